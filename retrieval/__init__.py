@@ -1,0 +1,1 @@
+"""The core that every Gavel process shares: contracts, encoding, indexes, ranking, search."""

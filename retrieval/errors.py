@@ -1,0 +1,70 @@
+"""Every error that Gavel raises on purpose.
+
+    GavelError
+    ├── InvalidInput          the caller's data or flags break a contract
+    │   ├── InvalidQuery      a search request is out of its limits
+    │   └── InvalidSettings   an environment variable or a settings file is wrong
+    ├── UnknownItem           no live item has that id
+    ├── TowerError            a tower artefact cannot be used
+    │   └── TowerMismatch     index and encoder belong to different towers
+    ├── ReleaseError          a release is incomplete or damaged
+    ├── IndexUnavailable      the index does not answer
+    │   └── IndexMissing      nothing has been indexed yet
+    ├── RankerUnavailable     the re-ranker does not answer
+    ├── FeatureMismatch       a re-ranker was trained on other features
+    └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
+
+A message says what is wrong, where, and the way out. Callers decide by type and never read the message.
+"""
+
+
+class GavelError(Exception):
+    """Root of every error that Gavel raises on purpose."""
+
+
+class InvalidInput(GavelError):
+    """The caller's data or flags break a contract."""
+
+
+class InvalidQuery(InvalidInput):
+    """A search request is out of its limits."""
+
+
+class InvalidSettings(InvalidInput):
+    """An environment variable or a settings file holds a value that Gavel cannot use."""
+
+
+class UnknownItem(GavelError):
+    """No live item has the id that was asked for."""
+
+
+class TowerError(GavelError):
+    """A tower artefact is missing, damaged or unusable."""
+
+
+class TowerMismatch(TowerError):
+    """The index holds vectors of another tower than the one that encoded the query."""
+
+
+class ReleaseError(GavelError):
+    """A release of embeddings is incomplete or damaged."""
+
+
+class IndexUnavailable(GavelError):
+    """The index does not answer, or not in time."""
+
+
+class IndexMissing(IndexUnavailable):
+    """There is no index behind the alias yet."""
+
+
+class RankerUnavailable(GavelError):
+    """The re-ranker does not answer, or not in time, or with nonsense."""
+
+
+class FeatureMismatch(GavelError):
+    """The re-ranker was trained on other features than the ones that are computed."""
+
+
+class MissingPrerequisite(GavelError):
+    """This machine lacks something that the command needs."""

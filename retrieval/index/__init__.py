@@ -1,0 +1,1 @@
+"""The index port and its adapters: FAISS on one machine, OpenSearch on many."""

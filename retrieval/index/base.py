@@ -1,0 +1,213 @@
+"""The index port: what search and indexing need of an index, and the order that every adapter answers in."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+
+SCORE_DECIMALS = 6  # of a cosine: past these, engines differ by their order of summation
+OVERFETCH = 10  # candidates beyond k that are asked of an engine, so that ties at the cut are broken by item_id
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedItem:
+    """A lot with its vector, as it goes into an index.
+
+    Attributes:
+        item_id: unique id.
+        version: >= 0; an entry with a lower version than the stored one is stale and changes nothing.
+        document: what schema.document_of() made.
+        vector: (dimensions,) float32 of unit length.
+    """
+
+    item_id: str
+    version: int
+    document: Mapping[str, Any]
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """The news that a lot is gone, with the version from which on it is."""
+
+    item_id: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertReport:
+    """What became of the entries of one upsert: every entry counts in exactly one field.
+
+    Attributes:
+        indexed: written.
+        deleted: tombstones carried out, also those of lots that were never there.
+        stale: older than what is stored, and so without effect.
+        rejected: (item_id, reason) of the entries that the index refuses.
+    """
+
+    indexed: int = 0
+    deleted: int = 0
+    stale: int = 0
+    rejected: Sequence[tuple[str, str]] = ()
+
+    @property
+    def total(self) -> int:
+        """Entries that the report speaks of."""
+        return self.indexed + self.deleted + self.stale + len(self.rejected)
+
+    def __add__(self, other: "UpsertReport") -> "UpsertReport":
+        return UpsertReport(
+            self.indexed + other.indexed,
+            self.deleted + other.deleted,
+            self.stale + other.stale,
+            (*self.rejected, *other.rejected),
+        )
+
+
+def utc_now() -> datetime:
+    """The time against which auctions have ended or not."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which lots may come back. A lot whose auction has ended never does, whatever else is asked.
+
+    Attributes:
+        category: only this category, without regard to case.
+        brand: only this brand, without regard to case.
+        min_price: only lots with a known current price >= this.
+        max_price: only lots with a known current price <= this.
+        min_seller_rating: only lots with a known seller rating >= this.
+        now: the moment that `ends_at` is held against; a lot without `ends_at` never ends.
+    """
+
+    category: str | None = None
+    brand: str | None = None
+    min_price: float | None = None
+    max_price: float | None = None
+    min_seller_rating: float | None = None
+    now: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A lot that an index found.
+
+    Attributes:
+        item_id: its id.
+        score: cosine in [-1, 1] from semantic(), BM25 > 0 from keyword(), fused score > 0 from hybrid().
+        document: what was indexed, without the vector.
+        vector: (dimensions,) float32, the stored vector.
+    """
+
+    item_id: str
+    score: float
+    document: Mapping[str, Any]
+    vector: Vector
+
+
+class VectorIndex(Protocol):
+    """One physical index: the lots of one tower.
+
+    Every search answers with at most k candidates by descending score, ties by item_id; fewer than k is a normal answer.
+    Every method raises IndexUnavailable when the index does not answer.
+    """
+
+    @property
+    def name(self) -> str:
+        """Physical name, auction-items-<tower_id>-<stamp>."""
+
+    @property
+    def tower_id(self) -> str:
+        """The tower whose vectors it holds."""
+
+    @property
+    def dimensions(self) -> int:
+        """Length of its vectors."""
+
+    def count(self) -> int:
+        """Number of lots in it, ended ones included."""
+
+    def upsert(self, entries: Iterable[IndexedItem | Tombstone]) -> UpsertReport:
+        """Write lots and carry out tombstones, in order; what is acknowledged is durable."""
+
+    def refresh(self) -> None:
+        """Make all acknowledged writes visible to the next search."""
+
+    def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
+        """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
+
+    def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
+        """The lots whose text has the highest BM25 score for `text`; lots that share no word do not come."""
+
+    def hybrid(self, text: str, vector: Vector, k: int, where: Filter) -> list[Candidate]:
+        """The k best of semantic() and of keyword(), fused by reciprocal rank (fuse.reciprocal_rank_fusion)."""
+
+    def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
+        """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+class IndexStore(Protocol):
+    """The folder or cluster that holds physical indices, one of them live behind the alias."""
+
+    def create(self, tower_id: str, dimensions: int) -> VectorIndex:
+        """Make a new, empty index for a tower; it is not live."""
+
+    def find(self, tower_id: str) -> VectorIndex | None:
+        """The live index if it is of this tower, else the newest index of this tower, else None."""
+
+    def live(self) -> VectorIndex:
+        """The index behind the alias.
+
+        Raises:
+            IndexMissing: nothing was published yet.
+        """
+
+    def publish(self, name: str) -> None:
+        """Point the alias at the index of this name, in one atomic step; the one before stays for rollback."""
+
+    def drop(self, name: str) -> None:
+        """Delete an index that is not live."""
+
+
+def index_name(alias: str, tower_id: str, moment: datetime) -> str:
+    """Physical name of a new index: <alias>-<tower_id>-<UTC stamp>."""
+    return f"{alias}-{tower_id}-{moment:%Y%m%d%H%M%S%f}"
+
+
+def rank_by_cosine(vector: Vector, found: Iterable[Candidate], k: int) -> list[Candidate]:
+    """Score candidates by the exact cosine with their stored vectors and put them in order.
+
+    Engines round and scale their scores each in their own way; this makes one answer of them.
+
+    Args:
+        vector: (dimensions,) float32, any length above 0.
+        found: candidates with vectors, in any order.
+        k: how many to return.
+
+    Returns:
+        At most k candidates by descending cosine, rounded to 6 decimals and clipped to [-1, 1]; ties by item_id.
+    """
+    candidates = list(found)
+    if not candidates:
+        return []
+    stored = np.stack([c.vector for c in candidates]).astype(np.float64)  # (N, D)
+    query = vector.astype(np.float64)  # (D,)
+    lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(query)  # (N,)
+    cosines = np.clip(np.round(stored @ query / np.maximum(lengths, 1e-12), SCORE_DECIMALS), -1.0, 1.0)
+    scored = [Candidate(c.item_id, float(s), c.document, c.vector) for c, s in zip(candidates, cosines, strict=True)]
+    return in_order(scored)[:k]
+
+
+def in_order(found: Iterable[Candidate]) -> list[Candidate]:
+    """Candidates by descending score, ties by item_id."""
+    return sorted(found, key=lambda c: (-c.score, c.item_id))

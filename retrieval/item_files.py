@@ -1,0 +1,133 @@
+"""Readers of catalogue files: parquet, CSV and NDJSON under the item contract. pyarrow is needed for parquet alone."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import InvalidInput
+from retrieval.items import ALIASES, REQUIRED, Item, Reject, parse_item
+
+SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
+PARQUET_BATCH_ROWS = 4_096
+MAX_ID_CHARS = 100  # of a rejected row's id, for the report
+
+
+def find_item_files(where: Path) -> list[Path]:
+    """List the catalogue files of a folder, or the one file that was named.
+
+    Args:
+        where: a file, or a folder that is searched without its sub-folders.
+
+    Returns:
+        Files sorted by name.
+
+    Raises:
+        InvalidInput: nothing is there, or nothing in a format that Gavel reads.
+    """
+    formats = ", ".join(SUFFIXES)
+    if where.is_file():
+        if where.suffix.lower() not in SUFFIXES:
+            raise InvalidInput(f"{where} is not a catalogue file; Gavel reads {formats}")
+        return [where]
+    if not where.is_dir():
+        raise InvalidInput(f"{where} does not exist; name a catalogue file or a folder of them ({formats})")
+    files = sorted(p for p in where.iterdir() if p.suffix.lower() in SUFFIXES and p.name != "rejects.ndjson")
+    if not files:
+        raise InvalidInput(f"{where} holds no catalogue file; put at least one of {formats} there")
+    return files
+
+
+def read_items(path: Path) -> Iterator[Item | Reject]:
+    """Read a catalogue file row by row; every row comes out as an item or as a reject, in the file's order.
+
+    Args:
+        path: a .parquet, .csv, .ndjson or .jsonl file.
+
+    Yields:
+        Item, or Reject with the line (CSV, NDJSON) or row number (parquet), counted from 1.
+
+    Raises:
+        InvalidInput: the file cannot be read at all, or has no column for a required field.
+    """
+    for line, row in _rows(path):
+        if isinstance(row, str):
+            yield Reject(path.name, line, row)
+            continue
+        try:
+            yield parse_item(row)
+        except InvalidInput as error:
+            yield Reject(path.name, line, str(error), _id_of(row))
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Line numbers with rows, or with the reason why the line is no row."""
+    match path.suffix.lower():
+        case ".parquet":
+            yield from _parquet_rows(path)
+        case ".csv":
+            yield from _csv_rows(path)
+        case ".ndjson" | ".jsonl":
+            yield from _ndjson_rows(path)
+        case other:
+            raise InvalidInput(f"{path} has the unknown format {other!r}; Gavel reads {', '.join(SUFFIXES)}")
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _require_columns(path, file.schema_arrow.names)
+            line = 0
+            for batch in file.iter_batches(PARQUET_BATCH_ROWS):
+                for row in batch.to_pylist():
+                    line += 1
+                    yield line, row
+    except pa.ArrowException as error:
+        raise InvalidInput(f"{path} is not a readable parquet file: {error}") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            names: Sequence[str] = reader.fieldnames or []
+            _require_columns(path, names)
+            for row in reader:
+                extra = row.pop(None, None)  # type: ignore[call-overload]
+                yield reader.line_num, row if extra is None else f"the row has {len(names) + len(extra)} cells, the header {len(names)}"
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise InvalidInput(f"{path} is not a readable CSV file: {error}") from error
+
+
+def _ndjson_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    with path.open("rb") as file:
+        for line, raw in enumerate(file, 1):
+            if not raw.strip():
+                continue
+            try:
+                row = json.loads(raw)
+            except ValueError as error:
+                yield line, f"the line is not JSON: {error}"
+                continue
+            yield line, row if isinstance(row, dict) else f"the line is a JSON {type(row).__name__}, not an object"
+
+
+def _require_columns(path: Path, names: Sequence[str]) -> None:
+    for field in REQUIRED:
+        if not set(ALIASES[field]) & set(names):
+            raise InvalidInput(
+                f"{path} has no column for {field}: it needs one of {', '.join(ALIASES[field])}; found {', '.join(names) or 'none'}"
+            )
+
+
+def _id_of(row: Mapping[str, Any]) -> str | None:
+    for name in ALIASES["item_id"]:
+        if row.get(name) not in (None, ""):
+            return str(row[name])[:MAX_ID_CHARS]
+    return None

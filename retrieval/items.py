@@ -1,0 +1,232 @@
+"""The item contract: columns, aliases, types and limits, and the one text that a lot is known by."""
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from retrieval.errors import InvalidInput
+
+MAX_ID_BYTES = 512  # OpenSearch refuses a longer _id
+MAX_TITLE_CHARS = 1_000
+MAX_DESCRIPTION_CHARS = 100_000
+MAX_SELLER_RATING = 5.0
+
+# field -> names it may have in a file, best first; a dot reaches into an object or a JSON string
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "item_id": ("item_id", "id", "product_id"),
+    "title": ("title", "name"),
+    "description": ("description",),
+    "image": ("image", "image_uri", "image_url"),
+    "category": ("category", "catalog_id", "metadata.catalog_id"),
+    "brand": ("brand", "metadata.brand"),
+    "current_price": ("current_price", "price"),
+    "bid_count": ("bid_count",),
+    "seller_rating": ("seller_rating",),
+    "listed_at": ("listed_at",),
+    "ends_at": ("ends_at",),
+    "updated_at": ("updated_at",),
+}
+REQUIRED = ("item_id", "title")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One auction lot as its seller listed it.
+
+    Attributes:
+        item_id: unique id, 1 to 512 bytes of UTF-8.
+        title: 1 to 1,000 characters.
+        description: up to 100,000 characters, may be empty.
+        image: path or s3:// URI of the photo, relative to the file that named it; None without a photo.
+        category: catalogue id or name, may be empty.
+        brand: maker, may be empty.
+        current_price: highest bid, >= 0, in the shop's one currency; None when unknown.
+        bid_count: number of bids, >= 0.
+        seller_rating: 0 to 5; None when unknown.
+        listed_at: UTC, or None.
+        ends_at: UTC end of the auction; None never ends.
+        updated_at: UTC time of this version of the lot, or None.
+    """
+
+    item_id: str
+    title: str
+    description: str = ""
+    image: str | None = None
+    category: str = ""
+    brand: str = ""
+    current_price: float | None = None
+    bid_count: int = 0
+    seller_rating: float | None = None
+    listed_at: datetime | None = None
+    ends_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    @property
+    def version(self) -> int:
+        """Age of this version of the lot: updated_at, else listed_at, in ms since 1970; 0 when both are unknown."""
+        moment = self.updated_at or self.listed_at
+        return max(0, epoch_ms(moment)) if moment else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that broke the contract, kept with the place it came from and the reason."""
+
+    source: str
+    line: int
+    reason: str
+    item_id: str | None = None
+
+    def to_json(self) -> str:
+        """The reject as one line of `rejects.ndjson`."""
+        return json.dumps(
+            {"source": self.source, "line": self.line, "item_id": self.item_id, "reason": self.reason}, ensure_ascii=False
+        )
+
+
+def clean_text(text: str) -> str:
+    """Normalise text to NFKC, without control characters, white space folded to single spaces."""
+    folded = unicodedata.normalize("NFKC", text)
+    printable = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in folded)
+    return re.sub(r"\s+", " ", printable).strip()
+
+
+def item_text(title: str, description: str) -> str:
+    """The text by which towers and keyword search know a lot: title, then description."""
+    return clean_text(f"{title}. {description}" if description.strip() else title)
+
+
+def query_text(query: str) -> str:
+    """The text of a query, cleaned as item_text cleans a lot."""
+    return clean_text(query)
+
+
+def epoch_ms(moment: datetime) -> int:
+    """Milliseconds since 1970-01-01 UTC."""
+    return round(moment.timestamp() * 1000)
+
+
+def parse_item(row: Mapping[str, Any]) -> Item:
+    """Read one row of a catalogue file.
+
+    Args:
+        row: column name -> value, under the contract's names or their aliases; NaN and "" mean missing.
+
+    Returns:
+        The item, with its texts as the seller wrote them.
+
+    Raises:
+        InvalidInput: a required field is missing or a value is out of its range; the message names field and value.
+    """
+    values = {field: _first(row, names) for field, names in ALIASES.items()}
+    for field in REQUIRED:
+        if values[field] is None or not str(values[field]).strip():
+            raise InvalidInput(f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})")
+    return Item(
+        item_id=_item_id(values["item_id"]),
+        title=_text("title", values["title"], MAX_TITLE_CHARS),
+        description=_text("description", values["description"], MAX_DESCRIPTION_CHARS),
+        image=_text("image", values["image"], MAX_TITLE_CHARS) or None,
+        category=_text("category", values["category"], MAX_TITLE_CHARS),
+        brand=_text("brand", values["brand"], MAX_TITLE_CHARS),
+        current_price=_number("current_price", values["current_price"]),
+        bid_count=_count("bid_count", values["bid_count"]),
+        seller_rating=_number("seller_rating", values["seller_rating"], MAX_SELLER_RATING),
+        listed_at=parse_time("listed_at", values["listed_at"]),
+        ends_at=parse_time("ends_at", values["ends_at"]),
+        updated_at=parse_time("updated_at", values["updated_at"]),
+    )
+
+
+def parse_time(field: str, value: Any) -> datetime | None:
+    """Read a time: a datetime, an ISO 8601 text, or a number of seconds (or, above 10^11, milliseconds) since 1970.
+
+    Args:
+        field: name for the error message.
+        value: None stays None; a time without a zone is taken as UTC.
+
+    Returns:
+        The time in UTC.
+
+    Raises:
+        InvalidInput: the value is no time.
+    """
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        if isinstance(value, datetime):
+            moment = value
+        elif isinstance(value, (int, float)):
+            moment = datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
+        else:
+            moment = datetime.fromisoformat(str(value).strip())
+    except (ValueError, OverflowError, OSError):
+        raise InvalidInput(f"{field} is not a time: {value!r} (write ISO 8601, such as 2026-11-21T20:00:00Z)") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """The first value present under any of the names."""
+    for name in names:
+        value = _lookup(row, name)
+        if value is not None and value != "" and not (isinstance(value, float) and math.isnan(value)):
+            return value
+    return None
+
+
+def _lookup(row: Mapping[str, Any], name: str) -> Any:
+    if name in row or "." not in name:
+        return row.get(name)
+    outer, inner = name.split(".", 1)
+    nested = row.get(outer)
+    if isinstance(nested, str):
+        try:
+            nested = json.loads(nested)
+        except ValueError:
+            return None
+    return nested.get(inner) if isinstance(nested, Mapping) else None
+
+
+def _item_id(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a CSV column of integers with a hole comes as floats
+    text = str(value).strip()
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise InvalidInput(f"item_id is longer than {MAX_ID_BYTES} bytes: {text[:40]!r}…")
+    if not text.isprintable():
+        raise InvalidInput(f"item_id holds unprintable characters: {text!r}")
+    return text
+
+
+def _text(field: str, value: Any, limit: int) -> str:
+    text = "" if value is None else str(value)
+    if len(text) > limit:
+        raise InvalidInput(f"{field} has {len(text)} characters, at most {limit} are allowed")
+    return text.strip()
+
+
+def _number(field: str, value: Any, maximum: float = math.inf) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{field} is not a number: {value!r}") from None
+    if not math.isfinite(number) or not 0 <= number <= maximum:
+        bound = ">= 0" if maximum == math.inf else f"between 0 and {maximum:g}"
+        raise InvalidInput(f"{field} must be {bound}, not {value!r}")
+    return number
+
+
+def _count(field: str, value: Any) -> int:
+    number = _number(field, value) or 0.0
+    if not number.is_integer():
+        raise InvalidInput(f"{field} must be a whole number, not {value!r}")
+    return int(number)

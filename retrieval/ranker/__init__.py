@@ -1,0 +1,1 @@
+"""The re-ranking stage: its features, its port and its adapters."""

@@ -1,0 +1,147 @@
+"""A release: the parts of one embedding run and the manifest that commits them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from retrieval.errors import ReleaseError
+
+MANIFEST_FILE = "manifest.json"
+REJECTS_FILE = "rejects.ndjson"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One gzip file of bulk lines.
+
+    Attributes:
+        name: file name, such as part-00000.ndjson.gz.
+        items: lots in it.
+        bytes: size of the file.
+        sha256: hexadecimal hash of the file's bytes.
+    """
+
+    name: str
+    items: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says; it is written last, and its presence commits the release.
+
+    Attributes:
+        release_id: name of the run, the folder's name.
+        tower_id: the tower that made every vector in it.
+        dimensions: length of the vectors.
+        items_in: rows that were read; always embedded + rejected.
+        items_embedded: lots in the parts.
+        items_rejected: rows in rejects.ndjson.
+        items_without_image: lots embedded from their text alone.
+        parts: the parts, by name.
+        instance: which of the instances wrote this manifest, from 0.
+        instances: how many instances shared the run; each writes a manifest of its own.
+    """
+
+    release_id: str
+    tower_id: str
+    dimensions: int
+    items_in: int
+    items_embedded: int
+    items_rejected: int
+    items_without_image: int
+    parts: Sequence[Part]
+    instance: int = 0
+    instances: int = 1
+
+    def __post_init__(self) -> None:
+        if self.items_in != self.items_embedded + self.items_rejected:
+            raise ReleaseError(
+                f"release {self.release_id} lost rows: {self.items_in} in, "
+                f"{self.items_embedded} embedded + {self.items_rejected} rejected"
+            )
+        if self.items_embedded != sum(part.items for part in self.parts):
+            raise ReleaseError(f"release {self.release_id}: the parts hold other counts than the {self.items_embedded} lots embedded")
+
+    @property
+    def file_name(self) -> str:
+        """manifest.json, or manifest-00001-of-00003.json for one of several instances."""
+        if self.instances == 1:
+            return MANIFEST_FILE
+        return f"manifest-{self.instance:05}-of-{self.instances:05}.json"
+
+    def to_json(self) -> str:
+        """The manifest as indented JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Read to_json()'s text back.
+
+        Raises:
+            ReleaseError: the text is no manifest, or its counts contradict each other.
+        """
+        try:
+            values = json.loads(text)
+            return cls(**{**values, "parts": [Part(**part) for part in values["parts"]]})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ReleaseError(f"not a release manifest: {error}") from error
+
+    def save(self, folder: Path) -> Path:
+        """Write the manifest, in one step, so that no reader sees half of it."""
+        path = folder / self.file_name
+        partial = path.with_suffix(".partial")
+        partial.write_text(self.to_json())
+        return partial.replace(path)
+
+
+def load_release(folder: Path) -> Manifest:
+    """Read the manifest of a release; the manifests of several instances come out as one.
+
+    Args:
+        folder: `embeddings/<release_id>`.
+
+    Raises:
+        ReleaseError: no manifest (the run did not finish), or the manifest of an instance is missing.
+    """
+    shards = [Manifest.from_json(path.read_text()) for path in sorted(folder.glob("manifest*.json"))]
+    if not shards:
+        raise ReleaseError(f"{folder} holds no {MANIFEST_FILE}: the embedding run did not finish; run `gavel embed` again")
+    return merge_manifests(shards)
+
+
+def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
+    """Put the manifests of the instances of one run together.
+
+    Raises:
+        ReleaseError: one is missing, or they are not of the same run and tower.
+    """
+    first = shards[0]
+    if {(s.release_id, s.tower_id, s.instances) for s in shards} != {(first.release_id, first.tower_id, first.instances)}:
+        raise ReleaseError(f"the manifests of release {first.release_id} are of different runs or towers")
+    missing = set(range(first.instances)) - {s.instance for s in shards}
+    if missing:
+        raise ReleaseError(f"release {first.release_id} still waits for the manifest of instance {min(missing)} of {first.instances}")
+    return Manifest(
+        release_id=first.release_id,
+        tower_id=first.tower_id,
+        dimensions=first.dimensions,
+        items_in=sum(s.items_in for s in shards),
+        items_embedded=sum(s.items_embedded for s in shards),
+        items_rejected=sum(s.items_rejected for s in shards),
+        items_without_image=sum(s.items_without_image for s in shards),
+        parts=sorted((part for s in shards for part in s.parts), key=lambda part: part.name),
+    )
+
+
+def check_part(part: Part, data: bytes) -> None:
+    """Compare a part's bytes with what its manifest says.
+
+    Raises:
+        ReleaseError: the bytes are not the ones that the run wrote.
+    """
+    if hashlib.sha256(data).hexdigest() != part.sha256:
+        raise ReleaseError(f"{part.name} is damaged ({len(data)} bytes, {part.bytes} expected); run `gavel embed` again")

@@ -1,0 +1,150 @@
+"""How a lot stands in an index: the mapping, the document, and the bulk lines of an embedding part."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+
+from retrieval.errors import InvalidInput, ReleaseError
+from retrieval.index.base import IndexedItem, Tombstone, Vector
+from retrieval.items import Item, epoch_ms, item_text
+
+Engine = Literal["lucene", "faiss"]
+
+HNSW_M = 16
+HNSW_EF_CONSTRUCTION = 256
+HNSW_EF_SEARCH = 100
+BM25_K1 = 1.2
+BM25_B = 0.75
+RRF_RANK_CONSTANT = 60
+VECTOR_FIELD = "embedding"
+TEXT_FIELD = "text"
+VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
+TOMBSTONE_RETENTION = "1d"  # how long a delete outranks older events that come late
+
+
+def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", shards: int = 1, replicas: int = 0) -> dict[str, Any]:
+    """Settings and mapping of the physical index.
+
+    Args:
+        tower_id: the one tower whose vectors the index may hold; kept in `_meta`.
+        dimensions: length of the vectors.
+        engine: k-NN engine; HNSW in cosine space either way.
+        shards: primary shards.
+        replicas: copies of each shard.
+    """
+    method = {
+        "name": "hnsw",
+        "engine": engine,
+        "space_type": "cosinesimil",
+        "parameters": {"m": HNSW_M, "ef_construction": HNSW_EF_CONSTRUCTION},
+    }
+    keyword = {"type": "keyword", "normalizer": "lowercase"}
+    return {
+        "settings": {
+            "index": {
+                "knn": True,
+                "number_of_shards": shards,
+                "number_of_replicas": replicas,
+                "gc_deletes": TOMBSTONE_RETENTION,
+                "similarity": {"default": {"type": "BM25", "k1": BM25_K1, "b": BM25_B}},
+            },
+            "analysis": {
+                "normalizer": {"lowercase": {"type": "custom", "filter": ["lowercase"]}},
+                "filter": {"english_stemmer": {"type": "stemmer", "language": "english2"}},
+                "analyzer": {"item_text": {"type": "custom", "tokenizer": "word", "filter": ["lowercase", "english_stemmer"]}},
+                "tokenizer": {"word": {"type": "pattern", "pattern": r"\w+", "group": 0, "flags": "UNICODE_CHARACTER_CLASS"}},
+            },
+        },
+        "mappings": {
+            "dynamic": False,
+            "_meta": {"tower_id": tower_id, "dimensions": dimensions},
+            "properties": {
+                VECTOR_FIELD: {"type": "knn_vector", "dimension": dimensions, "method": method},
+                TEXT_FIELD: {"type": "text", "analyzer": "item_text"},
+                "title": {"type": "text", "analyzer": "item_text"},
+                "item_id": {"type": "keyword"},
+                "category": keyword,
+                "brand": keyword,
+                "current_price": {"type": "float"},
+                "bid_count": {"type": "integer"},
+                "seller_rating": {"type": "float"},
+                "listed_at": {"type": "date", "format": "epoch_millis"},
+                "ends_at": {"type": "date", "format": "epoch_millis"},
+                "updated_at": {"type": "date", "format": "epoch_millis"},
+                "has_image": {"type": "boolean"},
+                "tower_id": {"type": "keyword"},
+                "release_id": {"type": "keyword"},
+            },
+        },
+    }
+
+
+def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) -> dict[str, Any]:
+    """The document of a lot: its fields with times in epoch milliseconds, its search text, and where its vector is from."""
+    fields = {name: value for name, value in asdict(item).items() if value not in (None, "")}
+    times = {name: epoch_ms(fields[name]) for name in ("listed_at", "ends_at", "updated_at") if name in fields}
+    return {
+        **fields,
+        **times,
+        TEXT_FIELD: item_text(item.title, item.description),
+        "has_image": has_image,
+        "tower_id": tower_id,
+        "release_id": release_id,
+    }
+
+
+def bulk_lines(entry: IndexedItem | Tombstone) -> Iterator[str]:
+    """The lines of one lot in an embedding part, as OpenSearch's `_bulk` takes them; without an index name."""
+    action = {"_id": entry.item_id, "version": entry.version, "version_type": "external_gte"}
+    if isinstance(entry, Tombstone):
+        yield json.dumps({"delete": action})
+        return
+    yield json.dumps({"index": action})
+    yield json.dumps({**entry.document, VECTOR_FIELD: vector_to_json(entry.vector)}, ensure_ascii=False)
+
+
+def parse_bulk_lines(lines: Iterable[str]) -> Iterator[IndexedItem | Tombstone]:
+    """Read the lines of an embedding part.
+
+    Raises:
+        ReleaseError: a line is not what bulk_lines() writes; the message names the line.
+    """
+    numbered = enumerate(lines, 1)
+    for number, line in numbered:
+        try:
+            ((verb, action),) = json.loads(line).items()
+            if verb == "delete":
+                yield Tombstone(action["_id"], action["version"])
+            else:
+                number, source = next(numbered)
+                document = json.loads(source)
+                vector = vector_from_json(document.pop(VECTOR_FIELD))
+                yield IndexedItem(action["_id"], action["version"], document, vector)
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration, InvalidInput) as error:
+            raise ReleaseError(f"line {number} is not a bulk line of an embedding part: {error!r}") from error
+
+
+def vector_to_json(vector: Vector) -> list[float]:
+    """The vector as JSON numbers of at most 7 decimals, which every engine reads as the same float32."""
+    return [round(x, VECTOR_DECIMALS) for x in vector.tolist()]
+
+
+def vector_from_json(numbers: Any) -> Vector:
+    """Read vector_to_json()'s numbers back.
+
+    Raises:
+        InvalidInput: not a flat list of finite numbers.
+    """
+    vector = np.asarray(numbers, dtype=np.float32)
+    if vector.ndim != 1 or not np.isfinite(vector).all():
+        raise InvalidInput("the embedding is not a flat list of finite numbers")
+    return vector
+
+
+def visible_fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a document that a buyer may see."""
+    hidden = (TEXT_FIELD, VECTOR_FIELD, "tower_id", "release_id")
+    return {name: value for name, value in document.items() if name not in hidden}

@@ -1,0 +1,79 @@
+"""Every setting of a Gavel process in one object, read from and written to GAVEL_* environment variables."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+from retrieval.errors import InvalidSettings
+
+IndexKind = Literal["faiss", "opensearch"]
+PREFIX = "GAVEL_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a process must know about where it runs; nothing here changes what an answer means.
+
+    Attributes:
+        home: folder of everything that Gavel makes on one machine.
+        index: which index holds the lots.
+        opensearch_url: where OpenSearch answers; used with index="opensearch".
+        index_alias: name behind which the live index stands.
+        towers_uri: folder or s3:// prefix of the tower artefacts, one sub-folder a tower_id; empty means home/towers.
+        candidates: how many first-stage candidates go to the re-ranker, >= 1.
+        request_timeout_s: seconds until one request to the index is given up.
+    """
+
+    home: Path = Path(".gavel")
+    index: IndexKind = "faiss"
+    opensearch_url: str = "http://127.0.0.1:9200"
+    index_alias: str = "auction-items"
+    towers_uri: str = ""
+    candidates: int = 50
+    request_timeout_s: float = 10.0
+
+    @property
+    def towers(self) -> str:
+        """Where tower artefacts lie: towers_uri, or the towers folder of home."""
+        return self.towers_uri or str(self.home / "towers")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
+        """Read GAVEL_HOME, GAVEL_INDEX, GAVEL_OPENSEARCH_URL (or OPENSEARCH_URL) and so on; unset ones keep their default.
+
+        Raises:
+            InvalidSettings: a value cannot be read; the message names the variable and what it allows.
+        """
+        given = {f.name: env[PREFIX + f.name.upper()] for f in fields(cls) if env.get(PREFIX + f.name.upper())}
+        if env.get("OPENSEARCH_URL"):
+            given.setdefault("opensearch_url", env["OPENSEARCH_URL"])
+        if given.get("index", "faiss") not in get_args(IndexKind):
+            raise InvalidSettings(f"GAVEL_INDEX is {given['index']!r}; allowed are {', '.join(get_args(IndexKind))}")
+        candidates = _number(given, "candidates", cls().candidates)
+        timeout = _number(given, "request_timeout_s", cls().request_timeout_s)
+        if candidates < 1 or candidates != int(candidates):
+            raise InvalidSettings(f"GAVEL_CANDIDATES is {candidates:g}; allowed are whole numbers from 1")
+        if timeout <= 0:
+            raise InvalidSettings(f"GAVEL_REQUEST_TIMEOUT_S is {timeout:g}; allowed are seconds above 0")
+        return cls(
+            home=Path(given.get("home", cls().home)),
+            index="opensearch" if given.get("index") == "opensearch" else "faiss",
+            opensearch_url=given.get("opensearch_url", cls().opensearch_url),
+            index_alias=given.get("index_alias", cls().index_alias),
+            towers_uri=given.get("towers_uri", cls().towers_uri),
+            candidates=int(candidates),
+            request_timeout_s=timeout,
+        )
+
+    def to_env(self) -> dict[str, str]:
+        """The environment that from_env() reads back to an equal object."""
+        return {PREFIX + f.name.upper(): str(getattr(self, f.name)) for f in fields(self)}
+
+
+def _number(given: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        return float(given.get(name, default))
+    except ValueError:
+        raise InvalidSettings(f"{PREFIX}{name.upper()} is {given[name]!r}, not a number") from None
