@@ -61,7 +61,11 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
     timestamp = parse_time("timestamp", values["timestamp"])
     assert timestamp is not None
     return Interaction(
-        str(values["buyer_id"]), str(values["item_id"]), _event_type(str(values["event_type"])), timestamp, str(row.get("query") or "")
+        buyer_id=str(values["buyer_id"]),
+        item_id=str(values["item_id"]),
+        event_type=_event_type(str(values["event_type"])),
+        timestamp=timestamp,
+        query=str(row.get("query") or ""),
     )
 
 

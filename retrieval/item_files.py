@@ -97,8 +97,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             names: Sequence[str] = reader.fieldnames or []
             _require_columns(path, names)
             for row in reader:
-                extra = row.pop(None, None)  # type: ignore[call-overload]
-                yield reader.line_num, row if extra is None else f"the row has {len(names) + len(extra)} cells, the header {len(names)}"
+                extra = row.pop(None, None)
+                too_many = f"the row has {len(names) + len(extra or [])} cells, the header {len(names)}"
+                yield reader.line_num, row if extra is None else too_many
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except csv.Error as error:

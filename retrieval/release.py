@@ -64,7 +64,7 @@ class Manifest:
                 f"{self.items_embedded} embedded + {self.items_rejected} rejected"
             )
         if self.items_embedded != sum(part.items for part in self.parts):
-            raise ReleaseError(f"release {self.release_id}: the parts hold other counts than the {self.items_embedded} lots embedded")
+            raise ReleaseError(f"release {self.release_id}: its parts do not add up to the {self.items_embedded} lots embedded")
 
     @property
     def file_name(self) -> str:
@@ -124,7 +124,7 @@ def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
         raise ReleaseError(f"the manifests of release {first.release_id} are of different runs or towers")
     missing = set(range(first.instances)) - {s.instance for s in shards}
     if missing:
-        raise ReleaseError(f"release {first.release_id} still waits for the manifest of instance {min(missing)} of {first.instances}")
+        raise ReleaseError(f"release {first.release_id} waits for the manifest of instance {min(missing)} of {first.instances}")
     return Manifest(
         release_id=first.release_id,
         tower_id=first.tower_id,

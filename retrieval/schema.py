@@ -21,6 +21,7 @@ BM25_B = 0.75
 RRF_RANK_CONSTANT = 60
 VECTOR_FIELD = "embedding"
 TEXT_FIELD = "text"
+TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
 TOMBSTONE_RETENTION = "1d"  # how long a delete outranks older events that come late
 
@@ -85,7 +86,7 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
 def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) -> dict[str, Any]:
     """The document of a lot: its fields with times in epoch milliseconds, its search text, and where its vector is from."""
     fields = {name: value for name, value in asdict(item).items() if value not in (None, "")}
-    times = {name: epoch_ms(fields[name]) for name in ("listed_at", "ends_at", "updated_at") if name in fields}
+    times: dict[str, Any] = {name: epoch_ms(fields[name]) for name in TIME_FIELDS if name in fields}
     return {
         **fields,
         **times,

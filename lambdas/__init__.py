@@ -1,0 +1,1 @@
+"""Lambda functions: shells over the core."""

@@ -1,0 +1,1 @@
+"""Gavel on one machine."""

@@ -1,0 +1,1 @@
+"""The torch side: encoders, towers, losses, training, export."""

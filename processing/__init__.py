@@ -1,0 +1,1 @@
+"""The jobs, runnable in a SageMaker container and on a laptop."""
