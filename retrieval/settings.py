@@ -22,6 +22,7 @@ class Settings:
         opensearch_url: where OpenSearch answers; used with index="opensearch".
         index_alias: name behind which the live index stands.
         towers_uri: folder or s3:// prefix of the tower artefacts, one sub-folder a tower_id; empty means home/towers.
+        tower_id: the only tower that queries may be encoded with; empty takes the one that the live index names.
         candidates: how many first-stage candidates go to the re-ranker, >= 1.
         request_timeout_s: seconds until one request to the index is given up.
     """
@@ -31,6 +32,7 @@ class Settings:
     opensearch_url: str = "http://127.0.0.1:9200"
     index_alias: str = "auction-items"
     towers_uri: str = ""
+    tower_id: str = ""
     candidates: int = 50
     request_timeout_s: float = 10.0
 
@@ -63,6 +65,7 @@ class Settings:
             opensearch_url=given.get("opensearch_url", cls().opensearch_url),
             index_alias=given.get("index_alias", cls().index_alias),
             towers_uri=given.get("towers_uri", cls().towers_uri),
+            tower_id=given.get("tower_id", cls().tower_id),
             candidates=int(candidates),
             request_timeout_s=timeout,
         )

@@ -1,0 +1,31 @@
+"""The query Lambda: the app behind API Gateway, over OpenSearch and the tower that its index names."""
+
+from functools import cache
+from pathlib import Path
+
+from mangum import Mangum
+
+from lambdas.query_api.app import create_app
+from retrieval.encoder import QueryEncoder
+from retrieval.index.opensearch import OpenSearchStore
+from retrieval.search import SearchService
+from retrieval.settings import Settings
+from retrieval.tower_files import tower_folder
+
+TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
+
+
+@cache
+def service() -> SearchService:
+    """The service of this process, wired from its environment."""
+    settings = Settings.from_env()
+    store = OpenSearchStore(settings.opensearch_url, alias=settings.index_alias, timeout_s=settings.request_timeout_s)
+    return SearchService(
+        store,
+        lambda tower_id: QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE)),
+        candidates=settings.candidates,
+        tower_id=settings.tower_id,
+    )
+
+
+handler = Mangum(create_app(service), lifespan="off")

@@ -1,0 +1,48 @@
+"""Where tower artefacts lie: a folder, or a prefix of a bucket that is fetched from once."""
+
+from pathlib import Path
+
+from retrieval.errors import TowerError
+from retrieval.tower import CARD_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE
+
+SERVING_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, CARD_FILE)  # the card last: its presence says that the rest is there
+
+
+def tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
+    """The folder of a tower's artefact on this machine.
+
+    Args:
+        towers: folder, or s3://bucket/prefix, that holds one sub-folder a tower.
+        tower_id: which one.
+        cache: folder into which the files that a query needs are fetched from S3.
+
+    Raises:
+        TowerError: there is no such tower.
+    """
+    if towers.startswith("s3://"):
+        return _fetch(towers, tower_id, cache)
+    folder = Path(towers) / tower_id
+    if not (folder / CARD_FILE).is_file():
+        raise TowerError(
+            f"tower {tower_id} is not in {towers}; copy its folder there, or embed and index again with a tower that is"
+        )
+    return folder
+
+
+def _fetch(towers: str, tower_id: str, cache: Path) -> Path:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, prefix = towers.removeprefix("s3://").partition("/")
+    folder = cache / tower_id
+    if (folder / CARD_FILE).is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    s3 = boto3.client("s3")
+    for name in SERVING_FILES:
+        key = "/".join(part for part in (prefix.strip("/"), tower_id, name) if part)
+        try:
+            s3.download_file(bucket, key, str(folder / name))
+        except (BotoCoreError, ClientError) as error:
+            raise TowerError(f"s3://{bucket}/{key} cannot be fetched: {error}") from error
+    return folder
