@@ -1,0 +1,50 @@
+# The verbs of the README. Everything is installed into .venv; nothing else of the machine is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help demo serve test check format requirements clean
+
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: .venv/installed            ## build a catalogue, train, embed, index, search: the whole path in minutes
+	$(BIN)/gavel demo
+
+serve: .venv/installed            ## answer HTTP searches on http://127.0.0.1:8000
+	$(BIN)/gavel serve
+
+test: .venv/installed-dev            ## every test, against a real OpenSearch node
+	@$(PYTHON) local/prerequisites.py java
+	$(BIN)/pytest
+
+check: .venv/installed-dev            ## lint, types, import arrows, unit tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest tests/unit tests/architecture
+
+format: .venv/installed-dev            ## put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+requirements: .venv/installed            ## pin anew what pyproject.toml asks for
+	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header -o requirements.txt
+	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header --extra dev -c requirements.txt -o requirements-dev.txt
+
+clean:            ## remove what Gavel made here: .gavel and .venv
+	rm -rf .gavel .venv
+
+.venv/bin/uv:
+	@$(PYTHON) local/prerequisites.py python disk
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+
+.venv/installed: requirements.txt pyproject.toml | .venv/bin/uv
+	$(BIN)/uv pip install -r requirements.txt -e .
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(BIN)/uv pip install -r requirements-dev.txt
+	@touch $@

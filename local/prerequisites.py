@@ -1,0 +1,64 @@
+"""Says what this machine lacks, and the command that mends it.
+
+Runs on the machine's own Python before anything is installed: the standard library alone, and syntax that old Pythons read.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+MIN_PYTHON = (3, 11)
+MIN_JAVA = 17
+INSTALL_GB = 9.0  # torch brings its CUDA libraries along
+
+
+def missing_python(version=sys.version_info):
+    """The remedy for a Python that is too old or has no venv; None when it will do."""
+    if tuple(version[:2]) < MIN_PYTHON:
+        remedy = "apt-get install python3.11 python3.11-venv && make PYTHON=python3.11 demo"
+        return f"Python {version[0]}.{version[1]} is too old, Gavel needs 3.11 or newer: {remedy}"
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        return "this Python has no venv module: apt-get install python3-venv"
+    return None
+
+
+def missing_disk(folder, need_gb=INSTALL_GB):
+    """The remedy for a full disk; None when the installation fits."""
+    free_gb = shutil.disk_usage(str(folder)).free / 1e9
+    if free_gb >= need_gb:
+        return None
+    remedy = f"free some; `du -xh {folder} | sort -h | tail` shows the largest folders"
+    return f"{folder} has {free_gb:.1f} GB free, the installation needs {need_gb:.0f} GB: {remedy}"
+
+
+def missing_java():
+    """The remedy for a Java that is absent or too old; None when OpenSearch can run on it."""
+    remedy = "apt-get install openjdk-17-jre-headless"
+    java = shutil.which("java")
+    if java is None:
+        return f"OpenSearch needs Java {MIN_JAVA} or newer, and there is none: {remedy}"
+    told = subprocess.run([java, "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False).stdout.decode()
+    found = re.search(r'version "(?:1\.)?(\d+)', told)
+    if found is None or int(found.group(1)) < MIN_JAVA:
+        have = told.splitlines()[0] if told else "broken"
+        return f"OpenSearch needs Java {MIN_JAVA} or newer, {java} is {have}: {remedy}"
+    return None
+
+
+def main(wanted):
+    """Check what the arguments name ("python", "disk", "java"); 0 when nothing is missing."""
+    here = Path(__file__).resolve().parent.parent
+    checks = {"python": missing_python, "disk": lambda: missing_disk(here), "java": missing_java}
+    problems = [problem for problem in (checks[name]() for name in wanted) if problem]
+    for problem in problems:
+        print("gavel: " + problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
