@@ -1,0 +1,204 @@
+"""Lay out OpenSearch with its k-NN and neural-search plugins from the jars on Maven Central.
+
+The folder that comes out has the shape of the distribution: lib/, modules/<name>/, plugins/<name>/. About 65 MB.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import MissingPrerequisite
+
+VERSION = "2.19.1"
+SERVER = f"org.opensearch:opensearch:{VERSION}"
+LEAST_FREE_BYTES = 1_000_000_000
+DOWNLOAD_TIMEOUT_S = 60
+
+# What the server needs on its class path although its POM does not ask for it
+BESIDE_THE_SERVER = (
+    f"org.opensearch:opensearch-plugin-classloader:{VERSION}",  # compile-only in the server's build; plugins load through it
+    "org.apache.logging.log4j:log4j-api:2.21.0",
+    "org.apache.logging.log4j:log4j-core:2.21.0",
+    "org.locationtech.jts:jts-core:1.15.0",
+    "org.locationtech.spatial4j:spatial4j:0.7",
+)
+
+Progress = Callable[[str], None]
+Jars = dict[str, Path]  # artifact id -> file
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A part of the distribution that has a class loader of its own.
+
+    Attributes:
+        name: its folder under modules/.
+        artifact: id on Maven Central under org.opensearch.plugin.
+        plugin_class: the class that the node instantiates.
+        extends: the module whose class loader is its parent, or "".
+    """
+
+    name: str
+    artifact: str
+    plugin_class: str
+    extends: str = ""
+
+    @property
+    def descriptor(self) -> str:
+        """Text of plugin-descriptor.properties."""
+        lines = [
+            f"name={self.name}",
+            f"description={self.name}",
+            f"version={VERSION}",
+            f"opensearch.version={VERSION}",
+            "java.version=11",
+            f"classname={self.plugin_class}",
+        ]
+        if self.extends:
+            lines.append(f"extended.plugins={self.extends}")
+        return "\n".join(lines) + "\n"
+
+
+MODULES = (  # a module comes after the one that it extends
+    Module("transport-netty4", "transport-netty4-client", "org.opensearch.transport.Netty4Plugin"),
+    Module("lang-painless", "lang-painless", "org.opensearch.painless.PainlessPlugin"),
+    Module("analysis-common", "analysis-common", "org.opensearch.analysis.common.CommonAnalysisPlugin", "lang-painless"),
+    Module("mapper-extras", "mapper-extras-client", "org.opensearch.index.mapper.MapperExtrasPlugin"),
+    Module("reindex", "reindex-client", "org.opensearch.index.reindex.ReindexPlugin"),
+)
+PLUGINS: Mapping[str, str] = {"opensearch-knn": "opensearch-knn", "opensearch-neural-search": "neural-search"}
+
+
+def default_home() -> Path:
+    """GAVEL_OPENSEARCH_HOME, or a folder of this version in the user's cache."""
+    named = os.environ.get("GAVEL_OPENSEARCH_HOME")
+    if named:
+        return Path(named).expanduser().resolve()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser().resolve() / "gavel" / f"opensearch-{VERSION}"
+
+
+def is_prepared(home: Path) -> bool:
+    """Whether `home` holds a whole layout of this version; it is put there in one rename, so it is whole or absent."""
+    return (home / "lib" / f"opensearch-{VERSION}.jar").exists()
+
+
+def prepare(home: Path, progress: Progress = logger.info) -> Path:
+    """Download and lay out OpenSearch, unless that is done already.
+
+    Args:
+        home: folder to make; its parents are made too.
+        progress: told in a few words what happens.
+
+    Returns:
+        home.
+
+    Raises:
+        MissingPrerequisite: Maven Central does not answer, the disk is nearly full, or `home` holds something else.
+    """
+    if is_prepared(home):
+        return home
+    home.parent.mkdir(parents=True, exist_ok=True)
+    require_free_disk(home.parent)
+    with locked(home.parent / f".{home.name}.lock"):
+        if is_prepared(home):  # by the process that held the lock before
+            return home
+        if home.exists() and (not home.is_dir() or any(home.iterdir())):
+            raise MissingPrerequisite(
+                f"{home} holds something other than OpenSearch {VERSION}; point GAVEL_OPENSEARCH_HOME elsewhere"
+            )
+        staging = home.parent / f".{home.name}.partial"
+        shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
+        try:
+            _lay_out(staging, progress)
+            (staging / "layout").rename(home)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    progress(f"OpenSearch {VERSION} is ready in {home}")
+    return home
+
+
+def require_free_disk(where: Path) -> None:
+    """Refuse to begin on a disk that OpenSearch would fill.
+
+    Raises:
+        MissingPrerequisite: less than 1 GB is free.
+    """
+    free = shutil.disk_usage(where).free
+    if free < LEAST_FREE_BYTES:
+        raise MissingPrerequisite(
+            f"only {free / 1e9:.1f} GB are free at {where}, OpenSearch needs 1 GB; free some, see `df -h {where}`"
+        )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes out for the length of the block; the lock falls with the process that holds it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _lay_out(staging: Path, progress: Progress) -> None:
+    import requests
+    from jgo.maven import MavenContext
+
+    layout = staging / "layout"
+    # A repository of its own: jgo writes downloads in place, so one that was cut short would stay in ~/.m2 for good
+    maven = MavenContext(repo_cache=staging / "repository", timeout=DOWNLOAD_TIMEOUT_S)
+    try:
+        _lay_out_server(maven, layout, progress)
+        for number, (name, artifact) in enumerate(PLUGINS.items(), 1):
+            progress(f"downloading plugin {name} ({number} of {len(PLUGINS)})")
+            archive = maven.project("org.opensearch.plugin", artifact).at_version(f"{VERSION}.0").artifact(packaging="zip")
+            with zipfile.ZipFile(archive.resolve()) as file:
+                file.extractall(layout / "plugins" / name)
+    except (requests.RequestException, RuntimeError, zipfile.BadZipFile) as error:
+        raise MissingPrerequisite(
+            f"OpenSearch {VERSION} cannot be fetched from Maven Central ({error}); check the network and run it again, "
+            "or set OPENSEARCH_URL to an OpenSearch that runs already"
+        ) from error
+
+
+def _lay_out_server(maven: Any, layout: Path, progress: Progress) -> None:
+    """Put the server into lib/ and each module, with what only it needs, into modules/."""
+    progress(f"downloading the OpenSearch {VERSION} server")
+    server = _closure(maven, SERVER)
+    for coordinate in BESIDE_THE_SERVER:
+        server.setdefault(coordinate.split(":")[1], maven.create_dependency(coordinate).artifact.resolve())
+    _copy(server, layout / "lib")
+    placed: dict[str, Jars] = {"": {}}
+    for number, module in enumerate(MODULES, 1):
+        progress(f"downloading module {module.name} ({number} of {len(MODULES)})")
+        # Versions of the server win: asked for all at once, the resolver mixes them as Maven would not
+        above = server.keys() | placed[module.extends].keys()
+        needed = _closure(maven, f"org.opensearch.plugin:{module.artifact}:{VERSION}", without=above)
+        placed[module.name] = needed
+        _copy(needed, layout / "modules" / module.name)
+        (layout / "modules" / module.name / "plugin-descriptor.properties").write_text(module.descriptor)
+
+
+def _closure(maven: Any, coordinate: str, without: frozenset[str] | set[str] = frozenset()) -> Jars:
+    """An artifact and all that it depends on, downloaded; what its class loader's parents have is left out."""
+    root = maven.create_dependency(coordinate)
+    _, nodes = maven.resolver.get_dependency_list([root])
+    jars: Jars = {}
+    for dependency in (root, *(node.dep for node in nodes)):
+        key = dependency.artifact.artifactId
+        if key not in without:
+            jars.setdefault(key, dependency.artifact.resolve())
+    return jars
+
+
+def _copy(jars: Jars, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for jar in jars.values():
+        shutil.copy(jar, folder)

@@ -1,0 +1,35 @@
+"""What every kind of test shares: a real OpenSearch node of its own."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local import opensearch_node
+from retrieval.errors import MissingPrerequisite
+
+
+@pytest.fixture(scope="session")
+def opensearch_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real OpenSearch: the one at OPENSEARCH_URL, or a node that lives as long as the session.
+
+    Without a Java the tests that ask for it are skipped with the remedy, except in CI (CI=true), where that is a failure.
+    """
+    given = os.environ.get("OPENSEARCH_URL")
+    if given:
+        yield given
+        return
+    data = tmp_path_factory.mktemp("opensearch")
+    yield _start_node(data).url
+    opensearch_node.stop(data)
+
+
+def _start_node(data: Path) -> opensearch_node.RunningNode:
+    try:
+        opensearch_node.find_java()
+    except MissingPrerequisite as missing:
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            raise
+        pytest.skip(str(missing))
+    return opensearch_node.start(data, opensearch_node.free_port(), heap="768m")
