@@ -1,0 +1,110 @@
+"""A tower artefact on disk: weights of both towers, the query tower for serving, its tokenizer and its card."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from models.export import export_query_tower
+from models.presets import TowerConfig
+from models.towers import TwoTowers
+from retrieval.errors import TowerError
+from retrieval.tower import ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
+
+SHARED_PREFIX = "query_tower.text_encoder."
+
+
+def save_towers(towers: TwoTowers, tokenizer: Tokenizer, out: Path) -> Path:
+    """Write an artefact; it appears under its name whole or not at all.
+
+    Args:
+        towers: both towers, trained.
+        tokenizer: the one that they were trained with.
+        out: folder of the artefacts.
+
+    Returns:
+        `out/<tower_id>`; when the same tower is there already, that one is kept.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tower-", dir=out) as scratch:
+        folder = Path(scratch) / "tower"
+        folder.mkdir()
+        save_file(_weights(towers), folder / ITEM_TOWER_FILE)
+        tokenizer.save(str(folder / TOKENIZER_FILE))
+        export_query_tower(towers.query_tower, folder / QUERY_TOWER_FILE)
+        card = _card(towers.config, folder)
+        card.save(folder)
+        target = out / card.tower_id
+        if target.exists() and not _is_whole(target):
+            shutil.rmtree(target)
+        if not target.exists():
+            folder.replace(target)
+    return target
+
+
+def load_towers(folder: Path, device: str | torch.device = "cpu") -> tuple[TwoTowers, TowerCard]:
+    """Build the towers of an artefact again, without any hub.
+
+    Args:
+        folder: `towers/<tower_id>`.
+        device: where the weights go.
+
+    Returns:
+        The towers in eval mode, and their card.
+
+    Raises:
+        TowerError: a file is missing or damaged, or the weights do not fit the card's architecture.
+    """
+    card = TowerCard.load(folder)
+    path = folder / ITEM_TOWER_FILE
+    try:
+        weights = load_file(path, device=str(device))
+    except FileNotFoundError:
+        raise TowerError(f"{path} is missing; copy the whole tower folder or train again with `gavel train`") from None
+    except SafetensorError as error:
+        raise TowerError(f"{path} is damaged ({error}); copy it again") from error
+    towers = TwoTowers(TowerConfig.from_architecture(card.architecture))
+    shared = {name for name in towers.state_dict() if _is_shared(name, towers.config)}
+    try:
+        missing, unexpected = towers.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise TowerError(f"{path} does not fit its card: {str(error).splitlines()[-1].strip()}; copy both again") from error
+    if unexpected or set(missing) - shared:
+        wrong = sorted([*unexpected, *(set(missing) - shared)])[0]
+        raise TowerError(f"{path} does not fit its card (first difference: {wrong}); copy both again")
+    return towers.to(device).eval(), card
+
+
+def _weights(towers: TwoTowers) -> dict[str, torch.Tensor]:
+    """Every weight once: a shared text encoder is kept under the item tower alone."""
+    state = towers.state_dict()
+    return {name: value.detach().cpu().contiguous() for name, value in state.items() if not _is_shared(name, towers.config)}
+
+
+def _is_shared(name: str, config: TowerConfig) -> bool:
+    return config.shared_text_encoder and name.startswith(SHARED_PREFIX)
+
+
+def _card(config: TowerConfig, folder: Path) -> TowerCard:
+    return TowerCard.create(
+        folder,
+        preset=config.preset,
+        dimensions=config.dimensions,
+        max_length=config.max_length,
+        image_size=config.image_size if config.use_image else 0,
+        image_mean=config.image_mean,
+        image_std=config.image_std,
+        architecture=config.to_architecture(),
+    )
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        TowerCard.load(folder, verify=True)
+    except TowerError:
+        return False
+    return True

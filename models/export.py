@@ -1,0 +1,67 @@
+"""The query tower as an ONNX file of int8 weights."""
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from models.towers import QueryTower
+from retrieval.encoder import OUTPUT
+
+QUANTISED_NODES = ("MatMul", "Gemm")  # token embeddings stay float: they are looked up, not multiplied
+INPUTS = ("input_ids", "attention_mask")
+
+
+def export_query_tower(tower: QueryTower, path: Path) -> None:
+    """Write the query tower as int8 ONNX with free batch and length axes.
+
+    Weights are quantised per output channel, activations at run time (dynamic quantisation).
+
+    Args:
+        tower: the query tower, on any device; it comes back in the mode that it came in.
+        path: the file to write; inputs are input_ids and attention_mask (B, L) int64, the output is query_vector (B, D).
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        float_model = Path(scratch) / "query_tower.float.onnx"
+        export_float(tower, float_model)
+        graph = onnx.load(float_model)
+        del graph.graph.value_info[:]  # the quantiser transposes Gemm weights and trips over their recorded shapes
+        quantize_dynamic(
+            graph,
+            path,
+            op_types_to_quantize=list(QUANTISED_NODES),
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=False,
+        )
+    onnx.checker.check_model(str(path))
+
+
+def export_float(tower: QueryTower, path: Path) -> None:
+    """Write the query tower as float32 ONNX with free batch and length axes; arguments as export_query_tower."""
+    training = tower.training
+    device = next(tower.parameters()).device
+    tower.eval().cpu()
+    example = torch.ones(2, 8, dtype=torch.int64)
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=tower.text_encoder.max_positions)}
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            torch.onnx.export(
+                tower,
+                (example, example),
+                path,
+                dynamo=True,
+                input_names=list(INPUTS),
+                output_names=[OUTPUT],
+                dynamic_shapes={name: axes for name in INPUTS},
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        tower.train(training).to(device)

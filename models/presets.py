@@ -1,0 +1,151 @@
+"""What a pair of towers is made of, as data: the presets, and what a tower card needs to build them again."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from retrieval.errors import InvalidInput, TowerError
+
+Rgb = tuple[float, float, float]
+IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
+IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
+SMALL_RESNET = "small-resnet"
+
+
+@dataclass(frozen=True)
+class TextEncoderSpec:
+    """Where the text encoder comes from.
+
+    Attributes:
+        model: hub name or local folder of a transformers encoder; empty builds one from `config` with fresh weights.
+        config: the transformers configuration, `model_type` included; read when `model` is empty.
+        pooling: "cls" takes the [CLS] vector, "mean" the mean over the text's tokens.
+    """
+
+    model: str = ""
+    config: Mapping[str, Any] = field(default_factory=lambda: {"model_type": "distilbert"})
+    pooling: Literal["cls", "mean"] = "cls"
+
+
+@dataclass(frozen=True)
+class ImageEncoderSpec:
+    """Where the image encoder comes from.
+
+    Attributes:
+        name: a torchvision ResNet ("resnet50"), or "small-resnet" for the narrow one that is trained from scratch.
+        weights: name of torchvision weights ("IMAGENET1K_V2") or path of a state dict (.pth, .safetensors); empty is fresh.
+        width: channels of the first stage of a small-resnet; each further stage doubles them.
+        blocks: residual blocks of each stage of a small-resnet.
+    """
+
+    name: str = "resnet50"
+    weights: str = ""
+    width: int = 32
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """The architecture of an item tower and its query tower.
+
+    Attributes:
+        preset: the name that the card carries.
+        text: the text encoder of both towers.
+        image: the image encoder of the item tower.
+        hidden: width between the encoders and the vector, 512 in the big preset.
+        dimensions: length of the vectors.
+        dropout: probability, before the last layer of each tower.
+        max_length: tokens of a text that are read, [CLS] and [SEP] among them.
+        image_size: side of the square photo in pixels.
+        image_mean: RGB means subtracted from pixels in [0, 1].
+        image_std: RGB deviations that the difference is divided by.
+        use_image: False builds the item tower of text alone.
+        shared_text_encoder: True lets both towers read with one encoder; each keeps its own projection.
+        vocabulary: most word pieces of a tokenizer that is trained on the catalogue; a pretrained one keeps its own.
+    """
+
+    preset: str
+    text: TextEncoderSpec
+    image: ImageEncoderSpec
+    hidden: int = 512
+    dimensions: int = 128
+    dropout: float = 0.2
+    max_length: int = 128
+    image_size: int = 224
+    image_mean: Rgb = IMAGENET_MEAN
+    image_std: Rgb = IMAGENET_STD
+    use_image: bool = True
+    shared_text_encoder: bool = False
+    vocabulary: int = 30_522
+
+    def fresh(self) -> "TowerConfig":
+        """The same architecture with random weights: nothing is downloaded."""
+        return replace(self, text=replace(self.text, model=""), image=replace(self.image, weights=""))
+
+    def to_architecture(self) -> dict[str, Any]:
+        """The configuration as JSON values, for the tower card."""
+        return {**asdict(self), "image_mean": list(self.image_mean), "image_std": list(self.image_std)}
+
+    @classmethod
+    def from_architecture(cls, values: Mapping[str, Any]) -> "TowerConfig":
+        """Read to_architecture()'s values back.
+
+        Raises:
+            TowerError: a value is missing or unknown.
+        """
+        try:
+            image = {**values["image"], "blocks": tuple(values["image"]["blocks"])}
+            return cls(
+                **{
+                    **values,
+                    "text": TextEncoderSpec(**values["text"]),
+                    "image": ImageEncoderSpec(**image),
+                    "image_mean": tuple(values["image_mean"]),
+                    "image_std": tuple(values["image_std"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise TowerError(f"the card's architecture cannot be built by this version of Gavel: {error}; train again") from error
+
+
+PRESETS: Mapping[str, TowerConfig] = {
+    # text [CLS] 768 + photo 2048 -> 2816 -> 512 -> 128; query 768 -> 512 -> 128
+    "distilbert-resnet50": TowerConfig(
+        preset="distilbert-resnet50",
+        text=TextEncoderSpec(model="distilbert-base-uncased"),
+        image=ImageEncoderSpec(name="resnet50", weights="IMAGENET1K_V2"),
+    ),
+    # text 128 + photo 256 -> 384 -> 256 -> 128; query 128 -> 256 -> 128; trained from scratch on the catalogue
+    "compact": TowerConfig(
+        preset="compact",
+        text=TextEncoderSpec(
+            config={
+                "model_type": "distilbert",
+                "dim": 128,
+                "n_layers": 2,
+                "n_heads": 4,
+                "hidden_dim": 512,
+                "max_position_embeddings": 128,
+            },
+            pooling="mean",  # from scratch [CLS] learns far slower than the mean; see docs/model-card.md
+        ),
+        image=ImageEncoderSpec(name=SMALL_RESNET),
+        hidden=256,
+        max_length=64,
+        image_size=64,
+        shared_text_encoder=True,
+        vocabulary=8_192,
+    ),
+}
+
+
+def preset(name: str) -> TowerConfig:
+    """Find a preset by name.
+
+    Raises:
+        InvalidInput: there is none of that name; the message lists those that exist.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise InvalidInput(f"there is no preset {name!r}; known are {', '.join(PRESETS)}") from None

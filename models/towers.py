@@ -1,0 +1,144 @@
+"""The two towers: lots and queries into one space of unit vectors.
+
+    lot    text -> DistilBERT ┐
+           photo -> ResNet    ┴ concatenate -> hidden -> ReLU -> dropout -> dimensions -> L2
+    query  text -> DistilBERT ─────────────── hidden -> ReLU -> dropout -> dimensions -> L2
+
+After DPR (Karpukhin et al. 2020) for the two encoders and CLIP (Radford et al. 2021) for the learnt temperature.
+"""
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.encoders import ImageEncoder, TextEncoder
+from models.presets import TowerConfig
+
+MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
+
+
+class Tokens(NamedTuple):
+    """Token ids and their mask, both (B, L) int64, padded to the longest text of the batch."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+class Photos(NamedTuple):
+    """The photos of a batch of lots.
+
+    Attributes:
+        pixels: (P, 3, S, S) float, normalised; only of the P lots that have a photo, in their order.
+        has_image: (B,) bool with P times True.
+    """
+
+    pixels: Tensor
+    has_image: Tensor
+
+
+class Projection(nn.Sequential):
+    """From concatenated encodings to the vector: width -> hidden -> dimensions."""
+
+    def __init__(self, width: int, config: TowerConfig) -> None:
+        super().__init__(
+            nn.Linear(width, config.hidden),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, config.dimensions),
+        )
+
+
+class ItemTower(nn.Module):
+    """Encodes a lot from its text and, when the tower has eyes, its photo."""
+
+    def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.image_encoder = ImageEncoder(config.image) if config.use_image else None
+        image_width = self.image_encoder.width if self.image_encoder else 0
+        self.no_image = nn.Parameter(torch.zeros(image_width))  # stands for the photo of a lot without one
+        self.projection = Projection(text_encoder.width + image_width, config)
+
+    def forward(self, text: Tokens, photos: Photos | None = None) -> Tensor:
+        """Encode B lots.
+
+        Args:
+            text: their tokens.
+            photos: their photos; None when no lot has one. A tower of text alone ignores them.
+
+        Returns:
+            (B, dimensions) float of unit length.
+        """
+        encoded = self.text_encoder(*text)  # (B, 768)
+        if self.image_encoder is not None:
+            image = self._encode_photos(len(encoded), photos, encoded.dtype)  # (B, 2048)
+            encoded = torch.cat([encoded, image], dim=1)  # (B, 2816)
+        return F.normalize(self.projection(encoded).float(), dim=1)  # (B, 512) -> (B, 128), unit length
+
+    def _encode_photos(self, lots: int, photos: Photos | None, dtype: torch.dtype) -> Tensor:
+        assert self.image_encoder is not None
+        image = self.no_image.to(dtype).repeat(lots, 1)  # (B, 2048)
+        if photos is None or not len(photos.pixels):
+            return image
+        seen = self.image_encoder(photos.pixels).to(dtype)  # (P, 2048)
+        return image.index_put((photos.has_image.nonzero(as_tuple=True)[0],), seen)
+
+
+class QueryTower(nn.Module):
+    """Encodes a query from its text."""
+
+    def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.projection = Projection(text_encoder.width, config)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode tokens (B, L) into (B, dimensions) of unit length."""
+        encoded = self.text_encoder(input_ids, attention_mask)  # (B, 768)
+        return F.normalize(self.projection(encoded).float(), dim=1)  # (B, 512) -> (B, 128), unit length
+
+
+class TwoTowers(nn.Module):
+    """Both towers and the temperature that they were trained with.
+
+    Attributes:
+        config: how they are built, with the text encoder's full configuration in place of its hub name.
+    """
+
+    def __init__(self, config: TowerConfig, temperature: float = 0.07) -> None:
+        """Build the towers.
+
+        Raises:
+            TowerError: a pretrained encoder is out of reach.
+        """
+        super().__init__()
+        text_encoder = TextEncoder(config.text)
+        query_text_encoder = text_encoder if config.shared_text_encoder else TextEncoder(config.text)
+        self.item_tower = ItemTower(config, text_encoder)
+        self.query_tower = QueryTower(config, query_text_encoder)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
+        self.config = replace(config, text=text_encoder.resolved(), image=replace(config.image, weights=""))
+        if config.shared_text_encoder:
+            self._align_projections()
+
+    @property
+    def scale(self) -> Tensor:
+        """1 / temperature, at most 100."""
+        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+
+    def forward(self, queries: Tokens, items: Tokens, photos: Photos | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode Q queries and B lots: (Q, dimensions), (B, dimensions) and the scale of their similarity."""
+        return self.query_tower(*queries), self.item_tower(items, photos), self.scale
+
+    def _align_projections(self) -> None:
+        """Start both projections equal on text, so that a query begins near the lots that share its words."""
+        item, query = self.item_tower.projection, self.query_tower.projection
+        width = query[0].in_features
+        with torch.no_grad():
+            query[0].weight.copy_(item[0].weight[:, :width])
+            query[0].bias.copy_(item[0].bias)
+            query[3].load_state_dict(item[3].state_dict())

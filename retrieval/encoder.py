@@ -1,0 +1,126 @@
+"""The query tower at serving time: ONNX Runtime, tokenizers and numpy, nothing else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from retrieval.errors import TowerError
+from retrieval.items import query_text
+from retrieval.tower import QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
+
+MAX_WORD_CHARS = 100  # WordPiece takes a longer word for [UNK], so max_length tokens never span more characters than this each
+PAD_TOKEN = "[PAD]"
+OUTPUT = "query_vector"  # an output called `embedding` collides with DistilBERT's own node of that name and breaks the graph
+
+
+class QueryEncoder:
+    """Turns query texts into unit vectors of the space that the lots live in.
+
+    Attributes:
+        card: the tower that it is.
+    """
+
+    def __init__(self, card: TowerCard, tokenizer: Tokenizer, session: onnxruntime.InferenceSession) -> None:
+        self.card = card
+        self._tokenizer = tokenizer
+        self._session = session
+
+    @classmethod
+    def load(cls, folder: Path, *, threads: int = 1, verify: bool = False) -> "QueryEncoder":
+        """Load the query tower of an artefact.
+
+        Args:
+            folder: `towers/<tower_id>`.
+            threads: threads that work on one query; one leaves the other cores to other requests.
+            verify: also compare the files' hashes with the card.
+
+        Raises:
+            TowerError: a file is missing, damaged or not the one of the card.
+        """
+        card = TowerCard.load(folder, verify=verify)
+        tokenizer = load_tokenizer(folder, card.max_length)
+        session = _load_session(folder / QUERY_TOWER_FILE, threads)
+        have = session.get_outputs()[0].shape[-1]
+        if have != card.dimensions:
+            raise TowerError(f"{folder / QUERY_TOWER_FILE} makes vectors of {have}, its card says {card.dimensions}; copy it again")
+        return cls(card, tokenizer, session)
+
+    @property
+    def tower_id(self) -> str:
+        """The tower whose vectors these are."""
+        return self.card.tower_id
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode queries.
+
+        Each is run alone: int8 ranges are found per run, so in a batch a vector would depend on its neighbours.
+
+        Args:
+            texts: as typed; they are cleaned as query_text does and cut at card.max_length tokens.
+
+        Returns:
+            (N, dimensions) float32 of unit length, in the order of the texts.
+        """
+        vectors = np.empty((len(texts), self.card.dimensions), dtype=np.float32)
+        for row, text in enumerate(texts):
+            ids, mask = tokenize(self._tokenizer, [query_text(text)], self.card.max_length)  # (1, L)
+            vectors[row] = self._session.run([OUTPUT], {"input_ids": ids, "attention_mask": mask})[0][0]
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
+    """Load the tokenizer of an artefact, set to cut at max_length tokens and to pad to the longest text of a call.
+
+    Raises:
+        TowerError: the file is missing or damaged.
+    """
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        raise TowerError(f"{path} is missing; copy the whole tower folder or train again with `gavel train`")
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception for a damaged file
+        raise TowerError(f"{path} is not a tokenizer: {error}; copy it again") from error
+    return prepare_tokenizer(tokenizer, max_length)
+
+
+def prepare_tokenizer(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
+    """Set a tokenizer, in place, to cut at max_length tokens and to pad to the longest text of a call."""
+    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PAD_TOKEN) or 0, pad_token=PAD_TOKEN)
+    return tokenizer
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Turn texts into token ids.
+
+    Args:
+        tokenizer: as load_tokenizer returns it.
+        texts: N >= 1 cleaned texts of any length.
+        max_length: tokens that are kept of each.
+
+    Returns:
+        ids and mask, both (N, L) int64 with L <= max_length; the mask is 1 on tokens and 0 on padding.
+    """
+    readable = [text[: max_length * MAX_WORD_CHARS] for text in texts]
+    encodings = tokenizer.encode_batch(readable)
+    ids = np.array([e.ids for e in encodings], dtype=np.int64)
+    mask = np.array([e.attention_mask for e in encodings], dtype=np.int64)
+    return ids, mask
+
+
+def _load_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except FileNotFoundError:
+        raise TowerError(f"{path} is missing; copy the whole tower folder or train again with `gavel train`") from None
+    except (RuntimeError, ValueError) as error:  # onnxruntime's own exceptions derive from RuntimeError
+        raise TowerError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}; copy it again") from error
