@@ -18,6 +18,7 @@ from retrieval.errors import TowerError
 # what transformers writes into a configuration besides the architecture
 NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type")
 
+
 class TextEncoder(nn.Module):
     """A transformers encoder whose output is one vector a text.
 

@@ -3,6 +3,8 @@
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -30,14 +32,8 @@ def export_query_tower(tower: QueryTower, path: Path) -> None:
         export_float(tower, float_model)
         graph = onnx.load(float_model)
         del graph.graph.value_info[:]  # the quantiser transposes Gemm weights and trips over their recorded shapes
-        quantize_dynamic(
-            graph,
-            path,
-            op_types_to_quantize=list(QUANTISED_NODES),
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            reduce_range=False,
-        )
+        with _quiet():
+            quantize_dynamic(graph, path, op_types_to_quantize=list(QUANTISED_NODES), weight_type=QuantType.QInt8, per_channel=True)
     onnx.checker.check_model(str(path))
 
 
@@ -46,15 +42,14 @@ def export_float(tower: QueryTower, path: Path) -> None:
     training = tower.training
     device = next(tower.parameters()).device
     tower.eval().cpu()
-    example = torch.ones(2, 8, dtype=torch.int64)
+    # two tensors: given one object twice, the exporter takes both inputs for one
+    input_ids, attention_mask = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=tower.text_encoder.max_positions)}
     try:
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-            warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        with _quiet(), torch.no_grad():
             torch.onnx.export(
                 tower,
-                (example, example),
+                (input_ids, attention_mask),
                 path,
                 dynamo=True,
                 input_names=list(INPUTS),
@@ -65,3 +60,16 @@ def export_float(tower: QueryTower, path: Path) -> None:
             )
     finally:
         tower.train(training).to(device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the exporter's and the quantiser's advice to their developers; errors still come as exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
