@@ -1,0 +1,258 @@
+"""The `gavel` command."""
+
+import json
+import logging
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from local.console import console, notes, progress, show_answer, show_table
+from local.home import Home
+from retrieval.errors import GavelError, InvalidInput
+from retrieval.index.base import Filter
+from retrieval.search import Mode, SearchRequest, SearchService
+from retrieval.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
+catalog_app = typer.Typer(no_args_is_help=True, help="Make catalogues to try Gavel on.")
+app.add_typer(catalog_app, name="catalog")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+CatalogOption = Annotated[Path | None, typer.Option("--catalog", help="Catalogue folder; the newest one by default.")]
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+@app.command()
+def demo(
+    catalog: Annotated[str, typer.Option(help="synthetic, or grocery (real shop photos).")] = "synthetic",
+    data: Annotated[Path | None, typer.Option(help="Folder of the Grocery Store Dataset, for --catalog grocery.")] = None,
+    lots: Annotated[int, typer.Option(min=50, help="Size of the synthetic catalogue.")] = 2_000,
+    seed: Seed = 7,
+    as_json: Json = False,
+) -> None:
+    """Make a catalogue, train towers and re-ranker, embed, index, search and measure."""
+    from local.demo import Demo, Plan, show_report
+
+    run = Demo(Settings.from_env(), Plan(catalog, data, lots, seed))
+    report = run.run()
+    _print_json(report.to_dict()) if as_json else show_report(run)
+
+
+@catalog_app.command("generate")
+def catalog_generate(
+    out: Annotated[Path | None, typer.Option(help="Folder to write; <home>/catalogs/synthetic by default.")] = None,
+    lots: Annotated[int, typer.Option(min=1, help="How many lots.")] = 2_000,
+    seed: Seed = 7,
+    as_json: Json = False,
+) -> None:
+    """Write a synthetic catalogue: lots with rendered photos, judged queries, buyers' clicks."""
+    from catalog.synthetic import generate
+
+    folder = out or Home(Settings.from_env()).catalogs / "synthetic"
+    with progress("lots") as step:
+        made = generate(folder, lots=lots, seed=seed, progress=step)
+    _report({"catalog": str(made.path), "lots": lots, "examples": made.example_queries}, as_json)
+
+
+@app.command()
+def train(
+    catalog: CatalogOption = None,
+    preset: Annotated[str, typer.Option(help="Architecture: compact, or distilbert-resnet50.")] = "compact",
+    text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photos out.")] = False,
+    reranker: Annotated[
+        bool, typer.Option("--reranker", help="Train the re-ranker of the live index instead of the towers.")
+    ] = False,
+    seed: Seed = 7,
+    as_json: Json = False,
+) -> None:
+    """Train item and query tower on a catalogue, or the re-ranker on its clicks."""
+    from catalog.folder import CatalogFolder
+    from local import pipeline
+
+    home = Home(Settings.from_env())
+    source = CatalogFolder.load(home.catalog(catalog))
+    if reranker:
+        with progress("train re-ranker") as step:
+            made = pipeline.train_reranker(home, source, seed=seed, progress=step)
+        _report({"reranker": str(made)}, as_json)
+        return
+    with progress("train towers") as step:
+        tower = pipeline.train_towers(home, source, preset=preset, text_only=text_only, seed=seed, progress=step)
+    _report({"tower_id": tower.name, "tower": str(tower)}, as_json)
+
+
+@app.command()
+def embed(
+    source: Annotated[
+        Path | None, typer.Argument(help="Catalogue file or folder of them; the newest catalogue by default.")
+    ] = None,
+    tower: Annotated[str | None, typer.Option(help="tower_id; the newest tower by default.")] = None,
+    release: Annotated[str | None, typer.Option(help="release_id; made from tower and input by default.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos; 0 decodes in this one.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Embed lots into a release: bulk files with vectors, and the rows that were set aside."""
+    from catalog.folder import CatalogFolder
+    from local import pipeline
+    from retrieval.item_files import find_item_files
+    from retrieval.release import REJECTS_FILE, load_release
+
+    home = Home(Settings.from_env())
+    inputs = find_item_files(source) if source else CatalogFolder.load(home.catalog(None)).item_files()
+    with progress("embed lots") as step:
+        folder = pipeline.embed(home, inputs, home.tower(tower), release_id=release, workers=workers, progress=step)
+    manifest = load_release(folder)
+    rejected = (
+        f"{manifest.items_rejected} ({folder / REJECTS_FILE})"
+        if manifest.items_rejected and not as_json
+        else manifest.items_rejected
+    )
+    counts = {"items_in": manifest.items_in, "embedded": manifest.items_embedded, "rejected": rejected}
+    _report(
+        {"release": str(folder), "tower_id": manifest.tower_id, **counts, "without_image": manifest.items_without_image}, as_json
+    )
+
+
+@app.command()
+def index(
+    release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Index a release and make it live."""
+    from local import pipeline
+    from local.wiring import open_store
+
+    settings = Settings.from_env()
+    folder = Home(settings).release(release)
+    with progress("index lots") as step:
+        manifest = pipeline.index(settings, folder, progress=step)
+    live = open_store(settings).live()
+    _report({"index": live.name, "kind": settings.index, "tower_id": manifest.tower_id, "items": live.count()}, as_json)
+
+
+@app.command()
+def search(
+    query: Annotated[str | None, typer.Argument(help="What to look for; without it a prompt opens, `quit` leaves.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many lots, 1 to 100.")] = 10,
+    mode: Annotated[str, typer.Option(help="hybrid, semantic or keyword.")] = "hybrid",
+    category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
+    brand: Annotated[str | None, typer.Option(help="Only this brand.")] = None,
+    min_price: Annotated[float | None, typer.Option(help="Only lots at this price or above.")] = None,
+    max_price: Annotated[float | None, typer.Option(help="Only lots at this price or below.")] = None,
+    min_seller_rating: Annotated[float | None, typer.Option(help="Only sellers rated at least this, 0 to 5.")] = None,
+    rerank: Annotated[bool, typer.Option(help="Let the re-ranker order the answer.")] = True,
+    tower: Annotated[str, typer.Option(help="Insist on this tower_id.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Find lots; auctions that have ended never come back."""
+    from local.wiring import search_service
+
+    settings = Settings.from_env()
+    service = search_service(replace(settings, tower_id=tower or settings.tower_id))
+
+    def ask(text: str) -> None:
+        where = Filter(category, brand, min_price, max_price, min_seller_rating)
+        _answer(service, SearchRequest(text, k, _mode(mode), where, rerank), as_json)
+
+    if query is not None:
+        ask(query)
+        return
+    service.live()  # a missing index is told before the prompt, not after the first query
+    while (text := _prompt()) is not None:
+        try:
+            ask(text)
+        except InvalidInput as error:
+            notes.print(f"gavel: {error}", style="red", markup=False)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Answer searches over HTTP; /docs shows the API."""
+    import uvicorn
+
+    from lambdas.query_api.app import create_app
+    from local.wiring import search_service
+
+    service = search_service(Settings.from_env())
+    live = service.live()
+    console.print(f"index {live.index.name}, {live.index.count()} lots: http://{host}:{port}/docs", highlight=False)
+    uvicorn.run(create_app(lambda: service), host=host, port=port, log_level="warning")
+
+
+@app.command()
+def up(port: Annotated[int, typer.Option(help="Port to listen on.")] = 9200, as_json: Json = False) -> None:
+    """Give this machine an OpenSearch: the one at OPENSEARCH_URL, a container, or a node from Maven Central."""
+    from local.opensearch_service import up
+
+    running = up(Home(Settings.from_env()).opensearch, port)
+    _report({"opensearch_url": running.url, "kind": running.kind}, as_json)
+    if not as_json:
+        console.print(f"GAVEL_INDEX=opensearch GAVEL_OPENSEARCH_URL={running.url} gavel index", style="dim", highlight=False)
+
+
+@app.command()
+def down(as_json: Json = False) -> None:
+    """Stop the OpenSearch that `gavel up` started; its data stays."""
+    from local.opensearch_service import down
+
+    _report({"stopped": down(Home(Settings.from_env()).opensearch)}, as_json)
+
+
+def _answer(service: SearchService, request: SearchRequest, as_json: bool) -> None:
+    answer = service.search(request)
+    _print_json(asdict(answer)) if as_json else show_answer(request.query, answer)
+
+
+def _mode(text: str) -> Mode:
+    match text:
+        case "hybrid" | "semantic" | "keyword":
+            return text
+    raise InvalidInput(f"--mode is {text!r}; allowed are hybrid, semantic, keyword")
+
+
+def _prompt() -> str | None:
+    """The next line that holds something; None at `quit` or the end of the input."""
+    while True:
+        try:
+            text = input("search> ").strip()
+        except EOFError:
+            return None
+        if text.lower() in ("quit", "exit"):
+            return None
+        if text:
+            return text
+
+
+def _report(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(values)
+    else:
+        show_table("", ("", ""), [(name, str(value)) for name, value in values.items()], right_from=9)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def main() -> None:
+    """Run the command line; errors of Gavel become one line and an exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        app()
+    except GavelError as error:
+        notes.print(f"gavel: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_ERROR)
+    except KeyboardInterrupt:
+        notes.print("gavel: interrupted; run the same command again to go on", style="yellow")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What the command line shows: progress bars, tables of lots, quality and timings."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from retrieval.search import SearchAnswer
+
+Step = Callable[[int, int], None]
+
+console = Console()
+notes = Console(stderr=True)  # what is not the answer itself, so that --json stays clean
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Step]:
+    """Show a bar on stderr while a long step runs.
+
+    Yields:
+        A function of (done, total).
+    """
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=notes) as bars:
+        task = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def show_answer(query: str, answer: SearchAnswer) -> None:
+    """Print the ranked lots of one answer as a table, with how they came about below."""
+    table = Table(title=Text(f"“{query}”"), title_justify="left", header_style="bold")
+    for name in ("#", "title", "item id", "similarity", "category", "price", "bids", "seller", "ends"):
+        number = name in ("#", "similarity", "price", "bids", "seller")
+        table.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    for result in answer.results:
+        lot = result.fields
+        table.add_row(
+            str(result.rank),
+            Text(lot.get("title", "")),
+            Text(result.item_id),
+            f"{result.similarity:.3f}",
+            Text(lot.get("category", "")),
+            _number(lot.get("current_price"), ",.2f"),
+            str(lot.get("bid_count", 0)),
+            _number(lot.get("seller_rating"), ".1f"),
+            _ends(lot.get("ends_at")),
+        )
+    console.print(table if answer.results else Text(f"“{query}”: no lot fits; loosen the filters or try --mode hybrid"))
+    timings = ", ".join(f"{stage} {ms:.1f}" for stage, ms in answer.timings_ms.items() if stage != "total")
+    order = "re-ranked" if answer.reranked else "first-stage order"
+    failed = f", without {', '.join(answer.degraded)}" if answer.degraded else ""
+    console.print(
+        f"{answer.mode}, {order}{failed}; {answer.timings_ms['total']:.1f} ms ({timings}); tower {answer.tower_id}\n", style="dim"
+    )
+
+
+def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], right_from: int = 1) -> None:
+    """Print a plain table.
+
+    Args:
+        title: above it.
+        header: column names.
+        rows: cells.
+        right_from: from which column on cells are numbers, set to the right.
+    """
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for place, name in enumerate(header):
+        table.add_column(name, justify="right" if place >= right_from else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def show_quality(title: str, quality: Mapping[str, Mapping[str, float]]) -> None:
+    """Print a row a way of searching, a column a measure; the best of each column stands out."""
+    measures = list(next(iter(quality.values())))
+    best = {name: max(values[name] for values in quality.values()) for name in measures}
+    rows = []
+    for variant, values in quality.items():
+        cells = [f"[bold]{values[m]:.3f}[/]" if values[m] == best[m] else f"{values[m]:.3f}" for m in measures]
+        rows.append([variant, *cells])
+    show_table(title, ["way of searching", *measures], rows)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _ends(moment_ms: int | None) -> str:
+    if moment_ms is None:
+        return "–"
+    left = datetime.fromtimestamp(moment_ms / 1000, UTC) - datetime.now(UTC)
+    hours = left.total_seconds() / 3600
+    return f"in {hours:.0f} h" if hours < 48 else f"in {hours / 24:.0f} d"

@@ -1,0 +1,225 @@
+"""`gavel demo`: the whole path on one machine, from a catalogue to measured answers."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from catalog.folder import CatalogFolder
+from local import pipeline
+from local.console import Step, console, progress, show_answer, show_quality, show_table
+from local.home import Home
+from local.ledger import Done, Ledger
+from local.wiring import load_encoder, load_ranker, open_store, search_service
+from retrieval.errors import InvalidInput
+from retrieval.search import SearchAnswer, SearchRequest, SearchService
+from retrieval.settings import Settings
+
+CATALOGS = ("synthetic", "grocery")
+EXAMPLES_SHOWN = 4
+KEYWORD, TEXT, TEXT_PHOTO, HYBRID, RERANKED = "keyword (BM25)", "text only", "text + photo", "hybrid", "hybrid, re-ranked"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a demo is made from.
+
+    Attributes:
+        catalog: synthetic, or grocery.
+        data: folder of the grocery photos.
+        lots: size of the synthetic catalogue.
+        seed: of the catalogue and of every training.
+    """
+
+    catalog: str = "synthetic"
+    data: Path | None = None
+    lots: int = 2_000
+    seed: int = 7
+
+
+@dataclass
+class Report:
+    """What a demo did.
+
+    Attributes:
+        steps: label -> the step as the ledger knows it.
+        quality: way of searching -> measure -> mean over the test queries.
+        answers: example query -> answer.
+        plot: PNG of the quality.
+    """
+
+    steps: dict[str, Done] = field(default_factory=dict)
+    quality: dict[str, dict[str, float]] = field(default_factory=dict)
+    answers: dict[str, SearchAnswer] = field(default_factory=dict)
+    plot: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        return asdict(self)
+
+
+class Demo:
+    """Runs the steps of a plan in a home; what an earlier run left is used again."""
+
+    def __init__(self, settings: Settings, plan: Plan) -> None:
+        """Check the plan before anything is made.
+
+        Raises:
+            InvalidInput: the plan names an unknown catalogue, or one without its data.
+        """
+        if plan.catalog not in CATALOGS:
+            raise InvalidInput(f"there is no demo catalogue {plan.catalog!r}; there are {', '.join(CATALOGS)}")
+        if plan.catalog == "grocery" and plan.data is None:
+            raise InvalidInput("the grocery demo needs its photos: --data <folder of the Grocery Store Dataset>")
+        self.settings, self.plan = settings, plan
+        self.home = Home(settings)
+        self.report = Report()
+        self._ledger = Ledger(settings.home / f"demo-{plan.catalog}.json")
+
+    def run(self) -> Report:
+        """Run every step that is not done yet."""
+        catalog = self._catalog()
+        towers = {name: self._tower(name, catalog) for name in (TEXT, TEXT_PHOTO)}
+        releases = {name: self._release(name, catalog, tower) for name, tower in towers.items()}
+        self._index(releases[TEXT_PHOTO], towers[TEXT_PHOTO])
+        if catalog.clicks("train"):
+            self._reranker(catalog, towers[TEXT_PHOTO])
+        self._evaluate(catalog, releases)
+        self._search(catalog)
+        return self.report
+
+    def _step(
+        self,
+        label: str,
+        key: object,
+        run: Callable[[Step], Any],
+        still_there: Callable[[Any], bool] = lambda path: Path(path).exists(),
+    ) -> Any:
+        def with_bar() -> Any:
+            with progress(label) as step:
+                return run(step)
+
+        done = self._ledger.step(label, repr(key), with_bar, still_there)
+        self.report.steps[label] = done
+        return done.value
+
+    def _catalog(self) -> CatalogFolder:
+        plan = self.plan
+        folder = self.home.catalogs / plan.catalog
+
+        def make(step: Step) -> str:
+            if plan.data is not None:
+                from catalog.grocery import prepare
+
+                prepare(plan.data, folder, seed=plan.seed)
+            else:
+                from catalog.synthetic import generate
+
+                generate(folder, lots=plan.lots, seed=plan.seed, progress=step)
+            return str(folder)
+
+        self._step("catalogue", plan, make)
+        return CatalogFolder.load(folder)
+
+    def _tower(self, name: str, catalog: CatalogFolder) -> Path:
+        train = partial(pipeline.train_towers, self.home, catalog, preset="compact", text_only=name == TEXT, seed=self.plan.seed)
+        return Path(self._step(f"train towers, {name}", self.plan, lambda step: str(train(progress=step))))
+
+    def _release(self, name: str, catalog: CatalogFolder, tower: Path) -> Path:
+        run = partial(pipeline.embed, self.home, catalog.item_files(), tower, release_id=None, workers=0)
+        return Path(self._step(f"embed lots, {name}", (self.plan, tower.name), lambda step: str(run(progress=step))))
+
+    def _index(self, release: Path, tower: Path) -> None:
+        def is_live(value: Any) -> bool:
+            found = open_store(self.settings).find(tower.name)
+            return found is not None and found.name == value and open_store(self.settings).live().name == value
+
+        def run(step: Step) -> str:
+            pipeline.index(self.settings, release, progress=step)
+            return open_store(self.settings).live().name
+
+        self._step("index lots", (release.name, self.settings.index), run, is_live)
+
+    def _reranker(self, catalog: CatalogFolder, tower: Path) -> None:
+        run = partial(pipeline.train_reranker, self.home, catalog, seed=self.plan.seed)
+        self._step("train re-ranker", (self.plan, tower.name), lambda step: str(run(progress=step)))
+
+    def _evaluate(self, catalog: CatalogFolder, releases: dict[str, Path]) -> None:
+        plot = self.home.reports / f"demo-{catalog.name}.png"
+
+        def run(step: Step) -> dict[str, dict[str, float]]:
+            quality = measure_variants(self.settings, catalog, releases, "test", step)
+            from processing.evaluate import plot_quality
+
+            plot_quality(quality, f"{catalog.name}: test queries", plot)
+            return quality
+
+        key = [(name, str(path)) for name, path in releases.items()]
+        self.report.quality = self._step("measure", key, run, lambda quality: plot.exists())
+        self.report.plot = str(plot)
+
+    def _search(self, catalog: CatalogFolder) -> None:
+        service = search_service(self.settings)
+        for query in catalog.example_queries[:EXAMPLES_SHOWN]:
+            self.report.answers[query] = service.search(SearchRequest(query))
+
+
+def measure_variants(
+    settings: Settings, catalog: CatalogFolder, releases: dict[str, Path], split: str, step: Step
+) -> dict[str, dict[str, float]]:
+    """Measure keyword, text-only, text + photo and hybrid search over the corpus of a split, each through the real service.
+
+    Args:
+        settings: where the towers and the re-ranker lie.
+        catalog: its judgments are measured against.
+        releases: the releases of TEXT and TEXT_PHOTO.
+        split: val or test.
+        step: progress.
+    """
+    from processing.evaluate import Variant, build_corpus, measure
+    from retrieval.index.faiss import FaissStore
+
+    with tempfile.TemporaryDirectory(prefix="gavel-measure-") as folder:
+        services = {}
+        for number, (name, release) in enumerate(releases.items()):
+            store = FaissStore(Path(folder) / str(number))
+            build_corpus(catalog, split, release, store)
+            encoder, ranker = partial(load_encoder, settings), partial(load_ranker, settings)
+            services[name] = SearchService(store, encoder, ranker, candidates=settings.candidates)
+        both = services[TEXT_PHOTO]
+        variants = [
+            Variant(KEYWORD, both, "keyword"),
+            Variant(TEXT, services[TEXT], "semantic"),
+            Variant(TEXT_PHOTO, both, "semantic"),
+            Variant(HYBRID, both, "hybrid"),
+        ]
+        if both.live().ranker is not None:
+            variants.append(Variant(RERANKED, both, "hybrid", rerank=True))
+        return measure(catalog, split, variants, step)
+
+
+def show_report(demo: Demo) -> None:
+    """Print answers, quality, the steps with their times, and what to try next."""
+    report = demo.report
+    for query, answer in report.answers.items():
+        show_answer(query, answer)
+    show_quality(f"How good: {demo.plan.catalog} catalogue, test queries", report.quality)
+    rows = [
+        (
+            label,
+            "already there" if done.reused else f"{done.seconds:.1f} s",
+            done.value if isinstance(done.value, str) else report.plot,
+        )
+        for label, done in report.steps.items()
+    ]
+    show_table("What was built", ("step", "took", "where"), rows, right_from=9)
+    console.print("\nTry next", style="bold")
+    for command, why in (
+        ('gavel search "red vase" --max-price 200', "ten lots, filtered"),
+        ("gavel search", "a prompt; `quit` leaves"),
+        ("gavel serve", "the same over HTTP: http://127.0.0.1:8000/docs"),
+        ("gavel up", "an OpenSearch on this machine; then GAVEL_INDEX=opensearch gavel index"),
+    ):
+        console.print(f"  .venv/bin/{command:<45} [dim]{why}[/]", highlight=False)

@@ -1,0 +1,104 @@
+"""Where everything that Gavel makes on one machine lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrieval.errors import InvalidInput
+from retrieval.release import load_release
+from retrieval.settings import Settings
+from retrieval.tower import CARD_FILE
+
+# <home>/catalogs/<name>/          catalogues, with photos, judgments and clicks
+# <home>/towers/<tower_id>/        tower artefacts
+# <home>/rankers/<tower_id>.ubj    the re-ranker that was trained on a tower's candidates
+# <home>/embeddings/<release_id>/  embedding parts and their manifest
+# <home>/index/                    the embedded index
+# <home>/opensearch/               the data of a node that `gavel up` started
+# <home>/reports/                  measurements and plots
+RANKER_SUFFIX = ".ubj"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folders of one Gavel home.
+
+    Attributes:
+        settings: of this process; `settings.home` is the root.
+    """
+
+    settings: Settings
+
+    @property
+    def catalogs(self) -> Path:
+        """One folder a catalogue."""
+        return self.settings.home / "catalogs"
+
+    @property
+    def towers(self) -> Path:
+        """One folder a tower.
+
+        Raises:
+            InvalidInput: the towers are in a bucket, where this machine cannot write them.
+        """
+        if self.settings.towers.startswith("s3://"):
+            raise InvalidInput(f"towers are kept in {self.settings.towers}; unset GAVEL_TOWERS_URI to work with local ones")
+        return Path(self.settings.towers)
+
+    @property
+    def embeddings(self) -> Path:
+        """One folder a release."""
+        return self.settings.home / "embeddings"
+
+    @property
+    def index(self) -> Path:
+        """Root of the embedded index."""
+        return self.settings.home / "index"
+
+    @property
+    def opensearch(self) -> Path:
+        """Data of the node that `gavel up` starts."""
+        return self.settings.home / "opensearch"
+
+    @property
+    def reports(self) -> Path:
+        """Measurements and plots."""
+        return self.settings.home / "reports"
+
+    def ranker(self, tower_id: str) -> Path:
+        """File of the re-ranker that belongs to a tower, whether it is there or not."""
+        return self.settings.home / "rankers" / f"{tower_id}{RANKER_SUFFIX}"
+
+    def catalog(self, given: Path | None) -> Path:
+        """The catalogue that was given, else the newest in this home."""
+        return given or _newest(self.catalogs, "catalog.json", "catalogue", "`gavel catalog generate`")
+
+    def tower(self, tower_id: str | None) -> Path:
+        """The folder of a tower, else of the newest one.
+
+        Raises:
+            InvalidInput: there is no such tower.
+        """
+        if tower_id is None:
+            return _newest(self.towers, CARD_FILE, "tower", "`gavel train`")
+        folder = self.towers / tower_id
+        if not (folder / CARD_FILE).is_file():
+            known = ", ".join(sorted(p.parent.name for p in self.towers.glob(f"*/{CARD_FILE}"))) or "none"
+            raise InvalidInput(
+                f"there is no tower {tower_id!r} in {self.towers} (there are: {known}); train one with `gavel train`"
+            )
+        return folder
+
+    def release(self, given: Path | None) -> Path:
+        """The release that was given, else the newest one; a name alone is looked up in this home."""
+        if given is not None and not given.exists():
+            given = self.embeddings / given
+        folder = given or _newest(self.embeddings, "manifest.json", "release", "`gavel embed`")
+        load_release(folder)  # says what is wrong with it
+        return folder
+
+
+def _newest(root: Path, marker: str, what: str, remedy: str) -> Path:
+    found = sorted(root.glob(f"*/{marker}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InvalidInput(f"there is no {what} in {root} yet; make one with {remedy}")
+    return found[-1].parent

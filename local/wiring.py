@@ -1,0 +1,48 @@
+"""Which adapters stand behind the ports on one machine: the only place that knows."""
+
+from functools import partial
+
+from local.home import Home
+from retrieval.encoder import QueryEncoder
+from retrieval.index.base import IndexStore
+from retrieval.ranker.base import Ranker
+from retrieval.search import SearchService
+from retrieval.settings import Settings
+from retrieval.tower_files import tower_folder
+
+
+def open_store(settings: Settings) -> IndexStore:
+    """The index that the settings choose: embedded FAISS, or OpenSearch."""
+    if settings.index == "opensearch":
+        from retrieval.index.opensearch import OpenSearchStore
+
+        return OpenSearchStore(settings.opensearch_url, alias=settings.index_alias, timeout_s=settings.request_timeout_s)
+    from retrieval.index.faiss import FaissStore
+
+    return FaissStore(Home(settings).index, settings.index_alias)
+
+
+def load_encoder(settings: Settings, tower_id: str) -> QueryEncoder:
+    """The query tower of a tower_id, fetched when the towers are in a bucket."""
+    return QueryEncoder.load(tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers"))
+
+
+def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
+    """The booster that was trained on this tower's candidates; None before one was trained."""
+    path = Home(settings).ranker(tower_id)
+    if not path.is_file():
+        return None
+    from retrieval.ranker.xgboost import BoosterRanker
+
+    return BoosterRanker.load(path)
+
+
+def search_service(settings: Settings) -> SearchService:
+    """Search over the live index of this machine."""
+    return SearchService(
+        open_store(settings),
+        partial(load_encoder, settings),
+        partial(load_ranker, settings),
+        candidates=settings.candidates,
+        tower_id=settings.tower_id,
+    )
