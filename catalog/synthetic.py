@@ -1,0 +1,84 @@
+"""The synthetic auction house: lots whose photos tell what their text does not, queries, judgments and clicks."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from catalog.clicks import simulate_clicks
+from catalog.folder import ITEMS_FOLDER, SPLITS, CatalogFolder, Qrels, SplitData, replace_folder, write_catalog, write_items
+from catalog.lots import Lot, draw_lots
+from catalog.photos import render
+from catalog.questions import draw_questions, pairs_of, qrels_of
+from retrieval.errors import InvalidInput
+
+EXAMPLE_QUERIES = ("luxury vintage watches", "cracked red round vase", "a green jewelled ring", "acoustic guitars blue")
+ITEMS_FILE = "lots.parquet"
+PHOTO_SIZE = 96
+QUERIES = {"train": 900, "val": 100, "test": 150}
+_LOTS, _PHOTOS, _QUESTIONS, _PAIRS, _CLICKS = range(5)  # streams of chance: one does not move the others
+
+
+def generate(
+    folder: Path,
+    *,
+    lots: int = 2000,
+    seed: int = 7,
+    progress: Callable[[int, int], None] | None = None,
+    now: datetime | None = None,
+    photo_size: int = PHOTO_SIZE,
+) -> CatalogFolder:
+    """Write a catalogue of synthetic lots; an older catalogue in the same place is replaced when the new one is whole.
+
+    Args:
+        folder: where it shall stand; new, empty, or a catalogue.
+        lots: how many, >= 1; with fewer than about 800 there are fewer queries too.
+        seed: same seed and same `now`: same catalogue, but for the encoding of the files.
+        progress: called with (photos drawn, lots).
+        now: UTC, to which all times are relative; default the current hour.
+        photo_size: side of the photos in pixels.
+
+    Returns:
+        The catalogue, its three splits searching one corpus.
+
+    Raises:
+        InvalidInput: lots < 1, or folder holds other things.
+    """
+    if lots < 1:
+        raise InvalidInput(f"a catalogue needs at least 1 lot, not {lots}")
+    moment = now or datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    with replace_folder(folder) as building:
+        drawn = draw_lots(lots, np.random.default_rng([seed, _LOTS]), moment)
+        _write_photos(building / ITEMS_FOLDER, drawn, seed, photo_size, progress)
+        write_items(building / ITEMS_FOLDER / ITEMS_FILE, (lot.item for lot in drawn))
+        splits = _splits(drawn, seed, moment)
+        write_catalog(building, name="synthetic", seed=seed, splits=splits, example_queries=EXAMPLE_QUERIES)
+    return CatalogFolder(folder)
+
+
+def _write_photos(items: Path, lots: list[Lot], seed: int, size: int, progress: Callable[[int, int], None] | None) -> None:
+    (items / "photos").mkdir(parents=True)
+    for number, lot in enumerate(lots):
+        looks = (lot.traits[trait] for trait in ("category", "shape", "colour", "condition"))
+        photo = render(*looks, rng=np.random.default_rng([seed, _PHOTOS, number]), size=size)
+        assert lot.item.image is not None
+        (items / lot.item.image).write_bytes(photo)
+        if progress:
+            progress(number + 1, len(lots))
+
+
+def _splits(lots: list[Lot], seed: int, now: datetime) -> dict[str, SplitData]:
+    """The queries of every split; training pairs come from train queries alone, clicks from train and val."""
+    chance = {stream: np.random.default_rng([seed, stream]) for stream in (_QUESTIONS, _PAIRS, _CLICKS)}
+    questions = draw_questions(lots, QUERIES, chance[_QUESTIONS])
+    data = {}
+    for split in SPLITS:
+        asked = [question for question in questions[split] if question.grades]
+        data[split] = SplitData(
+            item_files=[ITEMS_FILE],
+            pairs=pairs_of(asked, chance[_PAIRS]) if split == "train" else (),
+            qrels=qrels_of(asked, split) if asked else Qrels(),
+            clicks=() if split == "test" else simulate_clicks(asked, lots, chance[_CLICKS], now),
+        )
+    return data
