@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from retrieval.errors import InvalidInput
-from retrieval.items import parse_time
+from retrieval.items import first_value, parse_id, parse_time
 
 EVENT_WEIGHTS: Mapping[str, float] = {"view": 1.0, "add_to_cart": 5.0, "purchase": 10.0}
 
@@ -54,15 +54,15 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
     Raises:
         InvalidInput: a field is missing or the event type is unknown; the message names field and value.
     """
-    values = {field: next((row[n] for n in names if row.get(n) not in (None, "")), None) for field, names in ALIASES.items()}
+    values = {field: first_value(row, names) for field, names in ALIASES.items()}
     for field, value in values.items():
         if value is None:
             raise InvalidInput(f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})")
     timestamp = parse_time("timestamp", values["timestamp"])
     assert timestamp is not None
     return Interaction(
-        buyer_id=str(values["buyer_id"]),
-        item_id=str(values["item_id"]),
+        buyer_id=parse_id("buyer_id", values["buyer_id"]),
+        item_id=parse_id("item_id", values["item_id"]),
         event_type=_event_type(str(values["event_type"])),
         timestamp=timestamp,
         query=str(row.get("query") or ""),

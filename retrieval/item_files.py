@@ -33,7 +33,7 @@ def find_item_files(where: Path) -> list[Path]:
         return [where]
     if not where.is_dir():
         raise InvalidInput(f"{where} does not exist; name a catalogue file or a folder of them ({formats})")
-    files = sorted(p for p in where.iterdir() if p.suffix.lower() in SUFFIXES and p.name != "rejects.ndjson")
+    files = sorted(p for p in where.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES and p.name != "rejects.ndjson")
     if not files:
         raise InvalidInput(f"{where} holds no catalogue file; put at least one of {formats} there")
     return files
@@ -74,7 +74,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             raise InvalidInput(f"{path} has the unknown format {other!r}; Gavel reads {', '.join(SUFFIXES)}")
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -83,20 +83,40 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             _require_columns(path, file.schema_arrow.names)
             line = 0
             for batch in file.iter_batches(PARQUET_BATCH_ROWS):
-                for row in batch.to_pylist():
+                for row in _batch_rows(batch):
                     line += 1
                     yield line, row
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
         raise InvalidInput(f"{path} is not a readable parquet file: {error}") from error
+
+
+def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
+    """Rows of a record batch; a row that Python cannot hold (nanoseconds, a year past 9999) is a reason instead."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError) as error:
+        if batch.num_rows == 1:
+            yield f"the row cannot be read: {error}"
+            return
+        for row in range(batch.num_rows):
+            yield from _batch_rows(batch.slice(row, 1))
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)  # an unclosed quote is an error, not one long field
             names: Sequence[str] = reader.fieldnames or []
             _require_columns(path, names)
-            for row in reader:
+            while True:
+                before = reader.reader.line_num
+                try:
+                    row = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    yield before + 1, f"lines {before + 1} to {reader.reader.line_num} are no CSV row: {error}"
+                    continue
                 extra = row.pop(None, None)
                 too_many = f"the row has {len(names) + len(extra or [])} cells, the header {len(names)}"
                 yield reader.line_num, row if extra is None else too_many
@@ -113,7 +133,7 @@ def _ndjson_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
                 continue
             try:
                 row = json.loads(raw)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield line, f"the line is not JSON: {error}"
                 continue
             yield line, row if isinstance(row, dict) else f"the line is a JSON {type(row).__name__}, not an object"

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from retrieval.errors import InvalidInput
@@ -15,6 +15,10 @@ MAX_ID_BYTES = 512  # OpenSearch refuses a longer _id
 MAX_TITLE_CHARS = 1_000
 MAX_DESCRIPTION_CHARS = 100_000
 MAX_SELLER_RATING = 5.0
+MAX_PRICE = 1e12  # far below what the index's 32-bit float can hold
+MAX_BID_COUNT = 2**31 - 1  # the index's integer
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NUMERIC_TIME = re.compile(r"-?\d{9,}(\.\d+)?")  # a text of eight digits is an ISO 8601 date
 
 # field -> names it may have in a file, best first; a dot reaches into an object or a JSON string
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -45,8 +49,8 @@ class Item:
         image: path or s3:// URI of the photo, relative to the file that named it; None without a photo.
         category: catalogue id or name, may be empty.
         brand: maker, may be empty.
-        current_price: highest bid, >= 0, in the shop's one currency; None when unknown.
-        bid_count: number of bids, >= 0.
+        current_price: highest bid, 0 to 10^12, in the shop's one currency; None when unknown.
+        bid_count: number of bids, 0 to 2^31 - 1.
         seller_rating: 0 to 5; None when unknown.
         listed_at: UTC, or None.
         ends_at: UTC end of the auction; None never ends.
@@ -107,15 +111,15 @@ def query_text(query: str) -> str:
 
 
 def epoch_ms(moment: datetime) -> int:
-    """Milliseconds since 1970-01-01 UTC."""
-    return round(moment.timestamp() * 1000)
+    """Whole milliseconds since 1970-01-01 UTC; `moment` has a time zone."""
+    return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
 def parse_item(row: Mapping[str, Any]) -> Item:
     """Read one row of a catalogue file.
 
     Args:
-        row: column name -> value, under the contract's names or their aliases; NaN and "" mean missing.
+        row: column name -> value, under the contract's names or their aliases; NaN and blank text mean missing.
 
     Returns:
         The item, with its texts as the seller wrote them.
@@ -123,18 +127,18 @@ def parse_item(row: Mapping[str, Any]) -> Item:
     Raises:
         InvalidInput: a required field is missing or a value is out of its range; the message names field and value.
     """
-    values = {field: _first(row, names) for field, names in ALIASES.items()}
+    values = {field: first_value(row, names) for field, names in ALIASES.items()}
     for field in REQUIRED:
-        if values[field] is None or not str(values[field]).strip():
+        if values[field] is None or not clean_text(str(values[field])):
             raise InvalidInput(f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})")
     return Item(
-        item_id=_item_id(values["item_id"]),
+        item_id=parse_id("item_id", values["item_id"]),
         title=_text("title", values["title"], MAX_TITLE_CHARS),
         description=_text("description", values["description"], MAX_DESCRIPTION_CHARS),
         image=_text("image", values["image"], MAX_TITLE_CHARS) or None,
         category=_text("category", values["category"], MAX_TITLE_CHARS),
         brand=_text("brand", values["brand"], MAX_TITLE_CHARS),
-        current_price=_number("current_price", values["current_price"]),
+        current_price=_number("current_price", values["current_price"], MAX_PRICE),
         bid_count=_count("bid_count", values["bid_count"]),
         seller_rating=_number("seller_rating", values["seller_rating"], MAX_SELLER_RATING),
         listed_at=parse_time("listed_at", values["listed_at"]),
@@ -165,18 +169,41 @@ def parse_time(field: str, value: Any) -> datetime | None:
             moment = value
         elif isinstance(value, (int, float)):
             moment = datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
+        elif NUMERIC_TIME.fullmatch(text := str(value).strip()):
+            return parse_time(field, float(text))  # CSV has no numbers, only text
         else:
-            moment = datetime.fromisoformat(str(value).strip())
+            moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         raise InvalidInput(f"{field} is not a time: {value!r} (write ISO 8601, such as 2026-11-21T20:00:00Z)") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """The first value present under any of the names."""
+def parse_id(field: str, value: Any) -> str:
+    """Read an id, in one form for every file: text without white space around it.
+
+    Args:
+        field: name for the error message.
+        value: text or number; 17.0, which a column of integers with a hole becomes, is "17".
+
+    Raises:
+        InvalidInput: longer than 512 bytes, or with characters that nobody can see.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = _text(field, value, MAX_ID_BYTES)
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise InvalidInput(f"{field} is longer than {MAX_ID_BYTES} bytes: {text[:40]!r}…")
+    if not text.isprintable():
+        raise InvalidInput(f"{field} holds unprintable characters: {text!r}")
+    return text
+
+
+def first_value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """The first value present under any of the names; None, NaN and blank text are absent."""
     for name in names:
         value = _lookup(row, name)
-        if value is not None and value != "" and not (isinstance(value, float) and math.isnan(value)):
+        absent = value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip())
+        if not absent:
             return value
     return None
 
@@ -194,39 +221,29 @@ def _lookup(row: Mapping[str, Any], name: str) -> Any:
     return nested.get(inner) if isinstance(nested, Mapping) else None
 
 
-def _item_id(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a CSV column of integers with a hole comes as floats
-    text = str(value).strip()
-    if len(text.encode()) > MAX_ID_BYTES:
-        raise InvalidInput(f"item_id is longer than {MAX_ID_BYTES} bytes: {text[:40]!r}…")
-    if not text.isprintable():
-        raise InvalidInput(f"item_id holds unprintable characters: {text!r}")
-    return text
-
-
 def _text(field: str, value: Any, limit: int) -> str:
     text = "" if value is None else str(value)
     if len(text) > limit:
         raise InvalidInput(f"{field} has {len(text)} characters, at most {limit} are allowed")
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise InvalidInput(f"{field} holds half a character (a lone surrogate): {text[:40]!r}")
     return text.strip()
 
 
-def _number(field: str, value: Any, maximum: float = math.inf) -> float | None:
+def _number(field: str, value: Any, maximum: float) -> float | None:
     if value is None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidInput(f"{field} is not a number: {value!r}") from None
     if not math.isfinite(number) or not 0 <= number <= maximum:
-        bound = ">= 0" if maximum == math.inf else f"between 0 and {maximum:g}"
-        raise InvalidInput(f"{field} must be {bound}, not {value!r}")
+        raise InvalidInput(f"{field} must be >= 0 and <= {maximum:.15g}, not {value!r}")
     return number
 
 
 def _count(field: str, value: Any) -> int:
-    number = _number(field, value) or 0.0
+    number = _number(field, value, MAX_BID_COUNT) or 0.0
     if not number.is_integer():
         raise InvalidInput(f"{field} must be a whole number, not {value!r}")
     return int(number)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from retrieval.errors import ReleaseError
@@ -42,6 +43,8 @@ class Manifest:
         items_rejected: rows in rejects.ndjson.
         items_without_image: lots embedded from their text alone.
         parts: the parts, by name.
+        items_superseded: lots in the parts that a newer row of the same release, with the same id, replaces.
+        inputs: hash of the catalogue files that the run was given, the same on every instance.
         instance: which of the instances wrote this manifest, from 0.
         instances: how many instances shared the run; each writes a manifest of its own.
     """
@@ -54,6 +57,8 @@ class Manifest:
     items_rejected: int
     items_without_image: int
     parts: Sequence[Part]
+    items_superseded: int = 0
+    inputs: str = ""
     instance: int = 0
     instances: int = 1
 
@@ -65,6 +70,14 @@ class Manifest:
             )
         if self.items_embedded != sum(part.items for part in self.parts):
             raise ReleaseError(f"release {self.release_id}: its parts do not add up to the {self.items_embedded} lots embedded")
+        # over all instances: a row may replace one that another instance embedded
+        if self.instances == 1 and self.items_superseded > self.items_embedded:
+            raise ReleaseError(f"release {self.release_id}: {self.items_superseded} lots replaced, {self.items_embedded} embedded")
+
+    @property
+    def lots(self) -> int:
+        """Different lots that the release leaves in an index."""
+        return self.items_embedded - self.items_superseded
 
     @property
     def file_name(self) -> str:
@@ -117,14 +130,18 @@ def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
     """Put the manifests of the instances of one run together.
 
     Raises:
-        ReleaseError: one is missing, or they are not of the same run and tower.
+        ReleaseError: one is missing, or they are not of the same run, inputs and tower.
     """
     first = shards[0]
-    if {(s.release_id, s.tower_id, s.instances) for s in shards} != {(first.release_id, first.tower_id, first.instances)}:
-        raise ReleaseError(f"the manifests of release {first.release_id} are of different runs or towers")
+    if len({(s.release_id, s.tower_id, s.dimensions, s.inputs, s.instances) for s in shards}) > 1:
+        raise ReleaseError(f"the manifests of release {first.release_id} are of different runs, inputs or towers")
     missing = set(range(first.instances)) - {s.instance for s in shards}
     if missing:
         raise ReleaseError(f"release {first.release_id} waits for the manifest of instance {min(missing)} of {first.instances}")
+    parts = sorted((part for s in shards for part in s.parts), key=lambda part: part.name)
+    for one, other in pairwise(parts):
+        if one.name == other.name:
+            raise ReleaseError(f"release {first.release_id}: {one.name} was written by two instances; run `gavel embed` again")
     return Manifest(
         release_id=first.release_id,
         tower_id=first.tower_id,
@@ -133,7 +150,9 @@ def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
         items_embedded=sum(s.items_embedded for s in shards),
         items_rejected=sum(s.items_rejected for s in shards),
         items_without_image=sum(s.items_without_image for s in shards),
-        parts=sorted((part for s in shards for part in s.parts), key=lambda part: part.name),
+        parts=parts,
+        items_superseded=sum(s.items_superseded for s in shards),
+        inputs=first.inputs,
     )
 
 

@@ -117,15 +117,25 @@ def parse_bulk_lines(lines: Iterable[str]) -> Iterator[IndexedItem | Tombstone]:
     for number, line in numbered:
         try:
             ((verb, action),) = json.loads(line).items()
+            item_id, version = _action(action)
             if verb == "delete":
-                yield Tombstone(action["_id"], action["version"])
-            else:
+                yield Tombstone(item_id, version)
+            elif verb == "index":
                 number, source = next(numbered)
                 document = json.loads(source)
                 vector = vector_from_json(document.pop(VECTOR_FIELD))
-                yield IndexedItem(action["_id"], action["version"], document, vector)
+                yield IndexedItem(item_id, version, document, vector)
+            else:
+                raise InvalidInput(f"the action {verb!r} is unknown")
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration, InvalidInput) as error:
             raise ReleaseError(f"line {number} is not a bulk line of an embedding part: {error!r}") from error
+
+
+def _action(action: Mapping[str, Any]) -> tuple[str, int]:
+    item_id, version = action["_id"], action["version"]
+    if not isinstance(item_id, str) or not isinstance(version, int) or version < 0:
+        raise InvalidInput(f"_id must be text and version a whole number from 0, not {item_id!r} and {version!r}")
+    return item_id, version
 
 
 def vector_to_json(vector: Vector) -> list[float]:
@@ -139,7 +149,8 @@ def vector_from_json(numbers: Any) -> Vector:
     Raises:
         InvalidInput: not a flat list of finite numbers.
     """
-    vector = np.asarray(numbers, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+        vector = np.asarray(numbers, dtype=np.float32)
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise InvalidInput("the embedding is not a flat list of finite numbers")
     return vector

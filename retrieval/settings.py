@@ -1,5 +1,6 @@
 """Every setting of a Gavel process in one object, read from and written to GAVEL_* environment variables."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -77,6 +78,9 @@ class Settings:
 
 def _number(given: Mapping[str, str], name: str, default: float) -> float:
     try:
-        return float(given.get(name, default))
+        number = float(given.get(name, default))
+        if not math.isfinite(number):
+            raise ValueError
+        return number
     except ValueError:
         raise InvalidSettings(f"{PREFIX}{name.upper()} is {given[name]!r}, not a number") from None

@@ -1,0 +1,187 @@
+"""Readers of catalogue files: every row comes out, as an item or as a reject."""
+
+import csv
+import io
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval.errors import InvalidInput
+from retrieval.item_files import find_item_files, read_items
+from retrieval.items import Item, Reject
+
+cell = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def reasons(path: Path) -> list[tuple[int, str]]:
+    return [(row.line, row.reason) for row in read_items(path) if isinstance(row, Reject)]
+
+
+def test_the_same_lots_come_out_of_all_three_formats(tmp_path):
+    rows = [{"id": "1", "name": "Watch", "price": 5.0, "bid_count": 2}, {"id": "2", "name": "Ring", "price": 7.5, "bid_count": 0}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "lots.parquet")
+    write(tmp_path / "lots.csv", "id,name,price,bid_count\n1,Watch,5.0,2\n2,Ring,7.5,0\n")
+    write(tmp_path / "lots.ndjson", "\n".join(json.dumps(r) for r in rows))
+    expected = [Item("1", "Watch", current_price=5.0, bid_count=2), Item("2", "Ring", current_price=7.5)]
+    for path in find_item_files(tmp_path):
+        assert list(read_items(path)) == expected
+
+
+def test_a_folder_is_listed_by_name_without_rejects_folders_and_other_files(tmp_path):
+    for name in ("b.csv", "a.PARQUET", "c.jsonl", "rejects.ndjson", "readme.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "table.parquet").mkdir()
+    assert [p.name for p in find_item_files(tmp_path)] == ["a.PARQUET", "b.csv", "c.jsonl"]
+    assert find_item_files(tmp_path / "b.csv") == [tmp_path / "b.csv"]
+
+
+def test_an_empty_folder_is_refused_with_the_formats_that_are_read(tmp_path):
+    with pytest.raises(InvalidInput, match=r"holds no catalogue file; put at least one of \.parquet, \.csv"):
+        find_item_files(tmp_path)
+
+
+def test_what_is_not_there_or_no_catalogue_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="does not exist"):
+        find_item_files(tmp_path / "nowhere")
+    with pytest.raises(InvalidInput, match="is not a catalogue file"):
+        find_item_files(write(tmp_path / "photo.jpg", ""))
+    with pytest.raises(InvalidInput, match=r"unknown format '\.jpg'"):
+        list(read_items(tmp_path / "photo.jpg"))
+
+
+@pytest.mark.parametrize("text", ["", "name,price\nWatch,1\n"])
+def test_a_csv_without_ids_is_refused_with_the_names_an_id_may_have(tmp_path, text):
+    with pytest.raises(InvalidInput, match="has no column for item_id: it needs one of item_id, id, product_id; found"):
+        list(read_items(write(tmp_path / "lots.csv", text)))
+
+
+def test_a_parquet_without_titles_is_refused(tmp_path):
+    pq.write_table(pa.table({"item_id": ["1"]}), tmp_path / "lots.parquet")
+    with pytest.raises(InvalidInput, match="has no column for title"):
+        list(read_items(tmp_path / "lots.parquet"))
+
+
+def test_a_bad_row_is_rejected_with_its_line_its_id_and_the_reason(tmp_path):
+    path = write(tmp_path / "lots.csv", "id,title,price\n1,Watch,5\n2,Ring,-1\n3,,2\n4,Vase,1\n")
+    rows = list(read_items(path))
+    assert [r.item_id for r in rows] == ["1", "2", "3", "4"]
+    assert rows[1] == Reject("lots.csv", 3, "current_price must be >= 0 and <= 1000000000000, not '-1'", "2")
+    assert isinstance(rows[2], Reject)
+    assert "title is missing" in rows[2].reason
+
+
+def test_a_csv_row_with_too_many_cells_is_rejected_and_one_with_too_few_is_read(tmp_path):
+    path = write(tmp_path / "lots.csv", "id,title,price\n1,Watch,5,6\n2,Ring\n")
+    assert reasons(path) == [(2, "the row has 4 cells, the header 3")]
+    assert list(read_items(path))[1] == Item("2", "Ring")
+
+
+def test_a_csv_cell_may_hold_line_breaks_and_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    path = write(tmp_path / "lots.csv", '\ufeffid,title,description\n1,Watch,"two\nlines"\n')
+    assert list(read_items(path)) == [Item("1", "Watch", "two\nlines")]
+
+
+def test_a_quote_that_is_never_closed_swallows_no_row_in_silence(tmp_path):
+    path = write(tmp_path / "lots.csv", 'id,title\n1,Watch\n2,"Ring\n3,Vase\n')
+    rows = list(read_items(path))
+    assert rows[0] == Item("1", "Watch")
+    assert reasons(path) == [(3, "lines 3 to 4 are no CSV row: unexpected end of data")]
+
+
+def test_a_cell_beyond_all_bounds_is_one_reject_and_the_rows_after_it_are_read(tmp_path):
+    path = write(tmp_path / "lots.csv", f"id,title\n1,{'x' * 200_000}\n2,Ring\n")
+    rows = list(read_items(path))
+    assert "field larger than field limit" in rows[0].reason
+    assert rows[1] == Item("2", "Ring")
+
+
+def test_a_csv_that_is_not_utf8_is_refused_with_the_byte(tmp_path):
+    path = tmp_path / "lots.csv"
+    path.write_bytes(b"id,title\n1,Caf\xe9\n")
+    with pytest.raises(InvalidInput, match="is not UTF-8 text"):
+        list(read_items(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{not json", "the line is not JSON"),
+        (b"[1, 2]", "the line is a JSON list, not an object"),
+        (b'{"id": "1", "title": "\xff"}', "the line is not JSON"),
+        (b"[" * 100_000, "the line is not JSON"),
+        (b'{"id": "1", "title": "\\ud800"}', "title holds half a character"),
+        (b'{"id": "1", "title": "x", "metadata": 3, "price": {"a": 1}}', "current_price is not a number"),
+    ],
+)
+def test_a_bad_ndjson_line_is_one_reject_and_the_next_line_is_read(tmp_path, line, reason):
+    path = tmp_path / "lots.ndjson"
+    path.write_bytes(b'{"id": "0", "title": "Vase"}\n\n' + line + b'\n{"id": "2", "title": "Ring"}\n')
+    first, bad, last = read_items(path)
+    assert (first.item_id, last.item_id) == ("0", "2")
+    assert bad.line == 3
+    assert reason in bad.reason
+
+
+def test_what_is_no_parquet_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="is not a readable parquet file"):
+        list(read_items(write(tmp_path / "lots.parquet", "not parquet")))
+
+
+def test_a_damaged_parquet_page_is_refused(tmp_path):
+    path = tmp_path / "lots.parquet"
+    pq.write_table(pa.table({"id": [f"{i:09}" for i in range(2_000)], "title": ["Watch"] * 2_000}), path, compression="zstd")
+    data = bytearray(path.read_bytes())
+    data[200:1_200] = b"\x55" * 1_000
+    path.write_bytes(data)
+    with pytest.raises(InvalidInput, match="is not a readable parquet file"):
+        list(read_items(path))
+
+
+def test_a_parquet_time_with_nanoseconds_rejects_its_row_alone(tmp_path):
+    table = pa.table(
+        {
+            "id": ["1", "2"],
+            "title": ["Watch", "Ring"],
+            "ends_at": pa.array([1_800_000_000_000_000_001, 1_795_291_200 * 10**9], pa.timestamp("ns")),
+        }
+    )
+    pq.write_table(table, tmp_path / "lots.parquet")
+    odd, plain = read_items(tmp_path / "lots.parquet")
+    assert isinstance(odd, Reject)
+    assert odd.line == 1
+    assert plain.ends_at.replace(tzinfo=None) == datetime(2026, 11, 21, 20)
+
+
+def test_nested_metadata_of_a_parquet_file_is_reached(tmp_path):
+    rows = [{"product_id": 1, "name": "Watch", "metadata": {"brand": "Omega", "catalog_id": "watches"}}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "lots.parquet")
+    assert list(read_items(tmp_path / "lots.parquet")) == [Item("1", "Watch", brand="Omega", category="watches")]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(cell, cell, cell), max_size=8))
+def test_every_row_of_a_csv_comes_out_once(tmp_path_factory, rows):
+    text = io.StringIO(newline="")
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows([("id", "title", "price"), *rows])
+    path = tmp_path_factory.mktemp("csv") / "lots.csv"
+    path.write_bytes(text.getvalue().encode())
+    assert len(list(read_items(path))) == len(rows)
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=300))
+def test_an_ndjson_file_of_any_bytes_gives_one_row_for_each_line_that_is_not_blank(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("ndjson") / "lots.ndjson"
+    path.write_bytes(data)
+    assert len(list(read_items(path))) == sum(1 for line in data.split(b"\n") if line.strip())

@@ -1,0 +1,242 @@
+"""The item contract: what a row may say, and the one text that a lot is known by."""
+
+import json
+import math
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.errors import InvalidInput
+from retrieval.items import Item, Reject, clean_text, epoch_ms, item_text, parse_id, parse_item, parse_time, query_text
+
+EVENING = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
+anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.datetimes()
+columns = st.sampled_from(
+    ["item_id", "id", "title", "name", "description", "image", "metadata", "current_price", "price", "bid_count", "ends_at"]
+)
+
+
+def row(**given):
+    return {"item_id": "lot-1", "title": "Steel watch"} | given
+
+
+def test_a_full_row_is_read_field_by_field():
+    item = parse_item(
+        row(
+            description="Runs well",
+            image="photos/1.jpg",
+            category="watches",
+            brand="Omega",
+            current_price="1250.50",
+            bid_count="12",
+            seller_rating=4.5,
+            listed_at="2026-11-01",
+            ends_at="2026-11-21T20:00:00Z",
+            updated_at=EVENING,
+        )
+    )
+    assert item == Item(
+        "lot-1",
+        "Steel watch",
+        "Runs well",
+        "photos/1.jpg",
+        "watches",
+        "Omega",
+        1250.5,
+        12,
+        4.5,
+        datetime(2026, 11, 1, tzinfo=UTC),
+        EVENING,
+        EVENING,
+    )
+
+
+def test_a_bare_row_needs_only_an_id_and_a_title():
+    assert parse_item(row()) == Item("lot-1", "Steel watch")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "field"),
+    [
+        ("image_uri", "a.jpg", "image"),
+        ("image_url", "a.jpg", "image"),
+        ("catalog_id", "rings", "category"),
+        ("metadata", {"catalog_id": "rings"}, "category"),
+        ("metadata", '{"catalog_id": "rings"}', "category"),
+        ("metadata.catalog_id", "rings", "category"),
+        ("metadata", {"brand": "Seiko"}, "brand"),
+        ("price", 3, "current_price"),
+    ],
+)
+def test_every_alias_reaches_its_field(column, value, field):
+    plain = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+    expected = next(iter(plain.values())) if isinstance(plain, dict) else value
+    assert getattr(parse_item(row(**{column: value})), field) == expected
+
+
+@pytest.mark.parametrize("alias", ["id", "product_id"])
+def test_ids_may_come_under_an_alias_and_titles_as_name(alias):
+    item = parse_item({alias: 17, "name": "Ring"})
+    assert (item.item_id, item.title) == ("17", "Ring")
+
+
+def test_the_contracts_own_name_wins_over_an_alias():
+    assert parse_item(row(id="other", price=1, current_price=2)).item_id == "lot-1"
+    assert parse_item(row(price=1, current_price=2)).current_price == 2
+
+
+def test_a_blank_value_gives_way_to_the_next_alias():
+    assert parse_item({"item_id": " ", "id": "lot-2", "title": "Ring"}).item_id == "lot-2"
+    assert parse_item(row(current_price=math.nan, price=2)).current_price == 2
+
+
+def test_an_integer_id_that_a_table_made_a_float_stays_an_integer():
+    assert parse_item(row(item_id=17.0)).item_id == "17"
+
+
+@pytest.mark.parametrize("field", ["item_id", "title"])
+@pytest.mark.parametrize("value", [None, "", "   ", math.nan])
+def test_a_row_without_id_or_title_is_refused_with_the_names_it_may_have(field, value):
+    with pytest.raises(InvalidInput, match=rf"{field} is missing.*(product_id|name)"):
+        parse_item(row(**{field: value}))
+
+
+def test_a_title_of_control_characters_alone_is_no_title():
+    with pytest.raises(InvalidInput, match="title is missing"):
+        parse_item(row(title="\x00\x07"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("current_price", -1, "current_price must be >= 0"),
+        ("current_price", "12 EUR", "current_price is not a number: '12 EUR'"),
+        ("current_price", math.inf, "current_price must be >= 0 and <= 1000000000000"),
+        ("current_price", 10**400, "current_price is not a number"),
+        ("current_price", [1], "current_price is not a number"),
+        ("bid_count", 1.5, "bid_count must be a whole number"),
+        ("bid_count", -1, "bid_count must be >= 0"),
+        ("bid_count", 2**31, "bid_count must be >= 0 and <= 2147483647"),
+        ("seller_rating", 5.01, "seller_rating must be >= 0 and <= 5"),
+        ("ends_at", "tomorrow", "ends_at is not a time: 'tomorrow'"),
+        ("ends_at", True, "ends_at is not a time"),
+        ("ends_at", "0001-01-01T00:00:00+10:00", "ends_at is not a time"),
+        ("listed_at", 1e300, "listed_at is not a time"),
+        ("title", "x" * 1_001, "title has 1001 characters, at most 1000"),
+        ("title", "half \ud83d", "title holds half a character"),
+        ("item_id", "é" * 300, "item_id is longer than 512 bytes"),
+        ("item_id", "x" * 513, "item_id"),
+        ("item_id", "a\x00b", "item_id holds unprintable characters"),
+        ("item_id", "\ud800", "item_id holds half a character"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_by_name(field, value, message):
+    with pytest.raises(InvalidInput, match=message):
+        parse_item(row(**{field: value}))
+
+
+@pytest.mark.parametrize(("field", "value"), [("current_price", 0), ("bid_count", 0), ("seller_rating", 0), ("seller_rating", 5)])
+def test_the_ends_of_a_range_belong_to_it(field, value):
+    assert getattr(parse_item(row(**{field: value})), field) == value
+
+
+def test_decimals_are_prices_and_a_missing_bid_count_is_none_yet():
+    assert parse_item(row(price=Decimal("9.99"))).current_price == pytest.approx(9.99)
+    assert parse_item(row(bid_count=None)).bid_count == 0
+
+
+@given(st.dictionaries(columns, anything))
+def test_a_row_of_anything_is_an_item_within_the_contract_or_a_refusal(values):
+    try:
+        item = parse_item(values)
+    except InvalidInput:
+        return
+    assert 1 <= len(item.item_id.encode()) <= 512
+    assert 1 <= len(item.title) <= 1_000
+    assert item.current_price is None or item.current_price >= 0
+    assert item.bid_count >= 0
+    assert item.ends_at is None or item.ends_at.tzinfo == UTC
+    assert json.dumps(asdict(item), default=str, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2026-11-21T20:00:00Z",
+        "2026-11-21T20:00:00",
+        "2026-11-21 22:00:00+02:00",
+        " 20261121T200000Z ",
+        datetime(2026, 11, 21, 20),
+        datetime(2026, 11, 21, 22, tzinfo=timezone(timedelta(hours=2))),
+        1795291200,
+        1795291200.0,
+        1795291200000,
+        "1795291200",
+        "1795291200000",
+        "1795291200.0",
+    ],
+)
+def test_a_moment_is_the_same_however_it_is_written(value):
+    assert parse_time("ends_at", value) == EVENING
+
+
+def test_a_date_is_its_first_moment_and_none_stays_none():
+    assert parse_time("ends_at", date(2026, 11, 21)) == datetime(2026, 11, 21, tzinfo=UTC)
+    assert parse_time("ends_at", "20261121") == datetime(2026, 11, 21, tzinfo=UTC)
+    assert parse_time("ends_at", None) is None
+
+
+@given(st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(9999, 1, 1), timezones=st.just(UTC)))
+def test_epoch_milliseconds_are_exact_to_the_millisecond(moment):
+    back = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=epoch_ms(moment))
+    assert timedelta(0) <= moment - back < timedelta(milliseconds=1)
+
+
+def test_the_version_is_updated_at_else_listed_at_else_zero():
+    later = EVENING + timedelta(hours=1)
+    assert Item("1", "t", listed_at=EVENING, updated_at=later).version == epoch_ms(later)
+    assert Item("1", "t", listed_at=EVENING).version == epoch_ms(EVENING)
+    assert Item("1", "t").version == 0
+    assert Item("1", "t", updated_at=datetime(1960, 1, 1, tzinfo=UTC)).version == 0
+
+
+def test_the_text_of_a_lot_is_title_then_description():
+    assert item_text("Steel  watch", "Runs\nwell") == "Steel watch. Runs well"
+    assert item_text("Steel watch", "  ") == "Steel watch"
+
+
+@given(st.text())
+def test_clean_text_is_one_line_without_control_characters(text):
+    cleaned = clean_text(text)
+    assert cleaned == cleaned.strip()
+    assert "  " not in cleaned
+    assert not any(ord(c) < 32 or c in "\x7f\u2028\u2029" for c in cleaned)
+
+
+@given(st.text())
+def test_cleaning_twice_changes_nothing(text):
+    assert clean_text(clean_text(text)) == clean_text(text)
+
+
+@given(st.text(min_size=1))
+def test_a_query_is_cleaned_as_a_title_is(text):
+    assert query_text(text) == item_text(text, "")
+
+
+def test_full_width_letters_and_ligatures_become_plain():
+    assert clean_text("Ｒｏｌｅｘ ﬁne\u00a0№5") == "Rolex fine No5"
+
+
+def test_a_reject_is_one_line_of_json():
+    line = Reject("lots.csv", 7, "price is\nodd", "lot-7").to_json()
+    assert "\n" not in line
+    assert json.loads(line) == {"source": "lots.csv", "line": 7, "item_id": "lot-7", "reason": "price is\nodd"}
+
+
+def test_ids_have_one_form_in_every_file():
+    assert parse_id("item_id", " lot-1 ") == parse_id("item_id", "lot-1") == "lot-1"
+    assert parse_id("item_id", 5.0) == parse_id("item_id", 5) == parse_id("item_id", "5") == "5"

@@ -1,0 +1,160 @@
+"""How a lot stands in an index: mapping, document, bulk lines."""
+
+import json
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from retrieval.errors import InvalidInput, ReleaseError
+from retrieval.index.base import IndexedItem, Tombstone
+from retrieval.items import Item
+from retrieval.schema import (
+    TEXT_FIELD,
+    VECTOR_FIELD,
+    bulk_lines,
+    document_of,
+    index_body,
+    parse_bulk_lines,
+    vector_from_json,
+    vector_to_json,
+    visible_fields,
+)
+
+EVENING = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
+text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+numbers = st.floats(-1, 1, width=32)
+vectors = arrays.arrays(np.float32, st.integers(1, 8), elements=numbers)
+
+
+def lot(**given):
+    return Item(**{"item_id": "lot-1", "title": "Steel watch", "ends_at": EVENING, "current_price": 5.0} | given)
+
+
+def document(item=None):
+    return document_of(item or lot(), has_image=True, tower_id="tower", release_id="release")
+
+
+def entry(item_id="lot-1", vector=(0.6, 0.8), **given):
+    return IndexedItem(item_id, 7, document(lot(item_id=item_id, **given)), np.array(vector, np.float32))
+
+
+def same(left, right):
+    return left.item_id == right.item_id and left.version == right.version and left.document == right.document
+
+
+def test_a_document_has_the_lots_fields_its_text_and_where_its_vector_is_from():
+    assert document(lot(description="Runs")) == {
+        "item_id": "lot-1",
+        "title": "Steel watch",
+        "description": "Runs",
+        "current_price": 5.0,
+        "bid_count": 0,
+        "ends_at": 1795291200000,
+        "text": "Steel watch. Runs",
+        "has_image": True,
+        "tower_id": "tower",
+        "release_id": "release",
+    }
+
+
+def test_unknown_values_are_absent_and_a_price_of_zero_is_known():
+    bare = document(lot(ends_at=None, current_price=0.0))
+    assert bare["current_price"] == 0.0
+    assert not {"ends_at", "seller_rating", "brand", "image"} & set(bare)
+
+
+def test_every_field_of_a_document_but_texts_and_paths_is_mapped():
+    mapped = index_body("tower", 128)["mappings"]["properties"]
+    full = document(
+        lot(description="d", image="i.jpg", category="c", brand="b", seller_rating=1.0, listed_at=EVENING, updated_at=EVENING)
+    )
+    assert set(full) - set(mapped) == {"description", "image"}
+
+
+def test_the_index_names_its_tower_and_its_hnsw_graph():
+    body = index_body("tower", 128, engine="faiss", shards=3, replicas=1)
+    method = body["mappings"]["properties"][VECTOR_FIELD]["method"]
+    assert body["mappings"]["_meta"] == {"tower_id": "tower", "dimensions": 128}
+    assert method == {
+        "name": "hnsw",
+        "engine": "faiss",
+        "space_type": "cosinesimil",
+        "parameters": {"m": 16, "ef_construction": 256},
+    }
+    assert body["settings"]["index"]["number_of_shards"] == 3
+    assert body["settings"]["index"]["number_of_replicas"] == 1
+    assert json.dumps(body)
+
+
+def test_a_lot_is_two_bulk_lines_that_opensearch_takes_as_they_are():
+    action, source = map(json.loads, bulk_lines(entry()))
+    assert action == {"index": {"_id": "lot-1", "version": 7, "version_type": "external_gte"}}
+    assert source == document() | {VECTOR_FIELD: [0.6, 0.8]}
+
+
+def test_a_tombstone_is_one_bulk_line():
+    assert [json.loads(line) for line in bulk_lines(Tombstone("lot-1", 9))] == [
+        {"delete": {"_id": "lot-1", "version": 9, "version_type": "external_gte"}}
+    ]
+
+
+@given(st.lists(st.tuples(text.filter(bool), text, vectors, st.booleans(), st.integers(0, 2**53)), max_size=5))
+def test_bulk_lines_read_back_as_the_lots_and_tombstones_that_were_written(rows):
+    written = [
+        IndexedItem(i, v, document(lot(item_id=i, description=d)), x) if alive else Tombstone(i, v) for i, d, x, alive, v in rows
+    ]
+    lines = "".join(line + "\n" for e in written for line in bulk_lines(e))
+    back = list(parse_bulk_lines(lines.encode().decode().split("\n")[:-1]))
+    for before, after in zip(written, back, strict=True):
+        if isinstance(before, Tombstone):
+            assert after == before
+        else:
+            assert same(before, after)
+            np.testing.assert_allclose(after.vector, before.vector, atol=1e-7)
+
+
+@given(vectors)
+def test_a_vector_read_back_is_written_the_same_again(vector):
+    once = vector_to_json(vector)
+    assert vector_to_json(vector_from_json(once)) == once
+    assert vector_from_json(once).dtype == np.float32
+
+
+@pytest.mark.parametrize("numbers", [[[0.1]], 3, [1e300], [float("nan")], ["a"], None])
+def test_what_is_no_flat_list_of_finite_numbers_is_no_vector(numbers):
+    with pytest.raises((InvalidInput, ValueError, TypeError)):
+        vector_from_json(numbers)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "not json",
+        "{}",
+        "[]",
+        '{"index": {"_id": "1"}}',
+        '{"index": {"version": 1}}',
+        '{"delete": {"_id": "1"}}',
+        '{"delete": {"_id": 1, "version": 1}}',
+        '{"delete": {"_id": "1", "version": "1"}}',
+        '{"delete": {"_id": "1", "version": -1}}',
+        '{"update": {"_id": "1", "version": 1}}',
+        '{"index": {"_id": "1", "version": 1}}\n{"title": "x"}',
+        '{"index": {"_id": "1", "version": 1}}\n{"embedding": ["x"]}',
+        '{"index": {"_id": "1", "version": 1}}\n[1]',
+    ],
+)
+def test_a_damaged_line_is_named_by_its_number(bad):
+    lines = [*bulk_lines(entry()), *bad.split("\n")]
+    with pytest.raises(ReleaseError, match=r"line [34] is not a bulk line"):
+        list(parse_bulk_lines(lines))
+
+
+def test_a_buyer_does_not_see_how_a_lot_was_indexed():
+    shown = visible_fields(document() | {VECTOR_FIELD: [1.0]})
+    assert shown["title"] == "Steel watch"
+    assert not {TEXT_FIELD, VECTOR_FIELD, "tower_id", "release_id"} & set(shown)
