@@ -54,7 +54,7 @@ def export_float(tower: QueryTower, path: Path) -> None:
                 dynamo=True,
                 input_names=list(INPUTS),
                 output_names=[OUTPUT],
-                dynamic_shapes={name: axes for name in INPUTS},
+                dynamic_shapes=dict.fromkeys(INPUTS, axes),
                 external_data=False,
                 verbose=False,
             )

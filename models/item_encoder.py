@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from models.artefact import load_towers
 from models.photos import Photo
+from models.pixels import normalise, to_unit
 from models.towers import ItemTower, Photos, Tokens
 from retrieval.encoder import load_tokenizer, tokenize
 from retrieval.errors import TowerError
@@ -81,12 +82,5 @@ class ItemEncoder:
         side = self.card.image_size
         if any(photo.shape != (side, side, 3) for photo in seen):
             raise TowerError(f"tower {self.card.tower_id} looks at photos of {side} x {side}; read them with read_photo(…, {side})")
-        pixels = normalise(torch.from_numpy(np.stack(seen)).to(self.device), self.card.image_mean, self.card.image_std)
+        pixels = normalise(to_unit(torch.from_numpy(np.stack(seen)).to(self.device)), self.card.image_mean, self.card.image_std)
         return Photos(pixels, torch.tensor([photo is not None for photo in photos], device=self.device))
-
-
-def normalise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Turn bytes (B, S, S, 3) into the network's input (B, 3, S, S) float32: (pixel / 255 - mean) / std."""
-    scaled = pixels.permute(0, 3, 1, 2).float() / 255.0  # (B, 3, S, S)
-    shape = (1, 3, 1, 1)
-    return (scaled - torch.tensor(mean, device=pixels.device).view(shape)) / torch.tensor(std, device=pixels.device).view(shape)

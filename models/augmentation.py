@@ -1,0 +1,89 @@
+"""Cheap augmentation of a whole batch of photos at once, on tensors.
+
+Crops, flips and light change as another photo of the same lot would; hue stays, for buyers ask for colours.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much photos are changed in training.
+
+    Attributes:
+        crop: smallest share of the photo's area that a crop keeps, in (0, 1]; 1 crops nothing.
+        stretch: largest ratio by which a crop's sides differ, >= 1.
+        flip: probability of a mirror image.
+        rotate: largest turn either way, in degrees.
+        light: largest relative change of brightness, and of contrast, in [0, 1).
+        erase: probability that a grey square of up to a quarter of the area hides a part.
+    """
+
+    crop: float = 0.6
+    stretch: float = 1.2
+    flip: float = 0.5
+    rotate: float = 0.0
+    light: float = 0.15
+    erase: float = 0.0
+
+
+def augment(pixels: Tensor, side: int, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Change each photo of a batch by its own random crop, flip, turn and light, and scale it to the tower's side.
+
+    Args:
+        pixels: (B, 3, S, S) float in [0, 1].
+        side: sides of the result.
+        how: the strengths.
+        generator: source of all randomness, on the CPU.
+
+    Returns:
+        (B, 3, side, side) float in [0, 1].
+    """
+    photos = len(pixels)
+    if not photos:
+        return pixels.new_zeros(0, 3, side, side)
+    grid = F.affine_grid(_crops(photos, how, generator).to(pixels), [photos, 3, side, side], align_corners=False)
+    seen = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)  # (B, 3, side, side)
+    brightness = 1 + how.light * _uniform(generator, photos, -1, 1).to(pixels).view(-1, 1, 1, 1)
+    contrast = 1 + how.light * _uniform(generator, photos, -1, 1).to(pixels).view(-1, 1, 1, 1)
+    middle = seen.mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
+    lit = ((seen - middle) * contrast + middle) * brightness
+    return _erase(lit.clamp(0, 1), how, generator)
+
+
+def _crops(photos: int, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Affine maps (B, 2, 3) from the result's coordinates, -1 to 1, to the photo's."""
+    side = _uniform(generator, photos, how.crop, 1).sqrt()
+    stretch = torch.exp(_uniform(generator, photos, -1, 1) * math.log(how.stretch) / 2)
+    width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
+    mirror = torch.where(_uniform(generator, photos, 0, 1) < how.flip, -1.0, 1.0)
+    angle = _uniform(generator, photos, -1, 1) * math.radians(how.rotate)
+    shift_x = _uniform(generator, photos, -1, 1) * (1 - width)
+    shift_y = _uniform(generator, photos, -1, 1) * (1 - height)
+    across = torch.stack([mirror * width * angle.cos(), -height * angle.sin(), shift_x], dim=1)  # (B, 3)
+    down = torch.stack([mirror * width * angle.sin(), height * angle.cos(), shift_y], dim=1)  # (B, 3)
+    return torch.stack([across, down], dim=1)
+
+
+def _erase(pixels: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Hide a square of a share `erase` of the photos (Zhong et al. 2020, with grey in place of noise)."""
+    if not how.erase:
+        return pixels
+    photos, side = len(pixels), pixels.shape[-1]
+    half = _uniform(generator, photos, 0.1, 0.25) * side
+    half = torch.where(_uniform(generator, photos, 0, 1) < how.erase, half, torch.zeros(photos))
+    inside = []
+    for _ in range(2):  # down, across
+        centre = _uniform(generator, photos, 0, side)
+        inside.append((torch.arange(side).view(1, -1) + 0.5 - centre.view(-1, 1)).abs() < half.view(-1, 1))  # (B, side)
+    hidden = inside[0].view(photos, 1, side, 1) & inside[1].view(photos, 1, 1, side)
+    return pixels.masked_fill(hidden.to(pixels.device), 0.5)
+
+
+def _uniform(generator: torch.Generator, count: int, low: float, high: float) -> Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator)

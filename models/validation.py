@@ -1,0 +1,117 @@
+"""How good towers are while they train: exact search over the validation corpus, in numpy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from catalog.folder import CatalogFolder
+from models.pixels import normalise, to_unit
+from models.presets import TowerConfig
+from models.towers import Photos, Tokens, TwoTowers
+from models.training_data import Lots, PhotoTable, TokenTable
+from retrieval.items import query_text
+
+RELEVANT_GRADE = 2
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Means over the validation queries that have a relevant lot, each in [0, 1].
+
+    Attributes:
+        recall_at_10: share of a query's relevant lots (grade >= 2) among its first 10.
+        recall_at_50: the same among its first 50.
+        ndcg_at_10: normalised discounted gain of the first 10, with the grade as gain (Järvelin and Kekäläinen 2002).
+    """
+
+    recall_at_10: float
+    recall_at_50: float
+    ndcg_at_10: float
+
+
+def rank_figures(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> Figures:
+    """Figures of a score matrix.
+
+    Args:
+        scores: (Q, N), higher is better; ties keep the order of the lots.
+        grades: (Q, N), 0 to 3.
+
+    Returns:
+        Means over the queries with a grade >= 2; all zero when there is none.
+    """
+    judged = (grades >= RELEVANT_GRADE).any(axis=1)
+    if not judged.any():
+        return Figures(0.0, 0.0, 0.0)
+    scores, grades = scores[judged], grades[judged]
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :50]
+    ranked = np.take_along_axis(grades, order, axis=1)  # (Q, 50)
+    relevant = (grades >= RELEVANT_GRADE).sum(axis=1)
+    hits = (ranked >= RELEVANT_GRADE).cumsum(axis=1)
+    discount = 1 / np.log2(np.arange(2, 12))
+    best = -np.sort(-grades, axis=1)[:, :10]
+    gain = (ranked[:, :10] * discount[: ranked[:, :10].shape[1]]).sum(axis=1)
+    ideal = (best * discount[: best.shape[1]]).sum(axis=1)
+    return Figures(
+        recall_at_10=float((hits[:, min(10, hits.shape[1]) - 1] / relevant).mean()),
+        recall_at_50=float((hits[:, -1] / relevant).mean()),
+        ndcg_at_10=float((gain / ideal).mean()),
+    )
+
+
+class Validation:
+    """The validation queries, corpus and judgments, ready to measure towers."""
+
+    def __init__(self, catalog: CatalogFolder, tokenizer: Tokenizer, config: TowerConfig, cache: Path, split: str = "val") -> None:
+        lots, qrels = Lots.read(catalog.item_files(split)), catalog.qrels(split)
+        rows = {item_id: row for row, item_id in enumerate(lots.ids)}
+        self.config = config
+        self._items = TokenTable.build(tokenizer, lots.texts, config.max_length)
+        self._photos = PhotoTable.load(lots.photos, config.image_size, cache) if config.use_image else None
+        self._queries = TokenTable.build(tokenizer, [query_text(text) for text in qrels.queries.values()], config.max_length)
+        self._grades = np.zeros((len(qrels.queries), len(lots.ids)), dtype=np.int64)
+        for row, query_id in enumerate(qrels.queries):
+            for item_id, grade in qrels.grades.get(query_id, {}).items():
+                if item_id in rows:
+                    self._grades[row, rows[item_id]] = grade
+
+    @torch.inference_mode()
+    def measure(self, towers: TwoTowers) -> Figures:
+        """Search the corpus exactly with every query; the towers come back in training mode."""
+        towers.eval()
+        device = towers.logit_scale.device
+        items = np.concatenate([self._encode_items(towers, rows, device) for rows in _batches(self._items.lengths)])
+        queries = np.concatenate(
+            [
+                towers.query_tower(*to_tokens(self._queries.take(rows), device)).cpu().numpy()
+                for rows in _batches(self._queries.lengths)
+            ]
+        )
+        towers.train()
+        return rank_figures(queries @ items.T, self._grades)
+
+    def _encode_items(self, towers: TwoTowers, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float32]:
+        photos = None
+        if self._photos is not None:
+            seen = self._photos.has_image[rows]
+            pixels = torch.from_numpy(np.ascontiguousarray(self._photos.pixels[rows[seen]])).to(device)
+            photos = Photos(
+                normalise(to_unit(pixels), self.config.image_mean, self.config.image_std), torch.from_numpy(seen).to(device)
+            )
+        return towers.item_tower(to_tokens(self._items.take(rows), device), photos).float().cpu().numpy()
+
+
+def to_tokens(arrays: tuple[NDArray[np.int64], NDArray[np.int64]], device: torch.device) -> Tokens:
+    """Token arrays as tensors on a device."""
+    return Tokens(torch.from_numpy(arrays[0]).to(device), torch.from_numpy(arrays[1]).to(device))
+
+
+def _batches(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Rows in their order, some at a time."""
+    for start in range(0, len(lengths), BATCH):
+        yield np.arange(start, min(start + BATCH, len(lengths)))
