@@ -1,0 +1,158 @@
+"""Keyword search of an embedded index: BM25 as Lucene computes it (Kamphuis et al., ECIR 2020), by bm25s.
+
+Tokens, stems, statistics and document lengths follow the analyzer of schema.index_body(), so that the embedded index and
+OpenSearch put the same lots in the same order.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import Stemmer
+from numpy.typing import NDArray
+
+from retrieval.index.lot_columns import lower_case
+from retrieval.schema import BM25_B, BM25_K1
+
+POSITIONS_FILE = "positions.npy"
+STATISTICS_FILE = "statistics.json"
+ASCII_WORD = re.compile(r"\w+", re.ASCII)
+EXACT_LENGTHS = 40  # Lucene keeps a document's length in one byte (SmallFloat.intToByte4): exact up to here, then 4 bits of it
+FREE_VALUES = 24  # of that byte: the first lengths, which stand for themselves
+SIGNIFICANT_BITS = 4
+
+
+class Bm25Index:
+    """An immutable inverted index over the texts of lots.
+
+    Attributes:
+        positions: (N,) int64, ascending: where each document's lot stands in the database. Lots without a word are not in it.
+    """
+
+    def __init__(self, scorer: bm25s.BM25 | None, positions: NDArray[np.int64]) -> None:
+        self._scorer = scorer
+        self.positions = positions
+
+    @classmethod
+    def build(cls, texts: Iterable[tuple[int, str]]) -> "Bm25Index":
+        """Index (position, text) pairs, which come in ascending order of positions."""
+        stem = lru_cache(maxsize=None)(Stemmer.Stemmer("english").stemWord)
+        vocabulary: dict[str, int] = {}
+        documents: list[list[int]] = []
+        positions: list[int] = []
+        for position, text in texts:
+            tokens = [vocabulary.setdefault(stem(word), len(vocabulary)) for word in words(text)]
+            if tokens:
+                documents.append(tokens)
+                positions.append(position)
+        if not documents:
+            return cls(None, np.empty(0, dtype=np.int64))
+        scorer = bm25s.BM25(k1=BM25_K1, b=BM25_B, method="lucene", dtype="float64", backend="numpy")
+        scorer.index((documents, vocabulary), create_empty_token=False, show_progress=False)
+        _round_lengths(scorer, np.array([len(document) for document in documents]))
+        return cls(scorer, np.array(positions, dtype=np.int64))
+
+    def scores(self, text: str) -> NDArray[np.float32]:
+        """(N,) float32 >= 0: the BM25 score of every document; a word that the query repeats counts each time."""
+        stemmer = Stemmer.Stemmer("english")  # one a call: it is not safe to share between threads
+        tokens = [stemmer.stemWord(word) for word in words(text)]
+        if self._scorer is None or not tokens:
+            return np.zeros(len(self.positions), dtype=np.float32)
+        # summed in double and only then cut to float, as Lucene does: equal sums stay equal in whatever order they are made
+        scores: NDArray[np.float32] = self._scorer.get_scores(tokens).astype(np.float32)
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write the index to a new folder in one step; a folder that is there already stays as it is."""
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}-{threading.get_ident()}.partial")
+        try:
+            partial.mkdir()
+            if self._scorer is not None:
+                self._scorer.save(partial, show_progress=False)
+            np.save(partial / POSITIONS_FILE, self.positions)
+            (partial / STATISTICS_FILE).write_text(json.dumps({"documents": len(self.positions)}))
+            for path in partial.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            if not folder.exists():
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Bm25Index":
+        """Read what save() wrote.
+
+        Raises:
+            OSError: no such folder.
+            ValueError: damaged.
+        """
+        try:
+            documents = json.loads((folder / STATISTICS_FILE).read_text())["documents"]
+            positions = np.load(folder / POSITIONS_FILE)
+            scorer = bm25s.BM25.load(folder, show_progress=False) if documents else None
+        except (KeyError, TypeError, EOFError) as error:
+            raise ValueError(f"{folder} is damaged: {error!r}") from error
+        if len(positions) != documents or (scorer is not None and scorer.scores["num_docs"] != documents):
+            raise ValueError(f"{folder} does not hold the {documents} documents that it should")
+        return cls(scorer, positions)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, before stemming."""
+    if text.isascii():
+        return ASCII_WORD.findall(text.lower())
+    return [lower_case(word) for word in _word_pattern().findall(text)]
+
+
+@lru_cache(maxsize=1)
+def _word_pattern() -> re.Pattern[str]:
+    r"""Java's \w with UNICODE_CHARACTER_CLASS: unlike Python's it has marks and joiners, and no numbers but digits."""
+    added = _character_class(("Mn", "Me", "Mc", "Pc")) + "\u200c\u200d"
+    return re.compile(rf"(?:(?![{_character_class(('No',))}])[\w{added}])+")
+
+
+def _character_class(categories: tuple[str, ...]) -> str:
+    """The characters of some Unicode categories as ranges for a regular expression."""
+    ranges = []
+    for inside, run in groupby(range(sys.maxunicode + 1), key=lambda code: unicodedata.category(chr(code)) in categories):
+        if inside:
+            codes = list(run)
+            ranges.append(f"{re.escape(chr(codes[0]))}-{re.escape(chr(codes[-1]))}")
+    return "".join(ranges)
+
+
+def kept_length(length: int) -> int:
+    """The length of a document that is left once Lucene has put it in one byte."""
+    if length <= EXACT_LENGTHS:
+        return length
+    rest = length - FREE_VALUES
+    shift = rest.bit_length() - SIGNIFICANT_BITS
+    return FREE_VALUES + (rest >> shift << shift)
+
+
+def _round_lengths(scorer: bm25s.BM25, lengths: NDArray[np.int64]) -> None:
+    """Weigh every word as if its document had the length that Lucene keeps of it.
+
+    bm25s stores weights idf * tf / (tf + norm(length)) and no word counts; they are had back from the weights.
+    """
+    kept = np.array([kept_length(int(length)) for length in lengths])
+    if (kept == lengths).all():
+        return
+    frequencies = np.diff(scorer.scores["indptr"])
+    idf = np.repeat(np.log(1 + (len(lengths) - frequencies + 0.5) / (frequencies + 0.5)), frequencies)
+    documents = scorer.scores["indices"]
+    norms, kept_norms = (BM25_K1 * (1 - BM25_B + BM25_B * some / lengths.mean())[documents] for some in (lengths, kept))
+    share = scorer.scores["data"] / idf  # tf / (tf + norm)
+    counts = np.rint(norms * share / (1 - share))
+    scorer.scores["data"] = idf * counts / (counts + kept_norms)

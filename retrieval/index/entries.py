@@ -1,0 +1,69 @@
+"""Which entries an index refuses, and why; the same answer from every adapter."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from retrieval.index.base import IndexedItem, Tombstone
+from retrieval.items import MAX_ID_BYTES
+
+MAX_VERSION = 2**63 - 1  # a Java long, and SQLite's largest integer
+UNIT_LENGTH_TOLERANCE = 1e-3
+TEXT_FIELDS = ("text", "title", "category", "brand")
+NUMBER_FIELDS = ("current_price", "bid_count", "seller_rating", "listed_at", "ends_at", "updated_at")
+
+
+def entry_fault(entry: IndexedItem | Tombstone, dimensions: int) -> str | None:
+    """Say why an index of this many dimensions cannot take an entry.
+
+    Args:
+        entry: a lot or a tombstone.
+        dimensions: length of the index's vectors.
+
+    Returns:
+        The reason, or None for a sound entry.
+    """
+    fault = _identity_fault(entry.item_id, entry.version)
+    if fault or isinstance(entry, Tombstone):
+        return fault
+    return _vector_fault(entry, dimensions) or _document_fault(entry.document)
+
+
+def _identity_fault(item_id: str, version: int) -> str | None:
+    try:
+        size = len(item_id.encode())
+    except UnicodeEncodeError:
+        return "the item_id is not valid Unicode"
+    if not 1 <= size <= MAX_ID_BYTES:
+        return f"the item_id has {size} bytes, 1 to {MAX_ID_BYTES} are allowed"
+    if not 0 <= version <= MAX_VERSION:
+        return f"the version is {version}, 0 to 2^63 - 1 are allowed"
+    return None
+
+
+def _vector_fault(entry: IndexedItem, dimensions: int) -> str | None:
+    vector = np.asarray(entry.vector)
+    if vector.shape != (dimensions,):
+        return f"the vector has shape {vector.shape}, the index ({dimensions},)"
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    if not math.isfinite(length):
+        return "the vector holds numbers that are not finite"
+    if abs(length - 1) > UNIT_LENGTH_TOLERANCE:
+        return f"the vector has length {length:.4g}, not 1"
+    return None
+
+
+def _document_fault(document: Mapping[str, Any]) -> str | None:
+    for name in TEXT_FIELDS:
+        value = document.get(name)
+        if value is not None and not isinstance(value, str):
+            return f"{name} is not a text: {value!r}"
+    for name in NUMBER_FIELDS:
+        value = document.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return f"{name} is not a finite number: {value!r}"
+    return None

@@ -1,0 +1,141 @@
+"""The embedded index store: a folder of indices, one of them live (docs/adr/0002-embedded-index.md).
+
+root/auction-items.json                      the alias: which index is live
+root/auction-items-<tower_id>-<stamp>/       one physical index
+    lots.sqlite                              every acknowledged lot and tombstone
+    hnsw.faiss, bm25-<generation>/           snapshots for a quick start; rebuilt when missing, damaged or too old
+"""
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
+from retrieval.index.base import index_name, utc_now
+from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
+
+__all__ = ["FaissIndex", "FaissStore"]
+
+
+class FaissStore:
+    """The folder that holds the embedded indices; its indices are opened once and shared between threads.
+
+    Args:
+        root: made when the first index is.
+        alias: name behind which the live index stands.
+        exact_below: see FaissIndex.
+    """
+
+    def __init__(self, root: Path, alias: str = "auction-items", *, exact_below: int = EXACT_BELOW) -> None:
+        self._root = root
+        self._alias = alias
+        self._exact_below = exact_below
+        self._pointer = root / f"{alias}.json"
+        self._opened: dict[str, FaissIndex] = {}
+        self._turn = threading.Lock()
+
+    def create(self, tower_id: str, dimensions: int) -> FaissIndex:
+        """Make a new, empty index for a tower; it is not live."""
+        name = index_name(self._alias, tower_id, utc_now())
+        partial = self._root / f".{name}.partial"
+        try:
+            partial.mkdir(parents=True)
+            FaissIndex.create(partial, tower_id, dimensions)
+            partial.rename(self._root / name)
+            _sync_folder(self._root)
+        except OSError as error:
+            raise IndexUnavailable(f"no index can be made in {self._root}: {error}; free space or choose another folder") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return self._open(name)
+
+    def find(self, tower_id: str) -> FaissIndex | None:
+        """The live index if it is of this tower, else the newest index of this tower, else None."""
+        start = f"{self._alias}-{tower_id}-"
+        of_tower = sorted(p.name for p in self._root.glob("*") if p.name.startswith(start) and "-" not in p.name[len(start) :])
+        if not of_tower:
+            return None
+        live = self._live_name()
+        return self._open(live if live in of_tower else of_tower[-1])
+
+    def live(self) -> FaissIndex:
+        """The index behind the alias.
+
+        Raises:
+            IndexMissing: nothing was published yet.
+        """
+        name = self._live_name()
+        if name is None:
+            raise IndexMissing(f"{self._root} holds no live index {self._alias!r}; build one with `gavel index`")
+        return self._open(name)
+
+    def publish(self, name: str) -> None:
+        """Point the alias at the index of this name, in one atomic step; the one before stays for rollback.
+
+        Whatever its first search needs is built and saved before.
+
+        Raises:
+            IndexMissing: there is no index of this name.
+        """
+        self._open(name).prepare()
+        partial = self._root / f"{self._alias}.json.{os.getpid()}-{threading.get_ident()}.partial"
+        try:
+            with partial.open("w") as file:
+                json.dump({"live": name}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._pointer)
+            _sync_folder(self._root)
+        except OSError as error:
+            raise IndexUnavailable(f"{self._pointer} cannot be written: {error}; the index before stays live") from error
+
+    def drop(self, name: str) -> None:
+        """Delete an index that is not live.
+
+        Raises:
+            InvalidInput: it is live.
+            IndexMissing: there is no index of this name.
+        """
+        if name == self._live_name():
+            raise InvalidInput(f"index {name} is live; publish another one before it is dropped")
+        folder = self._folder(name)
+        with self._turn:
+            opened = self._opened.pop(name, None)
+        if opened is not None:
+            opened.close()
+        doomed = folder.with_name(f".{name}.dropped")  # an index is there whole or not at all
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _open(self, name: str) -> FaissIndex:
+        folder = self._folder(name)
+        with self._turn:
+            opened = self._opened.get(name)
+            if opened is None or opened.closed:
+                opened = self._opened[name] = FaissIndex(folder, self._exact_below)
+            return opened
+
+    def _folder(self, name: str) -> Path:
+        folder = self._root / name
+        if not name.startswith(f"{self._alias}-") or Path(name).name != name or not folder.is_dir():
+            raise IndexMissing(f"{self._root} holds no index {name!r}; build it with `gavel index`")
+        return folder
+
+    def _live_name(self) -> str | None:
+        try:
+            return str(json.loads(self._pointer.read_text())["live"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise IndexUnavailable(f"{self._pointer} is damaged ({error!r}); publish again with `gavel index`") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names of a folder on the disk, so that a rename in it outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,247 @@
+"""One embedded index: SQLite for the truth, FAISS and bm25s for speed (docs/adr/0002-embedded-index.md)."""
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import InvalidInput
+from retrieval.fuse import reciprocal_rank_fusion
+from retrieval.index.base import (
+    Candidate,
+    Filter,
+    IndexedItem,
+    Tombstone,
+    UpsertReport,
+    Vector,
+    rank_by_cosine,
+)
+from retrieval.index.bm25 import Bm25Index
+from retrieval.index.lot_graph import LotGraph
+from retrieval.index.lot_store import LotStore
+from retrieval.index.read_write_lock import ReadWriteLock
+from retrieval.schema import RRF_RANK_CONSTANT, TEXT_FIELD
+
+logger = logging.getLogger(__name__)
+
+LOTS_FILE = "lots.sqlite"
+GRAPH_FILE = "hnsw.faiss"
+BM25_PREFIX = "bm25-"
+EXACT_BELOW = 1_000
+ENTRIES_A_COMMIT = 1_000
+ATTEMPTS = 3  # of a search whose finds a writer replaced before their documents were read
+
+Hits = Sequence[tuple[int, float]]  # (position in the database, score), best first
+
+
+class FaissIndex:
+    """One physical index in a folder. Threads may share it; a second process may read, and write in its turn.
+
+    Args:
+        folder: what create() made; its name is the index's name.
+        exact_below: when so few lots pass a filter, they are compared one by one (see HnswGraph.nearest); 0 never does.
+
+    Raises:
+        IndexUnavailable: the database is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, exact_below: int = EXACT_BELOW) -> None:
+        self._folder = folder
+        self._exact_below = exact_below
+        self._lots = LotStore(folder / LOTS_FILE)
+        self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
+        self._graph_turn, self._bm25_turn = threading.Lock(), threading.Lock()  # one thread at a time catches up
+        self._graph: LotGraph | None = None
+        self._bm25: tuple[int, Bm25Index] | None = None
+        self._refreshed = 0  # the generation that every search must see
+        self.closed = False
+
+    @classmethod
+    def create(cls, folder: Path, tower_id: str, dimensions: int) -> None:
+        """Make an empty index in a new folder."""
+        LotStore.create(folder / LOTS_FILE, tower_id, dimensions)
+
+    @property
+    def name(self) -> str:
+        """Physical name, auction-items-<tower_id>-<stamp>."""
+        return self._folder.name
+
+    @property
+    def tower_id(self) -> str:
+        """The tower whose vectors it holds."""
+        return self._lots.tower_id
+
+    @property
+    def dimensions(self) -> int:
+        """Length of its vectors."""
+        return self._lots.dimensions
+
+    def count(self) -> int:
+        """Number of lots in it, ended ones included."""
+        return self._lots.count()
+
+    def upsert(self, entries: Iterable[IndexedItem | Tombstone]) -> UpsertReport:
+        """Write lots and carry out tombstones, in order, a transaction for every 1,000; what is acknowledged is durable."""
+        report, remaining = UpsertReport(), iter(entries)
+        while batch := list(islice(remaining, ENTRIES_A_COMMIT)):
+            report += self._lots.write(batch)
+        return report
+
+    def refresh(self) -> None:
+        """Make all acknowledged writes visible to the next search."""
+        self._refreshed = self._lots.generation()
+        self._current_graph().save(self._lots, self._folder / GRAPH_FILE, everything=False)
+
+    def prepare(self) -> None:
+        """Build and save all that a first search needs."""
+        self.refresh()
+        self._current_graph().save(self._lots, self._folder / GRAPH_FILE, everything=True)
+        self._current_bm25()
+
+    def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
+        """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
+        query = self._unit(vector)
+        return self._answer(lambda: self._semantic_hits(query, k, where, exact)) if k > 0 else []
+
+    def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
+        """The lots whose text has the highest BM25 score for `text`; lots that share no word do not come."""
+        return self._answer(lambda: self._keyword_hits(text, k, where)) if k > 0 else []
+
+    def hybrid(self, text: str, vector: Vector, k: int, where: Filter) -> list[Candidate]:
+        """The k best of semantic() and of keyword(), fused by reciprocal rank (fuse.reciprocal_rank_fusion)."""
+        rankings = [self.semantic(vector, k, where), self.keyword(text, k, where)]
+        found = {candidate.item_id: candidate for ranking in rankings for candidate in ranking}
+        fused = reciprocal_rank_fusion([[c.item_id for c in ranking] for ranking in rankings], RRF_RANK_CONSTANT)
+        return [Candidate(item_id, score, found[item_id].document, found[item_id].vector) for item_id, score in fused[:k]]
+
+    def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
+        """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
+        lots = self._lots.of(list(dict.fromkeys(item_ids)))
+        return [Candidate(i, 0.0, lots[i].document, lots[i].vector) for i in item_ids if i in lots]
+
+    def close(self) -> None:
+        """Save what a next start would have to build again, and close the database."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._graph is not None:
+            self._graph.save(self._lots, self._folder / GRAPH_FILE, everything=True)
+        self._graph = self._bm25 = None
+        self._lots.close()
+
+    def _semantic_hits(self, query: Vector, k: int, where: Filter, exact: bool) -> Hits:
+        current = self._current_graph()
+        with self._lock.reading():
+            columns, graph = current.columns, current.graph
+            allowed = columns.allowed(where)
+            if not allowed.any():
+                return []
+            slots = graph.exact(query, k, allowed) if exact else graph.nearest(query, k, allowed, self._exact_below)
+            vectors = graph.vectors
+            found = [Candidate(columns.item_ids[slot], 0.0, {}, vectors[slot].copy()) for slot in slots]
+            positions = {c.item_id: int(columns.positions[slot]) for c, slot in zip(found, slots, strict=True)}
+        return [(positions[c.item_id], c.score) for c in rank_by_cosine(query, found, k)]
+
+    def _keyword_hits(self, text: str, k: int, where: Filter) -> Hits:
+        bm25 = self._current_bm25()
+        scores = bm25.scores(text)  # (N,)
+        rows = np.flatnonzero(scores > 0)
+        current = self._current_graph()
+        with self._lock.reading():
+            columns = current.columns
+            slots = _find_sorted(columns.positions, bm25.positions[rows])
+            passing = (slots >= 0) & columns.allowed(where)[slots] if len(columns) else np.zeros(len(rows), dtype=np.bool_)
+            rows, slots = rows[passing], slots[passing]
+            if len(rows) > k:
+                near = scores[rows] >= np.partition(scores[rows], -k)[-k]  # all that tie with the last one
+                rows, slots = rows[near], slots[near]
+            ids = [columns.item_ids[slot] for slot in slots]
+        hits = zip(bm25.positions[rows].tolist(), scores[rows].tolist(), ids, strict=True)
+        return [(position, score) for position, score, _ in sorted(hits, key=lambda hit: (-hit[1], hit[2]))[:k]]
+
+    def _answer(self, search: Callable[[], Hits]) -> list[Candidate]:
+        """Read the lots of a search's hits; search again if a writer took one of them away in between."""
+        found: list[Candidate] = []
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                self._refreshed = self._lots.generation()
+            hits = search()
+            lots = self._lots.at([position for position, _ in hits])
+            found = [Candidate(lots[p].item_id, s, lots[p].document, lots[p].vector) for p, s in hits if p in lots]
+            if len(found) == len(hits):
+                break
+        return found
+
+    def _current_graph(self) -> LotGraph:
+        """The graph of the newest generation; of an older one while another thread catches up and no refresh() forbids it."""
+        known, generation = self._graph, self._lots.generation()
+        if known is not None and known.generation == generation:
+            return known
+        if not self._graph_turn.acquire(blocking=known is None or known.generation < self._refreshed):
+            assert known is not None
+            return known
+        try:
+            current = self._graph or LotGraph.open(self._lots, self._folder / GRAPH_FILE)
+            if current.generation < generation:
+                with self._lots.snapshot() as snapshot:
+                    current.catch_up(snapshot, self._lock)
+            self._graph = LotGraph.build(self._lots) if current.worn else current
+            return self._graph
+        finally:
+            self._graph_turn.release()
+
+    def _current_bm25(self) -> Bm25Index:
+        """The keyword index of the newest generation, under the same rule as _current_graph()."""
+        known, generation = self._bm25, self._lots.generation()
+        if known is not None and known[0] == generation:
+            return known[1]
+        if not self._bm25_turn.acquire(blocking=known is None or known[0] < self._refreshed):
+            assert known is not None
+            return known[1]
+        try:
+            if self._bm25 is None or self._bm25[0] < generation:
+                self._bm25 = self._load_bm25(generation) or self._build_bm25()
+            return self._bm25[1]
+        finally:
+            self._bm25_turn.release()
+
+    def _load_bm25(self, generation: int) -> tuple[int, Bm25Index] | None:
+        try:
+            return generation, Bm25Index.load(self._folder / f"{BM25_PREFIX}{generation}")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            logger.warning("the keyword snapshot of %s is not usable (%s); it is built again", self._folder, error)
+            return None
+
+    def _build_bm25(self) -> tuple[int, Bm25Index]:
+        with self._lots.snapshot() as snapshot:
+            generation = snapshot.generation()
+            bm25 = Bm25Index.build(snapshot.texts(TEXT_FIELD))
+        try:
+            for older in self._folder.glob(f"{BM25_PREFIX}*"):
+                shutil.rmtree(older, ignore_errors=True)
+            bm25.save(self._folder / f"{BM25_PREFIX}{generation}")
+        except OSError as error:
+            logger.warning("the keyword snapshot of %s could not be written (%s)", self._folder, error)
+        return generation, bm25
+
+    def _unit(self, vector: Vector) -> Vector:
+        query = np.asarray(vector, dtype=np.float32)
+        if query.shape != (self.dimensions,) or not np.isfinite(query).all():
+            raise InvalidInput(f"the query vector must be {self.dimensions} finite numbers, not of shape {query.shape}")
+        unit: Vector = (query / max(float(np.linalg.norm(query.astype(np.float64))), 1e-12)).astype(np.float32)
+        return unit
+
+
+def _find_sorted(ascending: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each wanted number stands in an ascending array; -1 where it does not."""
+    if not len(ascending):
+        return np.full(len(wanted), -1)
+    places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return np.where(ascending[places] == wanted, places, -1)

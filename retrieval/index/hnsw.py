@@ -1,0 +1,181 @@
+"""The graph of an embedded index: HNSW (Malkov and Yashunin, TPAMI 2020) in FAISS, filtered before the search."""
+
+import json
+import math
+import os
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.index.base import OVERFETCH, Vector
+from retrieval.index.lot_columns import Mask
+from retrieval.schema import HNSW_EF_CONSTRUCTION, HNSW_EF_SEARCH, HNSW_M
+
+Slots = NDArray[np.int64]
+_faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors
+
+TIE_MARGIN = 1e-5  # far above the rounding error of a float32 dot product of unit vectors, far below any difference of note
+BLOCK_ROWS = 65_536  # vectors gathered at a time by the exact search
+FOOTER_LENGTH_BYTES = 8
+CHECKED_BYTES = 1 << 20
+
+
+class HnswGraph:
+    """Unit vectors in an HNSW graph; the vector at slot i was the i-th to be added.
+
+    Args:
+        dimensions: length of the vectors.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self._index: Any = faiss.IndexHNSWFlat(dimensions, HNSW_M, faiss.METRIC_INNER_PRODUCT)
+        self._index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def vectors(self) -> Vector:
+        """(N, D) float32: the graph's own storage, not a copy; no longer valid after add()."""
+        size, dimensions = len(self), int(self._index.d)
+        if not size:
+            return np.empty((0, dimensions), dtype=np.float32)
+        storage: Any = faiss.downcast_index(self._index.storage)
+        view: Vector = faiss.rev_swig_ptr(storage.get_xb(), size * dimensions).reshape(size, dimensions)
+        return view
+
+    def add(self, vectors: Vector) -> None:
+        """Add (N, D) unit vectors at the next slots."""
+        self._index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+
+    def nearest(self, query: Vector, k: int, allowed: Mask, exact_below: int) -> Slots:
+        """The slots with the highest cosine among the allowed ones.
+
+        The graph is entered everywhere but answers with allowed slots alone, so a filter that lets few lots through makes
+        its beam wider; where few enough are left, comparing with each of them is quicker, and exact.
+
+        Args:
+            query: (D,) float32 of unit length.
+            k: how many are wanted, > 0.
+            allowed: (N,) bool.
+            exact_below: up to so many allowed slots are compared one by one, and more of them in a larger graph: the
+                geometric mean of allowed and selected share must pass it.
+
+        Returns:
+            At least min(k, allowed) slots, in no order; more than k so that ties at the cut can be broken.
+        """
+        count, size = int(np.count_nonzero(allowed)), len(self)
+        if count <= exact_below or count * count <= exact_below * size:
+            return self.exact(query, k, allowed)
+        wanted = min(k + OVERFETCH, count)
+        found = self._beam(query, wanted, math.ceil(max(HNSW_EF_SEARCH, wanted) * size / count), allowed)
+        return found if len(found) >= min(k, count) else self.exact(query, k, allowed)
+
+    def exact(self, query: Vector, k: int, allowed: Mask) -> Slots:
+        """The k allowed slots with the highest cosine and all that tie with the last of them, in no order."""
+        slots = np.flatnonzero(allowed)
+        if len(slots) <= k:
+            return slots
+        scores = self._scores(query, slots)
+        cut = np.partition(scores, -k)[-k] - TIE_MARGIN
+        best: Slots = slots[scores >= cut]
+        return best
+
+    def _scores(self, query: Vector, slots: Slots) -> NDArray[np.float32]:
+        vectors = self.vectors
+        if 2 * len(slots) > len(vectors):
+            every: NDArray[np.float32] = vectors @ query  # (N,)
+            return every[slots]
+        blocks = [vectors[slots[i : i + BLOCK_ROWS]] @ query for i in range(0, len(slots), BLOCK_ROWS)]
+        return np.concatenate(blocks)
+
+    def _beam(self, query: Vector, k: int, ef_search: int, allowed: Mask) -> Slots:
+        selector: Any = None
+        if not allowed.all():
+            selector = _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        parameters = _faiss.SearchParametersHNSW(efSearch=min(ef_search, len(self)), sel=selector)
+        _, labels = self._index.search(query[None], k, params=parameters)  # (1, k)
+        found: Slots = labels[0][labels[0] >= 0]  # FAISS fills up with -1
+        return found
+
+    def save(self, path: Path, positions: NDArray[np.int64], database_id: str) -> None:
+        """Write graph and positions to a file in one step: FAISS's own format, then the positions, then a footer with a checksum.
+
+        Args:
+            path: replaced if it is there.
+            positions: (N,) where each slot's lot stands in the database.
+            database_id: the database that the positions are of.
+        """
+        partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+        try:
+            faiss.write_index(self._index, str(partial))
+            with partial.open("r+b") as file:
+                file.seek(0, os.SEEK_END)
+                file.write(positions.astype("<i8").tobytes())
+                file.flush()
+                payload = file.tell()
+                footer = {"database_id": database_id, "slots": len(self), "payload": payload, "crc32": _checksum(partial, payload)}
+                encoded = json.dumps(footer).encode()
+                file.write(encoded + len(encoded).to_bytes(FOOTER_LENGTH_BYTES, "little"))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path, dimensions: int, database_id: str) -> tuple["HnswGraph", NDArray[np.int64]]:
+        """Read what save() wrote.
+
+        Returns:
+            The graph and its (N,) positions.
+
+        Raises:
+            OSError: no such file.
+            ValueError: damaged, or of another database.
+        """
+        footer = _footer(path)
+        slots, payload = int(footer["slots"]), int(footer["payload"])
+        if footer["database_id"] != database_id:
+            raise ValueError("it is of another database")
+        if _checksum(path, payload) != footer["crc32"]:
+            raise ValueError("its checksum does not hold")
+        with path.open("rb") as file:
+            file.seek(payload - 8 * slots)
+            positions = np.frombuffer(file.read(8 * slots), dtype="<i8").astype(np.int64)
+        graph = cls(dimensions)
+        graph._index = faiss.read_index(str(path))
+        if len(graph) != slots or graph._index.d != dimensions or len(positions) != slots:
+            raise ValueError(f"it holds {len(graph)} vectors of {graph._index.d} dimensions, not {slots} of {dimensions}")
+        return graph, positions
+
+
+def _footer(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < FOOTER_LENGTH_BYTES:
+            raise ValueError("it is too short")
+        file.seek(size - FOOTER_LENGTH_BYTES)
+        length = int.from_bytes(file.read(FOOTER_LENGTH_BYTES), "little")
+        if length > size - FOOTER_LENGTH_BYTES:
+            raise ValueError("it has no footer")
+        file.seek(size - FOOTER_LENGTH_BYTES - length)
+        footer = json.loads(file.read(length))
+    if not isinstance(footer, dict) or not {"database_id", "slots", "payload", "crc32"} <= footer.keys():
+        raise ValueError("it has no footer")
+    return footer
+
+
+def _checksum(path: Path, length: int) -> int:
+    """CRC-32 of the first bytes of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while length > 0 and (block := file.read(min(length, CHECKED_BYTES))):
+            checksum = zlib.crc32(block, checksum)
+            length -= len(block)
+    return checksum

@@ -1,0 +1,114 @@
+"""What filters ask of every lot, in columns beside the graph: one row a slot, a filter is one mask over all slots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.index.base import Filter
+from retrieval.index.lot_store import LotFields
+from retrieval.items import epoch_ms
+
+Mask = NDArray[np.bool_]
+
+NEVER_ENDS = np.iinfo(np.int64).max
+NONE = -1  # code of a category or brand that is missing
+ROW = np.dtype(
+    [
+        ("position", np.int64),
+        ("ends_at", np.int64),
+        ("current_price", np.float32),  # float32 like the field of schema.index_body, so that a limit cuts at the same lots
+        ("seller_rating", np.float32),
+        ("category", np.int32),
+        ("brand", np.int32),
+        ("alive", np.bool_),
+    ],
+    align=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GoneLot:
+    """A position whose vector a graph still holds, though the lot was replaced or deleted."""
+
+    position: int
+
+
+class LotColumns:
+    """The filter columns of all slots. A slot is the place of a vector in the graph; a dead one belongs to no lot any more."""
+
+    def __init__(self) -> None:
+        self.item_ids: list[str] = []
+        self._rows = np.empty(0, dtype=ROW)
+        self._slots: dict[str, int] = {}
+        self._codes: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """(N,) int64, ascending: where each slot's lot stands in the database."""
+        positions: NDArray[np.int64] = self._rows["position"]
+        return positions
+
+    @property
+    def dead(self) -> int:
+        """Number of dead slots."""
+        return len(self._rows) - len(self._slots)
+
+    def append(self, lots: Sequence[LotFields | GoneLot]) -> None:
+        """Give the next slots to these lots; the slots that their older versions had are dead from now on."""
+        first = len(self._rows)
+        self._rows = np.concatenate([self._rows, np.array([self._row(lot) for lot in lots], dtype=ROW)])
+        for slot, lot in enumerate(lots, first):
+            if isinstance(lot, GoneLot):
+                self.item_ids.append("")
+                continue
+            self.bury(lot.item_id)
+            self._slots[lot.item_id] = slot
+            self.item_ids.append(lot.item_id)
+
+    def bury(self, item_id: str) -> None:
+        """Mark the slot of a lot dead; nothing happens for an unknown lot."""
+        slot = self._slots.pop(item_id, None)
+        if slot is not None:
+            self._rows["alive"][slot] = False
+
+    def allowed(self, where: Filter) -> Mask:
+        """(N,) bool: the slots whose lots may come back under a filter."""
+        rows = self._rows
+        mask: Mask = rows["alive"] & (rows["ends_at"] > epoch_ms(where.now))
+        for column, wanted in (("category", where.category), ("brand", where.brand)):
+            if wanted is not None:
+                mask &= rows[column] == self._codes.get(lower_case(wanted), NONE - 1)
+        # a missing price or rating is NaN, which no comparison holds for
+        if where.min_price is not None:
+            mask &= rows["current_price"] >= np.float32(where.min_price)
+        if where.max_price is not None:
+            mask &= rows["current_price"] <= np.float32(where.max_price)
+        if where.min_seller_rating is not None:
+            mask &= rows["seller_rating"] >= np.float32(where.min_seller_rating)
+        return mask
+
+    def _row(self, lot: LotFields | GoneLot) -> tuple[int | float, ...]:
+        if isinstance(lot, GoneLot):
+            return (lot.position, NEVER_ENDS, np.nan, np.nan, NONE, NONE, False)
+        return (
+            lot.position,
+            NEVER_ENDS if lot.ends_at is None else int(lot.ends_at),
+            np.nan if lot.current_price is None else lot.current_price,
+            np.nan if lot.seller_rating is None else lot.seller_rating,
+            self._code(lot.category),
+            self._code(lot.brand),
+            True,
+        )
+
+    def _code(self, text: str | None) -> int:
+        return NONE if text is None else self._codes.setdefault(lower_case(text), len(self._codes))
+
+
+def lower_case(text: str) -> str:
+    """Lower case one character at a time, as Lucene does: without a final sigma, and İ becomes a plain i."""
+    return text.lower() if text.isascii() else "".join(character.lower()[0] for character in text)

@@ -1,0 +1,105 @@
+"""The graph and the filter columns of an embedded index, kept in step with its database."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.index.hnsw import HnswGraph
+from retrieval.index.lot_columns import GoneLot, LotColumns
+from retrieval.index.lot_store import LotSnapshot, LotStore
+from retrieval.index.read_write_lock import ReadWriteLock
+
+logger = logging.getLogger(__name__)
+
+MAX_DEAD_SHARE = 0.3  # of the slots; above it the graph spends its beam on lots that are gone
+MAX_UNSAVED_SHARE = 0.2  # of the slots; what is not in the file is added to the graph again at the next start
+LOTS_A_STEP = 256  # added to the graph at a time while searches wait
+
+
+class LotGraph:
+    """The lots of a database up to one generation, ready to be searched.
+
+    Attributes:
+        graph: the vectors, by slot.
+        columns: the lots of the slots.
+        generation: the state of the database that both have; -1 before the first catch_up().
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self.graph = HnswGraph(dimensions)
+        self.columns = LotColumns()
+        self.generation = -1
+        self._tombstones_to = 0
+        self._saved_slots = 0
+
+    @classmethod
+    def open(cls, lots: LotStore, path: Path) -> "LotGraph":
+        """Load the graph file as far as it goes and take the rest from the database.
+
+        Args:
+            lots: the database.
+            path: the graph file; one that is missing or damaged is passed over.
+        """
+        opened = cls(lots.dimensions)
+        with lots.snapshot() as snapshot:
+            try:
+                opened._load(lots, snapshot, path)
+            except FileNotFoundError:
+                pass
+            except (OSError, ValueError, RuntimeError) as error:
+                logger.warning("%s is not usable (%s); the graph is built again from %s", path, error, lots.path)
+                opened = cls(lots.dimensions)
+            opened.catch_up(snapshot, ReadWriteLock())
+        return opened
+
+    @classmethod
+    def build(cls, lots: LotStore) -> "LotGraph":
+        """Build the graph from the database alone."""
+        built = cls(lots.dimensions)
+        with lots.snapshot() as snapshot:
+            built.catch_up(snapshot, ReadWriteLock())
+        return built
+
+    @property
+    def worn(self) -> bool:
+        """Whether so many slots are dead that the graph ought to be built again."""
+        return self.columns.dead > MAX_DEAD_SHARE * len(self.columns)
+
+    def catch_up(self, snapshot: LotSnapshot, lock: ReadWriteLock) -> None:
+        """Take over what was committed since the last time, in steps between which searches can run."""
+        generation = snapshot.generation()
+        gone = snapshot.deleted_after(self._tombstones_to)
+        with lock.writing():
+            for sequence, item_id in gone:
+                self.columns.bury(item_id)
+                self._tombstones_to = sequence
+        last = int(self.columns.positions[-1]) if len(self.columns) else 0
+        for lots, vectors in snapshot.lots_after(last, LOTS_A_STEP):
+            with lock.writing():
+                self.graph.add(vectors)
+                self.columns.append(lots)
+        self.generation = generation
+
+    def save(self, lots: LotStore, path: Path, *, everything: bool) -> None:
+        """Write the graph file, unless nothing, or (with everything=False) not much, is new.
+
+        A file that cannot be written is only a slower start next time, so that is logged and not raised.
+        """
+        unsaved = len(self.graph) - self._saved_slots
+        if unsaved <= (0 if everything else MAX_UNSAVED_SHARE * len(self.graph)):
+            return
+        try:
+            self.graph.save(path, self.columns.positions, lots.database_id)
+            self._saved_slots = len(self.graph)
+        except (OSError, RuntimeError) as error:
+            logger.warning("%s could not be written (%s); the next start builds the graph again", path, error)
+
+    def _load(self, lots: LotStore, snapshot: LotSnapshot, path: Path) -> None:
+        graph, positions = HnswGraph.load(path, lots.dimensions, lots.database_id)
+        last = int(positions[-1]) if len(positions) else 0
+        living = {lot.position: lot for lot in snapshot.fields_to(last)}
+        if len(living) > len(positions) or not np.isin(list(living), positions).all():
+            raise ValueError("it leaves out lots of the database")
+        self.columns.append([living.get(position) or GoneLot(position) for position in positions.tolist()])
+        self.graph, self._saved_slots = graph, len(graph)
