@@ -1,0 +1,103 @@
+"""The HTTP face of search: answers, limits and errors."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from lots import TOWER_ID, WordEncoder, lot, publish
+
+from lambdas.query_api.app import create_app
+from retrieval.index.faiss import FaissStore
+from retrieval.search import SearchService
+
+LOTS = [lot("v1", "red vase", category="vases", current_price=10.0), lot("v2", "blue vase", category="vases", current_price=90.0)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FaissStore:
+    return FaissStore(tmp_path / "index")
+
+
+@pytest.fixture
+def client(store: FaissStore) -> TestClient:
+    service = SearchService(store, WordEncoder)
+    return TestClient(create_app(lambda: service), raise_server_exceptions=False)
+
+
+def test_a_search_by_query_string_answers_ranked_lots(client: TestClient, store: FaissStore) -> None:
+    publish(store, LOTS)
+    answer = client.get("/search", params={"q": "red vase", "k": 1}).json()
+    assert [(lot["rank"], lot["item_id"]) for lot in answer["results"]] == [(1, "v1")]
+    assert (answer["tower_id"], answer["reranked"], answer["degraded"]) == (TOWER_ID, False, [])
+    assert set(answer["timings_ms"]) == {"encode", "retrieve", "total"}
+
+
+def test_a_search_by_body_is_the_same_search(client: TestClient, store: FaissStore) -> None:
+    publish(store, LOTS)
+    question: dict[str, Any] = {"q": "vase", "mode": "semantic", "max_price": 50}
+    by_body, by_string = client.post("/search", json=question), client.get("/search", params=question)
+    assert by_body.json()["results"] == by_string.json()["results"]
+    assert [lot["item_id"] for lot in by_body.json()["results"]] == ["v1"]
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({}, "q: Field required"),
+        ({"q": ""}, "q: "),
+        ({"q": "   "}, "the query is empty"),
+        ({"q": "x" * 10_000}, "at most 512 characters"),
+        ({"q": "vase", "k": 101}, "k: "),
+        ({"q": "vase", "k": "ten"}, "k: "),
+        ({"q": "vase", "mode": "fuzzy"}, "'hybrid', 'semantic' or 'keyword'"),
+        ({"q": "vase", "min_price": "nan"}, "min_price: "),
+        ({"q": "vase", "min_seller_rating": 6}, "min_seller_rating: "),
+        ({"q": "vase", "colour": "red"}, "colour: "),
+        ({"q": "vase", "min_price": 9, "max_price": 1}, "swap them"),
+    ],
+)
+def test_a_bad_question_is_a_problem_that_names_the_field(
+    params: dict[str, Any], words: str, client: TestClient, store: FaissStore
+) -> None:
+    publish(store, LOTS)
+    answer = client.get("/search", params=params)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (problem["type"], problem["status"]) == ("invalid_query", 400)
+    assert words in problem["detail"]
+
+
+def test_a_body_over_a_megabyte_is_refused_unread(client: TestClient) -> None:
+    answer = client.post("/search", content=b" " * 1_000_001, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
+
+
+def test_a_body_that_is_not_json_is_a_problem(client: TestClient) -> None:
+    answer = client.post("/search", content=b"{", headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
+
+
+def test_without_an_index_the_api_is_unavailable_and_says_when_to_come_again(client: TestClient) -> None:
+    for path in ("/search?q=vase", "/health"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["type"]) == (503, "index_unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+
+
+def test_health_names_the_live_index(client: TestClient, store: FaissStore) -> None:
+    index = publish(store, LOTS)
+    assert client.get("/health").json() == {"status": "ok", "index": index.name, "tower_id": TOWER_ID, "items": 2}
+
+
+def test_an_unknown_path_is_a_problem_too(client: TestClient) -> None:
+    answer = client.get("/nowhere")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert answer.json()["type"] == "not_found"
+
+
+def test_the_api_describes_itself(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    assert set(described["paths"]) == {"/search", "/health"}
+    assert {"400", "503"} <= set(described["paths"]["/search"]["get"]["responses"])

@@ -1,0 +1,162 @@
+"""A search, from the buyer's words to the ranked lots, over a real embedded index."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lots import TOWER_ID, WordEncoder, lot, publish
+
+from retrieval.errors import IndexMissing, InvalidQuery, RankerUnavailable, TowerMismatch
+from retrieval.index.base import Filter, utc_now
+from retrieval.index.faiss import FaissStore
+from retrieval.ranker.base import Ranker
+from retrieval.search import SearchRequest, SearchService
+
+LOTS = [
+    lot("v1", "red vase", category="vases", current_price=10.0, seller_rating=4.5),
+    lot("v2", "blue vase", category="vases", current_price=90.0, seller_rating=3.0),
+    lot("w1", "gold watch", category="watches", current_price=500.0),
+    lot("w2", "old silver watch", category="watches", ends_at=utc_now() - timedelta(minutes=1)),
+]
+
+
+class PriceRanker:
+    """Prefers what the first stage put last."""
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        return np.arange(len(features), dtype=np.float32)
+
+
+class DeadRanker:
+    def score(self, features: np.ndarray) -> np.ndarray:
+        raise RankerUnavailable("no answer within 50 ms")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FaissStore:
+    store = FaissStore(tmp_path / "index")
+    publish(store, LOTS)
+    return store
+
+
+def service(store: FaissStore, ranker: Ranker | None = None, **options: object) -> SearchService:
+    return SearchService(store, lambda tower_id: WordEncoder(), lambda tower_id: ranker, **options)  # type: ignore[arg-type]
+
+
+def ids(store: FaissStore, query: str, **request: object) -> list[str]:
+    return [r.item_id for r in service(store).search(SearchRequest(query, **request)).results]  # type: ignore[arg-type]
+
+
+def test_the_lot_that_says_all_of_it_comes_first(store: FaissStore) -> None:
+    assert ids(store, "red vase")[0] == "v1"
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
+def test_an_ended_auction_never_comes_back(mode: str, store: FaissStore) -> None:
+    assert "w2" not in ids(store, "old silver watch", mode=mode)
+
+
+def test_filters_hold_in_every_mode(store: FaissStore) -> None:
+    for mode in ("hybrid", "semantic", "keyword"):
+        assert ids(store, "vase", mode=mode, where=Filter(max_price=50)) == ["v1"]
+
+
+def test_keyword_mode_finds_only_lots_that_share_a_word(store: FaissStore) -> None:
+    assert set(ids(store, "gold watch", mode="keyword")) == {"w1"}
+
+
+def test_k_limits_the_answer_and_ranks_count_from_one(store: FaissStore) -> None:
+    answer = service(store).search(SearchRequest("vase", k=2))
+    assert [r.rank for r in answer.results] == [1, 2]
+
+
+def test_an_answer_names_its_tower_its_timings_and_that_nothing_reranked_it(store: FaissStore) -> None:
+    answer = service(store).search(SearchRequest("vase"))
+    assert (answer.tower_id, answer.reranked, answer.degraded) == (TOWER_ID, False, [])
+    assert set(answer.timings_ms) == {"encode", "retrieve", "total"}
+    assert answer.timings_ms["total"] >= answer.timings_ms["encode"] + answer.timings_ms["retrieve"]
+
+
+def test_the_reranker_gives_the_order_when_there_is_one(store: FaissStore) -> None:
+    first_stage = ids(store, "vase")
+    answer = service(store, PriceRanker()).search(SearchRequest("vase"))
+    assert [r.item_id for r in answer.results] == first_stage[::-1]
+    assert answer.reranked
+    assert "rerank" in answer.timings_ms
+
+
+def test_a_request_can_do_without_the_reranker(store: FaissStore) -> None:
+    answer = service(store, PriceRanker()).search(SearchRequest("vase", rerank=False))
+    assert ([r.item_id for r in answer.results], answer.reranked) == (ids(store, "vase"), False)
+
+
+def test_a_failing_reranker_leaves_the_first_stage_order_and_says_so(store: FaissStore) -> None:
+    answer = service(store, DeadRanker()).search(SearchRequest("vase"))
+    assert [r.item_id for r in answer.results] == ids(store, "vase")
+    assert (answer.reranked, answer.degraded) == (False, ["rerank"])
+
+
+def test_similarity_is_the_cosine_whatever_the_mode(store: FaissStore) -> None:
+    vector = WordEncoder().encode(["red vase"])[0]
+    for mode in ("hybrid", "semantic", "keyword"):
+        result = service(store).search(SearchRequest("red vase", mode=mode)).results[0]  # type: ignore[arg-type]
+        assert result.similarity == pytest.approx(float(vector @ LOTS[0].vector), abs=1e-5)
+
+
+def test_a_buyer_sees_the_lot_and_not_its_vector(store: FaissStore) -> None:
+    fields = service(store).search(SearchRequest("red vase")).results[0].fields
+    assert fields["title"] == "red vase"
+    assert not {"embedding", "text", "tower_id", "release_id"} & set(fields)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (SearchRequest(""), "empty"),
+        (SearchRequest(" \n\t "), "empty"),
+        (SearchRequest("x" * 10_000), "10000 characters, at most 512"),
+        (SearchRequest("vase", k=0), "k is 0"),
+        (SearchRequest("vase", k=101), "k is 101; allowed are 1 to 100"),
+        (SearchRequest("vase", mode="fuzzy"), "hybrid, semantic, keyword"),  # type: ignore[arg-type]
+        (SearchRequest("vase", where=Filter(min_price=-1)), "min_price is -1"),
+        (SearchRequest("vase", where=Filter(max_price=float("nan"))), "max_price is nan"),
+        (SearchRequest("vase", where=Filter(min_price=9, max_price=1)), "swap them"),
+    ],
+)
+def test_a_request_out_of_its_limits_is_refused_by_name(request_: SearchRequest, words: str, store: FaissStore) -> None:
+    with pytest.raises(InvalidQuery, match=words):
+        service(store).search(request_)
+
+
+def test_an_index_of_another_tower_than_the_pinned_one_is_refused(store: FaissStore) -> None:
+    pinned = SearchService(store, lambda tower_id: WordEncoder(tower_id), tower_id="000000000000")
+    with pytest.raises(TowerMismatch, match=f"built with tower {TOWER_ID}, the query with 000000000000"):
+        pinned.search(SearchRequest("vase"))
+
+
+def test_without_an_index_the_answer_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(IndexMissing, match="gavel index"):
+        service(FaissStore(tmp_path / "empty")).search(SearchRequest("vase"))
+
+
+def test_a_swapped_alias_is_seen_without_a_restart(store: FaissStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = service(store)
+    running.search(SearchRequest("lamp"))
+    publish(store, [lot("l1", "new lamp")])
+    monkeypatch.setattr("retrieval.search.LIVE_CHECK_S", 0.0)
+    assert [r.item_id for r in running.search(SearchRequest("lamp")).results] == ["l1"]
+
+
+def test_models_are_loaded_once_a_tower_and_not_once_a_search(store: FaissStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval.search.LIVE_CHECK_S", 0.0)
+    loaded: list[str] = []
+
+    def load(tower_id: str) -> WordEncoder:
+        loaded.append(tower_id)
+        return WordEncoder(tower_id)
+
+    running = SearchService(store, load)
+    for _ in range(3):
+        running.search(SearchRequest("vase"))
+    assert loaded == [TOWER_ID]
