@@ -54,7 +54,7 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
             },
             "analysis": {
                 "normalizer": {"lowercase": {"type": "custom", "filter": ["lowercase"]}},
-                "filter": {"english_stemmer": {"type": "stemmer", "language": "english2"}},
+                "filter": {"english_stemmer": {"type": "stemmer", "language": "porter2"}},
                 "analyzer": {"item_text": {"type": "custom", "tokenizer": "word", "filter": ["lowercase", "english_stemmer"]}},
                 "tokenizer": {"word": {"type": "pattern", "pattern": r"\w+", "group": 0, "flags": "UNICODE_CHARACTER_CLASS"}},
             },

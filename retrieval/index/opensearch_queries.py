@@ -1,0 +1,86 @@
+"""The search bodies that OpenSearch is sent: k-NN, exact, keyword and hybrid, every one under the same filter."""
+
+from typing import Any
+
+from retrieval.index.base import OVERFETCH, Filter, Vector
+from retrieval.items import epoch_ms
+from retrieval.schema import HNSW_EF_SEARCH, RRF_RANK_CONSTANT, TEXT_FIELD, VECTOR_FIELD
+
+MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query
+KEYWORD_QUERY = "keyword"  # under this name a hit of the hybrid query tells its BM25 score
+
+# Ranks within a shard's list, not its scores, are what counts; the constant is OpenSearch's default in 2.19, where giving
+# another has no effect (opensearch-project/neural-search#1370)
+HYBRID_PIPELINE: dict[str, Any] = {
+    "description": "Reciprocal rank fusion of the k-NN and BM25 lists",
+    "phase_results_processors": [
+        {"score-ranker-processor": {"combination": {"technique": "rrf", "rank_constant": RRF_RANK_CONSTANT}}}
+    ],
+}
+
+
+def depth_of(k: int) -> int:
+    """How many hits to ask for, so that the k best are right after ties at the cut have been put in order."""
+    return min(k + OVERFETCH, MAX_RESULTS)
+
+
+def filter_query(where: Filter) -> dict[str, Any]:
+    """The lots that may come back: auctions that have not ended, and what else is asked for."""
+    must: list[dict[str, Any]] = []
+    for name, value in (("category", where.category), ("brand", where.brand)):
+        if value is not None:
+            must.append({"term": {name: value}})  # both are lower-cased by the field's normalizer
+    price = {bound: value for bound, value in (("gte", where.min_price), ("lte", where.max_price)) if value is not None}
+    if price:
+        must.append({"range": {"current_price": price}})
+    if where.min_seller_rating is not None:
+        must.append({"range": {"seller_rating": {"gte": where.min_seller_rating}}})
+    ended = {"range": {"ends_at": {"lte": epoch_ms(where.now)}}}  # a lot without ends_at is in no range
+    return {"bool": {"filter": must, "must_not": [ended]}}
+
+
+def semantic_body(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
+    """Approximate nearest neighbours among the allowed lots, by HNSW."""
+    depth = depth_of(k)
+    return {"size": depth, "query": _knn_query(vector, depth, where)}
+
+
+def exact_body(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
+    """Nearest neighbours by comparing with every allowed lot; scores are 1 + cosine."""
+    script = {
+        "lang": "knn",
+        "source": "knn_score",
+        "params": {"field": VECTOR_FIELD, "query_value": vector.tolist(), "space_type": "cosinesimil"},
+    }
+    query = {"script_score": {"query": filter_query(where), "script": script}}
+    return {"size": depth_of(k), "query": query, "sort": _best_first()}
+
+
+def keyword_body(text: str, k: int, where: Filter) -> dict[str, Any]:
+    """Lots that share a word with the text, by BM25."""
+    return {"size": min(k, MAX_RESULTS), "query": _match_query(text, where), "sort": _best_first()}
+
+
+def hybrid_body(text: str, vector: Vector, k: int, where: Filter) -> dict[str, Any]:
+    """Both lists in one request, each deep enough for k.
+
+    A sub-query's own k does not bound its list (HNSW answers with ef_search hits, BM25 with all); pagination_depth does.
+    """
+    depth = depth_of(k)
+    queries = [_knn_query(vector, depth, where), _match_query(text, where)]
+    return {"size": min(2 * depth, MAX_RESULTS), "query": {"hybrid": {"queries": queries, "pagination_depth": depth}}}
+
+
+def _knn_query(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
+    parameters = {"ef_search": max(HNSW_EF_SEARCH, k)}
+    knn = {"vector": vector.tolist(), "k": k, "filter": filter_query(where), "method_parameters": parameters}
+    return {"knn": {VECTOR_FIELD: knn}}
+
+
+def _match_query(text: str, where: Filter) -> dict[str, Any]:
+    match = {"match": {TEXT_FIELD: {"query": text, "_name": KEYWORD_QUERY}}}
+    return {"bool": {"must": [match], "filter": [filter_query(where)]}}
+
+
+def _best_first() -> list[Any]:
+    return [{"_score": "desc"}, {"item_id": "asc"}]
