@@ -202,7 +202,8 @@ class CatalogFolder:
             rows = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
             raise InvalidInput(f"{path} cannot be read ({error}); {REMEDY}") from error
-        return rows.filter(pc.equal(rows["split"], self._known(split))).drop_columns(["split"]).to_pylist()
+        found: list[dict[str, Any]] = rows.filter(pc.equal(rows["split"], self._known(split))).drop_columns(["split"]).to_pylist()
+        return found
 
     def _known(self, split: str) -> str:
         if split not in self._item_files:
@@ -234,7 +235,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         building.mkdir(parents=True)
         yield building
         if folder.exists():
-            folder.rename(outgoing)
+            folder.rename(outgoing)  # a rename cannot replace a full folder
         building.rename(folder)
     finally:
         _remove(building, outgoing)

@@ -89,6 +89,8 @@ def _draw_wishes(lots: Sequence[Lot], count: int, rng: Generator) -> list[Wish]:
             matches[wish] = matches.get(wish, 0) + 1
         total = sum(min(n, 3) for n in matches.values())
         chances |= {wish: weight * min(n, 3) / total for wish, n in matches.items()}
+    if not chances:
+        return []
     wishes, weights = list(chances), np.array(list(chances.values()))
     chosen = rng.choice(len(wishes), size=min(count, len(wishes)), replace=False, p=weights / weights.sum())
     return [wishes[i] for i in chosen]

@@ -1,5 +1,6 @@
 """The synthetic auction house: lots whose photos tell what their text does not, queries, judgments and clicks."""
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ EXAMPLE_QUERIES = ("luxury vintage watches", "cracked red round vase", "a green 
 ITEMS_FILE = "lots.parquet"
 PHOTO_SIZE = 96
 QUERIES = {"train": 900, "val": 100, "test": 150}
+FULL_SIZE = 800  # lots from which on there are that many queries; fewer lots, proportionally fewer
 _LOTS, _PHOTOS, _QUESTIONS, _PAIRS, _CLICKS = range(5)  # streams of chance: one does not move the others
 
 
@@ -33,7 +35,7 @@ def generate(
 
     Args:
         folder: where it shall stand; new, empty, or a catalogue.
-        lots: how many, >= 1; with fewer than about 800 there are fewer queries too.
+        lots: how many, >= 1; fewer than FULL_SIZE have fewer queries too.
         seed: same seed and same `now`: same catalogue, but for the encoding of the files.
         progress: called with (photos drawn, lots).
         now: UTC, to which all times are relative; default the current hour.
@@ -71,7 +73,8 @@ def _write_photos(items: Path, lots: list[Lot], seed: int, size: int, progress: 
 def _splits(lots: list[Lot], seed: int, now: datetime) -> dict[str, SplitData]:
     """The queries of every split; training pairs come from train queries alone, clicks from train and val."""
     chance = {stream: np.random.default_rng([seed, stream]) for stream in (_QUESTIONS, _PAIRS, _CLICKS)}
-    questions = draw_questions(lots, QUERIES, chance[_QUESTIONS])
+    wanted = {split: math.ceil(count * min(1, len(lots) / FULL_SIZE)) for split, count in QUERIES.items()}
+    questions = draw_questions(lots, wanted, chance[_QUESTIONS])
     data = {}
     for split in SPLITS:
         asked = [question for question in questions[split] if question.grades]
