@@ -1,0 +1,135 @@
+"""The two adapters give one answer: the same release, 200 queries, the same lots in the same order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from index_lots import NOW, TOWER_ID, clustered, lot
+from opensearch_stores import opensearch_store
+
+from retrieval.index.base import Candidate, Filter, IndexedItem, Vector, VectorIndex
+from retrieval.index.faiss import FaissStore
+
+LOTS, QUERIES, K, WIDTH = 2_000, 200, 50, 64
+WORDS = """
+watch watches watching gold golden silver vintage antique clock vase porcelain painting oil canvas signed bronze lamp
+table chair oak mahogany carved ring diamond emerald necklace brooch coin stamp letter book first edition leather
+binding camera lens guitar violin bow piano record vinyl poster map globe compass telescope microscope sword medal badge
+uniform helmet toy train doll teddy bear puzzle game card comic figure model ship car engine bicycle tools plane saw
+hammer glass crystal bowl plate teapot spoon fork rug carpet tapestry quilt lace silk dress coat hat shoes handbag purse
+fan mirror frame box chest drawer
+""".split()  # noqa: SIM905, as words they are read at a glance
+
+
+@dataclass(frozen=True)
+class Query:
+    """One search in all its forms."""
+
+    text: str
+    vector: Vector
+    where: Filter
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same lots in both adapters."""
+
+    faiss: VectorIndex
+    opensearch: VectorIndex
+
+
+def lots() -> Iterator[IndexedItem]:
+    """Lots with Zipfian texts, some of them long, some lots ended, some without price."""
+    generator = np.random.default_rng(11)
+    for i, vector in enumerate(clustered(LOTS, WIDTH, seed=12)):
+        length = int(generator.integers(2, 12)) if i % 3 else int(generator.integers(30, 300))
+        words = [WORDS[min(int(rank), len(WORDS)) - 1] for rank in generator.zipf(1.2, size=length)]
+        yield lot(
+            f"lot-{i:05}",
+            vector,
+            title=" ".join(words[:8]),
+            description=" ".join(words[8:]),
+            category=("Watches", "Art", "Books", "Toys")[i % 4],
+            current_price=None if i % 11 == 0 else float(generator.integers(1, 1_000)),
+            seller_rating=float(generator.integers(0, 50)) / 10,
+            ends_at=NOW.replace(hour=10 + i % 14),
+        )
+
+
+def queries() -> list[Query]:
+    """Queries of one to four words, every second one under a filter."""
+    generator = np.random.default_rng(13)
+    filters = [
+        Filter(now=NOW),
+        Filter(category="art", now=NOW),
+        Filter(now=NOW.replace(hour=1)),
+        Filter(min_price=100, max_price=600, min_seller_rating=2.5, now=NOW.replace(hour=1)),
+    ]
+    return [
+        Query(" ".join(generator.choice(WORDS, size=int(generator.integers(1, 5)))), vector, filters[i % 4])
+        for i, vector in enumerate(clustered(QUERIES, WIDTH, seed=14))
+    ]
+
+
+@pytest.fixture(scope="module")
+def pair(opensearch_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """One release in both adapters; exact_below=0 makes the embedded index use its graph however small the release is."""
+    embedded = FaissStore(tmp_path_factory.mktemp("agree"), exact_below=0)
+    stores = opensearch_store(opensearch_url)
+    indices = Pair(embedded.create(TOWER_ID, WIDTH), next(stores).create(TOWER_ID, WIDTH))
+    for index in (indices.faiss, indices.opensearch):
+        report = index.upsert(lots())
+        assert (report.indexed, report.rejected) == (LOTS, ())
+        index.refresh()
+    yield indices
+    next(stores, None)
+
+
+def ids(found: list[Candidate]) -> list[str]:
+    """Ids in order."""
+    return [c.item_id for c in found]
+
+
+def scored(found: list[Candidate]) -> list[tuple[str, float]]:
+    """Ids in order, with scores to compare."""
+    return [(c.item_id, c.score) for c in found]
+
+
+def test_exact_search_gives_the_same_lots_in_the_same_order(pair: Pair) -> None:
+    for query in queries():
+        answers = [scored(index.semantic(query.vector, K, query.where, exact=True)) for index in (pair.faiss, pair.opensearch)]
+        assert answers[0] == answers[1]
+        assert len(answers[0]) == K
+
+
+def test_hnsw_answers_overlap(pair: Pair) -> None:
+    shared = wanted = 0
+    for query in queries():
+        ours, theirs = (
+            {c.item_id for c in index.semantic(query.vector, K, query.where)} for index in (pair.faiss, pair.opensearch)
+        )
+        shared, wanted = shared + len(ours & theirs), wanted + max(len(ours), len(theirs))
+    assert shared / wanted >= 0.95
+
+
+def test_keyword_search_gives_the_same_lots_in_the_same_order(pair: Pair) -> None:
+    for query in queries():
+        ours, theirs = (scored(index.keyword(query.text, K, query.where)) for index in (pair.faiss, pair.opensearch))
+        assert [item_id for item_id, _ in ours] == [item_id for item_id, _ in theirs], query.text
+        assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], rel=1e-5)
+
+
+def test_hybrid_search_gives_the_same_order_where_the_graphs_agree(pair: Pair) -> None:
+    agreed = 0
+    for query in queries():
+        ours, theirs = (
+            [c.item_id for c in index.semantic(query.vector, K, query.where)] for index in (pair.faiss, pair.opensearch)
+        )
+        if ours != theirs:
+            continue  # another list in, another fusion out
+        agreed += 1
+        fused = [scored(index.hybrid(query.text, query.vector, K, query.where)) for index in (pair.faiss, pair.opensearch)]
+        assert [item_id for item_id, _ in fused[0]] == [item_id for item_id, _ in fused[1]], query.text
+        assert [score for _, score in fused[0]] == pytest.approx([score for _, score in fused[1]], rel=1e-5)
+    assert agreed >= QUERIES / 2
