@@ -98,14 +98,14 @@ def _damage(image: Image.Image, condition: str, body: np.ndarray, rng: Generator
     angle = rng.uniform(0, math.pi)
     if condition == "cracked":
         for _ in range(int(rng.integers(1, 3))):
-            draw.line(_jagged(centre, reach, angle, rng), fill=255, width=max(2, image.width // 56))
+            draw.line(_jagged(centre, reach, angle, rng), fill=255, width=max(2, image.width // 36))
             angle += rng.uniform(0.7, 1.6)
         ink = (205, 200, 190) if dark_lot else (22, 18, 16)
     else:
         direction = np.array([math.cos(angle), math.sin(angle)])
         for _ in range(int(rng.integers(9, 15))):
             start = centre + rng.uniform(-0.8, 0.8, 2) * reach
-            draw.line([*start, *(start + direction * reach * rng.uniform(0.25, 0.5))], fill=225, width=max(1, image.width // 96))
+            draw.line([*start, *(start + direction * reach * rng.uniform(0.25, 0.5))], fill=225, width=max(1, image.width // 64))
         ink = (110, 105, 98) if float(body.mean()) > 200 else (235, 232, 225)
     image.paste((*ink, 255), (0, 0), ImageChops.multiply(marks, alpha))
 

@@ -44,8 +44,8 @@ def phrases_of(description: str, name: str, coarse: str) -> list[str]:
     """
     subject = {_stem(word) for word in (*_words(name), *_words(coarse))}
     phrases = (_without_opening(clause.split(), subject) for clause in _clauses(description))
-    kept = (" ".join(words).strip(" .,;:!?") for words in phrases if len(words) >= MIN_WORDS)
-    return list(dict.fromkeys(kept))
+    bare = (" ".join(words).strip(" .,;:!?-") for words in phrases)
+    return list(dict.fromkeys(phrase for phrase in bare if len(phrase.split()) >= MIN_WORDS))
 
 
 def _clauses(text: str) -> Iterator[str]:

@@ -62,8 +62,8 @@ def generate(
 def _write_photos(items: Path, lots: list[Lot], seed: int, size: int, progress: Callable[[int, int], None] | None) -> None:
     (items / "photos").mkdir(parents=True)
     for number, lot in enumerate(lots):
-        looks = (lot.traits[trait] for trait in ("category", "shape", "colour", "condition"))
-        photo = render(*looks, rng=np.random.default_rng([seed, _PHOTOS, number]), size=size)
+        category, shape, colour, condition = (lot.traits[trait] for trait in ("category", "shape", "colour", "condition"))
+        photo = render(category, shape, colour, condition, np.random.default_rng([seed, _PHOTOS, number]), size)
         assert lot.item.image is not None
         (items / lot.item.image).write_bytes(photo)
         if progress:
