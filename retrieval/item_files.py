@@ -51,14 +51,20 @@ def read_items(path: Path) -> Iterator[Item | Reject]:
     Raises:
         InvalidInput: the file cannot be read at all, or has no column for a required field.
     """
+    for _, row in numbered_items(path):
+        yield row
+
+
+def numbered_items(path: Path) -> Iterator[tuple[int, Item | Reject]]:
+    """As read_items(), each row with its line or row number."""
     for line, row in _rows(path):
         if isinstance(row, str):
-            yield Reject(path.name, line, row)
+            yield line, Reject(path.name, line, row)
             continue
         try:
-            yield parse_item(row)
+            yield line, parse_item(row)
         except InvalidInput as error:
-            yield Reject(path.name, line, str(error), _id_of(row))
+            yield line, Reject(path.name, line, str(error), _id_of(row))
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:

@@ -1,0 +1,91 @@
+"""What an embedding run reads: its files in one order, its rows sorted into lots and rejects."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from processing.embedding_parts import Lot
+from processing.item_photos import PhotoPlace
+from retrieval.item_files import find_item_files, numbered_items
+from retrieval.items import Item, Reject
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass
+class Rows:
+    """The rows of one run, sorted into lots and rejects as they are read.
+
+    Attributes:
+        files: every catalogue file of the run, in the order in which they count.
+        mine: those that this instance embeds.
+        rejects: where rejects go, one JSON line each.
+        read: rows of `mine` that were read so far.
+        rejected: rows of `mine` that went to the rejects.
+        superseded: earlier rows, of any instance, that a lot of `mine` replaces.
+    """
+
+    files: Sequence[Path]
+    mine: frozenset[Path]
+    rejects: IO[bytes]
+    read: int = 0
+    rejected: int = 0
+    superseded: int = 0
+    _seen: dict[str, tuple[int, str, int]] = field(default_factory=dict)  # item_id -> version, file, line
+
+    def lots(self) -> Iterator[Lot]:
+        """The lots of this instance; a reject is written down on the way."""
+        for path in self.files:
+            mine = path in self.mine
+            for line, row in numbered_items(path):
+                checked = self._check_id(row, path, line, mine) if isinstance(row, Item) else row
+                if not mine:
+                    continue
+                self.read += 1
+                if isinstance(checked, Item):
+                    yield Lot(checked, PhotoPlace(checked.image, path.parent))
+                else:
+                    self.rejected += 1
+                    self.rejects.write(f"{checked.to_json()}\n".encode())
+
+    def _check_id(self, item: Item, path: Path, line: int, mine: bool) -> Item | Reject:
+        before = self._seen.get(item.item_id)
+        if before is not None and item.version <= before[0]:
+            reason = f"duplicate item_id: {before[1]}:{before[2]} has this lot with the same or a newer updated_at"
+            return Reject(path.name, line, reason, item.item_id)
+        self.superseded += mine and before is not None
+        self._seen[item.item_id] = (item.version, path.name, line)
+        return item
+
+
+def input_files(inputs: Sequence[Path]) -> list[Path]:
+    """Every file once, by name; the order decides which instance embeds a file and which of two equal rows stands."""
+    files = {path for given in inputs for path in find_item_files(given)}
+    return sorted(files, key=lambda path: (path.name, str(path)))
+
+
+def survey(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
+    """Hash of the names and bytes of the files, and about how many rows each has."""
+    digest = hashlib.sha256()
+    counts: dict[Path, int] = {}
+    for path in files:
+        content, lines = hashlib.sha256(), 0
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                content.update(chunk)
+                lines += chunk.count(b"\n")
+        digest.update(f"{path.name}\0{content.hexdigest()}\n".encode())
+        counts[path] = _parquet_rows(path) if path.suffix.lower() == ".parquet" else lines
+    return digest.hexdigest(), counts
+
+
+def _parquet_rows(path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError):
+        return 0  # the reader of the rows says what is wrong with it

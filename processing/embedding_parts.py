@@ -1,0 +1,148 @@
+"""Parts of a release on disk: written once, kept by a receipt, and reused by a run that starts again."""
+
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from processing.item_photos import PhotoPlace, PhotoState
+from retrieval.index.base import IndexedItem
+from retrieval.items import Item
+from retrieval.release import Manifest, Part
+from retrieval.schema import bulk_lines
+
+FORMAT = 1  # of the bytes in a part; another number makes every receipt void
+COMPRESSION = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """A row that will be embedded, with the place of its photo."""
+
+    item: Item
+    photo: PhotoPlace
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What is known of a finished part.
+
+    Attributes:
+        fingerprint: hash of everything that the part's bytes come from.
+        part: the file.
+        photos: PhotoState -> lots.
+    """
+
+    fingerprint: str
+    part: Part
+    photos: dict[str, int]
+
+    def save(self, path: Path) -> None:
+        """Write the receipt in one step."""
+        with replacing(path) as file:
+            file.write(json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> "Receipt | None":
+        """Read a receipt; None when there is none or it is broken, so that its part is made again."""
+        try:
+            values = json.loads(path.read_bytes())
+            return cls(values["fingerprint"], Part(**values["part"]), values["photos"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+class PartFolder:
+    """The parts that one instance writes into `output/<release_id>/`."""
+
+    def __init__(self, folder: Path, release_id: str, tower_id: str, instance: int, instances: int) -> None:
+        """Use, or make, the folder of a release; arguments as Manifest's attributes."""
+        self._folder = folder
+        self._seed = f"{FORMAT}/{release_id}/{tower_id}"
+        self._instance = instance
+        self._instances = instances
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def name(self, count: int) -> str:
+        """Name of this instance's part number `count`, unlike that of any other instance."""
+        return f"part-{count * self._instances + self._instance:05}.ndjson.gz"
+
+    def fingerprint(self, lots: Sequence[Lot]) -> str:
+        """Hash of the lots as they were read, of the size and time of their photos on this machine, and of the tower."""
+        digest = hashlib.sha256(self._seed.encode())
+        for lot in lots:
+            digest.update(repr((lot.item, _stamp(lot.photo))).encode())
+        return digest.hexdigest()
+
+    def finished(self, count: int, fingerprint: str) -> Receipt | None:
+        """The receipt of a part that need not be made again: same input, same tower, same bytes on disk."""
+        path = self._folder / self.name(count)
+        receipt = Receipt.load(_receipt_path(path))
+        if receipt is None or receipt.fingerprint != fingerprint or not path.is_file():
+            return None
+        return receipt if _sha256(path) == receipt.part.sha256 else None
+
+    def write(self, count: int, fingerprint: str, entries: Iterable[tuple[IndexedItem, PhotoState]]) -> Receipt:
+        """Write a part and its receipt; the same entries give the same bytes."""
+        path = self._folder / self.name(count)
+        photos: Counter[str] = Counter()
+        with replacing(path) as raw, gzip.GzipFile("", "wb", COMPRESSION, raw, mtime=0) as file:
+            for entry, state in entries:
+                photos[state.value] += 1
+                for line in bulk_lines(entry):
+                    file.write(f"{line}\n".encode())
+        receipt = Receipt(fingerprint, Part(path.name, photos.total(), path.stat().st_size, _sha256(path)), dict(photos))
+        receipt.save(_receipt_path(path))
+        return receipt
+
+    def withdraw(self) -> None:
+        """Take this run's manifests away: from here on the release is unfinished."""
+        ours = f"-{self._instance:05}-of-{self._instances:05}.json" if self._instances > 1 else "manifest.json"
+        for path in self._folder.glob("manifest*.json"):
+            if path.name.endswith(ours) or not path.name.endswith(f"-of-{self._instances:05}.json"):
+                path.unlink()
+
+    def commit(self, manifest: Manifest) -> None:
+        """Remove parts of an earlier run that this one has no use for, then write the manifest."""
+        kept = {part.name for part in manifest.parts}
+        for path in self._folder.glob("part-*.ndjson.gz"):
+            number = path.name.removeprefix("part-").removesuffix(".ndjson.gz")
+            ours = number.isdigit() and int(number) % self._instances == self._instance
+            if ours and path.name not in kept:
+                path.unlink()
+                _receipt_path(path).unlink(missing_ok=True)
+        manifest.save(self._folder)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes its name when it is whole; after an error nothing of it stays."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _receipt_path(part: Path) -> Path:
+    return part.with_name(part.name.removesuffix(".ndjson.gz") + ".receipt")
+
+
+def _stamp(place: PhotoPlace) -> tuple[int, int] | None:
+    try:
+        status = place.path.stat() if place.path else None
+    except (OSError, ValueError):
+        return None
+    return (status.st_size, status.st_mtime_ns) if status else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
