@@ -2,82 +2,35 @@
 
 import copy
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from catalog.folder import CatalogFolder
 from models.artefact import save_towers
-from models.augmentation import Augmentation, augment
+from models.batches import Batch, TrainingBatches
 from models.losses import info_nce
-from models.pixels import normalise, to_unit
-from models.presets import TowerConfig, preset
+from models.presets import TowerConfig
+from models.schedule import Clock, learning_rate_factor
 from models.tokenizer import make_tokenizer
-from models.towers import Photos, Tokens, TwoTowers
-from models.training_data import Lots, PhotoTable, Queries, TokenTable, read_training_lots
-from models.validation import Figures, Validation, to_tokens
+from models.towers import TwoTowers
+from models.training_config import TrainingConfig
+from models.training_data import read_training_lots
+from models.validation import Figures, Validation
 from retrieval.encoder import prepare_tokenizer
+
+__all__ = ["EpochRecord", "ProgressCallback", "TrainingConfig", "TrainingReport", "train_towers"]
 
 log = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[int, int], None]  # (steps done, steps in all)
-PHOTO_MARGIN = 1.25  # photos are kept this much larger than the tower sees them, so that crops stay sharp
 CACHE_FOLDER = ".photos"
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Everything that decides what a training run makes of a catalogue.
-
-    Attributes:
-        tower: the architecture.
-        epochs: passes over the lots (or over the queries, where there are more of them), >= 1.
-        batch_size: pairs of a step, each of another query, >= 2.
-        learning_rate: peak of AdamW's (Loshchilov and Hutter 2019).
-        pretrained_factor: the learning rate of pretrained encoders, as a share of learning_rate.
-        weight_decay: on matrices; biases, norms and the temperature have none.
-        warmup: share of the steps over which the learning rate rises; then it falls as a cosine to zero.
-        temperature: at the start; it is learnt, and never below 0.01.
-        max_grad_norm: gradients are clipped to it.
-        symmetric: train lots to find their queries, too.
-        photo_dropout: probability that a lot is shown without its photo, so that lots without one are placed well.
-        text_dropout: probability that a lot with a photo is shown without its text, so that the photo is not ignored.
-        token_dropout: probability that a token of a lot's text is hidden.
-        augmentation: how photos are changed.
-        validate_every: epochs between two measurements on the val split, >= 1; the last epoch is always measured.
-        mixed_precision: "auto" is bf16 on a GPU and float32 on a CPU.
-        max_seconds: the schedule is shortened, if need be, to end after so long; None for no limit. Runs that are cut by
-            the clock do not repeat exactly.
-        seed: of weights, order, dropout and augmentation.
-    """
-
-    tower: TowerConfig = field(default_factory=lambda: preset("compact"))
-    epochs: int = 20
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    pretrained_factor: float = 0.05
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    temperature: float = 0.07
-    max_grad_norm: float = 1.0
-    symmetric: bool = True
-    photo_dropout: float = 0.1
-    text_dropout: float = 0.0
-    token_dropout: float = 0.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    validate_every: int = 2
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    max_seconds: float | None = None
-    seed: int = 7
 
 
 @dataclass(frozen=True)
@@ -168,88 +121,6 @@ def fit_vocabulary(config: TowerConfig, size: int) -> TowerConfig:
     return replace(config, text=replace(config.text, config={**config.text.config, "vocab_size": size}))
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One step's pairs: row i of the lots answers query i.
-
-    Attributes:
-        queries: tokens of B queries.
-        items: tokens of B lots.
-        photos: their photos, augmented and normalised; None for a tower without eyes.
-        known: (B, B) bool, which lots are known to answer which queries.
-    """
-
-    queries: Tokens
-    items: Tokens
-    photos: Photos | None
-    known: Tensor
-
-
-class TrainingBatches:
-    """Endless batches of pairs: every query comes once before any comes again, each time with one of its lots."""
-
-    def __init__(self, lots: Lots, queries: Queries, tokenizer: Any, config: TrainingConfig, cache: Path) -> None:
-        tower = config.tower
-        self._config = config
-        self._queries = queries
-        self._answer_sets = [frozenset(answers.tolist()) for answers in queries.answers]
-        self._chances = [weights / weights.sum() for weights in queries.weights]
-        self._query_tokens = TokenTable.build(tokenizer, queries.texts, tower.max_length)
-        self._item_tokens = TokenTable.build(tokenizer, lots.texts, tower.max_length)
-        self._hidden_token = tokenizer.token_to_id("[MASK]") or 0
-        side = round(tower.image_size * PHOTO_MARGIN)
-        self._photos = PhotoTable.load(lots.photos, side, cache) if tower.use_image else None
-        self._random = np.random.default_rng(config.seed)
-        self._generator = torch.Generator().manual_seed(config.seed)
-        self.batch_size = min(config.batch_size, len(queries.texts))
-        self.per_epoch = math.ceil(max(len(queries.texts), len(lots.ids)) / self.batch_size)
-
-    @property
-    def photo_count(self) -> int:
-        """Lots whose photo could be read."""
-        return int(self._photos.has_image.sum()) if self._photos else 0
-
-    def stream(self, device: torch.device) -> Iterator[Batch]:
-        """Make batches on a device, without end."""
-        waiting = np.empty(0, dtype=np.int64)
-        while True:
-            if len(waiting) < self.batch_size:  # the rest of a pass goes to the next: it would repeat a query in a batch
-                waiting = self._random.permutation(len(self._queries.texts))
-            rows, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
-            yield self._batch(rows, device)
-
-    def _batch(self, rows: NDArray[np.int64], device: torch.device) -> Batch:
-        lots = np.array([self._random.choice(self._queries.answers[q], p=self._chances[q]) for q in rows])
-        known = np.array([[lot in self._answer_sets[q] for lot in lots.tolist()] for q in rows.tolist()])
-        return Batch(
-            queries=to_tokens(self._query_tokens.take(rows), device),
-            items=to_tokens(self._hide(self._item_tokens.take(lots), lots), device),
-            photos=self._show(lots, device) if self._photos else None,
-            known=torch.from_numpy(known | (lots[:, None] == lots[None, :])).to(device),
-        )
-
-    def _hide(
-        self, tokens: tuple[NDArray[np.int64], NDArray[np.int64]], lots: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Drop tokens, and whole texts of lots that have a photo; [CLS] stays."""
-        ids, mask = tokens
-        hidden = self._random.random(ids.shape) < self._config.token_dropout
-        hidden[:, 0] = False
-        ids = np.where(hidden, self._hidden_token, ids)
-        if self._photos:
-            mute = (self._random.random(len(lots)) < self._config.text_dropout) & self._photos.has_image[lots]
-            mask[mute, 1:] = 0
-        return ids, mask
-
-    def _show(self, lots: NDArray[np.int64], device: torch.device) -> Photos:
-        assert self._photos is not None
-        tower = self._config.tower
-        seen = self._photos.has_image[lots] & (self._random.random(len(lots)) >= self._config.photo_dropout)
-        pixels = to_unit(torch.from_numpy(np.ascontiguousarray(self._photos.pixels[lots[seen]])).to(device))
-        changed = augment(pixels, tower.image_size, self._config.augmentation, self._generator)
-        return Photos(normalise(changed, tower.image_mean, tower.image_std), torch.from_numpy(seen).to(device))
-
-
 def _fit(
     towers: TwoTowers,
     batches: TrainingBatches,
@@ -295,52 +166,6 @@ def _step(model: nn.Module, batch: Batch, optimizer: Any, accelerator: Accelerat
     accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     optimizer.step()
     return loss.detach()
-
-
-class Clock:
-    """How far a run is: by its steps or, where that is further, by its seconds."""
-
-    def __init__(self, steps: int, max_seconds: float | None) -> None:
-        self.steps = steps
-        self.steps_run = 0
-        self._max_seconds = max_seconds or math.inf
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self._started
-
-    @property
-    def share(self) -> float:
-        """Of the run that is over, in [0, 1]."""
-        return min(1.0, max(self.steps_run / self.steps, self.seconds / self._max_seconds))
-
-    @property
-    def steps_done(self) -> int:
-        """The share in steps."""
-        return round(self.share * self.steps)
-
-    @property
-    def over(self) -> bool:
-        """Whether the run has ended."""
-        return self.share >= 1.0
-
-    def tick(self) -> None:
-        """Count a step."""
-        self.steps_run += 1
-
-
-def learning_rate_factor(share: float, warmup: float) -> float:
-    """Share of the peak learning rate: a linear rise over `warmup` of the run, then half a cosine down to zero.
-
-    Args:
-        share: of the run that is over, in [0, 1].
-        warmup: share of the run, in [0, 1).
-    """
-    if share < warmup:
-        return max(share, 1e-3) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 
 def _precision(config: TrainingConfig) -> str:
