@@ -95,7 +95,11 @@ def start(
             layout = prepare(home or default_home(), progress)
             progress(f"starting OpenSearch on {HOST}:{port}")
             running = _spawn(layout, data, port, heap)
-        _wait_until_healthy(running, timeout_s)
+        try:
+            _wait_until_healthy(running, timeout_s)
+        except IndexUnavailable:
+            stop(data)
+            raise
     return running
 
 

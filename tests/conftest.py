@@ -21,8 +21,10 @@ def opensearch_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     data = tmp_path_factory.mktemp("opensearch")
-    yield _start_node(data).url
-    opensearch_node.stop(data)
+    try:
+        yield _start_node(data).url
+    finally:
+        opensearch_node.stop(data)
 
 
 def _start_node(data: Path) -> opensearch_node.RunningNode:

@@ -186,11 +186,11 @@ class OpenSearchStore:
         replicas: int = 0,
     ) -> None:
         if isinstance(server, str):
-            self._client = OpenSearch(server, timeout=timeout_s, max_retries=CONNECTION_RETRIES, http_compress=False)
-            self._url = server
+            self._client = OpenSearch(server, timeout=timeout_s, max_retries=CONNECTION_RETRIES)
         else:
             self._client = server
-            self._url = ", ".join(str(c.host) for c in server.transport.connection_pool.connections)
+        # As the client tells it: without the password that a URL may hold
+        self._url = ", ".join(str(connection.host) for connection in self._client.transport.connection_pool.connections)
         self._alias = alias
         self._timeout_s = timeout_s
         self._engine: Engine = engine

@@ -26,7 +26,7 @@ def opensearch_errors(url: str) -> Iterator[None]:
     try:
         yield
     except NoConnection as error:
-        raise IndexUnavailable(f"OpenSearch at {url} does not answer ({error.error}: {_cause(error)}); {WAY_OUT}") from error
+        raise IndexUnavailable(f"OpenSearch at {url} does not answer ({error.error}); {WAY_OUT}") from error
     except NotFoundError as error:
         raise IndexMissing(f"OpenSearch at {url} has no such index ({_cause(error)}); build one with `gavel index`") from error
     except RequestError as error:

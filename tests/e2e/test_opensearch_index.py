@@ -1,0 +1,162 @@
+"""What is OpenSearch's own about its adapter: analysis, native fusion, shards, aliases, and a server that is gone."""
+
+import time
+import uuid
+
+import numpy as np
+import pytest
+from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
+from opensearchpy import OpenSearch
+
+from local.opensearch_node import free_port
+from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
+from retrieval.index.base import Filter
+from retrieval.index.opensearch import OpenSearchStore
+from retrieval.index.opensearch_queries import hybrid_body
+
+WHERE = Filter()
+TITLES = (
+    "old red vase",
+    "red vase",
+    "gold ring",
+    "blue vase",
+    "silver watch",
+    "red lamp",
+    "luxury gold watch",
+    "round red vase red",
+)
+
+
+@pytest.fixture
+def client(opensearch_url):
+    client = OpenSearch(opensearch_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def alias(client):
+    alias = f"lots-{uuid.uuid4().hex[:8]}"
+    yield alias
+    client.indices.delete(index=f"{alias}-*")
+
+
+@pytest.fixture
+def store(opensearch_url, alias):
+    return OpenSearchStore(opensearch_url, alias)
+
+
+def vector(text):
+    return WordEncoder().encode([text])[0]
+
+
+def ids(found):
+    return [candidate.item_id for candidate in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "stems"),
+    [
+        ("Luxury vintage Watches, running", ["luxuri", "vintag", "watch", "run"]),
+        ("women's café_bar 1990’s", ["women", "s", "café_bar", "1990", "s"]),
+        ("東京タワー ÅNGSTRÖM", ["東京タワー", "ångström"]),
+        ("!?… —", []),
+    ],
+)
+def test_text_is_cut_into_words_in_lower_case_and_stemmed(store, client, text, stems):
+    name = store.create(TOWER_ID, 2).name
+    answer = client.indices.analyze(index=name, body={"analyzer": "item_text", "text": text})
+    assert [token["token"] for token in answer["tokens"]] == stems
+
+
+def test_the_mapping_has_the_hnsw_graph_that_the_schema_says(store, client):
+    name = store.create(TOWER_ID, 128).name
+    field = client.indices.get_mapping(index=name)[name]["mappings"]["properties"]["embedding"]
+    assert field["dimension"] == 128
+    assert field["method"]["engine"] == "lucene"
+    assert field["method"]["space_type"] == "cosinesimil"
+    assert field["method"]["parameters"] == {"m": 16, "ef_construction": 256}
+
+
+def test_the_servers_own_fusion_gives_the_same_scores_where_nothing_ties(store, client, alias):
+    titles = [" ".join(WORDS[: n + 1]) for n in range(len(WORDS))]  # each longer than the last: no two score alike
+    index = publish(store, [lot(f"lot-{n:02}", title) for n, title in enumerate(titles)])
+    text, query = "vase watch", vector("vase watch ring lamp red blue")
+    body = hybrid_body(text, query, len(titles), WHERE)
+    native = client.search(index=index.name, body=body, params={"search_pipeline": f"{alias}-rrf"})["hits"]["hits"]
+    ours = index.hybrid(text, query, len(titles), WHERE)
+    assert len(ours) == len(titles)
+    assert {c.item_id: c.score for c in ours} == pytest.approx({hit["_id"]: hit["_score"] for hit in native}, rel=1e-6)
+
+
+def test_lots_that_tie_in_both_lists_come_by_id_whatever_the_order_of_writing(store):
+    index = publish(store, [lot(f"lot-{n}", "red vase") for n in (5, 3, 9, 1, 7)])
+    assert ids(index.hybrid("vase", vector("red vase"), 3, WHERE)) == ["lot-1", "lot-3", "lot-5"]
+
+
+def test_several_shards_answer_as_one(opensearch_url, alias):
+    lots = [lot(f"lot-{n:03}", TITLES[n % len(TITLES)], current_price=float(n)) for n in range(64)]
+    one, many = (publish(OpenSearchStore(opensearch_url, alias, shards=shards), lots) for shards in (1, 3))
+    query = vector("old red vase")
+    where = Filter(max_price=40)
+    assert ids(many.semantic(query, 7, where, exact=True)) == ids(one.semantic(query, 7, where, exact=True))
+    assert many.count() == 64
+    assert len(set(ids(many.hybrid("red vase", query, 7, where)))) == 7
+
+
+def test_more_than_ef_search_neighbours_can_be_asked_for(store):
+    index = publish(store, [lot(f"lot-{n:03}", TITLES[n % len(TITLES)]) for n in range(150)])
+    assert len(index.semantic(vector("red vase"), 140, WHERE)) == 140
+
+
+def test_upsert_into_a_dropped_index_does_not_make_a_new_one_without_mapping(store, client):
+    index = store.create(TOWER_ID, len(WORDS) + 1)
+    store.drop(index.name)
+    with pytest.raises(IndexMissing, match=index.name):
+        index.upsert([lot("a")])
+    assert not client.indices.exists(index=index.name)
+
+
+def test_publishing_moves_the_alias_and_keeps_the_index_before(store, client, alias):
+    first, second = (publish(store, [lot("a")]) for _ in range(2))
+    assert list(client.indices.get_alias(name=alias)) == [second.name]
+    assert client.indices.exists(index=first.name)
+    store.publish(first.name)
+    assert store.live().name == first.name
+
+
+def test_publishing_what_is_not_there_leaves_the_live_index_alone(store):
+    index = publish(store, [lot("a")])
+    with pytest.raises(IndexMissing, match="nowhere"):
+        store.publish("nowhere")
+    assert store.live().name == index.name
+
+
+def test_an_alias_does_not_see_the_indices_of_a_longer_alias(store, opensearch_url, alias):
+    OpenSearchStore(opensearch_url, f"{alias}-test").create(TOWER_ID, 2)
+    assert store.find(TOWER_ID) is None
+
+
+def test_a_vector_of_another_length_is_refused_before_it_is_sent(store):
+    index = store.create(TOWER_ID, 4)
+    with pytest.raises(InvalidInput, match=r"shape \(3,\)"):
+        index.semantic(np.ones(3, np.float32), 5, WHERE)
+
+
+def test_a_client_with_its_own_credentials_can_be_passed_in(client, alias):
+    index = publish(OpenSearchStore(client, alias), [lot("a", "red vase")])
+    assert ids(index.keyword("vases", 5, WHERE)) == ["a"]
+
+
+def test_a_server_that_is_gone_is_named_at_once_with_the_way_out():
+    url = f"http://127.0.0.1:{free_port()}"
+    began = time.monotonic()
+    with pytest.raises(IndexUnavailable, match=rf"{url} does not answer .*`gavel up`"):
+        OpenSearchStore(url).live()
+    assert time.monotonic() - began < 2
+
+
+def test_a_password_in_the_url_stays_out_of_the_message():
+    with pytest.raises(IndexUnavailable) as raised:
+        OpenSearchStore(f"http://buyer:secret@127.0.0.1:{free_port()}").live()
+    assert "secret" not in str(raised.value)
