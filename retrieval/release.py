@@ -156,11 +156,16 @@ def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
     )
 
 
-def check_part(part: Part, data: bytes) -> None:
+def check_part(part: Part, path: Path) -> None:
     """Compare a part's bytes with what its manifest says.
 
     Raises:
-        ReleaseError: the bytes are not the ones that the run wrote.
+        ReleaseError: the file is missing, or its bytes are not the ones that the run wrote.
     """
-    if hashlib.sha256(data).hexdigest() != part.sha256:
-        raise ReleaseError(f"{part.name} is damaged ({len(data)} bytes, {part.bytes} expected); run `gavel embed` again")
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise ReleaseError(f"{path} is missing; run `gavel embed` again") from None
+    if digest != part.sha256:
+        raise ReleaseError(f"{path} is damaged ({path.stat().st_size} bytes, {part.bytes} expected); run `gavel embed` again")

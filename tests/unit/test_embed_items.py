@@ -1,6 +1,5 @@
 """The embedding job on a real, small tower: what it writes, what it rejects, and how it goes on after a stop."""
 
-import gzip
 import io
 import json
 import subprocess
@@ -20,9 +19,9 @@ from processing import embed_items, item_photos
 from processing.embed_items import embed, main, read_instances
 from processing.item_photos import PhotoLoader, PhotoPlace, PhotoState, load_photo
 from retrieval.errors import InvalidInput, ReleaseError, TowerError
+from retrieval.indexing import read_part
 from retrieval.items import item_text
 from retrieval.release import check_part, load_release
-from retrieval.schema import parse_bulk_lines
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +53,8 @@ def lots(count, start=0, **fields):
 def entries(release: Path):
     found = {}
     for part in load_release(release).parts:
-        data = (release / part.name).read_bytes()
-        check_part(part, data)
-        found |= {entry.item_id: entry for entry in parse_bulk_lines(gzip.decompress(data).decode().splitlines())}
+        check_part(part, release / part.name)
+        found |= {entry.item_id: entry for entry in read_part(release / part.name)}
     return found
 
 

@@ -111,7 +111,13 @@ def test_more_lots_replaced_than_embedded_is_refused():
         manifest(items_superseded=4)
 
 
-def test_the_bytes_of_a_part_are_held_against_its_hash():
-    check_part(part(data=b"lots"), b"lots")
+def test_the_bytes_of_a_part_are_held_against_its_hash(tmp_path):
+    path = tmp_path / "part-00000.ndjson.gz"
+    path.write_bytes(b"lots")
+    check_part(part(data=b"lots"), path)
+    path.write_bytes(b"lot")
     with pytest.raises(ReleaseError, match=r"part-00000\.ndjson\.gz is damaged \(3 bytes, 4 expected\)"):
-        check_part(part(data=b"lots"), b"lot")
+        check_part(part(data=b"lots"), path)
+    path.unlink()
+    with pytest.raises(ReleaseError, match=r"part-00000\.ndjson\.gz is missing; run `gavel embed` again"):
+        check_part(part(data=b"lots"), path)
