@@ -8,12 +8,10 @@ import json
 import os
 import re
 import shutil
-import sys
 import threading
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
-from itertools import groupby
 from pathlib import Path
 
 import bm25s
@@ -27,6 +25,7 @@ from retrieval.schema import BM25_B, BM25_K1
 POSITIONS_FILE = "positions.npy"
 STATISTICS_FILE = "statistics.json"
 ASCII_WORD = re.compile(r"\w+", re.ASCII)
+JOINERS = "\u200c\u200d"
 EXACT_LENGTHS = 40  # Lucene keeps a document's length in one byte (SmallFloat.intToByte4): exact up to here, then 4 bits of it
 FREE_VALUES = 24  # of that byte: the first lengths, which stand for themselves
 SIGNIFICANT_BITS = 4
@@ -112,24 +111,14 @@ def words(text: str) -> list[str]:
     """The words of a text in lower case, before stemming."""
     if text.isascii():
         return ASCII_WORD.findall(text.lower())
-    return [lower_case(word) for word in _word_pattern().findall(text)]
+    return [lower_case(word) for word in "".join(c if _in_word(c) else " " for c in text).split()]
 
 
-@lru_cache(maxsize=1)
-def _word_pattern() -> re.Pattern[str]:
+@lru_cache(maxsize=65_536)
+def _in_word(character: str) -> bool:
     r"""Java's \w with UNICODE_CHARACTER_CLASS: unlike Python's it has marks and joiners, and no numbers but digits."""
-    added = _character_class(("Mn", "Me", "Mc", "Pc")) + "\u200c\u200d"
-    return re.compile(rf"(?:(?![{_character_class(('No',))}])[\w{added}])+")
-
-
-def _character_class(categories: tuple[str, ...]) -> str:
-    """The characters of some Unicode categories as ranges for a regular expression."""
-    ranges = []
-    for inside, run in groupby(range(sys.maxunicode + 1), key=lambda code: unicodedata.category(chr(code)) in categories):
-        if inside:
-            codes = list(run)
-            ranges.append(f"{re.escape(chr(codes[0]))}-{re.escape(chr(codes[-1]))}")
-    return "".join(ranges)
+    category = unicodedata.category(character)
+    return category[0] in "LM" or category in ("Nd", "Nl", "Pc") or character in JOINERS
 
 
 def kept_length(length: int) -> int:

@@ -105,8 +105,8 @@ class FaissIndex:
 
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
-        query = self._unit(vector)
-        return self._answer(lambda: self._semantic_hits(query, k, where, exact)) if k > 0 else []
+        self._check_vector(vector)
+        return self._answer(lambda: self._semantic_hits(vector, k, where, exact)) if k > 0 else []
 
     def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text`; lots that share no word do not come."""
@@ -134,7 +134,8 @@ class FaissIndex:
         self._graph = self._bm25 = None
         self._lots.close()
 
-    def _semantic_hits(self, query: Vector, k: int, where: Filter, exact: bool) -> Hits:
+    def _semantic_hits(self, vector: Vector, k: int, where: Filter, exact: bool) -> Hits:
+        query = _unit(vector)
         current = self._current_graph()
         with self._lock.reading():
             columns, graph = current.columns, current.graph
@@ -145,7 +146,7 @@ class FaissIndex:
             vectors = graph.vectors
             found = [Candidate(columns.item_ids[slot], 0.0, {}, vectors[slot].copy()) for slot in slots]
             positions = {c.item_id: int(columns.positions[slot]) for c, slot in zip(found, slots, strict=True)}
-        return [(positions[c.item_id], c.score) for c in rank_by_cosine(query, found, k)]
+        return [(positions[c.item_id], c.score) for c in rank_by_cosine(vector, found, k)]
 
     def _keyword_hits(self, text: str, k: int, where: Filter) -> Hits:
         bm25 = self._current_bm25()
@@ -231,12 +232,15 @@ class FaissIndex:
             logger.warning("the keyword snapshot of %s could not be written (%s)", self._folder, error)
         return generation, bm25
 
-    def _unit(self, vector: Vector) -> Vector:
-        query = np.asarray(vector, dtype=np.float32)
-        if query.shape != (self.dimensions,) or not np.isfinite(query).all():
-            raise InvalidInput(f"the query vector must be {self.dimensions} finite numbers, not of shape {query.shape}")
-        unit: Vector = (query / max(float(np.linalg.norm(query.astype(np.float64))), 1e-12)).astype(np.float32)
-        return unit
+    def _check_vector(self, vector: Vector) -> None:
+        if vector.shape != (self.dimensions,) or not np.isfinite(vector).all():
+            raise InvalidInput(f"the query vector must be {self.dimensions} finite numbers; it has shape {vector.shape}")
+
+
+def _unit(vector: Vector) -> Vector:
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    scaled: Vector = (vector / max(length, 1e-12)).astype(np.float32)
+    return scaled
 
 
 def _find_sorted(ascending: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

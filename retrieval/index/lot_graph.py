@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 MAX_DEAD_SHARE = 0.3  # of the slots; above it the graph spends its beam on lots that are gone
 MAX_UNSAVED_SHARE = 0.2  # of the slots; what is not in the file is added to the graph again at the next start
 LOTS_A_STEP = 256  # added to the graph at a time while searches wait
+LOTS_A_STRIDE = 8_192  # the same where nobody searches yet; FAISS pays for every lot of the graph at each step
 
 
 class LotGraph:
@@ -50,7 +51,7 @@ class LotGraph:
             except (OSError, ValueError, RuntimeError) as error:
                 logger.warning("%s is not usable (%s); the graph is built again from %s", path, error, lots.path)
                 opened = cls(lots.dimensions)
-            opened.catch_up(snapshot, ReadWriteLock())
+            opened.catch_up(snapshot, ReadWriteLock(), LOTS_A_STRIDE)
         return opened
 
     @classmethod
@@ -58,7 +59,7 @@ class LotGraph:
         """Build the graph from the database alone."""
         built = cls(lots.dimensions)
         with lots.snapshot() as snapshot:
-            built.catch_up(snapshot, ReadWriteLock())
+            built.catch_up(snapshot, ReadWriteLock(), LOTS_A_STRIDE)
         return built
 
     @property
@@ -66,7 +67,7 @@ class LotGraph:
         """Whether so many slots are dead that the graph ought to be built again."""
         return self.columns.dead > MAX_DEAD_SHARE * len(self.columns)
 
-    def catch_up(self, snapshot: LotSnapshot, lock: ReadWriteLock) -> None:
+    def catch_up(self, snapshot: LotSnapshot, lock: ReadWriteLock, step: int = LOTS_A_STEP) -> None:
         """Take over what was committed since the last time, in steps between which searches can run."""
         generation = snapshot.generation()
         gone = snapshot.deleted_after(self._tombstones_to)
@@ -75,7 +76,7 @@ class LotGraph:
                 self.columns.bury(item_id)
                 self._tombstones_to = sequence
         last = int(self.columns.positions[-1]) if len(self.columns) else 0
-        for lots, vectors in snapshot.lots_after(last, LOTS_A_STEP):
+        for lots, vectors in snapshot.lots_after(last, step):
             with lock.writing():
                 self.graph.add(vectors)
                 self.columns.append(lots)

@@ -22,7 +22,6 @@ from retrieval.index.entries import entry_fault
 
 BUSY_TIMEOUT_S = 60.0  # how long a writer waits for another process to commit
 IDS_A_QUERY = 500  # bound variables of one statement; SQLite allows 999 at least
-ROWS_A_READ = 2_048
 
 SCHEMA = """
 CREATE TABLE meta (database_id TEXT NOT NULL, tower_id TEXT NOT NULL, dimensions INTEGER NOT NULL, generation INTEGER NOT NULL);
@@ -172,16 +171,12 @@ class LotSnapshot:
         query = "SELECT sequence, item_id FROM tombstones WHERE sequence > ? ORDER BY sequence"
         return list(self.connection.execute(query, (sequence,)))
 
-    def count_after(self, position: int) -> int:
-        """Number of lots above a position."""
-        return int(self.connection.execute("SELECT count(*) FROM lots WHERE position > ?", (position,)).fetchone()[0])
-
     def fields_to(self, position: int) -> list[LotFields]:
         """What filters ask of the lots up to a position, in the order of positions."""
         query = f"SELECT position, item_id, {FIELD_COLUMNS} FROM lots WHERE position <= ? ORDER BY position"
         return [LotFields(*row) for row in self.connection.execute(query, (position,))]
 
-    def lots_after(self, position: int, rows: int = ROWS_A_READ) -> Iterator[tuple[list[LotFields], Vector]]:
+    def lots_after(self, position: int, rows: int) -> Iterator[tuple[list[LotFields], Vector]]:
         """The lots above a position, in the order of positions: at most `rows` of them and their (N, D) vectors at a time."""
         query = f"SELECT vector, position, item_id, {FIELD_COLUMNS} FROM lots WHERE position > ? ORDER BY position"
         cursor = self.connection.execute(query, (position,))

@@ -1,0 +1,23 @@
+"""Small lots for tests of the embedded index."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+
+from retrieval.index.base import Filter, IndexedItem, Vector
+
+D = 8
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+ALL = Filter(now=NOW)
+
+
+def vector(seed: int) -> Vector:
+    """A random unit vector."""
+    numbers = np.random.default_rng(seed).standard_normal(D)
+    return (numbers / np.linalg.norm(numbers)).astype(np.float32)
+
+
+def lot(number: int, version: int = 1, text: str = "a watch", **fields: object) -> IndexedItem:
+    """Lot number N with the N-th vector."""
+    item_id = f"lot-{number:05}"
+    return IndexedItem(item_id, version, {"item_id": item_id, "title": text, "text": text, **fields}, vector(number))
