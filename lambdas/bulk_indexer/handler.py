@@ -1,0 +1,100 @@
+"""The bulk-index Lambda: parts that land in the bucket become searchable, and a manifest makes its release live.
+
+It takes S3 events wrapped in SQS messages, one or several a message, and bare S3 events from the console. A message that
+fails comes again by itself: the answer names it (ReportBatchItemFailures), and writing a part twice changes nothing.
+"""
+
+from functools import cache
+from itertools import islice
+from json import loads
+from math import ceil
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote_plus
+
+import boto3
+from aws_lambda_powertools import Logger
+
+from retrieval.index.base import IndexedItem, IndexStore, Vector
+from retrieval.index.opensearch import OpenSearchStore
+from retrieval.indexing import PROBES, index_part, publish_release, read_part
+from retrieval.release import Manifest, merge_manifests
+from retrieval.settings import Settings
+
+logger = Logger(service="bulk-indexer")
+
+
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Take in every object that the event names; report the messages that must come again."""
+    records = event.get("Records", [])
+    if not any(record.get("eventSource") == "aws:sqs" for record in records):
+        _take_in(event)
+        return {"batchItemFailures": []}
+    failed = []
+    for message in records:
+        try:
+            _take_in(loads(message["body"] or "{}"))
+        except Exception:  # the entry of the process: one bad message must not hold back the others
+            logger.exception("message failed", message_id=message["messageId"])
+            failed.append({"itemIdentifier": message["messageId"]})
+    return {"batchItemFailures": failed}
+
+
+def _take_in(event: dict[str, Any]) -> None:
+    """One S3 event; `s3:TestEvent`, which S3 sends when notifications are switched on, names no record."""
+    for record in event.get("Records", []):
+        if record.get("eventName", "ObjectCreated").startswith("ObjectCreated"):
+            take_in_object(record["s3"]["bucket"]["name"], unquote_plus(record["s3"]["object"]["key"]))
+
+
+def take_in_object(bucket: str, key: str) -> None:
+    """Index a part, publish the release of a manifest, pass over anything else."""
+    name = PurePosixPath(key).name
+    if name.endswith(".ndjson.gz"):
+        report = index_part(read_part(_body(bucket, key)), store())
+        counts = {"indexed": report.indexed, "deleted": report.deleted, "stale": report.stale, "rejected": len(report.rejected)}
+        logger.info("part indexed", extra={"key": key, **counts})
+    elif name.startswith("manifest") and name.endswith(".json"):
+        _publish(bucket, key.removesuffix(name))
+    else:
+        logger.info("object passed over", key=key)
+
+
+def _publish(bucket: str, folder: str) -> None:
+    """Publish a release once the manifests of all its instances are there: the last one to come finds them all."""
+    listed = s3().list_objects_v2(Bucket=bucket, Prefix=f"{folder}manifest").get("Contents", [])
+    keys = [entry["Key"] for entry in listed if entry["Key"].endswith(".json")]
+    shards = [Manifest.from_json(_body(bucket, key).read().decode()) for key in keys]
+    if len(shards) < shards[0].instances:
+        logger.info("release waits for other instances", folder=folder, there=len(shards), instances=shards[0].instances)
+        return
+    manifest = merge_manifests(shards)
+    report = publish_release(manifest, store(), _probes(bucket, folder, manifest))
+    logger.info("release checked", index=report.index, lots=report.lots, recall=report.recall_at_10, published=report.published)
+
+
+def _probes(bucket: str, folder: str, manifest: Manifest) -> list[Vector]:
+    """Vectors from the heads of parts all over the release; no part is read to its end."""
+    parts = manifest.parts[:: max(1, len(manifest.parts) // PROBES)][:PROBES]
+    vectors: list[Vector] = []
+    for part in parts:
+        lots = (entry for entry in read_part(_body(bucket, folder + part.name)) if isinstance(entry, IndexedItem))
+        vectors += [lot.vector for lot in islice(lots, ceil(PROBES / len(parts)))]
+    return vectors
+
+
+def _body(bucket: str, key: str) -> Any:
+    return s3().get_object(Bucket=bucket, Key=key)["Body"]
+
+
+@cache
+def s3() -> Any:
+    """The S3 client of this process."""
+    return boto3.client("s3")
+
+
+@cache
+def store() -> IndexStore:
+    """The index of this process, wired from its environment."""
+    settings = Settings.from_env()
+    return OpenSearchStore(settings.opensearch_url, alias=settings.index_alias, timeout_s=settings.request_timeout_s)
