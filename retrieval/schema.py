@@ -21,6 +21,7 @@ BM25_B = 0.75
 RRF_RANK_CONSTANT = 60
 VECTOR_FIELD = "embedding"
 TEXT_FIELD = "text"
+WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with a word of more than 32,766 bytes
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
 TOMBSTONE_RETENTION = "1d"  # how long a delete outranks older events that come late
@@ -43,6 +44,7 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
         "parameters": {"m": HNSW_M, "ef_construction": HNSW_EF_CONSTRUCTION},
     }
     keyword = {"type": "keyword", "normalizer": "lowercase"}
+    item_text_filters = ["lowercase", "english_stemmer", "word_head"]
     return {
         "settings": {
             "index": {
@@ -54,8 +56,11 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
             },
             "analysis": {
                 "normalizer": {"lowercase": {"type": "custom", "filter": ["lowercase"]}},
-                "filter": {"english_stemmer": {"type": "stemmer", "language": "porter2"}},
-                "analyzer": {"item_text": {"type": "custom", "tokenizer": "word", "filter": ["lowercase", "english_stemmer"]}},
+                "filter": {
+                    "english_stemmer": {"type": "stemmer", "language": "porter2"},
+                    "word_head": {"type": "truncate", "length": WORD_HEAD_CHARS},
+                },
+                "analyzer": {"item_text": {"type": "custom", "tokenizer": "word", "filter": item_text_filters}},
                 "tokenizer": {"word": {"type": "pattern", "pattern": r"\w+", "group": 0, "flags": "UNICODE_CHARACTER_CLASS"}},
             },
         },

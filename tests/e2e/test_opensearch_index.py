@@ -69,6 +69,11 @@ def test_text_is_cut_into_words_in_lower_case_and_stemmed(store, client, text, s
     assert [token["token"] for token in answer["tokens"]] == stems
 
 
+def test_a_lot_with_an_endless_word_is_indexed_and_found(store):
+    index = publish(store, [lot("a", "red vase", description="é" * 50_000)])
+    assert ids(index.keyword("vase", 5, WHERE)) == ["a"]
+
+
 def test_the_mapping_has_the_hnsw_graph_that_the_schema_says(store, client):
     name = store.create(TOWER_ID, 128).name
     field = client.indices.get_mapping(index=name)[name]["mappings"]["properties"]["embedding"]
