@@ -4,9 +4,11 @@ Sources: DistilBERT (Sanh et al. 2019) through transformers.AutoModel; ResNet (H
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
@@ -147,5 +149,5 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         network.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
     except FileNotFoundError as error:
         raise TowerError(f"image weights {path} are missing; give the path of a state dict (.pth or .safetensors)") from error
-    except (OSError, RuntimeError, ValueError, AttributeError) as error:
-        raise TowerError(f"image weights {path} do not fit the network: {str(error).splitlines()[0]}") from error
+    except (OSError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError, SafetensorError) as error:
+        raise TowerError(f"image weights {path} do not fit the network, or are damaged: {str(error).splitlines()[0]}") from error

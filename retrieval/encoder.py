@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from tokenizers import Tokenizer
 
 from retrieval.errors import TowerError
@@ -15,6 +16,9 @@ from retrieval.tower import QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 MAX_WORD_CHARS = 100  # WordPiece takes a longer word for [UNK], so max_length tokens never span more characters than this each
 PAD_TOKEN = "[PAD]"
 OUTPUT = "query_vector"  # an output called `embedding` collides with DistilBERT's own node of that name and breaks the graph
+
+# what onnxruntime raises for a damaged model; its exceptions have no base of their own
+UNREADABLE = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, RuntimeError)
 
 
 class QueryEncoder:
@@ -83,7 +87,7 @@ def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
         raise TowerError(f"{path} is missing; copy the whole tower folder or train again with `gavel train`")
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception for a damaged file
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
         raise TowerError(f"{path} is not a tokenizer: {error}; copy it again") from error
     return prepare_tokenizer(tokenizer, max_length)
 
@@ -122,5 +126,5 @@ def _load_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except FileNotFoundError:
         raise TowerError(f"{path} is missing; copy the whole tower folder or train again with `gavel train`") from None
-    except (RuntimeError, ValueError) as error:  # onnxruntime's own exceptions derive from RuntimeError
+    except UNREADABLE as error:
         raise TowerError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}; copy it again") from error

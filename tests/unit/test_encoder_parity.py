@@ -1,0 +1,140 @@
+"""The query tower that serves says what the query tower that was trained says."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from models.artefact import load_towers, save_towers
+from models.presets import preset
+from models.tokenizer import train_wordpiece
+from models.towers import TwoTowers
+from models.training import fit_vocabulary
+from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
+from retrieval.errors import TowerError
+from retrieval.tower import QUERY_TOWER_FILE, TOKENIZER_FILE
+
+COLOURS = ("red", "blue", "emerald", "golden", "off-white")
+KINDS = ("vase", "watch", "armless chair", "toy car with a crack", "film camera", "ring", "teapot", "mirror")
+MAKERS = ("by Okada", "signed Lindqvist", "", "1950s", "luxury vintage")
+TEXTS = [f"{colour} {kind} {maker}".strip() for colour in COLOURS for kind in KINDS for maker in MAKERS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A compact tower with random weights, saved as training saves it."""
+    tokenizer = train_wordpiece(TEXTS, 500)
+    torch.manual_seed(0)
+    towers = TwoTowers(fit_vocabulary(replace(preset("compact"), use_image=False), tokenizer.get_vocab_size()))
+    with torch.no_grad():  # spread the vectors, as training does: near the middle of a cone everything is alike
+        for projection in (towers.query_tower.projection, towers.item_tower.projection):
+            projection[3].bias.copy_(-projection[3].weight @ projection[0].bias.relu())
+    return save_towers(towers, tokenizer, tmp_path_factory.mktemp("towers"))
+
+
+@pytest.fixture(scope="module")
+def encoder(folder):
+    return QueryEncoder.load(folder, verify=True)
+
+
+@torch.inference_mode()
+def encode_with_torch(folder, texts):
+    towers, card = load_towers(folder)
+    ids, mask = tokenize(load_tokenizer(folder, card.max_length), texts, card.max_length)
+    return towers.query_tower(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+
+
+def test_int8_agrees_with_torch_on_200_texts(folder, encoder):
+    assert len(set(TEXTS)) == 200
+    served, trained = encoder.encode(TEXTS), encode_with_torch(folder, TEXTS)
+    assert served.shape == (200, 128)
+    assert served.dtype == np.float32
+    assert (served * trained).sum(axis=1).min() >= 0.99
+    assert np.median(served @ served.T) < 0.98, "if all texts were alike, agreement would say nothing"
+
+
+def test_the_graph_takes_batches_with_padding(folder, encoder):
+    texts = ["ring", TEXTS[60], "a " * 200]
+    ids, mask = tokenize(load_tokenizer(folder, encoder.card.max_length), texts, encoder.card.max_length)
+    assert ids.shape == (3, 64)
+    session = onnxruntime.InferenceSession(folder / QUERY_TOWER_FILE)
+    (vectors,) = session.run(["query_vector"], {"input_ids": ids, "attention_mask": mask})
+    assert (vectors * encode_with_torch(folder, texts)).sum(axis=1).min() >= 0.99
+
+
+def test_the_graph_is_valid_and_reads_both_inputs(folder):
+    graph = onnx.load(folder / QUERY_TOWER_FILE).graph
+    assert [i.name for i in graph.input] == ["input_ids", "attention_mask"]
+    read = {name for node in graph.node for name in node.input}
+    assert {"input_ids", "attention_mask"} <= read
+    assert any("Integer" in node.op_type for node in graph.node), "weights are not int8"
+
+
+def test_vectors_have_unit_length_whatever_is_typed(encoder):
+    odd = ["", " ", "\x00\x01", "ÜBER größe", "花瓶", "🪑" * 50, "a" * 10_000, "vase " * 5_000, "\u202evase"]
+    vectors = encoder.encode(odd)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert np.isfinite(vectors).all()
+
+
+def test_a_vector_does_not_depend_on_its_neighbours(encoder):
+    together = encoder.encode(["red vase", "a much longer query about a film camera by Okada"])
+    np.testing.assert_array_equal(together[0], encoder.encode(["red vase"])[0])
+
+
+def test_case_width_and_spaces_do_not_change_a_query(encoder):
+    vectors = encoder.encode(["red vase", "  Red\tVASE ", "ｒｅｄ vase"])
+    np.testing.assert_array_equal(vectors[1:], vectors[[0, 0]])
+
+
+def test_words_beyond_max_length_are_cut(encoder):
+    start = "red vase " * 40
+    np.testing.assert_array_equal(encoder.encode([start + "watch"]), encoder.encode([start + "teapot"]))
+
+
+def test_no_texts_give_no_vectors(encoder):
+    assert encoder.encode([]).shape == (0, 128)
+
+
+def test_one_query_takes_less_than_five_milliseconds(encoder):
+    seconds = []
+    for text in TEXTS:
+        started = time.perf_counter()
+        encoder.encode([text])
+        seconds.append(time.perf_counter() - started)
+    assert np.median(seconds) < 0.005
+
+
+@pytest.mark.parametrize("name", [QUERY_TOWER_FILE, TOKENIZER_FILE])
+def test_a_missing_or_damaged_file_is_named_with_the_way_out(folder, tmp_path, name):
+    for source in folder.iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    (tmp_path / name).write_bytes((folder / name).read_bytes()[:500])
+    with pytest.raises(TowerError, match=f"{name}.*copy it again"):
+        QueryEncoder.load(tmp_path)
+    with pytest.raises(TowerError, match="copy it again"):
+        QueryEncoder.load(tmp_path, verify=True)
+    (tmp_path / name).unlink()
+    with pytest.raises(TowerError, match=f"{name} is missing"):
+        QueryEncoder.load(tmp_path)
+
+
+def test_a_folder_without_a_tower_says_how_to_get_one(tmp_path):
+    with pytest.raises(TowerError, match="gavel train"):
+        QueryEncoder.load(tmp_path)
+
+
+def test_serving_needs_neither_torch_nor_transformers(folder):
+    code = (
+        "import sys; from pathlib import Path; from retrieval.encoder import QueryEncoder; "
+        f"QueryEncoder.load(Path({str(folder)!r})).encode(['a red vase']); "
+        "print(sorted({'torch', 'transformers', 'faiss', 'pandas', 'xgboost'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
