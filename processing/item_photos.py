@@ -19,6 +19,7 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LOOK_AHEAD = 2  # batches beyond one for each worker that are decoded before the encoder asks
 ABSENT = ("403", "404", "AccessDenied", "NoSuchBucket", "NoSuchKey")  # a fault of the one URI, not of the connection
 S3_TIMEOUT_S = 20
+S3_ATTEMPTS = 5
 
 
 class PhotoState(StrEnum):
@@ -157,5 +158,5 @@ def _s3() -> Any:
     import boto3
     from botocore.config import Config
 
-    retries: Any = {"max_attempts": 5, "mode": "standard"}
+    retries: Any = {"max_attempts": S3_ATTEMPTS, "mode": "standard"}
     return boto3.client("s3", config=Config(retries=retries, connect_timeout=S3_TIMEOUT_S, read_timeout=S3_TIMEOUT_S))

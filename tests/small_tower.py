@@ -2,31 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from models.presets import TowerConfig
 
 WORDS = "red blue green steel gold watch ring vase lamp chair old new luxury vintage . , and the a of"
 
 
-def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True) -> Path:
-    """Save an item tower of 16 dimensions and photos of 32 pixels, with random weights; its query tower is left empty.
-
-    Returns:
-        `out/<tower_id>`.
-    """
-    import torch
-
-    from models.artefact import save_towers
+def small_config(*, use_image: bool = True) -> "TowerConfig":
+    """Compact towers of 16 dimensions that look at photos of 32 pixels."""
     from models.presets import PRESETS, ImageEncoderSpec
-    from models.tokenizer import train_wordpiece
-    from models.towers import TwoTowers
 
-    torch.manual_seed(seed)
     compact = PRESETS["compact"]
     text = {**compact.text.config, "dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 2}
-    config = replace(
+    return replace(
         compact,
         text=replace(compact.text, config=text),
-        image=ImageEncoderSpec(name="small-resnet", width=4, blocks=(1, 1)),
+        image=ImageEncoderSpec(name="small-resnet", width=8, blocks=(1, 1)),
         hidden=32,
         dimensions=16,
         max_length=24,
@@ -34,8 +28,23 @@ def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True) -
         use_image=use_image,
         vocabulary=300,
     )
+
+
+def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True) -> Path:
+    """Save an item tower of small_config() with random weights; the file of its query tower is left empty.
+
+    Returns:
+        `out/<tower_id>`.
+    """
+    import torch
+
+    from models.artefact import save_towers
+    from models.tokenizer import train_wordpiece
+    from models.towers import TwoTowers
+
+    torch.manual_seed(seed)
+    config = small_config(use_image=use_image)
     tokenizer = train_wordpiece([WORDS], config.vocabulary)
-    text = {**text, "vocab_size": tokenizer.get_vocab_size()}
-    towers = TwoTowers(replace(config, text=replace(config.text, config=text)))
+    text = replace(config.text, config={**config.text.config, "vocab_size": tokenizer.get_vocab_size()})
     with patch("models.artefact.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds
-        return save_towers(towers, tokenizer, out)
+        return save_towers(TwoTowers(replace(config, text=text)), tokenizer, out)
