@@ -16,14 +16,15 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
-import Stemmer
 from numpy.typing import NDArray
+from snowballstemmer.english_stemmer import EnglishStemmer
 
 from retrieval.index.lot_columns import lower_case
 from retrieval.schema import BM25_B, BM25_K1
 
 POSITIONS_FILE = "positions.npy"
 STATISTICS_FILE = "statistics.json"
+ANALYSIS = 1  # of texts; to be raised when tokens, stems or weights change, so that older snapshots are built again
 ASCII_WORD = re.compile(r"\w+", re.ASCII)
 JOINERS = "\u200c\u200d"
 EXACT_LENGTHS = 40  # Lucene keeps a document's length in one byte (SmallFloat.intToByte4): exact up to here, then 4 bits of it
@@ -45,7 +46,7 @@ class Bm25Index:
     @classmethod
     def build(cls, texts: Iterable[tuple[int, str]]) -> "Bm25Index":
         """Index (position, text) pairs, which come in ascending order of positions."""
-        stem = lru_cache(maxsize=None)(Stemmer.Stemmer("english").stemWord)
+        stem = lru_cache(maxsize=None)(EnglishStemmer().stemWord)
         vocabulary: dict[str, int] = {}
         documents: list[list[int]] = []
         positions: list[int] = []
@@ -63,7 +64,7 @@ class Bm25Index:
 
     def scores(self, text: str) -> NDArray[np.float32]:
         """(N,) float32 >= 0: the BM25 score of every document; a word that the query repeats counts each time."""
-        stemmer = Stemmer.Stemmer("english")  # one a call: it is not safe to share between threads
+        stemmer = EnglishStemmer()  # one a call: it is not safe to share between threads
         tokens = [stemmer.stemWord(word) for word in words(text)]
         if self._scorer is None or not tokens:
             return np.zeros(len(self.positions), dtype=np.float32)
@@ -79,7 +80,7 @@ class Bm25Index:
             if self._scorer is not None:
                 self._scorer.save(partial, show_progress=False)
             np.save(partial / POSITIONS_FILE, self.positions)
-            (partial / STATISTICS_FILE).write_text(json.dumps({"documents": len(self.positions)}))
+            (partial / STATISTICS_FILE).write_text(json.dumps({"analysis": ANALYSIS, "documents": len(self.positions)}))
             for path in partial.iterdir():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
@@ -97,7 +98,10 @@ class Bm25Index:
             ValueError: damaged.
         """
         try:
-            documents = json.loads((folder / STATISTICS_FILE).read_text())["documents"]
+            statistics = json.loads((folder / STATISTICS_FILE).read_text())
+            if statistics["analysis"] != ANALYSIS:
+                raise ValueError(f"{folder} was written by another version of Gavel")
+            documents = statistics["documents"]
             positions = np.load(folder / POSITIONS_FILE)
             scorer = bm25s.BM25.load(folder, show_progress=False) if documents else None
         except (KeyError, TypeError, EOFError) as error:

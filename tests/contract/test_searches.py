@@ -213,6 +213,13 @@ def test_words_meet_across_case_and_inflection(filled: Fill) -> None:
         assert ids(index.keyword(text, 10, EVERYTHING)) == ["a"]
 
 
+def test_stems_are_those_of_the_snowball_in_lucene(filled: Fill) -> None:
+    groups = ["organic organization", "added ads", "emergency emerge", "university universal", "lateral later", "evening even"]
+    index = filled([lot(word, title=word) for group in groups for word in group.split()])
+    for first, second in (group.split() for group in groups):
+        assert sorted(ids(index.keyword(first, 10, EVERYTHING))) == sorted([first, second])
+
+
 def test_the_description_is_searched_like_the_title(filled: Fill) -> None:
     index = filled([lot("a", title="lot 7", description="an enamel dial"), lot("b", title="enamel")])
     assert set(ids(index.keyword("enamel", 10, EVERYTHING))) == {"a", "b"}
