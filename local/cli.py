@@ -249,9 +249,10 @@ def main() -> None:
     except GavelError as error:
         notes.print(f"gavel: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_ERROR)
-    except KeyboardInterrupt:
-        notes.print("gavel: interrupted; run the same command again to go on", style="yellow")
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:
+            notes.print("gavel: interrupted; run the same command again to go on", style="yellow")
+        raise
 
 
 if __name__ == "__main__":

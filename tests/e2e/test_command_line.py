@@ -1,0 +1,202 @@
+"""The `gavel` command as a newcomer uses it, as real processes on a small catalogue."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+LOTS = 150
+GAVEL = [sys.executable, "-m", "local.cli"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(home: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GAVEL_")}
+    return {**kept, "GAVEL_HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+
+
+def gavel(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*GAVEL, *arguments], env=environment(home), input=stdin, capture_output=True, text=True, timeout=280, check=False
+    )
+
+
+def answer(home: Path, *arguments: str) -> Any:
+    run = gavel(home, *arguments, "--json")
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def refusal(home: Path, *arguments: str) -> str:
+    run = gavel(home, *arguments)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+    return " ".join(run.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which the demo has run."""
+    home = tmp_path_factory.mktemp("demo") / "home"
+    run = gavel(home, "demo", "--lots", str(LOTS))
+    assert run.returncode == 0, run.stderr
+    for word in ("How good", "keyword (BM25)", "text + photo", "What was built", "gavel search"):
+        assert word in run.stdout
+    return home
+
+
+def test_a_second_demo_reuses_what_is_there(home: Path) -> None:
+    start = time.monotonic()
+    run = gavel(home, "demo", "--lots", str(LOTS))
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("already there") == 8
+    assert time.monotonic() - start < 60
+
+
+def test_a_search_answers_ten_reranked_lots_with_all_that_a_buyer_asks_for(home: Path) -> None:
+    found = answer(home, "search", "luxury vintage watches")
+    assert [lot["rank"] for lot in found["results"]] == list(range(1, 11))
+    assert found["reranked"] is True
+    for lot in found["results"]:
+        assert -1 <= lot["similarity"] <= 1
+        assert {"title", "category", "current_price", "bid_count"} <= set(lot["fields"])
+
+
+def test_filters_of_the_command_line_hold(home: Path) -> None:
+    found = answer(home, "search", "vase", "-k", "50", "--category", "vase", "--max-price", "200")["results"]
+    assert found
+    assert all(lot["fields"]["category"] == "vase" and lot["fields"]["current_price"] <= 200 for lot in found)
+
+
+def test_the_prompt_answers_until_quit_and_survives_a_bad_query(home: Path) -> None:
+    run = gavel(home, "search", stdin=f"red vase\n{'x' * 600}\nold lamp\nquit\nnever asked\n")
+    assert run.returncode == 0
+    assert "“red vase”" in run.stdout
+    assert "“old lamp”" in run.stdout
+    assert "at most 512" in run.stderr
+    assert "never asked" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("x" * 10_000,), "10000 characters, at most 512"),
+        (("",), "the query is empty"),
+        (("vase", "-k", "0"), "k is 0"),
+        (("vase", "--mode", "fuzzy"), "hybrid, semantic, keyword"),
+        (("vase", "--min-price", "9", "--max-price", "1"), "swap them"),
+    ],
+)
+def test_a_bad_search_is_one_line_and_exit_status_2(arguments: tuple[str, ...], words: str, home: Path) -> None:
+    assert words in refusal(home, "search", *arguments)
+
+
+def test_an_index_of_another_tower_is_refused(home: Path) -> None:
+    other = next(
+        p.name for p in (home / "towers").iterdir() if p.is_dir() and p.name not in live(home) and not p.name.startswith(".")
+    )
+    run = gavel(home, "search", "vase", "--tower", other)
+    assert run.returncode == 1
+    assert f"the query with {other}" in " ".join(run.stderr.split())
+
+
+def live(home: Path) -> str:
+    return str(json.loads((home / "index" / "auction-items.json").read_text()))
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    return folder
+
+
+def test_an_empty_folder_is_refused_by_name(home: Path, inputs: Path) -> None:
+    assert f"{inputs} holds no catalogue file" in refusal(home, "embed", str(inputs))
+
+
+def test_a_csv_without_ids_is_refused_with_the_columns_it_has(home: Path, inputs: Path) -> None:
+    (inputs / "lots.csv").write_text("title,price\nred vase,1\n")
+    said = refusal(home, "embed", str(inputs))
+    assert "no column for item_id" in said
+    assert "found title, price" in said
+
+
+def test_bad_rows_are_set_aside_and_a_truncated_photo_embeds_from_its_text(home: Path, inputs: Path) -> None:
+    photo = next((home / "catalogs/synthetic/items/photos").glob("*.jpg")).read_bytes()
+    (inputs / "whole.jpg").write_bytes(photo)
+    (inputs / "cut.jpg").write_bytes(photo[: len(photo) // 3])
+    (inputs / "lots.csv").write_text("id,name,price,image\na,red vase,10,whole.jpg\nb,blue vase,-1,\nc,old lamp,5,cut.jpg\n")
+    made = answer(home, "embed", str(inputs), "--release", "small")
+    assert (made["items_in"], made["embedded"], made["rejected"], made["without_image"]) == (3, 2, 1, 1)
+    reject = json.loads((Path(made["release"]) / "rejects.ndjson").read_text())
+    assert (reject["source"], reject["line"], reject["item_id"]) == ("lots.csv", 3, "b")
+    assert "current_price must be >= 0" in reject["reason"]
+    (Path(made["release"]) / "manifest.json").unlink()
+
+
+def test_commands_before_their_time_name_the_command_to_run_first(tmp_path: Path) -> None:
+    assert "gavel catalog generate" in refusal(tmp_path, "train")
+    (tmp_path / "lots.csv").write_text("id,title\na,red vase\n")
+    assert "gavel train" in refusal(tmp_path, "embed", str(tmp_path / "lots.csv"))
+    assert "gavel embed" in refusal(tmp_path, "index")
+    run = gavel(tmp_path, "search", "vase")
+    assert run.returncode == 1
+    assert "gavel index" in " ".join(run.stderr.split())
+
+
+def test_ctrl_c_in_the_middle_leaves_nothing_that_a_rerun_trips_over(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*GAVEL, "demo", "--lots", "60"], env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "demo-synthetic.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)  # until the catalogue stands and the training has begun
+        time.sleep(4)
+        run.send_signal(signal.SIGINT)
+        said = run.communicate(timeout=60)[1]
+    assert run.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    again = gavel(tmp_path, "demo", "--lots", "60")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("already there") >= 1
+
+
+def test_serve_answers_over_http(home: Path) -> None:
+    port = free_port()
+    with subprocess.Popen([*GAVEL, "serve", "--port", str(port)], env=environment(home), stdout=subprocess.DEVNULL) as server:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            assert wait_for(f"{url}/health")["items"] == LOTS
+            found = httpx.get(f"{url}/search", params={"q": "luxury vintage watches"}, timeout=30).json()
+            assert len(found["results"]) == 10
+            assert found["reranked"] is True
+            assert httpx.get(f"{url}/search", params={"q": ""}, timeout=30).json()["type"] == "invalid_query"
+        finally:
+            server.terminate()
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for(url: str) -> Any:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            return httpx.get(url, timeout=5).raise_for_status().json()
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise AssertionError(f"{url} did not answer within 60 s")
