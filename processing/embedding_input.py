@@ -67,10 +67,18 @@ def input_files(inputs: Sequence[Path]) -> list[Path]:
 
 
 def survey(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
-    """Hash of the names and bytes of the files, and about how many rows each has."""
+    """Look at every file before the work begins.
+
+    Returns:
+        Hash of the names and bytes of the files, and about how many rows each has.
+
+    Raises:
+        InvalidInput: a file cannot be read, or lacks a required column.
+    """
     digest = hashlib.sha256()
     counts: dict[Path, int] = {}
     for path in files:
+        next(numbered_items(path), None)
         content, lines = hashlib.sha256(), 0
         with path.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
@@ -82,10 +90,6 @@ def survey(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
 
 
 def _parquet_rows(path: Path) -> int:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError):
-        return 0  # the reader of the rows says what is wrong with it
+    return int(pq.read_metadata(path).num_rows)
