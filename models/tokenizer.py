@@ -1,8 +1,9 @@
 """Tokenizers: one trained on the catalogue's own words, or the one that came with a pretrained encoder."""
 
+from collections import Counter
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from models.encoders import unreachable
@@ -11,6 +12,8 @@ from retrieval.encoder import PAD_TOKEN
 from retrieval.errors import InvalidInput, TowerError
 
 SPECIAL_TOKENS = (PAD_TOKEN, "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LONGEST_WORD = 40  # a longer one is a serial number or an address
+COMMON_ENDING = 12  # words that share an ending before it becomes a piece
 
 
 def make_tokenizer(config: TowerConfig, texts: Iterable[str]) -> Tokenizer:
@@ -33,26 +36,49 @@ def make_tokenizer(config: TowerConfig, texts: Iterable[str]) -> Tokenizer:
 
 
 def train_wordpiece(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Train a lower-casing WordPiece tokenizer, [CLS] text [SEP], as BERT's (Devlin et al. 2019).
+    """Make a lower-casing WordPiece tokenizer, [CLS] text [SEP], as BERT's (Devlin et al. 2019).
+
+    Its pieces are every character, common endings, and the most frequent words, so that a word of the catalogue is one
+    piece. The trainer of the tokenizers library breaks ties differently from run to run; this one does not.
 
     Args:
         texts: cleaned texts.
-        vocabulary: most pieces, > 0; a small catalogue yields fewer.
+        vocabulary: most pieces, > 0; a small catalogue yields fewer, and characters are never left out.
 
     Raises:
         InvalidInput: there is no text.
     """
-    corpus = [text for text in texts if text]
-    if not corpus:
-        raise InvalidInput("there is no text to train a tokenizer on; give a catalogue with titles")
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
-    tokenizer.train_from_iterator(corpus, trainer)
-    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends
+    words = Counter(
+        word
+        for text in texts
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+        if len(word) <= LONGEST_WORD
     )
+    if not words:
+        raise InvalidInput("there is no text to train a tokenizer on; give a catalogue with titles")
+    pieces = dict.fromkeys([*SPECIAL_TOKENS, *_characters(words)])
+    for piece in [*_endings(words), *sorted(words, key=lambda word: (-words[word], word))]:
+        if len(pieces) >= vocabulary:
+            break
+        pieces[piece] = None
+    tokenizer.model = models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]")
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return tokenizer
+
+
+def _characters(words: Iterable[str]) -> list[str]:
+    letters = sorted({letter for word in words for letter in word})
+    return [*letters, *(f"##{letter}" for letter in letters)]
+
+
+def _endings(words: Iterable[str]) -> list[str]:
+    """Endings of two to four letters that many words share, the most common first."""
+    shared = Counter(word[-length:] for word in words for length in (2, 3, 4) if len(word) > length + 1)
+    common = [ending for ending, count in shared.items() if count >= COMMON_ENDING]
+    return [f"##{ending}" for ending in sorted(common, key=lambda ending: (-shared[ending], ending))]

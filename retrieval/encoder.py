@@ -73,7 +73,9 @@ class QueryEncoder:
         for row, text in enumerate(texts):
             ids, mask = tokenize(self._tokenizer, [query_text(text)], self.card.max_length)  # (1, L)
             vectors[row] = self._session.run([OUTPUT], {"input_ids": ids, "attention_mask": mask})[0][0]
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))  # (N, 1)
+        unit: NDArray[np.float32] = vectors / lengths
+        return unit
 
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:

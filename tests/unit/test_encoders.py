@@ -108,3 +108,24 @@ def test_image_weights_that_do_not_fit_or_are_missing_are_refused(tmp_path):
 def test_a_tokenizer_needs_text():
     with pytest.raises(InvalidInput, match="titles"):
         train_wordpiece(["", ""], 100)
+
+
+def test_a_word_of_the_catalogue_is_one_piece_and_any_other_is_spelt():
+    tokenizer = train_wordpiece(["Art Deco vases", "vase of glass"], 200)
+    assert tokenizer.encode("ART deco vase").tokens == ["[CLS]", "art", "deco", "vase", "[SEP]"]
+    assert tokenizer.encode("save").tokens == ["[CLS]", "s", "##a", "##v", "##e", "[SEP]"]
+    assert tokenizer.encode("花").tokens == ["[CLS]", "[UNK]", "[SEP]"]
+    assert tokenizer.encode("[SEP]").ids.count(tokenizer.token_to_id("[SEP]")) <= 2
+
+
+def test_a_full_vocabulary_keeps_the_frequent_words_and_every_character():
+    texts = [f"vase number{n}" for n in range(50)]
+    tokenizer = train_wordpiece(texts, 60)
+    assert tokenizer.get_vocab_size() == 60
+    assert tokenizer.encode("vase number7").tokens[:2] == ["[CLS]", "vase"]
+    assert "[UNK]" not in tokenizer.encode("number49 seven").tokens[:2]
+
+
+def test_the_same_texts_make_the_same_tokenizer():
+    texts = [f"lot {n} of {word}" for n in range(40) for word in ("glass", "brass", "oak", "silver")]
+    assert train_wordpiece(texts, 100).to_str() == train_wordpiece(texts, 100).to_str()
