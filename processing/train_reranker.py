@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -81,11 +82,11 @@ def train_reranker(
 
 
 def _gains(clicks: Sequence[Click]) -> dict[str, dict[str, float]]:
-    """query -> item_id -> log2(1 + mean event weight over the times that it was shown), 0 for a lot never touched."""
+    """query -> item_id -> mean event weight over the times that the lot was shown, 0 for one never touched."""
     weights: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for click in clicks:
         weights[click.query][click.item_id].append(EVENT_WEIGHTS[click.event_type] if click.event_type else 0.0)
-    return {q: {item: float(np.log2(1 + np.mean(w))) for item, w in items.items()} for q, items in weights.items()}
+    return {query: {item_id: fmean(shown) for item_id, shown in items.items()} for query, items in weights.items()}
 
 
 def _rows(service: SearchService, query: str, gains: dict[str, float], candidates: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from retrieval.errors import FeatureMismatch, RankerUnavailable
 from retrieval.ranker.features import FEATURES, FEATURES_HASH
 
-PARAMETERS = {"objective": "rank:ndcg", "eta": 0.1, "max_depth": 4, "min_child_weight": 5, "subsample": 0.8, "nthread": 1}
+PARAMETERS = {
+    "objective": "rank:ndcg",
+    "ndcg_exp_gain": False,  # labels are gains already: mean event weights, not grades
+    "eval_metric": "ndcg@10",
+    "eta": 0.1,
+    "max_depth": 4,
+    "min_child_weight": 5,
+    "subsample": 0.8,
+    "nthread": 1,
+}
 ROUNDS = 300
 EARLY_STOPPING_ROUNDS = 30
 
@@ -76,7 +85,7 @@ def fit_booster(
         patience: rounds without a better validation nDCG@10 after which training stops.
     """
     booster = xgboost.train(
-        {**PARAMETERS, "seed": seed, "eval_metric": "ndcg@10"},
+        {**PARAMETERS, "seed": seed},
         train.matrix(),
         num_boost_round=rounds,
         evals=[(validation.matrix(), "validation")],

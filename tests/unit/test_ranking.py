@@ -75,7 +75,7 @@ def ranking_data(seed: int) -> RankingData:
     """Queries whose buyers want the cheaper lots, whatever the rest says."""
     rng = np.random.default_rng(seed)
     features = [rng.random((20, len(FEATURES)), dtype=np.float32) for _ in range(30)]
-    labels = [np.float32(3) * (x[:, FEATURES.index("log_price")] < 0.3) for x in features]
+    labels = [np.float32(3.5) * (x[:, FEATURES.index("log_price")] < 0.3) for x in features]
     return RankingData(features, [label.astype(np.float32) for label in labels])
 
 
