@@ -1,6 +1,7 @@
 """Photos of lots, fetched and decoded ahead of the encoder. No torch here: worker processes import this file alone."""
 
 import multiprocessing
+import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from enum import StrEnum
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from models.photos import Photo, read_photo
@@ -97,7 +99,7 @@ class PhotoLoader:
         if workers and size:
             # not fork: the parent holds torch's threads, and a forked child may wait for their locks for ever
             context = multiprocessing.get_context("forkserver")
-            self._pool = ProcessPoolExecutor(workers, mp_context=context)
+            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
 
     def __enter__(self) -> "PhotoLoader":
         return self
@@ -126,6 +128,18 @@ class PhotoLoader:
             if not waiting:
                 return
             yield waiting.popleft().result()
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when the job is killed: it would wait for its next batch for ever."""
+    job = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if job is not None:
+            job.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _load_batch(places: Sequence[PhotoPlace], size: int) -> list[Decoded]:

@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +13,8 @@ from small_tower import save_small_item_tower
 
 from models.item_encoder import ItemEncoder
 from models.photos import read_photo
-from processing import embed_items, item_photos
+from processing import embed_items
 from processing.embed_items import embed, main, read_instances
-from processing.item_photos import PhotoLoader, PhotoPlace, PhotoState, load_photo
 from retrieval.errors import InvalidInput, ReleaseError, TowerError
 from retrieval.indexing import read_part
 from retrieval.items import item_text
@@ -121,15 +118,6 @@ def test_a_lot_whose_photo_cannot_be_read_is_embedded_from_its_text(folder, towe
     assert entry.document["has_image"] is False
     assert manifest.items_without_image == 1
     np.testing.assert_allclose(entry.vector, ItemEncoder.load(tower).encode(["Old watch 0"], [None])[0], atol=1e-5)
-
-
-def test_a_photo_is_found_relative_to_the_file_that_names_it_or_by_its_full_path(folder, tmp_path):
-    (folder / "photos").mkdir()
-    photo(folder / "photos" / "red.png")
-    for image in ("photos/red.png", str(folder / "photos" / "red.png")):
-        pixels, state = load_photo(PhotoPlace(image, folder), 8)
-        assert state == PhotoState.READ
-        assert pixels.shape == (8, 8, 3)
 
 
 def test_why_a_lot_has_no_photo_is_counted(folder, tower, tmp_path):
@@ -303,36 +291,6 @@ def test_instances_that_were_given_different_files_are_never_one_release(folder,
     run(folder, tower, tmp_path / "out", instance=1, instances=2)
     with pytest.raises(ReleaseError, match="different runs, inputs or towers"):
         load_release(tmp_path / "out" / "r")
-
-
-def test_worker_processes_give_the_same_photos_in_the_same_order(folder):
-    places = []
-    for number in range(12):
-        photo(folder / f"{number}.png", (20 * number, 0, 0))
-        places.append(PhotoPlace(f"{number}.png" if number % 5 else "missing.png", folder))
-    batches = [places[i : i + 2] for i in range(0, 12, 2)]
-    taken = []
-
-    def source():
-        for number, batch in enumerate(batches):
-            taken.append(number)
-            yield batch
-
-    with PhotoLoader(8, workers=1) as loader:
-        decoded = loader.load(source())
-        first = next(decoded)
-        assert len(taken) <= 1 + item_photos.LOOK_AHEAD
-        rest = [photo for batch in decoded for photo in batch]
-    with PhotoLoader(8, workers=0) as loader:
-        expected = [photo for batch in loader.load(batches) for photo in batch]
-    for (pixels, state), (wanted, wanted_state) in zip([*first, *rest], expected, strict=True):
-        assert state == wanted_state
-        np.testing.assert_array_equal(pixels, wanted)
-
-
-def test_the_process_that_decodes_photos_needs_no_torch():
-    code = "import sys, processing.embed_items, processing.item_photos; print({'torch', 'transformers'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_progress_counts_rows_up_to_all_of_them(folder, tower, tmp_path):
