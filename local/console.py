@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -12,6 +13,7 @@ from rich.text import Text
 from retrieval.search import SearchAnswer
 
 Step = Callable[[int, int], None]
+WIDE = 100  # columns; below, a table of lots leaves out what can be left out
 
 console = Console()
 notes = Console(stderr=True)  # what is not the answer itself, so that --json stays clean
@@ -32,13 +34,15 @@ def progress(label: str) -> Iterator[Step]:
 
 def show_answer(query: str, answer: SearchAnswer) -> None:
     """Print the ranked lots of one answer as a table, with how they came about below."""
-    table = Table(title=Text(f"“{query}”"), title_justify="left", header_style="bold")
-    for name in ("#", "title", "item id", "similarity", "category", "price", "bids", "seller", "ends"):
-        number = name in ("#", "similarity", "price", "bids", "seller")
-        table.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    wide = console.width >= WIDE
+    table = Table(title=Text(f"“{query}”"), title_justify="left", box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    for name in ("#", "title", "item id", "similarity" if wide else "sim", "category", "price", "bids", "seller"):
+        table.add_column(name, justify="left" if name in ("title", "item id", "category") else "right", no_wrap=name != "title")
+    if wide:
+        table.add_column("ends", no_wrap=True)
     for result in answer.results:
         lot = result.fields
-        table.add_row(
+        row = [
             str(result.rank),
             Text(lot.get("title", "")),
             Text(result.item_id),
@@ -47,8 +51,8 @@ def show_answer(query: str, answer: SearchAnswer) -> None:
             _number(lot.get("current_price"), ",.2f"),
             str(lot.get("bid_count", 0)),
             _number(lot.get("seller_rating"), ".1f"),
-            _ends(lot.get("ends_at")),
-        )
+        ]
+        table.add_row(*row, *([_ends(lot.get("ends_at"))] if wide else []))
     console.print(table if answer.results else Text(f"“{query}”: no lot fits; loosen the filters or try --mode hybrid"))
     timings = ", ".join(f"{stage} {ms:.1f}" for stage, ms in answer.timings_ms.items() if stage != "total")
     order = "re-ranked" if answer.reranked else "first-stage order"
@@ -67,7 +71,7 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]],
         rows: cells.
         right_from: from which column on cells are numbers, set to the right.
     """
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, show_header=any(header), header_style="bold")
     for place, name in enumerate(header):
         table.add_column(name, justify="right" if place >= right_from else "left", overflow="fold")
     for row in rows:

@@ -228,4 +228,4 @@ def show_report(demo: Demo) -> None:
         ("gavel serve", "the same over HTTP: http://127.0.0.1:8000/docs"),
         ("gavel up", "an OpenSearch on this machine; then GAVEL_INDEX=opensearch gavel index"),
     ):
-        console.print(f"  .venv/bin/{command:<45} [dim]{why}[/]", highlight=False)
+        console.print(f"  .venv/bin/{command}\n      [dim]{why}[/]", highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ OpenSearch put the same lots in the same order.
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from snowballstemmer.english_stemmer import EnglishStemmer
 
 from retrieval.index.lot_columns import lower_case
 from retrieval.schema import BM25_B, BM25_K1
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it writes its debug lines to stderr by a handler of its own
 
 POSITIONS_FILE = "positions.npy"
 STATISTICS_FILE = "statistics.json"
