@@ -124,14 +124,20 @@ def index(
 ) -> None:
     """Index a release and make it live."""
     from local import pipeline
-    from local.wiring import open_store
 
     settings = Settings.from_env()
     folder = Home(settings).release(release)
     with progress("index lots") as step:
-        manifest = pipeline.index(settings, folder, progress=step)
-    live = open_store(settings).live()
-    _report({"index": live.name, "kind": settings.index, "tower_id": manifest.tower_id, "items": live.count()}, as_json)
+        made = pipeline.index(settings, folder, progress=step)
+    counts = {
+        "indexed": made.upserts.indexed,
+        "stale": made.upserts.stale,
+        "refused": len(made.upserts.rejected),
+        "lots": made.lots,
+    }
+    _report(
+        {"index": made.index, "kind": settings.index, "tower_id": made.tower_id, **counts, "recall@10": made.recall_at_10}, as_json
+    )
 
 
 @app.command()

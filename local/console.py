@@ -37,7 +37,10 @@ def show_answer(query: str, answer: SearchAnswer) -> None:
     wide = console.width >= WIDE
     table = Table(title=Text(f"“{query}”"), title_justify="left", box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     for name in ("#", "title", "item id", "similarity" if wide else "sim", "category", "price", "bids", "seller"):
-        table.add_column(name, justify="left" if name in ("title", "item id", "category") else "right", no_wrap=name != "title")
+        words = name in ("title", "item id", "category")
+        table.add_column(
+            name, justify="left" if words else "right", no_wrap=not words, overflow="fold", min_width=8 if words else None
+        )
     if wide:
         table.add_column("ends", no_wrap=True)
     for result in answer.results:

@@ -1,5 +1,6 @@
 """`gavel demo`: the whole path on one machine, from a catalogue to measured answers."""
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from local.console import Step, console, progress, show_answer, show_quality, sh
 from local.home import Home
 from local.ledger import Done, Ledger
 from local.wiring import load_encoder, load_ranker, open_store, search_service
-from retrieval.errors import InvalidInput
+from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.search import SearchAnswer, SearchRequest, SearchService
 from retrieval.settings import Settings
 
@@ -87,7 +88,7 @@ class Demo:
         catalog = self._catalog()
         towers = {name: self._tower(name, catalog) for name in (TEXT, TEXT_PHOTO)}
         releases = {name: self._release(name, catalog, tower) for name, tower in towers.items()}
-        self._index(releases[TEXT_PHOTO], towers[TEXT_PHOTO])
+        self._index(releases[TEXT_PHOTO])
         if catalog.clicks("train"):
             self._reranker(catalog, towers[TEXT_PHOTO])
         self._evaluate(catalog, releases)
@@ -124,9 +125,12 @@ class Demo:
                 generate(folder, lots=plan.lots, seed=plan.seed, progress=step)
             return str(folder)
 
-        card = folder / CATALOG_FILE
-        self._step("catalogue", self._base, make, lambda value: card.exists() and time.time() - card.stat().st_mtime < FRESH_S)
-        self._base += (card.stat().st_mtime,)  # what comes after is made again with it
+        def is_fresh(value: Any) -> bool:
+            card = folder / CATALOG_FILE
+            return plan.data is None and card.exists() and time.time() - card.stat().st_mtime < FRESH_S
+
+        self._step("catalogue", self._base, make, is_fresh)
+        self._base += (_hash_of(folder),)  # what comes after is made again when the catalogue is another one
         return CatalogFolder.load(folder)
 
     def _tower(self, name: str, catalog: CatalogFolder) -> Path:
@@ -134,17 +138,19 @@ class Demo:
         return Path(self._step(f"train towers, {name}", self._base, lambda step: str(train(progress=step))))
 
     def _release(self, name: str, catalog: CatalogFolder, tower: Path) -> Path:
-        run = partial(pipeline.embed, self.home, catalog.item_files(), tower, release_id=None, workers=0)
+        lots = catalog.item_files("test")  # of the grocery photos only those that training has not seen
+        run = partial(pipeline.embed, self.home, lots, tower, release_id=None, workers=0)
         return Path(self._step(f"embed lots, {name}", (self._base, tower.name), lambda step: str(run(progress=step))))
 
-    def _index(self, release: Path, tower: Path) -> None:
-        def is_live(value: Any) -> bool:
-            found = open_store(self.settings).find(tower.name)
-            return found is not None and found.name == value and open_store(self.settings).live().name == value
+    def _index(self, release: Path) -> None:
+        def is_live(name: Any) -> bool:
+            try:
+                return open_store(self.settings).live().name == name
+            except IndexMissing:
+                return False
 
         def run(step: Step) -> str:
-            pipeline.index(self.settings, release, progress=step)
-            return open_store(self.settings).live().name
+            return pipeline.index(self.settings, release, progress=step).index
 
         self._step("index lots", (release.name, self.settings.index), run, is_live)
 
@@ -162,7 +168,7 @@ class Demo:
             plot_quality(quality, f"{catalog.name}: test queries", plot)
             return quality
 
-        key = [(name, str(path)) for name, path in releases.items()]
+        key = (self._base, *(release.name for release in releases.values()))
         self.report.quality = self._step("measure", key, run, lambda quality: plot.exists())
         self.report.plot = str(plot)
 
@@ -204,6 +210,14 @@ def measure_variants(
         if both.live().ranker is not None:
             variants.append(Variant(RERANKED, both, "hybrid", rerank=True))
         return measure(catalog, split, variants, step)
+
+
+def _hash_of(folder: Path) -> str:
+    """Hash of a catalogue's tables; not of its photos, which its item files name."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.parquet")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def show_report(demo: Demo) -> None:

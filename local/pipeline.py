@@ -7,7 +7,7 @@ from catalog.folder import CatalogFolder
 from local.console import Step
 from local.home import Home
 from local.wiring import open_store, search_service
-from retrieval.release import Manifest, load_release
+from retrieval.indexing import ReleaseReport, index_release
 from retrieval.settings import Settings
 
 # torch and what stands on it take seconds to import: a search must not wait for them, so they are imported where they work
@@ -37,12 +37,9 @@ def embed(home: Home, inputs: Sequence[Path], tower: Path, *, release_id: str | 
     return home.embeddings / manifest.release_id
 
 
-def index(settings: Settings, release: Path, *, progress: Step) -> Manifest:
+def index(settings: Settings, release: Path, *, progress: Step) -> ReleaseReport:
     """Index a release and make it live."""
-    from retrieval.indexing import index_release
-
-    index_release(release, open_store(settings), progress)
-    return load_release(release)
+    return index_release(release, open_store(settings), progress)
 
 
 def train_reranker(home: Home, catalog: CatalogFolder, *, seed: int, progress: Step) -> Path:

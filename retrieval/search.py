@@ -83,7 +83,7 @@ class SearchAnswer:
         mode: as asked.
         reranked: whether the re-ranker gave the order.
         degraded: stages that failed and were done without, such as "rerank".
-        timings_ms: stage -> milliseconds: encode, retrieve, rerank, total.
+        timings_ms: stage -> milliseconds: load (of index and models, the first time), encode, retrieve, rerank, total.
     """
 
     results: Sequence[SearchResult]
@@ -145,7 +145,8 @@ class SearchService:
         timings: dict[str, float] = {}
         degraded: list[str] = []
         with _timed(timings, "total"):
-            live = self.live()
+            with _timed(timings, "load"):
+                live = self.live()
             with _timed(timings, "encode"):
                 vector = live.encoder.encode([query_text(request.query)])[0]  # (D,)
             with _timed(timings, "retrieve"):
