@@ -100,6 +100,11 @@ def clean_text(text: str) -> str:
     return re.sub(r"\s+", " ", printable).strip()
 
 
+def has_half_character(text: str) -> bool:
+    """Whether a text holds a lone surrogate, which no UTF-8 can write and no tokenizer reads."""
+    return any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def item_text(title: str, description: str) -> str:
     """The text by which towers and keyword search know a lot: title, then description."""
     return clean_text(f"{title}. {description}" if description.strip() else title)
@@ -225,7 +230,7 @@ def _text(field: str, value: Any, limit: int) -> str:
     text = "" if value is None else str(value)
     if len(text) > limit:
         raise InvalidInput(f"{field} has {len(text)} characters, at most {limit} are allowed")
-    if any("\ud800" <= c <= "\udfff" for c in text):
+    if has_half_character(text):
         raise InvalidInput(f"{field} holds half a character (a lone surrogate): {text[:40]!r}")
     return text.strip()
 

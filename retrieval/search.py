@@ -1,5 +1,6 @@
 """A search from the buyer's words to the ranked lots: encode, retrieve, re-rank."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import InvalidQuery, RankerUnavailable, TowerMismatch
-from retrieval.index.base import Candidate, Filter, IndexStore, Vector, VectorIndex
-from retrieval.items import query_text
+from retrieval.index.base import Candidate, Filter, IndexStore, Vector, VectorIndex, cosines
+from retrieval.items import has_half_character, query_text
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import feature_matrix
 from retrieval.schema import visible_fields
 
+logger = logging.getLogger(__name__)
+
 Mode = Literal["hybrid", "semantic", "keyword"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-MAX_QUERY_CHARS = 512
+MAX_QUERY_CHARS = 512  # and so fewer words than the 1,024 clauses that OpenSearch allows a query
 MAX_K = 100
 LIVE_CHECK_S = 5.0  # how long a swapped alias may go unseen
 
@@ -40,7 +43,7 @@ class SearchRequest:
     """What a buyer asks.
 
     Attributes:
-        query: 1 to 512 characters.
+        query: 1 to 512 characters, as typed and as query_text() writes it.
         k: how many lots to answer with, 1 to 100.
         mode: which retrievers look: both, vectors alone, words alone.
         where: which lots may come back.
@@ -94,6 +97,16 @@ class SearchAnswer:
     timings_ms: Mapping[str, float]
 
 
+class _UnusableRanker:
+    """Stands for a re-ranker that is there but could not be loaded, so that every answer says that it was done without."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise RankerUnavailable(self._reason)
+
+
 @dataclass(frozen=True, slots=True)
 class _Live:
     """The live index with the models that belong to its tower."""
@@ -139,6 +152,7 @@ class SearchService:
         Raises:
             InvalidQuery: query, k, mode or filters are out of their limits.
             TowerMismatch: the live index is of another tower than the one to accept.
+            FeatureMismatch: the re-ranker was trained on other features.
             IndexUnavailable: the index does not answer; IndexMissing when there is none.
         """
         check_request(request)
@@ -183,7 +197,11 @@ class SearchService:
                 f"index {index.name!r} was built with tower {index.tower_id}, the query with {encoder.tower_id}; "
                 f"load tower {index.tower_id} or rebuild the index with `gavel embed` and `gavel index`"
             )
-        return _Live(index, encoder, self._load_ranker(index.tower_id), now)
+        try:
+            ranker = self._load_ranker(index.tower_id)
+        except RankerUnavailable as error:
+            ranker = _UnusableRanker(str(error))
+        return _Live(index, encoder, ranker, now)
 
 
 def check_request(request: SearchRequest) -> None:
@@ -192,15 +210,18 @@ def check_request(request: SearchRequest) -> None:
     Raises:
         InvalidQuery: the message names the value and the limit.
     """
-    if not query_text(request.query):
+    where = request.where
+    if any(has_half_character(text) for text in (request.query, where.category or "", where.brand or "")):
+        raise InvalidQuery("query, category or brand holds half a character (a lone surrogate); send valid UTF-8")
+    text = request.query if len(request.query) > MAX_QUERY_CHARS else query_text(request.query)  # which writes ligatures out
+    if not text:
         raise InvalidQuery("the query is empty; type at least one word")
-    if len(request.query) > MAX_QUERY_CHARS:
-        raise InvalidQuery(f"the query has {len(request.query)} characters, at most {MAX_QUERY_CHARS} are allowed; shorten it")
+    if len(text) > MAX_QUERY_CHARS:
+        raise InvalidQuery(f"the query has {len(text)} characters, at most {MAX_QUERY_CHARS} are allowed; shorten it")
     if not 1 <= request.k <= MAX_K:
         raise InvalidQuery(f"k is {request.k}; allowed are 1 to {MAX_K}")
     if request.mode not in MODES:
         raise InvalidQuery(f"mode is {request.mode!r}; allowed are {', '.join(MODES)}")
-    where = request.where
     for name in ("min_price", "max_price", "min_seller_rating"):
         bound = getattr(where, name)
         if bound is not None and not 0 <= bound < float("inf"):
@@ -226,21 +247,22 @@ def _rerank_scores(
 ) -> NDArray[np.float32] | None:
     """The re-ranker's scores, or None with a word in `degraded` when it fails."""
     try:
-        scores = ranker.score(feature_matrix(request.query, vector, candidates, request.where.now))
-    except RankerUnavailable:
+        return ranker.score(feature_matrix(request.query, vector, candidates, request.where.now))
+    except RankerUnavailable as error:
+        logger.warning("answered without the re-ranker: %s", error)
         degraded.append("rerank")
         return None
-    return scores
 
 
 def _results(candidates: Sequence[Candidate], scores: NDArray[np.float32] | None, vector: Vector, k: int) -> list[SearchResult]:
     """Candidates in the re-ranker's order; equal scores keep the first stage's."""
-    ordered = [(c, c.score) for c in candidates]
+    ordered = [(c, c.score) for c in candidates[:k]]
     if scores is not None:
-        ordered = [(candidates[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+        ordered = [(candidates[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
+    similarities = cosines(vector, [c for c, _ in ordered])
     return [
-        SearchResult(rank, c.item_id, score, round(float(c.vector @ vector), 6), visible_fields(c.document))
-        for rank, (c, score) in enumerate(ordered[:k], 1)
+        SearchResult(rank, c.item_id, score, similarity, visible_fields(c.document))
+        for rank, ((c, score), similarity) in enumerate(zip(ordered, similarities, strict=True), 1)
     ]
 
 

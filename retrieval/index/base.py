@@ -198,14 +198,19 @@ def rank_by_cosine(vector: Vector, found: Iterable[Candidate], k: int) -> list[C
         At most k candidates by descending cosine, rounded to 6 decimals and clipped to [-1, 1]; ties by item_id.
     """
     candidates = list(found)
+    scored = [Candidate(c.item_id, s, c.document, c.vector) for c, s in zip(candidates, cosines(vector, candidates), strict=True)]
+    return in_order(scored)[:k]
+
+
+def cosines(vector: Vector, candidates: Sequence[Candidate]) -> list[float]:
+    """The exact cosine of a (dimensions,) vector with that of each candidate, in [-1, 1], rounded to 6 decimals."""
     if not candidates:
         return []
     stored = np.stack([c.vector for c in candidates]).astype(np.float64)  # (N, D)
     query = vector.astype(np.float64)  # (D,)
     lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(query)  # (N,)
-    cosines = np.clip(np.round(stored @ query / np.maximum(lengths, 1e-12), SCORE_DECIMALS), -1.0, 1.0)
-    scored = [Candidate(c.item_id, float(s), c.document, c.vector) for c, s in zip(candidates, cosines, strict=True)]
-    return in_order(scored)[:k]
+    rounded = np.round(stored @ query / np.maximum(lengths, 1e-12), SCORE_DECIMALS)
+    return [float(cosine) for cosine in np.clip(rounded, -1.0, 1.0)]
 
 
 def in_order(found: Iterable[Candidate]) -> list[Candidate]:

@@ -53,22 +53,22 @@ def _reciprocal_rank(context: RankingContext, candidate: Candidate, rank: int) -
 
 def _title_overlap(context: RankingContext, candidate: Candidate, rank: int) -> float:
     """Share of the query's words that stand in the title."""
-    return _overlap(context.words, candidate.document.get("title", ""))
+    return _share(context.words, _words(candidate.document.get("title", "")))
 
 
 def _text_overlap(context: RankingContext, candidate: Candidate, rank: int) -> float:
     """Share of the query's words that stand in title or description."""
-    return _overlap(context.words, candidate.document.get("text", ""))
+    return _share(context.words, _words(candidate.document.get("text", "")))
 
 
 def _category_match(context: RankingContext, candidate: Candidate, rank: int) -> float:
     """Share of the category's words that the query names."""
-    return _overlap(_words(candidate.document.get("category", "")), " ".join(context.words))
+    return _share(_words(candidate.document.get("category", "")), context.words)
 
 
 def _brand_match(context: RankingContext, candidate: Candidate, rank: int) -> float:
     """Share of the brand's words that the query names."""
-    return _overlap(_words(candidate.document.get("brand", "")), " ".join(context.words))
+    return _share(_words(candidate.document.get("brand", "")), context.words)
 
 
 def _log_price(context: RankingContext, candidate: Candidate, rank: int) -> float:
@@ -149,8 +149,8 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(WORD.findall(text.lower()))
 
 
-def _overlap(wanted: frozenset[str], text: str) -> float:
-    return len(wanted & _words(text)) / len(wanted) if wanted else 0.0
+def _share(wanted: frozenset[str], said: frozenset[str]) -> float:
+    return len(wanted & said) / len(wanted) if wanted else 0.0
 
 
 def _hours(moment_ms: Any, now: datetime) -> float:

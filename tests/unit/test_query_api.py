@@ -79,6 +79,12 @@ def test_a_body_that_is_not_json_is_a_problem(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
 
 
+def test_half_a_character_is_a_bad_question_and_no_crash(client: TestClient, store: FaissStore) -> None:
+    publish(store, LOTS)
+    answer = client.post("/search", content=b'{"q": "vase \\ud83d"}', headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
+
+
 def test_without_an_index_the_api_is_unavailable_and_says_when_to_come_again(client: TestClient) -> None:
     for path in ("/search?q=vase", "/health"):
         answer = client.get(path)

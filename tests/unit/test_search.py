@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
-from retrieval.errors import IndexMissing, InvalidQuery, RankerUnavailable, TowerMismatch
+from retrieval.errors import FeatureMismatch, IndexMissing, InvalidQuery, RankerUnavailable, TowerMismatch
 from retrieval.index.base import Filter, utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.base import Ranker
@@ -97,6 +97,28 @@ def test_a_failing_reranker_leaves_the_first_stage_order_and_says_so(store: Fais
     assert (answer.reranked, answer.degraded) == (False, ["rerank"])
 
 
+def test_a_reranker_that_cannot_be_loaded_is_done_without_as_well(store: FaissStore) -> None:
+    def damaged(tower_id: str) -> Ranker:
+        raise RankerUnavailable("r.ubj is not a readable booster")
+
+    answer = SearchService(store, WordEncoder, damaged).search(SearchRequest("vase"))
+    assert [r.item_id for r in answer.results] == ids(store, "vase")
+    assert (answer.reranked, answer.degraded) == (False, ["rerank"])
+
+
+def test_a_reranker_of_other_features_is_refused(store: FaissStore) -> None:
+    def other(tower_id: str) -> Ranker:
+        raise FeatureMismatch("r.ubj was trained on other features")
+
+    with pytest.raises(FeatureMismatch):
+        SearchService(store, WordEncoder, other).search(SearchRequest("vase"))
+
+
+def test_similarity_and_the_score_of_a_semantic_search_are_one_number(store: FaissStore) -> None:
+    for result in service(store).search(SearchRequest("old red watch", mode="semantic")).results:
+        assert result.similarity == result.score
+
+
 def test_similarity_is_the_cosine_whatever_the_mode(store: FaissStore) -> None:
     vector = WordEncoder().encode(["red vase"])[0]
     for mode in ("hybrid", "semantic", "keyword"):
@@ -116,6 +138,9 @@ def test_a_buyer_sees_the_lot_and_not_its_vector(store: FaissStore) -> None:
         (SearchRequest(""), "empty"),
         (SearchRequest(" \n\t "), "empty"),
         (SearchRequest("x" * 10_000), "10000 characters, at most 512"),
+        (SearchRequest("\ufdfa" * 100), "1800 characters, at most 512"),  # one character that NFKC writes out as four words
+        (SearchRequest("red\udcff vase"), "half a character"),
+        (SearchRequest("vase", where=Filter(brand="\ud83d")), "half a character"),
         (SearchRequest("vase", k=0), "k is 0"),
         (SearchRequest("vase", k=101), "k is 101; allowed are 1 to 100"),
         (SearchRequest("vase", mode="fuzzy"), "hybrid, semantic, keyword"),  # type: ignore[arg-type]
