@@ -1,4 +1,4 @@
-# The verbs of the README. Everything is installed into .venv; nothing else of the machine is touched.
+# The verbs of the README. Everything is installed into .venv, whatever other environment is active.
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
@@ -42,9 +42,9 @@ clean:            ## remove what Gavel made here: .gavel and .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
 
 .venv/installed: requirements.txt pyproject.toml | .venv/bin/uv
-	$(BIN)/uv pip install -r requirements.txt -e .
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements.txt -e .
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
-	$(BIN)/uv pip install -r requirements-dev.txt
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements-dev.txt
 	@touch $@

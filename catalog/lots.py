@@ -9,7 +9,7 @@ from numpy.random import Generator
 
 from catalog.photos import COLOURS, CONDITIONS
 from catalog.silhouettes import SILHOUETTES
-from catalog.vocabulary import ERAS, KINDS, MAKERS, REMARKS, STYLES, makers_of, wordings
+from catalog.vocabulary import ERAS, KINDS, MAKERS, REMARKS, STYLES, WRITTEN, makers_of, wordings
 from retrieval.items import Item
 
 COLOUR_TOLD = 0.15  # share of sellers who mention the colour
@@ -101,7 +101,7 @@ def _item(number: int, traits: dict[str, str], rng: Generator, now: datetime) ->
 def _listing(traits: dict[str, str], rng: Generator) -> tuple[str, str]:
     """Title and description: each written trait stands in one of them, a drawn one in neither, save for the colour at times."""
     noun = str(rng.choice(KINDS[traits["category"]].nouns))
-    told = {trait: word(trait, traits[trait], rng) for trait in ("maker", "era", "material", "style")}
+    told = {trait: word(trait, traits[trait], rng) for trait in WRITTEN}
     in_title = {trait for trait in told if rng.random() < 0.55} or {"maker"}
     words = [told[trait] for trait in ("era", "style", "material") if trait in in_title]
     named = noun if rng.random() >= NOUN_LEFT_OUT else ""

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from catalog.photos import COLOURS, CONDITIONS
 from catalog.silhouettes import SILHOUETTES
 
-VISIBLE = ("colour", "shape", "condition")  # drawn, not written
-WRITTEN = ("maker", "era", "material", "style")
+WRITTEN = ("maker", "era", "material", "style")  # colour, shape and condition are drawn
 
 Words = Mapping[str, tuple[str, ...]]  # value -> its wordings, the plain one first
 

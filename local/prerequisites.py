@@ -3,6 +3,7 @@
 Runs on the machine's own Python before anything is installed: the standard library alone, and syntax that old Pythons read.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -37,9 +38,12 @@ def missing_disk(folder, need_gb=INSTALL_GB):
 
 
 def missing_java():
-    """The remedy for a Java that is absent or too old; None when OpenSearch can run on it."""
+    """The remedy for a Java that is absent or too old; None when OpenSearch can run on it, or runs already."""
+    if os.environ.get("OPENSEARCH_URL"):
+        return None
     remedy = "apt-get install openjdk-17-jre-headless"
-    java = shutil.which("java")
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which(str(Path(home, "bin", "java")) if home else "java")
     if java is None:
         return f"OpenSearch needs Java {MIN_JAVA} or newer, and there is none: {remedy}"
     told = subprocess.run([java, "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False).stdout.decode()

@@ -13,7 +13,7 @@ from typing import IO
 from processing.item_photos import PhotoPlace, PhotoState
 from retrieval.index.base import IndexedItem
 from retrieval.items import Item
-from retrieval.release import Manifest, Part
+from retrieval.release import MANIFEST_FILE, Manifest, Part
 from retrieval.schema import bulk_lines
 
 FORMAT = 1  # of the bytes in a part; another number makes every receipt void
@@ -102,7 +102,7 @@ class PartFolder:
 
     def withdraw(self) -> None:
         """Take this run's manifests away: from here on the release is unfinished."""
-        ours = f"-{self._instance:05}-of-{self._instances:05}.json" if self._instances > 1 else "manifest.json"
+        ours = f"-{self._instance:05}-of-{self._instances:05}.json" if self._instances > 1 else MANIFEST_FILE
         for path in self._folder.glob("manifest*.json"):
             if path.name.endswith(ours) or not path.name.endswith(f"-of-{self._instances:05}.json"):
                 path.unlink()
