@@ -193,9 +193,9 @@ def _parameter_groups(towers: TwoTowers, config: TrainingConfig) -> list[dict[st
 
 
 def _better(record: EpochRecord, best: EpochRecord | None) -> bool:
-    """By Recall@50, ties by nDCG@10; without measurement the latest is best."""
+    """By Figures.quality; without measurement the latest is best."""
     if record.figures is None:
         return best is None or best.figures is None
     if best is None or best.figures is None:
         return True
-    return (record.figures.recall_at_50, record.figures.ndcg_at_10) > (best.figures.recall_at_50, best.figures.ndcg_at_10)
+    return record.figures.quality > best.figures.quality

@@ -86,6 +86,29 @@ class TrainingConfig:
 
 
 # What was chosen on the val splits: (catalogue, use_image) -> fields of TrainingConfig, and of TowerConfig.
+# max_seconds keeps the demos within their time on a slow machine; where it does not cut, runs repeat exactly.
+SCHEDULES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
+    ("synthetic", True): {"epochs": 20, "validate_every": 4, "learning_rate": 1.5e-3, "max_seconds": 110},
+    ("synthetic", False): {"epochs": 14, "validate_every": 4, "max_seconds": 50},
+    ("grocery", True): {
+        "epochs": 40,
+        "validate_every": 5,
+        "learning_rate": 2e-3,
+        "augmentation": Augmentation(crop=0.35, rotate=15, light=0.3, erase=0.25),
+        "max_seconds": 540,
+    },
+    ("grocery", False): {"epochs": 8, "validate_every": 2, "max_seconds": 120},
+}
+TOWER_CHANGES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
+    ("grocery", True): {"image_size": 96},
+}
+PRETRAINED_SCHEDULE)
+        schedule = SCHEDULES.get((name, use_image), {})
+        tower = replace(tower, **TOWER_CHANGES.get((name, use_image), {}))
+        return replace(cls(tower=tower, seed=seed), **schedule)
+
+
+# What was chosen on the val splits: (catalogue, use_image) -> fields of TrainingConfig, and of TowerConfig.
 SCHEDULES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
     ("synthetic", True): {"epochs": 20, "validate_every": 4, "learning_rate": 1.5e-3},
     ("synthetic", False): {"epochs": 14, "validate_every": 4},
