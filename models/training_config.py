@@ -102,20 +102,4 @@ SCHEDULES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
 TOWER_CHANGES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
     ("grocery", True): {"image_size": 96},
 }
-PRETRAINED_SCHEDULE)
-        schedule = SCHEDULES.get((name, use_image), {})
-        tower = replace(tower, **TOWER_CHANGES.get((name, use_image), {}))
-        return replace(cls(tower=tower, seed=seed), **schedule)
-
-
-# What was chosen on the val splits: (catalogue, use_image) -> fields of TrainingConfig, and of TowerConfig.
-SCHEDULES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
-    ("synthetic", True): {"epochs": 20, "validate_every": 4, "learning_rate": 1.5e-3},
-    ("synthetic", False): {"epochs": 14, "validate_every": 4},
-    ("grocery", True): {"epochs": 15, "validate_every": 3, "learning_rate": 2e-3},
-    ("grocery", False): {"epochs": 8, "validate_every": 2},
-}
-TOWER_CHANGES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
-    ("grocery", True): {"image_size": 80},
-}
 PRETRAINED_SCHEDULE: Mapping[str, Any] = {"epochs": 5, "batch_size": 64, "validate_every": 1}

@@ -36,7 +36,7 @@ class Figures:
 
     @property
     def quality(self) -> float:
-        """The one figure that epochs are chosen by: recall@50 finds the lots, nDCG@10 still tells towers apart that find them all."""
+        """What epochs are chosen by: recall@50, and nDCG@10, which still tells towers apart that find all."""
         return (self.recall_at_50 + self.ndcg_at_10) / 2
 
 
