@@ -18,7 +18,8 @@ MAX_SELLER_RATING = 5.0
 MAX_PRICE = 1e12  # far below what the index's 32-bit float can hold
 MAX_BID_COUNT = 2**31 - 1  # the index's integer
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-NUMERIC_TIME = re.compile(r"-?\d{9,}(\.\d+)?")  # a text of eight digits is an ISO 8601 date
+NUMERIC_TIME = re.compile(r"-?\d{9,}(\.\d+)?")  # eight digits are an ISO 8601 date
+LEAST_NUMERIC_TIME = 1e8  # the same of a number
 
 # field -> names it may have in a file, best first; a dot reaches into an object or a JSON string
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -157,7 +158,8 @@ def parse_time(field: str, value: Any) -> datetime | None:
 
     Args:
         field: name for the error message.
-        value: None stays None; a time without a zone is taken as UTC.
+        value: None stays None; a time without a zone is taken as UTC. A number below 10^8, before March 1973, is no time,
+            but one of eight digits such as 20261121 is a date.
 
     Returns:
         The time in UTC.
@@ -172,7 +174,7 @@ def parse_time(field: str, value: Any) -> datetime | None:
             raise ValueError
         if isinstance(value, datetime):
             moment = value
-        elif isinstance(value, (int, float)):
+        elif isinstance(value, (int, float)) and abs(value) >= LEAST_NUMERIC_TIME:
             moment = datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
         elif NUMERIC_TIME.fullmatch(text := str(value).strip()):
             return parse_time(field, float(text))  # CSV has no numbers, only text
@@ -193,8 +195,6 @@ def parse_id(field: str, value: Any) -> str:
     Raises:
         InvalidInput: longer than 512 bytes, or with characters that nobody can see.
     """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
     text = _text(field, value, MAX_ID_BYTES)
     if len(text.encode()) > MAX_ID_BYTES:
         raise InvalidInput(f"{field} is longer than {MAX_ID_BYTES} bytes: {text[:40]!r}…")
@@ -204,9 +204,11 @@ def parse_id(field: str, value: Any) -> str:
 
 
 def first_value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """The first value present under any of the names; None, NaN and blank text are absent."""
+    """The first value present under any of the names; None, NaN and blank text are absent, bytes are UTF-8 text."""
     for name in names:
         value = _lookup(row, name)
+        if isinstance(value, bytes):  # what a parquet column that does not say that it holds text comes as
+            value = value.decode(errors="surrogateescape")
         absent = value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip())
         if not absent:
             return value
@@ -227,6 +229,10 @@ def _lookup(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _text(field: str, value: Any, limit: int) -> str:
+    if isinstance(value, (Mapping, list)):
+        raise InvalidInput(f"{field} is not a text: {str(value)[:40]!r}")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     text = "" if value is None else str(value)
     if len(text) > limit:
         raise InvalidInput(f"{field} has {len(text)} characters, at most {limit} are allowed")
@@ -239,6 +245,8 @@ def _number(field: str, value: Any, maximum: float) -> float | None:
     if value is None:
         return None
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise InvalidInput(f"{field} is not a number: {value!r}") from None

@@ -98,6 +98,20 @@ def test_an_integer_id_that_a_table_made_a_float_stays_an_integer():
     assert parse_item(row(item_id=17.0)).item_id == "17"
 
 
+def test_a_category_number_is_the_same_text_from_every_format():
+    assert [parse_item(row(catalog_id=number)).category for number in ("17", 17, 17.0)] == ["17"] * 3
+
+
+def test_text_that_a_parquet_file_calls_bytes_is_text():
+    item = parse_item({"item_id": b"lot-1", "title": "Änglavas".encode(), "price": b"3.5", "ends_at": b"2026-11-21T20:00:00Z"})
+    assert item == Item("lot-1", "Änglavas", current_price=3.5, ends_at=EVENING)
+
+
+@pytest.mark.parametrize("value", [20261121, "20261121", "2026-11-21"])
+def test_eight_digits_are_a_date_and_no_second_of_1970(value):
+    assert parse_item(row(ends_at=value)).ends_at == datetime(2026, 11, 21, tzinfo=UTC)
+
+
 @pytest.mark.parametrize("field", ["item_id", "title"])
 @pytest.mark.parametrize("value", [None, "", "   ", math.nan])
 def test_a_row_without_id_or_title_is_refused_with_the_names_it_may_have(field, value):
@@ -123,7 +137,12 @@ def test_a_title_of_control_characters_alone_is_no_title():
         ("bid_count", 2**31, "bid_count must be >= 0 and <= 2147483647"),
         ("seller_rating", 5.01, "seller_rating must be >= 0 and <= 5"),
         ("ends_at", "tomorrow", "ends_at is not a time: 'tomorrow'"),
+        ("current_price", True, "current_price is not a number: True"),
         ("ends_at", True, "ends_at is not a time"),
+        ("ends_at", 0, "ends_at is not a time: 0"),
+        ("title", {"en": "Ring"}, "title is not a text"),
+        ("item_id", [1], "item_id is not a text"),
+        ("brand", b"\xff", "brand holds half a character"),
         ("ends_at", "0001-01-01T00:00:00+10:00", "ends_at is not a time"),
         ("listed_at", 1e300, "listed_at is not a time"),
         ("title", "x" * 1_001, "title has 1001 characters, at most 1000"),
