@@ -4,6 +4,7 @@ Scores and ties are settled here, from what the server returns: its own scores a
 by the place of a lot in a segment. So k + OVERFETCH hits are asked for, and semantic ones are scored again by cosine.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from retrieval.index.opensearch_queries import (
     semantic_body,
 )
 from retrieval.schema import RRF_RANK_CONSTANT, VECTOR_FIELD, Engine, index_body, vector_from_json
+
+logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of what comes back as an exception
 
 DEFAULT_TIMEOUT_S = 10.0
 WRITE_TIMEOUT_S = 120.0  # a bulk request waits for HNSW graphs to be built
@@ -173,6 +176,9 @@ class OpenSearchStore:
         engine: k-NN engine of the indices that create() makes.
         shards: their primary shards.
         replicas: copies of each shard.
+
+    Raises:
+        InvalidInput: the URL cannot be read.
     """
 
     def __init__(
@@ -185,10 +191,11 @@ class OpenSearchStore:
         shards: int = 1,
         replicas: int = 0,
     ) -> None:
-        if isinstance(server, str):
-            self._client = OpenSearch(server, timeout=timeout_s, max_retries=CONNECTION_RETRIES)
-        else:
-            self._client = server
+        try:
+            made = OpenSearch(server, timeout=timeout_s, max_retries=CONNECTION_RETRIES) if isinstance(server, str) else server
+        except ValueError as error:  # not quoting the URL, which may hold a password
+            raise InvalidInput(f"the URL of OpenSearch cannot be read ({error}); write it like http://127.0.0.1:9200") from None
+        self._client = made
         # As the client tells it: without the password that a URL may hold
         self._url = ", ".join(str(connection.host) for connection in self._client.transport.connection_pool.connections)
         self._alias = alias
@@ -215,7 +222,8 @@ class OpenSearchStore:
         with opensearch_errors(self._url):
             mappings = self._client.indices.get_mapping(index=f"{self._alias}-*")
         metas = {name: value["mappings"].get("_meta", {}) for name, value in mappings.items()}
-        names = [name for name, meta in metas.items() if meta.get("tower_id") == tower_id and self._owns(name, tower_id)]
+        start = f"{self._alias}-{tower_id}-"  # another alias may begin with this one
+        names = [name for name, meta in metas.items() if meta.get("tower_id") == tower_id and name.startswith(start)]
         if not names:
             return None
         live = self._live_name()
@@ -268,9 +276,6 @@ class OpenSearchStore:
                 return None
             name: str = max(self._client.indices.get_alias(name=self._alias))
         return name
-
-    def _owns(self, name: str, tower_id: str) -> bool:
-        return name.startswith(f"{self._alias}-{tower_id}-")
 
     def _index(self, name: str, meta: Mapping[str, Any]) -> OpenSearchIndex:
         try:
