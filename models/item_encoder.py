@@ -40,8 +40,9 @@ class ItemEncoder:
             device: a torch device name; None takes the GPU when there is one.
 
         Raises:
-            TowerError: a file is missing or damaged.
+            TowerError: a file is missing, damaged or not the one of the card.
         """
+        TowerCard.load(folder, verify=True)  # else vectors of other weights would pass for this tower's
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         towers, card = load_towers(folder, where)
         return cls(card, towers.item_tower, load_tokenizer(folder, card.max_length), where)

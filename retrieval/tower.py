@@ -111,4 +111,4 @@ def sha256_of(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise TowerError(f"{path} is missing") from None
+        raise TowerError(f"{path} is missing; copy the whole tower folder") from None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from retrieval.errors import InvalidInput, ReleaseError, TowerError
 from retrieval.indexing import read_part
 from retrieval.items import item_text
 from retrieval.release import check_part, load_release
+from retrieval.tower import ITEM_TOWER_FILE
 
 
 @pytest.fixture(scope="module")
@@ -378,3 +380,14 @@ def test_the_defaults_are_sagemakers_folders(monkeypatch, tmp_path):
         "tower": Path("/opt/ml/processing/input/tower"),
         "output": Path("/opt/ml/processing/output"),
     }
+
+
+def test_weights_that_are_not_those_of_the_card_embed_nothing(folder, tower, tmp_path):
+    copy = shutil.copytree(tower, tmp_path / tower.name)
+    weights = bytearray((copy / ITEM_TOWER_FILE).read_bytes())
+    weights[-1] ^= 1  # one bit of one number: it still loads
+    (copy / ITEM_TOWER_FILE).write_bytes(weights)
+    write(folder, lots(1))
+    with pytest.raises(TowerError, match=f"{ITEM_TOWER_FILE} is not the file that tower {tower.name} was saved with"):
+        run(folder, copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
