@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from local import opensearch_node
+from local.java import find_java
 from retrieval.errors import MissingPrerequisite
 
 
@@ -20,18 +20,24 @@ def opensearch_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
+    _require_java()
     data = tmp_path_factory.mktemp("opensearch")
     try:
-        yield _start_node(data).url
+        yield opensearch_node.start(data, opensearch_node.free_port(), heap="768m").url
     finally:
         opensearch_node.stop(data)
 
 
-def _start_node(data: Path) -> opensearch_node.RunningNode:
+@pytest.fixture(scope="session")
+def needs_java() -> None:
+    """For a test that starts a node itself, wherever OPENSEARCH_URL points: skipped, or failed, as opensearch_url() says."""
+    _require_java()
+
+
+def _require_java() -> None:
     try:
-        opensearch_node.find_java()
+        find_java()
     except MissingPrerequisite as missing:
         if os.environ.get("CI", "").lower() in ("1", "true"):
             raise
         pytest.skip(str(missing))
-    return opensearch_node.start(data, opensearch_node.free_port(), heap="768m")

@@ -39,7 +39,8 @@ def program(folder: Path, name: str, script: str) -> Path:
     return path
 
 
-def test_up_starts_a_node_once_and_down_stops_it(tmp_path, without_docker, opensearch_url):
+@pytest.mark.usefixtures("needs_java")
+def test_up_starts_a_node_once_and_down_stops_it(tmp_path, without_docker):
     port = opensearch_node.free_port()
     first = opensearch_service.up(tmp_path, port)
     assert first == opensearch_service.RunningOpenSearch(f"http://127.0.0.1:{port}", "node")
@@ -68,7 +69,8 @@ def test_a_given_opensearch_that_does_not_answer_is_named(tmp_path, monkeypatch)
         opensearch_service.up(tmp_path)
 
 
-def test_a_taken_port_is_said_to_be_taken(tmp_path, opensearch_url):
+@pytest.mark.usefixtures("needs_java")
+def test_a_taken_port_is_said_to_be_taken(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -78,7 +80,8 @@ def test_a_taken_port_is_said_to_be_taken(tmp_path, opensearch_url):
     assert opensearch_node.find_running(tmp_path) is None
 
 
-def test_a_node_that_cannot_start_shows_the_end_of_its_log(tmp_path, opensearch_url):
+@pytest.mark.usefixtures("needs_java")
+def test_a_node_that_cannot_start_shows_the_end_of_its_log(tmp_path):
     with pytest.raises(IndexUnavailable, match="Invalid initial heap size"):
         opensearch_node.start(tmp_path, opensearch_node.free_port(), heap="nonsense")
     assert opensearch_node.find_running(tmp_path) is None
