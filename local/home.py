@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.errors import InvalidInput
-from retrieval.release import MANIFEST_FILE, load_release
+from retrieval.release import load_release
 from retrieval.settings import Settings
 from retrieval.tower import CARD_FILE
 
@@ -92,13 +92,14 @@ class Home:
         """The release that was given, else the newest one; a name alone is looked up in this home."""
         if given is not None and not given.exists():
             given = self.embeddings / given
-        folder = given or _newest(self.embeddings, MANIFEST_FILE, "release", "`gavel embed`")
+        folder = given or _newest(self.embeddings, "manifest*.json", "release", "`gavel embed`")
         load_release(folder)  # says what is wrong with it
         return folder
 
 
 def _newest(root: Path, marker: str, what: str, remedy: str) -> Path:
-    found = sorted(root.glob(f"*/{marker}"), key=lambda path: path.stat().st_mtime)
+    """The folder with the youngest marker; hidden ones were left by a run that was killed."""
+    found = sorted(root.glob(f"[!.]*/{marker}"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise InvalidInput(f"there is no {what} in {root} yet; make one with {remedy}")
     return found[-1].parent

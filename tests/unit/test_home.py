@@ -1,0 +1,49 @@
+"""What a command takes when it is not told: the newest whole thing of its kind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from local.home import Home
+from retrieval.errors import InvalidInput
+from retrieval.release import Manifest
+from retrieval.settings import Settings
+
+
+def write(path: Path, age_s: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    os.utime(path, (1_800_000_000 - age_s, 1_800_000_000 - age_s))
+
+
+def test_the_newest_catalogue_is_taken_and_never_one_that_was_left_half_made(tmp_path: Path) -> None:
+    for name, age_s in (("old", 30), ("new", 20), (".new.building", 10)):
+        write(tmp_path / "catalogs" / name / "catalog.json", age_s)
+    assert Home(Settings(home=tmp_path)).catalog(None) == tmp_path / "catalogs" / "new"
+
+
+def test_the_newest_release_may_be_that_of_several_instances(tmp_path: Path) -> None:
+    home = Home(Settings(home=tmp_path))
+    for name, instances in (("alone", 1), ("shared", 2)):
+        (home.embeddings / name).mkdir(parents=True)
+        for instance in range(instances):
+            path = Manifest(name, "t", 16, 0, 0, 0, 0, [], instance=instance, instances=instances).save(home.embeddings / name)
+            os.utime(path, (1_800_000_000 + instances, 1_800_000_000 + instances))
+    assert home.release(None) == home.embeddings / "shared"
+    assert home.release(Path("alone")) == home.embeddings / "alone"
+
+
+def test_where_there_is_nothing_the_command_that_makes_it_is_named(tmp_path: Path) -> None:
+    home = Home(Settings(home=tmp_path))
+    for find, command in ((home.catalog, "gavel catalog generate"), (home.tower, "gavel train"), (home.release, "gavel embed")):
+        with pytest.raises(InvalidInput, match=command):
+            find(None)
+    write(home.towers / "abc" / "tower.json", 0)
+    with pytest.raises(InvalidInput, match=r"no tower 'xyz' .*there are: abc"):
+        home.tower("xyz")
+
+
+def test_towers_in_a_bucket_cannot_be_written_here(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="unset GAVEL_TOWERS_URI"):
+        _ = Home(Settings(home=tmp_path, towers_uri="s3://bucket/towers")).towers
