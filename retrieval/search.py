@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import InvalidQuery, RankerUnavailable, TowerMismatch
 from retrieval.index.base import Candidate, Filter, IndexStore, Vector, VectorIndex, cosines
-from retrieval.items import has_half_character, query_text
+from retrieval.items import MAX_PRICE, MAX_SELLER_RATING, has_half_character, query_text
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import feature_matrix
 from retrieval.schema import visible_fields
@@ -222,10 +222,10 @@ def check_request(request: SearchRequest) -> None:
         raise InvalidQuery(f"k is {request.k}; allowed are 1 to {MAX_K}")
     if request.mode not in MODES:
         raise InvalidQuery(f"mode is {request.mode!r}; allowed are {', '.join(MODES)}")
-    for name in ("min_price", "max_price", "min_seller_rating"):
+    for name, most in (("min_price", MAX_PRICE), ("max_price", MAX_PRICE), ("min_seller_rating", MAX_SELLER_RATING)):
         bound = getattr(where, name)
-        if bound is not None and not 0 <= bound < float("inf"):
-            raise InvalidQuery(f"{name} is {bound}; allowed are numbers from 0")
+        if bound is not None and not 0 <= bound <= most:
+            raise InvalidQuery(f"{name} is {bound}; allowed are numbers from 0 to {most:.15g}")
     if where.min_price is not None and where.max_price is not None and where.min_price > where.max_price:
         raise InvalidQuery(f"min_price {where.min_price:g} is above max_price {where.max_price:g}; swap them")
 

@@ -167,4 +167,5 @@ async def _validation_problem(request: Request, error: Exception) -> JSONRespons
 async def _http_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    return problem(status, status.phrase.lower().replace(" ", "_"), str(error.detail))
+    kind = "invalid_query" if status is HTTPStatus.BAD_REQUEST else status.phrase.lower().replace(" ", "_")
+    return problem(status, kind, str(error.detail), dict(error.headers or {}))

@@ -74,8 +74,9 @@ def test_a_body_over_a_megabyte_is_refused_unread(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
 
 
-def test_a_body_that_is_not_json_is_a_problem(client: TestClient) -> None:
-    answer = client.post("/search", content=b"{", headers={"content-type": "application/json"})
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"[1]"])
+def test_a_body_that_is_not_a_json_object_is_a_problem(body: bytes, client: TestClient) -> None:
+    answer = client.post("/search", content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
 
 
@@ -101,6 +102,11 @@ def test_an_unknown_path_is_a_problem_too(client: TestClient) -> None:
     answer = client.get("/nowhere")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
     assert answer.json()["type"] == "not_found"
+
+
+def test_another_method_is_a_problem_that_names_the_allowed_ones(client: TestClient) -> None:
+    answer = client.put("/health")
+    assert (answer.status_code, answer.json()["type"], answer.headers["allow"]) == (405, "method_not_allowed", "GET")
 
 
 def test_the_api_describes_itself(client: TestClient) -> None:

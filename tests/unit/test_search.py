@@ -146,6 +146,8 @@ def test_a_buyer_sees_the_lot_and_not_its_vector(store: FaissStore) -> None:
         (SearchRequest("vase", mode="fuzzy"), "hybrid, semantic, keyword"),  # type: ignore[arg-type]
         (SearchRequest("vase", where=Filter(min_price=-1)), "min_price is -1"),
         (SearchRequest("vase", where=Filter(max_price=float("nan"))), "max_price is nan"),
+        (SearchRequest("vase", where=Filter(max_price=1e39)), "numbers from 0 to 1000000000000"),
+        (SearchRequest("vase", where=Filter(min_seller_rating=5.1)), "numbers from 0 to 5"),
         (SearchRequest("vase", where=Filter(min_price=9, max_price=1)), "swap them"),
     ],
 )
