@@ -22,7 +22,7 @@ from pathlib import Path
 from local.java import find_java
 from local.opensearch_jars import Progress, default_home, locked, prepare, require_free_disk
 from local.opensearch_jvm import HOST, run
-from retrieval.errors import GavelError, IndexUnavailable, MissingPrerequisite
+from retrieval.errors import GavelError, IndexUnavailable, InvalidInput, MissingPrerequisite
 
 DEFAULT_PORT = 9200
 DEFAULT_HEAP = "1g"
@@ -147,12 +147,15 @@ def require_free_port(port: int) -> None:
     """Check that a port can be listened on.
 
     Raises:
+        InvalidInput: there is no such port.
         MissingPrerequisite: something listens there.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
+        except OverflowError:
+            raise InvalidInput(f"there is no port {port}; allowed are 1 to 65535") from None
         except OSError as error:
             raise MissingPrerequisite(
                 f"port {port} of {HOST} is taken ({error.strerror}); choose another with --port, "

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from local import java, opensearch_jars, opensearch_node, opensearch_service
-from retrieval.errors import IndexUnavailable, MissingPrerequisite
+from retrieval.errors import IndexUnavailable, InvalidInput, MissingPrerequisite
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +78,11 @@ def test_a_taken_port_is_said_to_be_taken(tmp_path):
         with pytest.raises(MissingPrerequisite, match=rf"port {port} .* is taken .*--port"):
             opensearch_node.start(tmp_path, port)
     assert opensearch_node.find_running(tmp_path) is None
+
+
+def test_a_port_that_cannot_be_is_refused():
+    with pytest.raises(InvalidInput, match="allowed are 1 to 65535"):
+        opensearch_node.require_free_port(99_999)
 
 
 @pytest.mark.usefixtures("needs_java")
