@@ -32,6 +32,7 @@ def export_query_tower(tower: QueryTower, path: Path) -> None:
         export_float(tower, float_model)
         graph = onnx.load(float_model)
         del graph.graph.value_info[:]  # the quantiser transposes Gemm weights and trips over their recorded shapes
+        _forget_where_it_was_made(graph)
         with _quiet():
             quantize_dynamic(graph, path, op_types_to_quantize=list(QUANTISED_NODES), weight_type=QuantType.QInt8, per_channel=True)
     onnx.checker.check_model(str(path))
@@ -60,6 +61,12 @@ def export_float(tower: QueryTower, path: Path) -> None:
             )
     finally:
         tower.train(training).to(device)
+
+
+def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
+    """Drop the exporter's stack traces: they name folders of this machine, and a tower_id must not depend on those."""
+    for described in (model, model.graph, *model.graph.node, *model.functions):
+        del described.metadata_props[:]
 
 
 @contextmanager

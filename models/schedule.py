@@ -4,13 +4,22 @@ import math
 import time
 
 
+PACE_SHARE = 0.1  # of a run, after which its pace is known
+
+
 class Clock:
-    """How far a run is: by its steps or, where that is further, by its seconds."""
+    """How far a run is, by its steps; it takes fewer of them where the time would not do for all.
+
+    Attributes:
+        steps: how many the run has; falls when the pace so far would end the run after max_seconds.
+        steps_run: how many are done.
+    """
 
     def __init__(self, steps: int, max_seconds: float | None) -> None:
         self.steps = steps
         self.steps_run = 0
         self._max_seconds = max_seconds or math.inf
+        self._pace_known = steps * PACE_SHARE
         self._started = time.monotonic()
 
     @property
@@ -21,21 +30,19 @@ class Clock:
     @property
     def share(self) -> float:
         """Of the run that is over, in [0, 1]."""
-        return min(1.0, max(self.steps_run / self.steps, self.seconds / self._max_seconds))
-
-    @property
-    def steps_done(self) -> int:
-        """The share in steps."""
-        return round(self.share * self.steps)
+        return self.steps_run / self.steps
 
     @property
     def over(self) -> bool:
         """Whether the run has ended."""
-        return self.share >= 1.0
+        return self.steps_run >= self.steps
 
     def tick(self) -> None:
-        """Count a step."""
+        """Count a step, and take out those at the end for which there will be no time."""
         self.steps_run += 1
+        if self.steps_run >= self._pace_known and self._max_seconds < math.inf:
+            affordable = int(self.steps_run * self._max_seconds / self.seconds)
+            self.steps = min(self.steps, max(self.steps_run, affordable))
 
 
 def learning_rate_factor(share: float, warmup: float) -> float:

@@ -144,7 +144,7 @@ def _fit(
             losses.append(_step(model, next(stream), optimizer, accelerator, config))
             clock.tick()
             if progress:
-                progress(clock.steps_done, clock.steps)
+                progress(clock.steps_run, clock.steps)
             if clock.over:
                 break
         due = clock.over or (len(history) + 1) % config.validate_every == 0

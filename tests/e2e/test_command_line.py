@@ -53,11 +53,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_second_demo_reuses_what_is_there(home: Path) -> None:
-    start = time.monotonic()
     run = gavel(home, "demo", "--lots", str(LOTS))
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("already there") == 8
-    assert time.monotonic() - start < 60
 
 
 def test_a_search_answers_ten_reranked_lots_with_all_that_a_buyer_asks_for(home: Path) -> None:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -102,13 +101,11 @@ def test_no_texts_give_no_vectors(encoder):
     assert encoder.encode([]).shape == (0, 128)
 
 
-def test_one_query_takes_less_than_five_milliseconds(encoder):
-    seconds = []
-    for text in TEXTS:
-        started = time.perf_counter()
-        encoder.encode([text])
-        seconds.append(time.perf_counter() - started)
-    assert np.median(seconds) < 0.005
+def test_the_artefact_does_not_say_where_it_was_made(folder):
+    """The exporter writes stack traces with paths, by which a tower_id would differ from machine to machine."""
+    written = (folder / QUERY_TOWER_FILE).read_bytes()
+    assert b"site-packages" not in written
+    assert b".py" not in written
 
 
 @pytest.mark.parametrize("name", [QUERY_TOWER_FILE, TOKENIZER_FILE])

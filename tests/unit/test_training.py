@@ -134,14 +134,29 @@ def test_the_learning_rate_rises_and_falls_to_zero():
     assert factors[-1] == pytest.approx(0, abs=1e-12)
 
 
-def test_a_run_ends_with_its_steps_or_with_its_time():
-    by_steps, by_time = Clock(2, None), Clock(1_000_000, 1e-9)
-    assert not by_steps.over
-    by_steps.tick()
-    assert by_steps.share == 0.5
-    by_steps.tick()
-    assert by_steps.over
-    assert by_time.over
+def test_a_run_ends_with_its_steps():
+    clock = Clock(2, None)
+    clock.tick()
+    assert (clock.share, clock.over) == (0.5, False)
+    clock.tick()
+    assert (clock.share, clock.over) == (1.0, True)
+
+
+def test_a_run_that_would_take_too_long_is_shortened_once_its_pace_is_known():
+    clock = Clock(1_000, 1e-9)
+    for _ in range(99):
+        clock.tick()
+    assert clock.steps == 1_000
+    clock.tick()
+    assert (clock.steps, clock.over) == (100, True)
+
+
+def test_enough_time_changes_nothing():
+    limited, free = Clock(10, 3600.0), Clock(10, None)
+    for clock in (limited, free):
+        for _ in range(10):
+            clock.tick()
+    assert (limited.steps, limited.share) == (free.steps, free.share) == (10, 1.0)
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 1}, {"validate_every": 0}, {"max_seconds": 0.0}])
