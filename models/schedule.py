@@ -3,7 +3,6 @@
 import math
 import time
 
-
 PACE_SHARE = 0.1  # of a run, after which its pace is known
 
 

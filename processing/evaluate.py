@@ -19,7 +19,7 @@ from retrieval.search import Mode, SearchRequest, SearchService
 matplotlib.use("Agg")  # plots go to files: no display is needed
 
 Progress = Callable[[int, int], None]
-K = 100  # depth of the runs; the measures look at the first 50
+K = 50  # depth of the runs, as deep as the measures look and as serving retrieves
 
 
 @dataclass(frozen=True)
