@@ -23,13 +23,13 @@ from catalog.folder import (
 )
 from catalog.phrases import distinctive_words, phrases_of
 from retrieval.errors import InvalidInput
+from retrieval.evaluation import RELEVANT_GRADE
 from retrieval.items import Item
 
 logger = logging.getLogger(__name__)
 
 EXAMPLE_QUERIES = ("Granny Smith", "Royal Gala", "Oatly Natural", "green apple with white firm pulp")
 LAYOUT = "dataset/classes.csv, dataset/{train,val,test}.txt and the photos that these name"
-RELEVANT = 2
 _COLUMNS = ("Class Name (str)", "Class ID (int)", "Coarse Class Name (str)", "Product Description Path (str)")
 
 
@@ -197,7 +197,9 @@ def _listing(photo: Photo, fine: GroceryClass, seed: int) -> Item:
 
 def _qrels(queries: Sequence[ClassQuery], photos: Sequence[Photo]) -> Qrels:
     """Judge the photos of one split; queries that none of them answers are left out."""
-    grades = {query.query_id: {photo.item_id: RELEVANT for photo in photos if photo.label in query.labels} for query in queries}
+    grades = {
+        query.query_id: {photo.item_id: RELEVANT_GRADE for photo in photos if photo.label in query.labels} for query in queries
+    }
     answered = {query.query_id: query.text for query in queries if grades[query.query_id]}
     return Qrels(answered, {query_id: grades[query_id] for query_id in answered})
 

@@ -144,7 +144,7 @@ def index(
 def search(
     query: Annotated[str | None, typer.Argument(help="What to look for; without it a prompt opens, `quit` leaves.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many lots, 1 to 100.")] = 10,
-    mode: Annotated[str, typer.Option(help="hybrid, semantic or keyword.")] = "hybrid",
+    mode: Annotated[Mode, typer.Option(help="Which retrievers look: both, vectors alone, words alone.")] = "hybrid",
     category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
     brand: Annotated[str | None, typer.Option(help="Only this brand.")] = None,
     min_price: Annotated[float | None, typer.Option(help="Only lots at this price or above.")] = None,
@@ -162,7 +162,7 @@ def search(
 
     def ask(text: str) -> None:
         where = Filter(category, brand, min_price, max_price, min_seller_rating)
-        _answer(service, SearchRequest(text, k, _mode(mode), where, rerank), as_json)
+        _answer(service, SearchRequest(text, k, mode, where, rerank), as_json)
 
     if query is not None:
         ask(query)
@@ -171,14 +171,14 @@ def search(
     while (text := _prompt()) is not None:
         try:
             ask(text)
-        except InvalidInput as error:
-            notes.print(f"gavel: {error}", style="red", markup=False)
+        except GavelError as error:
+            _say(error)
 
 
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
 ) -> None:
     """Answer searches over HTTP; /docs shows the API."""
     import uvicorn
@@ -216,13 +216,6 @@ def _answer(service: SearchService, request: SearchRequest, as_json: bool) -> No
     _print_json(asdict(answer)) if as_json else show_answer(request.query, answer)
 
 
-def _mode(text: str) -> Mode:
-    match text:
-        case "hybrid" | "semantic" | "keyword":
-            return text
-    raise InvalidInput(f"--mode is {text!r}; allowed are hybrid, semantic, keyword")
-
-
 def _prompt() -> str | None:
     """The next line that holds something; None at `quit` or the end of the input."""
     while True:
@@ -243,6 +236,10 @@ def _report(values: dict[str, Any], as_json: bool) -> None:
         show_table("", ("", ""), [(name, str(value)) for name, value in values.items()], right_from=9)
 
 
+def _say(error: Exception) -> None:
+    notes.print(f"gavel: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
@@ -252,8 +249,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         app()
-    except GavelError as error:
-        notes.print(f"gavel: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    except (GavelError, OSError) as error:
+        _say(error)
         sys.exit(EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_ERROR)
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from retrieval.items import clean_text
 from retrieval.search import SearchAnswer
 
 Step = Callable[[int, int], None]
@@ -47,7 +48,7 @@ def show_answer(query: str, answer: SearchAnswer) -> None:
         lot = result.fields
         row = [
             str(result.rank),
-            Text(lot.get("title", "")),
+            Text(clean_text(lot.get("title", ""))),
             Text(result.item_id),
             f"{result.similarity:.3f}",
             Text(lot.get("category", "")),

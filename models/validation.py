@@ -14,9 +14,9 @@ from models.pixels import normalise, to_unit
 from models.presets import TowerConfig
 from models.towers import Photos, Tokens, TwoTowers
 from models.training_data import Lots, PhotoTable, TokenTable
+from retrieval.evaluation import RELEVANT_GRADE
 from retrieval.items import query_text
 
-RELEVANT_GRADE = 2
 BATCH = 128
 
 

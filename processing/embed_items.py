@@ -161,6 +161,8 @@ def _manifest(
     for receipt in receipts:
         photos.update(receipt.photos)
     logger.info("photos: %s", ", ".join(f"{photos[state]} {state}" for state in PhotoState))
+    if photos[PhotoState.UNREADABLE] and not photos[PhotoState.READ]:
+        logger.warning("none of the %d photos could be read: all lots are embedded from text", photos[PhotoState.UNREADABLE])
     return Manifest(
         release_id=name,
         tower_id=encoder.card.tower_id,

@@ -34,20 +34,18 @@ class QueryEncoder:
         self._session = session
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 1, verify: bool = False) -> "QueryEncoder":
+    def load(cls, folder: Path) -> "QueryEncoder":
         """Load the query tower of an artefact.
 
         Args:
             folder: `towers/<tower_id>`.
-            threads: threads that work on one query; one leaves the other cores to other requests.
-            verify: also compare the files' hashes with the card.
 
         Raises:
-            TowerError: a file is missing, damaged or not the one of the card.
+            TowerError: a file is missing or damaged, or makes vectors of another length than the card says.
         """
-        card = TowerCard.load(folder, verify=verify)
+        card = TowerCard.load(folder)
         tokenizer = load_tokenizer(folder, card.max_length)
-        session = _load_session(folder / QUERY_TOWER_FILE, threads)
+        session = _load_session(folder / QUERY_TOWER_FILE)
         have = session.get_outputs()[0].shape[-1]
         if have != card.dimensions:
             raise TowerError(f"{folder / QUERY_TOWER_FILE} makes vectors of {have}, its card says {card.dimensions}; copy it again")
@@ -119,10 +117,9 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tup
     return ids, mask
 
 
-def _load_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _load_session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # other cores belong to other requests
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])

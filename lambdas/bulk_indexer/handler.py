@@ -52,21 +52,21 @@ def take_in_object(bucket: str, key: str) -> None:
     name = PurePosixPath(key).name
     if name.endswith(".ndjson.gz"):
         report = index_part(read_part(_body(bucket, key)), store())
-        counts = {"indexed": report.indexed, "deleted": report.deleted, "stale": report.stale, "rejected": len(report.rejected)}
-        logger.info("part indexed", extra={"key": key, **counts})
+        logger.info("part indexed", key=key, indexed=report.indexed, stale=report.stale, rejected=len(report.rejected))
     elif name.startswith("manifest") and name.endswith(".json"):
-        _publish(bucket, key.removesuffix(name))
+        _publish(bucket, key, key.removesuffix(name))
     else:
         logger.info("object passed over", key=key)
 
 
-def _publish(bucket: str, folder: str) -> None:
+def _publish(bucket: str, key: str, folder: str) -> None:
     """Publish a release once the manifests of all its instances are there: the last one to come finds them all."""
     listed = s3().list_objects_v2(Bucket=bucket, Prefix=f"{folder}manifest").get("Contents", [])
-    keys = [entry["Key"] for entry in listed if entry["Key"].endswith(".json")]
-    shards = [Manifest.from_json(_body(bucket, key).read().decode()) for key in keys]
-    if len(shards) < shards[0].instances:
-        logger.info("release waits for other instances", folder=folder, there=len(shards), instances=shards[0].instances)
+    there = {entry["Key"]: Manifest.from_json(_body(bucket, entry["Key"]).read().decode()) for entry in listed}
+    instances = there[key].instances
+    shards = [shard for shard in there.values() if shard.instances == instances]  # others are of an earlier run
+    if len(shards) < instances:
+        logger.info("release waits for other instances", folder=folder, there=len(shards), instances=instances)
         return
     manifest = merge_manifests(shards)
     report = publish_release(manifest, store(), _probes(bucket, folder, manifest))

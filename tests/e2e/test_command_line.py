@@ -88,7 +88,7 @@ def test_the_prompt_answers_until_quit_and_survives_a_bad_query(home: Path) -> N
         (("x" * 10_000,), "10000 characters, at most 512"),
         (("",), "the query is empty"),
         (("vase", "-k", "0"), "k is 0"),
-        (("vase", "--mode", "fuzzy"), "hybrid, semantic, keyword"),
+        (("vase", "--mode", "fuzzy"), "'hybrid', 'semantic', 'keyword'"),
         (("vase", "--min-price", "9", "--max-price", "1"), "swap them"),
     ],
 )

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(folder):
-    return QueryEncoder.load(folder, verify=True)
+    return QueryEncoder.load(folder)
 
 
 @torch.inference_mode()
@@ -116,7 +116,7 @@ def test_a_missing_or_damaged_file_is_named_with_the_way_out(folder, tmp_path, n
     with pytest.raises(TowerError, match=f"{name}.*copy it again"):
         QueryEncoder.load(tmp_path)
     with pytest.raises(TowerError, match="copy it again"):
-        QueryEncoder.load(tmp_path, verify=True)
+        QueryEncoder.load(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(TowerError, match=f"{name} is missing"):
         QueryEncoder.load(tmp_path)
