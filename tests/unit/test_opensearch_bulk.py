@@ -71,7 +71,7 @@ def serve(monkeypatch):
     def start(*answers):
         server = FaultyServer(*answers)
         servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return server, BulkWriter(OpenSearch(server.url, max_retries=0), "lots", 2, server.url, timeout_s=5)
 
     yield start
