@@ -75,6 +75,8 @@ class Demo:
         """
         if plan.catalog not in CATALOGS:
             raise InvalidInput(f"there is no demo catalogue {plan.catalog!r}; there are {', '.join(CATALOGS)}")
+        if plan.catalog != "grocery" and plan.data is not None:
+            raise InvalidInput("--data belongs to --catalog grocery; leave it out, or add --catalog grocery")
         if plan.catalog == "grocery" and plan.data is None:
             raise InvalidInput("the grocery demo needs its photos: --data <folder of the Grocery Store Dataset>")
         self.settings, self.plan = settings, plan
