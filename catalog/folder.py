@@ -45,7 +45,15 @@ _ITEM_SCHEMA = pa.schema(
         "updated_at": _TIME,
     }
 )
-_PAIR_SCHEMA = pa.schema({"split": pa.string(), "query": pa.string(), "item_id": pa.string(), "weight": pa.float64()})
+_PAIR_SCHEMA = pa.schema(
+    {
+        "split": pa.string(),
+        "query": pa.string(),
+        "item_id": pa.string(),
+        "weight": pa.float64(),
+        "lot_text": pa.string(),
+    }
+)
 _QRELS_SCHEMA = pa.schema(
     {"split": pa.string(), "query_id": pa.string(), "query": pa.string(), "item_id": pa.string(), "grade": pa.int8()}
 )
@@ -70,11 +78,14 @@ class TrainingPair:
         query: as a buyer types it.
         item_id: a lot of the corpus of the pair's split.
         weight: > 0; how much the pair counts.
+        lot_text: what the lot is shown as in place of its own text, for pairs made from the lot's own words (a title that
+            shall find the description, say); None shows the lot as it is.
     """
 
     query: str
     item_id: str
     weight: float = 1.0
+    lot_text: str | None = None
 
 
 @dataclass(frozen=True)

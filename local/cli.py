@@ -1,28 +1,27 @@
 """The `gavel` command."""
 
-import json
 import logging
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from local.console import console, notes, progress, show_answer, show_table
+from local.catalog_commands import catalog_app
+from local.command_options import Json, Seed, print_json, report
+from local.console import console, notes, progress, show_answer
 from local.home import Home
+from local.training_commands import train
 from retrieval.errors import GavelError, InvalidInput
 from retrieval.index.base import Filter
 from retrieval.search import Mode, SearchRequest, SearchService
 from retrieval.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
-catalog_app = typer.Typer(no_args_is_help=True, help="Make catalogues to try Gavel on.")
 app.add_typer(catalog_app, name="catalog")
+app.command()(train)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-CatalogOption = Annotated[Path | None, typer.Option("--catalog", help="Catalogue folder; the newest one by default.")]
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -38,51 +37,8 @@ def demo(
     from local.demo import Demo, Plan, show_report
 
     run = Demo(Settings.from_env(), Plan(catalog, data, lots, seed))
-    report = run.run()
-    _print_json(report.to_dict()) if as_json else show_report(run)
-
-
-@catalog_app.command("generate")
-def catalog_generate(
-    out: Annotated[Path | None, typer.Option(help="Folder to write; <home>/catalogs/synthetic by default.")] = None,
-    lots: Annotated[int, typer.Option(min=1, help="How many lots.")] = 2_000,
-    seed: Seed = 7,
-    as_json: Json = False,
-) -> None:
-    """Write a synthetic catalogue: lots with rendered photos, judged queries, buyers' clicks."""
-    from catalog.synthetic import generate
-
-    folder = out or Home(Settings.from_env()).catalogs / "synthetic"
-    with progress("lots") as step:
-        made = generate(folder, lots=lots, seed=seed, progress=step)
-    _report({"catalog": str(made.path), "lots": lots, "examples": made.example_queries}, as_json)
-
-
-@app.command()
-def train(
-    catalog: CatalogOption = None,
-    preset: Annotated[str, typer.Option(help="Architecture: compact, or distilbert-resnet50.")] = "compact",
-    text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photos out.")] = False,
-    reranker: Annotated[
-        bool, typer.Option("--reranker", help="Train the re-ranker of the live index instead of the towers.")
-    ] = False,
-    seed: Seed = 7,
-    as_json: Json = False,
-) -> None:
-    """Train item and query tower on a catalogue, or the re-ranker on its clicks."""
-    from catalog.folder import CatalogFolder
-    from local import pipeline
-
-    home = Home(Settings.from_env())
-    source = CatalogFolder.load(home.catalog(catalog))
-    if reranker:
-        with progress("train re-ranker") as step:
-            made = pipeline.train_reranker(home, source, seed=seed, progress=step)
-        _report({"reranker": str(made)}, as_json)
-        return
-    with progress("train towers") as step:
-        tower = pipeline.train_towers(home, source, preset=preset, text_only=text_only, seed=seed, progress=step)
-    _report({"tower_id": tower.name, "tower": str(tower)}, as_json)
+    made = run.run()
+    print_json(made.to_dict()) if as_json else show_report(run)
 
 
 @app.command()
@@ -112,7 +68,7 @@ def embed(
         else manifest.items_rejected
     )
     counts = {"items_in": manifest.items_in, "embedded": manifest.items_embedded, "rejected": rejected}
-    _report(
+    report(
         {"release": str(folder), "tower_id": manifest.tower_id, **counts, "without_image": manifest.items_without_image}, as_json
     )
 
@@ -135,7 +91,7 @@ def index(
         "refused": len(made.upserts.rejected),
         "lots": made.lots,
     }
-    _report(
+    report(
         {"index": made.index, "kind": settings.index, "tower_id": made.tower_id, **counts, "recall@10": made.recall_at_10}, as_json
     )
 
@@ -198,7 +154,7 @@ def up(port: Annotated[int, typer.Option(help="Port to listen on.")] = 9200, as_
     from local.opensearch_service import up
 
     running = up(Home(Settings.from_env()).opensearch, port)
-    _report({"opensearch_url": running.url, "kind": running.kind}, as_json)
+    report({"opensearch_url": running.url, "kind": running.kind}, as_json)
     if not as_json:
         console.print(f"GAVEL_INDEX=opensearch GAVEL_OPENSEARCH_URL={running.url} gavel index", style="dim", highlight=False)
 
@@ -208,12 +164,12 @@ def down(as_json: Json = False) -> None:
     """Stop the OpenSearch that `gavel up` started; its data stays."""
     from local.opensearch_service import down
 
-    _report({"stopped": down(Home(Settings.from_env()).opensearch)}, as_json)
+    report({"stopped": down(Home(Settings.from_env()).opensearch)}, as_json)
 
 
 def _answer(service: SearchService, request: SearchRequest, as_json: bool) -> None:
     answer = service.search(request)
-    _print_json(asdict(answer)) if as_json else show_answer(request.query, answer)
+    print_json(asdict(answer)) if as_json else show_answer(request.query, answer)
 
 
 def _prompt() -> str | None:
@@ -229,19 +185,8 @@ def _prompt() -> str | None:
             return text
 
 
-def _report(values: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(values)
-    else:
-        show_table("", ("", ""), [(name, str(value)) for name, value in values.items()], right_from=9)
-
-
 def _say(error: Exception) -> None:
     notes.print(f"gavel: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
 def main() -> None:
