@@ -13,11 +13,6 @@ from retrieval.settings import Settings
 catalog_app = typer.Typer(no_args_is_help=True, help="Make catalogues to try Gavel on.")
 
 
-@catalog_app.callback()
-def catalog() -> None:
-    """Make catalogues to try Gavel on."""
-
-
 @catalog_app.command()
 def generate(
     out: Annotated[Path | None, typer.Option(help="Folder to write; <home>/catalogs/synthetic by default.")] = None,
