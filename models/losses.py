@@ -1,4 +1,8 @@
-"""Contrastive losses over a batch of queries and lots."""
+"""Losses that draw a query to its lots and push it from the others: InfoNCE, contrastive and triplet.
+
+All take vectors of unit length, so that a dot product is a cosine, and return a scalar: the weighted mean over what they
+sum. Half precision is summed in float32.
+"""
 
 import torch
 from torch import Tensor
@@ -12,33 +16,112 @@ def info_nce(
     *,
     known: Tensor | None = None,
     weights: Tensor | None = None,
+    log_q: Tensor | None = None,
     symmetric: bool = True,
 ) -> Tensor:
     """InfoNCE with in-batch negatives (van den Oord et al. 2018), symmetric as in CLIP (Radford et al. 2021).
 
     Args:
         queries: (Q, D) unit vectors.
-        items: (B, D) unit vectors, B >= Q; row i < Q answers query i, the others are further negatives.
+        items: (B, D) unit vectors, B >= Q; row i < Q answers query i. The rows from Q on are further negatives of every
+            query, random or mined; a mined one that is to count for its own query alone is masked for the others.
         scale: 1 / temperature, > 0.
         known: (Q, B) bool, True where the lot is known to answer the query. Off the diagonal such lots are false
             negatives and leave the sums; the diagonal may be either. None: there are none.
         weights: (Q,) >= 0, not all zero, weight of each pair; None weighs all the same.
+        log_q: (B,) finite, log of the probability with which each row came into the batch, up to a constant for all;
+            it is taken off the row's logits, so that lots that come often are not pushed away for it (Yi et al.,
+            RecSys 2019, equation 4). It is a constant: no gradient flows through it. The other direction compares
+            queries for one lot, where a number of the lot's own cancels: it needs no correction, and has none.
         symmetric: average with the loss of the other direction, where each of the first Q lots looks for its query.
 
     Returns:
         Scalar in the floating type of the inputs (float32 for half precision), >= 0: the weighted mean over the pairs.
+        A query whose negatives are all masked loses nothing and has a finite gradient: zero.
     """
-    wide = torch.float64 if queries.dtype == torch.float64 else torch.float32
-    logits = scale * (queries.to(wide) @ items.to(wide).T)  # (Q, B)
+    logits = scale * _cosines(queries, items)  # (Q, B)
     if known is not None:
         false_negative = known & ~torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(false_negative, float("-inf"))
     answers = torch.arange(len(queries), device=logits.device)  # (Q,)
-    losses = F.cross_entropy(logits, answers, reduction="none")  # (Q,)
+    corrected = logits if log_q is None else logits - log_q.detach().to(logits)  # (Q, B)
+    losses = F.cross_entropy(corrected, answers, reduction="none")  # (Q,)
     if symmetric:
         back = F.cross_entropy(logits[:, : len(queries)].T, answers, reduction="none")  # (Q,)
         losses = (losses + back) / 2
+    return _weighted_mean(losses, weights)
+
+
+def contrastive(queries: Tensor, items: Tensor, labels: Tensor, *, margin: float = 0.5, weights: Tensor | None = None) -> Tensor:
+    """Contrastive loss of Hadsell, Chopra and LeCun (CVPR 2006) over the distance 1 - cosine.
+
+    Args:
+        queries: (Q, D) unit vectors.
+        items: (B, D) unit vectors.
+        labels: how well they match, 0 (not at all) to 1; a number between is that much of each term. (Q,), with B = Q,
+            judges row against row; (Q, B) judges every query against every lot.
+        margin: distance from which on a lot that does not match is left alone, in (0, 2].
+        weights: of the pairs, shaped like labels, >= 0, not all zero; 0 leaves a pair out (a false negative). None
+            weighs all the same.
+
+    Returns:
+        Scalar >= 0: the weighted mean of half of `label * distance² + (1 - label) * max(0, margin - distance)²`.
+    """
+    cosines = _cosines(queries, items) if labels.ndim == 2 else _row_cosines(queries, items)  # like labels
+    distances, labels = 1 - cosines, labels.to(cosines)
+    losses = (labels * distances.square() + (1 - labels) * (margin - distances).clamp(min=0).square()) / 2
+    return _weighted_mean(losses, weights)
+
+
+def triplet(
+    queries: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    *,
+    margin: float = 0.2,
+    known: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Triplet loss of Schroff, Kalenichenko and Philbin (FaceNet, CVPR 2015), in cosines.
+
+    For unit vectors a squared distance is 2 - 2 cosine: a margin here is half of one in squared distances.
+
+    Args:
+        queries: (Q, D) unit vectors.
+        positives: (Q, D) unit vectors; row i answers query i.
+        negatives: (Q, N, D) unit vectors, N per query, or (N, D) for all queries alike.
+        margin: by how much the positive's cosine shall exceed the negative's, >= 0.
+        known: (Q, N) bool, True where the negative is known to answer the query; such a triplet leaves the mean.
+        weights: (Q,) >= 0, not all zero; None weighs all queries the same.
+
+    Returns:
+        Scalar >= 0: per query the mean over its triplets (0 without any), then the weighted mean over the queries.
+    """
+    wide = _wide(queries)
+    shared = negatives.ndim == 2
+    away = _cosines(queries, negatives) if shared else torch.einsum("qd,qnd->qn", queries.to(wide), negatives.to(wide))  # (Q, N)
+    losses = (margin + away - _row_cosines(queries, positives).unsqueeze(1)).clamp(min=0)  # (Q, N)
+    counted = torch.ones_like(losses) if known is None else (~known).to(wide)  # (Q, N)
+    per_query = (losses * counted).sum(1) / counted.sum(1).clamp(min=1)  # (Q,)
+    return _weighted_mean(per_query, weights)
+
+
+def _wide(vectors: Tensor) -> torch.dtype:
+    return torch.float64 if vectors.dtype == torch.float64 else torch.float32
+
+
+def _cosines(queries: Tensor, items: Tensor) -> Tensor:
+    """Every query with every lot: (Q, D), (B, D) -> (Q, B)."""
+    return queries.to(_wide(queries)) @ items.to(_wide(queries)).T
+
+
+def _row_cosines(queries: Tensor, items: Tensor) -> Tensor:
+    """Row with row: (Q, D), (Q, D) -> (Q,)."""
+    return (queries.to(_wide(queries)) * items.to(_wide(queries))).sum(1)
+
+
+def _weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return losses.mean()
-    weights = weights.to(wide)
+    weights = weights.to(losses)
     return (losses * weights).sum() / weights.sum()
