@@ -2,42 +2,74 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import ir_measures
-from ir_measures import RR, R, nDCG
+from ir_measures import AP, RR, P, R, Success, nDCG
+
+from retrieval.fuse import reciprocal_rank_fusion
 
 RELEVANT_GRADE = 2  # grades run from 0 to 3; from here on a lot is what the buyer asked for
+RECALL_DEPTHS = (1, 5, 10, 20, 50, 100, 200, 1000)
 
-MEASURES = {
-    "recall@10": R(rel=RELEVANT_GRADE) @ 10,
-    "recall@50": R(rel=RELEVANT_GRADE) @ 50,
-    "ndcg@10": nDCG @ 10,
+ALL_MEASURES: Mapping[str, Any] = {
+    **{f"recall@{k}": R(rel=RELEVANT_GRADE) @ k for k in RECALL_DEPTHS},
+    **{f"precision@{k}": P(rel=RELEVANT_GRADE) @ k for k in (1, 5, 10)},
+    **{f"hit_rate@{k}": Success(rel=RELEVANT_GRADE) @ k for k in (10, 50)},
+    **{f"ndcg@{k}": nDCG @ k for k in (5, 10, 20, 50)},  # the gain is the grade itself
     "mrr": RR(rel=RELEVANT_GRADE),
+    "map": AP(rel=RELEVANT_GRADE),
 }
+MEASURES: Mapping[str, Any] = {name: ALL_MEASURES[name] for name in ("recall@10", "recall@50", "ndcg@10", "mrr")}
 
 Grades = Mapping[str, Mapping[str, int]]  # query_id -> item_id -> grade
 Run = Mapping[str, Sequence[str]]  # query_id -> item ids, best first
 
 
-def evaluate_per_query(grades: Grades, run: Run) -> dict[str, dict[str, float]]:
+def evaluate_per_query(grades: Grades, run: Run, measures: Mapping[str, Any] = MEASURES) -> dict[str, dict[str, float]]:
     """Measure every judged query that has at least one relevant lot.
 
     Args:
-        grades: judgments 0 to 3; relevant means grade >= 2.
+        grades: judgments 0 to 3; relevant means grade >= 2, nDCG takes the grade as its gain.
         run: ranked item ids; a judged query without an entry counts as an empty answer.
+        measures: some of ALL_MEASURES. A measure that looks deeper than the run goes counts what is not there as missing.
 
     Returns:
-        measure name -> query_id -> value in [0, 1], for the names in MEASURES.
+        measure name -> query_id -> value in [0, 1], names in the order of `measures`.
     """
     judged = {q: dict(g) for q, g in grades.items() if any(grade >= RELEVANT_GRADE for grade in g.values())}
     scored = {q: {item: -float(rank) for rank, item in enumerate(run.get(q, ()))} for q in judged}
-    values: dict[str, dict[str, float]] = {name: dict.fromkeys(judged, 0.0) for name in MEASURES}
-    names = {measure: name for name, measure in MEASURES.items()}
+    values: dict[str, dict[str, float]] = {name: dict.fromkeys(judged, 0.0) for name in measures}
+    names = {measure: name for name, measure in measures.items()}
     for metric in ir_measures.iter_calc(list(names), judged, scored):
         values[names[metric.measure]][metric.query_id] = metric.value
     return values
 
 
-def evaluate(grades: Grades, run: Run) -> dict[str, float]:
+def evaluate(grades: Grades, run: Run, measures: Mapping[str, Any] = MEASURES) -> dict[str, float]:
     """Mean of every measure over the judged queries, as evaluate_per_query() has them; empty without such a query."""
-    return {name: fmean(values.values()) for name, values in evaluate_per_query(grades, run).items() if values}
+    per_query = evaluate_per_query(grades, run, measures)
+    return {name: fmean(values.values()) for name, values in per_query.items() if values}
+
+
+def measures_to(depth: int) -> dict[str, Any]:
+    """The measures of ALL_MEASURES that runs of `depth` ranks can answer; those without a depth of their own always."""
+    return {name: measure for name, measure in ALL_MEASURES.items() if int(name.partition("@")[2] or 0) <= depth}
+
+
+def fuse_runs(runs: Sequence[Run], depth: int, k: int = 60) -> dict[str, list[str]]:
+    """Fuse several runs into one by reciprocal rank, query by query.
+
+    Args:
+        runs: what is fused; a query that one of them lacks is fused from the others.
+        depth: ranks that are kept of every query.
+        k: rank constant, see reciprocal_rank_fusion().
+
+    Returns:
+        query_id -> at most `depth` item ids, best first, ties by item_id.
+    """
+    queries = dict.fromkeys(query for run in runs for query in run)
+    return {
+        query: [item_id for item_id, _ in reciprocal_rank_fusion([run.get(query, ()) for run in runs], k)[:depth]]
+        for query in queries
+    }

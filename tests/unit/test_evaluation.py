@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from retrieval.evaluation import evaluate, evaluate_per_query
+from retrieval.errors import InvalidInput
+from retrieval.evaluation import ALL_MEASURES, evaluate, evaluate_per_query, fuse_runs, measures_to
+from retrieval.significance import compare_paired
 
 
 def test_recall_counts_grades_of_two_and_three() -> None:
@@ -34,3 +37,87 @@ def test_a_judged_query_without_an_answer_counts_as_zero() -> None:
 def test_a_query_without_a_relevant_lot_is_not_measured() -> None:
     assert evaluate_per_query({"q": {"a": 1}}, {"q": ["a"]})["recall@10"] == {}
     assert evaluate({"q": {"a": 1}}, {"q": ["a"]}) == {}
+
+
+def test_every_measure_agrees_with_figures_worked_out_by_hand() -> None:
+    grades = {"q": {"a": 3, "b": 2, "c": 1, "d": 2}}
+    got = evaluate(grades, {"q": ["x", "a", "c", "y", "b", "z"]}, ALL_MEASURES)  # relevant: a at 2, b at 5, d missing
+    discount = [1 / math.log2(rank + 1) for rank in range(1, 7)]
+    ideal = 3 * discount[0] + 2 * discount[1] + 2 * discount[2] + 1 * discount[3]
+    ndcg = (3 * discount[1] + 1 * discount[2] + 2 * discount[4]) / ideal
+    assert got == pytest.approx(
+        {
+            "recall@1": 0,
+            **{f"recall@{k}": 2 / 3 for k in (5, 10, 20, 50, 100, 200, 1000)},
+            "precision@1": 0,
+            "precision@5": 2 / 5,
+            "precision@10": 2 / 10,
+            "hit_rate@10": 1,
+            "hit_rate@50": 1,
+            **{f"ndcg@{k}": ndcg for k in (5, 10, 20, 50)},
+            "mrr": 1 / 2,
+            "map": (1 / 2 + 2 / 5) / 3,
+        }
+    )
+
+
+def test_recall_reaches_down_to_rank_1000() -> None:
+    got = evaluate({"q": {"a": 2}}, {"q": [*(f"x{n}" for n in range(999)), "a"]}, ALL_MEASURES)
+    assert (got["recall@200"], got["recall@1000"]) == (0.0, 1.0)
+
+
+def test_runs_of_a_depth_answer_only_measures_of_that_depth() -> None:
+    names = measures_to(50)
+    assert {"recall@50", "ndcg@50", "hit_rate@50", "mrr", "map"} <= names.keys()
+    assert not {"recall@100", "recall@1000"} & names.keys()
+
+
+def test_fusion_prefers_what_both_runs_found() -> None:
+    fused = fuse_runs([{"q": ["a", "b"], "r": ["c"]}, {"q": ["d", "b"]}], depth=2)
+    assert fused == {"q": ["b", "a"], "r": ["c"]}
+
+
+def queries(*values: float) -> dict[str, float]:
+    return {f"q{number}": value for number, value in enumerate(values)}
+
+
+def test_a_run_does_not_differ_from_itself() -> None:
+    same = compare_paired(queries(0.2, 0.4, 1.0), queries(0.2, 0.4, 1.0))
+    assert (same.p_value, same.difference, same.low, same.high) == (1.0, 0.0, 0.0, 0.0)
+    assert (same.wins, same.losses, same.ties) == (0, 0, 3)
+
+
+def test_a_clear_winner_has_a_small_p_and_an_interval_above_zero() -> None:
+    rng = np.random.default_rng(0)
+    base = queries(*rng.uniform(0, 0.5, 80))
+    better = {query: value + rng.uniform(0, 0.3) for query, value in base.items()}
+    found = compare_paired(base, better)
+    assert found.p_value < 0.001
+    assert 0 < found.low < found.difference < found.high
+    assert (found.wins, found.losses) == (80, 0)
+    assert compare_paired(better, base).difference == pytest.approx(-found.difference)
+
+
+def test_few_queries_are_tested_exactly() -> None:
+    found = compare_paired(queries(0, 0, 0, 0), queries(0.1, 0.2, 0.3, 0.4))
+    assert found.p_value == pytest.approx(2 / 2**4)  # all signs alike, either way
+
+
+def test_chance_alone_is_not_called_a_difference() -> None:
+    rng = np.random.default_rng(1)
+    p_values = [compare_paired(queries(*rng.random(30)), queries(*rng.random(30)), resamples=500).p_value for _ in range(40)]
+    assert sum(p < 0.05 for p in p_values) <= 6
+
+
+def test_a_comparison_repeats_from_its_seed() -> None:
+    base, new = queries(*np.linspace(0, 1, 50)), queries(*np.linspace(0, 1, 50) ** 1.1)
+    assert compare_paired(base, new, seed=3) == compare_paired(base, new, seed=3)
+
+
+def test_one_query_alone_proves_nothing() -> None:
+    assert compare_paired(queries(0.1), queries(0.9)).p_value == 1.0
+
+
+def test_runs_over_different_queries_are_not_compared() -> None:
+    with pytest.raises(InvalidInput, match="same queries"):
+        compare_paired({"q": 1.0}, {"r": 1.0})
