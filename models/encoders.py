@@ -3,8 +3,12 @@
 Sources: DistilBERT (Sanh et al. 2019) through transformers.AutoModel; ResNet (He et al. 2016) through torchvision.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Self
 
 import torch
 import torchvision
@@ -13,15 +17,56 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from transformers import AutoConfig, AutoModel
+from transformers.utils import logging as transformers_logging
 
 from models.presets import SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
-from retrieval.errors import TowerError
+from retrieval.errors import InvalidInput, TowerError
 
 # what transformers writes into a configuration besides the architecture
 NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type")
 
 
-class TextEncoder(nn.Module):
+class PartlyFrozen(nn.Module):
+    """An encoder of which some parts may be frozen: they take no gradient, and run as in serving while the rest is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen: list[nn.Module] = []
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or back; frozen parts keep out: no dropout, and batch norms keep their statistics."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
+
+    def _freeze(self, trainable: str, whole: nn.Module, parts: Sequence[Sequence[nn.Module]], kind: str) -> None:
+        """Freeze all but the last parts of a network.
+
+        Args:
+            trainable: as in the specifications.
+            whole: the network.
+            parts: its layers or stages, from input to output.
+            kind: what they are called.
+
+        Raises:
+            InvalidInput: more parts are asked for than there are.
+        """
+        whole.requires_grad_(trainable == "all")
+        self._frozen = [] if trainable == "all" else [whole]
+        if trainable.startswith("last-"):
+            count = int(trainable.removeprefix("last-"))
+            if count > len(parts):
+                raise InvalidInput(f"trainable is {trainable!r}, but the encoder has {len(parts)} {kind}; give at most that many")
+            last = {module for part in parts[-count:] for module in part}
+            for module in last:
+                module.requires_grad_(True)
+            inside = {m for module in last for m in module.modules()}
+            self._frozen = [m for m in whole.modules() if not inside & set(m.modules())]
+        self.train(self.training)
+
+
+class TextEncoder(PartlyFrozen):
     """A transformers encoder whose output is one vector a text.
 
     Attributes:
@@ -38,6 +83,18 @@ class TextEncoder(nn.Module):
         self.pooling = spec.pooling
         self.transformer = _load_transformer(spec)
         self.width: int = self.transformer.config.hidden_size
+        self.train_only(spec.trainable)
+
+    def train_only(self, trainable: str) -> None:
+        """Freeze the encoder but for "all", "none" or the "last-<n>" layers of it; embeddings are trained with "all" alone.
+
+        Raises:
+            InvalidInput: it has fewer layers.
+        """
+        count = self.transformer.config.num_hidden_layers
+        stacks = [m for m in self.transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+        self._freeze(trainable, self.transformer, [[layer] for layer in (stacks[0] if stacks else ())], "layers")
+        self.trainable = trainable
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode token ids (B, L) with their mask (B, L) into (B, width)."""
@@ -50,15 +107,18 @@ class TextEncoder(nn.Module):
     @property
     def max_positions(self) -> int:
         """The longest text that the encoder has positions for, in tokens."""
-        return self.transformer.config.max_position_embeddings
+        config, embeddings = self.transformer.config, getattr(self.transformer, "embeddings", None)
+        reserved = config.pad_token_id + 1 if hasattr(embeddings, "padding_idx") else 0  # RoBERTa counts from behind its padding
+        return config.max_position_embeddings - reserved
 
     def resolved(self) -> TextEncoderSpec:
         """The specification from which this encoder is built again without its hub name."""
         values = self.transformer.config.to_dict()
-        return TextEncoderSpec(config={k: v for k, v in values.items() if k not in NOT_ARCHITECTURE}, pooling=self.pooling)
+        config = {name: value for name, value in values.items() if name not in NOT_ARCHITECTURE}
+        return TextEncoderSpec(config=config, pooling=self.pooling, trainable=self.trainable)
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(PartlyFrozen):
     """A ResNet without its classifier.
 
     Attributes:
@@ -79,6 +139,16 @@ class ImageEncoder(nn.Module):
         if spec.weights and (spec.name == SMALL_RESNET or _is_path(spec.weights)):
             _load_weights(self.resnet, Path(spec.weights))
         self.resnet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what half precision on GPUs wants
+        self._blocks = spec.blocks if spec.name == SMALL_RESNET else ()
+        self.train_only(spec.trainable)
+
+    def train_only(self, trainable: str) -> None:
+        """Freeze the encoder but for "all", "none" or the "last-<n>" stages of it; the stem is trained with "all" alone.
+
+        Raises:
+            InvalidInput: it has fewer stages.
+        """
+        self._freeze(trainable, self.resnet, _stages(self.resnet, self._blocks), "stages")
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (B, 3, S, S) into (B, width)."""
@@ -88,11 +158,36 @@ class ImageEncoder(nn.Module):
 def _load_transformer(spec: TextEncoderSpec) -> nn.Module:
     if not spec.model:
         values = dict(spec.config)
-        return AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+        transformer = AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+    else:
+        try:
+            with _no_progress_bar():
+                transformer = AutoModel.from_pretrained(spec.model, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise TowerError(unreachable("text encoder", spec.model, error)) from error
+    if hasattr(transformer, "pooler"):
+        transformer.pooler = None  # BERT's classifier head: neither pooling reads it
+    return transformer
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Hold back transformers' bar, which would write into the middle of a command's own."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
-        return AutoModel.from_pretrained(spec.model)
-    except (OSError, ValueError) as error:
-        raise TowerError(unreachable("text encoder", spec.model, error)) from error
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _stages(resnet: nn.Module, blocks: tuple[int, ...]) -> list[list[nn.Module]]:
+    if not blocks:
+        return [[getattr(resnet, f"layer{stage}")] for stage in (1, 2, 3, 4)]
+    residual = [module for module in resnet.children() if isinstance(module, BasicBlock)]
+    ends = list(accumulate(blocks))
+    return [residual[end - count : end] for count, end in zip(blocks, ends, strict=True)]
 
 
 def unreachable(what: str, name: str, error: BaseException) -> str:

@@ -1,7 +1,10 @@
 """What a pair of towers is made of, as data: the presets, and what a tower card needs to build them again."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from retrieval.errors import InvalidInput, TowerError
@@ -10,6 +13,13 @@ Rgb = tuple[float, float, float]
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
 IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
 SMALL_RESNET = "small-resnet"
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+TRAINABLE = re.compile(r"all|none|last-[1-9][0-9]*")
+
+
+def _check_trainable(value: str, parts: str) -> None:
+    if not TRAINABLE.fullmatch(value):
+        raise InvalidInput(f"trainable is {value!r}; give 'all', 'none' or 'last-<n>' for the last n {parts}")
 
 
 @dataclass(frozen=True)
@@ -20,11 +30,16 @@ class TextEncoderSpec:
         model: hub name or local folder of a transformers encoder; empty builds one from `config` with fresh weights.
         config: the transformers configuration, `model_type` included; read when `model` is empty.
         pooling: "cls" takes the [CLS] vector, "mean" the mean over the text's tokens.
+        trainable: "all" of it, "none", or "last-<n>" for the last n layers; what is frozen runs as in serving, without dropout.
     """
 
     model: str = ""
     config: Mapping[str, Any] = field(default_factory=lambda: {"model_type": "distilbert"})
     pooling: Literal["cls", "mean"] = "cls"
+    trainable: str = "all"
+
+    def __post_init__(self) -> None:
+        _check_trainable(self.trainable, "layers")
 
 
 @dataclass(frozen=True)
@@ -36,12 +51,17 @@ class ImageEncoderSpec:
         weights: name of torchvision weights ("IMAGENET1K_V2") or path of a state dict (.pth, .safetensors); empty is fresh.
         width: channels of the first stage of a small-resnet; each further stage doubles them.
         blocks: residual blocks of each stage of a small-resnet.
+        trainable: "all" of it, "none", or "last-<n>" for the last n stages; frozen batch norms keep their statistics.
     """
 
     name: str = "resnet50"
     weights: str = ""
     width: int = 32
     blocks: tuple[int, ...] = (1, 1, 1, 1)
+    trainable: str = "all"
+
+    def __post_init__(self) -> None:
+        _check_trainable(self.trainable, "stages")
 
 
 @dataclass(frozen=True)
@@ -52,8 +72,10 @@ class TowerConfig:
         preset: the name that the card carries.
         text: the text encoder of both towers.
         image: the image encoder of the item tower.
-        hidden: width between the encoders and the vector, 512 in the big preset.
-        dimensions: length of the vectors.
+        hidden: width between the encoders and the vector, 512 in the big preset. 0 has no such layer: the vector is the text
+            encoding itself where dimensions allow, so that an untrained tower is the encoder as it was published; what else
+            is known of a lot is added to it through one linear layer that starts at zero.
+        dimensions: length of the vectors; 0 takes the text encoder's width.
         dropout: probability, before the last layer of each tower.
         max_length: tokens of a text that are read, [CLS] and [SEP] among them.
         image_size: side of the square photo in pixels.
@@ -62,6 +84,7 @@ class TowerConfig:
         use_image: False builds the item tower of text alone.
         shared_text_encoder: True lets both towers read with one encoder; each keeps its own projection.
         vocabulary: most word pieces of a tokenizer that is trained on the catalogue; a pretrained one keeps its own.
+        matryoshka: shorter lengths, each below dimensions, at which the first numbers of a vector are trained to serve alone.
     """
 
     preset: str
@@ -77,6 +100,25 @@ class TowerConfig:
     use_image: bool = True
     shared_text_encoder: bool = False
     vocabulary: int = 30_522
+    matryoshka: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        longest = self.dimensions or math.inf
+        if any(not 0 < length < longest for length in self.matryoshka):
+            raise InvalidInput(f"matryoshka lengths must lie between 1 and {longest - 1}, not {list(self.matryoshka)}")
+
+    @classmethod
+    def of_encoder(cls, model: str, **changes: Any) -> "TowerConfig":
+        """Towers of any sentence encoder, of its own width: untrained, they are the encoder itself.
+
+        Args:
+            model: hub name or local folder of a transformers encoder.
+            changes: fields of TowerConfig other than `text`; and `pooling` and `trainable`, fields of TextEncoderSpec.
+        """
+        base = PRESETS["minilm"]
+        text = {name: changes.pop(name) for name in ("pooling", "trainable") if name in changes}
+        given = {"preset": Path(model).name, "dimensions": 0} | changes
+        return replace(base, text=replace(base.text, model=model, **text), **given)
 
     def fresh(self) -> "TowerConfig":
         """The same architecture with random weights: nothing is downloaded."""
@@ -102,9 +144,10 @@ class TowerConfig:
                     "image": ImageEncoderSpec(**image),
                     "image_mean": tuple(values["image_mean"]),
                     "image_std": tuple(values["image_std"]),
+                    "matryoshka": tuple(values.get("matryoshka", ())),
                 }
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, InvalidInput) as error:
             raise TowerError(f"the card's architecture cannot be built by this version of Gavel: {error}; train again") from error
 
 
@@ -137,6 +180,27 @@ PRESETS: Mapping[str, TowerConfig] = {
         image_size=64,
         shared_text_encoder=True,
         vocabulary=8_192,
+    ),
+    # a sentence encoder as it was published, 384 wide, in both towers; photos, where asked for, are added to it
+    "minilm": TowerConfig(
+        preset="minilm",
+        text=TextEncoderSpec(
+            model=MINILM,
+            config={
+                "model_type": "bert",
+                "hidden_size": 384,
+                "num_hidden_layers": 6,
+                "num_attention_heads": 12,
+                "intermediate_size": 1_536,
+            },
+            pooling="mean",
+        ),
+        image=ImageEncoderSpec(name=SMALL_RESNET),
+        hidden=0,
+        dimensions=384,
+        image_size=64,
+        use_image=False,
+        shared_text_encoder=True,
     ),
 }
 

@@ -52,6 +52,37 @@ class Projection(nn.Sequential):
         )
 
 
+class Addition(nn.Module):
+    """No hidden layer: the text encoding is the vector, and whatever else is known is added to it, at first nothing.
+
+    After the zero-initialised residual branches of Zhang et al. 2019 ("Fixup").
+    """
+
+    def __init__(self, text_width: int, other_width: int, config: TowerConfig) -> None:
+        super().__init__()
+        self.text_width = text_width
+        same = config.dimensions == text_width
+        self.text = nn.Identity() if same else nn.Linear(text_width, config.dimensions, bias=False)
+        self.others = nn.Linear(other_width, config.dimensions) if other_width else None
+        if self.others is not None:
+            nn.init.zeros_(self.others.weight)
+            nn.init.zeros_(self.others.bias)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """From (B, text_width + other_width), text first, to (B, dimensions)."""
+        vectors = self.text(encoded[:, : self.text_width])  # (B, 384)
+        if self.others is not None:
+            vectors = vectors + self.others(encoded[:, self.text_width :])
+        return vectors
+
+
+def make_projection(text_width: int, other_width: int, config: TowerConfig) -> nn.Module:
+    """What turns the concatenated encodings, text first, into a vector."""
+    if config.hidden:
+        return Projection(text_width + other_width, config)
+    return Addition(text_width, other_width, config)
+
+
 class ItemTower(nn.Module):
     """Encodes a lot from its text and, when the tower has eyes, its photo."""
 
@@ -61,7 +92,7 @@ class ItemTower(nn.Module):
         self.image_encoder = ImageEncoder(config.image) if config.use_image else None
         image_width = self.image_encoder.width if self.image_encoder else 0
         self.no_image = nn.Parameter(torch.zeros(image_width))  # stands for the photo of a lot without one
-        self.projection = Projection(text_encoder.width + image_width, config)
+        self.projection = make_projection(text_encoder.width, image_width, config)
 
     def forward(self, text: Tokens, photos: Photos | None = None) -> Tensor:
         """Encode B lots.
@@ -94,7 +125,7 @@ class QueryTower(nn.Module):
     def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
         super().__init__()
         self.text_encoder = text_encoder
-        self.projection = Projection(text_encoder.width, config)
+        self.projection = make_projection(text_encoder.width, 0, config)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode tokens (B, L) into (B, dimensions) of unit length."""
@@ -117,13 +148,14 @@ class TwoTowers(nn.Module):
         """
         super().__init__()
         text_encoder = TextEncoder(config.text)
+        config = replace(config, dimensions=config.dimensions or text_encoder.width)
         query_text_encoder = text_encoder if config.shared_text_encoder else TextEncoder(config.text)
         self.item_tower = ItemTower(config, text_encoder)
         self.query_tower = QueryTower(config, query_text_encoder)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
         self.config = replace(config, text=text_encoder.resolved(), image=replace(config.image, weights=""))
         if config.shared_text_encoder:
-            self._align_projections()
+            _align(self.query_tower.projection, self.item_tower.projection)
 
     @property
     def scale(self) -> Tensor:
@@ -134,11 +166,13 @@ class TwoTowers(nn.Module):
         """Encode Q queries and B lots: (Q, dimensions), (B, dimensions) and the scale of their similarity."""
         return self.query_tower(*queries), self.item_tower(items, photos), self.scale
 
-    def _align_projections(self) -> None:
-        """Start both projections equal on text, so that a query begins near the lots that share its words."""
-        item, query = self.item_tower.projection, self.query_tower.projection
-        width = query[0].in_features
-        with torch.no_grad():
-            query[0].weight.copy_(item[0].weight[:, :width])
-            query[0].bias.copy_(item[0].bias)
-            query[3].load_state_dict(item[3].state_dict())
+
+def _align(query: nn.Module, item: nn.Module) -> None:
+    """Start both projections equal on text, so that a query begins near the lots that share its words."""
+    with torch.no_grad():
+        if isinstance(query, Addition):
+            query.text.load_state_dict(item.text.state_dict())
+            return
+        query[0].weight.copy_(item[0].weight[:, : query[0].in_features])
+        query[0].bias.copy_(item[0].bias)
+        query[3].load_state_dict(item[3].state_dict())
