@@ -1,0 +1,106 @@
+"""Hard negatives on disk: for each training query the wrong lots that a tower ranked highest."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrieval.errors import InvalidInput
+
+METADATA_KEY = b"gavel.negatives"
+REMEDY = "mine it again with `gavel mine`"
+ROWS_A_GROUP = 100_000  # rows that are written, and read back, at a time
+
+_SCHEMA = pa.schema({"query": pa.string(), "item_id": pa.string(), "rank": pa.int32(), "score": pa.float64()})
+
+
+@dataclass(frozen=True)
+class HardNegatives:
+    """The hard negatives of a catalogue's training queries, with what they were mined from and how.
+
+    Attributes:
+        by_query: cleaned query text (retrieval.items.query_text) -> item ids, the highest score first; a query for which
+            none was found is not in it.
+        scores: the same keys -> cosine of query and lot in [-1, 1], in the order of by_query.
+        settings: everything that decides which negatives come out: tower_id, index, the catalogue's hash, rules, counts.
+        stats: what mining saw, such as how many lots were left out and why.
+    """
+
+    by_query: dict[str, list[str]]
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> "HardNegatives":
+        """Read what save() wrote.
+
+        Raises:
+            InvalidInput: the file is missing, damaged, or no file of negatives.
+        """
+        by_query: dict[str, list[str]] = {}
+        scores: dict[str, list[float]] = {}
+        known: dict[str, str] = {}  # an id is held once, however many queries it is a negative of
+        try:
+            with pq.ParquetFile(path) as file:
+                notes = _notes(file)
+                for batch in file.iter_batches(ROWS_A_GROUP):
+                    columns = (batch.column(name).to_pylist() for name in ("query", "item_id", "score"))
+                    for query, item_id, score in zip(*columns, strict=True):
+                        by_query.setdefault(query, []).append(known.setdefault(item_id, item_id))
+                        scores.setdefault(query, []).append(score)
+        except FileNotFoundError:
+            raise InvalidInput(f"there is no file of negatives at {path}; {REMEDY}") from None
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise InvalidInput(f"{path} is not a file of negatives ({error}); {REMEDY}") from error
+        return cls(by_query, scores, notes["settings"], notes["stats"])
+
+    @classmethod
+    def settings_of(cls, path: Path) -> Mapping[str, Any] | None:
+        """The settings of a file, without its rows; None when there is no usable file."""
+        try:
+            with pq.ParquetFile(path) as file:
+                settings: Mapping[str, Any] = _notes(file)["settings"]
+                return settings
+        except (OSError, KeyError, ValueError, pa.ArrowException):
+            return None
+
+    def save(self, path: Path) -> None:
+        """Write a parquet file with columns query, item_id, rank (from 1) and score; settings and stats are its metadata.
+
+        The file appears whole or not at all; one that is there is replaced.
+        """
+        notes = json.dumps({"settings": dict(self.settings), "stats": dict(self.stats)}).encode()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with pq.ParquetWriter(partial, _SCHEMA.with_metadata({METADATA_KEY: notes}), compression="zstd") as writer:
+                for rows in self._row_groups():
+                    writer.write_table(pa.Table.from_pydict(rows, schema=writer.schema))
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _row_groups(self) -> Iterator[dict[str, list[Any]]]:
+        """Columns of some queries at a time."""
+        rows: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+        for query, item_ids in self.by_query.items():
+            rows["query"] += [query] * len(item_ids)
+            rows["item_id"] += item_ids
+            rows["rank"] += range(1, len(item_ids) + 1)
+            rows["score"] += self.scores.get(query) or [None] * len(item_ids)
+            if len(rows["query"]) >= ROWS_A_GROUP:
+                yield rows
+                rows = {name: [] for name in _SCHEMA.names}
+        yield rows
+
+
+def _notes(file: pq.ParquetFile) -> dict[str, Any]:
+    notes = json.loads((file.schema_arrow.metadata or {})[METADATA_KEY])
+    if not isinstance(notes, dict) or not {"settings", "stats"} <= notes.keys():
+        raise ValueError("its metadata lacks settings or stats")
+    return notes
