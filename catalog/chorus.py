@@ -1,0 +1,311 @@
+"""The electronics shop of querqy/chorus: products of the Icecat catalogue, short head queries, graded judgments.
+
+With a fold, the judgments are cross-validated by query; without one, no judgment trains at all and every judged query tests.
+Beside the judgments, pairs come from the products' own words: title and description, attributes, pseudo-queries.
+"""
+
+import csv
+import json
+import logging
+import re
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from catalog.folder import ITEMS_FOLDER, CatalogFolder, Qrels, SplitData, TrainingPair, replace_folder, write_catalog, write_items
+from catalog.markup import plain_text
+from catalog.pseudo_queries import Listing, fold, make_pseudo_queries
+from catalog.query_splits import order_by_chance, query_key, share_of, without_held_back
+from retrieval.errors import InvalidInput
+from retrieval.evaluation import RELEVANT_GRADE
+from retrieval.items import Item, item_text, parse_time
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE_QUERIES = ("hdmi cable", "laptop bag", "wireless mouse", "rechargeable batteries")
+LAYOUT = "products_1.json.zip, products_2.json.zip, … and Broad_Query_Set_rated.csv"
+JUDGMENTS_FILE = "Broad_Query_Set_rated.csv"
+ITEMS_FILE = "products.parquet"
+FOLDS = 5
+VAL_SHARE = 0.15  # of the queries that do not test
+VAL_PSEUDO_QUERIES = 60  # where no judgment may be looked at
+LEAST_LOTS, MOST_LOTS = 5, 60  # that answer a pseudo-query of the validation
+
+# How much a pair of each kind counts.
+JUDGED_WEIGHT = 1.0
+WEAK_JUDGED_WEIGHT = 0.3  # grade 1
+PSEUDO_QUERY_WEIGHT = 0.5
+TITLE_TO_DESCRIPTION_WEIGHT = 0.3
+DESCRIPTION_TO_TITLE_WEIGHT = 0.3
+ATTRIBUTES_WEIGHT = 0.3
+
+MIN_ATTRIBUTES, MAX_ATTRIBUTES = 2, 4  # in one query
+MAX_VALUE_CHARS = 40
+# Attributes that describe the parcel, the paperwork or the climate, and that nobody shops by.
+_NOT_ASKED_FOR = re.compile(
+    r"package|pallet|master_|dimensions|temperature|humidity|altitude|certificat|country|harmonized|status|gtin|oem_code|date"
+    r"|stepping|codename|voltage_range|frequency|weight|warranty|safety|emission|heat_dissipation|processor_code|positioning"
+)
+# Attributes that a shopper names in two words: "hdmi cable", "black backpack", "laser printer".
+_SPOKEN = (
+    "product_colour", "cable_colour", "connector_1", "connectivity_technology", "print_technology", "material", "device_interface",
+    "brand_compatibility", "battery_technology", "printing_colours", "purpose", "recommended_usage", "case_type", "cable_type",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One product with what pairs are made from.
+
+    Attributes:
+        item: as it is listed.
+        model: the maker's own name of it.
+        attributes: what a shopper might ask for, name -> value.
+    """
+
+    item: Item
+    model: str
+    attributes: Mapping[str, str]
+
+
+Judgments = Mapping[str, Mapping[str, int]]  # query text -> item_id -> grade
+
+
+def prepare(data: Path, folder: Path, *, folds: int = FOLDS, fold: int | None = 0, seed: int = 7) -> CatalogFolder:
+    """Turn the shop into a catalogue; every split searches all products.
+
+    Args:
+        data: the folder of the product archives and the judgments.
+        folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
+        folds: number of parts that the queries are dealt into, >= 2; spellings of one query ("laptop", "laptops") go together.
+        fold: which part tests, 0 to folds - 1. None: all judged queries test, no judgment trains, and pseudo-queries, judged by
+            the titles that they name, validate.
+        seed: deals the queries, picks val and draws pseudo-queries.
+
+    Returns:
+        The catalogue. A judged query without a relevant lot (grade >= 2) measures nothing: it stands in no qrels, but its
+        weaker judgments train where it is a train query.
+
+    Raises:
+        InvalidInput: the shop is not there, a file is damaged, a judgment names no product, or there is no such fold.
+    """
+    if folds < 2 or not (fold is None or 0 <= fold < folds):
+        raise InvalidInput(f"fold {fold} of {folds} does not exist; use at least 2 folds and count them from 0")
+    products = read_products(Path(data))
+    judgments = read_judgments(Path(data), {product.item.item_id for product in products})
+    pairs = in_domain_pairs(products, seed=seed)
+    if fold is None:
+        splits = _unjudged_splits(judgments, pairs, products, seed)
+    else:
+        splits = _judged_splits(judgments, pairs, split_queries(judgments, folds=folds, fold=fold, seed=seed))
+    with replace_folder(folder) as building:
+        write_items(building / ITEMS_FOLDER / ITEMS_FILE, (product.item for product in products))
+        write_catalog(building, name="chorus", seed=seed, splits=splits, example_queries=EXAMPLE_QUERIES)
+    return CatalogFolder(folder)
+
+
+def read_products(data: Path) -> list[Product]:
+    """Read the product archives, in the order of their names.
+
+    Raises:
+        InvalidInput: there is none, or one is damaged.
+    """
+    archives = sorted(data.glob("products_*.json.zip"))
+    if not archives or not (data / JUDGMENTS_FILE).is_file():
+        raise InvalidInput(f"{data} is not the chorus electronics shop: expected {LAYOUT}")
+    products = []
+    for archive in archives:
+        try:
+            with zipfile.ZipFile(archive) as packed:
+                rows = [row for name in packed.namelist() for row in json.loads(packed.read(name))]
+            products += [_product(row) for row in rows]
+        except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(f"{archive} is damaged ({error!r}): expected a zipped JSON list of products") from error
+    return products
+
+
+def read_judgments(data: Path, item_ids: set[str]) -> dict[str, dict[str, int]]:
+    """Read the judgments: query text -> item_id -> grade 0 to 3.
+
+    Raises:
+        InvalidInput: a row is no judgment, or names a product that is not there; the message names the line.
+    """
+    path = data / JUDGMENTS_FILE
+    judgments: dict[str, dict[str, int]] = defaultdict(dict)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for line, row in enumerate(csv.DictReader(file), 2):
+            try:
+                query, item_id, grade = row["query"], row["docid"], int(row["rating"])
+                if not query.strip() or item_id not in item_ids or not 0 <= grade <= 3:
+                    raise ValueError
+            except (KeyError, ValueError, TypeError):
+                raise InvalidInput(f"{path}, line {line}: {row} is not `query,docid,rating` of a product, 0 to 3") from None
+            judgments[query][item_id] = grade
+    return dict(judgments)
+
+
+def split_queries(queries: Iterable[str], *, folds: int = FOLDS, fold: int = 0, seed: int = 7) -> dict[str, str]:
+    """Deal queries into train, val and test.
+
+    Args:
+        queries: texts.
+        folds: parts; they differ by one query at most, spellings of one query apart.
+        fold: the part that tests.
+        seed: decides the parts, and which of the other queries validate.
+
+    Returns:
+        query -> split; over all folds every query tests once.
+    """
+    texts = list(queries)
+    part = {key: number % folds for number, key in enumerate(order_by_chance(map(query_key, texts), seed))}
+    rest = order_by_chance((key for key in part if part[key] != fold), seed + 1)
+    val = set(rest[: max(1, round(VAL_SHARE * len(rest)))])
+    keys = {text: query_key(text) for text in texts}
+    return {text: "test" if part[key] == fold else "val" if key in val else "train" for text, key in keys.items()}
+
+
+def in_domain_pairs(products: Sequence[Product], *, seed: int = 7) -> dict[str, list[TrainingPair]]:
+    """Training pairs from the products' own words; no judgment goes in.
+
+    Returns:
+        "title_to_description", "description_to_title" (a description that says no more than the title makes none),
+        "attributes" and "pseudo_query" -> pairs in the order of the products.
+    """
+    both = [product.item for product in products if _says_more(product.item)]
+    listings = [_listing(product) for product in products]
+    return {
+        "title_to_description": [
+            TrainingPair(item.title, item.item_id, TITLE_TO_DESCRIPTION_WEIGHT, item.description) for item in both
+        ],
+        "description_to_title": [
+            TrainingPair(item.description, item.item_id, DESCRIPTION_TO_TITLE_WEIGHT, item.title) for item in both
+        ],
+        "attributes": [
+            TrainingPair(query, product.item.item_id, ATTRIBUTES_WEIGHT)
+            for product in products
+            if (query := attribute_query(product, seed))
+        ],
+        "pseudo_query": [
+            TrainingPair(query.query, query.item_id, PSEUDO_QUERY_WEIGHT) for query in make_pseudo_queries(listings, seed=seed)
+        ],
+    }
+
+
+def attribute_query(product: Product, seed: int) -> str:
+    """A query of two to four of a product's attribute values: "RJ-45 cat6 grey"; empty when it has fewer than two."""
+    values = product.attributes
+    chosen = order_by_chance((f"{product.item.item_id}/{name}" for name in values), seed)
+    count = MIN_ATTRIBUTES + int(share_of(product.item.item_id, seed) * (MAX_ATTRIBUTES - MIN_ATTRIBUTES + 1))
+    names = [key.split("/", 1)[1] for key in chosen[:count]]
+    return " ".join(dict.fromkeys(_spoken(name, values[name]) for name in names)) if len(names) >= MIN_ATTRIBUTES else ""
+
+
+def _product(row: Mapping[str, Any]) -> Product:
+    item = Item(
+        item_id=row["id"],
+        title=plain_text(row["title"]),
+        description=plain_text(row.get("short_description", "")),
+        category=_category(row.get("attr_t_product_type", "")),
+        brand=row["supplier"],
+        current_price=row["price"] / 100,  # the shop counts in cents
+        listed_at=parse_time("date_released", row["date_released"]),
+    )
+    texts = {name.removeprefix("attr_t_"): plain_text(value) for name, value in row.items() if name.startswith("attr_t_")}
+    wanted = {
+        name: value
+        for name, value in texts.items()
+        if 0 < len(value) <= MAX_VALUE_CHARS and value.lower() not in ("y", "n") and not _NOT_ASKED_FOR.search(name)
+    }
+    return Product(item, plain_text(row["name"]), wanted)
+
+
+def _category(product_type: str) -> str:
+    """The product type where it is one: in this catalogue some are numbers."""
+    return product_type if re.search("[A-Za-z]{2}", product_type) else ""
+
+
+def _says_more(item: Item) -> bool:
+    """Whether a description has words that the title lacks."""
+    return not set(fold(item.description).split()) <= set(fold(item.title).split())
+
+
+def _spoken(name: str, value: str) -> str:
+    """A value that stands alone, or, where it is a number, with the attribute's name before it."""
+    return value if re.search("[A-Za-z]{2}", value) else f"{' '.join(name.split('_')).strip()} {value}"
+
+
+def _listing(product: Product) -> Listing:
+    item = product.item
+    spoken = {name: product.attributes[name] for name in _SPOKEN if name in product.attributes}
+    return Listing(item.item_id, item.title, item.description, item.brand, product.model, spoken)
+
+
+def _judged_splits(
+    judgments: Judgments, in_domain: Mapping[str, Sequence[TrainingPair]], split_of: Mapping[str, str]
+) -> dict[str, SplitData]:
+    """Splits of a fold: the judgments of train queries and the products' own words train."""
+    held_back = [query for query, split in split_of.items() if split != "train"]
+    judged = [pair for query, split in split_of.items() if split == "train" for pair in _judged_pairs(query, judgments[query])]
+    own = {kind: without_held_back(pairs, held_back) for kind, pairs in in_domain.items()}
+    _log_counts({"judged": judged, **own})
+    return {
+        split: SplitData(
+            item_files=[ITEMS_FILE],
+            pairs=[*judged, *(pair for pairs in own.values() for pair in pairs)] if split == "train" else (),
+            qrels=_qrels({query: judgments[query] for query, s in split_of.items() if s == split}),
+        )
+        for split in ("train", "val", "test")
+    }
+
+
+def _unjudged_splits(
+    judgments: Judgments, in_domain: Mapping[str, Sequence[TrainingPair]], products: Sequence[Product], seed: int
+) -> dict[str, SplitData]:
+    """Splits without any judgment in training or validation."""
+    val = _pseudo_judgments(in_domain["pseudo_query"], products, list(judgments), seed)
+    own = {kind: without_held_back(pairs, [*judgments, *val]) for kind, pairs in in_domain.items()}
+    _log_counts(own)
+    train = [pair for pairs in own.values() for pair in pairs]
+    return {
+        "train": SplitData(item_files=[ITEMS_FILE], pairs=train),
+        "val": SplitData(item_files=[ITEMS_FILE], qrels=_qrels(val)),
+        "test": SplitData(item_files=[ITEMS_FILE], qrels=_qrels(judgments)),
+    }
+
+
+def _pseudo_judgments(
+    pairs: Sequence[TrainingPair], products: Sequence[Product], tested: Sequence[str], seed: int
+) -> dict[str, dict[str, int]]:
+    """Pseudo-queries of several words with the lots whose text holds all of these words."""
+    keys = {query_key(text) for text in tested}
+    texts = [text for text in {pair.query for pair in pairs} if len(text.split()) >= 2 and query_key(text) not in keys]
+    words = [(product.item.item_id, set(fold(item_text(product.item.title, "")).split())) for product in products]
+    found: dict[str, dict[str, int]] = {}
+    for text in order_by_chance(texts, seed):
+        lots = [item_id for item_id, known in words if set(text.split()) <= known]
+        if LEAST_LOTS <= len(lots) <= MOST_LOTS and not {query_key(text)} & {query_key(other) for other in found}:
+            found[text] = dict.fromkeys(lots, RELEVANT_GRADE)
+        if len(found) == VAL_PSEUDO_QUERIES:
+            break
+    return found
+
+
+def _judged_pairs(query: str, grades: Mapping[str, int]) -> list[TrainingPair]:
+    return [
+        TrainingPair(query, item_id, JUDGED_WEIGHT if grade >= RELEVANT_GRADE else WEAK_JUDGED_WEIGHT)
+        for item_id, grade in grades.items()
+        if grade >= 1
+    ]
+
+
+def _qrels(judgments: Judgments) -> Qrels:
+    """Judgments of the queries that have a relevant lot; a query's id is its text."""
+    graded = {query: grades for query, grades in judgments.items() if max(grades.values()) >= RELEVANT_GRADE}
+    return Qrels({query: query for query in graded}, graded)
+
+
+def _log_counts(kinds: Mapping[str, Sequence[TrainingPair]]) -> None:
+    logger.info("training pairs: %s", ", ".join(f"{kind} {len(pairs)}" for kind, pairs in kinds.items()))
