@@ -3,7 +3,7 @@
 root/auction-items.json                      the alias: which index is live
 root/auction-items-<tower_id>-<stamp>/       one physical index
     lots.sqlite                              every acknowledged lot and tombstone
-    hnsw.faiss, bm25-<generation>/           snapshots for a quick start; rebuilt when missing, damaged or too old
+    hnsw.faiss, flat.faiss, bm25-<generation>/  snapshots for a quick start; rebuilt when missing, damaged or too old
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
+from retrieval.index.lot_graph import Kind
 
 __all__ = ["FaissIndex", "FaissStore"]
 
@@ -26,12 +27,14 @@ class FaissStore:
         root: made when the first index is.
         alias: name behind which the live index stands.
         exact_below: see FaissIndex.
+        kind: of the vector indices in FAISS, hnsw or flat; the lots are the same, so a root may be opened as either.
     """
 
-    def __init__(self, root: Path, alias: str = "auction-items", *, exact_below: int = EXACT_BELOW) -> None:
+    def __init__(self, root: Path, alias: str = "auction-items", *, exact_below: int = EXACT_BELOW, kind: Kind = "hnsw") -> None:
         self._root = root
         self._alias = alias
         self._exact_below = exact_below
+        self._kind: Kind = kind
         self._pointer = root / f"{alias}.json"
         self._opened: dict[str, FaissIndex] = {}
         self._turn = threading.Lock()
@@ -114,7 +117,7 @@ class FaissStore:
         with self._turn:
             opened = self._opened.get(name)
             if opened is None or opened.closed:
-                opened = self._opened[name] = FaissIndex(folder, self._exact_below)
+                opened = self._opened[name] = FaissIndex(folder, self._exact_below, self._kind)
             return opened
 
     def _folder(self, name: str) -> Path:

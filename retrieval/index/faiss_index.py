@@ -22,7 +22,7 @@ from retrieval.index.base import (
     rank_by_cosine,
 )
 from retrieval.index.bm25 import Bm25Index
-from retrieval.index.lot_graph import LotGraph
+from retrieval.index.lot_graph import Kind, LotGraph
 from retrieval.index.lot_store import LotStore
 from retrieval.index.read_write_lock import ReadWriteLock
 from retrieval.schema import RRF_RANK_CONSTANT, TEXT_FIELD
@@ -30,7 +30,6 @@ from retrieval.schema import RRF_RANK_CONSTANT, TEXT_FIELD
 logger = logging.getLogger(__name__)
 
 LOTS_FILE = "lots.sqlite"
-GRAPH_FILE = "hnsw.faiss"
 BM25_PREFIX = "bm25-"
 EXACT_BELOW = 1_000
 ENTRIES_A_COMMIT = 1_000
@@ -45,13 +44,15 @@ class FaissIndex:
     Args:
         folder: what create() made; its name is the index's name.
         exact_below: when so few lots pass a filter, they are compared one by one (see HnswGraph.nearest); 0 never does.
+        kind: hnsw, or flat, which compares with every lot that passes a filter.
 
     Raises:
         IndexUnavailable: the database is missing or damaged.
     """
 
-    def __init__(self, folder: Path, exact_below: int = EXACT_BELOW) -> None:
+    def __init__(self, folder: Path, exact_below: int = EXACT_BELOW, kind: Kind = "hnsw") -> None:
         self._folder = folder
+        self._kind: Kind = kind
         self._exact_below = exact_below
         self._lots = LotStore(folder / LOTS_FILE)
         self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
@@ -95,12 +96,12 @@ class FaissIndex:
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
         self._refreshed = self._lots.generation()
-        self._current_graph().save(self._lots, self._folder / GRAPH_FILE, everything=False)
+        self._current_graph().save(self._lots, self._folder / f"{self._kind}.faiss", everything=False)
 
     def prepare(self) -> None:
         """Build and save all that a first search needs."""
         self.refresh()
-        self._current_graph().save(self._lots, self._folder / GRAPH_FILE, everything=True)
+        self._current_graph().save(self._lots, self._folder / f"{self._kind}.faiss", everything=True)
         self._current_bm25()
 
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
@@ -130,7 +131,7 @@ class FaissIndex:
             return
         self.closed = True
         if self._graph is not None:
-            self._graph.save(self._lots, self._folder / GRAPH_FILE, everything=True)
+            self._graph.save(self._lots, self._folder / f"{self._kind}.faiss", everything=True)
         self._graph = self._bm25 = None
         self._lots.close()
 
@@ -187,11 +188,11 @@ class FaissIndex:
             assert known is not None
             return known
         try:
-            current = self._graph or LotGraph.open(self._lots, self._folder / GRAPH_FILE)
+            current = self._graph or LotGraph.open(self._lots, self._folder / f"{self._kind}.faiss", self._kind)
             if current.generation < generation:
                 with self._lots.snapshot() as snapshot:
                     current.catch_up(snapshot, self._lock)
-            self._graph = LotGraph.build(self._lots) if current.worn else current
+            self._graph = LotGraph.build(self._lots, self._kind) if current.worn else current
             return self._graph
         finally:
             self._graph_turn.release()

@@ -1,4 +1,4 @@
-"""The graph of an embedded index: HNSW (Malkov and Yashunin, TPAMI 2020) in FAISS, filtered before the search."""
+"""The vectors of an embedded index in FAISS: HNSW (Malkov and Yashunin, TPAMI 2020), or Flat; filtered before the search."""
 
 import json
 import math
@@ -148,11 +148,37 @@ class HnswGraph:
         with path.open("rb") as file:
             file.seek(payload - 8 * slots)
             positions = np.frombuffer(file.read(8 * slots), dtype="<i8").astype(np.int64)
-        graph = cls(dimensions)
-        graph._index = faiss.read_index(str(path))
+        graph, loaded = cls(dimensions), faiss.read_index(str(path))
+        if type(loaded) is not type(graph._index):
+            raise ValueError("it is of another kind of index")
+        graph._index = loaded
         if len(graph) != slots or graph._index.d != dimensions or len(positions) != slots:
             raise ValueError(f"it holds {len(graph)} vectors of {graph._index.d} dimensions, not {slots} of {dimensions}")
         return graph, positions
+
+
+class FlatVectors(HnswGraph):
+    """Unit vectors side by side, without a graph: nothing to build, every search compares with every allowed one.
+
+    Args:
+        dimensions: length of the vectors.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self._index: Any = faiss.IndexFlatIP(dimensions)
+
+    @property
+    def vectors(self) -> Vector:
+        """(N, D) float32: the index's own storage, not a copy; no longer valid after add()."""
+        size, dimensions = len(self), int(self._index.d)
+        if not size:
+            return np.empty((0, dimensions), dtype=np.float32)
+        view: Vector = faiss.rev_swig_ptr(self._index.get_xb(), size * dimensions).reshape(size, dimensions)
+        return view
+
+    def nearest(self, query: Vector, k: int, allowed: Mask, exact_below: int) -> Slots:
+        """The slots with the highest cosine among the allowed ones, as exact() finds them; exact_below is not looked at."""
+        return self.exact(query, k, allowed)
 
 
 def _footer(path: Path) -> dict[str, Any]:

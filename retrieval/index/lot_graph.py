@@ -1,11 +1,13 @@
 """The graph and the filter columns of an embedded index, kept in step with its database."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from retrieval.index.hnsw import HnswGraph
+from retrieval.index.hnsw import FlatVectors, HnswGraph
 from retrieval.index.lot_columns import GoneLot, LotColumns
 from retrieval.index.lot_store import LotSnapshot, LotStore
 from retrieval.index.read_write_lock import ReadWriteLock
@@ -14,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 MAX_DEAD_SHARE = 0.3  # of the slots; above it the graph spends its beam on lots that are gone
 MAX_UNSAVED_SHARE = 0.2  # of the slots; what is not in the file is added to the graph again at the next start
+Kind = Literal["hnsw", "flat"]
+KINDS: Mapping[Kind, type[HnswGraph]] = {"hnsw": HnswGraph, "flat": FlatVectors}
 LOTS_A_STEP = 256  # added to the graph at a time while searches wait
 LOTS_A_STRIDE = 8_192  # the same where nobody searches yet; FAISS pays for every lot of the graph at each step
 
@@ -27,22 +31,23 @@ class LotGraph:
         generation: the state of the database that both have; -1 before the first catch_up().
     """
 
-    def __init__(self, dimensions: int) -> None:
-        self.graph = HnswGraph(dimensions)
+    def __init__(self, dimensions: int, kind: Kind = "hnsw") -> None:
+        self.graph = KINDS[kind](dimensions)
         self.columns = LotColumns()
         self.generation = -1
         self._tombstones_to = 0
         self._saved_slots = 0
 
     @classmethod
-    def open(cls, lots: LotStore, path: Path) -> "LotGraph":
+    def open(cls, lots: LotStore, path: Path, kind: Kind = "hnsw") -> "LotGraph":
         """Load the graph file as far as it goes and take the rest from the database.
 
         Args:
             lots: the database.
-            path: the graph file; one that is missing or damaged is passed over.
+            path: the graph file; one that is missing, damaged or of another kind is passed over.
+            kind: of the index in FAISS.
         """
-        opened = cls(lots.dimensions)
+        opened = cls(lots.dimensions, kind)
         with lots.snapshot() as snapshot:
             try:
                 opened._load(lots, snapshot, path)
@@ -50,14 +55,14 @@ class LotGraph:
                 pass
             except (OSError, ValueError, RuntimeError) as error:
                 logger.warning("%s is not usable (%s); the graph is built again from %s", path, error, lots.path)
-                opened = cls(lots.dimensions)
+                opened = cls(lots.dimensions, kind)
             opened.catch_up(snapshot, ReadWriteLock(), LOTS_A_STRIDE)
         return opened
 
     @classmethod
-    def build(cls, lots: LotStore) -> "LotGraph":
+    def build(cls, lots: LotStore, kind: Kind = "hnsw") -> "LotGraph":
         """Build the graph from the database alone."""
-        built = cls(lots.dimensions)
+        built = cls(lots.dimensions, kind)
         with lots.snapshot() as snapshot:
             built.catch_up(snapshot, ReadWriteLock(), LOTS_A_STRIDE)
         return built
@@ -97,7 +102,7 @@ class LotGraph:
             logger.warning("%s could not be written (%s); the next start builds the graph again", path, error)
 
     def _load(self, lots: LotStore, snapshot: LotSnapshot, path: Path) -> None:
-        graph, positions = HnswGraph.load(path, lots.dimensions, lots.database_id)
+        graph, positions = type(self.graph).load(path, lots.dimensions, lots.database_id)
         last = int(positions[-1]) if len(positions) else 0
         living = {lot.position: lot for lot in snapshot.fields_to(last)}
         if len(living) > len(positions) or not np.isin(list(living), positions).all():

@@ -355,3 +355,29 @@ def test_the_alias_is_one_small_file(root: Path) -> None:
     store.publish(name)
     assert json.loads((root / "auction-items.json").read_text()) == {"live": name}
     assert sorted(path.name for path in root.iterdir()) == sorted([name, "auction-items.json"])
+
+
+def test_a_flat_index_answers_as_the_exact_search_of_the_graph_does(root: Path) -> None:
+    store = FaissStore(root, kind="flat")
+    index = store.create("tower", D)
+    index.upsert(lot(n) for n in range(300))
+    index.upsert([Tombstone("lot-00007", 10)])
+    index.refresh()
+    store.publish(index.name)
+    graph = FaissStore(root).live()
+    for n in (7, 8, 100, 1_000):
+        assert index.semantic(vector(n), 20, ALL) == graph.semantic(vector(n), 20, ALL, exact=True)
+    index.close()
+    reopened = FaissStore(root, kind="flat").live()
+    assert (root / index.name / "flat.faiss").is_file()
+    assert reopened.semantic(vector(8), 1, ALL)[0].item_id == "lot-00008"
+
+
+def test_a_vector_file_of_another_kind_is_passed_over(root: Path) -> None:
+    store = FaissStore(root)
+    index = store.create("tower", D)
+    index.upsert(lot(n) for n in range(20))
+    store.publish(index.name)
+    index.close()
+    shutil.copy(root / index.name / "hnsw.faiss", root / index.name / "flat.faiss")
+    assert ids(FaissStore(root, kind="flat").live()) == [f"lot-{n:05}" for n in range(20)]
