@@ -1,12 +1,14 @@
-"""The item tower at embedding time."""
+"""The item tower at embedding time: collate, transfer, compute, so that a job can do all three at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from models.artefact import load_towers
 from models.photos import Photo
@@ -15,6 +17,25 @@ from models.towers import ItemTower, Photos, Tokens
 from retrieval.encoder import load_tokenizer, tokenize
 from retrieval.errors import TowerError
 from retrieval.tower import TowerCard
+
+
+class ItemBatch(NamedTuple):
+    """The tensors of B lots.
+
+    Attributes:
+        tokens: of their texts.
+        pixels: (P, S, S, 3) uint8 RGB of the P lots that have a photo, in their order; None when no lot has one.
+        has_image: (B,) bool with P times True; None when no lot has a photo.
+    """
+
+    tokens: Tokens
+    pixels: Tensor | None
+    has_image: Tensor | None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "ItemBatch":
+        """The same batch with every tensor changed."""
+        pixels, has_image = (None if tensor is None else change(tensor) for tensor in self[1:])
+        return ItemBatch(Tokens(*map(change, self.tokens)), pixels, has_image)
 
 
 class ItemEncoder:
@@ -30,6 +51,7 @@ class ItemEncoder:
         self.device = device
         self._tower = tower
         self._tokenizer = tokenizer
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @classmethod
     def load(cls, folder: Path, device: str | None = None) -> "ItemEncoder":
@@ -65,23 +87,50 @@ class ItemEncoder:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of like length together: less padding
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            vectors[rows] = self._encode_batch([texts[i] for i in rows], [photos[i] for i in rows])
+            batch = self.collate([texts[i] for i in rows], [photos[i] for i in rows])
+            vectors[rows] = self.compute(self.transfer(batch))
         return vectors
 
-    @torch.inference_mode()
-    def _encode_batch(self, texts: list[str], photos: list[Photo | None]) -> NDArray[np.float32]:
-        ids, mask = tokenize(self._tokenizer, texts, self.card.max_length)
-        tokens = Tokens(torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device))
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            vectors = self._tower(tokens, self._photos(photos))  # (B, D)
-        return vectors.float().cpu().numpy()
+    def collate(self, texts: Sequence[str], photos: Sequence[Photo | None]) -> ItemBatch:
+        """Turn lots into the tensors of one batch, in memory that a GPU can fetch by itself when there is one.
 
-    def _photos(self, photos: list[Photo | None]) -> Photos | None:
+        Args:
+            texts: B >= 1 texts as item_text makes them.
+            photos: B photos as encode() takes them.
+
+        Raises:
+            TowerError: a photo has another size than the tower's.
+        """
+        ids, mask = tokenize(self._tokenizer, texts, self.card.max_length)
+        tokens = Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
         seen = [photo for photo in photos if photo is not None]
         if not self.card.image_size or not seen:
-            return None
+            return self._pinned(ItemBatch(tokens, None, None))
         side = self.card.image_size
         if any(photo.shape != (side, side, 3) for photo in seen):
             raise TowerError(f"tower {self.card.tower_id} looks at photos of {side} x {side}; read them with read_photo(…, {side})")
-        pixels = normalise(to_unit(torch.from_numpy(np.stack(seen)).to(self.device)), self.card.image_mean, self.card.image_std)
-        return Photos(pixels, torch.tensor([photo is not None for photo in photos], device=self.device))
+        pixels = torch.from_numpy(np.stack(seen))  # (P, S, S, 3)
+        return self._pinned(ItemBatch(tokens, pixels, torch.tensor([photo is not None for photo in photos])))
+
+    def transfer(self, batch: ItemBatch) -> ItemBatch:
+        """Bring a batch to the device; on a GPU along a stream of its own, so that the batch before computes meanwhile."""
+        if self._copies is None:
+            return batch.map(lambda tensor: tensor.to(self.device))
+        with torch.cuda.stream(self._copies):
+            moved = batch.map(lambda tensor: tensor.to(self.device, non_blocking=True))
+        self._copies.synchronize()  # this thread alone waits; the device goes on computing
+        return moved
+
+    @torch.inference_mode()
+    def compute(self, batch: ItemBatch) -> NDArray[np.float32]:
+        """Encode a batch that lies on the device into (B, dimensions) float32 of unit length."""
+        photos = None
+        if batch.pixels is not None and batch.has_image is not None:
+            pixels = normalise(to_unit(batch.pixels), self.card.image_mean, self.card.image_std)  # (P, 3, S, S)
+            photos = Photos(pixels, batch.has_image)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            vectors = self._tower(batch.tokens, photos)  # (B, D)
+        return vectors.float().cpu().numpy()
+
+    def _pinned(self, batch: ItemBatch) -> ItemBatch:
+        return batch if self._copies is None else batch.map(Tensor.pin_memory)
