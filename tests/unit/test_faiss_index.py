@@ -366,7 +366,8 @@ def test_a_flat_index_answers_as_the_exact_search_of_the_graph_does(root: Path) 
     store.publish(index.name)
     graph = FaissStore(root).live()
     for n in (7, 8, 100, 1_000):
-        assert index.semantic(vector(n), 20, ALL) == graph.semantic(vector(n), 20, ALL, exact=True)
+        flat, exact = index.semantic(vector(n), 20, ALL), graph.semantic(vector(n), 20, ALL, exact=True)
+        assert [(c.item_id, c.score) for c in flat] == [(c.item_id, c.score) for c in exact]
     index.close()
     reopened = FaissStore(root, kind="flat").live()
     assert (root / index.name / "flat.faiss").is_file()
