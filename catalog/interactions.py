@@ -1,0 +1,236 @@
+"""Synthetic users, items and what users bought: the two-tower exercise of recommenders, with latent interests.
+
+Everybody has a point in a space of interests, and so has every item. A part of the point follows from what the tables tell
+(age group, region and favourite categories; category and brand), the rest is the user's or item's own and can be learned
+from their interactions alone; budgets meet prices; and a few items are popular whatever one likes. A user's interactions
+are drawn without replacement from the softmax of affinity and popularity, then fall somewhere in the year in which the
+item was on offer: late items are known by few interactions.
+
+<folder>/users.parquet         buyer_id, age_group, region, favourite_category, second_category
+<folder>/items.parquet         item_id, category, brand, price, seller_rating, listed_at
+<folder>/interactions.parquet  buyer_id, item_id, event_type, timestamp (the events contract of retrieval.events), split
+<folder>/catalog.json          written last: its presence says that the tables are whole
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from catalog.folder import CATALOG_FILE, replace_folder
+from retrieval.errors import InvalidInput
+
+NAME = "interactions"
+REMEDY = "make them with catalog.interactions.generate()"
+SPLITS = ("train", "val", "test")
+HELD_OUT = {"val": 0.1, "test": 0.2}  # share of every user's interactions, the last ones; at least one each
+
+INTERESTS = 16  # dimensions of the space
+CATEGORIES, BRANDS, REGIONS = 24, 80, 8
+AGE_GROUPS = ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
+OWN = 0.7  # length of what is an item's or user's own, where a category or brand has 0.4 to 0.6
+AFFINITY = 9.0  # log-odds of a perfect match over an indifferent one
+BUDGET = 0.35  # log-odds lost per squared deviation of price from budget
+ZIPF = 0.8  # popularity falls with rank ** -ZIPF
+INTERACTIONS, LEAST_INTERACTIONS, MOST_INTERACTIONS = 28, 10, 120  # per user: median and limits
+LATE = 0.25  # share of items that are listed in the course of the year
+START, DAYS = datetime(2025, 11, 1, tzinfo=UTC), 365
+
+Rows = list[dict[str, Any]]
+Numbers = NDArray[np.float64]
+
+
+class InteractionFolder:
+    """Users, items and interactions, read from their folder.
+
+    Attributes:
+        path: the folder.
+        seed: what they were made with.
+        users: features by user, under the names of users.parquet.
+        items: features by item, under the names of items.parquet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the tables of users and items.
+
+        Raises:
+            InvalidInput: the folder holds no whole set of interactions.
+        """
+        self.path = Path(path)
+        card = self.path / CATALOG_FILE
+        try:
+            values = json.loads(card.read_text())
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"{card} cannot be read ({error}); {REMEDY}") from error
+        if not isinstance(values, dict) or values.get("name") != NAME:
+            raise InvalidInput(f"{self.path} is a catalogue of another kind; {REMEDY}")
+        self.seed: int = values["seed"]
+        self.users: Rows = self._table("users").to_pylist()
+        self.items: Rows = self._table("items").to_pylist()
+
+    def interactions(self, split: str) -> NDArray[np.int64]:
+        """The interactions of a split, by time: (N, 2), indices into users and items.
+
+        Every user has some in every split: the last fifth is test, a tenth before it val. No pair comes twice.
+
+        Raises:
+            InvalidInput: there is no such split.
+        """
+        if split not in SPLITS:
+            raise InvalidInput(f"interactions have no split {split!r}; they have {', '.join(SPLITS)}")
+        table = self._table("interactions")
+        table = table.filter(pc.equal(table["split"], split))
+        ids = {"buyer_id": self.users, "item_id": self.items}
+        columns = [pc.index_in(table[name], pa.array([row[name] for row in rows])).to_numpy() for name, rows in ids.items()]
+        return np.stack(columns, axis=1).astype(np.int64)
+
+    def _table(self, name: str) -> pa.Table:
+        try:
+            return pq.read_table(self.path / f"{name}.parquet")
+        except (OSError, pa.ArrowException) as error:
+            raise InvalidInput(f"{self.path}: {name}.parquet cannot be read ({error}); {REMEDY}") from error
+
+
+def generate(folder: Path, *, users: int = 3000, items: int = 2000, seed: int = 7) -> InteractionFolder:
+    """Write users, items and interactions; older ones in the same place are replaced when the new ones are whole.
+
+    Args:
+        folder: where they shall stand; new, empty, or an older set.
+        users: how many, >= 1.
+        items: how many, >= 100, that nobody runs out of them.
+        seed: same seed and sizes: same tables.
+
+    Returns:
+        The folder; a user has about 30 interactions, 10 to 120 (at most a fifth of the items).
+
+    Raises:
+        InvalidInput: a size is out of its range, or the folder holds other things.
+    """
+    if users < 1 or items < 100:
+        raise InvalidInput(f"{users} users and {items} items are too few; ask for at least 1 and 100")
+    random = np.random.default_rng(seed)
+    corpus = _draw_items(items, random)
+    buyers = _draw_users(users, corpus, random)
+    with replace_folder(folder) as building:
+        _write(building / "users.parquet", buyers.rows)
+        _write(building / "items.parquet", corpus.rows)
+        _write(building / "interactions.parquet", _draw_interactions(buyers, corpus, random))
+        card = {"name": NAME, "seed": seed, "users": users, "items": items}
+        (building / CATALOG_FILE).write_text(json.dumps(card, indent=2) + "\n")
+    return InteractionFolder(folder)
+
+
+@dataclass(frozen=True)
+class _Items:
+    rows: Rows
+    interests: Numbers  # (I, INTERESTS), unit length
+    price: Numbers  # (I,) log price in standard deviations of its category
+    popularity: Numbers  # (I,) log-odds
+    centres: Numbers  # (CATEGORIES, INTERESTS), unit length
+
+
+@dataclass(frozen=True)
+class _Users:
+    rows: Rows
+    interests: Numbers  # (U, INTERESTS), unit length
+    budget: Numbers  # (U,) the price they like, in standard deviations of its category
+
+
+def _draw_items(count: int, random: Generator) -> _Items:
+    centres, makers = _unit(random, CATEGORIES), _unit(random, BRANDS)
+    category = random.choice(CATEGORIES, count, p=_falling(CATEGORIES, 0.5))
+    brand = random.choice(BRANDS, count, p=_falling(BRANDS, 0.5))
+    own = _unit(random, count)
+    interests = _normalise(0.6 * centres[category] + 0.4 * makers[brand] + OWN * own)
+    price = random.normal(size=count)
+    popularity = -ZIPF * np.log1p(random.permutation(count))
+    rating = 3.8 + 0.35 * _standardise(popularity) + random.normal(0, 0.4, count)
+    listed = np.where(random.random(count) < LATE, random.uniform(0, 0.9, count), 0) * DAYS
+    usual = random.uniform(2.5, 6, CATEGORIES)  # log price of a category
+    rows = [
+        {
+            "item_id": f"item-{i:05}",
+            "category": f"category-{category[i]:02}",
+            "brand": f"brand-{brand[i]:02}",
+            "price": round(float(np.exp(usual[category[i]] + 0.6 * price[i])), 2),
+            "seller_rating": None if random.random() < 0.1 else round(float(np.clip(rating[i], 1, 5)), 1),
+            "listed_at": _moment(listed[i]),
+        }
+        for i in range(count)
+    ]
+    return _Items(rows, interests, price, popularity, centres)
+
+
+def _draw_users(count: int, corpus: _Items, random: Generator) -> _Users:
+    ages, regions = _unit(random, len(AGE_GROUPS)), _unit(random, REGIONS)
+    age, region = random.integers(len(AGE_GROUPS), size=count), random.choice(REGIONS, count, p=_falling(REGIONS, 0.7))
+    taste = np.argsort(-corpus.centres @ ages[age].T + random.gumbel(0, 0.4, (CATEGORIES, count)), axis=0)[:2]  # (2, U)
+    liked = 0.6 * corpus.centres[taste[0]] + 0.3 * corpus.centres[taste[1]]
+    interests = _normalise(liked + 0.2 * ages[age] + 0.3 * regions[region] + OWN * _unit(random, count))
+    budget = 0.6 * (age - 2.5) / 1.7 + random.normal(0, 0.8, count)
+    rows = [
+        {
+            "buyer_id": f"buyer-{u:05}",
+            "age_group": AGE_GROUPS[age[u]],
+            "region": f"region-{region[u]}",
+            "favourite_category": f"category-{taste[0, u]:02}",
+            "second_category": None if random.random() < 0.2 else f"category-{taste[1, u]:02}",
+        }
+        for u in range(count)
+    ]
+    return _Users(rows, interests, budget)
+
+
+def _draw_interactions(buyers: _Users, corpus: _Items, random: Generator) -> Rows:
+    """Every user's interactions by time, with their splits; the whole by time too."""
+    listed = np.array([(row["listed_at"] - START) / timedelta(days=1) for row in corpus.rows])
+    most = min(MOST_INTERACTIONS, len(corpus.rows) // 5)
+    rows = []
+    for user, row in enumerate(buyers.rows):
+        log_odds = AFFINITY * corpus.interests @ buyers.interests[user] + corpus.popularity
+        log_odds -= BUDGET * (corpus.price - buyers.budget[user]) ** 2
+        count = int(np.clip(random.lognormal(np.log(INTERACTIONS), 0.5), LEAST_INTERACTIONS, most))
+        # the greatest of log-odds with Gumbel noise are a draw from their softmax without replacement (Vieira 2014)
+        chosen = np.argpartition(-(log_odds + random.gumbel(size=len(log_odds))), count - 1)[:count]
+        days = random.uniform(listed[chosen], DAYS)
+        tests, vals = (max(1, round(share * count)) for share in (HELD_OUT["test"], HELD_OUT["val"]))
+        splits = ["train"] * (count - vals - tests) + ["val"] * vals + ["test"] * tests
+        for item, day, split in zip(chosen[np.argsort(days)], np.sort(days), splits, strict=True):
+            about = {"event_type": "purchase", "timestamp": _moment(day), "split": split}
+            rows.append({"buyer_id": row["buyer_id"], "item_id": corpus.rows[item]["item_id"], **about})
+    return sorted(rows, key=lambda row: row["timestamp"])
+
+
+def _unit(random: Generator, count: int) -> Numbers:
+    return _normalise(random.normal(size=(count, INTERESTS)))
+
+
+def _normalise(vectors: Numbers) -> Numbers:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def _standardise(values: Numbers) -> Numbers:
+    return np.asarray((values - values.mean()) / values.std())
+
+
+def _falling(count: int, exponent: float) -> Numbers:
+    """Chances that fall with rank ** -exponent."""
+    weights = np.arange(1, count + 1) ** -exponent
+    return np.asarray(weights / weights.sum())
+
+
+def _moment(day: float) -> datetime:
+    """A UTC time in whole seconds, `day` days into the year of the interactions."""
+    return START + timedelta(seconds=round(float(day) * 86400))
+
+
+def _write(path: Path, rows: Rows) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
