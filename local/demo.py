@@ -14,8 +14,8 @@ from catalog.folder import CATALOG_FILE, CatalogFolder
 from local import pipeline
 from local.console import Step, console, progress, show_answer, show_quality, show_table
 from local.home import Home
-from local.ledger import Done, Ledger
 from local.wiring import load_encoder, load_ranker, open_store, search_service
+from processing.ledger import Done, Ledger
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.search import SearchAnswer, SearchRequest, SearchService
 from retrieval.settings import Settings

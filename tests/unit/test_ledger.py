@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from local.ledger import Ledger
+from processing.ledger import Ledger
 
 
 def fail() -> None:
