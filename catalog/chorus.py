@@ -21,7 +21,7 @@ from catalog.pseudo_queries import Listing, fold, make_pseudo_queries
 from catalog.query_splits import order_by_chance, query_key, share_of, without_held_back
 from retrieval.errors import InvalidInput
 from retrieval.evaluation import RELEVANT_GRADE
-from retrieval.items import Item, item_text, parse_time
+from retrieval.items import Item, parse_time
 
 logger = logging.getLogger(__name__)
 
@@ -279,15 +279,19 @@ def _unjudged_splits(
 def _pseudo_judgments(
     pairs: Sequence[TrainingPair], products: Sequence[Product], tested: Sequence[str], seed: int
 ) -> dict[str, dict[str, int]]:
-    """Pseudo-queries of several words with the lots whose text holds all of these words."""
-    keys = {query_key(text) for text in tested}
-    texts = [text for text in {pair.query for pair in pairs} if len(text.split()) >= 2 and query_key(text) not in keys]
-    words = [(product.item.item_id, set(fold(item_text(product.item.title, "")).split())) for product in products]
+    """Pseudo-queries of several words with the lots whose titles hold all of these words."""
+    lots_of: dict[str, set[str]] = defaultdict(set)  # word of a title -> lots
+    for product in products:
+        for word in fold(product.item.title).split():
+            lots_of[word].add(product.item.item_id)
+    taken = {query_key(text) for text in tested}
     found: dict[str, dict[str, int]] = {}
-    for text in order_by_chance(texts, seed):
-        lots = [item_id for item_id, known in words if set(text.split()) <= known]
-        if LEAST_LOTS <= len(lots) <= MOST_LOTS and not {query_key(text)} & {query_key(other) for other in found}:
-            found[text] = dict.fromkeys(lots, RELEVANT_GRADE)
+    for text in order_by_chance((pair.query for pair in pairs), seed):
+        words = text.split()
+        lots = set.intersection(*(lots_of[word] for word in words)) if len(words) >= 2 else set()
+        if LEAST_LOTS <= len(lots) <= MOST_LOTS and query_key(text) not in taken:
+            taken.add(query_key(text))
+            found[text] = dict.fromkeys(sorted(lots), RELEVANT_GRADE)
         if len(found) == VAL_PSEUDO_QUERIES:
             break
     return found

@@ -9,8 +9,9 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ ITEMS_FOLDER = "items"
 TRAINING_FOLDER = "training"
 SPLITS = ("train", "val", "test")
 MAX_GRADE = 3
+WRITE_BATCH_ROWS = 1 << 16
 REMEDY = "make one with `gavel catalog generate`"
 
 _TIME = pa.timestamp("ms", tz="UTC")
@@ -128,13 +130,13 @@ class SplitData:
 
     Attributes:
         item_files: names under items/ of the corpus that the split's queries search.
-        pairs: training pairs.
+        pairs: training pairs; read once.
         qrels: judgments; every query has at least one grade.
         clicks: impressions, list by list.
     """
 
     item_files: Sequence[str]
-    pairs: Sequence[TrainingPair] = ()
+    pairs: Iterable[TrainingPair] = ()
     qrels: Qrels = field(default_factory=Qrels)
     clicks: Sequence[Click] = ()
 
@@ -278,9 +280,9 @@ def write_catalog(
                 raise InvalidInput(f"split {split!r} names the item file {file}, which was not written")
     training = building / TRAINING_FOLDER
     training.mkdir(exist_ok=True)
-    _write(training / "pairs.parquet", _PAIR_SCHEMA, ({"split": s, **asdict(p)} for s, d in splits.items() for p in d.pairs))
+    _write(training / "pairs.parquet", _PAIR_SCHEMA, ({"split": s, **_flat(p)} for s, d in splits.items() for p in d.pairs))
     _write(training / "qrels.parquet", _QRELS_SCHEMA, (row for s, d in splits.items() for row in _qrels_rows(s, d.qrels)))
-    _write(training / "clicks.parquet", _CLICK_SCHEMA, ({"split": s, **asdict(c)} for s, d in splits.items() for c in d.clicks))
+    _write(training / "clicks.parquet", _CLICK_SCHEMA, ({"split": s, **_flat(c)} for s, d in splits.items() for c in d.clicks))
     card = {
         "name": name,
         "seed": seed,
@@ -295,7 +297,7 @@ def write_catalog(
 def write_items(path: Path, items: Iterable[Item]) -> None:
     """Write lots as a parquet file under the item contract; folders that lack are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, _ITEM_SCHEMA, (asdict(item) for item in items))
+    _write(path, _ITEM_SCHEMA, (_flat(item) for item in items))
 
 
 def _qrels_rows(split: str, qrels: Qrels) -> Iterator[dict[str, Any]]:
@@ -310,7 +312,21 @@ def _qrels_rows(split: str, qrels: Qrels) -> Iterator[dict[str, Any]]:
 
 
 def _write(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> None:
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")
+    """Write rows as they come: of a long table no more than one batch is held in memory."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        for batch in _batches(rows, WRITE_BATCH_ROWS):
+            file.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+def _batches(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
+    remaining = iter(rows)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def _flat(row: Item | TrainingPair | Click) -> dict[str, Any]:
+    """What asdict() makes of a record without records inside, at a third of the cost."""
+    return {column.name: getattr(row, column.name) for column in fields(row)}
 
 
 def _remove(*folders: Path) -> None:
