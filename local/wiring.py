@@ -8,6 +8,7 @@ from retrieval.index.base import IndexStore
 from retrieval.ranker.base import Ranker
 from retrieval.search import SearchService
 from retrieval.settings import Settings
+from retrieval.tower import split_tower_id
 from retrieval.tower_files import tower_folder
 
 
@@ -24,7 +25,9 @@ def open_store(settings: Settings) -> IndexStore:
 
 def load_encoder(settings: Settings, tower_id: str) -> QueryEncoder:
     """The query tower of a tower_id, fetched when the towers are in a bucket."""
-    return QueryEncoder.load(tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers"))
+    return QueryEncoder.load(
+        tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers"), split_tower_id(tower_id)[1]
+    )
 
 
 def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:

@@ -99,6 +99,7 @@ def _card(config: TowerConfig, folder: Path) -> TowerCard:
         image_mean=config.image_mean,
         image_std=config.image_std,
         architecture=config.to_architecture(),
+        matryoshka=config.matryoshka,
     )
 
 

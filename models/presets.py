@@ -5,9 +5,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from retrieval.errors import InvalidInput, TowerError
+
+if TYPE_CHECKING:
+    from models.feature_tower import FeatureSpec
 
 Rgb = tuple[float, float, float]
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
@@ -85,6 +88,7 @@ class TowerConfig:
         shared_text_encoder: True lets both towers read with one encoder; each keeps its own projection.
         vocabulary: most word pieces of a tokenizer that is trained on the catalogue; a pretrained one keeps its own.
         matryoshka: shorter lengths, each below dimensions, at which the first numbers of a vector are trained to serve alone.
+        features: structured features of a lot that the item tower reads beside text and photo; queries have none.
     """
 
     preset: str
@@ -101,6 +105,7 @@ class TowerConfig:
     shared_text_encoder: bool = False
     vocabulary: int = 30_522
     matryoshka: tuple[int, ...] = ()
+    features: "FeatureSpec | None" = None
 
     def __post_init__(self) -> None:
         longest = self.dimensions or math.inf
@@ -126,7 +131,9 @@ class TowerConfig:
 
     def to_architecture(self) -> dict[str, Any]:
         """The configuration as JSON values, for the tower card."""
-        return {**asdict(self), "image_mean": list(self.image_mean), "image_std": list(self.image_std)}
+        features = self.features.to_json() if self.features else None
+        lists = {name: list(getattr(self, name)) for name in ("image_mean", "image_std", "matryoshka")}
+        return {**asdict(self), **lists, "features": features}
 
     @classmethod
     def from_architecture(cls, values: Mapping[str, Any]) -> "TowerConfig":
@@ -145,6 +152,7 @@ class TowerConfig:
                     "image_mean": tuple(values["image_mean"]),
                     "image_std": tuple(values["image_std"]),
                     "matryoshka": tuple(values.get("matryoshka", ())),
+                    "features": _read_features(values.get("features")),
                 }
             )
         except (KeyError, TypeError, InvalidInput) as error:
@@ -203,6 +211,14 @@ PRESETS: Mapping[str, TowerConfig] = {
         shared_text_encoder=True,
     ),
 }
+
+
+def _read_features(values: Mapping[str, Any] | None) -> "FeatureSpec | None":
+    if values is None:
+        return None
+    from models.feature_tower import FeatureSpec  # brings torch, which a list of presets does not need
+
+    return FeatureSpec.from_json(values)
 
 
 def preset(name: str) -> TowerConfig:

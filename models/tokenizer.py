@@ -30,9 +30,12 @@ def make_tokenizer(config: TowerConfig, texts: Iterable[str]) -> Tokenizer:
     if not config.text.model:
         return train_wordpiece(texts, config.vocabulary)
     try:
-        return AutoTokenizer.from_pretrained(config.text.model).backend_tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(config.text.model).backend_tokenizer
     except (OSError, ValueError) as error:
         raise TowerError(unreachable("tokenizer", config.text.model, error)) from error
+    tokenizer.no_truncation()  # published files carry the lengths of their own training, which are not ours
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def train_wordpiece(texts: Iterable[str], vocabulary: int) -> Tokenizer:

@@ -1,8 +1,12 @@
 """The two towers: lots and queries into one space of unit vectors.
 
     lot    text -> DistilBERT ┐
-           photo -> ResNet    ┴ concatenate -> hidden -> ReLU -> dropout -> dimensions -> L2
+           photo -> ResNet    ┼ concatenate -> hidden -> ReLU -> dropout -> dimensions -> L2
+           features*          ┘
     query  text -> DistilBERT ─────────────── hidden -> ReLU -> dropout -> dimensions -> L2
+
+* where the configuration names some: category, brand, price and so on, embedded and standardised. A frozen encoder's
+  encodings may be given in place of what it reads: TextEncodings for Tokens, encoded photos for pixels.
 
 After DPR (Karpukhin et al. 2020) for the two encoders and CLIP (Radford et al. 2021) for the learnt temperature.
 """
@@ -16,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.encoders import ImageEncoder, TextEncoder
+from models.feature_tower import Features, FeatureSpec, FeatureTower
 from models.presets import TowerConfig
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
+UNKNOWN_RATE = 0.1  # share of categories and brands that training hides, so that a new one meets a trained embedding
 
 
 class Tokens(NamedTuple):
@@ -28,11 +34,21 @@ class Tokens(NamedTuple):
     attention_mask: Tensor
 
 
+class TextEncodings(NamedTuple):
+    """What a frozen text encoder made of B texts, (B, width) float."""
+
+    vectors: Tensor
+
+
+Texts = Tokens | TextEncodings
+
+
 class Photos(NamedTuple):
     """The photos of a batch of lots.
 
     Attributes:
-        pixels: (P, 3, S, S) float, normalised; only of the P lots that have a photo, in their order.
+        pixels: (P, 3, S, S) float, normalised, or (P, width) float, what a frozen image encoder made of them; only of the P
+            lots that have a photo, in their order.
         has_image: (B,) bool with P times True.
     """
 
@@ -84,30 +100,36 @@ def make_projection(text_width: int, other_width: int, config: TowerConfig) -> n
 
 
 class ItemTower(nn.Module):
-    """Encodes a lot from its text and, when the tower has eyes, its photo."""
+    """Encodes a lot from its text and, when the tower has eyes, its photo, and the features that it was built for."""
 
     def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         self.image_encoder = ImageEncoder(config.image) if config.use_image else None
+        self.feature_encoder = _feature_encoder(config.features) if config.features else None
         image_width = self.image_encoder.width if self.image_encoder else 0
+        feature_width = self.feature_encoder.width if self.feature_encoder else 0
         self.no_image = nn.Parameter(torch.zeros(image_width))  # stands for the photo of a lot without one
-        self.projection = make_projection(text_encoder.width, image_width, config)
+        self.projection = make_projection(text_encoder.width, image_width + feature_width, config)
 
-    def forward(self, text: Tokens, photos: Photos | None = None) -> Tensor:
+    def forward(self, text: Texts, photos: Photos | None = None, features: Features | None = None) -> Tensor:
         """Encode B lots.
 
         Args:
-            text: their tokens.
+            text: their tokens, or the frozen encoder's encodings of them.
             photos: their photos; None when no lot has one. A tower of text alone ignores them.
+            features: their features, as FeatureSpec.encode() makes them; None when none is known of any lot. A tower that was
+                not built for features ignores them.
 
         Returns:
             (B, dimensions) float of unit length.
         """
-        encoded = self.text_encoder(*text)  # (B, 768)
+        parts = [encode_texts(self.text_encoder, text)]  # (B, 768)
         if self.image_encoder is not None:
-            image = self._encode_photos(len(encoded), photos, encoded.dtype)  # (B, 2048)
-            encoded = torch.cat([encoded, image], dim=1)  # (B, 2816)
+            parts.append(self._encode_photos(len(parts[0]), photos, parts[0].dtype))  # (B, 2048)
+        if self.feature_encoder is not None:
+            parts.append(self._encode_features(parts[0], features))  # (B, F)
+        encoded = torch.cat(parts, dim=1)  # (B, 2816)
         return F.normalize(self.projection(encoded).float(), dim=1)  # (B, 512) -> (B, 128), unit length
 
     def _encode_photos(self, lots: int, photos: Photos | None, dtype: torch.dtype) -> Tensor:
@@ -115,8 +137,13 @@ class ItemTower(nn.Module):
         image = self.no_image.to(dtype).repeat(lots, 1)  # (B, 2048)
         if photos is None or not len(photos.pixels):
             return image
-        seen = self.image_encoder(photos.pixels).to(dtype)  # (P, 2048)
-        return image.index_put((photos.has_image.nonzero(as_tuple=True)[0],), seen)
+        seen = self.image_encoder(photos.pixels) if photos.pixels.ndim == 4 else photos.pixels  # (P, 2048)
+        return image.index_put((photos.has_image.nonzero(as_tuple=True)[0],), seen.to(dtype))
+
+    def _encode_features(self, like: Tensor, features: Features | None) -> Tensor:
+        assert self.feature_encoder is not None
+        given = features or self.feature_encoder.spec.encode([{}] * len(like))
+        return self.feature_encoder.encode(*given.to(like.device)).to(like.dtype)
 
 
 class QueryTower(nn.Module):
@@ -129,8 +156,23 @@ class QueryTower(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode tokens (B, L) into (B, dimensions) of unit length."""
-        encoded = self.text_encoder(input_ids, attention_mask)  # (B, 768)
+        return self.encode(Tokens(input_ids, attention_mask))
+
+    def encode(self, text: Texts) -> Tensor:
+        """Encode B queries, given as tokens or as the frozen encoder's encodings of them; returns as forward()."""
+        encoded = encode_texts(self.text_encoder, text)  # (B, 768)
         return F.normalize(self.projection(encoded).float(), dim=1)  # (B, 512) -> (B, 128), unit length
+
+
+def encode_texts(encoder: TextEncoder, text: Texts) -> Tensor:
+    """The encodings (B, width) of texts, which may be there already."""
+    return encoder(*text) if isinstance(text, Tokens) else text.vectors
+
+
+def _feature_encoder(spec: FeatureSpec) -> FeatureTower:
+    encoder = FeatureTower(spec, 0, 1, unknown_rate=UNKNOWN_RATE)
+    encoder.projection = nn.Identity()  # the item tower has its own
+    return encoder
 
 
 class TwoTowers(nn.Module):
@@ -162,9 +204,11 @@ class TwoTowers(nn.Module):
         """1 / temperature, at most 100."""
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
-    def forward(self, queries: Tokens, items: Tokens, photos: Photos | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, queries: Texts, items: Texts, photos: Photos | None = None, features: Features | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Encode Q queries and B lots: (Q, dimensions), (B, dimensions) and the scale of their similarity."""
-        return self.query_tower(*queries), self.item_tower(items, photos), self.scale
+        return self.query_tower.encode(queries), self.item_tower(items, photos, features), self.scale
 
 
 def _align(query: nn.Module, item: nn.Module) -> None:

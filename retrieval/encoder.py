@@ -15,6 +15,7 @@ from retrieval.tower import QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 MAX_WORD_CHARS = 100  # WordPiece takes a longer word for [UNK], so max_length tokens never span more characters than this each
 PAD_TOKEN = "[PAD]"
+PAD_TOKENS = (PAD_TOKEN, "<pad>")  # BERT's and RoBERTa's
 OUTPUT = "query_vector"  # an output called `embedding` collides with DistilBERT's own node of that name and breaks the graph
 
 # what onnxruntime raises for a damaged model; its exceptions have no base of their own
@@ -34,14 +35,16 @@ class QueryEncoder:
         self._session = session
 
     @classmethod
-    def load(cls, folder: Path) -> "QueryEncoder":
+    def load(cls, folder: Path, dimensions: int | None = None) -> "QueryEncoder":
         """Load the query tower of an artefact.
 
         Args:
             folder: `towers/<tower_id>`.
+            dimensions: length of the vectors, one that the card says is served; None is the tower's own.
 
         Raises:
-            TowerError: a file is missing or damaged, or makes vectors of another length than the card says.
+            TowerError: a file is missing or damaged, or makes vectors of another length than the card says; or vectors of
+                `dimensions` are not served.
         """
         card = TowerCard.load(folder)
         tokenizer = load_tokenizer(folder, card.max_length)
@@ -49,7 +52,7 @@ class QueryEncoder:
         have = session.get_outputs()[0].shape[-1]
         if have != card.dimensions:
             raise TowerError(f"{folder / QUERY_TOWER_FILE} makes vectors of {have}, its card says {card.dimensions}; copy it again")
-        return cls(card, tokenizer, session)
+        return cls(card.at(dimensions), tokenizer, session)
 
     @property
     def tower_id(self) -> str:
@@ -70,10 +73,16 @@ class QueryEncoder:
         vectors = np.empty((len(texts), self.card.dimensions), dtype=np.float32)
         for row, text in enumerate(texts):
             ids, mask = tokenize(self._tokenizer, [query_text(text)], self.card.max_length)  # (1, L)
-            vectors[row] = self._session.run([OUTPUT], {"input_ids": ids, "attention_mask": mask})[0][0]
-        lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))  # (N, 1)
-        unit: NDArray[np.float32] = vectors / lengths
-        return unit
+            whole = self._session.run([OUTPUT], {"input_ids": ids, "attention_mask": mask})[0]  # (1, D)
+            vectors[row] = whole[0, : self.card.dimensions]
+        return to_unit_length(vectors)
+
+
+def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale vectors (N, D) to unit length; one of zeros stays as it is."""
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))  # (N, 1)
+    unit: NDArray[np.float32] = vectors / lengths
+    return unit
 
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
@@ -95,7 +104,8 @@ def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
 def prepare_tokenizer(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
     """Set a tokenizer, in place, to cut at max_length tokens and to pad to the longest text of a call."""
     tokenizer.enable_truncation(max_length)
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PAD_TOKEN) or 0, pad_token=PAD_TOKEN)
+    pad_token = next((token for token in PAD_TOKENS if tokenizer.token_to_id(token) is not None), PAD_TOKEN)
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(pad_token) or 0, pad_token=pad_token)
     return tokenizer
 
 

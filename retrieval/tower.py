@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ TOKENIZER_FILE = "tokenizer.json"
 ITEM_TOWER_FILE = "item_tower.safetensors"
 HASHED_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, ITEM_TOWER_FILE)
 TOWER_ID_CHARS = 12
+LENGTH_MARK = "."  # between the id of an artefact and a shorter length of its vectors
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class TowerCard:
         image_std: RGB deviations that the difference is divided by.
         architecture: all that is needed to build the torch modules again, without any hub.
         files: file name -> sha256 of the artefact's files.
+        matryoshka: shorter lengths at which the first numbers of a vector, scaled to unit length, serve alone.
     """
 
     tower_id: str
@@ -42,6 +44,33 @@ class TowerCard:
     image_std: tuple[float, float, float]
     architecture: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    matryoshka: tuple[int, ...] = ()
+
+    @property
+    def served(self) -> tuple[int, ...]:
+        """The lengths of vectors that the tower serves, its own first."""
+        return (self.dimensions, *self.matryoshka)
+
+    def at(self, dimensions: int | None) -> "TowerCard":
+        """The card of the same tower that serves vectors of another length, under a tower_id of its own.
+
+        Vectors of two lengths never meet, as those of two towers: "1a2b3c4d5e6f.64" names the 64 first numbers of a tower's.
+
+        Args:
+            dimensions: one of `served`; None is the tower's own.
+
+        Raises:
+            TowerError: the tower was not trained to serve it.
+        """
+        if dimensions is None or dimensions == self.dimensions:
+            return self
+        if dimensions not in self.matryoshka:
+            lengths = ", ".join(map(str, self.served))
+            raise TowerError(
+                f"tower {self.tower_id} serves vectors of {lengths}, not of {dimensions}; train one with {dimensions} in its "
+                "matryoshka lengths"
+            )
+        return replace(self, tower_id=f"{self.tower_id}{LENGTH_MARK}{dimensions}", dimensions=dimensions, matryoshka=())
 
     @classmethod
     def create(
@@ -55,6 +84,7 @@ class TowerCard:
         image_mean: tuple[float, float, float],
         image_std: tuple[float, float, float],
         architecture: Mapping[str, Any],
+        matryoshka: tuple[int, ...] = (),
     ) -> "TowerCard":
         """Hash the artefact's files and its preprocessing into a card; the caller saves it.
 
@@ -65,7 +95,7 @@ class TowerCard:
             TowerError: a file is missing.
         """
         files = {name: sha256_of(folder / name) for name in HASHED_FILES}
-        card = cls("", preset, dimensions, max_length, image_size, image_mean, image_std, architecture, files)
+        card = cls("", preset, dimensions, max_length, image_size, image_mean, image_std, architecture, files, matryoshka)
         identity = hashlib.sha256(json.dumps(asdict(card), sort_keys=True).encode()).hexdigest()
         return cls(**{**asdict(card), "tower_id": identity[:TOWER_ID_CHARS]})
 
@@ -90,6 +120,7 @@ class TowerCard:
         try:
             values = json.loads(path.read_text())
             values["image_mean"], values["image_std"] = tuple(values["image_mean"]), tuple(values["image_std"])
+            values["matryoshka"] = tuple(values.get("matryoshka", ()))  # older cards have none
             card = cls(**values)
         except FileNotFoundError:
             raise TowerError(f"{folder} holds no {CARD_FILE}; train a tower with `gavel train`") from None
@@ -99,6 +130,12 @@ class TowerCard:
             if sha256_of(folder / name) != digest:
                 raise TowerError(f"{folder / name} is not the file that tower {card.tower_id} was saved with; copy it again")
         return card
+
+
+def split_tower_id(tower_id: str) -> tuple[str, int | None]:
+    """Take a tower_id apart: the artefact's, and the length of its vectors where that is not the tower's own."""
+    artefact, mark, length = tower_id.partition(LENGTH_MARK)
+    return (artefact, int(length)) if mark and length.isdecimal() else (tower_id, None)
 
 
 def sha256_of(path: Path) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from retrieval.errors import TowerError
-from retrieval.tower import CARD_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE
+from retrieval.tower import CARD_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, split_tower_id
 
 SERVING_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, CARD_FILE)  # the card last: its presence says that the rest is there
 
@@ -13,12 +13,13 @@ def tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
 
     Args:
         towers: folder, or s3://bucket/prefix, that holds one sub-folder a tower.
-        tower_id: which one.
+        tower_id: which one; an id that names a shorter length of vectors has the folder of the artefact.
         cache: folder into which the files that a query needs are fetched from S3.
 
     Raises:
         TowerError: there is no such tower.
     """
+    tower_id, _ = split_tower_id(tower_id)
     if towers.startswith("s3://"):
         return _fetch(towers, tower_id, cache)
     folder = Path(towers) / tower_id

@@ -10,6 +10,7 @@ from retrieval.encoder import QueryEncoder
 from retrieval.index.opensearch import OpenSearchStore
 from retrieval.search import SearchService
 from retrieval.settings import Settings
+from retrieval.tower import split_tower_id
 from retrieval.tower_files import tower_folder
 
 TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
@@ -22,7 +23,7 @@ def service() -> SearchService:
     store = OpenSearchStore(settings.opensearch_url, alias=settings.index_alias, timeout_s=settings.request_timeout_s)
     return SearchService(
         store,
-        lambda tower_id: QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE)),
+        lambda tower_id: QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1]),
         candidates=settings.candidates,
         tower_id=settings.tower_id,
     )

@@ -129,3 +129,84 @@ def test_a_full_vocabulary_keeps_the_frequent_words_and_every_character():
 def test_the_same_texts_make_the_same_tokenizer():
     texts = [f"lot {n} of {word}" for n in range(40) for word in ("glass", "brass", "oak", "silver")]
     assert train_wordpiece(texts, 100).to_str() == train_wordpiece(texts, 100).to_str()
+
+
+SIZES = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32, "vocab_size": 50}
+KINDS = {
+    "distilbert": {"n_layers": 3, "n_heads": 2, "dim": 16, "hidden_dim": 32, "vocab_size": 50},
+    "bert": SIZES,
+    "xlm-roberta": {**SIZES, "pad_token_id": 1, "max_position_embeddings": 34},
+}
+
+
+@pytest.fixture(params=KINDS)
+def text_spec(request) -> TextEncoderSpec:
+    """A small fresh encoder of each kind."""
+    return TextEncoderSpec(config={"model_type": request.param, **KINDS[request.param]}, pooling="mean")
+
+
+def layers_of(names) -> set[str]:
+    return {name.split("layer.")[1].split(".")[0] if "layer." in name else "embeddings" for name in names}
+
+
+@pytest.mark.parametrize(("trainable", "expected"), [("last-1", {"2"}), ("last-3", {"0", "1", "2"}), ("none", set())])
+def test_only_the_last_layers_take_gradients(text_spec, trainable, expected):
+    encoder = TextEncoder(replace(text_spec, trainable=trainable)).train()
+    ids = torch.tensor([[2, 7, 8, 3]])
+    vectors = encoder(ids, torch.ones_like(ids))
+    assert vectors.requires_grad == bool(expected)
+    if expected:
+        vectors.square().sum().backward()
+    assert layers_of([name for name, parameter in encoder.named_parameters() if parameter.grad is not None]) == expected
+
+
+def test_every_parameter_of_a_whole_encoder_takes_a_gradient(text_spec):
+    encoder = TextEncoder(text_spec).train()
+    ids = torch.tensor([[2, 7, 8, 3]])
+    encoder(ids, torch.ones_like(ids)).square().sum().backward()
+    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_frozen_text_encoder_says_the_same_in_training_as_in_serving(text_spec):
+    encoder = TextEncoder(replace(text_spec, trainable="none"))
+    ids = torch.tensor([[2, 7, 8, 3]])
+    torch.testing.assert_close(encoder.train()(ids, torch.ones_like(ids)), encoder.eval()(ids, torch.ones_like(ids)))
+
+
+def test_more_layers_than_there_are_is_refused_with_their_number(text_spec):
+    with pytest.raises(InvalidInput, match=r"'last-4', but the encoder has 3 layers"):
+        TextEncoder(replace(text_spec, trainable="last-4"))
+    with pytest.raises(InvalidInput, match=r"'last-3', but the encoder has 2 stages"):
+        ImageEncoder(replace(SMALL, trainable="last-3"))
+    for wrong in ("some", "last-0", "last-", "last-2x"):
+        with pytest.raises(InvalidInput, match="trainable"):
+            TextEncoderSpec(trainable=wrong)
+
+
+def test_the_longest_text_fits_the_positions(text_spec):
+    encoder = TextEncoder(text_spec).eval()
+    length = min(encoder.max_positions, 64)
+    ids = torch.full((1, length), 7)
+    with torch.inference_mode():
+        assert torch.isfinite(encoder(ids, torch.ones_like(ids))).all()
+    if text_spec.config["model_type"] == "xlm-roberta":
+        assert encoder.max_positions == 32
+
+
+@pytest.mark.parametrize(("trainable", "learns"), [("none", False), ("last-1", True)])
+def test_frozen_batch_norms_keep_their_statistics_and_the_last_stage_learns(trainable, learns):
+    spec = ImageEncoderSpec(name="resnet18", trainable=trainable)
+    encoder = ImageEncoder(spec).train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    out = encoder(torch.rand(2, 3, 32, 32))
+    changed = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert out.requires_grad == learns
+    assert all("layer4" in name for name in changed | trained)
+    assert bool(changed) == bool(trained) == learns
+
+
+def test_the_stages_of_a_small_resnet_are_its_groups_of_blocks():
+    encoder = ImageEncoder(replace(SMALL, blocks=(1, 2), trainable="last-1")).train()
+    blocks = {name.split(".")[1] for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert blocks == {"5", "6"}, "stem 0 to 3, first stage 4, second stage 5 and 6"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from retrieval.errors import TowerError
-from retrieval.tower import CARD_FILE, HASHED_FILES, TowerCard, sha256_of
+from retrieval.tower import CARD_FILE, HASHED_FILES, TowerCard, sha256_of, split_tower_id
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ def test_other_weights_are_another_tower(folder, name):
         {"image_mean": (0.0, 0.5, 0.6)},
         {"image_std": (1.0, 0.2, 0.2)},
         {"architecture": {"hidden": 256}},
+        {"matryoshka": (64,)},
     ],
 )
 def test_other_preprocessing_is_another_tower(folder, change):
@@ -94,3 +95,27 @@ def test_a_card_with_a_field_that_nobody_knows_is_refused(folder):
 def test_a_hash_is_that_of_the_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_shorter_length_is_a_space_of_its_own_under_an_id_of_its_own(folder):
+    card = create(folder, matryoshka=(64, 32))
+    short = card.at(64)
+    assert card.served == (128, 64, 32)
+    assert (short.dimensions, short.served, short.tower_id) == (64, (64,), f"{card.tower_id}.64")
+    assert card.at(None) == card.at(128) == card
+    assert split_tower_id(short.tower_id) == (card.tower_id, 64)
+    assert split_tower_id(card.tower_id) == (card.tower_id, None)
+
+
+def test_a_length_that_was_not_trained_is_not_served(folder):
+    with pytest.raises(TowerError, match=r"serves vectors of 128, 64, not of 32.*matryoshka"):
+        create(folder, matryoshka=(64,)).at(32)
+
+
+def test_a_card_from_before_matryoshka_still_loads(folder):
+    card = create(folder)
+    card.save(folder)
+    values = json.loads((folder / CARD_FILE).read_text())
+    del values["matryoshka"]
+    (folder / CARD_FILE).write_text(json.dumps(values))
+    assert TowerCard.load(folder, verify=True) == card

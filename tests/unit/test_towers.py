@@ -6,10 +6,14 @@ from functools import cache
 
 import pytest
 import torch
+from small_tower import small_config
 
+from models.lot_features import LOT_FEATURES, fit_features, lot_row
+from models.matryoshka import prefixes
 from models.presets import PRESETS, TowerConfig, preset
-from models.towers import Photos, Tokens, TwoTowers
+from models.towers import Photos, TextEncodings, Tokens, TwoTowers
 from retrieval.errors import InvalidInput, TowerError
+from retrieval.items import Item
 
 
 @cache
@@ -109,3 +113,132 @@ def test_an_unknown_preset_is_answered_with_the_known_ones():
 def test_a_fresh_configuration_names_nothing_to_download():
     config = preset("distilbert-resnet50").fresh()
     assert (config.text.model, config.image.weights) == ("", "")
+
+
+LOTS = [
+    Item("a", "Art Deco vase", category="glass", brand="Lalique", current_price=900.0, seller_rating=4.5, bid_count=3),
+    Item("b", "Glass vase", category="glass", brand="Lalique", current_price=40.0, bid_count=0),
+    Item("c", "Steel watch", category="watches", brand="Omega", current_price=300.0, seller_rating=3.0, bid_count=9),
+    Item("d", "Old watch", category="watches", brand="Omega"),
+]
+
+
+def with_features(**changes) -> TwoTowers:
+    """Small towers of text alone that also read all features of the four lots."""
+    torch.manual_seed(0)
+    return TwoTowers(fit_features(replace(small_config(use_image=False), features=LOT_FEATURES, **changes), LOTS)).eval()
+
+
+@torch.inference_mode()
+def test_features_move_their_own_lot_and_missing_ones_are_a_normal_case():
+    towers = with_features()
+    spec, text = towers.config.features, tokens(1)
+    same_text = Tokens(text.input_ids.repeat(3, 1), text.attention_mask.repeat(3, 1))
+    lots = towers.item_tower(same_text, features=spec.encode([lot_row(LOTS[0]), lot_row(LOTS[2]), lot_row(Item("e", "Bare"))]))
+    assert lots.shape == (3, towers.config.dimensions)
+    torch.testing.assert_close(lots.norm(dim=1), torch.ones(3))
+    assert not torch.allclose(lots[0], lots[1], atol=1e-3)
+    assert torch.isfinite(lots[2]).all()
+    torch.testing.assert_close(towers.item_tower(text, features=spec.encode([{}])), towers.item_tower(text))
+
+
+def test_features_are_learnt_from_the_lots_and_go_with_the_card():
+    config = with_features().config
+    assert config.features.categories == {"category": ("glass", "watches"), "brand": ("Lalique", "Omega")}
+    assert set(config.features.numbers) == {"current_price", "seller_rating", "bid_count"}
+    again = TowerConfig.from_architecture(json.loads(json.dumps(config.to_architecture())))
+    assert again == config
+    assert {n: p.shape for n, p in TwoTowers(again).state_dict().items()} == {
+        n: p.shape for n, p in TwoTowers(config).state_dict().items()
+    }
+    assert fit_features(small_config(), LOTS) == small_config(), "a tower without features stays without"
+
+
+def test_every_weight_of_a_tower_with_features_is_trained():
+    towers = with_features().train()
+    queries, lots, scale = towers(tokens(4), tokens(4), None, towers.config.features.encode([lot_row(lot) for lot in LOTS]))
+    ((queries @ lots.T) * scale).square().sum().backward()
+    without = [name for name, parameter in towers.named_parameters() if parameter.grad is None]
+    assert without in ([], ["item_tower.no_image"])
+
+
+@torch.inference_mode()
+def test_without_a_hidden_layer_an_untrained_lot_is_its_text_whatever_its_photo_and_features():
+    config = small_config()
+    direct = replace(config, hidden=0, dimensions=0, features=LOT_FEATURES)
+    towers = TwoTowers(fit_features(direct, LOTS)).eval()
+    assert towers.config.dimensions == towers.item_tower.text_encoder.width == 32
+    text, spec = tokens(2), towers.config.features
+    lots = towers.item_tower(text, Photos(pixels(towers, 1), torch.tensor([True, False])), spec.encode([lot_row(LOTS[0]), {}]))
+    torch.testing.assert_close(lots, towers.query_tower(*text), atol=0, rtol=0)
+
+
+def test_the_first_step_of_training_reaches_the_photo_that_an_untrained_tower_ignores():
+    towers = TwoTowers(replace(small_config(), hidden=0, dimensions=0)).train()
+    target = torch.nn.functional.normalize(torch.randn(2, 32, generator=torch.Generator().manual_seed(1)), dim=1)
+    lots = towers.item_tower(tokens(2), Photos(pixels(towers, 1), torch.tensor([True, False])))
+    (lots * target).sum().backward()
+    assert towers.item_tower.projection.others.weight.grad.abs().sum() > 0
+
+
+@torch.inference_mode()
+def test_another_length_than_the_encoders_is_reached_by_one_layer_that_both_towers_start_with():
+    towers = TwoTowers(replace(small_config(use_image=False), hidden=0, dimensions=8)).eval()
+    lots, queries = towers.item_tower(tokens(3)), towers.query_tower(*tokens(3))
+    assert lots.shape == (3, 8)
+    torch.testing.assert_close(lots, queries)
+
+
+@torch.inference_mode()
+def test_towers_go_on_from_encodings_as_from_what_was_encoded():
+    torch.manual_seed(0)
+    towers = TwoTowers(small_config()).eval()
+    text, seen = tokens(3), torch.tensor([True, False, True])
+    photos = Photos(pixels(towers, 2), seen)
+    whole = towers(text, text, photos)
+    encoded = TextEncodings(towers.item_tower.text_encoder(*text))
+    later = towers(encoded, encoded, Photos(towers.item_tower.image_encoder(photos.pixels), seen))
+    for found, expected in zip(later, whole, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "frozen"),
+    [("none", "none", ("text_encoder", "image_encoder")), ("none", "all", ("text_encoder",)), ("all", "none", ("image_encoder",))],
+)
+def test_a_frozen_encoder_takes_no_gradient_and_the_heads_do(text, image, frozen):
+    config = small_config()
+    config = replace(config, text=replace(config.text, trainable=text), image=replace(config.image, trainable=image))
+    towers = TwoTowers(config).train()
+    queries, lots, _ = towers(tokens(2), tokens(2), Photos(pixels(towers, 2), torch.tensor([True, True])))
+    (queries * lots).sum().backward()
+    for name, parameter in towers.named_parameters():
+        if any(f".{part}." in name for part in frozen):
+            assert parameter.grad is None, name
+        elif "projection" in name or "_encoder." in name:
+            assert parameter.grad is not None, name
+
+
+def test_matryoshka_prefixes_have_unit_length_and_begin_with_the_whole():
+    vectors = torch.nn.functional.normalize(torch.randn(5, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    whole, *shorter = prefixes(vectors, (8, 4))
+    assert whole is vectors
+    assert [part.shape for part in shorter] == [(5, 8), (5, 4)]
+    for part in shorter:
+        torch.testing.assert_close(part.norm(dim=1), torch.ones(5))
+        torch.testing.assert_close(torch.nn.functional.cosine_similarity(part, vectors[:, : part.shape[1]]), torch.ones(5))
+    assert len(list(prefixes(vectors))) == 1
+
+
+def test_a_matryoshka_length_must_be_shorter_than_the_vector():
+    for lengths in ((128,), (0,), (64, 200)):
+        with pytest.raises(InvalidInput, match="matryoshka"):
+            replace(preset("compact"), matryoshka=lengths)
+
+
+def test_an_architecture_from_before_there_were_features_still_loads():
+    values = preset("compact").to_architecture()
+    old = {name: value for name, value in values.items() if name not in ("features", "matryoshka")}
+    old["text"] = {name: value for name, value in values["text"].items() if name != "trainable"}
+    old["image"] = {name: value for name, value in values["image"].items() if name != "trainable"}
+    assert TowerConfig.from_architecture(json.loads(json.dumps(old))) == preset("compact")

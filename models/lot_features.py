@@ -1,0 +1,35 @@
+"""Structured features of a lot: which there are, and how a tower's configuration comes by their vocabularies and scales."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from models.feature_tower import FeatureSpec, Scale
+from models.presets import TowerConfig
+from retrieval.items import Item
+
+CATEGORIES = ("category", "brand")
+NUMBERS = ("current_price", "seller_rating", "bid_count")
+MIN_COUNT = 2  # a brand that one lot alone has teaches nothing about others
+
+# all features of a lot, still to be fitted to a catalogue
+LOT_FEATURES = FeatureSpec(dict.fromkeys(CATEGORIES, ()), dict.fromkeys(NUMBERS, Scale(0.0, 1.0)))
+
+
+def lot_row(item: Item) -> dict[str, Any]:
+    """A lot as a row of features; what its seller left out is missing."""
+    return {name: getattr(item, name) for name in (*CATEGORIES, *NUMBERS)}
+
+
+def fit_features(config: TowerConfig, items: Iterable[Item]) -> TowerConfig:
+    """Learn the vocabularies and scales of the features that a configuration names.
+
+    Args:
+        config: with features, such as LOT_FEATURES, of which the names alone are read; without any it comes back as it is.
+        items: the lots of the training split.
+    """
+    if config.features is None:
+        return config
+    wanted = config.features
+    rows = [lot_row(item) for item in items]
+    return replace(config, features=FeatureSpec.fit(rows, list(wanted.categories), list(wanted.numbers), min_count=MIN_COUNT))
