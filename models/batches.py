@@ -1,7 +1,11 @@
-"""Batches of (query, lot) pairs with their photos."""
+"""Batches of (query, lot) pairs with their photos and further negatives.
+
+A batch is a function of the seed and its number alone: a run that goes on from step n needs no state of a generator, and
+every process of a distributed run draws the same batch and encodes its own slice of it.
+"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,48 +16,114 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.augmentation import augment
+from models.frequency import StreamingFrequency
 from models.pixels import normalise, to_unit
-from models.towers import Photos, Tokens
-from models.training_config import TrainingConfig
+from models.towers import Photos
+from models.training_config import Stage, TrainingConfig
 from models.training_data import Lots, PhotoTable, Queries, TokenTable
-from models.validation import to_tokens
+from retrieval.errors import InvalidInput
 
 PHOTO_MARGIN = 1.25  # photos are kept this much larger than the tower sees them, so that crops stay sharp
+ORDER, DRAW, PHOTOS = range(3)  # what a generator is for
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's pairs: row i of the lots answers query i.
+    """One step's pairs: lot i < Q answers query i, the lots from Q on are negatives of all queries.
+
+    What is to be encoded is this process's slice; what is known is of the whole batch.
 
     Attributes:
-        queries: tokens of B queries.
-        items: tokens of B lots.
+        queries: texts of the slice's queries.
+        items: texts of the slice's lots.
         photos: their photos, augmented and normalised; None for a tower without eyes.
-        known: (B, B) bool, which lots are known to answer which queries.
+        known: (Q, B) bool, which lots are known to answer which queries.
+        weights: (Q,) float, weights of the losses; None weighs all the same.
+        log_q: (B,) float, log of the probability that a batch holds each lot; None without correction.
+        query_counts: queries of each process's slice.
+        item_counts: lots of each process's slice.
     """
 
-    queries: Tokens
-    items: Tokens
+    queries: TokenTable
+    items: TokenTable
     photos: Photos | None
     known: Tensor
+    weights: Tensor | None
+    log_q: Tensor | None
+    query_counts: Sequence[int]
+    item_counts: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which process this is, of how many."""
+
+    process: int = 0
+    processes: int = 1
+
+    def counts(self, rows: int) -> list[int]:
+        """How many of some rows each process takes."""
+        return [len(part) for part in np.array_split(np.empty(rows), self.processes)]
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This process's part of some rows."""
+        return np.array_split(rows, self.processes)[self.process]
+
+
+WHOLE = Slice()
 
 
 class TrainingBatches:
-    """Endless batches of pairs: every query comes once before any comes again, each time with one of its lots."""
+    """Endless batches: every query comes once before any comes again, each time with one of its lots.
 
-    def __init__(self, lots: Lots, queries: Queries, tokenizer: Tokenizer, config: TrainingConfig, cache: Path) -> None:
+    Attributes:
+        batch_size: pairs of a batch.
+        per_epoch: batches of a pass over the lots, or over the queries where there are more of them.
+        frequency: how often each lot is met; None without correction. The only state: batches must be made in order.
+    """
+
+    def __init__(
+        self,
+        lots: Lots,
+        queries: Queries,
+        tokenizer: Tokenizer,
+        config: TrainingConfig,
+        cache: Path,
+        *,
+        stage: Stage | None = None,
+        negatives: Mapping[str, Sequence[str]] | None = None,
+        part: Slice = WHOLE,
+    ) -> None:
+        """Tokenise the texts and decode the photos.
+
+        Args:
+            lots: the corpus.
+            queries: with their answers among the lots.
+            tokenizer: set to cut at the tower's max_length.
+            config: of the run.
+            cache: folder where decoded photos are kept.
+            stage: which negatives are drawn; None takes the first of the run.
+            negatives: cleaned query -> item ids that were mined for it.
+            part: the slice that is encoded here.
+
+        Raises:
+            InvalidInput: the stage draws hard negatives and none were mined for any query.
+        """
         tower = config.tower
-        self._config = config
-        self._queries = queries
-        self._answer_sets = [frozenset(answers.tolist()) for answers in queries.answers]
-        self._chances = [weights / weights.sum() for weights in queries.weights]
+        self._config, self._lots, self._queries, self._part = config, lots, queries, part
+        self._stage = stage or config.stages[0]
         self._query_tokens = TokenTable.build(tokenizer, queries.texts, tower.max_length)
-        self._item_tokens = TokenTable.build(tokenizer, lots.texts, tower.max_length)
-        self._hidden_token = tokenizer.token_to_id("[MASK]") or 0
+        self._item_tokens = TokenTable.build(tokenizer, [*lots.texts, *queries.lot_texts], tower.max_length)
+        self._mined = mined_rows(queries, lots, negatives or {}) if self._stage.hard_negatives else None
+        if self._mined is not None and not (self._mined >= 0).any():
+            raise InvalidInput(
+                f"stage {self._stage.name!r} draws hard negatives and none were mined for the queries of this catalogue; "
+                "mine some from an index of the tower that it starts from"
+            )
         side = round(tower.image_size * PHOTO_MARGIN)
         self._photos = PhotoTable.load(lots.photos, side, cache) if tower.use_image else None
-        self._random = np.random.default_rng(config.seed)
-        self._generator = torch.Generator().manual_seed(config.seed)
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
+        self.frequency = StreamingFrequency(max(1_024, 8 * len(lots.ids))) if config.log_q else None
         self.batch_size = min(config.batch_size, len(queries.texts))
         self.per_epoch = math.ceil(max(len(queries.texts), len(lots.ids)) / self.batch_size)
 
@@ -62,42 +132,77 @@ class TrainingBatches:
         """Lots whose photo could be read."""
         return int(self._photos.has_image.sum()) if self._photos else 0
 
-    def stream(self, device: torch.device) -> Iterator[Batch]:
-        """Make batches on a device, without end."""
-        waiting = np.empty(0, dtype=np.int64)
-        while True:
-            if len(waiting) < self.batch_size:  # the rest of a pass goes to the next: it would repeat a query in a batch
-                waiting = self._random.permutation(len(self._queries.texts))
-            rows, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
-            yield self._batch(rows, device)
+    def batch(self, number: int, device: torch.device) -> Batch:
+        """Make a batch on a device.
 
-    def _batch(self, rows: NDArray[np.int64], device: torch.device) -> Batch:
-        lots = np.array([self._random.choice(self._queries.answers[q], p=self._chances[q]) for q in rows])
-        known = np.array([[lot in self._answer_sets[q] for lot in lots.tolist()] for q in rows.tolist()])
+        Args:
+            number: from 0; the same number makes the same batch.
+            device: where its tensors go; texts stay in numpy until they are encoded.
+        """
+        random = np.random.default_rng((self._config.seed, DRAW, number))
+        queries = self._queries_of(number)
+        answers = self._queries.draw(queries, random, by_weight=self._config.weigh == "draw")
+        further = self._negatives(queries, random)
+        lots = np.concatenate([self._queries.lots[answers], further])  # (B,)
+        shown = np.concatenate([self._queries.shown[answers], further])  # (B,)
+        known = self._queries.known(queries, lots)
+        known[:, : len(queries)] |= lots[: len(queries), None] == lots[None, : len(queries)]
+        weights = self._queries.weights[answers] if self._config.weigh == "loss" else None
+        log_q = self.frequency.update(lots) if self.frequency else None
         return Batch(
-            queries=to_tokens(self._query_tokens.take(rows), device),
-            items=to_tokens(self._hide(self._item_tokens.take(lots), lots), device),
-            photos=self._show(lots, device) if self._photos else None,
-            known=torch.from_numpy(known | (lots[:, None] == lots[None, :])).to(device),
+            queries=self._query_tokens.rows(self._part.take(queries)),
+            items=self._item_tokens.rows(self._part.take(shown)),
+            photos=self._show(lots, number, random, device) if self._photos else None,
+            known=torch.from_numpy(known).to(device),
+            weights=None if weights is None else torch.from_numpy(weights.astype(np.float32)).to(device),
+            log_q=None if log_q is None else torch.from_numpy(log_q).to(device),
+            query_counts=self._part.counts(len(queries)),
+            item_counts=self._part.counts(len(lots)),
         )
 
-    def _hide(
-        self, tokens: tuple[NDArray[np.int64], NDArray[np.int64]], lots: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Drop tokens, and whole texts of lots that have a photo; [CLS] stays."""
-        ids, mask = tokens
-        hidden = self._random.random(ids.shape) < self._config.token_dropout
-        hidden[:, 0] = False
-        ids = np.where(hidden, self._hidden_token, ids)
-        if self._photos:
-            mute = (self._random.random(len(lots)) < self._config.text_dropout) & self._photos.has_image[lots]
-            mask[mute, 1:] = 0
-        return ids, mask
+    def _queries_of(self, number: int) -> NDArray[np.int64]:
+        """Rows of a batch's queries; what a pass leaves over would repeat a query in a batch, so the next begins anew."""
+        turn, place = divmod(number, len(self._queries.texts) // self.batch_size)
+        if self._order[0] != turn:
+            random = np.random.default_rng((self._config.seed, ORDER, turn))
+            self._order = (turn, random.permutation(len(self._queries.texts)))
+        return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
-    def _show(self, lots: NDArray[np.int64], device: torch.device) -> Photos:
+    def _negatives(self, queries: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+        """Rows of the further lots: hard ones of each query, then random ones."""
+        hard, alike = self._stage.hard_negatives, self._stage.random_negatives
+        drawn = [random.integers(len(self._lots.ids), size=len(queries) * (hard + alike))]
+        if self._mined is not None:
+            mined = self._mined[queries]  # (Q, M), -1 where there are fewer
+            chance = random.random(mined.shape) + (mined < 0)  # those that are not there come last
+            chosen = np.take_along_axis(mined, np.argsort(chance, axis=1)[:, :hard], axis=1).ravel()
+            drawn[0][: len(chosen)] = np.where(chosen < 0, drawn[0][: len(chosen)], chosen)
+        return drawn[0]
+
+    def _show(self, lots: NDArray[np.int64], number: int, random: np.random.Generator, device: torch.device) -> Photos:
         assert self._photos is not None
         tower = self._config.tower
-        seen = self._photos.has_image[lots] & (self._random.random(len(lots)) >= self._config.photo_dropout)
+        seen = self._photos.has_image[lots] & (random.random(len(lots)) >= self._config.photo_dropout)
+        lots, seen = self._part.take(lots), self._part.take(seen)
         pixels = to_unit(torch.from_numpy(np.ascontiguousarray(self._photos.pixels[lots[seen]])).to(device))
-        changed = augment(pixels, tower.image_size, self._config.augmentation, self._generator)
+        generator = torch.Generator().manual_seed(seed_of(self._config.seed, PHOTOS, number, self._part.process))
+        changed = augment(pixels, tower.image_size, self._config.augmentation, generator)
         return Photos(normalise(changed, tower.image_mean, tower.image_std), torch.from_numpy(seen).to(device))
+
+
+def mined_rows(queries: Queries, lots: Lots, negatives: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
+    """Mined lots as rows: (Q, M) int64, -1 past a query's last; known answers and lots that are not there are left out."""
+    rows = {item_id: row for row, item_id in enumerate(lots.ids)}
+    found: list[list[int]] = []
+    for query, text in enumerate(queries.texts):
+        answers = set(queries.lots[queries.starts[query] : queries.starts[query + 1]].tolist())
+        found.append([rows[i] for i in dict.fromkeys(negatives.get(text, ())) if i in rows and rows[i] not in answers])
+    table = np.full((len(found), max(1, *map(len, found))), -1, dtype=np.int64)
+    for query, mined in enumerate(found):
+        table[query, : len(mined)] = mined
+    return table
+
+
+def seed_of(*parts: int) -> int:
+    """A seed for torch from several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

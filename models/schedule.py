@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Mapping
+from typing import Any
 
 PACE_SHARE = 0.1  # of a run, after which its pace is known
 
@@ -19,12 +21,13 @@ class Clock:
         self.steps_run = 0
         self._max_seconds = max_seconds or math.inf
         self._pace_known = steps * PACE_SHARE
+        self._before = 0.0  # seconds that the run had taken when it was stopped
         self._started = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self._started
+        """Since the start, without the time between a checkpoint and what went on from it."""
+        return self._before + time.monotonic() - self._started
 
     @property
     def share(self) -> float:
@@ -42,6 +45,15 @@ class Clock:
         if self.steps_run >= self._pace_known and self._max_seconds < math.inf:
             affordable = int(self.steps_run * self._max_seconds / self.seconds)
             self.steps = min(self.steps, max(self.steps_run, affordable))
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the run is."""
+        return {"steps": self.steps, "steps_run": self.steps_run, "seconds": self.seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.steps, self.steps_run, self._before = state["steps"], state["steps_run"], state["seconds"]
+        self._started = time.monotonic()
 
 
 def learning_rate_factor(share: float, warmup: float) -> float:

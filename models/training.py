@@ -1,46 +1,44 @@
 """Training of both towers on (query, lot) pairs."""
 
-import copy
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from accelerate.utils import broadcast_object_list
+from tokenizers import Tokenizer
 
 from catalog.folder import CatalogFolder
-from models.artefact import save_towers
-from models.batches import Batch, TrainingBatches
-from models.losses import info_nce
+from models.artefact import load_towers, save_towers
+from models.batches import Slice, TrainingBatches
+from models.checkpoints import Checkpoints
 from models.presets import TowerConfig
-from models.schedule import Clock, learning_rate_factor
+from models.run_record import data_hash, run_key, write_record
+from models.stage_run import EpochRecord, ProgressCallback, StageRun
 from models.tokenizer import make_tokenizer
 from models.towers import TwoTowers
-from models.training_config import TrainingConfig
-from models.training_data import read_training_lots
-from models.validation import Figures, Validation
+from models.training_config import Stage, TrainingConfig, three_stages
+from models.training_data import Lots, Queries, read_training_lots
+from models.validation import Validation
 from retrieval.encoder import prepare_tokenizer
+from retrieval.errors import InvalidInput
+from retrieval.tower import TOKENIZER_FILE
 
-__all__ = ["EpochRecord", "ProgressCallback", "TrainingConfig", "TrainingReport", "train_towers"]
+__all__ = ["EpochRecord", "ProgressCallback", "Stage", "TrainingConfig", "TrainingReport", "three_stages", "train_towers"]
 
 log = logging.getLogger(__name__)
 
-ProgressCallback = Callable[[int, int], None]  # (steps done, steps in all)
 CACHE_FOLDER = ".photos"
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch: its mean loss, and its figures when it was measured."""
-
-    epoch: int
-    loss: float
-    seconds: float
-    figures: Figures | None
+CHECKPOINT_FOLDER = ".checkpoints"
+BOARD_FOLDER = ".runs"
+CHECKPOINT_SECONDS = 60.0
+# what a tower that training goes on from must have in common with the one that was asked for
+SAME = ("hidden", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,9 @@ class TrainingReport:
         lots: lots trained on.
         photos: how many of them had a readable photo that was used.
         queries: distinct training queries.
-        parameters: trained numbers in both towers.
-        seconds: from reading the catalogue to the artefact.
+        parameters: numbers in both towers.
+        seconds: from reading the catalogue to the artefact, of this process.
+        resumed_at: the step that a checkpoint let the run go on from; 0 for a run from its start.
     """
 
     tower_folder: Path
@@ -68,50 +67,97 @@ class TrainingReport:
     queries: int
     parameters: int
     seconds: float
+    resumed_at: int = 0
 
 
 def train_towers(
-    catalog: CatalogFolder, config: TrainingConfig, out: Path, progress: ProgressCallback | None = None
+    catalog: CatalogFolder,
+    config: TrainingConfig,
+    out: Path,
+    progress: ProgressCallback | None = None,
+    *,
+    stage: int = 0,
+    start_from: Path | None = None,
+    negatives: Mapping[str, Sequence[str]] | None = None,
+    resume: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> TrainingReport:
-    """Train both towers on the train split and keep the epoch that finds most on the val split.
+    """Train both towers on the train split through one stage and keep the epoch that finds most on the val split.
+
+    Under `accelerate launch` or torchrun every process calls this; the batches are the same, each encodes its slice.
 
     Args:
         catalog: pairs of train, corpus and judgments of val (without a val split the last epoch is kept).
         config: architecture and schedule.
-        out: folder of the artefacts; nothing appears in it before the training has ended. Decoded photos are cached in
-            its sub-folder `.photos`.
+        out: folder of the artefacts; the tower appears in it when the training has ended. Decoded photos are kept in its
+            sub-folder `.photos`, checkpoints in `.checkpoints` while a run is not finished, TensorBoard's files in `.runs`.
         progress: called after each step.
+        stage: which of config.stages.
+        start_from: folder of the tower whose weights and tokenizer the stage goes on from; None begins with fresh or
+            pretrained ones.
+        negatives: cleaned query -> item ids that were mined for it, for a stage that draws hard negatives.
+        resume: go on from the checkpoint of a run of the same settings on the same data, if one was stopped; False
+            removes it and begins anew.
+        checkpoint_seconds: time between two checkpoints; 0 makes one after every step.
 
     Returns:
         Where the artefact `out/<tower_id>` lies, and how it came to be.
 
     Raises:
-        InvalidInput: the catalogue has no usable pair.
-        TowerError: a pretrained encoder is out of reach.
+        InvalidInput: the catalogue has no usable pair, the stage is not there, lacks its negatives, or the tower that it
+            starts from is of another shape.
+        TowerError: a pretrained encoder is out of reach, or the tower to start from is damaged.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint.
     """
-    started = time.monotonic()
+    started, began = time.monotonic(), datetime.now(UTC)
+    if not 0 <= stage < len(config.stages):
+        raise InvalidInput(f"there is no stage {stage}; the configuration has {len(config.stages)}, counted from 0")
+    accelerator = Accelerator(mixed_precision=_precision(config))
+    main = accelerator.is_main_process
     torch.manual_seed(config.seed)
-    lots, queries = read_training_lots(catalog)
-    tokenizer = make_tokenizer(config.tower, [*lots.texts, *queries.texts])
-    prepare_tokenizer(tokenizer, config.tower.max_length)
-    tower_config = fit_vocabulary(config.tower, tokenizer.get_vocab_size())
-    cache = out / CACHE_FOLDER
-    batches = TrainingBatches(lots, queries, tokenizer, config, cache)
-    validation = Validation(catalog, tokenizer, tower_config, cache) if "val" in catalog.splits else None
-    towers = TwoTowers(tower_config, config.temperature)
-    history, best = _fit(towers, batches, validation, config, progress)
-    folder = save_towers(towers, tokenizer, out)
-    return TrainingReport(
+    data = data_hash(catalog)
+    key = run_key(config, stage, data, negatives, start_from)
+    checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, checkpoint_seconds, writes=main)
+    if not resume:
+        checkpoints.remove()
+    lots, queries = read_training_lots(catalog, config.stages[stage].min_weight)
+    tokenizer, towers = _first_towers(config, lots, queries, start_from)
+    seen = replace(config, tower=towers.config)
+    with accelerator.main_process_first():  # the others find the photos decoded
+        part = Slice(accelerator.process_index, accelerator.num_processes)
+        batches = TrainingBatches(
+            lots, queries, tokenizer, seen, out / CACHE_FOLDER, stage=config.stages[stage], negatives=negatives, part=part
+        )
+        validation = Validation(catalog, tokenizer, towers.config, out / CACHE_FOLDER) if "val" in catalog.splits else None
+    run = StageRun(
+        towers,
+        batches,
+        validation,
+        config,
+        config.stages[stage],
+        accelerator,
+        checkpoints,
+        out / BOARD_FOLDER / f"{config.stages[stage].name}-{key}" if main else None,
+    )
+    run.run(progress)
+    folder = _from_first(accelerator, save_towers(towers, tokenizer, out) if main else None)
+    report = TrainingReport(
         tower_folder=folder,
         tower_id=folder.name,
-        best=best,
-        history=history,
+        best=run.best or run.history[-1],
+        history=run.history,
         lots=len(lots.ids),
         photos=batches.photo_count,
         queries=len(queries.texts),
         parameters=sum(p.numel() for p in towers.parameters()),
         seconds=time.monotonic() - started,
+        resumed_at=run.resumed_at,
     )
+    if main:
+        write_record(folder, _record(report, config, stage, start_from, catalog, data, len(queries.lots)), began)
+        checkpoints.remove()
+    accelerator.wait_for_everyone()
+    return report
 
 
 def fit_vocabulary(config: TowerConfig, size: int) -> TowerConfig:
@@ -121,51 +167,35 @@ def fit_vocabulary(config: TowerConfig, size: int) -> TowerConfig:
     return replace(config, text=replace(config.text, config={**config.text.config, "vocab_size": size}))
 
 
-def _fit(
-    towers: TwoTowers,
-    batches: TrainingBatches,
-    validation: Validation | None,
-    config: TrainingConfig,
-    progress: ProgressCallback | None,
-) -> tuple[list[EpochRecord], EpochRecord]:
-    """Run the schedule; the towers end with the weights of the best epoch, on the CPU."""
-    accelerator = Accelerator(mixed_precision=_precision(config))
-    model, optimizer = accelerator.prepare(towers, torch.optim.AdamW(_parameter_groups(towers, config)))
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    clock = Clock(config.epochs * batches.per_epoch, config.max_seconds)
-    stream = batches.stream(accelerator.device)
-    history: list[EpochRecord] = []
-    best, kept = None, towers.state_dict()
-    while not clock.over:
-        losses = []
-        for _ in range(batches.per_epoch):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * learning_rate_factor(clock.share, config.warmup)
-            losses.append(_step(model, next(stream), optimizer, accelerator, config))
-            clock.tick()
-            if progress:
-                progress(clock.steps_run, clock.steps)
-            if clock.over:
-                break
-        due = clock.over or (len(history) + 1) % config.validate_every == 0
-        figures = validation.measure(towers) if validation and due else None
-        history.append(EpochRecord(len(history) + 1, float(torch.stack(losses).mean()), clock.seconds, figures))
-        log.info("%s", history[-1])
-        if _better(history[-1], best):
-            best, kept = history[-1], copy.deepcopy(towers.state_dict())
-    towers.load_state_dict(kept)
-    towers.cpu().eval()
-    return history, best or history[-1]
+def _first_towers(config: TrainingConfig, lots: Lots, queries: Queries, start_from: Path | None) -> tuple[Tokenizer, TwoTowers]:
+    """The towers that a stage begins with, and their tokenizer."""
+    if start_from is None:
+        tokenizer = make_tokenizer(config.tower, [*lots.texts, *queries.texts, *queries.lot_texts])
+        towers = TwoTowers(fit_vocabulary(config.tower, tokenizer.get_vocab_size()), config.temperature)
+    else:
+        towers, _ = load_towers(start_from)
+        tokenizer = Tokenizer.from_file(str(start_from / TOKENIZER_FILE))
+        _check_same(config.tower, towers.config, start_from)
+        for encoder in {towers.item_tower.text_encoder, towers.query_tower.text_encoder}:
+            encoder.train_only(config.tower.text.trainable)
+        if towers.item_tower.image_encoder is not None:
+            towers.item_tower.image_encoder.train_only(config.tower.image.trainable)
+    towers.logit_scale.requires_grad_(config.learn_temperature)
+    return prepare_tokenizer(tokenizer, towers.config.max_length), towers
 
 
-def _step(model: nn.Module, batch: Batch, optimizer: Any, accelerator: Accelerator, config: TrainingConfig) -> Tensor:
-    queries, items, scale = model(batch.queries, batch.items, batch.photos)  # (B, 128), (B, 128), ()
-    loss = info_nce(queries, items, scale, known=batch.known, symmetric=config.symmetric)
-    optimizer.zero_grad()
-    accelerator.backward(loss)
-    accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-    optimizer.step()
-    return loss.detach()
+def _check_same(wanted: TowerConfig, have: TowerConfig, folder: Path) -> None:
+    wanted = replace(wanted, dimensions=wanted.dimensions or have.dimensions)
+    for name in SAME:
+        if getattr(wanted, name) != getattr(have, name):
+            raise InvalidInput(
+                f"{folder} has {name} {getattr(have, name)}, the configuration asks for {getattr(wanted, name)}; "
+                "start from a tower of the same preset, or change the configuration"
+            )
+
+
+def _from_first(accelerator: Accelerator, value: Any) -> Any:
+    return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
 
 
 def _precision(config: TrainingConfig) -> str:
@@ -174,28 +204,37 @@ def _precision(config: TrainingConfig) -> str:
     return "bf16" if torch.cuda.is_available() else "no"
 
 
-def _parameter_groups(towers: TwoTowers, config: TrainingConfig) -> list[dict[str, Any]]:
-    """Pretrained encoders at a lower rate; no decay on vectors and scalars."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in towers.named_parameters():
-        pretrained = (".transformer." in name and bool(config.tower.text.model)) or (
-            ".image_encoder." in name and bool(config.tower.image.weights)
-        )
-        groups.setdefault((pretrained, parameter.ndim >= 2), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.learning_rate * (config.pretrained_factor if pretrained else 1.0),
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (pretrained, decays), parameters in groups.items()
-    ]
+def _record(
+    report: TrainingReport,
+    config: TrainingConfig,
+    stage: int,
+    start_from: Path | None,
+    catalog: CatalogFolder,
+    data: str,
+    pairs: int,
+) -> dict[str, Any]:
+    """What training.json says, but for the surroundings."""
+    return {
+        "seconds": round(report.seconds, 1),
+        "settings": asdict(config),
+        "stage": config.stages[stage].name,
+        "start_from": start_from.name if start_from else None,
+        "data": {
+            "catalog": catalog.name,
+            "sha256": data,
+            "lots": report.lots,
+            "photos": report.photos,
+            "queries": report.queries,
+            "pairs": pairs,
+        },
+        "history": [_flat(record) for record in report.history],
+        "best": _flat(report.best),
+        "parameters": report.parameters,
+        "resumed_at": report.resumed_at,
+    }
 
 
-def _better(record: EpochRecord, best: EpochRecord | None) -> bool:
-    """By Figures.quality; without measurement the latest is best."""
-    if record.figures is None:
-        return best is None or best.figures is None
-    if best is None or best.figures is None:
-        return True
-    return record.figures.quality > best.figures.quality
+def _flat(record: EpochRecord) -> dict[str, Any]:
+    values = asdict(record)
+    figures = values.pop("figures")
+    return {**values, **(figures or {})}

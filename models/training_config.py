@@ -11,25 +11,85 @@ from retrieval.errors import InvalidInput
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One training of the same towers, with negatives and pairs of its own.
+
+    Attributes:
+        name: what the record and the checkpoints call it.
+        epochs: its passes over the lots; None takes TrainingConfig.epochs.
+        rate: its learning rates, as a share of the run's.
+        min_weight: pairs that weigh less are left out; 0 lets every pair in.
+        hard_negatives: mined lots that are drawn anew for each query of each batch; a query of which too few are mined
+            gets random ones in their place.
+        random_negatives: lots of the corpus that are drawn for each query of each batch, all alike.
+        loss: "info_nce" over all lots of the batch; "contrastive" or "triplet" with a margin.
+        margin: of the contrastive and the triplet loss, in cosine.
+    """
+
+    name: str
+    epochs: int | None = None
+    rate: float = 1.0
+    min_weight: float = 0.0
+    hard_negatives: int = 0
+    random_negatives: int = 0
+    loss: Literal["info_nce", "contrastive", "triplet"] = "info_nce"
+    margin: float = 0.2
+
+    def __post_init__(self) -> None:
+        if (self.epochs is not None and self.epochs < 1) or self.rate <= 0:
+            raise InvalidInput(f"stage {self.name!r} needs epochs >= 1 and rate > 0, not {self.epochs} and {self.rate}")
+        if min(self.hard_negatives, self.random_negatives, self.min_weight) < 0:
+            raise InvalidInput(f"stage {self.name!r} has a negative count of negatives, or a negative min_weight")
+
+
+def three_stages(epochs: tuple[int, int, int], *, strong: float = 0.9, hard_negatives: int = 1) -> tuple[Stage, ...]:
+    """The practice of hard negatives: learn the space, sharpen it on what it confuses, then let weak pairs in.
+
+    As in ANCE (Xiong et al. 2021) and the staged training of DPR's successors (RocketQA, Qu et al. 2021).
+
+    Args:
+        epochs: of each stage.
+        strong: pairs that weigh less come in with the third stage; 0.9 keeps ESCI's E and S, and leaves its C out.
+        hard_negatives: mined lots for each query from the second stage on.
+    """
+    hard = {"hard_negatives": hard_negatives, "random_negatives": 1}
+    return (
+        Stage("in-batch", epochs[0], min_weight=strong, random_negatives=1),
+        Stage("hard-negatives", epochs[1], min_weight=strong, rate=0.5, **hard),
+        Stage("weak-positives", epochs[2], min_weight=0.0, rate=0.1, **hard),
+    )
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """Everything that decides what a training run makes of a catalogue.
 
     Attributes:
         tower: the architecture.
+        stages: the trainings that follow one another; one run trains one of them.
         epochs: passes over the lots (or over the queries, where there are more of them), >= 1.
         batch_size: pairs of a step, each of another query, >= 2.
         learning_rate: peak of AdamW's (Loshchilov and Hutter 2019).
         pretrained_factor: the learning rate of pretrained encoders, as a share of learning_rate.
         weight_decay: on matrices; biases, norms and the temperature have none.
         warmup: share of the steps over which the learning rate rises; then it falls as a cosine to zero.
-        temperature: at the start; it is learnt, and never below 0.01.
+        temperature: at the start; never below 0.01.
+        learn_temperature: False keeps it as it was at the start.
         max_grad_norm: gradients are clipped to it.
         symmetric: train lots to find their queries, too.
+        weigh: what a pair's weight does, and it does only one: "draw" makes it the chance that the pair is shown when its
+            query comes, so that all queries count alike; "loss" draws a query's pairs alike and weighs their losses, so
+            that queries of weak pairs count less.
+        log_q: correct for how often each lot is met (Yi et al. 2019), by a streaming estimate.
+        accumulate: batches whose gradients are added up for one step; each has negatives of its own alone.
+        micro_batch: texts that are encoded at once. Large batches fit into memory so: the gradient is that of the whole
+            batch, each text is encoded twice (Gao et al. 2021). None encodes the whole batch in one go.
         photo_dropout: probability that a lot is shown without its photo, so that lots without one are placed well.
-        text_dropout: probability that a lot with a photo is shown without its text, so that the photo is not ignored.
-        token_dropout: probability that a token of a lot's text is hidden.
         augmentation: how photos are changed.
         validate_every: epochs between two measurements on the val split, >= 1; the last epoch is always measured.
+        judge: the figure by which the epoch that is kept is chosen and patience is counted; "quality" is the mean of
+            recall@50 and nDCG@10, which still tells epochs apart where recall@50 cannot rise any more.
+        patience: measurements in a row without a better one after which training stops; None trains to the end.
         mixed_precision: "auto" is bf16 on a GPU and float32 on a CPU.
         max_seconds: the schedule is shortened, if need be, to end after so long; None for no limit. Runs that are cut by
             the clock do not repeat exactly.
@@ -37,20 +97,26 @@ class TrainingConfig:
     """
 
     tower: TowerConfig = field(default_factory=lambda: find_preset("compact"))
+    stages: tuple[Stage, ...] = (Stage("in-batch"),)
     epochs: int = 20
     batch_size: int = 128
     learning_rate: float = 1e-3
     pretrained_factor: float = 0.05
     weight_decay: float = 0.01
-    warmup: float = 0.05
+    warmup: float = 0.1
     temperature: float = 0.07
+    learn_temperature: bool = True
     max_grad_norm: float = 1.0
     symmetric: bool = True
+    weigh: Literal["draw", "loss"] = "draw"
+    log_q: bool = False
+    accumulate: int = 1
+    micro_batch: int | None = None
     photo_dropout: float = 0.1
-    text_dropout: float = 0.0
-    token_dropout: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     validate_every: int = 2
+    judge: Literal["quality", "recall_at_50"] = "quality"
+    patience: int | None = None
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     max_seconds: float | None = None
     seed: int = 7
@@ -61,8 +127,18 @@ class TrainingConfig:
                 f"a training run needs epochs >= 1, batch_size >= 2 and validate_every >= 1, "
                 f"not {self.epochs}, {self.batch_size} and {self.validate_every}"
             )
+        for name in ("accumulate", "micro_batch", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidInput(f"{name} must be 1 or more, not {value}")
+        if not self.stages:
+            raise InvalidInput("a training run needs a stage or more; leave stages out for one of in-batch negatives")
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise InvalidInput(f"max_seconds must be above 0, not {self.max_seconds}")
+
+    def stage_epochs(self, stage: Stage) -> int:
+        """How many epochs a stage has."""
+        return self.epochs if stage.epochs is None else stage.epochs
 
     @classmethod
     def for_catalog(cls, name: str, *, preset: str = "compact", use_image: bool = True, seed: int = 7) -> "TrainingConfig":
@@ -88,16 +164,17 @@ class TrainingConfig:
 # What was chosen on the val splits: (catalogue, use_image) -> fields of TrainingConfig, and of TowerConfig.
 # max_seconds keeps the demos within their time on a slow machine; where it does not cut, runs repeat exactly.
 SCHEDULES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
-    ("synthetic", True): {"epochs": 20, "validate_every": 4, "learning_rate": 1.5e-3, "max_seconds": 110},
-    ("synthetic", False): {"epochs": 14, "validate_every": 4, "max_seconds": 50},
+    ("synthetic", True): {"warmup": 0.05, "epochs": 20, "validate_every": 4, "learning_rate": 1.5e-3, "max_seconds": 110},
+    ("synthetic", False): {"warmup": 0.05, "epochs": 14, "validate_every": 4, "max_seconds": 50},
     ("grocery", True): {
+        "warmup": 0.05,
         "epochs": 40,
         "validate_every": 5,
         "learning_rate": 2e-3,
         "augmentation": Augmentation(crop=0.35, rotate=15, light=0.3, erase=0.25),
         "max_seconds": 540,
     },
-    ("grocery", False): {"epochs": 8, "validate_every": 2, "max_seconds": 120},
+    ("grocery", False): {"warmup": 0.05, "epochs": 8, "validate_every": 2, "max_seconds": 120},
 }
 TOWER_CHANGES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
     ("grocery", True): {"image_size": 96},

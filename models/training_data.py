@@ -55,38 +55,91 @@ class Lots:
 
 @dataclass(frozen=True)
 class Queries:
-    """The distinct training queries with the lots that answer them.
+    """The distinct training queries with the lots that answer them; query q has the answers starts[q] to starts[q + 1].
 
     Attributes:
         texts: Q cleaned queries.
-        answers: for each query, rows of Lots.
-        weights: for each query, the weights of its answers, > 0.
+        starts: (Q + 1,) int64.
+        lots: (A,) int64, the rows of the answering lots in Lots; rows ascend within a query.
+        shown: (A,) int64, the text that each is shown with: rows of Lots.texts, and past them of lot_texts.
+        weights: (A,) float64, > 0.
+        lot_texts: texts that lots are shown with in place of their own.
     """
 
     texts: Sequence[str]
-    answers: Sequence[NDArray[np.int64]]
-    weights: Sequence[NDArray[np.float64]]
+    starts: NDArray[np.int64]
+    lots: NDArray[np.int64]
+    shown: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    lot_texts: Sequence[str] = ()
 
     @classmethod
-    def group(cls, pairs: Sequence[TrainingPair], lots: Lots) -> "Queries":
+    def group(cls, pairs: Iterable[TrainingPair], lots: Lots, min_weight: float = 0.0) -> "Queries":
         """Group pairs by query; a pair met twice adds its weights.
 
+        Args:
+            pairs: those of lots that are not there are left out.
+            lots: the corpus.
+            min_weight: pairs that weigh less are left out.
+
         Raises:
-            InvalidInput: there is no pair whose lot is among the lots.
+            InvalidInput: fewer than two queries have a pair whose lot is among the lots.
         """
         rows = {item_id: row for row, item_id in enumerate(lots.ids)}
-        grouped: dict[str, dict[int, float]] = {}
+        texts: dict[str, int] = {}
+        grouped: dict[str, dict[tuple[int, int], float]] = {}
         for pair in pairs:
-            if pair.item_id in rows and pair.weight > 0:
+            if pair.item_id in rows and pair.weight > 0 and pair.weight >= min_weight:
+                row = rows[pair.item_id]
+                shown = row if pair.lot_text is None else len(lots.ids) + texts.setdefault(pair.lot_text, len(texts))
                 answers = grouped.setdefault(query_text(pair.query), {})
-                answers[rows[pair.item_id]] = answers.get(rows[pair.item_id], 0.0) + pair.weight
+                answers[row, shown] = answers.get((row, shown), 0.0) + pair.weight
         if len(grouped) < 2:
-            raise InvalidInput("training needs pairs of two different queries or more, with lots of the catalogue; too few fit")
+            least = f" and a weight of {min_weight:g} or more" if min_weight else ""
+            raise InvalidInput(
+                f"training needs pairs of two different queries or more, with lots of the catalogue{least}; too few fit"
+            )
+        entries = [sorted(answers.items()) for answers in grouped.values()]
+        table = np.array([place for answers in entries for place, _ in answers], dtype=np.int64)  # (A, 2)
         return cls(
             texts=list(grouped),
-            answers=[np.array(list(a), dtype=np.int64) for a in grouped.values()],
-            weights=[np.array(list(a.values())) for a in grouped.values()],
+            starts=np.cumsum([0, *map(len, entries)], dtype=np.int64),
+            lots=table[:, 0],
+            shown=table[:, 1],
+            weights=np.array([weight for answers in entries for _, weight in answers]),
+            lot_texts=list(texts),
         )
+
+    def draw(self, queries: NDArray[np.int64], random: np.random.Generator, *, by_weight: bool) -> NDArray[np.int64]:
+        """Draw an answer of each query.
+
+        Args:
+            queries: (B,) rows of texts.
+            random: source of the draw.
+            by_weight: in proportion to the weights, else all alike.
+
+        Returns:
+            (B,) int64, places in lots, shown and weights.
+        """
+        first, end = self.starts[queries], self.starts[queries + 1]
+        share = random.random(len(queries))  # in [0, 1)
+        if not by_weight:
+            return first + (share * (end - first)).astype(np.int64)
+        before = np.concatenate([[0.0], np.cumsum(self.weights)])  # (A + 1,)
+        wanted = before[first] + share * (before[end] - before[first])
+        return np.clip(np.searchsorted(before, wanted, side="right") - 1, first, end - 1)
+
+    def known(self, queries: NDArray[np.int64], lots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which lots are known to answer which queries: (Q,) and (B,) rows give (Q, B) bool."""
+        columns, place = np.unique(lots, return_inverse=True)
+        counts = self.starts[queries + 1] - self.starts[queries]
+        row = np.repeat(np.arange(len(queries)), counts)  # (E,) one entry for each answer of each query
+        entry = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(self.starts[queries], counts)
+        column = np.minimum(np.searchsorted(columns, self.lots[entry]), len(columns) - 1)
+        hit = columns[column] == self.lots[entry]
+        known = np.zeros((len(queries), len(columns)), dtype=np.bool_)
+        known[row[hit], column[hit]] = True
+        return known[:, place]
 
 
 @dataclass(frozen=True)
@@ -112,6 +165,10 @@ class TokenTable:
         lengths = self.lengths[rows]
         width = int(lengths.max())
         return self.ids[rows, :width].astype(np.int64), (np.arange(width) < lengths[:, None]).astype(np.int64)
+
+    def rows(self, rows: NDArray[np.int64]) -> "TokenTable":
+        """Some of the texts as a table of their own."""
+        return TokenTable(self.ids[rows], self.lengths[rows])
 
 
 @dataclass(frozen=True)
@@ -162,14 +219,14 @@ class PhotoTable:
         return table
 
 
-def read_training_lots(catalog: CatalogFolder) -> tuple[Lots, Queries]:
-    """The train split of a catalogue as lots and grouped queries.
+def read_training_lots(catalog: CatalogFolder, min_weight: float = 0.0) -> tuple[Lots, Queries]:
+    """The train split of a catalogue as lots and grouped queries; pairs that weigh less than min_weight are left out.
 
     Raises:
         InvalidInput: the split has no usable pair.
     """
     lots = Lots.read(catalog.item_files("train"))
-    return lots, Queries.group(catalog.pairs("train"), lots)
+    return lots, Queries.group(catalog.pairs("train"), lots, min_weight)
 
 
 def _fingerprint(photos: Sequence[Path | None]) -> str:

@@ -1,6 +1,6 @@
 """How good towers are while they train: exact search over the validation corpus, in numpy."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,12 +90,9 @@ class Validation:
         """Search the corpus exactly with every query; the towers come back in training mode."""
         towers.eval()
         device = towers.logit_scale.device
-        items = np.concatenate([self._encode_items(towers, rows, device) for rows in _batches(self._items.lengths)])
-        queries = np.concatenate(
-            [
-                towers.query_tower(*to_tokens(self._queries.take(rows), device)).cpu().numpy()
-                for rows in _batches(self._queries.lengths)
-            ]
+        items = _in_order(self._items.lengths, lambda rows: self._encode_items(towers, rows, device))
+        queries = _in_order(
+            self._queries.lengths, lambda rows: towers.query_tower(*to_tokens(self._queries.take(rows), device)).cpu().numpy()
         )
         towers.train()
         return rank_figures(queries @ items.T, self._grades)
@@ -116,7 +113,8 @@ def to_tokens(arrays: tuple[NDArray[np.int64], NDArray[np.int64]], device: torch
     return Tokens(torch.from_numpy(arrays[0]).to(device), torch.from_numpy(arrays[1]).to(device))
 
 
-def _batches(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Rows in their order, some at a time."""
-    for start in range(0, len(lengths), BATCH):
-        yield np.arange(start, min(start + BATCH, len(lengths)))
+def _in_order(lengths: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Encode texts of like length together, which saves padding, and put the vectors in the order of the texts."""
+    order = np.argsort(lengths, kind="stable")
+    vectors = np.concatenate([encode(order[start : start + BATCH]) for start in range(0, len(order), BATCH)])
+    return vectors[np.argsort(order, kind="stable")]

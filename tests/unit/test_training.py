@@ -23,6 +23,8 @@ from retrieval.encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput, TowerError
 from retrieval.tower import ITEM_TOWER_FILE, TowerCard
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
@@ -44,9 +46,9 @@ def batches(catalog, cache: Path, **changes) -> tuple[TrainingBatches, Lots]:
 
 def test_a_batch_holds_each_query_once_and_knows_the_other_answers(catalog, tmp_path):
     source, _ = batches(catalog, tmp_path)
-    batch = next(source.stream(torch.device("cpu")))
-    rows = {tuple(row.tolist()) for row in batch.queries.input_ids}
-    assert len(rows) == len(batch.queries.input_ids) == 12
+    batch = source.batch(0, CPU)
+    rows = {tuple(row.tolist()) for row in batch.queries.ids}
+    assert len(rows) == len(batch.queries.ids) == 12
     assert batch.known.diagonal().all()
     assert torch.equal(batch.known, torch.eye(12, dtype=torch.bool)), "no painted lot answers two queries"
 
@@ -57,20 +59,18 @@ def test_a_lot_that_answers_two_queries_of_a_batch_is_no_negative_of_either(tmp_
     queries = Queries.group(pairs, lots)
     config = TrainingConfig(tower=small_config(use_image=False), batch_size=3)
     tokenizer = prepare_tokenizer(make_tokenizer(config.tower, queries.texts), 24)
-    batch = next(TrainingBatches(lots, queries, tokenizer, config, tmp_path).stream(torch.device("cpu")))
+    batch = TrainingBatches(lots, queries, tokenizer, config, tmp_path).batch(0, CPU)
     assert batch.photos is None
     assert batch.known.sum() == 3 + 2
 
 
-def test_photo_dropout_hides_photos_and_text_dropout_hides_texts(catalog, tmp_path):
+def test_photo_dropout_hides_photos(catalog, tmp_path):
     shown, _ = batches(catalog, tmp_path, photo_dropout=0.0)
-    blind, _ = batches(catalog, tmp_path, photo_dropout=1.0, text_dropout=1.0)
-    seen, hidden = (next(source.stream(torch.device("cpu"))) for source in (shown, blind))
+    blind, _ = batches(catalog, tmp_path, photo_dropout=1.0)
+    seen, hidden = (source.batch(0, CPU) for source in (shown, blind))
     assert seen.photos.has_image.all()
     assert seen.photos.pixels.shape == (12, 3, 32, 32)
     assert not hidden.photos.has_image.any()
-    assert (seen.items.attention_mask.sum(1) > 1).all()
-    assert (hidden.items.attention_mask.sum(1) == 1).all(), "[CLS] alone"
 
 
 def test_pairs_met_twice_add_their_weights_and_unknown_lots_are_left_out():
@@ -83,7 +83,8 @@ def test_pairs_met_twice_add_their_weights_and_unknown_lots_are_left_out():
     ]
     queries = Queries.group(pairs, lots)
     assert queries.texts == ["Vase", "ring"]
-    assert queries.weights[0].tolist() == [3.0]
+    assert queries.weights.tolist() == [3.0, 1.0]
+    assert queries.starts.tolist() == [0, 1, 2]
 
 
 def test_too_few_pairs_are_refused():
@@ -176,7 +177,7 @@ def test_a_run_leaves_one_whole_artefact_that_builds_the_same_towers_again(catal
     steps = []
     report = train_towers(catalog, config, tmp_path, lambda done, of: steps.append((done, of)))
     assert report.tower_folder == tmp_path / report.tower_id
-    assert {p.name for p in tmp_path.iterdir()} == {report.tower_id, ".photos"}
+    assert {p.name for p in tmp_path.iterdir()} == {report.tower_id, ".photos", ".runs"}
     assert steps == [(n, 20) for n in range(1, 21)]
     assert (report.lots, report.photos, report.queries, len(report.history)) == (160, 160, 16, 2)
     assert report.best.figures == max((h.figures for h in report.history), key=lambda f: f.recall_at_50 + f.ndcg_at_10)
@@ -198,7 +199,7 @@ def test_an_interrupted_run_leaves_no_artefact(catalog, tmp_path, quick_export):
     config = TrainingConfig(tower=small_config(use_image=False), epochs=1, batch_size=16)
     with pytest.raises(KeyboardInterrupt):
         train_towers(catalog, config, tmp_path, interrupt)
-    assert [p for p in tmp_path.iterdir() if p.name != ".photos"] == []
+    assert [p for p in tmp_path.iterdir() if not p.name.startswith(".")] == []
 
 
 def test_an_interrupted_save_leaves_no_artefact(catalog, tmp_path, monkeypatch):
@@ -209,7 +210,7 @@ def test_an_interrupted_save_leaves_no_artefact(catalog, tmp_path, monkeypatch):
     monkeypatch.setattr("models.artefact.export_query_tower", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_towers(catalog, TrainingConfig(tower=small_config(use_image=False), epochs=1, batch_size=16), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [p for p in tmp_path.iterdir() if not p.name.startswith(".")] == []
 
 
 def test_a_damaged_artefact_is_refused_with_the_way_out(catalog, tmp_path, quick_export):

@@ -1,0 +1,114 @@
+"""Where a stopped training run goes on from, exactly.
+
+A checkpoint holds everything that the rest of a run depends on. Batches and dropout follow from the seed and the number of
+the step (models/batches.py), so no state of a random generator is among it.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from types import FrameType
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_FILE = "checkpoint.pt"
+EPOCH_SECONDS = 10.0  # the end of an epoch makes a checkpoint when the last is older than this
+
+
+class Checkpoints:
+    """The latest checkpoint of one run.
+
+    Attributes:
+        folder: `<out>/.checkpoints/<run key>`; runs of the same settings on the same data share it.
+    """
+
+    def __init__(self, folder: Path, every_seconds: float, *, writes: bool = True) -> None:
+        """Look after a run's checkpoint.
+
+        Args:
+            folder: where it lies, whether it is there or not.
+            every_seconds: time between two; 0 makes one after every step.
+            writes: False on all processes of a distributed run but the first.
+        """
+        self.folder = folder
+        self._every_seconds, self._writes = every_seconds, writes
+        self._last = time.monotonic()
+
+    def due(self, epoch_ended: bool = False) -> bool:
+        """Whether it is time for another; the end of an epoch brings it nearer."""
+        wait = min(self._every_seconds, EPOCH_SECONDS) if epoch_ended else self._every_seconds
+        return time.monotonic() - self._last >= wait
+
+    def load(self) -> dict[str, Any] | None:
+        """Read the checkpoint, tensors on the CPU; None where there is none, or none that can be read."""
+        path = self.folder / CHECKPOINT_FILE
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+            log.warning("%s cannot be read (%s); the run begins anew", path, str(error).splitlines()[0])
+            return None
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint; a process killed at any moment leaves the old one or the new one whole.
+
+        Args:
+            state: tensors, and plain values that torch.load(weights_only=True) reads back.
+        """
+        if self._writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self.folder / f".{os.getpid()}.partial"
+            with partial.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.folder / CHECKPOINT_FILE)
+        self._last = time.monotonic()
+
+    def remove(self) -> None:
+        """Forget the run: it is finished, or shall begin anew."""
+        if self._writes:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Interruption:
+    """Whether somebody pressed Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first; a second stops at once."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def between_steps(wanted: bool) -> Iterator[Interruption]:
+    """Let Ctrl-C wait until a step is whole, so that a checkpoint can be made of it.
+
+    Args:
+        wanted: False leaves Ctrl-C as it is, as does a thread other than the main one.
+    """
+    interruption = Interruption()
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    before = signal.signal(signal.SIGINT, interruption.on_signal)
+    try:
+        yield interruption
+    finally:
+        signal.signal(signal.SIGINT, before)

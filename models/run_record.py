@@ -1,0 +1,93 @@
+"""The record of a training run: training.json beside the artefact, and what names a run."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from catalog.folder import TRAINING_FOLDER, CatalogFolder
+from models.training_config import TrainingConfig
+
+RECORD_FILE = "training.json"
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
+
+
+def data_hash(catalog: CatalogFolder) -> str:
+    """sha256 of the files that training reads: item files of train and val, pairs and judgments; photos by name alone."""
+    digest = hashlib.sha256()
+    items = {file for split in ("train", "val") if split in catalog.splits for file in catalog.item_files(split)}
+    tables = [catalog.path / TRAINING_FOLDER / f"{name}.parquet" for name in ("pairs", "qrels")]
+    for file in [*sorted(items), *tables]:
+        digest.update(f"{file.name}\n".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def run_key(
+    config: TrainingConfig, stage: int, data: str, negatives: Mapping[str, Sequence[str]] | None, start_from: Path | None
+) -> str:
+    """Name a run by everything that its outcome depends on: twelve hexadecimal digits."""
+    mined = {query: list(found) for query, found in negatives.items()} if negatives is not None else None
+    parts = [asdict(config), stage, data, mined, start_from.name if start_from else None, torch.__version__]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this file lies in; None outside one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def hardware() -> dict[str, Any]:
+    """What the run has to work with."""
+    return {
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's rounding."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def write_record(folder: Path, record: Mapping[str, Any], started: datetime) -> None:
+    """Write training.json into an artefact's folder.
+
+    Args:
+        folder: `towers/<tower_id>`.
+        record: what the run knows of itself, as JSON values.
+        started: UTC.
+    """
+    whole = {
+        "gavel": _own_version(),
+        "git_commit": git_commit(),
+        "started": started.isoformat(timespec="seconds"),
+        "hardware": hardware(),
+        "versions": versions(),
+        **record,
+    }
+    partial = folder / f".{RECORD_FILE}.partial"
+    partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n")
+    partial.replace(folder / RECORD_FILE)
+
+
+def _own_version() -> str:
+    try:
+        return version("gavel")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0+checkout"

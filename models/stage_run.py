@@ -1,0 +1,274 @@
+"""The loop of one stage: steps, epochs, measurements, checkpoints, and the epoch that is kept."""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from models.batches import TrainingBatches, seed_of
+from models.checkpoints import Checkpoints, between_steps
+from models.schedule import Clock, learning_rate_factor
+from models.steps import StepFigures, TrainingStep
+from models.towers import TwoTowers
+from models.training_config import Stage, TrainingConfig
+from models.validation import Figures, Validation
+
+log = logging.getLogger(__name__)
+
+ProgressCallback = Callable[[int, int], None]  # (steps done, steps in all)
+DROPOUT = 3  # what a generator is for, beside those of models/batches.py
+BOARD_STEPS = 10  # between two points of TensorBoard's curves of steps
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch: means over its steps, and its figures when it was measured.
+
+    Attributes:
+        epoch: from 1.
+        loss: mean over the pairs.
+        seconds: since the start of the run.
+        figures: on the val split.
+        in_batch_accuracy: share of the queries that found their own lot first among the lots of their batch.
+        in_batch_recall_at_10: share that found it among the first 10.
+    """
+
+    epoch: int
+    loss: float
+    seconds: float
+    figures: Figures | None
+    in_batch_accuracy: float = 0.0
+    in_batch_recall_at_10: float = 0.0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "EpochRecord":
+        """Read asdict()'s values back."""
+        return cls(**{**values, "figures": Figures(**values["figures"]) if values["figures"] else None})
+
+
+class StageRun:
+    """Trains towers through one stage.
+
+    Attributes:
+        history: the epochs so far.
+        best: the epoch whose weights are kept; None before the first.
+        resumed_at: the step that a checkpoint let it go on from; 0 for a run from its start.
+    """
+
+    def __init__(
+        self,
+        towers: TwoTowers,
+        batches: TrainingBatches,
+        validation: Validation | None,
+        config: TrainingConfig,
+        stage: Stage,
+        accelerator: Accelerator,
+        checkpoints: Checkpoints,
+        board: Path | None = None,
+    ) -> None:
+        """Put the towers on the device and read the checkpoint, if there is one.
+
+        Args:
+            towers: at their first weights; they end with those of the best epoch, on the CPU.
+            batches: of this process.
+            validation: None keeps the last epoch.
+            config: of the run.
+            stage: one of config.stages.
+            accelerator: devices and processes.
+            checkpoints: of this run.
+            board: folder for TensorBoard; None writes nothing.
+        """
+        self._config, self._stage, self._accelerator = config, stage, accelerator
+        self._batches, self._validation, self._checkpoints, self._board = batches, validation, checkpoints, board
+        self._towers = towers.to(accelerator.device).train()
+        self._optimizer = accelerator.prepare(torch.optim.AdamW(_parameter_groups(towers, config, stage)))
+        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._step = TrainingStep(towers, self._optimizer, accelerator, config, stage)
+        self._epoch_steps = -(-batches.per_epoch // config.accumulate)
+        self._clock = Clock(config.stage_epochs(stage) * self._epoch_steps, config.max_seconds)
+        self._sums = torch.zeros(3, device=accelerator.device)  # of the epoch's loss, accuracy, recall@10
+        self._summed = 0
+        self._kept: dict[str, Tensor] = {}
+        self.history: list[EpochRecord] = []
+        self.best: EpochRecord | None = None
+        self.resumed_at = 0
+        self._resume()
+
+    def run(self, progress: ProgressCallback | None = None) -> None:
+        """Train to the end of the schedule, or until patience is gone.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; a checkpoint of the last whole step is left behind.
+        """
+        with (
+            between_steps(self._accelerator.num_processes == 1) as interruption,
+            _open_board(self._board, self.resumed_at) as board,
+        ):
+            while not self._clock.over and not self._patience_gone():
+                self._one_step(board)
+                ended = self._clock.over or self._clock.steps_run % self._epoch_steps == 0
+                if ended:
+                    self._end_epoch(board)
+                if self._checkpoints.due(ended):
+                    self._checkpoints.save(self._state())
+                try:
+                    if progress:
+                        progress(self._clock.steps_run, self._clock.steps)
+                    if interruption.asked:
+                        raise KeyboardInterrupt
+                except KeyboardInterrupt:
+                    self._checkpoints.save(self._state())
+                    raise
+        if self._kept:
+            self._towers.load_state_dict(self._kept)
+        self._towers.cpu().eval()
+
+    def _one_step(self, board: "_Board") -> None:
+        number, count = self._clock.steps_run, self._config.accumulate
+        factor = learning_rate_factor(self._clock.share, self._config.warmup)
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        torch.manual_seed(seed_of(self._config.seed, DROPOUT, number, self._accelerator.process_index))
+        device = self._accelerator.device
+        figures = self._step.run([self._batches.batch(n, device) for n in range(number * count, (number + 1) * count)])
+        self._sums += torch.stack(list(figures))
+        self._summed += 1
+        self._clock.tick()
+        if self._accelerator.num_processes > 1:
+            self._clock.steps = self._agree(self._clock.steps)
+        if self._clock.steps_run % BOARD_STEPS == 0:
+            board.show_step(self._clock.steps_run, figures, factor, self._towers)
+
+    def _end_epoch(self, board: "_Board") -> None:
+        epoch = -(-self._clock.steps_run // self._epoch_steps)
+        due = self._clock.over or epoch % self._config.validate_every == 0
+        figures = None
+        if self._validation and due:
+            figures = self._agree(self._validation.measure(self._towers) if self._accelerator.is_main_process else None)
+        loss, accuracy, recall = (self._sums / self._summed).tolist()
+        record = EpochRecord(epoch, loss, self._clock.seconds, figures, accuracy, recall)
+        self._sums.zero_()
+        self._summed = 0
+        self.history.append(record)
+        log.info("%s", record)
+        board.show_epoch(self._clock.steps_run, record)
+        if _better(record, self.best, self._config.judge):
+            self.best, self._kept = record, copy.deepcopy(self._towers.state_dict())
+
+    def _patience_gone(self) -> bool:
+        if self._config.patience is None or self.best is None or self.best.figures is None:
+            return False
+        since = [record for record in self.history if record.figures is not None and record.epoch > self.best.epoch]
+        return len(since) >= self._config.patience
+
+    def _state(self) -> dict[str, Any]:
+        frequency = self._batches.frequency
+        return {
+            "towers": self._towers.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "clock": self._clock.state_dict(),
+            "sums": self._sums,
+            "summed": self._summed,
+            "history": [asdict(record) for record in self.history],
+            "best_epoch": self.best.epoch if self.best else None,
+            "kept": self._kept,
+            "frequency": frequency.state_dict() if frequency else None,
+        }
+
+    def _resume(self) -> None:
+        state = self._agree(self._checkpoints.load() if self._accelerator.is_main_process else None)
+        if state is None:
+            return
+        self._towers.load_state_dict(state["towers"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._clock.load_state_dict(state["clock"])
+        self._sums.copy_(state["sums"])
+        self._summed = state["summed"]
+        self.history = [EpochRecord.from_dict(values) for values in state["history"]]
+        self.best = next((record for record in self.history if record.epoch == state["best_epoch"]), None)
+        self._kept = state["kept"]
+        if self._batches.frequency:
+            self._batches.frequency.load_state_dict(state["frequency"])
+        self.resumed_at = self._clock.steps_run
+        log.warning("goes on from step %d of %d (%s)", self.resumed_at, self._clock.steps, self._checkpoints.folder)
+
+    def _agree(self, value: Any) -> Any:
+        """The first process's value, on all."""
+        if self._accelerator.num_processes == 1:
+            return value
+        return broadcast_object_list([value])[0]
+
+
+class _Board:
+    """TensorBoard's curves; without a writer it shows nothing."""
+
+    def __init__(self, writer: Any = None) -> None:
+        self._writer = writer
+
+    def __enter__(self) -> "_Board":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def show_step(self, step: int, figures: StepFigures, rate: float, towers: TwoTowers) -> None:
+        """Points of one step."""
+        if self._writer:
+            for name, value in figures._asdict().items():
+                self._writer.add_scalar(f"step/{name}", value.item(), step)
+            self._writer.add_scalar("step/learning_rate_factor", rate, step)
+            self._writer.add_scalar("step/temperature", 1 / towers.scale.item(), step)
+
+    def show_epoch(self, step: int, record: EpochRecord) -> None:
+        """Points of one epoch."""
+        if self._writer:
+            means = {"loss": record.loss, "accuracy": record.in_batch_accuracy, "recall_at_10": record.in_batch_recall_at_10}
+            measured = asdict(record.figures) if record.figures else {}
+            for group, values in (("train", means), ("val", measured)):
+                for name, value in values.items():
+                    self._writer.add_scalar(f"{group}/{name}", value, step)
+
+
+def _open_board(folder: Path | None, step: int) -> _Board:
+    if folder is None:
+        return _Board()
+    from torch.utils.tensorboard import SummaryWriter  # a second of imports
+
+    return _Board(SummaryWriter(str(folder), purge_step=step))
+
+
+def _parameter_groups(towers: TwoTowers, config: TrainingConfig, stage: Stage) -> list[dict[str, Any]]:
+    """Pretrained encoders at a lower rate; no decay on vectors and scalars; what is frozen is not among them."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in towers.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        pretrained = (".transformer." in name and bool(config.tower.text.model)) or (
+            ".image_encoder." in name and bool(config.tower.image.weights)
+        )
+        groups.setdefault((pretrained, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.learning_rate * stage.rate * (config.pretrained_factor if pretrained else 1.0),
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (pretrained, decays), parameters in groups.items()
+    ]
+
+
+def _better(record: EpochRecord, best: EpochRecord | None, judge: str) -> bool:
+    """By the judging figure; without measurement the latest is best."""
+    if record.figures is None:
+        return best is None or best.figures is None
+    if best is None or best.figures is None:
+        return True
+    return bool(getattr(record.figures, judge) > getattr(best.figures, judge))
