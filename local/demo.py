@@ -136,8 +136,11 @@ class Demo:
         return CatalogFolder.load(folder)
 
     def _tower(self, name: str, catalog: CatalogFolder) -> Path:
-        train = partial(pipeline.train_towers, self.home, catalog, preset="compact", text_only=name == TEXT, seed=self.plan.seed)
-        return Path(self._step(f"train towers, {name}", self._base, lambda step: str(train(progress=step))))
+        def run(step: Step) -> str:
+            config = pipeline.training_config(catalog, text_only=name == TEXT, seed=self.plan.seed)
+            return str(pipeline.train_towers(self.home, catalog, config, progress=step))
+
+        return Path(self._step(f"train towers, {name}", self._base, run))
 
     def _release(self, name: str, catalog: CatalogFolder, tower: Path) -> Path:
         lots = catalog.item_files("test")  # of the grocery photos only those that training has not seen
@@ -165,7 +168,7 @@ class Demo:
 
         def run(step: Step) -> dict[str, dict[str, float]]:
             quality = measure_variants(self.settings, catalog, releases, "test", step)
-            from processing.evaluate import plot_quality
+            from processing.plots import plot_quality
 
             plot_quality(quality, f"{catalog.name}: test queries", plot)
             return quality
@@ -192,7 +195,8 @@ def measure_variants(
         split: val or test.
         step: progress.
     """
-    from processing.evaluate import Variant, build_corpus, measure
+    from processing.corpus import build_corpus
+    from processing.runs import Variant, measure
     from retrieval.index.faiss import FaissStore
 
     with tempfile.TemporaryDirectory(prefix="gavel-measure-") as folder:

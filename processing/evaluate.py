@@ -1,126 +1,322 @@
-"""Measures the ways of searching against each other, on the judgments of one split and over that split's own corpus."""
+"""Measures a tower against what needs no training, on the judgments of one split: a job in a container, or `gavel evaluate`.
 
-from collections.abc import Callable, Iterator, Mapping
+python -m processing.evaluate --input .gavel/catalogs/synthetic --release .gavel/embeddings/<release_id> \\
+    --tower .gavel/towers/<tower_id> --output .gavel/reports/evaluation
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-import matplotlib
+import numpy as np
 
 from catalog.folder import CatalogFolder
-from retrieval.errors import ReleaseError
-from retrieval.evaluation import evaluate
-from retrieval.index.base import Filter, IndexedItem, IndexStore, utc_now
-from retrieval.indexing import read_part
-from retrieval.item_files import read_items
-from retrieval.items import Item
+from processing.corpus import Published, build_corpus, catalog_moment, open_grades, sample_lots
+from processing.evaluation_report import SPACE_PLOT, Evaluation, IndexSize, Result, write_report
+from processing.plots import plot_space
+from processing.runs import Counter, Progress, RememberingEncoder, Variant, measure_latency, search_run
+from retrieval.encoder import QueryEncoder
+from retrieval.errors import GavelError, InvalidInput, TowerMismatch
+from retrieval.evaluation import RECALL_DEPTHS, RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
+from retrieval.index.base import IndexStore
+from retrieval.index.faiss import FaissStore
+from retrieval.ranker.base import Ranker
 from retrieval.release import load_release
-from retrieval.search import Mode, SearchRequest, SearchService
+from retrieval.search import Encoder, Mode, SearchService
+from retrieval.significance import PairedComparison, compare_paired
 
-matplotlib.use("Agg")  # plots go to files: no display is needed
+KEYWORD, SEMANTIC, HYBRID, RERANKED = "BM25", "semantic", "hybrid", "hybrid, re-ranked"
+ZERO_SHOT, ZERO_SHOT_FUSED = "zero-shot", "BM25 + zero-shot"
+TESTED = ("ndcg@10", "recall@50")
+DEPTH = RECALL_DEPTHS[-1]
+LATENCY_QUERIES = 200
+CANDIDATES = 50
+SPACE_POINTS = 3_000
+IN_MEMORY = ("hnsw.faiss", "bm25-*/*")  # the snapshots that a search reads whole
+INPUT = Path("/opt/ml/processing/input")
+OUTPUT = Path("/opt/ml/processing/output")
 
-Progress = Callable[[int, int], None]
-K = 50  # depth of the runs, as deep as the measures look and as serving retrieves
+Stages = Callable[[str], Progress]  # label of a stage -> a function of (done, total)
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way of searching.
+class Plan:
+    """What is measured, and how.
 
     Attributes:
-        name: as the tables show it.
-        service: searches the split's corpus.
-        mode: hybrid, semantic or keyword.
-        rerank: whether the re-ranker may order the candidates.
+        catalog: its judgments are measured against.
+        release: holds the lots of the split, embedded by the tower.
+        tower: folder of the tower that encodes the queries.
+        booster: file of the re-ranker; None leaves the re-ranked search out.
+        split: val for choices, test for the report.
+        zero_shot: preset, hub name or folder of a sentence encoder to compare with; empty for none.
+        depth: ranks of every run, >= 1; measures that look deeper are left out.
+        baseline: the way of searching that the others are tested against.
+        latency_queries: searches of every way that are timed one by one, >= 1.
+        candidates: first-stage candidates that are re-ranked, as in serving.
+        seed: of the tests, and of the samples that are timed and drawn.
     """
 
-    name: str
-    service: SearchService
-    mode: Mode
-    rerank: bool = False
+    catalog: CatalogFolder
+    release: Path
+    tower: Path
+    booster: Path | None = None
+    split: str = "test"
+    zero_shot: str = ""
+    depth: int = DEPTH
+    baseline: str = KEYWORD
+    latency_queries: int = LATENCY_QUERIES
+    candidates: int = CANDIDATES
+    seed: int = 0
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The ways of searching that it measures, in the order of the report."""
+        untrained = (KEYWORD, ZERO_SHOT, ZERO_SHOT_FUSED) if self.zero_shot else (KEYWORD,)
+        return (*untrained, SEMANTIC, HYBRID, *((RERANKED,) if self.booster else ()))
 
 
-def build_corpus(catalog: CatalogFolder, split: str, release: Path, store: IndexStore) -> None:
-    """Index the lots of one split, from a release that holds them among others, into a store of their own.
+@dataclass(frozen=True)
+class _Corpus:
+    """The corpus of the split in one index: searched with queries that are encoded once, or each time."""
+
+    once: SearchService
+    each_time: SearchService
+    size: IndexSize
+
+
+def evaluate_tower(plan: Plan, stages: Stages = lambda label: lambda done, total: None) -> Evaluation:
+    """Measure quality, speed and size of every way of searching over the corpus of a split.
+
+    The searches happen at the catalogue's own moment and the index is built on one thread, so that figures of quality
+    repeat; those of time do not.
+
+    Args:
+        plan: what is measured.
+        stages: shows the progress.
 
     Raises:
+        InvalidInput: the split has no query with a relevant lot, or the plan names an unknown baseline, split or depth.
         ReleaseError: the release lacks lots of the split.
+        TowerError: the tower or the zero-shot encoder cannot be used, or the release is of another tower.
+        FeatureMismatch: the re-ranker was trained on other features.
     """
-    wanted = {item.item_id for item in _corpus_items(catalog, split)}
-    manifest = load_release(release)
-    index = store.create(manifest.tower_id, manifest.dimensions)
-    report = index.upsert(entry for entry in _entries(release) if entry.item_id in wanted)
-    if report.indexed != len(wanted):
-        raise ReleaseError(
-            f"release {release} holds {report.indexed} of the {len(wanted)} lots of split {split!r}; run `gavel embed`"
-        )
-    index.refresh()
-    store.publish(index.name)
+    _check(plan)
+    started = time.monotonic()
+    manifest = load_release(plan.release)
+    now = catalog_moment(plan.catalog)
+    grades = open_grades(plan.catalog, plan.split, now)
+    queries = _measured_queries(plan, grades)
+    with tempfile.TemporaryDirectory(prefix="gavel-evaluate-") as folder:
+        corpora = dict(_corpora(plan, Path(folder), stages))
+        results, values = _measure(plan, corpora, queries, grades, now, stages)
+        for corpus in corpora.values():
+            corpus.once.live().index.close()
+    return Evaluation(
+        catalog=plan.catalog.name,
+        split=plan.split,
+        queries=len(queries),
+        moment=now.isoformat(),
+        tower_id=manifest.tower_id,
+        release_id=manifest.release_id,
+        zero_shot=_short_name(plan.zero_shot),
+        depth=plan.depth,
+        baseline=plan.baseline,
+        hardware=f"{platform.machine()}, {os.cpu_count()} cores",
+        seconds=round(time.monotonic() - started, 1),
+        results=results,
+        comparisons=_comparisons(plan, values),
+    )
 
 
-def measure(
-    catalog: CatalogFolder, split: str, variants: list[Variant], progress: Progress | None = None
-) -> dict[str, dict[str, float]]:
-    """Run every judged query of a split through every variant.
+def evaluate_to_folder(
+    plan: Plan, folder: Path, *, plots: bool = True, stages: Stages = lambda label: lambda done, total: None
+) -> Evaluation:
+    """Measure as evaluate_tower() does and write the report; with plots, also the one of the space."""
+    evaluation = evaluate_tower(plan, stages)
+    if plots:
+        draw_space(plan, folder / SPACE_PLOT)
+    write_report(evaluation, folder, plots=plots)
+    return evaluation
 
-    Lots whose auction has ended can no longer be found and do not count as relevant.
 
-    Args:
-        catalog: its judgments are measured against.
-        split: val for choices, test for the report.
-        variants: the ways of searching.
-        progress: called with (searches done, searches in all).
+def draw_space(plan: Plan, path: Path) -> bool:
+    """Draw the lots of a plan's split, at most 3,000, as plot_space() does.
 
     Returns:
-        variant name -> measure name -> mean over the queries, in [0, 1].
+        Whether there were lots enough.
     """
-    now = utc_now()
-    qrels = catalog.qrels(split)
-    open_ids = {item.item_id for item in _corpus_items(catalog, split) if item.ends_at is None or item.ends_at > now}
-    grades = {q: {i: g for i, g in graded.items() if i in open_ids} for q, graded in qrels.grades.items()}
-    total, done = len(variants) * len(qrels.queries), 0
-    quality: dict[str, dict[str, float]] = {}
-    for variant in variants:
-        run: dict[str, list[str]] = {}
-        for query_id, query in qrels.queries.items():
-            request = SearchRequest(query, K, variant.mode, Filter(now=now), variant.rerank)
-            run[query_id] = [result.item_id for result in variant.service.search(request).results]
-            done += 1
-            if progress:
-                progress(done, total)
-        quality[variant.name] = evaluate(grades, run)
-    return quality
+    lots = sample_lots(plan.catalog, plan.split, plan.release, SPACE_POINTS, plan.seed)
+    if not lots:
+        return False
+    tower_id = load_release(plan.release).tower_id
+    title = f"{plan.catalog.name}: {len(lots):,} lots of the {plan.split} corpus as tower {tower_id} places them (t-SNE)"
+    categories = [str(lot.document.get("category", "")) for lot in lots]
+    return plot_space(np.stack([lot.vector for lot in lots]), categories, title, path, seed=plan.seed)
 
 
-def plot_quality(quality: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
-    """Draw the measures of every variant as grouped bars, with their figures, into a PNG.
+def _short_name(model: str) -> str:
+    """A folder by its last two names: where it lies says nothing of the model."""
+    return "/".join(Path(model).parts[-2:]) if model else ""
+
+
+def _check(plan: Plan) -> None:
+    if plan.baseline not in plan.ways:
+        raise InvalidInput(f"there is no way of searching {plan.baseline!r} here; there are {', '.join(plan.ways)}")
+    if plan.depth < 1 or plan.latency_queries < 1:
+        raise InvalidInput(f"depth ({plan.depth}) and timed queries ({plan.latency_queries}) must be 1 or more")
+
+
+def _measured_queries(plan: Plan, grades: Grades) -> dict[str, str]:
+    texts = plan.catalog.qrels(plan.split).queries
+    found = {q: texts[q] for q, graded in grades.items() if any(grade >= RELEVANT_GRADE for grade in graded.values())}
+    if not found:
+        raise InvalidInput(
+            f"no query of split {plan.split!r} in {plan.catalog.path} has an open lot of grade 2 or 3; take another split"
+        )
+    return found
+
+
+def _corpora(plan: Plan, folder: Path, stages: Stages) -> Iterator[tuple[str, _Corpus]]:
+    """The corpus by each of the encoders."""
+    manifest = load_release(plan.release)
+    tower = QueryEncoder.load(plan.tower, manifest.dimensions)
+    if tower.tower_id != manifest.tower_id:
+        raise TowerMismatch(
+            f"release {manifest.release_id} is of tower {manifest.tower_id}, not of {tower.tower_id}; name another one"
+        )
+    store = FaissStore(folder / "tower")
+    published = build_corpus(plan.catalog, plan.split, plan.release, store)
+    yield SEMANTIC, _corpus(store, published, folder / "tower", tower, _ranker(plan.booster), plan.candidates)
+    if plan.zero_shot:
+        from processing.zero_shot import SentenceEncoder, build_zero_shot_corpus
+
+        encoder = SentenceEncoder(plan.zero_shot)
+        store = FaissStore(folder / "zero-shot")
+        progress = stages("encode lots, zero-shot")
+        published = build_zero_shot_corpus(plan.catalog, plan.split, encoder, store, progress)
+        yield ZERO_SHOT, _corpus(store, published, folder / "zero-shot", encoder, None, plan.candidates)
+
+
+def _ranker(booster: Path | None) -> Ranker | None:
+    if booster is None:
+        return None
+    from retrieval.ranker.xgboost import BoosterRanker
+
+    return BoosterRanker.load(booster)
+
+
+def _corpus(
+    store: IndexStore, published: Published, root: Path, encoder: Encoder, ranker: Ranker | None, candidates: int
+) -> _Corpus:
+    def service(encoder: Encoder) -> SearchService:
+        return SearchService(store, lambda tower_id: encoder, lambda tower_id: ranker, candidates=candidates)
+
+    folder = root / published.name
+    memory = sum(path.stat().st_size for pattern in IN_MEMORY for path in folder.glob(pattern))
+    disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = IndexSize(published.lots, published.dimensions, published.build_s, memory, disk)
+    return _Corpus(service(RememberingEncoder(encoder)), service(encoder), size)
+
+
+_ASKED: dict[str, tuple[str, Mode, bool]] = {  # way of searching -> corpus, mode, re-ranked
+    KEYWORD: (SEMANTIC, "keyword", False),
+    ZERO_SHOT: (ZERO_SHOT, "semantic", False),
+    ZERO_SHOT_FUSED: (ZERO_SHOT, "hybrid", False),
+    SEMANTIC: (SEMANTIC, "semantic", False),
+    HYBRID: (SEMANTIC, "hybrid", False),
+    RERANKED: (SEMANTIC, "hybrid", True),
+}
+Values = dict[str, dict[str, dict[str, float]]]  # way of searching -> measure -> query_id -> value
+
+
+def _measure(
+    plan: Plan, corpora: dict[str, _Corpus], queries: dict[str, str], grades: Grades, now: datetime, stages: Stages
+) -> tuple[dict[str, Result], Values]:
+    measures = measures_to(plan.depth)
+    timed = _sample(list(queries.values()), plan.latency_queries, plan.seed)
+    count = Counter(len(plan.ways) * (len(queries) + len(timed)), stages("search"))
+    results: dict[str, Result] = {}
+    values: Values = {}
+    for name in plan.ways:
+        corpus, mode, rerank = _ASKED[name]
+        variant = Variant(name, corpora[corpus].once, mode, rerank)
+        run: Run = search_run(variant, queries, now, depth=plan.depth, on_query=count.tick)
+        values[name] = evaluate_per_query({q: grades[q] for q in queries}, run, measures)
+        latency = measure_latency(Variant(name, corpora[corpus].each_time, mode, rerank), timed, now, count.tick)
+        means = {measure: float(np.mean(list(found.values()))) for measure, found in values[name].items()}
+        results[name] = Result(means, latency, corpora[corpus].size, run)
+    return results, values
+
+
+def _sample(texts: list[str], size: int, seed: int) -> list[str]:
+    if len(texts) <= size:
+        return texts
+    return [texts[i] for i in np.random.default_rng(seed).choice(len(texts), size, replace=False)]
+
+
+def _comparisons(plan: Plan, values: Values) -> dict[str, dict[str, PairedComparison]]:
+    base = values[plan.baseline]
+    return {
+        name: {m: compare_paired(base[m], found[m], seed=plan.seed) for m in TESTED if m in found}
+        for name, found in values.items()
+        if name != plan.baseline
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the report, and print its quality as one line of JSON.
 
     Args:
-        quality: what measure() returned.
-        title: above the plot.
-        path: of the PNG.
+        arguments: the command line; None takes the process's own.
+
+    Returns:
+        Exit status: 0, or 2 with the reason on stderr.
     """
-    from matplotlib import pyplot as plt
+    flags = _parser().parse_args(arguments)
+    try:
+        plan = Plan(
+            catalog=CatalogFolder.load(flags.input),
+            release=flags.release,
+            tower=flags.tower,
+            booster=flags.booster,
+            split=flags.split,
+            zero_shot=flags.zero_shot,
+            depth=flags.depth,
+            baseline=flags.baseline,
+            seed=flags.seed,
+        )
+        evaluation = evaluate_to_folder(plan, flags.output, plots=not flags.no_plots)
+    except GavelError as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({"report": str(flags.output), "tower_id": evaluation.tower_id, "quality": evaluation.quality}))
+    return 0
 
-    measures = [name for name in next(iter(quality.values())) if name != "mrr"]
-    width = 0.8 / len(quality)
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for number, (variant, values) in enumerate(quality.items()):
-        places = [place + (number - (len(quality) - 1) / 2) * width for place in range(len(measures))]
-        bars = axes.bar(places, [values[name] for name in measures], width * 0.92, label=variant)
-        axes.bar_label(bars, fmt="%.2f", fontsize=8)
-    axes.set(title=title, ylim=(0, 1), xticks=range(len(measures)), ylabel="mean over queries")
-    axes.set_xticklabels(measures)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=len(quality), loc="upper center", bbox_to_anchor=(0.5, -0.08))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--input", type=Path, default=INPUT / "catalog", help="the catalogue's folder (default %(default)s)")
+    parser.add_argument("--release", type=Path, default=INPUT / "release", help="the lots' embeddings (default %(default)s)")
+    parser.add_argument("--tower", type=Path, default=INPUT / "tower", help="the tower's folder (default %(default)s)")
+    parser.add_argument("--booster", type=Path, help="the re-ranker of the tower, to be measured too")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the report (default %(default)s)")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--zero-shot", default="", help="preset, hub name or folder of a sentence encoder to compare with")
+    parser.add_argument("--depth", type=int, default=DEPTH, help="ranks of every run (default %(default)s)")
+    parser.add_argument("--baseline", default=KEYWORD, help="what the others are tested against (default %(default)s)")
+    parser.add_argument("--no-plots", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
-def _corpus_items(catalog: CatalogFolder, split: str) -> Iterator[Item]:
-    return (row for path in catalog.item_files(split) for row in read_items(path) if isinstance(row, Item))
-
-
-def _entries(release: Path) -> Iterator[IndexedItem]:
-    for part in load_release(release).parts:
-        yield from (entry for entry in read_part(release / part.name) if isinstance(entry, IndexedItem))
+if __name__ == "__main__":
+    sys.exit(main())

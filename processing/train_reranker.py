@@ -3,14 +3,17 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
 from catalog.folder import CatalogFolder, Click
+from processing.corpus import catalog_moment
 from retrieval.errors import InvalidInput
 from retrieval.events import EVENT_WEIGHTS
+from retrieval.index.base import Filter
 from retrieval.items import query_text
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.xgboost import RankingData, fit_booster
@@ -48,7 +51,8 @@ def train_reranker(
     """Train LambdaMART on a catalogue's click log and save it.
 
     The rows are the first stage's own candidates, so that training sees what serving will; candidates that no buyer was
-    shown say nothing and are left out.
+    shown say nothing and are left out. Searches happen at the catalogue's own moment, when the clicks were made, so that a
+    training repeats.
 
     Args:
         catalog: its splits `train` and `val` hold clicks.
@@ -61,6 +65,7 @@ def train_reranker(
     Raises:
         InvalidInput: a split has no query with a clicked and an unclicked candidate.
     """
+    now = catalog_moment(catalog)
     logs = {split: _gains(catalog.clicks(split)) for split in ("train", "val")}
     total = sum(len(gains) for gains in logs.values())
     data, queries, rows, done = {}, {}, 0, 0
@@ -70,7 +75,7 @@ def train_reranker(
             done += 1
             if progress:
                 progress(done, total)
-            x, y = _rows(service, query, gains, candidates)
+            x, y = _rows(service, query, gains, candidates, now)
             if len(set(y.tolist())) > 1:  # one gain for all says nothing about order
                 features.append(x)
                 labels.append(y)
@@ -89,12 +94,14 @@ def _gains(clicks: Sequence[Click]) -> dict[str, dict[str, float]]:
     return {query: {item_id: fmean(shown) for item_id, shown in items.items()} for query, items in weights.items()}
 
 
-def _rows(service: SearchService, query: str, gains: dict[str, float], candidates: int) -> tuple[np.ndarray, np.ndarray]:
+def _rows(
+    service: SearchService, query: str, gains: dict[str, float], candidates: int, now: datetime
+) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, F) and gains (N,) of the candidates of one query that buyers were shown."""
-    request = SearchRequest(query)
+    request = SearchRequest(query, where=Filter(now=now))
     live = service.live()
     vector = live.encoder.encode([query_text(query)])[0]  # (D,)
     found = retrieve(live.index, request, vector, candidates)
-    features = feature_matrix(query, vector, found, request.where.now)  # (N, F)
+    features = feature_matrix(query, vector, found, now)  # (N, F)
     shown = np.array([c.item_id in gains for c in found], dtype=bool)
     return features[shown], np.array([gains[c.item_id] for c in found if c.item_id in gains], dtype=np.float32)

@@ -1,0 +1,263 @@
+"""The report of an evaluation: one folder with Markdown, JSON, plots and the runs themselves.
+
+<folder>/report.md, report.json               what people and programs read
+<folder>/{quality,recall,latency,space}.png   the plots
+<folder>/runs/<way>.ndjson.gz                 a line a query: query_id, items best first; `gavel compare` reads them
+"""
+
+import gzip
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from processing.plots import plot_latency, plot_quality, plot_recall_by_depth
+from processing.runs import SERVED, Latency
+from retrieval.errors import InvalidInput
+from retrieval.evaluation import Run
+from retrieval.significance import PairedComparison
+
+MARKDOWN_FILE, JSON_FILE, RUNS_FOLDER, RUN_SUFFIX = "report.md", "report.json", "runs", ".ndjson.gz"
+QUALITY_PLOT, RECALL_PLOT, LATENCY_PLOT, SPACE_PLOT = "quality.png", "recall.png", "latency.png", "space.png"
+HEADLINE = ("recall@10", "recall@50", "ndcg@10", "mrr", "map")
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSize:
+    """What the index behind a way of searching costs.
+
+    Attributes:
+        lots: in it.
+        dimensions: length of its vectors.
+        build_s: seconds from the vectors to the finished index, on one thread.
+        memory_bytes: graph and keyword index, which a search holds in memory.
+        disk_bytes: all of the index's files.
+    """
+
+    lots: int
+    dimensions: int
+    build_s: float
+    memory_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """One way of searching, measured.
+
+    Attributes:
+        quality: measure -> mean over the queries, in [0, 1].
+        latency: of single searches.
+        index: what it searches.
+        run: query_id -> item ids, best first.
+    """
+
+    quality: Mapping[str, float]
+    latency: Latency
+    index: IndexSize
+    run: Run = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that one evaluation found out.
+
+    Attributes:
+        catalog: name of the catalogue.
+        split: whose queries were asked.
+        queries: how many of them have a relevant lot, and so were measured.
+        moment: of the searches, ISO 8601, UTC.
+        tower_id: the tower that was measured.
+        release_id: the release that its lots are from.
+        zero_shot: the sentence encoder that was compared with; empty for none.
+        depth: ranks of every run.
+        baseline: the way that the others are tested against.
+        hardware: the machine, in words.
+        seconds: that the evaluation took.
+        results: name of the way -> what was measured.
+        comparisons: name of the way -> measure -> the test against the baseline.
+    """
+
+    catalog: str
+    split: str
+    queries: int
+    moment: str
+    tower_id: str
+    release_id: str
+    zero_shot: str
+    depth: int
+    baseline: str
+    hardware: str
+    seconds: float
+    results: Mapping[str, Result]
+    comparisons: Mapping[str, Mapping[str, PairedComparison]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation as JSON holds it; the runs stand in files of their own."""
+        values = asdict(self)
+        for result in values["results"].values():
+            del result["run"]
+        return values
+
+    @property
+    def quality(self) -> dict[str, Mapping[str, float]]:
+        """Name of the way -> measure -> mean."""
+        return {name: result.quality for name, result in self.results.items()}
+
+    @property
+    def title(self) -> str:
+        """What was asked of what, in one line."""
+        lots = next(iter(self.results.values())).index.lots
+        return f"{self.catalog}: {self.queries} {self.split} queries over {lots:,} lots"
+
+
+def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) -> Path:
+    """Write the folder of a report; files of an older report in it are replaced.
+
+    Args:
+        evaluation: what was measured.
+        folder: made when it is not there.
+        plots: whether to draw; a space.png that is there is shown in either case.
+
+    Returns:
+        The Markdown file.
+    """
+    (folder / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)
+    for name, result in evaluation.results.items():
+        save_run(result.run, run_path(folder, name))
+    if plots:
+        plot_quality(evaluation.quality, evaluation.title, folder / QUALITY_PLOT)
+        plot_recall_by_depth(evaluation.quality, evaluation.title, folder / RECALL_PLOT)
+        latency = {name: asdict(result.latency) for name, result in evaluation.results.items()}
+        plot_latency(latency, f"{evaluation.title}, one search at a time", folder / LATENCY_PLOT)
+    (folder / JSON_FILE).write_text(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    shown = [name for name in (QUALITY_PLOT, RECALL_PLOT, LATENCY_PLOT, SPACE_PLOT) if (folder / name).is_file()]
+    (folder / MARKDOWN_FILE).write_text(markdown(evaluation, shown))
+    return folder / MARKDOWN_FILE
+
+
+def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:
+    """The report as Markdown; plots are linked by their file names."""
+    e = evaluation
+    facts = [
+        ("tower", f"`{e.tower_id}`"),
+        ("release", f"`{e.release_id}`"),
+        *([("zero-shot encoder", f"`{e.zero_shot}`")] if e.zero_shot else []),
+        ("moment of the searches", e.moment),
+        ("ranks of every run", str(e.depth)),
+        ("hardware", e.hardware),
+        ("took", f"{e.seconds:.0f} s"),
+    ]
+    reading = (
+        f"Means over the {e.queries} queries with a lot of grade 2 or 3. The first {SERVED} ranks are the answer as it is served; "
+        "ranks below come from the first stage."
+    )
+    tests = (
+        f"Against {e.baseline}: paired randomisation test over queries (Smucker et al., CIKM 2007), two-sided, and 95 % bootstrap "
+        "interval of the difference."
+    )
+    speed = (
+        "One search at a time, ten lots, from the text to the ranked lots; every way encodes the query, BM25 too. "
+        "Memory: graph and keyword index."
+    )
+    parts = [
+        f"# {e.title}",
+        _table(("", ""), facts),
+        f"## Quality\n\n{reading}",
+        _table(("way of searching", *_headline(e)), quality_rows(e, _headline(e))),
+        *(f"![{Path(name).stem}]({name})" for name in plots if name in (QUALITY_PLOT, RECALL_PLOT)),
+        f"## Who is better\n\n{tests}",
+        _table(COMPARISON_HEADER, comparison_rows(e)),
+        f"## Speed and size\n\n{speed}",
+        _table(COST_HEADER, cost_rows(e)),
+        *(f"![{Path(name).stem}]({name})" for name in plots if name == LATENCY_PLOT),
+        "## All measures",
+        _table(("measure", *e.results), [(m, *(f"{r.quality[m]:.3f}" for r in e.results.values())) for m in _measures(e)]),
+        *(f"## The space\n\n![{Path(name).stem}]({name})" for name in plots if name == SPACE_PLOT),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+COMPARISON_HEADER = ("way of searching", "measure", "difference", "95 % interval", "p", "better / worse / equal")
+COST_HEADER = ("way of searching", "mean ms", "p50", "p95", "p99", "index build", "memory", "disk")
+
+
+def quality_rows(evaluation: Evaluation, measures: Iterable[str]) -> list[tuple[str, ...]]:
+    """A row a way of searching, a cell a measure."""
+    chosen = list(measures)
+    return [(name, *(f"{quality[m]:.3f}" for m in chosen)) for name, quality in evaluation.quality.items()]
+
+
+def comparison_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """A row a test against the baseline, under COMPARISON_HEADER."""
+    return [
+        (
+            name,
+            measure,
+            f"{test.difference:+.3f}",
+            f"{test.low:+.3f} to {test.high:+.3f}",
+            p_text(test.p_value),
+            f"{test.wins} / {test.losses} / {test.ties}",
+        )
+        for name, tests in evaluation.comparisons.items()
+        for measure, test in tests.items()
+    ]
+
+
+def cost_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """A row a way of searching, under COST_HEADER."""
+    return [
+        (
+            name,
+            *(f"{ms:.1f}" for ms in (r.latency.mean_ms, r.latency.p50_ms, r.latency.p95_ms, r.latency.p99_ms)),
+            f"{r.index.build_s:.1f} s",
+            f"{r.index.memory_bytes / MIB:.1f} MiB",
+            f"{r.index.disk_bytes / MIB:.1f} MiB",
+        )
+        for name, r in evaluation.results.items()
+    ]
+
+
+def p_text(p_value: float) -> str:
+    """A p value, small ones by their bound: with 10,000 resamples the digits below say nothing."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def run_path(folder: Path, name: str) -> Path:
+    """Where a report keeps the run of one way of searching."""
+    return folder / RUNS_FOLDER / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}{RUN_SUFFIX}"
+
+
+def save_run(run: Run, path: Path) -> None:
+    """Write a run; equal runs are equal files."""
+    lines = (json.dumps({"query_id": query, "items": list(items)}, ensure_ascii=False) for query, items in run.items())
+    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
+
+
+def load_run(path: Path) -> dict[str, list[str]]:
+    """Read what save_run() wrote.
+
+    Raises:
+        InvalidInput: the file is no run.
+    """
+    try:
+        rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+        return {row["query_id"]: [str(item) for item in row["items"]] for row in rows}
+    except (ValueError, EOFError, TypeError, KeyError, OSError) as error:
+        raise InvalidInput(f"{path} is not a run that `gavel evaluate` saved ({error!r}); evaluate again") from error
+
+
+def _headline(evaluation: Evaluation) -> list[str]:
+    return [measure for measure in HEADLINE if measure in _measures(evaluation)]
+
+
+def _measures(evaluation: Evaluation) -> list[str]:
+    return list(next(iter(evaluation.results.values())).quality)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,115 @@
+"""The baseline that nobody trained: a sentence encoder as it comes, over the same lots, the same index and the same search."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from catalog.folder import CatalogFolder
+from models.encoders import TextEncoder
+from models.presets import PRESETS, TextEncoderSpec
+from models.tokenizer import make_tokenizer
+from processing.corpus import Published, publish_corpus, split_items
+from retrieval.encoder import prepare_tokenizer, tokenize
+from retrieval.index.base import IndexedItem, IndexStore
+from retrieval.items import item_text
+from retrieval.schema import document_of
+from retrieval.tower import TOWER_ID_CHARS
+
+MAX_LENGTH = 256  # tokens, what sentence encoders of this size are made for
+BATCH = 64
+POOLING_FILE = "1_Pooling/config.json"  # sentence-transformers says there how a model pools
+CLS_POOLING = "pooling_mode_cls_token"
+
+
+class SentenceEncoder:
+    """A pretrained text encoder that encodes lots and queries alike, with no weight changed.
+
+    Attributes:
+        model: name of a preset, hub name, or local folder.
+        dimensions: length of its vectors.
+        tower_id: stands for it in an index.
+    """
+
+    def __init__(self, model: str) -> None:
+        """Load the encoder.
+
+        Raises:
+            TowerError: the model is neither a local folder nor to be had from the hub.
+        """
+        self.model = PRESETS[model].text.model or model if model in PRESETS else model
+        spec = TextEncoderSpec(model=self.model, pooling=_pooling(self.model))
+        self._tokenizer = make_tokenizer(replace(next(iter(PRESETS.values())), text=spec), ())
+        self._encoder = TextEncoder(spec).eval()
+        self._max_length = min(MAX_LENGTH, self._encoder.max_positions)
+        prepare_tokenizer(self._tokenizer, self._max_length)
+        self.dimensions = self._encoder.width
+        self.tower_id = hashlib.sha256(f"zero-shot {self.model}".encode()).hexdigest()[:TOWER_ID_CHARS]
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], on_batch: Callable[[int], None] = lambda done: None) -> NDArray[np.float32]:
+        """Encode texts.
+
+        Args:
+            texts: N cleaned texts.
+            on_batch: called with the number of texts done.
+
+        Returns:
+            (N, dimensions) float32 of unit length, in the order of the texts.
+        """
+        vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # texts of like length together: less padding
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            ids, mask = tokenize(self._tokenizer, [texts[row] for row in rows], self._max_length)  # (B, L)
+            encoded = self._encoder(torch.from_numpy(ids), torch.from_numpy(mask))  # (B, D)
+            vectors[rows] = F.normalize(encoded, dim=1).numpy()
+            on_batch(start + len(rows))
+        return vectors
+
+
+def build_zero_shot_corpus(
+    catalog: CatalogFolder,
+    split: str,
+    encoder: SentenceEncoder,
+    store: IndexStore,
+    progress: Callable[[int, int], None] | None = None,
+) -> Published:
+    """Index the lots of one split by their text as the encoder reads it; photos are not looked at.
+
+    Args:
+        catalog: where the lots are from.
+        split: whose corpus.
+        encoder: encodes them.
+        store: where the index goes, as the live one.
+        progress: called with (lots encoded, lots).
+    """
+    items = list({item.item_id: item for item in split_items(catalog, split)}.values())
+    texts = [item_text(item.title, item.description) for item in items]
+    vectors = encoder.encode(texts, lambda done: progress(done, len(items)) if progress else None)  # (N, D)
+    entries = [
+        IndexedItem(
+            item.item_id,
+            item.version,
+            document_of(item, has_image=False, tower_id=encoder.tower_id, release_id="zero-shot"),
+            vector,
+        )
+        for item, vector in zip(items, vectors, strict=True)
+    ]
+    return publish_corpus(store, encoder.tower_id, encoder.dimensions, entries)
+
+
+def _pooling(model: str) -> Literal["cls", "mean"]:
+    """As the model's folder says; the mean, which most sentence encoders take, where it says nothing."""
+    try:
+        said = json.loads((Path(model) / POOLING_FILE).read_text())
+    except (OSError, ValueError):
+        return "mean"
+    return "cls" if isinstance(said, dict) and said.get(CLS_POOLING) else "mean"
