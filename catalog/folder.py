@@ -2,6 +2,7 @@
 
 <catalog>/items/*.parquet                       item files under the item contract; `image` is absolute, or relative to the file
 <catalog>/training/{pairs,qrels,clicks}.parquet  one table each, with a column `split`
+<catalog>/rejects.ndjson                        rows of the source that were set aside, if any
 <catalog>/catalog.json                          written last: its presence says that the catalogue is whole
 """
 
@@ -25,6 +26,7 @@ from retrieval.items import Item
 CATALOG_FILE = "catalog.json"
 ITEMS_FOLDER = "items"
 TRAINING_FOLDER = "training"
+REJECTS_FILE = "rejects.ndjson"  # rows of the source that broke a contract, with line and reason
 SPLITS = ("train", "val", "test")
 MAX_GRADE = 3
 WRITE_BATCH_ROWS = 1 << 16
