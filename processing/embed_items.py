@@ -9,26 +9,25 @@ the older one in the index; a row that is not newer is rejected with the place o
 """
 
 import argparse
+import io
 import json
 import logging
 import os
-import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from processing.embedding_input import Rows, input_files, survey
-from processing.embedding_parts import Lot, PartFolder, Receipt, replacing
+from processing.embedding_input import Rows, survey
+from processing.embedding_parts import Receipt, replacing
+from processing.embedding_run import BATCH_SIZE, PART_ITEMS, EmbeddingRun
+from processing.embedding_steps import EmbeddingSteps, plan_parts
 from processing.item_photos import PhotoLoader, PhotoState
-from retrieval.errors import GavelError, InvalidInput
-from retrieval.index.base import IndexedItem
-from retrieval.items import item_text
-from retrieval.release import REJECTS_FILE, Manifest
-from retrieval.schema import document_of
+from processing.stages import Stopwatch
+from retrieval.errors import GavelError, InvalidInput, ReleaseError
+from retrieval.release import REJECTS_FILE, Manifest, load_release
+from retrieval.tower import TowerCard
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import this file and need none
     from models.item_encoder import ItemEncoder
@@ -38,10 +37,7 @@ logger = logging.getLogger(__name__)
 
 SAGEMAKER = Path("/opt/ml/processing")
 RESOURCE_CONFIG = Path("/opt/ml/config/resourceconfig.json")
-RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-BATCH_SIZE = 64
-PART_ITEMS = 5_000  # about 12 MB of gzip: one Lambda indexes it well within its time
-INPUT_HASH_CHARS = 12
+EXIT_NOTHING_EMBEDDED, EXIT_USAGE = 1, 2
 
 
 def embed(
@@ -49,13 +45,9 @@ def embed(
     tower: Path,
     output: Path,
     *,
-    release_id: str | None = None,
-    batch_size: int = BATCH_SIZE,
-    part_items: int = PART_ITEMS,
-    workers: int = 0,
-    instance: int = 0,
-    instances: int = 1,
     progress: Progress | None = None,
+    force: bool = False,
+    **settings: Any,
 ) -> Manifest:
     """Embed catalogue files into a release; a run that was cut short goes on with the part where it stopped.
 
@@ -63,110 +55,108 @@ def embed(
         inputs: catalogue files, or folders of them; every instance is given the same.
         tower: the artefact, `towers/<tower_id>`.
         output: the release is written to `output/<release_id>/`.
-        release_id: its name; by default one made of tower and input, so that the same run has the same name.
-        batch_size: lots that the tower computes at once, > 0.
-        part_items: lots of a part, > 0; they are held in memory.
-        workers: processes that fetch and decode photos; 0 decodes in this one.
-        instance: which of the instances this is, from 0.
-        instances: how many share the run, > 0.
         progress: called with (rows done, rows in all); rows in all is an estimate until the end.
+        force: make parts again that are there already.
+        settings: further attributes of EmbeddingRun.
 
     Returns:
         The manifest of this instance, which has been written.
 
     Raises:
-        InvalidInput: an argument, a file or the release_id cannot be used.
+        InvalidInput: a file, a setting or the release_id cannot be used.
         TowerError: the artefact is missing or damaged.
     """
-    for flag, value, least in (("batch_size", batch_size, 1), ("part_items", part_items, 1), ("workers", workers, 0)):
-        if value < least:
-            raise InvalidInput(f"{flag} is {value}; allowed are whole numbers from {least}")
-    if not 0 <= instance < instances:
-        raise InvalidInput(f"instance {instance} is out of range; {instances} instances count from 0 to {instances - 1}")
-    files = input_files(inputs)
-    mine = frozenset(files[instance::instances])
+    run = EmbeddingRun(inputs, output, **settings)
+    survey(run.files()[0])  # a file that cannot be read is told before the seconds that a tower takes to load
+    return embed_with(_load_encoder(tower), run, progress, force=force)
+
+
+def embed_with(
+    encoder: "ItemEncoder",
+    run: EmbeddingRun,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+    watch: Stopwatch | None = None,
+) -> Manifest:
+    """As embed(), with a tower that is loaded already.
+
+    Args:
+        encoder: the item tower.
+        run: what to embed.
+        progress: as embed()'s.
+        force: as embed()'s.
+        watch: is told how long decode, collate, transfer, compute and write were busy.
+    """
+    files, mine = run.files()
     inputs_hash, row_counts = survey(files)
-    encoder = _load_encoder(tower)
-    name = _release_name(release_id, encoder.card.tower_id, inputs_hash)
-    folder = PartFolder(output / name, name, encoder.card.tower_id, instance, instances)
+    name = run.name(encoder.card.tower_id, inputs_hash)
+    folder = run.part_folder(name, encoder.card.tower_id)
     folder.withdraw()
+    watch = watch or Stopwatch()
     with (
-        replacing(output / name / _rejects_name(instance, instances)) as rejects,
-        PhotoLoader(encoder.card.image_size, workers) as photos,
+        replacing(run.output / name / run.rejects_name) as rejects,
+        PhotoLoader(encoder.card.image_size, run.workers, watch) as photos,
     ):
         rows = Rows(files, mine, rejects)
-        job = _Job(encoder, photos, name, batch_size, _reporter(rows, sum(row_counts[f] for f in mine), progress))
-        receipts = job.write_parts(rows.lots(), folder, part_items)
-    manifest = _manifest(name, encoder, rows, receipts, inputs_hash, instance, instances)
+        report = _reporter(sum(row_counts[f] for f in mine), progress)
+        report(0)
+        steps = EmbeddingSteps(encoder, photos, name, run.batch_size, report, watch)
+        receipts = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
+    manifest = _manifest(run, name, encoder.card, rows, receipts, inputs_hash)
     folder.commit(manifest)
+    _tell(manifest, receipts)
     if progress:
         progress(rows.read, rows.read)
     return manifest
 
 
-@dataclass(frozen=True)
-class _Job:
-    """The steps from lots to parts."""
+def find_release(run: EmbeddingRun, card: TowerCard) -> Manifest | None:
+    """The committed release that this run would write once more; it needs no torch.
 
-    encoder: "ItemEncoder"
-    photos: PhotoLoader
-    release_id: str
-    batch_size: int
-    report: Callable[[int], None]
+    Args:
+        run: what would be embedded.
+        card: of the tower.
 
-    def write_parts(self, lots: Iterator[Lot], folder: PartFolder, part_items: int) -> list[Receipt]:
-        receipts: list[Receipt] = []
-        while chunk := list(islice(lots, part_items)):
-            count = len(receipts)
-            fingerprint = folder.fingerprint(chunk)
-            receipt = folder.finished(count, fingerprint)
-            if receipt is None:
-                receipt = folder.write(count, fingerprint, self._embedded(chunk))
-                logger.info("%s written: %d lots", receipt.part.name, receipt.part.items)
-            else:
-                logger.info("%s is finished already: %d lots", receipt.part.name, receipt.part.items)
-            receipts.append(receipt)
-            self.report(0)
-        return receipts
-
-    def _embedded(self, chunk: Sequence[Lot]) -> Iterator[tuple[IndexedItem, PhotoState]]:
-        """The lots of a part with their vectors, batch after batch, in order."""
-        batches = [chunk[start : start + self.batch_size] for start in range(0, len(chunk), self.batch_size)]
-        left = len(chunk)
-        for batch, decoded in zip(batches, self.photos.load([lot.photo for lot in b] for b in batches), strict=True):
-            texts = [item_text(lot.item.title, lot.item.description) for lot in batch]
-            vectors = self.encoder.encode(texts, [photo for photo, _ in decoded], batch_size=self.batch_size)  # (B, D)
-            for lot, (photo, state), vector in zip(batch, decoded, vectors, strict=True):
-                document = document_of(
-                    lot.item,
-                    has_image=photo is not None,
-                    tower_id=self.encoder.card.tower_id,
-                    release_id=self.release_id,
-                )
-                yield IndexedItem(lot.item.item_id, lot.item.version, document, vector), state
-            left -= len(batch)
-            self.report(left)
+    Returns:
+        Its manifest; None when there is none, or anything that it comes from (rows, photos, tower, sizes) has changed.
+    """
+    files, mine = run.files()
+    inputs_hash, _ = survey(files)
+    name = run.name(card.tower_id, inputs_hash)
+    try:
+        there = load_release(run.output / name)
+    except ReleaseError:
+        return None
+    rows, receipts = Rows(files, mine, io.BytesIO()), []
+    for part in plan_parts(rows, run.part_folder(name, card.tower_id), run.part_items):
+        if part.receipt is None:
+            return None
+        receipts.append(part.receipt)
+    return there if _manifest(run, name, card, rows, receipts, inputs_hash) == there else None
 
 
-def _manifest(
-    name: str,
-    encoder: "ItemEncoder",
-    rows: Rows,
-    receipts: Sequence[Receipt],
-    inputs_hash: str,
-    instance: int,
-    instances: int,
-) -> Manifest:
-    photos: Counter[str] = Counter()
-    for receipt in receipts:
-        photos.update(receipt.photos)
-    logger.info("photos: %s", ", ".join(f"{photos[state]} {state}" for state in PhotoState))
-    if photos[PhotoState.UNREADABLE] and not photos[PhotoState.READ]:
-        logger.warning("none of the %d photos could be read: all lots are embedded from text", photos[PhotoState.UNREADABLE])
+def nothing_embedded(manifest: Manifest, where: Path) -> str:
+    """A warning when every row of a release was rejected; empty otherwise.
+
+    Args:
+        manifest: of the release.
+        where: its folder.
+    """
+    if manifest.items_embedded or not manifest.items_in:
+        return ""
+    return (
+        f"nothing was embedded: all {manifest.items_in} rows were rejected; "
+        f"{where / REJECTS_FILE} says why, row by row: mend them and run it again"
+    )
+
+
+def _manifest(run: EmbeddingRun, name: str, card: TowerCard, rows: Rows, receipts: Sequence[Receipt], inputs_hash: str) -> Manifest:
+    photos = _photo_counts(receipts)
     return Manifest(
         release_id=name,
-        tower_id=encoder.card.tower_id,
-        dimensions=encoder.card.dimensions,
+        tower_id=card.tower_id,
+        dimensions=card.dimensions,
         items_in=rows.read,
         items_embedded=sum(receipt.part.items for receipt in receipts),
         items_rejected=rows.rejected,
@@ -174,9 +164,25 @@ def _manifest(
         parts=[receipt.part for receipt in receipts],
         items_superseded=rows.superseded,
         inputs=inputs_hash,
-        instance=instance,
-        instances=instances,
+        instance=run.instance,
+        instances=run.instances,
     )
+
+
+def _photo_counts(receipts: Sequence[Receipt]) -> Counter[str]:
+    photos: Counter[str] = Counter()
+    for receipt in receipts:
+        photos.update(receipt.photos)
+    return photos
+
+
+def _tell(manifest: Manifest, receipts: Sequence[Receipt]) -> None:
+    photos = _photo_counts(receipts)
+    logger.info("photos: %s", ", ".join(f"{photos[state]} {state}" for state in PhotoState))
+    if photos[PhotoState.UNREADABLE] and not photos[PhotoState.READ]:
+        logger.warning("none of the %d photos could be read: all lots are embedded from text", photos[PhotoState.UNREADABLE])
+    if not manifest.items_in:
+        logger.info("this instance had no row to embed")
 
 
 def _load_encoder(tower: Path) -> "ItemEncoder":
@@ -185,23 +191,11 @@ def _load_encoder(tower: Path) -> "ItemEncoder":
     return ItemEncoder.load(tower)
 
 
-def _release_name(given: str | None, tower_id: str, inputs_hash: str) -> str:
-    name = given or f"{tower_id}-{inputs_hash[:INPUT_HASH_CHARS]}"
-    if not RELEASE_ID.fullmatch(name):
-        raise InvalidInput(f"release_id {name!r} cannot name a folder; use 1 to 100 letters, digits, '.', '_' and '-'")
-    return name
+def _reporter(total: int, progress: Progress | None) -> Callable[[int], None]:
+    """A function of the rows that are done."""
 
-
-def _rejects_name(instance: int, instances: int) -> str:
-    return REJECTS_FILE if instances == 1 else f"rejects-{instance:05}-of-{instances:05}.ndjson"
-
-
-def _reporter(rows: Rows, total: int, progress: Progress | None) -> Callable[[int], None]:
-    """A function of the rows that were read but wait for their vectors."""
-
-    def report(waiting: int) -> None:
+    def report(done: int) -> None:
         if progress:
-            done = rows.read - waiting
             progress(done, max(total, done))
 
     return report
@@ -240,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job from the command line.
 
     Returns:
-        0; 2 when the input or a flag cannot be used, with one line on stderr that says why.
+        0; 1 when every row was rejected; 2 when the input or a flag cannot be used; with one line on stderr that says why.
     """
     parser = argparse.ArgumentParser(description="Embed catalogue files and their photos into a release of embedding parts.")
     parser.add_argument("--input", type=Path, action="append", help="file or folder, may be repeated")
@@ -250,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--part-items", type=int, default=PART_ITEMS)
     parser.add_argument("--workers", type=int, default=(os.cpu_count() or 1) - 1, help="processes that decode photos, 0 for none")
+    parser.add_argument("--force", action="store_true", help="make parts again that are there already")
     flags = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
@@ -258,19 +253,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flags.input or [SAGEMAKER / "input/items"],
             flags.tower,
             flags.output,
+            progress=_log_tenths(),
+            force=flags.force,
             release_id=flags.release_id,
             batch_size=flags.batch_size,
             part_items=flags.part_items,
             workers=flags.workers,
             instance=instance,
             instances=instances,
-            progress=_log_tenths(),
         )
     except GavelError as error:
         print(f"embed_items: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     print(manifest.to_json(), end="")
-    return 0
+    warning = nothing_embedded(manifest, flags.output / manifest.release_id)
+    if warning:
+        print(f"embed_items: {warning}", file=sys.stderr)
+    return EXIT_NOTHING_EMBEDDED if warning else 0
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import IO
 
 from processing.item_photos import PhotoPlace, PhotoState
+from processing.stages import Stopwatch
 from retrieval.index.base import IndexedItem
 from retrieval.items import Item
 from retrieval.release import MANIFEST_FILE, Manifest, Part
 from retrieval.schema import bulk_lines
 
-FORMAT = 1  # of the bytes in a part; another number makes every receipt void
-COMPRESSION = 6
+FORMAT = 2  # of the bytes in a part; another number makes every receipt void
+COMPRESSION = 4  # half the time of 6 for 7% more bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +88,25 @@ class PartFolder:
             return None
         return receipt if _sha256(path) == receipt.part.sha256 else None
 
-    def write(self, count: int, fingerprint: str, entries: Iterable[tuple[IndexedItem, PhotoState]]) -> Receipt:
-        """Write a part and its receipt; the same entries give the same bytes."""
+    def write(
+        self, count: int, fingerprint: str, entries: Iterable[tuple[IndexedItem, PhotoState]], watch: Stopwatch | None = None
+    ) -> Receipt:
+        """Write a part and its receipt; the same entries give the same bytes.
+
+        Args:
+            count: its number among the parts of this instance.
+            fingerprint: hash of what it comes from.
+            entries: lots with their vectors, and what became of their photos.
+            watch: is told how long `write` was busy, without the making of the entries.
+        """
+        watch = watch or Stopwatch()
         path = self._folder / self.name(count)
         photos: Counter[str] = Counter()
         with replacing(path) as raw, gzip.GzipFile("", "wb", COMPRESSION, raw, mtime=0) as file:
             for entry, state in entries:
                 photos[state.value] += 1
-                for line in bulk_lines(entry):
-                    file.write(f"{line}\n".encode())
+                with watch.time("write"):
+                    file.write("".join(f"{line}\n" for line in bulk_lines(entry)).encode())
         receipt = Receipt(fingerprint, Part(path.name, photos.total(), path.stat().st_size, _sha256(path)), dict(photos))
         receipt.save(_receipt_path(path))
         return receipt

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,6 +16,7 @@ from threading import Thread
 from typing import Any
 
 from models.photos import Photo, read_photo
+from processing.stages import Stopwatch
 from retrieval.errors import InvalidInput
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -86,14 +88,16 @@ class PhotoLoader:
     Use it as a context manager; leaving it ends the processes.
     """
 
-    def __init__(self, size: int, workers: int) -> None:
+    def __init__(self, size: int, workers: int, watch: Stopwatch | None = None) -> None:
         """Start nothing yet.
 
         Args:
             size: side of the square in pixels; 0 reads no photo at all.
             workers: processes; 0 decodes in this one.
+            watch: is told how long `decode` was busy, all workers together.
         """
         self._size = size
+        self._watch = watch or Stopwatch()
         self._ahead = workers + LOOK_AHEAD
         self._pool: ProcessPoolExecutor | None = None
         if workers and size:
@@ -118,16 +122,21 @@ class PhotoLoader:
             The photos of each batch, in order.
         """
         if self._pool is None:
-            yield from (_load_batch(batch, self._size) for batch in batches)
+            yield from (self._timed(_load_batch(batch, self._size)) for batch in batches)
             return
         source = iter(batches)
-        waiting: deque[Future[list[Decoded]]] = deque()
+        waiting: deque[Future[tuple[list[Decoded], float]]] = deque()
         while True:
             for batch in islice(source, self._ahead - len(waiting)):
                 waiting.append(self._pool.submit(_load_batch, list(batch), self._size))
             if not waiting:
                 return
-            yield waiting.popleft().result()
+            yield self._timed(waiting.popleft().result())
+
+    def _timed(self, loaded: tuple[list[Decoded], float]) -> list[Decoded]:
+        photos, seconds = loaded
+        self._watch.add("decode", seconds)
+        return photos
 
 
 def _end_with_parent() -> None:
@@ -142,8 +151,11 @@ def _end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _load_batch(places: Sequence[PhotoPlace], size: int) -> list[Decoded]:
-    return [load_photo(place, size) for place in places]
+def _load_batch(places: Sequence[PhotoPlace], size: int) -> tuple[list[Decoded], float]:
+    """The photos, and how many seconds they took."""
+    start = time.perf_counter()
+    photos = [load_photo(place, size) for place in places]
+    return photos, time.perf_counter() - start
 
 
 def _fetch(uri: str) -> bytes | None:

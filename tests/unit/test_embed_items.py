@@ -15,12 +15,12 @@ from small_tower import save_small_item_tower
 from models.item_encoder import ItemEncoder
 from models.photos import read_photo
 from processing import embed_items
-from processing.embed_items import embed, main, read_instances
+from processing.embed_items import EmbeddingRun, embed, find_release, main, read_instances
 from retrieval.errors import InvalidInput, ReleaseError, TowerError
 from retrieval.indexing import read_part
 from retrieval.items import item_text
 from retrieval.release import check_part, load_release
-from retrieval.tower import ITEM_TOWER_FILE
+from retrieval.tower import ITEM_TOWER_FILE, TowerCard
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +199,14 @@ def test_a_run_that_was_stopped_goes_on_with_the_part_where_it_stopped(folder, t
 
 def count_encoded(monkeypatch):
     counts = []
-    encode = ItemEncoder.encode
+    compute = ItemEncoder.compute
 
-    def counting(self, texts, photos, **flags):
-        counts.append(len(texts))
-        return encode(self, texts, photos, **flags)
+    def counting(self, batch):
+        vectors = compute(self, batch)
+        counts.append(len(vectors))
+        return vectors
 
-    monkeypatch.setattr(ItemEncoder, "encode", counting)
+    monkeypatch.setattr(ItemEncoder, "compute", counting)
     return counts
 
 
@@ -231,6 +232,52 @@ def test_a_part_is_made_again_when_anything_it_comes_from_has_changed(folder, to
     assert sum(encoded) == 3
     assert len(entries(release)) == 3
     assert manifest.tower_id == tower.name
+
+
+def test_a_release_that_nothing_has_changed_of_is_found_again(folder, tower, tmp_path):
+    photo(folder / "red.png")
+    write(folder, [*lots(5, image="red.png"), {"title": "no id"}])
+    job, card = EmbeddingRun([folder], tmp_path / "out", part_items=2), TowerCard.load(tower)
+    assert find_release(job, card) is None
+    manifest = embed([folder], tower, tmp_path / "out", part_items=2)
+    assert find_release(job, card) == manifest
+
+
+@pytest.mark.parametrize("change", ["input", "photo", "part", "manifest", "size"])
+def test_a_release_is_not_found_again_when_anything_it_comes_from_has_changed(folder, tower, tmp_path, change):
+    photo(folder / "red.png")
+    write(folder, lots(3, image="red.png"))
+    job = EmbeddingRun([folder], tmp_path / "out", release_id="r")
+    embed([folder], tower, tmp_path / "out", release_id="r")
+    match change:
+        case "input":
+            write(folder, lots(3, price=5, image="red.png"))
+        case "photo":
+            photo(folder / "red.png", "blue")
+        case "part":
+            (tmp_path / "out" / "r" / "part-00000.ndjson.gz").unlink()
+        case "manifest":
+            (tmp_path / "out" / "r" / "manifest.json").unlink()
+        case "size":
+            job = EmbeddingRun([folder], tmp_path / "out", release_id="r", part_items=2)
+    assert find_release(job, TowerCard.load(tower)) is None
+
+
+def test_force_makes_finished_parts_again(folder, tower, tmp_path, monkeypatch):
+    write(folder, lots(3))
+    first, _ = run(folder, tower, tmp_path / "out")
+    encoded = count_encoded(monkeypatch)
+    assert run(folder, tower, tmp_path / "out", force=True)[0] == first
+    assert sum(encoded) == 3
+
+
+def test_a_run_whose_rows_are_all_rejected_ends_with_status_1_and_names_the_rejects(folder, tower, tmp_path, capsys):
+    write(folder, [{"item_id": "a"}, {"title": "no id"}])
+    flags = ["--input", str(folder), "--tower", str(tower), "--output", str(tmp_path / "out"), "--release-id", "none"]
+    assert main(flags) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "all 2 rows were rejected" in said
+    assert str(tmp_path / "out" / "none" / "rejects.ndjson") in said
 
 
 def test_parts_and_manifests_of_an_earlier_larger_run_do_not_stay(folder, tower, tmp_path):

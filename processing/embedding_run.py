@@ -1,0 +1,75 @@
+"""One embedding run as its caller asks for it: which files, which share of them, where to, in what sizes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from processing.embedding_input import input_files
+from processing.embedding_parts import PartFolder
+from retrieval.errors import InvalidInput
+from retrieval.release import REJECTS_FILE
+
+RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+BATCH_SIZE = 64
+PART_ITEMS = 5_000  # about 12 MB of gzip: one Lambda indexes it well within its time
+INPUT_HASH_CHARS = 12
+
+
+@dataclass(frozen=True)
+class EmbeddingRun:
+    """What one run shall embed, and how.
+
+    Attributes:
+        inputs: catalogue files, or folders of them; every instance is given the same.
+        output: the release is written to `output/<release_id>/`.
+        release_id: its name; None makes one of tower and input, so that the same run has the same name.
+        batch_size: lots that the tower computes at once, > 0.
+        part_items: lots of a part, > 0; those of two parts are held in memory.
+        workers: processes that fetch and decode photos; 0 decodes in a thread of this one.
+        instance: which of the instances this is, from 0.
+        instances: how many share the run, > 0.
+    """
+
+    inputs: Sequence[Path]
+    output: Path
+    release_id: str | None = None
+    batch_size: int = BATCH_SIZE
+    part_items: int = PART_ITEMS
+    workers: int = 0
+    instance: int = 0
+    instances: int = 1
+
+    def __post_init__(self) -> None:
+        for flag, least in (("batch_size", 1), ("part_items", 1), ("workers", 0)):
+            if getattr(self, flag) < least:
+                raise InvalidInput(f"{flag} is {getattr(self, flag)}; allowed are whole numbers from {least}")
+        if not 0 <= self.instance < self.instances:
+            raise InvalidInput(
+                f"instance {self.instance} is out of range; {self.instances} instances count from 0 to {self.instances - 1}"
+            )
+
+    def files(self) -> tuple[list[Path], frozenset[Path]]:
+        """Every file of the run, in the order in which they count, and those that this instance embeds."""
+        files = input_files(self.inputs)
+        return files, frozenset(files[self.instance :: self.instances])
+
+    def name(self, tower_id: str, inputs_hash: str) -> str:
+        """The release_id.
+
+        Raises:
+            InvalidInput: the one that was given cannot name a folder.
+        """
+        name = self.release_id or f"{tower_id}-{inputs_hash[:INPUT_HASH_CHARS]}"
+        if not RELEASE_ID.fullmatch(name):
+            raise InvalidInput(f"release_id {name!r} cannot name a folder; use 1 to 100 letters, digits, '.', '_' and '-'")
+        return name
+
+    def part_folder(self, name: str, tower_id: str) -> PartFolder:
+        """The folder that the parts of this instance go to; it is made where it is absent."""
+        return PartFolder(self.output / name, name, tower_id, self.instance, self.instances)
+
+    @property
+    def rejects_name(self) -> str:
+        """rejects.ndjson, or rejects-00001-of-00003.ndjson for one of several instances."""
+        return REJECTS_FILE if self.instances == 1 else f"rejects-{self.instance:05}-of-{self.instances:05}.ndjson"

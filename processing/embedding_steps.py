@@ -1,0 +1,158 @@
+"""From lots to the parts of a release, three steps at once: photos and tokens, vectors, bulk lines.
+
+    thread 1          rows -> parts -> batches; photos decoded here or in worker processes; collate, transfer
+    thread 2          compute
+    calling thread    bulk lines, gzip
+
+On a GPU the batch that is transferred, the one that is computed and the one that is written are three different ones; on a
+CPU the torch threads of the second step never wait for a file.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain, count, groupby, islice, tee
+from typing import TYPE_CHECKING
+
+from processing.embedding_input import Rows
+from processing.embedding_parts import Lot, PartFolder, Receipt
+from processing.item_photos import Decoded, PhotoLoader, PhotoState
+from processing.stages import Stopwatch, ahead
+from retrieval.index.base import IndexedItem, Vector
+from retrieval.items import item_text
+from retrieval.schema import document_of
+
+if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import these files and need none
+    from models.item_encoder import ItemBatch, ItemEncoder
+
+DEPTH = 2  # batches that may wait between two steps
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedPart:
+    """A part of the release before it is written.
+
+    Attributes:
+        number: from 0, among the parts of this instance.
+        lots: what goes into it.
+        fingerprint: hash of what its bytes come from.
+        receipt: of the same part when it is there already.
+        rows_read: rows that were read until its last lot.
+    """
+
+    number: int
+    lots: Sequence[Lot]
+    fingerprint: str
+    receipt: Receipt | None
+    rows_read: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Lots of one part that go through the steps together; none of a part that is there already."""
+
+    part: PlannedPart
+    lots: Sequence[Lot]
+    photos: Sequence[Decoded] = ()
+    vectors: Sequence[Vector] = ()
+    left: int = 0  # lots of the part that come after these
+
+
+@dataclass(frozen=True)
+class EmbeddingSteps:
+    """The steps from lots to parts.
+
+    Attributes:
+        encoder: the item tower.
+        photos: decodes.
+        release_id: stands in every document.
+        batch_size: lots that are computed at once.
+        report: called with the number of rows that are done.
+        watch: is told how long collate, transfer, compute and write were busy.
+    """
+
+    encoder: "ItemEncoder"
+    photos: PhotoLoader
+    release_id: str
+    batch_size: int
+    report: Callable[[int], None]
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def write_parts(self, parts: Iterator[PlannedPart], folder: PartFolder) -> list[Receipt]:
+        """Write every part that is not there yet.
+
+        Returns:
+            The receipts of all parts, in order.
+        """
+        receipts: list[Receipt] = []
+        with closing(ahead(self._collated(parts), DEPTH)) as collated, closing(ahead(self._encoded(collated), DEPTH)) as stream:
+            for part, group in groupby(stream, lambda batch: batch.part):
+                receipt = part.receipt or folder.write(part.number, part.fingerprint, self._entries(group), self.watch)
+                state = "is finished already" if part.receipt else "written"
+                logger.info("%s %s: %d lots", receipt.part.name, state, receipt.part.items)
+                receipts.append(receipt)
+                self.report(part.rows_read)
+        return receipts
+
+    def _collated(self, parts: Iterator[PlannedPart]) -> Iterator[tuple[Batch, "ItemBatch | None"]]:
+        """Batches with their photos, and as tensors on the device; the look-ahead goes past the end of a part."""
+        batches, same = tee(chain.from_iterable(map(self._batches, parts)))
+        decoded = self.photos.load([lot.photo for lot in batch.lots] for batch in same)
+        for batch in batches:
+            photos = next(decoded)
+            if not batch.lots:
+                yield batch, None
+                continue
+            texts = [item_text(lot.item.title, lot.item.description) for lot in batch.lots]
+            with self.watch.time("collate"):
+                tensors = self.encoder.collate(texts, [photo for photo, _ in photos])
+            with self.watch.time("transfer"):
+                tensors = self.encoder.transfer(tensors)
+            yield Batch(batch.part, batch.lots, photos, (), batch.left), tensors
+
+    def _batches(self, part: PlannedPart) -> Iterator[Batch]:
+        if part.receipt is not None:
+            yield Batch(part, ())
+            return
+        for start in range(0, len(part.lots), self.batch_size):
+            lots = part.lots[start : start + self.batch_size]
+            yield Batch(part, lots, left=len(part.lots) - start - len(lots))
+
+    def _encoded(self, collated: Iterator[tuple[Batch, "ItemBatch | None"]]) -> Iterator[Batch]:
+        for batch, tensors in collated:
+            if tensors is None:
+                yield batch
+                continue
+            with self.watch.time("compute"):
+                vectors = self.encoder.compute(tensors)  # (B, D)
+            yield Batch(batch.part, batch.lots, batch.photos, vectors, batch.left)
+
+    def _entries(self, batches: Iterator[Batch]) -> Iterator[tuple[IndexedItem, PhotoState]]:
+        """The lots of a part with their vectors, in order."""
+        tower_id = self.encoder.card.tower_id
+        for batch in batches:
+            for lot, (_, state), vector in zip(batch.lots, batch.photos, batch.vectors, strict=True):
+                has_image = state is PhotoState.READ
+                document = document_of(lot.item, has_image=has_image, tower_id=tower_id, release_id=self.release_id)
+                yield IndexedItem(lot.item.item_id, lot.item.version, document, vector), state
+            self.report(batch.part.rows_read - batch.left)
+
+
+def plan_parts(rows: Rows, folder: PartFolder, part_items: int, *, again: bool = False) -> Iterator[PlannedPart]:
+    """Cut the lots of a run into parts, and look which of them are there already.
+
+    Args:
+        rows: of the run; read here.
+        folder: of the release.
+        part_items: lots of a part.
+        again: take no part for finished.
+    """
+    lots = rows.lots()
+    for number in count():
+        chunk = list(islice(lots, part_items))
+        if not chunk:
+            return
+        fingerprint = folder.fingerprint(chunk)
+        yield PlannedPart(number, chunk, fingerprint, None if again else folder.finished(number, fingerprint), rows.read)
