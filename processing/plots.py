@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 DPI = 150
 BARS_SHOWN = ("recall@10", "recall@50", "ndcg@10", "mrr")
-CATEGORIES_SHOWN = 12  # the largest; the others share one grey
+CATEGORIES_SHOWN = 18  # the largest; the others share one grey
 OTHER = "#c8c8c8"
 LEAST_POINTS = 5
 PERPLEXITY = 30.0  # neighbours that a point minds (van der Maaten and Hinton 2008)
@@ -91,7 +91,7 @@ def plot_space(vectors: NDArray[np.float32], categories: Sequence[str], title: s
 
     Args:
         vectors: (N, D) float32 of unit length, draw a sample of a few thousand of a large release.
-        categories: N names; "" for a lot without one. The twelve most frequent get a colour each.
+        categories: N names; "" for a lot without one. The eighteen most frequent get a colour each.
         title: above the plot.
         path: of the PNG.
         seed: of the layout.
@@ -124,7 +124,7 @@ def plot_space(vectors: NDArray[np.float32], categories: Sequence[str], title: s
 
 
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-_SPREAD = (0, 2, 4, 6, 8, 10, 12, 16, 18, 1, 5, 9)  # of tab20: the full colours first, but for its grey, then light ones
+_SPREAD = (0, 2, 4, 6, 8, 10, 12, 16, 18, 1, 3, 5, 7, 9, 11, 13, 17, 19)  # of tab20: full colours, then light ones; no grey
 
 
 def _colour(place: int) -> str:

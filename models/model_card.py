@@ -1,0 +1,195 @@
+"""MODEL_CARD.md of a tower: what it is, what it was trained on, how good it is and where it ends (Mitchell et al., FAT* 2019).
+
+Every figure in it comes from the tower's own card, its training record, or an evaluation.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from models.run_record import RECORD_FILE
+from retrieval.errors import TowerError
+from retrieval.tower import TowerCard
+
+MODEL_CARD_FILE = "MODEL_CARD.md"
+EVALUATIONS_FILE = "evaluations.json"
+KEPT = ("catalog", "split", "queries", "moment", "release_id", "zero_shot", "baseline", "hardware")
+MEASURES_SHOWN = ("recall@10", "recall@50", "ndcg@10", "mrr")
+Json = Mapping[str, Any]
+
+
+def write_model_card(folder: Path, evaluation: Json | None = None) -> Path:
+    """Write the card of a tower into its folder.
+
+    Args:
+        folder: `towers/<tower_id>`; training.json is read where it is there.
+        evaluation: what Evaluation.to_dict() says, to be kept with the tower; it takes the place of an earlier one of the same
+            catalogue and split. None writes the card with those that are kept already.
+
+    Returns:
+        The card.
+
+    Raises:
+        TowerError: there is no tower, or its training record or evaluations cannot be read.
+    """
+    card = TowerCard.load(folder)
+    evaluations = _read(folder / EVALUATIONS_FILE)
+    if evaluation is not None:
+        evaluations[f"{evaluation['catalog']} {evaluation['split']}"] = _kept(evaluation)
+        _write(folder / EVALUATIONS_FILE, json.dumps(evaluations, indent=2, ensure_ascii=False) + "\n")
+    path = folder / MODEL_CARD_FILE
+    _write(path, model_card(card, _read(folder / RECORD_FILE), evaluations))
+    return path
+
+
+def model_card(card: TowerCard, record: Json, evaluations: Mapping[str, Json]) -> str:
+    """The card as Markdown.
+
+    Args:
+        card: the tower's.
+        record: training.json; empty when the tower came without one.
+        evaluations: "<catalogue> <split>" -> evaluation.
+    """
+    sections = [
+        f"# Model card: tower `{card.tower_id}`",
+        _purpose(card),
+        "## Architecture\n\n" + _table(("", ""), _architecture(card)),
+        "## Training data\n\n" + (_table(("", ""), _data(record)) if record else NO_RECORD),
+        "## Training\n\n" + (_training(record) if record else NO_RECORD),
+        "## How good it is\n\n" + _figures(record, evaluations),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(card, record, evaluations)),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+NO_RECORD = "Unknown: this tower came without a training record."
+
+
+def _purpose(card: TowerCard) -> str:
+    reads = "text and photo" if card.image_size else "text"
+    return (
+        "## Intended use\n\n"
+        f"An item tower ({reads} to {card.dimensions} numbers) and a query tower (text to {card.dimensions} numbers), both of unit "
+        "length: the first stage of a search for auction lots, before keyword fusion and re-ranking. Not meant to decide anything "
+        "about people, nor to tell whether a lot is genuine or lawful."
+    )
+
+
+def _architecture(card: TowerCard) -> Iterable[tuple[str, str]]:
+    how = card.architecture
+    text, image = how.get("text", {}), how.get("image", {})
+    kind = text.get("config", {}).get("model_type", "")
+    yield "preset", card.preset
+    yield "text encoder", ", ".join(filter(None, (text.get("model") or kind, text.get("pooling") and f"{text['pooling']} pooling")))
+    yield "one text encoder for both towers", "yes" if how.get("shared_text_encoder") else "no"
+    yield "photo encoder", f"{image.get('name', '')}, {card.image_size} px" if card.image_size else "none"
+    yield "hidden, vector", f"{how.get('hidden', '')}, {', '.join(map(str, card.served))}"
+    yield "tokens read", str(card.max_length)
+
+
+def _data(record: Json) -> Iterable[tuple[str, str]]:
+    data = record.get("data", {})
+    yield "catalogue", str(data.get("catalog", "unknown"))
+    yield "sha256 of its tables", f"`{data.get('sha256', 'unknown')}`"
+    for name in ("lots", "photos", "queries", "pairs"):
+        if name in data:
+            yield name, f"{data[name]:,}"
+
+
+def _training(record: Json) -> str:
+    settings = {name: value for name, value in record.get("settings", {}).items() if not isinstance(value, Mapping | list)}
+    hardware = ", ".join(f"{name} {_inline(value)}" for name, value in record.get("hardware", {}).items() if value)
+    about = [
+        ("stage", str(record.get("stage", ""))),
+        ("went on from", str(record.get("start_from") or "nothing: these are its first weights")),
+        ("started", str(record.get("started", ""))),
+        ("took", f"{record.get('seconds', 0):,.0f} s, {len(record.get('history', ()))} epochs"),
+        ("trained numbers", f"{record.get('parameters', 0):,}"),
+        ("hardware", hardware),
+        ("gavel", f"{record.get('gavel', '')}, commit {record.get('git_commit') or 'unknown'}"),
+    ]
+    return _table(("", ""), about) + "\n\nSettings:\n\n" + _table(("", ""), [(n, f"`{v}`") for n, v in settings.items()])
+
+
+def _figures(record: Json, evaluations: Mapping[str, Json]) -> str:
+    parts = []
+    best = {name: value for name, value in record.get("best", {}).items() if isinstance(value, int | float)}
+    if best:
+        parts.append(f"Kept epoch, on the validation queries: {', '.join(f'{name} {value:.4g}' for name, value in best.items())}.")
+    for name, found in evaluations.items():
+        against = f", zero-shot encoder `{found['zero_shot']}`" if found.get("zero_shot") else ""
+        parts.append(f"### {name}\n\n{found['queries']} queries, release `{found['release_id']}`{against}.")
+        parts.append(_table(("way of searching", *MEASURES_SHOWN, "p95 ms"), _evaluation_rows(found)))
+        tests = [
+            f"{way} against {found['baseline']}, {measure}: {test['difference']:+.3f} "
+            f"(95 % interval {test['low']:+.3f} to {test['high']:+.3f}, p {_p(test['p_value'])})"
+            for way, by_measure in found["comparisons"].items()
+            for measure, test in by_measure.items()
+        ]
+        parts.append("\n".join(f"- {test}" for test in tests))
+    return "\n\n".join(parts) or "Not measured yet; run `gavel evaluate`."
+
+
+def _evaluation_rows(found: Json) -> Iterable[Sequence[str]]:
+    for way, result in found["results"].items():
+        figures = (f"{result['quality'][m]:.3f}" if m in result["quality"] else "–" for m in MEASURES_SHOWN)
+        yield (way, *figures, f"{result['latency']['p95_ms']:.1f}")
+
+
+def _limits(card: TowerCard, record: Json, evaluations: Mapping[str, Json]) -> Iterable[str]:
+    data = record.get("data", {})
+    yield f"Of every text the first {card.max_length} tokens are read; the rest is cut."
+    if not card.image_size:
+        yield "It does not look at photos."
+    elif data.get("lots"):
+        yield f"{data.get('photos', 0):,} of the {data['lots']:,} lots that it learnt from had a photo."
+    if data:
+        yield (
+            f"It learnt from {data.get('queries', 0):,} queries of one catalogue ({data.get('catalog')}); other wares, other words "
+            "and other languages were not tried."
+        )
+    if data.get("catalog") == "synthetic":
+        yield "That catalogue is synthetic: rendered photos, templated text. Its figures say nothing about real shops."
+    if not evaluations:
+        yield "No evaluation on test queries stands behind it yet."
+    yield "A query that it knows no word of is placed somewhere, not refused; keyword search beside it is the net."
+
+
+def _kept(evaluation: Json) -> dict[str, Any]:
+    results = {
+        way: {"quality": dict(result["quality"]), "latency": dict(result["latency"])}
+        for way, result in evaluation["results"].items()
+    }
+    return {**{name: evaluation[name] for name in KEPT}, "results": results, "comparisons": evaluation["comparisons"]}
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _inline(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise TowerError(f"{path} cannot be read ({error}); remove it and evaluate or train again") from error
+    return values
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
