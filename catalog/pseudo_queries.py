@@ -257,7 +257,8 @@ def _model_queries(listing: Listing, brand: str) -> list[str]:
 
 
 def _plain(word: str) -> bool:
-    return re.fullmatch(r"[a-z][a-z0-9\-]*", word) is not None and word not in _TURN
+    """Whether a word may stand in a type: "cat5e" may, "tbc302p" is a model."""
+    return re.fullmatch(r"(?!.*\d{3})[a-z][a-z0-9\-]*", word) is not None and word not in _TURN
 
 
 def _chance(seed: int, *parts: str) -> bytes:

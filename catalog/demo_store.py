@@ -1,0 +1,166 @@
+"""The catalogue of the AWS Retail Demo Store: products with a category, a style and a description, and no picture.
+
+The store has no judgments: short queries are made from the products' titles and judged by the style that they ask for.
+"""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from catalog.folder import (
+    ITEMS_FOLDER,
+    REJECTS_FILE,
+    SPLITS,
+    CatalogFolder,
+    Qrels,
+    SplitData,
+    TrainingPair,
+    replace_folder,
+    write_catalog,
+    write_items,
+)
+from catalog.pseudo_queries import Listing, PseudoQuery, fold, make_pseudo_queries, plural
+from catalog.query_splits import deal, query_key
+from retrieval.errors import InvalidInput
+from retrieval.items import Item, Reject, item_text, parse_item
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE_QUERIES = ("leather backpack", "adirondack chair", "chef knife set", "christmas ornaments")
+PRODUCTS_FILE = "products.yaml"
+ITEMS_FILE = "products.parquet"
+SHARES: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the queries
+STYLE_SHARE = 0.6  # of the products that a query was made from, those of one style; a vaguer query judges nothing
+EXACT_GRADE, STYLE_GRADE, CATEGORY_GRADE = 3, 2, 1
+PAIR_WEIGHT = 1.0
+GENDERS = {"F": "women", "M": "men"}
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One product.
+
+    Attributes:
+        item: as it is listed; its brand is the style, as the store knows no makers.
+        listing: what queries are made from.
+        words: of its title and description, in the plural.
+    """
+
+    item: Item
+    listing: Listing
+    words: frozenset[str]
+
+
+def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
+    """Turn the store's products into a catalogue; every split searches all of them.
+
+    Args:
+        data: the folder of products.yaml, or the file.
+        folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
+        seed: draws the queries and deals them into train, val and test.
+
+    Returns:
+        The catalogue. Train queries are pairs with the products that they were made from. All queries whose products are
+        mostly of one style are judged: 3 for products of that style with every word of the query, 2 for others of that style,
+        1 for others of its category. Rows that break the item contract stand in rejects.ndjson.
+
+    Raises:
+        InvalidInput: there is no such file, or it is no list of products.
+    """
+    products, rejects = read_products(Path(data))
+    queries = make_pseudo_queries([product.listing for product in products], seed=seed)
+    split_of = deal((query_key(query.query) for query in queries), SHARES, seed)
+    by_split: dict[str, list[PseudoQuery]] = {split: [] for split in SPLITS}
+    for query in queries:
+        by_split[split_of[query_key(query.query)]].append(query)
+    with replace_folder(folder) as building:
+        write_items(building / ITEMS_FOLDER / ITEMS_FILE, (product.item for product in products))
+        if rejects:
+            (building / REJECTS_FILE).write_text("".join(f"{reject.to_json()}\n" for reject in rejects), encoding="utf-8")
+        splits = {
+            split: SplitData(
+                item_files=[ITEMS_FILE],
+                pairs=[TrainingPair(q.query, q.item_id, PAIR_WEIGHT) for q in drawn] if split == "train" else (),
+                qrels=judge(drawn, products),
+            )
+            for split, drawn in by_split.items()
+        }
+        write_catalog(building, name="demo-store", seed=seed, splits=splits, example_queries=EXAMPLE_QUERIES)
+    return CatalogFolder(folder)
+
+
+def read_products(data: Path) -> tuple[list[Product], list[Reject]]:
+    """Read the store's file.
+
+    Returns:
+        Products in the order of the file, and the rows that break the item contract, numbered from 1.
+
+    Raises:
+        InvalidInput: no file, no YAML, or no product in it.
+    """
+    path = data / PRODUCTS_FILE if data.is_dir() else data
+    if not path.is_file():
+        raise InvalidInput(f"{path} is missing: expected the Retail Demo Store's {PRODUCTS_FILE}")
+    try:
+        rows = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(rows, list):
+        raise InvalidInput(f"{path} is a YAML {type(rows).__name__}: expected a list of products with id, name and category")
+    products: list[Product] = []
+    rejects: list[Reject] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            products.append(_product(row))
+        except InvalidInput as error:
+            rejects.append(Reject(path.name, number, str(error)))
+    if rejects:
+        logger.warning(
+            "%d of %d products in %s break the item contract, first: %s", len(rejects), len(rows), path, rejects[0].reason
+        )
+    if not products:
+        raise InvalidInput(f"{path} holds no product: expected a list of products with id, name and category")
+    return products, rejects
+
+
+def judge(queries: Iterable[PseudoQuery], products: Sequence[Product]) -> Qrels:
+    """Grade all products for every query that asks for one style."""
+    item_of = {product.item.item_id: product.item for product in products}
+    sources: dict[str, set[str]] = defaultdict(set)
+    for query in queries:
+        sources[query.query].add(query.item_id)
+    judged: dict[str, dict[str, int]] = {}
+    for text, item_ids in sources.items():
+        styles = Counter((item_of[item_id].category, item_of[item_id].brand) for item_id in item_ids)
+        (wanted, count), *_ = sorted(styles.items(), key=lambda entry: (-entry[1], entry[0]))
+        if wanted[1] and count >= STYLE_SHARE * len(item_ids):
+            judged[text] = _grades(text, wanted, products)
+    return Qrels({text: text for text in judged}, judged)
+
+
+def _grades(text: str, wanted: tuple[str, str], products: Sequence[Product]) -> dict[str, int]:
+    words = {plural(word) for word in text.split()}
+    grades: dict[str, int] = {}
+    for product in products:
+        if product.item.category != wanted[0]:
+            continue
+        same_style = product.item.brand == wanted[1]
+        exact = EXACT_GRADE if words <= product.words else STYLE_GRADE
+        grades[product.item.item_id] = exact if same_style else CATEGORY_GRADE
+    return grades
+
+
+def _product(row: Any) -> Product:
+    if not isinstance(row, Mapping):
+        raise InvalidInput(f"the entry is no product: {str(row)[:40]!r}")
+    fields = ("id", "name", "description", "category", "price")
+    item = parse_item({name: row.get(name) for name in fields} | {"brand": row.get("brand") or row.get("style")})
+    gender = GENDERS.get(str(row.get("gender_affinity")))
+    listing = Listing(item.item_id, item.title, item.description, attributes={"gender": gender} if gender else {})
+    words = fold(item_text(item.title, item.description)).replace(",", " ").replace(".", " ").split()
+    return Product(item, listing, frozenset(plural(word) for word in (*words, *([gender] if gender else []))))

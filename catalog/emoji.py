@@ -1,0 +1,178 @@
+"""Emoji as a catalogue: pictures, English texts, and queries in English and Arabic, which a multilingual tower must bring together.
+
+Pictures of Noto Emoji; names and keywords of the Unicode CLDR, translated by its contributors.
+"""
+
+import csv
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from catalog.folder import (
+    ITEMS_FOLDER,
+    SPLITS,
+    CatalogFolder,
+    Qrels,
+    SplitData,
+    TrainingPair,
+    replace_folder,
+    write_catalog,
+    write_items,
+)
+from catalog.pseudo_queries import fold
+from catalog.query_splits import deal
+from retrieval.errors import InvalidInput
+from retrieval.items import Item
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE_QUERIES = ("grinning face", "birthday cake", "وجه بابتسامة عريضة", "قطة")
+TABLE = "emoji_en_ar.csv"
+PICTURES = "png72"
+LAYOUT = f"{TABLE} and the folder {PICTURES}/"
+ITEMS_FILE = "emoji.parquet"
+LANGUAGES = ("en", "ar")
+SHARES: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the emoji
+NAME_GRADE, KEYWORD_GRADE = 3, 2
+NAME_WEIGHT, KEYWORD_WEIGHT = 1.0, 0.5
+_COLUMNS = ("file", "name_en", "keywords_en", "name_ar", "keywords_ar")
+
+
+@dataclass(frozen=True, slots=True)
+class Emoji:
+    """One emoji.
+
+    Attributes:
+        item_id: its picture's name without suffix, such as "emoji_u1f600".
+        picture: absolute path.
+        names: language -> name.
+        keywords: language -> keywords; the name may be among them.
+    """
+
+    item_id: str
+    picture: Path
+    names: Mapping[str, str]
+    keywords: Mapping[str, Sequence[str]]
+
+    def grade(self, language: str, text: str) -> int:
+        """How well the emoji answers a folded text of one language: its name 3, a keyword 2, else 0."""
+        if fold(self.names[language]) == text:
+            return NAME_GRADE
+        return KEYWORD_GRADE if text in map(fold, self.keywords[language]) else 0
+
+
+def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
+    """Turn the emoji into a catalogue; the pictures stay where they are.
+
+    Args:
+        data: the folder of the table and the pictures.
+        folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
+        seed: deals the emoji into train, val and test.
+
+    Returns:
+        The catalogue. Every split searches all emoji. The queries of one emoji stand in one split: a text that emoji of
+        several splits share ("face") is asked in the first of train, test, val alone, and trains for train emoji only.
+        Query ids begin with the language: "en/…", "ar/…".
+
+    Raises:
+        InvalidInput: the data set is not there or damaged; pictures that lack are logged and their emoji left out.
+    """
+    emoji = read_emoji(Path(data).absolute())
+    split_of = deal((each.item_id for each in emoji), SHARES, seed)
+    asked = split_texts(emoji, split_of)
+    with replace_folder(folder) as building:
+        write_items(building / ITEMS_FOLDER / ITEMS_FILE, map(_listing, emoji))
+        splits = {
+            split: SplitData(
+                item_files=[ITEMS_FILE],
+                pairs=_pairs(emoji, split_of, asked) if split == "train" else (),
+                qrels=_qrels(emoji, {text for text, home in asked.items() if home == split}),
+            )
+            for split in SPLITS
+        }
+        write_catalog(building, name="emoji", seed=seed, splits=splits, example_queries=EXAMPLE_QUERIES)
+    return CatalogFolder(folder)
+
+
+def read_emoji(data: Path) -> list[Emoji]:
+    """Read the table; an emoji without its picture is left out and logged.
+
+    Raises:
+        InvalidInput: no table, a damaged one, or no picture at all.
+    """
+    path = data / TABLE
+    if not path.is_file() or not (data / PICTURES).is_dir():
+        raise InvalidInput(f"{data} is not the emoji data set: expected {LAYOUT}")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for line, row in enumerate(rows, 2):
+        if any(not row.get(column) for column in _COLUMNS):
+            raise InvalidInput(f"{path}, row {line}: expected a value in each of the columns {', '.join(_COLUMNS)}, not {row}")
+    emoji = [_emoji(data / PICTURES, row) for row in rows]
+    there = [each for each in emoji if each.picture.is_file()]
+    if len(there) < len(emoji):
+        logger.warning("%d of %d pictures are missing in %s; their emoji are left out", len(emoji) - len(there), len(emoji), data)
+    if not there:
+        raise InvalidInput(f"none of the {len(emoji)} pictures that {path} names is there: expected {LAYOUT}")
+    return there
+
+
+def split_texts(emoji: Iterable[Emoji], split_of: Mapping[str, str]) -> dict[str, str]:
+    """Give every text to one split: that of its emoji, where they differ the first of train, test, val.
+
+    Args:
+        emoji: all of them.
+        split_of: item_id -> split.
+
+    Returns:
+        folded text -> split; a text that both languages have stands in one split all the same.
+    """
+    homes: dict[str, set[str]] = defaultdict(set)
+    for each in emoji:
+        for language in LANGUAGES:
+            for text in _texts(each, language):
+                homes[text].add(split_of[each.item_id])
+    return {text: next(split for split in ("train", "test", "val") if split in found) for text, found in homes.items()}
+
+
+def _emoji(pictures: Path, row: Mapping[str, str]) -> Emoji:
+    names = {language: row[f"name_{language}"] for language in LANGUAGES}
+    keywords = {language: row[f"keywords_{language}"].split("|") for language in LANGUAGES}
+    return Emoji(Path(row["file"]).stem, pictures / row["file"], names, keywords)
+
+
+def _texts(emoji: Emoji, language: str) -> list[str]:
+    """The folded name and keywords in one language, each once."""
+    return list(dict.fromkeys(fold(text) for text in (emoji.names[language], *emoji.keywords[language]) if text.strip()))
+
+
+def _listing(emoji: Emoji) -> Item:
+    keywords = [word for word in emoji.keywords["en"] if fold(word) != fold(emoji.names["en"])]
+    return Item(emoji.item_id, emoji.names["en"], ", ".join(keywords), image=str(emoji.picture))
+
+
+def _pairs(emoji: Iterable[Emoji], split_of: Mapping[str, str], asked: Mapping[str, str]) -> list[TrainingPair]:
+    """Every text of train with the train emoji that it names."""
+    return [
+        TrainingPair(text, each.item_id, NAME_WEIGHT if each.grade(language, text) == NAME_GRADE else KEYWORD_WEIGHT)
+        for each in emoji
+        if split_of[each.item_id] == "train"
+        for language in LANGUAGES
+        for text in _texts(each, language)
+        if asked[text] == "train"
+    ]
+
+
+def _qrels(emoji: Iterable[Emoji], texts: set[str]) -> Qrels:
+    """Judge all emoji for the texts of one split."""
+    queries: dict[str, str] = {}
+    grades: dict[str, dict[str, int]] = defaultdict(dict)
+    for each in emoji:
+        for language in LANGUAGES:
+            for text in _texts(each, language):
+                if text in texts:
+                    queries[f"{language}/{text}"] = text
+                    grades[f"{language}/{text}"][each.item_id] = each.grade(language, text)
+    return Qrels(queries, grades)
