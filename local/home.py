@@ -10,6 +10,8 @@ from retrieval.tower import CARD_FILE
 
 # <home>/catalogs/<name>/          catalogues, with photos, judgments and clicks
 # <home>/towers/<tower_id>/        tower artefacts
+# <home>/rounds/<run>/             rounds of training on mined negatives, each with its index
+# <home>/negatives/<tower_id>.parquet  hard negatives that were mined with a tower
 # <home>/rankers/<tower_id>.ubj    the re-ranker that was trained on a tower's candidates
 # <home>/embeddings/<release_id>/  embedding parts and their manifest
 # <home>/index/                    the embedded index
@@ -55,6 +57,11 @@ class Home:
         return self.settings.home / "index"
 
     @property
+    def rounds(self) -> Path:
+        """One folder a run of training in rounds."""
+        return self.settings.home / "rounds"
+
+    @property
     def opensearch(self) -> Path:
         """Data of the node that `gavel up` starts."""
         return self.settings.home / "opensearch"
@@ -63,6 +70,10 @@ class Home:
     def reports(self) -> Path:
         """Measurements and plots."""
         return self.settings.home / "reports"
+
+    def negatives(self, tower_id: str) -> Path:
+        """File of the hard negatives that were mined with a tower, whether it is there or not."""
+        return self.settings.home / "negatives" / f"{tower_id}.parquet"
 
     def ranker(self, tower_id: str) -> Path:
         """File of the re-ranker that belongs to a tower, whether it is there or not."""
@@ -95,6 +106,24 @@ class Home:
         folder = given or _newest(self.embeddings, "manifest*.json", "release", "`gavel embed`")
         load_release(folder)  # says what is wrong with it
         return folder
+
+    def release_of(self, tower_id: str) -> Path | None:
+        """The newest release of a tower; None when its lots were not embedded yet."""
+        manifests = sorted(self.embeddings.glob("[!.]*/manifest*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return next((path.parent for path in manifests if load_release(path.parent).tower_id == tower_id), None)
+
+    def release_of_tower(self, tower_id: str) -> Path:
+        """The newest release of a tower.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        found = self.release_of(tower_id)
+        if found is None:
+            raise InvalidInput(
+                f"there is no release of tower {tower_id!r} in {self.embeddings}; run `gavel embed --tower {tower_id}`"
+            )
+        return found
 
 
 def _newest(root: Path, marker: str, what: str, remedy: str) -> Path:

@@ -1,28 +1,135 @@
 """The steps from a catalogue to a searchable index on one machine; the commands and the demo run the same ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from catalog.folder import CatalogFolder
 from local.console import Step
 from local.home import Home
-from local.wiring import open_store, search_service
+from local.wiring import load_encoder, open_store, search_service
 from retrieval.indexing import ReleaseReport, index_release
 from retrieval.settings import Settings
 
 # torch and what stands on it take seconds to import: a search must not wait for them, so they are imported where they work
+if TYPE_CHECKING:
+    from models.negatives import HardNegatives
+    from models.training_config import TrainingConfig
+    from processing.mining_rules import MiningRules
+    from processing.training_rounds import RoundsReport
 
 
-def train_towers(home: Home, catalog: CatalogFolder, *, preset: str, text_only: bool, seed: int, progress: Step) -> Path:
+def training_config(
+    catalog: CatalogFolder,
+    *,
+    preset: str = "compact",
+    text_only: bool = False,
+    seed: int,
+    text_model: str | None = None,
+    stages: Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> "TrainingConfig":
+    """The schedule that was chosen for a catalogue, with what a user changes.
+
+    Args:
+        catalog: its name chooses the schedule.
+        preset: a name in models.presets.PRESETS.
+        text_only: leave the photos out.
+        seed: of the run.
+        text_model: hub name or local folder of a pretrained text encoder in place of the preset's.
+        stages: file of stages, see processing.stage_files.
+        changes: fields of TrainingConfig -> value; None leaves a field as it is.
+    """
+    from models.training_config import TrainingConfig
+    from processing.stage_files import read_stages
+
+    config = TrainingConfig.for_catalog(catalog.name, preset=preset, use_image=not text_only, seed=seed)
+    if text_model:
+        config = replace(config, tower=replace(config.tower, text=replace(config.tower.text, model=text_model)))
+    if stages:
+        config = replace(config, stages=read_stages(stages))
+    return replace(config, **{name: value for name, value in (changes or {}).items() if value is not None})
+
+
+def mining_rules(**values: Any) -> "MiningRules":
+    """Rules of mining, see processing.mining_rules."""
+    from processing.mining_rules import MiningRules
+
+    return MiningRules(**values)
+
+
+def train_towers(
+    home: Home,
+    catalog: CatalogFolder,
+    config: "TrainingConfig",
+    *,
+    negatives: Path | None = None,
+    start_from: Path | None = None,
+    resume: bool = True,
+    progress: Step,
+) -> Path:
     """Train a pair of towers on a catalogue and save the artefact.
+
+    Args:
+        home: gets the tower.
+        catalog: what to train on.
+        config: one stage of it is trained: the first, or with negatives the second.
+        negatives: file of mined negatives.
+        start_from: folder of the tower to go on from; with negatives, by default the one that they were mined with.
+        resume: go on with a run that was cut short.
+        progress: called with (steps done, steps in all).
 
     Returns:
         The tower's folder.
     """
-    from models.training import TrainingConfig, train_towers
+    from models.negatives import HardNegatives
+    from models.training import train_towers
+    from processing.training_rounds import MINED, in_stages
 
-    config = TrainingConfig.for_catalog(catalog.name, preset=preset, use_image=not text_only, seed=seed)
-    return train_towers(catalog, config, home.towers, progress).tower_folder
+    stage, mined = 0, None
+    if negatives is not None:
+        kept = HardNegatives.load(negatives)
+        config, stage, mined = in_stages(config), MINED, kept.by_query
+        start_from = start_from or home.tower(str(kept.settings["tower_id"]))
+    report = train_towers(
+        catalog, config, home.towers, progress, stage=stage, start_from=start_from, negatives=mined, resume=resume
+    )
+    return report.tower_folder
+
+
+def train_rounds(
+    home: Home,
+    catalog: CatalogFolder,
+    config: "TrainingConfig",
+    *,
+    rounds: int,
+    rules: "MiningRules",
+    resume: bool = True,
+    steps: Callable[[str], AbstractContextManager[Step]],
+) -> "RoundsReport":
+    """Train a baseline, rounds on mined negatives and a last stage; the best tower is the newest of the home."""
+    from processing.training_rounds import train_rounds
+
+    return train_rounds(catalog, config, home.towers, home.rounds, rounds=rounds, rules=rules, resume=resume, steps=steps)
+
+
+def mine(
+    home: Home, catalog: CatalogFolder, rules: "MiningRules", out: Path | None, *, progress: Step
+) -> tuple["HardNegatives", Path, bool]:
+    """Mine hard negatives of a catalogue from the live index.
+
+    Returns:
+        The negatives, their file, and whether they were there already.
+    """
+    from processing.mine_negatives import mine_or_reuse
+
+    index = open_store(home.settings).live()
+    path = out or home.negatives(index.tower_id)
+    encoder = load_encoder(home.settings, index.tower_id)
+    mined, reused = mine_or_reuse(path, catalog, index, encoder, rules, progress=progress)
+    return mined, path, reused
 
 
 def embed(home: Home, inputs: Sequence[Path], tower: Path, *, release_id: str | None, workers: int, progress: Step) -> Path:

@@ -1,19 +1,46 @@
-"""`gavel train`."""
+"""`gavel train` and `gavel mine`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from local.command_options import CatalogOption, Json, Seed, report
-from local.console import progress
+from catalog.folder import CatalogFolder
+from local import pipeline
+from local.command_options import CatalogOption, Json, Seed, print_json, report
+from local.console import console, progress, show_table
 from local.home import Home
+from retrieval.errors import InvalidInput
 from retrieval.settings import Settings
+
+if TYPE_CHECKING:  # imports torch
+    from processing.training_rounds import RoundsReport
+
+# numbers that processing.mining_rules.MiningRules has as defaults, too: importing it here would make every command slower
+PerQuery = Annotated[int, typer.Option("--per-query", min=1, help="Hard negatives mined for each query.")]
+Margin = Annotated[
+    float, typer.Option("--margin", min=0.0, help="Unjudged lots closer to the best answer's score than this share are left out.")
+]
+NoMargin = Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots whatever they score: all judgments are known.")]
 
 
 def train(
     catalog: CatalogOption = None,
-    preset: Annotated[str, typer.Option(help="Architecture: compact, or distilbert-resnet50.")] = "compact",
+    preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, distilbert-resnet50, …")] = "compact",
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photos out.")] = False,
+    text_model: Annotated[str | None, typer.Option(help="Hub name or folder of a pretrained text encoder.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the lots; the catalogue's own by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Pairs of a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the learning rate.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Shorten each stage to end after so long.")] = None,
+    stages: Annotated[Path | None, typer.Option(help="YAML file with the stages of training.")] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of mining and training on what was mined.")] = 0,
+    per_query: PerQuery = 15,
+    margin: Margin = 0.05,
+    no_margin: NoMargin = False,
+    negatives: Annotated[Path | None, typer.Option(help="Train on these mined negatives; `gavel mine` makes them.")] = None,
+    start_from: Annotated[str | None, typer.Option(help="tower_id of the weights to go on from.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was cut short.")] = True,
     reranker: Annotated[
         bool, typer.Option("--reranker", help="Train the re-ranker of the live index instead of the towers.")
     ] = False,
@@ -21,9 +48,6 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train item and query tower on a catalogue, or the re-ranker on its clicks."""
-    from catalog.folder import CatalogFolder
-    from local import pipeline
-
     home = Home(Settings.from_env())
     source = CatalogFolder.load(home.catalog(catalog))
     if reranker:
@@ -31,6 +55,60 @@ def train(
             made = pipeline.train_reranker(home, source, seed=seed, progress=step)
         report({"reranker": str(made)}, as_json)
         return
+    if rounds and (negatives or start_from):
+        raise InvalidInput("--rounds mines its negatives and chooses its weights itself; leave --negatives and --start-from out")
+    changes = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "max_seconds": max_seconds}
+    config = pipeline.training_config(
+        source, preset=preset, text_only=text_only, seed=seed, text_model=text_model, stages=stages, changes=changes
+    )
+    if rounds:
+        rules = pipeline.mining_rules(per_query=per_query, margin=None if no_margin else margin)
+        run = pipeline.train_rounds(home, source, config, rounds=rounds, rules=rules, resume=resume, steps=progress)
+        print_json(run.to_dict()) if as_json else show_rounds(run)
+        return
+    go_on = home.tower(start_from) if start_from else None
     with progress("train towers") as step:
-        tower = pipeline.train_towers(home, source, preset=preset, text_only=text_only, seed=seed, progress=step)
+        tower = pipeline.train_towers(home, source, config, negatives=negatives, start_from=go_on, resume=resume, progress=step)
     report({"tower_id": tower.name, "tower": str(tower)}, as_json)
+
+
+def mine(
+    catalog: CatalogOption = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; <home>/negatives/<tower_id>.parquet by default.")] = None,
+    per_query: PerQuery = 15,
+    depth: Annotated[int, typer.Option(min=1, help="Lots looked at for each query.")] = 100,
+    skip: Annotated[int, typer.Option(min=0, help="Unjudged lots among the first so many are left out.")] = 0,
+    margin: Margin = 0.05,
+    absolute: Annotated[bool, typer.Option("--absolute", help="The margin is a difference of scores, not a share.")] = False,
+    no_margin: NoMargin = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every lot instead of asking the graph.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Mine hard negatives from the live index: for each training query the wrong lots that rank highest."""
+    home = Home(Settings.from_env())
+    source = CatalogFolder.load(home.catalog(catalog))
+    rules = pipeline.mining_rules(
+        per_query=per_query, depth=depth, skip=skip, margin=None if no_margin else margin, relative=not absolute, exact=exact
+    )
+    with progress("mine negatives") as step:
+        mined, path, reused = pipeline.mine(home, source, rules, out, progress=step)
+    report({"negatives": str(path), "tower_id": mined.settings["tower_id"], "reused": reused, **mined.stats}, as_json)
+
+
+def show_rounds(run: "RoundsReport") -> None:
+    """Print a row a round, the best one in bold."""
+    header = ("round", "stage", "tower_id", "recall@50", "ndcg@10", "recall@50, hnsw", "build flat / hnsw", "took")
+    rows = []
+    for made in run.rounds:
+        flat, hnsw, built = made.quality["flat"], made.quality["hnsw"], made.build_seconds
+        cells = (
+            str(made.number),
+            made.stage,
+            made.tower_id,
+            *(f"{value:.3f}" for value in (flat["recall@50"], flat["ndcg@10"], hnsw["recall@50"])),
+            f"{built['flat']:.2f} / {built['hnsw']:.2f} s",
+            f"{sum(made.seconds.values()):.0f} s",
+        )
+        rows.append([f"[bold]{cell}[/]" for cell in cells] if made.number == run.best else cells)
+    show_table("Val queries, round by round; the best one is bold and the newest tower now", header, rows, right_from=3)
+    console.print(f"report and indices: {run.folder}\nnext: gavel embed, then gavel index", style="dim", highlight=False)

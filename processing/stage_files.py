@@ -1,0 +1,43 @@
+"""Stages of training in a file, so that a schedule of one's own needs no code."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.training_config import Stage
+from retrieval.errors import InvalidInput
+
+EXAMPLE = "{name: in-batch, epochs: 10, random_negatives: 1}"
+KNOWN = {field.name for field in fields(Stage)}
+NUMBERS = {"epochs": int, "hard_negatives": int, "random_negatives": int, "rate": float, "min_weight": float, "margin": float}
+
+
+def read_stages(path: Path) -> tuple[Stage, ...]:
+    """Read a YAML or JSON list of stages, each a mapping with fields of Stage.
+
+    How many negatives of each kind a query meets is the mix: B - 1 in-batch ones, random_negatives and hard_negatives more.
+
+    Raises:
+        InvalidInput: the file cannot be read, or a stage has a field or a value that Stage has not.
+    """
+    try:
+        listed = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidInput(f"{path} is no readable file of stages ({error}); write a list such as [{EXAMPLE}]") from error
+    if not isinstance(listed, list) or not listed:
+        raise InvalidInput(f"{path} holds no list of stages; write one such as [{EXAMPLE}]")
+    return tuple(_stage(path, number, values) for number, values in enumerate(listed, 1))
+
+
+def _stage(path: Path, number: int, values: Any) -> Stage:
+    if not isinstance(values, dict) or "name" not in values or not values.keys() <= KNOWN:
+        raise InvalidInput(
+            f"stage {number} of {path} must have a name and no field but {', '.join(sorted(KNOWN))}; it is {values!r}"
+        )
+    for name, kind in NUMBERS.items():
+        value = values.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, kind))):
+            raise InvalidInput(f"{name} of stage {number} of {path} must be {kind.__name__}, not {value!r}")
+    return Stage(**values)

@@ -1,0 +1,270 @@
+"""Rounds of training: learn, look at what the towers confuse, learn from that, as in ANCE (Xiong et al., ICLR 2021).
+
+    round 0     the first stage: in-batch and random negatives. Its index is the baseline, and stays
+    round 1…N   the second stage on negatives that are mined from the index of the round before
+    last        the third stage, from the best round so far, on negatives that are mined from that round's index
+
+After each round the lots are embedded and indexed anew, Flat (exact) and HNSW side by side, and the val queries searched in
+both. A round's files stay in a folder of their own, and what is finished is not done again: a run that was cut short goes on
+where it was.
+
+<run>/ledger.json           what is finished
+<run>/rounds.json           the report
+<run>/<number>/negatives.parquet       what the round was trained on
+<run>/<number>/<split>/embeddings/     its lots' vectors
+<run>/<number>/<split>/index/          its index: one database, hnsw.faiss and flat.faiss
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from catalog.folder import CatalogFolder
+from models.negatives import HardNegatives
+from models.run_record import data_hash
+from models.training import train_towers
+from models.training_config import TrainingConfig, three_stages
+from processing.embed_items import embed
+from processing.ledger import Done, Ledger
+from processing.mine_negatives import mine_or_reuse
+from processing.mining_rules import MiningRules
+from processing.round_index import build, is_built, measure_kinds, open_store
+from retrieval.encoder import QueryEncoder
+from retrieval.errors import InvalidInput
+from retrieval.tower import CARD_FILE
+
+Progress = Callable[[int, int], None]
+Steps = Callable[[str], AbstractContextManager[Progress]]  # a step's label -> a context that gives its progress bar
+BASELINE, MINED, FINAL = 0, 1, 2  # numbers of the stages
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: a tower, and how good it is.
+
+    Attributes:
+        number: 0 is the baseline.
+        stage: name of the stage that it was trained with.
+        tower_id: what came out.
+        started_from: tower_id of the weights that it went on from; empty for the baseline.
+        quality: "flat" and "hnsw" -> measure -> mean over the val queries in [0, 1].
+        build_seconds: "flat" and "hnsw" -> how long that index took to build from the stored vectors of the val lots.
+        mining: what mining saw (HardNegatives.stats); empty for the baseline.
+        seconds: step -> how long it took when it ran.
+    """
+
+    number: int
+    stage: str
+    tower_id: str
+    started_from: str
+    quality: dict[str, dict[str, float]]
+    build_seconds: dict[str, float]
+    mining: dict[str, Any]
+    seconds: dict[str, float]
+
+    @property
+    def score(self) -> float:
+        """What rounds are chosen by, as epochs are: the mean of recall@50 and nDCG@10 of the exact search."""
+        return (self.quality["flat"]["recall@50"] + self.quality["flat"]["ndcg@10"]) / 2
+
+
+@dataclass(frozen=True)
+class RoundsReport:
+    """What came out of a run.
+
+    Attributes:
+        folder: of the run.
+        tower: folder of the best round's tower.
+        best: number of the best round on val; of equal ones the first.
+        rounds: all of them, in order.
+    """
+
+    folder: Path
+    tower: Path
+    best: int
+    rounds: Sequence[Round]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "folder": str(self.folder),
+            "tower": str(self.tower),
+            "tower_id": self.tower.name,
+            "best": self.best,
+            "rounds": [asdict(made) for made in self.rounds],
+        }
+
+
+def train_rounds(
+    catalog: CatalogFolder,
+    config: TrainingConfig,
+    towers: Path,
+    runs: Path,
+    *,
+    rounds: int,
+    rules: MiningRules | None = None,
+    resume: bool = True,
+    steps: Steps = lambda label: nullcontext(lambda done, total: None),
+) -> RoundsReport:
+    """Train a baseline, N rounds on mined negatives, and a last stage; the best tower by val is the newest in `towers`.
+
+    Args:
+        catalog: pairs of train, judgments of train and val.
+        config: two stages or three; the third is left out where there are two. With one, three_rounds() makes the others.
+        towers: folder of the artefacts; every round's tower stays there.
+        runs: gets one folder a run, named by catalogue and settings.
+        rounds: how many rounds of mining, >= 1. A run that had fewer is gone on with.
+        rules: of mining.
+        resume: False does everything again.
+        steps: shows progress: given a step's label, a context that yields a function of (done, total).
+
+    Raises:
+        InvalidInput: rounds < 1, or the catalogue lacks a val split, or what train_towers() and mining need.
+        TowerError: a pretrained encoder is out of reach.
+    """
+    if rounds < 1:
+        raise InvalidInput(f"there must be 1 round or more, not {rounds}; train without rounds for a baseline alone")
+    if "val" not in catalog.splits or not catalog.qrels("val").queries:
+        raise InvalidInput(f"{catalog.path} has no judged val queries to compare rounds by; train without rounds")
+    run = _Run(catalog, in_stages(config), towers, runs, rules or MiningRules(), resume, steps)
+    made = [run.round(0, BASELINE, None)]
+    for number in range(1, rounds + 1):
+        made.append(run.round(number, MINED, made[-1]))
+    if len(run.config.stages) > FINAL:
+        made.append(run.round(rounds + 1, FINAL, max(made, key=lambda done: done.score)))
+    best = max(made, key=lambda done: done.score)
+    tower = towers / best.tower_id
+    (tower / CARD_FILE).touch()  # the newest tower is the one that the other commands take
+    report = RoundsReport(run.folder, tower, best.number, made)
+    (run.folder / "rounds.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    return report
+
+
+def in_stages(config: TrainingConfig) -> TrainingConfig:
+    """A configuration with stages for mined negatives: its own, or three made from its only one."""
+    if len(config.stages) > 1:
+        return config
+    first = config.stage_epochs(config.stages[0])
+    return replace(config, stages=three_stages((first, max(1, first // 2), max(1, first // 4))))
+
+
+class _Run:
+    """The steps of a run, each kept in its ledger under the key of what went into it."""
+
+    def __init__(
+        self,
+        catalog: CatalogFolder,
+        config: TrainingConfig,
+        towers: Path,
+        runs: Path,
+        rules: MiningRules,
+        resume: bool,
+        steps: Steps,
+    ) -> None:
+        self.config = config
+        self._catalog, self._towers, self._rules, self._resume, self._steps = catalog, towers, rules, resume, steps
+        self._key = repr((config, rules, data_hash(catalog), version("gavel")))
+        self.folder = runs / f"{catalog.name}-{hashlib.sha256(self._key.encode()).hexdigest()[:8]}"
+        one_corpus = catalog.item_files("train") == catalog.item_files("val")
+        self._mined_split = "val" if one_corpus else "train"  # whose index is mined
+        self._splits = ("val",) if one_corpus else ("val", "train")
+        if not resume:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._ledger = Ledger(self.folder / "ledger.json")
+
+    def round(self, number: int, stage: int, before: Round | None) -> Round:
+        """Mine, train, embed, index and measure; what an earlier run finished is read."""
+        done: dict[str, Done] = {}
+        if before is not None:
+            done["mine"] = self._mine(number, before)
+        done["train"] = self._train(number, stage, before)
+        tower = self._towers / done["train"].value
+        for split in self._splits:
+            done[f"embed {split}"] = self._embed(number, split, tower)
+            done[f"index {split}"] = self._index(number, split, Path(done[f"embed {split}"].value))
+        done["measure"] = self._measure(number, tower)
+        return Round(
+            number=number,
+            stage=self.config.stages[stage].name,
+            tower_id=tower.name,
+            started_from=before.tower_id if before else "",
+            quality=done["measure"].value,
+            build_seconds=done["index val"].value,
+            mining=done["mine"].value if before else {},
+            seconds={name: step.seconds for name, step in done.items()},
+        )
+
+    def _step(
+        self, number: int, name: str, made_of: object, run: Callable[[Progress], Any], still_there: Callable[[Any], bool]
+    ) -> Done:
+        label = f"round {number}: {name}"
+
+        def with_bar() -> Any:
+            with self._steps(label) as progress:
+                return run(progress)
+
+        return self._ledger.step(label, repr((self._key, made_of)), with_bar, still_there)
+
+    def _mine(self, number: int, before: Round) -> Done:
+        path = self._negatives(number)
+
+        def run(progress: Progress) -> dict[str, Any]:
+            store = open_store(self._index_folder(before.number, self._mined_split), "flat" if self._rules.exact else "hnsw")
+            encoder, index = QueryEncoder.load(self._towers / before.tower_id), store.live()
+            try:
+                return dict(mine_or_reuse(path, self._catalog, index, encoder, self._rules, progress=progress)[0].stats)
+            finally:
+                index.close()
+
+        return self._step(number, "mine", before.tower_id, run, lambda stats: path.is_file())
+
+    def _train(self, number: int, stage: int, before: Round | None) -> Done:
+        def run(progress: Progress) -> str:
+            report = train_towers(
+                self._catalog,
+                self.config,
+                self._towers,
+                progress,
+                stage=stage,
+                start_from=self._towers / before.tower_id if before else None,
+                negatives=HardNegatives.load(self._negatives(number)).by_query if before else None,
+                resume=self._resume,
+            )
+            return report.tower_id
+
+        made_of = (stage, before and before.tower_id)
+        return self._step(number, "train", made_of, run, lambda tower_id: (self._towers / tower_id / CARD_FILE).is_file())
+
+    def _embed(self, number: int, split: str, tower: Path) -> Done:
+        out = self.folder / str(number) / split / "embeddings"
+
+        def run(progress: Progress) -> str:
+            return str(out / embed(self._catalog.item_files(split), tower, out, progress=progress).release_id)
+
+        return self._step(number, f"embed {split}", tower.name, run, lambda release: Path(release, "manifest.json").is_file())
+
+    def _index(self, number: int, split: str, release: Path) -> Done:
+        folder = self._index_folder(number, split)
+        return self._step(
+            number, f"index {split}", release.name, lambda bar: build(release, folder, bar), lambda _: is_built(folder)
+        )
+
+    def _measure(self, number: int, tower: Path) -> Done:
+        folder = self._index_folder(number, "val")
+
+        def run(progress: Progress) -> dict[str, dict[str, float]]:
+            return measure_kinds(self._catalog, "val", folder, tower, progress)
+
+        return self._step(number, "measure", tower.name, run, bool)
+
+    def _negatives(self, number: int) -> Path:
+        return self.folder / str(number) / "negatives.parquet"
+
+    def _index_folder(self, number: int, split: str) -> Path:
+        return self.folder / str(number) / split / "index"
