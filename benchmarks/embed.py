@@ -1,0 +1,292 @@
+"""How fast lots become vectors: the embedding job from JPEG files and titles, against its model alone.
+
+gavel bench embed --preset distilbert-resnet50
+"""
+
+import gc
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from processing.embed_items import embed_with
+from processing.embedding_run import BATCH_SIZE, EmbeddingRun
+from processing.item_photos import PhotoPlace, load_photo
+from processing.stages import Stopwatch
+from retrieval.item_files import read_items
+from retrieval.items import Item, item_text
+
+if TYPE_CHECKING:
+    from models.item_encoder import ItemBatch, ItemEncoder
+
+Progress = Callable[[int, int], None]
+STAGES = ("decode", "collate", "transfer", "compute", "write")
+JPEG_QUALITY = 85
+GRAIN = 4.0  # standard deviation of the noise: photos of 640 pixels come out at about 90 kB, as shops' own do
+PATCHES = 16
+LOTS_FILE = "lots.ndjson"
+MAKERS = ("Omega", "Leica", "Rolex", "Meissen", "Fender", "Eames", "Lalique", "Zeiss")
+THINGS = ("watch", "camera", "vase", "guitar", "armchair", "lamp", "ring", "microscope", "typewriter", "globe")
+STATES = ("restored", "in its original box", "with light wear", "unused", "signed and numbered", "for parts")
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One pass over all lots by each of the two.
+
+    Attributes:
+        path_s: seconds of the whole embedding job, tower loaded before: files in, committed release out.
+        model_s: seconds of the model over the same batches, which lie on its device as tensors.
+        path_cpu_s: processor seconds of the job; of decoding workers the time that they were busy.
+        model_cpu_s: processor seconds of the model.
+        busy_s: stage -> seconds in which it was busy during the job; stages overlap.
+    """
+
+    path_s: float
+    model_s: float
+    path_cpu_s: float
+    model_cpu_s: float
+    busy_s: dict[str, float]
+
+
+@dataclass(frozen=True)
+class EmbedBenchmark:
+    """What was measured, and on what.
+
+    Attributes:
+        preset: architecture of the tower; its weights are random.
+        lots: how many, each with a photo.
+        photo_size: side of the square JPEG in pixels.
+        photo_kb: mean size of a JPEG.
+        batch_size: lots a batch.
+        workers: processes that decode; 0 decodes in a thread.
+        device: where the model computes.
+        repetitions: alternating, one after another.
+        hardware: processor, cores, accelerator.
+        load: mean number of runnable processes over the minute before; more than 0 is somebody else's.
+        date: UTC day.
+    """
+
+    preset: str
+    lots: int
+    photo_size: int
+    photo_kb: float
+    batch_size: int
+    workers: int
+    device: str
+    repetitions: list[Repetition]
+    hardware: str
+    load: float
+    date: str
+
+    @property
+    def items_per_s(self) -> float:
+        """Lots a second of the job, median."""
+        return self.lots / median(one.path_s for one in self.repetitions)
+
+    @property
+    def model_items_per_s(self) -> float:
+        """Lots a second of the model alone, median."""
+        return self.lots / median(one.model_s for one in self.repetitions)
+
+    @property
+    def ratio(self) -> float:
+        """Rate of the job over rate of the model alone, median over the repetitions; 1 hides everything but the model."""
+        return median(one.model_s / one.path_s for one in self.repetitions)
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Processor time of the model alone over that of the job, median: what ratio is when the model fills every core."""
+        return median(one.model_cpu_s / one.path_cpu_s for one in self.repetitions)
+
+    def share(self, stage: str) -> float:
+        """Time in which a stage was busy over the time of the job, median; stages overlap, so they add up to more than 1."""
+        return median(one.busy_s.get(stage, 0.0) / one.path_s for one in self.repetitions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The benchmark as JSON holds it."""
+        shares = {stage: round(self.share(stage), 4) for stage in STAGES}
+        rates = {"items_per_s": round(self.items_per_s, 1), "model_items_per_s": round(self.model_items_per_s, 1)}
+        ratios = {"ratio": round(self.ratio, 3), "cpu_ratio": round(self.cpu_ratio, 3)}
+        return {**rates, **ratios, "busy_share": shares, **asdict(self)}
+
+
+def make_lots(folder: Path, lots: int, photo_size: int, progress: Progress | None = None, *, seed: int = 7) -> None:
+    """Write a catalogue of lots, each with a JPEG of its own.
+
+    Args:
+        folder: gets lots.ndjson and photos/.
+        lots: how many.
+        photo_size: side of the square photos in pixels, >= 16.
+        progress: called with (lots done, lots).
+        seed: of titles and photos.
+    """
+    random = np.random.default_rng(seed)
+    (folder / "photos").mkdir(parents=True)
+    with (folder / LOTS_FILE).open("w") as file:
+        for number in range(lots):
+            _photo(random, photo_size).save(folder / f"photos/{number}.jpg", quality=JPEG_QUALITY)
+            maker, thing, state = (str(random.choice(words)) for words in (MAKERS, THINGS, STATES))
+            title = f"{maker} {thing} {random.integers(1890, 2000)}, {state}"
+            row = {"item_id": f"lot-{number}", "title": title, "image": f"photos/{number}.jpg", "current_price": number % 900}
+            file.write(json.dumps(row) + "\n")
+            if progress:
+                progress(number + 1, lots)
+
+
+def _photo(random: np.random.Generator, size: int) -> Image.Image:
+    """Soft patches of colour under grain, which compress about as a photo does."""
+    patches = Image.fromarray(random.integers(0, 256, (PATCHES, PATCHES, 3), dtype=np.uint8))
+    smooth = np.asarray(patches.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+    grain = random.standard_normal((size, size, 1), dtype=np.float32) * GRAIN
+    return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
+
+
+def random_encoder(preset: str, texts: list[str], device: str | None, *, seed: int = 7) -> "ItemEncoder":
+    """An item tower of a preset with random weights: speed does not depend on what was learnt.
+
+    Args:
+        preset: name of the architecture.
+        texts: what its tokenizer is made from.
+        device: a torch device name; None takes the GPU when there is one.
+        seed: of the weights.
+    """
+    import torch
+
+    from models.item_encoder import ItemEncoder
+    from models.presets import preset as find_preset
+    from models.tokenizer import train_wordpiece
+    from models.towers import TwoTowers
+    from retrieval.encoder import prepare_tokenizer
+    from retrieval.tower import TowerCard
+
+    torch.manual_seed(seed)
+    config = find_preset(preset).fresh()
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tokenizer = prepare_tokenizer(train_wordpiece(texts, config.vocabulary), config.max_length)
+    tower = TwoTowers(config).item_tower.to(where).eval()
+    size = config.image_size if config.use_image else 0
+    card = TowerCard(
+        "random-weights", preset, config.dimensions, config.max_length, size, config.image_mean, config.image_std, {}, {}
+    )
+    return ItemEncoder(card, tower, tokenizer, where)
+
+
+def ready_batches(encoder: "ItemEncoder", folder: Path) -> "list[ItemBatch]":
+    """The batches that the job will make of the lots, on the device already."""
+    items = [row for row in read_items(folder / LOTS_FILE) if isinstance(row, Item)]
+    batches = []
+    for start in range(0, len(items), BATCH_SIZE):
+        lots = items[start : start + BATCH_SIZE]
+        photos = [load_photo(PhotoPlace(lot.image, folder), encoder.card.image_size)[0] for lot in lots]
+        batches.append(encoder.transfer(encoder.collate([item_text(lot.title, lot.description) for lot in lots], photos)))
+    return batches
+
+
+def measure(
+    encoder: "ItemEncoder", folder: Path, out: Path, *, workers: int, repetitions: int, progress: Progress | None = None
+) -> Iterator[Repetition]:
+    """Run job and model alone in turns; which of them begins changes every time.
+
+    Args:
+        encoder: the item tower.
+        folder: as make_lots() writes it.
+        out: gets a release a repetition.
+        workers: processes that decode; 0 decodes in a thread.
+        repetitions: how many, after one of each that does not count.
+        progress: called with (passes done, passes).
+    """
+    batches = ready_batches(encoder, folder)
+    passes = 2 * (repetitions + 1)
+    for number in range(repetitions + 1):
+        watch = Stopwatch()
+        run = EmbeddingRun([folder], out, release_id=f"pass-{number}", workers=workers)
+        steps: dict[str, Callable[[], object]] = {
+            "path": lambda run=run, watch=watch: embed_with(encoder, run, watch=watch),
+            "model": lambda: [encoder.compute(batch) for batch in batches],
+        }
+        took, processor = {}, {}
+        for done, name in enumerate(sorted(steps, reverse=bool(number % 2))):
+            gc.collect()
+            start, processor_start = time.perf_counter(), time.process_time()
+            steps[name]()
+            took[name], processor[name] = time.perf_counter() - start, time.process_time() - processor_start
+            if progress:
+                progress(2 * number + done + 1, passes)
+        if number:
+            decoded = watch.seconds.get("decode", 0.0) if workers else 0.0
+            yield Repetition(took["path"], took["model"], processor["path"] + decoded, processor["model"], watch.seconds)
+
+
+def run_benchmark(
+    preset: str,
+    *,
+    lots: int,
+    photo_size: int,
+    workers: int,
+    device: str | None,
+    repetitions: int,
+    folder: Path,
+    photos: Progress | None = None,
+    passes: Progress | None = None,
+) -> EmbedBenchmark:
+    """Make lots, build the tower, and measure.
+
+    Args:
+        preset: architecture of the tower.
+        lots: how many, >= 1.
+        photo_size: side of the photos in pixels, >= 16.
+        workers: processes that decode.
+        device: a torch device name; None takes the GPU when there is one.
+        repetitions: how many, >= 1.
+        folder: an empty one for everything that is made.
+        photos: progress of the lots.
+        passes: progress of the measurement.
+    """
+    catalogue = folder / "lots"
+    make_lots(catalogue, lots, photo_size, photos)
+    titles = [row.title for row in read_items(catalogue / LOTS_FILE) if isinstance(row, Item)]
+    encoder = random_encoder(preset, titles, device)
+    sizes = [path.stat().st_size for path in (catalogue / "photos").iterdir()]
+    load = os.getloadavg()[0]
+    timings = measure(encoder, catalogue, folder / "out", workers=workers, repetitions=repetitions, progress=passes)
+    return EmbedBenchmark(
+        preset=preset,
+        lots=lots,
+        photo_size=photo_size,
+        photo_kb=round(sum(sizes) / len(sizes) / 1000, 1),
+        batch_size=BATCH_SIZE,
+        workers=workers,
+        device=str(encoder.device),
+        repetitions=list(timings),
+        hardware=describe_hardware(encoder.device.type),
+        load=round(load, 2),
+        date=datetime.now(UTC).date().isoformat(),
+    )
+
+
+def describe_hardware(device: str) -> str:
+    """Processor, cores that this process may use, torch threads, and the GPU when it is used."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    text = f"{_processor()}, {cores} cores, {torch.get_num_threads()} torch threads"
+    return f"{text}, {torch.cuda.get_device_name()}" if device == "cuda" else text
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,57 @@
+"""`gavel bench …`: measurements of this machine."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from local.command_options import Json, print_json
+from local.console import console, progress, show_table
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine; every figure is a ratio to something named.")
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Keep `embed` a command of its own name while it is the only one."""
+
+
+@bench_app.command()
+def embed(
+    preset: Annotated[str, typer.Option(help="Architecture: compact, or distilbert-resnet50; its weights are random.")] = "compact",
+    lots: Annotated[int, typer.Option(min=1, help="How many lots; each gets a JPEG of its own.")] = 1_024,
+    photo_size: Annotated[int, typer.Option(min=16, help="Side of the JPEGs in pixels.")] = 640,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos; 0 decodes in a thread.")] = 0,
+    device: Annotated[str | None, typer.Option(help="torch device; the GPU when there is one.")] = None,
+    repetitions: Annotated[int, typer.Option(min=1, help="Passes of each, in turns; the median counts.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Embed lots from JPEG files and titles, and compare with the model alone over the same batches in memory."""
+    from benchmarks.embed import STAGES, run_benchmark
+
+    with tempfile.TemporaryDirectory(prefix="gavel-bench-") as folder, progress("photos") as made, progress("passes") as passed:
+        result = run_benchmark(
+            preset,
+            lots=lots,
+            photo_size=photo_size,
+            workers=workers,
+            device=device,
+            repetitions=repetitions,
+            folder=Path(folder),
+            photos=made,
+            passes=passed,
+        )
+    if as_json:
+        print_json(result.to_dict())
+        return
+    rows = [
+        ("from JPEG files to a committed release", f"{result.items_per_s:,.1f} items/s"),
+        ("the model alone, same batches in memory", f"{result.model_items_per_s:,.1f} items/s"),
+        ("ratio, median of the repetitions", f"{result.ratio:.3f}"),
+        ("ratio of processor time, model / job", f"{result.cpu_ratio:.3f}"),
+        *((f"busy: {stage}", f"{result.share(stage):.1%}") for stage in STAGES),
+    ]
+    show_table(f"{preset}, {lots} lots, JPEGs of {photo_size} pixels ({result.photo_kb:.0f} kB), {workers} workers", ("", ""), rows)
+    note = f"{result.hardware}; load before {result.load}; {result.date}; stages overlap"
+    console.print(note, style="dim", highlight=False, soft_wrap=True)
