@@ -6,7 +6,7 @@ The products are streamed, batch by batch; what is held in memory is the judgmen
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from sys import intern
@@ -20,6 +20,7 @@ from catalog.folder import (
     REJECTS_FILE,
     SPLITS,
     CatalogFolder,
+    Progress,
     Qrels,
     SplitData,
     TrainingPair,
@@ -53,7 +54,6 @@ _PRODUCT_COLUMNS = (
 )  # fmt: skip
 
 Version = Literal["small", "large"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

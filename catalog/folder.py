@@ -8,7 +8,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -30,7 +30,9 @@ REJECTS_FILE = "rejects.ndjson"  # rows of the source that broke a contract, wit
 SPLITS = ("train", "val", "test")
 MAX_GRADE = 3
 WRITE_BATCH_ROWS = 1 << 16
-REMEDY = "make one with `gavel catalog generate`"
+
+Progress = Callable[[int, int], None]  # (done, total)
+REMEDY = "make one with `gavel catalog generate` or `gavel catalog prepare`"
 
 _TIME = pa.timestamp("ms", tz="UTC")
 _ITEM_SCHEMA = pa.schema(

@@ -11,6 +11,7 @@ from retrieval.items import ALIASES, REQUIRED, Item, Reject, parse_item
 
 SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
 PARQUET_BATCH_ROWS = 4_096
+Columns = Mapping[str, tuple[str, ...]]
 MAX_ID_CHARS = 100  # of a rejected row's id, for the report
 
 
@@ -57,7 +58,7 @@ def read_items(path: Path) -> Iterator[Item | Reject]:
 
 def numbered_items(path: Path) -> Iterator[tuple[int, Item | Reject]]:
     """As read_items(), each row with its line or row number."""
-    for line, row in _rows(path):
+    for line, row in numbered_rows(path, {field: ALIASES[field] for field in REQUIRED}):
         if isinstance(row, str):
             yield line, Reject(path.name, line, row)
             continue
@@ -67,26 +68,37 @@ def numbered_items(path: Path) -> Iterator[tuple[int, Item | Reject]]:
             yield line, Reject(path.name, line, str(error), _id_of(row))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Line numbers with rows, or with the reason why the line is no row."""
+def numbered_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Read the rows of a parquet, CSV or NDJSON file, whatever they hold.
+
+    Args:
+        path: the file.
+        columns: field -> the names that its column may have; parquet and CSV need a column for each field.
+
+    Yields:
+        The line (CSV, NDJSON) or row number (parquet), counted from 1, with the row, or with the reason why it is no row.
+
+    Raises:
+        InvalidInput: the file cannot be read at all, or has no column for a field.
+    """
     match path.suffix.lower():
         case ".parquet":
-            yield from _parquet_rows(path)
+            yield from _parquet_rows(path, columns)
         case ".csv":
-            yield from _csv_rows(path)
+            yield from _csv_rows(path, columns)
         case ".ndjson" | ".jsonl":
             yield from _ndjson_rows(path)
         case other:
             raise InvalidInput(f"{path} has the unknown format {other!r}; Gavel reads {', '.join(SUFFIXES)}")
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            _require_columns(path, file.schema_arrow.names)
+            _require_columns(path, file.schema_arrow.names, columns)
             line = 0
             for batch in file.iter_batches(PARQUET_BATCH_ROWS):
                 for row in _batch_rows(batch):
@@ -108,12 +120,12 @@ def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
             yield from _batch_rows(batch.slice(row, 1))
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)  # an unclosed quote is an error, not one long field
             names: Sequence[str] = reader.fieldnames or []
-            _require_columns(path, names)
+            _require_columns(path, names, columns)
             while True:
                 before = reader.reader.line_num
                 try:
@@ -145,11 +157,11 @@ def _ndjson_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             yield line, row if isinstance(row, dict) else f"the line is a JSON {type(row).__name__}, not an object"
 
 
-def _require_columns(path: Path, names: Sequence[str]) -> None:
-    for field in REQUIRED:
-        if not set(ALIASES[field]) & set(names):
+def _require_columns(path: Path, names: Sequence[str], columns: Columns) -> None:
+    for field, accepted in columns.items():
+        if not set(accepted) & set(names):
             raise InvalidInput(
-                f"{path} has no column for {field}: it needs one of {', '.join(ALIASES[field])}; found {', '.join(names) or 'none'}"
+                f"{path} has no column for {field}: it needs one of {', '.join(accepted)}; found {', '.join(names) or 'none'}"
             )
 
 

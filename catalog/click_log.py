@@ -1,0 +1,249 @@
+"""Click logs of a shop as a catalogue: who searched for what, what was shown where, and what became of it.
+
+A row is one lot in one result list. Columns: query, item_id, position, event_type, buyer_id, timestamp, and their aliases.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from catalog.folder import (
+    ITEMS_FOLDER,
+    REJECTS_FILE,
+    SPLITS,
+    CatalogFolder,
+    Click,
+    Progress,
+    Qrels,
+    SplitData,
+    TrainingPair,
+    replace_folder,
+    write_catalog,
+    write_items,
+)
+from catalog.pseudo_queries import fold
+from catalog.query_splits import share_of
+from retrieval.errors import InvalidInput
+from retrieval.events import ALIASES as EVENT_ALIASES
+from retrieval.events import EVENT_WEIGHTS, parse_interaction
+from retrieval.item_files import find_item_files, numbered_items, numbered_rows
+from retrieval.items import Item, Reject, first_value
+
+logger = logging.getLogger(__name__)
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "query": ("query", "search_query"),
+    "position": ("position", "rank"),
+    **EVENT_ALIASES,
+}
+SHOWN = ("", "impression", "impressions", "shown")  # event types of a lot that was shown and not touched
+GRADES: Mapping[str | None, int] = {None: 0, "view": 2, "add_to_cart": 2, "purchase": 3}
+SHARES: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}  # of the queries
+ITEMS_FILE = "items.parquet"
+EXAMPLE_QUERIES = 4
+MAX_POSITION = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClickLog:
+    """A log that was read.
+
+    Attributes:
+        clicks: impressions, list by list, best position first.
+        rejects: rows that broke the contract, with file, line and reason.
+        rows: how many there were; each was a reject, or went into one impression.
+    """
+
+    clicks: list[Click]
+    rejects: list[Reject]
+    rows: int
+
+
+def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: Progress | None = None) -> CatalogFolder:
+    """Turn a click log over an item file into a catalogue; every split searches all items.
+
+    Args:
+        data: the log: a .csv, .parquet, .ndjson or .jsonl file, or a folder of them.
+        folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
+        items: the item file that the log speaks of, or a folder of them.
+        seed: decides which queries go into which split; a query that comes later changes nothing for the others.
+        progress: called with (files read, files).
+
+    Returns:
+        The catalogue. Clicks stand in the split of their query, however it was spelt; train clicks make pairs (click_pairs()),
+        and each split's clicks its judgments (click_qrels()). Rows of log or items that break their contract, and log rows of
+        unknown items, stand in rejects.ndjson.
+
+    Raises:
+        InvalidInput: a file is missing or cannot be read, or no row of it could be used.
+    """
+    if not Path(items).exists():
+        raise InvalidInput(f"{items} does not exist; name the item file that the click log speaks of")
+    lots, rejects = read_lots(Path(items))
+    log = read_clicks(Path(data), {lot.item_id for lot in lots}, progress)
+    rejects += log.rejects
+    if not log.clicks:
+        raise InvalidInput(
+            f"none of the {log.rows} rows of {data} could be used, first: {rejects[0].reason if rejects else 'no row'}"
+        )
+    by_split: dict[str, list[Click]] = {split: [] for split in SPLITS}
+    for click in log.clicks:
+        by_split[split_of_query(click.query, seed)].append(click)
+    with replace_folder(folder) as building:
+        write_items(building / ITEMS_FOLDER / ITEMS_FILE, lots)
+        if rejects:
+            logger.warning("%d rows are set aside in %s, first: %s", len(rejects), REJECTS_FILE, rejects[0].reason)
+            (building / REJECTS_FILE).write_text("".join(f"{reject.to_json()}\n" for reject in rejects), encoding="utf-8")
+        splits = {split: _split_data(split, clicks) for split, clicks in by_split.items()}
+        examples = list(dict.fromkeys(click.query for click in log.clicks))[:EXAMPLE_QUERIES]
+        write_catalog(building, name="clicks", seed=seed, splits=splits, example_queries=examples)
+    return CatalogFolder(folder)
+
+
+def read_lots(where: Path) -> tuple[list[Item], list[Reject]]:
+    """Read item files; photos are named by absolute paths, so that the catalogue may stand elsewhere."""
+    lots: dict[str, Item] = {}
+    rejects: list[Reject] = []
+    for path in find_item_files(where):
+        for line, row in numbered_items(path):
+            if isinstance(row, Reject):
+                rejects.append(row)
+            elif row.item_id in lots:
+                rejects.append(Reject(path.name, line, "the item_id occurred before", row.item_id))
+            else:
+                lots[row.item_id] = replace(row, image=_absolute(row.image, path))
+    return list(lots.values()), rejects
+
+
+def read_clicks(where: Path, item_ids: set[str], progress: Progress | None = None) -> ClickLog:
+    """Read a log.
+
+    Rows of one query, buyer, time and item are one impression: it keeps the furthest event and the best position.
+
+    Args:
+        where: a file, or a folder of them.
+        item_ids: the items that may be named.
+        progress: called with (files read, files).
+
+    Raises:
+        InvalidInput: nothing is there, or a file cannot be read or lacks a column.
+    """
+    impressions: dict[tuple[str, str, datetime, str], Click] = {}
+    rejects: list[Reject] = []
+    rows, files = 0, find_item_files(where)
+    for number, path in enumerate(files, 1):
+        for line, row in numbered_rows(path, ALIASES):
+            rows += 1
+            try:
+                click = parse_click(row, item_ids)
+            except InvalidInput as error:
+                rejects.append(Reject(path.name, line, str(error)))
+                continue
+            key = (fold(click.query), click.buyer_id, click.timestamp, click.item_id)
+            impressions[key] = _furthest(impressions.get(key, click), click)
+        if progress:
+            progress(number, len(files))
+    in_lists = sorted(impressions.values(), key=lambda c: (c.timestamp, c.buyer_id, fold(c.query), c.position, c.item_id))
+    return ClickLog(in_lists, rejects, rows)
+
+
+def parse_click(row: Mapping[str, Any] | str, item_ids: set[str]) -> Click:
+    """Read one row of a log.
+
+    Args:
+        row: column name -> value, or the reason why the line is no row. No event type, or one of SHOWN: shown, not touched.
+        item_ids: the items that may be named.
+
+    Raises:
+        InvalidInput: the row breaks the contract; the message names field and value.
+    """
+    if isinstance(row, str):
+        raise InvalidInput(row)
+    event_type = str(first_value(row, ALIASES["event_type"]) or "")
+    touched = event_type.strip().lower() not in SHOWN
+    act = parse_interaction(row if touched else {**row, "event_type": "view"})
+    query = str(first_value(row, ALIASES["query"]) or "")
+    if not fold(query):
+        raise InvalidInput(f"query is missing (accepted column names: {', '.join(ALIASES['query'])})")
+    if act.item_id not in item_ids:
+        raise InvalidInput(f"item {act.item_id!r} is not among the items")
+    position = _position(first_value(row, ALIASES["position"]))
+    return Click(query.strip(), act.item_id, position, act.event_type if touched else None, act.buyer_id, act.timestamp)
+
+
+def click_pairs(clicks: Iterable[Click]) -> list[TrainingPair]:
+    """Training pairs out of impressions.
+
+    A pair of query and item weighs clicks / impressions times the mean weight of the events of its clicks, as a share of the
+    heaviest event: 1 means that everybody who saw it bought it. That is the sum of the event weights over all impressions.
+    Position is not corrected for.
+
+    Args:
+        clicks: impressions; spellings of a query count together, and the pair has the first of them.
+
+    Returns:
+        Pairs with weights in (0, 1], in the order in which their lots were first shown; lots that nobody touched make none.
+    """
+    weights: dict[tuple[str, str], list[float]] = defaultdict(list)
+    spelt: dict[str, str] = {}
+    for click in clicks:
+        query = spelt.setdefault(fold(click.query), click.query)
+        weights[query, click.item_id].append(EVENT_WEIGHTS[click.event_type] if click.event_type else 0.0)
+    heaviest = max(EVENT_WEIGHTS.values())
+    return [TrainingPair(query, item_id, sum(w) / len(w) / heaviest) for (query, item_id), w in weights.items() if sum(w)]
+
+
+def click_qrels(clicks: Iterable[Click]) -> Qrels:
+    """Judgments out of impressions: the furthest step that anybody took; purchase 3, other acts 2, shown and untouched 0."""
+    queries: dict[str, str] = {}
+    grades: dict[str, dict[str, int]] = defaultdict(dict)
+    for click in clicks:
+        query_id = fold(click.query)
+        queries.setdefault(query_id, click.query)
+        grades[query_id][click.item_id] = max(GRADES[click.event_type], grades[query_id].get(click.item_id, 0))
+    return Qrels(queries, grades)
+
+
+def split_of_query(query: str, seed: int = 7) -> str:
+    """The split of a query by its text alone, case and spaces folded."""
+    place, upto = share_of(fold(query), seed), 0.0
+    for split, share in SHARES.items():
+        upto += share
+        if place < upto:
+            return split
+    return split
+
+
+def _split_data(split: str, clicks: Sequence[Click]) -> SplitData:
+    return SplitData(
+        item_files=[ITEMS_FILE],
+        pairs=click_pairs(clicks) if split == "train" else (),
+        qrels=click_qrels(clicks),
+        clicks=clicks,
+    )
+
+
+def _furthest(one: Click, other: Click) -> Click:
+    """Two rows of one impression as one."""
+    steps: list[str | None] = [None, *sorted(EVENT_WEIGHTS, key=EVENT_WEIGHTS.__getitem__)]
+    return replace(
+        one, event_type=max(one.event_type, other.event_type, key=steps.index), position=min(one.position, other.position)
+    )
+
+
+def _position(value: Any) -> int:
+    try:
+        number = float(value)
+        if not number.is_integer() or not 1 <= number <= MAX_POSITION:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInput(f"position is not a whole number from 1: {value!r}") from None
+    return int(number)
+
+
+def _absolute(image: str | None, path: Path) -> str | None:
+    return image if image is None or "://" in image else str(path.absolute().parent / image)
