@@ -9,13 +9,17 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.artefact import load_towers
+from models.feature_tower import Features
+from models.lot_features import lot_row
 from models.photos import Photo
 from models.pixels import normalise, to_unit
 from models.towers import ItemTower, Photos, Tokens
 from retrieval.encoder import load_tokenizer, tokenize
 from retrieval.errors import TowerError
+from retrieval.items import Item
 from retrieval.tower import TowerCard
 
 
@@ -26,16 +30,19 @@ class ItemBatch(NamedTuple):
         tokens: of their texts.
         pixels: (P, S, S, 3) uint8 RGB of the P lots that have a photo, in their order; None when no lot has one.
         has_image: (B,) bool with P times True; None when no lot has a photo.
+        features: their structured features; None for a tower without.
     """
 
     tokens: Tokens
     pixels: Tensor | None
     has_image: Tensor | None
+    features: Features | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "ItemBatch":
         """The same batch with every tensor changed."""
-        pixels, has_image = (None if tensor is None else change(tensor) for tensor in self[1:])
-        return ItemBatch(Tokens(*map(change, self.tokens)), pixels, has_image)
+        pixels, has_image = (None if tensor is None else change(tensor) for tensor in (self.pixels, self.has_image))
+        features = None if self.features is None else Features(*map(change, self.features))
+        return ItemBatch(Tokens(*map(change, self.tokens)), pixels, has_image, features)
 
 
 class ItemEncoder:
@@ -54,27 +61,36 @@ class ItemEncoder:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @classmethod
-    def load(cls, folder: Path, device: str | None = None) -> "ItemEncoder":
+    def load(cls, folder: Path, device: str | None = None, *, dimensions: int | None = None) -> "ItemEncoder":
         """Load the item tower of an artefact.
 
         Args:
             folder: `towers/<tower_id>`.
             device: a torch device name; None takes the GPU when there is one.
+            dimensions: length of the vectors, one that the card says is served; None is the tower's own.
 
         Raises:
-            TowerError: a file is missing, damaged or not the one of the card.
+            TowerError: a file is missing, damaged or not the one of the card; or vectors of `dimensions` are not served.
         """
         TowerCard.load(folder, verify=True)  # else vectors of other weights would pass for this tower's
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         towers, card = load_towers(folder, where)
-        return cls(card, towers.item_tower, load_tokenizer(folder, card.max_length), where)
+        return cls(card.at(dimensions), towers.item_tower, load_tokenizer(folder, card.max_length), where)
 
-    def encode(self, texts: Sequence[str], photos: Sequence[Photo | None], *, batch_size: int = 64) -> NDArray[np.float32]:
+    def encode(
+        self,
+        texts: Sequence[str],
+        photos: Sequence[Photo | None],
+        items: Sequence[Item] | None = None,
+        *,
+        batch_size: int = 64,
+    ) -> NDArray[np.float32]:
         """Encode lots.
 
         Args:
             texts: N texts as item_text makes them.
             photos: N photos (image_size, image_size, 3) uint8 RGB as read_photo makes them; None for a lot without one.
+            items: the N lots, for a tower that reads structured features; None when none is known of any.
             batch_size: lots that are computed at once, > 0; half precision (bfloat16) on a GPU.
 
         Returns:
@@ -87,30 +103,33 @@ class ItemEncoder:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of like length together: less padding
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            batch = self.collate([texts[i] for i in rows], [photos[i] for i in rows])
+            known = None if items is None else [items[i] for i in rows]
+            batch = self.collate([texts[i] for i in rows], [photos[i] for i in rows], known)
             vectors[rows] = self.compute(self.transfer(batch))
         return vectors
 
-    def collate(self, texts: Sequence[str], photos: Sequence[Photo | None]) -> ItemBatch:
+    def collate(self, texts: Sequence[str], photos: Sequence[Photo | None], items: Sequence[Item] | None = None) -> ItemBatch:
         """Turn lots into the tensors of one batch, in memory that a GPU can fetch by itself when there is one.
 
         Args:
             texts: B >= 1 texts as item_text makes them.
             photos: B photos as encode() takes them.
+            items: the B lots as encode() takes them.
 
         Raises:
             TowerError: a photo has another size than the tower's.
         """
         ids, mask = tokenize(self._tokenizer, texts, self.card.max_length)
         tokens = Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
+        features = self._features(items)
         seen = [photo for photo in photos if photo is not None]
         if not self.card.image_size or not seen:
-            return self._pinned(ItemBatch(tokens, None, None))
+            return self._pinned(ItemBatch(tokens, None, None, features))
         side = self.card.image_size
         if any(photo.shape != (side, side, 3) for photo in seen):
             raise TowerError(f"tower {self.card.tower_id} looks at photos of {side} x {side}; read them with read_photo(…, {side})")
         pixels = torch.from_numpy(np.stack(seen))  # (P, S, S, 3)
-        return self._pinned(ItemBatch(tokens, pixels, torch.tensor([photo is not None for photo in photos])))
+        return self._pinned(ItemBatch(tokens, pixels, torch.tensor([photo is not None for photo in photos]), features))
 
     def transfer(self, batch: ItemBatch) -> ItemBatch:
         """Bring a batch to the device; on a GPU along a stream of its own, so that the batch before computes meanwhile."""
@@ -129,8 +148,16 @@ class ItemEncoder:
             pixels = normalise(to_unit(batch.pixels), self.card.image_mean, self.card.image_std)  # (P, 3, S, S)
             photos = Photos(pixels, batch.has_image)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            vectors = self._tower(batch.tokens, photos)  # (B, D)
-        return vectors.float().cpu().numpy()
+            vectors = self._tower(batch.tokens, photos, batch.features).float()  # (B, D)
+        if vectors.shape[1] > self.card.dimensions:
+            vectors = F.normalize(vectors[:, : self.card.dimensions], dim=1)
+        return vectors.cpu().numpy()
+
+    def _features(self, items: Sequence[Item] | None) -> Features | None:
+        encoder = self._tower.feature_encoder
+        if encoder is None or items is None:
+            return None
+        return encoder.spec.encode([lot_row(item) for item in items])
 
     def _pinned(self, batch: ItemBatch) -> ItemBatch:
         return batch if self._copies is None else batch.map(Tensor.pin_memory)

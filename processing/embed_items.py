@@ -47,6 +47,7 @@ def embed(
     *,
     progress: Progress | None = None,
     force: bool = False,
+    dimensions: int | None = None,
     **settings: Any,
 ) -> Manifest:
     """Embed catalogue files into a release; a run that was cut short goes on with the part where it stopped.
@@ -57,6 +58,7 @@ def embed(
         output: the release is written to `output/<release_id>/`.
         progress: called with (rows done, rows in all); rows in all is an estimate until the end.
         force: make parts again that are there already.
+        dimensions: length of the vectors, one that the tower serves; None is its own.
         settings: further attributes of EmbeddingRun.
 
     Returns:
@@ -68,7 +70,7 @@ def embed(
     """
     run = EmbeddingRun(inputs, output, **settings)
     survey(run.files()[0])  # a file that cannot be read is told before the seconds that a tower takes to load
-    return embed_with(_load_encoder(tower), run, progress, force=force)
+    return embed_with(_load_encoder(tower, dimensions), run, progress, force=force)
 
 
 def embed_with(
@@ -185,10 +187,10 @@ def _tell(manifest: Manifest, receipts: Sequence[Receipt]) -> None:
         logger.info("this instance had no row to embed")
 
 
-def _load_encoder(tower: Path) -> "ItemEncoder":
+def _load_encoder(tower: Path, dimensions: int | None) -> "ItemEncoder":
     from models.item_encoder import ItemEncoder
 
-    return ItemEncoder.load(tower)
+    return ItemEncoder.load(tower, dimensions=dimensions)
 
 
 def _reporter(total: int, progress: Progress | None) -> Callable[[int], None]:
@@ -244,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--part-items", type=int, default=PART_ITEMS)
     parser.add_argument("--workers", type=int, default=(os.cpu_count() or 1) - 1, help="processes that decode photos, 0 for none")
+    parser.add_argument("--dimensions", type=int, help="length of the vectors, one that the tower serves; by default its own")
     parser.add_argument("--force", action="store_true", help="make parts again that are there already")
     flags = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -255,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flags.output,
             progress=_log_tenths(),
             force=flags.force,
+            dimensions=flags.dimensions,
             release_id=flags.release_id,
             batch_size=flags.batch_size,
             part_items=flags.part_items,

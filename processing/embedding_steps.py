@@ -107,7 +107,7 @@ class EmbeddingSteps:
                 continue
             texts = [item_text(lot.item.title, lot.item.description) for lot in batch.lots]
             with self.watch.time("collate"):
-                tensors = self.encoder.collate(texts, [photo for photo, _ in photos])
+                tensors = self.encoder.collate(texts, [photo for photo, _ in photos], [lot.item for lot in batch.lots])
             with self.watch.time("transfer"):
                 tensors = self.encoder.transfer(tensors)
             yield Batch(batch.part, batch.lots, photos, (), batch.left), tensors

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def small_config(*, use_image: bool = True) -> "TowerConfig":
     )
 
 
-def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True) -> Path:
-    """Save an item tower of small_config() with random weights; the file of its query tower is left empty.
+def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True, **changes: Any) -> Path:
+    """Save an item tower of small_config(), changed as given, with random weights; the file of its query tower is left empty.
 
     Returns:
         `out/<tower_id>`.
@@ -43,7 +43,7 @@ def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True) -
     from models.towers import TwoTowers
 
     torch.manual_seed(seed)
-    config = small_config(use_image=use_image)
+    config = replace(small_config(use_image=use_image), **changes)
     tokenizer = train_wordpiece([WORDS], config.vocabulary)
     text = replace(config.text, config={**config.text.config, "vocab_size": tokenizer.get_vocab_size()})
     with patch("models.artefact.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds

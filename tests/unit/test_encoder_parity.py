@@ -18,6 +18,7 @@ from models.training import fit_vocabulary
 from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
 from retrieval.tower import QUERY_TOWER_FILE, TOKENIZER_FILE
+from retrieval.tower_files import tower_folder
 
 COLOURS = ("red", "blue", "emerald", "golden", "off-white")
 KINDS = ("vase", "watch", "armless chair", "toy car with a crack", "film camera", "ring", "teapot", "mirror")
@@ -30,7 +31,7 @@ def folder(tmp_path_factory):
     """A compact tower with random weights, saved as training saves it."""
     tokenizer = train_wordpiece(TEXTS, 500)
     torch.manual_seed(0)
-    towers = TwoTowers(fit_vocabulary(replace(preset("compact"), use_image=False), tokenizer.get_vocab_size()))
+    towers = TwoTowers(fit_vocabulary(replace(preset("compact"), use_image=False, matryoshka=(64,)), tokenizer.get_vocab_size()))
     with torch.no_grad():  # spread the vectors, as training does: near the middle of a cone everything is alike
         for projection in (towers.query_tower.projection, towers.item_tower.projection):
             projection[3].bias.copy_(-projection[3].weight @ projection[0].bias.relu())
@@ -56,6 +57,19 @@ def test_int8_agrees_with_torch_on_200_texts(folder, encoder):
     assert served.dtype == np.float32
     assert (served * trained).sum(axis=1).min() >= 0.99
     assert np.median(served @ served.T) < 0.98, "if all texts were alike, agreement would say nothing"
+
+
+def test_a_shorter_query_vector_is_the_head_of_the_longer_at_unit_length(folder, encoder):
+    short = QueryEncoder.load(folder, 64)
+    whole = encoder.encode(TEXTS[:5])[:, :64]
+    np.testing.assert_allclose(short.encode(TEXTS[:5]), whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-6)
+    assert short.tower_id == f"{encoder.tower_id}.64"
+    with pytest.raises(TowerError, match="serves vectors of 128, 64, not of 32"):
+        QueryEncoder.load(folder, 32)
+
+
+def test_the_folder_of_a_shorter_length_is_that_of_its_tower(folder, tmp_path):
+    assert tower_folder(str(folder.parent), f"{folder.name}.64", tmp_path) == folder
 
 
 def test_the_graph_takes_batches_with_padding(folder, encoder):
