@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from local.console import show_table
+from local.console import show_values
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -18,7 +18,7 @@ def report(values: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(values)
     else:
-        show_table("", ("", ""), [(name, str(value)) for name, value in values.items()], right_from=9)
+        show_values(values)
 
 
 def print_json(value: Any) -> None:

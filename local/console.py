@@ -31,6 +31,8 @@ def progress(label: str) -> Iterator[Step]:
     with Progress(*columns, console=notes) as bars:
         task = bars.add_task(label, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+        if bars.tasks[0].total is None:  # there was nothing to do
+            bars.update(task, visible=False)
 
 
 def show_answer(query: str, answer: SearchAnswer) -> None:
@@ -57,7 +59,8 @@ def show_answer(query: str, answer: SearchAnswer) -> None:
             _number(lot.get("seller_rating"), ".1f"),
         ]
         table.add_row(*row, *([_ends(lot.get("ends_at"))] if wide else []))
-    console.print(table if answer.results else Text(f"“{query}”: no lot fits; loosen the filters or try --mode hybrid"))
+    remedy = "loosen the filters" if answer.mode == "hybrid" else "loosen the filters or try --mode hybrid"
+    console.print(table if answer.results else Text(f"“{query}”: no lot fits; {remedy}"))
     timings = ", ".join(f"{stage} {ms:.1f}" for stage, ms in answer.timings_ms.items() if stage != "total")
     order = "re-ranked" if answer.reranked else "first-stage order"
     failed = f", without {', '.join(answer.degraded)}" if answer.degraded else ""
@@ -81,6 +84,13 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]],
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def show_values(values: Mapping[str, object]) -> None:
+    """Print named values, one a line; a long one goes past the edge of the window, so that it can be copied whole."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        console.print(f"  {name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_quality(title: str, quality: Mapping[str, Mapping[str, float]]) -> None:

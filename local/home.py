@@ -100,8 +100,19 @@ class Home:
         return folder
 
     def release(self, given: Path | None) -> Path:
-        """The release that was given, else the newest one; a name alone is looked up in this home."""
-        if given is not None and not given.exists():
+        """The release that was given, else the newest one; a name alone is looked up in this home.
+
+        Raises:
+            InvalidInput: there is no such folder, here or in this home.
+            ReleaseError: its run did not finish.
+        """
+        if given is not None and not given.is_dir():
+            known = ", ".join(sorted({p.parent.name for p in self.embeddings.glob("[!.]*/manifest*.json")})) or "none"
+            if not (self.embeddings / given).is_dir():
+                raise InvalidInput(
+                    f"there is no release {str(given)!r}: neither a folder of that path nor a release of {self.embeddings} "
+                    f"(there are: {known}); make one with `gavel embed`"
+                )
             given = self.embeddings / given
         folder = given or _newest(self.embeddings, "manifest*.json", "release", "`gavel embed`")
         load_release(folder)  # says what is wrong with it

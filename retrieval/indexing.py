@@ -124,10 +124,15 @@ def index_release(folder: Path, store: IndexStore, progress: Progress | None = N
         progress: called with (lots done, lots in all).
 
     Raises:
-        ReleaseError: the release is unfinished or damaged, or fails one of publish_release()'s checks.
+        ReleaseError: the release is unfinished, damaged or empty, or fails one of publish_release()'s checks.
         IndexUnavailable: the index does not answer.
     """
     manifest = load_release(folder)
+    if not manifest.items_embedded:
+        raise ReleaseError(
+            f"release {manifest.release_id} holds no lot: {manifest.items_rejected} of its {manifest.items_in} rows were rejected; "
+            f"see rejects.ndjson in {folder}, mend the rows and run `gavel embed` again"
+        )
     for part in manifest.parts:
         check_part(part, folder / part.name)
     watch = _Watch(manifest.items_embedded, progress)

@@ -161,8 +161,17 @@ def _require_columns(path: Path, names: Sequence[str], columns: Columns) -> None
     for field, accepted in columns.items():
         if not set(accepted) & set(names):
             raise InvalidInput(
-                f"{path} has no column for {field}: it needs one of {', '.join(accepted)}; found {', '.join(names) or 'none'}"
+                f"{path} has no column for {field}: it needs one of {', '.join(accepted)}; "
+                f"found {', '.join(names) or 'none'}{_separator_hint(path, names)}"
             )
+
+
+def _separator_hint(path: Path, names: Sequence[str]) -> str:
+    """What a CSV header that came out as one name, with another separator in it, is told."""
+    if path.suffix.lower() != ".csv" or len(names) != 1:
+        return ""
+    others = (("semicolons (';')", ";"), ("tabs", "\t"), ("bars ('|')", "|"))
+    return next((f"; it looks separated by {name}: save it with commas" for name, mark in others if mark in names[0]), "")
 
 
 def _id_of(row: Mapping[str, Any]) -> str | None:

@@ -37,14 +37,6 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
         shards: primary shards.
         replicas: copies of each shard.
     """
-    method = {
-        "name": "hnsw",
-        "engine": engine,
-        "space_type": "cosinesimil",
-        "parameters": {"m": HNSW_M, "ef_construction": HNSW_EF_CONSTRUCTION},
-    }
-    keyword = {"type": "keyword", "normalizer": "lowercase"}
-    item_text_filters = ["lowercase", "english_stemmer", "word_head"]
     return {
         "settings": {
             "index": {
@@ -54,37 +46,59 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
                 "gc_deletes": TOMBSTONE_RETENTION,
                 "similarity": {"default": {"type": "BM25", "k1": BM25_K1, "b": BM25_B}},
             },
-            "analysis": {
-                "normalizer": {"lowercase": {"type": "custom", "filter": ["lowercase"]}},
-                "filter": {
-                    "english_stemmer": {"type": "stemmer", "language": "porter2"},
-                    "word_head": {"type": "truncate", "length": WORD_HEAD_CHARS},
-                },
-                "analyzer": {"item_text": {"type": "custom", "tokenizer": "word", "filter": item_text_filters}},
-                "tokenizer": {"word": {"type": "pattern", "pattern": r"\w+", "group": 0, "flags": "UNICODE_CHARACTER_CLASS"}},
-            },
+            "analysis": _analysis(),
         },
         "mappings": {
             "dynamic": False,
             "_meta": {"tower_id": tower_id, "dimensions": dimensions},
-            "properties": {
-                VECTOR_FIELD: {"type": "knn_vector", "dimension": dimensions, "method": method},
-                TEXT_FIELD: {"type": "text", "analyzer": "item_text"},
-                "title": {"type": "text", "analyzer": "item_text"},
-                "item_id": {"type": "keyword"},
-                "category": keyword,
-                "brand": keyword,
-                "current_price": {"type": "float"},
-                "bid_count": {"type": "integer"},
-                "seller_rating": {"type": "float"},
-                "listed_at": {"type": "date", "format": "epoch_millis"},
-                "ends_at": {"type": "date", "format": "epoch_millis"},
-                "updated_at": {"type": "date", "format": "epoch_millis"},
-                "has_image": {"type": "boolean"},
-                "tower_id": {"type": "keyword"},
-                "release_id": {"type": "keyword"},
-            },
+            "properties": {VECTOR_FIELD: _vector_field(dimensions, engine), **_lot_fields()},
         },
+    }
+
+
+def _analysis() -> dict[str, Any]:
+    """How words are cut: the same words, endings and lengths as the embedded index has."""
+    item_text_filters = ["lowercase", "english_stemmer", "word_head"]
+    return {
+        "normalizer": {"lowercase": {"type": "custom", "filter": ["lowercase"]}},
+        "filter": {
+            "english_stemmer": {"type": "stemmer", "language": "porter2"},
+            "word_head": {"type": "truncate", "length": WORD_HEAD_CHARS},
+        },
+        "analyzer": {"item_text": {"type": "custom", "tokenizer": "word", "filter": item_text_filters}},
+        "tokenizer": {"word": {"type": "pattern", "pattern": r"\w+", "group": 0, "flags": "UNICODE_CHARACTER_CLASS"}},
+    }
+
+
+def _vector_field(dimensions: int, engine: Engine) -> dict[str, Any]:
+    method = {
+        "name": "hnsw",
+        "engine": engine,
+        "space_type": "cosinesimil",
+        "parameters": {"m": HNSW_M, "ef_construction": HNSW_EF_CONSTRUCTION},
+    }
+    return {"type": "knn_vector", "dimension": dimensions, "method": method}
+
+
+def _lot_fields() -> dict[str, Any]:
+    """The fields of document_of()."""
+    text = {"type": "text", "analyzer": "item_text"}
+    keyword = {"type": "keyword", "normalizer": "lowercase"}
+    exact = {"type": "keyword"}
+    time = {"type": "date", "format": "epoch_millis"}
+    return {
+        TEXT_FIELD: text,
+        "title": text,
+        "item_id": exact,
+        "category": keyword,
+        "brand": keyword,
+        "current_price": {"type": "float"},
+        "bid_count": {"type": "integer"},
+        "seller_rating": {"type": "float"},
+        **dict.fromkeys(TIME_FIELDS, time),
+        "has_image": {"type": "boolean"},
+        "tower_id": exact,
+        "release_id": exact,
     }
 
 

@@ -47,3 +47,16 @@ def test_where_there_is_nothing_the_command_that_makes_it_is_named(tmp_path: Pat
 def test_towers_in_a_bucket_cannot_be_written_here(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="unset GAVEL_TOWERS_URI"):
         _ = Home(Settings(home=tmp_path, towers_uri="s3://bucket/towers")).towers
+
+
+def test_a_release_that_is_nowhere_is_named_with_the_places_that_were_looked_at(tmp_path: Path) -> None:
+    home = Home(Settings(home=tmp_path))
+    (home.embeddings / "night").mkdir(parents=True)
+    (home.embeddings / "night" / "manifest.json").write_text("{}")
+    with pytest.raises(InvalidInput) as refused:
+        home.release(Path("nosuch"))
+    said = str(refused.value)
+    assert "'nosuch'" in said
+    assert str(home.embeddings) in said
+    assert "there are: night" in said
+    assert "gavel embed" in said

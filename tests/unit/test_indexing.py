@@ -257,3 +257,11 @@ def test_probes_are_spread_over_the_whole_release():
     assert len(list(watch.passing(lots(400)))) == 400
     assert len(watch.probes) == indexing.PROBES
     np.testing.assert_array_equal(watch.probes[-1], lots(400)[392].vector)
+
+
+def test_a_release_without_lots_is_refused_with_the_way_out(store, tmp_path):
+    Manifest("night", TOWER_ID, 13, 2, 0, 2, 0, []).save(tmp_path)
+    with pytest.raises(ReleaseError, match=r"holds no lot: 2 of its 2 rows were rejected; see rejects\.ndjson .* `gavel embed`"):
+        index_release(tmp_path, store)
+    with pytest.raises(IndexMissing):
+        store.live()

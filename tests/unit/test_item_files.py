@@ -185,3 +185,11 @@ def test_an_ndjson_file_of_any_bytes_gives_one_row_for_each_line_that_is_not_bla
     path = tmp_path_factory.mktemp("ndjson") / "lots.ndjson"
     path.write_bytes(data)
     assert len(list(read_items(path))) == sum(1 for line in data.split(b"\n") if line.strip())
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_a_csv_with_another_separator_is_refused_with_its_name(tmp_path, mark, name):
+    path = tmp_path / "lots.csv"
+    path.write_text(f"item_id{mark}title\n1{mark}red vase\n")
+    with pytest.raises(InvalidInput, match=f"looks separated by {name}"):
+        list(read_items(path))
