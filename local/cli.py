@@ -11,8 +11,9 @@ import typer
 from local.catalog_commands import catalog_app
 from local.command_options import Json, Seed, print_json, report
 from local.console import console, notes, progress, show_answer
+from local.evaluation_commands import compare, evaluate
 from local.home import Home
-from local.training_commands import train
+from local.training_commands import mine, train
 from retrieval.errors import GavelError, InvalidInput
 from retrieval.index.base import Filter
 from retrieval.search import Mode, SearchRequest, SearchService
@@ -21,6 +22,9 @@ from retrieval.settings import Settings
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
 app.add_typer(catalog_app, name="catalog")
 app.command()(train)
+app.command()(evaluate)
+app.command()(compare)
+app.command()(mine)
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

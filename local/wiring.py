@@ -1,6 +1,7 @@
 """Which adapters stand behind the ports on one machine: the only place that knows."""
 
 from functools import partial
+from pathlib import Path
 
 from local.home import Home
 from retrieval.encoder import QueryEncoder
@@ -25,9 +26,12 @@ def open_store(settings: Settings) -> IndexStore:
 
 def load_encoder(settings: Settings, tower_id: str) -> QueryEncoder:
     """The query tower of a tower_id, fetched when the towers are in a bucket."""
-    return QueryEncoder.load(
-        tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers"), split_tower_id(tower_id)[1]
-    )
+    return QueryEncoder.load(find_tower(settings, tower_id), split_tower_id(tower_id)[1])
+
+
+def find_tower(settings: Settings, tower_id: str) -> Path:
+    """The folder of a tower's artefact, fetched when the towers are in a bucket."""
+    return tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers")
 
 
 def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:

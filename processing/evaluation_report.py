@@ -157,7 +157,7 @@ def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:
     )
     tests = (
         f"Against {e.baseline}: paired randomisation test over queries (Smucker et al., CIKM 2007), two-sided, and 95 % bootstrap "
-        "interval of the difference."
+        "interval of the difference; queries that this way won, lost and tied."
     )
     speed = (
         "One search at a time, ten lots, from the text to the ranked lots; every way encodes the query, BM25 too. "
@@ -181,7 +181,7 @@ def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-COMPARISON_HEADER = ("way of searching", "measure", "difference", "95 % interval", "p", "better / worse / equal")
+COMPARISON_HEADER = ("way of searching", "measure", "diff", "95 % interval", "p", "won/lost/tied")
 COST_HEADER = ("way of searching", "mean ms", "p50", "p95", "p99", "index build", "memory", "disk")
 
 
@@ -198,9 +198,9 @@ def comparison_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
             name,
             measure,
             f"{test.difference:+.3f}",
-            f"{test.low:+.3f} to {test.high:+.3f}",
+            interval_text(test),
             p_text(test.p_value),
-            f"{test.wins} / {test.losses} / {test.ties}",
+            f"{test.wins}/{test.losses}/{test.ties}",
         )
         for name, tests in evaluation.comparisons.items()
         for measure, test in tests.items()
@@ -219,6 +219,11 @@ def cost_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
         )
         for name, r in evaluation.results.items()
     ]
+
+
+def interval_text(test: PairedComparison) -> str:
+    """The 95 % interval of a difference."""
+    return f"{test.low:+.3f}…{test.high:+.3f}"
 
 
 def p_text(p_value: float) -> str:
