@@ -159,7 +159,8 @@ def _action(action: Mapping[str, Any]) -> tuple[str, int]:
 
 def vector_to_json(vector: Vector) -> list[float]:
     """The vector as JSON numbers of at most 7 decimals, which every engine reads as the same float32."""
-    return [round(x, VECTOR_DECIMALS) for x in vector.tolist()]
+    rounded: list[float] = np.round(vector.astype(np.float64), VECTOR_DECIMALS).tolist()
+    return rounded
 
 
 def vector_from_json(numbers: Any) -> Vector:
