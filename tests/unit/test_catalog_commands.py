@@ -1,0 +1,85 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from catalog.folder import CatalogFolder
+from local.catalog_commands import catalog_app
+from retrieval.errors import InvalidInput
+
+STORE = [
+    {"id": str(n), "name": f"Fine {kind}", "description": f"one of many {kind}s", "category": "home", "style": kind, "price": 5}
+    for n, kind in enumerate(["lamp", "table", "sofa", "belt"] * 5)
+]
+
+
+def gavel(*arguments: str | Path):
+    run = CliRunner().invoke(catalog_app, list(map(str, arguments)))
+    if run.exception and not isinstance(run.exception, SystemExit):
+        raise run.exception
+    return run
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("GAVEL_HOME", str(tmp_path / "home"))
+    (tmp_path / "products.yaml").write_text(yaml.safe_dump([*STORE, {"id": "20"}]))
+    return tmp_path
+
+
+def test_a_data_set_becomes_a_catalogue_in_the_home_and_its_counts_are_told(store):
+    told = json.loads(gavel("prepare", "demo-store", "--data", store, "--json").stdout)
+    made = CatalogFolder(store / "home/catalogs/demo-store")
+    assert told["catalog"] == str(made.path)
+    assert (told["items"], told["rejects"]) == (20, 1)
+    for split in made.splits:
+        qrels = made.qrels(split)
+        assert told["splits"][split] == {
+            "queries": len(qrels.queries),
+            "judgments": sum(map(len, qrels.grades.values())),
+            "pairs": len(made.pairs(split)),
+            "clicks": 0,
+        }
+
+
+def test_without_json_a_table_has_a_row_a_split(store):
+    shown = gavel("prepare", "demo-store", "--data", store, "--out", store / "elsewhere").stdout
+    assert all(word in shown for word in ("train", "val", "test", "rejects"))
+    assert CatalogFolder(store / "elsewhere").name == "demo-store"
+
+
+def test_a_click_log_is_prepared_over_its_items(store):
+    (store / "items.csv").write_text("item_id,title\n1,Vase\n2,Lamp\n")
+    with (store / "log.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["query", "item_id", "position", "event_type", "buyer_id", "timestamp"])
+        table.writerows([["vase", "1", 1, "view", "ann", "2026-11-21"], ["vase", "9", 2, "", "ann", "2026-11-21"]])
+    told = json.loads(gavel("prepare", "clicks", "--data", store / "log.csv", "--items", store / "items.csv", "--json").stdout)
+    assert (told["items"], told["rejects"]) == (2, 1)
+    assert sum(counts["clicks"] for counts in told["splits"].values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ebay", "--data", "."), "there is no reader for 'ebay'; there are esci, chorus"),
+        (("emoji", "--data", "nowhere"), "nowhere does not exist; --data names"),
+        (("emoji", "--data", ".", "--fold", "1"), "--fold belongs to `gavel catalog prepare chorus`"),
+        (("chorus", "--data", ".", "--locale", "es"), "--locale belongs to `gavel catalog prepare esci`"),
+        (("clicks", "--data", "."), "a click log needs the items"),
+        (("esci", "--data", "."), r"expected shopping_queries_dataset_examples\.parquet"),
+        (("esci", "--data", ".", "--version", "tiny"), "no version 'tiny'; use small or large"),
+        (("chorus", "--data", "."), r"expected products_1\.json\.zip"),
+        (("grocery", "--data", "."), r"expected dataset/classes\.csv"),
+        (("emoji", "--data", "."), r"expected emoji_en_ar\.csv"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_way_out(store, monkeypatch, arguments, message):
+    (store / "empty").mkdir()
+    monkeypatch.chdir(store / "empty")
+    with pytest.raises(InvalidInput, match=message):
+        gavel("prepare", *arguments)
+    assert not (store / "home").exists()
