@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -12,6 +12,8 @@ from retrieval.errors import InvalidInput
 EXAMPLE = "{name: in-batch, epochs: 10, random_negatives: 1}"
 KNOWN = {field.name for field in fields(Stage)}
 NUMBERS = {"epochs": int, "hard_negatives": int, "random_negatives": int, "rate": float, "min_weight": float, "margin": float}
+
+LOSSES = get_args(get_type_hints(Stage)["loss"])
 
 
 def read_stages(path: Path) -> tuple[Stage, ...]:
@@ -40,4 +42,6 @@ def _stage(path: Path, number: int, values: Any) -> Stage:
         value = values.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, kind))):
             raise InvalidInput(f"{name} of stage {number} of {path} must be {kind.__name__}, not {value!r}")
+    if values.get("loss", LOSSES[0]) not in LOSSES:
+        raise InvalidInput(f"loss of stage {number} of {path} must be one of {', '.join(LOSSES)}, not {values['loss']!r}")
     return Stage(**values)
