@@ -1,0 +1,173 @@
+"""What frozen encoders make of the catalogue, computed once and kept on disk, so that heads train in seconds.
+
+A file of encodings is named by everything that its numbers come from: the encoder's weights, the tokens or pixels, and how
+they are read. Any other file is simply not asked for; one that is damaged is made again.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.encoders import ImageEncoder, TextEncoder
+from models.pixels import normalise, to_unit
+from models.presets import TowerConfig
+from models.towers import TextEncodings, Texts, Tokens
+from models.training_data import PhotoTable, TokenTable
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # of the files; another number makes all of them void
+TEXTS_AT_ONCE, PHOTOS_AT_ONCE = 64, 64
+
+
+@dataclass(frozen=True)
+class EncodingTable:
+    """Encoded texts, in place of a TokenTable.
+
+    Attributes:
+        vectors: (N, width) float32.
+    """
+
+    vectors: NDArray[np.float32]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,), all alike: there is no padding to be saved."""
+        return np.ones(len(self.vectors), dtype=np.int64)
+
+    def rows(self, rows: NDArray[np.int64]) -> "EncodingTable":
+        """Some of the texts as a table of their own."""
+        return EncodingTable(self.vectors[rows])
+
+
+@dataclass(frozen=True)
+class PhotoEncodings:
+    """Encoded photos, in place of a PhotoTable.
+
+    Attributes:
+        vectors: (N, width) float32, zero where there is no photo.
+        has_image: (N,) bool.
+    """
+
+    vectors: NDArray[np.float32]
+    has_image: NDArray[np.bool_]
+
+
+TextTable = TokenTable | EncodingTable
+
+
+def is_frozen(encoder: nn.Module) -> bool:
+    """Whether no part of an encoder is trained."""
+    return not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def encode_text_table(encoder: TextEncoder, texts: TokenTable, cache: Path, device: torch.device) -> EncodingTable:
+    """Encode texts, once: the result is kept until the encoder's weights or the tokens change.
+
+    Args:
+        encoder: any; it is moved to the device, and comes back in the mode that it came in.
+        texts: N tokenised texts.
+        cache: folder of the files; it may be deleted at any time.
+        device: where to compute.
+
+    Returns:
+        The N encodings, read from the file as they are needed.
+    """
+    order = np.argsort(texts.lengths, kind="stable")  # texts of like length together: less padding
+
+    def encode(start: int) -> tuple[NDArray[np.int64], Tensor]:
+        rows = order[start : start + TEXTS_AT_ONCE]
+        return rows, encoder(*(torch.from_numpy(array).to(device) for array in texts.take(rows)))
+
+    key = _key(encoder, ["text", encoder.pooling], [texts.ids, texts.lengths])
+    starts = range(0, len(order), TEXTS_AT_ONCE)
+    return EncodingTable(_kept(cache / f"texts-{key}.npy", (len(order), encoder.width), encoder.to(device), starts, encode))
+
+
+def encode_photo_table(
+    encoder: ImageEncoder, photos: PhotoTable, config: TowerConfig, cache: Path, device: torch.device
+) -> PhotoEncodings:
+    """Encode photos, once: the result is kept until the encoder's weights or a pixel change.
+
+    Args:
+        encoder: as encode_text_table()'s.
+        photos: N photos at the size that the tower sees; they are not augmented.
+        config: says how pixels are normalised.
+        cache: as encode_text_table()'s.
+        device: where to compute.
+    """
+    seen = np.flatnonzero(photos.has_image)
+
+    def encode(start: int) -> tuple[NDArray[np.int64], Tensor]:
+        rows = seen[start : start + PHOTOS_AT_ONCE]
+        pixels = torch.from_numpy(np.ascontiguousarray(photos.pixels[rows])).to(device)
+        return rows, encoder(normalise(to_unit(pixels), config.image_mean, config.image_std))
+
+    key = _key(encoder, ["photo", config.image_mean, config.image_std], [photos.has_image, photos.pixels])
+    starts, shape = range(0, len(seen), PHOTOS_AT_ONCE), (len(photos.has_image), encoder.width)
+    return PhotoEncodings(_kept(cache / f"photos-{key}.npy", shape, encoder.to(device), starts, encode), photos.has_image)
+
+
+def text_inputs(table: TextTable, rows: NDArray[np.int64], device: torch.device) -> Texts:
+    """Some texts of a table as a tower reads them, on a device."""
+    if isinstance(table, EncodingTable):
+        return TextEncodings(torch.from_numpy(table.vectors[rows]).to(device))
+    ids, mask = table.take(rows)
+    return Tokens(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+
+
+def _kept(
+    file: Path,
+    shape: tuple[int, int],
+    encoder: nn.Module,
+    starts: Sequence[int],
+    encode: Callable[[int], tuple[NDArray[np.int64], Tensor]],
+) -> NDArray[np.float32]:
+    there = _load(file, shape)
+    if there is not None:
+        return there
+    log.info("encoding %d for %s, once", shape[0], file.name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{os.getpid()}.{file.name}")
+    vectors = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+    training = encoder.training
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            for start in starts:
+                rows, found = encode(start)
+                vectors[rows] = found.float().cpu().numpy()
+    finally:
+        encoder.train(training)
+    vectors.flush()
+    partial.replace(file)
+    return np.asarray(np.load(file, mmap_mode="r"))
+
+
+def _load(file: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    try:
+        vectors = np.asarray(np.load(file, mmap_mode="r"))
+    except (OSError, ValueError, EOFError):  # not there, or cut short
+        return None
+    return vectors if vectors.shape == shape and vectors.dtype == np.float32 else None
+
+
+def _key(encoder: nn.Module, settings: list[Any], arrays: Sequence[NDArray[Any]]) -> str:
+    digest = hashlib.sha256(repr([FORMAT, torch.__version__, *settings]).encode())
+    for name, value in encoder.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        for start in range(0, len(array), 1_024):  # a table that lies on disk is not read at once
+            digest.update(np.ascontiguousarray(array[start : start + 1_024]).tobytes())
+    return digest.hexdigest()[:16]
