@@ -16,9 +16,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.augmentation import augment
+from models.feature_tower import Features
 from models.frequency import StreamingFrequency
+from models.frozen_features import PhotoEncodings, TextTable, encode_photo_table, encode_text_table, is_frozen
+from models.lot_features import lot_row
 from models.pixels import normalise, to_unit
-from models.towers import Photos
+from models.towers import Photos, TwoTowers
 from models.training_config import Stage, TrainingConfig
 from models.training_data import Lots, PhotoTable, Queries, TokenTable
 from retrieval.errors import InvalidInput
@@ -37,6 +40,7 @@ class Batch:
         queries: texts of the slice's queries.
         items: texts of the slice's lots.
         photos: their photos, augmented and normalised; None for a tower without eyes.
+        features: their structured features; None for a tower that reads none.
         known: (Q, B) bool, which lots are known to answer which queries.
         weights: (Q,) float, weights of the losses; None weighs all the same.
         log_q: (B,) float, log of the probability that a batch holds each lot; None without correction.
@@ -44,9 +48,10 @@ class Batch:
         item_counts: lots of each process's slice.
     """
 
-    queries: TokenTable
-    items: TokenTable
+    queries: TextTable
+    items: TextTable
     photos: Photos | None
+    features: Features | None
     known: Tensor
     weights: Tensor | None
     log_q: Tensor | None
@@ -112,16 +117,18 @@ class TrainingBatches:
         tower = config.tower
         self._config, self._lots, self._queries, self._part = config, lots, queries, part
         self._stage = stage or config.stages[0]
-        self._query_tokens = TokenTable.build(tokenizer, queries.texts, tower.max_length)
-        self._item_tokens = TokenTable.build(tokenizer, [*lots.texts, *queries.lot_texts], tower.max_length)
+        self._query_texts: TextTable = TokenTable.build(tokenizer, queries.texts, tower.max_length)
+        self._item_texts: TextTable = TokenTable.build(tokenizer, [*lots.texts, *queries.lot_texts], tower.max_length)
         self._mined = mined_rows(queries, lots, negatives or {}) if self._stage.hard_negatives else None
         if self._mined is not None and not (self._mined >= 0).any():
             raise InvalidInput(
                 f"stage {self._stage.name!r} draws hard negatives and none were mined for the queries of this catalogue; "
                 "mine some from an index of the tower that it starts from"
             )
-        side = round(tower.image_size * PHOTO_MARGIN)
-        self._photos = PhotoTable.load(lots.photos, side, cache) if tower.use_image else None
+        self._cache = cache
+        side = tower.image_size if tower.image.trainable == "none" else round(tower.image_size * PHOTO_MARGIN)
+        self._photos: PhotoTable | PhotoEncodings | None = PhotoTable.load(lots.photos, side, cache) if tower.use_image else None
+        self._features = tower.features.encode([lot_row(item) for item in lots.items]) if tower.features else None
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
         self.frequency = StreamingFrequency(max(1_024, 8 * len(lots.ids))) if config.log_q else None
         self.batch_size = min(config.batch_size, len(queries.texts))
@@ -131,6 +138,16 @@ class TrainingBatches:
     def photo_count(self) -> int:
         """Lots whose photo could be read."""
         return int(self._photos.has_image.sum()) if self._photos else 0
+
+    def encode_frozen(self, towers: TwoTowers, device: torch.device) -> None:
+        """Put encodings in place of what frozen encoders would read in every step; their photos are not augmented."""
+        texts, queries, eyes = towers.item_tower.text_encoder, towers.query_tower.text_encoder, towers.item_tower.image_encoder
+        if is_frozen(texts) and isinstance(self._item_texts, TokenTable):
+            self._item_texts = encode_text_table(texts, self._item_texts, self._cache, device)
+        if is_frozen(queries) and isinstance(self._query_texts, TokenTable):
+            self._query_texts = encode_text_table(queries, self._query_texts, self._cache, device)
+        if eyes is not None and is_frozen(eyes) and isinstance(self._photos, PhotoTable):
+            self._photos = encode_photo_table(eyes, self._photos, self._config.tower, self._cache, device)
 
     def batch(self, number: int, device: torch.device) -> Batch:
         """Make a batch on a device.
@@ -150,9 +167,10 @@ class TrainingBatches:
         weights = self._queries.weights[answers] if self._config.weigh == "loss" else None
         log_q = self.frequency.update(lots) if self.frequency else None
         return Batch(
-            queries=self._query_tokens.rows(self._part.take(queries)),
-            items=self._item_tokens.rows(self._part.take(shown)),
+            queries=self._query_texts.rows(self._part.take(queries)),
+            items=self._item_texts.rows(self._part.take(shown)),
             photos=self._show(lots, number, random, device) if self._photos else None,
+            features=self._features.take(torch.from_numpy(self._part.take(lots))).to(device) if self._features else None,
             known=torch.from_numpy(known).to(device),
             weights=None if weights is None else torch.from_numpy(weights.astype(np.float32)).to(device),
             log_q=None if log_q is None else torch.from_numpy(log_q).to(device),
@@ -184,6 +202,9 @@ class TrainingBatches:
         tower = self._config.tower
         seen = self._photos.has_image[lots] & (random.random(len(lots)) >= self._config.photo_dropout)
         lots, seen = self._part.take(lots), self._part.take(seen)
+        if isinstance(self._photos, PhotoEncodings):
+            vectors = torch.from_numpy(self._photos.vectors[lots[seen]])
+            return Photos(vectors.to(device), torch.from_numpy(seen).to(device))
         pixels = to_unit(torch.from_numpy(np.ascontiguousarray(self._photos.pixels[lots[seen]])).to(device))
         generator = torch.Generator().manual_seed(seed_of(self._config.seed, PHOTOS, number, self._part.process))
         changed = augment(pixels, tower.image_size, self._config.augmentation, generator)

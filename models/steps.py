@@ -9,15 +9,15 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.batches import Batch
+from models.frozen_features import text_inputs
 from models.gathering import average_gradients, gather, share_buffers
 from models.gradient_cache import Chunk, backward_in_chunks
 from models.losses import contrastive, info_nce, triplet
+from models.matryoshka import prefixes
 from models.towers import Photos, TwoTowers
 from models.training_config import Stage, TrainingConfig
-from models.validation import to_tokens
 
 LIKE_LENGTH_CHUNK = 32  # texts; fewer would leave cores idle
 WORTH_SORTING = 0.8  # share of the tokens that must remain for texts to be encoded in chunks of like length
@@ -91,13 +91,15 @@ class TrainingStep:
 
     def _encode_queries(self, batch: Batch, rows: NDArray[np.int64]) -> Tensor:
         with self._accelerator.autocast():
-            return self._towers.query_tower(*to_tokens(batch.queries.take(rows), self._accelerator.device))
+            return self._towers.query_tower.encode(text_inputs(batch.queries, rows, self._accelerator.device))
 
     def _encode_items(self, batch: Batch, rows: NDArray[np.int64]) -> Tensor:
-        tokens = to_tokens(batch.items.take(rows), self._accelerator.device)
-        photos = batch.photos and take_photos(batch.photos, torch.from_numpy(rows).to(self._accelerator.device))
+        device = self._accelerator.device
+        texts, places = text_inputs(batch.items, rows, device), torch.from_numpy(rows).to(device)
+        photos = take_photos(batch.photos, places) if batch.photos else None
+        features = batch.features.take(places) if batch.features else None
         with self._accelerator.autocast():
-            return self._towers.item_tower(tokens, photos)
+            return self._towers.item_tower(texts, photos, features)
 
 
 def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage: Stage, config: TrainingConfig) -> Tensor:
@@ -111,11 +113,12 @@ def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stag
         stage: names the loss; the contrastive one weighs a query's lots that do not match, together, like the one that does.
         config: whether InfoNCE is symmetric.
     """
+    lengths = config.tower.matryoshka
     losses = [
-        _loss_at(F.normalize(queries[:, :n], dim=1), F.normalize(items[:, :n], dim=1), scale, batch, stage, config)
-        for n in config.tower.matryoshka
+        _loss_at(q, i, scale, batch, stage, config)
+        for q, i in zip(prefixes(queries, lengths), prefixes(items, lengths), strict=True)
     ]
-    return torch.stack([_loss_at(queries, items, scale, batch, stage, config), *losses]).mean()
+    return torch.stack(losses).mean()
 
 
 def _loss_at(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage: Stage, config: TrainingConfig) -> Tensor:

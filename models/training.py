@@ -17,6 +17,7 @@ from catalog.folder import CatalogFolder
 from models.artefact import load_towers, save_towers
 from models.batches import Slice, TrainingBatches
 from models.checkpoints import Checkpoints
+from models.lot_features import fit_features
 from models.presets import TowerConfig
 from models.run_record import data_hash, run_key, write_record
 from models.stage_run import EpochRecord, ProgressCallback, StageRun
@@ -120,7 +121,8 @@ def train_towers(
     checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, checkpoint_seconds, writes=main)
     if not resume:
         checkpoints.remove()
-    lots, queries = read_training_lots(catalog, config.stages[stage].min_weight)
+    wants_features = config.tower.features is not None
+    lots, queries = read_training_lots(catalog, config.stages[stage].min_weight, keep_items=wants_features)
     tokenizer, towers = _first_towers(config, lots, queries, start_from)
     seen = replace(config, tower=towers.config)
     with accelerator.main_process_first():  # the others find the photos decoded
@@ -129,6 +131,9 @@ def train_towers(
             lots, queries, tokenizer, seen, out / CACHE_FOLDER, stage=config.stages[stage], negatives=negatives, part=part
         )
         validation = Validation(catalog, tokenizer, towers.config, out / CACHE_FOLDER) if "val" in catalog.splits else None
+        towers.to(accelerator.device)
+        for source in filter(None, (batches, validation)):
+            source.encode_frozen(towers, accelerator.device)
     run = StageRun(
         towers,
         batches,
@@ -171,7 +176,8 @@ def _first_towers(config: TrainingConfig, lots: Lots, queries: Queries, start_fr
     """The towers that a stage begins with, and their tokenizer."""
     if start_from is None:
         tokenizer = make_tokenizer(config.tower, [*lots.texts, *queries.texts, *queries.lot_texts])
-        towers = TwoTowers(fit_vocabulary(config.tower, tokenizer.get_vocab_size()), config.temperature)
+        tower = fit_features(fit_vocabulary(config.tower, tokenizer.get_vocab_size()), lots.items)
+        towers = TwoTowers(tower, config.temperature)
     else:
         towers, _ = load_towers(start_from)
         tokenizer = Tokenizer.from_file(str(start_from / TOKENIZER_FILE))
@@ -180,6 +186,11 @@ def _first_towers(config: TrainingConfig, lots: Lots, queries: Queries, start_fr
             encoder.train_only(config.tower.text.trainable)
         if towers.item_tower.image_encoder is not None:
             towers.item_tower.image_encoder.train_only(config.tower.image.trainable)
+        towers.config = replace(
+            towers.config,
+            text=replace(towers.config.text, trainable=config.tower.text.trainable),
+            image=replace(towers.config.image, trainable=config.tower.image.trainable),
+        )
     towers.logit_scale.requires_grad_(config.learn_temperature)
     return prepare_tokenizer(tokenizer, towers.config.max_length), towers
 

@@ -30,14 +30,16 @@ class Lots:
         ids: N item ids.
         texts: their item_text.
         photos: where each photo lies; None for a lot without one.
+        items: the lots themselves, for towers that read structured features; empty where none asked for them.
     """
 
     ids: Sequence[str]
     texts: Sequence[str]
     photos: Sequence[Path | None]
+    items: Sequence[Item] = ()
 
     @classmethod
-    def read(cls, files: Iterable[Path]) -> "Lots":
+    def read(cls, files: Iterable[Path], *, keep_items: bool = False) -> "Lots":
         """Read item files; rows that break the item contract are left out and logged."""
         found: dict[str, tuple[Item, Path]] = {}
         for file in files:
@@ -50,6 +52,7 @@ class Lots:
             ids=list(found),
             texts=[item_text(item.title, item.description) for item, _ in found.values()],
             photos=[file.parent / item.image if item.image else None for item, file in found.values()],
+            items=[item for item, _ in found.values()] if keep_items else (),
         )
 
 
@@ -219,13 +222,18 @@ class PhotoTable:
         return table
 
 
-def read_training_lots(catalog: CatalogFolder, min_weight: float = 0.0) -> tuple[Lots, Queries]:
-    """The train split of a catalogue as lots and grouped queries; pairs that weigh less than min_weight are left out.
+def read_training_lots(catalog: CatalogFolder, min_weight: float = 0.0, *, keep_items: bool = False) -> tuple[Lots, Queries]:
+    """The train split of a catalogue as lots and grouped queries.
+
+    Args:
+        catalog: with a train split.
+        min_weight: pairs that weigh less are left out.
+        keep_items: keep the lots themselves, too.
 
     Raises:
         InvalidInput: the split has no usable pair.
     """
-    lots = Lots.read(catalog.item_files("train"))
+    lots = Lots.read(catalog.item_files("train"), keep_items=keep_items)
     return lots, Queries.group(catalog.pairs("train"), lots, min_weight)
 
 

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from catalog.folder import CatalogFolder
+from models.frozen_features import PhotoEncodings, TextTable, encode_photo_table, encode_text_table, is_frozen, text_inputs
+from models.lot_features import lot_row
 from models.pixels import normalise, to_unit
 from models.presets import TowerConfig
-from models.towers import Photos, Tokens, TwoTowers
+from models.towers import Photos, TwoTowers
 from models.training_data import Lots, PhotoTable, TokenTable
 from retrieval.evaluation import RELEVANT_GRADE
 from retrieval.items import query_text
@@ -73,17 +75,32 @@ class Validation:
     """The validation queries, corpus and judgments, ready to measure towers."""
 
     def __init__(self, catalog: CatalogFolder, tokenizer: Tokenizer, config: TowerConfig, cache: Path, split: str = "val") -> None:
-        lots, qrels = Lots.read(catalog.item_files(split)), catalog.qrels(split)
+        lots, qrels = Lots.read(catalog.item_files(split), keep_items=config.features is not None), catalog.qrels(split)
         rows = {item_id: row for row, item_id in enumerate(lots.ids)}
-        self.config = config
-        self._items = TokenTable.build(tokenizer, lots.texts, config.max_length)
-        self._photos = PhotoTable.load(lots.photos, config.image_size, cache) if config.use_image else None
-        self._queries = TokenTable.build(tokenizer, [query_text(text) for text in qrels.queries.values()], config.max_length)
+        self.config, self._cache = config, cache
+        self._features = config.features.encode([lot_row(item) for item in lots.items]) if config.features else None
+        self._items: TextTable = TokenTable.build(tokenizer, lots.texts, config.max_length)
+        self._photos: PhotoTable | PhotoEncodings | None = None
+        if config.use_image:
+            self._photos = PhotoTable.load(lots.photos, config.image_size, cache)
+        self._queries: TextTable = TokenTable.build(
+            tokenizer, [query_text(text) for text in qrels.queries.values()], config.max_length
+        )
         self._grades = np.zeros((len(qrels.queries), len(lots.ids)), dtype=np.int64)
         for row, query_id in enumerate(qrels.queries):
             for item_id, grade in qrels.grades.get(query_id, {}).items():
                 if item_id in rows:
                     self._grades[row, rows[item_id]] = grade
+
+    def encode_frozen(self, towers: TwoTowers, device: torch.device) -> None:
+        """Put encodings in place of what frozen encoders would read at every measurement."""
+        texts, queries, eyes = towers.item_tower.text_encoder, towers.query_tower.text_encoder, towers.item_tower.image_encoder
+        if is_frozen(texts) and isinstance(self._items, TokenTable):
+            self._items = encode_text_table(texts, self._items, self._cache, device)
+        if is_frozen(queries) and isinstance(self._queries, TokenTable):
+            self._queries = encode_text_table(queries, self._queries, self._cache, device)
+        if eyes is not None and is_frozen(eyes) and isinstance(self._photos, PhotoTable):
+            self._photos = encode_photo_table(eyes, self._photos, self.config, self._cache, device)
 
     @torch.inference_mode()
     def measure(self, towers: TwoTowers) -> Figures:
@@ -92,25 +109,25 @@ class Validation:
         device = towers.logit_scale.device
         items = _in_order(self._items.lengths, lambda rows: self._encode_items(towers, rows, device))
         queries = _in_order(
-            self._queries.lengths, lambda rows: towers.query_tower(*to_tokens(self._queries.take(rows), device)).cpu().numpy()
+            self._queries.lengths,
+            lambda rows: towers.query_tower.encode(text_inputs(self._queries, rows, device)).float().cpu().numpy(),
         )
         towers.train()
         return rank_figures(queries @ items.T, self._grades)
 
     def _encode_items(self, towers: TwoTowers, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float32]:
-        photos = None
-        if self._photos is not None:
-            seen = self._photos.has_image[rows]
-            pixels = torch.from_numpy(np.ascontiguousarray(self._photos.pixels[rows[seen]])).to(device)
-            photos = Photos(
-                normalise(to_unit(pixels), self.config.image_mean, self.config.image_std), torch.from_numpy(seen).to(device)
-            )
-        return towers.item_tower(to_tokens(self._items.take(rows), device), photos).float().cpu().numpy()
+        features = self._features.take(torch.from_numpy(rows)).to(device) if self._features else None
+        photos = self._show(rows, device) if self._photos else None
+        return towers.item_tower(text_inputs(self._items, rows, device), photos, features).float().cpu().numpy()
 
-
-def to_tokens(arrays: tuple[NDArray[np.int64], NDArray[np.int64]], device: torch.device) -> Tokens:
-    """Token arrays as tensors on a device."""
-    return Tokens(torch.from_numpy(arrays[0]).to(device), torch.from_numpy(arrays[1]).to(device))
+    def _show(self, rows: NDArray[np.int64], device: torch.device) -> Photos:
+        assert self._photos is not None
+        has_image = self._photos.has_image[rows]
+        seen = torch.from_numpy(has_image).to(device)
+        if isinstance(self._photos, PhotoEncodings):
+            return Photos(torch.from_numpy(self._photos.vectors[rows[has_image]]).to(device), seen)
+        pixels = torch.from_numpy(np.ascontiguousarray(self._photos.pixels[rows[has_image]])).to(device)
+        return Photos(normalise(to_unit(pixels), self.config.image_mean, self.config.image_std), seen)
 
 
 def _in_order(lengths: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], NDArray[np.float32]]) -> NDArray[np.float32]:
