@@ -250,6 +250,8 @@ def load_run(path: Path) -> dict[str, list[str]]:
     """
     try:
         rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+        if not rows:
+            raise ValueError("it holds no query")
         return {row["query_id"]: [str(item) for item in row["items"]] for row in rows}
     except (ValueError, EOFError, TypeError, KeyError, OSError) as error:
         raise InvalidInput(f"{path} is not a run that `gavel evaluate` saved ({error!r}); evaluate again") from error

@@ -1,0 +1,167 @@
+"""The evaluation of a tower on a tiny catalogue, from the search to the report."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from judged_lots import ENDED, LISTED, judged_items, write_judged_catalog, write_release
+from lots import TOWER_ID, WordEncoder
+from PIL import Image
+
+from catalog.folder import Click, Qrels, SplitData, write_catalog
+from processing import evaluate as job
+from processing.corpus import catalog_moment, sample_lots
+from processing.evaluate import HYBRID, KEYWORD, SEMANTIC, Plan, evaluate_to_folder, evaluate_tower, main
+from processing.evaluation_report import load_run, run_path, save_run
+from processing.plots import plot_space
+from processing.runs import RememberingEncoder, summarise_ms
+from retrieval.errors import InvalidInput, ReleaseError, TowerMismatch
+from retrieval.release import load_release
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """The tiny catalogue with its release; the query tower is the one of words."""
+    monkeypatch.setattr(job.QueryEncoder, "load", lambda folder, dimensions=None: WordEncoder(folder.name))
+    catalog = write_judged_catalog(tmp_path / "catalog")
+    return Plan(catalog, write_release(tmp_path / "release"), tmp_path / TOWER_ID, depth=100, latency_queries=3)
+
+
+def test_every_way_is_measured_on_the_queries_that_have_an_answer(plan: Plan) -> None:
+    made = evaluate_tower(plan)
+    assert list(made.results) == [KEYWORD, SEMANTIC, HYBRID]
+    assert made.queries == 3
+    assert made.results[SEMANTIC].quality["recall@5"] == 1.0
+    assert made.results[KEYWORD].run["q1"][0] == "lot-0"
+    assert "recall@100" in made.results[SEMANTIC].quality
+    assert "recall@200" not in made.results[SEMANTIC].quality
+    assert made.results[SEMANTIC].index.lots == 10
+    assert 0 < made.results[SEMANTIC].index.memory_bytes < made.results[SEMANTIC].index.disk_bytes
+    assert made.results[HYBRID].latency.searches == 3
+
+
+def test_searches_happen_at_the_catalogues_own_moment(plan: Plan) -> None:
+    """By the clock every auction of this catalogue has ended; in it, one has."""
+    assert catalog_moment(plan.catalog) == LISTED
+    run = evaluate_tower(plan).results[SEMANTIC].run
+    assert "lot-0" in run["q1"]
+    assert all(ENDED not in found for found in run.values())
+
+
+def test_clicks_count_for_the_moment_of_a_catalogue(tmp_path: Path) -> None:
+    catalog = write_judged_catalog(tmp_path)
+    later = LISTED.replace(year=2021)
+    clicks = [Click("red vase", "lot-0", 1, None, "buyer", later)]
+    write_catalog(tmp_path, name="tiny", seed=0, splits={"test": SplitData(["lots.parquet"], clicks=clicks)}, example_queries=[])
+    assert catalog_moment(catalog) == later
+
+
+def test_a_repeated_evaluation_gives_the_same_figures(plan: Plan) -> None:
+    one, two = evaluate_tower(plan), evaluate_tower(plan)
+    assert one.quality == two.quality
+    assert one.comparisons == two.comparisons
+    assert [result.run for result in one.results.values()] == [result.run for result in two.results.values()]
+
+
+def test_deeper_runs_only_lengthen_what_is_served(plan: Plan) -> None:
+    shallow, deep = (evaluate_tower(replace(plan, depth=depth)).results[HYBRID].run for depth in (3, 100))
+    assert all(deep[query][:3] == found for query, found in shallow.items())
+
+
+def test_the_report_holds_words_numbers_pictures_and_runs(plan: Plan, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    made = evaluate_to_folder(plan, out)
+    text = (out / "report.md").read_text()
+    assert "3 test queries over 10 lots" in text
+    for name in ("quality.png", "recall.png", "latency.png", "space.png"):
+        assert f"({name})" in text
+        with Image.open(out / name) as picture:
+            assert picture.getpixel((2, 2))[:3] == (255, 255, 255)
+            assert min(picture.size) > 250
+    said = json.loads((out / "report.json").read_text())
+    assert said["results"][SEMANTIC]["quality"]["ndcg@10"] == made.results[SEMANTIC].quality["ndcg@10"]
+    assert said["comparisons"][HYBRID]["recall@50"]["ties"] == 3
+    assert load_run(run_path(out, HYBRID)) == made.results[HYBRID].run
+
+
+def test_without_plots_none_is_drawn_or_linked(plan: Plan, tmp_path: Path) -> None:
+    evaluate_to_folder(plan, tmp_path / "report", plots=False)
+    assert not list((tmp_path / "report").glob("*.png"))
+    assert ".png" not in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_the_job_and_the_command_run_the_same_evaluation(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--input", str(plan.catalog.path), "--release", str(plan.release), "--tower", str(plan.tower)]
+    assert main([*flags, "--output", str(tmp_path / "out"), "--depth", "100", "--no-plots"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["quality"][SEMANTIC] == evaluate_tower(plan).results[SEMANTIC].quality
+    assert main([*flags, "--output", str(tmp_path / "out"), "--baseline", "magic"]) == 2
+    assert "there are BM25, semantic, hybrid" in capsys.readouterr().err
+
+
+def test_a_split_without_answers_is_refused(plan: Plan, tmp_path: Path) -> None:
+    only_half = Qrels({"q": "lamp"}, {"q": {"lot-7": 1}})
+    splits = {"test": SplitData(["lots.parquet"], qrels=only_half)}
+    write_catalog(plan.catalog.path, name="tiny", seed=0, splits=splits, example_queries=[])
+    with pytest.raises(InvalidInput, match="no query of split 'test'"):
+        evaluate_tower(plan)
+
+
+def test_a_release_that_lacks_lots_is_refused(plan: Plan, tmp_path: Path) -> None:
+    short = write_release(tmp_path / "short", judged_items()[:4])
+    with pytest.raises(ReleaseError, match="4 of the 10 lots"):
+        evaluate_tower(replace(plan, release=short))
+
+
+def test_a_release_of_another_tower_is_refused(plan: Plan) -> None:
+    with pytest.raises(TowerMismatch, match=f"is of tower {TOWER_ID}"):
+        evaluate_tower(replace(plan, tower=plan.tower.with_name("000000000000")))
+
+
+def test_a_remembered_query_is_encoded_once() -> None:
+    asked: list[str] = []
+
+    class Listening(WordEncoder):
+        def encode(self, texts):  # type: ignore[no-untyped-def]
+            asked.extend(texts)
+            return super().encode(texts)
+
+    encoder = RememberingEncoder(Listening())
+    encoder.encode(["red vase", "ring", "red vase"])
+    again = encoder.encode(["ring"])
+    assert asked == ["red vase", "ring"]
+    np.testing.assert_array_equal(again, WordEncoder().encode(["ring"]))
+
+
+def test_percentiles_lie_between_neighbouring_searches() -> None:
+    latency = summarise_ms(range(101))
+    assert (latency.mean_ms, latency.p50_ms, latency.p95_ms, latency.p99_ms) == (50, 50, 95, 99)
+
+
+def test_lots_are_sampled_by_seed(plan: Plan) -> None:
+    drawn = [[lot.item_id for lot in sample_lots(plan.catalog, "test", plan.release, 4, seed)] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 4
+    assert len(sample_lots(plan.catalog, "test", plan.release, 99)) == load_release(plan.release).lots
+
+
+def test_too_few_lots_make_no_plot_of_the_space(tmp_path: Path) -> None:
+    assert not plot_space(np.eye(4, dtype=np.float32), list("abcd"), "few", tmp_path / "space.png")
+    assert not (tmp_path / "space.png").exists()
+
+
+def test_equal_runs_are_equal_files(tmp_path: Path) -> None:
+    run = {"q": ["a b", "ü"], "r": []}
+    for name in ("one.ndjson.gz", "two.ndjson.gz"):
+        save_run(run, tmp_path / name)
+    assert (tmp_path / "one.ndjson.gz").read_bytes() == (tmp_path / "two.ndjson.gz").read_bytes()
+    assert load_run(tmp_path / "one.ndjson.gz") == run
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x1f\x8b\x08"])
+def test_a_damaged_run_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.ndjson.gz").write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"x\.ndjson\.gz is not a run"):
+        load_run(tmp_path / "x.ndjson.gz")
