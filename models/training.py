@@ -190,6 +190,7 @@ def _first_towers(config: TrainingConfig, lots: Lots, queries: Queries, start_fr
             towers.config,
             text=replace(towers.config.text, trainable=config.tower.text.trainable),
             image=replace(towers.config.image, trainable=config.tower.image.trainable),
+            matryoshka=config.tower.matryoshka,
         )
     towers.logit_scale.requires_grad_(config.learn_temperature)
     return prepare_tokenizer(tokenizer, towers.config.max_length), towers
@@ -203,6 +204,9 @@ def _check_same(wanted: TowerConfig, have: TowerConfig, folder: Path) -> None:
                 f"{folder} has {name} {getattr(have, name)}, the configuration asks for {getattr(wanted, name)}; "
                 "start from a tower of the same preset, or change the configuration"
             )
+    if (wanted.features is None) != (have.features is None):
+        reads = "reads no structured features" if have.features is None else "reads structured features"
+        raise InvalidInput(f"{folder} {reads}, the configuration asks for the contrary; start from another tower, or change it")
 
 
 def _from_first(accelerator: Accelerator, value: Any) -> Any:
