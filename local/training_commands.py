@@ -92,7 +92,7 @@ def mine(
     )
     with progress("mine negatives") as step:
         mined, path, reused = pipeline.mine(home, source, rules, out, progress=step)
-    report({"negatives": str(path), "tower_id": mined.settings["tower_id"], "reused": reused, **mined.stats}, as_json)
+    report({"file": str(path), "tower_id": mined.settings["tower_id"], "reused": reused, **mined.stats}, as_json)
 
 
 def show_rounds(run: "RoundsReport") -> None:
