@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from catalog.folder import CatalogFolder
+from local.command_entry import run_command
 from local.console import progress, show_table
 from local.home import Home
 from local.wiring import load_encoder, open_store
@@ -54,4 +55,4 @@ def main(queries: Annotated[int, typer.Option(min=1, help="How many of the catal
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main), "benchmarks.adapters")

@@ -61,8 +61,6 @@ def up(data: Path, port: int = opensearch_node.DEFAULT_PORT, progress: Progress 
         except MissingPrerequisite as failure:
             progress(f"no container ({failure}); starting a node on this machine's Java instead")
     node = opensearch_node.start(data, port, progress=progress)
-    if node.port != port:
-        progress(f"a node runs on port {node.port} already and is left there; `gavel down` stops it, then port {port} can be had")
     require_plugins(node.url)
     return RunningOpenSearch(node.url, "node")
 

@@ -12,6 +12,7 @@ from local.home import Home
 from local.wiring import load_encoder, open_store, search_service
 from retrieval.indexing import ReleaseReport, index_release
 from retrieval.settings import Settings
+from retrieval.tower import TowerCard
 
 # torch and what stands on it take seconds to import: a search must not wait for them, so they are imported where they work
 if TYPE_CHECKING:
@@ -132,7 +133,25 @@ def mine(
     return mined, path, reused
 
 
-def embed(home: Home, inputs: Sequence[Path], tower: Path, *, release_id: str | None, workers: int, progress: Step) -> Path:
+def find_release(home: Home, inputs: Sequence[Path], tower: Path, *, release_id: str | None) -> Path | None:
+    """The folder of the committed release that embed() would write once more; None when anything it comes from has changed."""
+    from processing.embed_items import find_release
+    from processing.embedding_run import EmbeddingRun
+
+    found = find_release(EmbeddingRun(list(inputs), home.embeddings, release_id=release_id), TowerCard.load(tower, verify=True))
+    return home.embeddings / found.release_id if found else None
+
+
+def embed(
+    home: Home,
+    inputs: Sequence[Path],
+    tower: Path,
+    *,
+    release_id: str | None,
+    workers: int,
+    progress: Step,
+    force: bool = False,
+) -> Path:
     """Embed catalogue files into a release.
 
     Returns:
@@ -140,7 +159,7 @@ def embed(home: Home, inputs: Sequence[Path], tower: Path, *, release_id: str | 
     """
     from processing.embed_items import embed
 
-    manifest = embed(list(inputs), tower, home.embeddings, release_id=release_id, workers=workers, progress=progress)
+    manifest = embed(list(inputs), tower, home.embeddings, release_id=release_id, workers=workers, force=force, progress=progress)
     return home.embeddings / manifest.release_id
 
 

@@ -1,9 +1,13 @@
 """What commands print: values that can be copied whole, and hints that fit the answer."""
 
+import io
+
 import pytest
 
+from local import cli, command_entry
 from local import console as shown
 from local.command_options import report
+from retrieval.errors import InvalidInput
 from retrieval.search import SearchAnswer
 
 
@@ -27,3 +31,32 @@ def test_an_empty_answer_suggests_the_hybrid_mode_only_to_those_who_did_not_use_
     said = " ".join(capsys.readouterr().out.split())
     assert "loosen the filters" in said
     assert ("--mode hybrid" in said) is says
+
+
+def test_the_prompt_of_a_json_search_stays_off_stdout(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\nred vase\n"))
+    assert cli._prompt(as_json=True) == "red vase"
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "search> " in said.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [(".venv/bin/gavel", "`.venv/bin/gavel train`"), ("/usr/bin/gavel", "`gavel train`"), ("x.py", "`gavel train`")],
+    [(".venv/bin/gavel", "`.venv/bin/gavel train`"), ("/usr/bin/gavel", "`gavel train`"), ("x.py", "`gavel train`")],
+)
+def test_a_hint_names_the_command_as_it_was_called(argv, hint, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [argv])
+    command_entry.say("there is no tower; make one with `gavel train`")
+    assert capsys.readouterr().err == f"gavel: there is no tower; make one with {hint}\n"
+
+
+def test_an_error_of_a_command_is_one_line_and_its_kind_is_the_status(capsys):
+    def refuse():
+        raise InvalidInput("k is 0")
+
+    with pytest.raises(SystemExit) as end:
+        command_entry.run_command(refuse, "bench")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "bench: k is 0\n"

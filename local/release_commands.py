@@ -1,0 +1,84 @@
+"""`gavel embed` and `gavel index`: from lots to a release, from a release to a live index."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from local.command_entry import EXIT_ERROR, say
+from local.command_options import Json, report
+from local.console import progress
+from local.home import Home
+from retrieval.release import REJECTS_FILE, Manifest
+from retrieval.settings import Settings
+
+ALREADY_THERE = "already there, unchanged; --force embeds again"
+
+
+def embed(
+    source: Annotated[
+        Path | None, typer.Argument(help="Catalogue file or folder of them; the newest catalogue by default.")
+    ] = None,
+    tower: Annotated[str | None, typer.Option(help="tower_id; the newest tower by default.")] = None,
+    release: Annotated[str | None, typer.Option(help="release_id; made from tower and input by default.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos; 0 decodes in a thread.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Embed again what is there already, unchanged.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed lots into a release: bulk files with vectors, and the rows that were set aside."""
+    from catalog.folder import CatalogFolder
+    from local import pipeline
+    from processing.embed_items import nothing_embedded
+    from retrieval.item_files import find_item_files
+    from retrieval.release import load_release
+
+    home = Home(Settings.from_env())
+    inputs = find_item_files(source) if source else CatalogFolder.load(home.catalog(None)).item_files()
+    folder = home.tower(tower)
+    made = None if force else pipeline.find_release(home, inputs, folder, release_id=release)
+    already = made is not None
+    if made is None:
+        with progress("embed lots") as step:
+            made = pipeline.embed(home, inputs, folder, release_id=release, workers=workers, force=force, progress=step)
+    manifest = load_release(made)
+    report(_described(made, manifest, already, as_json), as_json)
+    if manifest.items_in and not manifest.items_embedded:
+        say(nothing_embedded(manifest, made))
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _described(folder: Path, manifest: Manifest, already: bool, as_json: bool) -> dict[str, object]:
+    rejected: object = manifest.items_rejected
+    if manifest.items_rejected and not as_json:
+        rejected = f"{manifest.items_rejected} ({folder / REJECTS_FILE})"
+    return {
+        "release": str(folder),
+        **({"already_there": already} if as_json else {"state": ALREADY_THERE} if already else {}),
+        "tower_id": manifest.tower_id,
+        "items_in": manifest.items_in,
+        "embedded": manifest.items_embedded,
+        "rejected": rejected,
+        "without_image": manifest.items_without_image,
+    }
+
+
+def index(
+    release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Index a release and make it live."""
+    from local import pipeline
+
+    settings = Settings.from_env()
+    folder = Home(settings).release(release)
+    with progress("index lots") as step:
+        made = pipeline.index(settings, folder, progress=step)
+    counts = {
+        "indexed": made.upserts.indexed,
+        "stale": made.upserts.stale,
+        "refused": len(made.upserts.rejected),
+        "lots": made.lots,
+    }
+    report(
+        {"index": made.index, "kind": settings.index, "tower_id": made.tower_id, **counts, "recall@10": made.recall_at_10}, as_json
+    )
