@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
@@ -98,7 +99,14 @@ class Problem(BaseModel):
     detail: str
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (400, 503)}
+PROBLEM_TYPE = "application/problem+json"
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": f"{HTTPStatus(status).phrase}: {kinds}",
+        "content": {PROBLEM_TYPE: {"schema": Problem.model_json_schema()}},
+    }
+    for status, kinds in ((400, "`invalid_query`"), (503, "`index_unavailable` or `tower_unavailable`, with Retry-After"))
+}
 
 
 def create_app(service: Callable[[], SearchService]) -> FastAPI:
@@ -129,7 +137,21 @@ def create_app(service: Callable[[], SearchService]) -> FastAPI:
         live = service().live()
         return Health(status="ok", index=live.index.name, tower_id=live.index.tower_id, items=live.index.count())
 
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]  # FastAPI's own way to extend its description
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description, without the 422 that FastAPI lists of itself: a bad question is a 400 here."""
+    if app.openapi_schema is None:
+        described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for path in described["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            described["components"]["schemas"].pop(unused, None)
+        app.openapi_schema = described
+    return app.openapi_schema
 
 
 def _answer(answer: SearchAnswer) -> Answer:
@@ -139,7 +161,7 @@ def _answer(answer: SearchAnswer) -> Answer:
 def problem(status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An RFC 9457 answer."""
     body = Problem(type=kind, title=status.phrase, status=status, detail=detail)
-    return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
+    return JSONResponse(body.model_dump(), status, headers, media_type=PROBLEM_TYPE)
 
 
 async def _limit_body(request: Request, call_next: Callable[[Request], Any]) -> Any:

@@ -1,5 +1,6 @@
 """The HTTP face of search: answers, limits and errors."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,4 +113,8 @@ def test_another_method_is_a_problem_that_names_the_allowed_ones(client: TestCli
 def test_the_api_describes_itself(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {"/search", "/health"}
-    assert {"400", "503"} <= set(described["paths"]["/search"]["get"]["responses"])
+    for method in ("get", "post"):
+        responses = described["paths"]["/search"][method]["responses"]
+        assert set(responses) == {"200", "400", "503"}
+        assert "application/problem+json" in responses["400"]["content"]
+    assert "ValidationError" not in json.dumps(described)
