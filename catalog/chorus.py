@@ -43,7 +43,7 @@ DESCRIPTION_TO_TITLE_WEIGHT = 0.3
 ATTRIBUTES_WEIGHT = 0.3
 
 MIN_ATTRIBUTES, MAX_ATTRIBUTES = 2, 4  # in one query
-MAX_VALUE_CHARS = 40
+MAX_VALUE_CHARS = 30
 # Attributes that describe the parcel, the paperwork or the climate, and that nobody shops by.
 _NOT_ASKED_FOR = re.compile(
     r"package|pallet|master_|dimensions|temperature|humidity|altitude|certificat|country|harmonized|status|gtin|oem_code|date"
@@ -63,7 +63,7 @@ class Product:
     Attributes:
         item: as it is listed.
         model: the maker's own name of it.
-        attributes: what a shopper might ask for, name -> value.
+        attributes: what a shopper might ask for in words, name -> value.
     """
 
     item: Item
@@ -200,7 +200,7 @@ def attribute_query(product: Product, seed: int) -> str:
     chosen = order_by_chance((f"{product.item.item_id}/{name}" for name in values), seed)
     count = MIN_ATTRIBUTES + int(share_of(product.item.item_id, seed) * (MAX_ATTRIBUTES - MIN_ATTRIBUTES + 1))
     names = [key.split("/", 1)[1] for key in chosen[:count]]
-    return " ".join(dict.fromkeys(_spoken(name, values[name]) for name in names)) if len(names) >= MIN_ATTRIBUTES else ""
+    return " ".join(dict.fromkeys(values[name] for name in names)) if len(names) >= MIN_ATTRIBUTES else ""
 
 
 def _product(row: Mapping[str, Any]) -> Product:
@@ -217,7 +217,7 @@ def _product(row: Mapping[str, Any]) -> Product:
     wanted = {
         name: value
         for name, value in texts.items()
-        if 0 < len(value) <= MAX_VALUE_CHARS and value.lower() not in ("y", "n") and not _NOT_ASKED_FOR.search(name)
+        if len(value) <= MAX_VALUE_CHARS and re.search("[A-Za-z]{2}", value) and not _NOT_ASKED_FOR.search(name)
     }
     return Product(item, plain_text(row["name"]), wanted)
 
@@ -230,11 +230,6 @@ def _category(product_type: str) -> str:
 def _says_more(item: Item) -> bool:
     """Whether a description has words that the title lacks."""
     return not set(fold(item.description).split()) <= set(fold(item.title).split())
-
-
-def _spoken(name: str, value: str) -> str:
-    """A value that stands alone, or, where it is a number, with the attribute's name before it."""
-    return value if re.search("[A-Za-z]{2}", value) else f"{' '.join(name.split('_')).strip()} {value}"
 
 
 def _listing(product: Product) -> Listing:
