@@ -1,6 +1,7 @@
 """Training of both towers on (query, lot) pairs."""
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -113,7 +114,7 @@ def train_towers(
     started, began = time.monotonic(), datetime.now(UTC)
     if not 0 <= stage < len(config.stages):
         raise InvalidInput(f"there is no stage {stage}; the configuration has {len(config.stages)}, counted from 0")
-    accelerator = Accelerator(mixed_precision=_precision(config))
+    accelerator = _accelerator(config)
     main = accelerator.is_main_process
     torch.manual_seed(config.seed)
     data = data_hash(catalog)
@@ -211,6 +212,12 @@ def _check_same(wanted: TowerConfig, have: TowerConfig, folder: Path) -> None:
 
 def _from_first(accelerator: Accelerator, value: Any) -> Any:
     return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
+
+
+def _accelerator(config: TrainingConfig) -> Accelerator:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # set by accelerate launch and torchrun
+    # Accelerate takes processes without GPUs for strangers to each other unless it is told that CPUs are meant
+    return Accelerator(mixed_precision=_precision(config), cpu=several and not torch.cuda.is_available())
 
 
 def _precision(config: TrainingConfig) -> str:

@@ -1,4 +1,4 @@
-"""Trains small towers without dropout, for tests that kill it, resume it, or run it on several processes.
+"""Trains small towers for tests that kill it, resume it, or run it on several processes.
 
 python tests/e2e/train_small.py CATALOG '[{"out": FOLDER, "kill": STEP, name: value ...}, ...]'
 
@@ -9,11 +9,10 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import torch
 from small_tower import small_config
@@ -22,12 +21,12 @@ from catalog.folder import CatalogFolder
 from models.training import Stage, TrainingConfig, train_towers
 
 
-def train(catalog: Path, out: str, kill: int = 0, photos: bool = False, **options: Any) -> dict[str, Any]:
+def train(catalog: Path, out: str, kill: int = 0, photos: bool = False, dropout: float = 0.2, **options: Any) -> dict[str, Any]:
     """Train; `kill` is the step after which the process dies as by kill -9, `photos` lets the towers see."""
     stage = Stage("mined", random_negatives=1, hard_negatives=1)
     settings = {"epochs": 3, "batch_size": 16, "stages": (stage,), "log_q": True, "checkpoint_seconds": 0.0} | options
     seconds = settings.pop("checkpoint_seconds")
-    config = TrainingConfig(tower=small_config(use_image=photos), **settings)
+    config = TrainingConfig(tower=replace(small_config(use_image=photos), dropout=dropout), **settings)
     folder = CatalogFolder(catalog)
     ids = sorted({pair.item_id for pair in folder.pairs("train")})
     negatives = {pair.query: ids[:9] for pair in folder.pairs("train")}
@@ -39,15 +38,16 @@ def train(catalog: Path, out: str, kill: int = 0, photos: bool = False, **option
     with patch("models.artefact.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds
         report = train_towers(folder, config, Path(out), after_step, negatives=negatives, checkpoint_seconds=seconds)
     losses = [record.loss for record in report.history]
-    return {"tower_id": report.tower_id, "resumed_at": report.resumed_at, "losses": losses}
+    return {"out": Path(out).name, "tower_id": report.tower_id, "resumed_at": report.resumed_at, "losses": losses}
 
 
 def main() -> None:
-    """Run what the command line asks for, one after the other; a launcher's process runs the only one itself."""
+    """Run what the command line asks for, one after the other; a launcher's process runs them itself."""
     torch.set_num_threads(1)  # a fork takes no threads along
     catalog, runs = Path(sys.argv[1]), json.loads(sys.argv[2])
     if "WORLD_SIZE" in os.environ:
-        print(json.dumps(train(catalog, **runs[0])), flush=True)
+        for run in runs:
+            print(json.dumps(train(catalog, **run)), flush=True)
         return
     for run in runs:
         child = os.fork()

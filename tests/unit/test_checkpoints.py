@@ -1,0 +1,121 @@
+"""Checkpoints: whole or not there, and what names a run."""
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from painted_lots import write_painted_catalog
+from small_tower import small_config
+
+from models.checkpoints import CHECKPOINT_FILE, Checkpoints, between_steps
+from models.run_record import data_hash, run_key
+from models.training import Stage, TrainingConfig, train_towers
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    return write_painted_catalog(tmp_path_factory.mktemp("catalog") / "painted")
+
+
+@pytest.fixture
+def quick_export(monkeypatch):
+    monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "run", 0.0)
+    assert checkpoints.load() is None
+    state = {"weights": torch.arange(3.0), "clock": {"steps_run": 3, "seconds": 0.5}, "history": [{"loss": 1.5, "figures": None}]}
+    checkpoints.save({"weights": torch.zeros(3)})
+    checkpoints.save(state)
+    loaded = checkpoints.load()
+    assert torch.equal(loaded.pop("weights"), state.pop("weights"))
+    assert loaded == state
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [CHECKPOINT_FILE]
+    checkpoints.remove()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, 0.0)
+    checkpoints.save({"step": 1})
+
+    def full_disk(state, file):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.save({"step": 2})
+    assert checkpoints.load() == {"step": 1}
+
+
+def test_a_damaged_checkpoint_is_as_good_as_none(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path, 0.0)
+    checkpoints.save({"weights": torch.zeros(1_000)})
+    path = tmp_path / CHECKPOINT_FILE
+    path.write_bytes(path.read_bytes()[:2_000])
+    assert checkpoints.load() is None
+    assert "begins anew" in caplog.text
+
+
+def test_processes_other_than_the_first_write_nothing(tmp_path):
+    Checkpoints(tmp_path / "run", 0.0, writes=False).save({"step": 1})
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_end_of_an_epoch_brings_a_checkpoint_nearer(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("models.checkpoints.time.monotonic", lambda: now[0])
+    checkpoints = Checkpoints(tmp_path, 60.0)
+    now[0] += 11
+    assert (checkpoints.due(), checkpoints.due(epoch_ended=True)) == (False, True)
+    now[0] += 50
+    assert checkpoints.due()
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step():
+    with between_steps(True) as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_is_named_by_all_that_decides_its_outcome(catalog, tmp_path):
+    config = TrainingConfig(tower=small_config())
+    data = data_hash(catalog)
+    key = run_key(config, 0, data, None, None)
+    assert key == run_key(config, 0, data, None, None)
+    others = [
+        run_key(replace(config, seed=8), 0, data, None, None),
+        run_key(replace(config, stages=(Stage("in-batch", rate=0.5),)), 0, data, None, None),
+        run_key(config, 1, data, None, None),
+        run_key(config, 0, data[::-1], None, None),
+        run_key(config, 0, data, {"red vase": ["a"]}, None),
+        run_key(config, 0, data, {"red vase": ["b"]}, None),
+        run_key(config, 0, data, None, tmp_path / "0123456789ab"),
+    ]
+    assert len({key, *others}) == len(others) + 1
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_the_next_run_goes_on_from_unless_told_otherwise(catalog, tmp_path, quick_export):
+    config = TrainingConfig(tower=small_config(use_image=False), epochs=1, batch_size=16)
+
+    def interrupt(done: int, of: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train_towers(catalog, config, tmp_path, interrupt, resume=False)
+    assert len(list(tmp_path.rglob(CHECKPOINT_FILE))) == 1
+    steps: list[int] = []
+    report = train_towers(catalog, config, tmp_path, lambda done, of: steps.append(done))
+    assert (report.resumed_at, steps[0]) == (4, 5)
+    assert not list(tmp_path.rglob(CHECKPOINT_FILE))
+    assert train_towers(catalog, config, tmp_path / "again").tower_id == report.tower_id
