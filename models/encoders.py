@@ -11,15 +11,14 @@ from pickle import UnpicklingError
 from typing import Self
 
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from models.presets import SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
+from models.residual import BasicBlock
 from retrieval.errors import InvalidInput, TowerError
 
 # what transformers writes into a configuration besides the architecture
@@ -204,9 +203,11 @@ def _is_path(weights: str) -> bool:
 
 
 def _torchvision_resnet(spec: ImageEncoderSpec) -> tuple[nn.Module, int]:
+    from torchvision.models import get_model  # seconds, which a tower without such a network does not wait for
+
     hub_weights = None if not spec.weights or _is_path(spec.weights) else spec.weights
     try:
-        network = torchvision.models.get_model(spec.name, weights=hub_weights)
+        network = get_model(spec.name, weights=hub_weights)
     except (OSError, ValueError, KeyError) as error:
         raise TowerError(unreachable("image encoder", f"{spec.name} {spec.weights}".strip(), error)) from error
     width = network.fc.in_features
