@@ -40,7 +40,6 @@ def evaluate(
     """Measure a tower against BM25 and, if wanted, an untrained encoder: quality, speed, size, and a report of it."""
     from catalog.folder import CatalogFolder
     from local.wiring import find_tower
-    from models.model_card import write_model_card
     from processing.evaluate import Plan, evaluate_to_folder
     from retrieval.release import load_release
 
@@ -65,6 +64,8 @@ def evaluate(
     report = out or home.reports / f"{source.name}-{split}-{tower_id}"
     with _Stages() as stages:
         made = evaluate_to_folder(plan, report, plots=not no_plots, stages=stages)
+    from models.model_card import write_model_card  # it takes torch along, which a refused plan need not wait for
+
     card = write_model_card(folder, made.to_dict())
     if as_json:
         print_json({"report": str(report), "model_card": str(card), **made.to_dict()})

@@ -51,8 +51,9 @@ def catalog_moment(catalog: CatalogFolder) -> datetime:
     """
     known = [
         moment
-        for split in catalog.splits
-        for item in split_items(catalog, split)
+        for path in catalog.item_files()
+        for item in read_items(path)
+        if isinstance(item, Item)
         for moment in (item.listed_at, item.updated_at)
         if moment is not None
     ]

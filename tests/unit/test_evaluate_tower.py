@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from lots import TOWER_ID, WordEncoder
 from PIL import Image
 
 from catalog.folder import Click, Qrels, SplitData, write_catalog
+from catalog.synthetic import generate
 from processing import evaluate as job
-from processing.corpus import catalog_moment, sample_lots
+from processing.corpus import catalog_moment, sample_lots, split_items
 from processing.evaluate import HYBRID, KEYWORD, SEMANTIC, Plan, evaluate_to_folder, evaluate_tower, main
 from processing.evaluation_report import load_run, run_path, save_run
 from processing.plots import plot_space
@@ -56,6 +58,20 @@ def test_clicks_count_for_the_moment_of_a_catalogue(tmp_path: Path) -> None:
     clicks = [Click("red vase", "lot-0", 1, None, "buyer", later)]
     write_catalog(tmp_path, name="tiny", seed=0, splits={"test": SplitData(["lots.parquet"], clicks=clicks)}, example_queries=[])
     assert catalog_moment(catalog) == later
+
+
+def test_a_synthetic_catalogue_made_later_is_the_same_at_its_own_moment(tmp_path: Path) -> None:
+    """What the re-ranker sees, hours since and until, does not depend on when the catalogue was made."""
+    seen = []
+    for name, hours in (("early", 0), ("late", 31)):
+        catalog = generate(tmp_path / name, lots=40, now=LISTED + timedelta(hours=hours), photo_size=8)
+        moment = catalog_moment(catalog)
+        lots = [
+            (i.item_id, i.title, i.listed_at and moment - i.listed_at, i.ends_at and i.ends_at - moment)
+            for i in split_items(catalog, "test")
+        ]
+        seen.append((lots, [(c.query, c.item_id, c.event_type, moment - c.timestamp) for c in catalog.clicks("train")]))
+    assert seen[0] == seen[1]
 
 
 def test_a_repeated_evaluation_gives_the_same_figures(plan: Plan) -> None:
