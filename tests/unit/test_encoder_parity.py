@@ -1,5 +1,6 @@
 """The query tower that serves says what the query tower that was trained says."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,13 +11,18 @@ import onnxruntime
 import pytest
 import torch
 
+from local.wiring import open_store, search_service
 from models.artefact import load_towers, save_towers
 from models.presets import preset
 from models.tokenizer import train_wordpiece
 from models.towers import TwoTowers
 from models.training import fit_vocabulary
+from processing.embed_items import embed
 from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
+from retrieval.indexing import index_release
+from retrieval.search import SearchRequest
+from retrieval.settings import Settings
 from retrieval.tower import QUERY_TOWER_FILE, TOKENIZER_FILE
 from retrieval.tower_files import tower_folder
 
@@ -70,6 +76,17 @@ def test_a_shorter_query_vector_is_the_head_of_the_longer_at_unit_length(folder,
 
 def test_the_folder_of_a_shorter_length_is_that_of_its_tower(folder, tmp_path):
     assert tower_folder(str(folder.parent), f"{folder.name}.64", tmp_path) == folder
+
+
+def test_a_release_of_shorter_vectors_is_searched_by_queries_of_that_length(folder, tmp_path):
+    settings = Settings(home=tmp_path, towers_uri=str(folder.parent))
+    lots = tmp_path / "lots.ndjson"
+    lots.write_text("".join(json.dumps({"item_id": str(n), "title": text}) + "\n" for n, text in enumerate(TEXTS[:40])))
+    manifest = embed([lots], folder, tmp_path / "embeddings", dimensions=64)
+    made = index_release(tmp_path / "embeddings" / manifest.release_id, open_store(settings))
+    answer = search_service(settings).search(SearchRequest(TEXTS[7], mode="semantic"))
+    assert (manifest.dimensions, answer.tower_id, made.tower_id) == (64, f"{folder.name}.64", f"{folder.name}.64")
+    assert len(answer.results) == 10
 
 
 def test_the_graph_takes_batches_with_padding(folder, encoder):

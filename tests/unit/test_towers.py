@@ -8,10 +8,14 @@ import pytest
 import torch
 from small_tower import small_config
 
+from models.batches import Batch
+from models.losses import info_nce
 from models.lot_features import LOT_FEATURES, fit_features, lot_row
 from models.matryoshka import prefixes
 from models.presets import PRESETS, TowerConfig, preset
+from models.steps import batch_loss
 from models.towers import Photos, TextEncodings, Tokens, TwoTowers
+from models.training_config import TrainingConfig
 from retrieval.errors import InvalidInput, TowerError
 from retrieval.items import Item
 
@@ -228,6 +232,18 @@ def test_matryoshka_prefixes_have_unit_length_and_begin_with_the_whole():
         torch.testing.assert_close(part.norm(dim=1), torch.ones(5))
         torch.testing.assert_close(torch.nn.functional.cosine_similarity(part, vectors[:, : part.shape[1]]), torch.ones(5))
     assert len(list(prefixes(vectors))) == 1
+
+
+def test_the_matryoshka_loss_is_the_mean_of_the_losses_at_every_length():
+    random = torch.Generator().manual_seed(0)
+    queries, lots = (torch.nn.functional.normalize(torch.randn(6, 16, generator=random), dim=1) for _ in range(2))
+    known, scale = torch.eye(6, dtype=torch.bool), torch.tensor(10.0)
+    batch = Batch(None, None, None, None, known, None, None, (6,), (6,))
+    config = TrainingConfig(tower=replace(small_config(), matryoshka=(8, 4)))
+    found = batch_loss(queries, lots, scale, batch, config.stages[0], config)
+    heads = [[torch.nn.functional.normalize(v[:, :n], dim=1) for v in (queries, lots)] for n in (16, 8, 4)]
+    expected = torch.stack([info_nce(q, i, scale, known=known) for q, i in heads]).mean()
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_matryoshka_length_must_be_shorter_than_the_vector():
