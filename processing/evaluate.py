@@ -170,7 +170,7 @@ def _short_name(model: str) -> str:
 
 def _check(plan: Plan) -> None:
     if plan.baseline not in plan.ways:
-        raise InvalidInput(f"there is no way of searching {plan.baseline!r} here; there are {', '.join(plan.ways)}")
+        raise InvalidInput(f"there is no way of searching {plan.baseline!r} here; there are {', '.join(map(repr, plan.ways))}")
     if plan.depth < 1 or plan.latency_queries < 1:
         raise InvalidInput(f"depth ({plan.depth}) and timed queries ({plan.latency_queries}) must be 1 or more")
 

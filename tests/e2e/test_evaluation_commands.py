@@ -99,7 +99,7 @@ def test_saved_runs_are_compared_without_a_search(home: Path, made: Any) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("evaluate", "--baseline", "magic"), "there are BM25, semantic, hybrid"),
+        (("evaluate", "--baseline", "magic"), "there are 'BM25', 'semantic', 'hybrid', 'hybrid, re-ranked'"),
         (("evaluate", "--split", "dev"), "has no split 'dev'"),
         (("evaluate", "--tower", "nix"), "gavel embed --tower nix"),
         (("compare", "nix", "nix"), "'nix' is no run, report, release or tower"),

@@ -114,7 +114,7 @@ def test_the_job_and_the_command_run_the_same_evaluation(plan: Plan, tmp_path: P
     said = json.loads(capsys.readouterr().out)
     assert said["quality"][SEMANTIC] == evaluate_tower(plan).results[SEMANTIC].quality
     assert main([*flags, "--output", str(tmp_path / "out"), "--baseline", "magic"]) == 2
-    assert "there are BM25, semantic, hybrid" in capsys.readouterr().err
+    assert "there are 'BM25', 'semantic', 'hybrid'" in capsys.readouterr().err
 
 
 def test_a_split_without_answers_is_refused(plan: Plan, tmp_path: Path) -> None:
