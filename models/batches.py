@@ -41,6 +41,7 @@ class Batch:
         items: texts of the slice's lots.
         photos: their photos, augmented and normalised; None for a tower without eyes.
         features: their structured features; None for a tower that reads none.
+        lots: (B,) int64, rows of the lots: the answers, then each query's hard negatives, then random ones.
         known: (Q, B) bool, which lots are known to answer which queries.
         weights: (Q,) float, weights of the losses; None weighs all the same.
         log_q: (B,) float, log of the probability that a batch holds each lot; None without correction.
@@ -52,6 +53,7 @@ class Batch:
     items: TextTable
     photos: Photos | None
     features: Features | None
+    lots: NDArray[np.int64]
     known: Tensor
     weights: Tensor | None
     log_q: Tensor | None
@@ -171,6 +173,7 @@ class TrainingBatches:
             items=self._item_texts.rows(self._part.take(shown)),
             photos=self._show(lots, number, random, device) if self._photos else None,
             features=self._features.take(torch.from_numpy(self._part.take(lots))).to(device) if self._features else None,
+            lots=lots,
             known=torch.from_numpy(known).to(device),
             weights=None if weights is None else torch.from_numpy(weights.astype(np.float32)).to(device),
             log_q=None if log_q is None else torch.from_numpy(log_q).to(device),

@@ -1,0 +1,73 @@
+"""The training job: flags, what it prints, and how it refuses."""
+
+import json
+import logging
+
+import pytest
+from painted_lots import write_painted_catalog
+from small_tower import small_config
+
+from models.negatives import HardNegatives
+from processing import train_towers as job
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    return write_painted_catalog(tmp_path_factory.mktemp("catalog") / "painted").path
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.training_config.find_preset", lambda name: small_config())
+
+
+def arguments(catalog, out, *more: str) -> list[str]:
+    return ["--input", str(catalog), "--output", str(out), "--text-only", "--epochs", "1", "--batch-size", "16", *more]
+
+
+def test_two_stages_follow_one_another_and_leave_their_records(catalog, tmp_path, small, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    assert job.main(arguments(catalog, tmp_path)) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert "step 10 of 10" in caplog.text
+    negatives = tmp_path / "negatives.parquet"
+    HardNegatives({"red vase": ["lot-001", "lot-002"]}, {"red vase": [0.9, 0.8]}).save(negatives)
+    more = ("--stage", "1", "--start-from", first["tower_folder"], "--negatives", str(negatives), "--micro-batch", "8", "--log-q")
+    assert job.main(arguments(catalog, tmp_path, *more)) == 0
+    second = json.loads(capsys.readouterr().out)
+    record = json.loads((tmp_path / second["tower_id"] / "training.json").read_text())
+    assert (record["stage"], record["start_from"]) == ("hard-negatives", first["tower_id"])
+    assert record["settings"]["micro_batch"] == 8
+    assert record["data"] == {**record["data"], "catalog": "painted", "lots": 160, "queries": 16, "pairs": 160}
+    assert {"loss", "in_batch_accuracy", "in_batch_recall_at_10", "recall_at_50"} <= set(record["history"][0])
+    assert len(record["data"]["sha256"]) == 64
+    assert list((tmp_path / ".runs").glob("*/events.out.tfevents.*")), "TensorBoard's files"
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (("--stage", "7"), "there is no stage 7"),
+        (("--stage", "1"), "none were mined"),
+        (("--negatives", "/nowhere.parquet"), "there is no file of negatives"),
+        (("--start-from", "/nowhere"), "nowhere"),
+        (("--batch-size", "1"), "batch_size"),
+        (("--train-text", "half"), "trainable"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(catalog, tmp_path, small, capsys, more, reason):
+    assert job.main(arguments(catalog, tmp_path, *more)) == job.EXIT_USAGE
+    error = capsys.readouterr().err
+    assert error.startswith("gavel: ")
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_ctrl_c_says_how_to_go_on(catalog, tmp_path, small, capsys, monkeypatch):
+    def interrupt(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "_log_progress", lambda: interrupt)
+    assert job.main(arguments(catalog, tmp_path)) == job.EXIT_INTERRUPTED
+    assert "run the same command again to go on" in capsys.readouterr().err
