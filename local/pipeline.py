@@ -133,12 +133,15 @@ def mine(
     return mined, path, reused
 
 
-def find_release(home: Home, inputs: Sequence[Path], tower: Path, *, release_id: str | None) -> Path | None:
+def find_release(
+    home: Home, inputs: Sequence[Path], tower: Path, *, release_id: str | None, dimensions: int | None = None
+) -> Path | None:
     """The folder of the committed release that embed() would write once more; None when anything it comes from has changed."""
     from processing.embed_items import find_release
     from processing.embedding_run import EmbeddingRun
 
-    found = find_release(EmbeddingRun(list(inputs), home.embeddings, release_id=release_id), TowerCard.load(tower, verify=True))
+    card = TowerCard.load(tower, verify=True).at(dimensions)
+    found = find_release(EmbeddingRun(list(inputs), home.embeddings, release_id=release_id), card)
     return home.embeddings / found.release_id if found else None
 
 
@@ -151,15 +154,17 @@ def embed(
     workers: int,
     progress: Step,
     force: bool = False,
+    dimensions: int | None = None,
 ) -> Path:
-    """Embed catalogue files into a release.
+    """Embed catalogue files into a release, in vectors of a length that the tower serves; None is its own.
 
     Returns:
         The release's folder.
     """
     from processing.embed_items import embed
 
-    manifest = embed(list(inputs), tower, home.embeddings, release_id=release_id, workers=workers, force=force, progress=progress)
+    settings = {"release_id": release_id, "workers": workers, "force": force, "dimensions": dimensions}
+    manifest = embed(list(inputs), tower, home.embeddings, progress=progress, **settings)
     return home.embeddings / manifest.release_id
 
 

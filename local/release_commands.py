@@ -20,6 +20,9 @@ def embed(
         Path | None, typer.Argument(help="Catalogue file or folder of them; the newest catalogue by default.")
     ] = None,
     tower: Annotated[str | None, typer.Option(help="tower_id; the newest tower by default.")] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(help="Length of the vectors, one that the tower serves; its own by default.")
+    ] = None,
     release: Annotated[str | None, typer.Option(help="release_id; made from tower and input by default.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos; 0 decodes in a thread.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Embed again what is there already, unchanged.")] = False,
@@ -35,11 +38,13 @@ def embed(
     home = Home(Settings.from_env())
     inputs = find_item_files(source) if source else CatalogFolder.load(home.catalog(None)).item_files()
     folder = home.tower(tower)
-    made = None if force else pipeline.find_release(home, inputs, folder, release_id=release)
+    made = None if force else pipeline.find_release(home, inputs, folder, release_id=release, dimensions=dimensions)
     already = made is not None
     if made is None:
         with progress("embed lots") as step:
-            made = pipeline.embed(home, inputs, folder, release_id=release, workers=workers, force=force, progress=step)
+            made = pipeline.embed(
+                home, inputs, folder, release_id=release, workers=workers, force=force, dimensions=dimensions, progress=step
+            )
     manifest = load_release(made)
     report(_described(made, manifest, already, as_json), as_json)
     if manifest.items_in and not manifest.items_embedded:
