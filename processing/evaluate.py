@@ -20,12 +20,13 @@ import numpy as np
 
 from catalog.folder import CatalogFolder
 from processing.corpus import Published, build_corpus, catalog_moment, open_grades, sample_lots
+from processing.evaluation_plan import DEPTH, HYBRID, KEYWORD, RERANKED, SEMANTIC, ZERO_SHOT, ZERO_SHOT_FUSED, Plan
 from processing.evaluation_report import SPACE_PLOT, Evaluation, IndexSize, Result, write_report
 from processing.plots import plot_space
 from processing.runs import Counter, Progress, RememberingEncoder, Variant, measure_latency, search_run
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, TowerMismatch
-from retrieval.evaluation import RECALL_DEPTHS, RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
+from retrieval.evaluation import RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
 from retrieval.index.base import IndexStore
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.base import Ranker
@@ -33,55 +34,13 @@ from retrieval.release import load_release
 from retrieval.search import Encoder, Mode, SearchService
 from retrieval.significance import PairedComparison, compare_paired
 
-KEYWORD, SEMANTIC, HYBRID, RERANKED = "BM25", "semantic", "hybrid", "hybrid, re-ranked"
-ZERO_SHOT, ZERO_SHOT_FUSED = "zero-shot", "BM25 + zero-shot"
 TESTED = ("ndcg@10", "recall@50")
-DEPTH = RECALL_DEPTHS[-1]
-LATENCY_QUERIES = 200
-CANDIDATES = 50
 SPACE_POINTS = 3_000
 IN_MEMORY = ("hnsw.faiss", "bm25-*/*")  # the snapshots that a search reads whole
 INPUT = Path("/opt/ml/processing/input")
 OUTPUT = Path("/opt/ml/processing/output")
 
 Stages = Callable[[str], Progress]  # label of a stage -> a function of (done, total)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured, and how.
-
-    Attributes:
-        catalog: its judgments are measured against.
-        release: holds the lots of the split, embedded by the tower.
-        tower: folder of the tower that encodes the queries.
-        booster: file of the re-ranker; None leaves the re-ranked search out.
-        split: val for choices, test for the report.
-        zero_shot: preset, hub name or folder of a sentence encoder to compare with; empty for none.
-        depth: ranks of every run, >= 1; measures that look deeper are left out.
-        baseline: the way of searching that the others are tested against.
-        latency_queries: searches of every way that are timed one by one, >= 1.
-        candidates: first-stage candidates that are re-ranked, as in serving.
-        seed: of the tests, and of the samples that are timed and drawn.
-    """
-
-    catalog: CatalogFolder
-    release: Path
-    tower: Path
-    booster: Path | None = None
-    split: str = "test"
-    zero_shot: str = ""
-    depth: int = DEPTH
-    baseline: str = KEYWORD
-    latency_queries: int = LATENCY_QUERIES
-    candidates: int = CANDIDATES
-    seed: int = 0
-
-    @property
-    def ways(self) -> tuple[str, ...]:
-        """The ways of searching that it measures, in the order of the report."""
-        untrained = (KEYWORD, ZERO_SHOT, ZERO_SHOT_FUSED) if self.zero_shot else (KEYWORD,)
-        return (*untrained, SEMANTIC, HYBRID, *((RERANKED,) if self.booster else ()))
 
 
 @dataclass(frozen=True)
@@ -109,7 +68,7 @@ def evaluate_tower(plan: Plan, stages: Stages = lambda label: lambda done, total
         TowerError: the tower or the zero-shot encoder cannot be used, or the release is of another tower.
         FeatureMismatch: the re-ranker was trained on other features.
     """
-    _check(plan)
+    plan.check()
     started = time.monotonic()
     manifest = load_release(plan.release)
     now = catalog_moment(plan.catalog)
@@ -166,13 +125,6 @@ def draw_space(plan: Plan, path: Path) -> bool:
 def _short_name(model: str) -> str:
     """A folder by its last two names: where it lies says nothing of the model."""
     return "/".join(Path(model).parts[-2:]) if model else ""
-
-
-def _check(plan: Plan) -> None:
-    if plan.baseline not in plan.ways:
-        raise InvalidInput(f"there is no way of searching {plan.baseline!r} here; there are {', '.join(map(repr, plan.ways))}")
-    if plan.depth < 1 or plan.latency_queries < 1:
-        raise InvalidInput(f"depth ({plan.depth}) and timed queries ({plan.latency_queries}) must be 1 or more")
 
 
 def _measured_queries(plan: Plan, grades: Grades) -> dict[str, str]:

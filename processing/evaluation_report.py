@@ -21,6 +21,7 @@ from retrieval.significance import PairedComparison
 
 MARKDOWN_FILE, JSON_FILE, RUNS_FOLDER, RUN_SUFFIX = "report.md", "report.json", "runs", ".ndjson.gz"
 QUALITY_PLOT, RECALL_PLOT, LATENCY_PLOT, SPACE_PLOT = "quality.png", "recall.png", "latency.png", "space.png"
+PLOTS = (QUALITY_PLOT, RECALL_PLOT, LATENCY_PLOT, SPACE_PLOT)
 HEADLINE = ("recall@10", "recall@50", "ndcg@10", "mrr", "map")
 MIB = 1 << 20
 
@@ -120,12 +121,15 @@ def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) ->
     Args:
         evaluation: what was measured.
         folder: made when it is not there.
-        plots: whether to draw; a space.png that is there is shown in either case.
+        plots: whether to draw; the space.png that draw_space() put there is linked. Without, older plots go.
 
     Returns:
         The Markdown file.
     """
     (folder / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)
+    stale = [*(folder / RUNS_FOLDER).glob(f"*{RUN_SUFFIX}"), *(() if plots else map(folder.joinpath, PLOTS))]
+    for path in stale:
+        path.unlink(missing_ok=True)
     for name, result in evaluation.results.items():
         save_run(result.run, run_path(folder, name))
     if plots:
@@ -134,7 +138,7 @@ def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) ->
         latency = {name: asdict(result.latency) for name, result in evaluation.results.items()}
         plot_latency(latency, f"{evaluation.title}, one search at a time", folder / LATENCY_PLOT)
     (folder / JSON_FILE).write_text(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False) + "\n")
-    shown = [name for name in (QUALITY_PLOT, RECALL_PLOT, LATENCY_PLOT, SPACE_PLOT) if (folder / name).is_file()]
+    shown = [name for name in PLOTS if (folder / name).is_file()]
     (folder / MARKDOWN_FILE).write_text(markdown(evaluation, shown))
     return folder / MARKDOWN_FILE
 

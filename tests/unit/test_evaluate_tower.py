@@ -102,8 +102,13 @@ def test_the_report_holds_words_numbers_pictures_and_runs(plan: Plan, tmp_path: 
     assert load_run(run_path(out, HYBRID)) == made.results[HYBRID].run
 
 
-def test_without_plots_none_is_drawn_or_linked(plan: Plan, tmp_path: Path) -> None:
+def test_without_plots_none_is_drawn_or_linked_and_nothing_of_an_older_report_stays(plan: Plan, tmp_path: Path) -> None:
+    runs = tmp_path / "report" / "runs"
+    runs.mkdir(parents=True)
+    for left_behind in (runs / "zero-shot.ndjson.gz", runs.parent / "space.png"):
+        left_behind.write_bytes(b"")
     evaluate_to_folder(plan, tmp_path / "report", plots=False)
+    assert sorted(path.name.split(".")[0] for path in runs.iterdir()) == ["bm25", "hybrid", "semantic"]
     assert not list((tmp_path / "report").glob("*.png"))
     assert ".png" not in (tmp_path / "report" / "report.md").read_text()
 
