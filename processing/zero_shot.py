@@ -44,8 +44,9 @@ class SentenceEncoder:
         Raises:
             TowerError: the model is neither a local folder nor to be had from the hub.
         """
-        self.model = PRESETS[model].text.model or model if model in PRESETS else model
-        spec = TextEncoderSpec(model=self.model, pooling=_pooling(self.model))
+        known = PRESETS[model].text if model in PRESETS else None
+        spec = known if known and known.model else TextEncoderSpec(model=model, pooling=_pooling(model))
+        self.model = spec.model
         self._tokenizer = make_tokenizer(replace(next(iter(PRESETS.values())), text=spec), ())
         self._encoder = TextEncoder(spec).eval()
         self._max_length = min(MAX_LENGTH, self._encoder.max_positions)
