@@ -44,7 +44,6 @@ def test_the_prompt_of_a_json_search_stays_off_stdout(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "hint"),
     [(".venv/bin/gavel", "`.venv/bin/gavel train`"), ("/usr/bin/gavel", "`gavel train`"), ("x.py", "`gavel train`")],
-    [(".venv/bin/gavel", "`.venv/bin/gavel train`"), ("/usr/bin/gavel", "`gavel train`"), ("x.py", "`gavel train`")],
 )
 def test_a_hint_names_the_command_as_it_was_called(argv, hint, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [argv])
