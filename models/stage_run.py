@@ -169,7 +169,7 @@ class StageRun:
         return len(since) >= self._config.patience
 
     def _state(self) -> dict[str, Any]:
-        frequency = self._batches.frequency
+        frequency, scaler = self._batches.frequency, self._accelerator.scaler
         return {
             "towers": self._towers.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -180,6 +180,7 @@ class StageRun:
             "best_epoch": self.best.epoch if self.best else None,
             "kept": self._kept,
             "frequency": frequency.state_dict() if frequency else None,
+            "scaler": scaler.state_dict() if scaler else None,
         }
 
     def _resume(self) -> None:
@@ -196,6 +197,8 @@ class StageRun:
         self._kept = state["kept"]
         if self._batches.frequency:
             self._batches.frequency.load_state_dict(state["frequency"])
+        if self._accelerator.scaler:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
         self.resumed_at = self._clock.steps_run
         log.warning("goes on from step %d of %d (%s)", self.resumed_at, self._clock.steps, self._checkpoints.folder)
 

@@ -1,73 +1,157 @@
-"""Stages that run at the same time: order, errors, and what is left running when nobody wants the rest."""
+"""Stages, losses and the epoch that is kept."""
 
-import threading
-import time
-from contextlib import closing
+import json
+from dataclasses import asdict, replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
+from accelerate import Accelerator
+from painted_lots import write_painted_catalog
+from small_tower import small_config
 
-from processing.stages import Stopwatch, ahead
+from models.artefact import load_towers
+from models.batches import TrainingBatches
+from models.checkpoints import Checkpoints
+from models.stage_run import EpochRecord, StageRun
+from models.steps import TrainingStep, in_batch_figures, saves_padding
+from models.tokenizer import make_tokenizer
+from models.towers import TwoTowers
+from models.training import Stage, TrainingConfig, fit_vocabulary, three_stages, train_towers
+from models.training_data import read_training_lots
+from models.validation import Figures
+from retrieval.encoder import prepare_tokenizer
+from retrieval.errors import InvalidInput, TowerError
 
-
-@given(st.lists(st.integers(), max_size=30), st.integers(1, 4))
-def test_items_made_ahead_come_out_whole_and_in_order(items, depth):
-    assert list(ahead(items, depth)) == items
-
-
-def test_the_next_item_is_made_while_this_one_is_used():
-    made = []
-
-    def source():
-        for number in range(3):
-            made.append(number)
-            yield number
-
-    with closing(ahead(source(), 1)) as stream:
-        assert next(stream) == 0
-        deadline = time.monotonic() + 10
-        while len(made) < 2 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert made[:2] == [0, 1]
+CPU = torch.device("cpu")
 
 
-def test_an_error_of_the_source_is_raised_where_its_items_are_used():
-    def source():
-        yield 1
-        raise ValueError("the second is broken")
-
-    stream = ahead(source(), 2)
-    assert next(stream) == 1
-    with pytest.raises(ValueError, match="the second is broken"):
-        next(stream)
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    return write_painted_catalog(tmp_path_factory.mktemp("catalog") / "painted")
 
 
-def test_a_source_that_nobody_wants_any_more_is_closed_in_its_own_thread():
-    closed = []
-
-    def source():
-        try:
-            while True:
-                yield threading.get_ident()
-        finally:
-            closed.append(threading.get_ident())
-
-    stream = ahead(source(), 1)
-    thread = next(stream)
-    stream.close()
-    assert closed == [thread]
-    assert thread != threading.get_ident()
+@pytest.fixture
+def quick_export(monkeypatch):
+    monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
 
 
-def test_a_stopwatch_adds_up_the_busy_time_of_a_stage_over_threads():
-    watch = Stopwatch()
-    threads = [threading.Thread(target=watch.add, args=("decode", 0.5)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    with watch.time("write"):
-        time.sleep(0.01)
-    assert watch.seconds["decode"] == 4.0
-    assert watch.seconds["write"] >= 0.01
+def step_of(catalog, cache, **changes) -> tuple[TwoTowers, TrainingBatches, TrainingStep]:
+    tower = replace(small_config(use_image=False), dropout=0.0, matryoshka=changes.pop("matryoshka", ()))
+    config = TrainingConfig(**{"tower": tower, "batch_size": 12, "stages": (Stage("random", random_negatives=1),), **changes})
+    lots, queries = read_training_lots(catalog)
+    tokenizer = prepare_tokenizer(make_tokenizer(tower, [*lots.texts, *queries.texts]), tower.max_length)
+    torch.manual_seed(0)
+    towers = TwoTowers(fit_vocabulary(tower, tokenizer.get_vocab_size()))
+    batches = TrainingBatches(lots, queries, tokenizer, config, cache)
+    optimizer = torch.optim.SGD(towers.parameters(), lr=0.0)
+    return towers, batches, TrainingStep(towers, optimizer, Accelerator(), config, config.stages[0])
+
+
+def gradient_of(catalog, cache, count=1, **changes) -> torch.Tensor:
+    towers, batches, step = step_of(catalog, cache, **changes)
+    step.run([batches.batch(number, CPU) for number in range(count)])
+    return torch.cat([p.grad.flatten() for p in towers.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "contrastive", "triplet"])
+def test_small_pieces_of_a_batch_give_its_gradient(catalog, tmp_path, loss):
+    changes = {"stages": (Stage("any", random_negatives=1, loss=loss, margin=0.5),), "matryoshka": (8,), "max_grad_norm": 1e9}
+    whole = gradient_of(catalog, tmp_path, **changes)
+    assert whole.abs().max() > 1e-4
+    for size in (1, 5):
+        pieces = gradient_of(catalog, tmp_path, micro_batch=size, **changes)
+        torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-5)
+
+
+def test_accumulated_batches_give_the_mean_of_their_gradients(catalog, tmp_path):
+    towers, batches, step = step_of(catalog, tmp_path, max_grad_norm=1e9)
+    single = []
+    for number in range(2):
+        step.run([batches.batch(number, CPU)])
+        single.append(torch.cat([p.grad.flatten() for p in towers.parameters() if p.grad is not None]))
+    together = gradient_of(catalog, tmp_path, count=2, max_grad_norm=1e9)
+    torch.testing.assert_close(together, (single[0] + single[1]) / 2, rtol=0, atol=1e-6)
+
+
+def test_in_batch_figures_are_those_counted_by_hand():
+    queries = torch.eye(3, 4)
+    items = torch.cat([torch.eye(3, 4), torch.eye(3, 4)[:1].repeat(11, 1)])  # eleven copies of the first query's answer
+    items[1], items[2] = torch.tensor([0.0, 0.5, 0.0, 0.5]), torch.tensor([0.0, 1.0, 0.0, 0.0])
+    known = torch.zeros(3, 14, dtype=torch.bool)
+    accuracy, recall = in_batch_figures(queries, items, known)
+    # the first ties with its copies, the second stands behind lot 2, the third's own lot has nothing of it, and ties
+    assert (accuracy.item(), recall.item()) == (pytest.approx(2 / 3), 1.0)
+    known[1, 2] = True
+    assert in_batch_figures(queries, items, known)[0].item() == 1.0
+
+
+def test_texts_are_sorted_by_length_only_where_it_saves_work():
+    lengths = torch.randint(3, 120, (128,)).numpy()
+    assert saves_padding(lengths)
+    assert not saves_padding(lengths * 0 + 20)
+
+
+def test_three_stages_sharpen_and_then_let_weak_pairs_in():
+    first, second, third = three_stages((4, 2, 1), hard_negatives=3)
+    assert (first.hard_negatives, second.hard_negatives, third.hard_negatives) == (0, 3, 3)
+    assert first.random_negatives > 0
+    assert (first.rate, third.rate) == (1.0, 0.1)
+    assert first.min_weight == second.min_weight > third.min_weight == 0.0
+    assert [TrainingConfig(stages=(first, second, third)).stage_epochs(stage) for stage in (first, third)] == [4, 1]
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"rate": 0.0}, {"hard_negatives": -1}, {"min_weight": -0.1}])
+def test_a_stage_that_cannot_be_is_refused(wrong):
+    with pytest.raises(InvalidInput, match="stage 'odd'"):
+        Stage("odd", **wrong)
+
+
+def test_a_stage_goes_on_from_the_weights_of_a_tower(catalog, tmp_path, quick_export):
+    config = TrainingConfig(
+        tower=small_config(use_image=False), epochs=1, batch_size=16, stages=(Stage("a"), Stage("b", rate=1e-9))
+    )
+    first = train_towers(catalog, config, tmp_path)
+    second = train_towers(catalog, config, tmp_path, stage=1, start_from=first.tower_folder)
+    assert second.best.figures.ndcg_at_10 == pytest.approx(first.best.figures.ndcg_at_10, abs=1e-3), "at no rate nothing is learnt"
+    record = json.loads((second.tower_folder / "training.json").read_text())
+    assert (record["stage"], record["start_from"]) == ("b", first.tower_id)
+    with pytest.raises(InvalidInput, match="has hidden 32, the configuration asks for 48"):
+        train_towers(catalog, replace(config, tower=replace(config.tower, hidden=48)), tmp_path, start_from=first.tower_folder)
+    with pytest.raises(TowerError, match="nowhere"):
+        train_towers(catalog, config, tmp_path, start_from=tmp_path / "nowhere")
+    with pytest.raises(InvalidInput, match="no stage 2"):
+        train_towers(catalog, config, tmp_path, stage=2)
+
+
+class NoBetter:
+    """Measures worse and worse towers."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def measure(self, towers: TwoTowers) -> Figures:
+        self.asked += 1
+        return Figures(0.5, 0.5 - self.asked / 100, 0.5 + self.asked / 10)
+
+
+@pytest.mark.parametrize(("judge", "best"), [("recall_at_50", 1), ("quality", 3)])
+def test_training_stops_when_patience_is_gone_and_keeps_the_best_epoch(catalog, tmp_path, judge, best):
+    changes = {"epochs": 6 if judge == "recall_at_50" else 3, "validate_every": 1, "patience": 2, "judge": judge}
+    towers, batches, _ = step_of(catalog, tmp_path, **changes)
+    config = TrainingConfig(tower=towers.config, batch_size=12, **changes)
+    run = StageRun(towers, batches, NoBetter(), config, Stage("one"), Accelerator(), Checkpoints(tmp_path / "run", 1e9))
+    run.run()
+    assert [record.epoch for record in run.history] == [1, 2, 3]
+    assert run.best.epoch == best
+    assert all(0 <= record.in_batch_accuracy <= record.in_batch_recall_at_10 <= 1 for record in run.history)
+
+
+def test_a_fixed_temperature_stays(catalog, tmp_path, quick_export):
+    config = TrainingConfig(tower=small_config(use_image=False), epochs=1, batch_size=16, temperature=0.05, learn_temperature=False)
+    towers, _ = load_towers(train_towers(catalog, config, tmp_path).tower_folder)
+    assert 1 / towers.scale.item() == pytest.approx(0.05)
+
+
+def test_an_epoch_record_comes_back_from_json():
+    record = EpochRecord(1, 2.0, 3.0, Figures(0.1, 0.2, 0.3), 0.4, 0.5)
+    assert EpochRecord.from_dict(json.loads(json.dumps(asdict(record)))) == record
