@@ -39,7 +39,7 @@ AGE_GROUPS = ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
 OWN = 0.7  # length of what is an item's or user's own, where a category or brand has 0.4 to 0.6
 AFFINITY = 9.0  # log-odds of a perfect match over an indifferent one
 BUDGET = 0.35  # log-odds lost per squared deviation of price from budget
-ZIPF = 0.8  # popularity falls with rank ** -ZIPF
+ZIPF = 0.6  # popularity falls with rank ** -ZIPF
 INTERACTIONS, LEAST_INTERACTIONS, MOST_INTERACTIONS = 28, 10, 120  # per user: median and limits
 LATE = 0.25  # share of items that are listed in the course of the year
 START, DAYS = datetime(2025, 11, 1, tzinfo=UTC), 365

@@ -56,7 +56,7 @@ def test_interactions_keep_the_events_contract(folder: InteractionFolder) -> Non
 def test_a_few_items_take_much_and_favourite_categories_take_more_than_their_share(folder: InteractionFolder) -> None:
     pairs = np.concatenate([folder.interactions(split) for split in SPLITS])
     counts = sorted(Counter(pairs[:, 1].tolist()).values(), reverse=True)
-    assert sum(counts[:40]) > 0.25 * len(pairs), "the most popular tenth"
+    assert sum(counts[:40]) > 0.2 * len(pairs), "the most popular tenth takes twice its share"
     category = np.array([row["category"] for row in folder.items])
     favourite = np.array([row["favourite_category"] for row in folder.users])
     met = (category[pairs[:, 1]] == favourite[pairs[:, 0]]).mean()

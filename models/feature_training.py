@@ -1,0 +1,266 @@
+"""Trains two feature towers on interactions: in-batch negatives, then mined ones among them.
+
+Small enough to hold users, items and all their scores in memory: exact search stands in for an index. Towers over texts
+and photos are trained by models.training.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.feature_tower import Features, FeatureSpec, FeatureTower, Row
+from models.frequency import StreamingFrequency
+from models.losses import info_nce
+from models.schedule import learning_rate_factor
+
+MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
+CUTOFF = 50  # of the Recall that epochs are chosen by
+
+Pairs = NDArray[np.int64]  # (N, 2), indices of a user and an item that they took
+Scores = Callable[[Pairs], float]
+
+
+@dataclass(frozen=True)
+class FeatureTrainingConfig:
+    """How two feature towers are trained.
+
+    Attributes:
+        dimensions: of the vectors.
+        hidden: width of the hidden layers; 0 for none.
+        id_width: width of the embeddings of user and item ids.
+        unknown_rate: share of ids and other categories hidden in training.
+        dropout: on the hidden layers.
+        batch_size: pairs per step.
+        epochs: over all pairs; of a stage with mined negatives too.
+        rate: peak learning rate of AdamW; warm-up over a tenth, then a cosine.
+        weight_decay: of AdamW.
+        temperature: to start from; it is learned.
+        correct_popularity: subtract log q, estimated from the stream of batches (Yi et al. 2019).
+        hard: mined negatives per pair, for a stage that has mined ones.
+        random: random negatives per pair in such a stage.
+        mined_skip: ranks at the top that mining leaves out, where what was simply not bought yet stands.
+        mined_depth: ranks from which on an item is no hard negative any more.
+        mined_rate: peak learning rate of a stage with mined negatives, as a share of `rate`.
+        seed: of weights, batches and draws.
+    """
+
+    dimensions: int = 64
+    hidden: int = 128
+    id_width: int = 32
+    unknown_rate: float = 0.1
+    dropout: float = 0.0
+    batch_size: int = 512
+    epochs: int = 4
+    rate: float = 5e-3
+    weight_decay: float = 1e-4
+    temperature: float = 0.1
+    correct_popularity: bool = False
+    hard: float = 1.0
+    random: float = 0.5
+    mined_skip: int = 0
+    mined_depth: int = 100
+    mined_rate: float = 0.3
+    seed: int = 7
+
+
+@dataclass(frozen=True)
+class InteractionData:
+    """Users and items as features, and the pairs to train on.
+
+    Attributes:
+        users: (U, …) their features, with those ids that the towers may know.
+        items: (I, …) the same for items.
+        user_spec: how users were encoded.
+        item_spec: how items were.
+        pairs: (N, 2) training pairs.
+        taken: (U, I) bool, the training pairs as a table: what mining and the loss never call a negative.
+    """
+
+    users: Features
+    items: Features
+    user_spec: FeatureSpec
+    item_spec: FeatureSpec
+    pairs: Pairs
+    taken: Tensor
+
+    @classmethod
+    def build(
+        cls,
+        users: list[Row],
+        items: list[Row],
+        pairs: Pairs,
+        *,
+        user_columns: Mapping[str, list[str]],
+        item_columns: Mapping[str, list[str]],
+    ) -> "InteractionData":
+        """Fit the specs on the rows and encode them.
+
+        Args:
+            users: features of every user.
+            items: features of every item.
+            pairs: (N, 2) training pairs, indices into both.
+            user_columns: names of features under "categories" and "numbers", as FeatureSpec.fit() takes them.
+            item_columns: the same for items.
+        """
+        user_spec, item_spec = FeatureSpec.fit(users, **user_columns), FeatureSpec.fit(items, **item_columns)
+        taken = torch.zeros(len(users), len(items), dtype=torch.bool)
+        taken[pairs[:, 0], pairs[:, 1]] = True
+        return cls(user_spec.encode(users), item_spec.encode(items), user_spec, item_spec, pairs, taken)
+
+
+class FeatureTowers(nn.Module):
+    """A tower for users, one for items, and the temperature between them."""
+
+    def __init__(self, data: InteractionData, config: FeatureTrainingConfig) -> None:
+        super().__init__()
+        self.user_tower, self.item_tower = (
+            FeatureTower(
+                spec,
+                config.hidden,
+                config.dimensions,
+                widths={name: config.id_width for name in spec.categories if name.endswith("_id")},
+                dropout=config.dropout,
+                unknown_rate=config.unknown_rate,
+            )
+            for spec in (data.user_spec, data.item_spec)
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+
+    @property
+    def scale(self) -> Tensor:
+        """1 / temperature, at most 100."""
+        return self.logit_scale.exp().clamp(max=MAX_SCALE)
+
+    @torch.no_grad()
+    def scores(self, data: InteractionData) -> Tensor:
+        """Cosine of every user with every item, (U, I)."""
+        training = self.training
+        self.eval()
+        scores = self.user_tower(*data.users) @ self.item_tower(*data.items).T
+        self.train(training)
+        return scores
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage of training came to.
+
+    Attributes:
+        towers: with the weights of the best epoch.
+        history: the judge's figure before the stage and after each epoch.
+        losses: mean loss of each epoch.
+    """
+
+    towers: FeatureTowers
+    history: list[float]
+    losses: list[float]
+
+
+def train_stage(
+    data: InteractionData,
+    config: FeatureTrainingConfig,
+    judge: Callable[[Tensor], float],
+    *,
+    start_from: FeatureTowers | None = None,
+    mined: Tensor | None = None,
+    step: Callable[[int, int], None] | None = None,
+) -> StageReport:
+    """Train for config.epochs and keep the epoch that the judge liked best.
+
+    Args:
+        data: what to train on.
+        config: how; `hard`, `random` and `mined_rate` count with mined negatives alone.
+        judge: (U, I) cosines -> figure of merit on held-out pairs, greater is better.
+        start_from: towers to go on from, left as they are; None starts anew.
+        mined: (U, M) int64, hard negatives of every user, as mine() returns them.
+        step: called with (epochs done, epochs).
+
+    Returns:
+        The towers and how they got there.
+    """
+    torch.manual_seed(config.seed)
+    random = np.random.default_rng(config.seed)
+    towers = copy.deepcopy(start_from) if start_from else FeatureTowers(data, config)
+    rate = config.rate * (1.0 if mined is None else config.mined_rate)
+    optimizer = torch.optim.AdamW(towers.parameters(), lr=rate, weight_decay=config.weight_decay)
+    steps = config.epochs * (len(data.pairs) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: learning_rate_factor(done / steps, 0.1))
+    frequency = StreamingFrequency() if config.correct_popularity else None
+    history, losses, best = [judge(towers.scores(data))], [], copy.deepcopy(towers.state_dict())
+    for epoch in range(config.epochs):
+        order = random.permutation(len(data.pairs))[: len(data.pairs) // config.batch_size * config.batch_size]
+        total = 0.0
+        for rows in order.reshape(-1, config.batch_size):
+            users, items = _batch(data, rows, mined, config, random)
+            loss = _loss(towers, data, users, items, frequency)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        losses.append(total * config.batch_size / len(order))
+        history.append(judge(towers.scores(data)))
+        if history[-1] >= max(history):
+            best = copy.deepcopy(towers.state_dict())
+        if step:
+            step(epoch + 1, config.epochs)
+    towers.load_state_dict(best)
+    return StageReport(towers, history, losses)
+
+
+def mine(towers: FeatureTowers, data: InteractionData, config: FeatureTrainingConfig) -> Tensor:
+    """The items that the towers rank highest for every user among those that the user did not take in training.
+
+    Returns:
+        (U, config.mined_depth - config.mined_skip) int64, best first.
+    """
+    scores = towers.scores(data).masked_fill(data.taken, -math.inf)
+    return scores.topk(config.mined_depth, dim=1).indices[:, config.mined_skip :]
+
+
+def recall(scores: Tensor, hidden: Tensor, wanted: Tensor, k: int = CUTOFF) -> Tensor:
+    """Recall@k of every user that wants something.
+
+    Args:
+        scores: (U, I) the higher, the earlier.
+        hidden: (U, I) bool, left out of the ranking: what the user has taken before.
+        wanted: (U, I) bool, what the user took afterwards.
+        k: length of the list.
+
+    Returns:
+        (V,) in [0, 1] for the V users with at least one wanted item, in their order.
+    """
+    top = scores.masked_fill(hidden, -math.inf).topk(k, dim=1).indices  # (U, k)
+    found, all_wanted = wanted.gather(1, top).sum(1), wanted.sum(1)  # (U,)
+    return (found / all_wanted)[all_wanted > 0]
+
+
+def _batch(
+    data: InteractionData, rows: NDArray[np.int64], mined: Tensor | None, config: FeatureTrainingConfig, random: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Users (B,) and items (B + hard + random,): the first B items are the users' own."""
+    pairs = torch.from_numpy(data.pairs[rows])  # (B, 2)
+    users, items = pairs[:, 0], [pairs[:, 1]]
+    if mined is not None:
+        askers = users[torch.from_numpy(random.integers(len(users), size=round(config.hard * len(users))))]
+        items.append(mined[askers, torch.from_numpy(random.integers(mined.shape[1], size=len(askers)))])
+        items.append(torch.from_numpy(random.integers(data.taken.shape[1], size=round(config.random * len(users)))))
+    return users, torch.cat(items)
+
+
+def _loss(
+    towers: FeatureTowers, data: InteractionData, users: Tensor, items: Tensor, frequency: StreamingFrequency | None
+) -> Tensor:
+    """InfoNCE of one batch; what a user took is no negative, and neither is a second copy of an item."""
+    user_vectors = towers.user_tower(*data.users.take(users))  # (B, D)
+    item_vectors = towers.item_tower(*data.items.take(items))  # (B + negatives, D)
+    known = data.taken[users][:, items]  # (B, B + negatives)
+    log_q = torch.from_numpy(frequency.update(items.numpy())) if frequency else None
+    return info_nce(user_vectors, item_vectors, towers.scale, known=known, log_q=log_q, symmetric=False)
