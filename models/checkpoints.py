@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from types import FrameType
@@ -81,6 +81,8 @@ class Checkpoints:
         """Forget the run: it is finished, or shall begin anew."""
         if self._writes:
             shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # other runs have checkpoints beside it, or there is none
+                self.folder.parent.rmdir()
 
 
 class Interruption:

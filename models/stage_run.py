@@ -13,9 +13,10 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from models.batches import TrainingBatches, seed_of
+from models.board import Board
 from models.checkpoints import Checkpoints, between_steps
 from models.schedule import Clock, learning_rate_factor
-from models.steps import StepFigures, TrainingStep
+from models.steps import TrainingStep
 from models.towers import TwoTowers
 from models.training_config import Stage, TrainingConfig
 from models.validation import Figures, Validation
@@ -109,7 +110,7 @@ class StageRun:
         """
         with (
             between_steps(self._accelerator.num_processes == 1) as interruption,
-            _open_board(self._board, self.resumed_at) as board,
+            Board.open(self._board, self.resumed_at) as board,
         ):
             while not self._clock.over and not self._patience_gone():
                 self._one_step(board)
@@ -130,7 +131,7 @@ class StageRun:
             self._towers.load_state_dict(self._kept)
         self._towers.cpu().eval()
 
-    def _one_step(self, board: "_Board") -> None:
+    def _one_step(self, board: Board) -> None:
         number, count = self._clock.steps_run, self._config.accumulate
         factor = learning_rate_factor(self._clock.share, self._config.warmup)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
@@ -144,9 +145,9 @@ class StageRun:
         if self._accelerator.num_processes > 1:
             self._clock.steps = self._agree(self._clock.steps)
         if self._clock.steps_run % BOARD_STEPS == 0:
-            board.show_step(self._clock.steps_run, figures, factor, self._towers)
+            board.show_step(self._clock.steps_run, figures._asdict(), factor, 1 / self._towers.scale.item())
 
-    def _end_epoch(self, board: "_Board") -> None:
+    def _end_epoch(self, board: Board) -> None:
         epoch = -(-self._clock.steps_run // self._epoch_steps)
         due = self._clock.over or epoch % self._config.validate_every == 0
         figures = None
@@ -158,7 +159,7 @@ class StageRun:
         self._summed = 0
         self.history.append(record)
         log.info("%s", record)
-        board.show_epoch(self._clock.steps_run, record)
+        board.show_epoch(self._clock.steps_run, asdict(record))
         if _better(record, self.best, self._config.judge):
             self.best, self._kept = record, copy.deepcopy(self._towers.state_dict())
 
@@ -207,45 +208,6 @@ class StageRun:
         if self._accelerator.num_processes == 1:
             return value
         return broadcast_object_list([value])[0]
-
-
-class _Board:
-    """TensorBoard's curves; without a writer it shows nothing."""
-
-    def __init__(self, writer: Any = None) -> None:
-        self._writer = writer
-
-    def __enter__(self) -> "_Board":
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        if self._writer:
-            self._writer.close()
-
-    def show_step(self, step: int, figures: StepFigures, rate: float, towers: TwoTowers) -> None:
-        """Points of one step."""
-        if self._writer:
-            for name, value in figures._asdict().items():
-                self._writer.add_scalar(f"step/{name}", value.item(), step)
-            self._writer.add_scalar("step/learning_rate_factor", rate, step)
-            self._writer.add_scalar("step/temperature", 1 / towers.scale.item(), step)
-
-    def show_epoch(self, step: int, record: EpochRecord) -> None:
-        """Points of one epoch."""
-        if self._writer:
-            means = {"loss": record.loss, "accuracy": record.in_batch_accuracy, "recall_at_10": record.in_batch_recall_at_10}
-            measured = asdict(record.figures) if record.figures else {}
-            for group, values in (("train", means), ("val", measured)):
-                for name, value in values.items():
-                    self._writer.add_scalar(f"{group}/{name}", value, step)
-
-
-def _open_board(folder: Path | None, step: int) -> _Board:
-    if folder is None:
-        return _Board()
-    from torch.utils.tensorboard import SummaryWriter  # a second of imports
-
-    return _Board(SummaryWriter(str(folder), purge_step=step))
 
 
 def _parameter_groups(towers: TwoTowers, config: TrainingConfig, stage: Stage) -> list[dict[str, Any]]:

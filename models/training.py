@@ -114,7 +114,7 @@ def train_towers(
     started, began = time.monotonic(), datetime.now(UTC)
     if not 0 <= stage < len(config.stages):
         raise InvalidInput(f"there is no stage {stage}; the configuration has {len(config.stages)}, counted from 0")
-    accelerator = _accelerator(config)
+    accelerator, chosen = _accelerator(config), config.stages[stage]
     main = accelerator.is_main_process
     torch.manual_seed(config.seed)
     data = data_hash(catalog)
@@ -122,48 +122,44 @@ def train_towers(
     checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, checkpoint_seconds, writes=main)
     if not resume:
         checkpoints.remove()
-    wants_features = config.tower.features is not None
-    lots, queries = read_training_lots(catalog, config.stages[stage].min_weight, keep_items=wants_features)
+    lots, queries = read_training_lots(catalog, chosen.min_weight, keep_items=config.tower.features is not None)
     tokenizer, towers = _first_towers(config, lots, queries, start_from)
-    seen = replace(config, tower=towers.config)
-    with accelerator.main_process_first():  # the others find the photos decoded
+    towers.to(accelerator.device)
+    with accelerator.main_process_first():  # the others find photos decoded and frozen encoders' work done
+        seen, cache = replace(config, tower=towers.config), out / CACHE_FOLDER
         part = Slice(accelerator.process_index, accelerator.num_processes)
-        batches = TrainingBatches(
-            lots, queries, tokenizer, seen, out / CACHE_FOLDER, stage=config.stages[stage], negatives=negatives, part=part
-        )
-        validation = Validation(catalog, tokenizer, towers.config, out / CACHE_FOLDER) if "val" in catalog.splits else None
-        towers.to(accelerator.device)
-        for source in filter(None, (batches, validation)):
-            source.encode_frozen(towers, accelerator.device)
-    run = StageRun(
-        towers,
-        batches,
-        validation,
-        config,
-        config.stages[stage],
-        accelerator,
-        checkpoints,
-        out / BOARD_FOLDER / f"{config.stages[stage].name}-{key}" if main else None,
-    )
+        batches = TrainingBatches(lots, queries, tokenizer, seen, cache, stage=chosen, negatives=negatives, part=part)
+        batches.encode_frozen(towers, accelerator.device)
+        validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
+        if validation:
+            validation.encode_frozen(towers, accelerator.device)
+    board = out / BOARD_FOLDER / f"{chosen.name}-{key}" if main else None
+    run = StageRun(towers, batches, validation, config, chosen, accelerator, checkpoints, board)
     run.run(progress)
     folder = _from_first(accelerator, save_towers(towers, tokenizer, out) if main else None)
-    report = TrainingReport(
-        tower_folder=folder,
-        tower_id=folder.name,
-        best=run.best or run.history[-1],
-        history=run.history,
-        lots=len(lots.ids),
-        photos=batches.photo_count,
-        queries=len(queries.texts),
-        parameters=sum(p.numel() for p in towers.parameters()),
-        seconds=time.monotonic() - started,
-        resumed_at=run.resumed_at,
-    )
+    report = _report(folder, run, batches, queries, len(lots.ids), towers, time.monotonic() - started)
     if main:
         write_record(folder, _record(report, config, stage, start_from, catalog, data, len(queries.lots)), began)
         checkpoints.remove()
     accelerator.wait_for_everyone()
     return report
+
+
+def _report(
+    folder: Path, run: StageRun, batches: TrainingBatches, queries: Queries, lots: int, towers: TwoTowers, seconds: float
+) -> TrainingReport:
+    return TrainingReport(
+        tower_folder=folder,
+        tower_id=folder.name,
+        best=run.best or run.history[-1],
+        history=run.history,
+        lots=lots,
+        photos=batches.photo_count,
+        queries=len(queries.texts),
+        parameters=sum(p.numel() for p in towers.parameters()),
+        seconds=seconds,
+        resumed_at=run.resumed_at,
+    )
 
 
 def fit_vocabulary(config: TowerConfig, size: int) -> TowerConfig:

@@ -34,8 +34,10 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     assert torch.equal(loaded.pop("weights"), state.pop("weights"))
     assert loaded == state
     assert [path.name for path in (tmp_path / "run").iterdir()] == [CHECKPOINT_FILE]
+    other = Checkpoints(tmp_path / "other", 0.0)
+    other.save(state)
     checkpoints.remove()
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
 def test_a_save_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
