@@ -52,7 +52,7 @@ def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Ste
 
     Args:
         folder: users, items, interactions.
-        config: of both stages; the second goes at mined_rate, whatever its negatives.
+        config: of both stages; the second goes at later_rate, whatever its negatives.
         step: called after each of the 6 stages.
 
     Yields:
@@ -66,12 +66,11 @@ def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Ste
 
     yield POPULARITY, data.taken.sum(0).float().expand(data.taken.shape)
     for plain, with_mined, correct in ((IN_BATCH, MINED, False), (CORRECTED, CORRECTED_MINED, True)):
-        first = replace(config, correct_popularity=correct)
-        second = replace(first, rate=config.rate * config.mined_rate, mined_rate=1.0)
-        start = train_stage(data, first, judge).towers
+        training = replace(config, correct_popularity=correct)
+        start = train_stage(data, training, judge).towers
         step()
-        for name, mined in ((plain, None), (with_mined, mine(start, data, config))):
-            yield name, train_stage(data, second, judge, start_from=start, mined=mined).towers.scores(data)
+        for name, mined in ((plain, None), (with_mined, mine(start, data, training))):
+            yield name, train_stage(data, training, judge, start_from=start, mined=mined).towers.scores(data)
             step()
 
 
@@ -127,8 +126,8 @@ def compare(runs: list[Values]) -> dict[str, dict[str, tuple[float, float, float
 def main(
     seeds: Annotated[int, typer.Option(min=2, help="How many sets of users and items; the first has the seed --seed.")] = 5,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
-    users: Annotated[int, typer.Option(min=100, help="Users of a set.")] = 3000,
-    items: Annotated[int, typer.Option(min=300, help="Items of a set.")] = 2000,
+    users: Annotated[int, typer.Option(min=100, help="Users of a set.")] = 2000,
+    items: Annotated[int, typer.Option(min=300, help="Items of a set.")] = 1500,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures into this PNG.")] = None,
 ) -> None:

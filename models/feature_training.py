@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class FeatureTrainingConfig:
         random: random negatives per pair in such a stage.
         mined_skip: ranks at the top that mining leaves out, where what was simply not bought yet stands.
         mined_depth: ranks from which on an item is no hard negative any more.
-        mined_rate: peak learning rate of a stage with mined negatives, as a share of `rate`.
+        later_rate: peak learning rate of a stage that goes on from another, as a share of `rate`.
         seed: of weights, batches and draws.
     """
 
@@ -56,7 +57,7 @@ class FeatureTrainingConfig:
     unknown_rate: float = 0.1
     dropout: float = 0.0
     batch_size: int = 512
-    epochs: int = 4
+    epochs: int = 3
     rate: float = 5e-3
     weight_decay: float = 1e-4
     temperature: float = 0.1
@@ -65,7 +66,7 @@ class FeatureTrainingConfig:
     random: float = 0.5
     mined_skip: int = 0
     mined_depth: int = 100
-    mined_rate: float = 0.3
+    later_rate: float = 0.3
     seed: int = 7
 
 
@@ -175,7 +176,7 @@ def train_stage(
 
     Args:
         data: what to train on.
-        config: how; `hard`, `random` and `mined_rate` count with mined negatives alone.
+        config: how; `hard` and `random` count with mined negatives alone, `later_rate` with start_from alone.
         judge: (U, I) cosines -> figure of merit on held-out pairs, greater is better.
         start_from: towers to go on from, left as they are; None starts anew.
         mined: (U, M) int64, hard negatives of every user, as mine() returns them.
@@ -187,25 +188,16 @@ def train_stage(
     torch.manual_seed(config.seed)
     random = np.random.default_rng(config.seed)
     towers = copy.deepcopy(start_from) if start_from else FeatureTowers(data, config)
-    rate = config.rate * (1.0 if mined is None else config.mined_rate)
+    rate = config.rate * (config.later_rate if start_from else 1.0)
     optimizer = torch.optim.AdamW(towers.parameters(), lr=rate, weight_decay=config.weight_decay)
-    steps = config.epochs * (len(data.pairs) // config.batch_size)
+    steps = config.epochs * len(_batches(data, config, np.arange(len(data.pairs))))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: learning_rate_factor(done / steps, 0.1))
     frequency = StreamingFrequency() if config.correct_popularity else None
     history, losses, best = [judge(towers.scores(data))], [], copy.deepcopy(towers.state_dict())
     for epoch in range(config.epochs):
-        order = random.permutation(len(data.pairs))[: len(data.pairs) // config.batch_size * config.batch_size]
-        total = 0.0
-        for rows in order.reshape(-1, config.batch_size):
-            users, items = _batch(data, rows, mined, config, random)
-            loss = _loss(towers, data, users, items, frequency)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach())
-        losses.append(total * config.batch_size / len(order))
+        batches = _batches(data, config, random.permutation(len(data.pairs)))
+        drawn = (_batch(data, rows, mined, config, random) for rows in batches)
+        losses.append(fmean(_step(towers, _loss(towers, data, *batch, frequency), optimizer, schedule) for batch in drawn))
         history.append(judge(towers.scores(data)))
         if history[-1] >= max(history):
             best = copy.deepcopy(towers.state_dict())
@@ -240,6 +232,23 @@ def recall(scores: Tensor, hidden: Tensor, wanted: Tensor, k: int = CUTOFF) -> T
     top = scores.masked_fill(hidden, -math.inf).topk(k, dim=1).indices  # (U, k)
     found, all_wanted = wanted.gather(1, top).sum(1), wanted.sum(1)  # (U,)
     return (found / all_wanted)[all_wanted > 0]
+
+
+def _batches(data: InteractionData, config: FeatureTrainingConfig, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pairs in this order, cut into whole batches: (steps, B); the rest waits for another epoch."""
+    size = min(config.batch_size, len(data.pairs))
+    return order[: len(order) // size * size].reshape(-1, size)
+
+
+def _step(
+    towers: FeatureTowers, loss: Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR
+) -> float:
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    return float(loss.detach())
 
 
 def _batch(
