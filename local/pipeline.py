@@ -12,7 +12,7 @@ from local.home import Home
 from local.wiring import load_encoder, open_store, search_service
 from retrieval.indexing import ReleaseReport, index_release
 from retrieval.settings import Settings
-from retrieval.tower import TowerCard
+from retrieval.tower import TowerCard, split_tower_id
 
 # torch and what stands on it take seconds to import: a search must not wait for them, so they are imported where they work
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def train_towers(
     if negatives is not None:
         kept = HardNegatives.load(negatives)
         config, stage, mined = in_stages(config), MINED, kept.by_query
-        start_from = start_from or home.tower(str(kept.settings["tower_id"]))
+        start_from = start_from or home.tower(split_tower_id(str(kept.settings.get("tower_id", "")))[0])
     report = train_towers(
         catalog, config, home.towers, progress, stage=stage, start_from=start_from, negatives=mined, resume=resume
     )
