@@ -267,12 +267,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             instances=instances,
         )
     except GavelError as error:
-        print(f"embed_items: {error}", file=sys.stderr)
+        print(f"gavel: {error}", file=sys.stderr)
         return EXIT_USAGE
     print(manifest.to_json(), end="")
     warning = nothing_embedded(manifest, flags.output / manifest.release_id)
     if warning:
-        print(f"embed_items: {warning}", file=sys.stderr)
+        print(f"gavel: {warning}", file=sys.stderr)
     return EXIT_NOTHING_EMBEDDED if warning else 0
 
 

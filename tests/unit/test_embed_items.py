@@ -365,7 +365,7 @@ def test_input_that_cannot_be_used_ends_the_job_with_status_2_and_one_line(folde
     status = main(["--input", str(folder), "--tower", str(tower), "--output", str(tmp_path / "out")])
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert status == 2
-    assert error.startswith("embed_items: ")
+    assert error.startswith("gavel: ")
     assert message in error
     assert not (tmp_path / "out").exists()
 
