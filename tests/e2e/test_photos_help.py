@@ -67,5 +67,5 @@ def test_the_job_trains_by_its_flags_and_prints_what_it_made(tmp_path, capsys, m
 
 
 def test_the_job_says_what_is_wrong_and_fails(tmp_path, capsys):
-    assert job.main(["--input", str(tmp_path), "--output", str(tmp_path)]) == 1
+    assert job.main(["--input", str(tmp_path), "--output", str(tmp_path)]) == job.EXIT_USAGE
     assert "gavel catalog generate" in capsys.readouterr().err

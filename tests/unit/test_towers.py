@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from small_tower import small_config
@@ -238,7 +239,7 @@ def test_the_matryoshka_loss_is_the_mean_of_the_losses_at_every_length():
     random = torch.Generator().manual_seed(0)
     queries, lots = (torch.nn.functional.normalize(torch.randn(6, 16, generator=random), dim=1) for _ in range(2))
     known, scale = torch.eye(6, dtype=torch.bool), torch.tensor(10.0)
-    batch = Batch(None, None, None, None, known, None, None, (6,), (6,))
+    batch = Batch(None, None, None, None, np.arange(6), known, None, None, (6,), (6,))
     config = TrainingConfig(tower=replace(small_config(), matryoshka=(8, 4)))
     found = batch_loss(queries, lots, scale, batch, config.stages[0], config)
     heads = [[torch.nn.functional.normalize(v[:, :n], dim=1) for v in (queries, lots)] for n in (16, 8, 4)]
