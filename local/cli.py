@@ -16,7 +16,7 @@ from local.evaluation_commands import compare, evaluate
 from local.node_commands import down, up
 from local.release_commands import embed, index
 from local.serve_command import serve
-from local.training_commands import mine, train
+from local.training_commands import adapt, mine, train
 from retrieval.errors import GavelError
 from retrieval.index.base import Filter
 from retrieval.search import Mode, SearchRequest, SearchService
@@ -31,6 +31,7 @@ app.command()(serve)
 app.command()(up)
 app.command()(down)
 app.command()(train)
+app.command()(adapt)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(mine)

@@ -1,7 +1,7 @@
 """What the command line shows: progress bars, tables of lots, quality and timings."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
@@ -33,6 +33,15 @@ def progress(label: str) -> Iterator[Step]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
         if bars.tasks[0].total is None:  # there was nothing to do
             bars.update(task, visible=False)
+
+
+class Stages(ExitStack):
+    """One bar at a time: called with the label of a new stage, it ends the one before."""
+
+    def __call__(self, label: str) -> Step:
+        """Show the bar of a stage; returns a function of (done, total)."""
+        self.close()
+        return self.enter_context(progress(label))
 
 
 def show_answer(query: str, answer: SearchAnswer) -> None:

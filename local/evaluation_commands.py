@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from local.command_options import CatalogOption, Json, Seed, print_json
-from local.console import Step, console, progress, show_quality, show_table
+from local.console import Stages, console, progress, show_quality, show_table
 from local.home import Home
 from retrieval.search import Mode
 from retrieval.settings import Settings
@@ -62,7 +62,7 @@ def evaluate(
         seed=seed,
     )
     report = out or home.reports / f"{source.name}-{split}-{tower_id}"
-    with _Stages() as stages:
+    with Stages() as stages:
         made = evaluate_to_folder(plan, report, plots=not no_plots, stages=stages)
     from models.model_card import write_model_card  # it takes torch along, which a refused plan need not wait for
 
@@ -108,14 +108,6 @@ def compare(
         lists = [next(iter(source.run(asked, lambda done, total: None).values())) for source in sources]
         shown = side_by_side(judged, query, lists[0], lists[1], shown=k)
         print_json(asdict(shown)) if as_json else _show_lists(shown, sources[0].name, sources[1].name)
-
-
-class _Stages(ExitStack):
-    """One bar at a time: a new stage ends the one before."""
-
-    def __call__(self, label: str) -> Step:
-        self.close()
-        return self.enter_context(progress(label))
 
 
 def _show_evaluation(made: "Evaluation") -> None:

@@ -16,6 +16,7 @@ from retrieval.tower import TowerCard, split_tower_id
 
 # torch and what stands on it take seconds to import: a search must not wait for them, so they are imported where they work
 if TYPE_CHECKING:
+    from models.distillation import DistillationReport
     from models.negatives import HardNegatives
     from models.training_config import TrainingConfig
     from processing.mining_rules import MiningRules
@@ -98,6 +99,35 @@ def train_towers(
         catalog, config, home.towers, progress, stage=stage, start_from=start_from, negatives=mined, resume=resume
     )
     return report.tower_folder
+
+
+def adapt(
+    home: Home,
+    catalog: CatalogFolder,
+    model: str,
+    *,
+    steps: int,
+    min_weight: float,
+    seed: int,
+    stages: Callable[[str], Step],
+) -> "DistillationReport":
+    """Adapt a sentence encoder to a catalogue and save the towers, see models.distillation.
+
+    Args:
+        home: gets the towers.
+        catalog: lots and queries; no judgment is learnt from.
+        model: a preset of a sentence encoder, a hub name or a folder.
+        steps: of gradient descent.
+        min_weight: queries of pairs that weigh less are left out.
+        seed: of the run.
+        stages: shows progress: given a stage's label, a function of (done, total).
+    """
+    from models.distillation import DistillationConfig, distil_towers
+    from models.presets import PRESETS, TowerConfig
+
+    tower = PRESETS[model] if model in PRESETS else TowerConfig.of_encoder(model)
+    config = DistillationConfig(steps=steps, min_weight=min_weight, seed=seed)
+    return distil_towers(catalog, tower, config, home.towers, stages)
 
 
 def train_rounds(

@@ -1,4 +1,4 @@
-"""`gavel train` and `gavel mine`."""
+"""`gavel train`, `gavel adapt` and `gavel mine`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ import typer
 from catalog.folder import CatalogFolder
 from local import pipeline
 from local.command_options import CatalogOption, Json, Seed, print_json, report
-from local.console import console, progress, show_table
+from local.console import Stages, console, progress, show_table
 from local.home import Home
 from retrieval.errors import InvalidInput
 from retrieval.settings import Settings
@@ -70,6 +70,28 @@ def train(
     with progress("train towers") as step:
         tower = pipeline.train_towers(home, source, config, negatives=negatives, start_from=go_on, resume=resume, progress=step)
     report({"tower_id": tower.name, "tower": str(tower)}, as_json)
+
+
+def adapt(
+    catalog: CatalogOption = None,
+    model: Annotated[str, typer.Option(help="Sentence encoder: a preset, hub name or folder.")] = "minilm",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 200,
+    min_weight: Annotated[float, typer.Option(min=0.0, help="Queries of pairs that weigh less are left out.")] = 0.0,
+    seed: Seed = 7,
+    as_json: Json = False,
+) -> None:
+    """Adapt a sentence encoder to a catalogue without judgments: it learns to rank as it does together with keywords."""
+    home = Home(Settings.from_env())
+    source = CatalogFolder.load(home.catalog(catalog))
+    with Stages() as stages:
+        made = pipeline.adapt(home, source, model, steps=steps, min_weight=min_weight, seed=seed, stages=stages)
+    figures = {
+        f"val {name}": f"{getattr(made.before, name):.3f} → {getattr(made.after, name):.3f}"
+        for name in ("recall_at_50", "ndcg_at_10")
+        if made.before and made.after
+    }
+    values = {"tower_id": made.tower_folder.name, "tower": str(made.tower_folder), "lots": made.lots, "queries": made.queries}
+    report(values | figures, as_json)
 
 
 def mine(

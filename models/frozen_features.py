@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the files; another number makes all of them void
 TEXTS_AT_ONCE, PHOTOS_AT_ONCE = 64, 64
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def is_frozen(encoder: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def encode_text_table(encoder: TextEncoder, texts: TokenTable, cache: Path, device: torch.device) -> EncodingTable:
+def encode_text_table(
+    encoder: TextEncoder, texts: TokenTable, cache: Path, device: torch.device, progress: Progress | None = None
+) -> EncodingTable:
     """Encode texts, once: the result is kept until the encoder's weights or the tokens change.
 
     Args:
@@ -78,6 +81,7 @@ def encode_text_table(encoder: TextEncoder, texts: TokenTable, cache: Path, devi
         texts: N tokenised texts.
         cache: folder of the files; it may be deleted at any time.
         device: where to compute.
+        progress: called with (texts encoded, texts); not at all where the result is kept already.
 
     Returns:
         The N encodings, read from the file as they are needed.
@@ -86,6 +90,8 @@ def encode_text_table(encoder: TextEncoder, texts: TokenTable, cache: Path, devi
 
     def encode(start: int) -> tuple[NDArray[np.int64], Tensor]:
         rows = order[start : start + TEXTS_AT_ONCE]
+        if progress:
+            progress(start + len(rows), len(order))
         return rows, encoder(*(torch.from_numpy(array).to(device) for array in texts.take(rows)))
 
     key = _key(encoder, ["text", encoder.pooling], [texts.ids, texts.lengths])

@@ -104,12 +104,16 @@ def _training(record: Json) -> str:
         ("stage", str(record.get("stage", ""))),
         ("went on from", str(record.get("start_from") or "nothing: these are its first weights")),
         ("started", str(record.get("started", ""))),
-        ("took", f"{record.get('seconds', 0):,.0f} s, {len(record.get('history', ()))} epochs"),
+        ("took", f"{record.get('seconds', 0):,.0f} s, {_length(record)}"),
         ("trained numbers", f"{record.get('parameters', 0):,}"),
         ("hardware", hardware),
         ("gavel", f"{record.get('gavel', '')}, commit {record.get('git_commit') or 'unknown'}"),
     ]
     return _table(("", ""), about) + "\n\nSettings:\n\n" + _table(("", ""), [(n, f"`{v}`") for n, v in settings.items()])
+
+
+def _length(record: Json) -> str:
+    return f"{len(record['losses'])} steps" if "losses" in record else f"{len(record.get('history', ()))} epochs"
 
 
 def _figures(record: Json, evaluations: Mapping[str, Json]) -> str:

@@ -79,6 +79,8 @@ class TowerConfig:
             encoding itself where dimensions allow, so that an untrained tower is the encoder as it was published; what else
             is known of a lot is added to it through one linear layer that starts at zero.
         dimensions: length of the vectors; 0 takes the text encoder's width.
+        linear: where hidden is 0, the vector is a linear map of the text encoding, one for each tower, that starts as the
+            identity: what adapts a frozen encoder.
         dropout: probability, before the last layer of each tower.
         max_length: tokens of a text that are read, [CLS] and [SEP] among them.
         image_size: side of the square photo in pixels.
@@ -95,6 +97,7 @@ class TowerConfig:
     text: TextEncoderSpec
     image: ImageEncoderSpec
     hidden: int = 512
+    linear: bool = False
     dimensions: int = 128
     dropout: float = 0.2
     max_length: int = 128

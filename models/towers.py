@@ -69,7 +69,7 @@ class Projection(nn.Sequential):
 
 
 class Addition(nn.Module):
-    """No hidden layer: the text encoding is the vector, and whatever else is known is added to it, at first nothing.
+    """No hidden layer: the text encoding, or a linear map of it, is the vector; what else is known is added, at first nothing.
 
     After the zero-initialised residual branches of Zhang et al. 2019 ("Fixup").
     """
@@ -78,7 +78,9 @@ class Addition(nn.Module):
         super().__init__()
         self.text_width = text_width
         same = config.dimensions == text_width
-        self.text = nn.Identity() if same else nn.Linear(text_width, config.dimensions, bias=False)
+        self.text = nn.Identity() if same and not config.linear else nn.Linear(text_width, config.dimensions, bias=False)
+        if same and config.linear:
+            nn.init.eye_(self.text.weight)
         self.others = nn.Linear(other_width, config.dimensions) if other_width else None
         if self.others is not None:
             nn.init.zeros_(self.others.weight)

@@ -40,7 +40,8 @@ CHECKPOINT_FOLDER = ".checkpoints"
 BOARD_FOLDER = ".runs"
 CHECKPOINT_SECONDS = 60.0
 # what a tower that training goes on from must have in common with the one that was asked for
-SAME = ("hidden", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
+SAME = ("hidden", "linear", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
+ALWAYS = ("logit_scale", "item_tower.no_image")  # parameters that say nothing of whether there is something to train
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,8 @@ def _first_towers(config: TrainingConfig, lots: Lots, queries: Queries, start_fr
             image=replace(towers.config.image, trainable=config.tower.image.trainable),
             matryoshka=config.tower.matryoshka,
         )
+    if not any(parameter.requires_grad for name, parameter in towers.named_parameters() if name not in ALWAYS):
+        raise InvalidInput("nothing of these towers is trained: let a part of the encoder (trainable), or give them linear heads")
     towers.logit_scale.requires_grad_(config.learn_temperature)
     return prepare_tokenizer(tokenizer, towers.config.max_length), towers
 

@@ -48,3 +48,22 @@ def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True, *
     text = replace(config.text, config={**config.text.config, "vocab_size": tokenizer.get_vocab_size()})
     with patch("models.artefact.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds
         return save_towers(TwoTowers(replace(config, text=text)), tokenizer, out)
+
+
+def save_small_encoder(folder: Path, texts: list[str]) -> Path:
+    """Save a small DistilBERT with random weights and a tokenizer of some texts, as the hub's models are saved.
+
+    Returns:
+        The folder.
+    """
+    import torch
+    from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
+
+    from models.tokenizer import train_wordpiece
+
+    tokenizer = train_wordpiece(texts, 100)
+    config = DistilBertConfig(vocab_size=100, dim=24, n_layers=1, n_heads=2, hidden_dim=48, max_position_embeddings=32)
+    torch.manual_seed(3)
+    DistilBertModel(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    return folder

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
+from small_tower import save_small_encoder
+from transformers import DistilBertModel
 
 from models.encoders import ImageEncoder, TextEncoder
 from models.presets import ImageEncoderSpec, TextEncoderSpec, preset
@@ -19,13 +20,7 @@ SMALL = ImageEncoderSpec(name="small-resnet", width=4, blocks=(1, 1))
 @pytest.fixture(scope="module")
 def distilbert(tmp_path_factory):
     """A small DistilBERT with its tokenizer, saved as the hub's models are."""
-    folder = tmp_path_factory.mktemp("distilbert")
-    tokenizer = train_wordpiece(["a red vase", "a blue watch"], 100)
-    config = DistilBertConfig(vocab_size=100, dim=24, n_layers=1, n_heads=2, hidden_dim=48, max_position_embeddings=32)
-    torch.manual_seed(3)
-    DistilBertModel(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
-    return folder
+    return save_small_encoder(tmp_path_factory.mktemp("distilbert"), ["a red vase", "a blue watch"])
 
 
 def test_a_local_folder_brings_its_weights_and_its_tokenizer(distilbert):

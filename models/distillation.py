@@ -1,0 +1,242 @@
+"""Adapt a sentence encoder to a catalogue that nobody has judged: its towers learn to rank as keywords and encoder do together.
+
+The teacher of a query scores every lot by the cosine of the untrained encoder plus a share of BM25, each query's best BM25
+score being 1: a convex combination (Bruch et al., TOIS 2023, arXiv 2210.11934). The student's linear heads, which start as the
+identity, learn to spread a query over the lots as the teacher does (ListNet's loss, Cao et al., ICML 2007). The encoder stays as
+it was published, reads every text once, and its encodings are kept: what is left takes seconds.
+
+The teacher's whole distribution teaches. Its best lots alone, as if they were judged relevant, made the tower worse.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from catalog.folder import CatalogFolder
+from models.artefact import save_towers
+from models.frozen_features import encode_text_table
+from models.presets import TowerConfig
+from models.run_record import data_hash, write_record
+from models.schedule import learning_rate_factor
+from models.tokenizer import make_tokenizer
+from models.towers import TextEncodings, TwoTowers
+from models.training import CACHE_FOLDER
+from models.training_data import Lots, Queries, TokenTable, read_training_lots
+from models.validation import Figures, Validation
+from retrieval.encoder import prepare_tokenizer
+from retrieval.errors import InvalidInput
+from retrieval.index.bm25 import Bm25Index
+
+CPU = torch.device("cpu")
+Stages = Callable[[str], Callable[[int, int], None]]  # label of a stage -> a function of (done, total)
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """How heads learn from the teacher.
+
+    Attributes:
+        steps: of gradient descent, >= 1.
+        queries: of each step, >= 1.
+        lots: how many lots of the catalogue are ranked at most; of more, so many are drawn.
+        min_weight: queries are those of the training pairs that weigh as much; which lot they belong to is not looked at.
+        keyword_share: what a query's best BM25 score adds to a cosine, >= 0.
+        teacher_temperature: of the teacher's distribution; lower is sharper.
+        temperature: of the student's.
+        learning_rate: peak of AdamW's.
+        warmup: share of the steps over which the learning rate rises.
+        seed: of the draws.
+    """
+
+    steps: int = 200
+    queries: int = 128
+    lots: int = 20_000
+    min_weight: float = 0.0
+    keyword_share: float = 0.5
+    teacher_temperature: float = 0.08
+    temperature: float = 0.05
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.queries, self.lots) < 1 or min(self.teacher_temperature, self.temperature) <= 0:
+            raise InvalidInput("distillation needs 1 step, query and lot or more, and temperatures above 0")
+
+
+@dataclass(frozen=True)
+class DistillationReport:
+    """What came out.
+
+    Attributes:
+        tower_folder: the artefact.
+        lots: that were ranked.
+        queries: distinct queries that were learnt from.
+        losses: cross-entropy of the first and of the last step.
+        before: the untrained encoder on the val split; None without one.
+        after: the towers on it.
+        seconds: from reading the catalogue to the artefact.
+    """
+
+    tower_folder: Path
+    lots: int
+    queries: int
+    losses: tuple[float, float]
+    before: Figures | None
+    after: Figures | None
+    seconds: float
+
+
+class Teacher:
+    """Scores every lot for any of the queries."""
+
+    def __init__(self, lots: Lots, queries: Queries, lot_vectors: Tensor, query_vectors: Tensor, keyword_share: float) -> None:
+        """Index the lots' texts; the vectors, (N, D) and (Q, D), are the untrained encoder's, of any length."""
+        self._texts, self._share = queries.texts, keyword_share
+        self._lots, self._queries = F.normalize(lot_vectors, dim=1), F.normalize(query_vectors, dim=1)
+        self._keywords = Bm25Index.build(enumerate(lots.texts))
+
+    def scores(self, rows: NDArray[np.int64]) -> Tensor:
+        """(B, N) float for the queries in B rows: cosine + keyword_share * BM25 / the query's best BM25."""
+        keyword = torch.zeros(len(rows), len(self._lots))
+        for place, row in enumerate(rows):
+            keyword[place, torch.from_numpy(self._keywords.positions)] = torch.from_numpy(self._keywords.scores(self._texts[row]))
+        best = keyword.amax(dim=1, keepdim=True)
+        keyword = torch.where(best > 0, keyword / best, 0.0)
+        return self._queries[torch.from_numpy(rows)] @ self._lots.T + self._share * keyword
+
+
+def listwise_distillation(student: Tensor, teacher: Tensor, *, temperature: float, teacher_temperature: float) -> Tensor:
+    """Cross-entropy of the student's distribution over a query's lots against the teacher's (Cao et al. 2007).
+
+    Args:
+        student: (B, N) scores.
+        teacher: (B, N) scores.
+        temperature: that the student's are divided by.
+        teacher_temperature: that the teacher's are divided by.
+
+    Returns:
+        Scalar, the mean over the queries.
+    """
+    return F.cross_entropy(student / temperature, (teacher / teacher_temperature).softmax(dim=1))
+
+
+def distil_towers(
+    catalog: CatalogFolder,
+    tower: TowerConfig,
+    config: DistillationConfig,
+    out: Path,
+    stages: Stages = lambda label: lambda done, total: None,
+) -> DistillationReport:
+    """Adapt the towers of a text encoder to a catalogue, from its lots and its queries' texts alone.
+
+    Args:
+        catalog: lots and queries of train; judgments of val, where it has any, are only measured against.
+        tower: its encoder stays frozen; it gets linear heads and no eyes. Must have no hidden layer and the encoder's width.
+        config: how.
+        out: folder of the artefacts; encodings are kept in its sub-folder `.photos`, where training keeps them too.
+        stages: shows progress: given a stage's label, a function of (done, total).
+
+    Raises:
+        InvalidInput: the towers have a hidden layer or another width, or the catalogue has too few queries.
+        TowerError: the encoder is out of reach.
+    """
+    started, began = time.monotonic(), datetime.now(UTC)
+    torch.manual_seed(config.seed)
+    lots, queries = read_training_lots(catalog, config.min_weight)
+    lots = _drawn(lots, config)
+    towers, tokenizer = _linear_towers(tower, config)
+    cache, length = out / CACHE_FOLDER, towers.config.max_length
+    prepare_tokenizer(tokenizer, length)
+    encoder = towers.item_tower.text_encoder
+
+    def encode(what: str, texts: Sequence[str]) -> Tensor:
+        table = TokenTable.build(tokenizer, texts, length)
+        return torch.from_numpy(np.array(encode_text_table(encoder, table, cache, CPU, stages(f"encode {what}")).vectors))
+
+    lot_vectors, query_vectors = encode("lots", lots.texts), encode("queries", queries.texts)
+    teacher = Teacher(lots, queries, lot_vectors, query_vectors, config.keyword_share)
+    validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
+    if validation:
+        validation.encode_frozen(towers, CPU)
+    before = validation.measure(towers) if validation else None
+    losses = _descend(towers, teacher, lot_vectors, query_vectors, config, stages("learn to rank"))
+    after = validation.measure(towers) if validation else None
+    folder = save_towers(towers.eval(), tokenizer, out)
+    report = DistillationReport(
+        folder, len(lots.ids), len(queries.texts), (losses[0], losses[-1]), before, after, time.monotonic() - started
+    )
+    write_record(folder, _record(report, towers, config, catalog, losses), began)
+    return report
+
+
+def _linear_towers(tower: TowerConfig, config: DistillationConfig) -> tuple[TwoTowers, Any]:
+    tower = replace(tower, linear=True, use_image=False, features=None, text=replace(tower.text, trainable="none"))
+    towers = TwoTowers(tower, config.temperature)
+    width = towers.item_tower.text_encoder.width
+    if tower.hidden or towers.config.dimensions != width:
+        raise InvalidInput(
+            f"towers of {tower.preset!r} have {towers.config.dimensions} dimensions and a hidden layer of {tower.hidden}; to be "
+            f"adapted they need the encoder's {width} and no hidden layer: take minilm, or a sentence encoder by name"
+        )
+    towers.logit_scale.requires_grad_(False)
+    return towers, make_tokenizer(tower, ())
+
+
+def _drawn(lots: Lots, config: DistillationConfig) -> Lots:
+    if len(lots.ids) <= config.lots:
+        return lots
+    rows = np.sort(np.random.default_rng(config.seed).choice(len(lots.ids), config.lots, replace=False))
+    return Lots([lots.ids[row] for row in rows], [lots.texts[row] for row in rows], [lots.photos[row] for row in rows])
+
+
+def _descend(
+    towers: TwoTowers,
+    teacher: Teacher,
+    lot_vectors: Tensor,
+    query_vectors: Tensor,
+    config: DistillationConfig,
+    progress: Callable[[int, int], None],
+) -> list[float]:
+    random = np.random.default_rng(config.seed)
+    optimizer = torch.optim.AdamW([p for p in towers.parameters() if p.requires_grad], weight_decay=0.0)
+    items, losses = TextEncodings(lot_vectors), []
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * learning_rate_factor(step / config.steps, config.warmup)
+        rows = random.choice(len(query_vectors), min(config.queries, len(query_vectors)), replace=False)  # (B,)
+        student = towers.query_tower.encode(TextEncodings(query_vectors[torch.from_numpy(rows)])) @ towers.item_tower(items).T
+        loss = listwise_distillation(
+            student, teacher.scores(rows), temperature=config.temperature, teacher_temperature=config.teacher_temperature
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        progress(step + 1, config.steps)
+    return losses
+
+
+def _record(
+    report: DistillationReport, towers: TwoTowers, config: DistillationConfig, catalog: CatalogFolder, losses: list[float]
+) -> dict[str, Any]:
+    return {
+        "seconds": round(report.seconds, 1),
+        "settings": {**asdict(config), "tower": towers.config.to_architecture()},
+        "stage": "distillation",
+        "start_from": None,
+        "data": {"catalog": catalog.name, "sha256": data_hash(catalog), "lots": report.lots, "queries": report.queries},
+        "losses": losses,
+        "best": asdict(report.after) if report.after else {},
+        "before": asdict(report.before) if report.before else {},
+        "parameters": sum(p.numel() for p in towers.parameters() if p.requires_grad),
+    }
