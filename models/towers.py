@@ -181,7 +181,8 @@ class TwoTowers(nn.Module):
     """Both towers and the temperature that they were trained with.
 
     Attributes:
-        config: how they are built, with the text encoder's full configuration in place of its hub name.
+        config: how they are built, with the text encoder's full configuration in place of its hub name, its width where no
+            dimensions were given, and no more tokens of a text than it has positions for.
     """
 
     def __init__(self, config: TowerConfig, temperature: float = 0.07) -> None:
@@ -192,7 +193,8 @@ class TwoTowers(nn.Module):
         """
         super().__init__()
         text_encoder = TextEncoder(config.text)
-        config = replace(config, dimensions=config.dimensions or text_encoder.width)
+        length = min(config.max_length, text_encoder.max_positions)
+        config = replace(config, dimensions=config.dimensions or text_encoder.width, max_length=length)
         query_text_encoder = text_encoder if config.shared_text_encoder else TextEncoder(config.text)
         self.item_tower = ItemTower(config, text_encoder)
         self.query_tower = QueryTower(config, query_text_encoder)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_tower import small_config
+from small_tower import save_small_encoder, small_config
 from typer.testing import CliRunner
 
 from catalog.synthetic import generate
@@ -80,3 +80,16 @@ def test_a_table_tells_round_from_round(run: Any, home: Path) -> None:
     assert shown.exit_code == 0, shown.exception
     for made in run["rounds"]:
         assert made["tower_id"][:6] in shown.stdout
+
+
+def test_a_sentence_encoder_is_adapted_and_goes_on_to_embed_and_search(home: Path, tmp_path: Path) -> None:
+    encoder = save_small_encoder(tmp_path / "encoder", ["red vase", "a blue watch in its box"])
+    made = gavel("adapt", "--model", encoder, "--steps", 3)
+    assert made["lots"] == 60
+    assert "→" in made["val ndcg_at_10"]
+    assert gavel("embed")["tower_id"] == made["tower_id"]
+
+
+def test_a_preset_with_a_hidden_layer_is_not_adapted() -> None:
+    with pytest.raises(InvalidInput, match="no hidden layer"):
+        gavel("adapt", "--model", "compact")

@@ -9,7 +9,7 @@ from small_tower import save_small_encoder
 from transformers import DistilBertModel
 
 from models.encoders import ImageEncoder, TextEncoder
-from models.presets import ImageEncoderSpec, TextEncoderSpec, preset
+from models.presets import ImageEncoderSpec, TextEncoderSpec, TowerConfig, preset
 from models.tokenizer import make_tokenizer, train_wordpiece
 from models.towers import TwoTowers
 from retrieval.errors import InvalidInput, TowerError
@@ -205,3 +205,8 @@ def test_the_stages_of_a_small_resnet_are_its_groups_of_blocks():
     encoder = ImageEncoder(replace(SMALL, blocks=(1, 2), trainable="last-1")).train()
     blocks = {name.split(".")[1] for name, parameter in encoder.named_parameters() if parameter.requires_grad}
     assert blocks == {"5", "6"}, "stem 0 to 3, first stage 4, second stage 5 and 6"
+
+
+def test_towers_read_no_more_of_a_text_than_the_encoder_has_positions_for(distilbert):
+    assert TwoTowers(TowerConfig.of_encoder(str(distilbert), max_length=128)).config.max_length == 32
+    assert TwoTowers(TowerConfig.of_encoder(str(distilbert), max_length=16)).config.max_length == 16
