@@ -116,9 +116,10 @@ class EmbeddingSteps:
         if part.receipt is not None:
             yield Batch(part, ())
             return
-        for start in range(0, len(part.lots), self.batch_size):
-            lots = part.lots[start : start + self.batch_size]
-            yield Batch(part, lots, left=len(part.lots) - start - len(lots))
+        alike = sorted(part.lots, key=lambda lot: len(lot.item.title) + len(lot.item.description))  # less padding
+        for start in range(0, len(alike), self.batch_size):
+            lots = alike[start : start + self.batch_size]
+            yield Batch(part, lots, left=len(alike) - start - len(lots))
 
     def _encoded(self, collated: Iterator[tuple[Batch, "ItemBatch | None"]]) -> Iterator[Batch]:
         for batch, tensors in collated:
@@ -130,7 +131,7 @@ class EmbeddingSteps:
             yield Batch(batch.part, batch.lots, batch.photos, vectors, batch.left)
 
     def _entries(self, batches: Iterator[Batch]) -> Iterator[tuple[IndexedItem, PhotoState]]:
-        """The lots of a part with their vectors, in order."""
+        """The lots of a part with their vectors, in the order of the batches."""
         tower_id = self.encoder.card.tower_id
         for batch in batches:
             for lot, (_, state), vector in zip(batch.lots, batch.photos, batch.vectors, strict=True):
