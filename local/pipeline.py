@@ -106,6 +106,7 @@ def adapt(
     catalog: CatalogFolder,
     model: str,
     *,
+    max_length: int | None,
     steps: int,
     min_weight: float,
     seed: int,
@@ -117,6 +118,7 @@ def adapt(
         home: gets the towers.
         catalog: lots and queries; no judgment is learnt from.
         model: a preset of a sentence encoder, a hub name or a folder.
+        max_length: tokens of a text that are read; None takes the preset's.
         steps: of gradient descent.
         min_weight: queries of pairs that weigh less are left out.
         seed: of the run.
@@ -126,6 +128,7 @@ def adapt(
     from models.presets import PRESETS, TowerConfig
 
     tower = PRESETS[model] if model in PRESETS else TowerConfig.of_encoder(model)
+    tower = replace(tower, max_length=max_length or tower.max_length)
     config = DistillationConfig(steps=steps, min_weight=min_weight, seed=seed)
     return distil_towers(catalog, tower, config, home.towers, stages)
 

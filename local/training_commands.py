@@ -75,6 +75,7 @@ def train(
 def adapt(
     catalog: CatalogOption = None,
     model: Annotated[str, typer.Option(help="Sentence encoder: a preset, hub name or folder.")] = "minilm",
+    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of a text that are read; the preset's by default.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 200,
     min_weight: Annotated[float, typer.Option(min=0.0, help="Queries of pairs that weigh less are left out.")] = 0.0,
     seed: Seed = 7,
@@ -84,7 +85,9 @@ def adapt(
     home = Home(Settings.from_env())
     source = CatalogFolder.load(home.catalog(catalog))
     with Stages() as stages:
-        made = pipeline.adapt(home, source, model, steps=steps, min_weight=min_weight, seed=seed, stages=stages)
+        made = pipeline.adapt(
+            home, source, model, max_length=max_length, steps=steps, min_weight=min_weight, seed=seed, stages=stages
+        )
     figures = {
         f"val {name}": f"{getattr(made.before, name):.3f} → {getattr(made.after, name):.3f}"
         for name in ("recall_at_50", "ndcg_at_10")
