@@ -102,15 +102,7 @@ def train_towers(
 
 
 def adapt(
-    home: Home,
-    catalog: CatalogFolder,
-    model: str,
-    *,
-    max_length: int | None,
-    steps: int,
-    min_weight: float,
-    seed: int,
-    stages: Callable[[str], Step],
+    home: Home, catalog: CatalogFolder, model: str, stages: Callable[[str], Step], *, max_length: int | None, **settings: Any
 ) -> "DistillationReport":
     """Adapt a sentence encoder to a catalogue and save the towers, see models.distillation.
 
@@ -118,19 +110,16 @@ def adapt(
         home: gets the towers.
         catalog: lots and queries; no judgment is learnt from.
         model: a preset of a sentence encoder, a hub name or a folder.
-        max_length: tokens of a text that are read; None takes the preset's.
-        steps: of gradient descent.
-        min_weight: queries of pairs that weigh less are left out.
-        seed: of the run.
         stages: shows progress: given a stage's label, a function of (done, total).
+        max_length: tokens of a text that are read; None takes the preset's.
+        settings: fields of DistillationConfig.
     """
     from models.distillation import DistillationConfig, distil_towers
     from models.presets import PRESETS, TowerConfig
 
     tower = PRESETS[model] if model in PRESETS else TowerConfig.of_encoder(model)
     tower = replace(tower, max_length=max_length or tower.max_length)
-    config = DistillationConfig(steps=steps, min_weight=min_weight, seed=seed)
-    return distil_towers(catalog, tower, config, home.towers, stages)
+    return distil_towers(catalog, tower, DistillationConfig(**settings), home.towers, stages)
 
 
 def train_rounds(
