@@ -219,7 +219,7 @@ def mined_rows(queries: Queries, lots: Lots, negatives: Mapping[str, Sequence[st
     rows = {item_id: row for row, item_id in enumerate(lots.ids)}
     found: list[list[int]] = []
     for query, text in enumerate(queries.texts):
-        answers = set(queries.lots[queries.starts[query] : queries.starts[query + 1]].tolist())
+        answers = set(queries.known_lots[queries.known_starts[query] : queries.known_starts[query + 1]].tolist())
         found.append([rows[i] for i in dict.fromkeys(negatives.get(text, ())) if i in rows and rows[i] not in answers])
     table = np.full((len(found), max(1, *map(len, found))), -1, dtype=np.int64)
     for query, mined in enumerate(found):

@@ -3,7 +3,8 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from catalog.folder import CatalogFolder, TrainingPair
+from catalog.folder import CatalogFolder, Qrels, TrainingPair
 from models.photos import read_photo
 from retrieval.encoder import tokenize
 from retrieval.errors import InvalidInput
@@ -66,6 +67,8 @@ class Queries:
         lots: (A,) int64, the rows of the answering lots in Lots; rows ascend within a query.
         shown: (A,) int64, the text that each is shown with: rows of Lots.texts, and past them of lot_texts.
         weights: (A,) float64, > 0.
+        known_starts: (Q + 1,) int64, as starts, of known_lots.
+        known_lots: (K,) int64, rows of all lots that are known to answer a query, those that are not trained on among them.
         lot_texts: texts that lots are shown with in place of their own.
     """
 
@@ -74,16 +77,19 @@ class Queries:
     lots: NDArray[np.int64]
     shown: NDArray[np.int64]
     weights: NDArray[np.float64]
+    known_starts: NDArray[np.int64]
+    known_lots: NDArray[np.int64]
     lot_texts: Sequence[str] = ()
 
     @classmethod
-    def group(cls, pairs: Iterable[TrainingPair], lots: Lots, min_weight: float = 0.0) -> "Queries":
+    def group(cls, pairs: Iterable[TrainingPair], lots: Lots, min_weight: float = 0.0, judged: Qrels | None = None) -> "Queries":
         """Group pairs by query; a pair met twice adds its weights.
 
         Args:
             pairs: those of lots that are not there are left out.
             lots: the corpus.
-            min_weight: pairs that weigh less are left out.
+            min_weight: pairs that weigh less are not trained on; their lots are no negatives of the query either.
+            judged: lots with a grade above 0 are no negatives of the query.
 
         Raises:
             InvalidInput: fewer than two queries have a pair whose lot is among the lots.
@@ -91,11 +97,15 @@ class Queries:
         rows = {item_id: row for row, item_id in enumerate(lots.ids)}
         texts: dict[str, int] = {}
         grouped: dict[str, dict[tuple[int, int], float]] = {}
+        known = _graded(judged, rows)
         for pair in pairs:
-            if pair.item_id in rows and pair.weight > 0 and pair.weight >= min_weight:
-                row = rows[pair.item_id]
+            if pair.item_id not in rows or pair.weight <= 0:
+                continue
+            row, query = rows[pair.item_id], query_text(pair.query)
+            known[query].add(row)
+            if pair.weight >= min_weight:
                 shown = row if pair.lot_text is None else len(lots.ids) + texts.setdefault(pair.lot_text, len(texts))
-                answers = grouped.setdefault(query_text(pair.query), {})
+                answers = grouped.setdefault(query, {})
                 answers[row, shown] = answers.get((row, shown), 0.0) + pair.weight
         if len(grouped) < 2:
             least = f" and a weight of {min_weight:g} or more" if min_weight else ""
@@ -104,12 +114,15 @@ class Queries:
             )
         entries = [sorted(answers.items()) for answers in grouped.values()]
         table = np.array([place for answers in entries for place, _ in answers], dtype=np.int64)  # (A, 2)
+        known_rows = [sorted(known[query]) for query in grouped]
         return cls(
             texts=list(grouped),
             starts=np.cumsum([0, *map(len, entries)], dtype=np.int64),
             lots=table[:, 0],
             shown=table[:, 1],
             weights=np.array([weight for answers in entries for _, weight in answers]),
+            known_starts=np.cumsum([0, *map(len, known_rows)], dtype=np.int64),
+            known_lots=np.array([row for answers in known_rows for row in answers], dtype=np.int64),
             lot_texts=list(texts),
         )
 
@@ -135,11 +148,12 @@ class Queries:
     def known(self, queries: NDArray[np.int64], lots: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which lots are known to answer which queries: (Q,) and (B,) rows give (Q, B) bool."""
         columns, place = np.unique(lots, return_inverse=True)
-        counts = self.starts[queries + 1] - self.starts[queries]
-        row = np.repeat(np.arange(len(queries)), counts)  # (E,) one entry for each answer of each query
-        entry = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(self.starts[queries], counts)
-        column = np.minimum(np.searchsorted(columns, self.lots[entry]), len(columns) - 1)
-        hit = columns[column] == self.lots[entry]
+        first = self.known_starts[queries]
+        counts = self.known_starts[queries + 1] - first
+        row = np.repeat(np.arange(len(queries)), counts)  # (E,) one entry for each known lot of each query
+        entry = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+        column = np.minimum(np.searchsorted(columns, self.known_lots[entry]), len(columns) - 1)
+        hit = columns[column] == self.known_lots[entry]
         known = np.zeros((len(queries), len(columns)), dtype=np.bool_)
         known[row[hit], column[hit]] = True
         return known[:, place]
@@ -234,7 +248,16 @@ def read_training_lots(catalog: CatalogFolder, min_weight: float = 0.0, *, keep_
         InvalidInput: the split has no usable pair.
     """
     lots = Lots.read(catalog.item_files("train"), keep_items=keep_items)
-    return lots, Queries.group(catalog.pairs("train"), lots, min_weight)
+    return lots, Queries.group(catalog.pairs("train"), lots, min_weight, catalog.qrels("train"))
+
+
+def _graded(judged: Qrels | None, rows: Mapping[str, int]) -> defaultdict[str, set[int]]:
+    """Cleaned query -> rows of the lots that a judgment puts above 0."""
+    known: defaultdict[str, set[int]] = defaultdict(set)
+    for query_id, text in (judged.queries if judged else {}).items():
+        graded = judged.grades.get(query_id, {}) if judged else {}
+        known[query_text(text)].update(rows[item_id] for item_id, grade in graded.items() if grade > 0 and item_id in rows)
+    return known
 
 
 def _fingerprint(photos: Sequence[Path | None]) -> str:

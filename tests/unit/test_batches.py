@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from painted_lots import write_painted_catalog
 from small_tower import small_config
 
-from catalog.folder import TrainingPair
+from catalog.folder import Qrels, TrainingPair
 from models.batches import Batch, Slice, TrainingBatches, mined_rows
 from models.tokenizer import make_tokenizer
 from models.training_config import Stage, TrainingConfig
@@ -139,6 +139,16 @@ def test_weak_pairs_come_in_when_their_stage_lets_them():
     assert (strong.texts, strong.lots.tolist()) == (["ant", "bee"], [0, 2])
     with pytest.raises(InvalidInput, match=r"a weight of 2 or more"):
         Queries.group(pairs, lots, 2.0)
+
+
+def test_lots_that_answer_in_part_are_not_trained_on_and_are_no_negatives_either():
+    pairs = [TrainingPair("ant", "lot-0"), TrainingPair("ant ", "lot-1", 0.1), TrainingPair("bee", "lot-2")]
+    judged = Qrels({"1": "bee"}, {"1": {"lot-3": 1, "lot-0": 0, "elsewhere": 3}})
+    queries = Queries.group(pairs, letters(4), 0.5, judged)
+    assert queries.lots.tolist() == [0, 2]
+    assert queries.known(np.array([0, 1]), np.arange(4)).tolist() == [[True, True, False, False], [False, False, True, True]]
+    mined = mined_rows(queries, letters(4), {"ant": ["lot-1", "lot-3"], "bee": ["lot-3", "lot-0"]})
+    assert mined.tolist() == [[3], [0]]
 
 
 def test_weights_are_chances_or_weigh_the_loss_but_not_both():
