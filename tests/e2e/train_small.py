@@ -41,22 +41,27 @@ def train(catalog: Path, out: str, kill: int = 0, photos: bool = False, dropout:
     return {"out": Path(out).name, "tower_id": report.tower_id, "resumed_at": report.resumed_at, "losses": losses}
 
 
+def say(value: dict[str, Any]) -> None:
+    """Write a line of JSON in one piece: print may write its line break apart, and another process's line in between."""
+    os.write(sys.stdout.fileno(), (json.dumps(value) + "\n").encode())
+
+
 def main() -> None:
     """Run what the command line asks for, one after the other; a launcher's process runs them itself."""
     torch.set_num_threads(1)  # a fork takes no threads along
     catalog, runs = Path(sys.argv[1]), json.loads(sys.argv[2])
     if "WORLD_SIZE" in os.environ:
         for run in runs:
-            print(json.dumps(train(catalog, **run)), flush=True)
+            say(train(catalog, **run))
         return
     for run in runs:
         child = os.fork()
         if not child:
-            print(json.dumps(train(catalog, **run)), flush=True)
+            say(train(catalog, **run))
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status:
-            print(json.dumps({"status": status}), flush=True)
+            say({"status": status})
 
 
 if __name__ == "__main__":
