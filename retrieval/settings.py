@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from retrieval.errors import InvalidSettings
 
 IndexKind = Literal["faiss", "opensearch"]
+OpenSearchAuth = Literal["none", "sigv4"]
 PREFIX = "GAVEL_"
 
 
@@ -21,6 +22,7 @@ class Settings:
         home: folder of everything that Gavel makes on one machine.
         index: which index holds the lots.
         opensearch_url: where OpenSearch answers; used with index="opensearch".
+        opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service asks.
         index_alias: name behind which the live index stands.
         towers_uri: folder or s3:// prefix of the tower artefacts, one sub-folder a tower_id; empty means home/towers.
         tower_id: the only tower that queries may be encoded with; empty takes the one that the live index names.
@@ -31,6 +33,7 @@ class Settings:
     home: Path = Path(".gavel")
     index: IndexKind = "faiss"
     opensearch_url: str = "http://127.0.0.1:9200"
+    opensearch_auth: OpenSearchAuth = "none"
     index_alias: str = "auction-items"
     towers_uri: str = ""
     tower_id: str = ""
@@ -54,6 +57,9 @@ class Settings:
             given.setdefault("opensearch_url", env["OPENSEARCH_URL"])
         if given.get("index", "faiss") not in get_args(IndexKind):
             raise InvalidSettings(f"GAVEL_INDEX is {given['index']!r}; allowed are {', '.join(get_args(IndexKind))}")
+        if given.get("opensearch_auth", "none") not in get_args(OpenSearchAuth):
+            allowed = ", ".join(get_args(OpenSearchAuth))
+            raise InvalidSettings(f"GAVEL_OPENSEARCH_AUTH is {given['opensearch_auth']!r}; allowed are {allowed}")
         candidates = _number(given, "candidates", cls().candidates)
         timeout = _number(given, "request_timeout_s", cls().request_timeout_s)
         if candidates < 1 or candidates != int(candidates):
@@ -64,6 +70,7 @@ class Settings:
             home=Path(given.get("home", cls().home)),
             index="opensearch" if given.get("index") == "opensearch" else "faiss",
             opensearch_url=given.get("opensearch_url", cls().opensearch_url),
+            opensearch_auth="sigv4" if given.get("opensearch_auth") == "sigv4" else "none",
             index_alias=given.get("index_alias", cls().index_alias),
             towers_uri=given.get("towers_uri", cls().towers_uri),
             tower_id=given.get("tower_id", cls().tower_id),

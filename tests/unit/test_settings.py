@@ -24,6 +24,7 @@ def test_an_empty_environment_gives_the_embedded_default():
         home=word.map(Path),
         index=st.sampled_from(["faiss", "opensearch"]),
         opensearch_url=word,
+        opensearch_auth=st.sampled_from(["none", "sigv4"]),
         index_alias=word,
         towers_uri=word | st.just(""),
         candidates=st.integers(1, 10_000),
@@ -53,6 +54,7 @@ def test_towers_lie_in_home_unless_said_otherwise():
     ("name", "value", "allowed"),
     [
         ("GAVEL_INDEX", "nmslib", "allowed are faiss, opensearch"),
+        ("GAVEL_OPENSEARCH_AUTH", "basic", "allowed are none, sigv4"),
         ("GAVEL_CANDIDATES", "many", "not a number"),
         ("GAVEL_CANDIDATES", "0", "whole numbers from 1"),
         ("GAVEL_CANDIDATES", "1.5", "whole numbers from 1"),
