@@ -55,7 +55,7 @@ def bundled_code(scope: Construct, name: str) -> lambda_.Code:
     Raises:
         BundleError: a wheel cannot be had, or the bundle is larger than MOST_BYTES.
     """
-    with_wheels = scope.node.try_get_context(BUNDLE_CONTEXT) is not False
+    with_wheels = scope.node.try_get_context(BUNDLE_CONTEXT) not in (False, "false")  # the command line passes text
     return lambda_.Code.from_asset(str(bundle(ROOT, name, BUNDLES, with_wheels=with_wheels)))
 
 

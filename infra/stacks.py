@@ -8,6 +8,7 @@ from aws_cdk import App, Stack, Tags
 from infra.bulk_indexer import BulkIndexer
 from infra.item_store import ItemStore
 from infra.network import Network
+from infra.nightly_batch import NightlyBatch
 from infra.query_api import QueryApi
 from infra.stage import Stage
 from infra.vector_index import VectorIndex
@@ -43,6 +44,14 @@ class Serving(Stack):
         self.api = QueryApi(self, "QueryApi", settings=given, **shared)
 
 
+class Batch(Stack):
+    """What happens every night."""
+
+    def __init__(self, app: App, stage: Stage, storage: Storage, **settings: Any) -> None:
+        super().__init__(app, f"Gavel-{stage.name}-Batch", **settings)
+        self.nightly = NightlyBatch(self, "NightlyBatch", stage=stage, store=storage.store)
+
+
 def compose(app: App, stage: Stage, **settings: Any) -> Mapping[str, Stack]:
     """Put the stacks of a stage into an app.
 
@@ -56,8 +65,9 @@ def compose(app: App, stage: Stage, **settings: Any) -> Mapping[str, Stack]:
     """
     storage = Storage(app, stage, description="Gavel: buckets, network, OpenSearch", **settings)
     serving = Serving(app, stage, storage, description="Gavel: bulk indexer and query API", **settings)
+    batch = Batch(app, stage, storage, description="Gavel: the nightly run", **settings)
     Tags.of(app).add("gavel:stage", stage.name)
-    return {"Storage": storage, "Serving": serving}
+    return {"Storage": storage, "Serving": serving, "Batch": batch}
 
 
 def _protected(stage: Stage) -> dict[str, bool]:

@@ -59,7 +59,7 @@ class Stage:
         instance_count: instances of the embedding job.
         embedding_hours: when the embedding job is stopped.
         schedules: EventBridge Scheduler expressions; the later ones find a late file.
-        schedule_timezone: IANA name; also whose date a night has.
+        schedule_timezone: IANA name of the schedules; the date of a night is always that of UTC.
         reranker: absent, None, until one is trained: then search answers in first-stage order.
         log_retention_days: of every log group.
         expiry_days: after how many days new items and old versions of objects are deleted.

@@ -30,13 +30,13 @@ class Synthesised:
     folder: Path
     templates: dict[str, dict[str, Any]]
 
-    def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
-        """logical id -> resource, of every stack."""
+    def of_type(self, kind: str, stack: str | None = None) -> dict[str, dict[str, Any]]:
+        """logical id -> resource, of every stack or of one."""
         return {
             logical_id: resource
-            for template in self.templates.values()
+            for name, template in self.templates.items()
             for logical_id, resource in template["Resources"].items()
-            if resource["Type"] == kind
+            if resource["Type"] == kind and stack in (None, name)
         }
 
     def properties(self, kind: str) -> list[dict[str, Any]]:
