@@ -10,6 +10,7 @@ from infra.item_store import ItemStore
 from infra.network import Network
 from infra.nightly_batch import NightlyBatch
 from infra.query_api import QueryApi
+from infra.reranker import Reranker
 from infra.stage import Stage
 from infra.vector_index import VectorIndex
 from retrieval.settings import Settings
@@ -42,6 +43,10 @@ class Serving(Stack):
         )
         self.indexer = BulkIndexer(self, "BulkIndexer", settings=given, **shared)
         self.api = QueryApi(self, "QueryApi", settings=given, **shared)
+        self.reranker: Reranker | None = None  # without one, search answers in first-stage order
+        if stage.reranker:
+            self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)
+            self.reranker.allow_invoke(self.api.role)
 
 
 class Batch(Stack):
