@@ -39,9 +39,7 @@ class NightlyBatch(Construct):
     def __init__(self, scope: Construct, id: str, *, stage: Stage, store: ItemStore) -> None:
         super().__init__(scope, id)
         self._stage, self._store = stage, store
-        self.notices = sns.Topic(self, "Notices", display_name=f"Gavel {stage.name}", enforce_ssl=True)
-        if stage.alarm_email:
-            self.notices.add_subscription(subscriptions.EmailSubscription(stage.alarm_email))
+        self.notices = self._notices()
         self._code = assets.Asset(self, "Code", path=str(ROOT), exclude=JOB_SOURCES, ignore_mode=IgnoreMode.GIT)
         self._job = self._job_role()
         places = self._places()
@@ -58,6 +56,21 @@ class NightlyBatch(Construct):
         )
         acknowledge(self.dead_letters, {"SQS3": "This queue is the dead-letter queue of the schedules."})
         self._schedule()
+
+    def _notices(self) -> sns.Topic:
+        """The topic; a policy that asks for TLS takes the place of the one that lets the account's alarms in."""
+        topic = sns.Topic(self, "Notices", display_name=f"Gavel {self._stage.name}", enforce_ssl=True)
+        topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                principals=[iam.ServicePrincipal(name) for name in ("cloudwatch.amazonaws.com", "budgets.amazonaws.com")],
+                actions=["sns:Publish"],
+                resources=[topic.topic_arn],
+                conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}},
+            )
+        )
+        if self._stage.alarm_email:
+            topic.add_subscription(subscriptions.EmailSubscription(self._stage.alarm_email))
+        return topic
 
     def _places(self) -> Places:
         store = self._store

@@ -125,12 +125,18 @@ class Reranker(Construct):
 
         settings = {"evaluation_periods": 3, "treat_missing_data": cloudwatch.TreatMissingData.NOT_BREACHING}
         errors = measure("Invocation5XXErrors", "sum").create_alarm(
-            self, "RerankerErrors", alarm_name=f"gavel-{self._stage.name}-reranker-errors", threshold=5, **settings
+            self,
+            "RerankerErrors",
+            alarm_name=f"gavel-{self._stage.name}-reranker-errors",
+            alarm_description="docs/operations.md#reranker-errors",
+            threshold=5,
+            **settings,
         )
         latency = measure("ModelLatency", "p99").create_alarm(
             self,
             "RerankerLatency",
             alarm_name=f"gavel-{self._stage.name}-reranker-latency",
+            alarm_description="docs/operations.md#reranker-latency",
             threshold=SLOWEST_MS * 1_000,  # SageMaker counts microseconds
             **settings,
         )

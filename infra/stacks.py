@@ -7,6 +7,7 @@ from aws_cdk import App, Stack, Tags
 
 from infra.bulk_indexer import BulkIndexer
 from infra.item_store import ItemStore
+from infra.monitoring import StageMonitoring
 from infra.network import Network
 from infra.nightly_batch import NightlyBatch
 from infra.query_api import QueryApi
@@ -57,6 +58,23 @@ class Batch(Stack):
         self.nightly = NightlyBatch(self, "NightlyBatch", stage=stage, store=storage.store)
 
 
+class Monitoring(Stack):
+    """Dashboard, alarms, budget."""
+
+    def __init__(self, app: App, stage: Stage, storage: Storage, serving: Serving, batch: Batch, **settings: Any) -> None:
+        super().__init__(app, f"Gavel-{stage.name}-Monitoring", **settings)
+        self.monitoring = StageMonitoring(
+            self,
+            "Monitoring",
+            stage=stage,
+            store=storage.store,
+            nightly=batch.nightly,
+            indexer=serving.indexer,
+            api=serving.api,
+            guards=serving.reranker.alarms if serving.reranker else [],
+        )
+
+
 def compose(app: App, stage: Stage, **settings: Any) -> Mapping[str, Stack]:
     """Put the stacks of a stage into an app.
 
@@ -71,8 +89,9 @@ def compose(app: App, stage: Stage, **settings: Any) -> Mapping[str, Stack]:
     storage = Storage(app, stage, description="Gavel: buckets, network, OpenSearch", **settings)
     serving = Serving(app, stage, storage, description="Gavel: bulk indexer and query API", **settings)
     batch = Batch(app, stage, storage, description="Gavel: the nightly run", **settings)
+    monitoring = Monitoring(app, stage, storage, serving, batch, description="Gavel: dashboard, alarms, budget", **settings)
     Tags.of(app).add("gavel:stage", stage.name)
-    return {"Storage": storage, "Serving": serving, "Batch": batch}
+    return {"Storage": storage, "Serving": serving, "Batch": batch, "Monitoring": monitoring}
 
 
 def _protected(stage: Stage) -> dict[str, bool]:
