@@ -40,6 +40,8 @@ class Serving(Stack):
             opensearch_url=storage.index.url,
             opensearch_auth="sigv4",
             index_alias=storage.index.alias,
+            index_replicas=stage.index_replicas,
+            cors_origins=",".join(stage.cors_origins),
             towers_uri=f"s3://{storage.store.towers.bucket_name}",
         )
         self.indexer = BulkIndexer(self, "BulkIndexer", settings=given, **shared)

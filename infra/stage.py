@@ -45,6 +45,7 @@ class Stage:
         opensearch_nodes: data nodes, a multiple of azs.
         opensearch_volume_gib: gp3 volume of each data node.
         opensearch_dedicated_masters: 0 or 3.
+        index_replicas: copies of each shard, fewer than opensearch_nodes.
         query_memory_mib: memory of the query Lambda; CPU follows it.
         indexer_memory_mib: memory of the bulk-index Lambda.
         indexer_concurrency: parts that are indexed at once, >= 2 (the least that an SQS event source allows).
@@ -77,6 +78,7 @@ class Stage:
     opensearch_nodes: int
     opensearch_volume_gib: int
     opensearch_dedicated_masters: int
+    index_replicas: int
     query_memory_mib: int
     indexer_memory_mib: int
     indexer_concurrency: int
@@ -106,6 +108,7 @@ class Stage:
             (_version(self.opensearch_version) >= (2, 19), "opensearch_version", "2.19 or newer"),
             (self.opensearch_nodes > 0 and self.opensearch_nodes % self.azs == 0, "opensearch_nodes", "multiples of azs"),
             (self.opensearch_dedicated_masters in (0, 3), "opensearch_dedicated_masters", "0 or 3"),
+            (0 <= self.index_replicas < self.opensearch_nodes, "index_replicas", "numbers from 0, below opensearch_nodes"),
             (self.indexer_concurrency >= 2, "indexer_concurrency", "whole numbers from 2"),
             (bool(self.instance_ladder), "instance_ladder", "one instance type or more"),
             (self.instance_count > 0, "instance_count", "whole numbers from 1"),

@@ -28,4 +28,8 @@ def service() -> SearchService:
     )
 
 
-handler = Mangum(create_app(service), lifespan="off")
+def _origins() -> list[str]:
+    return [origin for origin in Settings.from_env().cors_origins.split(",") if origin]
+
+
+handler = Mangum(create_app(service, _origins()), lifespan="off")

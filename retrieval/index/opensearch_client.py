@@ -17,7 +17,9 @@ def open_store(settings: Settings) -> OpenSearchStore:
         InvalidSettings: requests are to be signed, and this process has no AWS credentials or region.
     """
     server = _signing_client(settings) if settings.opensearch_auth == "sigv4" else settings.opensearch_url
-    return OpenSearchStore(server, alias=settings.index_alias, timeout_s=settings.request_timeout_s)
+    return OpenSearchStore(
+        server, alias=settings.index_alias, timeout_s=settings.request_timeout_s, replicas=settings.index_replicas
+    )
 
 
 def _signing_client(settings: Settings) -> OpenSearch:

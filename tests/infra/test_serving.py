@@ -52,6 +52,8 @@ def test_the_lambdas_read_back_the_settings_that_the_stack_wrote(stage):
         plain = {name: value if isinstance(value, str) else "https://domain" for name, value in written.items()}
         settings = Settings.from_env(plain)
         assert (settings.index, settings.opensearch_auth, settings.opensearch_url) == ("opensearch", "sigv4", "https://domain")
+        assert settings.index_replicas == (1 if stage.stage.name == "prod" else 0)
+        assert settings.cors_origins == ",".join(stage.stage.cors_origins)
         assert "s3://" in json.dumps(written["GAVEL_TOWERS_URI"])
 
 

@@ -26,6 +26,8 @@ def test_an_empty_environment_gives_the_embedded_default():
         opensearch_url=word,
         opensearch_auth=st.sampled_from(["none", "sigv4"]),
         index_alias=word,
+        index_replicas=st.integers(0, 5),
+        cors_origins=word | st.just(""),
         towers_uri=word | st.just(""),
         candidates=st.integers(1, 10_000),
         request_timeout_s=st.floats(0.001, 1e6),
@@ -55,6 +57,7 @@ def test_towers_lie_in_home_unless_said_otherwise():
     [
         ("GAVEL_INDEX", "nmslib", "allowed are faiss, opensearch"),
         ("GAVEL_OPENSEARCH_AUTH", "basic", "allowed are none, sigv4"),
+        ("GAVEL_INDEX_REPLICAS", "-1", "whole numbers from 0"),
         ("GAVEL_CANDIDATES", "many", "not a number"),
         ("GAVEL_CANDIDATES", "0", "whole numbers from 1"),
         ("GAVEL_CANDIDATES", "1.5", "whole numbers from 1"),
