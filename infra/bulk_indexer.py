@@ -66,7 +66,21 @@ class BulkIndexer(Construct):
         """Read releases, write receipts beside them, write into the index."""
         embeddings = store.embeddings
         self.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[embeddings.bucket_arn]))
-        allow_below(self.role, ["s3:GetObject"], embeddings, embeddings.bucket_arn, "/*", "Releases have names of their own.")
-        allow_below(self.role, ["s3:PutObject"], embeddings, embeddings.bucket_arn, f"/*/{RECEIPTS}", "The receipts, nothing else.")
+        allow_below(
+            self.role,
+            ["s3:GetObject"],
+            embeddings,
+            embeddings.bucket_arn,
+            "/*",
+            "The parts and manifests of every release, to read alone.",
+        )
+        allow_below(
+            self.role,
+            ["s3:PutObject"],
+            embeddings,
+            embeddings.bucket_arn,
+            f"/*/{RECEIPTS}",
+            "The receipts of releases alone, one for each.",
+        )
         index.connect(self.role)
         index.admit(self, "Writer", self.role, WRITER)

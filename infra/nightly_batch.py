@@ -107,8 +107,17 @@ class NightlyBatch(Construct):
         role = iam.Role(self, "JobRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
         store = self._store
         for bucket in (store.new_items, store.towers):
-            allow_below(role, ["s3:GetObject"], bucket, bucket.bucket_arn, "/*", "The day's files and the tower's are many.")
-        allow_below(role, ["s3:PutObject"], store.embeddings, store.embeddings.bucket_arn, "/*", "A release has a new name.")
+            allow_below(
+                role, ["s3:GetObject"], bucket, bucket.bucket_arn, "/*", "The files of the day and of the tower, to read alone."
+            )
+        allow_below(
+            role,
+            ["s3:PutObject"],
+            store.embeddings,
+            store.embeddings.bucket_arn,
+            "/*",
+            "The parts of a release, whose name is new every night.",
+        )
         buckets = [store.new_items.bucket_arn, store.towers.bucket_arn, store.embeddings.bucket_arn, self._code.bucket.bucket_arn]
         role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=buckets))
         code = self._code.bucket.arn_for_objects(self._code.s3_object_key)
@@ -132,7 +141,7 @@ class NightlyBatch(Construct):
             role,
             {
                 "IAM5[Resource::*]": "A registry's token is for the registry; ECR takes no resource for it.",
-                f"IAM5[Resource::{HERE.format('ecr')}:{account}:repository/*]": "The images of that account, to read.",
+                f"IAM5[Resource::{HERE.format('ecr')}:{account}:repository/*]": "The images of that account, to read alone.",
                 f"IAM5[Resource::{HERE.format('logs')}:<AWS::AccountId>:{group}]": "SageMaker names the log streams of a job.",
             },
         )
@@ -146,8 +155,17 @@ class NightlyBatch(Construct):
         listed = [store.towers.bucket_arn, embeddings.bucket_arn]  # without it a missing object reads as a refusal
         role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=listed))
         allow_below(role, ["s3:GetObject"], embeddings, embeddings.bucket_arn, "/*", "Manifests and receipts of every release.")
-        allow_below(role, ["s3:DeleteObject"], embeddings, embeddings.bucket_arn, f"/*/{RECEIPTS}", "The receipts, nothing else.")
-        allow_below(role, ["s3:PutObject"], store.releases, store.releases.bucket_arn, "/*", "One record a date.")
+        allow_below(
+            role,
+            ["s3:DeleteObject"],
+            embeddings,
+            embeddings.bucket_arn,
+            f"/*/{RECEIPTS}",
+            "The receipts of releases alone, one for each.",
+        )
+        allow_below(
+            role, ["s3:PutObject"], store.releases, store.releases.bucket_arn, "/*", "The record of each night, named by its date."
+        )
         jobs = stack.format_arn(service="sagemaker", resource="processing-job", resource_name=JOBS)
         actions = ["sagemaker:CreateProcessingJob", "sagemaker:DescribeProcessingJob", "sagemaker:StopProcessingJob"]
         role.add_to_policy(iam.PolicyStatement(actions=actions, resources=[jobs]))

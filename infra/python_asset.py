@@ -26,6 +26,7 @@ PLATFORMS = (
     "manylinux2014_x86_64",
 )  # AL2023: glibc 2.34
 NOT_RUN = ("tests", "test", "__pycache__")  # folders of wheels that no function imports
+BYTECODE = ["**/__pycache__", "**/*.pyc"]
 RECIPE = "1"  # raise it when the way of bundling changes
 
 
@@ -39,7 +40,7 @@ def source_code(folder: str) -> lambda_.Code:
     Args:
         folder: relative to the repository.
     """
-    return lambda_.Code.from_asset(str(ROOT / folder), exclude=["__pycache__", "*.pyc"])
+    return lambda_.Code.from_asset(str(ROOT / folder), exclude=BYTECODE)
 
 
 def bundled_code(scope: Construct, name: str) -> lambda_.Code:
@@ -56,7 +57,8 @@ def bundled_code(scope: Construct, name: str) -> lambda_.Code:
         BundleError: a wheel cannot be had, or the bundle is larger than MOST_BYTES.
     """
     with_wheels = scope.node.try_get_context(BUNDLE_CONTEXT) not in (False, "false")  # the command line passes text
-    return lambda_.Code.from_asset(str(bundle(ROOT, name, BUNDLES, with_wheels=with_wheels)))
+    # bytecode of whoever imported from the folder since is no part of it
+    return lambda_.Code.from_asset(str(bundle(ROOT, name, BUNDLES, with_wheels=with_wheels)), exclude=BYTECODE)
 
 
 def bundle(root: Path, name: str, bundles: Path, *, with_wheels: bool = True) -> Path:

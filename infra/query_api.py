@@ -89,7 +89,7 @@ class QueryApi(Construct):
     def _allow(self, store: ItemStore, index: VectorIndex) -> None:
         """Read towers, search the index."""
         towers = store.towers
-        allow_below(self.role, ["s3:GetObject"], towers, towers.bucket_arn, "/*", "The live index names the tower.")
+        allow_below(self.role, ["s3:GetObject"], towers, towers.bucket_arn, "/*", "The live index says which tower is read.")
         index.connect(self.role)
         index.admit(self, "Reader", self.role, READER)
 

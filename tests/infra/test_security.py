@@ -1,7 +1,10 @@
 """What must hold for every stack of both stages."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from aws_cdk import App, Stack, Validations
 from aws_cdk import aws_s3 as s3
 from cdk_nag import AwsSolutionsChecks
+from conftest import CONTEXT, ROOT
 
 # actions that AWS defines without a resource: a network interface has no name before it is made; traces, log deliveries and
 # a registry's token have none at all
@@ -126,3 +130,29 @@ def test_the_rules_see_a_bucket_that_breaks_them(tmp_path):
     Validations.of(app).add_plugins(AwsSolutionsChecks(app))
     with pytest.raises(RuntimeError, match=r"server access logs disabled(.|\n)*AwsSolutions-S1"):
         app.synth()
+
+
+def test_every_acknowledgement_names_one_finding_and_its_reason(stage):
+    given = {
+        (rule, reason)
+        for path in stage.folder.glob("*.metadata.json")
+        for entries in json.loads(path.read_text()).values()
+        for entry in entries
+        if entry["type"] == "aws:cdk:acknowledged-rules"
+        for rule, reason in entry["data"].items()
+    }
+    assert len(given) > 10
+    for rule, reason in given:
+        assert len(reason.split()) >= 5, rule
+        assert "IAM5" not in rule or "[" in rule  # one permission, not all of a role's
+
+
+def test_the_app_itself_needs_no_account_and_no_network(tmp_path):
+    """As the CDK command line calls it, in an environment that names neither, with every way out closed."""
+    closed = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    context = json.dumps({**CONTEXT, "gavel:bundle": "false", "stage": "prod"})
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    env = {**kept, **closed, "CDK_CONTEXT_JSON": context, "CDK_OUTDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=env, check=True, capture_output=True)
+    names = sorted(path.name.removesuffix(".template.json") for path in tmp_path.glob("*.template.json"))
+    assert names == ["Gavel-prod-Batch", "Gavel-prod-Monitoring", "Gavel-prod-Serving", "Gavel-prod-Storage"]
