@@ -12,9 +12,10 @@ from constructs import Construct
 
 from infra.acknowledgements import acknowledge
 from infra.bulk_indexer import RECEIPTS
+from infra.embedding_job import Places, State
 from infra.item_store import ItemStore
 from infra.log_group import log_group
-from infra.nightly_states import CURRENT_TOWER, Places, State, embed_day, find_day
+from infra.nightly_states import CURRENT_TOWER, embed_day, find_day
 from infra.permissions import allow_below
 from infra.python_asset import ROOT
 from infra.stage import Stage

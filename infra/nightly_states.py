@@ -5,12 +5,10 @@ first one is started: by a schedule, by a later one that finds a late file, by h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from infra.bulk_indexer import RECEIPTS
+from infra.embedding_job import Places, State, job_parameters
 
-State = dict[str, Any]
 CURRENT_TOWER = "current.json"  # in the towers bucket: {"tower_id": …}
 # what SageMaker says when an instance type cannot be had now, not in this account, or not in this region
 NOT_TO_BE_HAD = (
@@ -31,34 +29,6 @@ THROTTLED = [
 NO_SUCH_KEY = ["S3.NoSuchKeyException", "S3.NoSuchKey"]
 POLL_S = 30
 UNTIL_INDEXED_S = 3600
-VOLUME_GB = 100  # volume of an instance of the job: the day's photos
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """What the machines work with.
-
-    Attributes:
-        new_items: bucket name.
-        embeddings: bucket name.
-        towers: bucket name.
-        releases: bucket name.
-        code_uri: s3:// URI of the zip that holds the job's sources.
-        job_role_arn: what the job runs as.
-        image: container image of the job.
-        notices_arn: topic that is told how the night went.
-        partition: such as "aws".
-    """
-
-    new_items: str
-    embeddings: str
-    towers: str
-    releases: str
-    code_uri: str
-    job_role_arn: str
-    image: str
-    notices_arn: str
-    partition: str
 
 
 def find_day(places: Places, embed_day_arn: str) -> State:
@@ -167,7 +137,7 @@ def _ladder(places: Places, ladder: Sequence[str], instances: int, hours: int) -
             "Type": "Task",
             "Resource": f"arn:{places.partition}:states:::sagemaker:createProcessingJob.sync",
             "Comment": instance,
-            "Parameters": _job(places, instance, instances, hours),
+            "Parameters": job_parameters(places, instance, instances, hours),
             "TimeoutSeconds": (hours + 1) * 3600,
             "ResultPath": None,
             "Retry": _retry(THROTTLED, first_s=30),
@@ -183,50 +153,6 @@ def _ladder(places: Places, ladder: Sequence[str], instances: int, hours: int) -
                 "Default": "TellFailure",
             }
     return states
-
-
-def _job(places: Places, instance: str, instances: int, hours: int) -> State:
-    """The parameters of CreateProcessingJob; a name is new at every try, for SageMaker keeps the old ones."""
-    folder = "/opt/ml/processing"
-    unpack = f"cd {folder}/input/code && python -m zipfile -e *.zip src && cd src && "
-    run = 'python -m pip install -q -r processing/requirements.txt && exec python -m processing.embed_items "$@"'
-    return {
-        "ProcessingJobName.$": "States.Format('gavel-{}-{}', $.date, States.UUID())",
-        "RoleArn": places.job_role_arn,
-        "AppSpecification": {
-            "ImageUri": places.image,
-            "ContainerEntrypoint": ["bash", "-ec", unpack + run, "embed_items"],
-            "ContainerArguments.$": "States.Array('--release-id', $.release_id)",
-        },
-        "ProcessingResources": {
-            "ClusterConfig": {"InstanceCount": instances, "InstanceType": instance, "VolumeSizeInGB": VOLUME_GB}
-        },
-        "ProcessingInputs": [
-            # every instance is given every file, and embeds those whose turn it is (docs/adr/0004)
-            _input("items", {"S3Uri.$": f"States.Format('s3://{places.new_items}/{{}}', $.date)"}),
-            _input("tower", {"S3Uri.$": f"States.Format('s3://{places.towers}/{{}}/', $.tower_id)"}),
-            _input("code", {"S3Uri": places.code_uri}),
-        ],
-        "ProcessingOutputConfig": {
-            "Outputs": [
-                {
-                    "OutputName": "embeddings",
-                    "S3Output": {
-                        "S3Uri": f"s3://{places.embeddings}/",
-                        "LocalPath": f"{folder}/output",
-                        "S3UploadMode": "EndOfJob",
-                    },
-                }
-            ]
-        },
-        "StoppingCondition": {"MaxRuntimeInSeconds": hours * 3600},
-        "NetworkConfig": {"EnableInterContainerTrafficEncryption": instances > 1},
-    }
-
-
-def _input(name: str, uri: dict[str, str]) -> State:
-    where = {"LocalPath": f"/opt/ml/processing/input/{name}", "S3DataType": "S3Prefix", "S3InputMode": "File"}
-    return {"InputName": name, "S3Input": {**uri, **where, "S3DataDistributionType": "FullyReplicated"}}
 
 
 def _count(places: Places, instances: int) -> dict[str, State]:

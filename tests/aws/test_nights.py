@@ -18,7 +18,8 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
     StateTaskServiceUnsupported,
 )
 
-from infra.nightly_states import Places, embed_day, find_day
+from infra.embedding_job import Places
+from infra.nightly_states import embed_day, find_day
 
 DATE, TOWER = "2026-11-21", "t0123456789ab"
 RELEASE = f"{DATE}-{TOWER}"

@@ -2,11 +2,15 @@
 
 import json
 
+from botocore.session import Session
+from botocore.validate import ParamValidator
 from conftest import CONTEXT, ROOT
 
-from infra.nightly_states import NOT_TO_BE_HAD, Places, embed_day
+from infra.embedding_job import Places, job_parameters
+from infra.nightly_states import NOT_TO_BE_HAD, embed_day
 
-PLACES = Places("new-items", "embeddings", "towers", "releases", "s3://assets/code.zip", "role", "image", "topic", "aws")
+ROLE = "arn:aws:iam::111111111111:role/job"
+PLACES = Places("new-items", "embeddings", "towers", "releases", "s3://assets/code.zip", ROLE, "image", "topic", "aws")
 
 
 def test_the_schedules_of_the_stage_start_the_machine_that_finds_the_day(stage):
@@ -108,3 +112,16 @@ def test_the_job_installs_the_versions_that_the_tests_ran():
     assert pins
     assert all(pin in pinned for pin in pins)
     assert not any(pin.startswith("torch") for pin in pins)
+
+
+def test_sagemaker_takes_the_parameters_of_the_job():
+    """Against the API's own model, with a word in the place of what is filled in at night."""
+
+    def filled(value):
+        if isinstance(value, dict):
+            return {k.removesuffix(".$"): ["word"] if k == "ContainerArguments.$" else filled(v) for k, v in value.items()}
+        return [filled(v) for v in value] if isinstance(value, list) else value
+
+    api = Session().get_service_model("sagemaker").operation_model("CreateProcessingJob").input_shape
+    report = ParamValidator().validate(filled(job_parameters(PLACES, "ml.g5.xlarge", 1, 2)), api)
+    assert report.generate_report() == ""
