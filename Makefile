@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo serve test check format requirements clean
+.PHONY: help demo serve test check format requirements synth clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,7 +31,14 @@ format: .venv/installed-dev            ## put the code in order
 
 requirements: .venv/installed            ## pin anew what pyproject.toml asks for
 	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header -o requirements.txt
-	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header --extra dev -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header --extra dev --extra deploy -c requirements.txt -o requirements-dev.txt
+
+synth: .venv/installed-dev node_modules/.bin/cdk            ## CloudFormation templates of both stages into cdk.out; no account is asked
+	for stage in dev prod; do node_modules/.bin/cdk synth --quiet --app "$(BIN)/python app.py" -c stage=$$stage -o cdk.out/$$stage || exit 1; done
+
+node_modules/.bin/cdk: package.json package-lock.json
+	npm ci --no-audit --no-fund
+	@touch $@
 
 clean:            ## remove what Gavel made here: .gavel and .venv
 	rm -rf .gavel .venv

@@ -5,6 +5,7 @@ changes nothing. `gavel index` and the bulk-index Lambda are shells over this fi
 """
 
 import gzip
+import json
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -58,6 +59,11 @@ class ReleaseReport:
     lots: int
     recall_at_10: float
     published: bool
+
+    def to_json(self) -> str:
+        """The report as JSON, but for what became of single entries."""
+        told = {name: getattr(self, name) for name in ("index", "tower_id", "lots", "recall_at_10", "published")}
+        return json.dumps(told, indent=2) + "\n"
 
 
 def read_part(source: Path | BinaryIO) -> Iterator[Entry]:

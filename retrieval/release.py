@@ -11,6 +11,7 @@ from retrieval.errors import ReleaseError
 
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.ndjson"
+RECEIPT_FILE = "indexed.json"  # written beside the manifest once the release is live
 
 
 @dataclass(frozen=True, slots=True)

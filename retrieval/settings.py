@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from retrieval.errors import InvalidSettings
 
 IndexKind = Literal["faiss", "opensearch"]
+OpenSearchAuth = Literal["none", "sigv4"]
 PREFIX = "GAVEL_"
 
 
@@ -21,7 +22,10 @@ class Settings:
         home: folder of everything that Gavel makes on one machine.
         index: which index holds the lots.
         opensearch_url: where OpenSearch answers; used with index="opensearch".
+        opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service asks.
         index_alias: name behind which the live index stands.
+        index_replicas: copies of each shard of an index that is made, >= 0; OpenSearch alone.
+        cors_origins: origins whose pages may read answers of the query API, with commas between; empty for none.
         towers_uri: folder or s3:// prefix of the tower artefacts, one sub-folder a tower_id; empty means home/towers.
         tower_id: the only tower that queries may be encoded with; empty takes the one that the live index names.
         candidates: how many first-stage candidates go to the re-ranker, >= 1.
@@ -31,7 +35,10 @@ class Settings:
     home: Path = Path(".gavel")
     index: IndexKind = "faiss"
     opensearch_url: str = "http://127.0.0.1:9200"
+    opensearch_auth: OpenSearchAuth = "none"
     index_alias: str = "auction-items"
+    index_replicas: int = 0
+    cors_origins: str = ""
     towers_uri: str = ""
     tower_id: str = ""
     candidates: int = 50
@@ -54,17 +61,26 @@ class Settings:
             given.setdefault("opensearch_url", env["OPENSEARCH_URL"])
         if given.get("index", "faiss") not in get_args(IndexKind):
             raise InvalidSettings(f"GAVEL_INDEX is {given['index']!r}; allowed are {', '.join(get_args(IndexKind))}")
+        if given.get("opensearch_auth", "none") not in get_args(OpenSearchAuth):
+            allowed = ", ".join(get_args(OpenSearchAuth))
+            raise InvalidSettings(f"GAVEL_OPENSEARCH_AUTH is {given['opensearch_auth']!r}; allowed are {allowed}")
         candidates = _number(given, "candidates", cls().candidates)
         timeout = _number(given, "request_timeout_s", cls().request_timeout_s)
         if candidates < 1 or candidates != int(candidates):
             raise InvalidSettings(f"GAVEL_CANDIDATES is {candidates:g}; allowed are whole numbers from 1")
+        replicas = _number(given, "index_replicas", cls().index_replicas)
+        if replicas < 0 or replicas != int(replicas):
+            raise InvalidSettings(f"GAVEL_INDEX_REPLICAS is {replicas:g}; allowed are whole numbers from 0")
         if timeout <= 0:
             raise InvalidSettings(f"GAVEL_REQUEST_TIMEOUT_S is {timeout:g}; allowed are seconds above 0")
         return cls(
             home=Path(given.get("home", cls().home)),
             index="opensearch" if given.get("index") == "opensearch" else "faiss",
             opensearch_url=given.get("opensearch_url", cls().opensearch_url),
+            opensearch_auth="sigv4" if given.get("opensearch_auth") == "sigv4" else "none",
             index_alias=given.get("index_alias", cls().index_alias),
+            index_replicas=int(replicas),
+            cors_origins=given.get("cors_origins", cls().cors_origins),
             towers_uri=given.get("towers_uri", cls().towers_uri),
             tower_id=given.get("tower_id", cls().tower_id),
             candidates=int(candidates),

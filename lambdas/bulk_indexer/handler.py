@@ -16,9 +16,9 @@ import boto3
 from aws_lambda_powertools import Logger
 
 from retrieval.index.base import IndexedItem, IndexStore, Vector
-from retrieval.index.opensearch import OpenSearchStore
+from retrieval.index.opensearch_client import open_store
 from retrieval.indexing import PROBES, index_part, publish_release, read_part
-from retrieval.release import Manifest, merge_manifests
+from retrieval.release import RECEIPT_FILE, Manifest, merge_manifests
 from retrieval.settings import Settings
 
 logger = Logger(service="bulk-indexer")
@@ -70,6 +70,7 @@ def _publish(bucket: str, key: str, folder: str) -> None:
         return
     manifest = merge_manifests(shards)
     report = publish_release(manifest, store(), _probes(bucket, folder, manifest))
+    s3().put_object(Bucket=bucket, Key=folder + RECEIPT_FILE, Body=report.to_json().encode())
     logger.info("release checked", index=report.index, lots=report.lots, recall=report.recall_at_10, published=report.published)
 
 
@@ -96,5 +97,4 @@ def s3() -> Any:
 @cache
 def store() -> IndexStore:
     """The index of this process, wired from its environment."""
-    settings = Settings.from_env()
-    return OpenSearchStore(settings.opensearch_url, alias=settings.index_alias, timeout_s=settings.request_timeout_s)
+    return open_store(Settings.from_env())

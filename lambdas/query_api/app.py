@@ -1,13 +1,14 @@
 """The HTTP face of search: one FastAPI app, served by uvicorn on a laptop and by Mangum in Lambda."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -109,14 +110,17 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: Callable[[], SearchService]) -> FastAPI:
+def create_app(service: Callable[[], SearchService], cors_origins: Sequence[str] = ()) -> FastAPI:
     """Build the app.
 
     Args:
         service: gives the search service; called on the first request, so that importing loads no model.
+        cors_origins: origins whose pages may read the answers.
     """
     app = FastAPI(title="Gavel", version="1", description="Find the auction lots to look at.", responses=PROBLEMS)
     app.middleware("http")(_limit_body)
+    if cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     app.exception_handler(GavelError)(_gavel_problem)
     app.exception_handler(RequestValidationError)(_validation_problem)
     app.exception_handler(HTTPException)(_http_problem)

@@ -7,7 +7,7 @@ from mangum import Mangum
 
 from lambdas.query_api.app import create_app
 from retrieval.encoder import QueryEncoder
-from retrieval.index.opensearch import OpenSearchStore
+from retrieval.index.opensearch_client import open_store
 from retrieval.search import SearchService
 from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
@@ -20,13 +20,16 @@ TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function 
 def service() -> SearchService:
     """The service of this process, wired from its environment."""
     settings = Settings.from_env()
-    store = OpenSearchStore(settings.opensearch_url, alias=settings.index_alias, timeout_s=settings.request_timeout_s)
     return SearchService(
-        store,
+        open_store(settings),
         lambda tower_id: QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1]),
         candidates=settings.candidates,
         tower_id=settings.tower_id,
     )
 
 
-handler = Mangum(create_app(service), lifespan="off")
+def _origins() -> list[str]:
+    return [origin for origin in Settings.from_env().cors_origins.split(",") if origin]
+
+
+handler = Mangum(create_app(service, _origins()), lifespan="off")

@@ -17,7 +17,7 @@ from lambdas.bulk_indexer.handler import handler
 from retrieval.errors import IndexMissing, IndexUnavailable
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.release import Manifest, Part
+from retrieval.release import RECEIPT_FILE, Manifest, Part
 from retrieval.schema import bulk_lines
 
 BUCKET = "embeddings"
@@ -157,6 +157,8 @@ def test_a_manifest_makes_its_release_live(bucket, store):
         store.live()
     assert failures(handler(sqs_event(s3_event(put_manifest(bucket, *parts))), None)) == []
     assert store.live().count() == 60
+    told = json.loads(bucket.Object(FOLDER + RECEIPT_FILE).get()["Body"].read())
+    assert (told["index"], told["lots"], told["published"]) == (store.live().name, 60, True)
 
 
 def test_a_manifest_that_is_quicker_than_its_parts_comes_again(bucket, store):
@@ -167,6 +169,7 @@ def test_a_manifest_that_is_quicker_than_its_parts_comes_again(bucket, store):
     assert failures(handler(sqs_event(s3_event(manifest)), None)) == ["m-0"]
     with pytest.raises(IndexMissing):
         store.live()
+    assert RECEIPT_FILE not in [entry.key.removeprefix(FOLDER) for entry in bucket.objects.all()]
     assert failures(handler(sqs_event(s3_event(parts[1].name), s3_event(manifest)), None)) == []
     assert store.live().count() == 6
 

@@ -118,3 +118,14 @@ def test_the_api_describes_itself(client: TestClient) -> None:
         assert set(responses) == {"200", "400", "503"}
         assert "application/problem+json" in responses["400"]["content"]
     assert "ValidationError" not in json.dumps(described)
+
+
+def test_a_page_of_a_listed_origin_may_read_answers_and_no_other(store: FaissStore) -> None:
+    publish(store, LOTS)
+    app = create_app(lambda: SearchService(store, WordEncoder), ["https://shop.example"])
+    listed, other = (
+        TestClient(app).get("/search", params={"q": "vase"}, headers={"Origin": origin})
+        for origin in ("https://shop.example", "https://other.example")
+    )
+    assert listed.headers["access-control-allow-origin"] == "https://shop.example"
+    assert "access-control-allow-origin" not in other.headers

@@ -1,0 +1,1 @@
+"""Gavel on AWS: one file a construct, put together by stacks.py."""

@@ -1,0 +1,86 @@
+"""Parts that land in the bucket go into the index: queue -> Lambda -> OpenSearch."""
+
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_lambda_event_sources as sources
+from constructs import Construct
+
+from infra.acknowledgements import acknowledge
+from infra.function_role import FunctionRole
+from infra.item_store import INDEXER_TIMEOUT, ItemStore
+from infra.log_group import log_group
+from infra.network import Network
+from infra.permissions import allow_below
+from infra.python_asset import bundled_code
+from infra.stage import Stage
+from infra.vector_index import WRITER, VectorIndex
+from retrieval.settings import Settings
+
+RECEIPTS = "indexed.json"  # RECEIPT_FILE of retrieval/release.py, which infra does not import; a test holds them together
+
+
+class BulkIndexer(Construct):
+    """The bulk-index Lambda: one S3 event at a time, as many at once as the domain bears.
+
+    A message that fails comes again by itself (ReportBatchItemFailures), DELIVERIES times; then it lies with the dead letters.
+    The event source asks for no more messages than the function has concurrency, so no delivery is lost to throttling.
+
+    Attributes:
+        function: the function.
+    """
+
+    def __init__(
+        self, scope: Construct, id: str, *, stage: Stage, network: Network, store: ItemStore, index: VectorIndex, settings: Settings
+    ) -> None:
+        super().__init__(scope, id)
+        self.role = FunctionRole(self, "Role", log_group=log_group(self, "Logs", stage))
+        self.function = lambda_.Function(
+            self,
+            "Function",
+            description="Indexes embedding parts and publishes releases",
+            runtime=lambda_.Runtime.PYTHON_3_12,
+            architecture=lambda_.Architecture.X86_64,
+            handler="lambdas.bulk_indexer.handler.handler",
+            code=bundled_code(self, "bulk_indexer"),
+            role=self.role,
+            memory_size=stage.indexer_memory_mib,
+            timeout=INDEXER_TIMEOUT,
+            reserved_concurrent_executions=stage.indexer_concurrency,
+            tracing=lambda_.Tracing.ACTIVE,
+            log_group=self.role.log_group,
+            environment=settings.to_env(),
+            vpc=network.vpc,
+            vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
+            security_groups=[network.functions],
+        )
+        self.function.add_event_source(
+            sources.SqsEventSource(
+                store.arrivals, batch_size=1, max_concurrency=stage.indexer_concurrency, report_batch_item_failures=True
+            )
+        )
+        self._allow(store, index)
+        acknowledge(self.function, {"L1": "Python 3.12 is the runtime that every bundle is built and tested for."})
+
+    def _allow(self, store: ItemStore, index: VectorIndex) -> None:
+        """Read releases, write receipts beside them, write into the index."""
+        embeddings = store.embeddings
+        self.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[embeddings.bucket_arn]))
+        allow_below(
+            self.role,
+            ["s3:GetObject"],
+            embeddings,
+            embeddings.bucket_arn,
+            "/*",
+            "The parts and manifests of every release, to read alone.",
+        )
+        allow_below(
+            self.role,
+            ["s3:PutObject"],
+            embeddings,
+            embeddings.bucket_arn,
+            f"/*/{RECEIPTS}",
+            "The receipts of releases alone, one for each.",
+        )
+        index.connect(self.role)
+        index.admit(self, "Writer", self.role, WRITER)

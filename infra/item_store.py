@@ -1,0 +1,115 @@
+"""The buckets of Gavel, and the queue that tells of every part that lands."""
+
+from aws_cdk import Aws, Duration, RemovalPolicy
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from infra.acknowledgements import acknowledge
+from infra.stage import Stage
+
+INDEXED_SUFFIXES = (".ndjson.gz", ".json")  # parts and manifests; rejects.ndjson is nobody's business but a person's
+INDEXER_TIMEOUT = Duration.minutes(2)  # a part has 5,000 lots (processing/embedding_run.py)
+VISIBILITY = Duration.minutes(3)  # a manifest that outran its parts comes again after it
+DELIVERIES = 8  # of one message, before it goes to the dead letters
+
+
+class ItemStore(Construct):
+    """Where lots, their embeddings, towers and the record of releases lie.
+
+    The queue stands with the bucket that feeds it, so that no part is lost while the serving stack is being replaced.
+
+    Attributes:
+        new_items: the day's parquet, `2026-11-21.parquet` or several files below `2026-11-21/`, and photos.
+        embeddings: `<release_id>/`, parts and manifests.
+        towers: `<tower_id>/`, and `current.json` that names the tower of the nightly run; re-rankers below `rerankers/`.
+        releases: `<date>.json`, what became of each night.
+        access_logs: who read and wrote the others.
+        arrivals: S3 events of parts and manifests.
+        dead_letters: those that failed DELIVERIES times.
+    """
+
+    def __init__(self, scope: Construct, id: str, *, stage: Stage) -> None:
+        super().__init__(scope, id)
+        self._stage = stage
+        self.access_logs = self._bucket("AccessLogs", logged=False, expires=True)
+        self.new_items = self._bucket("NewItems", expires=True)
+        self.embeddings = self._bucket("Embeddings", expires=True)
+        self.towers = self._bucket("Towers")
+        self.releases = self._bucket("Releases")
+        self.dead_letters = self._queue("DeadLetters", retention_period=Duration.days(14))
+        self.arrivals = self._queue(
+            "Arrivals",
+            visibility_timeout=VISIBILITY,
+            retention_period=Duration.days(4),
+            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=DELIVERIES),
+        )
+        self._announce_arrivals()
+
+    def _bucket(self, id: str, *, logged: bool = True, expires: bool = False) -> s3.Bucket:
+        days = Duration.days(self._stage.expiry_days)
+        bucket = s3.Bucket(
+            self,
+            id,
+            encryption=s3.BucketEncryption.S3_MANAGED,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            enforce_ssl=True,
+            minimum_tls_version=1.2,
+            versioned=True,
+            removal_policy=RemovalPolicy.RETAIN if self._stage.retain_data else RemovalPolicy.DESTROY,
+            server_access_logs_bucket=self.access_logs if logged else None,
+            server_access_logs_prefix=f"{id}/" if logged else None,
+            lifecycle_rules=[
+                s3.LifecycleRule(
+                    expiration=days if expires else None,
+                    noncurrent_version_expiration=days,
+                    abort_incomplete_multipart_upload_after=Duration.days(7),
+                )
+            ],
+        )
+        if not logged:
+            acknowledge(bucket, {"S1": "This bucket receives the access logs; logging it into itself would never end."})
+        return bucket
+
+    def _queue(self, id: str, **settings: object) -> sqs.Queue:
+        removal = RemovalPolicy.RETAIN if self._stage.retain_data else RemovalPolicy.DESTROY
+        queue = sqs.Queue(
+            self, id, encryption=sqs.QueueEncryption.SQS_MANAGED, enforce_ssl=True, removal_policy=removal, **settings
+        )
+        if id == "DeadLetters":
+            acknowledge(queue, {"SQS3": "This queue is the dead-letter queue of the arrivals."})
+        return queue
+
+    def _announce_arrivals(self) -> None:
+        """Have S3 tell the queue of new objects.
+
+        Said on the bucket itself: Bucket.add_event_notification() would bring a Lambda that may change every bucket's
+        notifications. The queue's policy names the account, not the bucket, which is made after it.
+        """
+        self.arrivals.add_to_resource_policy(
+            iam.PolicyStatement(
+                principals=[iam.ServicePrincipal("s3.amazonaws.com")],
+                actions=["sqs:SendMessage"],
+                resources=[self.arrivals.queue_arn],
+                conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}},
+            )
+        )
+        bucket = self.embeddings.node.default_child
+        assert isinstance(bucket, s3.CfnBucket)
+        bucket.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
+            queue_configurations=[
+                s3.CfnBucket.QueueConfigurationProperty(
+                    event="s3:ObjectCreated:*",
+                    queue=self.arrivals.queue_arn,
+                    filter=s3.CfnBucket.NotificationFilterProperty(
+                        s3_key=s3.CfnBucket.S3KeyFilterProperty(
+                            rules=[s3.CfnBucket.FilterRuleProperty(name="suffix", value=suffix)]
+                        )
+                    ),
+                )
+                for suffix in INDEXED_SUFFIXES
+            ]
+        )
+        bucket.node.add_dependency(self.arrivals)  # S3 tries the queue when it is told of it

@@ -1,0 +1,185 @@
+"""One dashboard and the alarms of a stage; docs/operations.md has a section named as each alarm."""
+
+from collections.abc import Mapping, Sequence
+
+from aws_cdk import Aws, Duration
+from aws_cdk import aws_budgets as budgets
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from infra.bulk_indexer import BulkIndexer
+from infra.item_store import ItemStore
+from infra.nightly_batch import NightlyBatch
+from infra.query_api import QueryApi
+from infra.stage import Stage
+
+NAMESPACE = "Gavel"
+RUN_BOOK = "docs/operations.md"
+MOST_WAITING_S = 900  # of a part in the queue
+MOST_ERRORS = 0.01  # share of requests
+MOST_HEAP_PERCENT = 85
+LEAST_FREE_SHARE = 0.2  # of a data node's volume
+BREACHING, FINE = cloudwatch.TreatMissingData.BREACHING, cloudwatch.TreatMissingData.NOT_BREACHING
+AT_LEAST = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
+BELOW = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
+
+
+class StageMonitoring(Construct):
+    """What is watched, and who is told.
+
+    Attributes:
+        alarms: name in the run book -> alarm.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        stage: Stage,
+        store: ItemStore,
+        nightly: NightlyBatch,
+        indexer: BulkIndexer,
+        api: QueryApi,
+        guards: Sequence[cloudwatch.Alarm],
+    ) -> None:
+        super().__init__(scope, id)
+        self._stage, self._nightly = stage, nightly
+        self._tell = actions.SnsAction(nightly.notices)
+        self.alarms: dict[str, cloudwatch.Alarm] = {}
+        domain = f"gavel-{stage.name}"
+        releases = self._releases(indexer)
+        self._watch_queries(api)
+        self._watch_indexing(store, releases)
+        self._watch_nights()
+        self._watch_opensearch(domain)
+        for guard in guards:
+            guard.add_alarm_action(self._tell)
+        self._dashboard(api, store, releases, domain)
+        self._budget()
+
+    def _alarm(self, name: str, metric: cloudwatch.IMetric, threshold: float, minutes: int = 1, **settings: object) -> None:
+        """An alarm after `minutes` periods in a row; it tells when it rings and when it is over."""
+        given = {"treat_missing_data": FINE, "comparison_operator": AT_LEAST, "evaluation_periods": minutes, **settings}
+        alarm = cloudwatch.Alarm(
+            self,
+            name.title().replace("-", ""),
+            alarm_name=f"gavel-{self._stage.name}-{name}",
+            alarm_description=f"{RUN_BOOK}#{name}",
+            metric=metric,
+            threshold=threshold,
+            **given,
+        )
+        alarm.add_alarm_action(self._tell)
+        alarm.add_ok_action(self._tell)
+        self.alarms[name] = alarm
+
+    def _watch_queries(self, api: QueryApi) -> None:
+        minute = Duration.minutes(1)
+        self._alarm("query-latency", api.api.metric_latency(statistic="p99", period=minute), self._stage.p99_latency_ms, 5)
+        self._alarm("query-errors", api.api.metric_server_error(statistic="avg", period=minute), MOST_ERRORS, 5)
+
+    def _releases(self, indexer: BulkIndexer) -> cloudwatch.Metric:
+        """Releases that the indexer found live, counted in its log; `release checked` is its word (lambdas/bulk_indexer)."""
+        counted = logs.MetricFilter(
+            self,
+            "Releases",
+            log_group=indexer.role.log_group,
+            filter_pattern=logs.FilterPattern.string_value("$.message", "=", "release checked"),
+            metric_namespace=NAMESPACE,
+            metric_name=f"releases-{self._stage.name}",
+            metric_value="1",
+        )
+        return counted.metric(statistic="sum", period=Duration.hours(1))
+
+    def _watch_indexing(self, store: ItemStore, releases: cloudwatch.Metric) -> None:
+        self._alarm("dead-letters", _visible(store.dead_letters), 1)
+        age = store.arrivals.metric_approximate_age_of_oldest_message(statistic="max", period=Duration.minutes(1))
+        self._alarm("parts-waiting", age, MOST_WAITING_S, 5)
+        hours = self._stage.release_age_hours
+        self._alarm("release-age", releases, 1, hours, comparison_operator=BELOW, treat_missing_data=BREACHING)
+
+    def _watch_nights(self) -> None:
+        machine, period = self._nightly.embed_day, Duration.minutes(5)
+        failed = cloudwatch.MathExpression(
+            expression="failed + late + finding",
+            using_metrics={
+                "failed": machine.metric_failed(statistic="sum", period=period),
+                "late": machine.metric_timed_out(statistic="sum", period=period),
+                "finding": self._nightly.find_day.metric_failed(statistic="sum", period=period),
+            },
+            period=period,
+            label="nights that failed",
+        )
+        self._alarm("night-failed", failed, 1)
+        self._alarm("schedule-dead-letters", _visible(self._nightly.dead_letters), 1)
+
+    def _watch_opensearch(self, domain: str) -> None:
+        gib = self._stage.opensearch_volume_gib
+        self._alarm("index-red", _domain_metric(domain, "ClusterStatus.red", "max"), 1)
+        self._alarm("index-yellow", _domain_metric(domain, "ClusterStatus.yellow", "max"), 1, 30)
+        self._alarm("index-heap", _domain_metric(domain, "JVMMemoryPressure", "max"), MOST_HEAP_PERCENT, 15)
+        self._alarm("index-writes-blocked", _domain_metric(domain, "ClusterIndexWritesBlocked", "max"), 1)
+        free = _domain_metric(domain, "FreeStorageSpace", "min")  # in MiB
+        self._alarm("index-disk", free, gib * 1024 * LEAST_FREE_SHARE, comparison_operator=BELOW)
+
+    def _dashboard(self, api: QueryApi, store: ItemStore, releases: cloudwatch.Metric, domain: str) -> None:
+        latencies = [api.api.metric_latency(statistic=s, label=f"API {s}") for s in ("p50", "p99")]
+        latencies += [api.function.metric_duration(statistic="p99", label="function p99")]
+        domain_latency = [_domain_metric(domain, "SearchLatency", "p99"), _domain_metric(domain, "JVMMemoryPressure", "max")]
+        rows: Mapping[str, list[cloudwatch.IMetric]] = {
+            "Query latency": latencies,
+            "Requests and errors": [api.api.metric_count(), api.api.metric_client_error(), api.api.metric_server_error()],
+            "Parts that wait, dead letters": [_visible(store.arrivals), _visible(store.dead_letters)],
+            "Releases": [releases],
+            "OpenSearch": domain_latency,
+            "Lots in OpenSearch": [_domain_metric(domain, "SearchableDocuments", "max")],
+        }
+        board = cloudwatch.Dashboard(self, "Dashboard", dashboard_name=f"gavel-{self._stage.name}")
+        board.add_widgets(cloudwatch.AlarmStatusWidget(title="Alarms", width=24, alarms=list(self.alarms.values())))
+        for title, metrics in rows.items():
+            board.add_widgets(cloudwatch.GraphWidget(title=title, left=metrics, width=12))
+
+    def _budget(self) -> None:
+        """Tell of spending on what carries the stage's tag; the tag must be activated for billing once an account."""
+        subscriber = {"subscriptionType": "SNS", "address": self._nightly.notices.topic_arn}
+        budgets.CfnBudget(
+            self,
+            "Budget",
+            budget={
+                "budgetName": f"gavel-{self._stage.name}",
+                "budgetType": "COST",
+                "timeUnit": "MONTHLY",
+                "budgetLimit": {"amount": self._stage.monthly_budget_usd, "unit": "USD"},
+                "costFilters": {"TagKeyValue": [f"user:gavel:stage${self._stage.name}"]},
+            },
+            notifications_with_subscribers=[
+                {
+                    "notification": {
+                        "notificationType": kind,
+                        "comparisonOperator": "GREATER_THAN",
+                        "threshold": percent,
+                        "thresholdType": "PERCENTAGE",
+                    },
+                    "subscribers": [subscriber],
+                }
+                for kind, percent in (("ACTUAL", 80), ("FORECASTED", 100))
+            ],
+        )
+
+
+def _visible(queue: sqs.IQueue) -> cloudwatch.Metric:
+    return queue.metric_approximate_number_of_messages_visible(statistic="max", period=Duration.minutes(1))
+
+
+def _domain_metric(domain: str, name: str, statistic: str) -> cloudwatch.Metric:
+    return cloudwatch.Metric(
+        namespace="AWS/ES",
+        metric_name=name,
+        dimensions_map={"DomainName": domain, "ClientId": Aws.ACCOUNT_ID},
+        statistic=statistic,
+        period=Duration.minutes(1),
+    )

@@ -1,0 +1,61 @@
+"""The private network in which OpenSearch and the Lambdas that ask it stand."""
+
+from aws_cdk import Fn
+from aws_cdk import aws_ec2 as ec2
+from constructs import Construct
+
+from infra.log_group import log_group
+from infra.stage import Stage
+
+HTTPS = ec2.Port.tcp(443)
+
+
+class Network(Construct):
+    """A VPC without a way to the internet: no gateway, no NAT, no public address.
+
+    Lambda writes logs and traces from outside the VPC, so the functions need S3 alone (a gateway endpoint, free of charge),
+    and the re-ranker's endpoint where there is one.
+
+    Attributes:
+        vpc: isolated subnets, one in each zone.
+        functions: security group of the Lambdas; it reaches OpenSearch and endpoints by HTTPS, nothing else.
+        index: security group of OpenSearch; HTTPS from the Lambdas alone.
+    """
+
+    def __init__(self, scope: Construct, id: str, *, stage: Stage) -> None:
+        super().__init__(scope, id)
+        self.vpc = ec2.Vpc(
+            self,
+            "Vpc",
+            # by number, for a stack without a region knows two zones at most
+            availability_zones=[Fn.select(number, Fn.get_azs()) for number in range(stage.azs)],
+            nat_gateways=0,
+            create_internet_gateway=False,
+            subnet_configuration=[
+                ec2.SubnetConfiguration(name="private", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=24)
+            ],
+            gateway_endpoints={"S3": ec2.GatewayVpcEndpointOptions(service=ec2.GatewayVpcEndpointAwsService.S3)},
+        )
+        self.vpc.add_flow_log("FlowLog", destination=ec2.FlowLogDestination.to_cloud_watch_logs(log_group(self, "FlowLogs", stage)))
+        self.functions = self._group("Functions", "Lambdas of Gavel")
+        self.index = self._group("Index", "OpenSearch of Gavel")
+        self.index.add_ingress_rule(self.functions, HTTPS, "Lambdas ask OpenSearch")
+        self.functions.add_egress_rule(self.index, HTTPS, "OpenSearch")
+        self.functions.add_egress_rule(
+            ec2.Peer.any_ipv4(), HTTPS, "S3, whose addresses no rule can name; there is no other way out"
+        )
+        if stage.reranker:
+            self._reach_reranker()
+
+    def _group(self, id: str, description: str) -> ec2.SecurityGroup:
+        return ec2.SecurityGroup(self, id, vpc=self.vpc, description=description, allow_all_outbound=False)
+
+    def _reach_reranker(self) -> None:
+        endpoints = self._group("Endpoints", "Interface endpoints of Gavel")
+        endpoints.add_ingress_rule(self.functions, HTTPS, "Lambdas ask the re-ranker")
+        self.vpc.add_interface_endpoint(
+            "SageMakerRuntime",
+            service=ec2.InterfaceVpcEndpointAwsService.SAGEMAKER_RUNTIME,
+            security_groups=[endpoints],
+            open=False,
+        )

@@ -1,0 +1,201 @@
+"""The search API: API Gateway -> the query Lambda, behind an API key or a signature, limits and a firewall."""
+
+from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_wafv2 as waf
+from constructs import Construct
+
+from infra.acknowledgements import acknowledge
+from infra.function_role import FunctionRole
+from infra.item_store import ItemStore
+from infra.log_group import log_group
+from infra.network import Network
+from infra.permissions import allow_below
+from infra.python_asset import bundled_code
+from infra.stage import Stage
+from infra.vector_index import READER, VectorIndex
+from retrieval.settings import Settings
+
+QUERY_TIMEOUT = Duration.seconds(20)  # the first query of a new environment loads a tower; later ones take milliseconds
+CORS_HEADERS = ["Content-Type", "X-Api-Key", "Authorization", "X-Amz-Date", "X-Amz-Security-Token"]
+MANAGED_RULES = ("AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet", "AWSManagedRulesAmazonIpReputationList")
+LOG_POLICY = "arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
+KEYS = "The stage takes API keys, each with its rate and quota; stage value api_auth 'iam' asks for signatures."
+NO_USERS = "Callers are programs with an API key or an IAM signature (stage value api_auth); there is no user pool to ask."
+# no query string, no body: what buyers look for stays out of the logs
+ACCESS_LINE = (
+    '{"request_id":"$context.requestId","ip":"$context.identity.sourceIp","time":"$context.requestTime",'
+    '"method":"$context.httpMethod","path":"$context.resourcePath","status":"$context.status",'
+    '"latency_ms":"$context.responseLatency","integration_ms":"$context.integrationLatency","key":"$context.identity.apiKeyId"}'
+)
+
+
+class QueryApi(Construct):
+    """`/search` and `/health` on a regional REST API.
+
+    Attributes:
+        function: the query Lambda.
+        live: its alias, on a published version that SnapStart has a picture of.
+        api: the REST API.
+    """
+
+    def __init__(
+        self, scope: Construct, id: str, *, stage: Stage, network: Network, store: ItemStore, index: VectorIndex, settings: Settings
+    ) -> None:
+        super().__init__(scope, id)
+        self._stage = stage
+        self.role = FunctionRole(self, "Role", log_group=log_group(self, "Logs", stage))
+        self.function = self._function(network, settings)
+        self.live = lambda_.Alias(self, "Live", alias_name="live", version=self.function.current_version)
+        self._allow(store, index)
+        self.api = self._api()
+        self._routes()
+        if stage.api_auth == "api_key":
+            self._plan()
+        if stage.waf:
+            self._firewall()
+
+    def _function(self, network: Network, settings: Settings) -> lambda_.Function:
+        function = lambda_.Function(
+            self,
+            "Function",
+            description="Answers searches",
+            runtime=lambda_.Runtime.PYTHON_3_12,
+            architecture=lambda_.Architecture.X86_64,
+            handler="lambdas.query_api.handler.handler",
+            code=bundled_code(self, "query_api"),
+            role=self.role,
+            memory_size=self._stage.query_memory_mib,
+            timeout=QUERY_TIMEOUT,
+            snap_start=lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS,
+            tracing=lambda_.Tracing.ACTIVE,
+            log_group=self.role.log_group,
+            environment=settings.to_env(),
+            vpc=network.vpc,
+            vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
+            security_groups=[network.functions],
+        )
+        acknowledge(
+            function,
+            {
+                "L1": "Python 3.12 is the runtime that every bundle is built and tested for.",
+                "Annotation::@aws-cdk/aws-lambda:snapStartRequirePublish": "The alias `live` points at a published version.",
+            },
+        )
+        return function
+
+    def _allow(self, store: ItemStore, index: VectorIndex) -> None:
+        """Read towers, search the index."""
+        towers = store.towers
+        allow_below(self.role, ["s3:GetObject"], towers, towers.bucket_arn, "/*", "The live index says which tower is read.")
+        index.connect(self.role)
+        index.admit(self, "Reader", self.role, READER)
+
+    def _api(self) -> apigateway.RestApi:
+        stage = self._stage
+        access_logs = log_group(self, "AccessLogs", stage)
+        api = apigateway.RestApi(
+            self,
+            "Api",
+            rest_api_name=f"gavel-{stage.name}",
+            description="Search for auction lots",
+            endpoint_types=[apigateway.EndpointType.REGIONAL],
+            cloud_watch_role=True,  # one for the account and region: without it no API may log
+            cloud_watch_role_removal_policy=RemovalPolicy.RETAIN,
+            deploy_options=apigateway.StageOptions(
+                stage_name="v1",
+                tracing_enabled=True,
+                metrics_enabled=True,
+                throttling_rate_limit=stage.requests_per_second,
+                throttling_burst_limit=stage.request_burst,
+                access_log_destination=apigateway.LogGroupLogDestination(access_logs),
+                access_log_format=apigateway.AccessLogFormat.custom(ACCESS_LINE),
+            ),
+        )
+        acknowledge(
+            api,
+            {
+                "APIG6": "Execution logs hold the words that buyers type; the access log and X-Ray say what operation needs.",
+                "COG4": NO_USERS,
+                f"IAM4[Policy::{LOG_POLICY}]": "AWS keeps this policy for this very role.",
+                **({} if stage.api_auth == "iam" else {"APIG4": KEYS}),
+                **({} if stage.waf else {"APIG3": "Development stages have no firewall (stage value waf); API keys are rationed."}),
+            },
+        )
+        return api
+
+    def _routes(self) -> None:
+        by_query = apigateway.LambdaIntegration(self.live, proxy=True)
+        validator = self.api.add_request_validator("Validator", validate_request_body=True, validate_request_parameters=True)
+        model = self.api.add_model("SearchBody", content_type="application/json", schema=_search_body())
+        search = self.api.root.add_resource("search")
+        asks = {"request_validator": validator, **self._authorisation()}
+        search.add_method("GET", by_query, request_parameters={"method.request.querystring.q": True}, **asks)
+        search.add_method("POST", by_query, request_models={"application/json": model}, **asks)
+        health = self.api.root.add_resource("health")
+        health.add_method("GET", by_query, **asks)
+        if self._stage.cors_origins:
+            for resource in (search, health):
+                self._cors(resource)
+
+    def _authorisation(self) -> dict[str, object]:
+        if self._stage.api_auth == "iam":
+            return {"authorization_type": apigateway.AuthorizationType.IAM}
+        return {"api_key_required": True}
+
+    def _cors(self, resource: apigateway.Resource) -> None:
+        preflight = resource.add_cors_preflight(
+            allow_origins=self._stage.cors_origins, allow_methods=["GET", "POST"], allow_headers=CORS_HEADERS
+        )
+        acknowledge(
+            preflight,
+            {"APIG4": "A browser asks for permission before it signs or shows a key.", "COG4": NO_USERS},
+        )
+
+    def _plan(self) -> None:
+        """One key, with its rate, burst and daily quota."""
+        stage = self._stage
+        plan = self.api.add_usage_plan(
+            "Plan",
+            throttle=apigateway.ThrottleSettings(rate_limit=stage.requests_per_second, burst_limit=stage.request_burst),
+            quota=apigateway.QuotaSettings(limit=stage.requests_per_day, period=apigateway.Period.DAY),
+            api_stages=[apigateway.UsagePlanPerApiStage(api=self.api, stage=self.api.deployment_stage)],
+        )
+        plan.add_api_key(self.api.add_api_key("Key"))
+
+    def _firewall(self) -> None:
+        """AWS's managed rules, in their own order."""
+        acl = waf.CfnWebACL(
+            self,
+            "Firewall",
+            scope="REGIONAL",
+            default_action={"allow": {}},
+            visibility_config=_visibility("Firewall"),
+            rules=[
+                {
+                    "name": name,
+                    "priority": priority,
+                    "overrideAction": {"none": {}},
+                    "statement": {"managedRuleGroupStatement": {"vendorName": "AWS", "name": name}},
+                    "visibilityConfig": _visibility(name),
+                }
+                for priority, name in enumerate(MANAGED_RULES)
+            ],
+        )
+        waf.CfnWebACLAssociation(
+            self, "FirewallBeforeApi", resource_arn=self.api.deployment_stage.stage_arn, web_acl_arn=acl.attr_arn
+        )
+
+
+def _visibility(name: str) -> dict[str, object]:
+    return {"cloudWatchMetricsEnabled": True, "metricName": name, "sampledRequestsEnabled": False}
+
+
+def _search_body() -> apigateway.JsonSchema:
+    """What is refused before it costs an invocation; the app's own model (lambdas/query_api/app.py) says the rest."""
+    words = apigateway.JsonSchema(type=apigateway.JsonSchemaType.STRING, min_length=1)
+    return apigateway.JsonSchema(
+        schema=apigateway.JsonSchemaVersion.DRAFT4, type=apigateway.JsonSchemaType.OBJECT, required=["q"], properties={"q": words}
+    )

@@ -1,0 +1,181 @@
+"""The re-rank endpoint: a booster behind SageMaker's contract, there only when a stage names one."""
+
+from aws_cdk import ArnFormat, Aws, Duration, Fn, Stack
+from aws_cdk import aws_applicationautoscaling as autoscaling
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_sagemaker as sagemaker
+from constructs import Construct
+
+from infra.acknowledgements import acknowledge
+from infra.item_store import ItemStore
+from infra.permissions import allow_below
+from infra.stage import RerankerArtefact, Stage
+
+VARIANT = "AllTraffic"
+CAPTURED_PERCENT = 5
+CAPTURES = "captures"
+INVOCATIONS_PER_INSTANCE = 3_000  # a minute
+SLOWEST_MS = 50  # p99 of the model alone; a query waits for it
+HERE = "arn:<AWS::Partition>:{}:<AWS::Region>"  # as cdk-nag shows it
+
+
+class Reranker(Construct):
+    """Model, endpoint configuration and endpoint.
+
+    A new artefact is a new configuration: its instances are started beside the old ones, take a tenth of the traffic, then
+    all of it, and leave again when an alarm rings.
+
+    Attributes:
+        name: of the endpoint.
+        endpoint: the endpoint.
+        alarms: errors and latency, which guard a deployment.
+    """
+
+    def __init__(self, scope: Construct, id: str, *, stage: Stage, store: ItemStore, artefact: RerankerArtefact) -> None:
+        super().__init__(scope, id)
+        self.name = f"gavel-{stage.name}-reranker"
+        self._stage, self._store, self._artefact = stage, store, artefact
+        self.alarms = self._guards()
+        model = self._model()
+        config = sagemaker.CfnEndpointConfig(
+            self,
+            "Config",
+            production_variants=[
+                sagemaker.CfnEndpointConfig.ProductionVariantProperty(
+                    variant_name=VARIANT,
+                    model_name=model.attr_model_name,
+                    initial_instance_count=artefact.instances,
+                    instance_type=artefact.instance,
+                    initial_variant_weight=1,
+                )
+            ],
+            data_capture_config=self._capture() if stage.retain_data else None,
+        )
+        self.endpoint = self._endpoint(config)
+        self._scale()
+
+    def allow_invoke(self, role: iam.Role) -> None:
+        """Let a role ask the endpoint for scores."""
+        role.add_to_principal_policy(iam.PolicyStatement(actions=["sagemaker:InvokeEndpoint"], resources=[self.endpoint.ref]))
+
+    def _model(self) -> sagemaker.CfnModel:
+        role = self._role()
+        model = sagemaker.CfnModel(
+            self,
+            "Model",
+            execution_role_arn=role.role_arn,
+            enable_network_isolation=True,
+            primary_container={
+                "image": Fn.sub(self._artefact.image),
+                "modelDataUrl": f"s3://{self._store.towers.bucket_name}/{self._artefact.model_key}",
+            },
+        )
+        model.node.add_dependency(role)  # SageMaker reads the artefact when the model is made
+        return model
+
+    def _role(self) -> iam.Role:
+        """Read one artefact, pull the image, write logs and captured requests."""
+        role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
+        stack, store, account = Stack.of(self), self._store, self._artefact.image.partition(".")[0]
+        artefact = store.towers.arn_for_objects(self._artefact.model_key)
+        logs = f"log-group:/aws/sagemaker/Endpoints/{self.name}:*"
+        group = stack.format_arn(service="logs", resource=logs, arn_format=ArnFormat.NO_RESOURCE_NAME)
+        images = f"arn:{Aws.PARTITION}:ecr:{Aws.REGION}:{account}:repository/*"
+        pull = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"]
+        write = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"]
+        for actions, resource in (
+            (["s3:GetObject"], artefact),
+            (pull, images),
+            (["ecr:GetAuthorizationToken"], "*"),
+            (write, group),
+        ):
+            role.add_to_policy(iam.PolicyStatement(actions=actions, resources=[resource]))
+        if self._stage.retain_data:
+            bucket = store.releases
+            allow_below(role, ["s3:PutObject"], bucket, bucket.bucket_arn, f"/{CAPTURES}/*", "SageMaker names captures by time.")
+        acknowledge(
+            role,
+            {
+                "IAM5[Resource::*]": "A registry's token is for the registry; ECR takes no resource for it.",
+                f"IAM5[Resource::{HERE.format('ecr')}:{account}:repository/*]": "The images of that account, to read.",
+                f"IAM5[Resource::{HERE.format('logs')}:<AWS::AccountId>:{logs}]": "SageMaker names the log streams.",
+            },
+        )
+        return role
+
+    def _capture(self) -> sagemaker.CfnEndpointConfig.DataCaptureConfigProperty:
+        return sagemaker.CfnEndpointConfig.DataCaptureConfigProperty(
+            enable_capture=True,
+            initial_sampling_percentage=CAPTURED_PERCENT,
+            destination_s3_uri=f"s3://{self._store.releases.bucket_name}/{CAPTURES}",
+            capture_options=[{"captureMode": "Input"}, {"captureMode": "Output"}],
+            capture_content_type_header={"csvContentTypes": ["text/csv"]},
+        )
+
+    def _guards(self) -> list[cloudwatch.Alarm]:
+        def measure(name: str, statistic: str) -> cloudwatch.Metric:
+            return cloudwatch.Metric(
+                namespace="AWS/SageMaker",
+                metric_name=name,
+                dimensions_map={"EndpointName": self.name, "VariantName": VARIANT},
+                statistic=statistic,
+                period=Duration.minutes(1),
+            )
+
+        settings = {"evaluation_periods": 3, "treat_missing_data": cloudwatch.TreatMissingData.NOT_BREACHING}
+        errors = measure("Invocation5XXErrors", "sum").create_alarm(
+            self,
+            "RerankerErrors",
+            alarm_name=f"gavel-{self._stage.name}-reranker-errors",
+            alarm_description="docs/operations.md#reranker-errors",
+            threshold=5,
+            **settings,
+        )
+        latency = measure("ModelLatency", "p99").create_alarm(
+            self,
+            "RerankerLatency",
+            alarm_name=f"gavel-{self._stage.name}-reranker-latency",
+            alarm_description="docs/operations.md#reranker-latency",
+            threshold=SLOWEST_MS * 1_000,  # SageMaker counts microseconds
+            **settings,
+        )
+        return [errors, latency]
+
+    def _endpoint(self, config: sagemaker.CfnEndpointConfig) -> sagemaker.CfnEndpoint:
+        return sagemaker.CfnEndpoint(
+            self,
+            "Endpoint",
+            endpoint_name=self.name,
+            endpoint_config_name=config.attr_endpoint_config_name,
+            deployment_config=sagemaker.CfnEndpoint.DeploymentConfigProperty(
+                auto_rollback_configuration={"alarms": [{"alarmName": alarm.alarm_name} for alarm in self.alarms]},
+                blue_green_update_policy=sagemaker.CfnEndpoint.BlueGreenUpdatePolicyProperty(
+                    termination_wait_in_seconds=300,
+                    maximum_execution_timeout_in_seconds=3600,
+                    traffic_routing_configuration={
+                        "type": "CANARY",
+                        "canarySize": {"type": "CAPACITY_PERCENT", "value": 10},
+                        "waitIntervalInSeconds": 300,
+                    },
+                ),
+            ),
+        )
+
+    def _scale(self) -> None:
+        target = autoscaling.ScalableTarget(
+            self,
+            "Scaling",
+            service_namespace=autoscaling.ServiceNamespace.SAGEMAKER,
+            resource_id=f"endpoint/{self.endpoint.attr_endpoint_name}/variant/{VARIANT}",
+            scalable_dimension="sagemaker:variant:DesiredInstanceCount",
+            min_capacity=self._artefact.instances,
+            max_capacity=self._artefact.most_instances,
+        )
+        target.scale_to_track_metric(
+            "Invocations",
+            target_value=INVOCATIONS_PER_INSTANCE,
+            predefined_metric=autoscaling.PredefinedMetric.SAGEMAKER_VARIANT_INVOCATIONS_PER_INSTANCE,
+            scale_in_cooldown=Duration.minutes(5),
+            scale_out_cooldown=Duration.minutes(1),
+        )

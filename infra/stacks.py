@@ -1,0 +1,100 @@
+"""The four stacks of a stage, and what each is made of."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aws_cdk import App, Stack, Tags
+
+from infra.bulk_indexer import BulkIndexer
+from infra.item_store import ItemStore
+from infra.monitoring import StageMonitoring
+from infra.network import Network
+from infra.nightly_batch import NightlyBatch
+from infra.query_api import QueryApi
+from infra.reranker import Reranker
+from infra.stage import Stage
+from infra.vector_index import VectorIndex
+from retrieval.settings import Settings
+
+INDEX_ALIAS = Settings().index_alias
+
+
+class Storage(Stack):
+    """What must never be lost, and the network it stands in."""
+
+    def __init__(self, app: App, stage: Stage, **settings: Any) -> None:
+        super().__init__(app, f"Gavel-{stage.name}-Storage", **_protected(stage), **settings)
+        self.network = Network(self, "Network", stage=stage)
+        self.store = ItemStore(self, "ItemStore", stage=stage)
+        self.index = VectorIndex(self, "VectorIndex", stage=stage, network=self.network, alias=INDEX_ALIAS)
+
+
+class Serving(Stack):
+    """What takes lots in and answers queries."""
+
+    def __init__(self, app: App, stage: Stage, storage: Storage, **settings: Any) -> None:
+        super().__init__(app, f"Gavel-{stage.name}-Serving", **settings)
+        shared = {"stage": stage, "network": storage.network, "store": storage.store, "index": storage.index}
+        given = Settings(
+            index="opensearch",
+            opensearch_url=storage.index.url,
+            opensearch_auth="sigv4",
+            index_alias=storage.index.alias,
+            index_replicas=stage.index_replicas,
+            cors_origins=",".join(stage.cors_origins),
+            towers_uri=f"s3://{storage.store.towers.bucket_name}",
+        )
+        self.indexer = BulkIndexer(self, "BulkIndexer", settings=given, **shared)
+        self.api = QueryApi(self, "QueryApi", settings=given, **shared)
+        self.reranker: Reranker | None = None  # without one, search answers in first-stage order
+        if stage.reranker:
+            self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)
+            self.reranker.allow_invoke(self.api.role)
+
+
+class Batch(Stack):
+    """What happens every night."""
+
+    def __init__(self, app: App, stage: Stage, storage: Storage, **settings: Any) -> None:
+        super().__init__(app, f"Gavel-{stage.name}-Batch", **settings)
+        self.nightly = NightlyBatch(self, "NightlyBatch", stage=stage, store=storage.store)
+
+
+class Monitoring(Stack):
+    """Dashboard, alarms, budget."""
+
+    def __init__(self, app: App, stage: Stage, storage: Storage, serving: Serving, batch: Batch, **settings: Any) -> None:
+        super().__init__(app, f"Gavel-{stage.name}-Monitoring", **settings)
+        self.monitoring = StageMonitoring(
+            self,
+            "Monitoring",
+            stage=stage,
+            store=storage.store,
+            nightly=batch.nightly,
+            indexer=serving.indexer,
+            api=serving.api,
+            guards=serving.reranker.alarms if serving.reranker else [],
+        )
+
+
+def compose(app: App, stage: Stage, **settings: Any) -> Mapping[str, Stack]:
+    """Put the stacks of a stage into an app.
+
+    Args:
+        app: the CDK app.
+        stage: values of cdk.json.
+        settings: of every stack, such as env.
+
+    Returns:
+        The stacks by the last word of their names.
+    """
+    storage = Storage(app, stage, description="Gavel: buckets, network, OpenSearch", **settings)
+    serving = Serving(app, stage, storage, description="Gavel: bulk indexer and query API", **settings)
+    batch = Batch(app, stage, storage, description="Gavel: the nightly run", **settings)
+    monitoring = Monitoring(app, stage, storage, serving, batch, description="Gavel: dashboard, alarms, budget", **settings)
+    Tags.of(app).add("gavel:stage", stage.name)
+    return {"Storage": storage, "Serving": serving, "Batch": batch, "Monitoring": monitoring}
+
+
+def _protected(stage: Stage) -> dict[str, bool]:
+    return {"termination_protection": stage.retain_data}

@@ -1,0 +1,188 @@
+"""The OpenSearch domain, and who may do what in it."""
+
+from typing import Any
+
+from aws_cdk import CfnTag, CustomResource, Duration, RemovalPolicy, Stack
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_opensearchservice as opensearch
+from constructs import Construct
+
+from infra.acknowledgements import acknowledge
+from infra.function_role import FunctionRole
+from infra.log_group import log_group
+from infra.network import Network
+from infra.permissions import allow_below
+from infra.python_asset import source_code
+from infra.stage import Stage
+
+HTTP_VERBS = ("es:ESHttpGet", "es:ESHttpHead", "es:ESHttpPost", "es:ESHttpPut", "es:ESHttpDelete")
+TLS = "Policy-Min-TLS-1-2-PFS-2023-10"
+# index permission groups of the OpenSearch security plugin; {alias} is the name behind which the live index stands
+WRITER = {
+    "cluster_permissions": ["cluster_composite_ops", "cluster_monitor", "cluster:admin/search/pipeline/*"],
+    "index_permissions": [{"index_patterns": ["{alias}*"], "allowed_actions": ["indices_all"]}],
+}
+READER = {
+    "cluster_permissions": ["cluster_composite_ops_ro"],
+    "index_permissions": [
+        {"index_patterns": ["{alias}*"], "allowed_actions": ["read", "indices:admin/get", "indices:admin/aliases/get"]}
+    ],
+}
+
+
+class VectorIndex(Construct):
+    """One OpenSearch domain in private subnets: HTTPS and IAM signatures only, encrypted, its slow requests logged.
+
+    IAM lets a role of this account through only if the role's own policy says so (connect()); what the role may do inside
+    is said by fine-grained access control, whose master is the role of one small function (admit()).
+
+    Attributes:
+        domain: the domain.
+        alias: name behind which the live index stands.
+        url: where it answers.
+    """
+
+    def __init__(self, scope: Construct, id: str, *, stage: Stage, network: Network, alias: str) -> None:
+        super().__init__(scope, id)
+        self.alias = alias
+        self._stage = stage
+        self._network = network
+        self._admin = FunctionRole(self, "Admin", log_group=log_group(self, "AccessLogs", stage))
+        self._logs = {kind: log_group(self, f"{kind.title().replace('_', '')}", stage) for kind in LOG_KINDS}
+        self.domain = self._domain()
+        self.url = f"https://{self.domain.attr_domain_endpoint}"
+        self._access = self._access_function()
+
+    def connect(self, role: iam.Role) -> None:
+        """Let a role send signed requests to the domain."""
+        allow_below(role, HTTP_VERBS, self.domain, self.domain.attr_arn, "/*", "Fine-grained access control says which requests.")
+
+    def admit(self, scope: Construct, id: str, role: iam.Role, permissions: dict[str, Any]) -> CustomResource:
+        """Give a role permissions inside the domain, as a role of the same purpose in OpenSearch.
+
+        Args:
+            scope: what holds the mapping, in the stack of the role.
+            id: its name there.
+            role: who is let in.
+            permissions: WRITER or READER.
+        """
+        index_permissions = [
+            {**given, "index_patterns": [pattern.format(alias=self.alias) for pattern in given["index_patterns"]]}
+            for given in permissions["index_permissions"]
+        ]
+        return CustomResource(
+            scope,
+            id,
+            service_token=self._access.function_arn,
+            resource_type="Custom::IndexAccess",
+            properties={
+                "Role": f"gavel_{id.lower()}",
+                "BackendRole": role.role_arn,
+                "Permissions": {**permissions, "index_permissions": index_permissions},
+            },
+        )
+
+    def _domain(self) -> opensearch.CfnDomain:
+        stack, stage = Stack.of(self), self._stage
+        name = f"gavel-{stage.name}"
+        domain = opensearch.CfnDomain(
+            self,
+            "Domain",
+            domain_name=name,
+            engine_version=f"OpenSearch_{stage.opensearch_version}",
+            cluster_config=self._cluster(),
+            ebs_options={"ebsEnabled": True, "volumeType": "gp3", "volumeSize": stage.opensearch_volume_gib},
+            vpc_options={
+                "subnetIds": [subnet.subnet_id for subnet in self._network.vpc.isolated_subnets],
+                "securityGroupIds": [self._network.index.security_group_id],
+            },
+            domain_endpoint_options={"enforceHttps": True, "tlsSecurityPolicy": TLS},
+            node_to_node_encryption_options={"enabled": True},
+            encryption_at_rest_options={"enabled": True},
+            advanced_security_options={
+                "enabled": True,
+                "internalUserDatabaseEnabled": False,
+                "masterUserOptions": {"masterUserArn": self._admin.role_arn},
+            },
+            access_policies=_account_only(stack, f"{stack.format_arn(service='es', resource='domain', resource_name=name)}/*"),
+            log_publishing_options={
+                kind: {"cloudWatchLogsLogGroupArn": group.log_group_arn, "enabled": True} for kind, group in self._logs.items()
+            },
+            tags=[CfnTag(key="gavel:stage", value=stage.name)],
+        )
+        domain.apply_removal_policy(RemovalPolicy.RETAIN if stage.retain_data else RemovalPolicy.DESTROY)
+        domain.node.add_dependency(self._log_policy())
+        _acknowledge_small(domain, stage)
+        return domain
+
+    def _cluster(self) -> dict[str, Any]:
+        stage = self._stage
+        cluster: dict[str, Any] = {
+            "instanceType": stage.opensearch_instance,
+            "instanceCount": stage.opensearch_nodes,
+            "zoneAwarenessEnabled": stage.azs > 1,
+            "dedicatedMasterEnabled": stage.opensearch_dedicated_masters > 0,
+        }
+        if stage.azs > 1:
+            cluster["zoneAwarenessConfig"] = {"availabilityZoneCount": stage.azs}
+        if stage.opensearch_dedicated_masters:
+            cluster["dedicatedMasterCount"] = stage.opensearch_dedicated_masters
+            cluster["dedicatedMasterType"] = "m7g.medium.search"
+        return cluster
+
+    def _log_policy(self) -> logs.CfnResourcePolicy:
+        """Let OpenSearch write its logs; it checks that it may before the domain is made."""
+        stack = Stack.of(self)
+        statement = iam.PolicyStatement(
+            principals=[iam.ServicePrincipal("es.amazonaws.com")],
+            actions=["logs:CreateLogStream", "logs:PutLogEvents"],
+            resources=[group.log_group_arn for group in self._logs.values()],
+            conditions={"StringEquals": {"aws:SourceAccount": stack.account}},
+        )
+        document = iam.PolicyDocument(statements=[statement])
+        return logs.CfnResourcePolicy(
+            self, "LogPolicy", policy_name=f"gavel-{self._stage.name}-opensearch", policy_document=stack.to_json_string(document)
+        )
+
+    def _access_function(self) -> lambda_.Function:
+        self.connect(self._admin)
+        function = lambda_.Function(
+            self,
+            "Access",
+            description="Writes roles and their mappings into OpenSearch's fine-grained access control",
+            runtime=lambda_.Runtime.PYTHON_3_12,
+            architecture=lambda_.Architecture.X86_64,
+            handler="handler.handler",
+            code=source_code("lambdas/index_access"),
+            role=self._admin,
+            timeout=Duration.minutes(2),
+            log_group=self._admin.log_group,
+            environment={"GAVEL_OPENSEARCH_URL": self.url},
+            vpc=self._network.vpc,
+            vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
+            security_groups=[self._network.functions],
+        )
+        acknowledge(function, {"L1": "Python 3.12 is the runtime that every bundle is built and tested for."})
+        return function
+
+
+LOG_KINDS = ("SEARCH_SLOW_LOGS", "INDEX_SLOW_LOGS", "ES_APPLICATION_LOGS")
+
+
+def _account_only(stack: Stack, domain_arn: str) -> dict[str, Any]:
+    """A resource policy that leaves it to the identity policies of this account; nobody else, nothing unsigned."""
+    root = stack.format_arn(service="iam", region="", resource="root")
+    statement = {"Effect": "Allow", "Principal": {"AWS": root}, "Action": "es:ESHttp*", "Resource": domain_arn}
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+def _acknowledge_small(domain: opensearch.CfnDomain, stage: Stage) -> None:
+    reasons = {"OS3": "The domain has no public address; its security group admits the Lambdas alone."}
+    if not stage.opensearch_dedicated_masters:
+        reasons["OS4"] = "A development domain of one node needs no dedicated masters."
+    if stage.azs == 1:
+        reasons["OS7"] = "A development domain of one node stands in one zone."
+    acknowledge(domain, reasons)

@@ -1,0 +1,36 @@
+"""The OpenSearch store that the settings of a process ask for: plain, or with requests signed by its AWS role."""
+
+from opensearchpy import OpenSearch, Urllib3AWSV4SignerAuth
+
+from retrieval.errors import InvalidSettings
+from retrieval.index.opensearch import CONNECTION_RETRIES, OpenSearchStore
+from retrieval.settings import Settings
+
+SIGNING_NAME = "es"  # what Amazon OpenSearch Service is called in a signature
+
+
+def open_store(settings: Settings) -> OpenSearchStore:
+    """The store at settings.opensearch_url.
+
+    Raises:
+        InvalidInput: the URL cannot be read.
+        InvalidSettings: requests are to be signed, and this process has no AWS credentials or region.
+    """
+    server = _signing_client(settings) if settings.opensearch_auth == "sigv4" else settings.opensearch_url
+    return OpenSearchStore(
+        server, alias=settings.index_alias, timeout_s=settings.request_timeout_s, replicas=settings.index_replicas
+    )
+
+
+def _signing_client(settings: Settings) -> OpenSearch:
+    import boto3
+
+    session = boto3.Session()
+    credentials = session.get_credentials()
+    if credentials is None or session.region_name is None:
+        raise InvalidSettings(
+            "GAVEL_OPENSEARCH_AUTH is 'sigv4', and there are no AWS credentials or no region; "
+            "set AWS_PROFILE and AWS_REGION, or GAVEL_OPENSEARCH_AUTH=none"
+        )
+    auth = Urllib3AWSV4SignerAuth(credentials, session.region_name, SIGNING_NAME)
+    return OpenSearch(settings.opensearch_url, http_auth=auth, timeout=settings.request_timeout_s, max_retries=CONNECTION_RETRIES)

@@ -1,0 +1,89 @@
+"""Alarms ring somewhere, each has its place in the run book, and every dead-letter queue is watched."""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT, synthesise
+from test_reranker import RERANKER
+
+RUN_BOOK = (ROOT / "docs" / "operations.md").read_text()
+SECTIONS = {
+    title: text.strip()
+    for title, text in re.findall(r"^### (\S+)\n((?:(?!^#).*\n?)+)", RUN_BOOK.split("## Alarms")[1], re.MULTILINE)
+}
+
+
+def alarms(stage):
+    return {a["AlarmName"].removeprefix(f"gavel-{stage.stage.name}-"): a for a in stage.properties("AWS::CloudWatch::Alarm")}
+
+
+def topic_of(action):
+    return json.dumps(action)
+
+
+def test_every_alarm_tells_the_notices_topic(stage):
+    assert len(alarms(stage)) >= 12
+    for name, alarm in alarms(stage).items():
+        assert len(alarm["AlarmActions"]) == 1, name
+        assert "NightlyBatchNotices" in topic_of(alarm["AlarmActions"][0]), name
+
+
+def test_the_topic_lets_alarms_and_budgets_of_this_account_in(stage):
+    (policy,) = stage.properties("AWS::SNS::TopicPolicy")
+    allowed = [s for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Allow"]
+    assert [s["Principal"] for s in allowed] == [{"Service": ["budgets.amazonaws.com", "cloudwatch.amazonaws.com"]}]
+    assert allowed[0]["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+
+
+def test_the_run_book_has_a_line_for_every_alarm_and_no_other(tmp_path):
+    reranked = synthesise("prod", tmp_path, reranker=RERANKER)
+    assert set(alarms(reranked)) == set(SECTIONS)
+    assert all(len(text) > 80 for text in SECTIONS.values())
+    for name, alarm in alarms(reranked).items():
+        assert alarm["AlarmDescription"] == f"docs/operations.md#{name}"
+        assert "NightlyBatchNotices" in topic_of(alarm["AlarmActions"])
+
+
+def test_an_alarm_says_where_its_run_book_is(stage):
+    for name, alarm in alarms(stage).items():
+        assert alarm["AlarmDescription"] == f"docs/operations.md#{name}"
+
+
+def test_both_dead_letter_queues_are_watched_from_the_first_message(stage):
+    for name, queue in (("dead-letters", "ItemStoreDeadLetters"), ("schedule-dead-letters", "NightlyBatchDeadLetters")):
+        alarm = alarms(stage)[name]
+        assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (1, "GreaterThanOrEqualToThreshold")
+        assert queue in json.dumps(alarm["Dimensions"])
+
+
+def test_silence_of_releases_rings_and_silence_of_errors_does_not(stage):
+    age = alarms(stage)["release-age"]
+    assert (age["TreatMissingData"], age["Period"] * age["EvaluationPeriods"]) == (
+        "breaching",
+        stage.stage.release_age_hours * 3600,
+    )
+    assert age["Period"] * age["EvaluationPeriods"] <= 7 * 24 * 3600  # CloudWatch looks back no further
+    assert alarms(stage)["query-errors"]["TreatMissingData"] == "notBreaching"
+
+
+def test_releases_are_counted_by_the_words_that_the_indexer_logs(stage):
+    (counted,) = stage.properties("AWS::Logs::MetricFilter")
+    (word,) = re.findall(r'\$\.message = "(.+?)"', counted["FilterPattern"])
+    assert f'logger.info("{word}"' in (ROOT / "lambdas" / "bulk_indexer" / "handler.py").read_text()
+
+
+@pytest.mark.parametrize(("name", "limit"), [("dev", 120), ("prod", 3000)])
+def test_the_budget_counts_what_carries_the_stages_tag(request, name, limit):
+    synthesised = request.getfixturevalue(name)
+    (budget,) = synthesised.properties("AWS::Budgets::Budget")
+    assert budget["Budget"]["BudgetLimit"] == {"Amount": limit, "Unit": "USD"}
+    assert budget["Budget"]["CostFilters"] == {"TagKeyValue": [f"user:gavel:stage${name}"]}
+    assert len(budget["NotificationsWithSubscribers"]) == 2
+
+
+def test_the_dashboard_shows_latency_queues_releases_and_opensearch(stage):
+    (board,) = stage.properties("AWS::CloudWatch::Dashboard")
+    text = json.dumps(board["DashboardBody"])
+    for shown in ("Query latency", "Parts that wait", "Releases", "JVMMemoryPressure", "SearchableDocuments"):
+        assert shown in text

@@ -1,0 +1,72 @@
+"""The re-rank endpoint: there only when a stage names an artefact, and replaced with a way back."""
+
+import cfnlint.api
+import pytest
+from conftest import Synthesised, synthesise
+
+RERANKER = {
+    "model_key": "rerankers/r1/model.tar.gz",
+    "image": "763104351884.dkr.ecr.${AWS::Region}.${AWS::URLSuffix}/xgboost:latest",
+    "instance": "ml.c7i.large",
+    "instances": 2,
+    "most_instances": 6,
+}
+
+
+@pytest.fixture(scope="module")
+def reranked(tmp_path_factory) -> Synthesised:
+    """prod with a re-ranker."""
+    return synthesise("prod", tmp_path_factory.mktemp("reranked"), reranker=RERANKER)
+
+
+def test_a_stage_without_an_artefact_deploys_without_an_endpoint(stage):
+    for kind in ("Model", "EndpointConfig", "Endpoint"):
+        assert stage.of_type(f"AWS::SageMaker::{kind}") == {}
+
+
+def test_the_endpoint_serves_the_artefact_without_a_network(reranked):
+    (model,) = reranked.properties("AWS::SageMaker::Model")
+    assert model["EnableNetworkIsolation"]
+    assert str(model["PrimaryContainer"]["ModelDataUrl"]).count(RERANKER["model_key"]) == 1
+    (config,) = reranked.properties("AWS::SageMaker::EndpointConfig")
+    (variant,) = config["ProductionVariants"]
+    assert (variant["InstanceType"], variant["InitialInstanceCount"]) == ("ml.c7i.large", 2)
+
+
+def test_prod_keeps_a_share_of_requests_and_answers(reranked):
+    (config,) = reranked.properties("AWS::SageMaker::EndpointConfig")
+    capture = config["DataCaptureConfig"]
+    assert capture["EnableCapture"]
+    assert [option["CaptureMode"] for option in capture["CaptureOptions"]] == ["Input", "Output"]
+
+
+def test_a_new_artefact_goes_back_when_an_alarm_rings(reranked):
+    (endpoint,) = reranked.properties("AWS::SageMaker::Endpoint")
+    guards = endpoint["DeploymentConfig"]["AutoRollbackConfiguration"]["Alarms"]
+    alarms = reranked.of_type("AWS::CloudWatch::Alarm")
+    assert len(guards) == 2
+    assert all(guard["AlarmName"]["Ref"] in alarms for guard in guards)
+    traffic = endpoint["DeploymentConfig"]["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
+    assert (traffic["Type"], traffic["CanarySize"]["Value"]) == ("CANARY", 10)
+
+
+def test_the_endpoint_grows_with_its_requests_within_the_stages_bounds(reranked):
+    (target,) = reranked.properties("AWS::ApplicationAutoScaling::ScalableTarget")
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (2, 6)
+    (policy,) = reranked.properties("AWS::ApplicationAutoScaling::ScalingPolicy")
+    tracked = policy["TargetTrackingScalingPolicyConfiguration"]["PredefinedMetricSpecification"]["PredefinedMetricType"]
+    assert tracked == "SageMakerVariantInvocationsPerInstance"
+
+
+def test_the_query_function_may_ask_this_endpoint_and_has_a_way_to_it(reranked):
+    statements = [s for p in reranked.properties("AWS::IAM::Policy") for s in p["PolicyDocument"]["Statement"]]
+    (invoke,) = [s for s in statements if s["Action"] == "sagemaker:InvokeEndpoint"]
+    assert invoke["Resource"]["Ref"].startswith("RerankerEndpoint")
+    interfaces = [e for e in reranked.properties("AWS::EC2::VPCEndpoint") if e["VpcEndpointType"] == "Interface"]
+    assert len(interfaces) == 1
+
+
+def test_cfn_lint_finds_nothing_in_a_stage_with_a_reranker(reranked):
+    for path in reranked.folder.glob("*.template.json"):
+        found = cfnlint.api.lint(path.read_text(), cfnlint.api.ManualArgs(regions=["eu-west-1"]))
+        assert [str(match) for match in found if match.rule.id != "W3005"] == []

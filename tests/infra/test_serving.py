@@ -1,0 +1,138 @@
+"""The bulk indexer and the query API."""
+
+import json
+
+from conftest import synthesise
+
+from infra.bulk_indexer import RECEIPTS
+from infra.item_store import DELIVERIES, INDEXER_TIMEOUT, VISIBILITY
+from retrieval.release import RECEIPT_FILE
+from retrieval.settings import Settings
+
+
+def function(stage, handler):
+    (found,) = [f for f in stage.properties("AWS::Lambda::Function") if f["Handler"] == handler]
+    return found
+
+
+def methods(stage):
+    return {
+        (method["HttpMethod"], json.dumps(method["ResourceId"])): method
+        for method in stage.properties("AWS::ApiGateway::Method")
+        if method["HttpMethod"] != "OPTIONS"
+    }.values()
+
+
+def test_parts_are_indexed_one_at_a_time_and_failures_named_one_by_one(stage):
+    (mapping,) = stage.properties("AWS::Lambda::EventSourceMapping")
+    assert mapping["BatchSize"] == 1
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+def test_the_queue_hands_out_no_more_than_the_function_may_run(stage):
+    (mapping,) = stage.properties("AWS::Lambda::EventSourceMapping")
+    indexer = function(stage, "lambdas.bulk_indexer.handler.handler")
+    assert (
+        mapping["ScalingConfig"]["MaximumConcurrency"] == indexer["ReservedConcurrentExecutions"] == stage.stage.indexer_concurrency
+    )
+
+
+def test_a_part_is_not_handed_out_again_while_it_is_indexed():
+    assert VISIBILITY.to_seconds() > INDEXER_TIMEOUT.to_seconds()
+    assert DELIVERIES * VISIBILITY.to_minutes() >= 20  # a manifest may come that long before its last part is indexed
+
+
+def test_the_receipt_has_the_name_that_the_indexer_writes():
+    assert RECEIPTS == RECEIPT_FILE
+
+
+def test_the_lambdas_read_back_the_settings_that_the_stack_wrote(stage):
+    for handler in ("lambdas.bulk_indexer.handler.handler", "lambdas.query_api.handler.handler"):
+        written = function(stage, handler)["Environment"]["Variables"]
+        plain = {name: value if isinstance(value, str) else "https://domain" for name, value in written.items()}
+        settings = Settings.from_env(plain)
+        assert (settings.index, settings.opensearch_auth, settings.opensearch_url) == ("opensearch", "sigv4", "https://domain")
+        assert settings.index_replicas == (1 if stage.stage.name == "prod" else 0)
+        assert settings.cors_origins == ",".join(stage.stage.cors_origins)
+        assert "s3://" in json.dumps(written["GAVEL_TOWERS_URI"])
+
+
+def test_queries_go_to_a_published_version_that_snapstart_has_a_picture_of(stage):
+    query = function(stage, "lambdas.query_api.handler.handler")
+    assert query["SnapStart"] == {"ApplyOn": "PublishedVersions"}
+    assert query["TracingConfig"] == {"Mode": "Active"}
+    (alias,) = stage.properties("AWS::Lambda::Alias")
+    assert alias["Name"] == "live"
+    assert "Version" in json.dumps(alias["FunctionVersion"])
+    for method in methods(stage):
+        assert "QueryApiLive" in json.dumps(method["Integration"]["Uri"])
+
+
+def test_no_method_is_open(stage):
+    assert len(methods(stage)) == 3
+    assert all(method["ApiKeyRequired"] for method in methods(stage))
+
+
+def test_a_key_has_a_rate_a_burst_and_a_daily_quota(stage):
+    (plan,) = stage.properties("AWS::ApiGateway::UsagePlan")
+    assert plan["Throttle"] == {"RateLimit": stage.stage.requests_per_second, "BurstLimit": stage.stage.request_burst}
+    assert plan["Quota"] == {"Limit": stage.stage.requests_per_day, "Period": "DAY"}
+    assert len(stage.properties("AWS::ApiGateway::UsagePlanKey")) == 1
+
+
+def test_callers_may_sign_instead_where_the_stage_says_so(tmp_path):
+    signed = synthesise("dev", tmp_path, api_auth="iam")
+    assert {method["AuthorizationType"] for method in methods(signed)} == {"AWS_IAM"}
+    assert signed.of_type("AWS::ApiGateway::ApiKey") == {}
+
+
+def test_a_search_without_words_is_refused_before_the_function(stage):
+    by_body = [m for m in methods(stage) if m["HttpMethod"] == "POST"]
+    by_query = [m for m in methods(stage) if m.get("RequestParameters")]
+    (model,) = stage.properties("AWS::ApiGateway::Model")
+    assert model["Schema"]["required"] == ["q"]
+    assert by_body[0]["RequestModels"]
+    assert by_query[0]["RequestParameters"] == {"method.request.querystring.q": True}
+    (validator,) = stage.properties("AWS::ApiGateway::RequestValidator")
+    assert validator["ValidateRequestBody"]
+    assert validator["ValidateRequestParameters"]
+
+
+def test_the_access_log_holds_no_words_of_buyers(stage):
+    (deployed,) = stage.properties("AWS::ApiGateway::Stage")
+    line = json.loads(deployed["AccessLogSetting"]["Format"])
+    assert {"status", "latency_ms", "request_id"} <= set(line)
+    assert not any("querystring" in value or "body" in value for value in line.values())
+    assert deployed["TracingEnabled"]
+    assert not any(setting.get("DataTraceEnabled") for setting in deployed["MethodSettings"])
+
+
+def test_prod_has_a_firewall_of_managed_rules_before_the_api(dev, prod):
+    assert dev.of_type("AWS::WAFv2::WebACL") == {}
+    (acl,) = prod.properties("AWS::WAFv2::WebACL")
+    names = [rule["Statement"]["ManagedRuleGroupStatement"]["Name"] for rule in acl["Rules"]]
+    assert names[0] == "AWSManagedRulesCommonRuleSet"
+    assert len(prod.properties("AWS::WAFv2::WebACLAssociation")) == 1
+
+
+def test_pages_of_the_listed_origins_may_ask(dev):
+    preflights = [m for m in dev.properties("AWS::ApiGateway::Method") if m["HttpMethod"] == "OPTIONS"]
+    assert len(preflights) == 2
+    assert all("http://localhost:8000" in json.dumps(method["Integration"]) for method in preflights)
+
+
+def test_without_origins_there_is_no_preflight(tmp_path):
+    closed = synthesise("dev", tmp_path, cors_origins=[])
+    assert not any(m["HttpMethod"] == "OPTIONS" for m in closed.properties("AWS::ApiGateway::Method"))
+
+
+def test_the_reader_cannot_write_and_the_writer_stays_within_the_alias(stage):
+    given = {access["Role"]: access["Permissions"] for access in stage.properties("Custom::IndexAccess")}
+    assert set(given) == {"gavel_reader", "gavel_writer"}
+    (read,) = given["gavel_reader"]["index_permissions"]
+    assert read == {
+        "index_patterns": ["auction-items*"],
+        "allowed_actions": ["read", "indices:admin/get", "indices:admin/aliases/get"],
+    }
+    (write,) = given["gavel_writer"]["index_permissions"]
+    assert write["index_patterns"] == ["auction-items*"]

@@ -1,0 +1,66 @@
+"""The values of a stage: whatever is wrong in cdk.json is named."""
+
+import pytest
+from conftest import CONTEXT
+
+from infra.stage import RerankerArtefact, StageError, read_stage
+
+STAGES = CONTEXT["stages"]
+RERANKER = {
+    "model_key": "rerankers/a/model.tar.gz",
+    "image": "image",
+    "instance": "ml.c7i.large",
+    "instances": 1,
+    "most_instances": 2,
+}
+
+
+def dev(**changed):
+    return {"dev": {**STAGES["dev"], **changed}}
+
+
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_cdk_json_describes_both_stages(name):
+    assert read_stage(STAGES, name).name == name
+
+
+def test_a_stage_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(StageError, match=r"no stage 'test'; it has dev, prod: pass -c stage=NAME"):
+        read_stage(STAGES, "test")
+
+
+def test_a_missing_value_is_named():
+    values = {name: value for name, value in STAGES["dev"].items() if name != "azs"}
+    with pytest.raises(StageError, match=r"stages\.dev\.azs is missing"):
+        read_stage({"dev": values}, "dev")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sise": 1}, r"sise is unknown"),
+        ({"azs": "two"}, r"azs is 'two'; it must be int"),
+        ({"azs": True}, r"azs is True; it must be int"),
+        ({"azs": 4}, r"azs is 4; allowed are 1 to 3"),
+        ({"azs": 2}, r"opensearch_nodes is 1; allowed are multiples of azs"),
+        ({"opensearch_version": "2.17"}, r"opensearch_version is '2\.17'; allowed are 2\.19 or newer"),
+        ({"index_replicas": 1}, r"index_replicas is 1; allowed are numbers from 0, below opensearch_nodes"),
+        ({"indexer_concurrency": 1}, r"indexer_concurrency is 1; allowed are whole numbers from 2"),
+        ({"instance_ladder": []}, r"instance_ladder is \[\]; allowed are one instance type or more"),
+        ({"api_auth": "none"}, r"api_auth is 'none'; allowed are api_key or iam"),
+        ({"reranker": {}}, r"stages\.dev\.reranker\.image is missing"),
+        ({"reranker": "yes"}, r"reranker is 'yes'"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_by_its_name(changed, message):
+    with pytest.raises(StageError, match=message):
+        read_stage(dev(**changed), "dev")
+
+
+def test_a_stage_has_no_reranker_until_one_is_named():
+    assert read_stage(STAGES, "dev").reranker is None
+    assert read_stage(dev(reranker=RERANKER), "dev").reranker == RerankerArtefact(**RERANKER)
+
+
+def test_newer_engines_are_taken():
+    assert read_stage(dev(opensearch_version="3.1"), "dev").opensearch_version == "3.1"

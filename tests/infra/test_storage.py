@@ -1,0 +1,138 @@
+"""Buckets, queue, network and domain."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import synthesise
+
+STATEFUL = ("AWS::S3::Bucket", "AWS::OpenSearchService::Domain", "AWS::SQS::Queue")
+SNAPSHOT = Path(__file__).with_name("stateful_resources.json")
+
+
+def test_a_resource_that_holds_data_keeps_its_logical_id(stage):
+    """CloudFormation takes another logical id for another resource: it would make an empty one and let the full one go.
+
+    Where data may move, write the new ids into stateful_resources.json, in the commit that says how the data is moved.
+    """
+    have = {kind: sorted(stage.of_type(kind, "Storage")) for kind in STATEFUL}
+    assert have == json.loads(SNAPSHOT.read_text())
+
+
+def test_buckets_are_encrypted_versioned_and_closed_to_the_public(stage):
+    buckets = stage.properties("AWS::S3::Bucket")
+    assert len(buckets) == 5
+    for bucket in buckets:
+        closed = bucket["PublicAccessBlockConfiguration"]
+        assert all(closed[rule] for rule in ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"))
+        assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
+        assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+
+
+def test_prod_keeps_its_data_when_the_stack_goes(prod):
+    for kind in STATEFUL:
+        for resource in prod.of_type(kind, "Storage").values():
+            assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
+
+
+def test_prod_storage_cannot_be_deleted_by_mistake_and_dev_can(dev, prod):
+    def protected(stage):
+        manifest = json.loads((stage.folder / "manifest.json").read_text())
+        return manifest["artifacts"][f"Gavel-{stage.stage.name}-Storage"]["properties"].get("terminationProtection", False)
+
+    assert (protected(dev), protected(prod)) == (False, True)
+
+
+def test_towers_and_the_record_of_releases_never_expire(stage):
+    for logical_id, bucket in stage.of_type("AWS::S3::Bucket").items():
+        expires = any("ExpirationInDays" in rule for rule in bucket["Properties"]["LifecycleConfiguration"]["Rules"])
+        assert expires == (not logical_id.startswith(("ItemStoreTowers", "ItemStoreReleases")))
+
+
+def test_parts_and_manifests_are_announced_and_rejects_are_not(stage):
+    announced = [bucket for bucket in stage.properties("AWS::S3::Bucket") if "NotificationConfiguration" in bucket]
+    assert len(announced) == 1
+    queues = announced[0]["NotificationConfiguration"]["QueueConfigurations"]
+    suffixes = tuple(queue["Filter"]["S3Key"]["Rules"][0]["Value"] for queue in queues)
+    assert all(queue["Event"] == "s3:ObjectCreated:*" for queue in queues)
+    assert "part-00000.ndjson.gz".endswith(suffixes)
+    assert "manifest-00001-of-00003.json".endswith(suffixes)
+    assert not "rejects.ndjson".endswith(suffixes)
+
+
+def test_the_queue_stands_before_the_bucket_that_writes_to_it(stage):
+    bucket = next(r for r in stage.of_type("AWS::S3::Bucket").values() if "NotificationConfiguration" in r["Properties"])
+    policies = [
+        logical_id
+        for logical_id, policy in stage.of_type("AWS::SQS::QueuePolicy").items()
+        if any(s.get("Principal") == {"Service": "s3.amazonaws.com"} for s in policy["Properties"]["PolicyDocument"]["Statement"])
+    ]
+    assert len(policies) == 1
+    assert policies[0] in bucket["DependsOn"]
+
+
+def test_s3_may_send_for_this_account_alone(stage):
+    statements = [s for p in stage.properties("AWS::SQS::QueuePolicy") for s in p["PolicyDocument"]["Statement"]]
+    allowed = [s for s in statements if s["Effect"] == "Allow"]
+    sent = [s["Condition"] for s in allowed if s["Principal"] == {"Service": "s3.amazonaws.com"}]
+    assert sent == [{"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}]
+
+
+def test_a_message_that_keeps_failing_goes_to_the_dead_letters(stage):
+    redrives = [queue["RedrivePolicy"] for queue in stage.properties("AWS::SQS::Queue") if "RedrivePolicy" in queue]
+    assert len(redrives) == 1
+    assert redrives[0]["maxReceiveCount"] == 8
+    assert redrives[0]["deadLetterTargetArn"]["Fn::GetAtt"][0].startswith("ItemStoreDeadLetters")
+
+
+def test_the_network_has_no_way_to_the_internet(stage):
+    for kind in ("AWS::EC2::InternetGateway", "AWS::EC2::NatGateway", "AWS::EC2::EIP", "AWS::EC2::EgressOnlyInternetGateway"):
+        assert stage.of_type(kind) == {}
+    subnets = stage.properties("AWS::EC2::Subnet")
+    assert len(subnets) == stage.stage.azs
+    assert not any(subnet["MapPublicIpOnLaunch"] for subnet in subnets)
+
+
+def test_opensearch_takes_https_from_the_lambdas_alone(stage):
+    groups = stage.of_type("AWS::EC2::SecurityGroup")
+    assert not any(group["Properties"].get("SecurityGroupIngress") for group in groups.values())
+    (rule,) = stage.properties("AWS::EC2::SecurityGroupIngress")
+    assert (rule["FromPort"], rule["ToPort"], rule["IpProtocol"]) == (443, 443, "tcp")
+    assert rule["SourceSecurityGroupId"]["Fn::GetAtt"][0].startswith("NetworkFunctions")
+
+
+def test_the_domain_is_encrypted_private_and_asks_for_signatures(stage):
+    (domain,) = stage.properties("AWS::OpenSearchService::Domain")
+    assert domain["EngineVersion"] == "OpenSearch_2.19"
+    assert domain["NodeToNodeEncryptionOptions"] == {"Enabled": True}
+    assert domain["EncryptionAtRestOptions"] == {"Enabled": True}
+    assert domain["DomainEndpointOptions"] == {"EnforceHTTPS": True, "TLSSecurityPolicy": "Policy-Min-TLS-1-2-PFS-2023-10"}
+    assert domain["AdvancedSecurityOptions"]["Enabled"]
+    assert not domain["AdvancedSecurityOptions"]["InternalUserDatabaseEnabled"]
+    assert domain["AdvancedSecurityOptions"]["MasterUserOptions"]["MasterUserARN"]["Fn::GetAtt"][0].startswith("VectorIndexAdmin")
+    assert len(domain["VPCOptions"]["SubnetIds"]) == stage.stage.azs
+    (statement,) = domain["AccessPolicies"]["Statement"]
+    assert json.dumps(statement["Principal"]).endswith(':root"]]}}')  # this account, whose roles need a policy of their own
+
+
+def test_slow_requests_are_logged(stage):
+    (domain,) = stage.properties("AWS::OpenSearchService::Domain")
+    logged = {kind for kind, option in domain["LogPublishingOptions"].items() if option["Enabled"]}
+    assert logged == {"SEARCH_SLOW_LOGS", "INDEX_SLOW_LOGS", "ES_APPLICATION_LOGS"}
+
+
+def test_dev_is_one_small_node_and_prod_spans_three_zones(dev, prod):
+    (small,) = dev.properties("AWS::OpenSearchService::Domain")
+    (large,) = prod.properties("AWS::OpenSearchService::Domain")
+    assert (small["ClusterConfig"]["InstanceType"], small["ClusterConfig"]["InstanceCount"]) == ("t3.small.search", 1)
+    assert not small["ClusterConfig"]["ZoneAwarenessEnabled"]
+    assert large["ClusterConfig"]["ZoneAwarenessConfig"] == {"AvailabilityZoneCount": 3}
+    assert (large["ClusterConfig"]["InstanceCount"], large["ClusterConfig"]["DedicatedMasterCount"]) == (3, 3)
+
+
+@pytest.mark.parametrize("azs", [2])
+def test_a_stage_may_span_two_zones(tmp_path, azs):
+    two = synthesise("dev", tmp_path, azs=azs, opensearch_nodes=azs)
+    (domain,) = two.properties("AWS::OpenSearchService::Domain")
+    assert len(domain["VPCOptions"]["SubnetIds"]) == azs
