@@ -135,7 +135,16 @@ def _install(requirements: Path, target: Path) -> None:
     """Unpack the wheels that requirements.txt names, all of them and no others, for Lambda's Python and Linux."""
     platforms = [flag for platform in PLATFORMS for flag in ("--platform", platform)]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile"]
-    tags = ["--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON_VERSION, *platforms]
+    # older pips hold Requires-Python against the Python that runs them, whatever --python-version says; the tags choose the wheels
+    tags = [
+        "--only-binary=:all:",
+        "--ignore-requires-python",
+        "--implementation",
+        "cp",
+        "--python-version",
+        PYTHON_VERSION,
+        *platforms,
+    ]
     made = subprocess.run(
         [*pip, *tags, "--target", str(target), "-r", str(requirements)], capture_output=True, text=True, check=False
     )
