@@ -16,21 +16,31 @@ from local.console import show_table
 Quality = dict[str, dict[str, float]]  # way of searching -> measure -> mean over the test queries
 
 
-def summarise(runs: list[Quality]) -> dict[str, dict[str, str]]:
+def mean_and_spread(runs: list[Quality]) -> dict[str, dict[str, tuple[float, float]]]:
     """Put the runs of several seeds together.
 
     Args:
-        runs: one quality table a seed, all of the same shape; at least two.
+        runs: one quality table a seed; the first has every way of searching, the others may lack some.
 
     Returns:
-        way of searching -> measure -> "mean ± sample standard deviation".
+        way of searching -> measure -> (mean, sample standard deviation) over the seeds that have it; 0 for a single one.
     """
+    found = {variant: [run[variant] for run in runs if variant in run] for variant in runs[0]}
     return {
-        variant: {
-            measure: f"{fmean(run[variant][measure] for run in runs):.3f} ± {stdev(run[variant][measure] for run in runs):.3f}"
-            for measure in runs[0][variant]
-        }
-        for variant in runs[0]
+        variant: {measure: _spread([table[measure] for table in tables]) for measure in tables[0]}
+        for variant, tables in found.items()
+    }
+
+
+def _spread(values: list[float]) -> tuple[float, float]:
+    return fmean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def summarise(runs: list[Quality]) -> dict[str, dict[str, str]]:
+    """As mean_and_spread(), in words: "0.300 ± 0.100"."""
+    return {
+        variant: {measure: f"{mean:.3f} ± {spread:.3f}" for measure, (mean, spread) in cells.items()}
+        for variant, cells in mean_and_spread(runs).items()
     }
 
 

@@ -1,12 +1,10 @@
 """Parts that land in the bucket go into the index: queue -> Lambda -> OpenSearch."""
 
-from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_event_sources as sources
 from constructs import Construct
 
-from infra.acknowledgements import acknowledge
 from infra.function_role import FunctionRole
 from infra.item_store import INDEXER_TIMEOUT, ItemStore
 from infra.log_group import log_group
@@ -35,12 +33,10 @@ class BulkIndexer(Construct):
     ) -> None:
         super().__init__(scope, id)
         self.role = FunctionRole(self, "Role", log_group=log_group(self, "Logs", stage))
-        self.function = lambda_.Function(
+        self.function = network.function(
             self,
             "Function",
             description="Indexes embedding parts and publishes releases",
-            runtime=lambda_.Runtime.PYTHON_3_12,
-            architecture=lambda_.Architecture.X86_64,
             handler="lambdas.bulk_indexer.handler.handler",
             code=bundled_code(self, "bulk_indexer"),
             role=self.role,
@@ -48,11 +44,7 @@ class BulkIndexer(Construct):
             timeout=INDEXER_TIMEOUT,
             reserved_concurrent_executions=stage.indexer_concurrency,
             tracing=lambda_.Tracing.ACTIVE,
-            log_group=self.role.log_group,
             environment=settings.to_env(),
-            vpc=network.vpc,
-            vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
-            security_groups=[network.functions],
         )
         self.function.add_event_source(
             sources.SqsEventSource(
@@ -60,7 +52,6 @@ class BulkIndexer(Construct):
             )
         )
         self._allow(store, index)
-        acknowledge(self.function, {"L1": "Python 3.12 is the runtime that every bundle is built and tested for."})
 
     def _allow(self, store: ItemStore, index: VectorIndex) -> None:
         """Read releases, write receipts beside them, write into the index."""

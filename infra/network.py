@@ -1,9 +1,14 @@
 """The private network in which OpenSearch and the Lambdas that ask it stand."""
 
+from typing import Any
+
 from aws_cdk import Fn
 from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
+from infra.acknowledgements import acknowledge
+from infra.function_role import FunctionRole
 from infra.log_group import log_group
 from infra.stage import Stage
 
@@ -46,6 +51,30 @@ class Network(Construct):
         )
         if stage.reranker:
             self._reach_reranker()
+
+    def function(self, scope: Construct, id: str, *, role: FunctionRole, **settings: Any) -> lambda_.Function:
+        """A Lambda of ours in the private subnets.
+
+        Args:
+            scope: the construct that it belongs to.
+            id: its name there.
+            role: what it may do, and where it logs.
+            settings: of lambda_.Function: handler, code, timeout and so on.
+        """
+        function = lambda_.Function(
+            scope,
+            id,
+            runtime=lambda_.Runtime.PYTHON_3_12,
+            architecture=lambda_.Architecture.X86_64,
+            role=role,
+            log_group=role.log_group,
+            vpc=self.vpc,
+            vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
+            security_groups=[self.functions],
+            **settings,
+        )
+        acknowledge(function, {"L1": "Python 3.12 is the runtime that every bundle is built and tested for."})
+        return function
 
     def _group(self, id: str, description: str) -> ec2.SecurityGroup:
         return ec2.SecurityGroup(self, id, vpc=self.vpc, description=description, allow_all_outbound=False)

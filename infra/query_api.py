@@ -2,7 +2,6 @@
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
-from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_wafv2 as waf
 from constructs import Construct
@@ -58,12 +57,10 @@ class QueryApi(Construct):
             self._firewall()
 
     def _function(self, network: Network, settings: Settings) -> lambda_.Function:
-        function = lambda_.Function(
+        function = network.function(
             self,
             "Function",
             description="Answers searches",
-            runtime=lambda_.Runtime.PYTHON_3_12,
-            architecture=lambda_.Architecture.X86_64,
             handler="lambdas.query_api.handler.handler",
             code=bundled_code(self, "query_api"),
             role=self.role,
@@ -71,18 +68,11 @@ class QueryApi(Construct):
             timeout=QUERY_TIMEOUT,
             snap_start=lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS,
             tracing=lambda_.Tracing.ACTIVE,
-            log_group=self.role.log_group,
             environment=settings.to_env(),
-            vpc=network.vpc,
-            vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
-            security_groups=[network.functions],
         )
         acknowledge(
             function,
-            {
-                "L1": "Python 3.12 is the runtime that every bundle is built and tested for.",
-                "Annotation::@aws-cdk/aws-lambda:snapStartRequirePublish": "The alias `live` points at a published version.",
-            },
+            {"Annotation::@aws-cdk/aws-lambda:snapStartRequirePublish": "The alias `live` points at a published version."},
         )
         return function
 

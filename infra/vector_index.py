@@ -3,7 +3,6 @@
 from typing import Any
 
 from aws_cdk import CfnTag, CustomResource, Duration, RemovalPolicy, Stack
-from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -149,23 +148,16 @@ class VectorIndex(Construct):
 
     def _access_function(self) -> lambda_.Function:
         self.connect(self._admin)
-        function = lambda_.Function(
+        function = self._network.function(
             self,
             "Access",
             description="Writes roles and their mappings into OpenSearch's fine-grained access control",
-            runtime=lambda_.Runtime.PYTHON_3_12,
-            architecture=lambda_.Architecture.X86_64,
             handler="handler.handler",
             code=source_code("lambdas/index_access"),
             role=self._admin,
             timeout=Duration.minutes(2),
-            log_group=self._admin.log_group,
             environment={"GAVEL_OPENSEARCH_URL": self.url},
-            vpc=self._network.vpc,
-            vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_ISOLATED),
-            security_groups=[self._network.functions],
         )
-        acknowledge(function, {"L1": "Python 3.12 is the runtime that every bundle is built and tested for."})
         return function
 
 

@@ -115,9 +115,9 @@ def adapt(
         settings: fields of DistillationConfig.
     """
     from models.distillation import DistillationConfig, distil_towers
-    from models.presets import PRESETS, TowerConfig
+    from models.presets import sentence_towers
 
-    tower = PRESETS[model] if model in PRESETS else TowerConfig.of_encoder(model)
+    tower = sentence_towers(model)
     tower = replace(tower, max_length=max_length or tower.max_length)
     return distil_towers(catalog, tower, DistillationConfig(**settings), home.towers, stages)
 

@@ -16,9 +16,9 @@ from retrieval.tower_files import tower_folder
 def open_store(settings: Settings) -> IndexStore:
     """The index that the settings choose: embedded FAISS, or OpenSearch."""
     if settings.index == "opensearch":
-        from retrieval.index.opensearch import OpenSearchStore
+        from retrieval.index import opensearch_client
 
-        return OpenSearchStore(settings.opensearch_url, alias=settings.index_alias, timeout_s=settings.request_timeout_s)
+        return opensearch_client.open_store(settings)
     from retrieval.index.faiss import FaissStore
 
     return FaissStore(Home(settings).index, settings.index_alias)

@@ -234,3 +234,8 @@ def preset(name: str) -> TowerConfig:
         return PRESETS[name]
     except KeyError:
         raise InvalidInput(f"there is no preset {name!r}; known are {', '.join(PRESETS)}") from None
+
+
+def sentence_towers(model: str) -> TowerConfig:
+    """Towers of a sentence encoder: a preset by its name, else an encoder by its hub name or folder."""
+    return PRESETS[model] if model in PRESETS else TowerConfig.of_encoder(model)
