@@ -1,0 +1,196 @@
+"""The AWS of a rehearsal: moto's server on the loopback address, made to do what a deployment of Gavel needs of it."""
+
+import io
+import json
+import os
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+from urllib.request import Request, urlopen
+
+import boto3
+import moto.cloudformation.responses as cloudformation_responses
+from moto.apigateway.models import Method as RestMethod
+from moto.awslambda.models import LambdaBackend, LambdaFunction, LambdaVersion
+from moto.s3.models import FakeBucket
+from moto.server import ThreadedMotoServer
+
+from local.opensearch_node import free_port
+from local.rehearsal import stand_ins
+from local.rehearsal.custom_resources import CustomResource
+from local.rehearsal.domain import Domain
+from local.rehearsal.lambda_runtime import Invocation, invoke
+from local.rehearsal.processing_job import ProcessingJobs
+from local.rehearsal.state_machines import as_on_aws
+
+REGION, ACCOUNT = "eu-west-1", "123456789012"
+HOST = "127.0.0.1"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal"}
+
+
+@dataclass
+class Cloud:
+    """An emulated account.
+
+    Attributes:
+        url: where it answers.
+        record: the resources that stand-ins were deployed for.
+        jobs: the processing jobs that were run.
+        invocations: every call of a function: its name and what came of it.
+    """
+
+    url: str
+    record: stand_ins.Record
+    jobs: ProcessingJobs
+    invocations: list[tuple[str, Invocation]]
+
+    def client(self, service: str) -> Any:
+        """A boto3 client of the account."""
+        return boto3.client(
+            service,
+            endpoint_url=self.url,
+            region_name=REGION,
+            aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads another process's AWS library here."""
+        return {"AWS_ENDPOINT_URL": self.url, "AWS_DEFAULT_REGION": REGION, "AWS_REGION": REGION, **CREDENTIALS}
+
+
+@contextmanager
+def running(domain: Domain, work: Path) -> Iterator[Cloud]:
+    """Run an account to the end of the block.
+
+    What moto's server does not do by itself:
+
+    - functions run (lambda_runtime.py), queues call them one message at a time and keep what they report as failed;
+    - state machines run, and the job that they ask for (state_machines.py, processing_job.py);
+    - a bucket's notifications are taken from its template, where moto's CloudFormation drops them;
+    - what it does not know is deployed as a stand-in (stand_ins.py).
+
+    Args:
+        domain: the OpenSearch that the deployed functions shall find.
+        work: folder for code and files of functions and jobs.
+    """
+    port = free_port()
+    url = f"http://{HOST}:{port}"
+    record = stand_ins.Record({("AWS::OpenSearchService::Domain", "DomainEndpoint"): domain.endpoint})
+    cloud = Cloud(url, record, ProcessingJobs(None, work / "jobs"), [])
+    cloud.jobs = ProcessingJobs(cloud.client("s3"), work / "jobs")
+    functions = _Functions(cloud, {"SSL_CERT_FILE": str(domain.certificate), **cloud.environment}, work / "functions")
+    with ExitStack() as running:
+        running.enter_context(patch.dict(os.environ, {"MOTO_PORT": str(port)}))
+        running.enter_context(patch.object(CustomResource, "url", url))
+        running.enter_context(patch.object(LambdaVersion, "has_cfn_attr", lambda name: name == "Version", create=True))
+        running.enter_context(patch.object(LambdaVersion, "get_cfn_attribute", lambda self, name: str(self.version), create=True))
+        running.enter_context(as_on_aws(cloud.jobs.run))
+        running.enter_context(patch.object(LambdaFunction, "_invoke_lambda", functions.run))
+        running.enter_context(patch.object(LambdaBackend, "_send_sqs_message", functions.deliver))
+        running.enter_context(patch.object(FakeBucket, "create_from_cloudformation_json", _bucket_with_notifications()))
+        running.enter_context(patch.object(RestMethod, "create_from_cloudformation_json", _method_without_backend()))
+        running.enter_context(patch.object(cloudformation_responses, "get_stack_from_s3_url", _template_here()))
+        running.callback(stand_ins.install(record))
+        server = ThreadedMotoServer(ip_address=HOST, port=port, verbose=False)
+        server.start()
+        running.callback(server.stop)
+        _configure(cloud)
+        yield cloud
+
+
+class _Functions:
+    """Runs the functions of an account from the code that was uploaded for them."""
+
+    def __init__(self, cloud: Cloud, environment: Mapping[str, str], work: Path) -> None:
+        self._cloud, self._environment, self._work = cloud, environment, work
+        self._calls, self._lock = 0, threading.Lock()
+        functions = self
+
+        def run(function: Any, event: Any = None) -> tuple[str, bool, str]:
+            return functions._run(function, event)
+
+        def deliver(backend: LambdaBackend, function_arn: str, message: Any, queue_arn: str) -> bool:
+            return functions._deliver(backend.get_function(function_arn), message, queue_arn)
+
+        self.run, self.deliver = run, deliver
+
+    def _run(self, function: Any, event: Any) -> tuple[str, bool, str]:
+        called = self._call(function, event)
+        return json.dumps(called.answer), called.failed, called.log
+
+    def _deliver(self, function: Any, message: Any, queue_arn: str) -> bool:
+        """One message as Lambda hands it over; False when it must stay in the queue."""
+        record = {"messageId": message.id, "body": message.body, "eventSource": "aws:sqs", "eventSourceARN": queue_arn}
+        called = self._call(function, {"Records": [record]})
+        return not called.failed and not (called.answer or {}).get("batchItemFailures")
+
+    def _call(self, function: Any, event: Any) -> Invocation:
+        code = self._work / function.code_sha_256.replace("/", "_")
+        with self._lock:
+            if not code.is_dir():
+                zipfile.ZipFile(io.BytesIO(function.code_bytes)).extractall(code)
+            self._calls += 1
+            work = self._work / f"call-{self._calls}"
+        environment = {**self._environment, **function.environment_vars}
+        called = invoke(
+            code, function.handler, event, environment, work, timeout_s=int(function.timeout), name=function.function_name
+        )
+        self._cloud.invocations.append((function.function_name, called))
+        return called
+
+
+def _bucket_with_notifications() -> Any:
+    create = FakeBucket.create_from_cloudformation_json.__func__  # type: ignore[attr-defined]
+
+    def created(cls: type, resource_name: str, cloudformation_json: dict[str, Any], *rest: Any, **named: Any) -> FakeBucket:
+        bucket: FakeBucket = create(cls, resource_name, cloudformation_json, *rest, **named)
+        wanted = cloudformation_json.get("Properties", {}).get("NotificationConfiguration", {})
+        queues = [
+            {"Queue": queue["Queue"], "Event": [queue["Event"]], "Filter": _filter(queue)} for queue in wanted.get("QueueConfigurations", [])
+        ]
+        bridge = wanted.get("EventBridgeConfiguration")
+        if queues or bridge:
+            bucket.set_notification_configuration({"QueueConfiguration": queues, "EventBridgeConfiguration": bridge})
+        return bucket
+
+    return classmethod(created)
+
+
+def _method_without_backend() -> Any:
+    """A preflight is answered by API Gateway itself and has no backend, which moto asks for."""
+    create = RestMethod.create_from_cloudformation_json.__func__  # type: ignore[attr-defined]
+
+    def created(cls: type, resource_name: str, cloudformation_json: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        for absent in ("IntegrationHttpMethod", "Uri"):
+            cloudformation_json["Properties"]["Integration"].setdefault(absent, "")
+        return create(cls, resource_name, cloudformation_json, *rest, **named)
+
+    return classmethod(created)
+
+
+def _filter(queue: Mapping[str, Any]) -> dict[str, Any]:
+    rules = [{"Name": rule["Name"], "Value": rule["Value"]} for rule in queue.get("Filter", {}).get("S3Key", {}).get("Rules", [])]
+    return {"S3Key": {"FilterRule": rules}}
+
+
+def _template_here() -> Any:
+    """moto reads templates by URL from addresses of AWS and from `localhost`."""
+    read = cloudformation_responses.get_stack_from_s3_url
+
+    def here(template_url: str, **account: Any) -> str:
+        return read(template_url.replace(HOST, "localhost"), **account)
+
+    return here
+
+
+def _configure(cloud: Cloud) -> None:
+    settings = {"stepfunctions": {"execute_state_machine": True}, "iam": {"load_aws_managed_policies": True}}
+    told = Request(f"{cloud.url}/moto-api/config", json.dumps(settings).encode(), {"Content-Type": "application/json"})
+    urlopen(told, timeout=10).close()

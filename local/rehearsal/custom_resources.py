@@ -1,0 +1,85 @@
+"""Custom resources as CloudFormation makes them: call the function, wait, read the answer that it laid down."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from moto.awslambda.utils import get_backend as lambda_backend
+from moto.core.common_models import CloudFormationModel
+from moto.s3.models import s3_backends
+
+from retrieval.errors import GavelError
+
+ANSWERS = "cloudformation-custom-resource-response"
+PARTITION = "aws"
+
+
+class CustomResourceFailed(GavelError):
+    """The function of a custom resource answered that it failed, or did not answer."""
+
+
+class CustomResource(CloudFormationModel):
+    """A resource that a function of the deployment looks after."""
+
+    url = ""  # where the account answers; set while an account runs
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        self._answer = answer
+
+    @property
+    def physical_resource_id(self) -> str:
+        """As the function named it."""
+        return str(self._answer["PhysicalResourceId"])
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        """Custom resources have no property of their name."""
+        return ""
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        """The prefix of all of them."""
+        return "Custom::"
+
+    @classmethod
+    def has_cfn_attr(cls, attr: str) -> bool:
+        """Any that the function answers with."""
+        return True
+
+    def get_cfn_attribute(self, attribute_name: str) -> Any:
+        """What the function answered."""
+        return self._answer.get("Data", {}).get(attribute_name)
+
+    def is_created(self) -> bool:
+        """The function has answered."""
+        return True
+
+    @classmethod
+    def create_from_cloudformation_json(  # type: ignore[misc]
+        cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **named: Any
+    ) -> "CustomResource":
+        """Call the function and take its answer.
+
+        Raises:
+            CustomResourceFailed: it failed, or said nothing.
+        """
+        properties, name = cloudformation_json["Properties"], uuid4().hex
+        event = {
+            "RequestType": "Create",
+            "ResponseURL": f"{cls.url}/{ANSWERS}/{name}",
+            "StackId": named["StackId"],
+            "RequestId": name,
+            "LogicalResourceId": named["LogicalId"],
+            "ResourceType": named["ResourceType"],
+            "ResourceProperties": properties,
+        }
+        bucket = s3_backends[account_id][PARTITION]
+        if ANSWERS not in bucket.buckets:
+            bucket.create_bucket(ANSWERS, region_name)
+        lambda_backend(account_id, region_name).get_function(properties["ServiceToken"]).invoke(json.dumps(event), {}, {})
+        laid_down = bucket.get_object(ANSWERS, name)
+        answer = json.loads(laid_down.value) if laid_down else {"Reason": "no answer"}
+        if answer.get("Status") != "SUCCESS":
+            raise CustomResourceFailed(f"{named['ResourceType']} {named['LogicalId']}: {answer.get('Reason')}")
+        return cls(answer)

@@ -1,0 +1,87 @@
+"""A processing job run on this machine: its inputs fetched, its container's command without the container, its outputs laid down."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import ReleaseError
+
+CONTAINER = Path("/opt/ml/processing")
+MODULE = "processing.embed_items"
+
+
+class ProcessingJobs:
+    """Runs jobs as CreateProcessingJob asks for them, on the Python that runs this; the image is not pulled.
+
+    Attributes:
+        ran: the parameters of every job.
+    """
+
+    def __init__(self, s3: Any, work: Path) -> None:
+        self._s3, self._work = s3, work
+        self.ran: list[Mapping[str, Any]] = []
+
+    def run(self, parameters: Mapping[str, Any]) -> None:
+        """Run one job to its end.
+
+        Raises:
+            ReleaseError: the job failed; the message ends with what it said last.
+        """
+        self.ran.append(parameters)
+        root = self._work / parameters["ProcessingJobName"]
+        for given in parameters["ProcessingInputs"]:
+            self._fetch(given["S3Input"]["S3Uri"], root / _below(given["S3Input"]["LocalPath"]))
+        sources = self._unpack(root / "input" / "code")
+        outputs = parameters["ProcessingOutputConfig"]["Outputs"]
+        for output in outputs:
+            (root / _below(output["S3Output"]["LocalPath"])).mkdir(parents=True)
+        self._embed(root, sources, parameters["AppSpecification"]["ContainerArguments"])
+        for output in outputs:
+            self._lay_down(root / _below(output["S3Output"]["LocalPath"]), output["S3Output"]["S3Uri"])
+
+    def _embed(self, root: Path, sources: Path, arguments: Sequence[str]) -> None:
+        """The container's module, with its folders named: they are absolute in a container."""
+        folders = ["--input", str(root / "input" / "items"), "--tower", str(root / "input" / "tower"), "--output", str(root / "output")]
+        ran = subprocess.run(
+            [sys.executable, "-m", MODULE, *arguments, *folders],
+            cwd=sources,
+            env={**os.environ, "PYTHONPATH": str(sources), "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ran.returncode:
+            raise ReleaseError(f"the embedding job ended with status {ran.returncode}: {ran.stderr[-2000:]}")
+
+    def _fetch(self, uri: str, folder: Path) -> None:
+        """Everything below a prefix: what a folder holds without the folder's own path, other keys without that before them."""
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        folder.mkdir(parents=True)
+        for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", []):
+                inside = f"{prefix.rstrip('/')}/"
+                before = inside if entry["Key"].startswith(inside) else prefix[: prefix.rfind("/") + 1]
+                place = folder / entry["Key"].removeprefix(before)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self._s3.download_file(bucket, entry["Key"], str(place))
+
+    def _unpack(self, folder: Path) -> Path:
+        sources = folder / "src"
+        for packed in folder.glob("*.zip"):
+            zipfile.ZipFile(packed).extractall(sources)
+        return sources
+
+    def _lay_down(self, folder: Path, uri: str) -> None:
+        """Put the files where the job's output goes; manifests last, so that the index has their parts when they come."""
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: (path.name.startswith("manifest"), str(path))):
+            self._s3.upload_file(str(path), bucket, f"{prefix}{path.relative_to(folder)}")
+
+
+def _below(container_path: str) -> Path:
+    return Path(container_path).relative_to(CONTAINER)
