@@ -4,8 +4,9 @@ from functools import cache
 from pathlib import Path
 
 from mangum import Mangum
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
-from lambdas.query_api.app import create_app
+from lambdas.query_api.app import PROBLEM_TYPE, create_app
 from retrieval.encoder import QueryEncoder
 from retrieval.index.opensearch_client import open_store
 from retrieval.search import SearchService
@@ -32,4 +33,4 @@ def _origins() -> list[str]:
     return [origin for origin in Settings.from_env().cors_origins.split(",") if origin]
 
 
-handler = Mangum(create_app(service, _origins()), lifespan="off")
+handler = Mangum(create_app(service, _origins()), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, PROBLEM_TYPE])
