@@ -1,5 +1,7 @@
 """Every night: a schedule, two state machines (nightly_states.py), and what the embedding job may touch."""
 
+import json
+
 from aws_cdk import ArnFormat, Aws, Duration, Fn, IgnoreMode, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3_assets as assets
@@ -91,7 +93,8 @@ class NightlyBatch(Construct):
         machine = stepfunctions.StateMachine(
             self,
             id,
-            definition_body=stepfunctions.DefinitionBody.from_string(Stack.of(self).to_json_string(definition)),
+            # not by Stack.to_json_string(), which drops nulls: without `"ResultPath": null` a state's result replaces its input
+            definition_body=stepfunctions.DefinitionBody.from_string(json.dumps(definition)),
             role=role,
             tracing_enabled=True,
             logs=stepfunctions.LogOptions(

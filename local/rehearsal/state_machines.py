@@ -6,12 +6,18 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from moto.stepfunctions.models import StepFunctionBackend
-from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_aws_sdk import StateTaskServiceAwsSdk
+from moto.stepfunctions import models as simple
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_aws_sdk import (
+    _SERVICE_ERROR_NAMES as SERVICE_NAMES,
+)
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_aws_sdk import (
+    StateTaskServiceAwsSdk,
+)
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import StateTaskServiceSfn
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_unsupported import (
     StateTaskServiceUnsupported,
 )
+from moto.stepfunctions.parser.models import StepFunctionsParserBackend, stepfunctions_parser_backends
 
 Parameters = Mapping[str, Any]
 RunJob = Callable[[Parameters], None]
@@ -23,36 +29,43 @@ def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
 
     - Parameters begin with a capital in a definition and with a small letter in some APIs; moto leaves them as they are.
     - Objects go in and come out as text; moto hands the body through to and from boto3.
+    - Errors of S3 are called S3.… there, s3.… here.
+    - CloudFormation makes machines where the interpreter does not look for them.
     - `createProcessingJob.sync` ends when the job does; moto refuses the word, so it is taken out and the job is run in its place.
 
     Args:
         run_job: runs a processing job to its end, given the parameters of CreateProcessingJob; None starts the job alone.
     """
     start, call = StateTaskServiceSfn._eval_service_task, StateTaskServiceAwsSdk._eval_service_task
-    create, define = StateTaskServiceUnsupported._eval_service_task, StepFunctionBackend.create_state_machine
+    create, define = StateTaskServiceUnsupported._eval_service_task, StepFunctionsParserBackend.create_state_machine
 
-    def started(self: Any, env: Any, part: Any, parameters: dict[str, Any], credentials: Any) -> None:
-        start(self, env, part, {name[0].lower() + name[1:]: value for name, value in parameters.items()}, credentials)
+    # the names of the parameters are moto's, which passes them by name
+    def started(self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any) -> None:
+        small = {name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()}
+        start(self, env, resource_runtime_part, small, state_credentials)
 
-    def called(self: Any, env: Any, part: Any, parameters: dict[str, Any], credentials: Any) -> None:
-        if isinstance(parameters.get("Body"), dict):
-            parameters["Body"] = json.dumps(parameters["Body"])
-        call(self, env, part, parameters, credentials)
+    def called(self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any) -> None:
+        if isinstance(normalised_parameters.get("Body"), dict):
+            normalised_parameters["Body"] = json.dumps(normalised_parameters["Body"])
+        call(self, env, resource_runtime_part, normalised_parameters, state_credentials)
         if "Body" in env.stack[-1]:
             env.stack[-1]["Body"] = env.stack[-1]["Body"].read().decode()
 
-    def created(self: Any, env: Any, part: Any, parameters: dict[str, Any], credentials: Any) -> None:
-        create(self, env, part, parameters, credentials)
+    def created(self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any) -> None:
+        create(self, env, resource_runtime_part, normalised_parameters, state_credentials)
         if run_job:
-            run_job(parameters)
+            run_job(normalised_parameters)
 
-    def defined(self: Any, name: str, definition: str, *rest: Any, **named: Any) -> Any:
-        return define(self, name, definition.replace("createProcessingJob.sync", "createProcessingJob"), *rest, **named)
+    def defined(self: Any, name: str, definition: str, roleArn: str, **named: Any) -> Any:
+        started_alone = definition.replace("createProcessingJob.sync", "createProcessingJob")
+        return define(self, name=name, definition=started_alone, roleArn=roleArn, **named)
 
     with (
+        patch.dict(SERVICE_NAMES, {"s3": "S3"}),
         patch.object(StateTaskServiceSfn, "_eval_service_task", started),
         patch.object(StateTaskServiceAwsSdk, "_eval_service_task", called),
         patch.object(StateTaskServiceUnsupported, "_eval_service_task", created),
-        patch.object(StepFunctionBackend, "create_state_machine", defined),
+        patch.object(simple, "stepfunctions_backends", stepfunctions_parser_backends),
+        patch.object(StepFunctionsParserBackend, "create_state_machine", defined),
     ):
         yield
