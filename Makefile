@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo serve test check format requirements synth clean
+.PHONY: help demo serve test check format requirements synth rehearse clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,10 @@ requirements: .venv/installed            ## pin anew what pyproject.toml asks fo
 
 synth: .venv/installed-dev node_modules/.bin/cdk            ## CloudFormation templates of both stages into cdk.out; no account is asked
 	for stage in dev prod; do node_modules/.bin/cdk synth --quiet --app "$(BIN)/python app.py" -c stage=$$stage -o cdk.out/$$stage || exit 1; done
+
+rehearse: .venv/installed-dev node_modules/.bin/cdk            ## deploy both stages into an emulated AWS here, run a night, search
+	@$(PYTHON) local/prerequisites.py java
+	$(BIN)/python -m local.rehearsal
 
 node_modules/.bin/cdk: package.json package-lock.json
 	npm ci --no-audit --no-fund

@@ -23,7 +23,12 @@ from local.rehearsal.journey import Journey
 STAGES = ("dev", "prod")
 LOTS, SEED = 60, 7
 NODE_HEAP = "512m"
-UNREACHABLE = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "eu-west-1"}
+UNREACHABLE = {
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    "AWS_ACCESS_KEY_ID": "x",
+    "AWS_SECRET_ACCESS_KEY": "x",
+    "AWS_REGION": "eu-west-1",
+}
 
 
 @dataclass

@@ -1,10 +1,7 @@
 """The AWS of a rehearsal: moto's server on the loopback address, made to do what a deployment of Gavel needs of it."""
 
-import io
 import json
 import os
-import threading
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from urllib.request import Request, urlopen
 import boto3
 import moto.cloudformation.responses as cloudformation_responses
 from moto.apigateway.models import Method as RestMethod
-from moto.awslambda.models import LambdaBackend, LambdaFunction, LambdaVersion
+from moto.awslambda.models import LambdaVersion
 from moto.s3.models import FakeBucket
 from moto.server import ThreadedMotoServer
 
@@ -24,9 +21,10 @@ from local.opensearch_node import free_port
 from local.rehearsal import stand_ins
 from local.rehearsal.custom_resources import CustomResource
 from local.rehearsal.domain import Domain
-from local.rehearsal.lambda_runtime import Invocation, invoke
+from local.rehearsal.functions import Functions
+from local.rehearsal.lambda_runtime import Invocation
 from local.rehearsal.processing_job import ProcessingJobs
-from local.rehearsal.state_machines import as_on_aws
+from local.rehearsal.state_machines import Parameters, as_on_aws
 
 REGION, ACCOUNT = "eu-west-1", "123456789012"
 HOST = "127.0.0.1"
@@ -85,15 +83,20 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
     record = stand_ins.Record({("AWS::OpenSearchService::Domain", "DomainEndpoint"): domain.endpoint})
     cloud = Cloud(url, record, ProcessingJobs(None, work / "jobs"), [])
     cloud.jobs = ProcessingJobs(cloud.client("s3"), work / "jobs")
-    functions = _Functions(cloud, {"SSL_CERT_FILE": str(domain.certificate), **cloud.environment}, work / "functions")
+    functions = Functions(cloud.invocations, {"SSL_CERT_FILE": str(domain.certificate), **cloud.environment}, work / "functions")
     with ExitStack() as running:
         running.enter_context(patch.dict(os.environ, {"MOTO_PORT": str(port)}))
         running.enter_context(patch.object(CustomResource, "url", url))
         running.enter_context(patch.object(LambdaVersion, "has_cfn_attr", lambda name: name == "Version", create=True))
         running.enter_context(patch.object(LambdaVersion, "get_cfn_attribute", lambda self, name: str(self.version), create=True))
-        running.enter_context(as_on_aws(cloud.jobs.run))
-        running.enter_context(patch.object(LambdaFunction, "_invoke_lambda", functions.run))
-        running.enter_context(patch.object(LambdaBackend, "_send_sqs_message", functions.deliver))
+        running.enter_context(functions.running())
+
+        def run_job(parameters: Parameters) -> None:
+            """A job ends when the index has its parts: SageMaker takes minutes to wind down, and a poll of the night 30 s."""
+            cloud.jobs.run(parameters)
+            functions.wait_until_idle()
+
+        running.enter_context(as_on_aws(run_job))
         running.enter_context(patch.object(FakeBucket, "create_from_cloudformation_json", _bucket_with_notifications()))
         running.enter_context(patch.object(RestMethod, "create_from_cloudformation_json", _method_without_backend()))
         running.enter_context(patch.object(cloudformation_responses, "get_stack_from_s3_url", _template_here()))
@@ -105,47 +108,6 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         yield cloud
 
 
-class _Functions:
-    """Runs the functions of an account from the code that was uploaded for them."""
-
-    def __init__(self, cloud: Cloud, environment: Mapping[str, str], work: Path) -> None:
-        self._cloud, self._environment, self._work = cloud, environment, work
-        self._calls, self._lock = 0, threading.Lock()
-        functions = self
-
-        def run(function: Any, event: Any = None) -> tuple[str, bool, str]:
-            return functions._run(function, event)
-
-        def deliver(backend: LambdaBackend, function_arn: str, message: Any, queue_arn: str) -> bool:
-            return functions._deliver(backend.get_function(function_arn), message, queue_arn)
-
-        self.run, self.deliver = run, deliver
-
-    def _run(self, function: Any, event: Any) -> tuple[str, bool, str]:
-        called = self._call(function, event)
-        return json.dumps(called.answer), called.failed, called.log
-
-    def _deliver(self, function: Any, message: Any, queue_arn: str) -> bool:
-        """One message as Lambda hands it over; False when it must stay in the queue."""
-        record = {"messageId": message.id, "body": message.body, "eventSource": "aws:sqs", "eventSourceARN": queue_arn}
-        called = self._call(function, {"Records": [record]})
-        return not called.failed and not (called.answer or {}).get("batchItemFailures")
-
-    def _call(self, function: Any, event: Any) -> Invocation:
-        code = self._work / function.code_sha_256.replace("/", "_")
-        with self._lock:
-            if not code.is_dir():
-                zipfile.ZipFile(io.BytesIO(function.code_bytes)).extractall(code)
-            self._calls += 1
-            work = self._work / f"call-{self._calls}"
-        environment = {**self._environment, **function.environment_vars}
-        called = invoke(
-            code, function.handler, event, environment, work, timeout_s=int(function.timeout), name=function.function_name
-        )
-        self._cloud.invocations.append((function.function_name, called))
-        return called
-
-
 def _bucket_with_notifications() -> Any:
     create = FakeBucket.create_from_cloudformation_json.__func__  # type: ignore[attr-defined]
 
@@ -153,7 +115,8 @@ def _bucket_with_notifications() -> Any:
         bucket: FakeBucket = create(cls, resource_name, cloudformation_json, *rest, **named)
         wanted = cloudformation_json.get("Properties", {}).get("NotificationConfiguration", {})
         queues = [
-            {"Queue": queue["Queue"], "Event": [queue["Event"]], "Filter": _filter(queue)} for queue in wanted.get("QueueConfigurations", [])
+            {"Queue": queue["Queue"], "Event": [queue["Event"]], "Filter": _filter(queue)}
+            for queue in wanted.get("QueueConfigurations", [])
         ]
         bridge = wanted.get("EventBridgeConfiguration")
         if queues or bridge:

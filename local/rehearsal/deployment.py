@@ -39,7 +39,9 @@ def deploy(cloud: Cloud, assembly: Path) -> None:
     """
     where = ["--app", str(assembly)]
     _cdk(["bootstrap", f"aws://{ACCOUNT}/{REGION}", *where], cloud.environment)
-    _cdk(["deploy", "--all", "--require-approval", "never", "--method", "direct", "--progress", "events", *where], cloud.environment)
+    _cdk(
+        ["deploy", "--all", "--require-approval", "never", "--method", "direct", "--progress", "events", *where], cloud.environment
+    )
     states = {stack["StackName"]: stack["StackStatus"] for stack in cloud.client("cloudformation").describe_stacks()["Stacks"]}
     broken = {name: state for name, state in states.items() if state not in ("CREATE_COMPLETE", "UPDATE_COMPLETE")}
     if broken:

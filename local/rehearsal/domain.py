@@ -69,7 +69,9 @@ def _forwarder(node: str, domain: Domain) -> type[BaseHTTPRequestHandler]:
                 self._answer(200, [("Content-Type", "application/json")], b"{}")
                 return
             asked = http.client.HTTPConnection(node)
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection", "authorization")}
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection", "authorization")
+            }
             asked.request(self.command, self.path, body, headers)
             with asked.getresponse() as answer:
                 kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in ENDS_HERE]

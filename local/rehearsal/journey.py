@@ -61,7 +61,9 @@ class Journey:
         """
         self.step("a search before anything is indexed", self.refuse_search)
         self.step("publish the tower", lambda: self.publish_tower(tower))
-        self.step("a night without lots", lambda: self.night((datetime.now(UTC) - timedelta(days=7)).date().isoformat(), lots=False))
+        self.step(
+            "a night without lots", lambda: self.night((datetime.now(UTC) - timedelta(days=7)).date().isoformat(), lots=False)
+        )
         self.step("upload the day's lots", lambda: self.upload(lots))
         self.step("the night: find, embed, count, index, record", lambda: self.night(self.day, lots=True))
         self.step("the same night again", lambda: self.night(self.day, lots=True))
@@ -123,7 +125,13 @@ class Journey:
             "headers": {"Host": "api.example.com"},
             "queryStringParameters": parameters,
             "multiValueQueryStringParameters": {name: [value] for name, value in parameters.items()},
-            "requestContext": {"resourcePath": "/search", "httpMethod": "GET", "stage": "v1", "requestId": "rehearsal", "path": "/v1/search"},
+            "requestContext": {
+                "resourcePath": "/search",
+                "httpMethod": "GET",
+                "stage": "v1",
+                "requestId": "rehearsal",
+                "path": "/v1/search",
+            },
             "body": None,
             "isBase64Encoded": False,
         }

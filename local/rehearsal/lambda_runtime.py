@@ -62,7 +62,9 @@ def _candidates() -> list[str]:
     """python3.12 of the PATH, those that pyenv keeps, and the one that uv finds or fetches."""
     name = f"python{PYTHON}"
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    there = [found for found in (shutil.which(name),) if found] + [str(path) for path in sorted(pyenv.glob(f"{PYTHON}*/bin/{name}"))]
+    there = [found for found in (shutil.which(name),) if found] + [
+        str(path) for path in sorted(pyenv.glob(f"{PYTHON}*/bin/{name}"))
+    ]
     uv = Path(sys.executable).with_name("uv")
     if not there and uv.is_file():
         subprocess.run([uv, "python", "install", "-q", PYTHON], check=False)
@@ -72,7 +74,14 @@ def _candidates() -> list[str]:
 
 
 def invoke(
-    code: Path, handler: str, event: Any, environment: Mapping[str, str], work: Path, *, timeout_s: float = 60, name: str = "function"
+    code: Path,
+    handler: str,
+    event: Any,
+    environment: Mapping[str, str],
+    work: Path,
+    *,
+    timeout_s: float = 60,
+    name: str = "function",
 ) -> Invocation:
     """Call a handler once, in a process of its own.
 
@@ -92,7 +101,13 @@ def invoke(
     context["invoked_function_arn"] = f"arn:aws:lambda:eu-west-1:123456789012:function:{name}"
     given = {"handler": handler, "event": event, "context": context, "timeout_s": timeout_s, "answer": str(answer)}
     given_environment = {"LAMBDA_TASK_ROOT": str(code), "AWS_LAMBDA_FUNCTION_NAME": name, "TMPDIR": str(work), **environment}
-    command = [lambda_python(), "-I", "-B", "-c", f"import sys; sys.path[:0] = {[str(code), str(_aws_library(work))]!r}\n{INVOCATION}"]
+    command = [
+        lambda_python(),
+        "-I",
+        "-B",
+        "-c",
+        f"import sys; sys.path[:0] = {[str(code), str(_aws_library(work))]!r}\n{INVOCATION}",
+    ]
     try:
         ran = subprocess.run(
             command,
@@ -118,7 +133,8 @@ def _aws_library(work: Path) -> Path:
     folder.mkdir(exist_ok=True)
     for package in BESIDE_BUNDLES:
         spec = importlib.util.find_spec(package)
-        assert spec is not None and spec.origin is not None, package
+        assert spec is not None, package
+        assert spec.origin is not None, package
         origin = Path(spec.origin)
         place = origin.parent if origin.name == "__init__.py" else origin
         link = folder / place.name

@@ -1,4 +1,4 @@
-"""A processing job run on this machine: its inputs fetched, its container's command without the container, its outputs laid down."""
+"""A processing job run on this machine: inputs fetched, the container's module without the container, outputs laid down."""
 
 import os
 import subprocess
@@ -45,7 +45,14 @@ class ProcessingJobs:
 
     def _embed(self, root: Path, sources: Path, arguments: Sequence[str]) -> None:
         """The container's module, with its folders named: they are absolute in a container."""
-        folders = ["--input", str(root / "input" / "items"), "--tower", str(root / "input" / "tower"), "--output", str(root / "output")]
+        folders = [
+            "--input",
+            str(root / "input" / "items"),
+            "--tower",
+            str(root / "input" / "tower"),
+            "--output",
+            str(root / "output"),
+        ]
         ran = subprocess.run(
             [sys.executable, "-m", MODULE, *arguments, *folders],
             cwd=sources,

@@ -40,18 +40,24 @@ def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
     create, define = StateTaskServiceUnsupported._eval_service_task, StepFunctionsParserBackend.create_state_machine
 
     # the names of the parameters are moto's, which passes them by name
-    def started(self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any) -> None:
+    def started(
+        self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
+    ) -> None:
         small = {name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()}
         start(self, env, resource_runtime_part, small, state_credentials)
 
-    def called(self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any) -> None:
+    def called(
+        self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
+    ) -> None:
         if isinstance(normalised_parameters.get("Body"), dict):
             normalised_parameters["Body"] = json.dumps(normalised_parameters["Body"])
         call(self, env, resource_runtime_part, normalised_parameters, state_credentials)
         if "Body" in env.stack[-1]:
             env.stack[-1]["Body"] = env.stack[-1]["Body"].read().decode()
 
-    def created(self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any) -> None:
+    def created(
+        self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
+    ) -> None:
         create(self, env, resource_runtime_part, normalised_parameters, state_credentials)
         if run_job:
             run_job(normalised_parameters)

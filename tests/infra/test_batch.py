@@ -7,7 +7,7 @@ from botocore.validate import ParamValidator
 from conftest import CONTEXT, ROOT
 
 from infra.embedding_job import Places, job_parameters
-from infra.nightly_states import NOT_TO_BE_HAD, embed_day
+from infra.nightly_states import NOT_TO_BE_HAD, embed_day, find_day
 
 ROLE = "arn:aws:iam::111111111111:role/job"
 PLACES = Places("new-items", "embeddings", "towers", "releases", "s3://assets/code.zip", ROLE, "image", "topic", "aws")
@@ -19,6 +19,25 @@ def test_the_schedules_of_the_stage_start_the_machine_that_finds_the_day(stage):
     for schedule in schedules:
         assert schedule["Target"]["Arn"]["Ref"].startswith("NightlyBatchFindDay")
         assert json.loads(schedule["Target"]["Input"]) == {"scheduled_time": "<aws.scheduler.scheduled-time>"}
+
+
+def thrown_away(states):
+    """The states whose result is not kept."""
+    return {name for name, state in states.items() if "ResultPath" in state and state["ResultPath"] is None}
+
+
+def test_what_a_state_throws_away_stays_thrown_away_in_the_template(stage):
+    """A null that synthesis dropped would put a result in the place of the state's input."""
+    night = embed_day(PLACES, stage.stage.instance_ladder, stage.stage.instance_count, stage.stage.embedding_hours)
+    for name, plain in (("EmbedDay", night), ("FindDay", find_day(PLACES, "arn"))):
+        (machine,) = [
+            resource["Properties"]
+            for logical_id, resource in stage.of_type("AWS::StepFunctions::StateMachine").items()
+            if name in logical_id
+        ]
+        parts = machine["DefinitionString"]["Fn::Join"][1]
+        deployed = json.loads("".join(part if isinstance(part, str) else "x" for part in parts))["States"]
+        assert thrown_away(deployed) == thrown_away(plain["States"]) != set()
 
 
 def test_the_schedules_run_at_night(dev, prod):

@@ -1,0 +1,84 @@
+"""The bundles unpacked and run: a fresh Python of Lambda's version, with the bundle and AWS's own library on its path alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from infra.python_asset import BUNDLES, PYTHON_VERSION, bundle
+from local.rehearsal.lambda_runtime import PYTHON, invoke
+
+ROOT = Path(__file__).resolve().parents[2]
+NOWHERE = "http://127.0.0.1:1"
+ENVIRONMENT = {
+    "AWS_ENDPOINT_URL": NOWHERE,
+    "AWS_ACCESS_KEY_ID": "x",
+    "AWS_SECRET_ACCESS_KEY": "x",
+    "AWS_REGION": "eu-west-1",
+    "AWS_DEFAULT_REGION": "eu-west-1",
+    "GAVEL_INDEX": "opensearch",
+    "GAVEL_OPENSEARCH_URL": NOWHERE,
+    "GAVEL_OPENSEARCH_AUTH": "sigv4",
+    "GAVEL_TOWERS_URI": "s3://towers",
+}
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory):
+    """Calls the handler of a bundle once."""
+
+    def called(name, event):
+        work = tmp_path_factory.mktemp(name)
+        return invoke(bundle(ROOT, name, BUNDLES), f"lambdas.{name}.handler.handler", event, ENVIRONMENT, work, name=name)
+
+    return called
+
+
+def get(path, **parameters):
+    """A request as API Gateway's proxy integration hands it over."""
+    return {
+        "resource": path,
+        "path": path,
+        "httpMethod": "GET",
+        "headers": {},
+        "queryStringParameters": parameters,
+        "multiValueQueryStringParameters": {name: [value] for name, value in parameters.items()},
+        "requestContext": {"resourcePath": path, "httpMethod": "GET", "requestId": "r", "stage": "v1", "path": f"/v1{path}"},
+        "body": None,
+        "isBase64Encoded": False,
+    }
+
+
+def test_the_python_is_the_one_that_bundles_are_built_for():
+    assert PYTHON == PYTHON_VERSION
+
+
+def test_the_query_function_answers_a_bad_question_by_itself(call):
+    called = call("query_api", get("/search", q="vase", k="0"))
+    assert not called.failed, called.log
+    assert (called.answer["statusCode"], json.loads(called.answer["body"])["type"]) == (400, "invalid_query")
+
+
+def test_the_query_function_says_that_the_index_is_out_of_reach(call):
+    called = call("query_api", get("/search", q="vase"))
+    assert not called.failed, called.log
+    assert (called.answer["statusCode"], json.loads(called.answer["body"])["type"]) == (503, "index_unavailable")
+    assert "vase" not in called.log
+
+
+def test_an_error_leaves_api_gateway_as_json_not_as_base64(call):
+    answer = call("query_api", get("/search", q="vase", k="0")).answer
+    assert (answer["isBase64Encoded"], answer["headers"]["content-type"]) == (False, "application/problem+json")
+
+
+def test_the_bulk_indexer_takes_an_event_without_objects(call):
+    called = call("bulk_indexer", {"Records": []})
+    assert not called.failed, called.log
+    assert called.answer == {"batchItemFailures": []}
+
+
+def test_the_bulk_indexer_hands_a_message_back_that_it_could_not_take_in(call):
+    body = {"Records": [{"s3": {"bucket": {"name": "b"}, "object": {"key": "r/part-00000.ndjson.gz"}}}]}
+    called = call("bulk_indexer", {"Records": [{"eventSource": "aws:sqs", "messageId": "m-0", "body": json.dumps(body)}]})
+    assert called.answer == {"batchItemFailures": [{"itemIdentifier": "m-0"}]}
+    assert "EndpointConnectionError" in called.log
