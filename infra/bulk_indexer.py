@@ -21,7 +21,7 @@ RECEIPTS, CARDS = "indexed.json", "tower.json"
 
 
 def indexer_arn(scope: Construct, stage: Stage) -> str:
-    """The function's ARN, made of its name for the stacks that its own stack depends on: alarms of Serving tell a topic of Batch."""
+    """The function's ARN, made of its name: a reference would close a circle, for alarms of its stack tell a topic of Batch."""
     return Stack.of(scope).format_arn(
         service="lambda", resource="function", resource_name=_name(stage), arn_format=ArnFormat.COLON_RESOURCE_NAME
     )

@@ -10,6 +10,8 @@ from infra.nightly_states import CURRENT_TOWER
 from infra.release_states import FIRST, longest_s, release_states
 from infra.task_states import NO_SUCH_KEY, failure, failure_states, on_failure, read_json, s3_call, start_machine, tell
 
+TODAY = "States.ArrayGetItem(States.StringSplit($$.State.EnteredTime, 'T'), 0)"  # UTC
+
 
 def rebuild(places: Places, size: JobSize, find_day_arn: str) -> State:
     """The machine that embeds everything anew.
@@ -61,14 +63,13 @@ def _check(places: Places) -> dict[str, State]:
 
 
 def _name_release() -> State:
-    """The release is named by the day on which the execution began, also when it is redriven."""
-    began = "States.ArrayGetItem(States.StringSplit($$.Execution.StartTime, 'T'), 0)"
+    """The release is named by the day on which the execution began; a redrive goes on with that name."""
     parameters = {
-        "date.$": began,
+        "date.$": TODAY,
         "items": "",  # the whole bucket
         "tower_id.$": "$.tower_id",
         "current.$": "$.current",
-        "release_id.$": f"States.Format('rebuild-{{}}-{{}}', {began}, $.tower_id)",
+        "release_id.$": f"States.Format('rebuild-{{}}-{{}}', {TODAY}, $.tower_id)",
     }
     return {"Type": "Pass", "Parameters": parameters, "Next": FIRST}
 
@@ -79,7 +80,6 @@ def _catch_up(places: Places, find_day_arn: str) -> dict[str, State]:
     Their nights may have run with the old one after the job had read the bucket. A night's name is its date, and taken; so
     these have the tower in their names, and each day is embedded once a tower.
     """
-    today = "States.ArrayGetItem(States.StringSplit($$.State.EnteredTime, 'T'), 0)"
     given = {
         "scheduled_time.$": "States.Format('{}T00:00:00Z', $.day)",
         "night.$": "States.Format('night-{}-{}', $.day, $.tower_id)",
@@ -88,7 +88,7 @@ def _catch_up(places: Places, find_day_arn: str) -> dict[str, State]:
     return {
         "NameDays": {
             "Type": "Pass",
-            "Parameters": {"days.$": f"States.ArrayUnique(States.Array($.date, {today}))"},
+            "Parameters": {"days.$": f"States.ArrayUnique(States.Array($.date, {TODAY}))"},
             "ResultPath": "$.caught_up",
             "Next": "CatchUp",
         },
