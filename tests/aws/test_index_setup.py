@@ -114,7 +114,9 @@ def test_a_body_that_opensearch_refuses_reaches_cloudformation(credentials):
         credentials.setenv("GAVEL_OPENSEARCH_URL", server.url)
         server.statuses["PUT", "/_index_template/lots"] = 400
         told = {"ResponseURL": f"{server.url}/cloudformation", "StackId": "s", "RequestId": "r", "LogicalResourceId": "Template"}
-        handler({**change("Create", {"Path": "/_index_template/lots", "Body": "{}"}), **told}, SimpleNamespace(log_stream_name="log"))
+        handler(
+            {**change("Create", {"Path": "/_index_template/lots", "Body": "{}"}), **told}, SimpleNamespace(log_stream_name="log")
+        )
         answer = json.loads(server.asked[-1][3])
     assert (answer["Status"], answer["PhysicalResourceId"]) == ("FAILED", "/_index_template/lots")
     assert "400" in answer["Reason"]

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import synthesise
 
+from retrieval.schema import HYBRID_PIPELINE
+
 STATEFUL = ("AWS::S3::Bucket", "AWS::OpenSearchService::Domain", "AWS::SQS::Queue")
 SNAPSHOT = Path(__file__).with_name("stateful_resources.json")
 
@@ -125,6 +127,14 @@ def test_the_domain_is_encrypted_private_and_asks_for_signatures(stage):
     assert len(domain["VPCOptions"]["SubnetIds"]) == stage.stage.azs
     (statement,) = domain["AccessPolicies"]["Statement"]
     assert json.dumps(statement["Principal"]).endswith(':root"]]}}')  # this account, whose roles need a policy of their own
+
+
+def test_template_and_pipeline_are_there_before_the_first_lot(stage):
+    bodies = {r["Path"]: json.loads(r["Body"]) for r in stage.properties("Custom::IndexResource")}
+    template, pipeline = bodies["/_index_template/auction-items"], bodies["/_search/pipeline/auction-items-rrf"]
+    assert template["index_patterns"] == ["auction-items-*"]
+    assert template["template"]["settings"]["index"]["number_of_replicas"] == stage.stage.index_replicas
+    assert pipeline == HYBRID_PIPELINE
 
 
 def test_slow_requests_are_logged(stage):
