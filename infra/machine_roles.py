@@ -69,7 +69,11 @@ def release_role(scope: Construct, id: str, store: ItemStore, places: Places) ->
     embeddings = store.embeddings
     current = store.towers.arn_for_objects(CURRENT_TOWER)
     role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[current]))
-    listed = [store.towers.bucket_arn, embeddings.bucket_arn]  # without it a missing object reads as a refusal
+    listed = [
+        store.new_items.bucket_arn,
+        store.towers.bucket_arn,
+        embeddings.bucket_arn,
+    ]  # without it a missing object reads as a refusal
     role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=listed))
     for actions, bucket, below, reason in (
         (["s3:GetObject"], embeddings, "/*", "Manifests and receipts of every release."),

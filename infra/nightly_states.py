@@ -6,7 +6,7 @@ first one is started: by a schedule, by the file when it arrives, by a rebuild t
 
 from infra.embedding_job import JobSize, Places, State
 from infra.release_states import FIRST, longest_s, release_states
-from infra.task_states import failure_states, on_failure, read_json, s3_call, start_machine, tell
+from infra.task_states import failure, failure_states, on_failure, read_json, s3_call, start_machine, tell
 
 CURRENT_TOWER = "current.json"  # in the towers bucket: {"tower_id": …}
 MARKER = "_SUCCESS"  # laid below `<date>/` when the last of a day's several files is there
@@ -109,11 +109,12 @@ def embed_day(places: Places, size: JobSize) -> State:
         "States.Format('Gavel: the lots of {} can be found, release {}: {}', $.date, $.release_id, States.JsonToString($.counts))"
     )
     states = {
+        **_which_items(places),
         "ReadTower": read_json(places, {"Bucket": places.towers, "Key": CURRENT_TOWER}, "$.current", "NameRelease"),
         "NameRelease": _pass(
             {
                 "date.$": "$.date",
-                "items.$": "$.date",
+                "items.$": "$.items",
                 "tower_id.$": "$.current.json.tower_id",
                 "release_id.$": "States.Format('{}-{}', $.date, $.current.json.tower_id)",
             },
@@ -129,7 +130,32 @@ def embed_day(places: Places, size: JobSize) -> State:
         "TellDone": {**tell(places, done), "ResultPath": None, "End": True},
         **failure_states(places, "NightFailed", "States.Format('the night of {}', $.date)"),
     }
-    return {"StartAt": "ReadTower", "TimeoutSeconds": longest_s(size), "States": states}
+    return {"StartAt": "LookForFile", "TimeoutSeconds": longest_s(size), "States": states}
+
+
+def _which_items(places: Places) -> dict[str, State]:
+    """A day is one file or one folder: given as a whole name, for what SageMaker makes of half a name is nowhere said."""
+    states = {}
+    for what, ending, following in (("File", ".parquet", "LookForFolder"), ("Folder", "/", "WhichItems")):
+        where = {"Bucket": places.new_items, "Prefix.$": f"States.Format('{{}}{ending}', $.date)", "MaxKeys": 1}
+        found = {"ResultSelector": {"there.$": "$.KeyCount"}, "ResultPath": f"$.{what.lower()}", "Next": following}
+        states[f"LookFor{what}"] = s3_call(places, "listObjectsV2", where, {**found, **on_failure()})
+        states[f"Take{what}"] = _pass({"date.$": "$.date", "items.$": where["Prefix.$"]}, "ReadTower")
+    file, folder = ({"Variable": f"$.{name}.there", "NumericGreaterThan": 0} for name in ("file", "folder"))
+    return {
+        **states,
+        "WhichItems": {
+            "Type": "Choice",
+            "Choices": [
+                {"And": [file, folder], "Next": "TwoKinds"},
+                {**file, "Next": "TakeFile"},
+                {**folder, "Next": "TakeFolder"},
+            ],
+            "Default": "NoItems",
+        },
+        "TwoKinds": failure("TwoKinds", "the day has a file <date>.parquet and a folder <date>/; put the file into the folder"),
+        "NoItems": failure("NoItems", "the day has no file <date>.parquet and no folder <date>/"),
+    }
 
 
 def _pass(parameters: State, following: str) -> State:

@@ -27,6 +27,12 @@ def embed(cloud):
     return cloud.machine("embed", definition)
 
 
+@pytest.fixture
+def day(cloud):
+    """The file of the day."""
+    cloud.put("new-items", f"{DATE}.parquet", "rows")
+
+
 def test_a_day_without_items_ends_well_with_a_notice(cloud, embed):
     found = cloud.run(cloud.machine("find", find_day(cloud.places, embed)), {"scheduled_time": f"{DATE}T02:00:00Z"})
     assert found["status"] == "SUCCEEDED"
@@ -86,7 +92,7 @@ def test_a_file_that_comes_after_its_day_was_embedded_is_told(cloud, embed):
     assert [f"{key} came after {DATE} was embedded" in notice for notice in cloud.notices()] == [True]
 
 
-def test_a_night_ends_with_a_record_and_a_notice(cloud, embed):
+def test_a_night_ends_with_a_record_and_a_notice(cloud, embed, day):
     cloud.lay_down_manifest(RELEASE)
     cloud.put("embeddings", f"{RELEASE}/indexed.json", {"lots": 4, "published": True})
     assert cloud.run(embed, {"date": DATE})["status"] == "SUCCEEDED"
@@ -124,7 +130,7 @@ def indexed(cloud):
     cloud.put("embeddings", f"{RELEASE}/indexed.json", {"lots": 4})
 
 
-def test_the_job_is_started_once_on_the_first_type_of_the_ladder(cloud, embed, asked):
+def test_the_job_is_started_once_on_the_first_type_of_the_ladder(cloud, embed, day, asked):
     indexed(cloud)
     assert cloud.run(embed, {"date": DATE})["status"] == "SUCCEEDED"
     assert [instance_of(job) for job in asked[0]] == LADDER[:1]
@@ -132,7 +138,7 @@ def test_the_job_is_started_once_on_the_first_type_of_the_ladder(cloud, embed, a
     assert job["AppSpecification"]["ContainerArguments"] == ["--release-id", RELEASE]
     uris = {given["InputName"]: given["S3Input"]["S3Uri"] for given in job["ProcessingInputs"]}
     assert uris == {
-        "items": f"s3://new-items/{DATE}",
+        "items": f"s3://new-items/{DATE}.parquet",
         "tower": f"s3://towers/{TOWER}/",
         "code": "s3://assets/code.zip",
         "packages": "s3://assets/packages.zip",
@@ -141,14 +147,14 @@ def test_the_job_is_started_once_on_the_first_type_of_the_ladder(cloud, embed, a
 
 
 @pytest.mark.parametrize("refusal", [QUOTA, CAPACITY, UNSUPPORTED])
-def test_a_type_that_cannot_be_had_leads_to_the_next(cloud, embed, asked, refusal):
+def test_a_type_that_cannot_be_had_leads_to_the_next(cloud, embed, day, asked, refusal):
     indexed(cloud)
     asked[1][LADDER[0]] = refusal
     assert cloud.run(embed, {"date": DATE})["status"] == "SUCCEEDED"
     assert [instance_of(job) for job in asked[0]] == LADDER[:2]
 
 
-def test_any_other_error_fails_the_night_without_trying_on(cloud, embed, asked):
+def test_any_other_error_fails_the_night_without_trying_on(cloud, embed, day, asked):
     asked[1][LADDER[0]] = OTHER
     ended = cloud.run(embed, {"date": DATE})
     assert ended["status"] == "FAILED"
@@ -156,7 +162,7 @@ def test_any_other_error_fails_the_night_without_trying_on(cloud, embed, asked):
     assert [instance_of(job) for job in asked[0]] == LADDER[:1]
 
 
-def test_a_ladder_without_a_type_that_can_be_had_fails_the_night(cloud, embed, asked):
+def test_a_ladder_without_a_type_that_can_be_had_fails_the_night(cloud, embed, day, asked):
     asked[1].update(dict.fromkeys(LADDER, CAPACITY))
     ended = cloud.run(embed, {"date": DATE})
     assert ended["status"] == "FAILED"
@@ -164,7 +170,7 @@ def test_a_ladder_without_a_type_that_can_be_had_fails_the_night(cloud, embed, a
     assert [instance_of(job) for job in asked[0]] == LADDER
 
 
-def test_a_manifest_that_lost_rows_fails_the_night(cloud, embed):
+def test_a_manifest_that_lost_rows_fails_the_night(cloud, embed, day):
     cloud.lay_down_manifest(RELEASE, items_in=6)
     ended = cloud.run(embed, {"date": DATE})
     assert (ended["status"], ended["error"]) == ("FAILED", "NightFailed")
@@ -172,35 +178,53 @@ def test_a_manifest_that_lost_rows_fails_the_night(cloud, embed):
     assert ["RowsLost" in notice for notice in cloud.notices()] == [True]
 
 
-def test_a_job_that_left_no_manifest_fails_the_night(cloud, embed):
+def test_a_job_that_left_no_manifest_fails_the_night(cloud, embed, day):
     ended = cloud.run(embed, {"date": DATE})
     assert ended["status"] == "FAILED"
     assert ended["cause"].startswith("ManifestsMissing")
 
 
-def test_a_release_that_is_never_indexed_fails_the_night(cloud, embed):
+def test_a_release_that_is_never_indexed_fails_the_night(cloud, embed, day):
     cloud.lay_down_manifest(RELEASE)
     ended = cloud.run(embed, {"date": DATE})
     assert ended["status"] == "FAILED"
     assert "NoSuchKey" in ended["cause"]
 
 
-def test_without_a_tower_the_night_fails_and_says_so(cloud, embed):
+def test_without_a_tower_the_night_fails_and_says_so(cloud, embed, day):
     cloud.s3.delete_object(Bucket="towers", Key="current.json")
     assert cloud.run(embed, {"date": DATE})["status"] == "FAILED"
     assert [DATE in notice and "NoSuchKey" in notice for notice in cloud.notices()] == [True]
 
 
-def test_the_index_of_a_new_tower_is_there_before_the_job(cloud, embed, monkeypatch):
+def test_the_index_of_a_new_tower_is_there_before_the_job(cloud, embed, day, monkeypatch):
     found = []
     jobs_asked(monkeypatch, lambda job: found.append(cloud.store.find(TOWER)))
     cloud.run(embed, {"date": DATE})
     assert [(index.tower_id, index.dimensions) for index in found] == [(TOWER, 13)]
 
 
-def test_a_tower_that_is_not_in_the_bucket_fails_the_night_before_the_job(cloud, embed, asked):
+def test_a_tower_that_is_not_in_the_bucket_fails_the_night_before_the_job(cloud, embed, day, asked):
     cloud.put("towers", "current.json", {"tower_id": "f" * 12})
     ended = cloud.run(embed, {"date": DATE})
     assert ended["status"] == "FAILED"
     assert ended["cause"].startswith("TowerError")
+    assert asked[0] == []
+
+
+def test_a_folder_is_given_to_the_job_as_a_folder(cloud, embed, asked):
+    indexed(cloud)
+    cloud.put("new-items", f"{DATE}/part-00000.parquet", "rows")
+    assert cloud.run(embed, {"date": DATE})["status"] == "SUCCEEDED"
+    assert asked[0][0]["ProcessingInputs"][0]["S3Input"]["S3Uri"] == f"s3://new-items/{DATE}/"
+
+
+@pytest.mark.parametrize(
+    ("keys", "cause"),
+    [([], "NoItems: "), ([f"{DATE}.parquet", f"{DATE}/part-0.parquet"], "TwoKinds: "), ([f"{DATE}0.parquet"], "NoItems: ")],
+)
+def test_a_day_that_is_neither_one_file_nor_one_folder_fails_before_the_job(cloud, embed, asked, keys, cause):
+    for key in keys:
+        cloud.put("new-items", key, "rows")
+    assert cloud.run(embed, {"date": DATE})["cause"].startswith(cause)
     assert asked[0] == []
