@@ -9,6 +9,12 @@ from infra.release_states import FIRST, longest_s, release_states
 from infra.task_states import failure, failure_states, on_failure, read_json, s3_call, start_machine, tell
 
 CURRENT_TOWER = "current.json"  # in the towers bucket: {"tower_id": …}
+EMPTY = "States.Format('Gavel: no new items for {}. Put {}.parquet into the bucket: it is embedded then.', $.date, $.date)"
+LATE = (
+    "States.Format('Gavel: {} came after the night of {} had begun, and nothing was done with it. "
+    "To embed that day again start EmbedDay by hand (docs/operations.md, Late files).', $.key, $.date)"
+)
+DONE = "States.Format('Gavel: the lots of {} can be found, release {}: {}', $.date, $.release_id, States.JsonToString($.counts))"
 MARKER = "_SUCCESS"  # laid below `<date>/` when the last of a day's several files is there
 
 
@@ -24,11 +30,6 @@ def find_day(places: Places, embed_day_arn: str) -> State:
         the execution of the second machine shall have another name than night-<date>; or, of a file that arrived,
         {"key": "2026-11-21.parquet", "time": "2026-11-21T09:30:00Z"}.
     """
-    empty = "States.Format('Gavel: no new items for {}. Put {}.parquet into the bucket: it is embedded then.', $.date, $.date)"
-    late = (
-        "States.Format('Gavel: {} came after {} was embedded, and nothing was done with it. "
-        "To embed that day again start EmbedDay by hand (docs/operations.md, Late files).', $.key, $.date)"
-    )
     found = {"Variable": "$.found.files", "NumericGreaterThan": 0, "Next": "StartEmbedding"}
     before = [{"ErrorEquals": ["StepFunctions.ExecutionAlreadyExistsException"], "ResultPath": None, "Next": "StartedBefore"}]
     states = {
@@ -40,7 +41,7 @@ def find_day(places: Places, embed_day_arn: str) -> State:
             {"ResultSelector": {"files.$": "$.KeyCount"}, "ResultPath": "$.found", "Next": "AnyItems"},
         ),
         "AnyItems": {"Type": "Choice", "Choices": [found], "Default": "TellEmpty"},
-        "TellEmpty": {**tell(places, empty), "End": True},
+        "TellEmpty": {**tell(places, EMPTY), "End": True},
         "StartEmbedding": start_machine(
             places, embed_day_arn, {"date.$": "$.date"}, {"Catch": before, "ResultPath": None, "End": True}, name="$.night"
         ),
@@ -50,7 +51,7 @@ def find_day(places: Places, embed_day_arn: str) -> State:
             "Choices": [{"Variable": "$.key", "IsPresent": True, "Next": "TellLate"}],
             "Default": "Done",
         },
-        "TellLate": {**tell(places, late), "End": True},
+        "TellLate": {**tell(places, LATE), "End": True},
         "Done": {"Type": "Succeed"},
     }
     return {"StartAt": "HowAsked", "TimeoutSeconds": 300, "States": states}
@@ -105,9 +106,6 @@ def embed_day(places: Places, size: JobSize) -> State:
         A definition; its input is {"date": "2026-11-21"}.
     """
     night = {"date.$": "$.date", "release_id.$": "$.release_id", "counts.$": "$.counts", "indexed.$": "$.indexed.json"}
-    done = (
-        "States.Format('Gavel: the lots of {} can be found, release {}: {}', $.date, $.release_id, States.JsonToString($.counts))"
-    )
     states = {
         **_which_items(places),
         "ReadTower": read_json(places, {"Bucket": places.towers, "Key": CURRENT_TOWER}, "$.current", "NameRelease"),
@@ -127,7 +125,7 @@ def embed_day(places: Places, size: JobSize) -> State:
             {"Bucket": places.releases, "Key.$": "States.Format('{}.json', $.date)", "Body": night},
             {"ResultPath": None, "Next": "TellDone", **on_failure()},
         ),
-        "TellDone": {**tell(places, done), "ResultPath": None, "End": True},
+        "TellDone": {**tell(places, DONE), "ResultPath": None, "End": True},
         **failure_states(places, "NightFailed", "States.Format('the night of {}', $.date)"),
     }
     return {"StartAt": "LookForFile", "TimeoutSeconds": longest_s(size), "States": states}

@@ -51,9 +51,9 @@ def _check(places: Places) -> dict[str, State]:
     current = read_json(places, {"Bucket": places.towers, "Key": CURRENT_TOWER}, "$.current", "IsCurrent")
     first = {"ErrorEquals": NO_SUCH_KEY, "ResultPath": None, "Next": "NoCurrent"}
     same = {"Variable": "$.current.json.tower_id", "StringEqualsPath": "$.tower_id", "Next": "SameTower"}
-    named = {"Variable": "$.tower_id", "IsString": True, "Next": "ReadCurrent"}
+    there, text = ({"Variable": "$.tower_id", test: True} for test in ("IsPresent", "IsString"))  # what is absent has no type
     return {
-        "TowerNamed": {"Type": "Choice", "Choices": [named], "Default": "NoTower"},
+        "TowerNamed": {"Type": "Choice", "Choices": [{"And": [there, text], "Next": "ReadCurrent"}], "Default": "NoTower"},
         "NoTower": failure("NoTower", 'the input names no tower; start the rebuild with {"tower_id": "..."}'),
         "ReadCurrent": {**current, "Catch": [first, *current["Catch"]]},
         "NoCurrent": {"Type": "Pass", "Result": {"json": {"tower_id": "none"}}, "ResultPath": "$.current", "Next": "NameRelease"},

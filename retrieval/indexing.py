@@ -186,13 +186,8 @@ def publish_release(
         )
     index.refresh()
     lots, live = index.count(), _is_live(index, store)
-    if lots < manifest.lots and not live:  # from a live index lots may have been deleted since
-        refused = f"; it refused {_reasons(upserts)}" if upserts and upserts.rejected else ""
-        raise ReleaseError(
-            f"index {index.name} holds {lots} of the {manifest.lots} lots of release {manifest.release_id}{refused}; "
-            "index the missing parts, then publish again"
-        )
-    if not live:
+    if not live:  # from a live index lots may have been deleted since
+        _check_count(manifest, index, lots, upserts)
         _check_share(manifest, store, least_share)
     recall = recall_at_10(index, probes)
     if recall < LEAST_RECALL:
@@ -280,6 +275,15 @@ def _is_live(index: VectorIndex, store: IndexStore) -> bool:
         return store.live().name == index.name
     except IndexMissing:
         return False
+
+
+def _check_count(manifest: Manifest, index: VectorIndex, lots: int, upserts: UpsertReport | None) -> None:
+    if lots < manifest.lots:
+        refused = f"; it refused {_reasons(upserts)}" if upserts and upserts.rejected else ""
+        raise ReleaseError(
+            f"index {index.name} holds {lots} of the {manifest.lots} lots of release {manifest.release_id}{refused}; "
+            "index the missing parts, then publish again"
+        )
 
 
 def _check_share(manifest: Manifest, store: IndexStore, least_share: float) -> None:

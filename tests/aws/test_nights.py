@@ -80,7 +80,7 @@ def test_the_file_of_a_day_that_has_not_begun_waits_for_its_schedule(cloud, embe
     assert cloud.started(embed) == [f"night-{DATE}"]
 
 
-def test_a_file_that_comes_after_its_day_was_embedded_is_told(cloud, embed):
+def test_a_file_that_comes_after_its_night_had_begun_is_told(cloud, embed):
     key = f"{DATE}.parquet"
     cloud.put("new-items", key, "rows")
     machine = find(cloud, embed)
@@ -89,7 +89,7 @@ def test_a_file_that_comes_after_its_day_was_embedded_is_told(cloud, embed):
     cloud.notices()
     assert cloud.run(machine, {"key": key, "time": f"{DATE}T09:30:00Z"})["status"] == "SUCCEEDED"
     assert cloud.started(embed) == [f"night-{DATE}"]
-    assert [f"{key} came after {DATE} was embedded" in notice for notice in cloud.notices()] == [True]
+    assert [f"{key} came after the night of {DATE} had begun" in notice for notice in cloud.notices()] == [True]
 
 
 def test_a_night_ends_with_a_record_and_a_notice(cloud, embed, day):
