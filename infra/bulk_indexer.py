@@ -1,5 +1,6 @@
 """Parts that land in the bucket go into the index: queue -> Lambda -> OpenSearch."""
 
+from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_event_sources as sources
@@ -15,14 +16,27 @@ from infra.stage import Stage
 from infra.vector_index import WRITER, VectorIndex
 from retrieval.settings import Settings
 
-RECEIPTS = "indexed.json"  # RECEIPT_FILE of retrieval/release.py, which infra does not import; a test holds them together
+# RECEIPT_FILE of retrieval/release.py and CARD_FILE of retrieval/tower.py, which infra does not import; a test holds them together
+RECEIPTS, CARDS = "indexed.json", "tower.json"
+
+
+def indexer_arn(scope: Construct, stage: Stage) -> str:
+    """The function's ARN, made of its name: a reference would close a circle, for alarms of its stack tell a topic of Batch."""
+    return Stack.of(scope).format_arn(
+        service="lambda", resource="function", resource_name=_name(stage), arn_format=ArnFormat.COLON_RESOURCE_NAME
+    )
+
+
+def _name(stage: Stage) -> str:
+    return f"gavel-{stage.name}-bulk-indexer"
 
 
 class BulkIndexer(Construct):
     """The bulk-index Lambda: one S3 event at a time, as many at once as the domain bears.
 
     A message that fails comes again by itself (ReportBatchItemFailures), DELIVERIES times; then it lies with the dead letters.
-    The event source asks for no more messages than the function has concurrency, so no delivery is lost to throttling.
+    The event source asks for fewer messages than the function has concurrency, so no delivery is lost to throttling, and one
+    place stays for the state machines, which call the function directly.
 
     Attributes:
         function: the function.
@@ -36,13 +50,14 @@ class BulkIndexer(Construct):
         self.function = network.function(
             self,
             "Function",
+            function_name=_name(stage),
             description="Indexes embedding parts and publishes releases",
             handler="lambdas.bulk_indexer.handler.handler",
             code=bundled_code(self, "bulk_indexer"),
             role=self.role,
             memory_size=stage.indexer_memory_mib,
             timeout=INDEXER_TIMEOUT,
-            reserved_concurrent_executions=stage.indexer_concurrency,
+            reserved_concurrent_executions=stage.indexer_concurrency + 1,
             tracing=lambda_.Tracing.ACTIVE,
             environment=settings.to_env(),
         )
@@ -54,9 +69,18 @@ class BulkIndexer(Construct):
         self._allow(store, index)
 
     def _allow(self, store: ItemStore, index: VectorIndex) -> None:
-        """Read releases, write receipts beside them, write into the index."""
+        """Read releases and the cards of towers, write receipts beside releases, write into the index."""
         embeddings = store.embeddings
-        self.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[embeddings.bucket_arn]))
+        listed = [embeddings.bucket_arn, store.towers.bucket_arn]  # without it a missing object reads as a refusal
+        self.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=listed))
+        allow_below(
+            self.role,
+            ["s3:GetObject"],
+            store.towers,
+            store.towers.bucket_arn,
+            f"/*/{CARDS}",
+            "The cards of all towers alone, which say how long their vectors are.",
+        )
         allow_below(
             self.role,
             ["s3:GetObject"],

@@ -1,10 +1,18 @@
-"""The embedding job as SageMaker Processing is asked for it; the state of the machine holds date, tower_id and release_id."""
+"""The embedding job as SageMaker Processing is asked for it; the state of the machine holds date, items, tower_id, release_id."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 State = dict[str, Any]
-VOLUME_GB = 100  # volume of an instance of the job: the day's photos
+VOLUME_GB = 100  # of an instance: the day's photos
+REBUILD_VOLUME_GB = 200  # all photos in the bucket; the smallest local disk of the ladder (g4dn.2xlarge) has 225
+FOLDER = "/opt/ml/processing"
+# the packages come before those of the image, which has torch and what torch needs
+START = (
+    f"cd {FOLDER}/input/packages && python -m zipfile -e *.zip src && cd ../code && python -m zipfile -e *.zip src && cd src && "
+    f'PYTHONPATH={FOLDER}/input/packages/src exec python -m processing.embed_items "$@"'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +25,11 @@ class Places:
         towers: bucket name.
         releases: bucket name.
         code_uri: s3:// URI of the zip that holds the job's sources.
+        packages_uri: s3:// URI of the zip that holds the Python packages which the image lacks.
         job_role_arn: what the job runs as.
         image: container image of the job.
+        isolated: whether the job's container has no network at all.
+        indexer_arn: the bulk-index function.
         notices_arn: topic that is told how the night went.
         partition: such as "aws".
     """
@@ -28,58 +39,68 @@ class Places:
     towers: str
     releases: str
     code_uri: str
+    packages_uri: str
     job_role_arn: str
     image: str
+    isolated: bool
+    indexer_arn: str
     notices_arn: str
     partition: str
 
 
-def job_parameters(places: Places, instance: str, instances: int, hours: int) -> State:
+@dataclass(frozen=True, slots=True)
+class JobSize:
+    """How large a job may be.
+
+    Attributes:
+        ladder: instance types, the first that can be had is taken.
+        instances: how many share the run.
+        hours: when the job is stopped.
+        volume_gb: disk of each instance.
+    """
+
+    ladder: Sequence[str]
+    instances: int
+    hours: int
+    volume_gb: int = VOLUME_GB
+
+
+def job_parameters(places: Places, instance: str, size: JobSize) -> State:
     """The parameters of CreateProcessingJob; a name is new at every try, for SageMaker keeps the old ones.
 
     Args:
         places: where things are.
         instance: instance type.
-        instances: how many share the run.
-        hours: when the job is stopped.
+        size: how many, how long, how much disk.
     """
-    folder = "/opt/ml/processing"
-    unpack = f"cd {folder}/input/code && python -m zipfile -e *.zip src && cd src && "
-    run = 'python -m pip install -q -r processing/requirements.txt && exec python -m processing.embed_items "$@"'
+    output = {"S3Uri": f"s3://{places.embeddings}/", "LocalPath": f"{FOLDER}/output", "S3UploadMode": "EndOfJob"}
+    resources = {"InstanceCount": size.instances, "InstanceType": instance, "VolumeSizeInGB": size.volume_gb}
     return {
         "ProcessingJobName.$": "States.Format('gavel-{}-{}', $.date, States.UUID())",
         "RoleArn": places.job_role_arn,
         "AppSpecification": {
             "ImageUri": places.image,
-            "ContainerEntrypoint": ["bash", "-ec", unpack + run, "embed_items"],
+            "ContainerEntrypoint": ["bash", "-ec", START, "embed_items"],
             "ContainerArguments.$": "States.Array('--release-id', $.release_id)",
         },
-        "ProcessingResources": {
-            "ClusterConfig": {"InstanceCount": instances, "InstanceType": instance, "VolumeSizeInGB": VOLUME_GB}
-        },
+        "Environment": {"HF_HUB_OFFLINE": "1"},  # the tower is all that there is to load
+        "ProcessingResources": {"ClusterConfig": resources},
         "ProcessingInputs": [
             # every instance is given every file, and embeds those whose turn it is (docs/adr/0004)
-            _input("items", {"S3Uri.$": f"States.Format('s3://{places.new_items}/{{}}', $.date)"}),
+            _input("items", {"S3Uri.$": f"States.Format('s3://{places.new_items}/{{}}', $.items)"}),
             _input("tower", {"S3Uri.$": f"States.Format('s3://{places.towers}/{{}}/', $.tower_id)"}),
             _input("code", {"S3Uri": places.code_uri}),
+            _input("packages", {"S3Uri": places.packages_uri}),
         ],
-        "ProcessingOutputConfig": {
-            "Outputs": [
-                {
-                    "OutputName": "embeddings",
-                    "S3Output": {
-                        "S3Uri": f"s3://{places.embeddings}/",
-                        "LocalPath": f"{folder}/output",
-                        "S3UploadMode": "EndOfJob",
-                    },
-                }
-            ]
+        "ProcessingOutputConfig": {"Outputs": [{"OutputName": "embeddings", "S3Output": output}]},
+        "StoppingCondition": {"MaxRuntimeInSeconds": size.hours * 3600},
+        "NetworkConfig": {
+            "EnableInterContainerTrafficEncryption": size.instances > 1,
+            "EnableNetworkIsolation": places.isolated,
         },
-        "StoppingCondition": {"MaxRuntimeInSeconds": hours * 3600},
-        "NetworkConfig": {"EnableInterContainerTrafficEncryption": instances > 1},
     }
 
 
 def _input(name: str, uri: dict[str, str]) -> State:
-    where = {"LocalPath": f"/opt/ml/processing/input/{name}", "S3DataType": "S3Prefix", "S3InputMode": "File"}
+    where = {"LocalPath": f"{FOLDER}/input/{name}", "S3DataType": "S3Prefix", "S3InputMode": "File"}
     return {"InputName": name, "S3Input": {**uri, **where, "S3DataDistributionType": "FullyReplicated"}}

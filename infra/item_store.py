@@ -12,7 +12,7 @@ from infra.stage import Stage
 INDEXED_SUFFIXES = (".ndjson.gz", ".json")  # parts and manifests; rejects.ndjson is nobody's business but a person's
 INDEXER_TIMEOUT = Duration.minutes(2)  # a part has 5,000 lots (processing/embedding_run.py)
 VISIBILITY = Duration.minutes(3)  # a manifest that outran its parts comes again after it
-DELIVERIES = 8  # of one message, before it goes to the dead letters
+DELIVERIES = 20  # of one message, an hour, before it goes to the dead letters: as long may a manifest wait for its last part
 
 
 class ItemStore(Construct):
@@ -46,6 +46,7 @@ class ItemStore(Construct):
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=DELIVERIES),
         )
         self._announce_arrivals()
+        self._tell_eventbridge()
 
     def _bucket(self, id: str, *, logged: bool = True, expires: bool = False) -> s3.Bucket:
         days = Duration.days(self._stage.expiry_days)
@@ -113,3 +114,11 @@ class ItemStore(Construct):
             ]
         )
         bucket.node.add_dependency(self.arrivals)  # S3 tries the queue when it is told of it
+
+    def _tell_eventbridge(self) -> None:
+        """Have S3 tell EventBridge of new items; on the bucket itself, as _announce_arrivals() says why."""
+        bucket = self.new_items.node.default_child
+        assert isinstance(bucket, s3.CfnBucket)
+        bucket.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
+            event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
+        )

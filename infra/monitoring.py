@@ -14,6 +14,7 @@ from infra.bulk_indexer import BulkIndexer
 from infra.item_store import ItemStore
 from infra.nightly_batch import NightlyBatch
 from infra.query_api import QueryApi
+from infra.rebuild import Rebuild
 from infra.stage import Stage
 
 NAMESPACE = "Gavel"
@@ -42,6 +43,7 @@ class StageMonitoring(Construct):
         stage: Stage,
         store: ItemStore,
         nightly: NightlyBatch,
+        rebuild: Rebuild,
         indexer: BulkIndexer,
         api: QueryApi,
         guards: Sequence[cloudwatch.Alarm],
@@ -54,7 +56,7 @@ class StageMonitoring(Construct):
         releases = self._releases(indexer)
         self._watch_queries(api)
         self._watch_indexing(store, releases)
-        self._watch_nights()
+        self._watch_nights(rebuild)
         self._watch_opensearch(domain)
         for guard in guards:
             guard.add_alarm_action(self._tell)
@@ -102,17 +104,19 @@ class StageMonitoring(Construct):
         hours = self._stage.release_age_hours
         self._alarm("release-age", releases, 1, hours, comparison_operator=BELOW, treat_missing_data=BREACHING)
 
-    def _watch_nights(self) -> None:
+    def _watch_nights(self, rebuild: Rebuild) -> None:
         machine, period = self._nightly.embed_day, Duration.minutes(5)
         failed = cloudwatch.MathExpression(
-            expression="failed + late + finding",
+            expression="failed + late + finding + rebuilding + rebuilding_late",
             using_metrics={
                 "failed": machine.metric_failed(statistic="sum", period=period),
                 "late": machine.metric_timed_out(statistic="sum", period=period),
                 "finding": self._nightly.find_day.metric_failed(statistic="sum", period=period),
+                "rebuilding": rebuild.machine.metric_failed(statistic="sum", period=period),
+                "rebuilding_late": rebuild.machine.metric_timed_out(statistic="sum", period=period),
             },
             period=period,
-            label="nights that failed",
+            label="nights and rebuilds that failed",
         )
         self._alarm("night-failed", failed, 1)
         self._alarm("schedule-dead-letters", _visible(self._nightly.dead_letters), 1)

@@ -1,4 +1,4 @@
-"""Lambda code without Docker: a folder of our sources, and of the wheels that Lambda's Linux takes.
+"""Code without Docker: a folder of our sources and of the wheels that Linux takes, for Lambdas and for the embedding job.
 
 A bundle's hash is made of the sources and the requirements, so a change of either makes a new one and nothing else does.
 """
@@ -8,30 +8,52 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_s3_assets as assets
 from constructs import Construct
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = ROOT / "build" / "lambda"
 BUNDLE_CONTEXT = "gavel:bundle"
 MOST_BYTES = 175 * 1024**2  # unzipped; Lambda allows 250 MB, and every MB is read at a cold start
-PYTHON_VERSION = "3.12"
+MOST_JOB_BYTES = 500 * 1024**2  # unzipped; each instance unpacks it before it begins
+PYTHON_VERSION = "3.12"  # of Lambda, and of the job's container (processing_image in cdk.json)
 PLATFORMS = (
     "manylinux_2_28_x86_64",
     "manylinux_2_27_x86_64",
     "manylinux_2_17_x86_64",
     "manylinux2014_x86_64",
-)  # AL2023: glibc 2.34
+)  # AL2023: glibc 2.34; the job's Ubuntu 22.04: 2.35
 NOT_RUN = ("tests", "test", "__pycache__")  # folders of wheels that no function imports
 BYTECODE = ["**/__pycache__", "**/*.pyc"]
 RECIPE = "1"  # raise it when the way of bundling changes
 
 
 class BundleError(RuntimeError):
-    """A Lambda's bundle cannot be made, or is too large."""
+    """A bundle cannot be made, or is too large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a bundle is made of.
+
+    Attributes:
+        name: its folder's name begins with it.
+        room: what it is for, such as lambdas/query_api.
+        requirements: the room's requirements.txt, which names the wheels.
+        sources: place in the bundle -> file.
+        most_bytes: that it may have, unzipped.
+    """
+
+    name: str
+    room: str
+    requirements: Path
+    sources: Mapping[str, Path]
+    most_bytes: int
 
 
 def source_code(folder: str) -> lambda_.Code:
@@ -56,9 +78,21 @@ def bundled_code(scope: Construct, name: str) -> lambda_.Code:
     Raises:
         BundleError: a wheel cannot be had, or the bundle is larger than MOST_BYTES.
     """
-    with_wheels = scope.node.try_get_context(BUNDLE_CONTEXT) not in (False, "false")  # the command line passes text
     # bytecode of whoever imported from the folder since is no part of it
-    return lambda_.Code.from_asset(str(bundle(ROOT, name, BUNDLES, with_wheels=with_wheels)), exclude=BYTECODE)
+    return lambda_.Code.from_asset(str(bundle(ROOT, name, BUNDLES, with_wheels=_with_wheels(scope))), exclude=BYTECODE)
+
+
+def job_packages(scope: Construct) -> assets.Asset:
+    """The Python packages that the embedding job adds to its container, as a zip in S3.
+
+    Args:
+        scope: gets the asset; its context `gavel:bundle` is asked as in bundled_code().
+
+    Raises:
+        BundleError: a wheel cannot be had, or the bundle is larger than MOST_JOB_BYTES.
+    """
+    folder = bundle_packages(ROOT, BUNDLES, with_wheels=_with_wheels(scope))
+    return assets.Asset(scope, "Packages", path=str(folder), exclude=BYTECODE)
 
 
 def bundle(root: Path, name: str, bundles: Path, *, with_wheels: bool = True) -> Path:
@@ -76,28 +110,43 @@ def bundle(root: Path, name: str, bundles: Path, *, with_wheels: bool = True) ->
     Raises:
         BundleError: a wheel cannot be had, or the bundle is larger than MOST_BYTES.
     """
-    requirements = root / "lambdas" / name / "requirements.txt"
-    sources = _sources(root, name)
-    digest = _digest(root, [*sources, requirements], with_wheels)
-    folder = bundles / f"{name}-{digest}"
+    sources = {str(path.relative_to(root)): path for path in _sources(root, name)}
+    room = f"lambdas/{name}"
+    return _bundle(Contents(name, room, root / room / "requirements.txt", sources, MOST_BYTES), bundles, with_wheels)
+
+
+def bundle_packages(root: Path, bundles: Path, *, with_wheels: bool = True) -> Path:
+    """Make the bundle of the embedding job's packages, without our sources; arguments and errors as bundle()'s."""
+    requirements = root / "processing" / "requirements.txt"
+    contents = Contents("embedding_job", "processing", requirements, {requirements.name: requirements}, MOST_JOB_BYTES)
+    return _bundle(contents, bundles, with_wheels)
+
+
+def _bundle(contents: Contents, bundles: Path, with_wheels: bool) -> Path:
+    folder = bundles / f"{contents.name}-{_digest(contents, with_wheels)}"
     if folder.is_dir():
         return folder
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if with_wheels:
-        _install(requirements, partial)
-    for source in sources:
-        place = partial / source.relative_to(root)
+        _install(contents.requirements, partial)
+    for name, source in contents.sources.items():
+        place = partial / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, place)
-    check_size(partial, name)
+    check_size(partial, contents.room, contents.most_bytes)
     partial.replace(folder)
     return folder
 
 
-def check_size(folder: Path, name: str, most_bytes: int = MOST_BYTES) -> int:
+def check_size(folder: Path, room: str, most_bytes: int) -> int:
     """Count the bytes of a bundle.
+
+    Args:
+        folder: the bundle.
+        room: where its requirements.txt is.
+        most_bytes: that it may have.
 
     Returns:
         Its size.
@@ -111,10 +160,14 @@ def check_size(folder: Path, name: str, most_bytes: int = MOST_BYTES) -> int:
         largest = sorted(sizes, key=lambda entry: -sizes[entry])[:3]
         shown = ", ".join(f"{entry} {sizes[entry] / 1024**2:.1f} MiB" for entry in largest)
         raise BundleError(
-            f"the bundle of lambdas/{name} has {total / 1024**2:.1f} MiB, {most_bytes / 1024**2:.0f} are allowed; "
-            f"largest are {shown}: take what it does not import out of lambdas/{name}/requirements.txt"
+            f"the bundle of {room} has {total / 1024**2:.1f} MiB, {most_bytes / 1024**2:.0f} are allowed; "
+            f"largest are {shown}: take what it does not import out of {room}/requirements.txt"
         )
     return total
+
+
+def _with_wheels(scope: Construct) -> bool:
+    return scope.node.try_get_context(BUNDLE_CONTEXT) not in (False, "false")  # the command line passes text
 
 
 def _sources(root: Path, name: str) -> list[Path]:
@@ -123,16 +176,16 @@ def _sources(root: Path, name: str) -> list[Path]:
     return sorted([root / "lambdas" / "__init__.py", *(path for room in rooms for path in room.rglob("*.py"))])
 
 
-def _digest(root: Path, files: Sequence[Path], with_wheels: bool) -> str:
+def _digest(contents: Contents, with_wheels: bool) -> str:
     recipe = json.dumps([RECIPE, PYTHON_VERSION, PLATFORMS, NOT_RUN, with_wheels])
     digest = hashlib.sha256(recipe.encode())
-    for file in files:
-        digest.update(f"{file.relative_to(root)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    for name, file in [*contents.sources.items(), ("requirements.txt", contents.requirements)]:
+        digest.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _install(requirements: Path, target: Path) -> None:
-    """Unpack the wheels that requirements.txt names, all of them and no others, for Lambda's Python and Linux."""
+    """Unpack the wheels that requirements.txt names, all of them and no others, for PYTHON_VERSION on Linux."""
     platforms = [flag for platform in PLATFORMS for flag in ("--platform", platform)]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile"]
     # older pips hold Requires-Python against the Python that runs them, whatever --python-version says; the tags choose the wheels

@@ -11,6 +11,7 @@ from infra.monitoring import StageMonitoring
 from infra.network import Network
 from infra.nightly_batch import NightlyBatch
 from infra.query_api import QueryApi
+from infra.rebuild import Rebuild
 from infra.reranker import Reranker
 from infra.stage import Stage
 from infra.vector_index import VectorIndex
@@ -53,11 +54,12 @@ class Serving(Stack):
 
 
 class Batch(Stack):
-    """What happens every night."""
+    """What happens every night, and when a new tower takes over."""
 
     def __init__(self, app: App, stage: Stage, storage: Storage, **settings: Any) -> None:
         super().__init__(app, f"Gavel-{stage.name}-Batch", **settings)
         self.nightly = NightlyBatch(self, "NightlyBatch", stage=stage, store=storage.store)
+        self.rebuild = Rebuild(self, "Rebuild", stage=stage, store=storage.store, nightly=self.nightly)
 
 
 class Monitoring(Stack):
@@ -71,6 +73,7 @@ class Monitoring(Stack):
             stage=stage,
             store=storage.store,
             nightly=batch.nightly,
+            rebuild=batch.rebuild,
             indexer=serving.indexer,
             api=serving.api,
             guards=serving.reranker.alarms if serving.reranker else [],
@@ -90,7 +93,7 @@ def compose(app: App, stage: Stage, **settings: Any) -> Mapping[str, Stack]:
     """
     storage = Storage(app, stage, description="Gavel: buckets, network, OpenSearch", **settings)
     serving = Serving(app, stage, storage, description="Gavel: bulk indexer and query API", **settings)
-    batch = Batch(app, stage, storage, description="Gavel: the nightly run", **settings)
+    batch = Batch(app, stage, storage, description="Gavel: the nightly run, rebuilds", **settings)
     monitoring = Monitoring(app, stage, storage, serving, batch, description="Gavel: dashboard, alarms, budget", **settings)
     Tags.of(app).add("gavel:stage", stage.name)
     return {"Storage": storage, "Serving": serving, "Batch": batch, "Monitoring": monitoring}

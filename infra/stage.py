@@ -59,6 +59,9 @@ class Stage:
         instance_ladder: instance types of the embedding job, the first that can be had is taken.
         instance_count: instances of the embedding job.
         embedding_hours: when the embedding job is stopped.
+        isolate_job: whether the job has no network at all; then photos lie in the bucket of new items, none behind s3:// URIs.
+        rebuild_instance_count: instances of the job that embeds everything anew for a new tower.
+        rebuild_hours: when that job is stopped, 1 to 120.
         schedules: EventBridge Scheduler expressions; the later ones find a late file.
         schedule_timezone: IANA name of the schedules; the date of a night is always that of UTC.
         reranker: absent, None, until one is trained: then search answers in first-stage order.
@@ -92,6 +95,9 @@ class Stage:
     instance_ladder: list[str]
     instance_count: int
     embedding_hours: int
+    isolate_job: bool
+    rebuild_instance_count: int
+    rebuild_hours: int
     schedules: list[str]
     schedule_timezone: str
     reranker: RerankerArtefact | None
@@ -112,6 +118,8 @@ class Stage:
             (self.indexer_concurrency >= 2, "indexer_concurrency", "whole numbers from 2"),
             (bool(self.instance_ladder), "instance_ladder", "one instance type or more"),
             (self.instance_count > 0, "instance_count", "whole numbers from 1"),
+            (self.rebuild_instance_count > 0, "rebuild_instance_count", "whole numbers from 1"),
+            (1 <= self.rebuild_hours <= 120, "rebuild_hours", "1 to 120"),  # SageMaker's longest
             (bool(self.schedules), "schedules", "one schedule or more"),
             (self.api_auth in typing.get_args(ApiAuth), "api_auth", " or ".join(typing.get_args(ApiAuth))),
             (1 <= self.release_age_hours <= 168, "release_age_hours", "1 to 168"),

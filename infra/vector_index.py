@@ -1,5 +1,6 @@
-"""The OpenSearch domain, and who may do what in it."""
+"""The OpenSearch domain, who may do what in it, and what stands in it before the first lot."""
 
+import json
 from typing import Any
 
 from aws_cdk import CfnTag, CustomResource, Duration, RemovalPolicy, Stack
@@ -16,6 +17,7 @@ from infra.network import Network
 from infra.permissions import allow_below
 from infra.python_asset import source_code
 from infra.stage import Stage
+from retrieval.schema import HYBRID_PIPELINE, pipeline_name, template_body
 
 HTTP_VERBS = ("es:ESHttpGet", "es:ESHttpHead", "es:ESHttpPost", "es:ESHttpPut", "es:ESHttpDelete")
 TLS = "Policy-Min-TLS-1-2-PFS-2023-10"
@@ -54,6 +56,7 @@ class VectorIndex(Construct):
         self.domain = self._domain()
         self.url = f"https://{self.domain.attr_domain_endpoint}"
         self._access = self._access_function()
+        self._before_the_first_lot()
 
     def connect(self, role: iam.Role) -> None:
         """Let a role send signed requests to the domain."""
@@ -83,6 +86,21 @@ class VectorIndex(Construct):
                 "Permissions": {**permissions, "index_permissions": index_permissions},
             },
         )
+
+    def _before_the_first_lot(self) -> None:
+        """The search pipeline of hybrid queries, and the template that keeps a stray write from making an index of guesses."""
+        template = template_body(self.alias, replicas=self._stage.index_replicas)
+        for id, path, body in (
+            ("Template", f"/_index_template/{self.alias}", template),
+            ("Pipeline", f"/_search/pipeline/{pipeline_name(self.alias)}", HYBRID_PIPELINE),
+        ):
+            CustomResource(
+                self,
+                id,
+                service_token=self._access.function_arn,
+                resource_type="Custom::IndexResource",
+                properties={"Path": path, "Body": json.dumps(body)},
+            )
 
     def _domain(self) -> opensearch.CfnDomain:
         stack, stage = Stack.of(self), self._stage
@@ -151,9 +169,9 @@ class VectorIndex(Construct):
         function = self._network.function(
             self,
             "Access",
-            description="Writes roles and their mappings into OpenSearch's fine-grained access control",
+            description="Sets OpenSearch up: who is let in, the index template, the search pipeline",
             handler="handler.handler",
-            code=source_code("lambdas/index_access"),
+            code=source_code("lambdas/index_setup"),
             role=self._admin,
             timeout=Duration.minutes(2),
             environment={"GAVEL_OPENSEARCH_URL": self.url},

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from processing.embedding_input import Rows, survey
+from processing.embedding_input import Rows, item_folders, survey
 from processing.embedding_parts import Receipt, replacing
 from processing.embedding_run import BATCH_SIZE, PART_ITEMS, EmbeddingRun
 from processing.embedding_steps import EmbeddingSteps, plan_parts
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         instance, instances = read_instances()
         manifest = embed(
-            flags.input or [SAGEMAKER / "input/items"],
+            flags.input or item_folders(SAGEMAKER / "input/items"),
             flags.tower,
             flags.output,
             progress=_log_tenths(),

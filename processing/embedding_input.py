@@ -8,8 +8,9 @@ from typing import IO
 
 from processing.embedding_parts import Lot
 from processing.item_photos import PhotoPlace
-from retrieval.item_files import find_item_files, numbered_items
+from retrieval.item_files import SUFFIXES, find_item_files, numbered_items
 from retrieval.items import Item, Reject
+from retrieval.release import REJECTS_FILE
 
 CHUNK_BYTES = 1 << 20
 
@@ -58,6 +59,14 @@ class Rows:
         self.superseded += mine and before is not None
         self._seen[item.item_id] = (item.version, path.name, line)
         return item
+
+
+def item_folders(where: Path) -> list[Path]:
+    """A folder and those below it that hold catalogue files, as buckets do that have days in folders; itself if none does."""
+    found = {
+        path.parent for path in where.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file() and path.name != REJECTS_FILE
+    }
+    return sorted(found) or [where]
 
 
 def input_files(inputs: Sequence[Path]) -> list[Path]:

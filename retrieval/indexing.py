@@ -110,7 +110,7 @@ def index_part(entries: Iterable[Entry], store: IndexStore) -> UpsertReport:
     if first is None:
         return store.live().upsert(tombstones) if tombstones else UpsertReport()
     tower_id = _tower_of(first)
-    index = store.find(tower_id) or store.create(tower_id, len(first.vector))
+    index = ensure_index(tower_id, len(first.vector), store)
     report = index.upsert(_of_one_tower(chain(tombstones, [first], remaining), tower_id))
     index.refresh()
     current = store.find(tower_id)
@@ -119,6 +119,14 @@ def index_part(entries: Iterable[Entry], store: IndexStore) -> UpsertReport:
     if report.rejected:
         logger.error("index %s refused %d lots: %s", index.name, len(report.rejected), _reasons(report))
     return report
+
+
+def ensure_index(tower_id: str, dimensions: int, store: IndexStore) -> VectorIndex:
+    """The index of a tower, made when there is none.
+
+    Called before a job starts, it spares the workers that meet a new tower at once from each making an index.
+    """
+    return store.find(tower_id) or store.create(tower_id, dimensions)
 
 
 def index_release(folder: Path, store: IndexStore, progress: Progress | None = None) -> ReleaseReport:
@@ -149,7 +157,12 @@ def index_release(folder: Path, store: IndexStore, progress: Progress | None = N
 
 
 def publish_release(
-    manifest: Manifest, store: IndexStore, probes: Sequence[Vector], upserts: UpsertReport | None = None
+    manifest: Manifest,
+    store: IndexStore,
+    probes: Sequence[Vector],
+    upserts: UpsertReport | None = None,
+    *,
+    least_share: float = 0.0,
 ) -> ReleaseReport:
     """Check the index that holds a release, and point the alias at it unless it is live already.
 
@@ -158,10 +171,12 @@ def publish_release(
         store: where the parts were indexed.
         probes: (dimensions,) vectors whose ten nearest HNSW must find; about 50 of the release's own.
         upserts: what index_part() reported, when the caller knows.
+        least_share: share of the live index's lots that the release itself must hold for the alias to leave that index; above
+            0 where releases of a single day come by themselves, which must not take the place of all lots.
 
     Raises:
-        ReleaseError: lots are missing in the index (some part is not indexed yet), or HNSW finds fewer than 95% of the
-            exact ten nearest. The alias stays where it was.
+        ReleaseError: lots are missing in the index (some part is not indexed yet), the release is too small to take the
+            place of the live index, or HNSW finds fewer than 95% of the exact ten nearest. The alias stays where it was.
         IndexUnavailable: the index does not answer.
     """
     index = store.find(manifest.tower_id)
@@ -171,12 +186,9 @@ def publish_release(
         )
     index.refresh()
     lots, live = index.count(), _is_live(index, store)
-    if lots < manifest.lots and not live:  # from a live index lots may have been deleted since
-        refused = f"; it refused {_reasons(upserts)}" if upserts and upserts.rejected else ""
-        raise ReleaseError(
-            f"index {index.name} holds {lots} of the {manifest.lots} lots of release {manifest.release_id}{refused}; "
-            "index the missing parts, then publish again"
-        )
+    if not live:  # from a live index lots may have been deleted since
+        _check_count(manifest, index, lots, upserts)
+        _check_share(manifest, store, least_share)
     recall = recall_at_10(index, probes)
     if recall < LEAST_RECALL:
         raise ReleaseError(
@@ -263,6 +275,30 @@ def _is_live(index: VectorIndex, store: IndexStore) -> bool:
         return store.live().name == index.name
     except IndexMissing:
         return False
+
+
+def _check_count(manifest: Manifest, index: VectorIndex, lots: int, upserts: UpsertReport | None) -> None:
+    if lots < manifest.lots:
+        refused = f"; it refused {_reasons(upserts)}" if upserts and upserts.rejected else ""
+        raise ReleaseError(
+            f"index {index.name} holds {lots} of the {manifest.lots} lots of release {manifest.release_id}{refused}; "
+            "index the missing parts, then publish again"
+        )
+
+
+def _check_share(manifest: Manifest, store: IndexStore, least_share: float) -> None:
+    """Refuse a release that would take the alias from an index of another tower with many more lots."""
+    try:
+        live = store.live()
+    except IndexMissing:
+        return
+    lots = live.count()
+    if manifest.lots < least_share * lots:
+        raise ReleaseError(
+            f"release {manifest.release_id} of tower {manifest.tower_id} has {manifest.lots} lots, the live index {live.name} of "
+            f"tower {live.tower_id} has {lots}; below {least_share:.0%} of them the alias stays: rebuild with the new tower "
+            "(docs/operations.md), or name the live tower in current.json again"
+        )
 
 
 def _reasons(report: UpsertReport) -> str:

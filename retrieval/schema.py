@@ -25,6 +25,21 @@ WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with 
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
 TOMBSTONE_RETENTION = "1d"  # how long a delete outranks older events that come late
+SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # of one shard, and of one lot; what takes longer goes to the slow log
+
+# Ranks within a shard's list, not its scores, are what counts; the constant is OpenSearch's default in 2.19, where giving
+# another has no effect (opensearch-project/neural-search#1370)
+HYBRID_PIPELINE: dict[str, Any] = {
+    "description": "Reciprocal rank fusion of the k-NN and BM25 lists",
+    "phase_results_processors": [
+        {"score-ranker-processor": {"combination": {"technique": "rrf", "rank_constant": RRF_RANK_CONSTANT}}}
+    ],
+}
+
+
+def pipeline_name(alias: str) -> str:
+    """Name of the search pipeline that hybrid queries of an alias pass through."""
+    return f"{alias}-rrf"
 
 
 def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", shards: int = 1, replicas: int = 0) -> dict[str, Any]:
@@ -38,21 +53,53 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
         replicas: copies of each shard.
     """
     return {
-        "settings": {
-            "index": {
-                "knn": True,
-                "number_of_shards": shards,
-                "number_of_replicas": replicas,
-                "gc_deletes": TOMBSTONE_RETENTION,
-                "similarity": {"default": {"type": "BM25", "k1": BM25_K1, "b": BM25_B}},
-            },
-            "analysis": _analysis(),
-        },
+        "settings": _settings(shards, replicas),
         "mappings": {
             "dynamic": False,
             "_meta": {"tower_id": tower_id, "dimensions": dimensions},
             "properties": {VECTOR_FIELD: _vector_field(dimensions, engine), **_lot_fields()},
         },
+    }
+
+
+def template_body(alias: str, *, shards: int = 1, replicas: int = 0) -> dict[str, Any]:
+    """The index template of an alias: what an index is like that something else than create() makes.
+
+    Such an index has the fields of a lot but for the vector, whose length no template can know, and guesses none from what is
+    written to it; without a `_meta` it is never taken for the index of a tower.
+
+    Args:
+        alias: physical names begin with it.
+        shards: primary shards.
+        replicas: copies of each shard.
+    """
+    return {
+        "index_patterns": [f"{alias}-*"],
+        "priority": 100,
+        "template": {
+            "settings": _settings(shards, replicas),
+            "mappings": {"dynamic": False, "properties": _lot_fields()},
+        },
+    }
+
+
+def _settings(shards: int, replicas: int) -> dict[str, Any]:
+    slow = {
+        "search.slowlog.threshold.query.warn": SLOW_SEARCH,
+        "search.slowlog.threshold.fetch.warn": SLOW_SEARCH,
+        "indexing.slowlog.threshold.index.warn": SLOW_WRITE,
+        "indexing.slowlog.source": False,  # the lot's id is enough
+    }
+    return {
+        "index": {
+            "knn": True,
+            "number_of_shards": shards,
+            "number_of_replicas": replicas,
+            "gc_deletes": TOMBSTONE_RETENTION,
+            "similarity": {"default": {"type": "BM25", "k1": BM25_K1, "b": BM25_B}},
+            **slow,
+        },
+        "analysis": _analysis(),
     }
 
 

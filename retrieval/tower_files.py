@@ -1,9 +1,10 @@
 """Where tower artefacts lie: a folder, or a prefix of a bucket that is fetched from once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from retrieval.errors import TowerError
-from retrieval.tower import CARD_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, split_tower_id
+from retrieval.tower import CARD_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard, split_tower_id
 
 SERVING_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, CARD_FILE)  # the card last: its presence says that the rest is there
 
@@ -21,7 +22,7 @@ def tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
     """
     tower_id, _ = split_tower_id(tower_id)
     if towers.startswith("s3://"):
-        return _fetch(towers, tower_id, cache)
+        return _fetch(towers, tower_id, cache, SERVING_FILES)
     folder = Path(towers) / tower_id
     if not (folder / CARD_FILE).is_file():
         raise TowerError(
@@ -30,7 +31,26 @@ def tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
     return folder
 
 
-def _fetch(towers: str, tower_id: str, cache: Path) -> Path:
+def tower_card(towers: str, tower_id: str, cache: Path) -> TowerCard:
+    """The card of a tower, with the length of vectors that the id names; from S3 the card alone is fetched.
+
+    Args:
+        towers: as tower_folder()'s.
+        tower_id: which one.
+        cache: folder for cards, another one than tower_folder()'s.
+
+    Raises:
+        TowerError: there is no such tower, or another one lies under its id.
+    """
+    artefact, dimensions = split_tower_id(tower_id)
+    folder = _fetch(towers, artefact, cache, [CARD_FILE]) if towers.startswith("s3://") else Path(towers) / artefact
+    card = TowerCard.load(folder)
+    if card.tower_id != artefact:
+        raise TowerError(f"{towers}/{artefact} holds tower {card.tower_id}; copy each tower to the folder of its own id")
+    return card.at(dimensions)
+
+
+def _fetch(towers: str, tower_id: str, cache: Path, names: Sequence[str]) -> Path:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -40,10 +60,10 @@ def _fetch(towers: str, tower_id: str, cache: Path) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     s3 = boto3.client("s3")
-    for name in SERVING_FILES:
+    for name in names:
         key = "/".join(part for part in (prefix.strip("/"), tower_id, name) if part)
         try:
             s3.download_file(bucket, key, str(folder / name))
         except (BotoCoreError, ClientError) as error:
-            raise TowerError(f"s3://{bucket}/{key} cannot be fetched: {error}") from error
+            raise TowerError(f"s3://{bucket}/{key} cannot be fetched: {error}; put the folder of the tower there") from error
     return folder

@@ -38,10 +38,10 @@ def lot(item_id: str, title: str = "a lot", *, has_image: bool = True, **fields:
     return IndexedItem(item_id, item.version, document, WordEncoder().encode([title])[0])
 
 
-def publish(store: IndexStore, lots: Iterable[IndexedItem]) -> VectorIndex:
+def publish(store: IndexStore, lots: Iterable[IndexedItem], tower_id: str = TOWER_ID) -> VectorIndex:
     """Index lots and make them live."""
     entries = list(lots)
-    index = store.create(TOWER_ID, len(WORDS) + 1)
+    index = store.create(tower_id, len(WORDS) + 1)
     report = index.upsert(entries)
     assert report.indexed == len(entries), report
     index.refresh()

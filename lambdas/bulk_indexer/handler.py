@@ -2,13 +2,14 @@
 
 It takes S3 events wrapped in SQS messages, one or several a message, and bare S3 events from the console. A message that
 fails comes again by itself: the answer names it (ReportBatchItemFailures), and writing a part twice changes nothing.
+The state machines call it directly too, before a job: {"ensure_index": {"tower_id": …}}.
 """
 
 from functools import cache
 from itertools import islice
 from json import loads
 from math import ceil
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -17,15 +18,21 @@ from aws_lambda_powertools import Logger
 
 from retrieval.index.base import IndexedItem, IndexStore, Vector
 from retrieval.index.opensearch_client import open_store
-from retrieval.indexing import PROBES, index_part, publish_release, read_part
+from retrieval.indexing import PROBES, ensure_index, index_part, publish_release, read_part
 from retrieval.release import RECEIPT_FILE, Manifest, merge_manifests
 from retrieval.settings import Settings
+from retrieval.tower_files import tower_card
 
 logger = Logger(service="bulk-indexer")
+CARD_CACHE = Path("/tmp/cards")
+# A night holds a day's lots, a rebuild all that are kept: only the latter may take the alias to an index of another tower
+LEAST_SHARE = 0.5
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Take in every object that the event names; report the messages that must come again."""
+    if "ensure_index" in event:
+        return make_index(event["ensure_index"]["tower_id"])
     records = event.get("Records", [])
     if not any(record.get("eventSource") == "aws:sqs" for record in records):
         _take_in(event)
@@ -38,6 +45,14 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             logger.exception("message failed", message_id=message["messageId"])
             failed.append({"itemIdentifier": message["messageId"]})
     return {"batchItemFailures": failed}
+
+
+def make_index(tower_id: str) -> dict[str, Any]:
+    """Make the index of a tower, or find the one that is there; the vectors' length stands in the tower's card."""
+    card = tower_card(Settings.from_env().towers, tower_id, CARD_CACHE)
+    index = ensure_index(tower_id, card.dimensions, store())
+    logger.info("index ensured", index=index.name)
+    return {"index": index.name}
 
 
 def _take_in(event: dict[str, Any]) -> None:
@@ -69,7 +84,7 @@ def _publish(bucket: str, key: str, folder: str) -> None:
         logger.info("release waits for other instances", folder=folder, there=len(shards), instances=instances)
         return
     manifest = merge_manifests(shards)
-    report = publish_release(manifest, store(), _probes(bucket, folder, manifest))
+    report = publish_release(manifest, store(), _probes(bucket, folder, manifest), least_share=LEAST_SHARE)
     s3().put_object(Bucket=bucket, Key=folder + RECEIPT_FILE, Body=report.to_json().encode())
     logger.info("release checked", index=report.index, lots=report.lots, recall=report.recall_at_10, published=report.published)
 

@@ -27,14 +27,21 @@ from retrieval.index.base import (
 from retrieval.index.opensearch_bulk import BulkWriter
 from retrieval.index.opensearch_errors import opensearch_errors
 from retrieval.index.opensearch_queries import (
-    HYBRID_PIPELINE,
     KEYWORD_QUERY,
     exact_body,
     hybrid_body,
     keyword_body,
     semantic_body,
 )
-from retrieval.schema import RRF_RANK_CONSTANT, VECTOR_FIELD, Engine, index_body, vector_from_json
+from retrieval.schema import (
+    HYBRID_PIPELINE,
+    RRF_RANK_CONSTANT,
+    VECTOR_FIELD,
+    Engine,
+    index_body,
+    pipeline_name,
+    vector_from_json,
+)
 
 logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of what comes back as an exception
 
@@ -204,16 +211,12 @@ class OpenSearchStore:
         self._shards = shards
         self._replicas = replicas
 
-    @property
-    def _pipeline(self) -> str:
-        return f"{self._alias}-rrf"
-
     def create(self, tower_id: str, dimensions: int) -> OpenSearchIndex:
         """Make a new, empty index for a tower, and the pipeline that its hybrid queries pass through; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
         body = index_body(tower_id, dimensions, engine=self._engine, shards=self._shards, replicas=self._replicas)
         with opensearch_errors(self._url):
-            self._client.search_pipeline.put(id=self._pipeline, body=HYBRID_PIPELINE)
+            self._client.search_pipeline.put(id=pipeline_name(self._alias), body=HYBRID_PIPELINE)
             self._client.indices.create(index=name, body=body)
         return self._index(name, {"tower_id": tower_id, "dimensions": dimensions})
 
@@ -285,7 +288,7 @@ class OpenSearchStore:
                 f"index {name} at {self._url} was not made by Gavel: its mapping has no _meta.{error.args[0]}"
             ) from None
         return OpenSearchIndex(
-            self._client, name, tower_id, dimensions, url=self._url, pipeline=self._pipeline, timeout_s=self._timeout_s
+            self._client, name, tower_id, dimensions, url=self._url, pipeline=pipeline_name(self._alias), timeout_s=self._timeout_s
         )
 
 

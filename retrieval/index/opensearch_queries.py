@@ -4,19 +4,10 @@ from typing import Any
 
 from retrieval.index.base import OVERFETCH, Filter, Vector
 from retrieval.items import epoch_ms
-from retrieval.schema import HNSW_EF_SEARCH, RRF_RANK_CONSTANT, TEXT_FIELD, VECTOR_FIELD
+from retrieval.schema import HNSW_EF_SEARCH, TEXT_FIELD, VECTOR_FIELD
 
 MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query
 KEYWORD_QUERY = "keyword"  # under this name a hit of the hybrid query tells its BM25 score
-
-# Ranks within a shard's list, not its scores, are what counts; the constant is OpenSearch's default in 2.19, where giving
-# another has no effect (opensearch-project/neural-search#1370)
-HYBRID_PIPELINE: dict[str, Any] = {
-    "description": "Reciprocal rank fusion of the k-NN and BM25 lists",
-    "phase_results_processors": [
-        {"score-ranker-processor": {"combination": {"technique": "rrf", "rank_constant": RRF_RANK_CONSTANT}}}
-    ],
-}
 
 
 def depth_of(k: int) -> int:

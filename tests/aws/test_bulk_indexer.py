@@ -4,21 +4,22 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from urllib.parse import quote_plus
 
 import boto3
 import pytest
-from lots import TOWER_ID, lot
+from lots import TOWER_ID, lot, publish
 from moto import mock_aws
 
 from lambdas.bulk_indexer import handler as lambda_module
 from lambdas.bulk_indexer.handler import handler
-from retrieval.errors import IndexMissing, IndexUnavailable
+from retrieval.errors import IndexMissing, IndexUnavailable, TowerError
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
 from retrieval.release import RECEIPT_FILE, Manifest, Part
 from retrieval.schema import bulk_lines
+from retrieval.tower import CARD_FILE, TowerCard
 
 BUCKET = "embeddings"
 FOLDER = "embeddings/night 1+2/"  # a blank and a plus, which S3 encodes in event keys
@@ -212,3 +213,30 @@ def test_a_part_is_streamed_and_never_read_whole(bucket, store, monkeypatch):
     assert failures(handler(sqs_event(s3_event(part.name)), None)) == []
     assert reads["unbounded"] == 0
     assert reads["calls"] > 1
+
+
+@pytest.fixture
+def towers(bucket, monkeypatch, tmp_path):
+    monkeypatch.setenv("GAVEL_TOWERS_URI", f"s3://{BUCKET}/towers")
+    monkeypatch.setattr(lambda_module, "CARD_CACHE", tmp_path / "cards")
+    card = TowerCard(TOWER_ID, "small", 13, 16, 32, (0.0,) * 3, (1.0,) * 3)
+    bucket.put_object(Key=f"towers/{TOWER_ID}/{CARD_FILE}", Body=json.dumps(asdict(card)))
+
+
+def test_the_index_of_a_tower_is_made_once_with_the_length_that_its_card_says(store, towers):
+    first, again = (handler({"ensure_index": {"tower_id": TOWER_ID}}, None) for _ in range(2))
+    assert first == again == {"index": store.find(TOWER_ID).name}
+    assert store.find(TOWER_ID).dimensions == 13
+
+
+def test_a_tower_that_is_not_in_the_bucket_gets_no_index(store, towers):
+    with pytest.raises(TowerError, match=r"s3://embeddings/towers/ffffffffffff/tower\.json cannot be fetched: .*put the folder"):
+        handler({"ensure_index": {"tower_id": "f" * 12}}, None)
+    assert store.find("f" * 12) is None
+
+
+def test_a_release_of_a_day_does_not_take_the_alias_from_an_index_of_another_tower(bucket, store):
+    publish(store, [replace(e, document={**e.document, "tower_id": "f" * 12}) for e in lots(9)], tower_id="f" * 12)
+    part = put_part(bucket, lots(3))
+    assert failures(handler(sqs_event(s3_event(part.name), s3_event(put_manifest(bucket, part))), None)) == ["m-1"]
+    assert store.live().tower_id == "f" * 12

@@ -1,4 +1,4 @@
-"""How processes on AWS reach OpenSearch: signed requests, and the function that lets roles in."""
+"""How processes on AWS reach OpenSearch: signed requests, and the function that lets roles in and sets it up."""
 
 import json
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from recording_server import recording_server
 
-from lambdas.index_access.handler import handler
+from lambdas.index_setup.handler import handler
 from retrieval.errors import IndexMissing, InvalidSettings
 from retrieval.index.opensearch_client import open_store
 from retrieval.settings import Settings
@@ -29,6 +29,7 @@ def server(monkeypatch):
 def event(kind, server):
     return {
         "RequestType": kind,
+        "ResourceType": "Custom::IndexAccess",
         "ResponseURL": f"{server.url}/cloudformation",
         "StackId": "stack",
         "RequestId": "request",

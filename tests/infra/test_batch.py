@@ -1,16 +1,37 @@
 """The nightly run, as it is deployed; tests/aws/test_nights.py runs its machines."""
 
 import json
+import re
 
 from botocore.session import Session
 from botocore.validate import ParamValidator
 from conftest import CONTEXT, ROOT
 
-from infra.embedding_job import Places, job_parameters
-from infra.nightly_states import NOT_TO_BE_HAD, embed_day, find_day
+from infra.embedding_job import JobSize, Places, job_parameters
+from infra.item_store import DELIVERIES, VISIBILITY
+from infra.nightly_batch import ARRIVALS
+from infra.nightly_states import MARKER, embed_day, find_day
+from infra.python_asset import PYTHON_VERSION
+from infra.rebuild_states import rebuild
+from infra.release_states import NOT_TO_BE_HAD, UNTIL_INDEXED_S
 
 ROLE = "arn:aws:iam::111111111111:role/job"
-PLACES = Places("new-items", "embeddings", "towers", "releases", "s3://assets/code.zip", ROLE, "image", "topic", "aws")
+PLACES = Places(
+    new_items="new-items",
+    embeddings="embeddings",
+    towers="towers",
+    releases="releases",
+    code_uri="s3://assets/code.zip",
+    packages_uri="s3://assets/packages.zip",
+    job_role_arn=ROLE,
+    image="image",
+    isolated=True,
+    indexer_arn="indexer",
+    notices_arn="topic",
+    partition="aws",
+)
+ONE = JobSize(["ml.g5.xlarge"], 1, 2)
+LADDER = JobSize(["ml.g5.xlarge", "ml.g6.xlarge"], 1, 2)
 
 
 def test_the_schedules_of_the_stage_start_the_machine_that_finds_the_day(stage):
@@ -28,8 +49,9 @@ def thrown_away(states):
 
 def test_what_a_state_throws_away_stays_thrown_away_in_the_template(stage):
     """A null that synthesis dropped would put a result in the place of the state's input."""
-    night = embed_day(PLACES, stage.stage.instance_ladder, stage.stage.instance_count, stage.stage.embedding_hours)
-    for name, plain in (("EmbedDay", night), ("FindDay", find_day(PLACES, "arn"))):
+    size = JobSize(stage.stage.instance_ladder, 1, 2)
+    plain = {"FindDay": find_day(PLACES, "arn"), "EmbedDay": embed_day(PLACES, size), "Rebuild": rebuild(PLACES, size, "arn")}
+    for name, definition in plain.items():
         (machine,) = [
             resource["Properties"]
             for logical_id, resource in stage.of_type("AWS::StepFunctions::StateMachine").items()
@@ -37,7 +59,7 @@ def test_what_a_state_throws_away_stays_thrown_away_in_the_template(stage):
         ]
         parts = machine["DefinitionString"]["Fn::Join"][1]
         deployed = json.loads("".join(part if isinstance(part, str) else "x" for part in parts))["States"]
-        assert thrown_away(deployed) == thrown_away(plain["States"]) != set()
+        assert thrown_away(deployed) == thrown_away(definition["States"]) != set()
 
 
 def test_the_schedules_run_at_night(dev, prod):
@@ -54,14 +76,14 @@ def test_a_start_that_cannot_be_delivered_is_kept(stage):
 
 def test_the_machines_log_everything_and_are_traced(stage):
     machines = stage.properties("AWS::StepFunctions::StateMachine")
-    assert len(machines) == 2
+    assert len(machines) == 3
     for machine in machines:
         assert machine["LoggingConfiguration"]["Level"] == "ALL"
         assert machine["TracingConfiguration"] == {"Enabled": True}
 
 
 def test_every_type_of_the_ladder_has_its_rung(stage):
-    definition = embed_day(PLACES, stage.stage.instance_ladder, 1, 2)
+    definition = embed_day(PLACES, JobSize(stage.stage.instance_ladder, 1, 2))
     rungs = [state["Comment"] for name, state in definition["States"].items() if name.startswith("Embed")]
     assert rungs == stage.stage.instance_ladder
 
@@ -72,17 +94,17 @@ def test_prod_tries_p3_first_then_g5_and_g6():
     assert [kind.split(".")[1] for kind in ladder[1:3]] == ["g5", "g6"]
 
 
-def test_every_task_is_tried_again_and_ends_in_a_report():
-    states = embed_day(PLACES, ["ml.g5.xlarge"], 1, 2)["States"]
-    for name, state in states.items():
-        if state["Type"] == "Task":
-            assert all(retry["BackoffRate"] >= 1 for retry in state["Retry"]), name
-            if not name.startswith("Tell"):
-                assert state["Catch"][0]["ErrorEquals"] == ["States.ALL"], name
+def test_every_task_is_tried_again_and_its_failure_is_told():
+    for definition in (embed_day(PLACES, ONE), rebuild(PLACES, ONE, "find-day")):
+        for name, state in definition["States"].items():
+            if state["Type"] == "Task":
+                assert all(retry["BackoffRate"] >= 1 for retry in state["Retry"]), name
+                if not name.startswith("Tell"):
+                    assert state["Catch"][-1]["ErrorEquals"] == ["States.ALL"], name
 
 
 def test_the_night_as_a_whole_and_each_job_have_an_end():
-    definition = embed_day(PLACES, ["ml.g5.xlarge", "ml.g6.xlarge"], 1, 2)
+    definition = embed_day(PLACES, LADDER)
     rung = definition["States"]["Embed0"]
     assert rung["Parameters"]["StoppingCondition"] == {"MaxRuntimeInSeconds": 7200}
     assert rung["TimeoutSeconds"] > 7200
@@ -90,7 +112,7 @@ def test_the_night_as_a_whole_and_each_job_have_an_end():
 
 
 def test_several_instances_are_given_all_files_and_must_leave_a_manifest_each():
-    states = embed_day(PLACES, ["ml.g5.xlarge"], 3, 2)["States"]
+    states = embed_day(PLACES, JobSize(["ml.g5.xlarge"], 3, 2))["States"]
     job = states["Embed0"]["Parameters"]
     assert job["ProcessingResources"]["ClusterConfig"]["InstanceCount"] == 3
     assert {i["S3Input"]["S3DataDistributionType"] for i in job["ProcessingInputs"]} == {"FullyReplicated"}
@@ -98,7 +120,7 @@ def test_several_instances_are_given_all_files_and_must_leave_a_manifest_each():
 
 
 def test_only_words_about_instances_lead_to_the_next_rung():
-    states = embed_day(PLACES, ["ml.g5.xlarge", "ml.g6.xlarge"], 1, 2)["States"]
+    states = embed_day(PLACES, LADDER)["States"]
     conditions = states["Why0"]["Choices"][0]["Or"]
     assert {c["StringMatches"] for c in conditions} >= set(NOT_TO_BE_HAD)
     assert states["Why0"]["Default"] == "TellFailure"
@@ -112,9 +134,98 @@ def test_the_job_may_be_handed_to_sagemaker_alone(stage):
         for statement in policy["PolicyDocument"]["Statement"]
         if "iam:PassRole" in statement["Action"]
     ]
-    assert len(passed) == 1
-    assert passed[0]["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
-    assert passed[0]["Resource"]["Fn::GetAtt"][0].startswith("NightlyBatchJobRole")
+    assert len(passed) == 2  # of the machine that embeds a day, and of the one that embeds all
+    for statement in passed:
+        assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}}
+        assert statement["Resource"]["Fn::GetAtt"][0].startswith("NightlyBatchJobRole")
+
+
+def arrivals(stage):
+    (rule,) = stage.properties("AWS::Events::Rule")
+    return rule
+
+
+def test_a_file_that_arrives_starts_the_machine_that_finds_the_day(stage):
+    pattern = arrivals(stage)["EventPattern"]
+    assert (pattern["source"], pattern["detail-type"]) == (["aws.s3"], ["Object Created"])
+    assert pattern["detail"]["object"]["key"] == [{"wildcard": wildcard} for wildcard in ARRIVALS]
+    assert "NewItems" in json.dumps(pattern["detail"]["bucket"])
+    (target,) = arrivals(stage)["Targets"]
+    assert target["Arn"]["Ref"].startswith("NightlyBatchFindDay")
+    told = target["InputTransformer"]
+    assert sorted(told["InputPathsMap"].values()) == ["$.detail.object.key", "$.time"]
+    assert all(f'"{name}":<' in told["InputTemplate"] for name in ("key", "time"))
+
+
+def test_an_arrival_that_cannot_be_delivered_is_kept(stage):
+    (target,) = arrivals(stage)["Targets"]
+    assert target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0].startswith("NightlyBatchDeadLetters")
+    assert target["RetryPolicy"] == {"MaximumEventAgeInSeconds": 3600, "MaximumRetryAttempts": 10}
+
+
+def test_files_and_markers_of_days_pass_the_rule_and_photos_do_not():
+    patterns = [re.compile(re.escape(wildcard).replace(r"\*", ".*")) for wildcard in ARRIVALS]
+
+    def passes(key):
+        return any(pattern.fullmatch(key) for pattern in patterns)
+
+    assert passes("2026-11-21.parquet")
+    assert passes(f"2026-11-21/{MARKER}")
+    assert not any(passes(key) for key in ("2026-11-21/photos/1.jpg", "photos/a-b-c.parquet", "2026-11-21/part-0.csv"))
+
+
+def test_the_machine_may_start_the_other_one_and_no_third(stage):
+    (role,) = [role for role in stage.of_type("AWS::IAM::Policy") if role.startswith("NightlyBatchFindDayRole")]
+    statements = stage.of_type("AWS::IAM::Policy")[role]["Properties"]["PolicyDocument"]["Statement"]
+    started = [statement["Resource"]["Ref"] for statement in statements if statement["Action"] == "states:StartExecution"]
+    assert [name.startswith("NightlyBatchEmbedDay") for name in started] == [True]
+
+
+def test_only_a_rebuild_may_change_the_current_tower(stage):
+    writers = [
+        logical_id
+        for logical_id, policy in stage.of_type("AWS::IAM::Policy").items()
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if statement["Action"] == "s3:PutObject" and "current.json" in json.dumps(statement["Resource"])
+    ]
+    assert [writer.startswith("RebuildRole") for writer in writers] == [True]
+
+
+def test_a_rebuild_reads_the_whole_bucket_on_as_many_instances_as_the_stage_says(dev, prod):
+    for stage, instances in ((dev, 1), (prod, 4)):
+        size = JobSize(stage.stage.instance_ladder, stage.stage.rebuild_instance_count, stage.stage.rebuild_hours)
+        states = rebuild(PLACES, size, "find-day")["States"]
+        assert states["NameRelease"]["Parameters"]["items"] == ""
+        job = states["Embed0"]["Parameters"]
+        assert job["ProcessingResources"]["ClusterConfig"]["InstanceCount"] == instances
+        assert job["StoppingCondition"] == {"MaxRuntimeInSeconds": stage.stage.rebuild_hours * 3600}
+
+
+def test_the_index_is_made_before_the_job_and_tried_again_while_the_function_is_busy():
+    for definition in (embed_day(PLACES, ONE), rebuild(PLACES, ONE, "find-day")):
+        made = definition["States"]["MakeIndex"]
+        assert made["Parameters"]["FunctionName"] == "indexer"
+        assert "Lambda.TooManyRequestsException" in made["Retry"][0]["ErrorEquals"]
+        assert definition["States"][made["Next"]]["Next"] == "Embed0"
+
+
+def test_the_machines_call_the_function_by_the_name_that_it_has(stage):
+    (name,) = [f["FunctionName"] for f in stage.properties("AWS::Lambda::Function") if "FunctionName" in f]
+    machines = [json.dumps(m["DefinitionString"]) for m in stage.properties("AWS::StepFunctions::StateMachine")]
+    assert sum(f":function:{name}" in definition for definition in machines) == 2
+
+
+def test_a_machine_waits_for_a_release_at_least_as_long_as_the_queue_keeps_its_manifest():
+    assert DELIVERIES * VISIBILITY.to_seconds() < UNTIL_INDEXED_S
+
+
+def test_the_definitions_are_what_the_states_language_allows():
+    """Every state is reached, and every state that is named is there."""
+    for definition in (embed_day(PLACES, LADDER), find_day(PLACES, "embed"), rebuild(PLACES, LADDER, "find-day")):
+        states = definition["States"]
+        named = {definition["StartAt"]} | set(re.findall(r'"(?:Next|Default)": "(\w+)"', json.dumps(states)))
+        inner = {name for s in states.values() if s["Type"] == "Map" for name in s["ItemProcessor"]["States"]}
+        assert named - inner == set(states)
 
 
 def test_the_jobs_code_is_our_rooms_and_nothing_else(dev):
@@ -124,13 +235,26 @@ def test_the_jobs_code_is_our_rooms_and_nothing_else(dev):
     assert (bundles[0] / "processing" / "embed_items.py").is_file()
 
 
-def test_the_job_installs_the_versions_that_the_tests_ran():
+def test_the_job_brings_the_versions_that_the_tests_ran():
     lines = (ROOT / "processing" / "requirements.txt").read_text().splitlines()
     pinned = (ROOT / "requirements.txt").read_text()
     pins = [line for line in lines if not line.startswith("#")]
     assert pins
     assert all(pin in pinned for pin in pins)
     assert not any(pin.startswith("torch") for pin in pins)
+
+
+def test_the_job_asks_no_package_index_and_has_no_network(stage):
+    for machine in stage.of_type("AWS::StepFunctions::StateMachine").values():
+        definition = json.dumps(machine["Properties"]["DefinitionString"])
+        assert "pip" not in definition
+        assert ("EnableNetworkIsolation" in definition) == ("createProcessingJob" in definition)
+    network = job_parameters(PLACES, "ml.g5.xlarge", ONE)["NetworkConfig"]
+    assert network["EnableNetworkIsolation"]
+
+
+def test_the_packages_are_for_the_python_of_the_image(stage):
+    assert f"-py{PYTHON_VERSION.replace('.', '')}-" in stage.stage.processing_image
 
 
 def test_sagemaker_takes_the_parameters_of_the_job():
@@ -142,5 +266,5 @@ def test_sagemaker_takes_the_parameters_of_the_job():
         return [filled(v) for v in value] if isinstance(value, list) else value
 
     api = Session().get_service_model("sagemaker").operation_model("CreateProcessingJob").input_shape
-    report = ParamValidator().validate(filled(job_parameters(PLACES, "ml.g5.xlarge", 1, 2)), api)
+    report = ParamValidator().validate(filled(job_parameters(PLACES, "ml.g5.xlarge", ONE)), api)
     assert report.generate_report() == ""

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.python_asset import BUNDLES, MOST_BYTES, ROOT, bundle, check_size
+from infra.python_asset import BUNDLES, MOST_BYTES, MOST_JOB_BYTES, ROOT, bundle, bundle_packages, check_size
 
 RUNTIMES_OWN = {"boto3", "botocore"}  # what Lambda's Python 3.12 has beside the standard library
-OURS = {"retrieval", "lambdas"}
+OURS = {"retrieval", "lambdas", "catalog", "models", "processing"}
+IMAGES_OWN = {"torch", "torchvision"}  # what the job's container has
 COMPILED = re.compile(r"\.(cpython-312-x86_64-linux-gnu|abi3)\.so$")
 
 
@@ -19,27 +20,39 @@ def bundled(request) -> Path:
     return bundle(ROOT, request.param, BUNDLES)
 
 
+@pytest.fixture(params=["query_api", "bulk_indexer", "job"])
+def wheels(request) -> Path:
+    """A bundle of a Lambda, or the packages of the embedding job."""
+    return bundle_packages(ROOT, BUNDLES) if request.param == "job" else bundle(ROOT, request.param, BUNDLES)
+
+
+def test_the_jobs_packages_stay_below_their_limit():
+    assert 200 * 1024**2 < check_size(bundle_packages(ROOT, BUNDLES), "processing", MOST_JOB_BYTES) <= MOST_JOB_BYTES
+
+
 def test_a_bundle_with_its_wheels_stays_below_the_limit(bundled):
-    assert 20 * 1024**2 < check_size(bundled, bundled.name) <= MOST_BYTES
+    assert 20 * 1024**2 < check_size(bundled, bundled.name, MOST_BYTES) <= MOST_BYTES
 
 
-def test_every_extension_module_is_built_for_lambdas_python(bundled):
-    modules = [p.name for p in bundled.rglob("*.so") if ".cpython-" in p.name or ".abi3." in p.name]
+def test_every_extension_module_is_built_for_the_python_that_runs_it(wheels):
+    modules = [p.name for p in wheels.rglob("*.so") if ".cpython-" in p.name or ".abi3." in p.name]
     assert modules
     assert [name for name in modules if not COMPILED.search(name)] == []
 
 
-def test_a_bundle_carries_no_tests_and_no_bytecode(bundled):
-    assert not any(path.name in ("tests", "__pycache__") or path.suffix == ".pyc" for path in bundled.rglob("*"))
+def test_a_bundle_carries_no_tests_and_no_bytecode(wheels):
+    assert not any(path.name in ("tests", "__pycache__") or path.suffix == ".pyc" for path in wheels.rglob("*"))
 
 
-def test_what_our_sources_import_at_module_level_is_in_the_bundle(bundled):
-    """Followed from the handler through our own modules; imports inside functions belong to adapters that are not used here."""
-    (name,) = [folder.name for folder in (bundled / "lambdas").iterdir() if folder.is_dir()]
-    seen, waiting, foreign = set(), [f"lambdas.{name}.handler"], set()
+def foreign_imports(root: Path, *modules: str) -> set[str]:
+    """What our sources import at module level, followed through our own modules from those that are named.
+
+    Imports inside functions belong to adapters that are not used here.
+    """
+    seen, waiting, foreign = set(), list(modules), set()
     while waiting:
         module = waiting.pop()
-        path = bundled / (module.replace(".", "/") + ".py")
+        path = root / (module.replace(".", "/") + ".py")
         if module in seen or not path.is_file():
             continue
         seen.add(module)
@@ -50,5 +63,19 @@ def test_what_our_sources_import_at_module_level_is_in_the_bundle(bundled):
             waiting += [n for n in names if n.split(".")[0] in OURS]
             foreign |= {n.split(".")[0] for n in names} - OURS - set(sys.stdlib_module_names)
     assert len(seen) > 5
-    missing = {n for n in foreign - RUNTIMES_OWN if not (bundled / n).exists() and not (bundled / f"{n}.py").exists()}
-    assert missing == set()
+    return foreign
+
+
+def missing(bundled: Path, names: set[str]) -> set[str]:
+    return {n for n in names if not (bundled / n).exists() and not (bundled / f"{n}.py").exists()}
+
+
+def test_what_a_function_imports_is_in_its_bundle(bundled):
+    (name,) = [folder.name for folder in (bundled / "lambdas").iterdir() if folder.is_dir()]
+    assert missing(bundled, foreign_imports(bundled, f"lambdas.{name}.handler") - RUNTIMES_OWN) == set()
+
+
+def test_what_the_embedding_job_imports_is_in_its_packages_or_in_its_image():
+    wanted = foreign_imports(ROOT, "processing.embed_items", "models.item_encoder") | {"boto3", "pyarrow"}  # photos, parquet
+    assert "torch" in wanted
+    assert missing(bundle_packages(ROOT, BUNDLES), wanted - IMAGES_OWN) == set()

@@ -67,6 +67,12 @@ def test_silence_of_releases_rings_and_silence_of_errors_does_not(stage):
     assert alarms(stage)["query-errors"]["TreatMissingData"] == "notBreaching"
 
 
+def test_a_rebuild_that_fails_rings_as_a_night_does(stage):
+    counted = json.dumps(alarms(stage)["night-failed"]["Metrics"])
+    for machine in ("NightlyBatchEmbedDay", "NightlyBatchFindDay", "RefRebuild"):
+        assert machine in counted
+
+
 def test_releases_are_counted_by_the_words_that_the_indexer_logs(stage):
     (counted,) = stage.properties("AWS::Logs::MetricFilter")
     (word,) = re.findall(r'\$\.message = "(.+?)"', counted["FilterPattern"])

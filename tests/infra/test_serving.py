@@ -4,10 +4,11 @@ import json
 
 from conftest import synthesise
 
-from infra.bulk_indexer import RECEIPTS
+from infra.bulk_indexer import CARDS, RECEIPTS
 from infra.item_store import DELIVERIES, INDEXER_TIMEOUT, VISIBILITY
 from retrieval.release import RECEIPT_FILE
 from retrieval.settings import Settings
+from retrieval.tower import CARD_FILE
 
 
 def function(stage, handler):
@@ -29,21 +30,24 @@ def test_parts_are_indexed_one_at_a_time_and_failures_named_one_by_one(stage):
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
 
 
-def test_the_queue_hands_out_no_more_than_the_function_may_run(stage):
+def test_the_queue_leaves_the_function_a_place_for_the_state_machines(stage):
     (mapping,) = stage.properties("AWS::Lambda::EventSourceMapping")
     indexer = function(stage, "lambdas.bulk_indexer.handler.handler")
-    assert (
-        mapping["ScalingConfig"]["MaximumConcurrency"] == indexer["ReservedConcurrentExecutions"] == stage.stage.indexer_concurrency
-    )
+    assert mapping["ScalingConfig"]["MaximumConcurrency"] == stage.stage.indexer_concurrency
+    assert indexer["ReservedConcurrentExecutions"] == stage.stage.indexer_concurrency + 1
 
 
 def test_a_part_is_not_handed_out_again_while_it_is_indexed():
     assert VISIBILITY.to_seconds() > INDEXER_TIMEOUT.to_seconds()
-    assert DELIVERIES * VISIBILITY.to_minutes() >= 20  # a manifest may come that long before its last part is indexed
+    assert DELIVERIES * VISIBILITY.to_minutes() >= 60  # a manifest may come that long before its last part is indexed
 
 
 def test_the_receipt_has_the_name_that_the_indexer_writes():
     assert RECEIPTS == RECEIPT_FILE
+
+
+def test_the_card_has_the_name_that_a_tower_is_saved_with():
+    assert CARDS == CARD_FILE
 
 
 def test_the_lambdas_read_back_the_settings_that_the_stack_wrote(stage):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import synthesise
 
+from retrieval.schema import HYBRID_PIPELINE
+
 STATEFUL = ("AWS::S3::Bucket", "AWS::OpenSearchService::Domain", "AWS::SQS::Queue")
 SNAPSHOT = Path(__file__).with_name("stateful_resources.json")
 
@@ -51,7 +53,8 @@ def test_towers_and_the_record_of_releases_never_expire(stage):
 
 
 def test_parts_and_manifests_are_announced_and_rejects_are_not(stage):
-    announced = [bucket for bucket in stage.properties("AWS::S3::Bucket") if "NotificationConfiguration" in bucket]
+    notified = [bucket for bucket in stage.properties("AWS::S3::Bucket") if "NotificationConfiguration" in bucket]
+    announced = [bucket for bucket in notified if "QueueConfigurations" in bucket["NotificationConfiguration"]]
     assert len(announced) == 1
     queues = announced[0]["NotificationConfiguration"]["QueueConfigurations"]
     suffixes = tuple(queue["Filter"]["S3Key"]["Rules"][0]["Value"] for queue in queues)
@@ -61,8 +64,18 @@ def test_parts_and_manifests_are_announced_and_rejects_are_not(stage):
     assert not "rejects.ndjson".endswith(suffixes)
 
 
+def test_eventbridge_is_told_of_new_items_and_of_nothing_else(stage):
+    told = {
+        logical_id
+        for logical_id, bucket in stage.of_type("AWS::S3::Bucket").items()
+        if "EventBridgeConfiguration" in bucket["Properties"].get("NotificationConfiguration", {})
+    }
+    assert {logical_id.startswith("ItemStoreNewItems") for logical_id in told} == {True}
+    assert stage.of_type("Custom::S3BucketNotifications") == {}
+
+
 def test_the_queue_stands_before_the_bucket_that_writes_to_it(stage):
-    bucket = next(r for r in stage.of_type("AWS::S3::Bucket").values() if "NotificationConfiguration" in r["Properties"])
+    bucket = stage.of_type("AWS::S3::Bucket")["ItemStoreEmbeddings958005C2"]
     policies = [
         logical_id
         for logical_id, policy in stage.of_type("AWS::SQS::QueuePolicy").items()
@@ -82,7 +95,7 @@ def test_s3_may_send_for_this_account_alone(stage):
 def test_a_message_that_keeps_failing_goes_to_the_dead_letters(stage):
     redrives = [queue["RedrivePolicy"] for queue in stage.properties("AWS::SQS::Queue") if "RedrivePolicy" in queue]
     assert len(redrives) == 1
-    assert redrives[0]["maxReceiveCount"] == 8
+    assert redrives[0]["maxReceiveCount"] == 20
     assert redrives[0]["deadLetterTargetArn"]["Fn::GetAtt"][0].startswith("ItemStoreDeadLetters")
 
 
@@ -114,6 +127,14 @@ def test_the_domain_is_encrypted_private_and_asks_for_signatures(stage):
     assert len(domain["VPCOptions"]["SubnetIds"]) == stage.stage.azs
     (statement,) = domain["AccessPolicies"]["Statement"]
     assert json.dumps(statement["Principal"]).endswith(':root"]]}}')  # this account, whose roles need a policy of their own
+
+
+def test_template_and_pipeline_are_there_before_the_first_lot(stage):
+    bodies = {r["Path"]: json.loads(r["Body"]) for r in stage.properties("Custom::IndexResource")}
+    template, pipeline = bodies["/_index_template/auction-items"], bodies["/_search/pipeline/auction-items-rrf"]
+    assert template["index_patterns"] == ["auction-items-*"]
+    assert template["template"]["settings"]["index"]["number_of_replicas"] == stage.stage.index_replicas
+    assert pipeline == HYBRID_PIPELINE
 
 
 def test_slow_requests_are_logged(stage):

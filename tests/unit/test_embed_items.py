@@ -91,6 +91,18 @@ def test_all_formats_of_a_folder_are_embedded(folder, tower, tmp_path):
     assert sorted(entries(release)) == ["2", "lot-0", "lot-1"]
 
 
+def test_a_container_that_is_given_a_whole_bucket_embeds_the_files_of_every_day(folder, tower, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed_items, "SAGEMAKER", tmp_path)
+    items = tmp_path / "input" / "items"
+    for place, start in (("", 0), ("2026-11-20", 1), ("2026-11-21/hour-1", 2)):
+        (items / place).mkdir(parents=True, exist_ok=True)
+        write(items / place, lots(1, start=start), "part-00000.ndjson")
+    (items / "2026-11-20" / "photos").mkdir()
+    photo(items / "2026-11-20" / "photos" / "red.png")
+    assert main(["--tower", str(tower), "--output", str(tmp_path / "out"), "--release-id", "r", "--workers", "0"]) == 0
+    assert sorted(entries(tmp_path / "out" / "r")) == ["lot-0", "lot-1", "lot-2"]
+
+
 def test_items_in_are_items_embedded_plus_rejects(folder, tower, tmp_path):
     write(folder, [*lots(3), {"item_id": "bad", "title": "Ring", "price": -1}, {"title": "Vase"}])
     manifest, release = run(folder, tower, tmp_path / "out")

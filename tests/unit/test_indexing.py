@@ -14,7 +14,7 @@ from retrieval import indexing
 from retrieval.errors import IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.index.base import Filter, Tombstone
 from retrieval.index.faiss import FaissStore
-from retrieval.indexing import index_part, index_release, publish_release, read_part, recall_at_10
+from retrieval.indexing import ensure_index, index_part, index_release, publish_release, read_part, recall_at_10
 from retrieval.release import Manifest, Part
 from retrieval.schema import bulk_lines
 
@@ -73,6 +73,13 @@ def test_a_part_of_a_new_tower_makes_an_index_that_is_not_live(store):
     assert store.find(TOWER_ID).count() == 5
     with pytest.raises(IndexMissing):
         store.live()
+
+
+def test_an_index_that_is_made_before_its_parts_is_the_one_they_come_into(store):
+    made = ensure_index(TOWER_ID, 13, store)
+    assert ensure_index(TOWER_ID, 13, store).name == made.name
+    index_part(lots(3), store)
+    assert (store.find(TOWER_ID).name, made.count()) == (made.name, 3)
 
 
 def test_parts_of_one_tower_come_into_one_index(store):
@@ -177,6 +184,42 @@ def test_a_release_of_another_tower_takes_over_and_the_old_index_stays_for_rollb
     assert store.live().name == after.index != before.index
     store.publish(before.index)
     assert store.live().tower_id == TOWER_ID
+
+
+@pytest.mark.parametrize(("held", "published"), [(4, False), (5, True)])
+def test_a_release_leaves_the_alias_to_an_index_of_many_more_lots(store, tmp_path, held, published):
+    index_release(write_release(tmp_path / "a", lots(10)) and tmp_path / "a", store)
+    others = [of_other_tower(entry) for entry in lots(held)]
+    manifest = write_release(tmp_path / "b", others, tower_id=OTHER_TOWER)
+    index_part(others, store)
+    if published:
+        assert publish_release(manifest, store, [], least_share=0.5).published
+    else:
+        with pytest.raises(ReleaseError, match=r"has 4 lots, the live index .* has 10; below 50% .* the alias stays: rebuild"):
+            publish_release(manifest, store, [], least_share=0.5)
+    assert store.live().tower_id == (OTHER_TOWER if published else TOWER_ID)
+
+
+def test_what_counts_is_the_release_and_not_what_its_index_held_before(store, tmp_path):
+    """A night that ends after a rebuild must not swap back to the old tower, whose index is as large as the new one."""
+    old = lots(10)
+    index_release(write_release(tmp_path / "old", old) and tmp_path / "old", store)
+    index_release(
+        write_release(tmp_path / "new", [of_other_tower(e) for e in old], tower_id=OTHER_TOWER) and tmp_path / "new", store
+    )
+    night = write_release(tmp_path / "night", old[:1])
+    with pytest.raises(ReleaseError, match=r"has 1 lots"):
+        publish_release(night, store, [], least_share=0.5)
+    assert store.live().tower_id == OTHER_TOWER
+
+
+@pytest.mark.parametrize("lots_held", [1, 0])
+def test_a_day_goes_live_by_itself_in_the_index_that_is_live_and_where_none_is(store, tmp_path, lots_held):
+    if lots_held:
+        index_release(write_release(tmp_path / "a", lots(10)) and tmp_path / "a", store)
+    index_part(lots(1), store)
+    report = publish_release(write_release(tmp_path / "night", lots(1)), store, [], least_share=0.5)
+    assert report.published == (not lots_held)
 
 
 def test_a_release_is_not_published_before_all_its_parts_are_indexed(store, tmp_path):

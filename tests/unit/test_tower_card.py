@@ -6,6 +6,7 @@ import pytest
 
 from retrieval.errors import TowerError
 from retrieval.tower import CARD_FILE, HASHED_FILES, TowerCard, sha256_of, split_tower_id
+from retrieval.tower_files import tower_card
 
 
 @pytest.fixture
@@ -119,3 +120,18 @@ def test_a_card_from_before_matryoshka_still_loads(folder):
     del values["matryoshka"]
     (folder / CARD_FILE).write_text(json.dumps(values))
     assert TowerCard.load(folder, verify=True) == card
+
+
+def test_the_card_of_a_tower_is_found_by_its_id_with_the_length_that_the_id_names(folder, tmp_path):
+    card = create(folder, matryoshka=(64,))
+    (tmp_path / card.tower_id).mkdir()
+    card.save(tmp_path / card.tower_id)
+    assert tower_card(str(tmp_path), card.tower_id, tmp_path / "cache") == card
+    assert tower_card(str(tmp_path), f"{card.tower_id}.64", tmp_path / "cache").dimensions == 64
+
+
+def test_a_tower_under_the_id_of_another_is_refused(folder, tmp_path):
+    (tmp_path / "0123456789ab").mkdir()
+    create(folder).save(tmp_path / "0123456789ab")
+    with pytest.raises(TowerError, match=r"0123456789ab holds tower [0-9a-f]{12}; copy each tower to the folder of its own id"):
+        tower_card(str(tmp_path), "0123456789ab", tmp_path / "cache")

@@ -1,0 +1,107 @@
+"""What the embedding job and the state machines around it may do."""
+
+from aws_cdk import ArnFormat, Aws, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3_assets as assets
+from constructs import Construct
+
+from infra.acknowledgements import acknowledge
+from infra.bulk_indexer import RECEIPTS
+from infra.embedding_job import Places
+from infra.item_store import ItemStore
+from infra.nightly_states import CURRENT_TOWER
+from infra.permissions import allow_below
+from infra.stage import Stage
+
+JOBS = "gavel-*"
+HERE = "arn:<AWS::Partition>:{}:<AWS::Region>"  # as cdk-nag shows it
+NAMED = "Job names are made by the machines: gavel-<date>-<uuid>."
+
+
+def job_role(scope: Construct, stage: Stage, store: ItemStore, code: list[assets.Asset]) -> iam.Role:
+    """The role of the embedding job: reads items, tower and code, writes releases and its log."""
+    role = iam.Role(scope, "JobRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
+    for bucket in (store.new_items, store.towers):
+        allow_below(
+            role, ["s3:GetObject"], bucket, bucket.bucket_arn, "/*", "The files of the day and of the tower, to read alone."
+        )
+    embeddings = store.embeddings
+    allow_below(
+        role,
+        ["s3:PutObject"],
+        embeddings,
+        embeddings.bucket_arn,
+        "/*",
+        "The parts of a release, whose name is new every night.",
+    )
+    buckets = [bucket.bucket_arn for bucket in (store.new_items, store.towers, embeddings, code[0].bucket)]
+    role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=buckets))
+    zips = [asset.bucket.arn_for_objects(asset.s3_object_key) for asset in code]
+    role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=zips))
+    _allow_container(role, stage)
+    return role
+
+
+def _allow_container(role: iam.Role, stage: Stage) -> None:
+    """Pull the image, write logs and measures."""
+    account = stage.processing_image.partition(".")[0]  # of AWS's own containers, or yours
+    group = "log-group:/aws/sagemaker/ProcessingJobs*"
+    logs = Stack.of(role).format_arn(service="logs", resource=group, arn_format=ArnFormat.NO_RESOURCE_NAME)
+    images = f"arn:{Aws.PARTITION}:ecr:{Aws.REGION}:{account}:repository/*"
+    pull = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"]
+    write = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
+    role.add_to_policy(iam.PolicyStatement(actions=pull, resources=[images]))
+    role.add_to_policy(iam.PolicyStatement(actions=["ecr:GetAuthorizationToken"], resources=["*"]))
+    role.add_to_policy(iam.PolicyStatement(actions=write, resources=[logs]))
+    acknowledge(
+        role,
+        {
+            "IAM5[Resource::*]": "A registry's token is for the registry; ECR takes no resource for it.",
+            f"IAM5[Resource::{HERE.format('ecr')}:{account}:repository/*]": "The images of that account, to read alone.",
+            f"IAM5[Resource::{HERE.format('logs')}:<AWS::AccountId>:{group}]": "SageMaker names the log streams of a job.",
+        },
+    )
+
+
+def release_role(scope: Construct, id: str, store: ItemStore, places: Places) -> iam.Role:
+    """The role of a machine that makes a release: what the states of release_states.py call, and the record of it."""
+    role = iam.Role(scope, id, assumed_by=iam.ServicePrincipal("states.amazonaws.com"))
+    embeddings = store.embeddings
+    current = store.towers.arn_for_objects(CURRENT_TOWER)
+    role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[current]))
+    listed = [
+        store.new_items.bucket_arn,
+        store.towers.bucket_arn,
+        embeddings.bucket_arn,
+    ]  # without it a missing object reads as a refusal
+    role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=listed))
+    for actions, bucket, below, reason in (
+        (["s3:GetObject"], embeddings, "/*", "Manifests and receipts of every release."),
+        (["s3:DeleteObject"], embeddings, f"/*/{RECEIPTS}", "The receipts of releases alone, one for each."),
+        (["s3:PutObject"], store.releases, "/*", "The record of each release, named by its date."),
+    ):
+        allow_below(role, actions, bucket, bucket.bucket_arn, below, reason)
+    role.add_to_policy(iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=[places.indexer_arn]))
+    role.add_to_policy(iam.PolicyStatement(actions=["sns:Publish"], resources=[places.notices_arn]))
+    _allow_jobs(role, places)
+    return role
+
+
+def _allow_jobs(role: iam.Role, places: Places) -> None:
+    """Start jobs and hear of their end."""
+    stack = Stack.of(role)
+    jobs = stack.format_arn(service="sagemaker", resource="processing-job", resource_name=JOBS)
+    actions = ["sagemaker:CreateProcessingJob", "sagemaker:DescribeProcessingJob", "sagemaker:StopProcessingJob"]
+    role.add_to_policy(iam.PolicyStatement(actions=actions, resources=[jobs]))
+    acknowledge(role, {f"IAM5[Resource::{HERE.format('sagemaker')}:<AWS::AccountId>:processing-job/{JOBS}]": NAMED})
+    rule = "StepFunctionsGetEventsForSageMakerProcessingJobsRule"
+    watched = stack.format_arn(service="events", resource="rule", resource_name=rule)
+    watch = ["events:PutTargets", "events:PutRule", "events:DescribeRule"]
+    role.add_to_policy(iam.PolicyStatement(actions=watch, resources=[watched]))
+    role.add_to_policy(
+        iam.PolicyStatement(
+            actions=["iam:PassRole"],
+            resources=[places.job_role_arn],
+            conditions={"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
+        )
+    )

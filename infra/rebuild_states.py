@@ -1,0 +1,118 @@
+"""A new tower takes over, in Amazon States Language: every kept item is embedded into an index of its own, which then goes live.
+
+Queries follow the alias, nights follow current.json. The alias moves first, when the bulk indexer has checked the whole
+release; then current.json names the tower, so that no night can fill an index that is not live; then the days whose files may
+have been embedded with the old tower meanwhile are embedded again (docs/adr/0006).
+"""
+
+from infra.embedding_job import JobSize, Places, State
+from infra.nightly_states import CURRENT_TOWER
+from infra.release_states import FIRST, longest_s, release_states
+from infra.task_states import NO_SUCH_KEY, failure, failure_states, on_failure, read_json, s3_call, start_machine, tell
+
+TODAY = "States.ArrayGetItem(States.StringSplit($$.State.EnteredTime, 'T'), 0)"  # UTC
+
+
+def rebuild(places: Places, size: JobSize, find_day_arn: str) -> State:
+    """The machine that embeds everything anew.
+
+    Args:
+        places: where things are.
+        size: of the job.
+        find_day_arn: the machine that starts a night.
+
+    Returns:
+        A definition; its input is {"tower_id": "1a2b3c4d5e6f"}.
+    """
+    done = (
+        "States.Format('Gavel: tower {} is live, release {}: {}. The index of tower {} stays for rollback.', "
+        "$.tower_id, $.release_id, States.JsonToString($.counts), $.current.json.tower_id)"
+    )
+    states = {
+        **_check(places),
+        "NameRelease": _name_release(),
+        **release_states(places, size, "NameTower"),
+        "NameTower": s3_call(
+            places,
+            "putObject",
+            {"Bucket": places.towers, "Key": CURRENT_TOWER, "Body": {"tower_id.$": "$.tower_id"}},
+            {"ResultPath": None, "Next": "NameDays", **on_failure()},
+        ),
+        **_catch_up(places, find_day_arn),
+        "RecordRebuild": _record(places),
+        "TellDone": {**tell(places, done), "ResultPath": None, "End": True},
+        **failure_states(places, "RebuildFailed", "States.Format('the rebuild {}', States.JsonToString($$.Execution.Input))"),
+    }
+    return {"StartAt": "TowerNamed", "TimeoutSeconds": longest_s(size), "States": states}
+
+
+def _check(places: Places) -> dict[str, State]:
+    """Another tower than the current one must be named; that it is in the bucket shows when its index is made."""
+    current = read_json(places, {"Bucket": places.towers, "Key": CURRENT_TOWER}, "$.current", "IsCurrent")
+    first = {"ErrorEquals": NO_SUCH_KEY, "ResultPath": None, "Next": "NoCurrent"}
+    same = {"Variable": "$.current.json.tower_id", "StringEqualsPath": "$.tower_id", "Next": "SameTower"}
+    there, text = ({"Variable": "$.tower_id", test: True} for test in ("IsPresent", "IsString"))  # what is absent has no type
+    return {
+        "TowerNamed": {"Type": "Choice", "Choices": [{"And": [there, text], "Next": "ReadCurrent"}], "Default": "NoTower"},
+        "NoTower": failure("NoTower", 'the input names no tower; start the rebuild with {"tower_id": "..."}'),
+        "ReadCurrent": {**current, "Catch": [first, *current["Catch"]]},
+        "NoCurrent": {"Type": "Pass", "Result": {"json": {"tower_id": "none"}}, "ResultPath": "$.current", "Next": "NameRelease"},
+        "IsCurrent": {"Type": "Choice", "Choices": [same], "Default": "NameRelease"},
+        "SameTower": failure("SameTower", f"{CURRENT_TOWER} names this tower already; nights embed with it, there is no need"),
+    }
+
+
+def _name_release() -> State:
+    """The release is named by the day on which the execution began; a redrive goes on with that name."""
+    parameters = {
+        "date.$": TODAY,
+        "items": "",  # the whole bucket
+        "tower_id.$": "$.tower_id",
+        "current.$": "$.current",
+        "release_id.$": f"States.Format('rebuild-{{}}-{{}}', {TODAY}, $.tower_id)",
+    }
+    return {"Type": "Pass", "Parameters": parameters, "Next": FIRST}
+
+
+def _catch_up(places: Places, find_day_arn: str) -> dict[str, State]:
+    """Embed the day on which the rebuild began, and today, with the new tower.
+
+    Their nights may have run with the old one after the job had read the bucket. A night's name is its date, and taken; so
+    these have the tower in their names, and each day is embedded once a tower.
+    """
+    given = {
+        "scheduled_time.$": "States.Format('{}T00:00:00Z', $.day)",
+        "night.$": "States.Format('night-{}-{}', $.day, $.tower_id)",
+    }
+    start = start_machine(places, find_day_arn, given, {"ResultPath": None, "End": True})
+    return {
+        "NameDays": {
+            "Type": "Pass",
+            "Parameters": {"days.$": f"States.ArrayUnique(States.Array($.date, {TODAY}))"},
+            "ResultPath": "$.caught_up",
+            "Next": "CatchUp",
+        },
+        "CatchUp": {
+            "Type": "Map",
+            "ItemsPath": "$.caught_up.days",
+            "ItemSelector": {"day.$": "$$.Map.Item.Value", "tower_id.$": "$.tower_id"},
+            "ItemProcessor": {"ProcessorConfig": {"Mode": "INLINE"}, "StartAt": "StartNight", "States": {"StartNight": start}},
+            "ResultPath": None,
+            "Next": "RecordRebuild",
+            **on_failure(),
+        },
+    }
+
+
+def _record(places: Places) -> State:
+    body = {
+        "date.$": "$.date",
+        "tower_id.$": "$.tower_id",
+        "tower_before.$": "$.current.json.tower_id",
+        "release_id.$": "$.release_id",
+        "counts.$": "$.counts",
+        "indexed.$": "$.indexed.json",
+        "caught_up.$": "$.caught_up.days",
+    }
+    where = {"Bucket": places.releases, "Key.$": "States.Format('{}.json', $.release_id)", "Body": body}
+    return s3_call(places, "putObject", where, {"ResultPath": None, "Next": "TellDone", **on_failure()})

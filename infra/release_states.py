@@ -1,0 +1,155 @@
+"""From the job to a live release, in Amazon States Language: what a night and a rebuild have in common.
+
+The states hold date, items (prefix in the bucket of new items), tower_id and release_id.
+"""
+
+from infra.bulk_indexer import RECEIPTS
+from infra.embedding_job import JobSize, Places, State, job_parameters
+from infra.item_store import DELIVERIES, VISIBILITY
+from infra.task_states import NO_SUCH_KEY, failure, on_failure, read_json, retry, s3_call
+
+FIRST = "MakeIndex"
+# what SageMaker says when an instance type cannot be had now, not in this account, or not in this region
+NOT_TO_BE_HAD = (
+    "*CapacityError*",
+    "*InsufficientCapacity*",
+    "*ResourceLimitExceeded*",
+    "*nstance type*not supported*",
+    "*nstance type*not available*",
+    "*nstanceType*failed to satisfy constraint*",
+)
+THROTTLED = [
+    "SageMaker.ThrottlingException",
+    "ThrottlingException",
+    "SageMaker.InternalServerException",
+    "SageMaker.SdkClientException",
+]
+# the function is busy with parts, its service has a moment, or OpenSearch does not answer
+INDEXER_BUSY = [
+    "Lambda.TooManyRequestsException",
+    "Lambda.ServiceException",
+    "Lambda.AWSLambdaException",
+    "Lambda.SdkClientException",
+    "Lambda.ClientExecutionTimeoutException",
+    "IndexUnavailable",
+    "States.Timeout",
+]
+POLL_S = 30
+UNTIL_INDEXED_S = int(DELIVERIES * VISIBILITY.to_seconds()) + 600  # the last try at a manifest, and what it takes
+
+
+def release_states(places: Places, size: JobSize, following: str) -> dict[str, State]:
+    """The states from FIRST until the release is live.
+
+    Args:
+        places: where things are.
+        size: of the job.
+        following: the state after them; TellFailure is where a failure goes.
+    """
+    receipt = {"Bucket": places.embeddings, "Key.$": f"States.Format('{{}}/{RECEIPTS}', $.release_id)"}
+    return {
+        FIRST: _make_index(places),
+        "ForgetReceipt": s3_call(places, "deleteObject", receipt, {"ResultPath": None, "Next": _rung(0), **on_failure()}),
+        **_ladder(places, size),
+        **_count(places, size.instances),
+        "WaitUntilIndexed": _wait(places, receipt, following),
+    }
+
+
+def longest_s(size: JobSize) -> int:
+    """Seconds after which a machine with these states is given up."""
+    return (size.hours * len(size.ladder) + 1) * 3600 + UNTIL_INDEXED_S
+
+
+def _make_index(places: Places) -> State:
+    """Have the index of the tower made before the job: of its parts, several may be the first at once."""
+    return {
+        "Type": "Task",
+        "Resource": f"arn:{places.partition}:states:::lambda:invoke",
+        "Parameters": {"FunctionName": places.indexer_arn, "Payload": {"ensure_index": {"tower_id.$": "$.tower_id"}}},
+        "TimeoutSeconds": 300,
+        "Retry": retry(INDEXER_BUSY, first_s=5, attempts=6),
+        "ResultSelector": {"name.$": "$.Payload.index"},
+        "ResultPath": "$.index",
+        "Next": "ForgetReceipt",
+        **on_failure(),
+    }
+
+
+def _ladder(places: Places, size: JobSize) -> dict[str, State]:
+    """The job on one instance type after the other; only a type that cannot be had leads to the next."""
+    states: dict[str, State] = {}
+    for rung, instance in enumerate(size.ladder):
+        last = rung == len(size.ladder) - 1
+        states[_rung(rung)] = {
+            "Type": "Task",
+            "Resource": f"arn:{places.partition}:states:::sagemaker:createProcessingJob.sync",
+            "Comment": instance,
+            "Parameters": job_parameters(places, instance, size),
+            "TimeoutSeconds": (size.hours + 1) * 3600,
+            "ResultPath": None,
+            "Retry": retry(THROTTLED, first_s=30),
+            "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.failure", "Next": "TellFailure" if last else f"Why{rung}"}],
+            "Next": "ListManifests",
+        }
+        if not last:
+            states[f"Why{rung}"] = _why(rung)
+    return states
+
+
+def _why(rung: int) -> State:
+    patterns = [{"Variable": "$.failure.Cause", "StringMatches": pattern} for pattern in NOT_TO_BE_HAD]
+    by_name = {"Variable": "$.failure.Error", "StringMatches": "*ResourceLimitExceeded*"}
+    return {"Type": "Choice", "Choices": [{"Or": [by_name, *patterns], "Next": _rung(rung + 1)}], "Default": "TellFailure"}
+
+
+def _count(places: Places, instances: int) -> dict[str, State]:
+    """Every instance must have left its manifest, and no manifest may have lost rows."""
+    listed = {"ResultSelector": {"keys.$": "$.Contents[*].Key", "count.$": "$.KeyCount"}, "ResultPath": "$.manifests"}
+    where = {"Bucket": places.embeddings, "Prefix.$": "States.Format('{}/manifest', $.release_id)"}
+    enough = {"Variable": "$.manifests.count", "NumericGreaterThanEquals": instances, "Next": "CountEach"}
+    return {
+        "ListManifests": s3_call(places, "listObjectsV2", where, {**listed, "Next": "AllInstances", **on_failure()}),
+        "AllInstances": {"Type": "Choice", "Choices": [enough], "Default": "ManifestsMissing"},
+        "ManifestsMissing": failure("ManifestsMissing", f"the job ended without the manifests of its {instances} instances"),
+        "CountEach": {
+            "Type": "Map",
+            "ItemsPath": "$.manifests.keys",
+            "ItemSelector": {"key.$": "$$.Map.Item.Value"},
+            "MaxConcurrency": 4,
+            "ItemProcessor": _count_one(places),
+            "ResultPath": "$.counts",
+            "Next": "WaitUntilIndexed",
+            **on_failure(),
+        },
+    }
+
+
+def _count_one(places: Places) -> State:
+    """Rows in must be lots embedded + rows rejected, in a manifest."""
+    counts = {name: f"$.manifest.json.{name}" for name in ("items_in", "items_embedded", "items_rejected")}
+    accounted = "States.MathAdd($.manifest.json.items_embedded, $.manifest.json.items_rejected)"
+    check = {"Variable": "$.items_in", "NumericEqualsPath": "$.accounted", "Next": "Counted"}
+    states = {
+        "ReadManifest": read_json(places, {"Bucket": places.embeddings, "Key.$": "$.key"}, "$.manifest", "AddUp", caught=False),
+        "AddUp": {
+            "Type": "Pass",
+            "Parameters": {**{f"{name}.$": path for name, path in counts.items()}, "accounted.$": accounted},
+            "Next": "NoneLost",
+        },
+        "NoneLost": {"Type": "Choice", "Choices": [check], "Default": "RowsLost"},
+        "RowsLost": {"Type": "Fail", "Error": "RowsLost", "Cause": "items_in is not items_embedded + items_rejected in a manifest"},
+        "Counted": {"Type": "Succeed"},
+    }
+    return {"ProcessorConfig": {"Mode": "INLINE"}, "StartAt": "ReadManifest", "States": states}
+
+
+def _wait(places: Places, receipt: State, following: str) -> State:
+    """Wait for the receipt that the bulk indexer writes once the release is live."""
+    waiting = read_json(places, receipt, "$.indexed", following)
+    poll = {"ErrorEquals": NO_SUCH_KEY, "IntervalSeconds": POLL_S, "BackoffRate": 1.0, "MaxAttempts": UNTIL_INDEXED_S // POLL_S}
+    return {**waiting, "Retry": [poll, *waiting["Retry"]]}
+
+
+def _rung(number: int) -> str:
+    return f"Embed{number}"

@@ -1,0 +1,72 @@
+"""Single states in Amazon States Language: calls that are tried again, and the two states in which a failure ends."""
+
+from infra.embedding_job import Places, State
+
+TRANSIENT = ["S3.SdkClientException", "S3.S3Exception", "Sns.SnsException", "States.Timeout"]
+NO_SUCH_KEY = ["S3.NoSuchKeyException", "S3.NoSuchKey"]
+
+
+def retry(errors: list[str], first_s: int = 2, attempts: int = 4) -> list[State]:
+    """Try again after `first_s` seconds, then after twice as long each time."""
+    return [
+        {"ErrorEquals": errors, "IntervalSeconds": first_s, "MaxAttempts": attempts, "BackoffRate": 2.0, "JitterStrategy": "FULL"}
+    ]
+
+
+def on_failure() -> State:
+    """Have whatever goes wrong in a state told by failure_states()."""
+    return {"Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.failure", "Next": "TellFailure"}]}
+
+
+def failure(error: str, cause: str) -> State:
+    """A state that ends the machine with an error of its own."""
+    return {"Type": "Pass", "Result": {"Error": error, "Cause": cause}, "ResultPath": "$.failure", "Next": "TellFailure"}
+
+
+def failure_states(places: Places, error: str, what: str) -> dict[str, State]:
+    """The states in which every failure ends: it is told, and the execution fails by the name of `error`.
+
+    Args:
+        places: where things are.
+        error: name of the error.
+        what: intrinsic function that names what failed.
+    """
+    message = f"States.Format('Gavel: {{}} failed: {{}}', {what}, States.JsonToString($.failure))"
+    return {
+        "TellFailure": {**tell(places, message), "ResultPath": None, "Next": "Failed"},
+        "Failed": {"Type": "Fail", "Error": error, "CausePath": "States.Format('{}: {}', $.failure.Error, $.failure.Cause)"},
+    }
+
+
+def s3_call(places: Places, action: str, parameters: State, rest: State) -> State:
+    """One call of S3's API; `rest` says what becomes of its answer, and what follows."""
+    resource = f"arn:{places.partition}:states:::aws-sdk:s3:{action}"
+    return {"Type": "Task", "Resource": resource, "Parameters": parameters, "Retry": retry(TRANSIENT), **rest}
+
+
+def read_json(places: Places, where: State, into: str, following: str, *, caught: bool = True) -> State:
+    """Read an object of JSON; what it says stands below `into`.json."""
+    rest = {"ResultSelector": {"json.$": "States.StringToJson($.Body)"}, "ResultPath": into, "Next": following}
+    return s3_call(places, "getObject", where, {**rest, **(on_failure() if caught else {})})
+
+
+def start_machine(places: Places, machine_arn: str, given: State, rest: State, name: str | None = None) -> State:
+    """Start another machine and go on; a name that an execution had before is an error that `rest` may catch."""
+    named = {"Name.$": name} if name else {}
+    return {
+        "Type": "Task",
+        "Resource": f"arn:{places.partition}:states:::states:startExecution",
+        "Parameters": {"StateMachineArn": machine_arn, **named, "Input": given},
+        "Retry": retry(["StepFunctions.SdkClientException"]),
+        **rest,
+    }
+
+
+def tell(places: Places, message: str) -> State:
+    """Send a notice; `message` is an intrinsic function."""
+    return {
+        "Type": "Task",
+        "Resource": f"arn:{places.partition}:states:::sns:publish",
+        "Parameters": {"TopicArn": places.notices_arn, "Message.$": message},
+        "Retry": retry(TRANSIENT),
+    }
