@@ -6,7 +6,6 @@ wakes from the picture keeps tower and re-ranker, makes its connections anew and
 
 import os
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any
 
 from mangum import Mangum
@@ -21,8 +20,6 @@ from retrieval.search import SearchService
 from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
 from retrieval.tower_files import tower_folder
-
-TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
 
 settings = Settings.from_env()
 metrics.set_default_dimensions(stage=settings.stage)
@@ -42,7 +39,8 @@ def service() -> SearchService:
 
 @lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped
 def _encoder(tower_id: str) -> QueryEncoder:
-    return QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
+    folder = tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers")
+    return QueryEncoder.load(folder, split_tower_id(tower_id)[1])
 
 
 @cache

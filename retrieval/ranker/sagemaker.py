@@ -66,7 +66,8 @@ class EndpointRanker:
 
     def _scores(self, body: bytes, rows: int) -> NDArray[np.float32]:
         try:
-            scores = np.array([float(line) for line in body.decode().strip().splitlines()], dtype=np.float32)  # (N,)
+            with np.errstate(over="ignore"):  # too large is infinite, and refused below
+                scores = np.array([float(line) for line in body.decode().strip().splitlines()], dtype=np.float32)  # (N,)
         except ValueError as error:
             raise RankerUnavailable(f"endpoint {self._endpoint!r} answers with something else than numbers: {error}") from error
         if len(scores) != rows or not np.isfinite(scores).all():
