@@ -1,6 +1,8 @@
 """The four stacks of a stage, and what each is made of."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from aws_cdk import App, Stack, Tags
@@ -17,6 +19,7 @@ from infra.vector_index import VectorIndex
 from retrieval.settings import Settings
 
 INDEX_ALIAS = Settings().index_alias
+WRITABLE = Path("/tmp/gavel")  # below the one folder that Lambda lets a function write to
 
 
 class Storage(Stack):
@@ -43,12 +46,15 @@ class Serving(Stack):
             index_replicas=stage.index_replicas,
             cors_origins=",".join(stage.cors_origins),
             towers_uri=f"s3://{storage.store.towers.bucket_name}",
+            stage=stage.name,
         )
         self.indexer = BulkIndexer(self, "BulkIndexer", settings=given, **shared)
-        self.api = QueryApi(self, "QueryApi", settings=given, **shared)
         self.reranker: Reranker | None = None  # without one, search answers in first-stage order
         if stage.reranker:
             self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)
+        asked = self.reranker.name if self.reranker else ""
+        self.api = QueryApi(self, "QueryApi", settings=replace(given, ranker_endpoint=asked, home=WRITABLE), **shared)
+        if self.reranker:
             self.reranker.allow_invoke(self.api.role)
 
 

@@ -4,6 +4,7 @@ SnapStart takes its picture after this module is imported, so the index is opene
 wakes from the picture keeps tower and re-ranker, makes its connections anew and looks at the index's alias again.
 """
 
+import logging
 import os
 from functools import cache, lru_cache
 from typing import Any
@@ -23,6 +24,9 @@ from retrieval.tower_files import tower_folder
 
 settings = Settings.from_env()
 metrics.set_default_dimensions(stage=settings.stage)
+for room in ("retrieval", "lambdas"):  # they log with the standard library: here in the same JSON
+    logging.getLogger(room).addHandler(logger.registered_handler)
+    logging.getLogger(room).propagate = False
 
 
 @cache

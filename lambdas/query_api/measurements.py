@@ -3,7 +3,6 @@
 What buyers search for stays out of both.
 """
 
-import logging
 import os
 import warnings
 
@@ -16,9 +15,6 @@ NAMESPACE = "Gavel"
 MEASURED = ("load", "encode", "retrieve", "rerank", "total")
 
 logger = Logger(service="query-api")
-for room in ("retrieval", "lambdas"):  # they log with the standard library: here in the same JSON
-    logging.getLogger(room).addHandler(logger.registered_handler)
-    logging.getLogger(room).propagate = False
 metrics = Metrics(namespace=NAMESPACE, function_name=os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "query-api"))
 warnings.filterwarnings("ignore", message="No application metrics to publish")  # a look at /health measures nothing
 
