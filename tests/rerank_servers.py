@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -42,6 +42,10 @@ def faulty_server(body: bytes, status: int = 200, *, after_s: float = 0.0, promi
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             time.sleep(after_s)
+            with suppress(BrokenPipeError, ConnectionResetError):  # whoever asked has given up
+                self.answer()
+
+        def answer(self) -> None:
             self.send_response(status)
             if status == MODEL_ERROR:
                 self.send_header("x-amzn-ErrorType", "ModelError")

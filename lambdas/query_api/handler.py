@@ -11,7 +11,7 @@ from typing import Any
 
 from mangum import Mangum
 
-from lambdas.query_api.app import create_app
+from lambdas.query_api.app import PROBLEM_TYPE, create_app
 from lambdas.query_api.measurements import logger, measure, metrics
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import GavelError
@@ -62,14 +62,9 @@ def warm_up() -> None:
         logger.warning("not warm yet", reason=str(error))
 
 
-def after_restore() -> None:
-    """Leave the picture's connections, which nobody holds open any more."""
-    service.cache_clear()
-    service()
-
-
 app = create_app(service, [origin for origin in settings.cors_origins.split(",") if origin], measure)
-answer_http = Mangum(app, lifespan="off")
+# of other kinds Mangum makes base64, which this API passes on as it is
+answer_http = Mangum(app, lifespan="off", text_mime_types=["text/", "application/json", PROBLEM_TYPE])
 
 
 @metrics.log_metrics(capture_cold_start_metric=True)
@@ -89,4 +84,4 @@ if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:  # in Lambda, not in whoever 
     except ImportError:
         logger.warning("no hooks of SnapStart here")
     else:
-        register_after_restore(after_restore)
+        register_after_restore(service.cache_clear)  # nobody holds the other end of the picture's connections any more
