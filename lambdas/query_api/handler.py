@@ -24,7 +24,7 @@ from retrieval.tower_files import tower_folder
 
 settings = Settings.from_env()
 metrics.set_default_dimensions(stage=settings.stage)
-for room in ("retrieval", "lambdas"):  # they log with the standard library: here in the same JSON
+for room in ("retrieval", "lambdas", "mangum"):  # they log with the standard library: here in the same JSON
     logging.getLogger(room).addHandler(logger.registered_handler)
     logging.getLogger(room).propagate = False
 

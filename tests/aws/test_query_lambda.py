@@ -108,7 +108,7 @@ def forget():
         sys.modules.pop(f"lambdas.query_api.{name}", None)
     reset_cold_start_flag_provider()
     logging.root.manager.loggerDict.pop("query-api", None)  # it writes to the stdout of the test that made it
-    for room in ("retrieval", "lambdas"):
+    for room in ("retrieval", "lambdas", "mangum"):
         logging.getLogger(room).handlers.clear()
         logging.getLogger(room).propagate = True
 
