@@ -156,6 +156,7 @@ class StageMonitoring(Construct):
             "Latency by stage of a search": [self._measured(f"{s}_ms", q) for s in SEARCH_STAGES for q in ("p50", "p99")],
             "Searches, and those without the re-ranker": [self._measured(n, "sum") for n in ("searches", "rerank_fallbacks")],
             "Requests and errors": [api.api.metric_count(), api.api.metric_client_error(), api.api.metric_server_error()],
+            "Cold starts": [_cold_starts(api)],
             "Parts that wait, dead letters": [_visible(store.arrivals), _visible(store.dead_letters)],
             "Releases, and lots indexed": logged,
             "OpenSearch": domain_latency,
@@ -192,6 +193,16 @@ class StageMonitoring(Construct):
                 for kind, percent in (("ACTUAL", 80), ("FORECASTED", 100))
             ],
         )
+
+
+def _cold_starts(api: QueryApi) -> cloudwatch.Metric:
+    """Powertools' own, by the function's name."""
+    return cloudwatch.Metric(
+        namespace=NAMESPACE,
+        metric_name="ColdStart",
+        dimensions_map={"function_name": api.function.function_name},
+        statistic="sum",
+    )
 
 
 def _visible(queue: sqs.IQueue) -> cloudwatch.Metric:

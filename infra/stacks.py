@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from aws_cdk import App, Stack, Tags
@@ -19,7 +18,6 @@ from infra.vector_index import VectorIndex
 from retrieval.settings import Settings
 
 INDEX_ALIAS = Settings().index_alias
-WRITABLE = Path("/tmp/gavel")  # below the one folder that Lambda lets a function write to
 
 
 class Storage(Stack):
@@ -53,7 +51,7 @@ class Serving(Stack):
         if stage.reranker:
             self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)
         asked = self.reranker.name if self.reranker else ""
-        self.api = QueryApi(self, "QueryApi", settings=replace(given, ranker_endpoint=asked, home=WRITABLE), **shared)
+        self.api = QueryApi(self, "QueryApi", settings=replace(given, ranker_endpoint=asked), **shared)
         if self.reranker:
             self.reranker.allow_invoke(self.api.role)
 

@@ -4,15 +4,15 @@ SnapStart takes its picture after this module is imported, so the index is opene
 wakes from the picture keeps tower and re-ranker, makes its connections anew and looks at the index's alias again.
 """
 
-import logging
 import os
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from mangum import Mangum
 
 from lambdas.query_api.app import PROBLEM_TYPE, create_app
-from lambdas.query_api.measurements import logger, measure, metrics
+from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import GavelError
 from retrieval.index.opensearch_client import open_store
@@ -22,33 +22,32 @@ from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
 from retrieval.tower_files import tower_folder
 
-settings = Settings.from_env()
-metrics.set_default_dimensions(stage=settings.stage)
-for room in ("retrieval", "lambdas", "mangum"):  # they log with the standard library: here in the same JSON
-    logging.getLogger(room).addHandler(logger.registered_handler)
-    logging.getLogger(room).propagate = False
+TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
+TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
 
 
 @cache
 def service() -> SearchService:
     """The service of this process, wired from its environment."""
+    settings = Settings.from_env()
     return SearchService(
         open_store(settings),
-        _encoder,
-        lambda tower_id: _ranker() if settings.ranker_endpoint else None,
+        partial(_encoder, settings),
+        partial(_ranker, settings),
         candidates=settings.candidates,
         tower_id=settings.tower_id,
     )
 
 
 @lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped
-def _encoder(tower_id: str) -> QueryEncoder:
-    folder = tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers")
-    return QueryEncoder.load(folder, split_tower_id(tower_id)[1])
+def _encoder(settings: Settings, tower_id: str) -> QueryEncoder:
+    return QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
 
 
-@cache
-def _ranker() -> Ranker:
+@lru_cache(maxsize=1)
+def _ranker(settings: Settings, tower_id: str) -> Ranker | None:
+    if not settings.ranker_endpoint:
+        return None
     from retrieval.ranker.sagemaker import EndpointRanker  # boto3 costs a stage without an endpoint nothing
 
     return EndpointRanker(settings.ranker_endpoint, settings.ranker_timeout_s)
@@ -62,9 +61,12 @@ def warm_up() -> None:
         logger.warning("not warm yet", reason=str(error))
 
 
-app = create_app(service, [origin for origin in settings.cors_origins.split(",") if origin], measure)
-# of other kinds Mangum makes base64, which this API passes on as it is
-answer_http = Mangum(app, lifespan="off", text_mime_types=["text/", "application/json", PROBLEM_TYPE])
+def _origins() -> list[str]:
+    return [origin for origin in Settings.from_env().cors_origins.split(",") if origin]
+
+
+metrics.set_default_dimensions(stage=Settings.from_env().stage)
+answer_http = Mangum(create_app(service, _origins(), measure), lifespan="off", text_mime_types=TEXTS)
 
 
 @metrics.log_metrics(capture_cold_start_metric=True)
@@ -78,6 +80,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:  # in Lambda, not in whoever imports this elsewhere
+    log_as_json("retrieval", "lambdas", "mangum")
     warm_up()
     try:
         from snapshot_restore_py import register_after_restore  # part of Lambda's Python, of no other

@@ -3,6 +3,7 @@
 What buyers search for stays out of both.
 """
 
+import logging
 import os
 import warnings
 
@@ -17,6 +18,13 @@ MEASURED = ("load", "encode", "retrieve", "rerank", "total")
 logger = Logger(service="query-api")
 metrics = Metrics(namespace=NAMESPACE, function_name=os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "query-api"))
 warnings.filterwarnings("ignore", message="No application metrics to publish")  # a look at /health measures nothing
+
+
+def log_as_json(*rooms: str) -> None:
+    """Have loggers of the standard library, and those below them, write as this function's own does."""
+    for room in rooms:
+        logging.getLogger(room).addHandler(logger.registered_handler)
+        logging.getLogger(room).propagate = False  # Lambda's own handler would write it again, as text
 
 
 def measure(answer: SearchAnswer) -> None:

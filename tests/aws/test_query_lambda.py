@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from dataclasses import replace
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import boto3
@@ -18,6 +19,7 @@ from trained_booster import trained_booster
 
 from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
+from retrieval import tower_files
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import IndexUnavailable
 from retrieval.index import opensearch_client
@@ -73,7 +75,7 @@ def bucket(monkeypatch, tower, tmp_path):
         "AWS_ACCESS_KEY_ID": "x",
         "AWS_SECRET_ACCESS_KEY": "x",
         "AWS_DEFAULT_REGION": "eu-west-1",
-        "GAVEL_HOME": str(tmp_path / "writable"),
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
         "GAVEL_TOWERS_URI": f"s3://{BUCKET}",
         "GAVEL_STAGE": "dev",
         "GAVEL_RANKER_TIMEOUT_S": "5",
@@ -81,6 +83,8 @@ def bucket(monkeypatch, tower, tmp_path):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)  # it would lead past moto
+    fetched = partial(tower_files.tower_folder, cache=tmp_path / "writable")
+    monkeypatch.setattr(tower_files, "tower_folder", lambda towers, tower_id, cache: fetched(towers, tower_id))
     with mock_aws():
         made = boto3.resource("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
         for name in SERVING_FILES:
@@ -96,8 +100,11 @@ def store(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def imported(bucket, store):
-    """Imports the handler anew, with the environment as it is by then."""
+def imported(bucket, store, monkeypatch):
+    """Imports the handler anew, in Lambda, with the environment as it is by then."""
+    hooks = SimpleNamespace(registered=[])
+    hooks.register_after_restore = hooks.registered.append
+    monkeypatch.setitem(sys.modules, "snapshot_restore_py", hooks)  # a part of Lambda's Python
     forget()
     yield lambda: importlib.import_module("lambdas.query_api.handler")
     forget()
@@ -175,9 +182,7 @@ def test_a_search_is_answered_with_the_tower_that_the_index_names_fetched_from_s
     status, body = ask(imported())
     assert (status, body["tower_id"], body["reranked"], body["degraded"]) == (200, tower.name, False, [])
     assert ids(body) == in_first_stage_order(store, tower)
-    assert sorted(path.name for path in (tmp_path / "writable" / "cache" / "towers" / tower.name).iterdir()) == sorted(
-        SERVING_FILES
-    )
+    assert sorted(path.name for path in (tmp_path / "writable" / tower.name).iterdir()) == sorted(SERVING_FILES)
 
 
 def test_a_search_by_body_is_the_same_search(imported, published):
@@ -241,7 +246,6 @@ def unreachable(self):
 
 
 def test_before_the_first_release_the_function_starts_and_later_finds_it(imported, store, tower, monkeypatch, capsys):
-    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")
     module = imported()
     assert logged(capsys)[0][0]["message"] == "not warm yet"
     status, body = ask(module)
@@ -251,23 +255,22 @@ def test_before_the_first_release_the_function_starts_and_later_finds_it(importe
 
 
 def test_the_picture_of_snapstart_holds_the_tower_and_no_connection(imported, published, bucket, monkeypatch, store):
-    hooks = []
-    monkeypatch.setitem(sys.modules, "snapshot_restore_py", SimpleNamespace(register_after_restore=hooks.append))
-    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")
     opened = []
     monkeypatch.setattr(opensearch_client, "open_store", lambda settings: opened.append(settings) or store)
     module = imported()
     assert len(opened) == 1
     bucket.objects.all().delete()
-    (restore,) = hooks
+    (restore,) = sys.modules["snapshot_restore_py"].registered
     restore()
     assert ask(module)[0] == 200, "the tower came with the picture"
     assert len(opened) == 2, "its client did not"
 
 
-def test_outside_lambda_an_import_loads_nothing(imported, monkeypatch, store):
+def test_outside_lambda_an_import_loads_nothing_and_leaves_the_logs_alone(imported, monkeypatch):
+    monkeypatch.delenv("AWS_LAMBDA_INITIALIZATION_TYPE")
     monkeypatch.setattr(opensearch_client, "open_store", lambda settings: pytest.fail("opened"))
     imported()
+    assert logging.getLogger("retrieval").propagate
 
 
 @pytest.fixture
