@@ -2,6 +2,8 @@
 
 python -m local.ranker_server FOLDER
 AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080 GAVEL_RANKER_ENDPOINT=local gavel serve
+
+FOLDER holds an unpacked model.tar.gz. The second line wants a region and credentials as AWS would; here any will do.
 """
 
 import sys
