@@ -22,7 +22,10 @@ RUN_BOOK = "docs/operations.md"
 MOST_WAITING_S = 900  # of a part in the queue
 MOST_ERRORS = 0.01  # share of requests
 MOST_HEAP_PERCENT = 85
+MOST_FALLBACKS = 0.05  # share of searches
+SEARCH_STAGES = ("encode", "retrieve", "rerank", "total")  # as lambdas/query_api/measurements.py calls them
 LEAST_FREE_SHARE = 0.2  # of a data node's volume
+MINUTE = Duration.minutes(1)
 BREACHING, FINE = cloudwatch.TreatMissingData.BREACHING, cloudwatch.TreatMissingData.NOT_BREACHING
 AT_LEAST = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
 BELOW = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
@@ -53,14 +56,15 @@ class StageMonitoring(Construct):
         self._tell = actions.SnsAction(nightly.notices)
         self.alarms: dict[str, cloudwatch.Alarm] = {}
         domain = f"gavel-{stage.name}"
-        releases = self._releases(indexer)
+        releases = self._logged(indexer, "Releases", "release checked", "1")
+        indexed = self._logged(indexer, "Indexed", "part indexed", "$.indexed")
         self._watch_queries(api)
         self._watch_indexing(store, releases)
         self._watch_nights(rebuild)
         self._watch_opensearch(domain)
         for guard in guards:
             guard.add_alarm_action(self._tell)
-        self._dashboard(api, store, releases, domain)
+        self._dashboard(api, store, [releases, indexed], domain)
         self._budget()
 
     def _alarm(self, name: str, metric: cloudwatch.IMetric, threshold: float, minutes: int = 1, **settings: object) -> None:
@@ -80,26 +84,43 @@ class StageMonitoring(Construct):
         self.alarms[name] = alarm
 
     def _watch_queries(self, api: QueryApi) -> None:
-        minute = Duration.minutes(1)
-        self._alarm("query-latency", api.api.metric_latency(statistic="p99", period=minute), self._stage.p99_latency_ms, 5)
-        self._alarm("query-errors", api.api.metric_server_error(statistic="avg", period=minute), MOST_ERRORS, 5)
+        self._alarm("query-latency", api.api.metric_latency(statistic="p99", period=MINUTE), self._stage.p99_latency_ms, 5)
+        self._alarm("query-errors", api.api.metric_server_error(statistic="avg", period=MINUTE), MOST_ERRORS, 5)
+        fallbacks = cloudwatch.MathExpression(
+            expression="fallbacks / searches",
+            using_metrics={"fallbacks": self._measured("rerank_fallbacks", "sum"), "searches": self._measured("searches", "sum")},
+            period=MINUTE,
+            label="share of searches without the re-ranker",
+        )
+        self._alarm("rerank-fallbacks", fallbacks, MOST_FALLBACKS, 5)
 
-    def _releases(self, indexer: BulkIndexer) -> cloudwatch.Metric:
-        """Releases that the indexer found live, counted in its log; `release checked` is its word (lambdas/bulk_indexer)."""
+    def _measured(self, name: str, statistic: str) -> cloudwatch.Metric:
+        """What the query function measures of itself (lambdas/query_api/measurements.py)."""
+        return cloudwatch.Metric(
+            namespace=NAMESPACE,
+            metric_name=name,
+            dimensions_map={"stage": self._stage.name},
+            statistic=statistic,
+            period=MINUTE,
+            label=f"{name} {statistic}",
+        )
+
+    def _logged(self, indexer: BulkIndexer, id: str, words: str, value: str) -> cloudwatch.Metric:
+        """What the indexer logs (lambdas/bulk_indexer), summed: 1 a line, or one of its values."""
         counted = logs.MetricFilter(
             self,
-            "Releases",
+            id,
             log_group=indexer.role.log_group,
-            filter_pattern=logs.FilterPattern.string_value("$.message", "=", "release checked"),
+            filter_pattern=logs.FilterPattern.string_value("$.message", "=", words),
             metric_namespace=NAMESPACE,
-            metric_name=f"releases-{self._stage.name}",
-            metric_value="1",
+            metric_name=f"{id.lower()}-{self._stage.name}",
+            metric_value=value,
         )
         return counted.metric(statistic="sum", period=Duration.hours(1))
 
     def _watch_indexing(self, store: ItemStore, releases: cloudwatch.Metric) -> None:
         self._alarm("dead-letters", _visible(store.dead_letters), 1)
-        age = store.arrivals.metric_approximate_age_of_oldest_message(statistic="max", period=Duration.minutes(1))
+        age = store.arrivals.metric_approximate_age_of_oldest_message(statistic="max", period=MINUTE)
         self._alarm("parts-waiting", age, MOST_WAITING_S, 5)
         hours = self._stage.release_age_hours
         self._alarm("release-age", releases, 1, hours, comparison_operator=BELOW, treat_missing_data=BREACHING)
@@ -130,15 +151,18 @@ class StageMonitoring(Construct):
         free = _domain_metric(domain, "FreeStorageSpace", "min")  # in MiB
         self._alarm("index-disk", free, gib * 1024 * LEAST_FREE_SHARE, comparison_operator=BELOW)
 
-    def _dashboard(self, api: QueryApi, store: ItemStore, releases: cloudwatch.Metric, domain: str) -> None:
+    def _dashboard(self, api: QueryApi, store: ItemStore, logged: list[cloudwatch.Metric], domain: str) -> None:
         latencies = [api.api.metric_latency(statistic=s, label=f"API {s}") for s in ("p50", "p99")]
         latencies += [api.function.metric_duration(statistic="p99", label="function p99")]
         domain_latency = [_domain_metric(domain, "SearchLatency", "p99"), _domain_metric(domain, "JVMMemoryPressure", "max")]
         rows: Mapping[str, list[cloudwatch.IMetric]] = {
             "Query latency": latencies,
+            "Latency by stage of a search": [self._measured(f"{s}_ms", q) for s in SEARCH_STAGES for q in ("p50", "p99")],
+            "Searches, and those without the re-ranker": [self._measured(n, "sum") for n in ("searches", "rerank_fallbacks")],
             "Requests and errors": [api.api.metric_count(), api.api.metric_client_error(), api.api.metric_server_error()],
+            "Cold starts": [_cold_starts(api)],
             "Parts that wait, dead letters": [_visible(store.arrivals), _visible(store.dead_letters)],
-            "Releases": [releases],
+            "Releases, and lots indexed": logged,
             "OpenSearch": domain_latency,
             "Lots in OpenSearch": [_domain_metric(domain, "SearchableDocuments", "max")],
         }
@@ -175,8 +199,18 @@ class StageMonitoring(Construct):
         )
 
 
+def _cold_starts(api: QueryApi) -> cloudwatch.Metric:
+    """Powertools' own, by the function's name."""
+    return cloudwatch.Metric(
+        namespace=NAMESPACE,
+        metric_name="ColdStart",
+        dimensions_map={"function_name": api.function.function_name},
+        statistic="sum",
+    )
+
+
 def _visible(queue: sqs.IQueue) -> cloudwatch.Metric:
-    return queue.metric_approximate_number_of_messages_visible(statistic="max", period=Duration.minutes(1))
+    return queue.metric_approximate_number_of_messages_visible(statistic="max", period=MINUTE)
 
 
 def _domain_metric(domain: str, name: str, statistic: str) -> cloudwatch.Metric:
@@ -185,5 +219,5 @@ def _domain_metric(domain: str, name: str, statistic: str) -> cloudwatch.Metric:
         metric_name=name,
         dimensions_map={"DomainName": domain, "ClientId": Aws.ACCOUNT_ID},
         statistic=statistic,
-        period=Duration.minutes(1),
+        period=MINUTE,
     )

@@ -15,8 +15,17 @@ from infra.stage import RerankerArtefact, Stage
 VARIANT = "AllTraffic"
 CAPTURED_PERCENT = 5
 CAPTURES = "captures"
+CANARY_PERCENT = 10
+BAKING_S = 300  # of each step, in which an alarm takes the deployment back; alarms look at three minutes
 INVOCATIONS_PER_INSTANCE = 3_000  # a minute
 SLOWEST_MS = 50  # p99 of the model alone; a query waits for it
+SCRIPT_MODE = {  # the container's server then calls the functions of processing/reranker_endpoint/inference.py
+    "SAGEMAKER_PROGRAM": "inference.py",
+    "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",  # in the archive itself: without a network nothing else can be read
+    "SAGEMAKER_REGION": Aws.REGION,
+    "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
+    "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "text/csv",
+}
 HERE = "arn:<AWS::Partition>:{}:<AWS::Region>"  # as cdk-nag shows it
 
 
@@ -69,6 +78,7 @@ class Reranker(Construct):
             primary_container={
                 "image": Fn.sub(self._artefact.image),
                 "modelDataUrl": f"s3://{self._store.towers.bucket_name}/{self._artefact.model_key}",
+                "environment": SCRIPT_MODE,
             },
         )
         model.node.add_dependency(role)  # SageMaker reads the artefact when the model is made
@@ -151,16 +161,22 @@ class Reranker(Construct):
             deployment_config=sagemaker.CfnEndpoint.DeploymentConfigProperty(
                 auto_rollback_configuration={"alarms": [{"alarmName": alarm.alarm_name} for alarm in self.alarms]},
                 blue_green_update_policy=sagemaker.CfnEndpoint.BlueGreenUpdatePolicyProperty(
-                    termination_wait_in_seconds=300,
+                    termination_wait_in_seconds=BAKING_S,
                     maximum_execution_timeout_in_seconds=3600,
-                    traffic_routing_configuration={
-                        "type": "CANARY",
-                        "canarySize": {"type": "CAPACITY_PERCENT", "value": 10},
-                        "waitIntervalInSeconds": 300,
-                    },
+                    traffic_routing_configuration=self._traffic(),
                 ),
             ),
         )
+
+    def _traffic(self) -> dict[str, object]:
+        """Which share of the new instances is tried first: at most half of them may be, so one instance is tried whole."""
+        if self._artefact.instances == 1:
+            return {"type": "ALL_AT_ONCE", "waitIntervalInSeconds": BAKING_S}
+        return {
+            "type": "CANARY",
+            "canarySize": {"type": "CAPACITY_PERCENT", "value": CANARY_PERCENT},
+            "waitIntervalInSeconds": BAKING_S,
+        }
 
     def _scale(self) -> None:
         target = autoscaling.ScalableTarget(

@@ -1,6 +1,7 @@
 """The four stacks of a stage, and what each is made of."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aws_cdk import App, Stack, Tags
@@ -44,12 +45,15 @@ class Serving(Stack):
             index_replicas=stage.index_replicas,
             cors_origins=",".join(stage.cors_origins),
             towers_uri=f"s3://{storage.store.towers.bucket_name}",
+            stage=stage.name,
         )
         self.indexer = BulkIndexer(self, "BulkIndexer", settings=given, **shared)
-        self.api = QueryApi(self, "QueryApi", settings=given, **shared)
         self.reranker: Reranker | None = None  # without one, search answers in first-stage order
         if stage.reranker:
             self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)
+        asked = self.reranker.name if self.reranker else ""
+        self.api = QueryApi(self, "QueryApi", settings=replace(given, ranker_endpoint=asked), **shared)
+        if self.reranker:
             self.reranker.allow_invoke(self.api.role)
 
 

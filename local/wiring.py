@@ -35,7 +35,11 @@ def find_tower(settings: Settings, tower_id: str) -> Path:
 
 
 def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
-    """The booster that was trained on this tower's candidates; None before one was trained."""
+    """The endpoint of the settings, or the booster that was trained on this tower's candidates; None before one was trained."""
+    if settings.ranker_endpoint:
+        from retrieval.ranker.sagemaker import EndpointRanker
+
+        return EndpointRanker(settings.ranker_endpoint, settings.ranker_timeout_s)
     path = Home(settings).ranker(tower_id)
     if not path.is_file():
         return None

@@ -30,6 +30,9 @@ class Settings:
         tower_id: the only tower that queries may be encoded with; empty takes the one that the live index names.
         candidates: how many first-stage candidates go to the re-ranker, >= 1.
         request_timeout_s: seconds until one request to the index is given up.
+        ranker_endpoint: name of the SageMaker endpoint that re-ranks; empty re-ranks in process, or not at all.
+        ranker_timeout_s: seconds until the endpoint's answer is given up, and search answers in first-stage order.
+        stage: what measurements are filed under.
     """
 
     home: Path = Path(".gavel")
@@ -43,6 +46,9 @@ class Settings:
     tower_id: str = ""
     candidates: int = 50
     request_timeout_s: float = 10.0
+    ranker_endpoint: str = ""
+    ranker_timeout_s: float = 0.05  # half of what a whole query may take; an endpoint that is well needs a fifth of it
+    stage: str = "local"
 
     @property
     def towers(self) -> str:
@@ -64,32 +70,40 @@ class Settings:
         if given.get("opensearch_auth", "none") not in get_args(OpenSearchAuth):
             allowed = ", ".join(get_args(OpenSearchAuth))
             raise InvalidSettings(f"GAVEL_OPENSEARCH_AUTH is {given['opensearch_auth']!r}; allowed are {allowed}")
-        candidates = _number(given, "candidates", cls().candidates)
-        timeout = _number(given, "request_timeout_s", cls().request_timeout_s)
-        if candidates < 1 or candidates != int(candidates):
-            raise InvalidSettings(f"GAVEL_CANDIDATES is {candidates:g}; allowed are whole numbers from 1")
-        replicas = _number(given, "index_replicas", cls().index_replicas)
-        if replicas < 0 or replicas != int(replicas):
-            raise InvalidSettings(f"GAVEL_INDEX_REPLICAS is {replicas:g}; allowed are whole numbers from 0")
-        if timeout <= 0:
-            raise InvalidSettings(f"GAVEL_REQUEST_TIMEOUT_S is {timeout:g}; allowed are seconds above 0")
         return cls(
             home=Path(given.get("home", cls().home)),
             index="opensearch" if given.get("index") == "opensearch" else "faiss",
             opensearch_url=given.get("opensearch_url", cls().opensearch_url),
             opensearch_auth="sigv4" if given.get("opensearch_auth") == "sigv4" else "none",
             index_alias=given.get("index_alias", cls().index_alias),
-            index_replicas=int(replicas),
+            index_replicas=_whole(given, "index_replicas", cls().index_replicas, least=0),
             cors_origins=given.get("cors_origins", cls().cors_origins),
             towers_uri=given.get("towers_uri", cls().towers_uri),
             tower_id=given.get("tower_id", cls().tower_id),
-            candidates=int(candidates),
-            request_timeout_s=timeout,
+            candidates=_whole(given, "candidates", cls().candidates, least=1),
+            request_timeout_s=_seconds(given, "request_timeout_s", cls().request_timeout_s),
+            ranker_endpoint=given.get("ranker_endpoint", cls().ranker_endpoint),
+            ranker_timeout_s=_seconds(given, "ranker_timeout_s", cls().ranker_timeout_s),
+            stage=given.get("stage", cls().stage),
         )
 
     def to_env(self) -> dict[str, str]:
         """The environment that from_env() reads back to an equal object."""
         return {PREFIX + f.name.upper(): str(getattr(self, f.name)) for f in fields(self)}
+
+
+def _whole(given: Mapping[str, str], name: str, default: int, *, least: int) -> int:
+    number = _number(given, name, default)
+    if number < least or number != int(number):
+        raise InvalidSettings(f"{PREFIX}{name.upper()} is {number:g}; allowed are whole numbers from {least}")
+    return int(number)
+
+
+def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
+    number = _number(given, name, default)
+    if number <= 0:
+        raise InvalidSettings(f"{PREFIX}{name.upper()} is {number:g}; allowed are seconds above 0")
+    return number
 
 
 def _number(given: Mapping[str, str], name: str, default: float) -> float:

@@ -110,12 +110,17 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(service: Callable[[], SearchService], cors_origins: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    service: Callable[[], SearchService],
+    cors_origins: Sequence[str] = (),
+    on_answer: Callable[[SearchAnswer], None] = lambda answer: None,
+) -> FastAPI:
     """Build the app.
 
     Args:
         service: gives the search service; called on the first request, so that importing loads no model.
         cors_origins: origins whose pages may read the answers.
+        on_answer: is told of every search that was answered, for measurements.
     """
     app = FastAPI(title="Gavel", version="1", description="Find the auction lots to look at.", responses=PROBLEMS)
     app.middleware("http")(_limit_body)
@@ -125,15 +130,20 @@ def create_app(service: Callable[[], SearchService], cors_origins: Sequence[str]
     app.exception_handler(RequestValidationError)(_validation_problem)
     app.exception_handler(HTTPException)(_http_problem)
 
+    def ask(query: SearchQuery) -> Answer:
+        answer = service().search(query.request())
+        on_answer(answer)
+        return Answer.model_validate(asdict(answer))
+
     @app.get("/search")
     def search(query: Annotated[SearchQuery, Query()]) -> Answer:
         """Search by query string."""
-        return _answer(service().search(query.request()))
+        return ask(query)
 
     @app.post("/search")
     def search_by_body(query: SearchQuery) -> Answer:
         """Search by JSON body."""
-        return _answer(service().search(query.request()))
+        return ask(query)
 
     @app.get("/health")
     def health() -> Health:
@@ -156,10 +166,6 @@ def _described(app: FastAPI) -> dict[str, Any]:
             described["components"]["schemas"].pop(unused, None)
         app.openapi_schema = described
     return app.openapi_schema
-
-
-def _answer(answer: SearchAnswer) -> Answer:
-    return Answer.model_validate(asdict(answer))
 
 
 def problem(status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -1,20 +1,29 @@
-"""The query Lambda: the app behind API Gateway, over OpenSearch and the tower that its index names."""
+"""The query Lambda: the app behind API Gateway, over OpenSearch, the tower that its index names, and the re-rank endpoint.
 
-from functools import cache
+SnapStart takes its picture after this module is imported, so the index is opened and the tower loaded here. A process that
+wakes from the picture keeps tower and re-ranker, makes its connections anew and looks at the index's alias again.
+"""
+
+import os
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from mangum import Mangum
-from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
 from lambdas.query_api.app import PROBLEM_TYPE, create_app
+from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
 from retrieval.encoder import QueryEncoder
+from retrieval.errors import GavelError
 from retrieval.index.opensearch_client import open_store
+from retrieval.ranker.base import Ranker
 from retrieval.search import SearchService
 from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
 from retrieval.tower_files import tower_folder
 
 TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
+TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
 
 
 @cache
@@ -23,14 +32,59 @@ def service() -> SearchService:
     settings = Settings.from_env()
     return SearchService(
         open_store(settings),
-        lambda tower_id: QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1]),
+        partial(_encoder, settings),
+        partial(_ranker, settings),
         candidates=settings.candidates,
         tower_id=settings.tower_id,
     )
+
+
+@lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped
+def _encoder(settings: Settings, tower_id: str) -> QueryEncoder:
+    return QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
+
+
+@lru_cache(maxsize=1)
+def _ranker(settings: Settings, tower_id: str) -> Ranker | None:
+    if not settings.ranker_endpoint:
+        return None
+    from retrieval.ranker.sagemaker import EndpointRanker  # boto3 costs a stage without an endpoint nothing
+
+    return EndpointRanker(settings.ranker_endpoint, settings.ranker_timeout_s)
+
+
+def warm_up() -> None:
+    """Load what a search needs; before the first release there is nothing to load, and the first search after it will."""
+    try:
+        service().live().encoder.encode(["warm"])
+    except GavelError as error:
+        logger.warning("not warm yet", reason=str(error))
 
 
 def _origins() -> list[str]:
     return [origin for origin in Settings.from_env().cors_origins.split(",") if origin]
 
 
-handler = Mangum(create_app(service, _origins()), lifespan="off", text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, PROBLEM_TYPE])
+metrics.set_default_dimensions(stage=Settings.from_env().stage)
+answer_http = Mangum(create_app(service, _origins(), measure), lifespan="off", text_mime_types=TEXTS)
+
+
+@metrics.log_metrics(capture_cold_start_metric=True)
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Answer one request of API Gateway, and log one line about it."""
+    logger.clear_state()
+    logger.append_keys(request_id=getattr(context, "aws_request_id", None), route=event.get("resource"))
+    answer = answer_http(event, context)
+    logger.info("answered", method=event.get("httpMethod"), status=answer["statusCode"])
+    return answer
+
+
+if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:  # in Lambda, not in whoever imports this elsewhere
+    log_as_json("retrieval", "lambdas", "mangum")
+    warm_up()
+    try:
+        from snapshot_restore_py import register_after_restore  # part of Lambda's Python, of no other
+    except ImportError:
+        logger.warning("no hooks of SnapStart here")
+    else:
+        register_after_restore(service.cache_clear)  # nobody holds the other end of the picture's connections any more

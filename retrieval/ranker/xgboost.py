@@ -15,6 +15,7 @@ PARAMETERS = {
     "objective": "rank:ndcg",
     "ndcg_exp_gain": False,  # labels are gains already: mean event weights, not grades
     "eval_metric": "ndcg@10",
+    "base_score": 0.5,  # the one that XGBoost 3.0, which SageMaker's container has, reads as newer ones write it; ranks nothing
     "eta": 0.1,
     "max_depth": 4,
     "min_child_weight": 5,

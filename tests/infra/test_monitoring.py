@@ -7,6 +7,9 @@ import pytest
 from conftest import ROOT, synthesise
 from test_reranker import RERANKER
 
+from infra.monitoring import MOST_FALLBACKS, NAMESPACE, SEARCH_STAGES
+from lambdas.query_api import measurements
+
 RUN_BOOK = (ROOT / "docs" / "operations.md").read_text()
 SECTIONS = {
     title: text.strip()
@@ -73,10 +76,28 @@ def test_a_rebuild_that_fails_rings_as_a_night_does(stage):
         assert machine in counted
 
 
-def test_releases_are_counted_by_the_words_that_the_indexer_logs(stage):
-    (counted,) = stage.properties("AWS::Logs::MetricFilter")
-    (word,) = re.findall(r'\$\.message = "(.+?)"', counted["FilterPattern"])
-    assert f'logger.info("{word}"' in (ROOT / "lambdas" / "bulk_indexer" / "handler.py").read_text()
+def test_releases_and_lots_are_counted_by_the_words_that_the_indexer_logs(stage):
+    source = (ROOT / "lambdas" / "bulk_indexer" / "handler.py").read_text()
+    counted = {}
+    for metric_filter in stage.properties("AWS::Logs::MetricFilter"):
+        (words,) = re.findall(r'\$\.message = "(.+?)"', metric_filter["FilterPattern"])
+        (metric,) = metric_filter["MetricTransformations"]
+        assert f'logger.info("{words}"' in source
+        counted[words] = metric["MetricValue"]
+    assert counted == {"release checked": "1", "part indexed": "$.indexed"}
+    assert 'logger.info("part indexed", key=key, indexed=' in source
+
+
+def test_searches_without_the_reranker_ring_by_their_share_alone(stage):
+    alarm = alarms(stage)["rerank-fallbacks"]
+    assert (alarm["Threshold"], alarm["TreatMissingData"]) == (MOST_FALLBACKS, "notBreaching")
+    (share,) = [metric["Expression"] for metric in alarm["Metrics"] if "Expression" in metric]
+    assert share == "fallbacks / searches"
+    measured = {m["Id"]: m["MetricStat"]["Metric"] for m in alarm["Metrics"] if "MetricStat" in m}
+    assert {m["MetricName"] for m in measured.values()} == {"rerank_fallbacks", "searches"}
+    for metric in measured.values():  # CloudWatch takes another namespace or dimension for another metric, and rings never
+        assert metric["Namespace"] == NAMESPACE == measurements.NAMESPACE
+        assert metric["Dimensions"] == [{"Name": "stage", "Value": stage.stage.name}]
 
 
 @pytest.mark.parametrize(("name", "limit"), [("dev", 120), ("prod", 3000)])
@@ -93,3 +114,6 @@ def test_the_dashboard_shows_latency_queues_releases_and_opensearch(stage):
     text = json.dumps(board["DashboardBody"])
     for shown in ("Query latency", "Parts that wait", "Releases", "JVMMemoryPressure", "SearchableDocuments"):
         assert shown in text
+    assert set(SEARCH_STAGES) <= set(measurements.MEASURED)
+    for measured in [*(f"{stage_of}_ms {share}" for stage_of in SEARCH_STAGES for share in ("p50", "p99")), "rerank_fallbacks"]:
+        assert measured in text

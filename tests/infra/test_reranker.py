@@ -4,9 +4,12 @@ import cfnlint.api
 import pytest
 from conftest import Synthesised, synthesise
 
+from processing.reranker_endpoint import inference
+from processing.reranker_endpoint.packing import SCRIPT
+
 RERANKER = {
     "model_key": "rerankers/r1/model.tar.gz",
-    "image": "763104351884.dkr.ecr.${AWS::Region}.${AWS::URLSuffix}/xgboost:latest",
+    "image": "141502667606.dkr.ecr.${AWS::Region}.${AWS::URLSuffix}/sagemaker-xgboost:3.0-5",
     "instance": "ml.c7i.large",
     "instances": 2,
     "most_instances": 6,
@@ -48,6 +51,32 @@ def test_a_new_artefact_goes_back_when_an_alarm_rings(reranked):
     assert all(guard["AlarmName"]["Ref"] in alarms for guard in guards)
     traffic = endpoint["DeploymentConfig"]["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
     assert (traffic["Type"], traffic["CanarySize"]["Value"]) == ("CANARY", 10)
+
+
+def test_the_container_is_pointed_at_the_script_in_the_archive(reranked):
+    (model,) = reranked.properties("AWS::SageMaker::Model")
+    environment = model["PrimaryContainer"]["Environment"]
+    folder, script = environment["SAGEMAKER_SUBMIT_DIRECTORY"], environment["SAGEMAKER_PROGRAM"]
+    assert f"{folder}/{script}" == f"/opt/ml/model/{SCRIPT}"  # where SageMaker unpacks model.tar.gz
+    assert environment["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] == inference.CSV
+
+
+def test_one_instance_is_replaced_whole(tmp_path):
+    alone = synthesise("dev", tmp_path, reranker={**RERANKER, "instances": 1})
+    (endpoint,) = alone.properties("AWS::SageMaker::Endpoint")
+    traffic = endpoint["DeploymentConfig"]["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
+    assert traffic["Type"] == "ALL_AT_ONCE"
+    assert "CanarySize" not in traffic
+
+
+def test_the_query_function_is_told_of_the_endpoint_by_name(reranked, stage):
+    def told(synthesised):
+        functions = {f["Handler"]: f["Environment"]["Variables"] for f in synthesised.properties("AWS::Lambda::Function")}
+        return functions["lambdas.query_api.handler.handler"]["GAVEL_RANKER_ENDPOINT"]
+
+    (endpoint,) = reranked.properties("AWS::SageMaker::Endpoint")
+    assert told(reranked) == endpoint["EndpointName"] == "gavel-prod-reranker"
+    assert told(stage) == ""
 
 
 def test_the_endpoint_grows_with_its_requests_within_the_stages_bounds(reranked):

@@ -59,6 +59,8 @@ def test_the_lambdas_read_back_the_settings_that_the_stack_wrote(stage):
         assert settings.index_replicas == (1 if stage.stage.name == "prod" else 0)
         assert settings.cors_origins == ",".join(stage.stage.cors_origins)
         assert "s3://" in json.dumps(written["GAVEL_TOWERS_URI"])
+        assert settings.stage == stage.stage.name
+        assert 2 * settings.ranker_timeout_s <= 0.1  # a connection, and an answer: no more than a whole query may take
 
 
 def test_queries_go_to_a_published_version_that_snapstart_has_a_picture_of(stage):

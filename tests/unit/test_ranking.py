@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trained_booster import trained_booster
 
 from retrieval.errors import FeatureMismatch, RankerUnavailable
 from retrieval.index.base import Candidate
 from retrieval.items import epoch_ms
 from retrieval.ranker import xgboost as adapter
 from retrieval.ranker.features import FEATURES, feature_matrix
-from retrieval.ranker.xgboost import BoosterRanker, RankingData, fit_booster
+from retrieval.ranker.xgboost import BoosterRanker
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 EAST, NORTH = np.eye(2, dtype=np.float32)
@@ -71,17 +72,9 @@ def test_no_candidates_make_an_empty_matrix_of_the_right_width() -> None:
     assert feature_matrix("vase", EAST, [], NOW).shape == (0, len(FEATURES))
 
 
-def ranking_data(seed: int) -> RankingData:
-    """Queries whose buyers want the cheaper lots, whatever the rest says."""
-    rng = np.random.default_rng(seed)
-    features = [rng.random((20, len(FEATURES)), dtype=np.float32) for _ in range(30)]
-    labels = [np.float32(3.5) * (x[:, FEATURES.index("log_price")] < 0.3) for x in features]
-    return RankingData(features, [label.astype(np.float32) for label in labels])
-
-
 @pytest.fixture(scope="module")
 def booster() -> BoosterRanker:
-    return fit_booster(ranking_data(0), ranking_data(1), rounds=20)
+    return trained_booster()
 
 
 def test_lambdamart_learns_what_buyers_want(booster: BoosterRanker) -> None:

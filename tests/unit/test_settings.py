@@ -31,6 +31,9 @@ def test_an_empty_environment_gives_the_embedded_default():
         towers_uri=word | st.just(""),
         candidates=st.integers(1, 10_000),
         request_timeout_s=st.floats(0.001, 1e6),
+        ranker_endpoint=word | st.just(""),
+        ranker_timeout_s=st.floats(0.001, 10),
+        stage=word,
     )
 )
 def test_what_is_written_to_the_environment_reads_back_equal(settings):
@@ -64,6 +67,9 @@ def test_towers_lie_in_home_unless_said_otherwise():
         ("GAVEL_CANDIDATES", "inf", "not a number"),
         ("GAVEL_REQUEST_TIMEOUT_S", "0", "seconds above 0"),
         ("GAVEL_REQUEST_TIMEOUT_S", "nan", "not a number"),
+        ("GAVEL_INDEX_REPLICAS", "0.5", "whole numbers from 0"),
+        ("GAVEL_RANKER_TIMEOUT_S", "-1", "seconds above 0"),
+        ("GAVEL_RANKER_TIMEOUT_S", "soon", "not a number"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_its_variable(name, value, allowed):

@@ -1,0 +1,43 @@
+"""Packs a trained re-ranker as SageMaker wants it: model.tar.gz with the booster and its inference script."""
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+from processing.reranker_endpoint import inference
+from retrieval.ranker.xgboost import BoosterRanker
+
+SCRIPT = "code/inference.py"  # where the model's environment points (infra/reranker.py)
+
+
+def pack_model(booster: Path, out: Path) -> Path:
+    """Write the archive of an endpoint; the same booster gives the same bytes.
+
+    Args:
+        booster: a file that BoosterRanker.save() wrote.
+        out: path of the archive, such as model.tar.gz.
+
+    Returns:
+        `out`.
+
+    Raises:
+        RankerUnavailable: the file is missing or no booster.
+        FeatureMismatch: it was trained on other features than the ones that search computes.
+    """
+    BoosterRanker.load(booster)
+    script = Path(inference.__file__)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f"partial-{out.name}")
+    with (
+        partial.open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, source in ((inference.BOOSTER_FILE, booster), (SCRIPT, script)):
+            content = source.read_bytes()
+            entry = tarfile.TarInfo(name)  # of nobody, at no time
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    partial.replace(out)
+    return out

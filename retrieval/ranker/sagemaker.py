@@ -1,0 +1,93 @@
+"""The re-ranker behind a SageMaker endpoint (processing/reranker_endpoint), asked in CSV for the scores of one query."""
+
+import logging
+import math
+from http import HTTPStatus
+from typing import Any
+
+import boto3
+import numpy as np
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from numpy.typing import NDArray
+
+from retrieval.errors import RankerUnavailable
+from retrieval.ranker.features import FEATURES
+
+logger = logging.getLogger(__name__)
+
+CSV = "text/csv"
+MAX_REASON_CHARS = 300  # of a container's message, which carries a stack trace
+
+
+class EndpointRanker:
+    """Asks an endpoint, once and not for long; whatever goes wrong there costs the re-ranking alone.
+
+    Every request names its features, so that an endpoint whose booster was trained on others refuses it. A refusal is logged
+    as an error once, for it comes back with every search until the endpoint is deployed anew.
+    """
+
+    def __init__(self, endpoint: str, timeout_s: float) -> None:
+        """Prepare the client; nothing is sent.
+
+        Args:
+            endpoint: its name.
+            timeout_s: seconds until an answer is given up; making a new connection may take as long again.
+
+        Raises:
+            RankerUnavailable: this process has no AWS region.
+        """
+        once = {"total_max_attempts": 1, "mode": "standard"}  # a second try would come after the time that a query has
+        settings = Config(connect_timeout=timeout_s, read_timeout=timeout_s, retries=once, tcp_keepalive=True)
+        self._endpoint, self._refused = endpoint, False
+        try:
+            self._runtime = boto3.client("sagemaker-runtime", config=settings)
+        except BotoCoreError as error:
+            raise RankerUnavailable(f"endpoint {endpoint!r} cannot be asked: {error}; set AWS_REGION") from error
+
+    def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score candidates, as ranker.base.Ranker says.
+
+        Raises:
+            RankerUnavailable: no answer, not in time, a refusal, or an answer that is not one finite number a row.
+        """
+        if not len(features):
+            return np.empty(0, dtype=np.float32)
+        try:
+            answer = self._runtime.invoke_endpoint(
+                EndpointName=self._endpoint, ContentType=CSV, Accept=CSV, Body=_request(features)
+            )
+            body = answer["Body"].read()
+        except ClientError as error:
+            raise RankerUnavailable(f"endpoint {self._endpoint!r} does not score: {self._reason(error)}") from error
+        except BotoCoreError as error:
+            raise RankerUnavailable(f"endpoint {self._endpoint!r} does not answer: {error}") from error
+        return self._scores(body, len(features))
+
+    def _scores(self, body: bytes, rows: int) -> NDArray[np.float32]:
+        try:
+            with np.errstate(over="ignore"):  # too large is infinite, and refused below
+                scores = np.array([float(line) for line in body.decode().strip().splitlines()], dtype=np.float32)  # (N,)
+        except ValueError as error:
+            raise RankerUnavailable(f"endpoint {self._endpoint!r} answers with something else than numbers: {error}") from error
+        if len(scores) != rows or not np.isfinite(scores).all():
+            finite = int(np.isfinite(scores).sum())
+            raise RankerUnavailable(f"endpoint {self._endpoint!r} answers {rows} rows with {len(scores)} scores, {finite} finite")
+        return scores
+
+    def _reason(self, error: ClientError) -> str:
+        """What the container said, or SageMaker; a container's refusal is logged, the first time."""
+        response: Any = error.response
+        status = response.get("OriginalStatusCode", 0)
+        lines = str(response.get("OriginalMessage") or error).splitlines()
+        reason = lines[0][:MAX_REASON_CHARS] if lines else "no reason given"
+        if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and not self._refused:
+            self._refused = True
+            logger.error("endpoint %r refuses every request (%s): %s", self._endpoint, status, reason)
+        return reason
+
+
+def _request(features: NDArray[np.float32]) -> bytes:
+    """The feature names, then a line a row; nine digits bring every float32 back, an empty field is a missing value."""
+    rows = (",".join("" if math.isnan(value) else f"{value:.9g}" for value in row) for row in features.tolist())
+    return "\n".join([",".join(FEATURES), *rows]).encode()

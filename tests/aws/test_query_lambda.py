@@ -1,0 +1,341 @@
+"""The query Lambda, imported as Lambda imports it: events of API Gateway, a tower in S3 (moto), the re-rank endpoint, SnapStart."""
+
+import importlib
+import json
+import logging
+import sys
+from dataclasses import replace
+from functools import partial
+from types import ModuleType, SimpleNamespace
+
+import boto3
+import pytest
+from aws_lambda_powertools.metrics.provider.base import reset_cold_start_flag_provider
+from lots import lot
+from moto import mock_aws
+from rerank_servers import faulty_server, ranker_server
+from small_tower import WORDS, small_config
+from trained_booster import trained_booster
+
+from local.opensearch_node import free_port
+from processing.reranker_endpoint.inference import BOOSTER_FILE
+from retrieval import tower_files
+from retrieval.encoder import QueryEncoder
+from retrieval.errors import IndexUnavailable
+from retrieval.index import opensearch_client
+from retrieval.index.base import Filter
+from retrieval.index.faiss import FaissStore
+from retrieval.ranker import sagemaker
+from retrieval.ranker.features import FEATURES
+from retrieval.search import SearchRequest, SearchService
+from retrieval.tower_files import SERVING_FILES
+
+BUCKET = "towers-bucket"
+SECRET = "vintage"  # a word of the query that must not be written down anywhere
+CONTEXT = SimpleNamespace(aws_request_id="r-1", function_name="query")
+TITLES = [
+    f"{colour} {metal} {kind}"
+    for colour in ("red", "blue", "green")
+    for metal in ("steel", "gold")
+    for kind in ("watch", "ring", "vase")
+]
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory):
+    """The folder of a small query tower with random weights."""
+    import torch
+
+    from models.artefact import save_towers
+    from models.tokenizer import train_wordpiece
+    from models.towers import TwoTowers
+
+    torch.manual_seed(0)
+    config = small_config(use_image=False)
+    tokenizer = train_wordpiece([WORDS], config.vocabulary)
+    text = replace(config.text, config={**config.text.config, "vocab_size": tokenizer.get_vocab_size()})
+    return save_towers(TwoTowers(replace(config, text=text)), tokenizer, tmp_path_factory.mktemp("towers"))
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    return trained_booster()
+
+
+@pytest.fixture(scope="module")
+def model_dir(in_process, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    in_process.save(folder / BOOSTER_FILE)
+    return folder
+
+
+@pytest.fixture
+def bucket(monkeypatch, tower, tmp_path):
+    environment = {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+        "GAVEL_TOWERS_URI": f"s3://{BUCKET}",
+        "GAVEL_STAGE": "dev",
+        "GAVEL_RANKER_TIMEOUT_S": "5",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)  # it would lead past moto
+    fetched = partial(tower_files.tower_folder, cache=tmp_path / "writable")
+    monkeypatch.setattr(tower_files, "tower_folder", lambda towers, tower_id, cache: fetched(towers, tower_id))
+    with mock_aws():
+        made = boto3.resource("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        for name in SERVING_FILES:
+            made.upload_file(str(tower / name), f"{tower.name}/{name}")
+        yield made
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    made = FaissStore(tmp_path / "index")
+    monkeypatch.setattr(opensearch_client, "open_store", lambda settings: made)
+    return made
+
+
+@pytest.fixture
+def imported(bucket, store, monkeypatch):
+    """Imports the handler anew, in Lambda, with the environment as it is by then."""
+    hooks = SimpleNamespace(registered=[])
+    hooks.register_after_restore = hooks.registered.append
+    monkeypatch.setitem(sys.modules, "snapshot_restore_py", hooks)  # a part of Lambda's Python
+    forget()
+    yield lambda: importlib.import_module("lambdas.query_api.handler")
+    forget()
+
+
+def forget():
+    for name in ("handler", "measurements"):
+        sys.modules.pop(f"lambdas.query_api.{name}", None)
+    reset_cold_start_flag_provider()
+    logging.root.manager.loggerDict.pop("query-api", None)  # it writes to the stdout of the test that made it
+    for room in ("retrieval", "lambdas", "mangum"):
+        logging.getLogger(room).handlers.clear()
+        logging.getLogger(room).propagate = True
+
+
+@pytest.fixture
+def published(store, tower):
+    return publish(store, tower)
+
+
+def publish(store, tower):
+    encoder = QueryEncoder.load(tower)
+    lots = [lot(f"lot-{n:02}", title, current_price=0.1 if n % 3 else 40.0) for n, title in enumerate(TITLES)]
+    lots = [
+        replace(entry, vector=encoder.encode([entry.document["title"]])[0], document={**entry.document, "tower_id": tower.name})
+        for entry in lots
+    ]
+    index = store.create(tower.name, len(lots[0].vector))
+    index.upsert(lots)
+    index.refresh()
+    store.publish(index.name)
+    return index
+
+
+def event(method="GET", path="/search", query=None, body=None):
+    """What API Gateway's REST proxy sends (payload 1.0)."""
+    return {
+        "resource": path,
+        "path": path,
+        "httpMethod": method,
+        "headers": {"Host": "api.example", "Content-Type": "application/json"},
+        "multiValueHeaders": {"Host": ["api.example"], "Content-Type": ["application/json"]},
+        "queryStringParameters": query,
+        "multiValueQueryStringParameters": {name: [value] for name, value in query.items()} if query else None,
+        "pathParameters": None,
+        "stageVariables": None,
+        "requestContext": {"resourcePath": path, "httpMethod": method, "path": f"/v1{path}", "stage": "v1", "requestId": "g-1"},
+        "body": None if body is None else json.dumps(body),
+        "isBase64Encoded": False,
+    }
+
+
+def ask(module: ModuleType, **given):
+    answer = module.handler(event(**({"query": {"q": f"{SECRET} red watch", "k": "5"}} | given)), CONTEXT)
+    assert not answer["isBase64Encoded"], "API Gateway has no binary media types to decode it by"
+    return answer["statusCode"], json.loads(answer["body"])
+
+
+def logged(capsys):
+    """The lines of the log, and the metrics among them."""
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [line for line in lines if "_aws" not in line], [line for line in lines if "_aws" in line]
+
+
+def in_first_stage_order(store, tower):
+    answer = SearchService(store, lambda _: QueryEncoder.load(tower)).search(SearchRequest(f"{SECRET} red watch", k=5))
+    return [result.item_id for result in answer.results]
+
+
+def ids(body):
+    return [result["item_id"] for result in body["results"]]
+
+
+def test_a_search_is_answered_with_the_tower_that_the_index_names_fetched_from_s3(imported, published, store, tower, tmp_path):
+    status, body = ask(imported())
+    assert (status, body["tower_id"], body["reranked"], body["degraded"]) == (200, tower.name, False, [])
+    assert ids(body) == in_first_stage_order(store, tower)
+    assert sorted(path.name for path in (tmp_path / "writable" / tower.name).iterdir()) == sorted(SERVING_FILES)
+
+
+def test_a_search_by_body_is_the_same_search(imported, published):
+    module = imported()
+    by_body = ask(module, method="POST", query=None, body={"q": f"{SECRET} red watch", "k": 5})
+    assert by_body[1]["results"] == ask(module)[1]["results"]
+
+
+def test_a_request_is_one_line_of_the_log_and_one_set_of_metrics(imported, published, tower, capsys):
+    module = imported()
+    _, body = ask(module)
+    lines, metrics = logged(capsys)
+    (line,) = lines
+    assert (line["request_id"], line["route"], line["method"], line["status"]) == ("r-1", "/search", "GET", 200)
+    assert (line["mode"], line["tower_id"], line["reranked"], line["degraded"]) == ("hybrid", tower.name, False, [])
+    assert line["timings"]["total_ms"] == body["timings_ms"]["total"]
+    own, cold = sorted(metrics, key=lambda line: "ColdStart" in line)
+    (described,) = own["_aws"]["CloudWatchMetrics"]
+    assert (described["Namespace"], described["Dimensions"], own["stage"]) == ("Gavel", [["stage"]], "dev")
+    assert {metric["Name"] for metric in described["Metrics"]} == {
+        *("load_ms", "encode_ms", "retrieve_ms", "total_ms"),
+        *("searches", "rerank_fallbacks"),
+    }
+    assert (own["searches"], own["rerank_fallbacks"], own["encode_ms"]) == ([1.0], [0.0], [body["timings_ms"]["encode"]])
+    assert cold["ColdStart"] == [1.0]
+    ask(module)
+    assert len(logged(capsys)[1]) == 1, "a start is cold once"
+
+
+def test_a_line_says_nothing_of_the_request_before(imported, published, capsys):
+    module = imported()
+    ask(module)
+    logged(capsys)
+    module.handler(event(path="/health"), CONTEXT)
+    (line,), metrics = logged(capsys)
+    assert (line["route"], line["status"], metrics) == ("/health", 200, [])
+    assert "mode" not in line
+    assert "timings" not in line
+
+
+def test_what_buyers_search_for_is_written_down_nowhere(imported, published, store, capsys, monkeypatch, model_dir):
+    monkeypatch.setenv("GAVEL_RANKER_ENDPOINT", "gone")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", f"http://127.0.0.1:{free_port()}")
+    module = imported()
+    ask(module)
+    for refused in ({"q": SECRET, "k": "0"}, {"q": SECRET * 100}, {"q": SECRET, "colour": SECRET}):
+        assert ask(module, query=refused)[0] == 400
+    assert ask(module, path="/search/unknown", query={"q": SECRET})[0] == 404
+    with monkeypatch.context() as down:
+        down.setattr(SearchService, "live", unreachable)
+        assert ask(module)[0] == 503
+    captured = capsys.readouterr()
+    assert "answered without the re-ranker" in captured.out
+    assert "index_unavailable" in captured.out
+    assert SECRET not in captured.out + captured.err
+    assert all(json.loads(line) for line in captured.out.splitlines())
+
+
+def unreachable(self):
+    raise IndexUnavailable("OpenSearch at https://domain does not answer")
+
+
+def test_before_the_first_release_the_function_starts_and_later_finds_it(imported, store, tower, monkeypatch, capsys):
+    module = imported()
+    assert logged(capsys)[0][0]["message"] == "not warm yet"
+    status, body = ask(module)
+    assert (status, body["type"]) == (503, "index_unavailable")
+    publish(store, tower)
+    assert ask(module)[0] == 200
+
+
+def test_the_picture_of_snapstart_holds_the_tower_and_no_connection(imported, published, bucket, monkeypatch, store):
+    opened = []
+    monkeypatch.setattr(opensearch_client, "open_store", lambda settings: opened.append(settings) or store)
+    module = imported()
+    assert len(opened) == 1
+    bucket.objects.all().delete()
+    (restore,) = sys.modules["snapshot_restore_py"].registered
+    restore()
+    assert ask(module)[0] == 200, "the tower came with the picture"
+    assert len(opened) == 2, "its client did not"
+
+
+def test_outside_lambda_an_import_loads_nothing_and_leaves_the_logs_alone(imported, monkeypatch):
+    monkeypatch.delenv("AWS_LAMBDA_INITIALIZATION_TYPE")
+    monkeypatch.setattr(opensearch_client, "open_store", lambda settings: pytest.fail("opened"))
+    imported()
+    assert logging.getLogger("retrieval").propagate
+
+
+@pytest.fixture
+def endpoint_named(monkeypatch):
+    monkeypatch.setenv("GAVEL_RANKER_ENDPOINT", "gavel-dev-reranker")
+
+    def at(url, timeout_s=5.0):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", url)
+        monkeypatch.setenv("GAVEL_RANKER_TIMEOUT_S", str(timeout_s))
+
+    return at
+
+
+def test_with_an_endpoint_lots_come_in_the_order_of_the_booster_in_process(
+    imported, published, endpoint_named, model_dir, in_process, store, tower, monkeypatch, capsys
+):
+    moment = Filter().now
+    monkeypatch.setattr("retrieval.index.base.utc_now", lambda: moment)
+    with ranker_server(model_dir) as url:
+        endpoint_named(url)
+        status, body = ask(imported())
+    assert (status, body["reranked"], body["degraded"]) == (200, True, [])
+    here = SearchService(store, lambda _: QueryEncoder.load(tower), lambda _: in_process)
+    wanted = here.search(SearchRequest(f"{SECRET} red watch", k=5)).results
+    assert ids(body) == [result.item_id for result in wanted] != in_first_stage_order(store, tower)
+    assert [result["score"] for result in body["results"]] == [result.score for result in wanted]
+    measured = logged(capsys)[1][-1]
+    assert (measured["rerank_ms"], measured["rerank_fallbacks"]) == ([body["timings_ms"]["rerank"]], [0.0])
+
+
+@pytest.mark.parametrize(
+    ("faulty", "timeout_s"),
+    [
+        ({"body": b"", "status": 500}, 5.0),
+        ({"body": b"a page"}, 5.0),
+        ({"body": b"1.0"}, 5.0),
+        ({"body": b"1.0", "after_s": 1.0}, 0.05),
+    ],
+)
+def test_an_endpoint_that_fails_talks_nonsense_or_sleeps_costs_the_reranking_alone(
+    faulty, timeout_s, imported, published, endpoint_named, store, tower, capsys
+):
+    with faulty_server(**faulty) as url:
+        endpoint_named(url, timeout_s)
+        module = imported()
+        ask(module)
+        status, body = ask(module)
+    assert (status, body["reranked"], body["degraded"]) == (200, False, ["rerank"])
+    assert ids(body) == in_first_stage_order(store, tower)
+    assert body["timings_ms"]["rerank"] < 1_000
+    measured = logged(capsys)[1][-1]
+    assert (measured["rerank_fallbacks"], measured["searches"]) == ([1.0], [1.0])
+    assert measured["rerank_ms"] == [body["timings_ms"]["rerank"]]
+
+
+def test_an_endpoint_of_other_features_is_told_once_and_search_goes_on(
+    imported, published, endpoint_named, model_dir, store, tower, monkeypatch, capsys
+):
+    monkeypatch.setattr(sagemaker, "FEATURES", (*FEATURES[:-1], "colour"))
+    with ranker_server(model_dir) as url:
+        endpoint_named(url)
+        module = imported()
+        answers = [ask(module) for _ in range(3)]
+    assert {(status, body["reranked"]) for status, body in answers} == {(200, False)}
+    lines, _ = logged(capsys)
+    refusals = [line for line in lines if line["level"] == "ERROR"]
+    assert len(refusals) == 1
+    assert "trained on other features (colour, has_image)" in refusals[0]["message"]
