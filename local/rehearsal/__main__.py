@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -63,13 +63,13 @@ def _timed(seconds: dict[str, float], label: str) -> Iterator[None]:
     seconds[label] = time.perf_counter() - start
 
 
-def rehearse_stage(stage: str, work: Path, tower: Path, lots: Path, tell: Callable[[str], Any]) -> Report:
+def rehearse_stage(stage: str, work: Path, towers: Sequence[Path], lots: Path, tell: Callable[[str], Any]) -> Report:
     """Deploy one stage into an emulated account of its own and go through its journey.
 
     Args:
         stage: of cdk.json.
         work: an empty folder.
-        tower: a tower's artefact.
+        towers: artefacts of two towers.
         lots: folder with a day's item files.
         tell: is told what is being done.
     """
@@ -84,7 +84,7 @@ def rehearse_stage(stage: str, work: Path, tower: Path, lots: Path, tell: Callab
             deploy(cloud, work / "assembly")
         tell(f"{stage}: a night and a search")
         journey = Journey(cloud, DeployedStage(cloud, stage), seconds=seconds)
-        journey.run(tower, lots)
+        journey.run(towers, lots)
         names = [name for name, _ in cloud.invocations]
         functions = {name: names.count(name) for name in dict.fromkeys(names)}
         stand_ins = {kind: len(made) for kind, made in sorted(cloud.record.resources.items())}
@@ -103,7 +103,7 @@ def _node(work: Path, seconds: dict[str, float], tell: Callable[[str], Any], sta
         opensearch_node.stop(work / "node")
 
 
-def make_tower(out: Path, texts: list[str]) -> Path:
+def make_tower(out: Path, texts: list[str], seed: int) -> Path:
     """A compact tower of fresh weights: it is embedded with and searched with like any other, and knows nothing yet."""
     import torch
 
@@ -112,7 +112,7 @@ def make_tower(out: Path, texts: list[str]) -> Path:
     from models.tokenizer import make_tokenizer
     from models.towers import TwoTowers
 
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     config = preset("compact")
     tokenizer = make_tokenizer(config, texts)
     text = replace(config.text, config={**config.text.config, "vocab_size": tokenizer.get_vocab_size()})
@@ -126,15 +126,17 @@ def rehearse(
     """Deploy stages against an AWS that is emulated on this machine, run a night there and answer a search."""
     from catalog.synthetic import generate
     from retrieval.item_files import read_items
+    from retrieval.items import Item
 
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # what goes wrong comes back from the command line
     with TemporaryDirectory(prefix="gavel-rehearsal-") as folder, Stages() as stages:
         work, begun = Path(folder), time.perf_counter()
-        stages("make lots and a tower")
+        stages("make lots and two towers")
         catalog = generate(work / "catalog", lots=LOTS, seed=SEED)
         lots = catalog.item_files()[0].parent
-        tower = make_tower(work / "towers", [item.title for item in read_items(catalog.item_files()[0])])
-        reports = [rehearse_stage(name, work / name, tower, lots, stages) for name in dict.fromkeys(stage)]
+        titles = [item.title for item in read_items(catalog.item_files()[0]) if isinstance(item, Item)]
+        towers = [make_tower(work / "towers", titles, seed) for seed in (1, 2)]
+        reports = [rehearse_stage(name, work / name, towers, lots, stages) for name in dict.fromkeys(stage)]
         total = time.perf_counter() - begun
     if as_json:
         print_json({"seconds": total, "stages": [asdict(report) for report in reports]})

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,35 +49,39 @@ class Journey:
         self.seconds[label] = time.perf_counter() - start
         return done
 
-    def run(self, tower: Path, lots: Path) -> None:
+    def run(self, towers: Sequence[Path], lots: Path) -> None:
         """Every step.
 
         Args:
-            tower: the artefact of the first tower.
+            towers: artefacts of the first tower and of the one that takes over.
             lots: folder with the day's item files and photos.
 
         Raises:
             RehearsalFailed: the message names step and reason.
         """
         self.step("a search before anything is indexed", self.refuse_search)
-        self.step("publish the tower", lambda: self.publish_tower(tower))
+        self.step("publish a tower", lambda: self.publish_tower(towers[0], current=True))
         self.step(
             "a night without lots", lambda: self.night((datetime.now(UTC) - timedelta(days=7)).date().isoformat(), lots=False)
         )
         self.step("upload the day's lots", lambda: self.upload(lots))
         self.step("the night: find, embed, count, index, record", lambda: self.night(self.day, lots=True))
         self.step("the same night again", lambda: self.night(self.day, lots=True))
-        self.step("a search", lambda: self.search(tower.name))
+        self.step("a search", lambda: self.search(towers[0].name))
+        self.step("publish another tower", lambda: self.publish_tower(towers[1], current=False))
+        self.step("rebuild for it: embed all, swap, embed the day again", lambda: self.rebuild(towers[1].name))
+        self.step("a search with it", lambda: self.search(towers[1].name))
 
     def bucket(self, name: str) -> str:
         """Name of one of the stage's buckets."""
         return self.stage.physical(f"ItemStore{name}", BUCKET)
 
-    def publish_tower(self, tower: Path) -> None:
-        """Put a tower where the night and the queries look for it."""
+    def publish_tower(self, tower: Path, *, current: bool) -> None:
+        """Put a tower where the jobs and the queries look for it; nights embed with the current one."""
         self._upload(tower, self.bucket("Towers"), f"{tower.name}/")
-        current = json.dumps({"tower_id": tower.name})
-        self.cloud.client("s3").put_object(Bucket=self.bucket("Towers"), Key="current.json", Body=current)
+        if current:
+            named = json.dumps({"tower_id": tower.name})
+            self.cloud.client("s3").put_object(Bucket=self.bucket("Towers"), Key="current.json", Body=named)
 
     def upload(self, lots: Path) -> None:
         """Put the day's files where the night looks for them."""
@@ -92,13 +96,26 @@ class Journey:
             input=json.dumps({"scheduled_time": f"{day}T02:00:00Z"}),
         )
         self._ended(started["executionArn"])
-        nights = machines.list_executions(stateMachineArn=self.stage.physical("NightlyBatchEmbedDay", STATE_MACHINE))["executions"]
-        of_day = [night for night in nights if day in night["name"]]
+        of_day = self._names(self.stage.physical("NightlyBatchEmbedDay", STATE_MACHINE), day)
         if len(of_day) != int(lots):
             raise RehearsalFailed(f"{len(of_day)} executions embed {day}, {int(lots)} were expected")
         if lots:
-            self._ended(of_day[0]["executionArn"])
+            self._ended(of_day[0])
             self._check_record(day)
+
+    def rebuild(self, tower_id: str) -> None:
+        """Have another tower take over; the days that it embeds again end before this does."""
+        machines = self.cloud.client("stepfunctions")
+        started = machines.start_execution(
+            stateMachineArn=self.stage.physical("Rebuild", STATE_MACHINE),
+            name=uuid4().hex,
+            input=json.dumps({"tower_id": tower_id}),
+        )
+        self._ended(started["executionArn"])
+        nights = self.stage.physical("NightlyBatchEmbedDay", STATE_MACHINE)
+        self._until(lambda: self._names(nights, tower_id), f"the day was not embedded again with {tower_id}")
+        for night in machines.list_executions(stateMachineArn=nights)["executions"]:
+            self._ended(night["executionArn"])
 
     def refuse_search(self) -> None:
         """Before the first release the API must say that there is no index, not fail."""
@@ -150,14 +167,25 @@ class Journey:
         if not record["indexed"]["lots"] or any(count["items_in"] != count["accounted"] for count in counts):
             raise RehearsalFailed(f"the record of {day} does not add up: {record}")
 
+    def _names(self, machine: str, part: str) -> list[str]:
+        """ARNs of a machine's executions in whose names a word stands."""
+        executions = self.cloud.client("stepfunctions").list_executions(stateMachineArn=machine)["executions"]
+        return [execution["executionArn"] for execution in executions if part in execution["name"]]
+
     def _ended(self, execution: str) -> None:
-        machines, deadline = self.cloud.client("stepfunctions"), time.monotonic() + WAIT_S
-        while (told := machines.describe_execution(executionArn=execution))["status"] == "RUNNING":
-            if time.monotonic() > deadline:
-                raise RehearsalFailed(f"{execution} did not end in {WAIT_S:g} s")
-            time.sleep(POLL_S)
+        """Wait for the good end of an execution."""
+        machines = self.cloud.client("stepfunctions")
+        self._until(lambda: machines.describe_execution(executionArn=execution)["status"] != "RUNNING", f"{execution} did not end")
+        told = machines.describe_execution(executionArn=execution)
         if told["status"] != "SUCCEEDED":
             raise RehearsalFailed(f"{execution.rsplit(':', 2)[-2]} {told['status']}: {told.get('error')} {told.get('cause')}")
+
+    def _until(self, holds: Callable[[], object], otherwise: str) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not holds():
+            if time.monotonic() > deadline:
+                raise RehearsalFailed(f"{otherwise} in {WAIT_S:g} s")
+            time.sleep(POLL_S)
 
     def _upload(self, folder: Path, bucket: str, prefix: str) -> None:
         s3 = self.cloud.client("s3")

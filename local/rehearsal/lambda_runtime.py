@@ -100,7 +100,7 @@ def invoke(
     context = {"function_name": name, "aws_request_id": "rehearsal", "log_stream_name": "rehearsal", "memory_limit_in_mb": 1024}
     context["invoked_function_arn"] = f"arn:aws:lambda:eu-west-1:123456789012:function:{name}"
     given = {"handler": handler, "event": event, "context": context, "timeout_s": timeout_s, "answer": str(answer)}
-    given_environment = {"LAMBDA_TASK_ROOT": str(code), "AWS_LAMBDA_FUNCTION_NAME": name, "TMPDIR": str(work), **environment}
+    of_lambda = {"LAMBDA_TASK_ROOT": str(code), "AWS_LAMBDA_FUNCTION_NAME": name, "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand"}
     command = [
         lambda_python(),
         "-I",
@@ -112,7 +112,7 @@ def invoke(
         ran = subprocess.run(
             command,
             input=json.dumps(given),
-            env=given_environment,
+            env={**of_lambda, "TMPDIR": str(work), **environment},
             cwd=work,
             capture_output=True,
             text=True,

@@ -11,7 +11,14 @@ from typing import Any
 from retrieval.errors import ReleaseError
 
 CONTAINER = Path("/opt/ml/processing")
-MODULE = "processing.embed_items"
+MAIN = """
+import sys
+from pathlib import Path
+from processing import embed_items
+
+embed_items.SAGEMAKER = Path(sys.argv.pop(1))
+sys.exit(embed_items.main())
+"""
 
 
 class ProcessingJobs:
@@ -44,17 +51,9 @@ class ProcessingJobs:
             self._lay_down(root / _below(output["S3Output"]["LocalPath"]), output["S3Output"]["S3Uri"])
 
     def _embed(self, root: Path, sources: Path, arguments: Sequence[str]) -> None:
-        """The container's module, with its folders named: they are absolute in a container."""
-        folders = [
-            "--input",
-            str(root / "input" / "items"),
-            "--tower",
-            str(root / "input" / "tower"),
-            "--output",
-            str(root / "output"),
-        ]
+        """Run the container's module with its folders below `root`; in a container they are absolute."""
         ran = subprocess.run(
-            [sys.executable, "-m", MODULE, *arguments, *folders],
+            [sys.executable, "-c", MAIN, str(root), *arguments],
             cwd=sources,
             env={**os.environ, "PYTHONPATH": str(sources), "HF_HUB_OFFLINE": "1"},
             capture_output=True,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
+from uuid import uuid4
 
 from moto.stepfunctions import models as simple
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_aws_sdk import (
@@ -29,6 +30,7 @@ def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
 
     - Parameters begin with a capital in a definition and with a small letter in some APIs; moto leaves them as they are.
     - Objects go in and come out as text; moto hands the body through to and from boto3.
+    - An execution without a name is given one there, and called None here.
     - Errors of S3 are called S3.… there, s3.… here.
     - CloudFormation makes machines where the interpreter does not look for them.
     - `createProcessingJob.sync` ends when the job does; moto refuses the word, so it is taken out and the job is run in its place.
@@ -44,7 +46,7 @@ def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
         self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
     ) -> None:
         small = {name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()}
-        start(self, env, resource_runtime_part, small, state_credentials)
+        start(self, env, resource_runtime_part, {"name": uuid4().hex, **small}, state_credentials)
 
     def called(
         self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
