@@ -22,8 +22,9 @@ from infra.stage import Stage
 from infra.state_machine import state_machine
 
 JOB_SOURCES = ["/*", "!/retrieval", "!/catalog", "!/models", "!/processing", "__pycache__"]  # all is left out but these rooms
-# EventBridge's patterns have one wildcard, for any number of characters: FindDay tells a day's file from others like it
-ARRIVALS = ("2*-*-*.parquet", f"2*-*-*/{MARKER}")
+# EventBridge's patterns know one wildcard, for any number of characters, and refuse too many of it: FindDay tells a day's
+# file from others like it
+ARRIVALS = ("20*.parquet", f"20*/{MARKER}")
 ATTEMPTS, PATIENCE = 10, Duration.hours(1)  # to start FindDay, until the start lies with the dead letters
 
 

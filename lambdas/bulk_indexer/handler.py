@@ -6,33 +6,30 @@ The state machines call it directly too, before a job: {"ensure_index": {"tower_
 """
 
 from functools import cache
-from itertools import islice
 from json import loads
-from math import ceil
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote_plus
 
 import boto3
 from aws_lambda_powertools import Logger
 
-from retrieval.index.base import IndexedItem, IndexStore, Vector
+from lambdas.bulk_indexer.probes import release_probes
+from lambdas.bulk_indexer.tower_index import make_index
+from retrieval.index.base import IndexStore
 from retrieval.index.opensearch_client import open_store
-from retrieval.indexing import PROBES, ensure_index, index_part, publish_release, read_part
+from retrieval.indexing import index_part, publish_release, read_part
 from retrieval.release import RECEIPT_FILE, Manifest, merge_manifests
 from retrieval.settings import Settings
-from retrieval.tower_files import tower_card
 
 logger = Logger(service="bulk-indexer")
-CARD_CACHE = Path("/tmp/cards")
-# A night holds a day's lots, a rebuild all that are kept: only the latter may take the alias to an index of another tower
-LEAST_SHARE = 0.5
+LEAST_SHARE = 0.5  # a rebuild may take the alias to an index of another tower, a night with its day's lots may not
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Take in every object that the event names; report the messages that must come again."""
     if "ensure_index" in event:
-        return make_index(event["ensure_index"]["tower_id"])
+        return make_index(event["ensure_index"]["tower_id"], store())
     records = event.get("Records", [])
     if not any(record.get("eventSource") == "aws:sqs" for record in records):
         _take_in(event)
@@ -45,14 +42,6 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             logger.exception("message failed", message_id=message["messageId"])
             failed.append({"itemIdentifier": message["messageId"]})
     return {"batchItemFailures": failed}
-
-
-def make_index(tower_id: str) -> dict[str, Any]:
-    """Make the index of a tower, or find the one that is there; the vectors' length stands in the tower's card."""
-    card = tower_card(Settings.from_env().towers, tower_id, CARD_CACHE)
-    index = ensure_index(tower_id, card.dimensions, store())
-    logger.info("index ensured", index=index.name)
-    return {"index": index.name}
 
 
 def _take_in(event: dict[str, Any]) -> None:
@@ -84,19 +73,10 @@ def _publish(bucket: str, key: str, folder: str) -> None:
         logger.info("release waits for other instances", folder=folder, there=len(shards), instances=instances)
         return
     manifest = merge_manifests(shards)
-    report = publish_release(manifest, store(), _probes(bucket, folder, manifest), least_share=LEAST_SHARE)
+    probes = release_probes(manifest, lambda name: _body(bucket, folder + name))
+    report = publish_release(manifest, store(), probes, least_share=LEAST_SHARE)
     s3().put_object(Bucket=bucket, Key=folder + RECEIPT_FILE, Body=report.to_json().encode())
     logger.info("release checked", index=report.index, lots=report.lots, recall=report.recall_at_10, published=report.published)
-
-
-def _probes(bucket: str, folder: str, manifest: Manifest) -> list[Vector]:
-    """Vectors from the heads of parts all over the release; no part is read to its end."""
-    parts = manifest.parts[:: max(1, len(manifest.parts) // PROBES)][:PROBES]
-    vectors: list[Vector] = []
-    for part in parts:
-        lots = (entry for entry in read_part(_body(bucket, folder + part.name)) if isinstance(entry, IndexedItem))
-        vectors += [lot.vector for lot in islice(lots, ceil(PROBES / len(parts)))]
-    return vectors
 
 
 def _body(bucket: str, key: str) -> Any:

@@ -26,6 +26,7 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
 
 from infra.embedding_job import Places
 from lambdas.bulk_indexer import handler as indexer
+from lambdas.bulk_indexer import tower_index
 from retrieval.index.base import IndexedItem
 from retrieval.index.faiss import FaissStore
 from retrieval.release import Manifest, Part
@@ -171,7 +172,7 @@ def cloud_of(monkeypatch, folder):
     monkeypatch.setattr(StateTaskServiceLambda, "_eval_service_task", invoke_here)
     store = FaissStore(folder / "index")
     monkeypatch.setattr(indexer, "store", lambda: store)
-    monkeypatch.setattr(indexer, "CARD_CACHE", folder / "cards")
+    monkeypatch.setattr(tower_index, "CARD_CACHE", folder / "cards")
     indexer.s3.cache_clear()
     with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
         yield Cloud(store)

@@ -13,6 +13,7 @@ from lots import TOWER_ID, lot, publish
 from moto import mock_aws
 
 from lambdas.bulk_indexer import handler as lambda_module
+from lambdas.bulk_indexer import tower_index
 from lambdas.bulk_indexer.handler import handler
 from retrieval.errors import IndexMissing, IndexUnavailable, TowerError
 from retrieval.index.base import Filter
@@ -218,7 +219,7 @@ def test_a_part_is_streamed_and_never_read_whole(bucket, store, monkeypatch):
 @pytest.fixture
 def towers(bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("GAVEL_TOWERS_URI", f"s3://{BUCKET}/towers")
-    monkeypatch.setattr(lambda_module, "CARD_CACHE", tmp_path / "cards")
+    monkeypatch.setattr(tower_index, "CARD_CACHE", tmp_path / "cards")
     card = TowerCard(TOWER_ID, "small", 13, 16, 32, (0.0,) * 3, (1.0,) * 3)
     bucket.put_object(Key=f"towers/{TOWER_ID}/{CARD_FILE}", Body=json.dumps(asdict(card)))
 

@@ -171,7 +171,7 @@ def test_files_and_markers_of_days_pass_the_rule_and_photos_do_not():
 
     assert passes("2026-11-21.parquet")
     assert passes(f"2026-11-21/{MARKER}")
-    assert not any(passes(key) for key in ("2026-11-21/photos/1.jpg", "photos/a-b-c.parquet", "2026-11-21/part-0.csv"))
+    assert not any(passes(key) for key in ("2026-11-21/photos/1.jpg", "photos/2026.parquet", "2026-11-21/part-0.csv"))
 
 
 def test_the_machine_may_start_the_other_one_and_no_third(stage):
