@@ -12,6 +12,7 @@ from local.catalog_commands import catalog_app
 from local.command_entry import run_command, say
 from local.command_options import Json, Seed, print_json
 from local.console import show_answer
+from local.cost_command import cost
 from local.evaluation_commands import compare, evaluate
 from local.node_commands import down, up
 from local.release_commands import embed, index
@@ -35,6 +36,7 @@ app.command()(adapt)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(mine)
+app.command()(cost)
 
 PROMPT = "search> "
 
