@@ -156,7 +156,7 @@ def _machine(meter: Meter, machine: Resource) -> Iterator[Charge]:
     states = meter.machines.states(machine)
     said = f"{len(states)} states" if runs else "started by hand" if at_night and meter.usage.items_per_night else "no items"
     yield meter.charge(said, runs * len(states), "states.transitions", when)
-    for job in meter.machines.jobs(machine)[:1]:
+    for job in meter.machines.jobs(machine)[:1] if runs else ():
         hours = meter.job_hours(job.instance, job.instances) * job.instances * runs
         yield meter.charge(f"embedding on {job.instances} x {job.instance}", hours, f"sagemaker.{job.instance}", when)
         yield meter.charge(f"its volume, {job.volume_gb} GB", hours * job.volume_gb / HOURS, "sagemaker.volume", when)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from local.cost.price_table import Unpriced
 from local.cost.stage_templates import Resource
 
 MACHINE, SCHEDULE = "AWS::StepFunctions::StateMachine", "AWS::Scheduler::Schedule"
@@ -32,10 +33,8 @@ class Machines:
     def __init__(self, resources: Sequence[Resource]) -> None:
         machines = [r for r in resources if r.kind == MACHINE]
         self._states = {r.logical_id: list(_states(definition(r))) for r in machines}
-        schedules = [r for r in resources if r.kind == SCHEDULE]
-        self._schedules = {
-            r.logical_id: sum(_names(s.properties["Target"]["Arn"], r.logical_id) for s in schedules) for r in machines
-        }
+        targets = [json.dumps(r.properties["Target"]["Arn"]) for r in resources if r.kind == SCHEDULE]
+        self._schedules = {r.logical_id: sum(r.logical_id in target for target in targets) for r in machines}
 
     def states(self, machine: Resource) -> Sequence[Mapping[str, Any]]:
         """Its states, those of its loops as well."""
@@ -51,10 +50,17 @@ class Machines:
         return self._schedules[machine.logical_id] or bool(started)
 
     def jobs(self, machine: Resource) -> list[Job]:
-        """The jobs that it may ask for, as its states stand: the rungs of a ladder from the first on."""
+        """The jobs that it may ask for, as its states stand: the rungs of a ladder from the first on.
+
+        Raises:
+            Unpriced: an instance type or number is decided when the machine runs.
+        """
         asked = [s["Parameters"] for s in self.states(machine) if START_JOB in s.get("Resource", "")]
         clusters = [parameters["ProcessingResources"]["ClusterConfig"] for parameters in asked]
-        return [Job(c["InstanceType"], int(c["InstanceCount"]), int(c["VolumeSizeInGB"])) for c in clusters]
+        try:
+            return [Job(c["InstanceType"], int(c["InstanceCount"]), int(c["VolumeSizeInGB"])) for c in clusters]
+        except KeyError as missing:
+            raise Unpriced(f"the job's {missing} is decided when the machine runs") from None
 
     def _starts(self, one: str, other: str) -> bool:
         return any(START_MACHINE in s.get("Resource", "") and other in json.dumps(s) for s in self._states[one])
@@ -80,7 +86,3 @@ def _states(machine: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _name(reference: Any) -> str:
     """A word for a reference that is safe inside a JSON text."""
     return json.dumps(reference).replace('"', "").replace("\\", "")
-
-
-def _names(reference: Any, logical_id: str) -> bool:
-    return logical_id in json.dumps(reference)

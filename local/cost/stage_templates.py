@@ -73,9 +73,7 @@ def synthesise(stage: str, folder: Path) -> None:
     if importlib.util.find_spec("aws_cdk") is None:
         raise MissingPrerequisite("the CDK is not installed; run `make .venv/installed-dev`, or give --templates FOLDER")
     if shutil.which("node") is None:
-        raise MissingPrerequisite(
-            "the CDK runs on node, and there is none; install Node.js 22 or newer, or give --templates FOLDER"
-        )
+        raise MissingPrerequisite("the CDK runs on Node.js, and there is none; install 22 or newer, or give --templates FOLDER")
     given = json.dumps({**context, "stage": stage, "gavel:bundle": "false"})
     env = {**os.environ, "CDK_CONTEXT_JSON": given, "CDK_OUTDIR": str(folder)}
     made = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
