@@ -67,7 +67,8 @@ def show_bill(stage: str, bill: "Bill") -> None:
         )
         for line in shown
     ]
-    title = f"{stage}, {bill.region}: {bill.usage.items_per_night:,.0f} lots a night, {bill.usage.queries_per_month:,.0f} queries a month"
+    coming = f"{bill.usage.items_per_night:,.0f} lots a night, {bill.usage.queries_per_month:,.0f} queries a month"
+    title = f"{stage}, {bill.region}: {coming}"
     show_table(title, ("resource", "what", "cause", "quantity", "$ a unit", "$ a month"), rows, right_from=3)
     rest = sum(line.charge.usd for line in lines[len(shown) :])
     console.print(
@@ -76,11 +77,9 @@ def show_bill(stage: str, bill: "Bill") -> None:
         highlight=False,
     )
     totals = bill.to_dict()["usd_month"]
-    show_table(
-        "", ("", "$ a month"), [*((LABELS[k], f"{totals[k]:,.2f}") for k in LABELS), ("together", f"{totals['total']:,.2f}")]
-    )
+    sums = [*((LABELS[cause], f"{totals[cause]:,.2f}") for cause in LABELS), ("together", f"{totals['total']:,.2f}")]
+    show_table("", ("", "$ a month"), sums)
     if bill.usage.items_per_night:
         ladder = ", ".join(f"{kind} ${usd:.2f}" for kind, usd in bill.rungs.items())
-        console.print(
-            f"a night: ${bill.night_usd:.2f}; its job by instance type, on demand: {ladder}", highlight=False, soft_wrap=True
-        )
+        told = f"a night: ${bill.night_usd:.2f}; its job by instance type, on demand: {ladder}"
+        console.print(told, highlight=False, soft_wrap=True)
