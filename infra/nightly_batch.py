@@ -22,6 +22,7 @@ from infra.stage import Stage
 
 JOB_SOURCES = ["/*", "!/retrieval", "!/catalog", "!/models", "!/processing", "__pycache__"]  # all is left out but these rooms
 JOBS = "gavel-*"
+CATALOGS = "catalogs"  # in the new-items bucket, what `gavel aws train` puts there
 HERE = "arn:<AWS::Partition>:{}:<AWS::Region>"  # as cdk-nag shows it
 DELIVERY = "CloudWatch Logs and X-Ray take no resource for log deliveries and traces."
 NAMED = "Job names are made by the night: gavel-<date>-<uuid>."
@@ -34,6 +35,8 @@ class NightlyBatch(Construct):
         notices: topic that is told how each night went, and of alarms.
         find_day: the machine that a schedule starts.
         embed_day: the machine that does the work, one execution a date.
+        places: what the machines work with.
+        training_role: what a training job that is started by hand runs as.
         dead_letters: starts that the scheduler could not deliver.
     """
 
@@ -43,7 +46,8 @@ class NightlyBatch(Construct):
         self.notices = self._notices()
         self._code = assets.Asset(self, "Code", path=str(ROOT), exclude=JOB_SOURCES, ignore_mode=IgnoreMode.GIT)
         self._job = self._job_role()
-        places = self._places()
+        self.training_role = self._training_role()
+        self.places = places = self._places()
         definition = embed_day(places, stage.instance_ladder, stage.instance_count, stage.embedding_hours)
         self.embed_day = self._machine("EmbedDay", definition, self._embed_day_role())
         starter = self._starter_role()
@@ -123,6 +127,23 @@ class NightlyBatch(Construct):
         role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=buckets))
         code = self._code.bucket.arn_for_objects(self._code.s3_object_key)
         role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[code]))
+        self._allow_container(role)
+        return role
+
+    def _training_role(self) -> iam.Role:
+        """A training job: reads catalogues, towers and code, writes towers and its log; the night's job may not write towers."""
+        role = iam.Role(self, "TrainingRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
+        items, towers, code = self._store.new_items, self._store.towers, self._code
+        allow_below(
+            role, ["s3:GetObject"], items, items.bucket_arn, f"/{CATALOGS}/*", "The catalogues that were put up to train on."
+        )
+        allow_below(
+            role, ["s3:GetObject", "s3:PutObject"], towers, towers.bucket_arn, "/*", "A tower's folder is named when it is trained."
+        )
+        listed = [items.bucket_arn, towers.bucket_arn, code.bucket.bucket_arn]
+        role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=listed))
+        source = code.bucket.arn_for_objects(code.s3_object_key)
+        role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[source]))
         self._allow_container(role)
         return role
 
