@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from local.aws_commands import aws_app
 from local.bench_commands import bench_app
 from local.catalog_commands import catalog_app
 from local.command_entry import run_command, say
@@ -24,6 +25,7 @@ from retrieval.search import Mode, SearchRequest, SearchService
 from retrieval.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
+app.add_typer(aws_app, name="aws")
 app.add_typer(bench_app, name="bench")
 app.add_typer(catalog_app, name="catalog")
 app.command()(embed)
