@@ -1,6 +1,9 @@
 """`gavel aws …` against moto: outputs of a tiny stack, the night's own state machine, jobs through the SageMaker SDK."""
 
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import boto3
 import pytest
@@ -18,6 +21,7 @@ from local.aws.jobs import Launch
 from local.aws.night_job import NightJob, night_job
 from retrieval.errors import GavelError, InvalidInput, MissingPrerequisite, TowerError
 
+ROOT = Path(__file__).resolve().parents[2]
 DATE, TOWER = "2026-11-21", "0123456789ab"
 ROLES = {name: f"arn:aws:iam::123456789012:role/{name}" for name in ("job", "training")}
 PLACES = Places(
@@ -241,6 +245,31 @@ def test_the_same_catalogue_goes_up_once_and_a_changed_one_again(cloud, stage, c
 def test_a_catalogue_elsewhere_is_refused_for_the_role_cannot_read_it(stage):
     with pytest.raises(InvalidInput, match=r"out of the training role's reach; copy the catalogue to s3://new-items/catalogs/"):
         jobs.train(stage, "s3://elsewhere/shop", [], AT_ONCE)
+
+
+def test_the_training_job_installs_the_versions_that_the_tests_ran():
+    pins = [line for line in (ROOT / "processing" / "requirements-train.txt").read_text().splitlines() if not line.startswith("#")]
+    assert len(pins) > 10
+    assert [pin for pin in pins if pin not in (ROOT / "requirements.txt").read_text()] == []
+    assert not any(pin.startswith("torch") for pin in pins)
+
+
+def test_the_training_job_leaves_the_tower_alone_in_its_output(tmp_path):
+    """With a python that trains nothing but leaves what training leaves: a tower and two hidden folders."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        '#!/bin/bash\necho "$@" >> "$CALLS"\nmkdir -p "$GAVEL_WORK"/{.runs,.photos,abc} && touch "$GAVEL_WORK/abc/tower.json"\n'
+    )
+    python.chmod(0o755)
+    env = {"PATH": f"{python.parent}:{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+    env |= {"GAVEL_WORK": str(tmp_path / "work"), "GAVEL_OUTPUT": str(tmp_path / "out")}
+    subprocess.run(["bash", "processing/train_job.sh", "--input", "a b"], cwd=ROOT, env=env, check=True)
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in sorted((tmp_path / "out").rglob("*"))] == [
+        "abc",
+        "abc/tower.json",
+    ]
+    assert f"--output {tmp_path}/work --input a b" in (tmp_path / "calls").read_text().splitlines()[1]
 
 
 @pytest.fixture
