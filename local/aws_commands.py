@@ -53,10 +53,10 @@ def train(
     from local.aws import jobs
     from local.aws.account import deployed_stage
 
-    flags = ["--preset", preset, *context.args]
+    deployed = deployed_stage(stage)
     with progress("put up the catalogue") as step:
-        launch = jobs.Launch(instance, wait)
-        started = jobs.train(deployed_stage(stage), catalog, flags, launch, progress=step)
+        uri = jobs.put_up_catalog(deployed, catalog, step)
+    started = jobs.train(deployed, uri, ["--preset", preset, *context.args], jobs.Launch(instance, wait))
     report(asdict(started), as_json)
 
 

@@ -1,7 +1,9 @@
 """Processing jobs by hand, through the SageMaker Python SDK: a day's lots embedded, towers trained."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import date as Date
 from pathlib import Path
@@ -135,25 +137,19 @@ def embed_date(stage: DeployedStage, date: str, tower_id: str | None, launch: La
     return Started(order.name, instance, where["S3Uri"], release_id)
 
 
-def train(
-    stage: DeployedStage, catalog: str, flags: Sequence[str], launch: Launch, progress: Callable[[int, int], None] | None = None
-) -> Started:
+def train(stage: DeployedStage, catalog: str, flags: Sequence[str], launch: Launch) -> Started:
     """Train towers on a catalogue as a job; their folders land in the towers bucket.
 
     Args:
         stage: where.
-        catalog: a catalogue's folder, which is put up, or its s3:// URI below catalogs/ of the new-items bucket.
+        catalog: what put_up_catalog() returned.
         flags: of processing.train_towers.
         launch: how.
-        progress: called with (files put up, files in all).
+
+    Raises:
+        GavelError: AWS refused the job, or it failed.
     """
     job = night_job(stage)
-    uri = catalog if catalog.startswith("s3://") else _put_up(stage, Path(catalog), progress)
-    allowed = f"s3://{stage.output('NewItemsBucket')}/{CATALOGS}/"
-    if not uri.startswith(allowed):
-        raise InvalidInput(
-            f"{uri} is out of the training role's reach; copy the catalogue to {allowed}NAME, or give its folder here"
-        )
     towers = f"s3://{stage.output('TowersBucket')}"
     inputs = job.inputs(items="", tower="")
     del inputs["items"], inputs["tower"]
@@ -162,7 +158,7 @@ def train(
         role=stage.output("TrainingRole"),
         command=job.training_command,
         arguments=["--input", CATALOG_PATH, *flags],
-        inputs=inputs | {"catalog": (CATALOG_PATH, uri.rstrip("/") + "/")},
+        inputs=inputs | {"catalog": (CATALOG_PATH, catalog)},
         output=("towers", OUTPUT_PATH, towers),
         instances=1,
         isolated=False,  # it fetches its packages
@@ -170,15 +166,35 @@ def train(
     return Started(order.name, _run(job, order, launch), towers)
 
 
-def _put_up(stage: DeployedStage, folder: Path, progress: Callable[[int, int], None] | None) -> str:
-    """Upload a catalogue under its name and a hash of its files; one that is there is not uploaded again."""
+def put_up_catalog(stage: DeployedStage, catalog: str, progress: Callable[[int, int], None] | None = None) -> str:
+    """Have a catalogue where a training job can read it.
+
+    Args:
+        stage: where.
+        catalog: its folder, which is uploaded under its name and a hash of its files unless it is there; or its s3:// URI.
+        progress: called with (files uploaded, files in all).
+
+    Returns:
+        Its s3:// URI, with a slash at the end.
+
+    Raises:
+        InvalidInput: the folder holds no catalogue, or the training role cannot read that URI.
+    """
     from catalog.folder import CATALOG_FILE, CatalogFolder
 
+    bucket = Bucket(stage.output("NewItemsBucket"))
+    if catalog.startswith("s3://"):
+        if not catalog.startswith(f"{bucket}/{CATALOGS}/"):
+            raise InvalidInput(
+                f"{catalog} is out of the training role's reach; copy it to {bucket}/{CATALOGS}/NAME, or give its folder here"
+            )
+        return catalog.rstrip("/") + "/"
+    folder = Path(catalog)
+    name = CatalogFolder.load(folder).name
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    key = f"{CATALOGS}/{CatalogFolder.load(folder).name}-{digest.hexdigest()[:12]}"
-    bucket = Bucket(stage.output("NewItemsBucket"))
+    key = f"{CATALOGS}/{name}-{digest.hexdigest()[:12]}"
     if not bucket.holds(f"{key}/{CATALOG_FILE}"):
         bucket.upload(folder, key, CATALOG_FILE, progress)
     return f"{bucket}/{key}/"
@@ -189,7 +205,7 @@ def _run(job: NightJob, order: Order, launch: Launch) -> str:
     processing = _sdk()
     cluster, parameters = job.cluster, job.parameters
     instance = launch.instance or cluster["InstanceType"]
-    with asking_aws(f"job {order.name}"):
+    with asking_aws(f"job {order.name}"), redirect_stdout(sys.stderr):  # the SDK prints the log; stdout is for the answer
         processor = processing.ScriptProcessor(
             role=order.role,
             image_uri=parameters["AppSpecification"]["ImageUri"],

@@ -3,7 +3,9 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
+from uuid import UUID
 
 import boto3
 import pytest
@@ -215,7 +217,7 @@ def catalog(tmp_path):
 
 
 def test_a_training_job_puts_up_the_catalogue_and_leaves_its_tower_in_the_bucket(cloud, stage, catalog):
-    started = jobs.train(stage, str(catalog), ["--preset", "compact"], AT_ONCE)
+    started = jobs.train(stage, jobs.put_up_catalog(stage, str(catalog)), ["--preset", "compact"], AT_ONCE)
     made = cloud.job(started.job)
     inputs = by_name(made["ProcessingInputs"])
     assert inputs["catalog"]["LocalPath"] == "/opt/ml/processing/input/catalog"
@@ -234,17 +236,18 @@ def test_a_training_job_puts_up_the_catalogue_and_leaves_its_tower_in_the_bucket
 
 
 def test_the_same_catalogue_goes_up_once_and_a_changed_one_again(cloud, stage, catalog):
-    for _ in range(2):
-        jobs.train(stage, str(catalog), [], AT_ONCE)
+    places = {jobs.put_up_catalog(stage, str(catalog)) for _ in range(2)}
+    assert len(places) == 1
     assert len(cloud.keys("new-items")) == 2
     (catalog / "items" / "lots.ndjson").write_text("{}\n{}\n")
-    jobs.train(stage, str(catalog), [], AT_ONCE)
+    assert jobs.put_up_catalog(stage, str(catalog)) not in places
     assert len(cloud.keys("new-items")) == 4
 
 
 def test_a_catalogue_elsewhere_is_refused_for_the_role_cannot_read_it(stage):
-    with pytest.raises(InvalidInput, match=r"out of the training role's reach; copy the catalogue to s3://new-items/catalogs/"):
-        jobs.train(stage, "s3://elsewhere/shop", [], AT_ONCE)
+    with pytest.raises(InvalidInput, match=r"out of the training role's reach; copy it to s3://new-items/catalogs/"):
+        jobs.put_up_catalog(stage, "s3://elsewhere/shop")
+    assert jobs.put_up_catalog(stage, "s3://new-items/catalogs/shop") == "s3://new-items/catalogs/shop/"
 
 
 def test_the_training_job_installs_the_versions_that_the_tests_ran():
@@ -437,3 +440,43 @@ def test_an_input_that_is_new_to_the_night_is_carried_along_or_refused():
     packages["S3Input"] = {"S3Uri.$": "$.packages", "LocalPath": "/p"}
     with pytest.raises(GavelError, match="fills in its input 'packages'"):
         job.inputs(items="s3://a", tower="s3://b")
+
+
+@pytest.fixture
+def ended(cloud, monkeypatch):
+    """How the job that is waited for ended; moto leaves its resources out of what it tells."""
+    told, call = {"ProcessingJobStatus": "Completed"}, BaseClient._make_api_call
+
+    def answer(self, operation, parameters):
+        said = call(self, operation, parameters)
+        cluster = {"ClusterConfig": {"InstanceCount": 1}}
+        return said | told | {"ProcessingResources": cluster} if operation == "DescribeProcessingJob" else said
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", answer)
+    monkeypatch.setattr("sagemaker.core.processing.time.sleep", lambda seconds: None)
+    logs, group = boto3.client("logs"), "/aws/sagemaker/ProcessingJobs"
+    logs.create_log_group(logGroupName=group)
+
+    def write(job, line):
+        logs.create_log_stream(logGroupName=group, logStreamName=f"{job}/algo-1")
+        events = [{"timestamp": int(time.time() * 1000), "message": line}]
+        logs.put_log_events(logGroupName=group, logStreamName=f"{job}/algo-1", logEvents=events)
+
+    monkeypatch.setattr(jobs, "uuid4", lambda: UUID(int=7))
+    write(f"gavel-{DATE}-by-hand-00000000", "100 of 100 rows")
+    return told
+
+
+def test_a_job_that_is_waited_for_shows_its_log_beside_the_answer(cloud, stage, ended, capsys):
+    cloud.has_lots_and_tower()
+    jobs.embed_date(stage, DATE, None, Launch(wait=True))
+    said = capsys.readouterr()
+    assert "100 of 100 rows" in said.err
+    assert said.out == ""
+
+
+def test_a_job_that_is_waited_for_and_failed_is_told_with_its_log_group(cloud, stage, ended):
+    cloud.has_lots_and_tower()
+    ended |= {"ProcessingJobStatus": "Failed", "FailureReason": "AlgorithmError: exit code 2"}
+    with pytest.raises(GavelError, match=r"failed: (.|\n)*exit code 2(.|\n)*ProcessingJobs"):
+        jobs.embed_date(stage, DATE, None, Launch(wait=True))
