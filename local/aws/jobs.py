@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import boto3
 
-from local.aws.account import DeployedStage, asking_aws
+from local.aws.account import DeployedStage, asking_aws, client
 from local.aws.buckets import Bucket
 from local.aws.night_job import NightJob, night_job
 from local.aws.towers import tower_in_bucket
@@ -228,9 +228,22 @@ def _run(job: NightJob, order: Order, launch: Launch) -> str:
                 logs=launch.wait,
                 job_name=order.name,
             )
-        except ValueError as error:  # what the SDK raises when a job that was waited for failed
-            raise GavelError(f"job {order.name} failed: {error}; its log is in /aws/sagemaker/ProcessingJobs") from error
+        except (ValueError, AttributeError) as error:  # AttributeError: sagemaker-core 2.27 misses its own class for a failed job
+            if processor.latest_job is None:
+                raise GavelError(f"job {order.name} was not started: {error}") from error
+            _check_ended(order.name)
+            raise
+        if launch.wait:
+            _check_ended(order.name)
     return str(instance)
+
+
+def _check_ended(name: str) -> None:
+    """Raise a GavelError unless a job that was waited for is complete."""
+    told = client("sagemaker").describe_processing_job(ProcessingJobName=name)
+    if told["ProcessingJobStatus"] != "Completed":
+        why = told.get("FailureReason") or told.get("ExitMessage") or "SageMaker gives no reason"
+        raise GavelError(f"job {name} is {told['ProcessingJobStatus']}: {why}; its log is in /aws/sagemaker/ProcessingJobs")
 
 
 def _network(processing: Any, night: Mapping[str, Any], isolated: bool | None) -> Any:

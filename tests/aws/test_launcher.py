@@ -475,8 +475,9 @@ def test_a_job_that_is_waited_for_shows_its_log_beside_the_answer(cloud, stage, 
     assert said.out == ""
 
 
-def test_a_job_that_is_waited_for_and_failed_is_told_with_its_log_group(cloud, stage, ended):
+@pytest.mark.parametrize("state", ["Failed", "Stopped"])
+def test_a_job_that_is_waited_for_and_not_completed_is_told_with_its_reason(cloud, stage, ended, state):
     cloud.has_lots_and_tower()
-    ended |= {"ProcessingJobStatus": "Failed", "FailureReason": "AlgorithmError: exit code 2"}
-    with pytest.raises(GavelError, match=r"failed: (.|\n)*exit code 2(.|\n)*ProcessingJobs"):
+    ended |= {"ProcessingJobStatus": state, "FailureReason": "AlgorithmError: exit code 2"}
+    with pytest.raises(GavelError, match=rf"is {state}: AlgorithmError: exit code 2; its log is in /aws/sagemaker/Proc"):
         jobs.embed_date(stage, DATE, None, Launch(wait=True))
