@@ -57,7 +57,7 @@ def train(
     with progress("put up the catalogue") as step:
         uri = jobs.put_up_catalog(deployed, catalog, step)
     started = jobs.train(deployed, uri, ["--preset", preset, *context.args], jobs.Launch(instance, wait))
-    report(asdict(started), as_json)
+    report({"job": started.job, "instance": started.instance, "output": started.output}, as_json)
 
 
 @aws_app.command()
@@ -126,7 +126,8 @@ def show_status(found: "StageStatus") -> None:
         }
     )
     nights = [(n.date, n.status, n.started, "" if n.minutes is None else f"{n.minutes:.1f}", n.cause) for n in found.nights]
-    show_table("Nights", ("date", "status", "started", "minutes", "cause"), nights, right_from=9)
+    if nights:
+        show_table("Nights", ("date", "status", "started", "minutes", "cause"), nights, right_from=9)
     jobs = [(job["job"], job["status"], f"{job['minutes']:.1f}") for job in found.jobs]
     if jobs:
         show_table("Jobs", ("job", "status", "minutes"), jobs, right_from=2)

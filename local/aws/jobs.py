@@ -1,6 +1,7 @@
 """Processing jobs by hand, through the SageMaker Python SDK: a day's lots embedded, towers trained."""
 
 import hashlib
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -134,7 +135,7 @@ def embed_date(stage: DeployedStage, date: str, tower_id: str | None, launch: La
         output=(output["OutputName"], where["LocalPath"], where["S3Uri"]),
     )
     instance = _run(job, order, launch)
-    return Started(order.name, instance, where["S3Uri"], release_id)
+    return Started(order.name, instance, where["S3Uri"] + release_id, release_id)
 
 
 def train(stage: DeployedStage, catalog: str, flags: Sequence[str], launch: Launch) -> Started:
@@ -278,6 +279,7 @@ def _session() -> "Session":
     """The SDK's session of the shell's account; it reads no defaults of its own and tells nobody of its use."""
     from sagemaker.core.helper.session_helper import Session
 
+    logging.getLogger("sagemaker.config").setLevel(logging.WARNING)  # it tells of every default it takes
     return Session(boto_session=boto3.Session(), sagemaker_config=QUIET)
 
 
