@@ -1,6 +1,7 @@
 """The job of the nights, read from the deployed machine: a job that is started by hand is the same by construction."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,14 @@ def night_job(stage: DeployedStage) -> NightJob:
     states = client("stepfunctions")
     with asking_aws(f"state machine {machine}"):
         definition = json.loads(states.describe_state_machine(stateMachineArn=machine)["definition"])
-    jobs = [state["Parameters"] for state in definition["States"].values() if JOB_STATE in state.get("Resource", "")]
+    jobs = [state["Parameters"] for state in _states(definition) if JOB_STATE in state.get("Resource", "")]
     if not jobs:
         raise GavelError(f"{machine} starts no processing job; deploy stage {stage.name} again")
     return NightJob(jobs[0])
+
+
+def _states(definition: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The states of a machine, those of its loops as well."""
+    for state in definition.get("States", {}).values():
+        yield state
+        yield from _states(state.get("ItemProcessor", {}))

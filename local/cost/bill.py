@@ -100,7 +100,7 @@ def make_bill(resources: Sequence[Resource], table: PriceTable, usage: Usage) ->
                 rungs |= _rungs(meter, resource)
         except Unpriced as missing:
             unpriced.append((resource, str(missing)))
-    free = sum(resource.kind in table.free for resource in resources)
+    free = sum(table.is_free(resource.kind) for resource in resources)
     return Bill(usage, table.region, lines, unpriced, free, rungs)
 
 

@@ -75,7 +75,7 @@ class Meter:
         Raises:
             Unpriced: nothing is known about the type, or the table lacks one of its prices.
         """
-        if resource.kind in self.table.free:
+        if self.table.is_free(resource.kind):
             return []
         if resource.kind not in CHARGED:
             raise Unpriced(f"{resource.kind} has no price and is not among the free types of prices.yaml")
@@ -154,7 +154,7 @@ def _machine(meter: Meter, machine: Resource) -> Iterator[Charge]:
         runs = 0
     when: When = "night" if at_night else "idle"
     states = meter.machines.states(machine)
-    said = f"{len(states)} states" if runs else "started by hand" if at_night and meter.usage.items_per_night else "no items"
+    said = f"{len(states)} states" if runs else "no schedule starts it" if at_night and meter.usage.items_per_night else "no items"
     yield meter.charge(said, runs * len(states), "states.transitions", when)
     for job in meter.machines.jobs(machine)[:1] if runs else ():
         hours = meter.job_hours(job.instance, job.instances) * job.instances * runs

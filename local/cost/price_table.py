@@ -61,6 +61,10 @@ class PriceTable:
             raise Unpriced(f"{PRICES.name} has no price {name!r}; add it with its source and date")
         return self.prices[name]
 
+    def is_free(self, kind: str) -> bool:
+        """Whether resources of a type cost nothing; an entry such as "Custom::*" stands for all that begin so."""
+        return kind in self.free or f"{kind.partition('::')[0]}::*" in self.free
+
     def number(self, name: str) -> float:
         """An assumption of the section `numbers`."""
         return float(self.assumed["numbers"][name]["value"])

@@ -88,7 +88,7 @@ def test_a_night_without_items_starts_no_job():
 
 def test_a_machine_that_no_schedule_starts_is_a_line_of_nothing():
     bill = bill_of(machine("Rebuild", job("ml.g5.xlarge")), items=1000)
-    assert [line.charge.what for line in bill.lines] == ["started by hand"]
+    assert [line.charge.what for line in bill.lines] == ["no schedule starts it"]
     assert bill.usd("night") == 0
 
 
@@ -130,6 +130,11 @@ def test_the_instances_of_an_endpoint_run_all_month():
 def test_what_has_no_price_is_named_and_never_passed_over(unknown, why):
     bill = bill_of(unknown)
     assert [(r, why in said) for r, said in bill.unpriced] == [(unknown, True)]
+
+
+def test_custom_resources_are_free_whatever_their_name():
+    bill = bill_of(resource("Custom::Anything"))
+    assert (bill.free, bill.unpriced) == (1, [])
 
 
 def test_a_type_without_an_assumed_throughput_asks_for_one():
