@@ -7,6 +7,7 @@ from typing import Any
 
 from local.cost.price_table import Unpriced
 from local.cost.stage_templates import Resource
+from retrieval.errors import InvalidInput
 
 MACHINE, SCHEDULE = "AWS::StepFunctions::StateMachine", "AWS::Scheduler::Schedule"
 START_MACHINE, START_JOB = "startExecution", "createProcessingJob"
@@ -67,11 +68,18 @@ class Machines:
 
 
 def definition(machine: Resource) -> dict[str, Any]:
-    """The definition of a machine; the names of resources stand in the places that CloudFormation fills in."""
+    """The definition of a machine; the names of resources stand in the places that CloudFormation fills in.
+
+    Raises:
+        InvalidInput: it is not JSON, whatever is filled in.
+    """
     given = machine.properties.get("DefinitionString", machine.properties.get("Definition", {}))
     if isinstance(given, Mapping) and "Fn::Join" in given:
         given = "".join(part if isinstance(part, str) else _name(part) for part in given["Fn::Join"][1])
-    found: dict[str, Any] = json.loads(given) if isinstance(given, str) else dict(given)
+    try:
+        found: dict[str, Any] = json.loads(given) if isinstance(given, str) else dict(given)
+    except ValueError as error:
+        raise InvalidInput(f"the definition of {machine.stack} {machine.logical_id} cannot be read: {error}") from error
     return found
 
 

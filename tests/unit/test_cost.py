@@ -92,6 +92,11 @@ def test_a_machine_that_no_schedule_starts_is_a_line_of_nothing():
     assert bill.usd("night") == 0
 
 
+def test_a_definition_that_cannot_be_read_is_named():
+    with pytest.raises(InvalidInput, match="definition of Stack Broken cannot be read"):
+        bill_of(resource("AWS::StepFunctions::StateMachine", "Broken", DefinitionString="{"))
+
+
 def test_objects_that_expire_are_paid_until_their_old_version_expires_too():
     rules = [{"ExpirationInDays": 30, "NoncurrentVersionExpiration": {"NoncurrentDays": 30}}]
     bucket = resource("AWS::S3::Bucket", "ItemStoreEmbeddings1", LifecycleConfiguration={"Rules": rules})
