@@ -31,7 +31,7 @@ format: .venv/installed-dev            ## put the code in order
 
 requirements: .venv/installed            ## pin anew what pyproject.toml asks for
 	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header -o requirements.txt
-	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header --extra dev --extra deploy -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header --extra dev --extra deploy --extra aws -c requirements.txt -o requirements-dev.txt
 
 synth: .venv/installed-dev node_modules/.bin/cdk            ## CloudFormation templates of both stages into cdk.out; no account is asked
 	for stage in dev prod; do node_modules/.bin/cdk synth --quiet --app "$(BIN)/python app.py" -c stage=$$stage -o cdk.out/$$stage || exit 1; done

@@ -1,4 +1,4 @@
-"""What the embedding job and the state machines around it may do."""
+"""What the jobs, and the state machines around them, may do."""
 
 from aws_cdk import ArnFormat, Aws, Stack
 from aws_cdk import aws_iam as iam
@@ -34,12 +34,33 @@ def job_role(scope: Construct, stage: Stage, store: ItemStore, code: list[assets
         "/*",
         "The parts of a release, whose name is new every night.",
     )
-    buckets = [bucket.bucket_arn for bucket in (store.new_items, store.towers, embeddings, code[0].bucket)]
-    role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=buckets))
-    zips = [asset.bucket.arn_for_objects(asset.s3_object_key) for asset in code]
-    role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=zips))
+    _allow_sources(role, [bucket.bucket_arn for bucket in (store.new_items, store.towers, embeddings)], code)
     _allow_container(role, stage)
     return role
+
+
+def training_role(scope: Construct, stage: Stage, store: ItemStore, code: list[assets.Asset]) -> iam.Role:
+    """The role of a training job: reads catalogues, towers and code, writes towers; the night's job may not write towers."""
+    role = iam.Role(scope, "TrainingRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
+    towers = store.towers
+    allow_below(
+        role,
+        ["s3:GetObject", "s3:PutObject"],
+        towers,
+        towers.bucket_arn,
+        "/*",
+        "Catalogues to train on lie there; a tower's folder is named when it is trained.",
+    )
+    _allow_sources(role, [towers.bucket_arn], code)
+    _allow_container(role, stage)
+    return role
+
+
+def _allow_sources(role: iam.Role, listed: list[str], code: list[assets.Asset]) -> None:
+    """List buckets, and read the zips that a container starts from."""
+    role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[*listed, code[0].bucket.bucket_arn]))
+    zips = [asset.bucket.arn_for_objects(asset.s3_object_key) for asset in code]
+    role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=zips))
 
 
 def _allow_container(role: iam.Role, stage: Stage) -> None:

@@ -15,7 +15,7 @@ from infra.acknowledgements import acknowledge
 from infra.bulk_indexer import indexer_arn
 from infra.embedding_job import JobSize, Places
 from infra.item_store import ItemStore
-from infra.machine_roles import job_role, release_role
+from infra.machine_roles import job_role, release_role, training_role
 from infra.nightly_states import MARKER, embed_day, find_day
 from infra.python_asset import ROOT, job_packages
 from infra.stage import Stage
@@ -36,6 +36,7 @@ class NightlyBatch(Construct):
         places: what the machines work with.
         find_day: the machine that a schedule, or a file that arrives, starts.
         embed_day: the machine that does the work, one execution a date.
+        training_role: what a training job that is started by hand runs as.
         dead_letters: starts that could not be delivered.
     """
 
@@ -79,6 +80,7 @@ class NightlyBatch(Construct):
         store, stage = self._store, self._stage
         code = assets.Asset(self, "Code", path=str(ROOT), exclude=JOB_SOURCES, ignore_mode=IgnoreMode.GIT)
         packages = job_packages(self)
+        self.training_role = training_role(self, stage, store, [code, packages])
         return Places(
             new_items=store.new_items.bucket_name,
             embeddings=store.embeddings.bucket_name,

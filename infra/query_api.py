@@ -38,6 +38,7 @@ class QueryApi(Construct):
         function: the query Lambda.
         live: its alias, on a published version that SnapStart has a picture of.
         api: the REST API.
+        key: the API key of the stage's plan; None where callers sign their requests.
     """
 
     def __init__(
@@ -51,8 +52,7 @@ class QueryApi(Construct):
         self._allow(store, index)
         self.api = self._api()
         self._routes()
-        if stage.api_auth == "api_key":
-            self._plan()
+        self.key = self._plan() if stage.api_auth == "api_key" else None
         if stage.waf:
             self._firewall()
 
@@ -144,7 +144,7 @@ class QueryApi(Construct):
             {"APIG4": "A browser asks for permission before it signs or shows a key.", "COG4": NO_USERS},
         )
 
-    def _plan(self) -> None:
+    def _plan(self) -> apigateway.IApiKey:
         """One key, with its rate, burst and daily quota."""
         stage = self._stage
         plan = self.api.add_usage_plan(
@@ -153,7 +153,9 @@ class QueryApi(Construct):
             quota=apigateway.QuotaSettings(limit=stage.requests_per_day, period=apigateway.Period.DAY),
             api_stages=[apigateway.UsagePlanPerApiStage(api=self.api, stage=self.api.deployment_stage)],
         )
-        plan.add_api_key(self.api.add_api_key("Key"))
+        key = self.api.add_api_key("Key")
+        plan.add_api_key(key)
+        return key
 
     def _firewall(self) -> None:
         """AWS's managed rules, in their own order."""

@@ -15,6 +15,7 @@ from infra.query_api import QueryApi
 from infra.rebuild import Rebuild
 from infra.reranker import Reranker
 from infra.stage import Stage
+from infra.stage_outputs import publish
 from infra.vector_index import VectorIndex
 from retrieval.settings import Settings
 
@@ -29,6 +30,18 @@ class Storage(Stack):
         self.network = Network(self, "Network", stage=stage)
         self.store = ItemStore(self, "ItemStore", stage=stage)
         self.index = VectorIndex(self, "VectorIndex", stage=stage, network=self.network, alias=INDEX_ALIAS)
+        self._publish()
+
+    def _publish(self) -> None:
+        store = self.store
+        publish(
+            self,
+            NewItemsBucket=store.new_items.bucket_name,
+            EmbeddingsBucket=store.embeddings.bucket_name,
+            TowersBucket=store.towers.bucket_name,
+            ReleasesBucket=store.releases.bucket_name,
+            ArrivalsDeadLetters=store.dead_letters.queue_url,
+        )
 
 
 class Serving(Stack):
@@ -55,6 +68,17 @@ class Serving(Stack):
         self.api = QueryApi(self, "QueryApi", settings=replace(given, ranker_endpoint=asked), **shared)
         if self.reranker:
             self.reranker.allow_invoke(self.api.role)
+        self._publish()
+
+    def _publish(self) -> None:
+        publish(
+            self,
+            ApiUrl=self.api.api.url,
+            SearchFunction=self.api.live.function_arn,
+            BulkIndexerFunction=self.indexer.function.function_arn,
+            **({"ApiKeyId": self.api.key.key_id} if self.api.key else {}),
+            **({"RerankerEndpoint": self.reranker.name} if self.reranker else {}),
+        )
 
 
 class Batch(Stack):
@@ -64,6 +88,17 @@ class Batch(Stack):
         super().__init__(app, f"Gavel-{stage.name}-Batch", **settings)
         self.nightly = NightlyBatch(self, "NightlyBatch", stage=stage, store=storage.store)
         self.rebuild = Rebuild(self, "Rebuild", stage=stage, store=storage.store, nightly=self.nightly)
+        publish(
+            self,
+            JobRole=self.nightly.places.job_role_arn,
+            TrainingRole=self.nightly.training_role.role_arn,
+            ProcessingImage=self.nightly.places.image,
+            CodeUri=self.nightly.places.code_uri,
+            NoticesTopic=self.nightly.notices.topic_arn,
+            FindDayMachine=self.nightly.find_day.state_machine_arn,
+            EmbedDayMachine=self.nightly.embed_day.state_machine_arn,
+            RebuildMachine=self.rebuild.machine.state_machine_arn,
+        )
 
 
 class Monitoring(Stack):

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from local.aws_commands import aws_app
 from local.bench_commands import bench_app
 from local.catalog_commands import catalog_app
 from local.command_entry import run_command, say
 from local.command_options import Json, Seed, print_json
 from local.console import show_answer
+from local.cost_command import cost
 from local.evaluation_commands import compare, evaluate
 from local.node_commands import down, up
 from local.release_commands import embed, index
@@ -23,6 +25,7 @@ from retrieval.search import Mode, SearchRequest, SearchService
 from retrieval.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
+app.add_typer(aws_app, name="aws")
 app.add_typer(bench_app, name="bench")
 app.add_typer(catalog_app, name="catalog")
 app.command()(embed)
@@ -35,6 +38,7 @@ app.command()(adapt)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(mine)
+app.command()(cost)
 
 PROMPT = "search> "
 

@@ -111,13 +111,24 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[s
 def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
     """Rows of a record batch; a row that Python cannot hold (nanoseconds, a year past 9999) is a reason instead."""
     try:
-        yield from batch.to_pylist()
+        yield from _in_microseconds(batch).to_pylist()
     except (ValueError, OverflowError) as error:
         if batch.num_rows == 1:
             yield f"the row cannot be read: {error}"
             return
         for row in range(batch.num_rows):
             yield from _batch_rows(batch.slice(row, 1))
+
+
+def _in_microseconds(batch: Any) -> Any:
+    """Times as Python can hold them; with pandas installed, as in SageMaker's containers, pyarrow makes its Timestamps of them."""
+    import pyarrow as pa
+
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            times = batch.column(place).cast(pa.timestamp("us", field.type.tz))  # ValueError where nanoseconds would be lost
+            batch = batch.set_column(place, field.name, times)
+    return batch
 
 
 def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | str]]:

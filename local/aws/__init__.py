@@ -1,0 +1,1 @@
+"""A deployed stage from one's own machine: jobs, machines, towers, status."""

@@ -1,0 +1,1 @@
+"""What a stage costs: its synthesised templates times a table of prices."""

@@ -1,0 +1,82 @@
+"""The CloudFormation templates of a stage: those of a folder, or synthesised anew without an account and without wheels."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import InvalidInput, MissingPrerequisite
+
+ROOT = Path(__file__).resolve().parents[2]
+SUFFIX = ".template.json"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One resource of a template.
+
+    Attributes:
+        stack: file name of its template without the suffix.
+        logical_id: its name there.
+        kind: such as "AWS::SQS::Queue".
+        properties: as CloudFormation is given them.
+    """
+
+    stack: str
+    logical_id: str
+    kind: str
+    properties: Mapping[str, Any]
+
+
+def read_templates(folder: Path) -> list[Resource]:
+    """Every resource of the templates in a folder, by stack and logical id.
+
+    Raises:
+        InvalidInput: the folder holds no template, or one that cannot be read.
+    """
+    found = sorted(folder.glob(f"*{SUFFIX}"))
+    if not found:
+        raise InvalidInput(f"{folder} holds no *{SUFFIX}; `make synth` writes cdk.out/dev and cdk.out/prod")
+    return [resource for path in found for resource in _resources(path)]
+
+
+def _resources(path: Path) -> Iterator[Resource]:
+    stack = path.name.removesuffix(SUFFIX)
+    try:
+        resources = json.loads(path.read_text())["Resources"]
+        for logical_id, resource in sorted(resources.items()):
+            yield Resource(stack, logical_id, resource["Type"], resource.get("Properties", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(f"{path} is no CloudFormation template ({error!r}); run `make synth` again") from error
+
+
+def synthesise(stage: str, folder: Path) -> None:
+    """Run the CDK app for one stage; it asks no account and fetches nothing.
+
+    Args:
+        stage: a key of `stages` in cdk.json.
+        folder: gets the cloud assembly.
+
+    Raises:
+        InvalidInput: there is no such stage, or its values cannot be used.
+        MissingPrerequisite: the CDK or node is not installed.
+    """
+    context = json.loads((ROOT / "cdk.json").read_text())["context"]
+    if stage not in context["stages"]:
+        raise InvalidInput(f"cdk.json has no stage {stage!r}; it has {', '.join(context['stages'])}")
+    if importlib.util.find_spec("aws_cdk") is None:
+        raise MissingPrerequisite("the CDK is not installed; run `make .venv/installed-dev`, or give --templates FOLDER")
+    if shutil.which("node") is None:
+        raise MissingPrerequisite("the CDK runs on Node.js, and there is none; install 22 or newer, or give --templates FOLDER")
+    given = json.dumps({**context, "stage": stage, "gavel:bundle": "false"})
+    env = {**os.environ, "CDK_CONTEXT_JSON": given, "CDK_OUTDIR": str(folder)}
+    made = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if made.returncode:
+        said = (made.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InvalidInput(f"stage {stage} cannot be synthesised: {said}; `make synth` shows more")

@@ -1,0 +1,69 @@
+"""What the stages cost, by their own templates; docs/cost.md says the same."""
+
+import re
+
+import pytest
+from conftest import ROOT, synthesise
+
+from local.cost.bill import make_bill
+from local.cost.charges import Usage
+from local.cost.price_table import load_prices
+from local.cost.stage_templates import read_templates
+
+MOST_IDLE_DEV_USD = 120
+MOST_NIGHT_USD = 0.50
+USUAL = Usage(items_per_night=100_000, queries_per_month=10e6)
+RERANKER = {
+    "model_key": "rerankers/a/model.tar.gz",
+    "image": "763104351884.dkr.ecr.${AWS::Region}.${AWS::URLSuffix}/xgboost:1",
+    "instance": "ml.c7i.large",
+    "instances": 1,
+    "most_instances": 2,
+}
+
+
+def bill_of(stage, usage=USUAL):
+    return make_bill(read_templates(stage.folder), load_prices(), usage)
+
+
+def test_every_resource_of_a_stage_has_a_price_or_is_free_for_a_reason(stage):
+    bill = bill_of(stage)
+    assert [f"{resource.logical_id}: {why}" for resource, why in bill.unpriced] == []
+    billed = {line.resource.logical_id for line in bill.lines}
+    assert len(billed) + bill.free == len(read_templates(stage.folder))
+
+
+def test_a_re_ranker_is_priced_with_the_way_to_it(tmp_path):
+    bill = bill_of(synthesise("dev", tmp_path, reranker=RERANKER))
+    assert bill.unpriced == []
+    prices = {line.charge.price.name for line in bill.lines}
+    assert {"sagemaker.ml.c7i.large", "vpc.interface_endpoint"} <= prices
+
+
+def test_dev_waits_for_less_than_its_goal_a_month(dev):
+    assert 20 < bill_of(dev, Usage(0, 0)).usd("idle", "night", "kept", "queries") <= MOST_IDLE_DEV_USD
+
+
+def test_a_night_of_dev_is_within_the_goal(dev):
+    assert 0.1 < bill_of(dev).night_usd <= MOST_NIGHT_USD
+
+
+def test_a_night_of_prod_is_within_the_goal_on_every_type_but_p3(prod):
+    """V100s are asked for first, as the ladder was ordered; they cost more than the goal allows."""
+    bill = bill_of(prod)
+    first, *others = prod.stage.instance_ladder
+    rest = bill.night_usd - bill.rungs[first]
+    assert first == "ml.p3.2xlarge"
+    assert bill.rungs[first] + rest > MOST_NIGHT_USD
+    assert all(bill.rungs[instance] + rest <= MOST_NIGHT_USD for instance in others)
+
+
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_the_documented_totals_are_those_of_the_templates(name, request):
+    text = (ROOT / "docs" / "cost.md").read_text()
+    bill = bill_of(request.getfixturevalue(name))
+    row = re.search(rf"^\| {name} \| (.*) \|$", text, re.MULTILINE)
+    assert row, f"docs/cost.md has no row of {name}"
+    shown = [float(cell.strip().strip("$")) for cell in row[1].split("|")]
+    counted = [*(bill.usd(when) for when in ("idle", "night", "kept", "queries")), bill.night_usd]
+    assert shown == pytest.approx(counted, rel=0.05)  # an alarm more is no news
