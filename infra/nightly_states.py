@@ -31,7 +31,7 @@ def find_day(places: Places, embed_day_arn: str) -> State:
         {"key": "2026-11-21.parquet", "time": "2026-11-21T09:30:00Z"}.
     """
     found = {"Variable": "$.found.files", "NumericGreaterThan": 0, "Next": "StartEmbedding"}
-    before = [{"ErrorEquals": ["StepFunctions.ExecutionAlreadyExistsException"], "ResultPath": None, "Next": "StartedBefore"}]
+    before = [{"ErrorEquals": ["StepFunctions.ExecutionAlreadyExistsException"], "ResultPath": "$.before", "Next": "StartedBefore"}]
     states = {
         **_read_input(),
         "FindItems": s3_call(

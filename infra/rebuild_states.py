@@ -49,7 +49,7 @@ def rebuild(places: Places, size: JobSize, find_day_arn: str) -> State:
 def _check(places: Places) -> dict[str, State]:
     """Another tower than the current one must be named; that it is in the bucket shows when its index is made."""
     current = read_json(places, {"Bucket": places.towers, "Key": CURRENT_TOWER}, "$.current", "IsCurrent")
-    first = {"ErrorEquals": NO_SUCH_KEY, "ResultPath": None, "Next": "NoCurrent"}
+    first = {"ErrorEquals": NO_SUCH_KEY, "ResultPath": "$.missing", "Next": "NoCurrent"}
     same = {"Variable": "$.current.json.tower_id", "StringEqualsPath": "$.tower_id", "Next": "SameTower"}
     there, text = ({"Variable": "$.tower_id", test: True} for test in ("IsPresent", "IsString"))  # what is absent has no type
     return {
