@@ -128,7 +128,7 @@ def rehearse(
     from retrieval.item_files import read_items
     from retrieval.items import Item
 
-    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # what goes wrong comes back from the command line
+    logging.disable(logging.ERROR)  # moto's; what goes wrong comes back from the command line and the machines
     with TemporaryDirectory(prefix="gavel-rehearsal-") as folder, Stages() as stages:
         work, begun = Path(folder), time.perf_counter()
         stages("make lots and two towers")

@@ -13,6 +13,7 @@ from retrieval.errors import GavelError, MissingPrerequisite
 ROOT = Path(__file__).resolve().parents[2]
 CDK = ROOT / "node_modules" / ".bin" / "cdk"
 QUIET = {"NODE_OPTIONS": "--no-warnings", "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1", "CDK_DISABLE_VERSION_CHECK": "1"}
+ZIPS = ROOT / "build" / "zips"
 LINES_SHOWN = 15
 
 
@@ -38,6 +39,8 @@ def deploy(cloud: Cloud, assembly: Path) -> None:
         DeploymentFailed: a stack was not deployed.
     """
     where = ["--app", str(assembly)]
+    ZIPS.mkdir(parents=True, exist_ok=True)
+    (assembly / ".cache").symlink_to(ZIPS)  # where the command line looks for zips of assets, by their hashes
     _cdk(["bootstrap", f"aws://{ACCOUNT}/{REGION}", *where], cloud.environment)
     _cdk(
         ["deploy", "--all", "--require-approval", "never", "--method", "direct", "--progress", "events", *where], cloud.environment

@@ -60,6 +60,10 @@ def https_domain(node_url: str, folder: Path) -> Iterator[Domain]:
 def _forwarder(node: str, domain: Domain) -> type[BaseHTTPRequestHandler]:
     class Forwarder(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize, disable_nagle_algorithm = (
+            -1,
+            True,
+        )  # an answer is one packet, not one a header that waits for the last one's receipt
 
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

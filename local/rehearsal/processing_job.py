@@ -4,20 +4,25 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from retrieval.errors import ReleaseError
 
 CONTAINER = Path("/opt/ml/processing")
+PACKAGES = "packages"  # of the container's Python; this one has its own
+# the container's main for each instance in turn, with the folders and the place among the others that SageMaker gives it
 MAIN = """
 import sys
 from pathlib import Path
 from processing import embed_items
 
-embed_items.SAGEMAKER = Path(sys.argv.pop(1))
-sys.exit(embed_items.main())
+embed_items.SAGEMAKER, instances = Path(sys.argv.pop(1)), int(sys.argv.pop(1))
+for instance in range(instances):
+    embed_items.read_instances = lambda: (instance, instances)
+    if status := embed_items.main():
+        sys.exit(status)
 """
 
 
@@ -41,19 +46,22 @@ class ProcessingJobs:
         self.ran.append(parameters)
         root = self._work / parameters["ProcessingJobName"]
         for given in parameters["ProcessingInputs"]:
+            if given["InputName"] == PACKAGES:
+                continue
             self._fetch(given["S3Input"]["S3Uri"], root / _below(given["S3Input"]["LocalPath"]))
         sources = self._unpack(root / "input" / "code")
         outputs = parameters["ProcessingOutputConfig"]["Outputs"]
         for output in outputs:
             (root / _below(output["S3Output"]["LocalPath"])).mkdir(parents=True)
-        self._embed(root, sources, parameters["AppSpecification"]["ContainerArguments"])
+        self._embed(root, sources, parameters)
         for output in outputs:
             self._lay_down(root / _below(output["S3Output"]["LocalPath"]), output["S3Output"]["S3Uri"])
 
-    def _embed(self, root: Path, sources: Path, arguments: Sequence[str]) -> None:
+    def _embed(self, root: Path, sources: Path, parameters: Mapping[str, Any]) -> None:
         """Run the container's module with its folders below `root`; in a container they are absolute."""
+        instances = str(parameters["ProcessingResources"]["ClusterConfig"]["InstanceCount"])
         ran = subprocess.run(
-            [sys.executable, "-c", MAIN, str(root), *arguments],
+            [sys.executable, "-c", MAIN, str(root), instances, *parameters["AppSpecification"]["ContainerArguments"]],
             cwd=sources,
             env={**os.environ, "PYTHONPATH": str(sources), "HF_HUB_OFFLINE": "1"},
             capture_output=True,
