@@ -104,7 +104,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         server = ThreadedMotoServer(ip_address=HOST, port=port, verbose=False)
         server.start()
         running.callback(server.stop)
-        _configure(cloud)
+        _begin(cloud)
         yield cloud
 
 
@@ -153,7 +153,9 @@ def _template_here() -> Any:
     return here
 
 
-def _configure(cloud: Cloud) -> None:
+def _begin(cloud: Cloud) -> None:
+    """Forget what ran in this process before; then have machines run, and AWS's own policies be there."""
+    urlopen(Request(f"{cloud.url}/moto-api/reset", method="POST"), timeout=10).close()
     settings = {"stepfunctions": {"execute_state_machine": True}, "iam": {"load_aws_managed_policies": True}}
     told = Request(f"{cloud.url}/moto-api/config", json.dumps(settings).encode(), {"Content-Type": "application/json"})
     urlopen(told, timeout=10).close()

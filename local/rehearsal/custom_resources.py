@@ -6,17 +6,12 @@ from typing import Any
 from uuid import uuid4
 
 from moto.awslambda.utils import get_backend as lambda_backend
+from moto.cloudformation.exceptions import ValidationError
 from moto.core.common_models import CloudFormationModel
 from moto.s3.models import s3_backends
 
-from retrieval.errors import GavelError
-
 ANSWERS = "cloudformation-custom-resource-response"
 PARTITION = "aws"
-
-
-class CustomResourceFailed(GavelError):
-    """The function of a custom resource answered that it failed, or did not answer."""
 
 
 class CustomResource(CloudFormationModel):
@@ -62,7 +57,7 @@ class CustomResource(CloudFormationModel):
         """Call the function and take its answer.
 
         Raises:
-            CustomResourceFailed: it failed, or said nothing.
+            ValidationError: it failed, or said nothing; moto answers with the message.
         """
         properties, name = cloudformation_json["Properties"], uuid4().hex
         event = {
@@ -81,5 +76,5 @@ class CustomResource(CloudFormationModel):
         laid_down = bucket.get_object(ANSWERS, name)
         answer = json.loads(laid_down.value) if laid_down else {"Reason": "no answer"}
         if answer.get("Status") != "SUCCESS":
-            raise CustomResourceFailed(f"{named['ResourceType']} {named['LogicalId']}: {answer.get('Reason')}")
+            raise ValidationError(message=f"{named['ResourceType']} {named['LogicalId']} failed: {answer.get('Reason')}")
         return cls(answer)

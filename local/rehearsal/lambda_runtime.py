@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -49,28 +48,17 @@ def lambda_python() -> Path:
     Raises:
         MissingPrerequisite: there is none, and uv cannot fetch one.
     """
-    for found in _candidates():
-        said = subprocess.run([found, "-c", "import sys; print(sys.version)"], capture_output=True, text=True, check=False)
-        if said.returncode == 0 and said.stdout.startswith(f"{PYTHON}."):
-            return Path(found)
+    uv = [sys.executable, "-m", "uv", "python"]
+    there = {**os.environ, "PYENV_VERSION": PYTHON}  # or pyenv's shim of it would refuse to run
+    for bring in ([], [*uv, "install", "--quiet", PYTHON]):
+        if bring:
+            subprocess.run(bring, capture_output=True, check=False)
+        found = subprocess.run([*uv, "find", PYTHON], env=there, capture_output=True, text=True, check=False)
+        if found.returncode == 0:
+            return Path(found.stdout.strip())
     raise MissingPrerequisite(
         f"Lambda runs Python {PYTHON}, and this machine has none: `uv python install {PYTHON}`, or put python{PYTHON} on the PATH"
     )
-
-
-def _candidates() -> list[str]:
-    """python3.12 of the PATH, those that pyenv keeps, and the one that uv finds or fetches."""
-    name = f"python{PYTHON}"
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    there = [found for found in (shutil.which(name),) if found] + [
-        str(path) for path in sorted(pyenv.glob(f"{PYTHON}*/bin/{name}"))
-    ]
-    uv = Path(sys.executable).with_name("uv")
-    if not there and uv.is_file():
-        subprocess.run([uv, "python", "install", "-q", PYTHON], check=False)
-        found = subprocess.run([uv, "python", "find", PYTHON], capture_output=True, text=True, check=False).stdout.strip()
-        there += [found] if found else []
-    return there
 
 
 def invoke(

@@ -1,6 +1,6 @@
 """A mocked account that runs the state machines: moto's interpreter over S3, SNS, SQS and SageMaker, our own function beside it.
 
-moto carries out createProcessingJob without `.sync`: it starts the job, and the test lays down what the job would have written.
+A job is started and no more; the test lays down what it would have written.
 """
 
 import gzip
@@ -17,9 +17,7 @@ import pytest
 from lots import lot
 from moto import mock_aws
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.lambda_eval_utils import LambdaFunctionErrorException
-from moto.stepfunctions.parser.asl.component.state.exec.state_task.service import state_task_service_aws_sdk
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_lambda import StateTaskServiceLambda
-from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_sfn import StateTaskServiceSfn
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_unsupported import (
     StateTaskServiceUnsupported,
 )
@@ -27,6 +25,7 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
 from infra.embedding_job import Places
 from lambdas.bulk_indexer import handler as indexer
 from lambdas.bulk_indexer import tower_index
+from local.rehearsal.state_machines import as_on_aws
 from retrieval.index.base import IndexedItem
 from retrieval.index.faiss import FaissStore
 from retrieval.release import Manifest, Part
@@ -39,24 +38,6 @@ BUCKETS = {name: name.replace("_", "-") for name in ("new_items", "embeddings", 
 TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
 LADDER = ["ml.p3.2xlarge", "ml.g5.2xlarge", "ml.g6.2xlarge"]
 create_as_moto_does = StateTaskServiceUnsupported._eval_service_task
-start_as_moto_does = StateTaskServiceSfn._eval_service_task
-StateTaskServiceAwsSdk = state_task_service_aws_sdk.StateTaskServiceAwsSdk
-call_as_moto_does = StateTaskServiceAwsSdk._eval_service_task
-
-
-def start_as_aws_does(self, env, resource_runtime_part, normalised_parameters, state_credentials):
-    """Parameters begin with a capital in a definition and with a small letter in the API; moto leaves them as they are."""
-    small = {name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()}
-    start_as_moto_does(self, env, resource_runtime_part, small, state_credentials)
-
-
-def call_as_aws_does(self, env, resource_runtime_part, normalised_parameters, state_credentials):
-    """Objects go in and come out as text: AWS does so, moto hands the body through to and from boto3."""
-    if isinstance(normalised_parameters.get("Body"), dict):
-        normalised_parameters["Body"] = json.dumps(normalised_parameters["Body"])
-    call_as_moto_does(self, env, resource_runtime_part, normalised_parameters, state_credentials)
-    if "Body" in env.stack[-1]:
-        env.stack[-1]["Body"] = env.stack[-1]["Body"].read().decode()
 
 
 def invoke_here(self, env, resource_runtime_part, normalised_parameters, state_credentials):
@@ -105,8 +86,8 @@ class Cloud:
         for state in definition["States"].values():
             for retry in state.get("Retry", []):
                 retry.update(IntervalSeconds=1, MaxAttempts=1)
-        text = json.dumps(definition).replace(".sync", "")
-        return self.machines.create_state_machine(name=name, definition=text, roleArn=self.role)["stateMachineArn"]
+        made = self.machines.create_state_machine(name=name, definition=json.dumps(definition), roleArn=self.role)
+        return made["stateMachineArn"]
 
     def put(self, bucket, key, content):
         self.s3.put_object(Bucket=bucket, Key=key, Body=content if isinstance(content, str | bytes) else json.dumps(content))
@@ -128,7 +109,7 @@ class Cloud:
         pytest.fail(f"{arn} did not end: {self.machines.get_execution_history(executionArn=arn)['events'][-3:]}")
 
     def started(self, machine):
-        """Names of a machine's executions, all of them ended; one that was started without a name has none in moto."""
+        """Names of a machine's executions, all of them ended."""
         executions = self.machines.list_executions(stateMachineArn=machine)["executions"]
         return [self.ended(execution["executionArn"]).get("name") for execution in executions]
 
@@ -166,15 +147,12 @@ def cloud_of(monkeypatch, folder):
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.setitem(state_task_service_aws_sdk._SERVICE_ERROR_NAMES, "s3", "S3")  # as AWS names its errors
-    monkeypatch.setattr(StateTaskServiceAwsSdk, "_eval_service_task", call_as_aws_does)
-    monkeypatch.setattr(StateTaskServiceSfn, "_eval_service_task", start_as_aws_does)
     monkeypatch.setattr(StateTaskServiceLambda, "_eval_service_task", invoke_here)
     store = FaissStore(folder / "index")
     monkeypatch.setattr(indexer, "store", lambda: store)
     monkeypatch.setattr(tower_index, "CARD_CACHE", folder / "cards")
     indexer.s3.cache_clear()
-    with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
+    with as_on_aws(), mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
         yield Cloud(store)
     indexer.s3.cache_clear()
 

@@ -1,7 +1,6 @@
 """The bundles with their wheels, fetched from the package index once and found by their hash afterwards."""
 
 import ast
-import os
 import re
 import shutil
 import subprocess
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.python_asset import BUNDLES, MOST_BYTES, MOST_JOB_BYTES, PYTHON_VERSION, ROOT, bundle, bundle_packages, check_size
+from infra.python_asset import BUNDLES, MOST_BYTES, MOST_JOB_BYTES, ROOT, bundle, bundle_packages, check_size
+from local.rehearsal.lambda_runtime import lambda_python
 
 RUNTIMES_OWN = {"boto3", "botocore"}  # what Lambda's Python 3.12 has beside the standard library
 OURS = {"retrieval", "lambdas", "catalog", "models", "processing"}
@@ -85,18 +85,13 @@ def test_what_the_embedding_job_imports_is_in_its_packages_or_in_its_image():
 
 
 def test_the_job_starts_on_the_images_python_with_its_packages_and_nothing_else(tmp_path):
-    """As the container starts it, but for torch, which is the image's."""
-    asked = [sys.executable, "-m", "uv", "python", "find", "--no-python-downloads", PYTHON_VERSION]
-    there = {**os.environ, "PYENV_VERSION": PYTHON_VERSION}  # or pyenv's shim of it would refuse to run
-    found = subprocess.run(asked, env=there, capture_output=True, text=True, check=False)
-    if found.returncode:
-        pytest.skip(f"there is no Python {PYTHON_VERSION} here; `uv python install {PYTHON_VERSION}` brings one")
+    """As the container starts it, but for torch, which is the image's; its Python is that of the functions."""
     for room in ("retrieval", "catalog", "models", "processing"):
         shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     env = {"PYTHONPATH": str(bundle_packages(ROOT, BUNDLES)), "HF_HUB_OFFLINE": "1"}
 
     def run(*arguments):
-        python = [found.stdout.strip(), "-S", "-B", *arguments]  # -S: without that interpreter's own packages
+        python = [lambda_python(), "-S", "-B", *arguments]  # -S: without that interpreter's own packages
         return subprocess.run(python, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
 
     assert "--release-id" in run("-m", "processing.embed_items", "--help").stdout
