@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from local import opensearch_node
+from local.aws.account import deployed_stage
 from local.command_entry import run_command
 from local.command_options import Json, print_json
 from local.console import Stages, console, show_table
 from local.rehearsal.cloud import running
-from local.rehearsal.deployment import DeployedStage, deploy, synthesise
+from local.rehearsal.deployment import deploy, synthesise
 from local.rehearsal.domain import https_domain
 from local.rehearsal.journey import Journey
 
@@ -83,7 +84,7 @@ def rehearse_stage(stage: str, work: Path, towers: Sequence[Path], lots: Path, t
         with _timed(seconds, "deploy"):
             deploy(cloud, work / "assembly")
         tell(f"{stage}: a night and a search")
-        journey = Journey(cloud, DeployedStage(cloud, stage), seconds=seconds)
+        journey = Journey(cloud, deployed_stage(stage), seconds=seconds)
         journey.run(towers, lots)
         names = [name for name, _ in cloud.invocations]
         functions = {name: names.count(name) for name in dict.fromkeys(names)}

@@ -65,7 +65,7 @@ class Cloud:
 
 @contextmanager
 def running(domain: Domain, work: Path) -> Iterator[Cloud]:
-    """Run an account to the end of the block.
+    """Run an account to the end of the block; AWS's library finds it by the environment of this process.
 
     What moto's server does not do by itself:
 
@@ -85,7 +85,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
     cloud.jobs = ProcessingJobs(cloud.client("s3"), work / "jobs")
     functions = Functions(cloud.invocations, {"SSL_CERT_FILE": str(domain.certificate), **cloud.environment}, work / "functions")
     with ExitStack() as running:
-        running.enter_context(patch.dict(os.environ, {"MOTO_PORT": str(port)}))
+        running.enter_context(patch.dict(os.environ, {"MOTO_PORT": str(port), **cloud.environment}))
         running.enter_context(patch.object(CustomResource, "url", url))
         running.enter_context(patch.object(LambdaVersion, "has_cfn_attr", lambda name: name == "Version", create=True))
         running.enter_context(patch.object(LambdaVersion, "get_cfn_attribute", lambda self, name: str(self.version), create=True))

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from local.rehearsal.cloud import ACCOUNT, REGION, Cloud
 from retrieval.errors import GavelError, MissingPrerequisite
@@ -60,22 +59,3 @@ def _cdk(arguments: list[str], environment: Mapping[str, str]) -> None:
     if ran.returncode:
         said = (ran.stdout + ran.stderr).strip().splitlines()[-LINES_SHOWN:]
         raise DeploymentFailed(f"cdk {arguments[0]} ended with status {ran.returncode}:\n" + "\n".join(said))
-
-
-class DeployedStage:
-    """What is deployed, found as an operator would: by stack and logical id."""
-
-    def __init__(self, cloud: Cloud, stage: str) -> None:
-        formation = cloud.client("cloudformation")
-        self._resources: list[dict[str, Any]] = []
-        for name in ("Storage", "Serving", "Batch", "Monitoring"):
-            self._resources += formation.list_stack_resources(StackName=f"Gavel-{stage}-{name}")["StackResourceSummaries"]
-
-    def physical(self, logical_prefix: str, kind: str) -> str:
-        """Physical id of the one resource of a type whose logical id begins so."""
-        (found,) = [
-            resource["PhysicalResourceId"]
-            for resource in self._resources
-            if resource["LogicalResourceId"].startswith(logical_prefix) and resource["ResourceType"] == kind
-        ]
-        return str(found)

@@ -1,23 +1,24 @@
-"""What happens in a deployed stage from the first upload to an answer: each step by the interfaces that an operator has."""
+"""What happens in a deployed stage from the first upload to an answer, by what `gavel aws` does for an operator."""
 
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from local.aws.account import DeployedStage
+from local.aws.machines import start_night, start_rebuild
+from local.aws.status import stage_status
+from local.aws.towers import make_current, upload_tower
 from local.rehearsal.cloud import Cloud
-from local.rehearsal.deployment import DeployedStage
 from retrieval.errors import GavelError
 
 QUERY = "red vase"
 K = 5
 WAIT_S = 120.0
 POLL_S = 0.2
-STATE_MACHINE, BUCKET, FUNCTION = "AWS::StepFunctions::StateMachine", "AWS::S3::Bucket", "AWS::Lambda::Function"
 
 
 class RehearsalFailed(GavelError):
@@ -61,61 +62,57 @@ class Journey:
         """
         self.step("a search before anything is indexed", self.refuse_search)
         self.step("publish a tower", lambda: self.publish_tower(towers[0], current=True))
-        self.step(
-            "a night without lots", lambda: self.night((datetime.now(UTC) - timedelta(days=7)).date().isoformat(), lots=False)
-        )
+        self.step("a night without lots", lambda: self.empty_night("2020-02-29"))
         self.step("upload the day's lots", lambda: self.upload(lots))
-        self.step("the night: find, embed, count, index, record", lambda: self.night(self.day, lots=True))
-        self.step("the same night again", lambda: self.night(self.day, lots=True))
+        self.step("the night: find, embed, count, index, record", self.night)
+        self.step("the same night again", self.night)
         self.step("a search", lambda: self.search(towers[0].name))
         self.step("publish another tower", lambda: self.publish_tower(towers[1], current=False))
         self.step("rebuild for it: embed all, swap, embed the day again", lambda: self.rebuild(towers[1].name))
         self.step("a search with it", lambda: self.search(towers[1].name))
-
-    def bucket(self, name: str) -> str:
-        """Name of one of the stage's buckets."""
-        return self.stage.physical(f"ItemStore{name}", BUCKET)
+        self.step("status", lambda: self.check_status(towers[1].name))
 
     def publish_tower(self, tower: Path, *, current: bool) -> None:
         """Put a tower where the jobs and the queries look for it; nights embed with the current one."""
-        self._upload(tower, self.bucket("Towers"), f"{tower.name}/")
+        upload_tower(self.stage, tower)
         if current:
-            named = json.dumps({"tower_id": tower.name})
-            self.cloud.client("s3").put_object(Bucket=self.bucket("Towers"), Key="current.json", Body=named)
+            make_current(self.stage, tower.name)
 
     def upload(self, lots: Path) -> None:
         """Put the day's files where the night looks for them."""
-        self._upload(lots, self.bucket("NewItems"), f"{self.day}/")
+        bucket, s3 = self.stage.output("NewItemsBucket"), self.cloud.client("s3")
+        for path in sorted(path for path in lots.rglob("*") if path.is_file()):
+            s3.upload_file(str(path), bucket, f"{self.day}/{path.relative_to(lots)}")
 
-    def night(self, day: str, *, lots: bool) -> None:
-        """Start the first machine as the schedule does, and see the second one to its end."""
-        machines = self.cloud.client("stepfunctions")
-        started = machines.start_execution(
-            stateMachineArn=self.stage.physical("NightlyBatchFindDay", STATE_MACHINE),
-            name=uuid4().hex,
-            input=json.dumps({"scheduled_time": f"{day}T02:00:00Z"}),
-        )
-        self._ended(started["executionArn"])
-        of_day = self._names(self.stage.physical("NightlyBatchEmbedDay", STATE_MACHINE), day)
-        if len(of_day) != int(lots):
-            raise RehearsalFailed(f"{len(of_day)} executions embed {day}, {int(lots)} were expected")
-        if lots:
-            self._ended(of_day[0])
-            self._check_record(day)
+    def empty_night(self, day: str) -> None:
+        """The schedule on a day without lots: it ends well, and nothing is embedded."""
+        given = json.dumps({"scheduled_time": f"{day}T02:00:00Z"})
+        machine = self.stage.output("FindDayMachine")
+        self._ended(self.cloud.client("stepfunctions").start_execution(stateMachineArn=machine, input=given)["executionArn"])
+        if self._nights(day):
+            raise RehearsalFailed(f"{day} has no lots, and was embedded")
+
+    def night(self) -> None:
+        """Start the day's night, and see it to its end; however often it is started, it is embedded once."""
+        self._ended(start_night(self.stage, self.day))
+        if len(self._nights(self.day)) != 1:
+            raise RehearsalFailed(f"{len(self._nights(self.day))} executions embed {self.day}, one was expected")
+        self._ended(self._nights(self.day)[0])
+        self._check_record()
 
     def rebuild(self, tower_id: str) -> None:
         """Have another tower take over; the days that it embeds again end before this does."""
-        machines = self.cloud.client("stepfunctions")
-        started = machines.start_execution(
-            stateMachineArn=self.stage.physical("Rebuild", STATE_MACHINE),
-            name=uuid4().hex,
-            input=json.dumps({"tower_id": tower_id}),
-        )
-        self._ended(started["executionArn"])
-        nights = self.stage.physical("NightlyBatchEmbedDay", STATE_MACHINE)
-        self._until(lambda: self._names(nights, tower_id), f"the day was not embedded again with {tower_id}")
-        for night in machines.list_executions(stateMachineArn=nights)["executions"]:
-            self._ended(night["executionArn"])
+        self._ended(start_rebuild(self.stage, tower_id))
+        self._until(lambda: self._nights(tower_id), f"the day was not embedded again with {tower_id}")
+        for night in self._nights(tower_id):
+            self._ended(night)
+
+    def check_status(self, tower_id: str) -> None:
+        """What an operator is told in the end must be good."""
+        told = stage_status(self.stage)
+        failed = [night.cause for night in told.nights if night.status != "SUCCEEDED"]
+        if failed or told.dead_letters or told.tower_id != tower_id:
+            raise RehearsalFailed(f"the stage is not well: {told}")
 
     def refuse_search(self) -> None:
         """Before the first release the API must say that there is no index, not fail."""
@@ -152,23 +149,24 @@ class Journey:
             "body": None,
             "isBase64Encoded": False,
         }
-        function = self.stage.physical("QueryApiFunction", FUNCTION)
-        called = self.cloud.client("lambda").invoke(FunctionName=function, Qualifier="live", Payload=json.dumps(event))
+        live = self.stage.output("SearchFunction")
+        called = self.cloud.client("lambda").invoke(FunctionName=live, Payload=json.dumps(event))
         answer = json.loads(called["Payload"].read())
         if "FunctionError" in called or not isinstance(answer, dict) or answer["isBase64Encoded"]:
             raise RehearsalFailed(f"the query function failed: {self.cloud.invocations[-1][1].log[-2000:]}")
         return int(answer["statusCode"]), json.loads(answer["body"])
 
-    def _check_record(self, day: str) -> None:
+    def _check_record(self) -> None:
         """The night must have written down that every row is accounted for and the release is live."""
-        written = self.cloud.client("s3").get_object(Bucket=self.bucket("Releases"), Key=f"{day}.json")
+        written = self.cloud.client("s3").get_object(Bucket=self.stage.output("ReleasesBucket"), Key=f"{self.day}.json")
         record = json.loads(written["Body"].read())
         counts = record["counts"]
         if not record["indexed"]["lots"] or any(count["items_in"] != count["accounted"] for count in counts):
-            raise RehearsalFailed(f"the record of {day} does not add up: {record}")
+            raise RehearsalFailed(f"the record of {self.day} does not add up: {record}")
 
-    def _names(self, machine: str, part: str) -> list[str]:
-        """ARNs of a machine's executions in whose names a word stands."""
+    def _nights(self, part: str) -> list[str]:
+        """ARNs of the nights in whose names a date or a tower stands."""
+        machine = self.stage.output("EmbedDayMachine")
         executions = self.cloud.client("stepfunctions").list_executions(stateMachineArn=machine)["executions"]
         return [execution["executionArn"] for execution in executions if part in execution["name"]]
 
@@ -186,8 +184,3 @@ class Journey:
             if time.monotonic() > deadline:
                 raise RehearsalFailed(f"{otherwise} in {WAIT_S:g} s")
             time.sleep(POLL_S)
-
-    def _upload(self, folder: Path, bucket: str, prefix: str) -> None:
-        s3 = self.cloud.client("s3")
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            s3.upload_file(str(path), bucket, f"{prefix}{path.relative_to(folder)}")

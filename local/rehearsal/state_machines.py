@@ -46,7 +46,7 @@ def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
         self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
     ) -> None:
         small = {name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()}
-        start(self, env, resource_runtime_part, {"name": uuid4().hex, **small}, state_credentials)
+        start(self, env, resource_runtime_part, small, state_credentials)
 
     def called(
         self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
@@ -68,12 +68,18 @@ def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
         started_alone = definition.replace("createProcessingJob.sync", "createProcessingJob")
         return define(self, name=name, definition=started_alone, roleArn=roleArn, **named)
 
+    begin = StepFunctionsParserBackend.start_execution
+
+    def begun(self: Any, state_machine_arn: str, name: str | None = None, *rest: Any, **named: Any) -> Any:
+        return begin(self, state_machine_arn, name or uuid4().hex, *rest, **named)
+
     with (
         patch.dict(SERVICE_NAMES, {"s3": "S3"}),
         patch.object(StateTaskServiceSfn, "_eval_service_task", started),
         patch.object(StateTaskServiceAwsSdk, "_eval_service_task", called),
         patch.object(StateTaskServiceUnsupported, "_eval_service_task", created),
         patch.object(simple, "stepfunctions_backends", stepfunctions_parser_backends),
+        patch.object(StepFunctionsParserBackend, "start_execution", begun),
         patch.object(StepFunctionsParserBackend, "create_state_machine", defined),
     ):
         yield
