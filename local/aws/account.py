@@ -1,5 +1,6 @@
 """AWS as the commands see it: clients, errors of ours in the place of boto's, and the outputs of a stage's stacks."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,10 +36,15 @@ def asking_aws(what: str) -> Iterator[None]:
         raise GavelError(f"{what}: {error}") from error
 
 
+def session() -> boto3.Session:
+    """The shell's account and region: AWS's command line reads AWS_REGION first, boto3 by itself AWS_DEFAULT_REGION alone."""
+    return boto3.Session(region_name=os.environ.get("AWS_REGION"))
+
+
 def client(service: str) -> Any:
     """A client of the shell's account and region."""
     with asking_aws(service):
-        return boto3.Session().client(service)
+        return session().client(service)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import boto3
-
-from local.aws.account import DeployedStage, asking_aws, client
+from local.aws.account import DeployedStage, asking_aws, client, session
 from local.aws.buckets import Bucket
 from local.aws.night_job import NightJob, night_job
 from local.aws.towers import tower_in_bucket
@@ -287,7 +285,7 @@ def _session() -> "Session":
     from sagemaker.core.helper.session_helper import Session
 
     logging.getLogger("sagemaker.config").setLevel(logging.WARNING)  # it tells of every default it takes
-    return Session(boto_session=boto3.Session(), sagemaker_config=QUIET)
+    return Session(boto_session=session(), sagemaker_config=QUIET)
 
 
 def _sdk() -> Any:

@@ -30,7 +30,7 @@ def _signing_client(settings: Settings) -> OpenSearch:
     if credentials is None or session.region_name is None:
         raise InvalidSettings(
             "GAVEL_OPENSEARCH_AUTH is 'sigv4', and there are no AWS credentials or no region; "
-            "set AWS_PROFILE and AWS_REGION, or GAVEL_OPENSEARCH_AUTH=none"
+            "set AWS_PROFILE and AWS_DEFAULT_REGION, or GAVEL_OPENSEARCH_AUTH=none"
         )
     auth = Urllib3AWSV4SignerAuth(credentials, session.region_name, SIGNING_NAME)
     return OpenSearch(settings.opensearch_url, http_auth=auth, timeout=settings.request_timeout_s, max_retries=CONNECTION_RETRIES)

@@ -43,7 +43,7 @@ class EndpointRanker:
         try:
             self._runtime = boto3.client("sagemaker-runtime", config=settings)
         except BotoCoreError as error:
-            raise RankerUnavailable(f"endpoint {endpoint!r} cannot be asked: {error}; set AWS_REGION") from error
+            raise RankerUnavailable(f"endpoint {endpoint!r} cannot be asked: {error}; set AWS_DEFAULT_REGION") from error
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score candidates, as ranker.base.Ranker says.

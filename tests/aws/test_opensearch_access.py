@@ -60,7 +60,7 @@ def test_without_a_region_the_way_out_is_told(server, monkeypatch, tmp_path):
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    with pytest.raises(InvalidSettings, match="no region; set AWS_PROFILE and AWS_REGION"):
+    with pytest.raises(InvalidSettings, match="no region; set AWS_PROFILE and AWS_DEFAULT_REGION"):
         open_store(Settings(opensearch_url=server.url, opensearch_auth="sigv4"))
 
 

@@ -119,7 +119,7 @@ def test_without_a_region_the_way_out_is_told(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    with pytest.raises(RankerUnavailable, match="set AWS_REGION"):
+    with pytest.raises(RankerUnavailable, match="set AWS_DEFAULT_REGION"):
         EndpointRanker("e", 1.0)
 
 
