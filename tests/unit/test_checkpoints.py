@@ -78,7 +78,15 @@ def test_the_end_of_an_epoch_brings_a_checkpoint_nearer(tmp_path, monkeypatch):
     assert checkpoints.due()
 
 
-def test_ctrl_c_waits_for_the_end_of_a_step():
+@pytest.fixture
+def interruptible():
+    """A process that was started in the background ignores Ctrl-C; this one shall not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step(interruptible):
     with between_steps(True) as interruption:
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.asked
