@@ -95,7 +95,7 @@ def bucket(monkeypatch, tower, tmp_path):
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     made = FaissStore(tmp_path / "index")
-    monkeypatch.setattr(opensearch_client, "open_store", lambda settings: made)
+    monkeypatch.setattr(opensearch_client, "open_store", lambda settings, tuning: made)
     return made
 
 
