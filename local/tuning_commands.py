@@ -69,7 +69,10 @@ def tune_hybrid(
 def _show(choice: "Choice", title: str) -> None:
     trials = {"untuned": choice.base, "best": choice.best, "chosen": choice.chosen}
     show_quality(title, {f"{name}: {_named(trial.tuning)}": trial.measures for name, trial in trials.items()})
-    console.print(f"gain of the best over untuned {choice.gain:+.4f}, standard error {choice.standard_error:.4f}", highlight=False)
+    console.print(
+        f"gain over untuned on queries that did not choose {choice.gain:+.4f}, standard error {choice.standard_error:.4f}",
+        highlight=False,
+    )
 
 
 def _named(tuning: "Tuning") -> str:

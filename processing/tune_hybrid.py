@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
+
 from catalog.folder import CatalogFolder
 from processing.corpus import build_corpus, catalog_moment, open_grades
 from processing.runs import Counter, Progress
@@ -23,6 +25,7 @@ AIMS = ("ndcg@10", "recall@50")  # their mean is what is chosen by
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))  # of the keyword list
 RANK_CONSTANTS = (10, 20, 60)
 BOOSTS = (0.1, 0.25, 0.5, 1.0)
+PARTS = 5  # of the queries, of which each is measured under the choice of the others
 
 Lists = Mapping[str, Scored]  # query_id -> what one retriever found
 KeywordLists = Callable[[FieldBoosts], Lists]
@@ -84,7 +87,8 @@ class Choice:
         queries: how many chose.
         base: the trial of a tower that nothing was tuned for.
         best: the trial with the highest aim.
-        gain: of best over base, mean over the queries.
+        gain: over base on queries that did not choose, mean: each part of the queries is measured under what is best for the
+            other parts. What is best for all of them always gains on all of them, and says nothing.
         standard_error: of that gain.
         trials: all of them.
     """
@@ -98,7 +102,7 @@ class Choice:
 
     @property
     def chosen(self) -> Trial:
-        """The best, where its gain is above its standard error; else the base: so few queries cannot tell the two apart."""
+        """The best, where the gain is above its standard error; else the base: so few queries cannot tell which is better."""
         return self.best if self.gain > self.standard_error else self.base
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,7 +204,9 @@ def choose(lists: JudgedLists, *, boosts: bool = True, progress: Progress | None
         under = best().tuning
         for fusion in fusions():
             attempt(replace(under, fusion=fusion))
-    return _choice(trials, best())
+    gains = _held_out_gains(list(trials.values()), trials[Tuning()])
+    error = stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("inf")
+    return Choice(len(gains), trials[Tuning()], best(), fmean(gains), error, list(trials.values()))
 
 
 def fusions() -> Iterator[Fusion]:
@@ -226,11 +232,16 @@ def ndcg_by_share(choice: Choice) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-def _choice(trials: Mapping[Tuning, Trial], best: Trial) -> Choice:
-    base = trials[Tuning()]
-    differences = [new - old for new, old in zip(best.aims, base.aims, strict=True)]
-    error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("inf")
-    return Choice(len(differences), base, best, fmean(differences), error, list(trials.values()))
+def _held_out_gains(trials: Sequence[Trial], base: Trial) -> list[float]:
+    """The gain over base for each query, under what is best for the queries of the other parts."""
+    aims = np.array([trial.aims for trial in trials])  # (T, Q)
+    gains = np.zeros(aims.shape[1])
+    parts = np.arange(aims.shape[1]) % PARTS
+    for part in set(parts.tolist()):
+        others = aims[:, parts != part]
+        best = others.mean(axis=1).argmax() if others.size else trials.index(base)
+        gains[parts == part] = aims[best, parts == part] - np.array(base.aims)[parts == part]
+    return [float(gain) for gain in gains]
 
 
 def _measured(catalog: CatalogFolder, split: str, now: datetime) -> tuple[Grades, Mapping[str, str]]:

@@ -13,7 +13,6 @@ FUSION_KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
 RRF_RANK_CONSTANT = 60
 MAX_RANK_CONSTANT = 10_000
 LEAST_NORMALISED = 0.001  # what the last of a list is worth under min_max, in OpenSearch as here: more than a lot not in it
-FUSED_DECIMALS = 6  # of a mean of scores: past these, engines differ by their rounding of BM25
 
 Scored = Sequence[tuple[str, float]]  # (item_id, score), best first
 
@@ -93,7 +92,7 @@ def fuse(keyword: Scored, semantic: Scored, fusion: Fusion) -> list[tuple[str, f
     for share, found in ((keyword_share, keyword), (semantic_share, [(i, (1 + cosine) / 2) for i, cosine in semantic])):
         for (item_id, _), score in zip(found, normalised([score for _, score in found]), strict=True):
             means[item_id] += share * score
-    return _best_first([(item_id, round(mean, FUSED_DECIMALS)) for item_id, mean in means.items()])
+    return _best_first(means.items())
 
 
 def reciprocal_rank_fusion(

@@ -161,6 +161,6 @@ def test_hybrid_search_gives_the_same_order_where_the_graphs_agree(pair: Pair, f
         agreed += 1
         fused = [scored(index.hybrid(query.text, query.vector, K, query.where, fusion)) for index in (pair.faiss, pair.opensearch)]
         assert [item_id for item_id, _ in fused[0]] == [item_id for item_id, _ in fused[1]], query.text
-        # means of scores are rounded to six decimals, after BM25 was computed in floats of other sizes
-        assert [score for _, score in fused[0]] == pytest.approx([score for _, score in fused[1]], rel=1e-5, abs=1.5e-6)
+        # BM25 is computed in floats, in OpenSearch 2 with a factor more
+        assert [score for _, score in fused[0]] == pytest.approx([score for _, score in fused[1]], rel=1e-5, abs=1e-6)
     assert agreed >= QUERIES / 2

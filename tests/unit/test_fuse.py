@@ -69,7 +69,7 @@ def test_every_lot_of_either_list_comes_once_whatever_the_scale_of_bm25(
     fused = fuse(keyword, semantic, fusion)
     assert sorted(item for item, _ in fused) == sorted({item for item, _ in (*keyword, *semantic)})
     assert fused == sorted(fused, key=lambda pair: (-pair[1], pair[0]))
-    assert all(0 <= score <= 1 for _, score in fused)
+    assert all(0 <= score <= 1 + 1e-9 for _, score in fused)
     scaled = fuse([(item, factor * score) for item, score in keyword], semantic, fusion)
     assert dict(scaled) == pytest.approx(dict(fused), abs=2e-6)
 

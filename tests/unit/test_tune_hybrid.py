@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from judged_lots import write_judged_catalog, write_release
 from lots import WordEncoder
@@ -37,6 +38,21 @@ def test_the_better_list_gets_more_weight(good: str) -> None:
 
 def test_one_query_is_no_reason_to_leave_what_stands() -> None:
     choice = choose(lists("semantic", 1), boosts=False)
+    assert choice.best.aim > choice.base.aim
+    assert choice.chosen.tuning == Tuning()
+
+
+def test_what_is_best_by_chance_alone_is_not_chosen() -> None:
+    """The right lot stands anywhere in both lists: some fusion is always best, and it says nothing of the next query."""
+    generator = np.random.default_rng(2)
+
+    def anywhere() -> Scored:
+        scores = np.sort(generator.random(10))[::-1].tolist()
+        return list(zip(generator.permutation(["right", *(f"wrong-{n}" for n in range(9))]).tolist(), scores, strict=True))
+
+    grades = {f"q{n}": {"right": 3} for n in range(60)}
+    semantic, keyword = ({query: anywhere() for query in grades} for _ in range(2))
+    choice = choose(JudgedLists(grades, semantic, lambda boosts: keyword, depth=10), boosts=False)
     assert choice.best.aim > choice.base.aim
     assert choice.chosen.tuning == Tuning()
 
