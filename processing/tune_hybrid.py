@@ -24,7 +24,7 @@ from retrieval.tuning import FieldBoosts, Tuning
 AIMS = ("ndcg@10", "recall@50")  # their mean is what is chosen by
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))  # of the keyword list
 RANK_CONSTANTS = (10, 20, 60)
-BOOSTS = (0.1, 0.25, 0.5, 1.0)
+BOOSTS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 PARTS = 5  # of the queries, of which each is measured under the choice of the others
 
 Lists = Mapping[str, Scored]  # query_id -> what one retriever found

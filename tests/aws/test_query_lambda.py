@@ -256,7 +256,7 @@ def test_before_the_first_release_the_function_starts_and_later_finds_it(importe
 
 def test_the_picture_of_snapstart_holds_the_tower_and_no_connection(imported, published, bucket, monkeypatch, store):
     opened = []
-    monkeypatch.setattr(opensearch_client, "open_store", lambda settings: opened.append(settings) or store)
+    monkeypatch.setattr(opensearch_client, "open_store", lambda settings, tuning: opened.append(settings) or store)
     module = imported()
     assert len(opened) == 1
     bucket.objects.all().delete()
@@ -268,7 +268,7 @@ def test_the_picture_of_snapstart_holds_the_tower_and_no_connection(imported, pu
 
 def test_outside_lambda_an_import_loads_nothing_and_leaves_the_logs_alone(imported, monkeypatch):
     monkeypatch.delenv("AWS_LAMBDA_INITIALIZATION_TYPE")
-    monkeypatch.setattr(opensearch_client, "open_store", lambda settings: pytest.fail("opened"))
+    monkeypatch.setattr(opensearch_client, "open_store", lambda settings, tuning: pytest.fail("opened"))
     imported()
     assert logging.getLogger("retrieval").propagate
 
