@@ -19,7 +19,9 @@ from local.node_commands import down, up
 from local.release_commands import embed, index
 from local.serve_command import serve
 from local.training_commands import adapt, mine, train
+from local.tuning_commands import tune_app
 from retrieval.errors import GavelError
+from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
 from retrieval.search import Mode, SearchRequest, SearchService
 from retrieval.settings import Settings
@@ -28,6 +30,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Fi
 app.add_typer(aws_app, name="aws")
 app.add_typer(bench_app, name="bench")
 app.add_typer(catalog_app, name="catalog")
+app.add_typer(tune_app, name="tune")
 app.command()(embed)
 app.command()(index)
 app.command()(serve)
@@ -70,18 +73,19 @@ def search(
     max_price: Annotated[float | None, typer.Option(help="Only lots at this price or below.")] = None,
     min_seller_rating: Annotated[float | None, typer.Option(help="Only sellers rated at least this, 0 to 5.")] = None,
     rerank: Annotated[bool, typer.Option(help="Let the re-ranker order the answer.")] = True,
+    fusion: Annotated[str, typer.Option(help="rrf, min_max or l2, with weights if wanted: min_max:0.7,0.3; else as tuned.")] = "",
     tower: Annotated[str, typer.Option(help="Insist on this tower_id.")] = "",
     as_json: Json = False,
 ) -> None:
     """Find lots; auctions that have ended never come back."""
     from local.wiring import search_service
 
-    settings = Settings.from_env()
+    settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
     service = search_service(replace(settings, tower_id=tower or settings.tower_id))
 
     def ask(text: str) -> None:
         where = Filter(category, brand, min_price, max_price, min_seller_rating)
-        _answer(service, SearchRequest(text, k, mode, where, rerank), as_json)
+        _answer(service, SearchRequest(text, k, mode, where, rerank, fusion=fused), as_json)
 
     if query is not None:
         ask(query)

@@ -3,12 +3,13 @@
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from local.console import Step
 from local.home import Home
-from local.wiring import load_encoder, load_ranker
+from local.wiring import load_encoder, load_ranker, load_tuning
 from processing.compare_runs import Judged
 from processing.corpus import build_corpus
 from processing.evaluation_report import JSON_FILE, RUN_SUFFIX, RUNS_FOLDER, load_run, run_path
@@ -68,7 +69,8 @@ class ReleaseRun:
         """
         settings = home.settings
         manifest = load_release(release)
-        store = FaissStore(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gavel-compare-"))))
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gavel-compare-")))
+        store = FaissStore(root, tuning=partial(load_tuning, settings))
         build_corpus(judged.catalog, judged.split, release, store)
         encoder = RememberingEncoder(load_encoder(settings, manifest.tower_id))
         ranker = load_ranker(settings, manifest.tower_id) if rerank and mode == "hybrid" else None

@@ -10,7 +10,8 @@ from retrieval.ranker.base import Ranker
 from retrieval.search import SearchService
 from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
-from retrieval.tower_files import tower_folder
+from retrieval.tower_files import tower_folder, tower_tuning
+from retrieval.tuning import Tuning
 
 
 def open_store(settings: Settings) -> IndexStore:
@@ -18,10 +19,10 @@ def open_store(settings: Settings) -> IndexStore:
     if settings.index == "opensearch":
         from retrieval.index import opensearch_client
 
-        return opensearch_client.open_store(settings)
+        return opensearch_client.open_store(settings, partial(load_tuning, settings))
     from retrieval.index.faiss import FaissStore
 
-    return FaissStore(Home(settings).index, settings.index_alias)
+    return FaissStore(Home(settings).index, settings.index_alias, tuning=partial(load_tuning, settings))
 
 
 def load_encoder(settings: Settings, tower_id: str) -> QueryEncoder:
@@ -32,6 +33,11 @@ def load_encoder(settings: Settings, tower_id: str) -> QueryEncoder:
 def find_tower(settings: Settings, tower_id: str) -> Path:
     """The folder of a tower's artefact, fetched when the towers are in a bucket."""
     return tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers")
+
+
+def load_tuning(settings: Settings, tower_id: str) -> Tuning:
+    """What `gavel tune hybrid` chose for a tower; what holds untuned where it chose nothing."""
+    return tower_tuning(settings.towers, tower_id, settings.home / "cache" / "towers")
 
 
 def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:

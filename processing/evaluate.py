@@ -33,6 +33,7 @@ from retrieval.ranker.base import Ranker
 from retrieval.release import load_release
 from retrieval.search import Encoder, Mode, SearchService
 from retrieval.significance import PairedComparison, compare_paired
+from retrieval.tuning import Tuning
 
 TESTED = ("ndcg@10", "recall@50")
 SPACE_POINTS = 3_000
@@ -145,7 +146,7 @@ def _corpora(plan: Plan, folder: Path, stages: Stages) -> Iterator[tuple[str, _C
         raise TowerMismatch(
             f"release {manifest.release_id} is of tower {manifest.tower_id}, not of {tower.tower_id}; name another one"
         )
-    store = FaissStore(folder / "tower")
+    store = FaissStore(folder / "tower", tuning=lambda _: Tuning.load(plan.tower))
     published = build_corpus(plan.catalog, plan.split, plan.release, store)
     yield SEMANTIC, _corpus(store, published, folder / "tower", tower, _ranker(plan.booster), plan.candidates)
     if plan.zero_shot:

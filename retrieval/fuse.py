@@ -1,21 +1,136 @@
-"""Fusion of ranked lists."""
+"""Fusion of two ranked lists: by reciprocal rank, or by the weighted mean of their normalised scores."""
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from retrieval.errors import InvalidQuery
+
+FusionKind = Literal["rrf", "min_max", "l2"]
+FUSION_KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
+RRF_RANK_CONSTANT = 60
+MAX_RANK_CONSTANT = 10_000
+LEAST_NORMALISED = 0.001  # what the last of a list is worth under min_max, in OpenSearch as here: more than a lot not in it
+
+Scored = Sequence[tuple[str, float]]  # (item_id, score), best first
 
 
-def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], k: int = 60) -> list[tuple[str, float]]:
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How the keyword list and the semantic list of a hybrid search become one.
+
+    Attributes:
+        kind: rrf counts ranks alone (Cormack et al., SIGIR 2009); min_max and l2 take the weighted mean of scores that were
+            normalised so, as OpenSearch's normalization-processor does.
+        weights: (keyword, semantic), each >= 0, one of them above 0; their ratio alone counts.
+        rank_constant: of rrf, 1 to 10,000; larger values flatten the head.
+
+    Raises:
+        InvalidQuery: a value is out of these limits.
+    """
+
+    kind: FusionKind = "rrf"
+    weights: tuple[float, float] = (0.5, 0.5)
+    rank_constant: int = RRF_RANK_CONSTANT
+
+    def __post_init__(self) -> None:
+        if self.kind not in FUSION_KINDS:
+            raise InvalidQuery(f"fusion is {self.kind!r}; allowed are {', '.join(FUSION_KINDS)}")
+        sound = len(self.weights) == 2 and all(math.isfinite(weight) and 0 <= weight <= 1e6 for weight in self.weights)
+        if not sound or not any(self.weights):
+            raise InvalidQuery(f"the weights of a fusion are {self.weights}; give two numbers >= 0, one of them above 0")
+        if not 1 <= self.rank_constant <= MAX_RANK_CONSTANT:
+            raise InvalidQuery(f"the rank constant is {self.rank_constant}; allowed are 1 to {MAX_RANK_CONSTANT}")
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The weights, (keyword, semantic), scaled to add up to 1."""
+        keyword, semantic = self.weights
+        return keyword / (keyword + semantic), semantic / (keyword + semantic)
+
+    @classmethod
+    def parse(cls, text: str) -> "Fusion":
+        """Read `<kind>` or `<kind>:<keyword weight>,<semantic weight>`, such as "min_max:0.7,0.3".
+
+        Raises:
+            InvalidQuery: it is neither.
+        """
+        kind, colon, numbers = text.strip().partition(":")
+        try:
+            weights = tuple(float(number) for number in numbers.split(",")) if colon else (0.5, 0.5)
+        except ValueError:
+            raise InvalidQuery(f"fusion is {text!r}; write a kind, or a kind with two weights, such as min_max:0.7,0.3") from None
+        return cls(kind, weights)  # type: ignore[arg-type]  # both are checked when it is made
+
+    def __str__(self) -> str:
+        keyword, semantic = self.weights
+        constant = f", rank constant {self.rank_constant}" if self.kind == "rrf" else ""
+        return f"{self.kind}, keyword {keyword:g} to semantic {semantic:g}{constant}"
+
+
+def fuse(keyword: Scored, semantic: Scored, fusion: Fusion) -> list[tuple[str, float]]:
+    """Fuse the two lists of a hybrid search.
+
+    Args:
+        keyword: (item_id, BM25 score > 0), best first.
+        semantic: (item_id, cosine), best first.
+        fusion: how.
+
+    Returns:
+        (item_id, score >= 0) of every lot of either list, by descending score, ties by item_id. A lot that is missing from a
+        list has 0 from it. Equal weights give rrf its usual scores, at most 2 / (rank constant + 1); means are at most 1.
+    """
+    keyword_share, semantic_share = fusion.shares
+    if fusion.kind == "rrf":
+        rankings = [[item_id for item_id, _ in found] for found in (keyword, semantic)]
+        return reciprocal_rank_fusion(rankings, fusion.rank_constant, (2 * keyword_share, 2 * semantic_share))
+    normalised = _NORMALISED[fusion.kind]
+    means: dict[str, float] = defaultdict(float)
+    # a cosine as the engine scores it, from 0 to 1; the factor between versions of BM25 falls out
+    for share, found in ((keyword_share, keyword), (semantic_share, [(i, (1 + cosine) / 2) for i, cosine in semantic])):
+        for (item_id, _), score in zip(found, normalised([score for _, score in found]), strict=True):
+            means[item_id] += share * score
+    return _best_first(means.items())
+
+
+def reciprocal_rank_fusion(
+    rankings: Sequence[Sequence[str]], k: int = RRF_RANK_CONSTANT, weights: Sequence[float] | None = None
+) -> list[tuple[str, float]]:
     """Fuse ranked lists of item ids by reciprocal rank (Cormack et al., SIGIR 2009).
 
     Args:
         rankings: one list of item ids per retriever, best first; an id may be missing from a list.
         k: rank constant, > 0; larger values flatten the head.
+        weights: one number >= 0 a ranking, what its ranks count; 1 each by default.
 
     Returns:
-        (item_id, score) by descending score, ties by item_id; scores lie in (0, len(rankings) / (k + 1)].
+        (item_id, score) by descending score, ties by item_id; scores lie in [0, sum of the weights / (k + 1)].
     """
     scores: dict[str, float] = defaultdict(float)
-    for ranking in rankings:
+    for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
         for rank, item_id in enumerate(ranking, 1):
-            scores[item_id] += 1.0 / (k + rank)
-    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+            scores[item_id] += weight / (k + rank)
+    return _best_first(scores.items())
+
+
+def _min_max(scores: Sequence[float]) -> list[float]:
+    """Between the worst score of a list, 0.001, and its best, 1; where all are equal, all are best."""
+    if not scores or min(scores) == max(scores):
+        return [1.0] * len(scores)
+    least, width = min(scores), max(scores) - min(scores)
+    return [max((score - least) / width, LEAST_NORMALISED) for score in scores]
+
+
+def _l2(scores: Sequence[float]) -> list[float]:
+    """At unit length, all scores of a list together."""
+    length = math.sqrt(sum(score * score for score in scores))
+    return [score / length if length else 0.0 for score in scores]
+
+
+_NORMALISED: dict[FusionKind, Callable[[Sequence[float]], list[float]]] = {"min_max": _min_max, "l2": _l2}
+
+
+def _best_first(scored: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    return sorted(scored, key=lambda pair: (-pair[1], pair[0]))

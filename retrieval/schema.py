@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from retrieval.errors import InvalidInput, ReleaseError
+from retrieval.fuse import RRF_RANK_CONSTANT, Fusion
 from retrieval.index.base import IndexedItem, Tombstone, Vector
 from retrieval.items import Item, epoch_ms, item_text
 
@@ -18,9 +19,9 @@ HNSW_EF_CONSTRUCTION = 256
 HNSW_EF_SEARCH = 100
 BM25_K1 = 1.2
 BM25_B = 0.75
-RRF_RANK_CONSTANT = 60
 VECTOR_FIELD = "embedding"
 TEXT_FIELD = "text"
+WORD_FIELDS = {"title": "title", "brand": "brand.words", "category": "category.words"}  # field of FieldBoosts -> its words
 WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with a word of more than 32,766 bytes
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
@@ -35,6 +36,16 @@ HYBRID_PIPELINE: dict[str, Any] = {
         {"score-ranker-processor": {"combination": {"technique": "rrf", "rank_constant": RRF_RANK_CONSTANT}}}
     ],
 }
+
+
+def fusion_pipeline(fusion: Fusion) -> dict[str, Any]:
+    """The search pipeline of one request, for a fusion of the sub-queries of hybrid_body(): k-NN, then keyword."""
+    if fusion.kind == "rrf":
+        return HYBRID_PIPELINE
+    keyword, semantic = fusion.shares
+    combination = {"technique": "arithmetic_mean", "parameters": {"weights": [semantic, keyword]}}
+    processor = {"normalization": {"technique": fusion.kind}, "combination": combination}
+    return {"phase_results_processors": [{"normalization-processor": processor}]}
 
 
 def pipeline_name(alias: str) -> str:
@@ -131,14 +142,15 @@ def _lot_fields() -> dict[str, Any]:
     """The fields of document_of()."""
     text = {"type": "text", "analyzer": "item_text"}
     keyword = {"type": "keyword", "normalizer": "lowercase"}
+    named = {**keyword, "fields": {"words": text}}
     exact = {"type": "keyword"}
     time = {"type": "date", "format": "epoch_millis"}
     return {
         TEXT_FIELD: text,
         "title": text,
         "item_id": exact,
-        "category": keyword,
-        "brand": keyword,
+        "category": named,
+        "brand": named,
         "current_price": {"type": "float"},
         "bid_count": {"type": "integer"},
         "seller_rating": {"type": "float"},

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import InvalidQuery, RankerUnavailable, TowerMismatch
+from retrieval.fuse import Fusion
 from retrieval.index.base import Candidate, Filter, IndexStore, Vector, VectorIndex, cosines
 from retrieval.items import MAX_PRICE, MAX_SELLER_RATING, has_half_character, query_text
 from retrieval.ranker.base import Ranker
@@ -48,6 +49,7 @@ class SearchRequest:
         mode: which retrievers look: both, vectors alone, words alone.
         where: which lots may come back.
         rerank: False keeps the first stage's order.
+        fusion: how a hybrid search fuses its two lists; None as was tuned for the tower.
     """
 
     query: str
@@ -55,6 +57,7 @@ class SearchRequest:
     mode: Mode = "hybrid"
     where: Filter = field(default_factory=Filter)
     rerank: bool = True
+    fusion: Fusion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +242,7 @@ def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector, k: int)
         case "keyword":
             return index.keyword(text, k, request.where)
         case _:
-            return index.hybrid(text, vector, k, request.where)
+            return index.hybrid(text, vector, k, request.where, request.fusion)
 
 
 def _rerank_scores(

@@ -1,10 +1,14 @@
 """Where tower artefacts lie: a folder, or a prefix of a bucket that is fetched from once."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from retrieval.errors import TowerError
 from retrieval.tower import CARD_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard, split_tower_id
+from retrieval.tuning import TUNING_FILE, Tuning
+
+logger = logging.getLogger(__name__)
 
 SERVING_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, CARD_FILE)  # the card last: its presence says that the rest is there
 
@@ -50,6 +54,38 @@ def tower_card(towers: str, tower_id: str, cache: Path) -> TowerCard:
     return card.at(dimensions)
 
 
+def tower_tuning(towers: str, tower_id: str, cache: Path) -> Tuning:
+    """How searches of a tower were tuned; untuned where the file is not there, for whatever reason.
+
+    Args:
+        towers: as tower_folder()'s.
+        tower_id: which one.
+        cache: as tower_folder()'s.
+
+    Raises:
+        InvalidInput: the file is damaged.
+    """
+    artefact, _ = split_tower_id(tower_id)
+    if not towers.startswith("s3://"):
+        return Tuning.load(Path(towers) / artefact)
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, prefix = towers.removeprefix("s3://").partition("/")
+    folder = cache / artefact
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        boto3.client("s3").download_file(bucket, _key(prefix, artefact, TUNING_FILE), str(folder / TUNING_FILE))
+    except (BotoCoreError, ClientError) as error:  # who may not list a bucket is not told that a file is missing, but denied
+        logger.info("tower %s is searched untuned: %s", artefact, error)
+        return Tuning()
+    return Tuning.load(folder)
+
+
+def _key(prefix: str, tower_id: str, name: str) -> str:
+    return "/".join(part for part in (prefix.strip("/"), tower_id, name) if part)
+
+
 def _fetch(towers: str, tower_id: str, cache: Path, names: Sequence[str]) -> Path:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
@@ -61,7 +97,7 @@ def _fetch(towers: str, tower_id: str, cache: Path, names: Sequence[str]) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     s3 = boto3.client("s3")
     for name in names:
-        key = "/".join(part for part in (prefix.strip("/"), tower_id, name) if part)
+        key = _key(prefix, tower_id, name)
         try:
             s3.download_file(bucket, key, str(folder / name))
         except (BotoCoreError, ClientError) as error:

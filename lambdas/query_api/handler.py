@@ -20,7 +20,8 @@ from retrieval.ranker.base import Ranker
 from retrieval.search import SearchService
 from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
-from retrieval.tower_files import tower_folder
+from retrieval.tower_files import tower_folder, tower_tuning
+from retrieval.tuning import Tuning
 
 TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
 TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
@@ -31,7 +32,7 @@ def service() -> SearchService:
     """The service of this process, wired from its environment."""
     settings = Settings.from_env()
     return SearchService(
-        open_store(settings),
+        open_store(settings, partial(_tuning, settings)),
         partial(_encoder, settings),
         partial(_ranker, settings),
         candidates=settings.candidates,
@@ -42,6 +43,11 @@ def service() -> SearchService:
 @lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped
 def _encoder(settings: Settings, tower_id: str) -> QueryEncoder:
     return QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
+
+
+@lru_cache(maxsize=1)
+def _tuning(settings: Settings, tower_id: str) -> Tuning:
+    return tower_tuning(settings.towers, tower_id, TOWER_CACHE)
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.fuse import Fusion
+
 Vector = NDArray[np.float32]
 
 SCORE_DECIMALS = 6  # of a cosine: past these, engines differ by their order of summation
@@ -101,7 +103,7 @@ class Candidate:
 
     Attributes:
         item_id: its id.
-        score: cosine in [-1, 1] from semantic(), BM25 > 0 from keyword(), fused score > 0 from hybrid().
+        score: cosine in [-1, 1] from semantic(), BM25 > 0 from keyword(), fused score >= 0 from hybrid().
         document: what was indexed, without the vector.
         vector: (dimensions,) float32, the stored vector.
     """
@@ -113,7 +115,7 @@ class Candidate:
 
 
 class VectorIndex(Protocol):
-    """One physical index: the lots of one tower.
+    """One physical index: the lots of one tower, searched as was tuned for it (retrieval.tuning).
 
     Every search answers with at most k candidates by descending score, ties by item_id; fewer than k is a normal answer.
     Every method raises IndexUnavailable when the index does not answer.
@@ -144,10 +146,10 @@ class VectorIndex(Protocol):
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
 
     def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
-        """The lots whose text has the highest BM25 score for `text`; lots that share no word do not come."""
+        """The lots whose text has the highest BM25 score for `text` as tuned; lots that share no word do not come."""
 
-    def hybrid(self, text: str, vector: Vector, k: int, where: Filter) -> list[Candidate]:
-        """The k best of semantic() and of keyword(), fused by reciprocal rank (fuse.reciprocal_rank_fusion)."""
+    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+        """The k best of semantic() and of keyword(), fused by fuse.fuse(); None takes the index's own fusion."""
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""

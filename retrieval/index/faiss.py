@@ -3,19 +3,21 @@
 root/auction-items.json                      the alias: which index is live
 root/auction-items-<tower_id>-<stamp>/       one physical index
     lots.sqlite                              every acknowledged lot and tombstone
-    hnsw.faiss, flat.faiss, bm25-<generation>/  snapshots for a quick start; rebuilt when missing, damaged or too old
+    hnsw.faiss, flat.faiss, bm25-<generation>…/  snapshots for a quick start; rebuilt when missing, damaged or too old
 """
 
 import json
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
 from retrieval.index.lot_graph import Kind
+from retrieval.tuning import Tuning, untuned
 
 __all__ = ["FaissIndex", "FaissStore"]
 
@@ -28,13 +30,23 @@ class FaissStore:
         alias: name behind which the live index stands.
         exact_below: see FaissIndex.
         kind: of the vector indices in FAISS, hnsw or flat; the lots are the same, so a root may be opened as either.
+        tuning: tower_id -> how an index of that tower is searched; asked when it is opened.
     """
 
-    def __init__(self, root: Path, alias: str = "auction-items", *, exact_below: int = EXACT_BELOW, kind: Kind = "hnsw") -> None:
+    def __init__(
+        self,
+        root: Path,
+        alias: str = "auction-items",
+        *,
+        exact_below: int = EXACT_BELOW,
+        kind: Kind = "hnsw",
+        tuning: Callable[[str], Tuning] = untuned,
+    ) -> None:
         self._root = root
         self._alias = alias
         self._exact_below = exact_below
         self._kind: Kind = kind
+        self._tuning = tuning
         self._pointer = root / f"{alias}.json"
         self._opened: dict[str, FaissIndex] = {}
         self._turn = threading.Lock()
@@ -117,8 +129,12 @@ class FaissStore:
         with self._turn:
             opened = self._opened.get(name)
             if opened is None or opened.closed:
-                opened = self._opened[name] = FaissIndex(folder, self._exact_below, self._kind)
+                opened = self._opened[name] = FaissIndex(folder, self._exact_below, self._kind, self._tuning(self._tower_of(name)))
             return opened
+
+    def _tower_of(self, name: str) -> str:
+        """The tower_id that index_name() put between alias and stamp."""
+        return name.removeprefix(f"{self._alias}-").rpartition("-")[0]
 
     def _folder(self, name: str) -> Path:
         folder = self._root / name

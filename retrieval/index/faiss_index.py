@@ -1,7 +1,5 @@
 """One embedded index: SQLite for the truth, FAISS and bm25s for speed (docs/adr/0002-embedded-index.md)."""
 
-import logging
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -11,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import InvalidInput
-from retrieval.fuse import reciprocal_rank_fusion
+from retrieval.fuse import Fusion, fuse
 from retrieval.index.base import (
     Candidate,
     Filter,
@@ -21,16 +19,13 @@ from retrieval.index.base import (
     Vector,
     rank_by_cosine,
 )
-from retrieval.index.bm25 import Bm25Index
+from retrieval.index.keyword_fields import KeywordFields
 from retrieval.index.lot_graph import Kind, LotGraph
 from retrieval.index.lot_store import LotStore
 from retrieval.index.read_write_lock import ReadWriteLock
-from retrieval.schema import RRF_RANK_CONSTANT, TEXT_FIELD
-
-logger = logging.getLogger(__name__)
+from retrieval.tuning import Tuning
 
 LOTS_FILE = "lots.sqlite"
-BM25_PREFIX = "bm25-"
 EXACT_BELOW = 1_000
 ENTRIES_A_COMMIT = 1_000
 ATTEMPTS = 3  # of a search whose finds a writer replaced before their documents were read
@@ -45,20 +40,22 @@ class FaissIndex:
         folder: what create() made; its name is the index's name.
         exact_below: when so few lots pass a filter, they are compared one by one (see HnswGraph.nearest); 0 never does.
         kind: hnsw, or flat, which compares with every lot that passes a filter.
+        tuning: boosts of keyword searches, and how hybrid ones fuse.
 
     Raises:
         IndexUnavailable: the database is missing or damaged.
     """
 
-    def __init__(self, folder: Path, exact_below: int = EXACT_BELOW, kind: Kind = "hnsw") -> None:
+    def __init__(self, folder: Path, exact_below: int = EXACT_BELOW, kind: Kind = "hnsw", tuning: Tuning | None = None) -> None:
         self._folder = folder
         self._kind: Kind = kind
         self._exact_below = exact_below
+        self._tuning = tuning or Tuning()
         self._lots = LotStore(folder / LOTS_FILE)
         self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
         self._graph_turn, self._bm25_turn = threading.Lock(), threading.Lock()  # one thread at a time catches up
         self._graph: LotGraph | None = None
-        self._bm25: tuple[int, Bm25Index] | None = None
+        self._bm25: tuple[int, KeywordFields] | None = None
         self._refreshed = 0  # the generation that every search must see
         self.closed = False
 
@@ -110,14 +107,15 @@ class FaissIndex:
         return self._answer(lambda: self._semantic_hits(vector, k, where, exact)) if k > 0 else []
 
     def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
-        """The lots whose text has the highest BM25 score for `text`; lots that share no word do not come."""
+        """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
         return self._answer(lambda: self._keyword_hits(text, k, where)) if k > 0 else []
 
-    def hybrid(self, text: str, vector: Vector, k: int, where: Filter) -> list[Candidate]:
-        """The k best of semantic() and of keyword(), fused by reciprocal rank (fuse.reciprocal_rank_fusion)."""
-        rankings = [self.semantic(vector, k, where), self.keyword(text, k, where)]
+    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+        """The k best of semantic() and of keyword(), fused as the request says, else as was tuned."""
+        rankings = [self.keyword(text, k, where), self.semantic(vector, k, where)]
         found = {candidate.item_id: candidate for ranking in rankings for candidate in ranking}
-        fused = reciprocal_rank_fusion([[c.item_id for c in ranking] for ranking in rankings], RRF_RANK_CONSTANT)
+        keyword, semantic = ([(c.item_id, c.score) for c in ranking] for ranking in rankings)
+        fused = fuse(keyword, semantic, fusion or self._tuning.fusion)
         return [Candidate(item_id, score, found[item_id].document, found[item_id].vector) for item_id, score in fused[:k]]
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
@@ -197,7 +195,7 @@ class FaissIndex:
         finally:
             self._graph_turn.release()
 
-    def _current_bm25(self) -> Bm25Index:
+    def _current_bm25(self) -> KeywordFields:
         """The keyword index of the newest generation, under the same rule as _current_graph()."""
         known, generation = self._bm25, self._lots.generation()
         if known is not None and known[0] == generation:
@@ -207,31 +205,15 @@ class FaissIndex:
             return known[1]
         try:
             if self._bm25 is None or self._bm25[0] < generation:
-                self._bm25 = self._load_bm25(generation) or self._build_bm25()
+                loaded = KeywordFields.load(self._folder, generation, self._tuning.boosts)
+                self._bm25 = (generation, loaded) if loaded else self._build_bm25()
             return self._bm25[1]
         finally:
             self._bm25_turn.release()
 
-    def _load_bm25(self, generation: int) -> tuple[int, Bm25Index] | None:
-        try:
-            return generation, Bm25Index.load(self._folder / f"{BM25_PREFIX}{generation}")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            logger.warning("the keyword snapshot of %s is not usable (%s); it is built again", self._folder, error)
-            return None
-
-    def _build_bm25(self) -> tuple[int, Bm25Index]:
+    def _build_bm25(self) -> tuple[int, KeywordFields]:
         with self._lots.snapshot() as snapshot:
-            generation = snapshot.generation()
-            bm25 = Bm25Index.build(snapshot.texts(TEXT_FIELD))
-        try:
-            for older in self._folder.glob(f"{BM25_PREFIX}*"):
-                shutil.rmtree(older, ignore_errors=True)
-            bm25.save(self._folder / f"{BM25_PREFIX}{generation}")
-        except OSError as error:
-            logger.warning("the keyword snapshot of %s could not be written (%s)", self._folder, error)
-        return generation, bm25
+            return snapshot.generation(), KeywordFields.build(snapshot, self._folder, self._tuning.boosts)
 
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self.dimensions,) or not np.isfinite(vector).all():

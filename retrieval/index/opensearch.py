@@ -5,13 +5,13 @@ by the place of a lot in a segment. So k + OVERFETCH hits are asked for, and sem
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from opensearchpy import OpenSearch
 
 from retrieval.errors import IndexMissing, InvalidInput
-from retrieval.fuse import reciprocal_rank_fusion
+from retrieval.fuse import Fusion, fuse
 from retrieval.index.base import (
     Candidate,
     Filter,
@@ -35,13 +35,14 @@ from retrieval.index.opensearch_queries import (
 )
 from retrieval.schema import (
     HYBRID_PIPELINE,
-    RRF_RANK_CONSTANT,
     VECTOR_FIELD,
     Engine,
+    fusion_pipeline,
     index_body,
     pipeline_name,
     vector_from_json,
 )
+from retrieval.tuning import Tuning, untuned
 
 logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of what comes back as an exception
 
@@ -56,7 +57,16 @@ class OpenSearchIndex:
     """One physical index on a server. Made by OpenSearchStore."""
 
     def __init__(
-        self, client: OpenSearch, name: str, tower_id: str, dimensions: int, *, url: str, pipeline: str, timeout_s: float
+        self,
+        client: OpenSearch,
+        name: str,
+        tower_id: str,
+        dimensions: int,
+        *,
+        url: str,
+        pipeline: str,
+        timeout_s: float,
+        tuning: Tuning,
     ) -> None:
         self._client = client
         self._name = name
@@ -64,6 +74,7 @@ class OpenSearchIndex:
         self._dimensions = dimensions
         self._url = url
         self._pipeline = pipeline
+        self._tuning = tuning
         self._writer = BulkWriter(client, name, dimensions, url, max(timeout_s, WRITE_TIMEOUT_S))
 
     @property
@@ -125,26 +136,27 @@ class OpenSearchIndex:
         return rank_by_cosine(vector, map(_candidate, self._hits(body)), k)
 
     def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
-        """The lots whose text has the highest BM25 score for `text`; lots that share no word do not come."""
+        """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
         if k < 1:
             return []
-        return in_order(map(_candidate, self._hits(keyword_body(text, k, where))))[:k]
+        return in_order(map(_candidate, self._hits(keyword_body(text, k, where, self._tuning.boosts))))[:k]
 
-    def hybrid(self, text: str, vector: Vector, k: int, where: Filter) -> list[Candidate]:
-        """The k best of semantic() and of keyword(), fused by reciprocal rank; both lists come in one request.
+    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+        """The k best of semantic() and of keyword(), fused as the request or the tuning says; both lists come in one request.
 
-        The server's own fusion ranks every shard for itself and breaks ties by place, so the hits' cosines and BM25 scores
-        are put in order and fused once more here; on one shard and without ties that gives the server's order.
+        The server's own fusion ranks every shard for itself, has no weights in rrf, and breaks ties by place, so the hits'
+        cosines and BM25 scores are put in order and fused once more here; where none of this matters, that gives its order.
         """
+        fusion = fusion or self._tuning.fusion
         self._check_vector(vector)
         if k < 1:
             return []
-        hits = self._hits(hybrid_body(text, vector, k, where), search_pipeline=self._pipeline, include_named_queries_score="true")
+        hits = self._hybrid_hits(hybrid_body(text, vector, k, where, self._tuning.boosts), fusion)
         found = {hit["_id"]: _candidate(hit) for hit in hits}
-        semantic = [c.item_id for c in rank_by_cosine(vector, found.values(), k)]
-        scored = [(_keyword_score(hit), hit["_id"]) for hit in hits]
-        keyword = [item_id for score, item_id in sorted(scored, key=lambda pair: (-pair[0], pair[1])) if score > 0][:k]
-        fused = reciprocal_rank_fusion([semantic, keyword], RRF_RANK_CONSTANT)
+        semantic = [(c.item_id, c.score) for c in rank_by_cosine(vector, found.values(), k)]
+        scored = [(hit["_id"], score) for hit in hits if (score := _keyword_score(hit)) > 0]
+        keyword = sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
+        fused = fuse(keyword, semantic, fusion)
         return [Candidate(i, score, found[i].document, found[i].vector) for i, score in fused[:k]]
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
@@ -160,6 +172,13 @@ class OpenSearchIndex:
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self._client.close()
+
+    def _hybrid_hits(self, body: dict[str, Any], fusion: Fusion) -> list[dict[str, Any]]:
+        """Hits of a hybrid query: reciprocal ranks by the pipeline of the alias, weights by one that the request brings along."""
+        named = {"include_named_queries_score": "true"}
+        if fusion.kind == "rrf":
+            return self._hits(body, search_pipeline=self._pipeline, **named)
+        return self._hits({**body, "search_pipeline": fusion_pipeline(fusion)}, **named)
 
     def _hits(self, body: Mapping[str, Any], **params: str) -> list[dict[str, Any]]:
         with opensearch_errors(self._url):
@@ -183,6 +202,7 @@ class OpenSearchStore:
         engine: k-NN engine of the indices that create() makes.
         shards: their primary shards.
         replicas: copies of each shard.
+        tuning: tower_id -> how an index of that tower is searched.
 
     Raises:
         InvalidInput: the URL cannot be read.
@@ -197,6 +217,7 @@ class OpenSearchStore:
         engine: Engine = "lucene",
         shards: int = 1,
         replicas: int = 0,
+        tuning: Callable[[str], Tuning] = untuned,
     ) -> None:
         try:
             made = OpenSearch(server, timeout=timeout_s, max_retries=CONNECTION_RETRIES) if isinstance(server, str) else server
@@ -210,6 +231,7 @@ class OpenSearchStore:
         self._engine: Engine = engine
         self._shards = shards
         self._replicas = replicas
+        self._tuning = tuning
 
     def create(self, tower_id: str, dimensions: int) -> OpenSearchIndex:
         """Make a new, empty index for a tower, and the pipeline that its hybrid queries pass through; it is not live."""
@@ -288,7 +310,14 @@ class OpenSearchStore:
                 f"index {name} at {self._url} was not made by Gavel: its mapping has no _meta.{error.args[0]}"
             ) from None
         return OpenSearchIndex(
-            self._client, name, tower_id, dimensions, url=self._url, pipeline=pipeline_name(self._alias), timeout_s=self._timeout_s
+            self._client,
+            name,
+            tower_id,
+            dimensions,
+            url=self._url,
+            pipeline=pipeline_name(self._alias),
+            timeout_s=self._timeout_s,
+            tuning=self._tuning(tower_id),
         )
 
 

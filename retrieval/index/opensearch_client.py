@@ -1,16 +1,19 @@
 """The OpenSearch store that the settings of a process ask for: plain, or with requests signed by its AWS role."""
 
+from collections.abc import Callable
+
 from opensearchpy import OpenSearch, Urllib3AWSV4SignerAuth
 
 from retrieval.errors import InvalidSettings
 from retrieval.index.opensearch import CONNECTION_RETRIES, OpenSearchStore
 from retrieval.settings import Settings
+from retrieval.tuning import Tuning, untuned
 
 SIGNING_NAME = "es"  # what Amazon OpenSearch Service is called in a signature
 
 
-def open_store(settings: Settings) -> OpenSearchStore:
-    """The store at settings.opensearch_url.
+def open_store(settings: Settings, tuning: Callable[[str], Tuning] = untuned) -> OpenSearchStore:
+    """The store at settings.opensearch_url, searched as was tuned for a tower_id.
 
     Raises:
         InvalidInput: the URL cannot be read.
@@ -18,7 +21,11 @@ def open_store(settings: Settings) -> OpenSearchStore:
     """
     server = _signing_client(settings) if settings.opensearch_auth == "sigv4" else settings.opensearch_url
     return OpenSearchStore(
-        server, alias=settings.index_alias, timeout_s=settings.request_timeout_s, replicas=settings.index_replicas
+        server,
+        alias=settings.index_alias,
+        timeout_s=settings.request_timeout_s,
+        replicas=settings.index_replicas,
+        tuning=tuning,
     )
 
 

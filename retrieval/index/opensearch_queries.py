@@ -4,9 +4,11 @@ from typing import Any
 
 from retrieval.index.base import OVERFETCH, Filter, Vector
 from retrieval.items import epoch_ms
-from retrieval.schema import HNSW_EF_SEARCH, TEXT_FIELD, VECTOR_FIELD
+from retrieval.schema import HNSW_EF_SEARCH, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
+from retrieval.tuning import FieldBoosts
 
 MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query
+NO_BOOSTS = FieldBoosts()
 KEYWORD_QUERY = "keyword"  # under this name a hit of the hybrid query tells its BM25 score
 
 
@@ -47,18 +49,18 @@ def exact_body(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
     return {"size": depth_of(k), "query": query, "sort": _best_first()}
 
 
-def keyword_body(text: str, k: int, where: Filter) -> dict[str, Any]:
+def keyword_body(text: str, k: int, where: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
     """Lots that share a word with the text, by BM25."""
-    return {"size": min(k, MAX_RESULTS), "query": _match_query(text, where), "sort": _best_first()}
+    return {"size": min(k, MAX_RESULTS), "query": _match_query(text, where, boosts), "sort": _best_first()}
 
 
-def hybrid_body(text: str, vector: Vector, k: int, where: Filter) -> dict[str, Any]:
+def hybrid_body(text: str, vector: Vector, k: int, where: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
     """Both lists in one request, each deep enough for k.
 
     A sub-query's own k does not bound its list (HNSW answers with ef_search hits, BM25 with all); pagination_depth does.
     """
     depth = depth_of(k)
-    queries = [_knn_query(vector, depth, where), _match_query(text, where)]
+    queries = [_knn_query(vector, depth, where), _match_query(text, where, boosts)]
     return {"size": min(2 * depth, MAX_RESULTS), "query": {"hybrid": {"queries": queries, "pagination_depth": depth}}}
 
 
@@ -68,8 +70,9 @@ def _knn_query(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
     return {"knn": {VECTOR_FIELD: knn}}
 
 
-def _match_query(text: str, where: Filter) -> dict[str, Any]:
-    match = {"match": {TEXT_FIELD: {"query": text, "_name": KEYWORD_QUERY}}}
+def _match_query(text: str, where: Filter, boosts: FieldBoosts) -> dict[str, Any]:
+    fields = [TEXT_FIELD, *(f"{WORD_FIELDS[name]}^{boost}" for name, boost in boosts.given.items())]
+    match = {"multi_match": {"query": text, "fields": fields, "type": "most_fields", "_name": KEYWORD_QUERY}}
     return {"bool": {"must": [match], "filter": [filter_query(where)]}}
 
 

@@ -4,7 +4,7 @@ import importlib
 import json
 import logging
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from types import ModuleType, SimpleNamespace
 
@@ -22,6 +22,7 @@ from processing.reranker_endpoint.inference import BOOSTER_FILE
 from retrieval import tower_files
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import IndexUnavailable
+from retrieval.fuse import Fusion
 from retrieval.index import opensearch_client
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
@@ -29,6 +30,7 @@ from retrieval.ranker import sagemaker
 from retrieval.ranker.features import FEATURES
 from retrieval.search import SearchRequest, SearchService
 from retrieval.tower_files import SERVING_FILES
+from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
 BUCKET = "towers-bucket"
 SECRET = "vintage"  # a word of the query that must not be written down anywhere
@@ -85,6 +87,8 @@ def bucket(monkeypatch, tower, tmp_path):
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)  # it would lead past moto
     fetched = partial(tower_files.tower_folder, cache=tmp_path / "writable")
     monkeypatch.setattr(tower_files, "tower_folder", lambda towers, tower_id, cache: fetched(towers, tower_id))
+    tuned = partial(tower_files.tower_tuning, cache=tmp_path / "writable")
+    monkeypatch.setattr(tower_files, "tower_tuning", lambda towers, tower_id, cache: tuned(towers, tower_id))
     with mock_aws():
         made = boto3.resource("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
         for name in SERVING_FILES:
@@ -95,7 +99,7 @@ def bucket(monkeypatch, tower, tmp_path):
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     made = FaissStore(tmp_path / "index")
-    monkeypatch.setattr(opensearch_client, "open_store", lambda settings: made)
+    monkeypatch.setattr(opensearch_client, "open_store", lambda settings, tuning: made)
     return made
 
 
@@ -185,6 +189,16 @@ def test_a_search_is_answered_with_the_tower_that_the_index_names_fetched_from_s
     assert sorted(path.name for path in (tmp_path / "writable" / tower.name).iterdir()) == sorted(SERVING_FILES)
 
 
+def test_an_index_is_searched_as_was_tuned_for_the_tower_that_lies_in_s3(imported, published, bucket, store, tower, monkeypatch):
+    given = []
+    monkeypatch.setattr(opensearch_client, "open_store", lambda settings, tuning: given.append(tuning) or store)
+    chosen = Tuning(Fusion("min_max", (0.3, 0.7)), FieldBoosts(brand=0.5))
+    bucket.put_object(Key=f"{tower.name}/{TUNING_FILE}", Body=json.dumps(asdict(chosen)))
+    assert ask(imported())[0] == 200
+    assert given[0](tower.name) == chosen
+    assert given[0]("0123456789ab") == Tuning()  # nothing was tuned for that one
+
+
 def test_a_search_by_body_is_the_same_search(imported, published):
     module = imported()
     by_body = ask(module, method="POST", query=None, body={"q": f"{SECRET} red watch", "k": 5})
@@ -256,7 +270,7 @@ def test_before_the_first_release_the_function_starts_and_later_finds_it(importe
 
 def test_the_picture_of_snapstart_holds_the_tower_and_no_connection(imported, published, bucket, monkeypatch, store):
     opened = []
-    monkeypatch.setattr(opensearch_client, "open_store", lambda settings: opened.append(settings) or store)
+    monkeypatch.setattr(opensearch_client, "open_store", lambda settings, tuning: opened.append(settings) or store)
     module = imported()
     assert len(opened) == 1
     bucket.objects.all().delete()
@@ -268,7 +282,7 @@ def test_the_picture_of_snapstart_holds_the_tower_and_no_connection(imported, pu
 
 def test_outside_lambda_an_import_loads_nothing_and_leaves_the_logs_alone(imported, monkeypatch):
     monkeypatch.delenv("AWS_LAMBDA_INITIALIZATION_TYPE")
-    monkeypatch.setattr(opensearch_client, "open_store", lambda settings: pytest.fail("opened"))
+    monkeypatch.setattr(opensearch_client, "open_store", lambda settings, tuning: pytest.fail("opened"))
     imported()
     assert logging.getLogger("retrieval").propagate
 

@@ -8,8 +8,11 @@ import pytest
 from index_lots import NOW, TOWER_ID, clustered, lot
 from opensearch_stores import opensearch_store
 
+from retrieval.fuse import Fusion
 from retrieval.index.base import Candidate, Filter, IndexedItem, Vector, VectorIndex
 from retrieval.index.faiss import FaissStore
+from retrieval.index.opensearch import OpenSearchStore
+from retrieval.tuning import FieldBoosts, Tuning
 
 LOTS, QUERIES, K, WIDTH = 2_000, 200, 50, 64
 WORDS = """
@@ -50,6 +53,7 @@ def lots() -> Iterator[IndexedItem]:
             vector,
             title=" ".join(words[:8]),
             description=" ".join(words[8:]),
+            brand=("", "Silver Fox", "Bear and Sons Watches", "Plate")[i % 7 % 4],
             category=("Watches", "Art", "Books", "Toys")[i % 4],
             current_price=None if i % 11 == 0 else float(generator.integers(1, 1_000)),
             seller_rating=float(generator.integers(0, 50)) / 10,
@@ -121,7 +125,32 @@ def test_keyword_search_gives_the_same_lots_in_the_same_order(pair: Pair) -> Non
         assert [factor * score for _, score in ours] == pytest.approx([score for _, score in theirs], rel=1e-5)
 
 
-def test_hybrid_search_gives_the_same_order_where_the_graphs_agree(pair: Pair) -> None:
+@pytest.fixture(scope="module")
+def boosted(pair: Pair, opensearch_url: str, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The same lots, searched with words counting more in some fields."""
+    tuning = Tuning(boosts=FieldBoosts(title=0.5, brand=2.0, category=0.3))
+    embedded = FaissStore(tmp_path_factory.mktemp("boosted"), tuning=lambda tower_id: tuning).create(TOWER_ID, WIDTH)
+    embedded.upsert(lots())
+    embedded.refresh()
+    alias = pair.opensearch.name.partition(f"-{TOWER_ID}")[0]
+    served = OpenSearchStore(opensearch_url, alias, tuning=lambda tower_id: tuning).find(TOWER_ID)
+    assert served is not None
+    return Pair(embedded, served)
+
+
+def test_boosted_fields_give_the_same_lots_in_the_same_order(pair: Pair, boosted: Pair) -> None:
+    changed = 0
+    for query in queries():
+        ours, theirs = (scored(index.keyword(query.text, K, query.where)) for index in (boosted.faiss, boosted.opensearch))
+        factor = theirs[0][1] / ours[0][1] if ours else 1.0
+        assert [item_id for item_id, _ in ours] == [item_id for item_id, _ in theirs], query.text
+        assert [factor * score for _, score in ours] == pytest.approx([score for _, score in theirs], rel=1e-5)
+        changed += ids(pair.faiss.keyword(query.text, K, query.where)) != [item_id for item_id, _ in ours]
+    assert changed > QUERIES / 2
+
+
+@pytest.mark.parametrize("fusion", [None, Fusion("rrf", (0.7, 0.3), 20), Fusion("min_max", (0.3, 0.7)), Fusion("l2")], ids=str)
+def test_hybrid_search_gives_the_same_order_where_the_graphs_agree(pair: Pair, fusion: Fusion | None) -> None:
     agreed = 0
     for query in queries():
         ours, theirs = (
@@ -130,7 +159,8 @@ def test_hybrid_search_gives_the_same_order_where_the_graphs_agree(pair: Pair) -
         if ours != theirs:
             continue  # another list in, another fusion out
         agreed += 1
-        fused = [scored(index.hybrid(query.text, query.vector, K, query.where)) for index in (pair.faiss, pair.opensearch)]
+        fused = [scored(index.hybrid(query.text, query.vector, K, query.where, fusion)) for index in (pair.faiss, pair.opensearch)]
         assert [item_id for item_id, _ in fused[0]] == [item_id for item_id, _ in fused[1]], query.text
-        assert [score for _, score in fused[0]] == pytest.approx([score for _, score in fused[1]], rel=1e-5)
+        # BM25 is computed in floats, in OpenSearch 2 with a factor more
+        assert [score for _, score in fused[0]] == pytest.approx([score for _, score in fused[1]], rel=1e-5, abs=1e-6)
     assert agreed >= QUERIES / 2

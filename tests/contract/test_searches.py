@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from index_lots import DIMENSIONS, EVERYTHING, NOW, TOWER_ID, axis, clustered, lot, unit
 
-from retrieval.fuse import reciprocal_rank_fusion
+from retrieval.fuse import FUSION_KINDS, Fusion, FusionKind, fuse
 from retrieval.index.base import Candidate, Filter, IndexedItem, IndexStore, Tombstone, VectorIndex
-from retrieval.schema import RRF_RANK_CONSTANT
 
 Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
 
@@ -237,14 +236,34 @@ def test_syntax_in_a_query_is_only_text(filled: Fill) -> None:
     assert ids(index.keyword('title:watch AND NOT "vase" (', 10, EVERYTHING)) == ["a", "b"]
 
 
-def test_hybrid_is_the_fusion_of_both_lists(filled: Fill) -> None:
+FUSIONS = [
+    Fusion(),
+    Fusion("rrf", (0.7, 0.3), rank_constant=20),
+    Fusion("min_max", (0.3, 0.7)),
+    Fusion("min_max", (1, 0)),
+    Fusion("l2"),
+]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS, ids=str)
+def test_hybrid_is_the_fusion_of_both_lists(filled: Fill, fusion: Fusion) -> None:
     words = ["gold", "silver", "watch", "vase", "lamp", "clock"]
     vectors = clustered(120, DIMENSIONS, seed=8)
     index = filled([lot(f"lot-{i:03}", v, title=" ".join(words[j] for j in {i % 6, i % 5, i % 4})) for i, v in enumerate(vectors)])
     for k in (1, 5, 20, 200):
         query = vectors[k % 120]
-        rankings = [ids(index.semantic(query, k, EVERYTHING)), ids(index.keyword("silver vase", k, EVERYTHING))]
-        expected = reciprocal_rank_fusion(rankings, RRF_RANK_CONSTANT)[:k]
-        found = index.hybrid("silver vase", query, k, EVERYTHING)
+        lists = (index.keyword("silver vase", k, EVERYTHING), index.semantic(query, k, EVERYTHING))
+        keyword, semantic = ([(c.item_id, c.score) for c in found] for found in lists)
+        expected = fuse(keyword, semantic, fusion)[:k]
+        found = index.hybrid("silver vase", query, k, EVERYTHING, fusion)
         assert ids(found) == [item_id for item_id, _ in expected]
         assert [c.score for c in found] == pytest.approx([score for _, score in expected], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", FUSION_KINDS)
+def test_all_the_weight_on_one_list_puts_it_first_in_its_own_order(filled: Fill, kind: FusionKind) -> None:
+    index = filled([lot(f"lot-{i}", axis(i, tilt=0.1), title="watch " * (i % 3)) for i in range(6)])
+    keyword = ids(index.keyword("watch", 4, EVERYTHING))
+    semantic = ids(index.semantic(axis(1), 4, EVERYTHING))
+    for weights, first in (((1, 0), keyword), ((0, 1), semantic)):
+        assert ids(index.hybrid("watch", axis(1), 4, EVERYTHING, Fusion(kind, weights)))[: len(first)] == first

@@ -110,3 +110,28 @@ def test_a_bad_request_is_one_line_and_exit_status_2(home: Path, arguments: tupl
     assert run.returncode == 2, run.stderr
     assert "Traceback" not in run.stderr
     assert words in " ".join(run.stderr.split())
+
+
+def test_what_was_tuned_stands_beside_the_tower_and_is_searched_by(home: Path, made: Any) -> None:
+    tuned = answer(home, "tune", "hybrid")
+    assert tuned["chosen"] == (tuned["best"] if tuned["gain"] > tuned["standard_error"] else tuned["base"])
+    assert tuned["queries"] > 0
+    assert Path(tuned["plot"]).read_bytes().startswith(b"\x89PNG")
+    written = Path(tuned["written"])
+    assert written == home / "towers" / made["tower_id"] / "hybrid.json"
+    assert json.loads(written.read_text()) == {name: tuned["chosen"][name] for name in ("fusion", "boosts")}
+    everything = ("search", "vase", "--no-rerank", "-k", "20")
+    served = answer(home, *everything)["results"]
+    written.write_text(json.dumps({"fusion": {"kind": "min_max", "weights": [1, 0]}, "boosts": {"title": 0.5}}))
+    by_words = answer(home, *everything)["results"]
+    assert [result["score"] for result in by_words] != [result["score"] for result in served]
+    asked = answer(home, *everything, "--fusion", "rrf")["results"]
+    assert asked[0]["score"] <= 2 / 61
+    written.unlink()
+
+
+def test_test_queries_choose_nothing(home: Path) -> None:
+    run = gavel(home, "tune", "hybrid", "--split", "test")
+    assert run.returncode != 0
+    assert "must not choose" in run.stderr
+    assert gavel(home, "search", "vase", "--fusion", "sum").returncode != 0

@@ -10,9 +10,11 @@ from opensearchpy import OpenSearch
 
 from local.opensearch_node import free_port
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
+from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
 from retrieval.index.opensearch import OpenSearchStore
 from retrieval.index.opensearch_queries import hybrid_body
+from retrieval.schema import fusion_pipeline
 
 WHERE = Filter()
 TITLES = (
@@ -83,15 +85,16 @@ def test_the_mapping_has_the_hnsw_graph_that_the_schema_says(store, client):
     assert field["method"]["parameters"] == {"m": 16, "ef_construction": 256}
 
 
-def test_the_servers_own_fusion_gives_the_same_scores_where_nothing_ties(store, client, alias):
+@pytest.mark.parametrize("fusion", [Fusion(), Fusion("min_max", (0.6, 0.4)), Fusion("l2", (0.2, 0.8))], ids=str)
+def test_the_servers_own_fusion_gives_the_same_scores_where_nothing_ties(store, client, alias, fusion):
     titles = [" ".join(WORDS[: n + 1]) for n in range(len(WORDS))]  # each longer than the last: no two score alike
     index = publish(store, [lot(f"lot-{n:02}", title) for n, title in enumerate(titles)])
     text, query = "vase watch", vector("vase watch ring lamp red blue")
-    body = hybrid_body(text, query, len(titles), WHERE)
-    native = client.search(index=index.name, body=body, params={"search_pipeline": f"{alias}-rrf"})["hits"]["hits"]
-    ours = index.hybrid(text, query, len(titles), WHERE)
+    body = {**hybrid_body(text, query, len(titles), WHERE), "search_pipeline": fusion_pipeline(fusion)}
+    native = client.search(index=index.name, body=body)["hits"]["hits"]
+    ours = index.hybrid(text, query, len(titles), WHERE, fusion)
     assert len(ours) == len(titles)
-    assert {c.item_id: c.score for c in ours} == pytest.approx({hit["_id"]: hit["_score"] for hit in native}, rel=1e-6)
+    assert {c.item_id: c.score for c in ours} == pytest.approx({hit["_id"]: hit["_score"] for hit in native}, rel=1e-6, abs=1e-6)
 
 
 def test_lots_that_tie_in_both_lists_come_by_id_whatever_the_order_of_writing(store):
