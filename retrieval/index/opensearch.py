@@ -6,6 +6,7 @@ by the place of a lot in a segment. So k + OVERFETCH hits are asked for, and sem
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from opensearchpy import OpenSearch
@@ -23,6 +24,7 @@ from retrieval.index.base import (
     index_name,
     rank_by_cosine,
     utc_now,
+    with_ranks,
 )
 from retrieval.index.opensearch_bulk import BulkWriter
 from retrieval.index.opensearch_errors import opensearch_errors
@@ -122,13 +124,15 @@ class OpenSearchIndex:
         if k < 1:
             return []
         body = exact_body(vector, k, where) if exact else semantic_body(vector, k, where)
-        return rank_by_cosine(vector, map(_candidate, self._hits(body)), k)
+        found = rank_by_cosine(vector, map(_candidate, self._hits(body)), k)
+        return with_ranks(found, semantic=found)
 
     def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text`; lots that share no word do not come."""
         if k < 1:
             return []
-        return in_order(map(_candidate, self._hits(keyword_body(text, k, where))))[:k]
+        found = in_order(map(_candidate, self._hits(keyword_body(text, k, where))))[:k]
+        return with_ranks(found, keyword=found)
 
     def hybrid(self, text: str, vector: Vector, k: int, where: Filter) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused by reciprocal rank; both lists come in one request.
@@ -141,11 +145,12 @@ class OpenSearchIndex:
             return []
         hits = self._hits(hybrid_body(text, vector, k, where), search_pipeline=self._pipeline, include_named_queries_score="true")
         found = {hit["_id"]: _candidate(hit) for hit in hits}
-        semantic = [c.item_id for c in rank_by_cosine(vector, found.values(), k)]
-        scored = [(_keyword_score(hit), hit["_id"]) for hit in hits]
-        keyword = [item_id for score, item_id in sorted(scored, key=lambda pair: (-pair[0], pair[1])) if score > 0][:k]
-        fused = reciprocal_rank_fusion([semantic, keyword], RRF_RANK_CONSTANT)
-        return [Candidate(i, score, found[i].document, found[i].vector) for i, score in fused[:k]]
+        semantic = rank_by_cosine(vector, found.values(), k)
+        scored = [replace(found[hit["_id"]], score=score) for hit in hits if (score := _keyword_score(hit)) > 0]
+        keyword = in_order(scored)[:k]
+        fused = reciprocal_rank_fusion([[c.item_id for c in ranking] for ranking in (semantic, keyword)], RRF_RANK_CONSTANT)
+        best = [Candidate(i, score, found[i].document, found[i].vector) for i, score in fused[:k]]
+        return with_ranks(best, semantic, keyword)
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""

@@ -10,6 +10,7 @@ from opensearch_stores import opensearch_store
 
 from retrieval.index.base import Candidate, Filter, IndexedItem, Vector, VectorIndex
 from retrieval.index.faiss import FaissStore
+from retrieval.ranker.features import feature_matrix
 
 LOTS, QUERIES, K, WIDTH = 2_000, 200, 50, 64
 WORDS = """
@@ -130,7 +131,10 @@ def test_hybrid_search_gives_the_same_order_where_the_graphs_agree(pair: Pair) -
         if ours != theirs:
             continue  # another list in, another fusion out
         agreed += 1
-        fused = [scored(index.hybrid(query.text, query.vector, K, query.where)) for index in (pair.faiss, pair.opensearch)]
+        found = [index.hybrid(query.text, query.vector, K, query.where) for index in (pair.faiss, pair.opensearch)]
+        fused = [scored(candidates) for candidates in found]
         assert [item_id for item_id, _ in fused[0]] == [item_id for item_id, _ in fused[1]], query.text
         assert [score for _, score in fused[0]] == pytest.approx([score for _, score in fused[1]], rel=1e-5)
+        features = [feature_matrix(query.text, query.vector, candidates, NOW) for candidates in found]
+        np.testing.assert_allclose(*features, rtol=1e-4, atol=1e-6)  # a booster scores alike on either
     assert agreed >= QUERIES / 2

@@ -248,3 +248,18 @@ def test_hybrid_is_the_fusion_of_both_lists(filled: Fill) -> None:
         found = index.hybrid("silver vase", query, k, EVERYTHING)
         assert ids(found) == [item_id for item_id, _ in expected]
         assert [c.score for c in found] == pytest.approx([score for _, score in expected], rel=1e-5)
+
+
+def test_every_candidate_tells_its_places_in_the_lists_that_it_comes_from(filled: Fill) -> None:
+    vectors = clustered(60, DIMENSIONS, seed=9)
+    index = filled([lot(f"lot-{i:02}", v, title="silver vase" if i % 3 else "lamp") for i, v in enumerate(vectors)])
+    semantic, keyword = (index.semantic(vectors[0], 20, EVERYTHING), index.keyword("vase", 20, EVERYTHING))
+    assert [c.semantic_rank for c in semantic] == [c.keyword_rank for c in keyword] == list(range(1, 21))
+    assert {c.keyword_rank for c in semantic} == {c.bm25 for c in semantic} == {c.semantic_rank for c in keyword} == {None}
+    assert [c.bm25 for c in keyword] == [c.score for c in keyword]
+    places = {c.item_id: c.semantic_rank for c in semantic}, {c.item_id: (c.keyword_rank, c.bm25) for c in keyword}
+    for found in index.hybrid("vase", vectors[0], 20, EVERYTHING):
+        assert found.semantic_rank == places[0].get(found.item_id)
+        rank, bm25 = places[1].get(found.item_id, (None, None))
+        assert found.keyword_rank == rank
+        assert found.bm25 == (None if bm25 is None else pytest.approx(bm25, rel=1e-5))

@@ -81,9 +81,9 @@ def test_the_answer_is_of_the_kind_that_is_accepted(accept, kind):
     [
         ("", "text/csv", 400, "cannot be read"),
         (NAMES, "text/csv", 400, r"shape \(0,\)"),
-        (f"{NAMES}\n0.5,0.5", "text/csv", 400, r"shape \(1, 2\) under 13 names"),
+        (f"{NAMES}\n0.5,0.5", "text/csv", 400, rf"shape \(1, 2\) under {len(FEATURES)} names"),
         (f"{NAMES}\n{ROW}\n0.5", "text/csv", 400, "cannot be read"),
-        (f"{NAMES}\n{ROW},0.5", "text/csv", 400, r"shape \(1, 14\)"),
+        (f"{NAMES}\n{ROW},0.5", "text/csv", 400, rf"shape \(1, {len(FEATURES) + 1}\)"),
         (f"{NAMES}\n{ROW[:-3]}much", "text/csv", 400, "much"),
         (f"{NAMES}\n{ROW[:-3]}inf", "text/csv", 400, "no finite number"),
         (f"{NAMES}\n{ROW[:-3]}nan", "text/csv", 400, "no finite number"),
