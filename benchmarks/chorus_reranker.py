@@ -4,7 +4,8 @@ python -m benchmarks.chorus_reranker CHORUS --model sentence-transformers/all-Mi
 
 The queries are dealt into five folds, as `gavel catalog prepare chorus --fold N` does. On each fold a re-ranker is trained as
 `gavel train --reranker --labels judgments` does, with depth and steps from a cross-validation among its own queries, and the
-held-out fold is searched through the service. The encoder is not trained. A seed draws rows and features and deals the inner parts.
+held-out fold is searched through the service. The encoder is not trained and reads as many tokens as benchmarks.chorus found best
+without a judgment. A seed draws rows and features and deals the inner parts.
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.chorus import MAX_LENGTH
 from benchmarks.seeds import mean_and_spread
 from catalog import chorus
 from catalog.folder import CatalogFolder
@@ -41,7 +43,7 @@ PerQuery = dict[str, dict[str, dict[str, float]]]  # way of searching -> measure
 
 def open_corpus(data: Path, model: str, work: Path) -> tuple[FaissStore, RememberingEncoder]:
     """The shop's products, embedded and indexed once."""
-    encoder = SentenceEncoder(model)
+    encoder = SentenceEncoder(model, MAX_LENGTH)
     store = FaissStore(work / "index")
     try:
         if store.live().tower_id == encoder.tower_id:
