@@ -51,6 +51,20 @@ class BoosterRanker:
         except (xgboost.core.XGBoostError, ValueError) as error:
             raise RankerUnavailable(f"the booster cannot score a {features.shape} matrix: {error}") from error
 
+    def explain(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Split scores into contributions by feature, as ranker.base.ExplainingRanker says.
+
+        Raises:
+            RankerUnavailable: XGBoost could not score the matrix.
+        """
+        if not len(features):  # of which XGBoost would make a row of numbers, not a matrix
+            return np.empty((0, len(FEATURES) + 1), dtype=np.float32)
+        try:
+            matrix = xgboost.DMatrix(features, feature_names=list(FEATURES), nthread=1)
+            return np.asarray(self._booster.predict(matrix, pred_contribs=True), dtype=np.float32)  # (N, F) -> (N, F + 1)
+        except (xgboost.core.XGBoostError, ValueError) as error:
+            raise RankerUnavailable(f"the booster cannot explain a {features.shape} matrix: {error}") from error
+
     def save(self, path: Path) -> None:
         """Write the booster with its feature names and their hash, in one step."""
         self._booster.set_attr(features=json.dumps(FEATURES), features_hash=FEATURES_HASH)

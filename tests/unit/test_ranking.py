@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trained_booster import trained_booster
+from trained_booster import feature_rows, ranking_data, trained_booster
 
 from retrieval.errors import FeatureMismatch, RankerUnavailable
 from retrieval.index.base import Candidate
 from retrieval.items import epoch_ms
 from retrieval.ranker import xgboost as adapter
+from retrieval.ranker.base import ExplainingRanker
 from retrieval.ranker.features import FEATURES, feature_matrix
-from retrieval.ranker.xgboost import BoosterRanker
+from retrieval.ranker.xgboost import BoosterRanker, RankingData, fit_few_queries
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 EAST, NORTH = np.eye(2, dtype=np.float32)
@@ -141,6 +142,24 @@ def test_lambdamart_learns_what_buyers_want(booster: BoosterRanker) -> None:
     assert cheap > dear
 
 
+def test_contributions_add_up_to_the_score_and_name_what_it_is_made_of(booster: BoosterRanker) -> None:
+    features = feature_rows(40)
+    contributions = booster.explain(features)
+    assert contributions.shape == (40, len(FEATURES) + 1)
+    assert contributions.dtype == np.float32
+    np.testing.assert_allclose(contributions.sum(axis=1), booster.score(features), atol=1e-5)
+    assert np.ptp(contributions[:, -1]) == 0, "the last column is what every candidate has alike"
+    weight = np.abs(contributions[:, :-1]).mean(axis=0)
+    assert FEATURES[int(weight.argmax())] == "log_price", "what these buyers go by"
+    assert isinstance(booster, ExplainingRanker)
+
+
+def test_nothing_to_explain_is_an_empty_matrix_and_a_wrong_width_an_error(booster: BoosterRanker) -> None:
+    assert booster.explain(np.empty((0, len(FEATURES)), dtype=np.float32)).shape == (0, len(FEATURES) + 1)
+    with pytest.raises(RankerUnavailable, match="cannot explain"):
+        booster.explain(np.zeros((3, 2), dtype=np.float32))
+
+
 def test_a_saved_booster_scores_as_before(booster: BoosterRanker, tmp_path: Path) -> None:
     booster.save(tmp_path / "rankers" / "r.ubj")
     features = np.random.default_rng(3).random((5, len(FEATURES)), dtype=np.float32)
@@ -168,3 +187,31 @@ def test_a_damaged_booster_is_refused_with_the_remedy(content: bytes, tmp_path: 
 def test_a_matrix_of_the_wrong_width_is_an_error_and_no_score(booster: BoosterRanker) -> None:
     with pytest.raises(RankerUnavailable):
         booster.score(np.zeros((3, 2), dtype=np.float32))
+
+
+def ranking_data_of(queries: int, seed: int = 0) -> RankingData:
+    data = ranking_data(seed)
+    return data.take(range(queries))
+
+
+def test_few_queries_choose_depth_and_steps_among_themselves_and_all_of_them_train() -> None:
+    booster, choice = fit_few_queries(ranking_data_of(12), seed=1)
+    assert choice.max_depth in adapter.DEPTHS
+    assert choice.rounds in range(adapter.STEP_GRID, adapter.MOST_STEPS + 1, adapter.STEP_GRID)
+    assert 0.5 < choice.ndcg_at_10 <= 1
+    features = np.full((2, len(FEATURES)), 0.5, dtype=np.float32)
+    features[:, FEATURES.index("log_price")] = (0.9, 0.1)
+    dear, cheap = booster.score(features)
+    assert cheap > dear
+
+
+def test_two_queries_are_enough_to_choose_with() -> None:
+    assert fit_few_queries(ranking_data_of(2))[1].rounds >= adapter.STEP_GRID
+
+
+def test_queries_that_are_taken_or_put_together_keep_their_rows() -> None:
+    data = ranking_data(0)
+    assert (len(data), data.rows) == (30, 600)
+    both = data.take([3, 7]) + data.take([1])
+    assert (len(both), both.rows) == (3, 60)
+    assert both.matrix().get_uint_info("group_ptr").tolist() == [0, 20, 40, 60]

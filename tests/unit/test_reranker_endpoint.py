@@ -61,6 +61,20 @@ def test_rows_are_scored_as_in_process_however_they_are_written(kind, written, a
     np.testing.assert_array_equal(predict_fn(asked, booster), ranker.score(rows))
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/csv"])
+def test_a_request_may_ask_what_every_feature_added(accept, booster, ranker):
+    rows = feature_rows(5)
+    asked = input_fn(json.dumps({**json.loads(json_of(rows)), "explain": True}), "application/json")
+    body, _ = output_fn(predict_fn(asked, booster), accept)
+    if accept == "text/csv":
+        scores, contributions = np.split(np.float32([line.split(",") for line in body.splitlines()]), [1], axis=1)
+    else:
+        answer = json.loads(body)
+        scores, contributions = np.float32(answer["scores"])[:, None], np.float32(answer["contributions"])
+    np.testing.assert_array_equal(scores[:, 0], ranker.score(rows))
+    np.testing.assert_array_equal(contributions, ranker.explain(rows))
+
+
 @given(arrays.arrays(np.float32, st.integers(1, 30), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
 def test_every_score_is_written_so_that_it_reads_back_the_same(scores):
     body, kind = output_fn(scores, "text/csv")
