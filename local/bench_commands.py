@@ -55,3 +55,23 @@ def embed(
     show_table(f"{preset}, {lots} lots, JPEGs of {photo_size} pixels ({result.photo_kb:.0f} kB), {workers} workers", ("", ""), rows)
     note = f"{result.hardware}; load before {result.load}; {result.date}; stages overlap"
     console.print(note, style="dim", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
+def rerank(
+    candidates: Annotated[int, typer.Option(min=1, max=100, help="First-stage lots a query.")] = 50,
+    repetitions: Annotated[int, typer.Option(min=1, help="Passes over the queries.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Time features and scores of one query's candidates, in process and through the local ranker server."""
+    from benchmarks.rerank import run_benchmark
+
+    result = run_benchmark(candidates=candidates, repetitions=repetitions)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    ways = {"features": result.features, "features + booster in process": result.in_process, "through the server": result.server}
+    rows = [(way, *(f"{ms:.2f}" for ms in (took.p50_ms, took.p95_ms, took.p99_ms))) for way, took in ways.items()]
+    show_table(f"{candidates} candidates, {result.features.searches} queries, ms", ("", "p50", "p95", "p99"), rows)
+    busy = f"processor time: {result.in_process_cpu_ms:.2f} ms in process, {result.server_cpu_ms:.2f} ms through the server"
+    console.print(f"{busy}; {result.machine}", style="dim", highlight=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from local.home import Home
 from local.wiring import load_encoder, load_ranker, open_store, search_service
 from processing.ledger import Done, Ledger
 from retrieval.errors import IndexMissing, InvalidInput
+from retrieval.ranker.features import FEATURES_HASH
 from retrieval.search import SearchAnswer, SearchRequest, SearchService
 from retrieval.settings import Settings
 
@@ -161,7 +162,7 @@ class Demo:
 
     def _reranker(self, catalog: CatalogFolder, tower: Path) -> None:
         run = partial(pipeline.train_reranker, self.home, catalog, seed=self.plan.seed)
-        self._step("train re-ranker", (self._base, tower.name), lambda step: str(run(progress=step)))
+        self._step("train re-ranker", (self._base, tower.name, FEATURES_HASH), lambda step: str(run(progress=step).path))
 
     def _evaluate(self, catalog: CatalogFolder, releases: dict[str, Path]) -> None:
         plot = self.home.reports / f"demo-{catalog.name}.png"

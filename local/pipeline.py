@@ -3,14 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog.folder import CatalogFolder
 from local.console import Step
 from local.home import Home
-from local.wiring import load_encoder, open_store, search_service
+from local.wiring import load_encoder, open_store
 from retrieval.indexing import ReleaseReport, index_release
+from retrieval.search import SearchService
 from retrieval.settings import Settings
 from retrieval.tower import TowerCard, split_tower_id
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from models.negatives import HardNegatives
     from models.training_config import TrainingConfig
     from processing.mining_rules import MiningRules
+    from processing.train_reranker import Labels, RerankerReport
     from processing.training_rounds import RoundsReport
 
 
@@ -195,14 +198,22 @@ def index(settings: Settings, release: Path, *, progress: Step) -> ReleaseReport
     return index_release(release, open_store(settings), progress)
 
 
-def train_reranker(home: Home, catalog: CatalogFolder, *, seed: int, progress: Step) -> Path:
-    """Train the re-ranker of the live index's tower on a catalogue's clicks.
+def train_reranker(
+    home: Home, catalog: CatalogFolder, *, seed: int, progress: Step, labels: "Labels | None" = None
+) -> "RerankerReport":
+    """Train the re-ranker of the live index's tower on a catalogue's clicks or judgments.
 
-    Returns:
-        The booster's file.
+    Args:
+        home: its settings name the index; it gets the booster.
+        catalog: what to learn from.
+        seed: of the training.
+        progress: called with (queries done, queries in all).
+        labels: clicks or judgments; None takes clicks where there are any.
     """
     from processing.train_reranker import train_reranker
 
-    service = search_service(home.settings)
+    settings = home.settings
+    # without the re-ranker that is there: it may be of older features, and is to be replaced
+    service = SearchService(open_store(settings), partial(load_encoder, settings), tower_id=settings.tower_id)
     path = home.ranker(service.live().index.tower_id)
-    return train_reranker(catalog, service, path, candidates=home.settings.candidates, seed=seed, progress=progress).path
+    return train_reranker(catalog, service, path, labels=labels, candidates=settings.candidates, seed=seed, progress=progress)

@@ -1,6 +1,6 @@
 """The re-rank endpoint on one machine: the container's functions behind `/ping` and `/invocations`, and SageMaker's address.
 
-python -m local.ranker_server FOLDER
+python -m local.ranker_server FOLDER [PORT]
 AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080 GAVEL_RANKER_ENDPOINT=local gavel serve
 
 FOLDER holds an unpacked model.tar.gz. The second line wants a region and credentials as AWS would; here any will do.
@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 
 from processing.reranker_endpoint import inference
 
+PORT = 8080  # the container's
 MODEL_ERROR = 424  # SageMaker's answer when the container gives an error
 
 
@@ -60,4 +61,5 @@ def create_ranker_app(model_dir: Path) -> FastAPI:
 
 
 if __name__ == "__main__":
-    uvicorn.run(create_ranker_app(Path(sys.argv[1])), port=8080)
+    port = int(sys.argv[2]) if len(sys.argv) > 2 else PORT
+    uvicorn.run(create_ranker_app(Path(sys.argv[1])), port=port, access_log=False)

@@ -44,16 +44,19 @@ def train(
     reranker: Annotated[
         bool, typer.Option("--reranker", help="Train the re-ranker of the live index instead of the towers.")
     ] = False,
+    labels: Annotated[
+        str | None, typer.Option(help="What the re-ranker learns from: clicks or judgments; clicks where there are any.")
+    ] = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Train item and query tower on a catalogue, or the re-ranker on its clicks."""
+    """Train item and query tower on a catalogue, or the re-ranker on its clicks or judgments."""
     home = Home(Settings.from_env())
     source = CatalogFolder.load(home.catalog(catalog))
     if reranker:
         with progress("train re-ranker") as step:
-            made = pipeline.train_reranker(home, source, seed=seed, progress=step)
-        report({"reranker": str(made)}, as_json)
+            made = pipeline.train_reranker(home, source, seed=seed, progress=step, labels=labels)
+        report(made.to_dict(), as_json)
         return
     if rounds and (negatives or start_from):
         raise InvalidInput("--rounds mines its negatives and chooses its weights itself; leave --negatives and --start-from out")

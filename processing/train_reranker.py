@@ -1,25 +1,39 @@
-"""Trains the re-ranker on what buyers did with the lots that a search showed them."""
+"""Trains the re-ranker, on judgments or on what buyers did with the lots that a search showed them.
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+python -m processing.train_reranker --catalog CATALOG --tower TOWER --release RELEASE --output reranker.ubj
+"""
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
+from typing import Literal, get_args
 
 import numpy as np
 
-from catalog.folder import CatalogFolder, Click
+from catalog.folder import CatalogFolder
 from processing.corpus import catalog_moment
-from retrieval.errors import InvalidInput
-from retrieval.events import EVENT_WEIGHTS
+from processing.ranking_labels import Gains, clicked_gains, judged_gains, position_bias
+from retrieval.encoder import QueryEncoder
+from retrieval.errors import GavelError, InvalidInput
 from retrieval.index.base import Filter
+from retrieval.indexing import index_release
 from retrieval.items import query_text
 from retrieval.ranker.features import feature_matrix
-from retrieval.ranker.xgboost import RankingData, fit_booster
+from retrieval.ranker.xgboost import Choice, RankingData, fit_booster, fit_few_queries
 from retrieval.search import SearchRequest, SearchService, retrieve
+from retrieval.tower import split_tower_id
 
 Progress = Callable[[int, int], None]
+Labels = Literal["clicks", "judgments"]
+SPLITS = ("train", "val")
+CANDIDATES = 50
+EXIT_USAGE = 2
 
 
 @dataclass(frozen=True)
@@ -28,15 +42,30 @@ class RerankerReport:
 
     Attributes:
         path: the saved booster.
-        train_queries: queries with a shown candidate that training used.
-        val_queries: queries that chose the number of trees.
+        labels: what it learnt from.
+        train_queries: queries whose candidates differ in gain, of split train.
+        val_queries: of split val. With clicks they chose the number of trees; with judgments they trained, too.
         rows: candidates of both.
+        position_bias: how fast buyers stop looking, see ranking_labels.position_bias; None: not known, clicks count as they are.
+        choice: what cross-validation chose; None with clicks.
     """
 
     path: Path
+    labels: Labels
     train_queries: int
     val_queries: int
     rows: int
+    position_bias: float | None
+    choice: Choice | None
+
+    def to_dict(self) -> dict[str, object]:
+        """The report as JSON can write it."""
+        chosen = asdict(self.choice) if self.choice else {}
+        return {
+            name: value
+            for name, value in (asdict(self) | {"path": str(self.path), "choice": None} | chosen).items()
+            if value is not None
+        }
 
 
 def train_reranker(
@@ -44,64 +73,134 @@ def train_reranker(
     service: SearchService,
     path: Path,
     *,
-    candidates: int = 50,
+    labels: Labels | None = None,
+    candidates: int = CANDIDATES,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> RerankerReport:
-    """Train LambdaMART on a catalogue's click log and save it.
+    """Train LambdaMART on a catalogue's clicks or judgments and save it.
 
-    The rows are the first stage's own candidates, so that training sees what serving will; candidates that no buyer was
-    shown say nothing and are left out. Searches happen at the catalogue's own moment, when the clicks were made, so that a
-    training repeats.
+    The rows are the first stage's own candidates, so that training sees what serving will. Of clicks, candidates that no buyer
+    was shown say nothing and are left out; of judgments, candidates that nobody judged count as wrong, as nDCG counts them.
+    Searches happen at the catalogue's own moment, when the clicks were made, so that a training repeats.
 
     Args:
-        catalog: its splits `train` and `val` hold clicks.
+        catalog: its splits `train` and `val` hold clicks or judgments; `test` is not looked at.
         service: searches the index that the catalogue's lots are in.
         path: where the booster goes.
+        labels: what to learn from; None takes clicks where there are any.
         candidates: first-stage candidates a query, as in serving.
         seed: of the training.
         progress: called with (queries done, queries in all).
 
     Raises:
-        InvalidInput: a split has no query with a clicked and an unclicked candidate.
+        InvalidInput: there are no such labels, or a split has no query whose candidates differ in gain.
     """
+    if labels not in (None, *get_args(Labels)):
+        raise InvalidInput(f"there are no labels {labels!r}; use {' or '.join(get_args(Labels))}")
+    clicks = {split: catalog.clicks(split) for split in SPLITS}
+    labels = labels or ("clicks" if clicks["train"] else "judgments")
+    fall = position_bias(clicks["train"]) if labels == "clicks" else None
+    gains: dict[str, Gains] = {
+        split: clicked_gains(clicks[split], fall or 0.0) if labels == "clicks" else judged_gains(catalog.qrels(split))
+        for split in SPLITS
+    }
+    data = _gather(catalog, service, gains, labels == "judgments", candidates, progress)
+    train, val = data["train"], data["val"]
+    choice = None
+    if labels == "clicks":
+        booster = fit_booster(train, val, seed=seed)
+    else:
+        booster, choice = fit_few_queries(train + val, seed=seed)
+    booster.save(path)
+    return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice)
+
+
+def _gather(
+    catalog: CatalogFolder,
+    service: SearchService,
+    gains: Mapping[str, Gains],
+    unlabelled: bool,
+    candidates: int,
+    progress: Progress | None,
+) -> dict[str, RankingData]:
+    """split -> the queries whose candidates differ in gain; one gain for all says nothing about order."""
     now = catalog_moment(catalog)
-    logs = {split: _gains(catalog.clicks(split)) for split in ("train", "val")}
-    total = sum(len(gains) for gains in logs.values())
-    data, queries, rows, done = {}, {}, 0, 0
-    for split, gains_by_query in logs.items():
+    total, done, data = sum(map(len, gains.values())), 0, {}
+    for split, gains_by_query in gains.items():
         features, labels = [], []
-        for query, gains in gains_by_query.items():
+        for query, gains_of_query in gains_by_query.items():
             done += 1
             if progress:
                 progress(done, total)
-            x, y = _rows(service, query, gains, candidates, now)
-            if len(set(y.tolist())) > 1:  # one gain for all says nothing about order
+            x, y = _rows(service, query, gains_of_query, unlabelled, candidates, now)
+            if len(set(y.tolist())) > 1:
                 features.append(x)
                 labels.append(y)
         if not features:
-            raise InvalidInput(f"the clicks of split {split!r} in {catalog.path} tell no candidates apart; collect more of them")
-        data[split], queries[split], rows = RankingData(features, labels), len(features), rows + sum(len(y) for y in labels)
-    fit_booster(data["train"], data["val"], seed=seed).save(path)
-    return RerankerReport(path, queries["train"], queries["val"], rows)
-
-
-def _gains(clicks: Sequence[Click]) -> dict[str, dict[str, float]]:
-    """query -> item_id -> mean event weight over the times that the lot was shown, 0 for one never touched."""
-    weights: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for click in clicks:
-        weights[click.query][click.item_id].append(EVENT_WEIGHTS[click.event_type] if click.event_type else 0.0)
-    return {query: {item_id: fmean(shown) for item_id, shown in items.items()} for query, items in weights.items()}
+            raise InvalidInput(
+                f"split {split!r} of {catalog.path} has no clicks or judgments that tell candidates apart; collect more of them"
+            )
+        data[split] = RankingData(features, labels)
+    return data
 
 
 def _rows(
-    service: SearchService, query: str, gains: dict[str, float], candidates: int, now: datetime
+    service: SearchService, query: str, gains: Mapping[str, float], unlabelled: bool, candidates: int, now: datetime
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, F) and gains (N,) of the candidates of one query that buyers were shown."""
+    """Features (N, F) and gains (N,) of the candidates of one query; those without a label only where they count as wrong."""
     request = SearchRequest(query, where=Filter(now=now))
     live = service.live()
     vector = live.encoder.encode([query_text(query)])[0]  # (D,)
     found = retrieve(live.index, request, vector, candidates)
     features = feature_matrix(query, vector, found, now)  # (N, F)
-    shown = np.array([c.item_id in gains for c in found], dtype=bool)
-    return features[shown], np.array([gains[c.item_id] for c in found if c.item_id in gains], dtype=np.float32)
+    kept = np.array([unlabelled or c.item_id in gains for c in found], dtype=bool)
+    return features[kept], np.array([gains.get(c.item_id, 0.0) for c in found], dtype=np.float32)[kept]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job from the command line; the report is printed as one line of JSON.
+
+    Returns:
+        0; 2 when the input or a flag cannot be used, with one line on stderr that says why.
+    """
+    flags = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    try:
+        report = _run(flags)
+    except GavelError as error:
+        print(f"train_reranker: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    print(json.dumps(report.to_dict()))
+    return 0
+
+
+def _run(flags: argparse.Namespace) -> RerankerReport:
+    from retrieval.index.faiss import FaissStore
+
+    catalog = CatalogFolder.load(flags.catalog)
+    with tempfile.TemporaryDirectory(prefix="gavel-reranker-") as scratch:
+        store = FaissStore(Path(scratch))
+        index_release(flags.release, store)
+        service = SearchService(store, lambda tower_id: QueryEncoder.load(flags.tower, split_tower_id(tower_id)[1]))
+        try:
+            return train_reranker(catalog, service, flags.output, labels=flags.labels, candidates=flags.candidates, seed=flags.seed)
+        finally:
+            service.live().index.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="train_reranker", description=(__doc__ or "").splitlines()[0])
+    root = Path("/opt/ml/processing")
+    parser.add_argument("--catalog", type=Path, default=root / "input/catalog", help="the catalogue's folder")
+    parser.add_argument("--tower", type=Path, default=root / "input/tower", help="the tower artefact")
+    parser.add_argument("--release", type=Path, default=root / "input/release", help="release of that tower with the lots")
+    parser.add_argument("--output", type=Path, default=root / "output/reranker.ubj", help="the booster's file")
+    parser.add_argument("--labels", choices=get_args(Labels), help="what to learn from; clicks where there are any")
+    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="first-stage lots a query (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=7)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

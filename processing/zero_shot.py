@@ -38,8 +38,12 @@ class SentenceEncoder:
         tower_id: stands for it in an index.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, max_length: int = MAX_LENGTH) -> None:
         """Load the encoder.
+
+        Args:
+            model: name of a preset, hub name, or local folder.
+            max_length: tokens of a text that are read.
 
         Raises:
             TowerError: the model is neither a local folder nor to be had from the hub.
@@ -49,10 +53,11 @@ class SentenceEncoder:
         self.model = spec.model
         self._tokenizer = make_tokenizer(replace(next(iter(PRESETS.values())), text=spec), ())
         self._encoder = TextEncoder(spec).eval()
-        self._max_length = min(MAX_LENGTH, self._encoder.max_positions)
+        self._max_length = min(max_length, self._encoder.max_positions)
         prepare_tokenizer(self._tokenizer, self._max_length)
         self.dimensions = self._encoder.width
-        self.tower_id = hashlib.sha256(f"zero-shot {self.model}".encode()).hexdigest()[:TOWER_ID_CHARS]
+        known_by = f"zero-shot {self.model}" + ("" if max_length == MAX_LENGTH else f" {max_length}")
+        self.tower_id = hashlib.sha256(known_by.encode()).hexdigest()[:TOWER_ID_CHARS]
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], on_batch: Callable[[int], None] = lambda done: None) -> NDArray[np.float32]:

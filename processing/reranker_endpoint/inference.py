@@ -38,10 +38,12 @@ class Request(NamedTuple):
     Attributes:
         features: names of the columns.
         rows: (N, len(features)) float32, NaN where a value is missing.
+        explain: whether the answer shall say what every feature added.
     """
 
     features: list[str]
     rows: NDArray[np.float32]
+    explain: bool = False
 
 
 def model_fn(model_dir: str) -> xgboost.Booster:
@@ -71,7 +73,7 @@ def input_fn(body: str | bytes | bytearray, content_type: str) -> Request:
 
     Args:
         body: CSV, a line of names and then one line a row, an empty field where a value is missing; or JSON,
-            `{"features": [...], "rows": [[...], ...]}` with null for it.
+            `{"features": [...], "rows": [[...], ...], "explain": true}` with null for it; JSON alone can ask to explain.
         content_type: text/csv or application/json.
 
     Raises:
@@ -82,21 +84,22 @@ def input_fn(body: str | bytes | bytearray, content_type: str) -> Request:
         raise ServerError(UNSUPPORTED, f"content type {content_type!r} is not read here; send {CSV} or {JSON}")
     try:
         text = body if isinstance(body, str) else bytes(body).decode()
-        names, rows = _csv(text) if kind == CSV else _json(text)
+        names, rows, explain = _csv(text) if kind == CSV else _json(text)
         with np.errstate(over="raise"):  # a number that float32 cannot hold
             matrix = np.array([[_number(value) for value in row] for row in rows], dtype=np.float32)
     except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise ServerError(BAD_REQUEST, f"the request cannot be read as {kind} ({error!r})") from error
     if matrix.ndim != 2 or matrix.shape[1] != len(names):
         raise ServerError(BAD_REQUEST, f"the request has rows of shape {matrix.shape} under {len(names)} names; send (rows, names)")
-    return Request(names, matrix)
+    return Request(names, matrix, explain)
 
 
 def predict_fn(request: Request, booster: xgboost.Booster) -> NDArray[np.float32]:
     """Score the rows.
 
     Returns:
-        (N,) float32, higher is better.
+        (N,) float32, higher is better. Where it shall be explained (N, 1 + F + 1): the score, what each feature added to it (SHAP
+        values), and what every row has alike.
 
     Raises:
         ServerError: 400, the request names other features than the booster was trained on, or another order.
@@ -107,15 +110,20 @@ def predict_fn(request: Request, booster: xgboost.Booster) -> NDArray[np.float32
         raise ServerError(
             BAD_REQUEST, f"this re-ranker was trained on other features ({', '.join(differing)}); train and deploy it again"
         )
-    return np.asarray(booster.inplace_predict(request.rows), dtype=np.float32)  # (N, F) -> (N,)
+    scores = np.asarray(booster.inplace_predict(request.rows), dtype=np.float32)  # (N, F) -> (N,)
+    if not request.explain:
+        return scores
+    matrix = xgboost.DMatrix(request.rows, feature_names=booster.feature_names, nthread=1)
+    return np.column_stack([scores, booster.predict(matrix, pred_contribs=True)])  # (N, 1 + F + 1)
 
 
 def output_fn(scores: NDArray[np.float32], accept: str) -> tuple[str, str]:
     """Write the scores.
 
     Args:
-        scores: (N,) float32.
-        accept: text/csv, one score a line; or application/json, `{"scores": [...]}`.
+        scores: (N,) float32, or (N, 1 + F + 1) with what the features added.
+        accept: text/csv, one score a line, what was added behind it; or application/json, `{"scores": [...]}`, with
+            `"contributions": [[...], ...]`.
 
     Returns:
         The body, and its content type.
@@ -124,22 +132,24 @@ def output_fn(scores: NDArray[np.float32], accept: str) -> tuple[str, str]:
         ServerError: 406 for anything else.
     """
     wanted = [kind.partition(";")[0].strip().lower() for kind in (accept or CSV).split(",")]
-    written = [f"{score:.9g}" for score in scores.tolist()]  # nine digits bring every float32 back
+    rows = [[f"{value:.9g}" for value in row] for row in scores.reshape(len(scores), -1).tolist()]  # 9 digits bring float32 back
     if CSV in wanted or "*/*" in wanted:
-        return "\n".join(written), CSV
+        return "\n".join(",".join(row) for row in rows), CSV
     if JSON in wanted:
-        return f'{{"scores": [{", ".join(written)}]}}', JSON
+        added = ", ".join(f"[{', '.join(row[1:])}]" for row in rows)
+        explained = f', "contributions": [{added}]' if scores.ndim == 2 else ""
+        return f'{{"scores": [{", ".join(row[0] for row in rows)}]{explained}}}', JSON
     raise ServerError(NOT_ACCEPTABLE, f"{accept!r} is not written here; accept {CSV} or {JSON}")
 
 
-def _csv(text: str) -> tuple[list[str], list[list[str]]]:
+def _csv(text: str) -> tuple[list[str], list[list[str]], bool]:
     header, *lines = text.strip("\r\n").splitlines()
-    return header.split(","), [line.split(",") for line in lines]
+    return header.split(","), [line.split(",") for line in lines], False
 
 
-def _json(text: str) -> tuple[list[str], list[list[Any]]]:
+def _json(text: str) -> tuple[list[str], list[list[Any]], bool]:
     asked = json.loads(text)
-    return list(asked["features"]), list(asked["rows"])
+    return list(asked["features"]), list(asked["rows"]), asked.get("explain", False) is True
 
 
 def _number(value: Any) -> float:

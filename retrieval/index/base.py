@@ -106,12 +106,18 @@ class Candidate:
         score: cosine in [-1, 1] from semantic(), BM25 > 0 from keyword(), fused score >= 0 from hybrid().
         document: what was indexed, without the vector.
         vector: (dimensions,) float32, the stored vector.
+        bm25: the lot's score in the keyword list; None when it is not in it, or there was none.
+        keyword_rank: its rank in that list, from 1; None likewise.
+        semantic_rank: its rank in the semantic list, from 1; None likewise.
     """
 
     item_id: str
     score: float
     document: Mapping[str, Any]
     vector: Vector
+    bm25: float | None = None
+    keyword_rank: int | None = None
+    semantic_rank: int | None = None
 
 
 class VectorIndex(Protocol):
@@ -213,6 +219,38 @@ def cosines(vector: Vector, candidates: Sequence[Candidate]) -> list[float]:
     lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(query)  # (N,)
     rounded = np.round(stored @ query / np.maximum(lengths, 1e-12), SCORE_DECIMALS)
     return [float(cosine) for cosine in np.clip(rounded, -1.0, 1.0)]
+
+
+def scores_of(ranking: Sequence[Candidate]) -> list[tuple[str, float]]:
+    """(item_id, score) of every candidate, in its order: what fuse() takes."""
+    return [(candidate.item_id, candidate.score) for candidate in ranking]
+
+
+def with_ranks(
+    found: Sequence[Candidate], semantic: Sequence[Candidate] = (), keyword: Sequence[Candidate] = ()
+) -> list[Candidate]:
+    """Tell candidates where they stand in the lists that they come from.
+
+    Args:
+        found: candidates in any order.
+        semantic: the semantic list, best first.
+        keyword: the keyword list, best first; its scores are BM25.
+
+    Returns:
+        The candidates in their order, with `semantic_rank`, `keyword_rank` and `bm25`.
+    """
+    by_meaning = {c.item_id: rank for rank, c in enumerate(semantic, 1)}
+    by_words = {c.item_id: rank for rank, c in enumerate(keyword, 1)}
+    bm25 = {c.item_id: c.score for c in keyword}
+    return [
+        Candidate(
+            *(c.item_id, c.score, c.document, c.vector),
+            bm25=bm25.get(c.item_id),
+            keyword_rank=by_words.get(c.item_id),
+            semantic_rank=by_meaning.get(c.item_id),
+        )
+        for c in found
+    ]
 
 
 def in_order(found: Iterable[Candidate]) -> list[Candidate]:

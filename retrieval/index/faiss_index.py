@@ -18,6 +18,8 @@ from retrieval.index.base import (
     UpsertReport,
     Vector,
     rank_by_cosine,
+    scores_of,
+    with_ranks,
 )
 from retrieval.index.keyword_fields import KeywordFields
 from retrieval.index.lot_graph import Kind, LotGraph
@@ -104,19 +106,21 @@ class FaissIndex:
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
         self._check_vector(vector)
-        return self._answer(lambda: self._semantic_hits(vector, k, where, exact)) if k > 0 else []
+        found = self._answer(lambda: self._semantic_hits(vector, k, where, exact)) if k > 0 else []
+        return with_ranks(found, semantic=found)
 
     def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
-        return self._answer(lambda: self._keyword_hits(text, k, where)) if k > 0 else []
+        found = self._answer(lambda: self._keyword_hits(text, k, where)) if k > 0 else []
+        return with_ranks(found, keyword=found)
 
     def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused as the request says, else as was tuned."""
-        rankings = [self.keyword(text, k, where), self.semantic(vector, k, where)]
-        found = {candidate.item_id: candidate for ranking in rankings for candidate in ranking}
-        keyword, semantic = ([(c.item_id, c.score) for c in ranking] for ranking in rankings)
-        fused = fuse(keyword, semantic, fusion or self._tuning.fusion)
-        return [Candidate(item_id, score, found[item_id].document, found[item_id].vector) for item_id, score in fused[:k]]
+        keyword, semantic = self.keyword(text, k, where), self.semantic(vector, k, where)
+        found = {candidate.item_id: candidate for ranking in (keyword, semantic) for candidate in ranking}
+        fused = fuse(scores_of(keyword), scores_of(semantic), fusion or self._tuning.fusion)
+        best = [Candidate(item_id, score, found[item_id].document, found[item_id].vector) for item_id, score in fused[:k]]
+        return with_ranks(best, semantic, keyword)
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""

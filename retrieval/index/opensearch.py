@@ -6,6 +6,7 @@ by the place of a lot in a segment. So k + OVERFETCH hits are asked for, and sem
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from opensearchpy import OpenSearch
@@ -22,7 +23,9 @@ from retrieval.index.base import (
     in_order,
     index_name,
     rank_by_cosine,
+    scores_of,
     utc_now,
+    with_ranks,
 )
 from retrieval.index.opensearch_bulk import BulkWriter
 from retrieval.index.opensearch_errors import opensearch_errors
@@ -133,13 +136,15 @@ class OpenSearchIndex:
         if k < 1:
             return []
         body = exact_body(vector, k, where) if exact else semantic_body(vector, k, where)
-        return rank_by_cosine(vector, map(_candidate, self._hits(body)), k)
+        found = rank_by_cosine(vector, map(_candidate, self._hits(body)), k)
+        return with_ranks(found, semantic=found)
 
     def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
         if k < 1:
             return []
-        return in_order(map(_candidate, self._hits(keyword_body(text, k, where, self._tuning.boosts))))[:k]
+        found = in_order(map(_candidate, self._hits(keyword_body(text, k, where, self._tuning.boosts))))[:k]
+        return with_ranks(found, keyword=found)
 
     def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused as the request or the tuning says; both lists come in one request.
@@ -153,11 +158,12 @@ class OpenSearchIndex:
             return []
         hits = self._hybrid_hits(hybrid_body(text, vector, k, where, self._tuning.boosts), fusion)
         found = {hit["_id"]: _candidate(hit) for hit in hits}
-        semantic = [(c.item_id, c.score) for c in rank_by_cosine(vector, found.values(), k)]
-        scored = [(hit["_id"], score) for hit in hits if (score := _keyword_score(hit)) > 0]
-        keyword = sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:k]
-        fused = fuse(keyword, semantic, fusion)
-        return [Candidate(i, score, found[i].document, found[i].vector) for i, score in fused[:k]]
+        semantic = rank_by_cosine(vector, found.values(), k)
+        scored = [replace(found[hit["_id"]], score=score) for hit in hits if (score := _keyword_score(hit)) > 0]
+        keyword = in_order(scored)[:k]
+        fused = fuse(scores_of(keyword), scores_of(semantic), fusion)
+        best = [Candidate(i, score, found[i].document, found[i].vector) for i, score in fused[:k]]
+        return with_ranks(best, semantic, keyword)
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.fuse import RRF_RANK_CONSTANT
 from retrieval.index.base import Candidate, Vector
 from retrieval.items import epoch_ms, query_text
 
@@ -20,102 +21,163 @@ MS_PER_HOUR = 3_600_000
 WORD = re.compile(r"\w+")
 MISSING = math.nan  # XGBoost sends a missing value down the branch that training found best for it
 
+Column = NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
 class RankingContext:
-    """What is the same for every candidate of one query.
+    """One query with its N candidates.
 
     Attributes:
-        words: the query's words, lower-case.
+        words: the query's words in lower case, as often as they were typed.
         vector: (dimensions,) float32, the encoded query.
+        buyer: (dimensions,) float32 of unit length, the buyer's vector; None when nobody knows the buyer.
         now: the moment against which hours are counted.
-        median_price: category -> median price of the candidates in it.
+        candidates: in first-stage order.
+        vectors: (N, dimensions) float32, the candidates'.
     """
 
-    words: frozenset[str]
+    words: Sequence[str]
     vector: Vector
+    buyer: Vector | None
     now: datetime
-    median_price: Mapping[str, float]
+    candidates: Sequence[Candidate]
+    vectors: NDArray[np.float32]
+
+    def column(self, field: str) -> Column:
+        """(N,) a number of each lot's document; missing where it has none."""
+        return np.array([c.document.get(field, MISSING) for c in self.candidates], dtype=np.float64)
+
+    def texts(self, field: str) -> list[str]:
+        """A text of each lot's document; empty where it has none."""
+        return [c.document.get(field, "") for c in self.candidates]
 
 
-Feature = Callable[[RankingContext, Candidate, int], float]
+Feature = Callable[[RankingContext], Column]
 
 
-def _similarity(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _similarity(context: RankingContext) -> Column:
     """Cosine of query and lot; both are of unit length."""
-    return float(context.vector @ candidate.vector)
+    return np.asarray(context.vectors @ context.vector, dtype=np.float64)  # (N, D) @ (D,) -> (N,)
 
 
-def _reciprocal_rank(context: RankingContext, candidate: Candidate, rank: int) -> float:
-    """1 / rank of the first stage."""
-    return 1.0 / rank
+def _bm25_to_best(context: RankingContext) -> Column:
+    """BM25 as a share of the best candidate's, in (0, 1]; missing when the lot is not in the keyword list.
+
+    Engines differ by a constant factor in their BM25, and a query of rarer words scores higher: the share is free of both.
+    """
+    scores = _numbers(c.bm25 for c in context.candidates)
+    known = scores[scores > 0]
+    return scores / known.max() if len(known) else scores
 
 
-def _title_overlap(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _reciprocal_rank(context: RankingContext) -> Column:
+    """1 / rank of the first stage: of the fused list in a hybrid search."""
+    return 1.0 / np.arange(1, len(context.candidates) + 1)
+
+
+def _fused_score(context: RankingContext) -> Column:
+    """Sum of 1 / (60 + rank) over the lists that have the lot, however the first stage fused them (fuse.py)."""
+    ranks = np.stack([_keyword_rank(context), _semantic_rank(context)])  # (2, N)
+    return np.asarray(np.nansum(1.0 / (RRF_RANK_CONSTANT + ranks), axis=0))
+
+
+def _keyword_rank(context: RankingContext) -> Column:
+    """Rank in the keyword list, from 1; missing when not in it."""
+    return _numbers(c.keyword_rank for c in context.candidates)
+
+
+def _semantic_rank(context: RankingContext) -> Column:
+    """Rank in the semantic list, from 1; missing when not in it."""
+    return _numbers(c.semantic_rank for c in context.candidates)
+
+
+def _query_words(context: RankingContext) -> Column:
+    """Number of words of the query."""
+    return np.full(len(context.candidates), len(context.words), dtype=np.float64)
+
+
+def _title_overlap(context: RankingContext) -> Column:
     """Share of the query's words that stand in the title."""
-    return _share(context.words, _words(candidate.document.get("title", "")))
+    return _said(context, "title")
 
 
-def _text_overlap(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _text_overlap(context: RankingContext) -> Column:
     """Share of the query's words that stand in title or description."""
-    return _share(context.words, _words(candidate.document.get("text", "")))
+    return _said(context, "text")
 
 
-def _category_match(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _category_match(context: RankingContext) -> Column:
     """Share of the category's words that the query names."""
-    return _share(_words(candidate.document.get("category", "")), context.words)
+    return _named(context, "category")
 
 
-def _brand_match(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _brand_match(context: RankingContext) -> Column:
     """Share of the brand's words that the query names."""
-    return _share(_words(candidate.document.get("brand", "")), context.words)
+    return _named(context, "brand")
 
 
-def _log_price(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _buyer_affinity(context: RankingContext) -> Column:
+    """Cosine of buyer and lot; missing without a buyer."""
+    if context.buyer is None:
+        return np.full(len(context.candidates), MISSING)
+    return np.asarray(context.vectors @ context.buyer, dtype=np.float64)  # (N, D) @ (D,) -> (N,)
+
+
+def _log_price(context: RankingContext) -> Column:
     """log(1 + current price)."""
-    price = candidate.document.get("current_price")
-    return MISSING if price is None else math.log1p(price)
+    return np.log1p(context.column("current_price"))
 
 
-def _price_to_category_median(context: RankingContext, candidate: Candidate, rank: int) -> float:
-    """log of the price over the median price of the candidates in the same category."""
-    price = candidate.document.get("current_price")
-    middle = context.median_price.get(candidate.document.get("category", ""))
-    return MISSING if price is None or middle is None else math.log1p(price) - math.log1p(middle)
+def _price_to_category_median(context: RankingContext) -> Column:
+    """log(1 + price) less the same of the median price of the candidates in the category."""
+    prices, categories = context.column("current_price"), context.texts("category")
+    of_category: dict[str, list[float]] = defaultdict(list)
+    for category, price in zip(categories, prices.tolist(), strict=True):
+        if price == price:  # NaN, a missing price, is no equal of itself
+            of_category[category].append(price)
+    medians = {category: median(known) for category, known in of_category.items()}
+    return np.log1p(prices) - np.log1p(_numbers(medians.get(category) for category in categories))
 
 
-def _log_bids(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _log_bids(context: RankingContext) -> Column:
     """log(1 + number of bids)."""
-    return math.log1p(candidate.document.get("bid_count", 0))
+    return np.log1p(np.nan_to_num(context.column("bid_count")))
 
 
-def _seller_rating(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _seller_rating(context: RankingContext) -> Column:
     """0 to 5."""
-    return float(candidate.document.get("seller_rating", MISSING))
+    return context.column("seller_rating")
 
 
-def _hours_to_end(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _hours_to_end(context: RankingContext) -> Column:
     """Hours until the auction ends; missing when it never does."""
-    return _hours(candidate.document.get("ends_at"), context.now)
+    return (context.column("ends_at") - epoch_ms(context.now)) / MS_PER_HOUR
 
 
-def _hours_since_listed(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _hours_since_listed(context: RankingContext) -> Column:
     """Hours since the lot was listed."""
-    return -_hours(candidate.document.get("listed_at"), context.now)
+    return (epoch_ms(context.now) - context.column("listed_at")) / MS_PER_HOUR
 
 
-def _has_image(context: RankingContext, candidate: Candidate, rank: int) -> float:
+def _has_image(context: RankingContext) -> Column:
     """1 when the lot was embedded with its photo."""
-    return float(candidate.document.get("has_image", False))
+    return np.nan_to_num(context.column("has_image"))
 
 
 _BY_NAME: Mapping[str, Feature] = {
     "similarity": _similarity,
+    "bm25_to_best": _bm25_to_best,
     "reciprocal_rank": _reciprocal_rank,
+    "fused_score": _fused_score,
+    "keyword_rank": _keyword_rank,
+    "semantic_rank": _semantic_rank,
+    "query_words": _query_words,
     "title_overlap": _title_overlap,
     "text_overlap": _text_overlap,
     "category_match": _category_match,
     "brand_match": _brand_match,
+    "buyer_affinity": _buyer_affinity,
     "log_price": _log_price,
     "price_to_category_median": _price_to_category_median,
     "log_bids": _log_bids,
@@ -128,7 +190,9 @@ FEATURES: tuple[str, ...] = tuple(_BY_NAME)
 FEATURES_HASH = hashlib.sha256(",".join(FEATURES).encode()).hexdigest()[:12]
 
 
-def feature_matrix(query: str, vector: Vector, candidates: Sequence[Candidate], now: datetime) -> NDArray[np.float32]:
+def feature_matrix(
+    query: str, vector: Vector, candidates: Sequence[Candidate], now: datetime, buyer: Vector | None = None
+) -> NDArray[np.float32]:
     """Compute the features of every candidate of one query.
 
     Args:
@@ -136,13 +200,35 @@ def feature_matrix(query: str, vector: Vector, candidates: Sequence[Candidate], 
         vector: (dimensions,) float32 of unit length, the encoded query.
         candidates: N candidates in first-stage order; their vectors are of unit length.
         now: the moment of the search, UTC.
+        buyer: (dimensions,) float32 of unit length, the vector of the buyer's history; None when there is none.
 
     Returns:
         (N, len(FEATURES)) float32 in FEATURES order; NaN where a lot does not say.
     """
-    context = RankingContext(_words(query_text(query)), vector, now, _median_prices(candidates))
-    rows = [[feature(context, c, rank) for feature in _BY_NAME.values()] for rank, c in enumerate(candidates, 1)]
-    return np.asarray(rows, dtype=np.float32).reshape(len(candidates), len(FEATURES))  # (N, F)
+    if not candidates:
+        return np.empty((0, len(FEATURES)), dtype=np.float32)
+    words = WORD.findall(query_text(query).lower())
+    context = RankingContext(words, vector, buyer, now, candidates, np.stack([c.vector for c in candidates]))
+    return np.stack([feature(context) for feature in _BY_NAME.values()], axis=1).astype(np.float32)  # (N, F)
+
+
+def _numbers(values: Any) -> Column:
+    """A column of numbers, missing where they are None."""
+    return np.array([MISSING if value is None else value for value in values], dtype=np.float64)
+
+
+def _said(context: RankingContext, field: str) -> Column:
+    """Share of the query's words that stand in a text of the lot."""
+    asked = frozenset(context.words)
+    return np.array([_share(asked, _words(text)) for text in context.texts(field)])
+
+
+def _named(context: RankingContext, field: str) -> Column:
+    """Share of the words of a lot's label that the query names; lots of one label are looked at once."""
+    asked = frozenset(context.words)
+    labels = context.texts(field)
+    shares = {label: _share(_words(label), asked) for label in set(labels)}
+    return np.array([shares[label] for label in labels])
 
 
 def _words(text: str) -> frozenset[str]:
@@ -151,16 +237,3 @@ def _words(text: str) -> frozenset[str]:
 
 def _share(wanted: frozenset[str], said: frozenset[str]) -> float:
     return len(wanted & said) / len(wanted) if wanted else 0.0
-
-
-def _hours(moment_ms: Any, now: datetime) -> float:
-    return MISSING if moment_ms is None else (moment_ms - epoch_ms(now)) / MS_PER_HOUR
-
-
-def _median_prices(candidates: Sequence[Candidate]) -> dict[str, float]:
-    prices: dict[str, list[float]] = defaultdict(list)
-    for candidate in candidates:
-        price = candidate.document.get("current_price")
-        if price is not None:
-            prices[candidate.document.get("category", "")].append(price)
-    return {category: median(values) for category, values in prices.items()}

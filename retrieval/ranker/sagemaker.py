@@ -1,5 +1,6 @@
 """The re-ranker behind a SageMaker endpoint (processing/reranker_endpoint), asked in CSV for the scores of one query."""
 
+import json
 import logging
 import math
 from http import HTTPStatus
@@ -16,7 +17,7 @@ from retrieval.ranker.features import FEATURES
 
 logger = logging.getLogger(__name__)
 
-CSV = "text/csv"
+CSV, JSON = "text/csv", "application/json"
 MAX_REASON_CHARS = 300  # of a container's message, which carries a stack trace
 
 
@@ -53,27 +54,46 @@ class EndpointRanker:
         """
         if not len(features):
             return np.empty(0, dtype=np.float32)
+        return self._numbers(self._ask(_request(features), CSV), (len(features), 1))[:, 0]
+
+    def explain(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Split scores into contributions by feature, as ranker.base.ExplainingRanker says.
+
+        Raises:
+            RankerUnavailable: as score() does; also when the endpoint runs a script of a time before it could explain.
+        """
+        width = len(FEATURES) + 1
+        if not len(features):
+            return np.empty((0, width), dtype=np.float32)
+        rows = [[None if math.isnan(value) else value for value in row] for row in features.tolist()]
+        body = self._ask(json.dumps({"features": FEATURES, "rows": rows, "explain": True}).encode(), JSON)
+        return self._numbers(body, (len(features), 1 + width))[:, 1:]
+
+    def _ask(self, body: bytes, content_type: str) -> bytes:
         try:
-            answer = self._runtime.invoke_endpoint(
-                EndpointName=self._endpoint, ContentType=CSV, Accept=CSV, Body=_request(features)
-            )
-            body = answer["Body"].read()
+            answer = self._runtime.invoke_endpoint(EndpointName=self._endpoint, ContentType=content_type, Accept=CSV, Body=body)
+            return bytes(answer["Body"].read())
         except ClientError as error:
             raise RankerUnavailable(f"endpoint {self._endpoint!r} does not score: {self._reason(error)}") from error
         except BotoCoreError as error:
             raise RankerUnavailable(f"endpoint {self._endpoint!r} does not answer: {error}") from error
-        return self._scores(body, len(features))
 
-    def _scores(self, body: bytes, rows: int) -> NDArray[np.float32]:
+    def _numbers(self, body: bytes, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """The rows of an answer: a score, and what features added to it where that was asked for."""
+        rows, columns = shape
         try:
+            lines = body.decode().strip().splitlines()
             with np.errstate(over="ignore"):  # too large is infinite, and refused below
-                scores = np.array([float(line) for line in body.decode().strip().splitlines()], dtype=np.float32)  # (N,)
+                scores = np.array([[float(value) for value in line.split(",", columns - 1)] for line in lines], dtype=np.float32)
         except ValueError as error:
             raise RankerUnavailable(f"endpoint {self._endpoint!r} answers with something else than numbers: {error}") from error
-        if len(scores) != rows or not np.isfinite(scores).all():
+        if scores.shape != shape or not np.isfinite(scores).all():
             finite = int(np.isfinite(scores).sum())
-            raise RankerUnavailable(f"endpoint {self._endpoint!r} answers {rows} rows with {len(scores)} scores, {finite} finite")
-        return scores
+            each = f" of {columns} numbers" if columns > 1 else ""
+            raise RankerUnavailable(
+                f"endpoint {self._endpoint!r} answers {rows} rows{each} with {len(scores)} scores, {finite} finite"
+            )
+        return scores  # (N, columns)
 
     def _reason(self, error: ClientError) -> str:
         """What the container said, or SageMaker; a container's refusal is logged, the first time."""

@@ -1,8 +1,10 @@
 """LambdaMART on XGBoost (Burges, "From RankNet to LambdaRank to LambdaMART", 2010), trained and served in process."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xgboost
@@ -11,9 +13,9 @@ from numpy.typing import NDArray
 from retrieval.errors import FeatureMismatch, RankerUnavailable
 from retrieval.ranker.features import FEATURES, FEATURES_HASH
 
-PARAMETERS = {
+PARAMETERS: dict[str, Any] = {
     "objective": "rank:ndcg",
-    "ndcg_exp_gain": False,  # labels are gains already: mean event weights, not grades
+    "ndcg_exp_gain": False,  # labels are gains already: mean event weights, or grades, which nDCG counts as they are
     "eval_metric": "ndcg@10",
     "base_score": 0.5,  # the one that XGBoost 3.0, which SageMaker's container has, reads as newer ones write it; ranks nothing
     "eta": 0.1,
@@ -24,6 +26,12 @@ PARAMETERS = {
 }
 ROUNDS = 300
 EARLY_STOPPING_ROUNDS = 30
+
+# For some dozens of judged queries: flat trees, each step the mean of four that saw other rows and other features
+FEW_QUERIES: dict[str, Any] = {**PARAMETERS, "eta": 0.05, "subsample": 0.7, "colsample_bytree": 0.5, "num_parallel_tree": 4}
+DEPTHS = (2, 3)
+MOST_STEPS = 160
+STEP_GRID = 20  # the number of steps is a multiple of it: a finer choice would follow chance
 
 
 class BoosterRanker:
@@ -42,6 +50,20 @@ class BoosterRanker:
             return np.asarray(self._booster.inplace_predict(features), dtype=np.float32)  # (N, F) -> (N,)
         except (xgboost.core.XGBoostError, ValueError) as error:
             raise RankerUnavailable(f"the booster cannot score a {features.shape} matrix: {error}") from error
+
+    def explain(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Split scores into contributions by feature, as ranker.base.ExplainingRanker says.
+
+        Raises:
+            RankerUnavailable: XGBoost could not score the matrix.
+        """
+        if not len(features):  # of which XGBoost would make a row of numbers, not a matrix
+            return np.empty((0, len(FEATURES) + 1), dtype=np.float32)
+        try:
+            matrix = xgboost.DMatrix(features, feature_names=list(FEATURES), nthread=1)
+            return np.asarray(self._booster.predict(matrix, pred_contribs=True), dtype=np.float32)  # (N, F) -> (N, F + 1)
+        except (xgboost.core.XGBoostError, ValueError) as error:
+            raise RankerUnavailable(f"the booster cannot explain a {features.shape} matrix: {error}") from error
 
     def save(self, path: Path) -> None:
         """Write the booster with its feature names and their hash, in one step."""
@@ -96,6 +118,54 @@ def fit_booster(
     return BoosterRanker(booster[: booster.best_iteration + 1])
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What cross-validation chose.
+
+    Attributes:
+        max_depth: of the trees.
+        rounds: steps of boosting.
+        ndcg_at_10: mean over the held-out parts, of the candidates that the first stage found.
+    """
+
+    max_depth: int
+    rounds: int
+    ndcg_at_10: float
+
+
+def fit_few_queries(data: "RankingData", *, seed: int = 0, folds: int = 5) -> tuple[BoosterRanker, Choice]:
+    """Train LambdaMART on so few queries that none can be spared: depth and steps by cross-validation, then all queries train.
+
+    Args:
+        data: of all queries that may be learnt from, N >= 2.
+        seed: deals the queries into parts and draws rows and features.
+        folds: parts, each held out once; no more than there are queries.
+
+    Returns:
+        The booster, and what was chosen.
+    """
+    part = np.random.default_rng(seed).permutation(len(data)) % min(folds, len(data))  # (N,)
+    choices = []
+    for depth in DEPTHS:
+        parameters = {**FEW_QUERIES, "max_depth": depth, "seed": seed}
+        curve = np.mean(
+            [_held_out_curve(parameters, data, part == fold) for fold in range(part.max() + 1)], axis=0
+        )  # (MOST_STEPS,)
+        choices += [Choice(depth, rounds, float(curve[rounds - 1])) for rounds in range(STEP_GRID, MOST_STEPS + 1, STEP_GRID)]
+    best = max(choices, key=lambda choice: choice.ndcg_at_10)  # the flattest, then the shortest of equals
+    parameters = {**FEW_QUERIES, "max_depth": best.max_depth, "seed": seed}
+    return BoosterRanker(xgboost.train(parameters, data.matrix(), num_boost_round=best.rounds)), best
+
+
+def _held_out_curve(parameters: dict[str, Any], data: "RankingData", held_out: NDArray[np.bool_]) -> list[float]:
+    """nDCG@10 of the held-out queries after every step of a training on the others."""
+    train, validation = (data.take(np.flatnonzero(chosen)).matrix() for chosen in (~held_out, held_out))
+    found: dict[str, dict[str, list[float]]] = {}
+    evals = [(validation, "held_out")]
+    xgboost.train(parameters, train, num_boost_round=MOST_STEPS, evals=evals, evals_result=found, verbose_eval=False)
+    return found["held_out"]["ndcg@10"]
+
+
 class RankingData:
     """Rows of features with labels, grouped by query."""
 
@@ -106,11 +176,28 @@ class RankingData:
             features: one (N_q, F) float32 matrix a query.
             labels: one (N_q,) vector of gains >= 0 a query.
         """
-        self._features, self._labels = np.concatenate(features), np.concatenate(labels)
-        self._group_sizes = [len(rows) for rows in features]
+        self._features, self._labels = list(features), list(labels)
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self._features)
+
+    @property
+    def rows(self) -> int:
+        """Number of candidates of all queries."""
+        return sum(len(labels) for labels in self._labels)
+
+    def take(self, queries: Iterable[int]) -> "RankingData":
+        """Some of the queries, by their numbers."""
+        chosen = list(queries)
+        return RankingData([self._features[n] for n in chosen], [self._labels[n] for n in chosen])
+
+    def __add__(self, other: "RankingData") -> "RankingData":
+        return RankingData([*self._features, *other._features], [*self._labels, *other._labels])
 
     def matrix(self) -> xgboost.DMatrix:
         """The rows as XGBoost reads them."""
-        matrix = xgboost.DMatrix(self._features, label=self._labels, feature_names=list(FEATURES))
-        matrix.set_group(self._group_sizes)
+        labels = np.concatenate(self._labels)
+        matrix = xgboost.DMatrix(np.concatenate(self._features), label=labels, feature_names=list(FEATURES))
+        matrix.set_group([len(rows) for rows in self._features])
         return matrix

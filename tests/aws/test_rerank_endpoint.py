@@ -17,6 +17,7 @@ from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
 from retrieval.errors import RankerUnavailable
 from retrieval.ranker import sagemaker as adapter
+from retrieval.ranker.base import ExplainingRanker
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.sagemaker import EndpointRanker
 from retrieval.settings import Settings
@@ -57,6 +58,20 @@ def test_an_endpoint_scores_as_the_booster_in_process(rows, seed, in_process, se
     scores = endpoint_of(server).score(features)
     assert scores.dtype == np.float32
     np.testing.assert_array_equal(scores, in_process.score(features))
+
+
+@given(rows=st.integers(0, 12), seed=st.integers(0, 1_000))
+def test_an_endpoint_explains_as_the_booster_in_process(rows, seed, in_process, server):
+    features = feature_rows(rows, seed)
+    contributions = endpoint_of(server).explain(features)
+    assert contributions.dtype == np.float32
+    np.testing.assert_array_equal(contributions, in_process.explain(features))
+    assert isinstance(endpoint_of(server), ExplainingRanker)
+
+
+def test_an_endpoint_that_knows_nothing_of_explaining_is_told_apart():
+    with faulty_server(b"0.5\n0.25") as url, pytest.raises(RankerUnavailable, match=r"2 rows of \d+ numbers with 2 scores"):
+        endpoint(url).explain(feature_rows(2))
 
 
 def endpoint_of(server, made={}):  # noqa: B006  # one client for all examples
@@ -145,7 +160,7 @@ def test_an_endpoint_of_other_features_refuses_and_that_is_logged_once(server, m
 
 
 def test_a_matrix_of_the_wrong_width_is_an_error_and_no_score(server):
-    with pytest.raises(RankerUnavailable, match=r"shape \(2, 3\) under 13 names"):
+    with pytest.raises(RankerUnavailable, match=rf"shape \(2, 3\) under {len(FEATURES)} names"):
         endpoint(server).score(np.zeros((2, 3), dtype=np.float32))
 
 

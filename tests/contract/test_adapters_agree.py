@@ -12,6 +12,7 @@ from retrieval.fuse import Fusion
 from retrieval.index.base import Candidate, Filter, IndexedItem, Vector, VectorIndex
 from retrieval.index.faiss import FaissStore
 from retrieval.index.opensearch import OpenSearchStore
+from retrieval.ranker.features import feature_matrix
 from retrieval.tuning import FieldBoosts, Tuning
 
 LOTS, QUERIES, K, WIDTH = 2_000, 200, 50, 64
@@ -159,8 +160,11 @@ def test_hybrid_search_gives_the_same_order_where_the_graphs_agree(pair: Pair, f
         if ours != theirs:
             continue  # another list in, another fusion out
         agreed += 1
-        fused = [scored(index.hybrid(query.text, query.vector, K, query.where, fusion)) for index in (pair.faiss, pair.opensearch)]
+        found = [index.hybrid(query.text, query.vector, K, query.where, fusion) for index in (pair.faiss, pair.opensearch)]
+        fused = [scored(candidates) for candidates in found]
         assert [item_id for item_id, _ in fused[0]] == [item_id for item_id, _ in fused[1]], query.text
         # BM25 is computed in floats, in OpenSearch 2 with a factor more
         assert [score for _, score in fused[0]] == pytest.approx([score for _, score in fused[1]], rel=1e-5, abs=1e-6)
+        features = [feature_matrix(query.text, query.vector, candidates, NOW) for candidates in found]
+        np.testing.assert_allclose(*features, rtol=1e-4, atol=1e-6)  # a booster scores alike on either
     assert agreed >= QUERIES / 2

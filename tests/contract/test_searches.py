@@ -267,3 +267,18 @@ def test_all_the_weight_on_one_list_puts_it_first_in_its_own_order(filled: Fill,
     semantic = ids(index.semantic(axis(1), 4, EVERYTHING))
     for weights, first in (((1, 0), keyword), ((0, 1), semantic)):
         assert ids(index.hybrid("watch", axis(1), 4, EVERYTHING, Fusion(kind, weights)))[: len(first)] == first
+
+
+def test_every_candidate_tells_its_places_in_the_lists_that_it_comes_from(filled: Fill) -> None:
+    vectors = clustered(60, DIMENSIONS, seed=9)
+    index = filled([lot(f"lot-{i:02}", v, title="silver vase" if i % 3 else "lamp") for i, v in enumerate(vectors)])
+    semantic, keyword = (index.semantic(vectors[0], 20, EVERYTHING), index.keyword("vase", 20, EVERYTHING))
+    assert [c.semantic_rank for c in semantic] == [c.keyword_rank for c in keyword] == list(range(1, 21))
+    assert {c.keyword_rank for c in semantic} == {c.bm25 for c in semantic} == {c.semantic_rank for c in keyword} == {None}
+    assert [c.bm25 for c in keyword] == [c.score for c in keyword]
+    places = {c.item_id: c.semantic_rank for c in semantic}, {c.item_id: (c.keyword_rank, c.bm25) for c in keyword}
+    for found in index.hybrid("vase", vectors[0], 20, EVERYTHING):
+        assert found.semantic_rank == places[0].get(found.item_id)
+        rank, bm25 = places[1].get(found.item_id, (None, None))
+        assert found.keyword_rank == rank
+        assert found.bm25 == (None if bm25 is None else pytest.approx(bm25, rel=1e-5))

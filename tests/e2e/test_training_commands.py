@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xgboost
 from small_tower import save_small_encoder, small_config
 from typer.testing import CliRunner
 
 from catalog.synthetic import generate
 from local.cli import app
 from models.presets import PRESETS
-from retrieval.errors import InvalidInput
+from retrieval.errors import FeatureMismatch, InvalidInput
 
 STAGES = """
 - {name: in-batch, epochs: 1, random_negatives: 1}
@@ -93,3 +94,21 @@ def test_a_sentence_encoder_is_adapted_and_goes_on_to_embed_and_search(home: Pat
 def test_a_preset_with_a_hidden_layer_is_not_adapted() -> None:
     with pytest.raises(InvalidInput, match="no hidden layer"):
         gavel("adapt", "--model", "compact")
+
+
+@pytest.mark.parametrize(("labels", "learnt"), [((), "clicks"), (("--labels", "judgments"), "judgments")])
+def test_a_reranker_is_trained_on_clicks_or_judgments_and_takes_the_place_of_one_of_older_features(
+    labels: tuple[str, ...], learnt: str, run: Any, home: Path
+) -> None:
+    gavel("embed")
+    gavel("index")
+    trained = gavel("train", "--reranker", *labels)
+    assert trained["labels"] == learnt
+    older = xgboost.Booster()
+    older.load_model(trained["path"])
+    older.set_attr(features=json.dumps(["colour"]), features_hash="0" * 12)
+    older.save_model(trained["path"])
+    with pytest.raises(FeatureMismatch, match="train it again with `gavel train`"):
+        gavel("search", "red vase")
+    gavel("train", "--reranker", *labels)
+    assert gavel("search", "red vase")["reranked"]

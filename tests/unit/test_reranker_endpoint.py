@@ -61,6 +61,20 @@ def test_rows_are_scored_as_in_process_however_they_are_written(kind, written, a
     np.testing.assert_array_equal(predict_fn(asked, booster), ranker.score(rows))
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/csv"])
+def test_a_request_may_ask_what_every_feature_added(accept, booster, ranker):
+    rows = feature_rows(5)
+    asked = input_fn(json.dumps({**json.loads(json_of(rows)), "explain": True}), "application/json")
+    body, _ = output_fn(predict_fn(asked, booster), accept)
+    if accept == "text/csv":
+        scores, contributions = np.split(np.float32([line.split(",") for line in body.splitlines()]), [1], axis=1)
+    else:
+        answer = json.loads(body)
+        scores, contributions = np.float32(answer["scores"])[:, None], np.float32(answer["contributions"])
+    np.testing.assert_array_equal(scores[:, 0], ranker.score(rows))
+    np.testing.assert_array_equal(contributions, ranker.explain(rows))
+
+
 @given(arrays.arrays(np.float32, st.integers(1, 30), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
 def test_every_score_is_written_so_that_it_reads_back_the_same(scores):
     body, kind = output_fn(scores, "text/csv")
@@ -81,9 +95,9 @@ def test_the_answer_is_of_the_kind_that_is_accepted(accept, kind):
     [
         ("", "text/csv", 400, "cannot be read"),
         (NAMES, "text/csv", 400, r"shape \(0,\)"),
-        (f"{NAMES}\n0.5,0.5", "text/csv", 400, r"shape \(1, 2\) under 13 names"),
+        (f"{NAMES}\n0.5,0.5", "text/csv", 400, rf"shape \(1, 2\) under {len(FEATURES)} names"),
         (f"{NAMES}\n{ROW}\n0.5", "text/csv", 400, "cannot be read"),
-        (f"{NAMES}\n{ROW},0.5", "text/csv", 400, r"shape \(1, 14\)"),
+        (f"{NAMES}\n{ROW},0.5", "text/csv", 400, rf"shape \(1, {len(FEATURES) + 1}\)"),
         (f"{NAMES}\n{ROW[:-3]}much", "text/csv", 400, "much"),
         (f"{NAMES}\n{ROW[:-3]}inf", "text/csv", 400, "no finite number"),
         (f"{NAMES}\n{ROW[:-3]}nan", "text/csv", 400, "no finite number"),

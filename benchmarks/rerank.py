@@ -1,0 +1,187 @@
+"""How long re-ranking takes: features and scores in process, and the scores through the local ranker server.
+
+The candidates are synthetic lots found by an embedded index under vectors drawn by chance, so that features have what they have in
+a search: texts, prices, places in both lists. The booster has as many trees as a training on clicks makes at most; what they learnt
+is nothing. Processor time is told beside the clock: on a busy machine the clock measures the others.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import numpy as np
+import psutil
+
+from catalog.lots import draw_lots
+from catalog.questions import draw_questions
+from local.opensearch_node import free_port
+from processing.corpus import publish_corpus
+from processing.reranker_endpoint.inference import BOOSTER_FILE
+from processing.runs import Latency, summarise_ms
+from retrieval.index.base import Candidate, Filter, IndexedItem, Vector
+from retrieval.index.faiss import FaissStore
+from retrieval.items import Item
+from retrieval.ranker.base import Ranker
+from retrieval.ranker.features import FEATURES, feature_matrix
+from retrieval.ranker.sagemaker import EndpointRanker
+from retrieval.ranker.xgboost import BoosterRanker, RankingData, fit_booster
+from retrieval.schema import document_of
+
+LOTS, DIMENSIONS, QUERIES = 2_000, 128, 200
+ROUNDS = 300  # trees: what a training makes at most
+TOWER_ID = "0" * 12
+WARM_UP = 20
+SERVER_START_S = 60.0
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One query with its candidates."""
+
+    text: str
+    vector: Vector
+    candidates: list[Candidate]
+
+
+@dataclass(frozen=True, slots=True)
+class RerankResult:
+    """Milliseconds a query.
+
+    Attributes:
+        candidates: of a query.
+        features: computing the matrix.
+        in_process: features and scores by the booster.
+        server: features and scores through the ranker server, by the endpoint's adapter.
+        in_process_cpu_ms: mean processor time of the second.
+        server_cpu_ms: mean processor time of the third, of both processes.
+        machine: what it ran on, and the load before.
+    """
+
+    candidates: int
+    features: Latency
+    in_process: Latency
+    server: Latency
+    in_process_cpu_ms: float
+    server_cpu_ms: float
+    machine: str
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON can write it."""
+        return asdict(self)
+
+
+def run_benchmark(*, candidates: int = 50, repetitions: int = 3) -> RerankResult:
+    """Measure all three on the same queries.
+
+    Args:
+        candidates: first-stage lots a query.
+        repetitions: passes over the queries.
+    """
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}"
+    with tempfile.TemporaryDirectory(prefix="gavel-bench-") as scratch:
+        asked = list(ask(Path(scratch) / "index", candidates))
+        booster, model = trained_on_chance(), Path(scratch) / "model"
+        booster.save(model / BOOSTER_FILE)
+        local = BoosterRanker.load(model / BOOSTER_FILE)
+        with ranker_server(model) as (endpoint, process):
+            features, _ = _timed(features_of, asked, repetitions)
+            in_process, in_process_cpu_ms = _timed(lambda query: _rerank(local, query), asked, repetitions)
+            server, server_cpu_ms = _timed(lambda query: _rerank(endpoint, query), asked, repetitions, process)
+    return RerankResult(candidates, features, in_process, server, in_process_cpu_ms, server_cpu_ms, machine)
+
+
+def ask(folder: Path, candidates: int) -> Iterator[Asked]:
+    """Search synthetic lots by words and by vectors of chance."""
+    rng = np.random.default_rng(7)
+    lots = draw_lots(LOTS, rng, NOW)
+    vectors = rng.normal(size=(LOTS, DIMENSIONS)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store = FaissStore(folder)
+    publish_corpus(store, TOWER_ID, DIMENSIONS, (_entry(lot.item, vector) for lot, vector in zip(lots, vectors, strict=True)))
+    index = store.live()
+    for question in draw_questions(lots, {"train": QUERIES}, rng)["train"]:
+        vector = vectors[int(rng.integers(LOTS))]
+        yield Asked(question.text, vector, index.hybrid(question.text, vector, candidates, Filter(now=NOW)))
+    index.close()
+
+
+def _entry(item: Item, vector: Vector) -> IndexedItem:
+    return IndexedItem(item.item_id, item.version, document_of(item, has_image=True, tower_id=TOWER_ID, release_id="bench"), vector)
+
+
+def trained_on_chance() -> BoosterRanker:
+    """A booster of full size."""
+    rng = np.random.default_rng(7)
+    features = [rng.random((50, len(FEATURES)), dtype=np.float32) for _ in range(60)]
+    data = RankingData(features, [rng.integers(0, 4, 50).astype(np.float32) for _ in features])
+    return fit_booster(data, data, rounds=ROUNDS, patience=ROUNDS)
+
+
+@contextmanager
+def ranker_server(model: Path) -> Iterator[tuple[EndpointRanker, psutil.Process]]:
+    """The adapter of an endpoint, over a ranker server in a process of its own, and that process."""
+    port = free_port()
+    server = subprocess.Popen([sys.executable, "-m", "local.ranker_server", str(model), str(port)], stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    asked_for = {"AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": url, "AWS_DEFAULT_REGION": "eu-west-1"}
+    asked_for |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+    before = {name: os.environ.get(name) for name in asked_for}
+    try:
+        os.environ.update(asked_for)
+        _wait_for(f"{url}/ping")
+        yield EndpointRanker("bench", timeout_s=5.0), psutil.Process(server.pid)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        server.terminate()
+        server.wait()
+
+
+def features_of(query: Asked) -> np.ndarray:
+    """The matrix of a query; the buyer is one like the query."""
+    return feature_matrix(query.text, query.vector, query.candidates, NOW, query.vector)
+
+
+def _rerank(ranker: Ranker, query: Asked) -> np.ndarray:
+    return ranker.score(features_of(query))
+
+
+def _timed(
+    work: Callable[[Asked], object], asked: Sequence[Asked], repetitions: int, helper: psutil.Process | None = None
+) -> tuple[Latency, float]:
+    """Milliseconds by the clock, and of processor time: of this process and of the one that helps it."""
+
+    def cpu_s() -> float:
+        return time.process_time() + (sum(helper.cpu_times()[:2]) if helper else 0.0)
+
+    for query in asked[:WARM_UP]:
+        work(query)
+    times, cpu_before = [], cpu_s()
+    for query in [*asked] * repetitions:
+        start = time.perf_counter()
+        work(query)
+        times.append((time.perf_counter() - start) * 1000)
+    return summarise_ms(times), round((cpu_s() - cpu_before) * 1000 / len(times), 3)
+
+
+def _wait_for(url: str) -> None:
+    until = time.monotonic() + SERVER_START_S
+    while True:
+        try:
+            with urlopen(url, timeout=1):
+                return
+        except URLError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
