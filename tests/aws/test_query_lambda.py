@@ -191,6 +191,27 @@ def test_a_search_by_body_is_the_same_search(imported, published):
     assert by_body[1]["results"] == ask(module)[1]["results"]
 
 
+def test_similar_lots_buyers_and_vectors_are_answered_too(imported, published):
+    module = imported()
+    similar = ask(module, path="/items/lot-00/similar", query={"k": "3"})
+    assert similar[0] == 200
+    assert "lot-00" not in ids(similar[1])
+    act = {"item_id": "lot-00", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z"}
+    status, buyer = ask(module, method="POST", path="/encode_buyer", query=None, body={"events": [act]})
+    assert (status, buyer["known_items"]) == (200, ["lot-00"])
+    status, nearest = ask(module, method="POST", path="/retrieve", query=None, body={"vector": buyer["vector"], "k": 4})
+    assert (status, ids(nearest)[1:]) == (200, ids(similar[1]))
+    assert ask(module, path="/items/lot-99/similar", query=None)[0] == 404
+
+
+def test_several_queries_in_a_body_are_measured_one_by_one(imported, published, capsys):
+    module = imported()
+    status, answers = ask(module, method="POST", query=None, body=[{"q": "red watch"}, {"q": "gold ring"}])
+    assert (status, len(answers)) == (200, 2)
+    own, _ = sorted(logged(capsys)[1], key=lambda line: "ColdStart" in line)
+    assert (own["searches"], own["total_ms"]) == ([1.0, 1.0], [answer["timings_ms"]["total"] for answer in answers])
+
+
 def test_a_request_is_one_line_of_the_log_and_one_set_of_metrics(imported, published, tower, capsys):
     module = imported()
     _, body = ask(module)
