@@ -11,7 +11,7 @@ from retrieval.errors import GavelError, IndexMissing
 logger = logging.getLogger(__name__)
 
 FAILURES = 5  # in a row, until it opens
-RECOVERY_S = 5.0  # until the next try; as long as callers are asked to wait (Retry-After)
+RECOVERY_S = 10.0  # until the next try; longer than a search may take, or one caller would find it tried anew each time
 
 
 class Circuit:

@@ -19,7 +19,7 @@ from trained_booster import trained_booster
 
 from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
-from retrieval import tower_files
+from retrieval import circuit, tower_files
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import IndexUnavailable
 from retrieval.index import opensearch_client
@@ -225,7 +225,7 @@ def test_a_request_is_one_line_of_the_log_and_one_set_of_metrics(imported, publi
     assert (described["Namespace"], described["Dimensions"], own["stage"]) == ("Gavel", [["stage"]], "dev")
     assert {metric["Name"] for metric in described["Metrics"]} == {
         *("load_ms", "encode_ms", "retrieve_ms", "total_ms"),
-        *("searches", "rerank_fallbacks"),
+        *("searches", "rerank_fallbacks", "cached_answers", "degraded_searches"),
     }
     assert (own["searches"], own["rerank_fallbacks"], own["encode_ms"]) == ([1.0], [0.0], [body["timings_ms"]["encode"]])
     assert cold["ColdStart"] == [1.0]
@@ -345,6 +345,18 @@ def test_an_endpoint_that_fails_talks_nonsense_or_sleeps_costs_the_reranking_alo
     measured = logged(capsys)[1][-1]
     assert (measured["rerank_fallbacks"], measured["searches"]) == ([1.0], [1.0])
     assert measured["rerank_ms"] == [body["timings_ms"]["rerank"]]
+
+
+def test_an_endpoint_that_keeps_sleeping_is_left_alone_for_a_while(imported, published, endpoint_named, store, tower):
+    with faulty_server(b"1.0", after_s=2.0) as url:
+        endpoint_named(url, 0.2)
+        module = imported()
+        answers = [ask(module, query={"q": "red watch", "k": "5"})[1] for _ in range(circuit.FAILURES + 1)]
+        health = ask(module, path="/health", query=None)[1]
+    assert {tuple(body["degraded"]) for body in answers} == {("rerank",)}
+    slow, quick = answers[0]["timings_ms"]["rerank"], answers[-1]["timings_ms"]["rerank"]
+    assert quick < 150 < slow
+    assert health["circuits"]["rerank"] == "open"
 
 
 def test_an_endpoint_of_other_features_is_told_once_and_search_goes_on(
