@@ -19,9 +19,9 @@ from retrieval.search_answer import Explanation, SearchAnswer, SearchResult
 from retrieval.search_request import (
     MAX_INTERACTIONS,
     MAX_K,
+    MAX_OFFSET,
     MAX_QUERIES,
     MAX_QUERY_CHARS,
-    MAX_REACH,
     MODES,
     Mode,
     SearchRequest,
@@ -36,9 +36,9 @@ from retrieval.two_stages import TwoStages, ranked, timed
 __all__ = [
     "MAX_INTERACTIONS",
     "MAX_K",
+    "MAX_OFFSET",
     "MAX_QUERIES",
     "MAX_QUERY_CHARS",
-    "MAX_REACH",
     "MODES",
     "Encoder",
     "Explanation",

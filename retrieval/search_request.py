@@ -12,7 +12,8 @@ Mode = Literal["hybrid", "semantic", "keyword"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 MAX_QUERY_CHARS = 512  # and so fewer words than the 1,024 clauses that OpenSearch allows a query
 MAX_K = 100
-MAX_REACH = 500  # lots that can be paged through: an index is never asked for a longer list
+MAX_OFFSET = 400
+MAX_REACH = MAX_OFFSET + MAX_K  # lots that can be paged through: an index is never asked for a longer list
 MAX_INTERACTIONS = 200
 MAX_QUERIES = 20  # in one request
 
@@ -27,7 +28,7 @@ class SearchRequest:
         mode: which retrievers look: both, vectors alone, words alone.
         where: which lots may come back.
         rerank: False keeps the first stage's order.
-        offset: how many lots to pass over, for a later page; offset + k <= 500.
+        offset: how many lots to pass over, for a later page, 0 to 400.
         recent: what the buyer did lately, at most 200 acts; draws the query's vector towards those lots.
         explain: say of every lot how it came to its place.
     """
@@ -69,8 +70,8 @@ def check_k(k: int, offset: int = 0) -> None:
     """
     if not 1 <= k <= MAX_K:
         raise InvalidQuery(f"k is {k}; allowed are 1 to {MAX_K}")
-    if offset < 0 or offset + k > MAX_REACH:
-        raise InvalidQuery(f"offset is {offset}; allowed are 0 to {MAX_REACH - k}, for offset + k may be {MAX_REACH} at most")
+    if not 0 <= offset <= MAX_OFFSET:
+        raise InvalidQuery(f"offset is {offset}; allowed are 0 to {MAX_OFFSET}; narrow the search with filters")
 
 
 def check_filter(where: Filter) -> None:

@@ -22,7 +22,7 @@ from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import feature_matrix
 from retrieval.schema import visible_fields
 from retrieval.search_answer import SearchAnswer, SearchResult
-from retrieval.search_request import MAX_REACH, SearchRequest
+from retrieval.search_request import MAX_OFFSET, MAX_REACH, SearchRequest
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class TwoStages:
             reranked=scores is not None,
             degraded=question.degraded,
             timings_ms={**before, **timings, "total": round(before["total"] + timings["total"], 3)},
-            next_offset=end if end < MAX_REACH and (len(whole) > end or found.may_go_on) else None,
+            next_offset=end if end <= MAX_OFFSET and (len(whole) > end or found.may_go_on) else None,
             unknown_items=question.unknown_items,
         )
 

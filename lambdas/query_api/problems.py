@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from lambdas.query_api.questions import SEVERAL, SINGLE
 from retrieval.errors import GavelError, IndexUnavailable, InvalidQuery, TowerError, UnknownItem
@@ -108,4 +109,13 @@ async def _http_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     kind = "invalid_query" if status is HTTPStatus.BAD_REQUEST else status.phrase.lower().replace(" ", "_")
-    return problem(status, kind, str(error.detail), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return problem(status, kind, str(error.detail), headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes of a path; Starlette names those of the first alone."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})

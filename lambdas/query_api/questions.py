@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Disc
 from retrieval.events import Interaction
 from retrieval.index.base import Filter
 from retrieval.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS
-from retrieval.search import MAX_INTERACTIONS, MAX_K, MAX_QUERIES, MAX_QUERY_CHARS, MAX_REACH, Mode, SearchRequest
+from retrieval.search import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
 
 MAX_DIMENSIONS = 4_096  # of a vector that is sent; the index then says how many it takes
 SINGLE, SEVERAL = "one query", "several queries"
@@ -79,7 +79,7 @@ class SearchQuery(Nearest):
 
     q: str = Field(min_length=1, max_length=MAX_QUERY_CHARS, description="What the buyer typed, or the item_id of a lot.")
     mode: Mode = Field("hybrid", description="Which retrievers look: both, vectors alone, words alone.")
-    offset: int = Field(0, ge=0, lt=MAX_REACH, description=f"Lots to pass over; offset + k may be {MAX_REACH} at most.")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Lots to pass over, for a later page.")
     explain: bool = Field(False, description="Say of every lot how it came to its place; takes two more requests to the index.")
 
     def request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
@@ -133,7 +133,9 @@ class RetrieveQuery(Nearest):
     vector: list[Number] = Field(
         default=[], max_length=MAX_DIMENSIONS, description="The numbers of a vector, one parameter each, in their order."
     )
-    item_id: list[ItemId] = Field(default=[], max_length=MAX_INTERACTIONS, description="Lots that the buyer viewed.")
+    item_id: list[ItemId] = Field(
+        default=[], max_length=MAX_INTERACTIONS, description="Lots that the buyer viewed.", examples=[["v1"]]
+    )
 
     def acts(self) -> list[Interaction]:
         """The lots as acts of the buyer."""
