@@ -225,7 +225,7 @@ def test_a_request_is_one_line_of_the_log_and_one_set_of_metrics(imported, publi
     assert (described["Namespace"], described["Dimensions"], own["stage"]) == ("Gavel", [["stage"]], "dev")
     assert {metric["Name"] for metric in described["Metrics"]} == {
         *("load_ms", "encode_ms", "retrieve_ms", "total_ms"),
-        *("searches", "rerank_fallbacks", "cached_answers", "degraded_searches"),
+        *("searches", "rerank_fallbacks", "cached_answers", "half_searches"),
     }
     assert (own["searches"], own["rerank_fallbacks"], own["encode_ms"]) == ([1.0], [0.0], [body["timings_ms"]["encode"]])
     assert cold["ColdStart"] == [1.0]
