@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # many images set it; without bytecode each start compiles torch and transformers anew, for seconds
 
-.PHONY: help demo serve test check format requirements synth rehearse clean
+.PHONY: help demo serve test check fuzz format requirements synth rehearse clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ check: .venv/installed-dev            ## lint, types, import arrows, unit tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest tests/unit tests/architecture
+
+fuzz: .venv/installed-dev            ## 5,000 requests made from the API's own description
+	GAVEL_FUZZ_CASES=5000 $(BIN)/pytest tests/e2e/test_described_api.py --timeout 3600 -s
 
 format: .venv/installed-dev            ## put the code in order
 	$(BIN)/ruff check --fix .

@@ -86,13 +86,17 @@ class StageMonitoring(Construct):
     def _watch_queries(self, api: QueryApi) -> None:
         self._alarm("query-latency", api.api.metric_latency(statistic="p99", period=MINUTE), self._stage.p99_latency_ms, 5)
         self._alarm("query-errors", api.api.metric_server_error(statistic="avg", period=MINUTE), MOST_ERRORS, 5)
-        fallbacks = cloudwatch.MathExpression(
+        self._alarm("rerank-fallbacks", self._share("rerank_fallbacks"), MOST_FALLBACKS, 5)
+        self._alarm("half-searches", self._share("half_searches"), MOST_FALLBACKS, 5)
+
+    def _share(self, fallbacks: str) -> cloudwatch.MathExpression:
+        """The share of searches that did without something."""
+        return cloudwatch.MathExpression(
             expression="fallbacks / searches",
-            using_metrics={"fallbacks": self._measured("rerank_fallbacks", "sum"), "searches": self._measured("searches", "sum")},
+            using_metrics={"fallbacks": self._measured(fallbacks, "sum"), "searches": self._measured("searches", "sum")},
             period=MINUTE,
-            label="share of searches without the re-ranker",
+            label=f"{fallbacks} per search",
         )
-        self._alarm("rerank-fallbacks", fallbacks, MOST_FALLBACKS, 5)
 
     def _measured(self, name: str, statistic: str) -> cloudwatch.Metric:
         """What the query function measures of itself (lambdas/query_api/measurements.py)."""

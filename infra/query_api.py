@@ -32,7 +32,7 @@ ACCESS_LINE = (
 
 
 class QueryApi(Construct):
-    """`/search` and `/health` on a regional REST API.
+    """The routes of lambdas/query_api/app.py on a regional REST API.
 
     Attributes:
         function: the query Lambda.
@@ -119,15 +119,25 @@ class QueryApi(Construct):
     def _routes(self) -> None:
         by_query = apigateway.LambdaIntegration(self.live, proxy=True)
         validator = self.api.add_request_validator("Validator", validate_request_body=True, validate_request_parameters=True)
-        model = self.api.add_model("SearchBody", content_type="application/json", schema=_search_body())
-        search = self.api.root.add_resource("search")
         asks = {"request_validator": validator, **self._authorisation()}
+
+        def body(name: str, schema: apigateway.JsonSchema) -> dict[str, object]:
+            model = self.api.add_model(name, content_type="application/json", schema=schema)
+            return {"request_models": {"application/json": model}, **asks}
+
+        root = self.api.root
+        search, health, retrieve = (root.add_resource(path) for path in ("search", "health", "retrieve"))
+        similar = root.add_resource("items").add_resource("{item_id}").add_resource("similar")
+        encode_buyer = root.add_resource("encode_buyer")
         search.add_method("GET", by_query, request_parameters={"method.request.querystring.q": True}, **asks)
-        search.add_method("POST", by_query, request_models={"application/json": model}, **asks)
-        health = self.api.root.add_resource("health")
+        search.add_method("POST", by_query, **body("SearchBody", _search_body()))
         health.add_method("GET", by_query, **asks)
+        similar.add_method("GET", by_query, request_parameters={"method.request.path.item_id": True}, **asks)
+        encode_buyer.add_method("POST", by_query, **body("BuyerBody", _object("events")))
+        retrieve.add_method("GET", by_query, **asks)
+        retrieve.add_method("POST", by_query, **body("RetrieveBody", _object()))
         if self._stage.cors_origins:
-            for resource in (search, health):
+            for resource in (search, health, similar, encode_buyer, retrieve):
                 self._cors(resource)
 
     def _authorisation(self) -> dict[str, object]:
@@ -186,8 +196,13 @@ def _visibility(name: str) -> dict[str, object]:
 
 
 def _search_body() -> apigateway.JsonSchema:
-    """What is refused before it costs an invocation; the app's own model (lambdas/query_api/app.py) says the rest."""
+    """What is refused before it costs an invocation; the app's own models (lambdas/query_api/questions.py) say the rest."""
     words = apigateway.JsonSchema(type=apigateway.JsonSchemaType.STRING, min_length=1)
-    return apigateway.JsonSchema(
-        schema=apigateway.JsonSchemaVersion.DRAFT4, type=apigateway.JsonSchemaType.OBJECT, required=["q"], properties={"q": words}
-    )
+    query = apigateway.JsonSchema(type=apigateway.JsonSchemaType.OBJECT, required=["q"], properties={"q": words})
+    several = apigateway.JsonSchema(type=apigateway.JsonSchemaType.ARRAY, min_items=1, items=query)
+    return apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4, one_of=[query, several])
+
+
+def _object(*required: str) -> apigateway.JsonSchema:
+    kind = apigateway.JsonSchemaType.OBJECT
+    return apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4, type=kind, required=list(required) or None)

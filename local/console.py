@@ -61,7 +61,7 @@ def show_answer(query: str, answer: SearchAnswer) -> None:
             str(result.rank),
             Text(clean_text(lot.get("title", ""))),
             Text(result.item_id),
-            f"{result.similarity:.3f}",
+            "" if result.similarity is None else f"{result.similarity:.3f}",
             Text(lot.get("category", "")),
             _number(lot.get("current_price"), ",.2f"),
             str(lot.get("bid_count", 0)),

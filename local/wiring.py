@@ -1,5 +1,6 @@
 """Which adapters stand behind the ports on one machine: the only place that knows."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -57,9 +58,13 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
 def search_service(settings: Settings) -> SearchService:
     """Search over the live index of this machine."""
     return SearchService(
-        open_store(settings),
+        open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s)),
         partial(load_encoder, settings),
         partial(load_ranker, settings),
         candidates=settings.candidates,
         tower_id=settings.tower_id,
+        retrieve_timeout_s=settings.retrieve_timeout_s,
+        deadline_s=settings.deadline_s,
+        cached_queries=settings.cached_queries,
+        cached_answers_s=settings.cached_answers_s,
     )

@@ -69,11 +69,17 @@ class QueryEncoder:
 
         Returns:
             (N, dimensions) float32 of unit length, in the order of the texts.
+
+        Raises:
+            TowerError: the model cannot be run.
         """
         vectors = np.empty((len(texts), self.card.dimensions), dtype=np.float32)
         for row, text in enumerate(texts):
             ids, mask = tokenize(self._tokenizer, [query_text(text)], self.card.max_length)  # (1, L)
-            whole = self._session.run([OUTPUT], {"input_ids": ids, "attention_mask": mask})[0]  # (1, D)
+            try:
+                whole = self._session.run([OUTPUT], {"input_ids": ids, "attention_mask": mask})[0]  # (1, D)
+            except UNREADABLE as error:
+                raise TowerError(f"the query tower {self.tower_id} cannot be run: {error}; copy it again") from error
             vectors[row] = whole[0, : self.card.dimensions]
         return to_unit_length(vectors)
 

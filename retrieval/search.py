@@ -1,127 +1,64 @@
 """A search from the buyer's words to the ranked lots: encode, retrieve, re-rank."""
 
 import logging
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from retrieval.errors import InvalidQuery, RankerUnavailable, TowerMismatch
-from retrieval.fuse import Fusion
-from retrieval.index.base import Candidate, Filter, IndexStore, Vector, VectorIndex, cosines
-from retrieval.items import MAX_PRICE, MAX_SELLER_RATING, has_half_character, query_text
+from retrieval.buyers import BuyerVector, unit_vector
+from retrieval.cache import CacheUse, LruCache
+from retrieval.deadline import Deadline
+from retrieval.errors import InvalidQuery, TowerError, UnknownItem
+from retrieval.events import Interaction
+from retrieval.first_stage import FirstStage, retrieve
+from retrieval.index.admission import has_ended
+from retrieval.index.base import Filter, IndexStore, Vector
+from retrieval.items import EPOCH, query_text
+from retrieval.live_index import Encoder, Live, LiveIndex
 from retrieval.ranker.base import Ranker
-from retrieval.ranker.features import feature_matrix
-from retrieval.schema import visible_fields
+from retrieval.search_answer import Explanation, SearchAnswer, SearchResult
+from retrieval.search_request import (
+    MAX_INTERACTIONS,
+    MAX_K,
+    MAX_OFFSET,
+    MAX_QUERIES,
+    MAX_QUERY_CHARS,
+    MODES,
+    Mode,
+    SearchRequest,
+    check_filter,
+    check_interactions,
+    check_k,
+    check_request,
+    check_text,
+)
+from retrieval.two_stages import TwoStages, ranked, timed
+
+__all__ = [
+    "MAX_INTERACTIONS",
+    "MAX_K",
+    "MAX_OFFSET",
+    "MAX_QUERIES",
+    "MAX_QUERY_CHARS",
+    "MODES",
+    "Encoder",
+    "Explanation",
+    "Live",
+    "Mode",
+    "SearchAnswer",
+    "SearchRequest",
+    "SearchResult",
+    "SearchService",
+    "check_request",
+    "retrieve",
+]
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["hybrid", "semantic", "keyword"]
-MODES: tuple[Mode, ...] = get_args(Mode)
-MAX_QUERY_CHARS = 512  # and so fewer words than the 1,024 clauses that OpenSearch allows a query
-MAX_K = 100
-LIVE_CHECK_S = 5.0  # how long a swapped alias may go unseen
-
-
-class Encoder(Protocol):
-    """What a search needs of a query tower."""
-
-    @property
-    def tower_id(self) -> str:
-        """The tower it belongs to."""
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(N, dimensions) float32 of unit length for N texts."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchRequest:
-    """What a buyer asks.
-
-    Attributes:
-        query: 1 to 512 characters, as typed and as query_text() writes it.
-        k: how many lots to answer with, 1 to 100.
-        mode: which retrievers look: both, vectors alone, words alone.
-        where: which lots may come back.
-        rerank: False keeps the first stage's order.
-        fusion: how a hybrid search fuses its two lists; None as was tuned for the tower.
-    """
-
-    query: str
-    k: int = 10
-    mode: Mode = "hybrid"
-    where: Filter = field(default_factory=Filter)
-    rerank: bool = True
-    fusion: Fusion | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """One lot of an answer.
-
-    Attributes:
-        rank: place, from 1.
-        item_id: its id.
-        score: what it was ordered by: the re-ranker's score, or the first stage's.
-        similarity: cosine of query and lot in [-1, 1].
-        fields: what a buyer may see of the lot; times in ms since 1970.
-    """
-
-    rank: int
-    item_id: str
-    score: float
-    similarity: float
-    fields: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class SearchAnswer:
-    """The ranked lots and how they came about.
-
-    Attributes:
-        results: at most k, best first.
-        tower_id: the tower that encoded query and lots.
-        mode: as asked.
-        reranked: whether the re-ranker gave the order.
-        degraded: stages that failed and were done without, such as "rerank".
-        timings_ms: stage -> milliseconds: load (of index and models, the first time), encode, retrieve, rerank, total.
-    """
-
-    results: Sequence[SearchResult]
-    tower_id: str
-    mode: Mode
-    reranked: bool
-    degraded: Sequence[str]
-    timings_ms: Mapping[str, float]
-
-
-class _UnusableRanker:
-    """Stands for a re-ranker that is there but could not be loaded, so that every answer says that it was done without."""
-
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
-
-    def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        raise RankerUnavailable(self._reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Live:
-    """The live index with the models that belong to its tower."""
-
-    index: VectorIndex
-    encoder: Encoder
-    ranker: Ranker | None
-    checked_at: float
+CACHED_ANSWERS = 1_000
 
 
 class SearchService:
-    """Answers searches over the live index of a store."""
+    """Answers searches over the live index of a store. Threads may share it."""
 
     def __init__(
         self,
@@ -131,6 +68,10 @@ class SearchService:
         *,
         candidates: int = 50,
         tower_id: str = "",
+        retrieve_timeout_s: float = 2.0,
+        deadline_s: float = 5.0,
+        cached_queries: int = 10_000,
+        cached_answers_s: float = 0.0,
     ) -> None:
         """Wire a service; nothing is loaded before the first search.
 
@@ -140,139 +81,170 @@ class SearchService:
             load_ranker: tower_id -> the re-ranker trained on that tower's candidates, or None.
             candidates: how many first-stage candidates are re-ranked.
             tower_id: the only tower to accept; empty accepts the one that the live index names.
+            retrieve_timeout_s: seconds until one request to the index is given up.
+            deadline_s: seconds after which a search begins no further stage; loading a tower, the first time, is not counted.
+            cached_queries: how many encoded queries are kept.
+            cached_answers_s: how long an answer is kept, seconds; 0 keeps none.
         """
-        self._store = store
-        self._load_encoder = load_encoder
-        self._load_ranker = load_ranker
-        self._candidates = candidates
-        self._pinned_tower = tower_id
-        self._live: _Live | None = None
-        self._lock = threading.Lock()
+        self._live = LiveIndex(store, load_encoder, load_ranker, tower_id)
+        self._deadline_s = deadline_s
+        self._first_stage = FirstStage(retrieve_timeout_s)
+        self._stages = TwoStages(self._first_stage, candidates)
+        self._vectors: LruCache[Vector] = LruCache(cached_queries)
+        self._answers: LruCache[SearchAnswer] = LruCache(CACHED_ANSWERS, cached_answers_s)
+
+    def live(self) -> Live:
+        """The live index and its models; the alias is looked at again every few seconds."""
+        return self._live.get()
+
+    def caches(self) -> Mapping[str, CacheUse]:
+        """Cache -> how it does."""
+        return {"embeddings": self._vectors.use(), "answers": self._answers.use()}
+
+    def circuits(self) -> Mapping[str, str]:
+        """What is asked -> whether its circuit is closed, open or half_open."""
+        circuits = {**self._first_stage.circuits, "rerank": self._stages.ranker_circuit}
+        return {name: circuit.state for name, circuit in circuits.items()}
 
     def search(self, request: SearchRequest) -> SearchAnswer:
         """Find the lots for a query.
 
         Raises:
-            InvalidQuery: query, k, mode or filters are out of their limits.
+            InvalidQuery: query, k, offset, mode, filters or acts are out of their limits.
             TowerMismatch: the live index is of another tower than the one to accept.
+            TowerError: the query cannot be encoded, and words are not to be searched by.
             FeatureMismatch: the re-ranker was trained on other features.
             IndexUnavailable: the index does not answer; IndexMissing when there is none.
         """
-        check_request(request)
+        return self.search_many([request])[0]
+
+    def search_many(self, requests: Sequence[SearchRequest]) -> list[SearchAnswer]:
+        """Find the lots for several queries, which are encoded together; answers in the order of the requests.
+
+        Raises:
+            InvalidQuery: one of them is out of its limits; else as search().
+        """
+        for request in requests:
+            check_request(request)
         timings: dict[str, float] = {}
-        degraded: list[str] = []
-        with _timed(timings, "total"):
-            with _timed(timings, "load"):
+        with timed(timings, "total"):
+            with timed(timings, "load"):
                 live = self.live()
-            with _timed(timings, "encode"):
-                vector = live.encoder.encode([query_text(request.query)])[0]  # (D,)
-            with _timed(timings, "retrieve"):
-                candidates = retrieve(live.index, request, vector, max(self._candidates, request.k))
-            scores = None
-            if live.ranker is not None and request.rerank and candidates:
-                with _timed(timings, "rerank"):
-                    scores = _rerank_scores(live.ranker, request, vector, candidates, degraded)
-        return SearchAnswer(
-            results=_results(candidates, scores, vector, request.k),
-            tower_id=live.index.tower_id,
-            mode=request.mode,
-            reranked=scores is not None,
-            degraded=degraded,
-            timings_ms=timings,
-        )
+            kept = [self._kept(live, request) for request in requests]
+            pending = [request for request, answer in zip(requests, kept, strict=True) if answer is None]
+            vectors: Mapping[str, Vector] = {}
+            if pending:
+                with timed(timings, "encode"):
+                    vectors = self._encoded(live, [query_text(request.query) for request in pending])
+        return [
+            self._fresh(live, request, vectors.get(query_text(request.query)), timings)
+            if answer is None
+            else replace(answer, cached=True, timings_ms=dict(timings))
+            for request, answer in zip(requests, kept, strict=True)
+        ]
 
-    def live(self) -> _Live:
-        """The live index and its models; the alias is looked at again every few seconds."""
-        with self._lock:
-            now = time.monotonic()
-            if self._live is None or now - self._live.checked_at > LIVE_CHECK_S:
-                index = self._store.live()
-                if self._live is not None and self._live.index.name == index.name:
-                    self._live = replace(self._live, index=index, checked_at=now)
-                else:
-                    self._live = self._open(index, now)
-            return self._live
+    def similar(self, item_id: str, k: int = 10, where: Filter | None = None) -> SearchAnswer:
+        """The lots nearest to a lot, by its stored vector; the lot itself is left out. Its own auction may have ended.
 
-    def _open(self, index: VectorIndex, now: float) -> _Live:
-        encoder = self._load_encoder(self._pinned_tower or index.tower_id)
-        if encoder.tower_id != index.tower_id:
-            raise TowerMismatch(
-                f"index {index.name!r} was built with tower {index.tower_id}, the query with {encoder.tower_id}; "
-                f"load tower {index.tower_id} or rebuild the index with `gavel embed` and `gavel index`"
-            )
-        try:
-            ranker = self._load_ranker(index.tower_id)
-        except RankerUnavailable as error:
-            ranker = _UnusableRanker(str(error))
-        return _Live(index, encoder, ranker, now)
+        Raises:
+            InvalidQuery: k or filters are out of their limits.
+            UnknownItem: no lot has this id.
+            IndexUnavailable: the index does not answer.
+        """
+        check_text(item_id, "item_id")
+        live, deadline = self.live(), Deadline(self._deadline_s)
+        lots = self._first_stage.fetch(live.index, [item_id], deadline)
+        if not lots:
+            raise UnknownItem(f"index {live.index.name} has no lot {item_id!r}; take an item_id that a search answered with")
+        return self._nearest(live, lots[0].vector, k, where or Filter(), deadline, without={item_id})
+
+    def nearest(self, numbers: Sequence[float], k: int = 10, where: Filter | None = None) -> SearchAnswer:
+        """The lots nearest to a vector of any length above 0.
+
+        Raises:
+            InvalidQuery: the vector is of another number of dimensions than the live index, or has no direction; k or filters
+                are out of their limits.
+            IndexUnavailable: the index does not answer.
+        """
+        live = self.live()
+        if len(numbers) != live.index.dimensions:
+            raise InvalidQuery(f"the vector has {len(numbers)} numbers; index {live.index.name} takes {live.index.dimensions}")
+        return self._nearest(live, unit_vector(numbers), k, where or Filter(), Deadline(self._deadline_s))
+
+    def nearest_to_buyer(self, acts: Sequence[Interaction], k: int = 10, where: Filter | None = None) -> SearchAnswer:
+        """The lots nearest to a buyer, without those that the buyer acted on.
+
+        Raises:
+            InvalidQuery: no lot of the acts is known; or they, k or filters are out of their limits.
+            IndexUnavailable: the index does not answer.
+        """
+        live, deadline = self.live(), Deadline(self._deadline_s)
+        buyer = self._buyer(live, acts, deadline)
+        answer = self._nearest(live, buyer.vector, k, where or Filter(), deadline, without=set(buyer.known_items))
+        return replace(answer, unknown_items=buyer.unknown_items)
+
+    def encode_buyer(self, acts: Sequence[Interaction]) -> tuple[str, BuyerVector]:
+        """The tower of the live index, and where a buyer stands in its space.
+
+        Raises:
+            InvalidQuery: no lot of the acts is known, or there are too many of them.
+            IndexUnavailable: the index does not answer.
+        """
+        live = self.live()
+        return live.index.tower_id, self._buyer(live, acts, Deadline(self._deadline_s))
+
+    def _buyer(self, live: Live, acts: Sequence[Interaction], deadline: Deadline) -> BuyerVector:
+        check_interactions(tuple(acts))
+        return self._first_stage.buyer(live.index, acts, deadline)
+
+    def _nearest(
+        self, live: Live, vector: Vector, k: int, where: Filter, deadline: Deadline, without: set[str] | None = None
+    ) -> SearchAnswer:
+        check_k(k)
+        check_filter(where)
+        left_out = without or set()
+        timings: dict[str, float] = {}
+        with timed(timings, "total"), timed(timings, "retrieve"):
+            found = self._first_stage.nearest(live.index, vector, k + len(left_out), where, deadline)
+        chosen = [candidate for candidate in found if candidate.item_id not in left_out][:k]
+        results = ranked([(c, c.score) for c in chosen], vector, 0)
+        return SearchAnswer(results, live.index.tower_id, "semantic", reranked=False, degraded=[], timings_ms=timings)
+
+    def _fresh(self, live: Live, request: SearchRequest, vector: Vector | None, timings: Mapping[str, float]) -> SearchAnswer:
+        """An answer of this moment, kept for a while if nothing failed on its way."""
+        answer = self._stages.answer(live, request, vector, timings, Deadline(self._deadline_s))
+        if not answer.degraded:
+            self._answers.put(_cache_key(live, request), answer)
+        return answer
+
+    def _kept(self, live: Live, request: SearchRequest) -> SearchAnswer | None:
+        """A kept answer, unless one of its lots has ended since."""
+        key = _cache_key(live, request)
+        answer = self._answers.get(key)
+        if answer is not None and any(has_ended(result.fields, request.where) for result in answer.results):
+            self._answers.drop(key)
+            return None
+        return answer
+
+    def _encoded(self, live: Live, texts: Sequence[str]) -> dict[str, Vector]:
+        """text -> (D,) vector, of those that could be encoded; what is not kept is encoded together."""
+        tower_id = live.encoder.tower_id
+        kept = {text: self._vectors.get((tower_id, text)) for text in texts}
+        vectors = {text: vector for text, vector in kept.items() if vector is not None}
+        fresh = [text for text in kept if text not in vectors]
+        if fresh:
+            try:
+                encoded = live.encoder.encode(fresh)  # (N, D)
+            except TowerError as error:
+                logger.error("searching by words alone: %s", error)
+                return vectors
+            for text, vector in zip(fresh, encoded, strict=True):
+                vectors[text] = vector
+                self._vectors.put((tower_id, text), vector)
+        return vectors
 
 
-def check_request(request: SearchRequest) -> None:
-    """Hold a request against its limits.
-
-    Raises:
-        InvalidQuery: the message names the value and the limit.
-    """
-    where = request.where
-    if any(has_half_character(text) for text in (request.query, where.category or "", where.brand or "")):
-        raise InvalidQuery("query, category or brand holds half a character (a lone surrogate); send valid UTF-8")
-    text = request.query if len(request.query) > MAX_QUERY_CHARS else query_text(request.query)  # which writes ligatures out
-    if not text:
-        raise InvalidQuery("the query is empty; type at least one word")
-    if len(text) > MAX_QUERY_CHARS:
-        raise InvalidQuery(f"the query has {len(text)} characters, at most {MAX_QUERY_CHARS} are allowed; shorten it")
-    if not 1 <= request.k <= MAX_K:
-        raise InvalidQuery(f"k is {request.k}; allowed are 1 to {MAX_K}")
-    if request.mode not in MODES:
-        raise InvalidQuery(f"mode is {request.mode!r}; allowed are {', '.join(MODES)}")
-    for name, most in (("min_price", MAX_PRICE), ("max_price", MAX_PRICE), ("min_seller_rating", MAX_SELLER_RATING)):
-        bound = getattr(where, name)
-        if bound is not None and not 0 <= bound <= most:
-            raise InvalidQuery(f"{name} is {bound}; allowed are numbers from 0 to {most:.15g}")
-    if where.min_price is not None and where.max_price is not None and where.min_price > where.max_price:
-        raise InvalidQuery(f"min_price {where.min_price:g} is above max_price {where.max_price:g}; swap them")
-
-
-def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector, k: int) -> list[Candidate]:
-    """The first stage: k candidates by the request's mode."""
-    text = query_text(request.query)
-    match request.mode:
-        case "semantic":
-            return index.semantic(vector, k, request.where)
-        case "keyword":
-            return index.keyword(text, k, request.where)
-        case _:
-            return index.hybrid(text, vector, k, request.where, request.fusion)
-
-
-def _rerank_scores(
-    ranker: Ranker, request: SearchRequest, vector: Vector, candidates: Sequence[Candidate], degraded: list[str]
-) -> NDArray[np.float32] | None:
-    """The re-ranker's scores, or None with a word in `degraded` when it fails."""
-    try:
-        return ranker.score(feature_matrix(request.query, vector, candidates, request.where.now))
-    except RankerUnavailable as error:
-        logger.warning("answered without the re-ranker: %s", error)
-        degraded.append("rerank")
-        return None
-
-
-def _results(candidates: Sequence[Candidate], scores: NDArray[np.float32] | None, vector: Vector, k: int) -> list[SearchResult]:
-    """Candidates in the re-ranker's order; equal scores keep the first stage's."""
-    ordered = [(c, c.score) for c in candidates[:k]]
-    if scores is not None:
-        ordered = [(candidates[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
-    similarities = cosines(vector, [c for c, _ in ordered])
-    return [
-        SearchResult(rank, c.item_id, score, similarity, visible_fields(c.document))
-        for rank, ((c, score), similarity) in enumerate(zip(ordered, similarities, strict=True), 1)
-    ]
-
-
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        timings[stage] = round((time.perf_counter() - start) * 1000, 3)
+def _cache_key(live: Live, request: SearchRequest) -> tuple[object, ...]:
+    """What makes two requests the same: all of them but the moment, over one index."""
+    timeless = replace(request, query=query_text(request.query), where=replace(request.where, now=EPOCH))
+    return live.index.name, live.encoder.tower_id, timeless

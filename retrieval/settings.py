@@ -30,6 +30,10 @@ class Settings:
         tower_id: the only tower that queries may be encoded with; empty takes the one that the live index names.
         candidates: how many first-stage candidates go to the re-ranker, >= 1.
         request_timeout_s: seconds until one request to the index is given up.
+        retrieve_timeout_s: seconds until one request of a search to the index is given up.
+        deadline_s: seconds after which a search begins no further stage, and answers without it or not at all.
+        cached_queries: how many encoded queries a process keeps, >= 0.
+        cached_answers_s: seconds for which an answer is kept; 0 keeps none.
         ranker_endpoint: name of the SageMaker endpoint that re-ranks; empty re-ranks in process, or not at all.
         ranker_timeout_s: seconds until the endpoint's answer is given up, and search answers in first-stage order.
         stage: what measurements are filed under.
@@ -46,6 +50,10 @@ class Settings:
     tower_id: str = ""
     candidates: int = 50
     request_timeout_s: float = 10.0
+    retrieve_timeout_s: float = 2.0
+    deadline_s: float = 5.0
+    cached_queries: int = 10_000
+    cached_answers_s: float = 5.0  # as long as a swapped alias may go unseen
     ranker_endpoint: str = ""
     ranker_timeout_s: float = 0.05  # half of what a whole query may take; an endpoint that is well needs a fifth of it
     stage: str = "local"
@@ -82,6 +90,10 @@ class Settings:
             tower_id=given.get("tower_id", cls().tower_id),
             candidates=_whole(given, "candidates", cls().candidates, least=1),
             request_timeout_s=_seconds(given, "request_timeout_s", cls().request_timeout_s),
+            retrieve_timeout_s=_seconds(given, "retrieve_timeout_s", cls().retrieve_timeout_s),
+            deadline_s=_seconds(given, "deadline_s", cls().deadline_s),
+            cached_queries=_whole(given, "cached_queries", cls().cached_queries, least=0),
+            cached_answers_s=_seconds(given, "cached_answers_s", cls().cached_answers_s, or_zero=True),
             ranker_endpoint=given.get("ranker_endpoint", cls().ranker_endpoint),
             ranker_timeout_s=_seconds(given, "ranker_timeout_s", cls().ranker_timeout_s),
             stage=given.get("stage", cls().stage),
@@ -99,10 +111,10 @@ def _whole(given: Mapping[str, str], name: str, default: int, *, least: int) -> 
     return int(number)
 
 
-def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
+def _seconds(given: Mapping[str, str], name: str, default: float, *, or_zero: bool = False) -> float:
     number = _number(given, name, default)
-    if number <= 0:
-        raise InvalidSettings(f"{PREFIX}{name.upper()} is {number:g}; allowed are seconds above 0")
+    if number < 0 or (number == 0 and not or_zero):
+        raise InvalidSettings(f"{PREFIX}{name.upper()} is {number:g}; allowed are seconds {'from' if or_zero else 'above'} 0")
     return number
 
 

@@ -5,6 +5,7 @@ wakes from the picture keeps tower and re-ranker, makes its connections anew and
 """
 
 import os
+from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,15 @@ def service() -> SearchService:
     """The service of this process, wired from its environment."""
     settings = Settings.from_env()
     return SearchService(
-        open_store(settings, partial(_tuning, settings)),
+        open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s), partial(_tuning, settings)),
         partial(_encoder, settings),
         partial(_ranker, settings),
         candidates=settings.candidates,
         tower_id=settings.tower_id,
+        retrieve_timeout_s=settings.retrieve_timeout_s,
+        deadline_s=settings.deadline_s,
+        cached_queries=settings.cached_queries,
+        cached_answers_s=settings.cached_answers_s,
     )
 
 

@@ -33,7 +33,14 @@ def measure(answer: SearchAnswer) -> None:
     for name, value in timings.items():
         metrics.add_metric(name, MetricUnit.Milliseconds, value)
     metrics.add_metric("searches", MetricUnit.Count, 1)
+    metrics.add_metric("cached_answers", MetricUnit.Count, int(answer.cached))
+    metrics.add_metric("half_searches", MetricUnit.Count, int(not {"semantic", "keyword"}.isdisjoint(answer.degraded)))
     metrics.add_metric("rerank_fallbacks", MetricUnit.Count, int("rerank" in answer.degraded))
     logger.append_keys(
-        mode=answer.mode, tower_id=answer.tower_id, reranked=answer.reranked, degraded=list(answer.degraded), timings=timings
+        mode=answer.mode,
+        tower_id=answer.tower_id,
+        reranked=answer.reranked,
+        degraded=list(answer.degraded),
+        cached=answer.cached,
+        timings=timings,
     )

@@ -127,6 +127,10 @@ class FaissIndex:
         lots = self._lots.of(list(dict.fromkeys(item_ids)))
         return [Candidate(i, 0.0, lots[i].document, lots[i].vector) for i in item_ids if i in lots]
 
+    def within(self, seconds: float) -> "FaissIndex":
+        """Itself: what is computed here cannot be given up."""
+        return self
+
     def close(self) -> None:
         """Save what a next start would have to build again, and close the database."""
         if self.closed:

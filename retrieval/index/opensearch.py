@@ -6,6 +6,7 @@ by the place of a lot in a segment. So k + OVERFETCH hits are asked for, and sem
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -79,6 +80,7 @@ class OpenSearchIndex:
         self._pipeline = pipeline
         self._tuning = tuning
         self._writer = BulkWriter(client, name, dimensions, url, max(timeout_s, WRITE_TIMEOUT_S))
+        self._limits: dict[str, float] = {}
 
     @property
     def name(self) -> str:
@@ -171,9 +173,15 @@ class OpenSearchIndex:
         for start in range(0, len(item_ids), FETCH_CHUNK):
             ids = list(item_ids[start : start + FETCH_CHUNK])
             with opensearch_errors(self._url):
-                answer = self._client.mget(index=self._name, body={"ids": ids})
+                answer = self._client.mget(index=self._name, body={"ids": ids}, params=dict(self._limits))
             found += [_candidate(hit) for hit in answer["docs"] if hit.get("found")]
         return found
+
+    def within(self, seconds: float) -> "OpenSearchIndex":
+        """The same index on the same connections, whose searches and fetches are given up after so many seconds."""
+        limited = copy(self)
+        limited._limits = {"request_timeout": seconds}
+        return limited
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -189,7 +197,7 @@ class OpenSearchIndex:
     def _hits(self, body: Mapping[str, Any], **params: str) -> list[dict[str, Any]]:
         with opensearch_errors(self._url):
             # A shard that fails must not pass for an answer with fewer hits
-            strict = {"allow_partial_search_results": "false", **params}
+            strict = {"allow_partial_search_results": "false", **params, **self._limits}
             answer = self._client.search(index=self._name, body=body, params=strict)
         return list(answer["hits"]["hits"])
 

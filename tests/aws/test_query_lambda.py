@@ -19,7 +19,7 @@ from trained_booster import trained_booster
 
 from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
-from retrieval import tower_files
+from retrieval import circuit, tower_files
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import IndexUnavailable
 from retrieval.fuse import Fusion
@@ -205,6 +205,27 @@ def test_a_search_by_body_is_the_same_search(imported, published):
     assert by_body[1]["results"] == ask(module)[1]["results"]
 
 
+def test_similar_lots_buyers_and_vectors_are_answered_too(imported, published):
+    module = imported()
+    similar = ask(module, path="/items/lot-00/similar", query={"k": "3"})
+    assert similar[0] == 200
+    assert "lot-00" not in ids(similar[1])
+    act = {"item_id": "lot-00", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z"}
+    status, buyer = ask(module, method="POST", path="/encode_buyer", query=None, body={"events": [act]})
+    assert (status, buyer["known_items"]) == (200, ["lot-00"])
+    status, nearest = ask(module, method="POST", path="/retrieve", query=None, body={"vector": buyer["vector"], "k": 4})
+    assert (status, ids(nearest)[1:]) == (200, ids(similar[1]))
+    assert ask(module, path="/items/lot-99/similar", query=None)[0] == 404
+
+
+def test_several_queries_in_a_body_are_measured_one_by_one(imported, published, capsys):
+    module = imported()
+    status, answers = ask(module, method="POST", query=None, body=[{"q": "red watch"}, {"q": "gold ring"}])
+    assert (status, len(answers)) == (200, 2)
+    own, _ = sorted(logged(capsys)[1], key=lambda line: "ColdStart" in line)
+    assert (own["searches"], own["total_ms"]) == ([1.0, 1.0], [answer["timings_ms"]["total"] for answer in answers])
+
+
 def test_a_request_is_one_line_of_the_log_and_one_set_of_metrics(imported, published, tower, capsys):
     module = imported()
     _, body = ask(module)
@@ -218,7 +239,7 @@ def test_a_request_is_one_line_of_the_log_and_one_set_of_metrics(imported, publi
     assert (described["Namespace"], described["Dimensions"], own["stage"]) == ("Gavel", [["stage"]], "dev")
     assert {metric["Name"] for metric in described["Metrics"]} == {
         *("load_ms", "encode_ms", "retrieve_ms", "total_ms"),
-        *("searches", "rerank_fallbacks"),
+        *("searches", "rerank_fallbacks", "cached_answers", "half_searches"),
     }
     assert (own["searches"], own["rerank_fallbacks"], own["encode_ms"]) == ([1.0], [0.0], [body["timings_ms"]["encode"]])
     assert cold["ColdStart"] == [1.0]
@@ -338,6 +359,18 @@ def test_an_endpoint_that_fails_talks_nonsense_or_sleeps_costs_the_reranking_alo
     measured = logged(capsys)[1][-1]
     assert (measured["rerank_fallbacks"], measured["searches"]) == ([1.0], [1.0])
     assert measured["rerank_ms"] == [body["timings_ms"]["rerank"]]
+
+
+def test_an_endpoint_that_keeps_sleeping_is_left_alone_for_a_while(imported, published, endpoint_named, store, tower):
+    with faulty_server(b"1.0", after_s=2.0) as url:
+        endpoint_named(url, 0.2)
+        module = imported()
+        answers = [ask(module, query={"q": "red watch", "k": "5"})[1] for _ in range(circuit.FAILURES + 1)]
+        health = ask(module, path="/health", query=None)[1]
+    assert {tuple(body["degraded"]) for body in answers} == {("rerank",)}
+    slow, quick = answers[0]["timings_ms"]["rerank"], answers[-1]["timings_ms"]["rerank"]
+    assert quick < 150 < slow
+    assert health["circuits"]["rerank"] == "open"
 
 
 def test_an_endpoint_of_other_features_is_told_once_and_search_goes_on(

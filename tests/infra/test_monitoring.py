@@ -88,13 +88,14 @@ def test_releases_and_lots_are_counted_by_the_words_that_the_indexer_logs(stage)
     assert 'logger.info("part indexed", key=key, indexed=' in source
 
 
-def test_searches_without_the_reranker_ring_by_their_share_alone(stage):
-    alarm = alarms(stage)["rerank-fallbacks"]
+@pytest.mark.parametrize(("name", "fallbacks"), [("rerank-fallbacks", "rerank_fallbacks"), ("half-searches", "half_searches")])
+def test_searches_that_did_without_something_ring_by_their_share_alone(stage, name, fallbacks):
+    alarm = alarms(stage)[name]
     assert (alarm["Threshold"], alarm["TreatMissingData"]) == (MOST_FALLBACKS, "notBreaching")
     (share,) = [metric["Expression"] for metric in alarm["Metrics"] if "Expression" in metric]
     assert share == "fallbacks / searches"
     measured = {m["Id"]: m["MetricStat"]["Metric"] for m in alarm["Metrics"] if "MetricStat" in m}
-    assert {m["MetricName"] for m in measured.values()} == {"rerank_fallbacks", "searches"}
+    assert {m["MetricName"] for m in measured.values()} == {fallbacks, "searches"}
     for metric in measured.values():  # CloudWatch takes another namespace or dimension for another metric, and rings never
         assert metric["Namespace"] == NAMESPACE == measurements.NAMESPACE
         assert metric["Dimensions"] == [{"Name": "stage", "Value": stage.stage.name}]

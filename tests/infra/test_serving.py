@@ -6,6 +6,7 @@ from conftest import synthesise
 
 from infra.bulk_indexer import CARDS, RECEIPTS
 from infra.item_store import DELIVERIES, INDEXER_TIMEOUT, VISIBILITY
+from lambdas.query_api.app import create_app
 from retrieval.release import RECEIPT_FILE
 from retrieval.settings import Settings
 from retrieval.tower import CARD_FILE
@@ -75,7 +76,7 @@ def test_queries_go_to_a_published_version_that_snapstart_has_a_picture_of(stage
 
 
 def test_no_method_is_open(stage):
-    assert len(methods(stage)) == 3
+    assert len(methods(stage)) == 7
     assert all(method["ApiKeyRequired"] for method in methods(stage))
 
 
@@ -92,16 +93,49 @@ def test_callers_may_sign_instead_where_the_stage_says_so(tmp_path):
     assert signed.of_type("AWS::ApiGateway::ApiKey") == {}
 
 
+def resources(stage):
+    """Path -> the logical id of its resource."""
+    found = stage.of_type("AWS::ApiGateway::Resource")
+    paths = {}
+
+    def path(name):
+        parent = found[name]["Properties"]["ParentId"].get("Ref")
+        return (path(parent) if parent in found else "") + "/" + found[name]["Properties"]["PathPart"]
+
+    for name in found:
+        paths[path(name)] = name
+    return paths
+
+
+def method(stage, path, verb):
+    (found,) = [m for m in methods(stage) if m["ResourceId"] == {"Ref": resources(stage)[path]} and m["HttpMethod"] == verb]
+    return found
+
+
+def test_every_operation_of_the_app_has_its_route_and_no_other(stage):
+    described = create_app(lambda: None).openapi()["paths"]
+    operations = {(path, verb.upper()) for path, verbs in described.items() for verb in verbs}
+    routes = resources(stage)
+    deployed = {
+        (path, m["HttpMethod"]) for path, name in routes.items() for m in methods(stage) if m["ResourceId"] == {"Ref": name}
+    }
+    assert deployed == operations
+
+
 def test_a_search_without_words_is_refused_before_the_function(stage):
-    by_body = [m for m in methods(stage) if m["HttpMethod"] == "POST"]
-    by_query = [m for m in methods(stage) if m.get("RequestParameters")]
-    (model,) = stage.properties("AWS::ApiGateway::Model")
-    assert model["Schema"]["required"] == ["q"]
-    assert by_body[0]["RequestModels"]
-    assert by_query[0]["RequestParameters"] == {"method.request.querystring.q": True}
+    models = {json.dumps(name): m["Properties"]["Schema"] for name, m in stage.of_type("AWS::ApiGateway::Model").items()}
+    asked = method(stage, "/search", "POST")["RequestModels"]["application/json"]["Ref"]
+    single, several = models[json.dumps(asked)]["oneOf"]
+    assert single["required"] == several["items"]["required"] == ["q"]
+    assert method(stage, "/search", "GET")["RequestParameters"] == {"method.request.querystring.q": True}
     (validator,) = stage.properties("AWS::ApiGateway::RequestValidator")
     assert validator["ValidateRequestBody"]
     assert validator["ValidateRequestParameters"]
+
+
+def test_a_buyer_without_events_is_refused_before_the_function(stage):
+    asked = method(stage, "/encode_buyer", "POST")["RequestModels"]["application/json"]["Ref"]
+    assert stage.of_type("AWS::ApiGateway::Model")[asked]["Properties"]["Schema"]["required"] == ["events"]
 
 
 def test_the_access_log_holds_no_words_of_buyers(stage):
@@ -123,7 +157,7 @@ def test_prod_has_a_firewall_of_managed_rules_before_the_api(dev, prod):
 
 def test_pages_of_the_listed_origins_may_ask(dev):
     preflights = [m for m in dev.properties("AWS::ApiGateway::Method") if m["HttpMethod"] == "OPTIONS"]
-    assert len(preflights) == 2
+    assert len(preflights) == 5
     assert all("http://localhost:8000" in json.dumps(method["Integration"]) for method in preflights)
 
 

@@ -51,6 +51,10 @@ def test_a_search_by_body_is_the_same_search(client: TestClient, store: FaissSto
         ({"q": "x" * 10_000}, "at most 512 characters"),
         ({"q": "vase", "k": 101}, "k: "),
         ({"q": "vase", "k": "ten"}, "k: "),
+        ({"q": "vase", "offset": -1}, "offset: "),
+        ({"q": "vase", "offset": 401}, "offset: "),
+        ({"q": "vase", "category": "x" * 1_001}, "category: "),
+        ({"q": "vase", "max_price": 1e13}, "max_price: "),
         ({"q": "vase", "mode": "fuzzy"}, "'hybrid', 'semantic' or 'keyword'"),
         ({"q": "vase", "min_price": "nan"}, "min_price: "),
         ({"q": "vase", "min_seller_rating": 6}, "min_seller_rating: "),
@@ -75,7 +79,13 @@ def test_a_body_over_a_megabyte_is_refused_unread(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff", b"[1]"])
+def test_a_body_of_unknown_length_is_refused_unread(client: TestClient) -> None:
+    answer = client.post("/search", content=iter([b" "]), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
+    assert "Content-Length" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"[1]", b"[]"])
 def test_a_body_that_is_not_a_json_object_is_a_problem(body: bytes, client: TestClient) -> None:
     answer = client.post("/search", content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
@@ -96,7 +106,13 @@ def test_without_an_index_the_api_is_unavailable_and_says_when_to_come_again(cli
 
 def test_health_names_the_live_index(client: TestClient, store: FaissStore) -> None:
     index = publish(store, LOTS)
-    assert client.get("/health").json() == {"status": "ok", "index": index.name, "tower_id": TOWER_ID, "items": 2}
+    told = client.get("/health").json()
+    assert {name: told[name] for name in ("status", "index", "tower_id", "items")} == {
+        "status": "ok",
+        "index": index.name,
+        "tower_id": TOWER_ID,
+        "items": 2,
+    }
 
 
 def test_an_unknown_path_is_a_problem_too(client: TestClient) -> None:
@@ -112,11 +128,15 @@ def test_another_method_is_a_problem_that_names_the_allowed_ones(client: TestCli
 
 def test_the_api_describes_itself(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    assert set(described["paths"]) == {"/search", "/health"}
-    for method in ("get", "post"):
-        responses = described["paths"]["/search"][method]["responses"]
-        assert set(responses) == {"200", "400", "503"}
-        assert "application/problem+json" in responses["400"]["content"]
+    assert set(described["paths"]) == {"/search", "/health", "/items/{item_id}/similar", "/encode_buyer", "/retrieve"}
+    for path, methods in described["paths"].items():
+        for operation in methods.values():
+            unknown = {"404"} if "item_id" in path else set()
+            assert set(operation["responses"]) == {"200", "400", "503"} | unknown
+            problems = {status: answer["content"] for status, answer in operation["responses"].items() if status != "200"}
+            assert all("examples" in content["application/problem+json"] for content in problems.values())
+    for body in ("SearchBody", "BuyerEvents", "RetrieveBody"):
+        assert "example" in described["components"]["schemas"][body]
     assert "ValidationError" not in json.dumps(described)
 
 

@@ -171,12 +171,12 @@ def test_a_swapped_alias_is_seen_without_a_restart(store: FaissStore, monkeypatc
     running = service(store)
     running.search(SearchRequest("lamp"))
     publish(store, [lot("l1", "new lamp")])
-    monkeypatch.setattr("retrieval.search.LIVE_CHECK_S", 0.0)
+    monkeypatch.setattr("retrieval.live_index.LIVE_CHECK_S", 0.0)
     assert [r.item_id for r in running.search(SearchRequest("lamp")).results] == ["l1"]
 
 
 def test_models_are_loaded_once_a_tower_and_not_once_a_search(store: FaissStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retrieval.search.LIVE_CHECK_S", 0.0)
+    monkeypatch.setattr("retrieval.live_index.LIVE_CHECK_S", 0.0)
     loaded: list[str] = []
 
     def load(tower_id: str) -> WordEncoder:

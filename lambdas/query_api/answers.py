@@ -1,0 +1,132 @@
+"""What is answered over HTTP."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from retrieval.buyers import BuyerVector
+from retrieval.cache import CacheUse
+from retrieval.search import Mode, SearchAnswer
+
+A_LOT = {
+    "rank": 1,
+    "item_id": "v1",
+    "score": 0.0325,
+    "similarity": 0.81,
+    "fields": {"title": "red vase", "current_price": 10.0, "ends_at": 1795723200000},
+    "explanation": None,
+}
+
+
+class Explained(BaseModel):
+    """How a lot came to its place (with `explain`)."""
+
+    named_by_id: bool
+    first_stage_rank: int | None
+    fused_score: float | None
+    semantic_rank: int | None
+    cosine: float | None
+    keyword_rank: int | None
+    bm25: float | None
+    features: dict[str, float | None] | None
+    contributions: dict[str, float] | None
+
+
+class Lot(BaseModel):
+    """One lot of the answer."""
+
+    rank: int
+    item_id: str
+    score: float
+    similarity: float | None
+    fields: dict[str, Any]
+    explanation: Explained | None
+
+
+class Answer(BaseModel):
+    """The ranked lots and how they came about."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "results": [A_LOT],
+                "tower_id": "a1b2c3d4e5f6",
+                "mode": "hybrid",
+                "reranked": True,
+                "degraded": [],
+                "timings_ms": {"load": 0.0, "encode": 4.1, "retrieve": 6.2, "rerank": 1.3, "total": 11.8},
+                "cached": False,
+                "next_offset": 10,
+                "unknown_items": [],
+            }
+        }
+    )
+
+    results: list[Lot]
+    tower_id: str
+    mode: Mode
+    reranked: bool
+    degraded: list[str]
+    timings_ms: dict[str, float]
+    cached: bool
+    next_offset: int | None
+    unknown_items: list[str]
+
+    @classmethod
+    def of(cls, answer: SearchAnswer) -> "Answer":
+        """The core's answer as it is sent."""
+        return cls.model_validate(asdict(answer))
+
+
+class EncodedBuyer(BaseModel):
+    """Where a buyer stands in the space of the lots."""
+
+    vector: list[float]
+    dimensions: int
+    tower_id: str
+    known_items: list[str]
+    unknown_items: list[str]
+
+    @classmethod
+    def of(cls, tower_id: str, buyer: BuyerVector) -> "EncodedBuyer":
+        """The core's buyer as it is sent."""
+        numbers = buyer.vector.tolist()
+        return cls(
+            vector=numbers,
+            dimensions=len(numbers),
+            tower_id=tower_id,
+            known_items=list(buyer.known_items),
+            unknown_items=list(buyer.unknown_items),
+        )
+
+
+class Cache(BaseModel):
+    """How a cache of this process does."""
+
+    entries: int
+    hits: int
+    misses: int
+    hit_ratio: float
+
+    @classmethod
+    def of(cls, use: CacheUse) -> "Cache":
+        """The core's figures as they are sent."""
+        return cls(entries=use.entries, hits=use.hits, misses=use.misses, hit_ratio=use.hit_ratio)
+
+
+class Health(BaseModel):
+    """The live index, and this process."""
+
+    status: str
+    index: str
+    tower_id: str
+    items: int
+    caches: dict[str, Cache]
+    circuits: dict[str, str]
+
+
+def caches(uses: Mapping[str, CacheUse]) -> dict[str, Cache]:
+    """Every cache as it is sent."""
+    return {name: Cache.of(use) for name, use in uses.items()}

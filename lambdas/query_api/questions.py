@@ -1,0 +1,155 @@
+"""What may be asked over HTTP, with the limits that the OpenAPI document shows."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+
+from retrieval.events import Interaction
+from retrieval.index.base import Filter
+from retrieval.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS
+from retrieval.search import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
+
+MAX_DIMENSIONS = 4_096  # of a vector that is sent; the index then says how many it takes
+SINGLE, SEVERAL = "one query", "several queries"
+
+
+def _written_out(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("write ISO 8601, such as 2026-11-21T20:00:00Z")
+    return value
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, le=MAX_PRICE, allow_inf_nan=False)]
+Name = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]  # JSON has no times; a number would be taken for one
+ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
+
+
+class Filters(BaseModel):
+    """Which lots may come back; one whose auction has ended never does."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    category: Name | None = Field(None, description="Only lots of this category.")
+    brand: Name | None = Field(None, description="Only lots of this brand.")
+    min_price: Price | None = Field(None, description="Only lots with a current price from here on.")
+    max_price: Price | None = Field(None, description="Only lots with a current price up to here.")
+    min_seller_rating: float | None = Field(None, ge=0, le=MAX_SELLER_RATING, allow_inf_nan=False)
+
+    def where(self) -> Filter:
+        """The same filters as the core has them."""
+        return Filter(
+            category=self.category,
+            brand=self.brand,
+            min_price=self.min_price,
+            max_price=self.max_price,
+            min_seller_rating=self.min_seller_rating,
+        )
+
+
+class Nearest(Filters):
+    """How many lots, and which, of those that are nearest to something."""
+
+    k: int = Field(10, ge=1, le=MAX_K, description="How many lots to answer with.")
+
+
+class Act(BaseModel):
+    """One thing that a buyer did with a lot."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    item_id: ItemId
+    event_type: Literal["view", "add_to_cart", "purchase"] = Field(description="Weighs 1, 5 or 10.")
+    timestamp: Moment = Field(description="With a time zone.")
+
+    def interaction(self) -> Interaction:
+        """The same act as the core has it; who did it stays with the caller."""
+        return Interaction("", self.item_id, self.event_type, self.timestamp)
+
+
+Acts = Annotated[list[Act], Field(min_length=1, max_length=MAX_INTERACTIONS)]
+AN_ACT = {"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z"}
+
+
+class SearchQuery(Nearest):
+    """What `GET /search` takes."""
+
+    q: str = Field(min_length=1, max_length=MAX_QUERY_CHARS, description="What the buyer typed, or the item_id of a lot.")
+    mode: Mode = Field("hybrid", description="Which retrievers look: both, vectors alone, words alone.")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Lots to pass over, for a later page.")
+    explain: bool = Field(False, description="Say of every lot how it came to its place; takes two more requests to the index.")
+
+    def request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
+        """The same question as the core asks it."""
+        return SearchRequest(
+            self.q, self.k, self.mode, self.where(), offset=self.offset, recent=tuple(recent), explain=self.explain
+        )
+
+
+class SearchBody(SearchQuery):
+    """What `POST /search` takes: the same, and what the buyer did lately."""
+
+    model_config = ConfigDict(
+        strict=True,
+        json_schema_extra={"example": {"q": "luxury vintage watches", "k": 10, "max_price": 500, "recent_interactions": [AN_ACT]}},
+    )
+
+    recent_interactions: list[Act] = Field(
+        default=[],
+        max_length=MAX_INTERACTIONS,
+        description="Draws the vector of the query a fifth of the way towards these lots; keyword search and the re-ranker "
+        "do not look at them.",
+    )
+
+    def request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
+        """The same question as the core asks it."""
+        return super().request([*recent, *(act.interaction() for act in self.recent_interactions)])
+
+
+def _how_many(body: Any) -> str:
+    return SEVERAL if isinstance(body, list) else SINGLE
+
+
+Searches = Annotated[
+    Annotated[SearchBody, Tag(SINGLE)] | Annotated[list[SearchBody], Field(min_length=1, max_length=MAX_QUERIES), Tag(SEVERAL)],
+    Discriminator(_how_many),
+]
+
+
+class BuyerEvents(BaseModel):
+    """What `POST /encode_buyer` takes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"events": [AN_ACT]}})
+
+    events: Acts
+
+
+class RetrieveQuery(Nearest):
+    """What `GET /retrieve` takes: a vector, or ids of lots that the buyer viewed."""
+
+    vector: list[Number] = Field(
+        default=[], max_length=MAX_DIMENSIONS, description="The numbers of a vector, one parameter each, in their order."
+    )
+    item_id: list[ItemId] = Field(
+        default=[], max_length=MAX_INTERACTIONS, description="Lots that the buyer viewed.", examples=[["v1"]]
+    )
+
+    def acts(self) -> list[Interaction]:
+        """The lots as acts of the buyer."""
+        return [Interaction("", item_id, "view", datetime.now(UTC)) for item_id in self.item_id]
+
+
+class RetrieveBody(Nearest):
+    """What `POST /retrieve` takes: a vector, or what the buyer did."""
+
+    model_config = ConfigDict(strict=True, json_schema_extra={"example": {"recent_interactions": [AN_ACT], "k": 10}})
+
+    vector: list[Number] = Field(default=[], max_length=MAX_DIMENSIONS, description="As `/encode_buyer` answers.")
+    recent_interactions: list[Act] = Field(default=[], max_length=MAX_INTERACTIONS)
+
+    def acts(self) -> list[Interaction]:
+        """The acts as the core has them."""
+        return [act.interaction() for act in self.recent_interactions]

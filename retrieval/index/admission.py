@@ -1,0 +1,38 @@
+"""Whether one lot passes a filter, decided as the indexes decide it: for lots that were fetched by id or kept in a cache."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from retrieval.index.base import Filter
+from retrieval.index.lot_columns import lower_case
+from retrieval.items import epoch_ms
+
+
+def has_ended(document: Mapping[str, Any], where: Filter) -> bool:
+    """Whether the auction of a lot is over at where.now."""
+    ends_at = document.get("ends_at")
+    return ends_at is not None and ends_at <= epoch_ms(where.now)
+
+
+def admits(where: Filter, document: Mapping[str, Any]) -> bool:
+    """Whether a lot with this document may come back under a filter."""
+    if has_ended(document, where):
+        return False
+    for name, wanted in (("category", where.category), ("brand", where.brand)):
+        if wanted is not None and (name not in document or lower_case(document[name]) != lower_case(wanted)):
+            return False
+    price, rating = _number(document, "current_price"), _number(document, "seller_rating")
+    # a missing number is NaN, which no comparison holds for
+    return (
+        (where.min_price is None or bool(price >= np.float32(where.min_price)))
+        and (where.max_price is None or bool(price <= np.float32(where.max_price)))
+        and (where.min_seller_rating is None or bool(rating >= np.float32(where.min_seller_rating)))
+    )
+
+
+def _number(document: Mapping[str, Any], name: str) -> np.float32:
+    """As wide as an index keeps it."""
+    value = document.get(name)
+    return np.float32(np.nan if value is None else value)

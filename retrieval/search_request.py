@@ -1,0 +1,115 @@
+"""What a buyer may ask, and the limits of it."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from retrieval.errors import InvalidQuery
+from retrieval.events import Interaction
+from retrieval.fuse import Fusion
+from retrieval.index.base import Filter
+from retrieval.items import MAX_PRICE, MAX_SELLER_RATING, has_half_character, query_text
+
+Mode = Literal["hybrid", "semantic", "keyword"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+MAX_QUERY_CHARS = 512  # and so fewer words than the 1,024 clauses that OpenSearch allows a query
+MAX_K = 100
+MAX_OFFSET = 400
+MAX_REACH = MAX_OFFSET + MAX_K  # lots that can be paged through: an index is never asked for a longer list
+MAX_INTERACTIONS = 200
+MAX_QUERIES = 20  # in one request
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """What a buyer asks.
+
+    Attributes:
+        query: 1 to 512 characters, as typed and as query_text() writes it.
+        k: how many lots to answer with, 1 to 100.
+        mode: which retrievers look: both, vectors alone, words alone.
+        where: which lots may come back.
+        rerank: False keeps the first stage's order.
+        offset: how many lots to pass over, for a later page, 0 to 400.
+        recent: what the buyer did lately, at most 200 acts; draws the query's vector towards those lots.
+        explain: say of every lot how it came to its place.
+        fusion: how a hybrid search fuses its two lists; None as was tuned for the tower.
+    """
+
+    query: str
+    k: int = 10
+    mode: Mode = "hybrid"
+    where: Filter = field(default_factory=Filter)
+    rerank: bool = True
+    offset: int = 0
+    recent: tuple[Interaction, ...] = ()
+    explain: bool = False
+    fusion: Fusion | None = None
+
+
+def check_request(request: SearchRequest) -> None:
+    """Hold a request against its limits.
+
+    Raises:
+        InvalidQuery: the message names the value and the limit.
+    """
+    check_text(request.query, "query")
+    text = request.query if len(request.query) > MAX_QUERY_CHARS else query_text(request.query)  # which writes ligatures out
+    if not text:
+        raise InvalidQuery("the query is empty; type at least one word")
+    if len(text) > MAX_QUERY_CHARS:
+        raise InvalidQuery(f"the query has {len(text)} characters, at most {MAX_QUERY_CHARS} are allowed; shorten it")
+    if request.mode not in MODES:
+        raise InvalidQuery(f"mode is {request.mode!r}; allowed are {', '.join(MODES)}")
+    check_k(request.k, request.offset)
+    check_filter(request.where)
+    check_interactions(request.recent)
+
+
+def check_k(k: int, offset: int = 0) -> None:
+    """Hold the size of an answer, and its place in the whole list, against their limits.
+
+    Raises:
+        InvalidQuery: the message names the value and the limit.
+    """
+    if not 1 <= k <= MAX_K:
+        raise InvalidQuery(f"k is {k}; allowed are 1 to {MAX_K}")
+    if not 0 <= offset <= MAX_OFFSET:
+        raise InvalidQuery(f"offset is {offset}; allowed are 0 to {MAX_OFFSET}; narrow the search with filters")
+
+
+def check_filter(where: Filter) -> None:
+    """Hold filters against their limits.
+
+    Raises:
+        InvalidQuery: the message names the value and the limit.
+    """
+    for name in ("category", "brand"):
+        check_text(getattr(where, name) or "", name)
+    for name, most in (("min_price", MAX_PRICE), ("max_price", MAX_PRICE), ("min_seller_rating", MAX_SELLER_RATING)):
+        bound = getattr(where, name)
+        if bound is not None and not 0 <= bound <= most:
+            raise InvalidQuery(f"{name} is {bound}; allowed are numbers from 0 to {most:.15g}")
+    if where.min_price is not None and where.max_price is not None and where.min_price > where.max_price:
+        raise InvalidQuery(f"min_price {where.min_price:g} is above max_price {where.max_price:g}; swap them")
+
+
+def check_interactions(recent: tuple[Interaction, ...]) -> None:
+    """Hold a buyer's acts against their limits.
+
+    Raises:
+        InvalidQuery: there are too many, or an item_id is not valid Unicode.
+    """
+    if len(recent) > MAX_INTERACTIONS:
+        raise InvalidQuery(f"{len(recent)} interactions were sent, at most {MAX_INTERACTIONS} are allowed; send the latest")
+    for act in recent:
+        check_text(act.item_id, "item_id")
+
+
+def check_text(text: str, name: str) -> None:
+    """Refuse text that no index can take.
+
+    Raises:
+        InvalidQuery: it holds half a character.
+    """
+    if has_half_character(text):
+        raise InvalidQuery(f"{name} holds half a character (a lone surrogate); send valid UTF-8")

@@ -1,0 +1,88 @@
+"""Search as a whole over each adapter: pages that fit together, lots named by their id, filters of single lots."""
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from lots import WordEncoder, lot, publish
+
+from retrieval.index.admission import admits
+from retrieval.index.base import Filter, IndexStore, utc_now
+from retrieval.search import Mode, SearchRequest, SearchService
+
+NOW = utc_now()
+COLOURS = ("red", "blue", "gold", "silver", "old", "new", "round", "luxury")
+LOTS = [
+    lot(f"lot-{n:03}", f"{COLOURS[n % 8]} {COLOURS[n // 8 % 8]} vase", current_price=float(n), category="Vases" if n % 2 else "")
+    for n in range(120)
+]
+
+
+class BackwardsRanker:
+    """Prefers what the first stage put last."""
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        return np.arange(len(features), dtype=np.float32)
+
+
+def service(store: IndexStore, candidates: int = 20) -> SearchService:
+    return SearchService(store, WordEncoder, lambda tower_id: BackwardsRanker(), candidates=candidates, deadline_s=60)
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
+def test_pages_of_any_size_are_cut_from_one_list(mode: Mode, store: IndexStore) -> None:
+    publish(store, LOTS)
+    searching = service(store)
+    lists = []
+    for k in (7, 20, 33, 100):
+        found: list[str] = []
+        offset: int | None = 0
+        while offset is not None:
+            answer = searching.search(SearchRequest("red gold vase", k=k, mode=mode, offset=offset))
+            assert [result.rank for result in answer.results] == list(range(offset + 1, offset + 1 + len(answer.results)))
+            found += [result.item_id for result in answer.results]
+            offset = answer.next_offset
+        lists.append(found)
+    assert all(found == lists[0] for found in lists)
+    assert len(set(lists[0])) == len(lists[0]) == 120
+
+
+def test_an_item_id_finds_its_lot_first_and_once(store: IndexStore) -> None:
+    publish(store, LOTS)
+    for mode in ("hybrid", "semantic", "keyword"):
+        found = [r.item_id for r in service(store).search(SearchRequest("lot-077", k=30, mode=mode)).results]
+        assert found[0] == "lot-077"
+        assert found.count("lot-077") == 1
+
+
+def test_similar_lots_and_buyers_come_from_stored_vectors(store: IndexStore) -> None:
+    publish(store, LOTS)
+    similar = service(store).similar("lot-000", k=5).results
+    assert (len(similar), similar[0].item_id) == (5, "lot-064"), "the one of the same words"
+    assert similar[0].similarity == pytest.approx(1, abs=1e-5)
+
+
+FILTERS = [
+    Filter(now=NOW),
+    Filter(category="VASES", now=NOW),
+    Filter(category="ΣΊΣΥΦΟΣ", now=NOW),
+    Filter(brand="", now=NOW),
+    Filter(min_price=0.1, now=NOW),
+    Filter(max_price=0.1, now=NOW),
+    Filter(min_seller_rating=4.1, now=NOW),
+]
+
+
+@pytest.mark.parametrize("where", FILTERS, ids=[f"filter-{n}" for n in range(len(FILTERS))])
+def test_a_single_lot_passes_a_filter_where_the_index_lets_it_pass(where: Filter, store: IndexStore) -> None:
+    lots = [
+        lot("plain", "red vase"),
+        lot("cheap", "red vase", current_price=0.1, category="vases"),
+        lot("dear", "red vase", current_price=9e11, category="Σίσυφος"),
+        lot("rated", "red vase", seller_rating=4.1, brand="Meissen"),
+        lot("ended", "red vase", ends_at=NOW),
+        lot("ending", "red vase", ends_at=NOW + timedelta(milliseconds=1)),
+    ]
+    index = publish(store, lots)
+    found = {c.item_id for c in index.keyword("vase", 10, where)}
+    assert {entry.item_id for entry in lots if admits(where, entry.document)} == found

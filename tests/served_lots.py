@@ -1,0 +1,42 @@
+"""The query API over a few lots, served as `gavel serve` serves it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import uvicorn
+from lots import WordEncoder, lot, publish
+
+from lambdas.query_api.app import create_app
+from local.serve_command import listen
+from retrieval.index.base import utc_now
+from retrieval.index.faiss import FaissStore
+from retrieval.search import SearchService
+
+LOTS = [
+    lot("v1", "red vase", category="vases", brand="Meissen", current_price=10.0, seller_rating=4.5),
+    lot("v2", "blue vase", category="vases", current_price=90.0),
+    lot("v3", "old vase", ends_at=utc_now() - timedelta(hours=1)),
+    *(lot(f"w{n}", "gold watch", category="watches", current_price=float(n)) for n in range(60)),
+]
+
+
+@contextmanager
+def served_lots(folder: Path) -> Iterator[str]:
+    """The URL of a server over LOTS, whose index lies in an empty folder."""
+    store = FaissStore(folder / "index")
+    publish(store, LOTS)
+    service = SearchService(store, WordEncoder, cached_answers_s=1)
+    service.live()
+    with listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(create_app(lambda: service), log_level="warning"))
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        serving.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        serving.join()
