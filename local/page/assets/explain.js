@@ -1,0 +1,74 @@
+// How an answer came about: the time of its stages, and why each lot stands where it does.
+
+import { h } from "./dom.js";
+import { label, milliseconds } from "./format.js";
+
+const STAGES = { load: "Load", encode: "Encode", retrieve: "Retrieve", fuse: "Fuse", rerank: "Re-rank" };
+const LEAST_MS = 0.05; // what rounds to nothing is left out
+const LEAST_SHARE = 0.5; // percent: a stage of microseconds stays visible
+
+/** The stages of a search as one stacked bar with its legend. */
+export function timingBar(timings) {
+  const total = timings.total ?? Object.values(timings).reduce((sum, value) => sum + value, 0);
+  const stages = Object.entries(timings).filter(([name, value]) => name !== "total" && value >= LEAST_MS);
+  const name = (stage) => STAGES[stage] ?? label(stage);
+  const bar = h("div", { class: "bar", role: "img" });
+  bar.setAttribute("aria-label", `${milliseconds(total)}: ${stages.map(([s, v]) => `${name(s)} ${milliseconds(v)}`).join(", ")}`);
+  const legend = h("ul", { class: "legend" });
+  for (const [stage, value] of stages) {
+    const part = h("span", { data: { stage }, title: `${name(stage)} ${milliseconds(value)}` });
+    part.style.flexBasis = `${Math.max(LEAST_SHARE, (100 * value) / Math.max(total, 0.001))}%`;
+    bar.append(part);
+    legend.append(h("li", { data: { stage } }, name(stage), " ", h("b", {}, milliseconds(value))));
+  }
+  return h("div", { class: "timings" }, bar, legend);
+}
+
+/** The panel about a whole answer. */
+export function explainPanel(answer) {
+  const facts = [
+    ["Mode", answer.mode ?? "similar"],
+    ["Order", answer.reranked ? "by the re-ranker" : "first stage, not re-ranked"],
+    ["Done without", answer.degraded?.length ? answer.degraded.join(", ") : "nothing: every stage answered"],
+    ["Tower", answer.tower_id],
+  ];
+  return h(
+    "section",
+    { class: "explain", "aria-label": "How this answer came about" },
+    h("h2", {}, "How this answer came about"),
+    timingBar(answer.timings_ms ?? {}),
+    h("dl", {}, facts.map(([term, fact]) => h("div", { class: "fact" }, h("dt", {}, term), h("dd", {}, fact ?? "not told")))),
+  );
+}
+
+/** Why a lot stands where it does: its scores, and whatever more the API tells of it. */
+export function explanation(result) {
+  const told = result.explain ?? result.explanation;
+  return h(
+    "div",
+    { class: "why" },
+    h("dl", {}, pair("Rank", result.rank), pair("Score", number(result.score)), pair("Similarity", number(result.similarity))),
+    typeof result.similarity === "number" ? similarityBar(result.similarity) : null,
+    told && typeof told === "object" ? h("details", {}, h("summary", {}, "All that is known"), tree(told)) : null,
+  );
+}
+
+function similarityBar(similarity) {
+  const filled = h("span");
+  filled.style.inlineSize = `${Math.max(0, Math.min(1, similarity)) * 100}%`;
+  return h("div", { class: "similarity", "aria-hidden": "true" }, filled);
+}
+
+function tree(told) {
+  const rows = Object.entries(told).map(([name, value]) => {
+    const nested = value && typeof value === "object";
+    return [h("dt", {}, label(name)), h("dd", {}, nested ? tree(value) : number(value))];
+  });
+  return h("dl", {}, rows.flat());
+}
+
+const pair = (term, fact) => h("div", {}, h("dt", {}, term), h("dd", {}, String(fact)));
+
+function number(value) {
+  return typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : String(value ?? "–");
+}
