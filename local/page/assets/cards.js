@@ -21,7 +21,7 @@ export function photo(api, itemId, fields, eager = false) {
 
 /** One lot of an answer.
  *  on.open(result) shows the lot, on.similar(result) looks for lots like it. */
-export function card(api, result, { on, explain, eager, note }) {
+export function card(api, result, { on, explain, eager, note, heading = "h2" }) {
   const { fields } = result;
   const open = (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
@@ -37,7 +37,7 @@ export function card(api, result, { on, explain, eager, note }) {
       "div",
       { class: "facts" },
       note ?? null,
-      h("h3", {}, h("a", { class: "open", href: on.address(result), dir: "auto", onclick: open }, fields.title ?? result.item_id)),
+      h(heading, { class: "title" }, h("a", { class: "open", href: on.address(result), dir: "auto", onclick: open }, fields.title ?? result.item_id)),
       origin ? h("p", { class: "origin", dir: "auto" }, origin) : null,
       h("p", { class: "price" }, price(fields.current_price, api.currency) || "Price not known"),
       h("p", { class: "bidding" }, h("span", {}, bids(fields.bid_count ?? 0)), countdown(fields.ends_at)),

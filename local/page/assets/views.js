@@ -68,7 +68,7 @@ export function compareView(api, state, answers, { chips, options }) {
     h("h2", {}, MODE_WORDS[mode], h("small", {}, milliseconds(answer.timings_ms?.total ?? 0))),
     timingBar(answer.timings_ms ?? {}),
     h("ol", { class: "list" }, answer.results.map((result) => card(api, result, { ...options, on: { ...options.on, similar: null },
-      explain: state.explain, note: h("p", { class: "placed" }, h("b", {}, `#${result.rank}`), " ", moved(result, other)) }))));
+      heading: "h3", explain: state.explain, note: h("p", { class: "placed" }, h("b", {}, `#${result.rank}`), " ", moved(result, other)) }))));
   const shared = one.results.filter((result) => two.results.some((other) => other.item_id === result.item_id)).length;
   return [
     h("p", { class: "shared" }, `${shared} of ${Math.max(one.results.length, two.results.length)} lots are in both lists.`),

@@ -1,0 +1,434 @@
+"""The search page in a real browser, over a real `gavel serve` and a real index."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from small_shop import ARABIC, HOSTILE, ROOT, Server, make_shop, new_server
+
+PHONE = {"width": 360, "height": 740}
+DESKTOP = {"width": 1280, "height": 900}
+PAGES = {
+    "start": "",
+    "results": "?q=red+vase",
+    "explain": "?q=red+vase&explain=1&category=vase&max_price=300",
+    "compare": "?q=red+vase&compare=keyword",
+    "lot": "?q=sextant&mode=keyword&lot=soon",
+    "empty": "?q=zeppelin&mode=keyword&brand=Okada",
+    "problem": f"?q={'x' * 600}",
+}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    """Path of Debian's browser; without it the tests are skipped with the remedy, except in CI."""
+    found = shutil.which("chromium")
+    if found is None:
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            raise AssertionError("chromium is missing: apt-get install chromium")
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, chromium) -> Iterator[Server]:
+    running = new_server(make_shop(tmp_path_factory.mktemp("shop")))
+    yield running.start()
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server) -> Iterator[Page]:
+    """A page of its own on a desktop; no script of it may fail, nor break the content security policy."""
+    context = browser.new_context(viewport=DESKTOP, base_url=server.url, locale="en-GB")
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
+    yield page
+    context.close()
+    assert faults == []
+
+
+def visit(page: Page, address: str = "") -> Page:
+    page.goto(f"/{address}")
+    expect(page.locator("#view:not([aria-busy]) > *").first).to_be_visible()
+    return page
+
+
+def cards(page: Page):
+    return page.locator(".grid:not(.loading) .card")
+
+
+def box_of(page: Page):
+    return page.get_by_role("combobox", name="What are you looking for?")
+
+
+def address(page: Page) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+def sideways(page: Page) -> int:
+    """Pixels by which the page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def test_a_search_shows_lots_with_photo_price_bids_and_time_to_the_end(page):
+    visit(page)
+    box_of(page).fill("red vase")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("red vase")
+    lot = cards(page).filter(has_text="Red vase").first
+    expect(lot.locator(".price")).to_contain_text("€")
+    expect(lot.locator(".bidding")).to_contain_text(re.compile("bid"))
+    expect(lot.locator("time")).to_contain_text(re.compile(r"\d+ d \d+ h left"))
+    lot.scroll_into_view_if_needed()
+    expect(lot.locator("img")).to_have_js_property("naturalWidth", 480)
+    assert address(page) == {"q": "red vase"}
+    assert page.title() == "red vase · Gavel"
+
+
+def test_the_start_page_leads_into_the_categories(page):
+    visit(page)
+    page.get_by_role("button", name=re.compile("^watch")).click()
+    expect(cards(page).first).to_contain_text("watch")
+    assert address(page) == {"q": "watch", "category": "watch"}
+
+
+def test_filters_narrow_the_answer_and_the_back_button_widens_it_again(page):
+    visit(page, "?q=red+vase")
+    page.get_by_role("group", name="Category").get_by_text("lamp").click()
+    expect(page.get_by_role("list", name="Filters that are set")).to_contain_text("lamp")
+    assert {text.split(" · ")[1] for text in cards(page).locator(".origin").all_inner_texts()} == {"lamp"}
+    page.get_by_label("Highest price").fill("100")
+    page.get_by_label("Highest price").press("Enter")
+    expect(page.get_by_role("button", name="Without up to €100.00")).to_be_visible()
+    prices = [float(text.removeprefix("€")) for text in cards(page).locator(".price").all_inner_texts()]
+    assert prices
+    assert max(prices) <= 100
+    page.get_by_role("radio", name="4 and up").check()
+    expect(page.locator(".filters .badge")).to_have_text("3")
+    assert address(page) == {"q": "red vase", "category": "lamp", "max_price": "100", "min_seller_rating": "4"}
+    page.go_back()
+    page.go_back()
+    expect(page.locator(".filters .badge")).to_have_text("1")
+    page.get_by_role("button", name="Without lamp").click()
+    expect(page.get_by_role("list", name="Filters that are set")).to_have_count(0)
+
+
+def test_prices_typed_the_wrong_way_round_are_turned(page):
+    visit(page, "?q=vase&min_price=90")
+    page.get_by_label("Highest price").fill("20")
+    page.get_by_label("Highest price").press("Tab")
+    page.wait_for_url(re.compile("min_price=20&max_price=90"))
+    expect(cards(page).first).to_be_visible()
+
+
+def test_everything_can_be_done_from_the_keyboard(page):
+    visit(page)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the lots")).to_be_focused()
+    page.keyboard.press("/")
+    box = box_of(page)
+    expect(box).to_be_focused()
+    page.keyboard.type("oka")
+    expect(box).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Escape")
+    expect(box).to_have_attribute("aria-expanded", "false")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    option = page.get_by_role("option", name="Okada")
+    expect(option).to_have_attribute("aria-selected", "true")
+    assert box.get_attribute("aria-activedescendant") == option.get_attribute("id")
+    page.keyboard.press("Enter")
+    expect(cards(page).first).to_be_visible()
+    assert address(page) == {"q": "Okada"}
+    first = cards(page).first.get_by_role("link")
+    first.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert "lot" in address(page)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(first).to_be_focused()
+    assert "lot" not in address(page)
+
+
+def test_suggestions_come_from_what_the_shop_has(page):
+    visit(page)
+    box = box_of(page)
+    box.press_sequentially("red v")
+    page.get_by_role("option", name="red vase", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("red vase")
+    box.fill("wat")
+    expect(page.get_by_role("option").first).to_have_text("watchcategory")
+    box.fill("nothing like it")
+    expect(page.get_by_role("listbox")).to_be_hidden()
+
+
+def test_the_switch_asks_another_way_and_compare_shows_two_side_by_side(page):
+    visit(page, "?q=red+vase")
+    page.get_by_role("radio", name="Keyword").check()
+    page.wait_for_url(re.compile("mode=keyword"))
+    expect(cards(page).first).to_contain_text("vase")
+    page.get_by_label("Compare with").select_option("semantic")
+    expect(page.locator(".column")).to_have_count(2)
+    expect(page.get_by_role("region", name="Keyword").locator(".card").first).to_contain_text("#1")
+    assert address(page) == {"q": "red vase", "mode": "keyword", "compare": "semantic"}
+    page.get_by_label("Compare with").select_option("")
+    expect(page.locator(".column")).to_have_count(0)
+
+
+def test_more_lots_come_until_there_are_no_more(page):
+    visit(page, "?q=vase&mode=semantic")
+    expect(cards(page)).to_have_count(24)
+    page.get_by_role("button", name="Show more lots").click()
+    expect(cards(page)).to_have_count(48)
+    page.get_by_role("button", name="Show more lots").click()
+    expect(cards(page)).to_have_count(68)
+    expect(page.get_by_role("button", name="Show more lots")).to_have_count(0)
+
+
+def test_the_explain_panel_tells_how_the_answer_came_about(page):
+    visit(page, "?q=red+vase")
+    expect(page.locator(".bar")).to_have_attribute("aria-label", re.compile("Encode .* ms.*Retrieve .* ms"))
+    page.get_by_role("button", name="Explain").click()
+    panel = page.get_by_role("region", name="How this answer came about")
+    for word in ("hybrid", "first stage, not re-ranked", "every stage answered", "Encode", "Retrieve"):
+        expect(panel).to_contain_text(word)
+    expect(cards(page).first.locator(".why")).to_contain_text("Similarity")
+    assert address(page)["explain"] == "1"
+
+
+def test_what_the_api_explains_of_a_lot_is_shown_as_it_comes(page):
+    def explained(route: Route) -> None:
+        answer = route.fetch().json()
+        answer["results"][0]["explain"] = {"bm25": 3.25, "features": {"title_overlap": 0.5}}
+        answer["degraded"] = ["rerank"]
+        route.fulfill(json=answer)
+
+    page.route("**/search?*", explained)
+    visit(page, "?q=red+vase&explain=1")
+    page.get_by_text("All that is known").click()
+    expect(cards(page).first).to_contain_text("Title overlap")
+    expect(cards(page).first).to_contain_text("3.250")
+    expect(page.get_by_role("note")).to_contain_text("rerank")
+
+
+def test_the_time_to_the_end_runs_and_an_ended_lot_says_so(page):
+    page.clock.install()
+    visit(page, "?q=sextant&mode=keyword")
+    left = page.locator("[data-item-id=soon] time")
+    expect(left).to_have_text(re.compile(r"^\d\d:\d\d left$"))
+    expect(left).to_have_attribute("data-state", "soon")
+    before = left.inner_text()
+    page.clock.run_for(2_000)
+    expect(left).not_to_have_text(before)
+    page.clock.fast_forward("31:00")
+    expect(left).to_have_text("Ended")
+    expect(page.locator("[data-item-id=soon]")).to_have_class(re.compile("ended"))
+
+
+def test_markup_in_a_lot_stays_text(page):
+    visit(page, "?q=harpoon&mode=keyword")
+    lot = cards(page).first
+    expect(lot.get_by_role("heading")).to_have_text(HOSTILE)
+    lot.get_by_role("link").click()
+    expect(page.get_by_role("dialog")).to_contain_text("onerror")
+    page.keyboard.press("Escape")
+    box_of(page).fill("<img")
+    page.wait_for_timeout(100)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img[src=x], main script, main svg[onload]").count() == 0
+
+
+def test_the_page_forbids_itself_scripts_of_others(page):
+    answer = page.goto("/")
+    assert answer is not None
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    refused = page.evaluate("() => { try { document.body.innerHTML = '<b>x</b>'; return false } catch { return true } }")
+    assert refused
+
+
+def test_a_lot_without_a_photo_has_a_drawing_in_its_place(page):
+    visit(page, "?q=sextant&mode=keyword")
+    expect(page.locator("[data-item-id=soon] .no-photo")).to_have_text("No photo")
+
+
+def test_no_lot_found_offers_wider_ways(page):
+    visit(page, PAGES["empty"])
+    expect(page.get_by_role("heading", name="No lot matches")).to_be_visible()
+    page.get_by_role("button", name="By meaning, not by words").click()
+    expect(cards(page).first).to_be_visible()
+    assert address(page)["mode"] == "semantic"
+
+
+def test_a_refused_search_is_told_in_words_with_the_remedy(page):
+    visit(page, PAGES["problem"])
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("This search cannot be run")
+    expect(alert).to_contain_text("512")
+    expect(alert).to_contain_text("search again")
+
+
+def test_a_stopped_server_is_told_and_the_search_goes_on_when_it_is_back(page, server):
+    other = new_server(server.home).start()
+    try:
+        page.goto(f"{other.url}?q=red+vase")
+        expect(cards(page).first).to_be_visible()
+        other.stop()
+        box_of(page).fill("blue watch")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("The search does not answer")
+        assert Axe().run(page).response["violations"] == []
+        other.start()
+        page.get_by_role("button", name="Try again").click()
+        expect(cards(page).first).to_contain_text("watch")
+    finally:
+        other.stop()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_phone_needs_no_sideways_scrolling(name, page):
+    page.set_viewport_size(PHONE)
+    visit(page, PAGES[name])
+    assert sideways(page) == 0
+    assert box_of(page).bounding_box()["width"] > 120
+
+
+def test_a_query_from_right_to_left_reads_so(page):
+    visit(page)
+    box_of(page).fill(ARABIC)
+    page.keyboard.press("Enter")
+    title = page.locator("[data-item-id=arabic] .open")
+    expect(title).to_have_text(ARABIC)
+    directions = page.evaluate(
+        "title => [document.querySelector('#q'), title].map(e => getComputedStyle(e).direction)", title.element_handle()
+    )
+    assert directions == ["rtl", "rtl"]
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_whole_page_can_run_from_right_to_left(size, page):
+    page.set_viewport_size(size)
+    page.route("**/config.json", lambda route: route.fulfill(json={**route.fetch().json(), "direction": "rtl"}))
+    visit(page, "?q=red+vase")
+    assert sideways(page) == 0
+    brand, box = page.locator("#home").bounding_box(), box_of(page).bounding_box()
+    assert brand["x"] > box["x"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing(name, scheme, page):
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    visit(page, PAGES[name])
+    found = Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+
+def with_paths(page: Page, paths: dict[str, object]) -> None:
+    """Let the API describe itself with these paths besides `/search`."""
+
+    def described(route: Route) -> None:
+        openapi = route.fetch().json()
+        openapi["paths"] = {"/search": openapi["paths"]["/search"], **paths}
+        route.fulfill(json=openapi)
+
+    page.route("**/openapi.json", described)
+
+
+def test_what_the_api_lacks_is_not_offered(page):
+    with_paths(page, {})
+    visit(page, "?q=red+vase")
+    expect(page.get_by_role("button", name="More like this")).to_have_count(0)
+    expect(page.get_by_role("button", name="Search by photo")).to_have_count(0)
+
+
+def test_similar_lots_are_asked_for_with_the_filters(page):
+    asked: list[str] = []
+
+    def similar(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(json=route.fetch(url=route.request.url.split("items/")[0] + "search?q=vase&category=vase").json())
+
+    with_paths(page, {"/items/{item_id}/similar": {"get": {}}})
+    page.route("**/items/**", similar)
+    visit(page, "?q=red+vase&category=vase")
+    page.get_by_role("button", name=re.compile("More like this ?: Red vase")).first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("like Red vase")
+    expect(cards(page).first).to_contain_text("vase")
+    assert "similar" in address(page)
+    assert re.search(r"/items/red-vase-\d\d/similar\?k=24", asked[0])
+
+
+def test_a_dropped_photo_is_searched_by(page, server):
+    sent: list[tuple[str, bytes]] = []
+
+    def by_photo(route: Route) -> None:
+        sent.append((route.request.headers["content-type"], route.request.post_data_buffer or b""))
+        route.fulfill(json=route.fetch(url=f"{server.url}search?q=vase", method="GET", post_data=None).json())
+
+    form = {"content": {"multipart/form-data": {"schema": {"properties": {"image": {"type": "string", "format": "binary"}}}}}}
+    with_paths(page, {"/search/image": {"post": {"requestBody": form}}})
+    page.route("**/search/image?*", by_photo)
+    visit(page)
+    photo = next((server.home.parent / "shop" / "items" / "photos").glob("*.png"))
+    page.locator("#photo-file").set_input_files(photo)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("like your photo")
+    expect(cards(page).first).to_be_visible()
+    assert sent[0][0].startswith("multipart/form-data")
+    assert b'name="image"' in sent[0][1]
+
+
+def test_what_was_seen_and_opened_becomes_a_click_log_that_training_reads(page, server, tmp_path):
+    visit(page, "?q=green+lamp+page+test")
+    expect(cards(page).first).to_be_visible()
+    page.wait_for_timeout(300)  # the observer tells in its own time
+    opened = cards(page).nth(2)
+    item_id = opened.get_attribute("data-item-id")
+    with page.expect_request("**/events"):
+        opened.get_by_role("link").click()
+    page.wait_for_timeout(300)
+    (log,) = (server.home / "events").glob("*.ndjson")
+    rows = [row for line in log.read_text().splitlines() if (row := json.loads(line))["query"] == "green lamp page test"]
+    assert {row["event_type"] for row in rows} == {"impression", "view"}
+    assert [(row["item_id"], row["position"]) for row in rows if row["event_type"] == "view"] == [(item_id, 3)]
+
+    out = tmp_path / "clicks"
+    items = server.home.parent / "shop" / "items"
+    command = [sys.executable, "-m", "local.cli", "catalog", "prepare", "clicks"]
+    options = ["--data", str(server.home / "events"), "--items", str(items), "--out", str(out), "--json"]
+    env = {**os.environ, "GAVEL_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *options], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (out / "rejects.ndjson").exists()
+    clicks = [c for split in ("train", "val", "test") for c in read_clicks(out, split) if c.query == "green lamp page test"]
+    assert len(clicks) == len({row["item_id"] for row in rows})
+    assert [(c.item_id, c.event_type) for c in clicks if c.event_type] == [(item_id, "view")]
+
+
+def read_clicks(folder: Path, split: str):
+    from catalog.folder import CatalogFolder
+
+    return CatalogFolder.load(folder).clicks(split)
