@@ -37,29 +37,33 @@ class PageWords:
         with self._lock:
             now = time.monotonic()
             if self._kept is None or self._kept[0] != index.name or now - self._kept[1] > KEEP_S:
-                self._kept = (index.name, now, words_of(_sample(index)))
+                self._kept = (index.name, now, words_of(_sample(index), SAMPLE))
             return self._kept[2]
 
 
-def words_of(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def words_of(documents: Sequence[Mapping[str, Any]], most: int) -> dict[str, Any]:
     """Categories, brands and phrases of lots, the most frequent first, ties by name.
 
+    Args:
+        documents: of lots.
+        most: as many lots as this are a sample, and counts of them are not told.
+
     Returns:
-        categories: name, lots (how many), photo_of (item_id of a lot with a photo, or None); brands: name, lots;
+        categories: name, lots (how many; None in a sample), photo_of (item_id of a lot with a photo, or None); brands: name;
         phrases: runs of one to three words of the titles, in lower case.
     """
     phrases: Counter[str] = Counter()
     for document in documents:
         phrases.update(set(_phrases(str(document["title"]))))
+    whole = len(documents) < most
     photos = {str(d.get("category")): d["item_id"] for d in reversed(documents) if d.get("has_image")}
     return {
         "categories": [
-            {"name": name, "lots": lots, "photo_of": photos.get(name)}
+            {"name": name, "lots": lots if whole else None, "photo_of": photos.get(name)}
             for name, lots in _frequent(Counter(str(d["category"]) for d in documents if d.get("category")), MOST["categories"])
         ],
         "brands": [
-            {"name": name, "lots": lots}
-            for name, lots in _frequent(Counter(str(d["brand"]) for d in documents if d.get("brand")), MOST["brands"])
+            {"name": name} for name, _ in _frequent(Counter(str(d["brand"]) for d in documents if d.get("brand")), MOST["brands"])
         ],
         "phrases": [phrase for phrase, _ in _frequent(_whole(phrases), MOST["phrases"])],
     }

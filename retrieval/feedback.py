@@ -82,11 +82,8 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
     Raises:
         InvalidQuery: a value is out of its limits; the message names it.
     """
-    try:
-        query_id, buyer_id = parse_id("query_id", feedback.query_id), parse_id("session_id", feedback.session_id)
-        item_ids = [parse_id("item_id", act.item_id) for act in feedback.acts]
-    except InvalidInput as error:
-        raise InvalidQuery(str(error)) from error
+    query_id, buyer_id = _id("query_id", feedback.query_id), _id("session_id", feedback.session_id)
+    item_ids = [_id("item_id", act.item_id) for act in feedback.acts]
     if not 1 <= len(item_ids) <= MAX_ACTS:
         raise InvalidQuery(f"there are {len(item_ids)} events; allowed are 1 to {MAX_ACTS}, send the rest in another request")
     query, shown_at = _query(feedback.query), _moment("shown_at", feedback.shown_at, now)
@@ -103,6 +100,15 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
         }
         for item_id, act in zip(item_ids, feedback.acts, strict=True)
     ]
+
+
+def _id(field: str, value: str) -> str:
+    if not value.strip():
+        raise InvalidQuery(f"{field} is empty; every list, session and lot has one")
+    try:
+        return parse_id(field, value)
+    except InvalidInput as error:
+        raise InvalidQuery(str(error)) from error
 
 
 def _query(text: str) -> str:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
-from retrieval.errors import FeedbackUnavailable, GavelError, IndexUnavailable, InvalidQuery, TowerError, UnknownItem
+from retrieval.errors import GavelError, IndexUnavailable, InvalidQuery, TowerError, UnknownItem
 from retrieval.index.base import Filter
 from retrieval.search import MAX_K, MAX_QUERY_CHARS, Mode, SearchAnswer, SearchRequest, SearchService
 
@@ -29,7 +29,6 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (UnknownItem, HTTPStatus.NOT_FOUND, "unknown_item"),
     (IndexUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "index_unavailable"),
     (TowerError, HTTPStatus.SERVICE_UNAVAILABLE, "tower_unavailable"),
-    (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
 

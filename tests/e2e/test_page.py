@@ -221,15 +221,19 @@ def test_the_explain_panel_tells_how_the_answer_came_about(page):
 def test_what_the_api_explains_of_a_lot_is_shown_as_it_comes(page):
     def explained(route: Route) -> None:
         answer = route.fetch().json()
-        answer["results"][0]["explain"] = {"bm25": 3.25, "features": {"title_overlap": 0.5}}
+        moved = {"expected": 1.5, "bid_count": -0.25, "title_overlap": 0.75}
+        told = {"semantic_rank": 4, "keyword_rank": None, "bm25": 3.25, "features": {"bid_count": 2.0}, "contributions": moved}
+        answer["results"][0]["explanation"] = told
         answer["degraded"] = ["rerank"]
         route.fulfill(json=answer)
 
     page.route("**/search?*", explained)
     visit(page, "?q=red+vase&explain=1")
-    page.get_by_text("All that is known").click()
-    expect(cards(page).first).to_contain_text("Title overlap")
-    expect(cards(page).first).to_contain_text("3.250")
+    lot = cards(page).first
+    expect(lot.locator(".why")).to_contain_text("By meaning#4By wordsnot found")
+    assert lot.locator(".moves li").all_inner_texts() == ["Title overlap\n+0.75", "Bid count\n−0.25"]
+    lot.get_by_text("All that is known").click()
+    expect(lot).to_contain_text("3.250")
     expect(page.get_by_role("note")).to_contain_text("rerank")
 
 

@@ -4,6 +4,8 @@ import { h } from "./dom.js";
 import { label, milliseconds } from "./format.js";
 
 const STAGES = { load: "Load", encode: "Encode", retrieve: "Retrieve", fuse: "Fuse", rerank: "Re-rank" };
+const BASELINE = "expected"; // the contribution that is the same for all lots
+const MOVES = 5;
 const LEAST_MS = 0.05; // what rounds to nothing is left out
 const LEAST_SHARE = 0.5; // percent: a stage of microseconds stays visible
 
@@ -21,7 +23,7 @@ export function timingBar(timings) {
     bar.append(part);
     legend.append(h("li", { data: { stage } }, name(stage), " ", h("b", {}, milliseconds(value))));
   }
-  return h("div", { class: "timings" }, bar, legend);
+  return h("div", { class: "timings" }, h("span", { class: "total" }, milliseconds(total)), bar, legend);
 }
 
 /** The panel about a whole answer. */
@@ -31,6 +33,7 @@ export function explainPanel(answer) {
     ["Order", answer.reranked ? "by the re-ranker" : "first stage, not re-ranked"],
     ["Done without", answer.degraded?.length ? answer.degraded.join(", ") : "nothing: every stage answered"],
     ["Tower", answer.tower_id],
+    ...(typeof answer.cached === "boolean" ? [["From the cache", answer.cached ? "yes" : "no"]] : []),
   ];
   return h(
     "section",
@@ -43,14 +46,34 @@ export function explainPanel(answer) {
 
 /** Why a lot stands where it does: its scores, and whatever more the API tells of it. */
 export function explanation(result) {
-  const told = result.explain ?? result.explanation;
+  const told = result.explanation;
   return h(
     "div",
     { class: "why" },
     h("dl", {}, pair("Rank", result.rank), pair("Score", number(result.score)), pair("Similarity", number(result.similarity))),
     typeof result.similarity === "number" ? similarityBar(result.similarity) : null,
-    told && typeof told === "object" ? h("details", {}, h("summary", {}, "All that is known"), tree(told)) : null,
+    told ? places(told) : null,
+    told?.contributions ? contributions(told.contributions) : null,
+    told ? h("details", {}, h("summary", {}, "All that is known"), tree(told)) : null,
   );
+}
+
+/** Where each retriever had the lot. */
+function places(told) {
+  const at = (rank) => (rank ? `#${rank}` : "not found");
+  return h("dl", {}, pair("By meaning", at(told.semantic_rank)), pair("By words", at(told.keyword_rank)), pair("First stage", at(told.first_stage_rank)));
+}
+
+/** What moved the lot up or down in the re-ranker's order, the strongest first. */
+function contributions(told) {
+  const moves = Object.entries(told).filter(([name]) => name !== BASELINE)
+    .sort((one, other) => Math.abs(other[1]) - Math.abs(one[1])).slice(0, MOVES);
+  const most = Math.max(...moves.map(([, value]) => Math.abs(value)), 1e-9);
+  return h("ul", { class: "moves", "aria-label": "What moved it in the order" }, moves.map(([name, value]) => {
+    const bar = h("span", { class: value < 0 ? "down" : "up", "aria-hidden": "true" });
+    bar.style.inlineSize = `${(100 * Math.abs(value)) / most}%`;
+    return h("li", {}, h("span", {}, label(name)), h("b", {}, `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`), h("i", {}, bar));
+  }));
 }
 
 function similarityBar(similarity) {

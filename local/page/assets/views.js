@@ -3,7 +3,7 @@
 import { card, photo } from "./cards.js";
 import { h } from "./dom.js";
 import { explainPanel, timingBar } from "./explain.js";
-import { count, milliseconds } from "./format.js";
+import { count } from "./format.js";
 import { MODES, isFull, more } from "./state.js";
 
 const TILES = 12;
@@ -16,7 +16,7 @@ export function startView(api, words, go) {
   const tiles = words.categories.slice(0, TILES).map((one) => h("li", {},
     h("button", { type: "button", class: "tile", onclick: () => go({ q: one.name, category: one.name }) },
       photo(api, one.photo_of ?? "", { has_image: Boolean(one.photo_of) }, true),
-      h("span", { class: "tile-name", dir: "auto" }, one.name), h("small", {}, `${count(one.lots)} lots`))));
+      h("span", { class: "tile-name", dir: "auto" }, one.name), one.lots ? h("small", {}, `${count(one.lots)} lots`) : null)));
   const tries = [...words.phrases].filter((phrase) => phrase.includes(" ")).slice(0, 6);
   return h("div", { class: "start" },
     h("h1", {}, "Find the lots worth a bid"),
@@ -65,7 +65,7 @@ export function answerView(api, state, answer, { chips, options, change }) {
 export function compareView(api, state, answers, { chips, options }) {
   const [one, two] = answers;
   const column = (answer, other, mode) => h("section", { class: "column", "aria-label": MODE_WORDS[mode] },
-    h("h2", {}, MODE_WORDS[mode], h("small", {}, milliseconds(answer.timings_ms?.total ?? 0))),
+    h("h2", {}, MODE_WORDS[mode]),
     timingBar(answer.timings_ms ?? {}),
     h("ol", { class: "list" }, answer.results.map((result) => card(api, result, { ...options, on: { ...options.on, similar: null },
       heading: "h3", explain: state.explain, note: h("p", { class: "placed" }, h("b", {}, `#${result.rank}`), " ", moved(result, other)) }))));
