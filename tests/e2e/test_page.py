@@ -209,10 +209,10 @@ def test_more_lots_come_until_there_are_no_more(page):
 
 def test_the_explain_panel_tells_how_the_answer_came_about(page):
     visit(page, "?q=red+vase")
-    expect(page.locator(".bar")).to_have_attribute("aria-label", re.compile("Encode .* ms.*Retrieve .* ms"))
+    expect(page.locator(".bar")).to_have_attribute("aria-label", re.compile("Retrieve .* ms"))
     page.get_by_role("button", name="Explain").click()
     panel = page.get_by_role("region", name="How this answer came about")
-    for word in ("hybrid", "first stage, not re-ranked", "every stage answered", "Encode", "Retrieve"):
+    for word in ("hybrid", "first stage, not re-ranked", "every stage answered", "Retrieve"):
         expect(panel).to_contain_text(word)
     expect(cards(page).first.locator(".why")).to_contain_text("Similarity")
     assert address(page)["explain"] == "1"
@@ -230,7 +230,7 @@ def test_what_the_api_explains_of_a_lot_is_shown_as_it_comes(page):
     page.route("**/search?*", explained)
     visit(page, "?q=red+vase&explain=1")
     lot = cards(page).first
-    expect(lot.locator(".why")).to_contain_text("By meaning#4By wordsnot found")
+    expect(lot.locator(".why")).to_contain_text("Meaning#4Words–")
     assert lot.locator(".moves li").all_inner_texts() == ["Title overlap\n+0.75", "Bid count\n−0.25"]
     lot.get_by_text("All that is known").click()
     expect(lot).to_contain_text("3.250")

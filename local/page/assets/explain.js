@@ -12,7 +12,9 @@ const LEAST_SHARE = 0.5; // percent: a stage of microseconds stays visible
 /** The stages of a search as one stacked bar with its legend. */
 export function timingBar(timings) {
   const total = timings.total ?? Object.values(timings).reduce((sum, value) => sum + value, 0);
-  const stages = Object.entries(timings).filter(([name, value]) => name !== "total" && value >= LEAST_MS);
+  const measured = Object.entries(timings).filter(([name]) => name !== "total");
+  const rest = total - measured.reduce((sum, [, value]) => sum + value, 0);
+  const stages = [...measured, ["other", rest]].filter(([, value]) => value >= LEAST_MS);
   const name = (stage) => STAGES[stage] ?? label(stage);
   const bar = h("div", { class: "bar", role: "img" });
   bar.setAttribute("aria-label", `${milliseconds(total)}: ${stages.map(([s, v]) => `${name(s)} ${milliseconds(v)}`).join(", ")}`);
@@ -60,8 +62,8 @@ export function explanation(result) {
 
 /** Where each retriever had the lot. */
 function places(told) {
-  const at = (rank) => (rank ? `#${rank}` : "not found");
-  return h("dl", {}, pair("By meaning", at(told.semantic_rank)), pair("By words", at(told.keyword_rank)), pair("First stage", at(told.first_stage_rank)));
+  const at = (rank) => (rank ? `#${rank}` : "–");
+  return h("dl", {}, pair("Meaning", at(told.semantic_rank)), pair("Words", at(told.keyword_rank)), pair("Together", at(told.first_stage_rank)));
 }
 
 /** What moved the lot up or down in the re-ranker's order, the strongest first. */
