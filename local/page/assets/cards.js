@@ -19,6 +19,12 @@ export function photo(api, itemId, fields, eager = false) {
   return frame;
 }
 
+/** What is bid for a lot now. */
+export function priceTag(api, fields) {
+  const known = price(fields.current_price, api.currency);
+  return h("p", { class: known ? "price" : "price unknown" }, known || "Price not known");
+}
+
 /** One lot of an answer.
  *  on.open(result) shows the lot, on.similar(result) looks for lots like it. */
 export function card(api, result, { on, explain, eager, note, heading = "h2" }) {
@@ -39,7 +45,7 @@ export function card(api, result, { on, explain, eager, note, heading = "h2" }) 
       note ?? null,
       h(heading, { class: "title" }, h("a", { class: "open", href: on.address(result), dir: "auto", onclick: open }, fields.title ?? result.item_id)),
       origin ? h("p", { class: "origin", dir: "auto" }, origin) : null,
-      h("p", { class: "price" }, price(fields.current_price, api.currency) || "Price not known"),
+      priceTag(api, fields),
       h("p", { class: "bidding" }, h("span", {}, bids(fields.bid_count ?? 0)), countdown(fields.ends_at)),
       api.can.similar && on.similar
         ? h("button", { type: "button", class: "more-like", onclick: () => on.similar(result) }, "More like this",

@@ -47,6 +47,7 @@ function categories(state, known, change) {
 }
 
 function brand(state, known, change) {
+  if (!known.length && !state.brand) return null;
   return h("div", { class: "group" }, h("label", { for: "brand" }, "Brand"),
     h("input", { id: "brand", type: "text", dir: "auto", list: "brands", placeholder: "Any brand", maxlength: 200, value: state.brand,
       onchange: (event) => change({ brand: event.target.value.trim() }) }),

@@ -1,10 +1,10 @@
 // One lot, large.
 
-import { photo } from "./cards.js";
+import { photo, priceTag } from "./cards.js";
 import { countdown } from "./countdown.js";
 import { byId, h } from "./dom.js";
 import { explanation } from "./explain.js";
-import { bids, label, price } from "./format.js";
+import { bids, label } from "./format.js";
 
 const NAMES = { listed_at: "Listed", item_id: "Lot" };
 const TOLD = ["item_id", "title", "description", "image", "has_image", "current_price", "bid_count", "ends_at", "updated_at"];
@@ -20,7 +20,7 @@ export function openLot(api, result, { close, similar }) {
       photo(api, result.item_id, fields, true),
       h("div", { class: "facts" },
         h("h2", { id: "lot-title", dir: "auto" }, fields.title ?? result.item_id),
-        h("p", { class: "price" }, price(fields.current_price, api.currency) || "Price not known"),
+        priceTag(api, fields),
         h("p", { class: "bidding" }, h("span", {}, bids(fields.bid_count ?? 0)), countdown(fields.ends_at)),
         fields.description ? h("p", { class: "description", dir: "auto" }, fields.description) : null,
         h("dl", { class: "details" }, details(result)),
