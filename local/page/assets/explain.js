@@ -3,18 +3,18 @@
 import { h } from "./dom.js";
 import { label, milliseconds } from "./format.js";
 
-const STAGES = { load: "Load", encode: "Encode", retrieve: "Retrieve", fuse: "Fuse", rerank: "Re-rank" };
+const STAGES = { load: "Load", encode: "Encode", retrieve: "Retrieve", fuse: "Fuse", rerank: "Re-rank", cache: "From the cache" };
 const BASELINE = "expected"; // the contribution that is the same for all lots
 const MOVES = 5;
 const LEAST_MS = 0.05; // what rounds to nothing is left out
 const LEAST_SHARE = 0.5; // percent: a stage of microseconds stays visible
 
 /** The stages of a search as one stacked bar with its legend. */
-export function timingBar(timings) {
+export function timingBar({ timings_ms: timings = {}, cached }) {
   const total = timings.total ?? Object.values(timings).reduce((sum, value) => sum + value, 0);
   const measured = Object.entries(timings).filter(([name]) => name !== "total");
   const rest = total - measured.reduce((sum, [, value]) => sum + value, 0);
-  const stages = [...measured, ["other", rest]].filter(([, value]) => value >= LEAST_MS);
+  const stages = [...measured, [cached ? "cache" : "other", rest]].filter(([, value]) => value >= LEAST_MS);
   const name = (stage) => STAGES[stage] ?? label(stage);
   const bar = h("div", { class: "bar", role: "img" });
   bar.setAttribute("aria-label", `${milliseconds(total)}: ${stages.map(([s, v]) => `${name(s)} ${milliseconds(v)}`).join(", ")}`);
@@ -35,13 +35,12 @@ export function explainPanel(answer) {
     ["Order", answer.reranked ? "by the re-ranker" : "first stage, not re-ranked"],
     ["Done without", answer.degraded?.length ? answer.degraded.join(", ") : "nothing: every stage answered"],
     ["Tower", answer.tower_id],
-    ...(typeof answer.cached === "boolean" ? [["From the cache", answer.cached ? "yes" : "no"]] : []),
   ];
   return h(
     "section",
     { class: "explain", "aria-label": "How this answer came about" },
     h("h2", {}, "How this answer came about"),
-    timingBar(answer.timings_ms ?? {}),
+    timingBar(answer),
     h("dl", {}, facts.map(([term, fact]) => h("div", { class: "fact" }, h("dt", {}, term), h("dd", {}, fact ?? "not told")))),
   );
 }

@@ -53,7 +53,7 @@ export function grid(api, answer, options) {
 export function answerView(api, state, answer, { chips, options, change }) {
   const full = answer.results.length < state.k || isFull(state.k);
   return [
-    state.explain ? explainPanel(answer) : h("div", { class: "quick" }, timingBar(answer.timings_ms ?? {})),
+    state.explain ? explainPanel(answer) : h("div", { class: "quick" }, timingBar(answer)),
     answer.degraded?.length ? h("p", { class: "degraded", role: "note" }, `Answered without: ${answer.degraded.join(", ")}. The order may be poorer than usual.`) : null,
     chips,
     grid(api, answer, { ...options, explain: state.explain }),
@@ -66,7 +66,7 @@ export function compareView(api, state, answers, { chips, options }) {
   const [one, two] = answers;
   const column = (answer, other, mode) => h("section", { class: "column", "aria-label": MODE_WORDS[mode] },
     h("h2", {}, MODE_WORDS[mode]),
-    timingBar(answer.timings_ms ?? {}),
+    timingBar(answer),
     h("ol", { class: "list" }, answer.results.map((result) => card(api, result, { ...options, on: { ...options.on, similar: null },
       heading: "h3", explain: state.explain, note: h("p", { class: "placed" }, h("b", {}, `#${result.rank}`), " ", moved(result, other)) }))));
   const shared = one.results.filter((result) => two.results.some((other) => other.item_id === result.item_id)).length;
