@@ -12,7 +12,7 @@ help:            ## this list
 demo: .venv/installed            ## build a catalogue, train, embed, index, search: the whole path in minutes
 	$(BIN)/gavel demo
 
-serve: .venv/installed            ## answer HTTP searches on http://127.0.0.1:8000
+serve: .venv/installed            ## a search page, and the API, on http://127.0.0.1:8000
 	$(BIN)/gavel serve
 
 test: .venv/installed-dev            ## every test, against a real OpenSearch node

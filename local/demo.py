@@ -246,7 +246,7 @@ def show_report(demo: Demo) -> None:
     for command, why in (
         ('gavel search "red vase" --max-price 200', "ten lots, filtered"),
         ("gavel search", "a prompt; `quit` leaves"),
-        ("gavel serve", "the same over HTTP: http://127.0.0.1:8000/docs"),
+        ("gavel serve", "the same as a page: http://127.0.0.1:8000/, and over HTTP: …/docs"),
         ("gavel up", "an OpenSearch on this machine; then GAVEL_INDEX=opensearch gavel index"),
     ):
         console.print(f"  .venv/bin/{command}\n      [dim]{why}[/]", highlight=False, soft_wrap=True)

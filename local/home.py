@@ -1,5 +1,7 @@
 """Where everything that Gavel makes on one machine lies."""
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from retrieval.tower import CARD_FILE
 # <home>/negatives/<tower_id>.parquet  hard negatives that were mined with a tower
 # <home>/rankers/<tower_id>.ubj    the re-ranker that was trained on a tower's candidates
 # <home>/embeddings/<release_id>/  embedding parts and their manifest
+# <home>/sources/<release_id>.json folders of the catalogue files that a release was made of; its photos lie below them
+# <home>/events/<day>.ndjson       what buyers did with the lots that they were shown
 # <home>/index/                    the embedded index
 # <home>/opensearch/               the data of a node that `gavel up` started
 # <home>/reports/                  measurements and plots
@@ -70,6 +74,26 @@ class Home:
     def reports(self) -> Path:
         """Measurements and plots."""
         return self.settings.home / "reports"
+
+    @property
+    def events(self) -> Path:
+        """What buyers did, a file a day: a click log that `gavel catalog prepare clicks` reads."""
+        return self.settings.home / "events"
+
+    def sources(self, release_id: str) -> list[Path]:
+        """The folders of the catalogue files that a release was made of; none when it was made elsewhere."""
+        path = self._sources_file(release_id)
+        return [Path(folder) for folder in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+
+    def remember_sources(self, release_id: str, inputs: Iterable[Path]) -> None:
+        """Write down where the catalogue files of a release lie: its lots name their photos relative to them."""
+        folders = sorted({str((path if path.is_dir() else path.parent).absolute()) for path in inputs})
+        path = self._sources_file(release_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(folders), encoding="utf-8")
+
+    def _sources_file(self, release_id: str) -> Path:
+        return self.settings.home / "sources" / f"{Path(release_id).name}.json"
 
     def negatives(self, tower_id: str) -> Path:
         """File of the hard negatives that were mined with a tower, whether it is there or not."""

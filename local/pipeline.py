@@ -167,7 +167,10 @@ def find_release(
 
     card = TowerCard.load(tower, verify=True).at(dimensions)
     found = find_release(EmbeddingRun(list(inputs), home.embeddings, release_id=release_id), card)
-    return home.embeddings / found.release_id if found else None
+    if found is None:
+        return None
+    home.remember_sources(found.release_id, inputs)
+    return home.embeddings / found.release_id
 
 
 def embed(
@@ -190,6 +193,7 @@ def embed(
 
     settings = {"release_id": release_id, "workers": workers, "force": force, "dimensions": dimensions}
     manifest = embed(list(inputs), tower, home.embeddings, progress=progress, **settings)
+    home.remember_sources(manifest.release_id, inputs)
     return home.embeddings / manifest.release_id
 
 

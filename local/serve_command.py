@@ -1,34 +1,64 @@
 """`gavel serve`."""
 
 import os
+import re
 import socket
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from local.console import console
+from local.home import Home
 from retrieval.errors import InvalidInput
 from retrieval.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="Show photos of this folder too, for lots that name them by absolute path.")
+    ] = None,
+    currency: Annotated[str, typer.Option(help="ISO 4217 code of the prices, such as EUR; without it they are bare numbers.")] = "",
 ) -> None:
-    """Answer searches over HTTP; /docs shows the API."""
+    """A search page at /, the API beside it, described at /docs."""
+    if currency and not re.fullmatch("[A-Za-z]{3}", currency):
+        raise InvalidInput(f"--currency is {currency!r}; give the three letters of ISO 4217, such as EUR")
     listener = listen(host, port)  # before the seconds that loading takes, and before the address is told
     import uvicorn
 
+    with listener:
+        settings = Settings.from_env()
+        app, told = page_and_api(settings, photos or [], currency.upper())
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        console.print(f"{told}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+
+
+def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> tuple["FastAPI", str]:
+    """The app that `gavel serve` runs, and a line about the index behind it.
+
+    Raises:
+        IndexMissing: nothing has been indexed yet.
+    """
     from lambdas.query_api.app import create_app
+    from lambdas.query_api.events import events_router
+    from local.event_log import EventLog
+    from local.page_app import add_page
+    from local.photo_shelf import PhotoShelf
     from local.wiring import search_service
 
-    with listener:
-        service = search_service(Settings.from_env())
-        live = service.live()
-        server = uvicorn.Server(uvicorn.Config(create_app(lambda: service), log_level="warning"))
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        console.print(f"index {live.index.name}, {live.index.count()} lots: {url}/docs", highlight=False, soft_wrap=True)
-        server.run(sockets=[listener])
+    home, service = Home(settings), search_service(settings)
+    index = service.live().index
+    app = create_app(lambda: service, [origin for origin in settings.cors_origins.split(",") if origin])
+    app.include_router(events_router(EventLog(home.events)))
+    add_page(app, lambda: service, PhotoShelf(home, photos), currency)
+    return app, f"index {index.name}, {index.count()} lots"
 
 
 def listen(host: str, port: int) -> socket.socket:

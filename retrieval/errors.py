@@ -11,6 +11,7 @@
     ├── IndexUnavailable      the index does not answer
     │   └── IndexMissing      nothing has been indexed yet
     ├── RankerUnavailable     the re-ranker does not answer
+    ├── FeedbackUnavailable   what buyers did cannot be kept
     ├── FeatureMismatch       a re-ranker was trained on other features
     └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
 
@@ -60,6 +61,10 @@ class IndexMissing(IndexUnavailable):
 
 class RankerUnavailable(GavelError):
     """The re-ranker does not answer, or not in time, or with nonsense."""
+
+
+class FeedbackUnavailable(GavelError):
+    """What buyers did cannot be written down."""
 
 
 class FeatureMismatch(GavelError):

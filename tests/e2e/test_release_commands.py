@@ -10,8 +10,10 @@ import pytest
 from small_tower import save_small_item_tower
 from test_command_line import ROOT, environment
 
+from local.home import Home
 from local.serve_command import listen
 from retrieval.errors import InvalidInput
+from retrieval.settings import Settings
 
 
 def gavel(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,6 +37,20 @@ def test_an_unchanged_release_is_there_already_and_force_makes_it_again(home: Pa
     assert [one.pop("already_there") for one in said] == [False, True, False]
     assert said[0] == said[1] == said[2]
     assert "already there, unchanged" in gavel(home, "embed", lots).stdout
+
+
+def test_a_release_remembers_where_its_lots_and_so_their_photos_lie(home: Path) -> None:
+    (home.parent / "elsewhere").mkdir()
+    (home.parent / "elsewhere" / "lots.csv").write_text("id,title,image\na,red vase,photos/a.jpg\n")
+    said = json.loads(gavel(home, "embed", str(home.parent / "elsewhere"), "--release", "sources", "--json").stdout)
+    assert said["embedded"] == 1
+    assert Home(Settings(home=home)).sources("sources") == [home.parent / "elsewhere"]
+
+
+def test_a_currency_that_is_none_is_refused(home: Path) -> None:
+    run = gavel(home, "serve", "--currency", "euros")
+    assert run.returncode == 2
+    assert "three letters of ISO 4217" in run.stderr
 
 
 def test_a_release_of_rejects_alone_is_a_warning_status_1_and_no_index(home: Path) -> None:

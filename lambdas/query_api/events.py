@@ -1,0 +1,80 @@
+"""The route that takes what buyers did with the lots that they were shown."""
+
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from fastapi import APIRouter, HTTPException
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from retrieval.errors import FeedbackUnavailable
+from retrieval.feedback import MAX_ACTS, MAX_POSITION, MAX_QUERY_CHARS, Act, ActKind, EventSink, Feedback, feedback_rows
+
+RETRY_AFTER_S = 30
+
+
+class Event(BaseModel):
+    """One act on one lot of the list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    event_type: ActKind
+    item_id: str = Field(min_length=1, max_length=512)
+    position: int = Field(ge=1, le=MAX_POSITION, description="Place in the list, from 1.")
+    timestamp: AwareDatetime = Field(description="When it happened.")
+
+
+class ShownList(BaseModel):
+    """A list that was shown, and what became of its lots."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "query_id": "6d1c0f6e",
+                "session_id": "b2a7c1d4",
+                "query": "red vase",
+                "shown_at": "2026-11-21T18:00:00Z",
+                "events": [
+                    {"event_type": "click", "item_id": "lot-00042", "position": 3, "timestamp": "2026-11-21T18:00:09Z"},
+                ],
+            }
+        },
+    )
+
+    query_id: str = Field(min_length=1, max_length=128, description="Of this showing of the list.")
+    session_id: str = Field(min_length=1, max_length=128, description="Stands for the buyer; no name, no address.")
+    query: str = Field(min_length=1, max_length=MAX_QUERY_CHARS)
+    shown_at: AwareDatetime
+    events: list[Event] = Field(min_length=1, max_length=MAX_ACTS)
+
+    def feedback(self) -> Feedback:
+        """The same as the core reads it."""
+        acts = [Act(event.event_type, event.item_id, event.position, event.timestamp) for event in self.events]
+        return Feedback(self.query_id, self.session_id, self.query, self.shown_at, acts)
+
+
+class Kept(BaseModel):
+    """How many events were written down."""
+
+    accepted: int
+
+
+def events_router(sink: EventSink) -> APIRouter:
+    """`POST /events`.
+
+    Args:
+        sink: where the rows go.
+    """
+    router = APIRouter()
+
+    @router.post("/events", status_code=HTTPStatus.ACCEPTED)
+    def events(shown: ShownList) -> Kept:
+        """Tell what buyers did with a list: impressions, clicks, bids, purchases."""
+        rows = feedback_rows(shown.feedback(), datetime.now(UTC))
+        try:
+            sink.append(rows)
+        except FeedbackUnavailable as error:  # not in the table of the API's errors: no search depends on it
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": str(RETRY_AFTER_S)}) from error
+        return Kept(accepted=len(rows))
+
+    return router

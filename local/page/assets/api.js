@@ -1,0 +1,96 @@
+// The API, its capabilities and its errors. What its openapi.json does not list, the page does not offer.
+
+const PATIENCE_MS = 15_000;
+
+/** An error of the API, or of the way to it. `type` is stable and decides the remedy. */
+export class Problem extends Error {
+  constructor({ type, title, detail, retryAfter = 0 }) {
+    super(detail || title);
+    Object.assign(this, { type, title, detail, retryAfter });
+  }
+}
+
+const UNREACHABLE = { type: "unreachable", title: "The search does not answer", detail: "" };
+const TOO_SLOW = { type: "too_slow", title: "The search takes too long", detail: "" };
+
+export class Api {
+  /** Take config.json, and what the API says about itself. */
+  static async connect() {
+    const config = await fetch("config.json").then((answer) => (answer.ok ? answer.json() : {})).catch(() => ({}));
+    const api = new Api(config);
+    await api.discover();
+    return api;
+  }
+
+  constructor(config) {
+    this.base = new URL(config.api ? `${config.api.replace(/\/+$/, "")}/` : "./", location.href);
+    this.photos = config.photos ? new URL(config.photos, location.href) : null;
+    this.words = config.words ? new URL(config.words, location.href) : null;
+    this.currency = config.currency ?? "";
+    this.direction = config.direction === "rtl" ? "rtl" : "ltr";
+    this.can = { similar: false, image: null, events: false, explain: false };
+  }
+
+  async discover() {
+    const described = await fetch(this.at("openapi.json")).then((answer) => (answer.ok ? answer.json() : null)).catch(() => null);
+    this.reached = described !== null;
+    const paths = described?.paths ?? {};
+    this.can.similar = Object.keys(paths).some((path) => /^\/items\/\{\w+\}\/similar$/.test(path));
+    this.can.events = "/events" in paths;
+    this.can.explain = (paths["/search"]?.get?.parameters ?? []).some((parameter) => parameter.name === "explain");
+    this.can.image = imageRequest(paths["/search/image"]?.post, described?.components?.schemas ?? {});
+  }
+
+  at(path) {
+    return new URL(path, this.base);
+  }
+
+  search(params, signal) {
+    return this.ask(withParams(this.at("search"), params), { signal });
+  }
+
+  similar(itemId, params, signal) {
+    return this.ask(withParams(this.at(`items/${encodeURIComponent(itemId)}/similar`), params), { signal });
+  }
+
+  searchByPhoto(file, params, signal) {
+    const body = this.can.image.field ? new FormData() : file;
+    if (this.can.image.field) body.append(this.can.image.field, file);
+    const headers = this.can.image.field ? {} : { "Content-Type": file.type };
+    return this.ask(withParams(this.at("search/image"), params), { method: "POST", body, headers, signal });
+  }
+
+  async ask(url, { signal, ...request } = {}) {
+    const patience = AbortSignal.timeout(PATIENCE_MS);
+    try {
+      const answer = await fetch(url, { ...request, signal: signal ? AbortSignal.any([signal, patience]) : patience });
+      if (answer.ok) return await answer.json();
+      throw await problemOf(answer);
+    } catch (error) {
+      if (error instanceof Problem || error.name === "AbortError") throw error;
+      throw new Problem(error.name === "TimeoutError" ? TOO_SLOW : UNREACHABLE);
+    }
+  }
+}
+
+function withParams(url, params) {
+  for (const [name, value] of Object.entries(params)) url.searchParams.set(name, value);
+  return url;
+}
+
+async function problemOf(answer) {
+  const told = await answer.json().catch(() => ({}));
+  const retryAfter = Number(answer.headers.get("Retry-After")) || 0;
+  return new Problem({ type: told.type ?? `http_${answer.status}`, title: told.title ?? "", detail: told.detail ?? "", retryAfter });
+}
+
+/** How a photo is sent: {field} in a form, {field: ""} as the body itself, null when the API takes none. */
+function imageRequest(operation, schemas) {
+  if (!operation) return null;
+  const schema = operation.requestBody?.content?.["multipart/form-data"]?.schema;
+  if (!schema) return { field: "" };
+  const named = schema.$ref ? schemas[schema.$ref.split("/").pop()] : schema;
+  const fields = Object.entries(named?.properties ?? {});
+  const binary = fields.find(([, kind]) => kind.format === "binary" || "contentMediaType" in kind) ?? fields[0];
+  return { field: binary?.[0] ?? "file" };
+}

@@ -1,0 +1,211 @@
+// The page: its state is its address, and every change of it is shown by show().
+
+import { Api, Problem } from "./api.js";
+import { skeletons } from "./cards.js";
+import { byId, h } from "./dom.js";
+import { Feedback } from "./feedback.js";
+import { activeFilters, showFilters } from "./filters.js";
+import { openLot } from "./lot_dialog.js";
+import { emptyNotice, problemNotice } from "./notices.js";
+import { takePhotos } from "./photo_search.js";
+import { FILTERS, addressOf, filtersOf, readState } from "./state.js";
+import { Words, suggest } from "./suggestions.js";
+import { answerView, compareView, startView, toolbar } from "./views.js";
+
+const view = byId("view");
+const box = byId("q");
+const words = new Words();
+let api;
+let feedback = null;
+let state = readState();
+let asking = null; // aborts what is still on its way for an older state
+let answered = { key: "", answers: [] };
+let presented = ""; // the address, less its lot, of what stands on the page
+let dropped = null; // the photo that was searched by last
+
+/** Go to another state, as a new step of the history; a new query starts from its first lots. */
+function go(changes) {
+  const isNewSearch = "q" in changes || "similar" in changes;
+  const fresh = isNewSearch ? { similar: "", k: readState("").k, lot: "", ...(changes.keep ? {} : Object.fromEntries(FILTERS.map((f) => [f, ""]))) } : {};
+  dropped = null;
+  state = { ...state, ...fresh, ...changes };
+  delete state.keep;
+  history.pushState(null, "", addressOf(state));
+  show();
+}
+
+const change = (changes) => go({ lot: "", ...changes });
+const options = {
+  address: (result) => addressOf({ ...state, lot: result.item_id }),
+  open: (result) => {
+    feedback?.opened(result);
+    go({ lot: result.item_id });
+  },
+  similar: (result) => {
+    titles.set(result.item_id, result.fields.title);
+    go({ similar: result.item_id, q: "", compare: "" });
+  },
+};
+const titles = new Map(); // item_id -> title of the lots whose likes were asked for
+
+async function show() {
+  asking?.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  if (box.value.trim() !== state.q) box.value = state.q;
+  document.title = state.q ? `${state.q} · Gavel` : "Gavel";
+  const about = state.q || state.similar;
+  document.body.classList.toggle("at-start", !about && !dropped);
+  byId("filters").hidden = !about && !dropped;
+  if (!about && !dropped) return start();
+  showFilters(state, words, (values) => change({ ...values, k: readState("").k }));
+  if (answered.key !== keyOf(state)) {
+    feedback?.forget();
+    view.setAttribute("aria-busy", "true");
+    view.replaceChildren(toolbar(state, { heading: h("p", {}, "Searching…"), tools: !state.similar && !dropped, change }), skeletons(8));
+    try {
+      const key = keyOf(state);
+      const answers = await Promise.all(questions(signal));
+      if (signal.aborted) return;
+      answered = { key, answers };
+      for (const answer of answers) words.learn(answer.results);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (!(error instanceof Problem)) throw error;
+      answered = { key: "", answers: [] };
+      return failed(error);
+    } finally {
+      if (!signal.aborted) view.removeAttribute("aria-busy");
+    }
+    showFilters(state, words, (values) => change({ ...values, k: readState("").k }));
+    present();
+    feedbackOn();
+  } else if (presented !== addressOf({ ...state, lot: "" })) present();
+  lotOfAddress();
+}
+
+/** What an answer depends on: everything but the lot that lies open over it, and what is shown of it. */
+function keyOf(of) {
+  return addressOf({ ...of, lot: "", explain: api.can.explain && of.explain }) + (dropped ? `#${dropped.name}-${dropped.lastModified}` : "");
+}
+
+function questions(signal) {
+  const params = { k: state.k, ...filtersOf(state), ...(api.can.explain && state.explain ? { explain: true } : {}) };
+  if (dropped) return [api.searchByPhoto(dropped, { k: state.k, ...filtersOf(state) }, signal)];
+  if (state.similar) return [api.similar(state.similar, { k: state.k, ...filtersOf(state) }, signal)];
+  return [state.mode, state.compare].filter(Boolean).map((mode) => api.search({ q: state.q, mode, ...params }, signal));
+}
+
+function present() {
+  const [answer] = answered.answers;
+  const chips = activeFilters(state, api.currency, change);
+  const found = answer.results.length;
+  const full = found === state.k;
+  const heading = h("h1", {}, full ? `Best ${found} lots ` : `${found} ${found === 1 ? "lot" : "lots"} `, ...subject());
+  const cardOptions = { on: options };
+  const tools = !state.similar && !dropped;
+  const parts = !found && !answered.answers[1]?.results.length
+    ? [chips, emptyNotice(state.q || "this", waysOut())].filter(Boolean)
+    : answered.answers.length > 1
+      ? compareView(api, state, answered.answers, { chips, options: cardOptions })
+      : answerView(api, state, answer, { chips, options: cardOptions, change });
+  const focused = view.contains(document.activeElement) ? document.activeElement.id : "";
+  view.replaceChildren(toolbar(state, { heading, tools, change }), ...parts);
+  if (focused) byId(focused)?.focus();
+  presented = addressOf({ ...state, lot: "" });
+  byId("status").textContent = `${found} lots found`;
+}
+
+function subject() {
+  if (dropped) return ["like your photo"];
+  if (state.similar) return ["like ", h("q", { dir: "auto" }, titles.get(state.similar) ?? state.similar)];
+  return ["for ", h("q", { dir: "auto" }, state.q)];
+}
+
+function waysOut() {
+  const set = FILTERS.filter((name) => state[name]);
+  return [
+    ...(set.length ? [["Without the filters", () => change(Object.fromEntries(set.map((name) => [name, ""])))]] : []),
+    ...(state.mode !== "semantic" && state.q ? [["By meaning, not by words", () => change({ mode: "semantic" })]] : []),
+    ["Start anew", () => go({ q: "" })],
+  ];
+}
+
+function failed(problem) {
+  feedback?.forget();
+  presented = "";
+  const again = () => (api.reached ? show() : begin());
+  view.replaceChildren(toolbar(state, { heading: h("h1", {}, "Search ", h("q", { dir: "auto" }, state.q || state.similar)), tools: Boolean(state.q), change }), problemNotice(problem, again));
+  byId("status").textContent = "";
+}
+
+function start() {
+  feedback?.forget();
+  answered = { key: "", answers: [] };
+  view.replaceChildren(startView(api, words, go));
+  byId("status").textContent = "";
+}
+
+/** The lot that the address names lies open over the list that has it. */
+function lotOfAddress() {
+  const all = answered.answers.flatMap((answer) => answer.results);
+  const result = all.find((one) => one.item_id === state.lot);
+  if (!result) return byId("lot").close();
+  const close = () => { if (state.lot === result.item_id) { state = { ...state, lot: "" }; history.pushState(null, "", addressOf(state)); } };
+  openLot(api, result, { close, similar: options.similar });
+}
+
+function feedbackOn() {
+  if (!state.q || answered.answers.length !== 1) return;
+  feedback?.shown(state.q, view.querySelectorAll(".card"));
+}
+
+function footer() {
+  const link = (path, text) => h("a", { href: api.at(path) }, text);
+  byId("foot").replaceChildren("Searches as an API: ", link("docs", "documentation"), ", ", link("openapi.json", "OpenAPI"),
+    feedback ? ". Which lots are seen and opened is kept, under a random number, to train the order." : ".");
+}
+
+function search(event) {
+  event?.preventDefault();
+  closeSuggestions();
+  const q = box.value.trim();
+  if (q === state.q && q && !state.similar && !dropped) return;
+  go({ q, keep: true });
+}
+
+const closeSuggestions = suggest(words, () => search());
+byId("search").addEventListener("submit", search);
+byId("home").addEventListener("click", (event) => {
+  event.preventDefault();
+  go({ q: "", compare: "", mode: "hybrid", explain: false });
+  box.focus();
+});
+addEventListener("popstate", () => {
+  dropped = null;
+  state = readState();
+  show();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+  event.preventDefault();
+  box.focus();
+  box.select();
+});
+
+async function begin() {
+  api = await Api.connect();
+  document.documentElement.dir = api.direction;
+  await words.load(api.words);
+  if (api.can.events && !feedback) feedback = new Feedback(api.at("events"));
+  if (api.can.image && byId("by-photo").hidden) takePhotos((file) => {
+    state = { ...readState(""), explain: state.explain };
+    history.pushState(null, "", addressOf(state));
+    dropped = file;
+    show();
+  });
+  footer();
+  show();
+}
+
+begin();

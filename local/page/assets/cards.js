@@ -1,0 +1,63 @@
+// Lots as cards.
+
+import { countdown } from "./countdown.js";
+import { h, icon } from "./dom.js";
+import { explanation } from "./explain.js";
+import { bids, price } from "./format.js";
+
+const NO_PHOTO = "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.500 8.500h.01";
+
+/** The photo of a lot, or a drawing in its place. */
+export function photo(api, itemId, fields, eager = false) {
+  const frame = h("div", { class: "photo" });
+  const blank = () => frame.replaceChildren(h("div", { class: "no-photo" }, icon(NO_PHOTO), "No photo"));
+  if (!api.photos || !fields.has_image) blank();
+  else {
+    const source = new URL(encodeURIComponent(itemId), api.photos);
+    frame.append(h("img", { src: source, alt: "", loading: eager ? "eager" : "lazy", decoding: "async", onerror: blank }));
+  }
+  return frame;
+}
+
+/** What is bid for a lot now. */
+export function priceTag(api, fields) {
+  const known = price(fields.current_price, api.currency);
+  return h("p", { class: known ? "price" : "price unknown" }, known || "Price not known");
+}
+
+/** One lot of an answer.
+ *  on.open(result) shows the lot, on.similar(result) looks for lots like it. */
+export function card(api, result, { on, explain, eager, note, heading = "h2" }) {
+  const { fields } = result;
+  const open = (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    on.open(result);
+  };
+  const origin = [fields.brand, fields.category].filter(Boolean).join(" · ");
+  return h(
+    "li",
+    { class: "card", data: { itemId: result.item_id, rank: result.rank } },
+    photo(api, result.item_id, fields, eager),
+    h(
+      "div",
+      { class: "facts" },
+      note ?? null,
+      h(heading, { class: "title" }, h("a", { class: "open", href: on.address(result), dir: "auto", onclick: open }, fields.title ?? result.item_id)),
+      origin ? h("p", { class: "origin", dir: "auto" }, origin) : null,
+      priceTag(api, fields),
+      h("p", { class: "bidding" }, h("span", {}, bids(fields.bid_count ?? 0)), countdown(fields.ends_at)),
+      api.can.similar && on.similar
+        ? h("button", { type: "button", class: "more-like", onclick: () => on.similar(result) }, "More like this",
+            h("span", { class: "hidden" }, `: ${fields.title ?? result.item_id}`))
+        : null,
+      explain ? explanation(result) : null,
+    ),
+  );
+}
+
+/** Grey cards for the moment until the answer comes. */
+export function skeletons(how) {
+  const bars = () => [h("div", { class: "photo" }), h("div", { class: "facts" }, h("i"), h("i"), h("i"))];
+  return h("ul", { class: "grid loading", "aria-hidden": "true" }, Array.from({ length: how }, () => h("li", { class: "card" }, ...bars())));
+}

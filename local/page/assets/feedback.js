@@ -1,0 +1,68 @@
+// Which lots were seen and which were opened, told to POST /events where the API has it.
+// The session is a random number that lives as long as the tab; nothing else about the buyer is sent.
+
+const FLUSH_MS = 4_000;
+const SEEN_SHARE = 0.5; // of a card's area
+const MOST = 200; // events of one request
+
+export class Feedback {
+  constructor(url) {
+    this.url = url;
+    this.list = null;
+    this.waiting = [];
+    this.eyes = new IntersectionObserver((entries) => this.see(entries), { threshold: SEEN_SHARE });
+    setInterval(() => this.flush(), FLUSH_MS);
+    addEventListener("pagehide", () => this.flush());
+    document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && this.flush());
+  }
+
+  /** A list was shown for a query; `cards` are watched until the next one is. */
+  shown(query, cards) {
+    this.forget();
+    this.list = { query_id: randomId(), session_id: session(), query, shown_at: new Date().toISOString() };
+    for (const card of cards) this.eyes.observe(card);
+  }
+
+  /** No list of a query is on the page. */
+  forget() {
+    this.flush();
+    this.eyes.disconnect();
+    this.list = null;
+  }
+
+  opened(result) {
+    this.add("click", result.item_id, result.rank);
+    this.flush();
+  }
+
+  see(entries) {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) continue;
+      this.eyes.unobserve(target);
+      this.add("impression", target.dataset.itemId, Number(target.dataset.rank));
+    }
+  }
+
+  add(kind, itemId, position) {
+    if (this.list) this.waiting.push({ event_type: kind, item_id: itemId, position, timestamp: new Date().toISOString() });
+  }
+
+  flush() {
+    while (this.list && this.waiting.length) {
+      const body = JSON.stringify({ ...this.list, events: this.waiting.splice(0, MOST) });
+      navigator.sendBeacon(this.url, new Blob([body], { type: "application/json" }));
+    }
+    this.waiting = [];
+  }
+}
+
+function session() {
+  const known = sessionStorage.getItem("gavel-session") ?? randomId();
+  sessionStorage.setItem("gavel-session", known);
+  return known;
+}
+
+/** 128 random bits; crypto.randomUUID is missing where the page comes over plain HTTP from another machine. */
+function randomId() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}

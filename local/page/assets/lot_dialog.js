@@ -1,0 +1,39 @@
+// One lot, large.
+
+import { photo, priceTag } from "./cards.js";
+import { countdown } from "./countdown.js";
+import { byId, h } from "./dom.js";
+import { explanation } from "./explain.js";
+import { bids, label } from "./format.js";
+
+const NAMES = { listed_at: "Listed", item_id: "Lot" };
+const TOLD = ["item_id", "title", "description", "image", "has_image", "current_price", "bid_count", "ends_at", "updated_at"];
+
+/** Show a lot over the page; `close()` is called when the buyer leaves it. */
+export function openLot(api, result, { close, similar }) {
+  const { fields } = result;
+  const dialog = byId("lot");
+  const leave = () => dialog.close();
+  dialog.replaceChildren(
+    h("button", { type: "button", class: "quiet leave", onclick: leave, "aria-label": "Close" }, "×"),
+    h("div", { class: "lot" },
+      photo(api, result.item_id, fields, true),
+      h("div", { class: "facts" },
+        h("h2", { id: "lot-title", dir: "auto" }, fields.title ?? result.item_id),
+        priceTag(api, fields),
+        h("p", { class: "bidding" }, h("span", {}, bids(fields.bid_count ?? 0)), countdown(fields.ends_at)),
+        fields.description ? h("p", { class: "description", dir: "auto" }, fields.description) : null,
+        h("dl", { class: "details" }, details(result)),
+        api.can.similar ? h("button", { type: "button", class: "go", onclick: () => { leave(); similar(result); } }, "More like this") : null,
+        h("details", { class: "because" }, h("summary", {}, "Why is it here?"), explanation(result)))));
+  dialog.onclose = close;
+  dialog.onclick = (event) => event.target === dialog && leave();
+  if (!dialog.open) dialog.showModal();
+}
+
+function details({ item_id: itemId, fields }) {
+  const rows = Object.entries(fields).filter(([name, value]) => !TOLD.includes(name) && value !== "" && value !== null && typeof value !== "object");
+  const shown = (name, value) => (name === "listed_at" ? new Date(value).toLocaleDateString(undefined, { dateStyle: "medium" })
+    : name === "seller_rating" ? `★ ${value}` : String(value));
+  return [...rows, ["item_id", itemId]].flatMap(([name, value]) => [h("dt", {}, NAMES[name] ?? label(name)), h("dd", { dir: "auto" }, shown(name, value))]);
+}

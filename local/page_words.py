@@ -1,0 +1,100 @@
+"""What the page suggests: the categories, brands and phrases of lots that can be bid on now."""
+
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from retrieval.index.base import Filter, VectorIndex
+
+SAMPLE = 2_000  # lots that are looked at
+KEEP_S = 300.0  # until they are looked at again
+MOST = {"categories": 60, "brands": 300, "phrases": 2_000}
+WORDS_IN_PHRASE = 3
+PART_SHARE = 0.8  # of a phrase's lots: if a longer one has as many, the shorter is a part of it, as "art" of "art deco"
+LINKS = frozenset(("a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))  # no end of a phrase
+
+
+class PageWords:
+    """The words of the live index, looked up again every few minutes."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: tuple[str, float, dict[str, Any]] | None = None
+
+    def of(self, index: VectorIndex) -> dict[str, Any]:
+        """The words of an index.
+
+        Raises:
+            IndexUnavailable: it does not answer.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if self._kept is None or self._kept[0] != index.name or now - self._kept[1] > KEEP_S:
+                self._kept = (index.name, now, words_of(_sample(index), SAMPLE))
+            return self._kept[2]
+
+
+def words_of(documents: Sequence[Mapping[str, Any]], most: int) -> dict[str, Any]:
+    """Categories, brands and phrases of lots, the most frequent first, ties by name.
+
+    Args:
+        documents: of lots.
+        most: as many lots as this are a sample, and counts of them are not told.
+
+    Returns:
+        categories: name, lots (how many; None in a sample), photo_of (item_id of a lot with a photo, or None); brands: name;
+        phrases: runs of one to three words of the titles, in lower case.
+    """
+    phrases: Counter[str] = Counter()
+    for document in documents:
+        phrases.update(set(_phrases(str(document["title"]))))
+    whole = len(documents) < most
+    photos = {str(d.get("category")): d["item_id"] for d in reversed(documents) if d.get("has_image")}
+    return {
+        "categories": [
+            {"name": name, "lots": lots if whole else None, "photo_of": photos.get(name)}
+            for name, lots in _frequent(Counter(str(d["category"]) for d in documents if d.get("category")), MOST["categories"])
+        ],
+        "brands": [
+            {"name": name} for name, _ in _frequent(Counter(str(d["brand"]) for d in documents if d.get("brand")), MOST["brands"])
+        ],
+        "phrases": [phrase for phrase, _ in _frequent(_whole(phrases), MOST["phrases"])],
+    }
+
+
+def _sample(index: VectorIndex) -> list[Mapping[str, Any]]:
+    """Live lots: the port has no listing, but every lot has a cosine with any direction."""
+    direction = np.full(index.dimensions, 1 / math.sqrt(index.dimensions), dtype=np.float32)  # (D,)
+    return [candidate.document for candidate in index.semantic(direction, SAMPLE, Filter())]
+
+
+def _phrases(title: str) -> Iterable[str]:
+    words = re.findall(r"[^\W_]+(?:['’\-][^\W_]+)*", title.lower())
+    for start in range(len(words)):
+        for end in range(start + 1, min(start + WORDS_IN_PHRASE, len(words)) + 1):
+            phrase = words[start:end]
+            stutters = any(one == other for one, other in pairwise(phrase))
+            if not stutters and not LINKS & {phrase[0], phrase[-1]} and len(" ".join(phrase)) > 2:
+                yield " ".join(phrase)
+
+
+def _whole(phrases: Counter[str]) -> Counter[str]:
+    """The phrases that are no part of a longer one."""
+    parts = {
+        part
+        for phrase, lots in phrases.items()
+        for part in (phrase.rpartition(" ")[0], phrase.partition(" ")[2])
+        if part and lots >= 2 and lots >= PART_SHARE * phrases[part]
+    }
+    return Counter({phrase: lots for phrase, lots in phrases.items() if phrase not in parts})
+
+
+def _frequent(counts: Counter[str], most: int) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most]

@@ -1,0 +1,131 @@
+"""What buyers did with the lots that a search showed them, in the rows that training reads (catalog/click_log.py).
+
+A row is one lot of one shown list. Rows of one list share query, buyer and `timestamp`, the moment when the list was shown: by
+these three the reader knows that an impression and the click that followed are one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Protocol
+
+from retrieval.errors import InvalidInput, InvalidQuery
+from retrieval.items import has_half_character, parse_id, query_text
+
+ActKind = Literal["impression", "click", "bid", "purchase"]
+# what a buyer does in an auction -> the event type of training (retrieval/events.py); an impression is no act
+EVENT_TYPES: Mapping[ActKind, str] = {"impression": "impression", "click": "view", "bid": "add_to_cart", "purchase": "purchase"}
+MAX_ACTS = 200
+MAX_POSITION = 1_000
+MAX_QUERY_CHARS = 512
+OLDEST = timedelta(days=30)  # a list may stay open in a tab for days, and a bid comes later still
+CLOCK_AHEAD = timedelta(days=1)  # what a buyer's clock may be wrong by
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing that a buyer did with one lot of a list.
+
+    Attributes:
+        kind: impression (it was seen), click, bid or purchase.
+        item_id: the lot.
+        position: its place in the list, from 1.
+        at: when; it has a time zone.
+    """
+
+    kind: ActKind
+    item_id: str
+    position: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """Acts on one list.
+
+    Attributes:
+        query_id: of the list; every showing of one has its own.
+        session_id: stands for the buyer.
+        query: as typed.
+        shown_at: when the list was shown; it has a time zone.
+        acts: 1 to MAX_ACTS.
+    """
+
+    query_id: str
+    session_id: str
+    query: str
+    shown_at: datetime
+    acts: Sequence[Act]
+
+
+class EventSink(Protocol):
+    """Where feedback goes."""
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep rows, all of them or none.
+
+        Raises:
+            FeedbackUnavailable: they could not be kept.
+        """
+
+
+def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
+    """The rows of a click log, with `query_id` and `happened_at` besides.
+
+    Args:
+        feedback: what a page sent.
+        now: UTC; decides which times can be.
+
+    Returns:
+        One row an act, in their order; times in ISO 8601, UTC.
+
+    Raises:
+        InvalidQuery: a value is out of its limits; the message names it.
+    """
+    query_id, buyer_id = _id("query_id", feedback.query_id), _id("session_id", feedback.session_id)
+    item_ids = [_id("item_id", act.item_id) for act in feedback.acts]
+    if not 1 <= len(item_ids) <= MAX_ACTS:
+        raise InvalidQuery(f"there are {len(item_ids)} events; allowed are 1 to {MAX_ACTS}, send the rest in another request")
+    query, shown_at = _query(feedback.query), _moment("shown_at", feedback.shown_at, now)
+    return [
+        {
+            "query": query,
+            "item_id": item_id,
+            "position": _position(act.position),
+            "event_type": EVENT_TYPES[act.kind],
+            "buyer_id": buyer_id,
+            "timestamp": shown_at,
+            "query_id": query_id,
+            "happened_at": _moment("timestamp", act.at, now),
+        }
+        for item_id, act in zip(item_ids, feedback.acts, strict=True)
+    ]
+
+
+def _id(field: str, value: str) -> str:
+    if not value.strip():
+        raise InvalidQuery(f"{field} is empty; every list, session and lot has one")
+    try:
+        return parse_id(field, value)
+    except InvalidInput as error:
+        raise InvalidQuery(str(error)) from error
+
+
+def _query(text: str) -> str:
+    if has_half_character(text):
+        raise InvalidQuery("query holds half a character (a lone surrogate); send valid UTF-8")
+    if len(text) > MAX_QUERY_CHARS or not query_text(text):
+        raise InvalidQuery(f"query has {len(text)} characters; send the words of the search, 1 to {MAX_QUERY_CHARS}")
+    return query_text(text)
+
+
+def _position(position: int) -> int:
+    if not 1 <= position <= MAX_POSITION:
+        raise InvalidQuery(f"position is {position}; allowed are 1 to {MAX_POSITION}")
+    return position
+
+
+def _moment(field: str, moment: datetime, now: datetime) -> str:
+    if not now - OLDEST <= moment <= now + CLOCK_AHEAD:
+        raise InvalidQuery(f"{field} is {moment.isoformat()}; allowed is what lies between 30 days ago and tomorrow")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")

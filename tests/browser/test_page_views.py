@@ -1,0 +1,51 @@
+"""Every view of the page for every reader: small screens, right to left, light and dark, axe."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from page_visits import DESKTOP, PAGES, PHONE, box_of, visit
+from playwright.sync_api import Page, expect
+from small_shop import ARABIC
+
+
+def sideways(page: Page) -> int:
+    """Pixels by which the page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_phone_needs_no_sideways_scrolling(name, page):
+    page.set_viewport_size(PHONE)
+    visit(page, PAGES[name])
+    assert sideways(page) == 0
+    assert box_of(page).bounding_box()["width"] > 120
+
+
+def test_a_query_from_right_to_left_reads_so(page):
+    visit(page)
+    box_of(page).fill(ARABIC)
+    page.keyboard.press("Enter")
+    title = page.locator("[data-item-id=arabic] .open")
+    expect(title).to_have_text(ARABIC)
+    directions = page.evaluate(
+        "title => [document.querySelector('#q'), title].map(e => getComputedStyle(e).direction)", title.element_handle()
+    )
+    assert directions == ["rtl", "rtl"]
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_whole_page_can_run_from_right_to_left(size, page):
+    page.set_viewport_size(size)
+    page.route("**/config.json", lambda route: route.fulfill(json={**route.fetch().json(), "direction": "rtl"}))
+    visit(page, "?q=red+vase")
+    assert sideways(page) == 0
+    brand, box = page.locator("#home").bounding_box(), box_of(page).bounding_box()
+    assert brand["x"] > box["x"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing(name, scheme, page):
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    visit(page, PAGES[name])
+    found = Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
