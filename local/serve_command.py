@@ -55,7 +55,7 @@ def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> t
 
     home, service = Home(settings), search_service(settings)
     index = service.live().index
-    app = create_app(lambda: service, [origin for origin in settings.cors_origins.split(",") if origin])
+    app = create_app(lambda: service, settings.origins)
     app.include_router(events_router(EventLog(home.events)))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"

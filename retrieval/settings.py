@@ -59,6 +59,11 @@ class Settings:
     stage: str = "local"
 
     @property
+    def origins(self) -> list[str]:
+        """cors_origins, one by one."""
+        return [origin for origin in self.cors_origins.split(",") if origin]
+
+    @property
     def towers(self) -> str:
         """Where tower artefacts lie: towers_uri, or the towers folder of home."""
         return self.towers_uri or str(self.home / "towers")

@@ -72,12 +72,8 @@ def warm_up() -> None:
         logger.warning("not warm yet", reason=str(error))
 
 
-def _origins() -> list[str]:
-    return [origin for origin in Settings.from_env().cors_origins.split(",") if origin]
-
-
 metrics.set_default_dimensions(stage=Settings.from_env().stage)
-answer_http = Mangum(create_app(service, _origins(), measure), lifespan="off", text_mime_types=TEXTS)
+answer_http = Mangum(create_app(service, Settings.from_env().origins, measure), lifespan="off", text_mime_types=TEXTS)
 
 
 @metrics.log_metrics(capture_cold_start_metric=True)
