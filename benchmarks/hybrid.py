@@ -24,7 +24,6 @@ from retrieval.release import load_release
 from retrieval.settings import Settings
 from retrieval.significance import compare_paired
 from retrieval.tower import split_tower_id
-from retrieval.tuning import Tuning
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
@@ -84,13 +83,9 @@ def _measured(choice: Choice, tested: JudgedLists) -> dict[str, Any]:
     trials = {UNTUNED: choice.base.tuning, BEST: choice.best.tuning, CHOSEN: choice.chosen.tuning}
     return {
         "tunings": {name: asdict(tuning) for name, tuning in trials.items()},
-        "shown": {name: _shown(tuning) for name, tuning in trials.items()},
+        "shown": {name: str(tuning) for name, tuning in trials.items()},
         "values": {name: tested.values(tuning) for name, tuning in trials.items()},
     }
-
-
-def _shown(tuning: Tuning) -> str:
-    return f"{tuning.fusion}{''.join(f', {field} ^{boost:g}' for field, boost in tuning.boosts.given.items())}"
 
 
 def _report(runs: dict[str, Sequence[dict[str, Any]]], as_json: bool) -> None:

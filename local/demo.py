@@ -14,7 +14,7 @@ from catalog.folder import CATALOG_FILE, CatalogFolder
 from local import pipeline
 from local.console import Step, console, progress, show_answer, show_quality, show_table
 from local.home import Home
-from local.wiring import load_encoder, load_ranker, open_store, search_service
+from local.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
 from processing.ledger import Done, Ledger
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.ranker.features import FEATURES_HASH
@@ -203,7 +203,7 @@ def measure_variants(
     with tempfile.TemporaryDirectory(prefix="gavel-measure-") as folder:
         services = {}
         for number, (name, release) in enumerate(releases.items()):
-            store = FaissStore(Path(folder) / str(number))
+            store = FaissStore(Path(folder) / str(number), tuning=partial(load_tuning, settings))
             build_corpus(catalog, split, release, store)
             encoder, ranker = partial(load_encoder, settings), partial(load_ranker, settings)
             services[name] = SearchService(store, encoder, ranker, candidates=settings.candidates)

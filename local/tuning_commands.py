@@ -14,7 +14,6 @@ from retrieval.settings import Settings
 
 if TYPE_CHECKING:
     from processing.tune_hybrid import Choice
-    from retrieval.tuning import Tuning
 
 tune_app = typer.Typer(no_args_is_help=True, help="Choose settings on judged queries.")
 
@@ -68,13 +67,8 @@ def tune_hybrid(
 
 def _show(choice: "Choice", title: str) -> None:
     trials = {"untuned": choice.base, "best": choice.best, "chosen": choice.chosen}
-    show_quality(title, {f"{name}: {_named(trial.tuning)}": trial.measures for name, trial in trials.items()})
+    show_quality(title, {f"{name}: {trial.tuning}": trial.measures for name, trial in trials.items()})
     console.print(
         f"gain over untuned on queries that did not choose {choice.gain:+.4f}, standard error {choice.standard_error:.4f}",
         highlight=False,
     )
-
-
-def _named(tuning: "Tuning") -> str:
-    boosts = "".join(f", {field} ^{boost:g}" for field, boost in tuning.boosts.given.items())
-    return f"{tuning.fusion}{boosts}"

@@ -90,6 +90,7 @@ def evaluate_tower(plan: Plan, stages: Stages = lambda label: lambda done, total
         zero_shot=_short_name(plan.zero_shot),
         depth=plan.depth,
         baseline=plan.baseline,
+        tuning=str(Tuning.load(plan.tower)),
         hardware=f"{platform.machine()}, {os.cpu_count()} cores",
         seconds=round(time.monotonic() - started, 1),
         results=results,

@@ -76,6 +76,7 @@ class Evaluation:
         zero_shot: the sentence encoder that was compared with; empty for none.
         depth: ranks of every run.
         baseline: the way that the others are tested against.
+        tuning: how hybrid searches fuse, and what is boosted in BM25.
         hardware: the machine, in words.
         seconds: that the evaluation took.
         results: name of the way -> what was measured.
@@ -91,6 +92,7 @@ class Evaluation:
     zero_shot: str
     depth: int
     baseline: str
+    tuning: str
     hardware: str
     seconds: float
     results: Mapping[str, Result]
@@ -152,6 +154,7 @@ def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:
         *([("zero-shot encoder", f"`{e.zero_shot}`")] if e.zero_shot else []),
         ("moment of the searches", e.moment),
         ("ranks of every run", str(e.depth)),
+        ("hybrid searches", e.tuning),
         ("hardware", e.hardware),
         ("took", f"{e.seconds:.0f} s"),
     ]

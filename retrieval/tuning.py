@@ -48,6 +48,9 @@ class Tuning:
     fusion: Fusion = field(default_factory=Fusion)
     boosts: FieldBoosts = field(default_factory=FieldBoosts)
 
+    def __str__(self) -> str:
+        return f"{self.fusion}{''.join(f', {name} ^{boost:g}' for name, boost in self.boosts.given.items())}"
+
     def save(self, folder: Path) -> Path:
         """Write it into a tower's folder, in one step."""
         path = folder / TUNING_FILE

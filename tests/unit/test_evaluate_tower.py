@@ -20,7 +20,9 @@ from processing.evaluation_report import load_run, run_path, save_run
 from processing.plots import plot_space
 from processing.runs import RememberingEncoder, summarise_ms
 from retrieval.errors import InvalidInput, ReleaseError, TowerMismatch
+from retrieval.fuse import Fusion
 from retrieval.release import load_release
+from retrieval.tuning import FieldBoosts, Tuning
 
 
 @pytest.fixture
@@ -72,6 +74,17 @@ def test_a_synthetic_catalogue_made_later_is_the_same_at_its_own_moment(tmp_path
         ]
         seen.append((lots, [(c.query, c.item_id, c.event_type, moment - c.timestamp) for c in catalog.clicks("train")]))
     assert seen[0] == seen[1]
+
+
+def test_hybrid_searches_are_measured_as_they_were_tuned_and_the_report_says_how(plan: Plan, tmp_path: Path) -> None:
+    untuned = evaluate_tower(plan)
+    assert untuned.tuning == "rrf, keyword 0.5 to semantic 0.5, rank constant 60"
+    plan.tower.mkdir()
+    Tuning(Fusion("min_max", (1, 0)), FieldBoosts(category=2)).save(plan.tower)
+    tuned = evaluate_to_folder(plan, tmp_path / "report", plots=False)
+    assert tuned.results[HYBRID].run != untuned.results[HYBRID].run
+    assert tuned.results[SEMANTIC].run == untuned.results[SEMANTIC].run
+    assert "min_max, keyword 1 to semantic 0, category ^2" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_repeated_evaluation_gives_the_same_figures(plan: Plan) -> None:
