@@ -74,6 +74,7 @@ def train_reranker(
     path: Path,
     *,
     labels: Labels | None = None,
+    debias: bool = True,
     candidates: int = CANDIDATES,
     seed: int = 0,
     progress: Progress | None = None,
@@ -89,6 +90,7 @@ def train_reranker(
         service: searches the index that the catalogue's lots are in.
         path: where the booster goes.
         labels: what to learn from; None takes clicks where there are any.
+        debias: free clicks of their positions; worth its variance where a log shows the same lots first again and again.
         candidates: first-stage candidates a query, as in serving.
         seed: of the training.
         progress: called with (queries done, queries in all).
@@ -100,7 +102,7 @@ def train_reranker(
         raise InvalidInput(f"there are no labels {labels!r}; use {' or '.join(get_args(Labels))}")
     clicks = {split: catalog.clicks(split) for split in SPLITS}
     labels = labels or ("clicks" if clicks["train"] else "judgments")
-    fall = position_bias(clicks["train"]) if labels == "clicks" else None
+    fall = position_bias(clicks["train"]) if labels == "clicks" and debias else None
     gains: dict[str, Gains] = {
         split: clicked_gains(clicks[split], fall or 0.0) if labels == "clicks" else judged_gains(catalog.qrels(split))
         for split in SPLITS
@@ -184,7 +186,15 @@ def _run(flags: argparse.Namespace) -> RerankerReport:
         index_release(flags.release, store)
         service = SearchService(store, lambda tower_id: QueryEncoder.load(flags.tower, split_tower_id(tower_id)[1]))
         try:
-            return train_reranker(catalog, service, flags.output, labels=flags.labels, candidates=flags.candidates, seed=flags.seed)
+            return train_reranker(
+                catalog,
+                service,
+                flags.output,
+                labels=flags.labels,
+                debias=flags.debias,
+                candidates=flags.candidates,
+                seed=flags.seed,
+            )
         finally:
             service.live().index.close()
 
@@ -197,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--release", type=Path, default=root / "input/release", help="release of that tower with the lots")
     parser.add_argument("--output", type=Path, default=root / "output/reranker.ubj", help="the booster's file")
     parser.add_argument("--labels", choices=get_args(Labels), help="what to learn from; clicks where there are any")
+    parser.add_argument("--debias", action=argparse.BooleanOptionalAction, default=True, help="free clicks of their positions")
     parser.add_argument("--candidates", type=int, default=CANDIDATES, help="first-stage lots a query (default %(default)s)")
     parser.add_argument("--seed", type=int, default=7)
     return parser

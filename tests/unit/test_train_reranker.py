@@ -90,6 +90,11 @@ def test_clicks_go_before_judgments_unless_the_labels_are_named(store: FaissStor
     assert judged.choice is not None
 
 
+def test_clicks_can_be_taken_as_they_fell(store: FaissStore, tmp_path: Path) -> None:
+    catalog = write_shop(tmp_path / "shop", clicked=True)
+    assert train_reranker(catalog, service(store), tmp_path / "r.ubj", debias=False).position_bias is None
+
+
 def test_candidates_that_nobody_judged_count_as_wrong_and_those_that_nobody_was_shown_are_left_out(
     store: FaissStore, tmp_path: Path
 ) -> None:

@@ -46,3 +46,10 @@ def test_it_searches_the_same_lots_through_the_same_index(encoder: SentenceEncod
 def test_a_model_that_is_nowhere_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(TowerError, match="no-model-here"):
         SentenceEncoder(str(tmp_path / "no-model-here"))
+
+
+def test_an_encoder_that_reads_fewer_tokens_is_another_tower(encoder: SentenceEncoder) -> None:
+    short = SentenceEncoder(encoder.model, max_length=8)
+    assert short.tower_id != encoder.tower_id == SentenceEncoder(encoder.model).tower_id
+    text = "a gold ring with a large red stone and a story of many words"
+    assert abs(float(short.encode([text])[0] @ encoder.encode([text])[0]) - 1) > 1e-3
