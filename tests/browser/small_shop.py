@@ -145,6 +145,7 @@ class Server:
 
     home: Path
     port: int
+    cors_origins: str = ""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -155,7 +156,7 @@ class Server:
     def start(self) -> "Server":
         """Run, and wait until it answers."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GAVEL_")}
-        env = {**kept, "GAVEL_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        env = {**kept, "GAVEL_HOME": str(self.home), "PYTHONPATH": str(ROOT), "GAVEL_CORS_ORIGINS": self.cors_origins}
         command = [sys.executable, "-m", "local.cli", "serve", "--port", str(self.port), "--currency", "EUR"]
         self.process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_S
@@ -175,6 +176,6 @@ class Server:
             self.process.wait(30)
 
 
-def new_server(home: Path) -> Server:
+def new_server(home: Path, cors_origins: str = "") -> Server:
     """A server at a free port, not started."""
-    return Server(home, free_port())
+    return Server(home, free_port(), cors_origins)

@@ -3,14 +3,19 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 from page_visits import address, cards, visit
 from playwright.sync_api import Page, Route, expect
-from small_shop import ROOT
+from small_shop import ROOT, new_server
 
 from catalog.folder import CatalogFolder
+from local.page_app import PAGE
 
 
 def with_paths(page: Page, paths: dict[str, object]) -> None:
@@ -94,3 +99,22 @@ def test_what_was_seen_and_opened_becomes_a_click_log_that_training_reads(page, 
     ]
     assert len(clicks) == len({row["item_id"] for row in rows})
     assert [(c.item_id, c.event_type) for c in clicks if c.event_type] == [(item_id, "view")]
+
+
+def test_as_a_static_site_it_asks_an_api_elsewhere(page, server, tmp_path):
+    site = shutil.copytree(PAGE, tmp_path / "site")
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=site))
+    Thread(target=web.serve_forever, daemon=True).start()
+    origin = f"http://127.0.0.1:{web.server_port}"
+    api = new_server(server.home, origin).start()
+    (site / "config.json").write_text(json.dumps({"api": api.url.rstrip("/"), "photos": f"{api.url}photos/"}))
+    try:
+        page.goto(f"{origin}/?q=yellow+chair+afar")
+        expect(cards(page).filter(has_text="Yellow chair").first.locator("img")).to_have_js_property("naturalWidth", 480)
+        with page.expect_response("**/events") as told:
+            cards(page).first.get_by_role("link").click()
+        assert told.value.status == 202
+    finally:
+        api.stop()
+        web.shutdown()
+        web.server_close()

@@ -49,10 +49,16 @@ export class Feedback {
 
   flush() {
     while (this.list && this.waiting.length) {
-      const body = JSON.stringify({ ...this.list, events: this.waiting.splice(0, MOST) });
-      navigator.sendBeacon(this.url, new Blob([body], { type: "application/json" }));
+      this.send(JSON.stringify({ ...this.list, events: this.waiting.splice(0, MOST) }));
     }
     this.waiting = [];
+  }
+
+  /** Both outlive the page. A beacon comes with cookies, which an API at another address would have to allow. */
+  send(body) {
+    const headers = { "Content-Type": "application/json" };
+    if (this.url.origin === location.origin) navigator.sendBeacon(this.url, new Blob([body], { type: headers["Content-Type"] }));
+    else fetch(this.url, { method: "POST", body, headers, keepalive: true, credentials: "omit" }).catch(() => {});
   }
 }
 
