@@ -20,6 +20,7 @@ OUTPUT = "query_vector"  # an output called `embedding` collides with DistilBERT
 
 # what onnxruntime raises for a damaged model; its exceptions have no base of their own
 UNREADABLE = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, RuntimeError)
+UNRUNNABLE = (*UNREADABLE, ort_errors.RuntimeException, ort_errors.EPFail, ValueError)
 
 
 class QueryEncoder:
@@ -78,7 +79,7 @@ class QueryEncoder:
             ids, mask = tokenize(self._tokenizer, [query_text(text)], self.card.max_length)  # (1, L)
             try:
                 whole = self._session.run([OUTPUT], {"input_ids": ids, "attention_mask": mask})[0]  # (1, D)
-            except UNREADABLE as error:
+            except UNRUNNABLE as error:
                 raise TowerError(f"the query tower {self.tower_id} cannot be run: {error}; copy it again") from error
             vectors[row] = whole[0, : self.card.dimensions]
         return to_unit_length(vectors)

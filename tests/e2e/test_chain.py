@@ -136,6 +136,7 @@ def chain(aws, tower, opensearch_url, tmp_path_factory) -> Iterator[Chain]:
     for name, value in {"INDEX": "opensearch", "OPENSEARCH_URL": opensearch_url, "INDEX_ALIAS": alias}.items():
         aws.setenv(f"GAVEL_{name}", value)
     aws.setenv("GAVEL_TOWERS_URI", f"s3://{LOTS}/towers")
+    aws.setenv("GAVEL_CACHED_ANSWERS_S", "0")  # what was just written is asked for at once
     aws.setattr(query_api, "TOWER_CACHE", folder / "tower-cache")
     for cached in (bulk_indexer.s3, bulk_indexer.store, query_api.service):
         cached.cache_clear()

@@ -128,6 +128,13 @@ def test_words_beyond_max_length_are_cut(encoder):
     np.testing.assert_array_equal(encoder.encode([start + "watch"]), encoder.encode([start + "teapot"]))
 
 
+def test_a_model_that_cannot_be_run_is_the_towers_fault(folder, encoder):
+    other = train_wordpiece([f"{text} {number}" for number, text in enumerate(TEXTS)], 2_000)  # ids that the model has no row for
+    broken = QueryEncoder(encoder.card, other, onnxruntime.InferenceSession(folder / QUERY_TOWER_FILE))
+    with pytest.raises(TowerError, match="cannot be run"):
+        broken.encode(["vase 199 198 197 zebra"])
+
+
 def test_no_texts_give_no_vectors(encoder):
     assert encoder.encode([]).shape == (0, 128)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
-from retrieval.errors import FeatureMismatch, IndexMissing, InvalidQuery, RankerUnavailable, TowerMismatch
+from retrieval.errors import FeatureMismatch, IndexMissing, IndexUnavailable, InvalidQuery, RankerUnavailable, TowerMismatch
 from retrieval.index.base import Filter, utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.base import Ranker
@@ -187,3 +187,45 @@ def test_models_are_loaded_once_a_tower_and_not_once_a_search(store: FaissStore,
     for _ in range(3):
         running.search(SearchRequest("vase"))
     assert loaded == [TOWER_ID]
+
+
+class TellingRanker(PriceRanker):
+    """Says that its scores are made of the first feature, and of what it expects."""
+
+    def explain(self, features: np.ndarray) -> np.ndarray:
+        told = np.zeros((len(features), features.shape[1] + 1), dtype=np.float32)
+        told[:, 0] = self.score(features) - 0.5
+        told[:, -1] = 0.5
+        return told
+
+
+def test_an_explanation_has_the_contributions_of_a_reranker_that_tells(store: FaissStore) -> None:
+    first_stage = ids(store, "vase")
+    for result in service(store, TellingRanker()).search(SearchRequest("vase", explain=True)).results:
+        told = result.explanation
+        assert told is not None
+        assert told.contributions is not None
+        assert sum(told.contributions.values()) == pytest.approx(result.score)
+        assert told.contributions["expected"] == 0.5
+        assert first_stage[told.first_stage_rank - 1] == result.item_id  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("ranker", [PriceRanker(), DeadRanker()])
+def test_an_explanation_without_contributions_has_its_features_nevertheless(ranker: Ranker, store: FaissStore) -> None:
+    for result in service(store, ranker).search(SearchRequest("vase", explain=True)).results:
+        assert result.explanation is not None
+        assert result.explanation.contributions is None
+        assert result.explanation.features is not None
+        assert result.explanation.features["similarity"] == pytest.approx(result.similarity, abs=1e-5)
+
+
+def test_time_that_is_used_up_costs_the_reranking(store: FaissStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval.deadline.Deadline.left", lambda self: 0.0)
+    monkeypatch.setattr("retrieval.deadline.Deadline.limit", lambda self, seconds: seconds)
+    answer = service(store, PriceRanker()).search(SearchRequest("vase"))
+    assert ([r.item_id for r in answer.results], answer.degraded) == (ids(store, "vase"), ["rerank"])
+
+
+def test_a_search_without_any_time_does_not_begin(store: FaissStore) -> None:
+    with pytest.raises(IndexUnavailable, match="GAVEL_DEADLINE_S"):
+        service(store, deadline_s=1e-9).search(SearchRequest("vase"))

@@ -1,0 +1,83 @@
+"""Following the alias: who looks, what happens when it cannot be looked at, and models that cannot be loaded."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from lots import TOWER_ID, WordEncoder, lot, publish
+
+from retrieval.errors import IndexUnavailable, TowerError
+from retrieval.index.base import VectorIndex
+from retrieval.index.faiss import FaissStore
+from retrieval.live_index import LiveIndex
+from retrieval.search import SearchRequest, SearchService
+
+
+class Store(FaissStore):
+    """A store whose alias can be out of reach, or slow to look at."""
+
+    down = False
+    looking: threading.Event | None = None
+    go_on = threading.Event()
+
+    def live(self) -> VectorIndex:
+        if self.looking is not None:
+            self.looking.set()
+            assert self.go_on.wait(10)
+        if self.down:
+            raise IndexUnavailable("no answer")
+        return super().live()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "index")
+    publish(store, [lot("v1", "red vase")])
+    return store
+
+
+@pytest.fixture(autouse=True)
+def looks_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval.live_index.LIVE_CHECK_S", 0.0)
+
+
+def following(store: Store) -> LiveIndex:
+    return LiveIndex(store, WordEncoder, lambda tower_id: None, "")
+
+
+def test_an_alias_that_cannot_be_looked_at_leaves_the_index_that_was_known(store: Store) -> None:
+    live = following(store)
+    known = live.get()
+    store.down = True
+    assert live.get().index is known.index
+    with pytest.raises(IndexUnavailable):
+        following(store).get()
+
+
+def test_while_one_thread_looks_the_others_go_on(store: Store) -> None:
+    live = following(store)
+    known = live.get()
+    store.looking = threading.Event()
+    looker = threading.Thread(target=live.get)
+    looker.start()
+    assert store.looking.wait(10)
+    assert live.get().index is known.index, "without waiting"
+    store.go_on.set()
+    looker.join()
+
+
+def test_a_tower_that_cannot_be_loaded_leaves_words_and_is_tried_again(store: Store) -> None:
+    there: list[WordEncoder] = []
+
+    def load(tower_id: str) -> WordEncoder:
+        if not there:
+            raise TowerError(f"tower {TOWER_ID} is not in the bucket")
+        return there[0]
+
+    service = SearchService(store, load)
+    answer = service.search(SearchRequest("vase"))
+    assert ([r.item_id for r in answer.results], answer.degraded) == (["v1"], ["semantic"])
+    with pytest.raises(TowerError):
+        service.search(SearchRequest("vase", mode="semantic"))
+    there.append(WordEncoder())
+    assert service.search(SearchRequest("vase")).degraded == []
