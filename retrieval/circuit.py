@@ -1,4 +1,4 @@
-"""A circuit breaker: what failed several times in a row is left alone for a while (docs/adr/0007-what-a-search-does-without.md)."""
+"""A circuit breaker: what failed several times in a row is left alone for a while (docs/adr/0009-what-a-search-does-without.md)."""
 
 import logging
 from collections.abc import Iterator
