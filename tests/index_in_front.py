@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-HYBRID, SEMANTIC, KEYWORD, FETCH = '"hybrid"', '"knn"', '"match"', "/_mget"  # stand in these requests' bodies, or path
+HYBRID, SEMANTIC, KEYWORD, FETCH = '"hybrid"', '"knn"', '"multi_match"', "/_mget"  # stand in these requests' bodies, or path
 
 
 class Trouble:
