@@ -1,6 +1,6 @@
 """What the jobs, and the state machines around them, may do."""
 
-from aws_cdk import ArnFormat, Aws, Stack
+from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3_assets as assets
 from constructs import Construct
@@ -10,11 +10,12 @@ from infra.bulk_indexer import RECEIPTS
 from infra.embedding_job import Places
 from infra.item_store import ItemStore
 from infra.nightly_states import CURRENT_TOWER
-from infra.permissions import allow_below
+from infra.permissions import HERE, WRITE_LOG, allow_below, allow_container
 from infra.stage import Stage
 
 JOBS = "gavel-*"
-HERE = "arn:<AWS::Partition>:{}:<AWS::Region>"  # as cdk-nag shows it
+JOB_LOGS = "log-group:/aws/sagemaker/ProcessingJobs*"
+WRITE_JOB_LOG = [*WRITE_LOG, "logs:DescribeLogStreams"]
 NAMED = "Job names are made by the machines: gavel-<date>-<uuid>."
 
 
@@ -35,7 +36,7 @@ def job_role(scope: Construct, stage: Stage, store: ItemStore, code: list[assets
         "The parts of a release, whose name is new every night.",
     )
     _allow_sources(role, [bucket.bucket_arn for bucket in (store.new_items, store.towers, embeddings)], code)
-    _allow_container(role, stage)
+    allow_container(role, stage.processing_image, JOB_LOGS, WRITE_JOB_LOG)
     return role
 
 
@@ -52,7 +53,7 @@ def training_role(scope: Construct, stage: Stage, store: ItemStore, code: list[a
         "Catalogues to train on lie there; a tower's folder is named when it is trained.",
     )
     _allow_sources(role, [towers.bucket_arn], code)
-    _allow_container(role, stage)
+    allow_container(role, stage.processing_image, JOB_LOGS, WRITE_JOB_LOG)
     return role
 
 
@@ -61,27 +62,6 @@ def _allow_sources(role: iam.Role, listed: list[str], code: list[assets.Asset]) 
     role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[*listed, code[0].bucket.bucket_arn]))
     zips = [asset.bucket.arn_for_objects(asset.s3_object_key) for asset in code]
     role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=zips))
-
-
-def _allow_container(role: iam.Role, stage: Stage) -> None:
-    """Pull the image, write logs and measures."""
-    account = stage.processing_image.partition(".")[0]  # of AWS's own containers, or yours
-    group = "log-group:/aws/sagemaker/ProcessingJobs*"
-    logs = Stack.of(role).format_arn(service="logs", resource=group, arn_format=ArnFormat.NO_RESOURCE_NAME)
-    images = f"arn:{Aws.PARTITION}:ecr:{Aws.REGION}:{account}:repository/*"
-    pull = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"]
-    write = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
-    role.add_to_policy(iam.PolicyStatement(actions=pull, resources=[images]))
-    role.add_to_policy(iam.PolicyStatement(actions=["ecr:GetAuthorizationToken"], resources=["*"]))
-    role.add_to_policy(iam.PolicyStatement(actions=write, resources=[logs]))
-    acknowledge(
-        role,
-        {
-            "IAM5[Resource::*]": "A registry's token is for the registry; ECR takes no resource for it.",
-            f"IAM5[Resource::{HERE.format('ecr')}:{account}:repository/*]": "The images of that account, to read alone.",
-            f"IAM5[Resource::{HERE.format('logs')}:<AWS::AccountId>:{group}]": "SageMaker names the log streams of a job.",
-        },
-    )
 
 
 def release_role(scope: Construct, id: str, store: ItemStore, places: Places) -> iam.Role:

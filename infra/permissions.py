@@ -2,11 +2,39 @@
 
 from collections.abc import Sequence
 
-from aws_cdk import Stack
+from aws_cdk import ArnFormat, Aws, Stack
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from infra.acknowledgements import acknowledge
+
+HERE = "arn:<AWS::Partition>:{}:<AWS::Region>"  # as cdk-nag shows it
+PULL_IMAGE = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"]
+WRITE_LOG = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"]
+
+
+def allow_container(role: iam.Role, image: str, logs: str, write: Sequence[str] = WRITE_LOG) -> None:
+    """Allow a role of SageMaker to pull its container's image and to write its log.
+
+    Args:
+        role: who may.
+        image: container image URI; its account is AWS's own, or yours.
+        logs: pattern of the log groups, such as "log-group:/aws/sagemaker/ProcessingJobs*".
+        write: actions on them.
+    """
+    account = image.partition(".")[0]
+    group = Stack.of(role).format_arn(service="logs", resource=logs, arn_format=ArnFormat.NO_RESOURCE_NAME)
+    images = f"arn:{Aws.PARTITION}:ecr:{Aws.REGION}:{account}:repository/*"
+    for actions, resource in ((PULL_IMAGE, images), (["ecr:GetAuthorizationToken"], "*"), (list(write), group)):
+        role.add_to_policy(iam.PolicyStatement(actions=actions, resources=[resource]))
+    acknowledge(
+        role,
+        {
+            "IAM5[Resource::*]": "A registry's token is for the registry; ECR takes no resource for it.",
+            f"IAM5[Resource::{HERE.format('ecr')}:{account}:repository/*]": "The images of that account, to read alone.",
+            f"IAM5[Resource::{HERE.format('logs')}:<AWS::AccountId>:{logs}]": "SageMaker names the log streams.",
+        },
+    )
 
 
 def allow_below(role: iam.Role, actions: Sequence[str], owner: Construct, arn: str, below: str, reason: str) -> None:

@@ -1,15 +1,14 @@
 """The re-rank endpoint: a booster behind SageMaker's contract, there only when a stage names one."""
 
-from aws_cdk import ArnFormat, Aws, Duration, Fn, Stack
+from aws_cdk import Aws, Duration, Fn
 from aws_cdk import aws_applicationautoscaling as autoscaling
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
-from infra.acknowledgements import acknowledge
 from infra.item_store import ItemStore
-from infra.permissions import allow_below
+from infra.permissions import allow_below, allow_container
 from infra.stage import RerankerArtefact, Stage
 
 VARIANT = "AllTraffic"
@@ -26,7 +25,6 @@ SCRIPT_MODE = {  # the container's server then calls the functions of processing
     "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
     "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "text/csv",
 }
-HERE = "arn:<AWS::Partition>:{}:<AWS::Region>"  # as cdk-nag shows it
 
 
 class Reranker(Construct):
@@ -87,31 +85,13 @@ class Reranker(Construct):
     def _role(self) -> iam.Role:
         """Read one artefact, pull the image, write logs and captured requests."""
         role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
-        stack, store, account = Stack.of(self), self._store, self._artefact.image.partition(".")[0]
+        store = self._store
         artefact = store.towers.arn_for_objects(self._artefact.model_key)
-        logs = f"log-group:/aws/sagemaker/Endpoints/{self.name}:*"
-        group = stack.format_arn(service="logs", resource=logs, arn_format=ArnFormat.NO_RESOURCE_NAME)
-        images = f"arn:{Aws.PARTITION}:ecr:{Aws.REGION}:{account}:repository/*"
-        pull = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"]
-        write = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"]
-        for actions, resource in (
-            (["s3:GetObject"], artefact),
-            (pull, images),
-            (["ecr:GetAuthorizationToken"], "*"),
-            (write, group),
-        ):
-            role.add_to_policy(iam.PolicyStatement(actions=actions, resources=[resource]))
+        role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[artefact]))
+        allow_container(role, self._artefact.image, f"log-group:/aws/sagemaker/Endpoints/{self.name}:*")
         if self._stage.retain_data:
             bucket = store.releases
             allow_below(role, ["s3:PutObject"], bucket, bucket.bucket_arn, f"/{CAPTURES}/*", "SageMaker names captures by time.")
-        acknowledge(
-            role,
-            {
-                "IAM5[Resource::*]": "A registry's token is for the registry; ECR takes no resource for it.",
-                f"IAM5[Resource::{HERE.format('ecr')}:{account}:repository/*]": "The images of that account, to read.",
-                f"IAM5[Resource::{HERE.format('logs')}:<AWS::AccountId>:{logs}]": "SageMaker names the log streams.",
-            },
-        )
         return role
 
     def _capture(self) -> sagemaker.CfnEndpointConfig.DataCaptureConfigProperty:

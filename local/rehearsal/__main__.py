@@ -89,7 +89,7 @@ def rehearse_stage(stage: str, work: Path, towers: Sequence[Path], lots: Path, t
         names = [name for name, _ in cloud.invocations]
         functions = {name: names.count(name) for name in dict.fromkeys(names)}
         stand_ins = {kind: len(made) for kind, made in sorted(cloud.record.resources.items())}
-        return Report(stage, seconds, journey.found, functions, len(cloud.jobs.ran), stand_ins, domain.access, domain.unsigned)
+        return Report(stage, seconds, journey.found, functions, len(cloud.jobs), stand_ins, domain.access, domain.unsigned)
 
 
 @contextmanager

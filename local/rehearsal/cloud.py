@@ -1,10 +1,9 @@
 """The AWS of a rehearsal: moto's server on the loopback address, made to do what a deployment of Gavel needs of it."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +13,7 @@ import boto3
 import moto.cloudformation.responses as cloudformation_responses
 from moto.apigateway.models import Method as RestMethod
 from moto.awslambda.models import LambdaVersion
+from moto.core.config import default_user_config
 from moto.s3.models import FakeBucket
 from moto.server import ThreadedMotoServer
 
@@ -28,6 +28,7 @@ from local.rehearsal.state_machines import Parameters, as_on_aws
 
 REGION, ACCOUNT = "eu-west-1", "123456789012"
 HOST = "127.0.0.1"
+SETTINGS: dict[str, Any] = {"stepfunctions": {"execute_state_machine": True}, "iam": {"load_aws_managed_policies": True}}
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal"}
 
 
@@ -38,14 +39,14 @@ class Cloud:
     Attributes:
         url: where it answers.
         record: the resources that stand-ins were deployed for.
-        jobs: the processing jobs that were run.
         invocations: every call of a function: its name and what came of it.
+        jobs: the parameters of every processing job that was run.
     """
 
     url: str
     record: stand_ins.Record
-    jobs: ProcessingJobs
     invocations: list[tuple[str, Invocation]]
+    jobs: list[Parameters] = field(default_factory=list)
 
     def client(self, service: str) -> Any:
         """A boto3 client of the account."""
@@ -81,11 +82,12 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
     port = free_port()
     url = f"http://{HOST}:{port}"
     record = stand_ins.Record({("AWS::OpenSearchService::Domain", "DomainEndpoint"): domain.endpoint})
-    cloud = Cloud(url, record, ProcessingJobs(None, work / "jobs"), [])
-    cloud.jobs = ProcessingJobs(cloud.client("s3"), work / "jobs")
+    cloud = Cloud(url, record, [])
+    jobs = ProcessingJobs(cloud.client("s3"), work / "jobs", cloud.jobs)
     functions = Functions(cloud.invocations, {"SSL_CERT_FILE": str(domain.certificate), **cloud.environment}, work / "functions")
     with ExitStack() as running:
         running.enter_context(patch.dict(os.environ, {"MOTO_PORT": str(port), **cloud.environment}))
+        running.enter_context(patch.dict(default_user_config, SETTINGS))
         running.enter_context(patch.object(CustomResource, "url", url))
         running.enter_context(patch.object(LambdaVersion, "has_cfn_attr", lambda name: name == "Version", create=True))
         running.enter_context(patch.object(LambdaVersion, "get_cfn_attribute", lambda self, name: str(self.version), create=True))
@@ -93,7 +95,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
 
         def run_job(parameters: Parameters) -> None:
             """A job ends when the index has its parts: SageMaker takes minutes to wind down, and a poll of the night 30 s."""
-            cloud.jobs.run(parameters)
+            jobs.run(parameters)
             functions.wait_until_idle()
 
         running.enter_context(as_on_aws(run_job))
@@ -104,7 +106,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         server = ThreadedMotoServer(ip_address=HOST, port=port, verbose=False)
         server.start()
         running.callback(server.stop)
-        _begin(cloud)
+        _forget(cloud)
         yield cloud
 
 
@@ -153,9 +155,6 @@ def _template_here() -> Any:
     return here
 
 
-def _begin(cloud: Cloud) -> None:
-    """Forget what ran in this process before; then have machines run, and AWS's own policies be there."""
+def _forget(cloud: Cloud) -> None:
+    """Begin without what ran in this process before."""
     urlopen(Request(f"{cloud.url}/moto-api/reset", method="POST"), timeout=10).close()
-    settings = {"stepfunctions": {"execute_state_machine": True}, "iam": {"load_aws_managed_policies": True}}
-    told = Request(f"{cloud.url}/moto-api/config", json.dumps(settings).encode(), {"Content-Type": "application/json"})
-    urlopen(told, timeout=10).close()

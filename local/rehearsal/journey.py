@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from local.aws.account import DeployedStage
+from local.aws.buckets import Bucket
 from local.aws.machines import start_night, start_rebuild
 from local.aws.status import stage_status
 from local.aws.towers import make_current, upload_tower
 from local.rehearsal.cloud import Cloud
+from local.rehearsal.lambda_runtime import proxy_event
 from retrieval.errors import GavelError
 
 QUERY = "red vase"
@@ -80,9 +82,7 @@ class Journey:
 
     def upload(self, lots: Path) -> None:
         """Put the day's files where the night looks for them."""
-        bucket, s3 = self.stage.output("NewItemsBucket"), self.cloud.client("s3")
-        for path in sorted(path for path in lots.rglob("*") if path.is_file()):
-            s3.upload_file(str(path), bucket, f"{self.day}/{path.relative_to(lots)}")
+        Bucket(self.stage.output("NewItemsBucket")).upload(lots, self.day)
 
     def empty_night(self, day: str) -> None:
         """The schedule on a day without lots: it ends well, and nothing is embedded."""
@@ -131,24 +131,7 @@ class Journey:
 
     def _ask(self) -> tuple[int, dict[str, Any]]:
         """GET /search as API Gateway hands it to the alias that the API calls."""
-        parameters = {"q": QUERY, "k": str(K)}
-        event = {
-            "resource": "/search",
-            "path": "/search",
-            "httpMethod": "GET",
-            "headers": {"Host": "api.example.com"},
-            "queryStringParameters": parameters,
-            "multiValueQueryStringParameters": {name: [value] for name, value in parameters.items()},
-            "requestContext": {
-                "resourcePath": "/search",
-                "httpMethod": "GET",
-                "stage": "v1",
-                "requestId": "rehearsal",
-                "path": "/v1/search",
-            },
-            "body": None,
-            "isBase64Encoded": False,
-        }
+        event = proxy_event("/search", {"q": QUERY, "k": str(K)})
         live = self.stage.output("SearchFunction")
         called = self.cloud.client("lambda").invoke(FunctionName=live, Payload=json.dumps(event))
         answer = json.loads(called["Payload"].read())
@@ -158,8 +141,7 @@ class Journey:
 
     def _check_record(self) -> None:
         """The night must have written down that every row is accounted for and the release is live."""
-        written = self.cloud.client("s3").get_object(Bucket=self.stage.output("ReleasesBucket"), Key=f"{self.day}.json")
-        record = json.loads(written["Body"].read())
+        record = Bucket(self.stage.output("ReleasesBucket")).read_json(f"{self.day}.json")
         counts = record["counts"]
         if not record["indexed"]["lots"] or any(count["items_in"] != count["accounted"] for count in counts):
             raise RehearsalFailed(f"the record of {self.day} does not add up: {record}")

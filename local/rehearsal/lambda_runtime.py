@@ -92,7 +92,8 @@ def invoke(
     command = [
         lambda_python(),
         "-I",
-        "-B",
+        "-X",
+        f"pycache_prefix={code.parent / 'bytecode'}",  # a bundle has none: without it every call compiles all of it anew
         "-c",
         f"import sys; sys.path[:0] = {[str(code), str(_aws_library(work))]!r}\n{INVOCATION}",
     ]
@@ -113,6 +114,22 @@ def invoke(
     if ran.returncode:
         return Invocation(None, said, failed=True)
     return Invocation(json.loads(answer.read_text()), said, failed=False)
+
+
+def proxy_event(path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+    """A GET request as API Gateway's proxy integration hands it over."""
+    where = {"resourcePath": path, "httpMethod": "GET", "stage": "v1", "requestId": "rehearsal", "path": f"/v1{path}"}
+    return {
+        "resource": path,
+        "path": path,
+        "httpMethod": "GET",
+        "headers": {"Host": "api.example.com"},
+        "queryStringParameters": dict(parameters),
+        "multiValueQueryStringParameters": {name: [value] for name, value in parameters.items()},
+        "requestContext": where,
+        "body": None,
+        "isBase64Encoded": False,
+    }
 
 
 def _aws_library(work: Path) -> Path:

@@ -29,13 +29,14 @@ for instance in range(instances):
 class ProcessingJobs:
     """Runs jobs as CreateProcessingJob asks for them, on the Python that runs this; the image is not pulled.
 
-    Attributes:
-        ran: the parameters of every job.
+    Args:
+        s3: client of the account.
+        work: folder for their files.
+        ran: gets the parameters of every job.
     """
 
-    def __init__(self, s3: Any, work: Path) -> None:
-        self._s3, self._work = s3, work
-        self.ran: list[Mapping[str, Any]] = []
+    def __init__(self, s3: Any, work: Path, ran: list[Mapping[str, Any]]) -> None:
+        self._s3, self._work, self._ran = s3, work, ran
 
     def run(self, parameters: Mapping[str, Any]) -> None:
         """Run one job to its end.
@@ -43,7 +44,7 @@ class ProcessingJobs:
         Raises:
             ReleaseError: the job failed; the message ends with what it said last.
         """
-        self.ran.append(parameters)
+        self._ran.append(parameters)
         root = self._work / parameters["ProcessingJobName"]
         for given in parameters["ProcessingInputs"]:
             if given["InputName"] == PACKAGES:

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import boto3
 import pytest
+from job_places import BUCKETS, places
 from lots import lot
 from moto import mock_aws
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.lambda_eval_utils import LambdaFunctionErrorException
@@ -22,7 +23,6 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
     StateTaskServiceUnsupported,
 )
 
-from infra.embedding_job import Places
 from lambdas.bulk_indexer import handler as indexer
 from lambdas.bulk_indexer import tower_index
 from local.rehearsal.state_machines import as_on_aws
@@ -34,7 +34,6 @@ from retrieval.tower import TowerCard
 
 TOWER = "0123456789ab"
 DIMENSIONS = 13  # of the vectors of tests/lots.py
-BUCKETS = {name: name.replace("_", "-") for name in ("new_items", "embeddings", "towers", "releases")}
 TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
 LADDER = ["ml.p3.2xlarge", "ml.g5.2xlarge", "ml.g6.2xlarge"]
 create_as_moto_does = StateTaskServiceUnsupported._eval_service_task
@@ -64,16 +63,10 @@ class Cloud:
         self.inbox = queues.create_queue(QueueName="inbox")["QueueUrl"]
         inbox = queues.get_queue_attributes(QueueUrl=self.inbox, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
         boto3.client("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=inbox)
-        self.places = Places(
-            **BUCKETS,
-            code_uri="s3://assets/code.zip",
-            packages_uri="s3://assets/packages.zip",
+        self.places = places(
             job_role_arn=self.role,
-            image="image",
-            isolated=True,
             indexer_arn="arn:aws:lambda:eu-west-1:123456789012:function:indexer",
             notices_arn=topic,
-            partition="aws",
         )
         self.put_tower(TOWER)
 

@@ -10,11 +10,12 @@ from uuid import UUID
 import boto3
 import pytest
 from botocore.client import BaseClient
+from job_places import places
 from moto import mock_aws
 from moto.stepfunctions.models import StateMachine
 from small_tower import save_small_item_tower
 
-from infra.embedding_job import JobSize, Places, job_parameters
+from infra.embedding_job import JobSize, job_parameters
 from infra.nightly_states import embed_day, find_day
 from local import cli
 from local.aws import account, jobs, machines, status, towers
@@ -26,20 +27,7 @@ from retrieval.errors import GavelError, InvalidInput, MissingPrerequisite, Towe
 ROOT = Path(__file__).resolve().parents[2]
 DATE, TOWER = "2026-11-21", "0123456789ab"
 ROLES = {name: f"arn:aws:iam::123456789012:role/{name}" for name in ("job", "training")}
-PLACES = Places(
-    new_items="new-items",
-    embeddings="embeddings",
-    towers="towers",
-    releases="releases",
-    code_uri="s3://assets/abc.zip",
-    packages_uri="s3://assets/packages.zip",
-    job_role_arn=ROLES["job"],
-    image="account/image:1",
-    isolated=True,
-    indexer_arn="indexer",
-    notices_arn="topic",
-    partition="aws",
-)
+PLACES = places(code_uri="s3://assets/abc.zip", job_role_arn=ROLES["job"], image="account/image:1")
 LADDER = ["ml.g5.xlarge", "ml.g6.xlarge"]
 AT_ONCE = Launch(wait=False)
 CARD = {"name": "shop", "seed": 7, "example_queries": [], "splits": {"train": ["lots.ndjson"]}}

@@ -6,8 +6,9 @@ import re
 from botocore.session import Session
 from botocore.validate import ParamValidator
 from conftest import CONTEXT, ROOT
+from job_places import places
 
-from infra.embedding_job import JobSize, Places, job_parameters
+from infra.embedding_job import JobSize, job_parameters
 from infra.item_store import DELIVERIES, VISIBILITY
 from infra.nightly_batch import ARRIVALS
 from infra.nightly_states import MARKER, embed_day, find_day
@@ -15,21 +16,7 @@ from infra.python_asset import PYTHON_VERSION
 from infra.rebuild_states import rebuild
 from infra.release_states import NOT_TO_BE_HAD, UNTIL_INDEXED_S
 
-ROLE = "arn:aws:iam::111111111111:role/job"
-PLACES = Places(
-    new_items="new-items",
-    embeddings="embeddings",
-    towers="towers",
-    releases="releases",
-    code_uri="s3://assets/code.zip",
-    packages_uri="s3://assets/packages.zip",
-    job_role_arn=ROLE,
-    image="image",
-    isolated=True,
-    indexer_arn="indexer",
-    notices_arn="topic",
-    partition="aws",
-)
+PLACES = places()
 ONE = JobSize(["ml.g5.xlarge"], 1, 2)
 LADDER = JobSize(["ml.g5.xlarge", "ml.g6.xlarge"], 1, 2)
 

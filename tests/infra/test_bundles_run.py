@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infra.python_asset import BUNDLES, PYTHON_VERSION, bundle
-from local.rehearsal.lambda_runtime import PYTHON, invoke
+from local.rehearsal.lambda_runtime import PYTHON, invoke, proxy_event
 
 ROOT = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:1"
@@ -34,40 +34,25 @@ def call(tmp_path_factory):
     return called
 
 
-def get(path, **parameters):
-    """A request as API Gateway's proxy integration hands it over."""
-    return {
-        "resource": path,
-        "path": path,
-        "httpMethod": "GET",
-        "headers": {},
-        "queryStringParameters": parameters,
-        "multiValueQueryStringParameters": {name: [value] for name, value in parameters.items()},
-        "requestContext": {"resourcePath": path, "httpMethod": "GET", "requestId": "r", "stage": "v1", "path": f"/v1{path}"},
-        "body": None,
-        "isBase64Encoded": False,
-    }
-
-
 def test_the_python_is_the_one_that_bundles_are_built_for():
     assert PYTHON == PYTHON_VERSION
 
 
 def test_the_query_function_answers_a_bad_question_by_itself(call):
-    called = call("query_api", get("/search", q="vase", k="0"))
+    called = call("query_api", proxy_event("/search", {"q": "vase", "k": "0"}))
     assert not called.failed, called.log
     assert (called.answer["statusCode"], json.loads(called.answer["body"])["type"]) == (400, "invalid_query")
 
 
 def test_the_query_function_says_that_the_index_is_out_of_reach(call):
-    called = call("query_api", get("/search", q="vase"))
+    called = call("query_api", proxy_event("/search", {"q": "vase"}))
     assert not called.failed, called.log
     assert (called.answer["statusCode"], json.loads(called.answer["body"])["type"]) == (503, "index_unavailable")
     assert "vase" not in called.log
 
 
 def test_an_error_leaves_api_gateway_as_json_not_as_base64(call):
-    answer = call("query_api", get("/search", q="vase", k="0")).answer
+    answer = call("query_api", proxy_event("/search", {"q": "vase", "k": "0"})).answer
     assert (answer["isBase64Encoded"], answer["headers"]["content-type"]) == (False, "application/problem+json")
 
 
