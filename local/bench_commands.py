@@ -1,20 +1,23 @@
 """`gavel bench …`: measurements of this machine."""
 
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from local.command_options import Json, print_json
 from local.console import console, progress, show_table
+from local.home import Home
+from retrieval.settings import Settings
+
+if TYPE_CHECKING:
+    from benchmarks.query_path import QueryPathResult
+    from processing.runs import Latency
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine; every figure is a ratio to something named.")
-
-
-@bench_app.callback()
-def bench() -> None:
-    """Keep `embed` a command of its own name while it is the only one."""
 
 
 @bench_app.command()
@@ -71,7 +74,65 @@ def rerank(
         print_json(result.to_dict())
         return
     ways = {"features": result.features, "features + booster in process": result.in_process, "through the server": result.server}
-    rows = [(way, *(f"{ms:.2f}" for ms in (took.p50_ms, took.p95_ms, took.p99_ms))) for way, took in ways.items()]
-    show_table(f"{candidates} candidates, {result.features.searches} queries, ms", ("", "p50", "p95", "p99"), rows)
+    _show_latencies(f"{candidates} candidates, {result.features.searches} queries, ms", ways)
     busy = f"processor time: {result.in_process_cpu_ms:.2f} ms in process, {result.server_cpu_ms:.2f} ms through the server"
     console.print(f"{busy}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
+def query(
+    lots: Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")] = 1_000_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")] = 128,
+    release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Different ones, of the lots' titles.")] = 300,
+    repetitions: Annotated[int, typer.Option(min=1, help="Passes over the queries.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Time searches over many lots, whole and beside their parts measured alone; GAVEL_INDEX says in which index."""
+    from benchmarks.many_lots import CutEncoder, index_of_copies, questions
+    from benchmarks.query_path import run_benchmark
+    from local.wiring import load_encoder, load_ranker, open_store
+    from retrieval.release import load_release
+
+    settings = Settings.from_env()
+    home = Home(settings)
+    found = home.release(release)
+    tower_id = load_release(found).tower_id
+    kept = f"bench-{found.name}-{lots}x{dimensions}".lower()
+    apart = replace(settings, index_alias=kept, request_timeout_s=600.0)
+    bare = None
+    if settings.index == "opensearch":
+        from opensearchpy import OpenSearch
+
+        store, bare = open_store(apart), OpenSearch(settings.opensearch_url)
+    else:
+        from retrieval.index.faiss import FaissStore
+
+        store = FaissStore(home.benches, kept)
+    encoder, ranker = CutEncoder(load_encoder(settings, tower_id), dimensions), load_ranker(settings, tower_id)
+    texts = questions(found, queries)
+    with progress("index lots") as written:
+        index_of_copies(store, found, lots, dimensions, written)
+    with progress("queries") as asked:
+        result = run_benchmark(store, encoder, ranker, texts, repetitions=repetitions, bare=bare, progress=asked)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _show_query_path(result, reranked=ranker is not None)
+
+
+def _show_query_path(result: "QueryPathResult", reranked: bool) -> None:
+    """One table: the searches as they are served, their stages, and the same work measured alone."""
+    stages = {f"  {stage}, in it": taken for stage, taken in result.stages.items()}
+    alone = {f"{part} alone": taken for part, taken in result.alone.items()}
+    ways = {"search, as it is served": result.whole, **stages, **alone, "encode + retrieve + rerank": result.sum_alone}
+    title = f"{result.lots:,} lots of {result.dimensions} dimensions, {result.whole.searches} searches, ms"
+    _show_latencies(title, ways)
+    without = "" if reranked else "; nothing was re-ranked, for this tower has no re-ranker: `gavel train --reranker`"
+    console.print(f"p50 {result.overhead:.3f} of its parts, p99 {result.tail:.2f} of p50{without}", highlight=False, soft_wrap=True)
+    console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _show_latencies(title: str, ways: Mapping[str, "Latency"]) -> None:
+    rows = [(way, *(f"{ms:.2f}" for ms in (took.p50_ms, took.p95_ms, took.p99_ms))) for way, took in ways.items()]
+    show_table(title, ("", "p50", "p95", "p99"), rows)

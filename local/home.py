@@ -21,6 +21,7 @@ from retrieval.tower import CARD_FILE
 # <home>/index/                    the embedded index
 # <home>/opensearch/               the data of a node that `gavel up` started
 # <home>/reports/                  measurements and plots
+# <home>/benches/                  indices that `gavel bench query` made of many lots; to be deleted when they are in the way
 RANKER_SUFFIX = ".ubj"
 
 
@@ -74,6 +75,11 @@ class Home:
     def reports(self) -> Path:
         """Measurements and plots."""
         return self.settings.home / "reports"
+
+    @property
+    def benches(self) -> Path:
+        """Root of the indices that benchmarks search."""
+        return self.settings.home / "benches"
 
     @property
     def events(self) -> Path:

@@ -224,14 +224,24 @@ def cosines(vector: Vector, candidates: Sequence[Candidate]) -> list[float]:
     return [float(cosine) for cosine in np.clip(rounded, -1.0, 1.0)]
 
 
-def scores_of(ranking: Sequence[Candidate]) -> list[tuple[str, float]]:
-    """(item_id, score) of every candidate, in its order: what fuse() takes."""
-    return [(candidate.item_id, candidate.score) for candidate in ranking]
+class Scored(Protocol):
+    """A lot of a ranked list."""
+
+    @property
+    def item_id(self) -> str:
+        """Of the lot."""
+
+    @property
+    def score(self) -> float:
+        """What the list is ordered by."""
 
 
-def with_ranks(
-    found: Sequence[Candidate], semantic: Sequence[Candidate] = (), keyword: Sequence[Candidate] = ()
-) -> list[Candidate]:
+def scores_of(ranking: Sequence[Scored]) -> list[tuple[str, float]]:
+    """(item_id, score) of every lot, in its order: what fuse() takes."""
+    return [(lot.item_id, lot.score) for lot in ranking]
+
+
+def with_ranks(found: Sequence[Candidate], semantic: Sequence[Scored] = (), keyword: Sequence[Scored] = ()) -> list[Candidate]:
     """Tell candidates where they stand in the lists that they come from.
 
     Args:

@@ -49,7 +49,7 @@ class Bm25Index:
     @classmethod
     def build(cls, texts: Iterable[tuple[int, str]]) -> "Bm25Index":
         """Index (position, text) pairs, which come in ascending order of positions."""
-        stem = lru_cache(maxsize=None)(EnglishStemmer().stemWord)
+        stem = lru_cache(maxsize=None)(EnglishStemmer().stemWord)  # a large catalogue has more words than _stem() keeps
         vocabulary: dict[str, int] = {}
         documents: list[list[int]] = []
         positions: list[int] = []
@@ -67,8 +67,7 @@ class Bm25Index:
 
     def scores(self, text: str) -> NDArray[np.float32]:
         """(N,) float32 >= 0: the BM25 score of every document; a word that the query repeats counts each time."""
-        stemmer = EnglishStemmer()  # one a call: it is not safe to share between threads
-        tokens = [stemmer.stemWord(word) for word in words(text)]
+        tokens = [_stem(word) for word in words(text)]
         if self._scorer is None or not tokens:
             return np.zeros(len(self.positions), dtype=np.float32)
         # summed in double and only then cut to float, as Lucene does: equal sums stay equal in whatever order they are made
@@ -119,6 +118,13 @@ def words(text: str) -> list[str]:
     if text.isascii():
         return ASCII_WORD.findall(text.lower())
     return [lower_case(word) for word in "".join(c if _in_word(c) else " " for c in text).split()]
+
+
+@lru_cache(maxsize=65_536)
+def _stem(word: str) -> str:
+    """The stem of a query's word, by a stemmer of its own: one is not safe to share between threads."""
+    stemmed: str = EnglishStemmer().stemWord(word)
+    return stemmed
 
 
 @lru_cache(maxsize=65_536)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,22 @@ EXACT_BELOW = 1_000
 ENTRIES_A_COMMIT = 1_000
 ATTEMPTS = 3  # of a search whose finds a writer replaced before their documents were read
 
-Hits = Sequence[tuple[int, float]]  # (position in the database, score), best first
+
+class Hit(NamedTuple):
+    """A lot that a search found, before its document is read.
+
+    Attributes:
+        position: in the database.
+        item_id: of the lot.
+        score: as Candidate.score.
+    """
+
+    position: int
+    item_id: str
+    score: float
+
+
+Hits = Sequence[Hit]  # best first
 
 
 class FaissIndex:
@@ -106,21 +122,28 @@ class FaissIndex:
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
         self._check_vector(vector)
-        found = self._answer(lambda: self._semantic_hits(vector, k, where, exact)) if k > 0 else []
+        found = self._answer(lambda: self._semantic_hits(vector, k, where, exact))
         return with_ranks(found, semantic=found)
 
     def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
-        found = self._answer(lambda: self._keyword_hits(text, k, where)) if k > 0 else []
+        found = self._answer(lambda: self._keyword_hits(text, k, where))
         return with_ranks(found, keyword=found)
 
     def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused as the request says, else as was tuned."""
-        keyword, semantic = self.keyword(text, k, where), self.semantic(vector, k, where)
-        found = {candidate.item_id: candidate for ranking in (keyword, semantic) for candidate in ranking}
-        fused = fuse(scores_of(keyword), scores_of(semantic), fusion or self._tuning.fusion)
-        best = [Candidate(item_id, score, found[item_id].document, found[item_id].vector) for item_id, score in fused[:k]]
-        return with_ranks(best, semantic, keyword)
+        self._check_vector(vector)
+        lists: tuple[Hits, Hits] = ((), ())
+
+        def fused() -> Hits:
+            nonlocal lists
+            keyword, semantic = lists = self._keyword_hits(text, k, where), self._semantic_hits(vector, k, where, exact=False)
+            positions = {hit.item_id: hit.position for hit in (*keyword, *semantic)}
+            best = fuse(scores_of(keyword), scores_of(semantic), fusion or self._tuning.fusion)[: max(k, 0)]
+            return [Hit(positions[item_id], item_id, score) for item_id, score in best]
+
+        found = self._answer(fused)
+        return with_ranks(found, semantic=lists[1], keyword=lists[0])
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
@@ -142,6 +165,8 @@ class FaissIndex:
         self._lots.close()
 
     def _semantic_hits(self, vector: Vector, k: int, where: Filter, exact: bool) -> Hits:
+        if k <= 0:
+            return []
         query = _unit(vector)
         current = self._current_graph()
         with self._lock.reading():
@@ -153,9 +178,11 @@ class FaissIndex:
             vectors = graph.vectors
             found = [Candidate(columns.item_ids[slot], 0.0, {}, vectors[slot].copy()) for slot in slots]
             positions = {c.item_id: int(columns.positions[slot]) for c, slot in zip(found, slots, strict=True)}
-        return [(positions[c.item_id], c.score) for c in rank_by_cosine(vector, found, k)]
+        return [Hit(positions[c.item_id], c.item_id, c.score) for c in rank_by_cosine(vector, found, k)]
 
     def _keyword_hits(self, text: str, k: int, where: Filter) -> Hits:
+        if k <= 0:
+            return []
         bm25 = self._current_bm25()
         scores = bm25.scores(text)  # (N,)
         rows = np.flatnonzero(scores > 0)
@@ -169,8 +196,8 @@ class FaissIndex:
                 near = scores[rows] >= np.partition(scores[rows], -k)[-k]  # all that tie with the last one
                 rows, slots = rows[near], slots[near]
             ids = [columns.item_ids[slot] for slot in slots]
-        hits = zip(bm25.positions[rows].tolist(), scores[rows].tolist(), ids, strict=True)
-        return [(position, score) for position, score, _ in sorted(hits, key=lambda hit: (-hit[1], hit[2]))[:k]]
+        hits = map(Hit, bm25.positions[rows].tolist(), ids, scores[rows].tolist())
+        return sorted(hits, key=lambda hit: (-hit.score, hit.item_id))[:k]
 
     def _answer(self, search: Callable[[], Hits]) -> list[Candidate]:
         """Read the lots of a search's hits; search again if a writer took one of them away in between."""
@@ -179,8 +206,9 @@ class FaissIndex:
             if attempt:
                 self._refreshed = self._lots.generation()
             hits = search()
-            lots = self._lots.at([position for position, _ in hits])
-            found = [Candidate(lots[p].item_id, s, lots[p].document, lots[p].vector) for p, s in hits if p in lots]
+            lots = self._lots.at([hit.position for hit in hits])
+            read = [(hit, lots[hit.position]) for hit in hits if hit.position in lots]
+            found = [Candidate(hit.item_id, hit.score, lot.document, lot.vector) for hit, lot in read]
             if len(found) == len(hits):
                 break
         return found

@@ -149,9 +149,11 @@ class LotStore:
             query = f"SELECT position, item_id, document, vector FROM lots WHERE {column} IN ({marks})"
             with self._reading, translated(self.path):
                 rows = self._reader.execute(query, some).fetchall()
-            for position, item_id, document, vector in rows:
-                with translated(self.path):
-                    yield StoredLot(position, item_id, json.loads(document), _decode(vector, self.dimensions))
+            with translated(self.path):
+                read = [
+                    StoredLot(at, item_id, json.loads(text), _decode(blob, self.dimensions)) for at, item_id, text, blob in rows
+                ]
+            yield from read
 
 
 @dataclass(frozen=True, slots=True)

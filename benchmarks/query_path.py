@@ -1,0 +1,155 @@
+"""What a search costs beyond its parts: the whole of it beside encoding, retrieving and re-ranking measured alone.
+
+Every query is asked twice in each pass, whole and in parts, and every other time the parts come first: what is asked second finds
+the lots of the first in the processor's caches. No answer and no encoded query is kept.
+
+On OpenSearch a third way is asked: the bare k-NN request that opensearch-py makes, for the same vectors and as many lots.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from opensearchpy import OpenSearch
+
+from processing.runs import Counter, Latency, Progress, summarise_ms
+from retrieval.index.base import Candidate, Filter, IndexStore, Vector
+from retrieval.items import query_text
+from retrieval.live_index import Encoder, Live
+from retrieval.ranker.base import Ranker
+from retrieval.ranker.features import feature_matrix
+from retrieval.schema import VECTOR_FIELD
+from retrieval.search import SearchRequest, SearchService, retrieve
+
+CANDIDATES, K = 50, 10
+WARM_UP = 20
+PARTS = ("encode", "retrieve", "rerank")
+BARE = "bare k-NN"
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPathResult:
+    """Milliseconds a query.
+
+    Attributes:
+        index: physical name, and with it the engine's.
+        lots: in the index.
+        dimensions: of the vectors.
+        whole: searches as they are served.
+        stages: stage -> as the served searches report it.
+        alone: part -> the same work, asked for by itself; on OpenSearch the bare request, too.
+        sum_alone: encode + retrieve + rerank alone, a query at a time.
+        machine: what it ran on, and the load before.
+    """
+
+    index: str
+    lots: int
+    dimensions: int
+    whole: Latency
+    stages: dict[str, Latency]
+    alone: dict[str, Latency]
+    sum_alone: Latency
+    machine: str
+
+    @property
+    def overhead(self) -> float:
+        """Median of the whole over the median of its parts' sum."""
+        return round(self.whole.p50_ms / self.sum_alone.p50_ms, 3)
+
+    @property
+    def tail(self) -> float:
+        """p99 of the whole over its median."""
+        return round(self.whole.p99_ms / self.whole.p50_ms, 3)
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON can write it."""
+        return {**asdict(self), "overhead": self.overhead, "tail": self.tail}
+
+
+@dataclass
+class _Times:
+    """Milliseconds of every query so far."""
+
+    whole: list[float] = field(default_factory=list)
+    stages: dict[str, list[float]] = field(default_factory=dict)
+    alone: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
+
+
+def run_benchmark(
+    store: IndexStore,
+    encoder: Encoder,
+    ranker: Ranker | None,
+    texts: Sequence[str],
+    *,
+    repetitions: int = 3,
+    bare: OpenSearch | None = None,
+    progress: Progress | None = None,
+) -> QueryPathResult:
+    """Measure the live index of a store.
+
+    Args:
+        store: its live index is of the encoder's tower.
+        encoder: the query tower.
+        ranker: None leaves re-ranking out of both sides.
+        texts: different queries.
+        repetitions: passes over them.
+        bare: asks the same OpenSearch without Gavel.
+        progress: called with (queries done, queries in all).
+    """
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}"
+    service = SearchService(
+        store, lambda _: encoder, lambda _: ranker, candidates=CANDIDATES, retrieve_timeout_s=60, deadline_s=120, cached_queries=0
+    )
+    live, times = service.live(), _Times()
+    ways = [lambda text: _ask_whole(service, text, times), lambda text: _ask_parts(live, text, times, bare)]
+    for text in texts[:WARM_UP]:
+        for way in ways:
+            way(text)
+    for kept in (times.whole, *times.stages.values(), *times.alone.values()):
+        kept.clear()
+    count = Counter(repetitions * len(texts), progress)
+    for number, text in enumerate([*texts] * repetitions):
+        for way in ways if number % 2 else ways[::-1]:
+            way(text)
+        count.tick()
+    sums = [sum(parts) for parts in zip(*(times.alone[part] for part in PARTS), strict=True)]
+    return QueryPathResult(
+        live.index.name,
+        live.index.count(),
+        live.index.dimensions,
+        summarise_ms(times.whole),
+        {stage: summarise_ms(taken) for stage, taken in times.stages.items()},
+        {part: summarise_ms(taken) for part, taken in times.alone.items()},
+        summarise_ms(sums),
+        machine,
+    )
+
+
+def _ask_whole(service: SearchService, text: str, times: _Times) -> None:
+    start = time.perf_counter()
+    answer = service.search(SearchRequest(text, K))
+    times.whole.append((time.perf_counter() - start) * 1000)
+    for stage, milliseconds in answer.timings_ms.items():
+        times.stages.setdefault(stage, []).append(milliseconds)
+
+
+def _ask_parts(live: Live, text: str, times: _Times, bare: OpenSearch | None) -> None:
+    where = Filter()
+    vector: Vector = _timed(times, "encode", lambda: live.encoder.encode([query_text(text)])[0])  # (D,)
+    found: list[Candidate] = _timed(
+        times, "retrieve", lambda: retrieve(live.index, SearchRequest(text, where=where), vector, CANDIDATES)
+    )
+    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, found, where.now)))
+    if bare is not None:
+        body = {"size": CANDIDATES, "query": {"knn": {VECTOR_FIELD: {"vector": vector.tolist(), "k": CANDIDATES}}}}
+        _timed(times, BARE, lambda: bare.search(index=live.index.name, body=body))
+
+
+def _timed(times: _Times, part: str, work: Callable[[], Any]) -> Any:
+    start = time.perf_counter()
+    made = work()
+    times.alone.setdefault(part, []).append((time.perf_counter() - start) * 1000)
+    return made
