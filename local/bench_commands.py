@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from local.command_options import Json, print_json
-from local.console import console, progress, show_table
+from local.console import console, notes, progress, show_table
 from local.home import Home
 from retrieval.settings import Settings
 
@@ -136,3 +136,36 @@ def _show_query_path(result: "QueryPathResult", reranked: bool) -> None:
 def _show_latencies(title: str, ways: Mapping[str, "Latency"]) -> None:
     rows = [(way, *(f"{ms:.2f}" for ms in (took.p50_ms, took.p95_ms, took.p99_ms))) for way, took in ways.items()]
     show_table(title, ("", "p50", "p95", "p99"), rows)
+
+
+@bench_app.command()
+def load(
+    release: Annotated[Path | None, typer.Option(help="Release whose titles are searched for; the newest one by default.")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Different ones.")] = 2_000,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Of each load.")] = 20.0,
+    as_json: Json = False,
+) -> None:
+    """Search `gavel serve`, held to one core, as fast as it answers, then at half of that; loopback alone."""
+    from benchmarks.load import run_benchmark
+    from benchmarks.many_lots import questions
+
+    texts = questions(Home(Settings.from_env()).release(release), queries)
+    result = run_benchmark(texts, seconds=seconds, on_phase=lambda phase: notes.print(phase, style="dim"))
+    if as_json:
+        print_json(result.to_dict())
+        return
+    loads = {"as fast as it answers": result.limit, "half of that": result.half}
+    rows = [
+        (
+            way,
+            f"{seen.rate:.1f}",
+            *(f"{ms:.1f}" for ms in (seen.latency.p50_ms, seen.latency.p95_ms, seen.latency.p99_ms)),
+            f"{sum(seen.errors.values())}",
+            f"{seen.reranked:.0%}",
+            f"{seen.server_cpu:.2f}",
+        )
+        for way, seen in loads.items()
+    ]
+    header = ("", "queries/s", "p50 ms", "p95 ms", "p99 ms", "errors", "re-ranked", "server's core")
+    show_table(f"{result.lots:,} lots, hybrid, one core", header, rows)
+    console.print(f"server {result.rss_mb:.0f} MB; {result.machine}", style="dim", highlight=False, soft_wrap=True)

@@ -1,7 +1,6 @@
 """What is answered over HTTP."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -77,7 +76,7 @@ class Answer(BaseModel):
     @classmethod
     def of(cls, answer: SearchAnswer) -> "Answer":
         """The core's answer as it is sent."""
-        return cls.model_validate(asdict(answer))
+        return cls.model_validate(answer, from_attributes=True)
 
 
 class EncodedBuyer(BaseModel):
