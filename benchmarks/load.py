@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from urllib.request import urlopen
 
 import psutil
@@ -88,11 +89,13 @@ def run_benchmark(
         on_phase: called with the name of each phase as it begins.
 
     Raises:
-        InvalidInput: this machine has one core alone.
+        InvalidInput: this machine has one core alone, or no Locust.
         GavelError: the server did not start; the message has its last words.
     """
     if (psutil.cpu_count() or 1) < 2:
         raise InvalidInput("server and load tool want a core each, and this machine has one")
+    if find_spec("locust") is None:
+        raise InvalidInput("`gavel bench load` wants Locust; `make .venv/installed-dev` or `pip install locust` installs it")
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}"
     on_phase("start")
     with served() as (url, server):
