@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from local.command_options import Json, print_json
+from local.command_options import Json, print_json, report
 from local.console import console, notes, progress, show_table
 from local.home import Home
 from retrieval.settings import Settings
@@ -169,3 +169,17 @@ def load(
     header = ("", "queries/s", "p50 ms", "p95 ms", "p99 ms", "errors", "re-ranked", "server's core")
     show_table(f"{result.lots:,} lots, hybrid, one core", header, rows)
     console.print(f"server {result.rss_mb:.0f} MB; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
+def start(
+    query: Annotated[str | None, typer.Option(help="Search for it, in the OpenSearch of the settings.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Fresh interpreters.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Time the query Lambda's start: its imports, and the way to its first answer."""
+    from benchmarks.cold_start import run_benchmark
+
+    with progress("starts") as started:
+        result = run_benchmark(query, runs=runs, on_run=started)
+    report(result.to_dict(), as_json)
