@@ -151,13 +151,26 @@ def _rows(
     service: SearchService, query: str, gains: Mapping[str, float], unlabelled: bool, candidates: int, now: datetime
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, F) and gains (N,) of the candidates of one query; those without a label only where they count as wrong."""
-    request = SearchRequest(query, where=Filter(now=now))
+    found, features = candidate_features(service, query, now, candidates=candidates)
+    kept = np.array([unlabelled or item_id in gains for item_id in found], dtype=bool)
+    return features[kept], np.array([gains.get(item_id, 0.0) for item_id in found], dtype=np.float32)[kept]
+
+
+def candidate_features(
+    service: SearchService, query: str, now: datetime, *, candidates: int = CANDIDATES
+) -> tuple[list[str], np.ndarray]:
+    """What serving hands to the re-ranker: ids (N,) in first-stage order, and features (N, F).
+
+    Args:
+        service: searches its live index.
+        query: as typed.
+        now: the moment of the search, UTC; a lot whose auction had ended by then is not found.
+        candidates: the most that are asked for.
+    """
     live = service.live()
     vector = live.encoder.encode([query_text(query)])[0]  # (D,)
-    found = retrieve(live.index, request, vector, candidates)
-    features = feature_matrix(query, vector, found, now)  # (N, F)
-    kept = np.array([unlabelled or c.item_id in gains for c in found], dtype=bool)
-    return features[kept], np.array([gains.get(c.item_id, 0.0) for c in found], dtype=np.float32)[kept]
+    found = retrieve(live.index, SearchRequest(query, where=Filter(now=now)), vector, candidates)
+    return [c.item_id for c in found], feature_matrix(query, vector, found, now)  # (N, F)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,9 +1,12 @@
 """What buyers did with the lots that a search showed them, in the rows that training reads (catalog/click_log.py).
 
 A row is one lot of one shown list. Rows of one list share query, buyer and `timestamp`, the moment when the list was shown: by
-these three the reader knows that an impression and the click that followed are one.
+these three the reader knows that an impression and the click that followed are one. An `event_id` tells rows that say one act
+once more: a page that got no answer sends again, and Firehose delivers at least once.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -70,7 +73,7 @@ class EventSink(Protocol):
 
 
 def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
-    """The rows of a click log, with `query_id` and `happened_at` besides.
+    """The rows of a click log, with `query_id`, `happened_at` and `event_id` besides.
 
     Args:
         feedback: what a page sent.
@@ -87,7 +90,7 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
     if not 1 <= len(item_ids) <= MAX_ACTS:
         raise InvalidQuery(f"there are {len(item_ids)} events; allowed are 1 to {MAX_ACTS}, send the rest in another request")
     query, shown_at = _query(feedback.query), _moment("shown_at", feedback.shown_at, now)
-    return [
+    rows = [
         {
             "query": query,
             "item_id": item_id,
@@ -100,6 +103,13 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
         }
         for item_id, act in zip(item_ids, feedback.acts, strict=True)
     ]
+    return [{**row, "event_id": event_id(row)} for row in rows]
+
+
+def event_id(row: Mapping[str, Any]) -> str:
+    """The id of an event: the one that its row has, else one made of all that the row says, 32 hexadecimal digits."""
+    said = json.dumps(row, sort_keys=True, default=str)
+    return str(row.get("event_id") or hashlib.sha256(said.encode()).hexdigest()[:32])
 
 
 def _id(field: str, value: str) -> str:
