@@ -55,6 +55,16 @@ class Bucket:
         with asking_aws(f"{self}/{key}"):
             self._s3.put_object(Bucket=self.name, Key=key, Body=json.dumps(value).encode(), ContentType="application/json")
 
+    def download(self, prefix: str, folder: Path) -> int:
+        """Fetch what lies below a prefix into a folder, under the names that follow the prefix; returns how many files."""
+        keys = [key for key in self.listed(prefix) if not key.endswith("/")]
+        for key in keys:
+            path = folder / key.removeprefix(prefix).lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with asking_aws(f"{self}/{key}"):
+                self._s3.download_file(self.name, key, str(path))
+        return len(keys)
+
     def upload(self, folder: Path, prefix: str, last: str = "", progress: Callable[[int, int], None] | None = None) -> int:
         """Put the files of a folder below a prefix; hidden ones stay behind.
 

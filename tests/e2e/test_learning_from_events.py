@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,25 +85,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         yield Home(Settings.from_env())
 
 
-class serving:  # noqa: N801  # read as a word: with serving(…)
-    """What `gavel serve` serves, on a port of its own."""
-
-    def __init__(self, settings: Settings) -> None:
-        api, _ = page_and_api(settings, [], "")
-        self._server = uvicorn.Server(uvicorn.Config(api, log_level="warning"))
-        self._listener = listen("127.0.0.1", 0)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
-
-    def __enter__(self) -> str:
-        self._thread.start()
-        while not self._server.started:
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """The URL of what `gavel serve` serves."""
+    api, _ = page_and_api(settings, [], "")
+    with listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(api, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
             time.sleep(0.01)
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self._listener.close()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
 
 
 def buyers_at(url: str) -> None:
@@ -119,7 +114,8 @@ def buyers_at(url: str) -> None:
                     looked_at = rng.random() < lot["rank"] ** -FALL
                     if looked_at and rng.random() < (WANTED if is_wanted(lot["item_id"]) else NOT_WANTED):
                         acts.append({"event_type": "click", "item_id": lot["item_id"], "position": lot["rank"]})
-                body = {"query_id": f"list-{number}-{word}", "session_id": f"session-{number}-{word}", "query": word, "shown_at": now}
+                ids = {"query_id": f"list-{number}-{word}", "session_id": f"session-{number}-{word}"}
+                body = {**ids, "query": word, "shown_at": now}
                 told = client.post("/events", json={**body, "events": [{**act, "timestamp": now} for act in acts]})
                 assert told.status_code == 202, told.text
 
