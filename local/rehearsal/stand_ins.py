@@ -14,12 +14,6 @@ from local.rehearsal.custom_resources import CustomResource
 # properties that a reference to a resource answers with
 NAMES = ("StageName", "AlarmName", "DomainName", "DeliveryStreamName", "Name")
 OTHER_DESTINATIONS = ("s3", "redshift", "elasticsearch", "splunk", "http_endpoint", "snowflake", "iceberg")  # of a stream
-    "StageName",
-    "AlarmName",
-    "DomainName",
-    "DeliveryStreamName",
-    "Name",
-)  # properties that a reference to a resource answers with
 Attributes = Mapping[tuple[str, str], str]
 
 
