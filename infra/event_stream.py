@@ -68,7 +68,6 @@ class EventStream(Construct):
             metric_name="DeliveryToS3.DataFreshness",
             dimensions_map={"DeliveryStreamName": self.name},
             statistic="max",
-            label="oldest event not in S3, s",
             **settings,
         )
 

@@ -161,7 +161,7 @@ def test_prod_has_a_firewall_of_managed_rules_before_the_api(dev, prod):
 
 def test_pages_of_the_listed_origins_may_ask(dev):
     preflights = [m for m in dev.properties("AWS::ApiGateway::Method") if m["HttpMethod"] == "OPTIONS"]
-    assert len(preflights) == 5
+    assert len(preflights) == 6
     assert all("http://localhost:8000" in json.dumps(method["Integration"]) for method in preflights)
 
 
