@@ -32,9 +32,7 @@ def upload_ranker(stage: DeployedStage, booster: Path, tower_id: str) -> tuple[s
     from processing.reranker_endpoint.packing import pack_model
 
     if not booster.is_file():
-        raise InvalidInput(
-            f"there is no re-ranker {booster}; train one with `gavel train reranker`, over an index of tower {tower_id}"
-        )
+        raise InvalidInput(f"there is no re-ranker {booster}; train one with `gavel train reranker` over an index of that tower")
     bucket = Bucket(stage.output("TowersBucket"))
     with TemporaryDirectory(prefix="gavel-ranker-") as folder:
         archive = pack_model(booster, Path(folder) / ARCHIVE)

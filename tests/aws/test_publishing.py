@@ -9,7 +9,7 @@ import boto3
 import pytest
 from moto import mock_aws
 from small_tower import save_small_item_tower
-from trained_booster import feature_rows, trained_booster
+from trained_booster import feature_rows, ranking_data, trained_booster
 
 from infra.reranker import SCRIPT_MODE
 from local import cli
@@ -19,6 +19,7 @@ from local.aws.towers import upload_tower
 from processing.reranker_endpoint import inference
 from retrieval.errors import InvalidInput, RankerUnavailable
 from retrieval.fuse import Fusion
+from retrieval.ranker.xgboost import fit_booster
 from retrieval.tower_files import tower_tuning
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
@@ -82,8 +83,8 @@ def test_the_endpoint_finds_booster_and_script_in_the_archive_of_the_key(bucket,
 
 def test_another_booster_has_another_key_and_the_same_goes_up_once(bucket, tmp_path):
     stage = deployed_stage("dev")
-    for name, rounds in (("a", 1), ("same", 1), ("b", 20)):
-        trained_booster(rounds).save(tmp_path / f"{name}.ubj")
+    for name, seed in (("a", 0), ("same", 0), ("b", 2)):
+        fit_booster(ranking_data(seed), ranking_data(1), rounds=3).save(tmp_path / f"{name}.ubj")
     (a, first), (same, again), (b, _) = (upload_ranker(stage, tmp_path / f"{name}.ubj", TOWER) for name in ("a", "same", "b"))
     assert (first, again) == (True, False)
     assert a == same != b
