@@ -8,14 +8,14 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from catalog.click_log import impressions, parse_click
 from catalog.folder import Click, Progress
 from retrieval.errors import InvalidInput
-from retrieval.feedback import event_id
+from retrieval.feedback import event_id, parse_query
 from retrieval.items import Reject
 
 GZIP_MARK = b"\x1f\x8b"
@@ -63,6 +63,7 @@ def read_events(places: Sequence[Path], progress: Progress | None = None) -> Eve
             rows += 1
             try:
                 click = parse_click(row)
+                click = replace(click, query=parse_query(click.query))
             except InvalidInput as error:
                 rejects.append(Reject(str(path), line, str(error)))
                 continue

@@ -89,7 +89,7 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
     item_ids = [_id("item_id", act.item_id) for act in feedback.acts]
     if not 1 <= len(item_ids) <= MAX_ACTS:
         raise InvalidQuery(f"there are {len(item_ids)} events; allowed are 1 to {MAX_ACTS}, send the rest in another request")
-    query, shown_at = _query(feedback.query), _moment("shown_at", feedback.shown_at, now)
+    query, shown_at = parse_query(feedback.query), _moment("shown_at", feedback.shown_at, now)
     rows = [
         {
             "query": query,
@@ -106,6 +106,19 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
     return [{**row, "event_id": event_id(row)} for row in rows]
 
 
+def parse_query(text: str) -> str:
+    """The words of a search, as the encoders read them.
+
+    Raises:
+        InvalidQuery: there are none, or too many, or they are no valid Unicode.
+    """
+    if has_half_character(text):
+        raise InvalidQuery("query holds half a character (a lone surrogate); send valid UTF-8")
+    if len(text) > MAX_QUERY_CHARS or not query_text(text):
+        raise InvalidQuery(f"query has {len(text)} characters; send the words of the search, 1 to {MAX_QUERY_CHARS}")
+    return query_text(text)
+
+
 def event_id(row: Mapping[str, Any]) -> str:
     """The id of an event: the one that its row has, else one made of all that the row says, 32 hexadecimal digits."""
     said = json.dumps(row, sort_keys=True, default=str)
@@ -119,14 +132,6 @@ def _id(field: str, value: str) -> str:
         return parse_id(field, value)
     except InvalidInput as error:
         raise InvalidQuery(str(error)) from error
-
-
-def _query(text: str) -> str:
-    if has_half_character(text):
-        raise InvalidQuery("query holds half a character (a lone surrogate); send valid UTF-8")
-    if len(text) > MAX_QUERY_CHARS or not query_text(text):
-        raise InvalidQuery(f"query has {len(text)} characters; send the words of the search, 1 to {MAX_QUERY_CHARS}")
-    return query_text(text)
 
 
 def _position(position: int) -> int:

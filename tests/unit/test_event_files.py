@@ -68,14 +68,17 @@ def test_the_same_file_named_twice_is_read_once(tmp_path: Path) -> None:
 def test_bad_lines_are_set_aside_with_file_line_and_reason_and_the_others_are_kept(tmp_path: Path) -> None:
     good, bad = rows("click")[0], {**rows("click")[0], "position": "far down", "event_id": "x"}
     file = tmp_path / "a.ndjson"
-    file.write_bytes(lines(good, bad) + b"[1]\nnot json\n\xff\n\n" + lines(rows("click", item_id="v2")[0]))
+    half = {**rows("click")[0], "query": "\ud800", "event_id": "y"}
+    broken = lines(good, bad) + b"[1]\nnot json\n\xff\n\n" + lines(half, rows("click", item_id="v2")[0])
+    file.write_bytes(broken)
     read = read_events([file])
     assert [click.item_id for click in read.clicks] == ["v1", "v2"]
-    assert [(reject.source, reject.line) for reject in read.rejects] == [(str(file), line) for line in (2, 3, 4, 5)]
+    assert [(reject.source, reject.line) for reject in read.rejects] == [(str(file), line) for line in (2, 3, 4, 5, 7)]
     reasons = [reject.reason for reject in read.rejects]
     assert "position is not a whole number" in reasons[0]
     assert "a JSON list" in reasons[1]
-    assert all("not JSON" in reason for reason in reasons[2:])
+    assert all("not JSON" in reason for reason in reasons[2:4])
+    assert "half a character" in reasons[4]
     assert read.rows == read.events + read.duplicates + len(read.rejects)
 
 
