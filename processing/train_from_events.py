@@ -1,6 +1,13 @@
-"""Trains the re-ranker on what POST /events kept, and puts it in its place if held-out sessions say that it is better."""
+"""Trains the re-ranker on what POST /events kept, and puts it in its place if held-out sessions say that it is better.
 
+python -m processing.train_from_events --events EVENTS --tower TOWER --release RELEASE --before OLD --output reranker.ubj
+"""
+
+import argparse
 import json
+import logging
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -11,12 +18,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog.event_files import EventFiles
+from catalog.event_files import EventFiles, read_events
 from catalog.folder import Click
 from processing.ranking_labels import position_bias
 from processing.shown_lists import ShownQuery, by_query_and_day, find_candidates, ndcg, part_of, ranking_data
-from processing.train_reranker import CANDIDATES, Progress, candidate_features
-from retrieval.errors import FeatureMismatch, InvalidInput, RankerUnavailable
+from processing.train_reranker import (
+    CANDIDATES,
+    EXIT_USAGE,
+    ROOT,
+    Progress,
+    add_places,
+    candidate_features,
+    service_of_release,
+)
+from retrieval.errors import FeatureMismatch, GavelError, InvalidInput, RankerUnavailable
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.xgboost import BoosterRanker, fit_booster
 from retrieval.search import SearchService
@@ -201,3 +216,41 @@ def _set_aside(log: EventFiles, path: Path) -> Path | None:
 
 def _list(click: Click) -> tuple[str, str, datetime]:
     return click.query, click.buyer_id, click.timestamp
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job from the command line; the report is printed as one line of JSON.
+
+    Returns:
+        0, whether the output is the new booster or the one before; 2 when the input or a flag cannot be used, with one line on
+        stderr that says why.
+    """
+    flags = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    try:
+        log = read_events([flags.events])
+        if flags.before.is_file():
+            flags.output.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(flags.before, flags.output)
+        given = {name: getattr(flags, name) for name in ("debias", "force", "candidates", "seed")}
+        with service_of_release(flags.tower, flags.release) as service:
+            report = train_on_events(log, service, flags.output, **given)
+    except GavelError as error:
+        print(f"train_from_events: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    print(json.dumps(report.to_dict()))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="train_from_events", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--events", type=Path, default=ROOT / "input/events", help="a file of events, or a folder of them")
+    parser.add_argument("--before", type=Path, default=ROOT / "input/ranker/reranker.ubj", help="the booster to be better than")
+    add_places(parser)
+    parser.add_argument("--debias", action=argparse.BooleanOptionalAction, default=True, help="free clicks of their positions")
+    parser.add_argument("--force", action="store_true", help="take the new booster even if it is no better")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

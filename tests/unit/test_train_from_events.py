@@ -1,5 +1,6 @@
 """The training on events over a real embedded index: what trains, what measures, when the booster that is there stays."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,18 +12,21 @@ import pytest
 import xgboost
 from hypothesis import given
 from hypothesis import strategies as st
-from lots import WORDS, WordEncoder, lot, publish
+from judged_lots import write_release
+from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 from sklearn.metrics import ndcg_score
 from trained_booster import trained_booster
 
 from catalog.event_files import EventFiles
 from catalog.folder import Click
+from processing import train_from_events, train_reranker
 from processing.shown_lists import PARTS, by_query_and_day, ndcg, part_of
 from processing.train_from_events import LEAST_HELD_OUT, LEAST_TOUCHED, train_on_events
+from processing.train_reranker import EXIT_USAGE
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.items import Reject
+from retrieval.items import Item, Reject
 from retrieval.ranker.xgboost import BoosterRanker
 from retrieval.search import SearchRequest, SearchService
 
@@ -159,3 +163,28 @@ def test_ndcg_is_that_of_scikit_learn(gains: list[float], depth: int) -> None:
     scores = np.random.default_rng(len(gains)).permutation(len(gains)).astype(np.float32)
     expected = ndcg_score([gains], [scores], k=depth)
     assert ndcg(scores, np.array(gains, dtype=np.float32), depth) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_job_reads_events_indexes_a_release_and_leaves_the_better_booster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_reranker.QueryEncoder, "load", lambda folder, dimensions=None: WordEncoder(folder.name))
+    shop = [Item(i, f"a {w}", current_price=PRICES[n], updated_at=NOW) for w in WORDS for n, i in enumerate(item_ids(w))]
+    write_release(tmp_path / "release", shop)
+    events = [
+        {"query": c.query, "item_id": c.item_id, "position": c.position, "event_type": c.event_type or "impression"}
+        | {"buyer_id": c.buyer_id, "timestamp": c.timestamp.isoformat()}
+        for c in log().clicks
+    ]
+    (tmp_path / "events" / "2026").mkdir(parents=True)
+    (tmp_path / "events" / "2026" / "a.gz").write_bytes(gzip.compress("".join(map(json.dumps, events)).encode()))
+    places = {"tower": TOWER_ID, "release": "release", "events": "events", "output": "out/r.ubj", "before": "none.ubj"}
+    flags = [word for name, place in places.items() for word in (f"--{name}", str(tmp_path / place))]
+    assert train_from_events.main(flags) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["saved"], first["events"], first["rejects"]) == (True, len(events), 0)
+    assert train_from_events.main([*flags, "--before", first["path"], "--output", str(tmp_path / "again.ubj")]) == 0
+    assert json.loads(capsys.readouterr().out)["saved"] is False
+    assert (tmp_path / "again.ubj").read_bytes() == Path(first["path"]).read_bytes(), "the one before is the answer, too"
+    assert train_from_events.main([*flags, "--events", str(tmp_path / "nothing")]) == EXIT_USAGE
+    assert "does not exist" in capsys.readouterr().err
