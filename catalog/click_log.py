@@ -132,31 +132,36 @@ def read_clicks(where: Path, item_ids: set[str], progress: Progress | None = Non
     Raises:
         InvalidInput: nothing is there, or a file cannot be read or lacks a column.
     """
-    impressions: dict[tuple[str, str, datetime, str], Click] = {}
+    clicks: list[Click] = []
     rejects: list[Reject] = []
     rows, files = 0, find_item_files(where)
     for number, path in enumerate(files, 1):
         for line, row in numbered_rows(path, ALIASES):
             rows += 1
             try:
-                click = parse_click(row, item_ids)
+                clicks.append(parse_click(row, item_ids))
             except InvalidInput as error:
                 rejects.append(Reject(path.name, line, str(error)))
-                continue
-            key = (fold(click.query), click.buyer_id, click.timestamp, click.item_id)
-            impressions[key] = _furthest(impressions.get(key, click), click)
         if progress:
             progress(number, len(files))
-    in_lists = sorted(impressions.values(), key=lambda c: (c.timestamp, c.buyer_id, fold(c.query), c.position, c.item_id))
-    return ClickLog(in_lists, rejects, rows)
+    return ClickLog(impressions(clicks), rejects, rows)
 
 
-def parse_click(row: Mapping[str, Any] | str, item_ids: set[str]) -> Click:
+def impressions(clicks: Iterable[Click]) -> list[Click]:
+    """Rows of one query, buyer, time and item as one, with the furthest event and the best position; list by list."""
+    found: dict[tuple[str, str, datetime, str], Click] = {}
+    for click in clicks:
+        key = (fold(click.query), click.buyer_id, click.timestamp, click.item_id)
+        found[key] = _furthest(found.get(key, click), click)
+    return sorted(found.values(), key=lambda c: (c.timestamp, c.buyer_id, fold(c.query), c.position, c.item_id))
+
+
+def parse_click(row: Mapping[str, Any] | str, item_ids: set[str] | None = None) -> Click:
     """Read one row of a log.
 
     Args:
         row: column name -> value, or the reason why the line is no row. No event type, or one of SHOWN: shown, not touched.
-        item_ids: the items that may be named.
+        item_ids: the items that may be named; None for any.
 
     Raises:
         InvalidInput: the row breaks the contract; the message names field and value.
@@ -169,7 +174,7 @@ def parse_click(row: Mapping[str, Any] | str, item_ids: set[str]) -> Click:
     query = str(first_value(row, ALIASES["query"]) or "")
     if not fold(query):
         raise InvalidInput(f"query is missing (accepted column names: {', '.join(ALIASES['query'])})")
-    if act.item_id not in item_ids:
+    if item_ids is not None and act.item_id not in item_ids:
         raise InvalidInput(f"item {act.item_id!r} is not among the items")
     position = _position(first_value(row, ALIASES["position"]))
     return Click(query.strip(), act.item_id, position, act.event_type if touched else None, act.buyer_id, act.timestamp)

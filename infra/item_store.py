@@ -25,6 +25,7 @@ class ItemStore(Construct):
         embeddings: `<release_id>/`, parts and manifests.
         towers: `<tower_id>/`, and `current.json` that names the tower of the nightly run; re-rankers below `rerankers/`.
         releases: `<date>.json`, what became of each night.
+        events: what buyers did with the lots that they were shown, below `events/<year>/<month>/<day>/`.
         access_logs: who read and wrote the others.
         arrivals: S3 events of parts and manifests.
         dead_letters: those that failed DELIVERIES times.
@@ -38,6 +39,7 @@ class ItemStore(Construct):
         self.embeddings = self._bucket("Embeddings", expires=True)
         self.towers = self._bucket("Towers")
         self.releases = self._bucket("Releases")
+        self.events = self._bucket("Events", expires=True)
         self.dead_letters = self._queue("DeadLetters", retention_period=Duration.days(14))
         self.arrivals = self._queue(
             "Arrivals",

@@ -11,6 +11,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from infra.bulk_indexer import BulkIndexer
+from infra.event_stream import EventStream
 from infra.item_store import ItemStore
 from infra.nightly_batch import NightlyBatch
 from infra.query_api import QueryApi
@@ -20,6 +21,7 @@ from infra.stage import Stage
 NAMESPACE = "Gavel"
 RUN_BOOK = "docs/operations.md"
 MOST_WAITING_S = 900  # of a part in the queue
+MOST_UNDELIVERED_S = 1_800  # of an event on its way to S3: six times what Firehose gathers
 MOST_ERRORS = 0.01  # share of requests
 MOST_HEAP_PERCENT = 85
 MOST_FALLBACKS = 0.05  # share of searches
@@ -49,6 +51,7 @@ class StageMonitoring(Construct):
         rebuild: Rebuild,
         indexer: BulkIndexer,
         api: QueryApi,
+        events: EventStream,
         guards: Sequence[cloudwatch.Alarm],
     ) -> None:
         super().__init__(scope, id)
@@ -59,6 +62,7 @@ class StageMonitoring(Construct):
         releases = self._logged(indexer, "Releases", "release checked", "1")
         indexed = self._logged(indexer, "Indexed", "part indexed", "$.indexed")
         self._watch_queries(api)
+        self._alarm("events-undelivered", events.age(period=Duration.minutes(5)), MOST_UNDELIVERED_S, 3)
         self._watch_indexing(store, releases)
         self._watch_nights(rebuild)
         self._watch_opensearch(domain)

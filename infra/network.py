@@ -18,8 +18,8 @@ HTTPS = ec2.Port.tcp(443)
 class Network(Construct):
     """A VPC without a way to the internet: no gateway, no NAT, no public address.
 
-    Lambda writes logs and traces from outside the VPC, so the functions need S3 alone (a gateway endpoint, free of charge),
-    and the re-ranker's endpoint where there is one.
+    Lambda writes logs and traces from outside the VPC, so the functions need S3 (a gateway endpoint, free of charge),
+    Firehose, and the re-ranker's endpoint where there is one.
 
     Attributes:
         vpc: isolated subnets, one in each zone.
@@ -49,8 +49,7 @@ class Network(Construct):
         self.functions.add_egress_rule(
             ec2.Peer.any_ipv4(), HTTPS, "S3, whose addresses no rule can name; there is no other way out"
         )
-        if stage.reranker:
-            self._reach_reranker()
+        self._reach(stage)
 
     def function(self, scope: Construct, id: str, *, role: FunctionRole, **settings: Any) -> lambda_.Function:
         """A Lambda of ours in the private subnets.
@@ -79,12 +78,12 @@ class Network(Construct):
     def _group(self, id: str, description: str) -> ec2.SecurityGroup:
         return ec2.SecurityGroup(self, id, vpc=self.vpc, description=description, allow_all_outbound=False)
 
-    def _reach_reranker(self) -> None:
+    def _reach(self, stage: Stage) -> None:
+        """Services of AWS that the functions ask."""
         endpoints = self._group("Endpoints", "Interface endpoints of Gavel")
-        endpoints.add_ingress_rule(self.functions, HTTPS, "Lambdas ask the re-ranker")
-        self.vpc.add_interface_endpoint(
-            "SageMakerRuntime",
-            service=ec2.InterfaceVpcEndpointAwsService.SAGEMAKER_RUNTIME,
-            security_groups=[endpoints],
-            open=False,
-        )
+        endpoints.add_ingress_rule(self.functions, HTTPS, "Lambdas ask Firehose and the re-ranker")
+        asked = {"Firehose": ec2.InterfaceVpcEndpointAwsService.KINESIS_FIREHOSE}
+        if stage.reranker:
+            asked["SageMakerRuntime"] = ec2.InterfaceVpcEndpointAwsService.SAGEMAKER_RUNTIME
+        for id, service in asked.items():
+            self.vpc.add_interface_endpoint(id, service=service, security_groups=[endpoints], open=False)

@@ -128,7 +128,7 @@ class QueryApi(Construct):
         root = self.api.root
         search, health, retrieve = (root.add_resource(path) for path in ("search", "health", "retrieve"))
         similar = root.add_resource("items").add_resource("{item_id}").add_resource("similar")
-        encode_buyer = root.add_resource("encode_buyer")
+        encode_buyer, events = root.add_resource("encode_buyer"), root.add_resource("events")
         search.add_method("GET", by_query, request_parameters={"method.request.querystring.q": True}, **asks)
         search.add_method("POST", by_query, **body("SearchBody", _search_body()))
         health.add_method("GET", by_query, **asks)
@@ -136,8 +136,9 @@ class QueryApi(Construct):
         encode_buyer.add_method("POST", by_query, **body("BuyerBody", _object("events")))
         retrieve.add_method("GET", by_query, **asks)
         retrieve.add_method("POST", by_query, **body("RetrieveBody", _object()))
+        events.add_method("POST", by_query, **body("EventsBody", _object("query_id", "session_id", "query", "shown_at", "events")))
         if self._stage.cors_origins:
-            for resource in (search, health, similar, encode_buyer, retrieve):
+            for resource in (search, health, similar, encode_buyer, retrieve, events):
                 self._cors(resource)
 
     def _authorisation(self) -> dict[str, object]:

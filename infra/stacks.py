@@ -7,6 +7,7 @@ from typing import Any
 from aws_cdk import App, Stack, Tags
 
 from infra.bulk_indexer import BulkIndexer
+from infra.event_stream import EventStream
 from infra.item_store import ItemStore
 from infra.monitoring import StageMonitoring
 from infra.network import Network
@@ -40,6 +41,7 @@ class Storage(Stack):
             EmbeddingsBucket=store.embeddings.bucket_name,
             TowersBucket=store.towers.bucket_name,
             ReleasesBucket=store.releases.bucket_name,
+            EventsBucket=store.events.bucket_name,
             ArrivalsDeadLetters=store.dead_letters.queue_url,
         )
 
@@ -64,8 +66,10 @@ class Serving(Stack):
         self.reranker: Reranker | None = None  # without one, search answers in first-stage order
         if stage.reranker:
             self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)
-        asked = self.reranker.name if self.reranker else ""
-        self.api = QueryApi(self, "QueryApi", settings=replace(given, ranker_endpoint=asked), **shared)
+        self.events = EventStream(self, "EventStream", stage=stage, store=storage.store)
+        asked = replace(given, ranker_endpoint=self.reranker.name if self.reranker else "", events_stream=self.events.name)
+        self.api = QueryApi(self, "QueryApi", settings=asked, **shared)
+        self.events.allow_put(self.api.role)
         if self.reranker:
             self.reranker.allow_invoke(self.api.role)
         self._publish()
@@ -76,6 +80,7 @@ class Serving(Stack):
             ApiUrl=self.api.api.url,
             SearchFunction=self.api.live.function_arn,
             BulkIndexerFunction=self.indexer.function.function_arn,
+            EventsStream=self.events.name,
             **({"ApiKeyId": self.api.key.key_id} if self.api.key else {}),
             **({"RerankerEndpoint": self.reranker.name} if self.reranker else {}),
         )
@@ -115,6 +120,7 @@ class Monitoring(Stack):
             rebuild=batch.rebuild,
             indexer=serving.indexer,
             api=serving.api,
+            events=serving.events,
             guards=serving.reranker.alarms if serving.reranker else [],
         )
 

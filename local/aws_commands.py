@@ -19,6 +19,7 @@ aws_app = typer.Typer(no_args_is_help=True, help="Work with a deployed stage: jo
 Stage = Annotated[str, typer.Option(help="The stage, as it was deployed.")]
 Day = Annotated[str, typer.Option("--date", help="Date of the lots, such as 2026-11-21.")]
 Instance = Annotated[str | None, typer.Option(help="Instance type; the first of the stage's ladder by default.")]
+NAME_IN_CDK_JSON = "name the model_key in cdk.json (docs/operations.md#the-re-ranker), then `npx cdk deploy --all`"
 Wait = Annotated[bool, typer.Option(help="Show the job's log until it ends.")]
 
 
@@ -67,7 +68,7 @@ def publish(
     current: Annotated[bool, typer.Option("--current", help="Have the nights take it.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Put a tower into the stage's bucket, its card last."""
+    """Put a tower into the stage's bucket, its card last; of one that is there, what came later, such as its tuning."""
     from local.aws import towers
     from local.aws.account import deployed_stage
 
@@ -83,6 +84,23 @@ def publish(
             uploaded = towers.upload_tower(deployed, folder, step)
     changed = towers.make_current(deployed, tower_id) if current else False
     report({"tower_id": tower_id, "files": uploaded, "current": towers.current_tower(deployed), "made_current": changed}, as_json)
+
+
+@aws_app.command()
+def publish_ranker(
+    tower: Annotated[str | None, typer.Argument(help="tower_id that it was trained on; the current one by default.")] = None,
+    stage: Stage = "dev",
+    as_json: Json = False,
+) -> None:
+    """Pack a tower's re-ranker for the endpoint and put it into the stage's bucket; cdk.json then names its key."""
+    from local.aws.account import deployed_stage
+    from local.aws.rankers import upload_ranker
+    from local.aws.towers import tower_in_bucket
+
+    deployed = deployed_stage(stage)
+    tower_id = tower or tower_in_bucket(deployed, None)
+    key, uploaded = upload_ranker(deployed, Home(Settings.from_env()).ranker(tower_id), tower_id)
+    report({"tower_id": tower_id, "model_key": key, "uploaded": uploaded, "next": NAME_IN_CDK_JSON}, as_json)
 
 
 @aws_app.command()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from models.negatives import HardNegatives
     from models.training_config import TrainingConfig
     from processing.mining_rules import MiningRules
+    from processing.train_from_events import EventsReport
     from processing.train_reranker import Labels, RerankerReport
     from processing.training_rounds import RoundsReport
 
@@ -216,8 +217,32 @@ def train_reranker(
     """
     from processing.train_reranker import train_reranker
 
+    service, path = _without_ranker(home)
+    candidates = home.settings.candidates
+    return train_reranker(catalog, service, path, labels=labels, candidates=candidates, seed=seed, progress=progress)
+
+
+def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: bool, stages: Callable[[str], Step]) -> "EventsReport":
+    """Train the re-ranker of the live index's tower on what POST /events kept; the one that is there stays if it is better.
+
+    Args:
+        home: its settings name the index; it gets the booster.
+        places: files of events, or folders of them.
+        seed: of the training.
+        force: replace the re-ranker that is there in any case.
+        stages: shows progress: given a stage's label, a function of (done, total).
+    """
+    from catalog.event_files import read_events
+    from processing.train_from_events import train_on_events
+
+    service, path = _without_ranker(home)
+    log = read_events(places, stages("read events"))
+    step = stages("train re-ranker")
+    return train_on_events(log, service, path, force=force, candidates=home.settings.candidates, seed=seed, progress=step)
+
+
+def _without_ranker(home: Home) -> tuple[SearchService, Path]:
+    """Search without the re-ranker that is there, which may be of older features and is to be replaced; and its file."""
     settings = home.settings
-    # without the re-ranker that is there: it may be of older features, and is to be replaced
     service = SearchService(open_store(settings), partial(load_encoder, settings), tower_id=settings.tower_id)
-    path = home.ranker(service.live().index.tower_id)
-    return train_reranker(catalog, service, path, labels=labels, candidates=settings.candidates, seed=seed, progress=progress)
+    return service, home.ranker(service.live().index.tower_id)

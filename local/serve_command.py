@@ -48,15 +48,14 @@ def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> t
     """
     from lambdas.query_api.app import create_app
     from lambdas.query_api.events import events_router
-    from local.event_log import EventLog
     from local.page_app import add_page
     from local.photo_shelf import PhotoShelf
-    from local.wiring import search_service
+    from local.wiring import event_sink, search_service
 
     home, service = Home(settings), search_service(settings)
     index = service.live().index
     app = create_app(lambda: service, settings.origins)
-    app.include_router(events_router(EventLog(home.events)))
+    app.include_router(events_router(event_sink(settings)))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 

@@ -25,6 +25,7 @@ NoMargin = Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots 
 
 
 def train(
+    what: Annotated[str, typer.Argument(help="towers, or reranker: that of the live index.")] = "towers",
     catalog: CatalogOption = None,
     preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, distilbert-resnet50, …")] = "compact",
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photos out.")] = False,
@@ -47,13 +48,23 @@ def train(
     labels: Annotated[
         str | None, typer.Option(help="What the re-ranker learns from: clicks or judgments; clicks where there are any.")
     ] = None,
+    from_events: Annotated[
+        list[Path] | None,
+        typer.Option(help="Train the re-ranker on these events of POST /events: a file or folder; may be repeated."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --from-events: save the re-ranker even if it is no better.")] = False,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Train item and query tower on a catalogue, or the re-ranker on its clicks or judgments."""
+    """Train item and query tower on a catalogue, or the re-ranker on its clicks or judgments or on events."""
     home = Home(Settings.from_env())
+    if what not in ("towers", "reranker"):
+        raise InvalidInput(f"there is no {what!r} to train; train towers or reranker")
+    if from_events:
+        train_on_events(home, from_events, catalog, seed, force, as_json)
+        return
     source = CatalogFolder.load(home.catalog(catalog))
-    if reranker:
+    if reranker or what == "reranker":
         with progress("train re-ranker") as step:
             made = pipeline.train_reranker(home, source, seed=seed, progress=step, labels=labels)
         report(made.to_dict(), as_json)
@@ -73,6 +84,25 @@ def train(
     with progress("train towers") as step:
         tower = pipeline.train_towers(home, source, config, negatives=negatives, start_from=go_on, resume=resume, progress=step)
     report({"tower_id": tower.name, "tower": str(tower)}, as_json)
+
+
+def train_on_events(home: Home, places: list[Path], catalog: Path | None, seed: int, force: bool, as_json: bool) -> None:
+    """Train the re-ranker on events, and show what held-out sessions say of it."""
+    if catalog is not None:
+        raise InvalidInput("--from-events learns about the lots of the live index; leave --catalog out")
+    with Stages() as stages:
+        made = pipeline.train_on_events(home, places, seed=seed, force=force, stages=stages)
+    if as_json:
+        print_json(made.to_dict())
+        return
+    values = made.to_dict()
+    held_out = made.held_out
+    del values["held_out"]
+    report(values, as_json=False)
+    cells = (f"{held_out.queries:,}", f"{held_out.base:.3f}", f"{held_out.new:.3f}", f"{held_out.difference:+.3f}")
+    interval = f"{held_out.low:+.3f} to {held_out.high:+.3f}"
+    header = ("held-out queries", f"nDCG@10, {made.before}", "nDCG@10, new", "difference", "95 % interval", "p")
+    show_table("", header, [(*cells, interval, f"{held_out.p_value:.3f}")], right_from=0)
 
 
 def adapt(

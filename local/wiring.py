@@ -6,6 +6,7 @@ from pathlib import Path
 
 from local.home import Home
 from retrieval.encoder import QueryEncoder
+from retrieval.feedback import EventSink
 from retrieval.index.base import IndexStore
 from retrieval.ranker.base import Ranker
 from retrieval.search import SearchService
@@ -53,6 +54,17 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
     from retrieval.ranker.xgboost import BoosterRanker
 
     return BoosterRanker.load(path)
+
+
+def event_sink(settings: Settings) -> EventSink:
+    """Where feedback goes: the delivery stream of the settings, or a file a day below home."""
+    if settings.events_stream:
+        from lambdas.query_api.event_stream import EventStream
+
+        return EventStream(settings.events_stream)
+    from local.event_log import EventLog
+
+    return EventLog(Home(settings).events)
 
 
 def search_service(settings: Settings) -> SearchService:

@@ -8,7 +8,8 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ Labels = Literal["clicks", "judgments"]
 SPLITS = ("train", "val")
 CANDIDATES = 50
 EXIT_USAGE = 2
+ROOT = Path("/opt/ml/processing")  # of a SageMaker processing job
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,26 @@ def _rows(
     service: SearchService, query: str, gains: Mapping[str, float], unlabelled: bool, candidates: int, now: datetime
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, F) and gains (N,) of the candidates of one query; those without a label only where they count as wrong."""
-    request = SearchRequest(query, where=Filter(now=now))
+    found, features = candidate_features(service, query, now, candidates=candidates)
+    kept = np.array([unlabelled or item_id in gains for item_id in found], dtype=bool)
+    return features[kept], np.array([gains.get(item_id, 0.0) for item_id in found], dtype=np.float32)[kept]
+
+
+def candidate_features(
+    service: SearchService, query: str, now: datetime, *, candidates: int = CANDIDATES
+) -> tuple[list[str], np.ndarray]:
+    """What serving hands to the re-ranker: ids (N,) in first-stage order, and features (N, F).
+
+    Args:
+        service: searches its live index.
+        query: as typed.
+        now: the moment of the search, UTC; a lot whose auction had ended by then is not found.
+        candidates: the most that are asked for.
+    """
     live = service.live()
     vector = live.encoder.encode([query_text(query)])[0]  # (D,)
-    found = retrieve(live.index, request, vector, candidates)
-    features = feature_matrix(query, vector, found, now)  # (N, F)
-    kept = np.array([unlabelled or c.item_id in gains for c in found], dtype=bool)
-    return features[kept], np.array([gains.get(c.item_id, 0.0) for c in found], dtype=np.float32)[kept]
+    found = retrieve(live.index, SearchRequest(query, where=Filter(now=now)), vector, candidates)
+    return [c.item_id for c in found], feature_matrix(query, vector, found, now)  # (N, F)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,39 +193,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> RerankerReport:
+    catalog = CatalogFolder.load(flags.catalog)
+    with service_of_release(flags.tower, flags.release) as service:
+        return train_reranker(
+            catalog,
+            service,
+            flags.output,
+            labels=flags.labels,
+            debias=flags.debias,
+            candidates=flags.candidates,
+            seed=flags.seed,
+        )
+
+
+@contextmanager
+def service_of_release(tower: Path, release: Path) -> Iterator[SearchService]:
+    """Search over the lots of a release, in an index that lives as long as the block.
+
+    Args:
+        tower: folder of the artefact that the release was embedded with.
+        release: its folder.
+    """
     from retrieval.index.faiss import FaissStore
 
-    catalog = CatalogFolder.load(flags.catalog)
     with tempfile.TemporaryDirectory(prefix="gavel-reranker-") as scratch:
         store = FaissStore(Path(scratch))
-        index_release(flags.release, store)
-        service = SearchService(store, lambda tower_id: QueryEncoder.load(flags.tower, split_tower_id(tower_id)[1]))
+        index_release(release, store)
+        service = SearchService(store, lambda tower_id: QueryEncoder.load(tower, split_tower_id(tower_id)[1]))
         try:
-            return train_reranker(
-                catalog,
-                service,
-                flags.output,
-                labels=flags.labels,
-                debias=flags.debias,
-                candidates=flags.candidates,
-                seed=flags.seed,
-            )
+            yield service
         finally:
             service.live().index.close()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="train_reranker", description=(__doc__ or "").splitlines()[0])
-    root = Path("/opt/ml/processing")
-    parser.add_argument("--catalog", type=Path, default=root / "input/catalog", help="the catalogue's folder")
-    parser.add_argument("--tower", type=Path, default=root / "input/tower", help="the tower artefact")
-    parser.add_argument("--release", type=Path, default=root / "input/release", help="release of that tower with the lots")
-    parser.add_argument("--output", type=Path, default=root / "output/reranker.ubj", help="the booster's file")
+    parser.add_argument("--catalog", type=Path, default=ROOT / "input/catalog", help="the catalogue's folder")
+    add_places(parser)
     parser.add_argument("--labels", choices=get_args(Labels), help="what to learn from; clicks where there are any")
     parser.add_argument("--debias", action=argparse.BooleanOptionalAction, default=True, help="free clicks of their positions")
+    return parser
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """The flags that every training of a re-ranker takes: where tower, release and booster lie in a container, and its seed."""
+    parser.add_argument("--tower", type=Path, default=ROOT / "input/tower", help="the tower artefact")
+    parser.add_argument("--release", type=Path, default=ROOT / "input/release", help="release of that tower with the lots")
+    parser.add_argument("--output", type=Path, default=ROOT / "output/reranker.ubj", help="the booster's file")
     parser.add_argument("--candidates", type=int, default=CANDIDATES, help="first-stage lots a query (default %(default)s)")
     parser.add_argument("--seed", type=int, default=7)
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """What buyers did with the lots that a search showed them, in the rows that training reads (catalog/click_log.py).
 
 A row is one lot of one shown list. Rows of one list share query, buyer and `timestamp`, the moment when the list was shown: by
-these three the reader knows that an impression and the click that followed are one.
+these three the reader knows that an impression and the click that followed are one. An `event_id` tells rows that say one act
+once more: a page that got no answer sends again, and Firehose delivers at least once.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -70,7 +73,7 @@ class EventSink(Protocol):
 
 
 def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
-    """The rows of a click log, with `query_id` and `happened_at` besides.
+    """The rows of a click log, with `query_id`, `happened_at` and `event_id` besides.
 
     Args:
         feedback: what a page sent.
@@ -86,8 +89,8 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
     item_ids = [_id("item_id", act.item_id) for act in feedback.acts]
     if not 1 <= len(item_ids) <= MAX_ACTS:
         raise InvalidQuery(f"there are {len(item_ids)} events; allowed are 1 to {MAX_ACTS}, send the rest in another request")
-    query, shown_at = _query(feedback.query), _moment("shown_at", feedback.shown_at, now)
-    return [
+    query, shown_at = parse_query(feedback.query), _moment("shown_at", feedback.shown_at, now)
+    rows = [
         {
             "query": query,
             "item_id": item_id,
@@ -100,6 +103,26 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
         }
         for item_id, act in zip(item_ids, feedback.acts, strict=True)
     ]
+    return [{**row, "event_id": event_id(row)} for row in rows]
+
+
+def parse_query(text: str) -> str:
+    """The words of a search, as the encoders read them.
+
+    Raises:
+        InvalidQuery: there are none, or too many, or they are no valid Unicode.
+    """
+    if has_half_character(text):
+        raise InvalidQuery("query holds half a character (a lone surrogate); send valid UTF-8")
+    if len(text) > MAX_QUERY_CHARS or not query_text(text):
+        raise InvalidQuery(f"query has {len(text)} characters; send the words of the search, 1 to {MAX_QUERY_CHARS}")
+    return query_text(text)
+
+
+def event_id(row: Mapping[str, Any]) -> str:
+    """The id of an event: the one that its row has, else one made of all that the row says, 32 hexadecimal digits."""
+    said = json.dumps(row, sort_keys=True, default=str)
+    return str(row.get("event_id") or hashlib.sha256(said.encode()).hexdigest()[:32])
 
 
 def _id(field: str, value: str) -> str:
@@ -109,14 +132,6 @@ def _id(field: str, value: str) -> str:
         return parse_id(field, value)
     except InvalidInput as error:
         raise InvalidQuery(str(error)) from error
-
-
-def _query(text: str) -> str:
-    if has_half_character(text):
-        raise InvalidQuery("query holds half a character (a lone surrogate); send valid UTF-8")
-    if len(text) > MAX_QUERY_CHARS or not query_text(text):
-        raise InvalidQuery(f"query has {len(text)} characters; send the words of the search, 1 to {MAX_QUERY_CHARS}")
-    return query_text(text)
 
 
 def _position(position: int) -> int:

@@ -36,6 +36,7 @@ class Settings:
         cached_answers_s: seconds for which an answer is kept; 0 keeps none.
         ranker_endpoint: name of the SageMaker endpoint that re-ranks; empty re-ranks in process, or not at all.
         ranker_timeout_s: seconds until the endpoint's answer is given up, and search answers in first-stage order.
+        events_stream: Firehose delivery stream that POST /events sends to; empty writes files below home, or refuses on Lambda.
         stage: what measurements are filed under.
     """
 
@@ -56,6 +57,7 @@ class Settings:
     cached_answers_s: float = 5.0  # as long as a swapped alias may go unseen
     ranker_endpoint: str = ""
     ranker_timeout_s: float = 0.05  # half of what a whole query may take; an endpoint that is well needs a fifth of it
+    events_stream: str = ""
     stage: str = "local"
 
     @property
@@ -101,6 +103,7 @@ class Settings:
             cached_answers_s=_seconds(given, "cached_answers_s", cls().cached_answers_s, or_zero=True),
             ranker_endpoint=given.get("ranker_endpoint", cls().ranker_endpoint),
             ranker_timeout_s=_seconds(given, "ranker_timeout_s", cls().ranker_timeout_s),
+            events_stream=given.get("events_stream", cls().events_stream),
             stage=given.get("stage", cls().stage),
         )
 

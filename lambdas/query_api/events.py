@@ -1,5 +1,6 @@
 """The route that takes what buyers did with the lots that they were shown."""
 
+import logging
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -8,6 +9,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from retrieval.errors import FeedbackUnavailable
 from retrieval.feedback import MAX_ACTS, MAX_POSITION, MAX_QUERY_CHARS, Act, ActKind, EventSink, Feedback, feedback_rows
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 30
 
@@ -74,6 +77,7 @@ def events_router(sink: EventSink) -> APIRouter:
         try:
             sink.append(rows)
         except FeedbackUnavailable as error:  # not in the table of the API's errors: no search depends on it
+            log.error("events are not kept: %s", error)
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": str(RETRY_AFTER_S)}) from error
         return Kept(accepted=len(rows))
 

@@ -13,6 +13,8 @@ from typing import Any
 from mangum import Mangum
 
 from lambdas.query_api.app import PROBLEM_TYPE, create_app
+from lambdas.query_api.event_stream import EventStream
+from lambdas.query_api.events import events_router
 from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import GavelError
@@ -73,7 +75,9 @@ def warm_up() -> None:
 
 
 metrics.set_default_dimensions(stage=Settings.from_env().stage)
-answer_http = Mangum(create_app(service, Settings.from_env().origins, measure), lifespan="off", text_mime_types=TEXTS)
+app = create_app(service, Settings.from_env().origins, measure)
+app.include_router(events_router(EventStream(Settings.from_env().events_stream)))
+answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
 
 
 @metrics.log_metrics(capture_cold_start_metric=True)

@@ -55,7 +55,24 @@ class Bucket:
         with asking_aws(f"{self}/{key}"):
             self._s3.put_object(Bucket=self.name, Key=key, Body=json.dumps(value).encode(), ContentType="application/json")
 
-    def upload(self, folder: Path, prefix: str, last: str = "", progress: Callable[[int, int], None] | None = None) -> int:
+    def download(self, prefix: str, folder: Path) -> int:
+        """Fetch what lies below a prefix into a folder, under the names that follow the prefix; returns how many files."""
+        keys = [key for key in self.listed(prefix) if not key.endswith("/")]
+        for key in keys:
+            path = folder / key.removeprefix(prefix).lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with asking_aws(f"{self}/{key}"):
+                self._s3.download_file(self.name, key, str(path))
+        return len(keys)
+
+    def upload(
+        self,
+        folder: Path,
+        prefix: str,
+        last: str = "",
+        progress: Callable[[int, int], None] | None = None,
+        wanted: Callable[[str], bool] = lambda name: True,
+    ) -> int:
         """Put the files of a folder below a prefix; hidden ones stay behind.
 
         Args:
@@ -63,12 +80,13 @@ class Bucket:
             prefix: of the keys.
             last: the file that goes last, since its presence says that the others are there.
             progress: called with (files done, files in all).
+            wanted: which of them, by their names below the folder.
 
         Returns:
             How many files went up.
         """
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-        names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+        names = [name for name in names if wanted(name) and not any(part.startswith(".") for part in name.split("/"))]
         names.sort(key=lambda name: name == last)
         for done, name in enumerate(names, 1):
             with asking_aws(f"{self}/{prefix}/{name}"):

@@ -1,5 +1,6 @@
 """Towers in a stage's bucket: which are there, which one the nights take, and how a new one gets there."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from local.aws.buckets import Bucket
 from retrieval.errors import InvalidInput, TowerError
 from retrieval.release import RECEIPT_FILE
 from retrieval.tower import CARD_FILE, TowerCard
+from retrieval.tuning import TUNING_FILE
 
 CURRENT = "current.json"  # what the nightly machine reads: infra/nightly_states.py
 
@@ -39,8 +41,10 @@ def tower_in_bucket(stage: DeployedStage, tower_id: str | None) -> str:
 def upload_tower(stage: DeployedStage, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
     """Put a tower's folder into the bucket, the card last; files that its card names are checked first.
 
+    Of a tower that is there already, files that came later go up, and a tuning that has changed: the others never change.
+
     Returns:
-        How many files went up; 0 when the tower was there already.
+        How many files went up; 0 when all was there already.
 
     Raises:
         TowerError: the folder holds no tower, or a damaged one.
@@ -49,9 +53,14 @@ def upload_tower(stage: DeployedStage, folder: Path, progress: Callable[[int, in
     if card.tower_id != folder.resolve().name:
         raise TowerError(f"{folder} holds tower {card.tower_id}; the folder must have its name")
     bucket = Bucket(stage.output("TowersBucket"))
-    if bucket.holds(f"{card.tower_id}/{CARD_FILE}"):
-        return 0
-    return bucket.upload(folder, card.tower_id, CARD_FILE, progress)
+    prefix = f"{card.tower_id}/"
+    if not bucket.holds(prefix + CARD_FILE):
+        return bucket.upload(folder, card.tower_id, CARD_FILE, progress)
+    there = {key.removeprefix(prefix) for key in bucket.listed(prefix)}
+    if TUNING_FILE in there and (folder / TUNING_FILE).is_file():
+        said = json.loads((folder / TUNING_FILE).read_text(encoding="utf-8"))
+        there -= {TUNING_FILE} if bucket.read_json(prefix + TUNING_FILE) != said else set()
+    return bucket.upload(folder, card.tower_id, progress=progress, wanted=lambda name: name not in there)
 
 
 def make_current(stage: DeployedStage, tower_id: str) -> bool:

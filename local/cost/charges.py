@@ -68,6 +68,7 @@ class Meter:
         self.machines = Machines(resources)
         self.parts = math.ceil(usage.items_per_night / table.number("items_per_part")) * NIGHTS  # a month
         self.items = usage.items_per_night * NIGHTS  # a month
+        self.event_requests = usage.queries_per_month * table.number("event_share")
 
     def charges(self, resource: Resource) -> list[Charge]:
         """What a resource is charged for; empty for a free type.
@@ -175,15 +176,28 @@ def _bucket(meter: Meter, bucket: Resource) -> Iterator[Charge]:
     use = meter.table.use_of("buckets", bucket.logical_id)
     days = _kept_days(bucket, int(meter.table.number("keep_days")))
     items, table_of = meter.usage.items_per_night, use.get
-    kept = table_of("bytes", 0) + days * (items * table_of("bytes_per_item", 0) + table_of("bytes_per_night", 0))
+    daily_events = meter.event_requests * table_of("bytes_per_event_request", 0) / NIGHTS
+    kept = table_of("bytes", 0) + days * (daily_events + items * table_of("bytes_per_item", 0) + table_of("bytes_per_night", 0))
     nights = NIGHTS if items else 0
     parts = meter.parts
     yield meter.charge(_of(use, f"storage, kept {days} days"), kept / GB, "s3.storage", "kept")
     yield meter.charge("uploads of lots", meter.items * table_of("puts_per_item", 0), "s3.puts", "kept")
     puts = parts * table_of("puts_per_part", 0) + nights * table_of("puts_per_night", 0)
     yield meter.charge("writes of the run", puts, "s3.puts", "night")
+    if objects := table_of("puts_per_buffer", 0) * _event_objects(meter):
+        yield meter.charge("objects of events", objects, "s3.puts", "queries")
     gets = meter.items * table_of("gets_per_item", 0) + parts * table_of("gets_per_part", 0)
     yield meter.charge("reads of the run", gets, "s3.gets", "night")
+
+
+def _event_objects(meter: Meter) -> float:
+    """Objects that Firehose writes a month: one a buffer time, or one a request where those are fewer."""
+    return min(meter.event_requests, MONTH_S / meter.table.number("firehose_buffer_s"))
+
+
+def _delivery(meter: Meter, _: Resource) -> Iterator[Charge]:
+    size = meter.event_requests * meter.table.number("firehose_record_bytes")
+    yield meter.charge("events taken in", size / GB, "firehose.ingested", "queries")
 
 
 def _kept_days(bucket: Resource, without_rule: int) -> int:
@@ -265,6 +279,7 @@ CHARGED: dict[str, Callable[[Meter, Resource], Iterable[Charge]]] = {
     "AWS::CloudWatch::Dashboard": _one("dashboard", "cloudwatch.dashboards"),
     "AWS::EC2::VPCEndpoint": _network_endpoint,
     "AWS::KMS::Key": _one("key", "kms.keys"),
+    "AWS::KinesisFirehose::DeliveryStream": _delivery,
     "AWS::Lambda::EventSourceMapping": _event_source,
     "AWS::Lambda::Function": _function,
     "AWS::Lambda::Version": _version,

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from catalog.event_files import read_events
 from local.aws.account import DeployedStage
 from local.aws.buckets import Bucket
 from local.aws.machines import start_night, start_rebuild
@@ -72,6 +74,7 @@ class Journey:
         self.step("publish another tower", lambda: self.publish_tower(towers[1], current=False))
         self.step("rebuild for it: embed all, swap, embed the day again", lambda: self.rebuild(towers[1].name))
         self.step("a search with it", lambda: self.search(towers[1].name))
+        self.step("tell what was clicked, and find it in the bucket of events", self.tell)
         self.step("status", lambda: self.check_status(towers[1].name))
 
     def publish_tower(self, tower: Path, *, current: bool) -> None:
@@ -129,9 +132,26 @@ class Journey:
         if len(self.found) != K or QUERY.split()[-1] not in self.found[0].lower():
             raise RehearsalFailed(f"a search for {QUERY!r} found {self.found}")
 
+    def tell(self) -> None:
+        """Post a click as the page does; a moment later the trainer must read it from the bucket."""
+        now = datetime.now(UTC).isoformat()
+        click = {"event_type": "click", "item_id": "lot-1", "position": 1, "timestamp": now}
+        shown = {"query_id": "list-1", "session_id": "rehearsal", "query": QUERY, "shown_at": now, "events": [click]}
+        status, answer = self._call(proxy_event("/events", {}, json.dumps(shown)))
+        if status != 202 or answer != {"accepted": 1}:
+            raise RehearsalFailed(f"a click was answered {status}: {answer}")
+        with TemporaryDirectory() as folder:
+            Bucket(self.stage.output("EventsBucket")).download("events/", Path(folder))
+            told = read_events([Path(folder)])
+        if told.rejects or [(click.query, click.event_type) for click in told.clicks] != [(QUERY, "view")]:
+            raise RehearsalFailed(f"the bucket of events holds {told}, one click was told")
+
     def _ask(self) -> tuple[int, dict[str, Any]]:
-        """GET /search as API Gateway hands it to the alias that the API calls."""
-        event = proxy_event("/search", {"q": QUERY, "k": str(K)})
+        """GET /search, as the page asks."""
+        return self._call(proxy_event("/search", {"q": QUERY, "k": str(K)}))
+
+    def _call(self, event: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Hand a request to the alias that the API calls, as API Gateway does."""
         live = self.stage.output("SearchFunction")
         called = self.cloud.client("lambda").invoke(FunctionName=live, Payload=json.dumps(event))
         answer = json.loads(called["Payload"].read())

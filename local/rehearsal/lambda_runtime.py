@@ -116,18 +116,20 @@ def invoke(
     return Invocation(json.loads(answer.read_text()), said, failed=False)
 
 
-def proxy_event(path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """A GET request as API Gateway's proxy integration hands it over."""
-    where = {"resourcePath": path, "httpMethod": "GET", "stage": "v1", "requestId": "rehearsal", "path": f"/v1{path}"}
+def proxy_event(path: str, parameters: Mapping[str, str], body: str | None = None) -> dict[str, Any]:
+    """A request as API Gateway's proxy integration hands it over: GET, or POST of a body of JSON."""
+    method = "GET" if body is None else "POST"
+    headers = {} if body is None else {"Content-Type": "application/json", "Content-Length": str(len(body.encode()))}
+    where = {"resourcePath": path, "httpMethod": method, "stage": "v1", "requestId": "rehearsal", "path": f"/v1{path}"}
     return {
         "resource": path,
         "path": path,
-        "httpMethod": "GET",
-        "headers": {"Host": "api.example.com"},
+        "httpMethod": method,
+        "headers": {"Host": "api.example.com", **headers},
         "queryStringParameters": dict(parameters),
         "multiValueQueryStringParameters": {name: [value] for name, value in parameters.items()},
         "requestContext": where,
-        "body": None,
+        "body": body,
         "isBase64Encoded": False,
     }
 

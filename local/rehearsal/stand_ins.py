@@ -7,10 +7,13 @@ from typing import Any
 from moto.awslambda.utils import get_backend as lambda_backend
 from moto.cloudformation import parsing
 from moto.core.common_models import CloudFormationModel
+from moto.firehose.models import firehose_backends
 
 from local.rehearsal.custom_resources import CustomResource
 
-NAMES = ("StageName", "AlarmName", "DomainName", "Name")  # properties that a reference to a resource answers with
+# properties that a reference to a resource answers with
+NAMES = ("StageName", "AlarmName", "DomainName", "DeliveryStreamName", "Name")
+OTHER_DESTINATIONS = ("s3", "redshift", "elasticsearch", "splunk", "http_endpoint", "snowflake", "iceberg")  # of a stream
 Attributes = Mapping[tuple[str, str], str]
 
 
@@ -92,6 +95,8 @@ def _model(kind: str, record: Record) -> type[CloudFormationModel]:
             reference = _make_alias(properties, account_id, region_name)
         else:
             reference = next((str(properties[name]) for name in NAMES if name in properties), resource_name)
+        if kind == "AWS::KinesisFirehose::DeliveryStream":
+            _make_stream(properties, account_id, region_name)
         where = f"arn:aws:stand-in:{region_name}:{account_id}:{kind.replace('::', '-').lower()}"
         return cls(kind, resource_name, reference, record.attributes, where)
 
@@ -102,6 +107,20 @@ def _model(kind: str, record: Record) -> type[CloudFormationModel]:
         "cloudformation_type": staticmethod(lambda: kind),
     }
     return type("StandIn" + kind.replace("::", ""), (StandIn,), members)
+
+
+def _make_stream(properties: Mapping[str, Any], account_id: str, region: str) -> None:
+    """Firehose knows delivery streams in moto, and writes to S3 at once and unpacked; CloudFormation alone does not."""
+    firehose_backends[account_id][region].create_delivery_stream(
+        region=region,
+        delivery_stream_name=properties["DeliveryStreamName"],
+        delivery_stream_type=properties["DeliveryStreamType"],
+        delivery_stream_encryption_configuration_input=properties["DeliveryStreamEncryptionConfigurationInput"],
+        kinesis_stream_source_configuration={},
+        extended_s3_destination_configuration=dict(properties["ExtendedS3DestinationConfiguration"]),
+        tags=[],
+        **{f"{kind}_destination_configuration": {} for kind in OTHER_DESTINATIONS},
+    )
 
 
 def _make_alias(properties: Mapping[str, Any], account_id: str, region: str) -> str:

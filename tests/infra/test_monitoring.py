@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, synthesise
 from test_reranker import RERANKER
 
+from infra.event_stream import BUFFER_S
 from infra.monitoring import MOST_FALLBACKS, NAMESPACE, SEARCH_STAGES
 from lambdas.query_api import measurements
 
@@ -118,3 +119,12 @@ def test_the_dashboard_shows_latency_queues_releases_and_opensearch(stage):
     assert set(SEARCH_STAGES) <= set(measurements.MEASURED)
     for measured in [*(f"{stage_of}_ms {share}" for stage_of in SEARCH_STAGES for share in ("p50", "p99")), "rerank_fallbacks"]:
         assert measured in text
+
+
+def test_events_that_wait_ring_long_before_firehose_gives_them_up(stage):
+    alarm = alarms(stage)["events-undelivered"]
+    assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/Firehose", "DeliveryToS3.DataFreshness")
+    (stream,) = stage.properties("AWS::KinesisFirehose::DeliveryStream")
+    assert alarm["Dimensions"] == [{"Name": "DeliveryStreamName", "Value": stream["DeliveryStreamName"]}]
+    assert BUFFER_S < alarm["Threshold"] < 24 * 3600
+    assert alarm["TreatMissingData"] == "notBreaching", "when nobody comes nothing waits"

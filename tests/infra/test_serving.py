@@ -7,6 +7,8 @@ from conftest import synthesise
 from infra.bulk_indexer import CARDS, RECEIPTS
 from infra.item_store import DELIVERIES, INDEXER_TIMEOUT, VISIBILITY
 from lambdas.query_api.app import create_app
+from lambdas.query_api.event_stream import EventStream
+from lambdas.query_api.events import ShownList, events_router
 from retrieval.release import RECEIPT_FILE
 from retrieval.settings import Settings
 from retrieval.tower import CARD_FILE
@@ -76,7 +78,7 @@ def test_queries_go_to_a_published_version_that_snapstart_has_a_picture_of(stage
 
 
 def test_no_method_is_open(stage):
-    assert len(methods(stage)) == 7
+    assert len(methods(stage)) == 8
     assert all(method["ApiKeyRequired"] for method in methods(stage))
 
 
@@ -113,7 +115,9 @@ def method(stage, path, verb):
 
 
 def test_every_operation_of_the_app_has_its_route_and_no_other(stage):
-    described = create_app(lambda: None).openapi()["paths"]
+    app = create_app(lambda: None)
+    app.include_router(events_router(EventStream("")))
+    described = app.openapi()["paths"]
     operations = {(path, verb.upper()) for path, verbs in described.items() for verb in verbs}
     routes = resources(stage)
     deployed = {
@@ -157,7 +161,7 @@ def test_prod_has_a_firewall_of_managed_rules_before_the_api(dev, prod):
 
 def test_pages_of_the_listed_origins_may_ask(dev):
     preflights = [m for m in dev.properties("AWS::ApiGateway::Method") if m["HttpMethod"] == "OPTIONS"]
-    assert len(preflights) == 5
+    assert len(preflights) == 6
     assert all("http://localhost:8000" in json.dumps(method["Integration"]) for method in preflights)
 
 
@@ -176,3 +180,40 @@ def test_the_reader_cannot_write_and_the_writer_stays_within_the_alias(stage):
     }
     (write,) = given["gavel_writer"]["index_permissions"]
     assert write["index_patterns"] == ["auction-items*"]
+
+
+def test_events_without_a_list_are_refused_before_the_function(stage):
+    models = stage.of_type("AWS::ApiGateway::Model")
+    asked = method(stage, "/events", "POST")["RequestModels"]["application/json"]["Ref"]
+    assert set(models[asked]["Properties"]["Schema"]["required"]) == set(ShownList.model_fields)
+
+
+def test_the_query_function_may_send_events_and_is_told_where(stage):
+    ((name, stream),) = stage.of_type("AWS::KinesisFirehose::DeliveryStream").items()
+    query = function(stage, "lambdas.query_api.handler.handler")
+    assert query["Environment"]["Variables"]["GAVEL_EVENTS_STREAM"] == stream["Properties"]["DeliveryStreamName"]
+    allowed = [
+        statement
+        for policy in stage.of_type("AWS::IAM::Policy").values()
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if "firehose:" in json.dumps(statement["Action"])
+    ]
+    assert [(s["Action"], s["Resource"]) for s in allowed] == [("firehose:PutRecordBatch", {"Fn::GetAtt": [name, "Arn"]})]
+    endpoints = [json.dumps(endpoint["ServiceName"]) for endpoint in stage.properties("AWS::EC2::VPCEndpoint")]
+    assert any("kinesis-firehose" in service for service in endpoints), "there is no other way out of the network"
+
+
+def test_events_are_written_packed_and_encrypted_below_their_day_and_deliveries_are_logged(stage):
+    (stream,) = stage.properties("AWS::KinesisFirehose::DeliveryStream")
+    place = stream["ExtendedS3DestinationConfiguration"]
+    assert (place["CompressionFormat"], place["Prefix"]) == ("GZIP", "events/!{timestamp:yyyy/MM/dd}/")
+    assert place["ErrorOutputPrefix"].startswith("errors/!{firehose:error-output-type}/")
+    assert place["CloudWatchLoggingOptions"]["Enabled"]
+    assert stream["DeliveryStreamEncryptionConfigurationInput"] == {"KeyType": "AWS_OWNED_CMK"}
+    (trust,) = [
+        statement
+        for role in stage.properties("AWS::IAM::Role")
+        for statement in role["AssumeRolePolicyDocument"]["Statement"]
+        if statement["Principal"] == {"Service": "firehose.amazonaws.com"}
+    ]
+    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}

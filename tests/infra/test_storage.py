@@ -23,7 +23,7 @@ def test_a_resource_that_holds_data_keeps_its_logical_id(stage):
 
 def test_buckets_are_encrypted_versioned_and_closed_to_the_public(stage):
     buckets = stage.properties("AWS::S3::Bucket")
-    assert len(buckets) == 5
+    assert len(buckets) == 6
     for bucket in buckets:
         closed = bucket["PublicAccessBlockConfiguration"]
         assert all(closed[rule] for rule in ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"))
@@ -110,7 +110,8 @@ def test_the_network_has_no_way_to_the_internet(stage):
 def test_opensearch_takes_https_from_the_lambdas_alone(stage):
     groups = stage.of_type("AWS::EC2::SecurityGroup")
     assert not any(group["Properties"].get("SecurityGroupIngress") for group in groups.values())
-    (rule,) = stage.properties("AWS::EC2::SecurityGroupIngress")
+    rules = stage.properties("AWS::EC2::SecurityGroupIngress")
+    (rule,) = [r for r in rules if r["GroupId"]["Fn::GetAtt"][0].startswith("NetworkIndex")]
     assert (rule["FromPort"], rule["ToPort"], rule["IpProtocol"]) == (443, 443, "tcp")
     assert rule["SourceSecurityGroupId"]["Fn::GetAtt"][0].startswith("NetworkFunctions")
 

@@ -1,0 +1,130 @@
+"""The events that POST /events keeps, as they lie in files: NDJSON a day here, gzip objects of Firehose below dates in S3.
+
+Firehose joins what came within some minutes into one object, sets no line ends of its own and may deliver a record twice; an
+older log may lack them, too. So values are read one after another, whatever stands between them, and an event counts once.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from catalog.click_log import impressions, parse_click
+from catalog.folder import Click, Progress
+from retrieval.errors import InvalidInput
+from retrieval.feedback import event_id, parse_query
+from retrieval.items import Reject
+
+GZIP_MARK = b"\x1f\x8b"
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True, slots=True)
+class EventFiles:
+    """What was read: rows = events + duplicates + rejects.
+
+    Attributes:
+        clicks: impressions, list by list, best position first; several events of one are one.
+        rows: values and broken lines that were found.
+        events: different ones.
+        duplicates: rows that told an event once more.
+        rejects: rows that broke the contract, with file, line and reason.
+        files: how many there were.
+    """
+
+    clicks: list[Click]
+    rows: int
+    events: int
+    duplicates: int
+    rejects: list[Reject]
+    files: int
+
+
+def read_events(places: Sequence[Path], progress: Progress | None = None) -> EventFiles:
+    """Read event files, plain or gzip, whatever they are called.
+
+    Args:
+        places: files, or folders that are searched to the bottom; hidden files are passed over.
+        progress: called with (files read, files).
+
+    Raises:
+        InvalidInput: a place does not exist, or there is no file.
+    """
+    files = event_files(places)
+    clicks: list[Click] = []
+    rejects: list[Reject] = []
+    seen: set[str] = set()
+    rows = duplicates = 0
+    for number, path in enumerate(files, 1):
+        for line, row in numbered_events(path):
+            rows += 1
+            try:
+                click = parse_click(row)
+                click = replace(click, query=parse_query(click.query))
+            except InvalidInput as error:
+                rejects.append(Reject(str(path), line, str(error)))
+                continue
+            assert isinstance(row, dict)
+            known, key = len(seen), event_id(row)
+            seen.add(key)
+            if len(seen) == known:
+                duplicates += 1
+            else:
+                clicks.append(click)
+        if progress:
+            progress(number, len(files))
+    return EventFiles(impressions(clicks), rows, len(seen), duplicates, rejects, len(files))
+
+
+def event_files(places: Iterable[Path]) -> list[Path]:
+    """The files of some places, each once, by name.
+
+    Raises:
+        InvalidInput: a place does not exist, or there is no file.
+    """
+    found: set[Path] = set()
+    for place in places:
+        if not place.exists():
+            raise InvalidInput(f"{place} does not exist; name the folder of events, such as .gavel/events, or files of it")
+        below = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+        found |= {path for path in below if not any(part.startswith(".") for part in path.relative_to(place).parts)}
+    if not found:
+        raise InvalidInput(
+            f"there is no event file in {', '.join(map(str, places))}; `gavel serve` writes them to <home>/events, and "
+            "`aws s3 sync` fetches those of a stage"
+        )
+    return sorted(found)
+
+
+def numbered_events(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The values of a file with their lines, counted from 1; or the reason why there is none."""
+    line = 0
+    try:
+        with path.open("rb") as file:
+            for line, raw in enumerate(_lines(file), 1):
+                yield from ((line, value) for value in _values(raw))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        yield line + 1, f"the rest of the file is no gzip: {error}; fetch it again"
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error}") from error
+
+
+def _lines(file: BinaryIO) -> Iterable[bytes]:
+    packed = file.read(len(GZIP_MARK)) == GZIP_MARK
+    file.seek(0)
+    return gzip.open(file) if packed else file
+
+
+def _values(raw: bytes) -> Iterator[dict[str, Any] | str]:
+    """The JSON objects of a line; what cannot be read ends it, for nobody knows where the next one begins."""
+    try:
+        text = raw.decode().strip()
+        while text:
+            value, end = _DECODER.raw_decode(text)
+            yield value if isinstance(value, dict) else f"a JSON {type(value).__name__} stands here, not an object"
+            text = text[end:].lstrip()
+    except (ValueError, RecursionError) as error:
+        yield f"the line is not JSON: {error}"

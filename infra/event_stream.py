@@ -1,0 +1,85 @@
+"""What buyers did, on its way into a bucket: a Firehose delivery stream that the query Lambda feeds."""
+
+from aws_cdk import Aws, RemovalPolicy
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kinesisfirehose as firehose
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from infra.item_store import ItemStore
+from infra.log_group import log_group
+from infra.permissions import allow_below
+from infra.stage import Stage
+
+BUFFER_S, BUFFER_MIB = 300, 5  # what comes first ends an object
+PREFIX = "events/"
+DAY = "!{timestamp:yyyy/MM/dd}/"  # UTC, when the first record of an object came
+ERROR_PREFIX = "errors/"
+
+
+class EventStream(Construct):
+    """A delivery stream into the bucket of events, gzip, a prefix a day.
+
+    Firehose tries for 24 hours to write what S3 refuses, and loses it then: an alarm must ring before (infra/monitoring.py).
+
+    Attributes:
+        name: of the stream.
+        stream: the stream.
+    """
+
+    def __init__(self, scope: Construct, id: str, *, stage: Stage, store: ItemStore) -> None:
+        super().__init__(scope, id)
+        self.name = f"gavel-{stage.name}-events"
+        group = log_group(self, "Logs", stage)
+        told = logs.LogStream(self, "LogStream", log_group=group, log_stream_name="delivery", removal_policy=RemovalPolicy.DESTROY)
+        role = self._role(store, group)
+        self.stream = firehose.CfnDeliveryStream(
+            self,
+            "Stream",
+            delivery_stream_name=self.name,
+            delivery_stream_type="DirectPut",
+            delivery_stream_encryption_configuration_input={"keyType": "AWS_OWNED_CMK"},
+            extended_s3_destination_configuration=firehose.CfnDeliveryStream.ExtendedS3DestinationConfigurationProperty(
+                bucket_arn=store.events.bucket_arn,
+                role_arn=role.role_arn,
+                prefix=PREFIX + DAY,
+                error_output_prefix=f"{ERROR_PREFIX}!{{firehose:error-output-type}}/{DAY}",
+                file_extension=".ndjson.gz",
+                compression_format="GZIP",
+                buffering_hints={"intervalInSeconds": BUFFER_S, "sizeInMBs": BUFFER_MIB},
+                cloud_watch_logging_options={
+                    "enabled": True,
+                    "logGroupName": group.log_group_name,
+                    "logStreamName": told.log_stream_name,
+                },
+            ),
+        )
+        self.stream.node.add_dependency(role)  # the first delivery must be allowed
+
+    def allow_put(self, role: iam.Role) -> None:
+        """Let a role send records, and nothing else."""
+        role.add_to_principal_policy(iam.PolicyStatement(actions=["firehose:PutRecordBatch"], resources=[self.stream.attr_arn]))
+
+    def age(self, **settings: object) -> cloudwatch.Metric:
+        """Seconds for which the oldest record has waited to be written."""
+        return cloudwatch.Metric(
+            namespace="AWS/Firehose",
+            metric_name="DeliveryToS3.DataFreshness",
+            dimensions_map={"DeliveryStreamName": self.name},
+            statistic="max",
+            **settings,
+        )
+
+    def _role(self, store: ItemStore, group: logs.ILogGroup) -> iam.Role:
+        """Write events and what could not be delivered, and the log of deliveries."""
+        own = {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}}
+        role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("firehose.amazonaws.com", conditions=own))
+        bucket = store.events
+        look = ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
+        role.add_to_policy(iam.PolicyStatement(actions=look, resources=[bucket.bucket_arn]))
+        for prefix in (PREFIX, ERROR_PREFIX):
+            write = ["s3:PutObject", "s3:AbortMultipartUpload"]
+            allow_below(role, write, bucket, bucket.bucket_arn, f"/{prefix}*", "Firehose names its objects by time.")
+        group.grant(role, "logs:PutLogEvents")
+        return role

@@ -1,0 +1,91 @@
+"""What buyers did, sent to a Firehose delivery stream, which writes it to S3 as lines of JSON."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from retrieval.errors import FeedbackUnavailable
+
+MOST_RECORD_BYTES = 500_000  # Firehose takes 1,024,000, and 4 MiB in 500 records a call; MAX_ACTS rows never come near
+ATTEMPTS = 4
+LONGEST_WAIT_S = 1.0
+TIMEOUT_S = 2.0
+
+
+class _NotAllTaken(Exception):
+    """Some records of a call were not taken, which Firehose says in its answer."""
+
+
+class EventStream:
+    """Sends rows of feedback to a delivery stream. Threads may share it.
+
+    Rows of one request travel in one record where they fit: Firehose charges every record as 5 kB at least, and a record is kept
+    whole or not at all.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Ask nothing yet.
+
+        Args:
+            name: of the delivery stream; empty where there is none, and all feedback is refused.
+        """
+        self._name = name
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Send rows; records that were not taken are sent again, and no others.
+
+        Raises:
+            FeedbackUnavailable: some were not taken in ATTEMPTS calls. Others may have been: whoever sends all again does no
+                harm, for every row has its event_id.
+        """
+        if not self._name:
+            raise FeedbackUnavailable("no delivery stream takes events here; set GAVEL_EVENTS_STREAM to its name")
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        waiting = list(_records(rows))
+        calls = Retrying(
+            retry=retry_if_exception_type(_NotAllTaken),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.1, max=LONGEST_WAIT_S),
+            reraise=True,
+        )
+        try:
+            for call in calls:
+                with call:
+                    waiting, reason = self._put(waiting)
+                    if waiting:
+                        raise _NotAllTaken(f"{len(waiting)} records were not taken: {reason}")
+        except (_NotAllTaken, ClientError, BotoCoreError) as error:
+            raise FeedbackUnavailable(f"delivery stream {self._name} does not take events ({error}); send them again") from error
+
+    def _put(self, records: Sequence[bytes]) -> tuple[list[bytes], str]:
+        """Send records; returns those that were not taken, and why the first of them was not."""
+        sent = [{"Data": data} for data in records]
+        answers = self._firehose.put_record_batch(DeliveryStreamName=self._name, Records=sent)["RequestResponses"]
+        failed = [(data, answer) for data, answer in zip(records, answers, strict=True) if "ErrorCode" in answer]
+        reason = next((f"{answer['ErrorCode']} {answer.get('ErrorMessage', '')}".strip() for _, answer in failed), "")
+        return [data for data, _ in failed], reason
+
+    @cached_property
+    def _firehose(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        retries: Any = {"mode": "standard", "total_max_attempts": 2}
+        return boto3.client("firehose", config=Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries=retries))
+
+
+def _records(rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
+    """Rows as lines, as many in a record as it holds."""
+    record = b""
+    for row in rows:
+        line = f"{json.dumps(row, ensure_ascii=False)}\n".encode()
+        if record and len(record) + len(line) > MOST_RECORD_BYTES:
+            yield record
+            record = b""
+        record += line
+    if record:
+        yield record

@@ -1,0 +1,177 @@
+"""The loop of feedback: searches are served, buyers' acts are posted, the re-ranker learns from them, the order changes.
+
+The buyers are simulated: they want what is cheap, and seldom look far down.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from lots import WORDS
+from small_tower import small_config
+from typer.testing import CliRunner
+
+from catalog.event_files import read_events
+from local.cli import app
+from local.home import Home
+from local.pipeline import _without_ranker
+from local.serve_command import listen, page_and_api
+from local.wiring import search_service
+from models.presets import PRESETS
+from processing.shown_lists import ndcg
+from processing.train_from_events import LEAST_TOUCHED, train_on_events
+from retrieval.errors import InvalidInput
+from retrieval.search import SearchRequest
+from retrieval.settings import Settings
+
+SHOWN = 15
+FALL = 1.0  # a lot at position p is looked at with probability 1 / p
+WANTED, NOT_WANTED = 0.8, 0.2  # chance of a click on a lot that is looked at
+LISTS_A_QUERY = 45
+FILLERS = ("signed", "with its box", "from an estate, some wear", "tested and working, no box, seen in a museum once")
+
+
+def lots() -> list[dict[str, Any]]:
+    """Twenty lots a word, of texts that keywords and vectors rank differently; seven are cheap."""
+    rng = np.random.default_rng(5)
+    made = []
+    for word in WORDS:
+        cheap = set(rng.choice(20, 7, replace=False).tolist())
+        for n in range(20):
+            text = {"title": f"{word} {WORDS[int(rng.integers(len(WORDS)))]} no. {n}", "description": FILLERS[int(rng.integers(4))]}
+            price = float(rng.uniform(5, 20) if n in cheap else rng.uniform(100, 900))
+            made.append({"item_id": f"{word}-{n}", **text, "price": price})
+    return made
+
+
+LOTS = {row["item_id"]: row for row in lots()}
+
+
+def is_wanted(item_id: str) -> bool:
+    return bool(LOTS[item_id]["price"] < 50)
+
+
+def gavel(*arguments: object) -> Any:
+    run = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    if run.exception:
+        raise run.exception
+    return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A home with the lots in its index and the events of some hundred lists that were served from it."""
+    folder = tmp_path_factory.mktemp("loop")
+    (folder / "lots.ndjson").write_text("".join(f"{json.dumps(row)}\n" for row in LOTS.values()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAVEL_HOME", str(folder / "home"))
+        patch.delenv("GAVEL_TOWERS_URI", raising=False)
+        patch.setitem(PRESETS, "compact", small_config())
+        gavel("catalog", "generate", "--lots", 60)
+        gavel("train", "--text-only", "--batch-size", 32, "--epochs", 1)
+        gavel("embed", folder / "lots.ndjson")
+        gavel("index")
+        with serving(Settings.from_env()) as url:
+            buyers_at(url)
+        yield Home(Settings.from_env())
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """The URL of what `gavel serve` serves."""
+    api, _ = page_and_api(settings, [], "")
+    with listen("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(api, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+def buyers_at(url: str) -> None:
+    """Each session searches for one word, in one of the page's ways, and tells what it saw and clicked."""
+    rng = np.random.default_rng(11)
+    with httpx.Client(base_url=url) as client:
+        for number in range(LISTS_A_QUERY):
+            for word in WORDS:
+                mode = ("hybrid", "semantic", "keyword")[number % 3]
+                found = client.get("/search", params={"q": word, "k": SHOWN, "mode": mode}).json()["results"]
+                now = datetime.now(UTC).isoformat()
+                acts = [{"event_type": "impression", "item_id": lot["item_id"], "position": lot["rank"]} for lot in found]
+                for lot in found:
+                    looked_at = rng.random() < lot["rank"] ** -FALL
+                    if looked_at and rng.random() < (WANTED if is_wanted(lot["item_id"]) else NOT_WANTED):
+                        acts.append({"event_type": "click", "item_id": lot["item_id"], "position": lot["rank"]})
+                ids = {"query_id": f"list-{number}-{word}", "session_id": f"session-{number}-{word}"}
+                body = {**ids, "query": word, "shown_at": now}
+                told = client.post("/events", json={**body, "events": [{**act, "timestamp": now} for act in acts]})
+                assert told.status_code == 202, told.text
+
+
+def wanted_at(home: Home) -> float:
+    """nDCG@10 of what is really wanted, as `gavel search` orders it, over all words."""
+    service = search_service(home.settings)
+    orders = [[found.item_id for found in service.search(SearchRequest(word, 20)).results] for word in WORDS]
+    gains = [np.array([float(is_wanted(item_id)) for item_id in order], dtype=np.float32) for order in orders]
+    return float(np.mean([ndcg(-np.arange(len(gain), dtype=np.float32), gain) for gain in gains]))
+
+
+def test_clicks_change_the_order_of_a_search_in_the_way_they_say(home: Home) -> None:
+    before = wanted_at(home)
+    report = gavel("train", "reranker", "--from-events", home.events)
+    assert (report["saved"], report["before"], report["rejects"], report["not_found"]) == (True, "first stage", 0, 0)
+    assert report["lists"] == report["sessions"] == LISTS_A_QUERY * len(WORDS)
+    assert report["held_out"]["new"] > report["held_out"]["base"]
+    assert report["position_bias"] == pytest.approx(FALL, abs=0.3)
+    found = gavel("search", "gold")
+    assert found["reranked"]
+    assert wanted_at(home) > before + 0.2
+
+
+def test_a_reranker_that_is_no_better_is_not_replaced_unless_that_is_forced(home: Home) -> None:
+    first = Path(gavel("train", "reranker", "--from-events", home.events, "--force")["path"]).read_bytes()
+    again = gavel("train", "reranker", "--from-events", home.events)
+    assert (again["saved"], again["before"], again["held_out"]["difference"]) == (False, "re-ranker", 0.0)
+    assert "--force" in again["reason"]
+    assert Path(again["path"]).read_bytes() == first
+    assert gavel("train", "reranker", "--from-events", home.events, "--force")["saved"]
+
+
+def test_freed_of_their_positions_clicks_teach_more_of_what_is_wanted_than_as_they_fell(home: Home) -> None:
+    log = read_events([home.events])
+    service, path = _without_ranker(home)
+    quality = {}
+    for debias in (True, False):
+        train_on_events(log, service, path, debias=debias, force=True)
+        quality[debias] = wanted_at(home)
+    assert quality[True] > quality[False] + 0.02
+
+
+def test_a_few_events_are_refused_with_the_number_that_is_needed(home: Home, tmp_path: Path) -> None:
+    (log,) = home.events.iterdir()
+    (tmp_path / "few.ndjson").write_text("".join(log.read_text().splitlines(keepends=True)[:40]))
+    with pytest.raises(InvalidInput, match=f"at least {LEAST_TOUCHED} such lists"):
+        gavel("train", "reranker", "--from-events", tmp_path / "few.ndjson")
+
+
+def test_what_a_person_reads_says_the_same_and_bad_lines_lie_beside_the_booster(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "bad.ndjson").write_text("no event\n")
+    arguments = ["train", "reranker", "--from-events", str(home.events), "--from-events", str(tmp_path), "--force"]
+    shown = CliRunner(env={"COLUMNS": "160"}).invoke(app, arguments)
+    assert shown.exit_code == 0, shown.exception
+    for words in ("held-out queries", "nDCG@10, new", "95 % interval", "position_bias"):
+        assert words in shown.stdout
+    (rejects,) = home.settings.home.glob("rankers/*.rejects.ndjson")
+    assert json.loads(rejects.read_text())["source"] == str(tmp_path / "bad.ndjson")

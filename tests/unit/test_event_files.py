@@ -1,0 +1,105 @@
+"""Event files as they lie about: a file a day, objects of Firehose, with what may be wrong with them."""
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from catalog.event_files import read_events
+from catalog.folder import Click
+from local.event_log import EventLog
+from retrieval.errors import InvalidInput
+from retrieval.feedback import Act, ActKind, Feedback, event_id, feedback_rows
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def rows(*kinds: ActKind, item_id: str = "v1", query_id: str = "list-1") -> list[dict[str, object]]:
+    acts = [Act(kind, item_id, 2, NOW) for kind in kinds]
+    return feedback_rows(Feedback(query_id, "session-1", "red vase", NOW, acts), NOW)
+
+
+def lines(*said: dict[str, object]) -> bytes:
+    return "".join(f"{json.dumps(row)}\n" for row in said).encode()
+
+
+def test_what_the_local_log_wrote_is_read_list_by_list(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events", lambda: NOW)
+    log.append(rows("impression", "click", "bid"))
+    log.append(rows("impression", item_id="v2"))
+    read = read_events([tmp_path / "events"])
+    assert read.clicks == [
+        Click("red vase", "v1", 2, "add_to_cart", "session-1", NOW),
+        Click("red vase", "v2", 2, None, "session-1", NOW),
+    ]
+    assert (read.rows, read.events, read.duplicates, read.rejects, read.files) == (4, 4, 0, [], 1)
+
+
+def test_objects_of_firehose_are_read_below_their_dates_whatever_stands_between_the_records(tmp_path: Path) -> None:
+    hour = tmp_path / "events" / "2026" / "11" / "21"
+    hour.mkdir(parents=True)
+    one, two, three = rows("click")[0], rows("click", item_id="v2")[0], rows("click", item_id="v3")[0]
+    side_by_side = (json.dumps(one) + json.dumps(two)).encode()
+    (hour / "stream-1-a").write_bytes(gzip.compress(side_by_side) + gzip.compress(lines(three)))
+    (hour / "stream-1-b.ndjson.gz").write_bytes(gzip.compress(b""))
+    (hour / ".stream-1-c.gz.1234").write_bytes(b"half of a download")
+    read = read_events([tmp_path])
+    assert [click.item_id for click in read.clicks] == ["v1", "v2", "v3"]
+    assert read.files == 2
+
+
+def test_an_event_that_was_told_twice_counts_once_and_another_act_on_the_lot_does_not(tmp_path: Path) -> None:
+    later = {**rows("click")[0], "happened_at": (NOW + timedelta(seconds=9)).isoformat()}
+    del later["event_id"]
+    (tmp_path / "a.ndjson").write_bytes(lines(*rows("click"), *rows("click"), later))
+    (tmp_path / "b.ndjson").write_bytes(lines(*rows("click"), later))
+    read = read_events([tmp_path])
+    assert (read.rows, read.events, read.duplicates) == (5, 2, 3)
+    assert len(read.clicks) == 1, "both are one lot of one list"
+
+
+def test_the_same_file_named_twice_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(lines(*rows("click")))
+    assert read_events([tmp_path / "a.ndjson", tmp_path]).rows == 1
+
+
+def test_bad_lines_are_set_aside_with_file_line_and_reason_and_the_others_are_kept(tmp_path: Path) -> None:
+    good, bad = rows("click")[0], {**rows("click")[0], "position": "far down", "event_id": "x"}
+    file = tmp_path / "a.ndjson"
+    half = {**rows("click")[0], "query": "\ud800", "event_id": "y"}
+    broken = lines(good, bad) + b"[1]\nnot json\n\xff\n\n" + lines(half, rows("click", item_id="v2")[0])
+    file.write_bytes(broken)
+    read = read_events([file])
+    assert [click.item_id for click in read.clicks] == ["v1", "v2"]
+    assert [(reject.source, reject.line) for reject in read.rejects] == [(str(file), line) for line in (2, 3, 4, 5, 7)]
+    reasons = [reject.reason for reject in read.rejects]
+    assert "position is not a whole number" in reasons[0]
+    assert "a JSON list" in reasons[1]
+    assert all("not JSON" in reason for reason in reasons[2:4])
+    assert "half a character" in reasons[4]
+    assert read.rows == read.events + read.duplicates + len(read.rejects)
+
+
+def test_a_download_that_broke_off_keeps_what_came(tmp_path: Path) -> None:
+    whole = [rows("click", item_id=f"v{n}", query_id=f"list-{n}")[0] for n in range(2_000)]
+    file = tmp_path / "a.gz"
+    file.write_bytes(gzip.compress(lines(*whole))[:-2_000])
+    read = read_events([file])
+    assert 0 < read.events < 2_000
+    assert "fetch it again" in read.rejects[-1].reason
+
+
+def test_without_files_the_way_to_some_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"no event file in .*gavel serve"):
+        read_events([tmp_path])
+    with pytest.raises(InvalidInput, match="does not exist"):
+        read_events([tmp_path / "nothing"])
+
+
+def test_an_event_has_an_id_that_a_repeated_request_gives_again() -> None:
+    (click,), (bid,) = rows("click"), rows("bid")
+    assert click == rows("click")[0]
+    assert click["event_id"] == event_id(click)
+    assert click["event_id"] != bid["event_id"]

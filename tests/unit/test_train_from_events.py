@@ -1,0 +1,190 @@
+"""The training on events over a real embedded index: what trains, what measures, when the booster that is there stays."""
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xgboost
+from hypothesis import given
+from hypothesis import strategies as st
+from judged_lots import write_release
+from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
+from sklearn.metrics import ndcg_score
+from trained_booster import trained_booster
+
+from catalog.event_files import EventFiles
+from catalog.folder import Click
+from processing import train_from_events, train_reranker
+from processing.shown_lists import PARTS, by_query_and_day, ndcg, part_of
+from processing.train_from_events import LEAST_HELD_OUT, LEAST_TOUCHED, train_on_events
+from processing.train_reranker import EXIT_USAGE
+from retrieval.errors import InvalidInput
+from retrieval.index.base import Filter
+from retrieval.index.faiss import FaissStore
+from retrieval.items import Item, Reject
+from retrieval.ranker.xgboost import BoosterRanker
+from retrieval.search import SearchRequest, SearchService
+
+NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
+PRICES = (900.0, 800.0, 30.0, 700.0, 600.0, 20.0, 500.0, 950.0, 40.0, 850.0)
+SESSIONS = 30  # a word
+
+
+def item_ids(word: str) -> list[str]:
+    return [f"{word}-{n}" for n in range(len(PRICES))]
+
+
+def is_cheap(item_id: str) -> bool:
+    return PRICES[int(item_id.split("-")[1])] < 100
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> FaissStore:
+    """Ten lots a word, alike but for their price; half of them ended in the night after they were shown."""
+    made = FaissStore(tmp_path_factory.mktemp("index"))
+    ends = {0: NOW + timedelta(hours=3), 1: None}
+    lots = [lot(i, f"a {w}", current_price=PRICES[n], ends_at=ends[n % 2]) for w in WORDS for n, i in enumerate(item_ids(w))]
+    publish(made, lots)
+    return made
+
+
+def service(store: FaissStore, ranker: BoosterRanker | None = None) -> SearchService:
+    return SearchService(store, WordEncoder, lambda tower_id: ranker)
+
+
+def log(sessions: int = SESSIONS, words: Sequence[str] = WORDS, wanted: bool = True) -> EventFiles:
+    """Buyers who look everywhere, each in another order, and click what is cheap, or what is not."""
+    rng = np.random.default_rng(3)
+    clicks = [
+        Click(word, item_id, place, "view" if is_cheap(item_id) is wanted else None, f"session-{word}-{number}", NOW)
+        for word in words
+        for number in range(sessions)
+        for place, item_id in enumerate(rng.permutation(item_ids(word)).tolist(), 1)
+    ]
+    return EventFiles(clicks, len(clicks), len(clicks), 0, [], 1)
+
+
+def first_three(store: FaissStore, path: Path, query: str = "gold") -> set[str]:
+    answer = service(store, BoosterRanker.load(path)).search(SearchRequest(query, 3, where=Filter(now=NOW)))
+    return {result.item_id for result in answer.results}
+
+
+def test_what_was_clicked_comes_first_also_when_its_auction_has_ended_since(store: FaissStore, tmp_path: Path) -> None:
+    report = train_on_events(log(), service(store), tmp_path / "r.ubj")
+    assert report.saved
+    assert (report.before, report.held_out.new) == ("first stage", pytest.approx(1.0))
+    assert report.not_found == 0
+    assert all(is_cheap(item_id) for item_id in first_three(store, tmp_path / "r.ubj"))
+    assert report.position_bias == pytest.approx(0.0, abs=0.1), "these buyers look everywhere"
+    assert (report.sessions, report.lists, report.impressions) == (SESSIONS * len(WORDS),) * 2 + (SESSIONS * len(WORDS) * 10,)
+
+
+def test_lots_that_the_first_stage_finds_no_more_are_counted(store: FaissStore, tmp_path: Path) -> None:
+    read = log()
+    gone = [replace(click, item_id="gone") for click in read.clicks if click.item_id == "gold-0"]
+    report = train_on_events(replace(read, clicks=[*read.clicks, *gone]), service(store), tmp_path / "r.ubj")
+    assert report.not_found == len(gone) == SESSIONS
+
+
+def test_a_better_one_replaces_what_is_there_and_a_worse_one_does_not(store: FaissStore, tmp_path: Path) -> None:
+    path = tmp_path / "r.ubj"
+    train_on_events(log(wanted=False), service(store), path)
+    assert not any(is_cheap(item_id) for item_id in first_three(store, path))
+    better = train_on_events(log(), service(store), path)
+    assert (better.before, better.saved) == ("re-ranker", True)
+    assert better.held_out.difference > 0.3
+    kept = path.read_bytes()
+    same = train_on_events(log(), service(store), path)
+    assert (same.saved, path.read_bytes()) == (False, kept)
+    assert "stays" in same.reason
+
+
+def test_a_booster_that_search_refuses_is_compared_as_if_it_were_not_there(store: FaissStore, tmp_path: Path) -> None:
+    path = tmp_path / "r.ubj"
+    trained_booster().save(path)
+    older = xgboost.Booster()
+    older.load_model(path)
+    older.set_attr(features=json.dumps(["colour"]), features_hash="0" * 12)
+    older.save_model(path)
+    report = train_on_events(log(), service(store), path)
+    assert (report.before, report.saved) == ("first stage", True)
+    BoosterRanker.load(path)
+
+
+@pytest.mark.parametrize(
+    ("few", "words"),
+    [
+        (log(2, WORDS[:3]), f"hold 6 lists with a click, bid or purchase; at least {LEAST_TOUCHED} such lists"),
+        (log(200, WORDS[:1]), f"1 queries that tell lots apart in held-out sessions; at least {LEAST_HELD_OUT} such"),
+    ],
+)
+def test_too_few_events_are_refused_with_how_many_are_needed(
+    few: EventFiles, words: str, store: FaissStore, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        train_on_events(few, service(store), tmp_path / "r.ubj", force=True)
+    assert not (tmp_path / "r.ubj").exists()
+
+
+def test_rejects_lie_beside_the_booster_and_go_when_there_are_none(store: FaissStore, tmp_path: Path) -> None:
+    read = replace(log(), rejects=[Reject("a.ndjson", 7, "the line is not JSON")])
+    report = train_on_events(read, service(store), tmp_path / "tower.ubj")
+    assert report.rejects_file is not None
+    assert json.loads(report.rejects_file.read_text())["line"] == 7
+    train_on_events(log(), service(store), tmp_path / "tower.ubj")
+    assert not report.rejects_file.exists()
+
+
+def test_a_training_repeats_to_the_byte(store: FaissStore, tmp_path: Path) -> None:
+    files = [train_on_events(log(), service(store), tmp_path / f"{n}.ubj", seed=3).path.read_bytes() for n in range(2)]
+    assert files[0] == files[1]
+
+
+def test_sessions_fall_into_parts_by_their_shares_whatever_else_there_is() -> None:
+    parts = [part_of(f"session-{n}", 7) for n in range(4_000)]
+    assert {part: parts.count(part) / 4_000 for part in PARTS} == pytest.approx(PARTS, abs=0.03)
+    assert parts[17] == part_of("session-17", 7)
+
+
+def test_spellings_of_a_query_are_one_query_and_days_are_two() -> None:
+    clicks = [Click("Red  vase", "1", 1, None, "s", NOW), Click("red vase", "2", 2, None, "s", NOW)]
+    found = by_query_and_day([*clicks, replace(clicks[1], timestamp=NOW + timedelta(days=1))])
+    assert [(query, len(shown)) for (query, _), shown in found.items()] == [("Red  vase", 2), ("Red  vase", 1)]
+
+
+@given(st.lists(st.floats(0, 10, width=32), min_size=2, max_size=30), st.integers(1, 20))
+def test_ndcg_is_that_of_scikit_learn(gains: list[float], depth: int) -> None:
+    gains = [*gains[1:], 1.0]
+    scores = np.random.default_rng(len(gains)).permutation(len(gains)).astype(np.float32)
+    expected = ndcg_score([gains], [scores], k=depth)
+    assert ndcg(scores, np.array(gains, dtype=np.float32), depth) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_job_reads_events_indexes_a_release_and_leaves_the_better_booster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_reranker.QueryEncoder, "load", lambda folder, dimensions=None: WordEncoder(folder.name))
+    shop = [Item(i, f"a {w}", current_price=PRICES[n], updated_at=NOW) for w in WORDS for n, i in enumerate(item_ids(w))]
+    write_release(tmp_path / "release", shop)
+    events = [
+        {"query": c.query, "item_id": c.item_id, "position": c.position, "event_type": c.event_type or "impression"}
+        | {"buyer_id": c.buyer_id, "timestamp": c.timestamp.isoformat()}
+        for c in log().clicks
+    ]
+    (tmp_path / "events" / "2026").mkdir(parents=True)
+    (tmp_path / "events" / "2026" / "a.gz").write_bytes(gzip.compress("".join(map(json.dumps, events)).encode()))
+    places = {"tower": TOWER_ID, "release": "release", "events": "events", "output": "out/r.ubj", "before": "none.ubj"}
+    flags = [word for name, place in places.items() for word in (f"--{name}", str(tmp_path / place))]
+    assert train_from_events.main(flags) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["saved"], first["events"], first["rejects"]) == (True, len(events), 0)
+    assert train_from_events.main([*flags, "--before", first["path"], "--output", str(tmp_path / "again.ubj")]) == 0
+    assert json.loads(capsys.readouterr().out)["saved"] is False
+    assert (tmp_path / "again.ubj").read_bytes() == Path(first["path"]).read_bytes(), "the one before is the answer, too"
+    assert train_from_events.main([*flags, "--events", str(tmp_path / "nothing")]) == EXIT_USAGE
+    assert "does not exist" in capsys.readouterr().err
