@@ -49,7 +49,7 @@ def upload_tower(stage: DeployedStage, folder: Path, progress: Callable[[int, in
     if card.tower_id != folder.resolve().name:
         raise TowerError(f"{folder} holds tower {card.tower_id}; the folder must have its name")
     bucket = Bucket(stage.output("TowersBucket"))
-    if bucket.holds(f"{card.tower_id}/{CARD_FILE}"):
+    if all(bucket.holds(f"{card.tower_id}/{name}") for name in (CARD_FILE, *card.files)):  # one of an older version may lack one
         return 0
     return bucket.upload(folder, card.tower_id, CARD_FILE, progress)
 

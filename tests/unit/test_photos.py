@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models import photos
-from models.photos import read_photo
+from retrieval import photos
+from retrieval.photos import read_photo
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
