@@ -25,7 +25,7 @@ class ImageEncoder:
     def __init__(self, card: TowerCard, session: onnxruntime.InferenceSession) -> None:
         self.card = card
         self._session = session
-        self._turn = Lock()  # one at a time: the largest photo that is taken fills 300 MB while it is decoded
+        self._turn = Lock()  # one at a time: the largest photo that is taken fills half a gigabyte while it is decoded
 
     @classmethod
     def load(cls, folder: Path, dimensions: int | None = None) -> "ImageEncoder":
@@ -64,6 +64,7 @@ class ImageEncoder:
 
         Raises:
             InvalidPhoto: it is no such picture; the message names the reason.
+            NoImageBranch: the tower's image branch was never trained, and its vectors are nothing.
             TowerError: the model cannot be run.
         """
         with self._turn:
@@ -73,6 +74,8 @@ class ImageEncoder:
             except UNRUNNABLE as error:
                 raise TowerError(f"the image branch of tower {self.tower_id} cannot be run: {error}; copy it again") from error
         vector: NDArray[np.float32] = to_unit_length(whole[:, : self.card.dimensions])[0]
+        if not vector.any():
+            raise NoImageBranch(f"tower {self.tower_id} makes nothing of photos: its image branch was never trained; train it")
         return vector
 
 
