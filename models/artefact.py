@@ -1,5 +1,6 @@
 """A tower artefact on disk: weights of both towers, query tower and image branch for serving, the tokenizer and the card."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from models.export import export_image_tower, export_query_tower
 from models.presets import TowerConfig
 from models.towers import TwoTowers
 from retrieval.errors import NoImageBranch, TowerError
-from retrieval.tower import IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
+from retrieval.tower import CARD_FILE, IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 SHARED_PREFIX = "query_tower.text_encoder."
 
@@ -70,7 +71,9 @@ def add_image_tower(folder: Path) -> bool:
     partial = folder / f"{IMAGE_TOWER_FILE}.partial"
     export_image_tower(towers, partial)
     partial.replace(folder / IMAGE_TOWER_FILE)
+    saved_at = (folder / CARD_FILE).stat().st_mtime_ns
     card.with_image_tower(folder).save(folder)
+    os.utime(folder / CARD_FILE, ns=(saved_at, saved_at))  # by it the newest tower is found, which this one need not be
     return True
 
 

@@ -1,5 +1,6 @@
 """The image branch of a tower: what is served agrees with the torch item tower, and towers without one say so."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,7 +23,7 @@ from models.towers import Addition, Photos, TextEncodings, TwoTowers
 from retrieval.errors import InvalidPhoto, NoImageBranch, TowerError
 from retrieval.image_encoder import ImageEncoder
 from retrieval.photos import read_photo
-from retrieval.tower import IMAGE_TOWER_FILE, TowerCard
+from retrieval.tower import CARD_FILE, IMAGE_TOWER_FILE, TowerCard
 
 ROWS = [{"category": kind, "current_price": price} for kind in ("vase", "ring") for price in (10.0, 20.0, 90.0)]
 FEATURES = FeatureSpec.fit(ROWS, categories=["category"], numbers=["current_price"])
@@ -102,7 +103,9 @@ def test_an_older_artefact_says_which_command_adds_the_branch_and_keeps_its_id(t
     replace(card, files={name: digest for name, digest in card.files.items() if name != IMAGE_TOWER_FILE}).save(folder)
     with pytest.raises(NoImageBranch, match=f"gavel export {folder.name}"):
         ImageEncoder.load(folder)
+    os.utime(folder / CARD_FILE, (1_000, 1_000))
     assert add_image_tower(folder)
+    assert (folder / CARD_FILE).stat().st_mtime == 1_000, "it would pass for the newest tower"
     assert not add_image_tower(folder)
     encoder = ImageEncoder.load(folder)
     assert (encoder.tower_id, TowerCard.load(folder, verify=True).tower_id) == (folder.name, folder.name)
