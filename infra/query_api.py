@@ -20,6 +20,17 @@ from retrieval.settings import Settings
 QUERY_TIMEOUT = Duration.seconds(20)  # the first query of a new environment loads a tower; later ones take milliseconds
 CORS_HEADERS = ["Content-Type", "X-Api-Key", "Authorization", "X-Amz-Date", "X-Amz-Security-Token"]
 MANAGED_RULES = ("AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet", "AWSManagedRulesAmazonIpReputationList")
+PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"]  # lambdas/query_api/image_search.py: bodies that are handed over whole
+PHOTO_PATH = "/search/image"
+# rules of the common set that read a body as if a browser's form had sent it; a photo is none
+BODY_RULES = {
+    "SizeRestrictions_BODY": "SizeRestrictions_Body",  # 8 KB; the app's own limit is a megabyte
+    "CrossSiteScripting_BODY": "CrossSiteScripting_Body",
+    "GenericLFI_BODY": "GenericLFI_Body",
+    "GenericRFI_BODY": "GenericRFI_Body",
+    "EC2MetaDataSSRF_BODY": "EC2MetaDataSSRF_Body",
+}
+LABELS = "awswaf:managed:aws:core-rule-set:"
 LOG_POLICY = "arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
 KEYS = "The stage takes API keys, each with its rate and quota; stage value api_auth 'iam' asks for signatures."
 NO_USERS = "Callers are programs with an API key or an IAM signature (stage value api_auth); there is no user pool to ask."
@@ -92,6 +103,7 @@ class QueryApi(Construct):
             rest_api_name=f"gavel-{stage.name}",
             description="Search for auction lots",
             endpoint_types=[apigateway.EndpointType.REGIONAL],
+            binary_media_types=PHOTO_TYPES,
             cloud_watch_role=True,  # one for the account and region: without it no API may log
             cloud_watch_role_removal_policy=RemovalPolicy.RETAIN,
             deploy_options=apigateway.StageOptions(
@@ -129,8 +141,10 @@ class QueryApi(Construct):
         search, health, retrieve = (root.add_resource(path) for path in ("search", "health", "retrieve"))
         similar = root.add_resource("items").add_resource("{item_id}").add_resource("similar")
         encode_buyer, events = root.add_resource("encode_buyer"), root.add_resource("events")
+        image = search.add_resource("image")
         search.add_method("GET", by_query, request_parameters={"method.request.querystring.q": True}, **asks)
         search.add_method("POST", by_query, **body("SearchBody", _search_body()))
+        image.add_method("POST", by_query, **asks)
         health.add_method("GET", by_query, **asks)
         similar.add_method("GET", by_query, request_parameters={"method.request.path.item_id": True}, **asks)
         encode_buyer.add_method("POST", by_query, **body("BuyerBody", _object("events")))
@@ -138,7 +152,7 @@ class QueryApi(Construct):
         retrieve.add_method("POST", by_query, **body("RetrieveBody", _object()))
         events.add_method("POST", by_query, **body("EventsBody", _object("query_id", "session_id", "query", "shown_at", "events")))
         if self._stage.cors_origins:
-            for resource in (search, health, similar, encode_buyer, retrieve, events):
+            for resource in (search, image, health, similar, encode_buyer, retrieve, events):
                 self._cors(resource)
 
     def _authorisation(self) -> dict[str, object]:
@@ -169,27 +183,55 @@ class QueryApi(Construct):
         return key
 
     def _firewall(self) -> None:
-        """AWS's managed rules, in their own order."""
+        """AWS's managed rules, in their own order; those that would refuse a photo for its bytes let /search/image pass."""
+        managed = [_managed(name, priority) for priority, name in enumerate(MANAGED_RULES)]
         acl = waf.CfnWebACL(
             self,
             "Firewall",
             scope="REGIONAL",
             default_action={"allow": {}},
             visibility_config=_visibility("Firewall"),
-            rules=[
-                {
-                    "name": name,
-                    "priority": priority,
-                    "overrideAction": {"none": {}},
-                    "statement": {"managedRuleGroupStatement": {"vendorName": "AWS", "name": name}},
-                    "visibilityConfig": _visibility(name),
-                }
-                for priority, name in enumerate(MANAGED_RULES)
-            ],
+            rules=[*managed, _refuse_bodies_but_photos(len(managed))],
         )
         waf.CfnWebACLAssociation(
             self, "FirewallBeforeApi", resource_arn=self.api.deployment_stage.stage_arn, web_acl_arn=acl.attr_arn
         )
+
+
+def _managed(name: str, priority: int) -> dict[str, object]:
+    group: dict[str, object] = {"vendorName": "AWS", "name": name}
+    if name == MANAGED_RULES[0]:
+        group["ruleActionOverrides"] = [{"name": rule, "actionToUse": {"count": {}}} for rule in BODY_RULES]  # it labels, too
+    return {
+        "name": name,
+        "priority": priority,
+        "overrideAction": {"none": {}},
+        "statement": {"managedRuleGroupStatement": group},
+        "visibilityConfig": _visibility(name),
+    }
+
+
+def _refuse_bodies_but_photos(priority: int) -> dict[str, object]:
+    """Block what the body rules have labelled, unless it went to the one route whose body is a picture."""
+    labelled = [{"labelMatchStatement": {"scope": "LABEL", "key": f"{LABELS}{label}"}} for label in BODY_RULES.values()]
+    of_photos = {
+        "byteMatchStatement": {
+            "searchString": PHOTO_PATH,
+            "fieldToMatch": {"uriPath": {}},
+            "positionalConstraint": "ENDS_WITH",
+            "textTransformations": [{"priority": 0, "type": "NONE"}],
+        }
+    }
+    name = "BodiesButPhotos"
+    return {
+        "name": name,
+        "priority": priority,
+        "action": {"block": {}},
+        "statement": {
+            "andStatement": {"statements": [{"orStatement": {"statements": labelled}}, {"notStatement": {"statement": of_photos}}]}
+        },
+        "visibilityConfig": _visibility(name),
+    }
 
 
 def _visibility(name: str) -> dict[str, object]:

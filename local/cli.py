@@ -18,6 +18,7 @@ from local.evaluation_commands import compare, evaluate
 from local.node_commands import down, up
 from local.release_commands import embed, index
 from local.serve_command import serve
+from local.tower_commands import export
 from local.training_commands import adapt, mine, train
 from local.tuning_commands import tune_app
 from retrieval.errors import GavelError
@@ -41,6 +42,7 @@ app.command()(adapt)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(mine)
+app.command()(export)
 app.command()(cost)
 
 PROMPT = "search> "
@@ -65,6 +67,10 @@ def demo(
 @app.command()
 def search(
     query: Annotated[str | None, typer.Argument(help="What to look for; without it a prompt opens, `quit` leaves.")] = None,
+    photo: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Lots that look like this JPEG, PNG or WebP; the query says more of it."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many lots, 1 to 100.")] = 10,
     mode: Annotated[Mode, typer.Option(help="Which retrievers look: both, vectors alone, words alone.")] = "hybrid",
     category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
@@ -85,10 +91,10 @@ def search(
 
     def ask(text: str) -> None:
         where = Filter(category, brand, min_price, max_price, min_seller_rating)
-        _answer(service, SearchRequest(text, k, mode, where, rerank, fusion=fused), as_json)
+        _answer(service, SearchRequest(text, k, mode, where, rerank, fusion=fused), as_json, photo)
 
-    if query is not None:
-        ask(query)
+    if query is not None or photo is not None:
+        ask(query or "")
         return
     service.live()  # a missing index is told before the prompt, not after the first query
     while (text := _prompt(as_json)) is not None:
@@ -98,9 +104,10 @@ def search(
             say(str(error))
 
 
-def _answer(service: SearchService, request: SearchRequest, as_json: bool) -> None:
-    answer = service.search(request)
-    print_json(asdict(answer)) if as_json else show_answer(request.query, answer)
+def _answer(service: SearchService, request: SearchRequest, as_json: bool, photo: Path | None = None) -> None:
+    answer = service.search(request) if photo is None else service.search_image(photo.read_bytes(), request)
+    asked = " + ".join(part for part in (photo.name if photo else "", request.query) if part)
+    print_json(asdict(answer)) if as_json else show_answer(asked, answer)
 
 
 def _prompt(as_json: bool) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from local.home import Home
-from models.photos import read_photo
+from retrieval.photos import read_photo
 
 SIDE = 480  # pixels; a card is half as wide, on a screen of twice the density
 QUALITY = 82

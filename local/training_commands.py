@@ -30,6 +30,9 @@ def train(
     preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, distilbert-resnet50, …")] = "compact",
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photos out.")] = False,
     text_model: Annotated[str | None, typer.Option(help="Hub name or folder of a pretrained text encoder.")] = None,
+    hide_text: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of the lots whose text is hidden, for searches by photo alone.")
+    ] = 0.0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the lots; the catalogue's own by default.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Pairs of a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the learning rate.")] = None,
@@ -73,7 +76,14 @@ def train(
         raise InvalidInput("--rounds mines its negatives and chooses its weights itself; leave --negatives and --start-from out")
     changes = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "max_seconds": max_seconds}
     config = pipeline.training_config(
-        source, preset=preset, text_only=text_only, seed=seed, text_model=text_model, stages=stages, changes=changes
+        source,
+        preset=preset,
+        text_only=text_only,
+        seed=seed,
+        text_model=text_model,
+        hidden_text=hide_text,
+        stages=stages,
+        changes=changes,
     )
     if rounds:
         rules = pipeline.mining_rules(per_query=per_query, margin=None if no_margin else margin)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from local.home import Home
 from retrieval.encoder import QueryEncoder
@@ -12,8 +13,11 @@ from retrieval.ranker.base import Ranker
 from retrieval.search import SearchService
 from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
-from retrieval.tower_files import tower_folder, tower_tuning
+from retrieval.tower_files import image_tower_folder, tower_folder, tower_tuning
 from retrieval.tuning import Tuning
+
+if TYPE_CHECKING:
+    from retrieval.image_encoder import ImageEncoder
 
 
 def open_store(settings: Settings) -> IndexStore:
@@ -30,6 +34,14 @@ def open_store(settings: Settings) -> IndexStore:
 def load_encoder(settings: Settings, tower_id: str) -> QueryEncoder:
     """The query tower of a tower_id, fetched when the towers are in a bucket."""
     return QueryEncoder.load(find_tower(settings, tower_id), split_tower_id(tower_id)[1])
+
+
+def load_image_encoder(settings: Settings, tower_id: str) -> "ImageEncoder":
+    """The image branch of a tower_id, fetched when the towers are in a bucket."""
+    from retrieval.image_encoder import ImageEncoder  # brings Pillow, which a search by words does without
+
+    folder = image_tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers")
+    return ImageEncoder.load(folder, split_tower_id(tower_id)[1])
 
 
 def find_tower(settings: Settings, tower_id: str) -> Path:
@@ -79,4 +91,5 @@ def search_service(settings: Settings) -> SearchService:
         deadline_s=settings.deadline_s,
         cached_queries=settings.cached_queries,
         cached_answers_s=settings.cached_answers_s,
+        load_image_encoder=partial(load_image_encoder, settings),
     )

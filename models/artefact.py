@@ -1,5 +1,6 @@
-"""A tower artefact on disk: weights of both towers, the query tower for serving, its tokenizer and its card."""
+"""A tower artefact on disk: weights of both towers, query tower and image branch for serving, the tokenizer and the card."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from models.export import export_query_tower
+from models.export import export_image_tower, export_query_tower
 from models.presets import TowerConfig
 from models.towers import TwoTowers
-from retrieval.errors import TowerError
-from retrieval.tower import ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
+from retrieval.errors import NoImageBranch, TowerError
+from retrieval.tower import CARD_FILE, IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 SHARED_PREFIX = "query_tower.text_encoder."
 
@@ -36,6 +37,8 @@ def save_towers(towers: TwoTowers, tokenizer: Tokenizer, out: Path) -> Path:
         save_file(_weights(towers), folder / ITEM_TOWER_FILE)
         tokenizer.save(str(folder / TOKENIZER_FILE))
         export_query_tower(towers.query_tower, folder / QUERY_TOWER_FILE)
+        if towers.config.use_image:
+            export_image_tower(towers, folder / IMAGE_TOWER_FILE)
         card = _card(towers.config, folder)
         card.save(folder)
         target = out / card.tower_id
@@ -44,6 +47,34 @@ def save_towers(towers: TwoTowers, tokenizer: Tokenizer, out: Path) -> Path:
         if not target.exists():
             folder.replace(target)
     return target
+
+
+def add_image_tower(folder: Path) -> bool:
+    """Give an artefact of an older version the image branch that a search by photo encodes with; its tower_id stays.
+
+    Args:
+        folder: `towers/<tower_id>`.
+
+    Returns:
+        False when it has one already.
+
+    Raises:
+        NoImageBranch: the tower reads no photos.
+        TowerError: a file is missing or damaged.
+    """
+    card = TowerCard.load(folder, verify=True)
+    if card.sees_photos:
+        return False
+    if not card.image_size:
+        raise NoImageBranch(f"tower {card.tower_id} reads text alone; train one without --text-only on lots with photos")
+    towers, _ = load_towers(folder)
+    partial = folder / f"{IMAGE_TOWER_FILE}.partial"
+    export_image_tower(towers, partial)
+    partial.replace(folder / IMAGE_TOWER_FILE)
+    saved_at = (folder / CARD_FILE).stat().st_mtime_ns
+    card.with_image_tower(folder).save(folder)
+    os.utime(folder / CARD_FILE, ns=(saved_at, saved_at))  # by it the newest tower is found, which this one need not be
+    return True
 
 
 def load_towers(folder: Path, device: str | torch.device = "cpu") -> tuple[TwoTowers, TowerCard]:

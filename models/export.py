@@ -1,4 +1,4 @@
-"""The query tower as an ONNX file of int8 weights."""
+"""The query tower as an ONNX file of int8 weights; the item tower's image branch as one of float32."""
 
 import logging
 import re
@@ -12,8 +12,10 @@ import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from models.towers import QueryTower
+from models.photo_tower import PhotoTower
+from models.towers import QueryTower, TwoTowers
 from retrieval.encoder import OUTPUT
+from retrieval.image_encoder import PHOTO_VECTOR, PIXELS
 
 QUANTISED_NODES = ("MatMul", "Gemm")  # token embeddings stay float: they are looked up, not multiplied
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes the modules that a node comes from
@@ -75,6 +77,41 @@ def export_float(tower: QueryTower, path: Path) -> None:
             )
     finally:
         tower.train(training).to(device)
+
+
+def export_image_tower(towers: TwoTowers, path: Path) -> None:
+    """Write the item tower's image branch, for photos without a text, as float32 ONNX with a free batch axis.
+
+    Its weights stay float: dynamic quantisation leaves convolutions alone, and static quantisation asks for photos to
+    calibrate with, which an artefact has none of.
+
+    Args:
+        towers: towers whose lots have photos, on any device; the item tower comes back in the mode that it came in.
+        path: the file to write; the input is pixels (B, S, S, 3) uint8 RGB, normalised inside, the output photo_vector (B, D).
+    """
+    item_tower, side = towers.item_tower, towers.config.image_size
+    training = item_tower.training
+    device = next(item_tower.parameters()).device
+    branch = PhotoTower(item_tower.eval().cpu(), towers.config).eval()
+    try:
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                branch,
+                (torch.zeros(2, side, side, 3, dtype=torch.uint8),),
+                path,
+                dynamo=True,
+                input_names=[PIXELS],
+                output_names=[PHOTO_VECTOR],
+                dynamic_shapes={PIXELS: {0: torch.export.Dim("batch")}},
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        item_tower.train(training).to(device)
+    graph = onnx.load(path)
+    _forget_where_it_was_made(graph)
+    onnx.save(graph, path)
+    onnx.checker.check_model(str(path))
 
 
 def _first_layer(model: onnx.ModelProto) -> list[str]:

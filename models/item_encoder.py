@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from models.artefact import load_towers
 from models.feature_tower import Features
 from models.lot_features import lot_row
-from models.photos import Photo
 from models.pixels import normalise, to_unit
 from models.towers import ItemTower, Photos, Tokens
 from retrieval.encoder import load_tokenizer, tokenize
 from retrieval.errors import TowerError
 from retrieval.items import Item
+from retrieval.photos import Photo
 from retrieval.tower import TowerCard
 
 

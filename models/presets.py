@@ -91,6 +91,7 @@ class TowerConfig:
         vocabulary: most word pieces of a tokenizer that is trained on the catalogue; a pretrained one keeps its own.
         matryoshka: shorter lengths, each below dimensions, at which the first numbers of a vector are trained to serve alone.
         features: structured features of a lot that the item tower reads beside text and photo; queries have none.
+        hidden_text: share of the lots with a photo whose text training hides, in [0, 1), so that a photo alone finds its way.
     """
 
     preset: str
@@ -109,8 +110,11 @@ class TowerConfig:
     vocabulary: int = 30_522
     matryoshka: tuple[int, ...] = ()
     features: "FeatureSpec | None" = None
+    hidden_text: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.hidden_text < 1:
+            raise InvalidInput(f"hidden_text is {self.hidden_text:g}; give a share of the lots from 0 to below 1")
         longest = self.dimensions or math.inf
         if any(not 0 < length < longest for length in self.matryoshka):
             raise InvalidInput(f"matryoshka lengths must lie between 1 and {longest - 1}, not {list(self.matryoshka)}")

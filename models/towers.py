@@ -109,6 +109,7 @@ class ItemTower(nn.Module):
         self.text_encoder = text_encoder
         self.image_encoder = ImageEncoder(config.image) if config.use_image else None
         self.feature_encoder = _feature_encoder(config.features) if config.features else None
+        self.hidden_text = config.hidden_text
         image_width = self.image_encoder.width if self.image_encoder else 0
         feature_width = self.feature_encoder.width if self.feature_encoder else 0
         self.no_image = nn.Parameter(torch.zeros(image_width))  # stands for the photo of a lot without one
@@ -126,13 +127,20 @@ class ItemTower(nn.Module):
         Returns:
             (B, dimensions) float of unit length.
         """
-        parts = [encode_texts(self.text_encoder, text)]  # (B, 768)
+        parts = [self._hide_texts(encode_texts(self.text_encoder, text), photos)]  # (B, 768)
         if self.image_encoder is not None:
             parts.append(self._encode_photos(len(parts[0]), photos, parts[0].dtype))  # (B, 2048)
         if self.feature_encoder is not None:
             parts.append(self._encode_features(parts[0], features))  # (B, F)
         encoded = torch.cat(parts, dim=1)  # (B, 2816)
         return F.normalize(self.projection(encoded).float(), dim=1)  # (B, 512) -> (B, 128), unit length
+
+    def _hide_texts(self, text: Tensor, photos: Photos | None) -> Tensor:
+        """In training, put zeros in the place of some texts whose lot has a photo: what a photo without a text is encoded with."""
+        if not (self.training and self.hidden_text) or photos is None or self.image_encoder is None:
+            return text
+        hidden = photos.has_image & (torch.rand(len(text), device=text.device) < self.hidden_text)  # (B,)
+        return text.masked_fill(hidden.unsqueeze(1), 0.0)
 
     def _encode_photos(self, lots: int, photos: Photos | None, dtype: torch.dtype) -> Tensor:
         assert self.image_encoder is not None

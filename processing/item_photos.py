@@ -15,9 +15,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from models.photos import Photo, read_photo
 from processing.stages import Stopwatch
 from retrieval.errors import InvalidInput
+from retrieval.photos import Photo, read_photo
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LOOK_AHEAD = 2  # batches beyond one for each worker that are decoded before the encoder asks

@@ -49,7 +49,7 @@ class QueryEncoder:
         """
         card = TowerCard.load(folder)
         tokenizer = load_tokenizer(folder, card.max_length)
-        session = _load_session(folder / QUERY_TOWER_FILE)
+        session = load_session(folder / QUERY_TOWER_FILE)
         have = session.get_outputs()[0].shape[-1]
         if have != card.dimensions:
             raise TowerError(f"{folder / QUERY_TOWER_FILE} makes vectors of {have}, its card says {card.dimensions}; copy it again")
@@ -134,7 +134,12 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tup
     return ids, mask
 
 
-def _load_session(path: Path) -> onnxruntime.InferenceSession:
+def load_session(path: Path) -> onnxruntime.InferenceSession:
+    """Load an ONNX model to run on one thread.
+
+    Raises:
+        TowerError: the file is missing or damaged.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # other cores belong to other requests
     options.log_severity_level = 3

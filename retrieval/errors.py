@@ -3,6 +3,8 @@
     GavelError
     ├── InvalidInput          the caller's data or flags break a contract
     │   ├── InvalidQuery      a search request is out of its limits
+    │   │   ├── InvalidPhoto  the photo to search by cannot be read
+    │   │   └── NoImageBranch the live tower reads no photos
     │   └── InvalidSettings   an environment variable or a settings file is wrong
     ├── UnknownItem           no live item has that id
     ├── TowerError            a tower artefact cannot be used
@@ -29,6 +31,14 @@ class InvalidInput(GavelError):
 
 class InvalidQuery(InvalidInput):
     """A search request is out of its limits."""
+
+
+class InvalidPhoto(InvalidQuery):
+    """A photo is not a picture that Gavel reads: of another format, damaged, animated or monstrous."""
+
+
+class NoImageBranch(InvalidQuery):
+    """The live tower cannot be searched by photo."""
 
 
 class InvalidSettings(InvalidInput):

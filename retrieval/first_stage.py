@@ -135,9 +135,9 @@ class FirstStage:
 
 def _ways(request: SearchRequest, vector: Vector | None, k: int) -> dict[str, Callable[[VectorIndex], list[Candidate]]]:
     """The two lists of a hybrid search, each by its name; words first, for they take less."""
-    ways: dict[str, Callable[[VectorIndex], list[Candidate]]] = {
-        "keyword": lambda index: index.keyword(query_text(request.query), k, request.where)
-    }
+    ways: dict[str, Callable[[VectorIndex], list[Candidate]]] = {}
+    if query_text(request.query):  # a photo may come without words
+        ways["keyword"] = lambda index: index.keyword(query_text(request.query), k, request.where)
     if vector is not None:
         ways["semantic"] = lambda index: index.semantic(vector, k, request.where)
     return ways

@@ -14,6 +14,7 @@ from retrieval.index.admission import has_ended
 from retrieval.index.base import Filter, IndexStore, Vector
 from retrieval.items import EPOCH, query_text
 from retrieval.live_index import Encoder, Live, LiveIndex
+from retrieval.photo_search import PhotoEncoder, PhotoQueries, no_image_branch, with_words
 from retrieval.ranker.base import Ranker
 from retrieval.search_answer import Explanation, SearchAnswer, SearchResult
 from retrieval.search_request import (
@@ -72,6 +73,7 @@ class SearchService:
         deadline_s: float = 5.0,
         cached_queries: int = 10_000,
         cached_answers_s: float = 0.0,
+        load_image_encoder: Callable[[str], PhotoEncoder] = no_image_branch,
     ) -> None:
         """Wire a service; nothing is loaded before the first search.
 
@@ -85,6 +87,7 @@ class SearchService:
             deadline_s: seconds after which a search begins no further stage; loading a tower, the first time, is not counted.
             cached_queries: how many encoded queries are kept.
             cached_answers_s: how long an answer is kept, seconds; 0 keeps none.
+            load_image_encoder: tower_id -> the image branch of that tower; asked when the first photo comes.
         """
         self._live = LiveIndex(store, load_encoder, load_ranker, tower_id)
         self._deadline_s = deadline_s
@@ -92,6 +95,7 @@ class SearchService:
         self._stages = TwoStages(self._first_stage, candidates)
         self._vectors: LruCache[Vector] = LruCache(cached_queries)
         self._answers: LruCache[SearchAnswer] = LruCache(CACHED_ANSWERS, cached_answers_s)
+        self._photos = PhotoQueries(load_image_encoder)
 
     def live(self) -> Live:
         """The live index and its models; the alias is looked at again every few seconds."""
@@ -142,6 +146,36 @@ class SearchService:
             else replace(answer, cached=True, timings_ms=dict(timings))
             for request, answer in zip(requests, kept, strict=True)
         ]
+
+    def search_image(self, photo: bytes, request: SearchRequest) -> SearchAnswer:
+        """Find the lots that look like a photo, or that photo and words describe together.
+
+        Vectors alone are searched, and the answer has the first stage's order: the re-ranker learnt from words.
+
+        Args:
+            photo: the bytes of a still JPEG, PNG or WebP.
+            request: what else is asked; its query may be empty, its mode and rerank are not looked at.
+
+        Raises:
+            InvalidQuery: the request is out of its limits.
+            InvalidPhoto: the photo cannot be read.
+            NoImageBranch: the live tower reads no photos.
+            TowerError: photo or words cannot be encoded.
+            IndexUnavailable: the index does not answer; IndexMissing when there is none.
+        """
+        check_request(request, words_needed=False)
+        asked, text = replace(request, mode="semantic", rerank=False), query_text(request.query)
+        timings: dict[str, float] = {}
+        with timed(timings, "total"):
+            with timed(timings, "load"):
+                live = self.live()
+                encoder = self._photos.encoder(live.index.tower_id)
+            with timed(timings, "encode"):
+                vector = self._photos.vector(encoder, photo)
+                words = self._encoded(live, [text]).get(text) if text else None
+        if text and words is None:
+            raise TowerError("the words beside the photo could not be encoded; the log says why, and the photo alone can be sent")
+        return self._stages.answer(live, asked, with_words(vector, words), timings, Deadline(self._deadline_s))
 
     def similar(self, item_id: str, k: int = 10, where: Filter | None = None) -> SearchAnswer:
         """The lots nearest to a lot, by its stored vector; the lot itself is left out. Its own auction may have ended.

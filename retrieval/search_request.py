@@ -46,15 +46,19 @@ class SearchRequest:
     fusion: Fusion | None = None
 
 
-def check_request(request: SearchRequest) -> None:
+def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
     """Hold a request against its limits.
+
+    Args:
+        request: what is asked.
+        words_needed: False where a photo may stand alone.
 
     Raises:
         InvalidQuery: the message names the value and the limit.
     """
     check_text(request.query, "query")
     text = request.query if len(request.query) > MAX_QUERY_CHARS else query_text(request.query)  # which writes ligatures out
-    if not text:
+    if not text and words_needed:
         raise InvalidQuery("the query is empty; type at least one word")
     if len(text) > MAX_QUERY_CHARS:
         raise InvalidQuery(f"the query has {len(text)} characters, at most {MAX_QUERY_CHARS} are allowed; shorten it")

@@ -14,6 +14,7 @@ QUERY_TOWER_FILE = "query_tower.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 ITEM_TOWER_FILE = "item_tower.safetensors"
 HASHED_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, ITEM_TOWER_FILE)
+IMAGE_TOWER_FILE = "image_tower.onnx"  # made of the item tower's weights: no part of the id, so that older towers can be given it
 TOWER_ID_CHARS = 12
 LENGTH_MARK = "."  # between the id of an artefact and a shorter length of its vectors
 
@@ -45,6 +46,11 @@ class TowerCard:
     architecture: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     matryoshka: tuple[int, ...] = ()
+
+    @property
+    def sees_photos(self) -> bool:
+        """Whether the artefact has the image branch that a search by photo encodes with."""
+        return IMAGE_TOWER_FILE in self.files
 
     @property
     def served(self) -> tuple[int, ...]:
@@ -89,7 +95,8 @@ class TowerCard:
         """Hash the artefact's files and its preprocessing into a card; the caller saves it.
 
         Args:
-            folder: holds query_tower.onnx, tokenizer.json and item_tower.safetensors; further arguments as the attributes.
+            folder: holds query_tower.onnx, tokenizer.json and item_tower.safetensors, and where the tower has eyes
+                image_tower.onnx; further arguments as the attributes.
 
         Raises:
             TowerError: a file is missing.
@@ -97,7 +104,16 @@ class TowerCard:
         files = {name: sha256_of(folder / name) for name in HASHED_FILES}
         card = cls("", preset, dimensions, max_length, image_size, image_mean, image_std, architecture, files, matryoshka)
         identity = hashlib.sha256(json.dumps(asdict(card), sort_keys=True).encode()).hexdigest()
-        return cls(**{**asdict(card), "tower_id": identity[:TOWER_ID_CHARS]})
+        card = cls(**{**asdict(card), "tower_id": identity[:TOWER_ID_CHARS]})
+        return card.with_image_tower(folder) if (folder / IMAGE_TOWER_FILE).is_file() else card
+
+    def with_image_tower(self, folder: Path) -> "TowerCard":
+        """The same card that also names the image branch lying in a folder; the caller saves it.
+
+        Raises:
+            TowerError: the file is missing.
+        """
+        return replace(self, files={**self.files, IMAGE_TOWER_FILE: sha256_of(folder / IMAGE_TOWER_FILE)})
 
     def save(self, folder: Path) -> None:
         """Write the card; do it last: its presence says that the artefact is whole."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retrieval.errors import TowerError
-from retrieval.tower import CARD_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard, split_tower_id
+from retrieval.tower import CARD_FILE, IMAGE_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard, split_tower_id
 from retrieval.tuning import TUNING_FILE, Tuning
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,20 @@ def tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
         raise TowerError(
             f"tower {tower_id} is not in {towers}; copy its folder there, or embed and index again with a tower that is"
         )
+    return folder
+
+
+def image_tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
+    """tower_folder() with the tower's image branch in it, where it has one: from S3 that is fetched for the first photo.
+
+    Raises:
+        TowerError: there is no such tower, or its image branch cannot be fetched.
+    """
+    folder = tower_folder(towers, tower_id, cache)
+    if towers.startswith("s3://") and not (folder / IMAGE_TOWER_FILE).is_file() and TowerCard.load(folder).sees_photos:
+        partial = f"{IMAGE_TOWER_FILE}.partial"
+        _download(towers, split_tower_id(tower_id)[0], IMAGE_TOWER_FILE, folder / partial)
+        (folder / partial).replace(folder / IMAGE_TOWER_FILE)
     return folder
 
 
@@ -87,19 +101,22 @@ def _key(prefix: str, tower_id: str, name: str) -> str:
 
 
 def _fetch(towers: str, tower_id: str, cache: Path, names: Sequence[str]) -> Path:
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, _, prefix = towers.removeprefix("s3://").partition("/")
     folder = cache / tower_id
     if (folder / CARD_FILE).is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    s3 = boto3.client("s3")
     for name in names:
-        key = _key(prefix, tower_id, name)
-        try:
-            s3.download_file(bucket, key, str(folder / name))
-        except (BotoCoreError, ClientError) as error:
-            raise TowerError(f"s3://{bucket}/{key} cannot be fetched: {error}; put the folder of the tower there") from error
+        _download(towers, tower_id, name, folder / name)
     return folder
+
+
+def _download(towers: str, tower_id: str, name: str, to: Path) -> None:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, prefix = towers.removeprefix("s3://").partition("/")
+    key = _key(prefix, tower_id, name)
+    try:
+        boto3.client("s3").download_file(bucket, key, str(to))
+    except (BotoCoreError, ClientError) as error:
+        raise TowerError(f"s3://{bucket}/{key} cannot be fetched: {error}; put the folder of the tower there") from error

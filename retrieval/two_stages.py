@@ -168,7 +168,7 @@ class TwoStages:
     def _named(self, live: Live, question: _Question) -> dict[str, Candidate]:
         """The lot whose item_id the query is, if it passes the filters; a query of several words is not looked up."""
         item_id = question.request.query.strip()
-        if any(character.isspace() for character in item_id):
+        if not item_id or any(character.isspace() for character in item_id):  # a photo may come without words
             return {}
         try:
             lots = self._first_stage.fetch(live.index, [item_id], question.deadline)
@@ -200,7 +200,7 @@ class TwoStages:
             lists,
             named=found.named,
             searched=question.searched,
-            ranker=live.ranker,
+            ranker=live.ranker if question.request.rerank else None,
         )
         return [replace(result, explanation=explanation) for result, explanation in zip(results, told, strict=True)]
 

@@ -31,7 +31,7 @@ def small_config(*, use_image: bool = True) -> "TowerConfig":
 
 
 def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True, **changes: Any) -> Path:
-    """Save an item tower of small_config(), changed as given, with random weights; the file of its query tower is left empty.
+    """Save an item tower of small_config(), changed as given, with random weights; of what serves queries the files are left empty.
 
     Returns:
         `out/<tower_id>`.
@@ -46,7 +46,8 @@ def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True, *
     config = replace(small_config(use_image=use_image), **changes)
     tokenizer = train_wordpiece([WORDS], config.vocabulary)
     text = replace(config.text, config={**config.text.config, "vocab_size": tokenizer.get_vocab_size()})
-    with patch("models.artefact.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds
+    empty = {name: lambda tower, path: path.touch() for name in ("export_query_tower", "export_image_tower")}
+    with patch.multiple("models.artefact", **empty):  # the exports take seconds
         return save_towers(TwoTowers(replace(config, text=text)), tokenizer, out)
 
 

@@ -8,6 +8,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
 from lambdas.query_api.answers import Answer, EncodedBuyer, Health, caches
+from lambdas.query_api.image_search import add_image_search
 from lambdas.query_api.problems import PROBLEM_TYPE, PROBLEMS, UNKNOWN_ITEM, answer_problems
 from lambdas.query_api.questions import (
     BuyerEvents,
@@ -43,6 +44,7 @@ def create_app(
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     _add_search(app, service, on_answer)
+    add_image_search(app, service, on_answer)
     _add_nearest(app, service)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]  # FastAPI's own way to extend its description
     return app

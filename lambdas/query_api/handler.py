@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mangum import Mangum
 
@@ -23,8 +23,11 @@ from retrieval.ranker.base import Ranker
 from retrieval.search import SearchService
 from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
-from retrieval.tower_files import tower_folder, tower_tuning
+from retrieval.tower_files import image_tower_folder, tower_folder, tower_tuning
 from retrieval.tuning import Tuning
+
+if TYPE_CHECKING:
+    from retrieval.image_encoder import ImageEncoder
 
 TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
 TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
@@ -44,12 +47,20 @@ def service() -> SearchService:
         deadline_s=settings.deadline_s,
         cached_queries=settings.cached_queries,
         cached_answers_s=settings.cached_answers_s,
+        load_image_encoder=partial(_image_encoder, settings),
     )
 
 
 @lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped
 def _encoder(settings: Settings, tower_id: str) -> QueryEncoder:
     return QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
+
+
+@lru_cache(maxsize=1)
+def _image_encoder(settings: Settings, tower_id: str) -> "ImageEncoder":
+    from retrieval.image_encoder import ImageEncoder  # brings Pillow: a function that never sees a photo pays nothing
+
+    return ImageEncoder.load(image_tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,15 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lambdas.query_api.questions import SEVERAL, SINGLE
-from retrieval.errors import GavelError, IndexUnavailable, InvalidQuery, TowerError, UnknownItem
+from retrieval.errors import (
+    GavelError,
+    IndexUnavailable,
+    InvalidPhoto,
+    InvalidQuery,
+    NoImageBranch,
+    TowerError,
+    UnknownItem,
+)
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +31,8 @@ MAX_BODY_BYTES = 1_000_000
 
 # the first row that fits decides
 STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
+    (InvalidPhoto, HTTPStatus.BAD_REQUEST, "invalid_photo"),
+    (NoImageBranch, HTTPStatus.BAD_REQUEST, "no_image_branch"),
     (InvalidQuery, HTTPStatus.BAD_REQUEST, "invalid_query"),
     (UnknownItem, HTTPStatus.NOT_FOUND, "unknown_item"),
     (IndexUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "index_unavailable"),
@@ -65,6 +75,14 @@ PROBLEMS = {
         {"Retry-After": {"description": "Seconds until it is worth to ask again.", "schema": {"type": "integer"}}},
     ),
 }
+BAD_PHOTO = described(
+    HTTPStatus.BAD_REQUEST,
+    {
+        "invalid_photo": "the photo is damaged or cut short (image file is truncated); save it again",
+        "no_image_branch": "tower … reads text alone, so its lots cannot be searched by photo",
+        "invalid_query": "k is 101; allowed are 1 to 100",
+    },
+)
 UNKNOWN_ITEM = described(HTTPStatus.NOT_FOUND, {"unknown_item": "index … has no lot 'v9'"})
 
 

@@ -1,5 +1,6 @@
 """The query Lambda, imported as Lambda imports it: events of API Gateway, a tower in S3 (moto), the re-rank endpoint, SnapStart."""
 
+import base64
 import importlib
 import json
 import logging
@@ -11,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 import boto3
 import pytest
 from aws_lambda_powertools.metrics.provider.base import reset_cold_start_flag_provider
+from hostile_photos import HOSTILE, plain
 from lots import lot
 from moto import mock_aws
 from rerank_servers import faulty_server, ranker_server
@@ -23,12 +25,14 @@ from retrieval import circuit, tower_files
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import IndexUnavailable
 from retrieval.fuse import Fusion
+from retrieval.image_encoder import ImageEncoder
 from retrieval.index import opensearch_client
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker import sagemaker
 from retrieval.ranker.features import FEATURES
 from retrieval.search import SearchRequest, SearchService
+from retrieval.tower import IMAGE_TOWER_FILE
 from retrieval.tower_files import SERVING_FILES
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
@@ -45,7 +49,7 @@ TITLES = [
 
 @pytest.fixture(scope="module")
 def tower(tmp_path_factory):
-    """The folder of a small query tower with random weights."""
+    """The folder of small towers with random weights."""
     import torch
 
     from models.artefact import save_towers
@@ -53,7 +57,7 @@ def tower(tmp_path_factory):
     from models.towers import TwoTowers
 
     torch.manual_seed(0)
-    config = small_config(use_image=False)
+    config = small_config()
     tokenizer = train_wordpiece([WORDS], config.vocabulary)
     text = replace(config.text, config={**config.text.config, "vocab_size": tokenizer.get_vocab_size()})
     return save_towers(TwoTowers(replace(config, text=text)), tokenizer, tmp_path_factory.mktemp("towers"))
@@ -163,7 +167,17 @@ def event(method="GET", path="/search", query=None, body=None):
 
 def ask(module: ModuleType, **given):
     answer = module.handler(event(**({"query": {"q": f"{SECRET} red watch", "k": "5"}} | given)), CONTEXT)
-    assert not answer["isBase64Encoded"], "API Gateway has no binary media types to decode it by"
+    assert not answer["isBase64Encoded"], "no answer is of a binary media type that API Gateway decodes"
+    return answer["statusCode"], json.loads(answer["body"])
+
+
+def ask_by_photo(module: ModuleType, photo: bytes, kind="image/jpeg", **query):
+    """As API Gateway sends a body of a binary media type."""
+    asked = event("POST", "/search/image", {name: str(value) for name, value in query.items()})
+    said = {"Host": "api.example", "Content-Type": kind}
+    asked |= {"headers": said, "multiValueHeaders": {name: [value] for name, value in said.items()}}
+    answer = module.handler(asked | {"body": base64.b64encode(photo).decode(), "isBase64Encoded": True}, CONTEXT)
+    assert not answer["isBase64Encoded"]
     return answer["statusCode"], json.loads(answer["body"])
 
 
@@ -386,3 +400,44 @@ def test_an_endpoint_of_other_features_is_told_once_and_search_goes_on(
     refusals = [line for line in lines if line["level"] == "ERROR"]
     assert len(refusals) == 1
     assert "trained on other features (colour, has_image)" in refusals[0]["message"]
+
+
+def test_a_photo_is_searched_by_with_the_image_branch_that_is_fetched_for_the_first_one(
+    imported, published, bucket, store, tower, tmp_path, capsys
+):
+    bucket.upload_file(str(tower / IMAGE_TOWER_FILE), f"{tower.name}/{IMAGE_TOWER_FILE}")
+    module, photo = imported(), plain("PNG", (20, 200, 90))
+    fetched = tmp_path / "writable" / tower.name / IMAGE_TOWER_FILE
+    assert ask(module)[0] == 200
+    assert not fetched.exists()
+    status, body = ask_by_photo(module, photo, "image/png", k=4)
+    assert fetched.exists()
+    assert (status, body["tower_id"], body["mode"], body["reranked"]) == (200, tower.name, "semantic", False)
+    wanted = store.live().semantic(ImageEncoder.load(tower).encode(photo), 4, Filter())
+    assert ids(body) == [candidate.item_id for candidate in wanted]
+    with_words = ask_by_photo(module, photo, "image/png", k=4, text=f"{SECRET} red watch")
+    assert with_words[0] == 200
+    lines, metrics = logged(capsys)
+    assert metrics[-1]["searches"] == [1.0]
+    assert not any(SECRET in json.dumps(line) for line in lines)
+
+
+@pytest.mark.parametrize("name", ["bomb", "svg", "truncated jpeg"])
+def test_a_hostile_photo_is_a_bad_one_in_the_function_too(imported, published, bucket, tower, name):
+    bucket.upload_file(str(tower / IMAGE_TOWER_FILE), f"{tower.name}/{IMAGE_TOWER_FILE}")
+    status, body = ask_by_photo(imported(), HOSTILE[name][0])
+    assert (status, body["type"]) == (400, "invalid_photo")
+
+
+def test_a_body_that_api_gateway_took_for_text_is_refused_for_its_type(imported, published):
+    status, body = ask_by_photo(imported(), b"any", "application/octet-stream")
+    assert (status, body["type"]) == (400, "invalid_photo")
+    assert "Content-Type" in body["detail"]
+
+
+def test_an_image_branch_that_is_not_in_the_bucket_is_told_and_words_go_on(imported, published):
+    module = imported()
+    status, body = ask_by_photo(module, plain("JPEG"))
+    assert (status, body["type"]) == (503, "tower_unavailable")
+    assert IMAGE_TOWER_FILE in body["detail"]
+    assert ask(module)[0] == 200

@@ -11,10 +11,10 @@ from small_tower import small_config
 
 from models.augmentation import Augmentation
 from models.item_encoder import ItemEncoder
-from models.photos import read_photo
 from models.training import TrainingConfig, TrainingReport, train_towers
 from processing import train_towers as job
 from retrieval.encoder import QueryEncoder
+from retrieval.photos import read_photo
 
 
 def train(folder: Path, *, use_image: bool) -> TrainingReport:

@@ -1,12 +1,16 @@
 """The bundles unpacked and run: a fresh Python of Lambda's version, with the bundle and AWS's own library on its path alone."""
 
 import json
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from colour_tower import save_colour_tower
+from hostile_photos import HOSTILE, plain
 
 from infra.python_asset import BUNDLES, PYTHON_VERSION, bundle
-from local.rehearsal.lambda_runtime import PYTHON, invoke, proxy_event
+from local.rehearsal.lambda_runtime import PYTHON, invoke, lambda_python, proxy_event
 
 ROOT = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:1"
@@ -54,6 +58,22 @@ def test_the_query_function_says_that_the_index_is_out_of_reach(call):
 def test_an_error_leaves_api_gateway_as_json_not_as_base64(call):
     answer = call("query_api", proxy_event("/search", {"q": "vase", "k": "0"})).answer
     assert (answer["isBase64Encoded"], answer["headers"]["content-type"]) == (False, "application/problem+json")
+
+
+def test_the_query_functions_bundle_reads_photos_and_encodes_them(tmp_path):
+    save_colour_tower(tmp_path, {"red": np.eye(4, dtype=np.float32)[0], "blue": np.eye(4, dtype=np.float32)[1]})
+    for format in ("JPEG", "PNG", "WEBP"):
+        (tmp_path / format).write_bytes(plain(format))
+    (tmp_path / "bomb").write_bytes(HOSTILE["bomb"][0])
+    code = (
+        f"import sys; sys.path[:0] = [{str(bundle(ROOT, 'query_api', BUNDLES))!r}]\n"
+        "from pathlib import Path\nfrom retrieval.image_encoder import ImageEncoder\nfrom retrieval.errors import InvalidPhoto\n"
+        f"folder = Path({str(tmp_path)!r}); encoder = ImageEncoder.load(folder)\n"
+        "print([int(encoder.encode((folder / name).read_bytes()).argmax()) for name in ('JPEG', 'PNG', 'WEBP')])\n"
+        "try:\n    encoder.encode((folder / 'bomb').read_bytes())\nexcept InvalidPhoto:\n    print('refused')"
+    )
+    ran = subprocess.run([lambda_python(), "-I", "-S", "-B", "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout.split("\n")[:2] == ["[0, 0, 0]", "refused"], ran.stderr
 
 
 def test_the_bulk_indexer_takes_an_event_without_objects(call):

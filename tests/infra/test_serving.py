@@ -6,9 +6,11 @@ from conftest import synthesise
 
 from infra.bulk_indexer import CARDS, RECEIPTS
 from infra.item_store import DELIVERIES, INDEXER_TIMEOUT, VISIBILITY
+from infra.query_api import PHOTO_PATH
 from lambdas.query_api.app import create_app
 from lambdas.query_api.event_stream import EventStream
 from lambdas.query_api.events import ShownList, events_router
+from lambdas.query_api.image_search import PHOTO_TYPES
 from retrieval.release import RECEIPT_FILE
 from retrieval.settings import Settings
 from retrieval.tower import CARD_FILE
@@ -154,9 +156,31 @@ def test_the_access_log_holds_no_words_of_buyers(stage):
 def test_prod_has_a_firewall_of_managed_rules_before_the_api(dev, prod):
     assert dev.of_type("AWS::WAFv2::WebACL") == {}
     (acl,) = prod.properties("AWS::WAFv2::WebACL")
-    names = [rule["Statement"]["ManagedRuleGroupStatement"]["Name"] for rule in acl["Rules"]]
+    managed = [rule["Statement"]["ManagedRuleGroupStatement"] for rule in acl["Rules"] if "OverrideAction" in rule]
+    names = [group["Name"] for group in managed]
     assert names[0] == "AWSManagedRulesCommonRuleSet"
     assert len(prod.properties("AWS::WAFv2::WebACLAssociation")) == 1
+
+
+def test_the_firewall_lets_photos_pass_and_no_other_body_that_looks_wrong(prod):
+    (acl,) = prod.properties("AWS::WAFv2::WebACL")
+    common, own = acl["Rules"][0], acl["Rules"][-1]
+    counted = {rule["Name"] for rule in common["Statement"]["ManagedRuleGroupStatement"]["RuleActionOverrides"]}
+    assert "SizeRestrictions_BODY" in counted
+    assert own["Action"] == {"Block": {}}
+    labelled, elsewhere = own["Statement"]["AndStatement"]["Statements"]
+    labels = {one["LabelMatchStatement"]["Key"].rsplit(":", 1)[1] for one in labelled["OrStatement"]["Statements"]}
+    assert {label.lower() for label in labels} == {rule.lower() for rule in counted}, "what is only counted must be refused here"
+    match = elsewhere["NotStatement"]["Statement"]["ByteMatchStatement"]
+    assert (match["SearchString"], match["PositionalConstraint"]) == (PHOTO_PATH, "ENDS_WITH")
+    assert PHOTO_PATH in resources(prod)
+
+
+def test_photos_reach_the_function_as_bytes_and_no_other_body_does(stage):
+    (api,) = stage.properties("AWS::ApiGateway::RestApi")
+    assert api["BinaryMediaTypes"] == list(PHOTO_TYPES)
+    assert PHOTO_PATH in resources(stage)
+    assert "RequestModels" not in method(stage, PHOTO_PATH, "POST")
 
 
 def test_pages_of_the_listed_origins_may_ask(dev):

@@ -22,6 +22,7 @@ def catalog(tmp_path_factory):
 @pytest.fixture
 def quick_export(monkeypatch):
     monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefact.export_image_tower", lambda towers, path: path.touch())
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):

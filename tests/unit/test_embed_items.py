@@ -13,12 +13,12 @@ from PIL import Image
 from small_tower import save_small_item_tower
 
 from models.item_encoder import ItemEncoder
-from models.photos import read_photo
 from processing import embed_items
 from processing.embed_items import EmbeddingRun, embed, find_release, main, read_instances
 from retrieval.errors import InvalidInput, ReleaseError, TowerError
 from retrieval.indexing import read_part
 from retrieval.items import item_text
+from retrieval.photos import read_photo
 from retrieval.release import check_part, load_release
 from retrieval.tower import ITEM_TOWER_FILE, TowerCard
 

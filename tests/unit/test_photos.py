@@ -1,22 +1,17 @@
 """Decoding: what sellers upload comes out as a square, or as None, and never as an exception."""
 
-import io
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from hostile_photos import HOSTILE, encoded, plain, two_in_one_jpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models import photos
-from models.photos import read_photo
-
-
-def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
+from retrieval import photos
+from retrieval.errors import InvalidPhoto
+from retrieval.photos import MAX_QUERY_PIXELS, QUERY_FORMATS, read_photo, read_query_photo
 
 RED_JPEG = encoded(Image.new("RGB", (300, 200), (250, 10, 10)), "JPEG")
 
@@ -95,3 +90,65 @@ def test_damage_anywhere_never_raises(place, junk, png):
     place %= len(data)
     photo = read_photo(data[:place] + junk + data[place + len(junk) :], 16)
     assert photo is None or photo.shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_no_one_may_search_by_is_refused_for_its_reason(name):
+    data, reason = HOSTILE[name]
+    with pytest.raises(InvalidPhoto, match=reason):
+        read_query_photo(data, 32)
+
+
+def test_a_bomb_is_refused_before_a_pixel_of_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(Image.Image, "draft", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(InvalidPhoto, match="at most"):
+        read_query_photo(HOSTILE["bomb"][0], 32)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("size", [(1, 1), (90, 60), (3, 700)])
+def test_a_photo_to_search_by_has_the_pixels_of_a_lots_photo(format, size):
+    data = plain(format, size=size)
+    np.testing.assert_array_equal(read_query_photo(data, 32), read_photo(data, 32))
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"), [("RGBA", "PNG"), ("RGBA", "WEBP"), ("P", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG"), ("1", "PNG")]
+)
+def test_every_colour_mode_may_be_searched_by(mode, format):
+    data = encoded(Image.new("L", (40, 40), 200).convert("RGB").convert(mode), format)
+    assert read_query_photo(data, 16).shape == (16, 16, 3)
+    np.testing.assert_array_equal(read_query_photo(data, 16), read_photo(data, 16))
+
+
+def test_sixteen_bits_a_pixel_may_be_searched_by():
+    grey = Image.fromarray(np.full((20, 20), 32_768, np.uint16))
+    assert abs(int(read_query_photo(encoded(grey), 8)[0, 0, 0]) - 127) <= 1
+
+
+def test_of_a_phones_two_pictures_in_one_the_first_is_searched_by():
+    red, _, blue = read_query_photo(two_in_one_jpeg(), 16)[8, 8]
+    assert (red > 200, blue < 60) == (True, True)
+
+
+def test_a_photo_to_search_by_is_turned_upright():
+    sideways = Image.new("RGB", (40, 40), "red")
+    sideways.paste("blue", (0, 0, 20, 40))  # blue on the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    photo = read_query_photo(encoded(sideways, "JPEG", exif=exif, quality=95), 8)
+    assert (photo[0, 4, 2] > 200, photo[7, 4, 0] > 200) == (True, True)
+
+
+def test_a_picture_of_the_most_pixels_is_taken():
+    side = int(MAX_QUERY_PIXELS**0.5)
+    assert read_query_photo(encoded(Image.new("1", (side, side), 1)), 8).min() == 255
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.integers(0, len(RED_JPEG) - 1), junk=st.binary(min_size=1, max_size=20), format=st.sampled_from(QUERY_FORMATS))
+def test_damage_anywhere_is_a_bad_photo_at_worst(place, junk, format):
+    data = plain(format)
+    place %= len(data)
+    with suppress(InvalidPhoto):
+        assert read_query_photo(data[:place] + junk + data[place + len(junk) :], 16).shape == (16, 16, 3)

@@ -128,7 +128,14 @@ def test_another_method_is_a_problem_that_names_the_allowed_ones(client: TestCli
 
 def test_the_api_describes_itself(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    assert set(described["paths"]) == {"/search", "/health", "/items/{item_id}/similar", "/encode_buyer", "/retrieve"}
+    assert set(described["paths"]) == {
+        "/search",
+        "/search/image",
+        "/health",
+        "/items/{item_id}/similar",
+        "/encode_buyer",
+        "/retrieve",
+    }
     for path, methods in described["paths"].items():
         for operation in methods.values():
             unknown = {"404"} if "item_id" in path else set()

@@ -33,6 +33,7 @@ def catalog(tmp_path_factory):
 @pytest.fixture
 def quick_export(monkeypatch):
     monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefact.export_image_tower", lambda towers, path: path.touch())
 
 
 def step_of(catalog, cache, **changes) -> tuple[TwoTowers, TrainingBatches, TrainingStep]:

@@ -19,6 +19,7 @@ def catalog(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefact.export_image_tower", lambda towers, path: path.touch())
     monkeypatch.setattr("models.training_config.find_preset", lambda name: small_config())
 
 

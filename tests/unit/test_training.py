@@ -35,6 +35,7 @@ def catalog(tmp_path_factory):
 def quick_export(monkeypatch):
     """The export to ONNX takes seconds and has tests of its own."""
     monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefact.export_image_tower", lambda towers, path: path.touch())
 
 
 def batches(catalog, cache: Path, **changes) -> tuple[TrainingBatches, Lots]:

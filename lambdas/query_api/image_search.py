@@ -1,0 +1,63 @@
+"""`POST /search/image`: the photo is the body, whatever else is asked stands in the query string."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request
+from pydantic import Field
+
+from lambdas.query_api.answers import Answer
+from lambdas.query_api.problems import BAD_PHOTO, MAX_BODY_BYTES
+from lambdas.query_api.questions import Nearest
+from retrieval.errors import InvalidPhoto, InvalidQuery
+from retrieval.search import MAX_OFFSET, MAX_QUERY_CHARS, SearchAnswer, SearchRequest, SearchService
+
+# API Gateway knows a body of these types for binary (infra/query_api.py), and hands over others as text, which ruins a photo
+PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": f"A still JPEG, PNG or WebP of at most {MAX_BODY_BYTES:,} bytes, as it is: no form around it.",
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in PHOTO_TYPES},
+    }
+}
+
+
+class PhotoQuery(Nearest):
+    """What `POST /search/image` takes beside the photo."""
+
+    text: str = Field("", max_length=MAX_QUERY_CHARS, description="Words beside the photo; they weigh as much as it does.")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Lots to pass over, for a later page.")
+    explain: bool = Field(False, description="Say of every lot how it came to its place.")
+
+    def request(self) -> SearchRequest:
+        """The same question as the core asks it."""
+        return SearchRequest(self.text, self.k, "semantic", self.where(), offset=self.offset, explain=self.explain)
+
+
+async def sent_photo(request: Request) -> bytes:
+    """The body of a request, if it is said to be a photo.
+
+    Raises:
+        InvalidPhoto: it is said to be something else.
+        InvalidQuery: it is too large.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind not in PHOTO_TYPES:
+        allowed = ", ".join(PHOTO_TYPES)
+        raise InvalidPhoto(f"the Content-Type is {kind[:100]!r}; send the photo as the body, with one of {allowed}")
+    photo = await request.body()
+    if len(photo) > MAX_BODY_BYTES:  # through API Gateway a body comes without its Content-Length
+        raise InvalidQuery(f"the body may have at most {MAX_BODY_BYTES} bytes")
+    return photo
+
+
+def add_image_search(app: FastAPI, service: Callable[[], SearchService], on_answer: Callable[[SearchAnswer], None]) -> None:
+    """Add the route; arguments as create_app()'s."""
+
+    @app.post("/search/image", responses=BAD_PHOTO, openapi_extra=BODY)
+    def search_image(query: Annotated[PhotoQuery, Query()], photo: Annotated[bytes, Depends(sent_photo)]) -> Answer:
+        """Search by a photo, alone or with words beside it. Vectors alone are searched; the re-ranker takes no part."""
+        answer = service().search_image(photo, query.request())
+        on_answer(answer)
+        return Answer.of(answer)

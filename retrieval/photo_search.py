@@ -1,0 +1,91 @@
+"""Photos as questions: the image branch of the live tower, loaded when the first photo comes, and photo and words as one vector."""
+
+import hashlib
+from collections.abc import Callable
+from threading import Lock
+from typing import Protocol
+
+from retrieval.buyers import unit_vector
+from retrieval.cache import LruCache
+from retrieval.errors import NoImageBranch, TowerMismatch
+from retrieval.index.base import Vector
+
+WORDS_SHARE = 0.5  # of the words beside a photo in the vector that is searched with
+CACHED_PHOTOS = 1_000  # vectors, so that a later page of an answer does not decode the photo again
+
+
+class PhotoEncoder(Protocol):
+    """What a search by photo needs of a tower's image branch."""
+
+    @property
+    def tower_id(self) -> str:
+        """The tower it belongs to."""
+
+    def encode(self, photo: bytes) -> Vector:
+        """(dimensions,) float32 of unit length.
+
+        Raises:
+            InvalidPhoto: these are not the bytes of a still JPEG, PNG or WebP.
+            TowerError: it cannot be encoded with.
+        """
+
+
+def no_image_branch(tower_id: str) -> PhotoEncoder:
+    """Stands where a service was wired without a way to load image branches.
+
+    Raises:
+        NoImageBranch: always.
+    """
+    raise NoImageBranch(f"this search was set up without photos, so tower {tower_id} takes words alone; search by words")
+
+
+class PhotoQueries:
+    """Encodes photos with the image branch of whichever tower is live. Threads may share it.
+
+    Args:
+        load: tower_id -> the image branch of that tower.
+    """
+
+    def __init__(self, load: Callable[[str], PhotoEncoder]) -> None:
+        self._load = load
+        self._known: PhotoEncoder | None = None
+        self._turn = Lock()
+        self._vectors: LruCache[Vector] = LruCache(CACHED_PHOTOS)
+
+    def encoder(self, tower_id: str) -> PhotoEncoder:
+        """The image branch of a tower.
+
+        Raises:
+            NoImageBranch: the tower has none.
+            TowerMismatch: another tower lies in its place.
+            TowerError: it cannot be loaded.
+        """
+        with self._turn:
+            if self._known is None or self._known.tower_id != tower_id:
+                loaded = self._load(tower_id)
+                if loaded.tower_id != tower_id:
+                    raise TowerMismatch(f"tower {loaded.tower_id} lies in the place of {tower_id}; copy each to its own folder")
+                self._known = loaded
+            return self._known
+
+    def vector(self, encoder: PhotoEncoder, photo: bytes) -> Vector:
+        """(D,) float32 of unit length for the bytes of a photo; raises what the encoder does."""
+        key = encoder.tower_id, hashlib.sha256(photo).digest()
+        vector = self._vectors.get(key)
+        if vector is None:
+            vector = encoder.encode(photo)
+            self._vectors.put(key, vector)
+        return vector
+
+
+def with_words(photo: Vector, words: Vector | None) -> Vector:
+    """One vector of a photo and of the words beside it.
+
+    Args:
+        photo: (D,) of unit length.
+        words: (D,) of unit length, as the query tower encodes them; None when there are none.
+
+    Returns:
+        (D,) float32 of unit length: (1 - WORDS_SHARE) photo + WORDS_SHARE words, scaled.
+    """
+    return photo if words is None else unit_vector((1 - WORDS_SHARE) * photo + WORDS_SHARE * words)
