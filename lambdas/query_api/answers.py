@@ -25,6 +25,7 @@ class Explained(BaseModel):
 
     named_by_id: bool
     first_stage_rank: int | None
+    relevance_rank: int | None
     fused_score: float | None
     semantic_rank: int | None
     cosine: float | None
