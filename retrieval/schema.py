@@ -154,6 +154,7 @@ def _lot_fields() -> dict[str, Any]:
         "current_price": {"type": "float"},
         "bid_count": {"type": "integer"},
         "seller_rating": {"type": "float"},
+        "seller": exact,
         **dict.fromkeys(TIME_FIELDS, time),
         "has_image": {"type": "boolean"},
         "tower_id": exact,
