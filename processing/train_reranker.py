@@ -11,17 +11,20 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from catalog.folder import CatalogFolder
+from catalog.folder import CatalogFolder, Click
+from processing.buyer_histories import Asked, BuyerHistories
 from processing.corpus import catalog_moment
-from processing.ranking_labels import Gains, clicked_gains, judged_gains, position_bias
+from processing.ranking_labels import clicked_gains, judged_gains, position_bias
+from retrieval.buyers import buyer_vector, drawn_towards
 from retrieval.encoder import QueryEncoder
-from retrieval.errors import GavelError, InvalidInput
-from retrieval.index.base import Filter
+from retrieval.errors import GavelError, InvalidInput, InvalidQuery
+from retrieval.index.base import Filter, Vector, VectorIndex
 from retrieval.indexing import index_release
 from retrieval.items import query_text
 from retrieval.ranker.features import feature_matrix
@@ -31,6 +34,7 @@ from retrieval.tower import split_tower_id
 
 Progress = Callable[[int, int], None]
 Labels = Literal["clicks", "judgments"]
+Gains = Mapping[Asked, Mapping[str, float]]  # question -> item_id -> gain >= 0
 SPLITS = ("train", "val")
 CANDIDATES = 50
 EXIT_USAGE = 2
@@ -43,7 +47,8 @@ class RerankerReport:
     Attributes:
         path: the saved booster.
         labels: what it learnt from.
-        train_queries: queries whose candidates differ in gain, of split train.
+        train_queries: questions whose candidates differ in gain, of split train: a query, or one list of a buyer who had a
+            history when they asked.
         val_queries: of split val. With clicks they chose the number of trees; with judgments they trained, too.
         rows: candidates of both.
         position_bias: how fast buyers stop looking, see ranking_labels.position_bias; None: not known, clicks count as they are.
@@ -83,7 +88,9 @@ def train_reranker(
 
     The rows are the first stage's own candidates, so that training sees what serving will. Of clicks, candidates that no buyer
     was shown say nothing and are left out; of judgments, candidates that nobody judged count as wrong, as nDCG counts them.
-    Searches happen at the catalogue's own moment, when the clicks were made, so that a training repeats.
+    A buyer who had done something before is searched for as a shop that sends `recent_interactions` would, so that the
+    features of buyers are filled as in serving. Searches happen at the catalogue's own moment, when the clicks were made, so
+    that a training repeats.
 
     Args:
         catalog: its splits `train` and `val` hold clicks or judgments; `test` is not looked at.
@@ -103,10 +110,7 @@ def train_reranker(
     clicks = {split: catalog.clicks(split) for split in SPLITS}
     labels = labels or ("clicks" if clicks["train"] else "judgments")
     fall = position_bias(clicks["train"]) if labels == "clicks" and debias else None
-    gains: dict[str, Gains] = {
-        split: clicked_gains(clicks[split], fall or 0.0) if labels == "clicks" else judged_gains(catalog.qrels(split))
-        for split in SPLITS
-    }
+    gains = _clicked(clicks, fall or 0.0) if labels == "clicks" else {split: _judged(catalog, split) for split in SPLITS}
     data = _gather(catalog, service, gains, labels == "judgments", candidates, progress)
     train, val = data["train"], data["val"]
     choice = None
@@ -118,6 +122,19 @@ def train_reranker(
     return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice)
 
 
+def _clicked(clicks: Mapping[str, Sequence[Click]], fall: float) -> dict[str, Gains]:
+    """split -> the gains of every question; a buyer's history is that of the whole log, up to the moment of the list."""
+    histories = BuyerHistories(click for split in clicks.values() for click in split)
+    return {
+        split: {asked: clicked_gains(of, fall)[asked.query] for asked, of in histories.by_question(shown).items()}
+        for split, shown in clicks.items()
+    }
+
+
+def _judged(catalog: CatalogFolder, split: str) -> Gains:
+    return {Asked(query): grades for query, grades in judged_gains(catalog.qrels(split)).items()}
+
+
 def _gather(
     catalog: CatalogFolder,
     service: SearchService,
@@ -126,16 +143,17 @@ def _gather(
     candidates: int,
     progress: Progress | None,
 ) -> dict[str, RankingData]:
-    """split -> the queries whose candidates differ in gain; one gain for all says nothing about order."""
-    now = catalog_moment(catalog)
+    """split -> the questions whose candidates differ in gain; one gain for all says nothing about order."""
+    now, live = catalog_moment(catalog), service.live()
+    encoded = cache(lambda query: live.encoder.encode([query_text(query)])[0])  # lists of one query share its vector
     total, done, data = sum(map(len, gains.values())), 0, {}
-    for split, gains_by_query in gains.items():
+    for split, gains_by_question in gains.items():
         features, labels = [], []
-        for query, gains_of_query in gains_by_query.items():
+        for asked, gains_of_question in gains_by_question.items():
             done += 1
             if progress:
                 progress(done, total)
-            x, y = _rows(service, query, gains_of_query, unlabelled, candidates, now)
+            x, y = _rows(live.index, asked, encoded(asked.query), gains_of_question, unlabelled, candidates, now)
             if len(set(y.tolist())) > 1:
                 features.append(x)
                 labels.append(y)
@@ -148,16 +166,32 @@ def _gather(
 
 
 def _rows(
-    service: SearchService, query: str, gains: Mapping[str, float], unlabelled: bool, candidates: int, now: datetime
+    index: VectorIndex,
+    asked: Asked,
+    vector: Vector,
+    gains: Mapping[str, float],
+    unlabelled: bool,
+    candidates: int,
+    now: datetime,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, F) and gains (N,) of the candidates of one query; those without a label only where they count as wrong."""
-    request = SearchRequest(query, where=Filter(now=now))
-    live = service.live()
-    vector = live.encoder.encode([query_text(query)])[0]  # (D,)
-    found = retrieve(live.index, request, vector, candidates)
-    features = feature_matrix(query, vector, found, now)  # (N, F)
+    """Features (N, F) and gains (N,) of the candidates of one question; those without a label only where they count as wrong."""
+    request = SearchRequest(asked.query, where=Filter(now=now))
+    buyer = _buyer(index, asked)
+    searched = vector if buyer is None else drawn_towards(vector, buyer)
+    found = retrieve(index, request, searched, candidates)
+    features = feature_matrix(asked.query, vector, found, now, buyer)  # (N, F)
     kept = np.array([unlabelled or c.item_id in gains for c in found], dtype=bool)
     return features[kept], np.array([gains.get(c.item_id, 0.0) for c in found], dtype=np.float32)[kept]
+
+
+def _buyer(index: VectorIndex, asked: Asked) -> Vector | None:
+    """Where the buyer stood, as a search finds it out; None when nothing is known, or of lots that are all gone."""
+    if not asked.recent:
+        return None
+    try:
+        return buyer_vector(asked.recent, index.fetch).vector
+    except InvalidQuery:
+        return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
