@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from lambdas.query_api.questions import SEVERAL, SINGLE
-from retrieval.errors import GavelError, IndexUnavailable, InvalidQuery, TowerError, UnknownItem
+from retrieval.errors import FeedbackUnavailable, GavelError, IndexUnavailable, InvalidQuery, TowerError, UnknownItem
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (UnknownItem, HTTPStatus.NOT_FOUND, "unknown_item"),
     (IndexUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "index_unavailable"),
     (TowerError, HTTPStatus.SERVICE_UNAVAILABLE, "tower_unavailable"),
+    (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
 
