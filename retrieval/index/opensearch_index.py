@@ -29,12 +29,15 @@ from retrieval.index.opensearch_bulk import BulkWriter
 from retrieval.index.opensearch_errors import opensearch_errors
 from retrieval.index.opensearch_queries import (
     KEYWORD_QUERY,
+    KNOWN_WORDS,
+    corrections_body,
     exact_body,
     hybrid_body,
     keyword_body,
     semantic_body,
 )
 from retrieval.schema import VECTOR_FIELD, fusion_pipeline, vector_from_json
+from retrieval.spelling import can_be_misspelt
 from retrieval.tuning import Tuning
 
 WRITE_TIMEOUT_S = 120.0  # a bulk request waits for HNSW graphs to be built
@@ -151,6 +154,19 @@ class OpenSearchIndex:
         best = [Candidate(i, score, found[i].document, found[i].vector) for i, score in fused[:k]]
         return with_ranks(best, semantic, keyword)
 
+    def corrections(self, words: Sequence[str]) -> dict[str, str]:
+        """What words in lower case that no lot has were meant to be: word -> the nearest word of a title; in one request."""
+        if not words:
+            return {}
+        answer = self._search(corrections_body(words))
+        known = answer["aggregations"][KNOWN_WORDS]["buckets"]
+        nearest = {
+            word: next((option["text"] for option in _options(answer, str(n)) if can_be_misspelt(option["text"])), None)
+            for n, word in enumerate(words)
+            if not known[str(n)]["doc_count"]
+        }
+        return {word: near for word, near in nearest.items() if near is not None}
+
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
         found: list[Candidate] = []
@@ -179,11 +195,14 @@ class OpenSearchIndex:
         return self._hits({**body, "search_pipeline": fusion_pipeline(fusion)}, **named)
 
     def _hits(self, body: Mapping[str, Any], **params: str) -> list[dict[str, Any]]:
+        return list(self._search(body, **params)["hits"]["hits"])
+
+    def _search(self, body: Mapping[str, Any], **params: str) -> dict[str, Any]:
         with opensearch_errors(self._url):
             # A shard that fails must not pass for an answer with fewer hits
             strict = {"allow_partial_search_results": "false", **params, **self._limits}
-            answer = self._client.search(index=self._name, body=body, params=strict)
-        return list(answer["hits"]["hits"])
+            answer: dict[str, Any] = self._client.search(index=self._name, body=body, params=strict)
+        return answer
 
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self._dimensions,):
@@ -194,6 +213,12 @@ def _candidate(hit: Mapping[str, Any]) -> Candidate:
     document = dict(hit["_source"])
     vector = vector_from_json(document.pop(VECTOR_FIELD))
     return Candidate(hit["_id"], float(hit.get("_score") or 0.0), document, vector)
+
+
+def _options(answer: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The suggester's options for one word, best first; none where its analyzer made several words of it."""
+    tokens = answer["suggest"][name]
+    return list(tokens[0]["options"]) if len(tokens) == 1 else []
 
 
 def _keyword_score(hit: Mapping[str, Any]) -> float:
