@@ -44,9 +44,10 @@ class BuyerHistories:
         end = bisect_left(acts, moment, key=lambda act: act.timestamp)
         return tuple(acts[max(0, end - MAX_INTERACTIONS) : end])
 
-    def by_question(self, clicks: Sequence[Click]) -> dict[Asked, list[Click]]:
-        """Put impressions together that answer one question: lists of buyers of whom nothing was known are one a query."""
+    def questions(self, clicks: Sequence[Click]) -> dict[Asked, list[Click]]:
+        """The impressions of lists whose buyers had done something before, by what they asked."""
         shown: dict[Asked, list[Click]] = defaultdict(list)
         for click in clicks:
-            shown[Asked(click.query, self.before(click.buyer_id, click.timestamp))].append(click)
+            if recent := self.before(click.buyer_id, click.timestamp):
+                shown[Asked(click.query, recent)].append(click)
         return shown

@@ -28,7 +28,7 @@ from retrieval.index.base import Filter, Vector, VectorIndex
 from retrieval.indexing import index_release
 from retrieval.items import query_text
 from retrieval.ranker.features import feature_matrix
-from retrieval.ranker.xgboost import Choice, RankingData, fit_booster, fit_few_queries
+from retrieval.ranker.xgboost import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
 from retrieval.search import SearchRequest, SearchService, retrieve
 from retrieval.tower import split_tower_id
 
@@ -36,6 +36,7 @@ Progress = Callable[[int, int], None]
 Labels = Literal["clicks", "judgments"]
 Gains = Mapping[Asked, Mapping[str, float]]  # question -> item_id -> gain >= 0
 SPLITS = ("train", "val")
+KNOWN_BUYERS = {split: f"{split}, known buyers" for split in SPLITS}
 CANDIDATES = 50
 EXIT_USAGE = 2
 
@@ -47,12 +48,12 @@ class RerankerReport:
     Attributes:
         path: the saved booster.
         labels: what it learnt from.
-        train_queries: questions whose candidates differ in gain, of split train: a query, or one list of a buyer who had a
-            history when they asked.
+        train_queries: queries whose candidates differ in gain, of split train.
         val_queries: of split val. With clicks they chose the number of trees; with judgments they trained, too.
         rows: candidates of both.
         position_bias: how fast buyers stop looking, see ranking_labels.position_bias; None: not known, clicks count as they are.
         choice: what cross-validation chose; None with clicks.
+        knows_buyers: whether lists of buyers who had done something before trained, too, and earned their place.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class RerankerReport:
     rows: int
     position_bias: float | None
     choice: Choice | None
+    knows_buyers: bool = False
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON can write it."""
@@ -88,9 +90,9 @@ def train_reranker(
 
     The rows are the first stage's own candidates, so that training sees what serving will. Of clicks, candidates that no buyer
     was shown say nothing and are left out; of judgments, candidates that nobody judged count as wrong, as nDCG counts them.
-    A buyer who had done something before is searched for as a shop that sends `recent_interactions` would, so that the
-    features of buyers are filled as in serving. Searches happen at the catalogue's own moment, when the clicks were made, so
-    that a training repeats.
+    Lists of buyers who had done something before are searched for as a shop does that sends `recent_interactions`, so that
+    `buyer_affinity` is filled as in serving; they train where that helps on the validation split. Searches happen at the
+    catalogue's own moment, when the clicks were made, so that a training repeats.
 
     Args:
         catalog: its splits `train` and `val` hold clicks or judgments; `test` is not looked at.
@@ -110,29 +112,46 @@ def train_reranker(
     clicks = {split: catalog.clicks(split) for split in SPLITS}
     labels = labels or ("clicks" if clicks["train"] else "judgments")
     fall = position_bias(clicks["train"]) if labels == "clicks" and debias else None
-    gains = _clicked(clicks, fall or 0.0) if labels == "clicks" else {split: _judged(catalog, split) for split in SPLITS}
+    if labels == "clicks":
+        gains = _clicked(clicks, fall or 0.0)
+    else:
+        gains = {split: _asked(judged_gains(catalog.qrels(split))) for split in SPLITS}
     data = _gather(catalog, service, gains, labels == "judgments", candidates, progress)
     train, val = data["train"], data["val"]
-    choice = None
+    choice, knows_buyers = None, False
     if labels == "clicks":
-        booster = fit_booster(train, val, seed=seed)
+        booster, knows_buyers = _fit_clicks(data, seed)
     else:
         booster, choice = fit_few_queries(train + val, seed=seed)
     booster.save(path)
-    return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice)
+    return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice, knows_buyers)
+
+
+def _fit_clicks(data: Mapping[str, RankingData], seed: int) -> tuple[BoosterRanker, bool]:
+    """Fit queries as anybody asks them; lists of known buyers join in if that puts their lots in a better order and no others
+    in a worse one, on the validation split."""
+    train, val = data["train"], data["val"]
+    booster = fit_booster(train, val, seed=seed)
+    known = [data[KNOWN_BUYERS[split]] for split in SPLITS]
+    if not all(map(len, known)):
+        return booster, False
+    personal = fit_booster(train + known[0], val + known[1], seed=seed)
+    earned = personal.ndcg_at_10(known[1]) > booster.ndcg_at_10(known[1]) and personal.ndcg_at_10(val) >= booster.ndcg_at_10(val)
+    return (personal, True) if earned else (booster, False)
 
 
 def _clicked(clicks: Mapping[str, Sequence[Click]], fall: float) -> dict[str, Gains]:
-    """split -> the gains of every question; a buyer's history is that of the whole log, up to the moment of the list."""
-    histories = BuyerHistories(click for split in clicks.values() for click in split)
-    return {
-        split: {asked: clicked_gains(of, fall)[asked.query] for asked, of in histories.by_question(shown).items()}
-        for split, shown in clicks.items()
-    }
+    """split -> the gains of every query, and of the lists of known buyers; what they had done stands in the whole log."""
+    histories = BuyerHistories(click for shown in clicks.values() for click in shown)
+    gains: dict[str, Gains] = {split: _asked(clicked_gains(shown, fall)) for split, shown in clicks.items()}
+    for split, shown in clicks.items():
+        questions = histories.questions(shown)
+        gains[KNOWN_BUYERS[split]] = {asked: clicked_gains(of, fall)[asked.query] for asked, of in questions.items()}
+    return gains
 
 
-def _judged(catalog: CatalogFolder, split: str) -> Gains:
-    return {Asked(query): grades for query, grades in judged_gains(catalog.qrels(split)).items()}
+def _asked(gains: Mapping[str, Mapping[str, float]]) -> Gains:
+    return {Asked(query): of_query for query, of_query in gains.items()}
 
 
 def _gather(
@@ -157,7 +176,7 @@ def _gather(
             if len(set(y.tolist())) > 1:
                 features.append(x)
                 labels.append(y)
-        if not features:
+        if not features and split in SPLITS:
             raise InvalidInput(
                 f"split {split!r} of {catalog.path} has no clicks or judgments that tell candidates apart; collect more of them"
             )

@@ -69,10 +69,13 @@ class SearchAnswer:
         mode: as asked.
         reranked: whether the re-ranker gave the order.
         degraded: what failed and was done without: "semantic", "keyword", "rerank" or "buyer".
-        timings_ms: stage -> milliseconds: load (of index and models, the first time), encode, retrieve, rerank, diversify, total.
+        timings_ms: stage -> milliseconds: load (of index and models, the first time), encode, retrieve, rerank, diversify,
+            spelling, total.
         cached: whether it was answered a moment ago, and kept.
         next_offset: where the next page begins; None when there is none.
         unknown_items: item ids of the buyer's acts that no lot has.
+        did_you_mean: the query with words that no lot has put right, on the first page; None where there are none, or nothing
+            near them. What was searched for is the query as typed.
     """
 
     results: Sequence[SearchResult]
@@ -84,3 +87,4 @@ class SearchAnswer:
     cached: bool = False
     next_offset: int | None = None
     unknown_items: Sequence[str] = ()
+    did_you_mean: str | None = None

@@ -18,12 +18,14 @@ from retrieval.explain import explanations
 from retrieval.first_stage import FirstStage
 from retrieval.index.admission import admits
 from retrieval.index.base import Candidate, Vector, cosines
+from retrieval.items import query_text
 from retrieval.live_index import Live
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import feature_matrix
 from retrieval.schema import visible_fields
 from retrieval.search_answer import SearchAnswer, SearchResult
 from retrieval.search_request import MAX_OFFSET, MAX_REACH, SearchRequest
+from retrieval.spelling import corrected, doubtful_words
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +121,7 @@ class TwoStages:
             whole = _whole_list(found, first)
             page = whole[request.offset : end]
             results = ranked(page, vector, request.offset)
+            meant = self._meant(live, question, found, timings)
             if request.explain:
                 results = self._explained(live, question, found, results, page, by_relevance)
         return SearchAnswer(
@@ -130,7 +133,18 @@ class TwoStages:
             timings_ms={**before, **timings, "total": round(before["total"] + timings["total"], 3)},
             next_offset=end if end <= MAX_OFFSET and (len(whole) > end or found.may_go_on) else None,
             unknown_items=question.unknown_items,
+            did_you_mean=meant,
         )
+
+    def _meant(self, live: Live, question: _Question, found: _Found, timings: dict[str, float]) -> str | None:
+        """The query with its misspelt words put right; the index is asked on the first page, of words that no found lot says."""
+        text = query_text(question.request.query)
+        lots = [candidate.document for candidate in (*found.named.values(), *found.window)]
+        words = [] if found.named or question.request.offset else doubtful_words(text, lots)
+        if not words:
+            return None
+        with timed(timings, "spelling"):
+            return corrected(text, self._first_stage.corrections(live.index, words, question.deadline))
 
     def _question(self, live: Live, request: SearchRequest, vector: Vector | None, deadline: Deadline) -> _Question:
         """Draw the query's vector towards the lots that the buyer acted on, and remember where the buyer stands."""

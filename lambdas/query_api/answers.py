@@ -61,6 +61,7 @@ class Answer(BaseModel):
                 "cached": False,
                 "next_offset": 10,
                 "unknown_items": [],
+                "did_you_mean": None,
             }
         }
     )
@@ -74,6 +75,7 @@ class Answer(BaseModel):
     cached: bool
     next_offset: int | None
     unknown_items: list[str]
+    did_you_mean: str | None
 
     @classmethod
     def of(cls, answer: SearchAnswer) -> "Answer":
