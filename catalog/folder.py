@@ -49,6 +49,7 @@ _ITEM_SCHEMA = pa.schema(
         "listed_at": _TIME,
         "ends_at": _TIME,
         "updated_at": _TIME,
+        "seller": pa.string(),
     }
 )
 _PAIR_SCHEMA = pa.schema(

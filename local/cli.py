@@ -21,6 +21,7 @@ from local.serve_command import serve
 from local.tower_commands import export
 from local.training_commands import adapt, mine, train
 from local.tuning_commands import tune_app
+from retrieval.diversity import Diversity
 from retrieval.errors import GavelError
 from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
@@ -80,6 +81,9 @@ def search(
     min_seller_rating: Annotated[float | None, typer.Option(help="Only sellers rated at least this, 0 to 5.")] = None,
     rerank: Annotated[bool, typer.Option(help="Let the re-ranker order the answer.")] = True,
     fusion: Annotated[str, typer.Option(help="rrf, min_max or l2, with weights if wanted: min_max:0.7,0.3; else as tuned.")] = "",
+    diversity: Annotated[float, typer.Option(help="How much the best lots shall differ, 0 to 1.")] = 0.0,
+    most_per_brand: Annotated[int | None, typer.Option(help="Lots of one brand before the others.")] = None,
+    most_per_seller: Annotated[int | None, typer.Option(help="Lots of one seller before the others.")] = None,
     tower: Annotated[str, typer.Option(help="Insist on this tower_id.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -87,11 +91,13 @@ def search(
     from local.wiring import search_service
 
     settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
+    spread = Diversity(diversity, most_per_brand, most_per_seller)
     service = search_service(replace(settings, tower_id=tower or settings.tower_id))
 
     def ask(text: str) -> None:
         where = Filter(category, brand, min_price, max_price, min_seller_rating)
-        _answer(service, SearchRequest(text, k, mode, where, rerank, fusion=fused), as_json, photo)
+        request = SearchRequest(text, k, mode, where, rerank, fusion=fused, diversity=spread)
+        _answer(service, request, as_json, photo)
 
     if query is not None or photo is not None:
         ask(query or "")

@@ -70,6 +70,8 @@ def show_answer(query: str, answer: SearchAnswer) -> None:
         table.add_row(*row, *([_ends(lot.get("ends_at"))] if wide else []))
     remedy = "loosen the filters" if answer.mode == "hybrid" else "loosen the filters or try --mode hybrid"
     console.print(table if answer.results else Text(f"“{query}”: no lot fits; {remedy}"))
+    if answer.did_you_mean:
+        console.print(Text(f"Did you mean “{answer.did_you_mean}”?"))
     timings = ", ".join(f"{stage} {ms:.1f}" for stage, ms in answer.timings_ms.items() if stage != "total")
     order = "re-ranked" if answer.reranked else "first-stage order"
     failed = f", without {', '.join(answer.degraded)}" if answer.degraded else ""

@@ -7,7 +7,7 @@ Feedback", WSDM 2017). Position itself never becomes a feature: at serving time 
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean
 
@@ -15,8 +15,6 @@ import numpy as np
 
 from catalog.folder import Click, Qrels
 from retrieval.events import EVENT_WEIGHTS
-
-Gains = Mapping[str, Mapping[str, float]]  # query text -> item_id -> gain >= 0
 
 LEAST_PROPENSITY = 0.1  # a click deeper than this counts ten times and no more: one chance click must not decide
 MOST_FALL = 3.0

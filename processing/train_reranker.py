@@ -12,27 +12,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from catalog.folder import CatalogFolder
+from catalog.folder import CatalogFolder, Click
+from processing.buyer_histories import Asked, BuyerHistories
 from processing.corpus import catalog_moment
-from processing.ranking_labels import Gains, clicked_gains, judged_gains, position_bias
+from processing.ranking_labels import clicked_gains, judged_gains, position_bias
+from retrieval.buyers import buyer_vector, drawn_towards
 from retrieval.encoder import QueryEncoder
-from retrieval.errors import GavelError, InvalidInput
-from retrieval.index.base import Filter
+from retrieval.errors import GavelError, InvalidInput, InvalidQuery
+from retrieval.index.base import Filter, Vector, VectorIndex
 from retrieval.indexing import index_release
 from retrieval.items import query_text
 from retrieval.ranker.features import feature_matrix
-from retrieval.ranker.xgboost import Choice, RankingData, fit_booster, fit_few_queries
+from retrieval.ranker.xgboost import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
 from retrieval.search import SearchRequest, SearchService, retrieve
 from retrieval.tower import split_tower_id
 
 Progress = Callable[[int, int], None]
 Labels = Literal["clicks", "judgments"]
+Gains = Mapping[Asked, Mapping[str, float]]  # question -> item_id -> gain >= 0
 SPLITS = ("train", "val")
+KNOWN_BUYERS = {split: f"{split}, known buyers" for split in SPLITS}
 CANDIDATES = 50
 EXIT_USAGE = 2
 ROOT = Path("/opt/ml/processing")  # of a SageMaker processing job
@@ -50,6 +55,7 @@ class RerankerReport:
         rows: candidates of both.
         position_bias: how fast buyers stop looking, see ranking_labels.position_bias; None: not known, clicks count as they are.
         choice: what cross-validation chose; None with clicks.
+        knows_buyers: whether lists of buyers who had done something before trained, too, and earned their place.
     """
 
     path: Path
@@ -59,6 +65,7 @@ class RerankerReport:
     rows: int
     position_bias: float | None
     choice: Choice | None
+    knows_buyers: bool = False
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON can write it."""
@@ -85,7 +92,9 @@ def train_reranker(
 
     The rows are the first stage's own candidates, so that training sees what serving will. Of clicks, candidates that no buyer
     was shown say nothing and are left out; of judgments, candidates that nobody judged count as wrong, as nDCG counts them.
-    Searches happen at the catalogue's own moment, when the clicks were made, so that a training repeats.
+    Lists of buyers who had done something before are searched for as a shop does that sends `recent_interactions`, so that
+    `buyer_affinity` is filled as in serving; they train where that helps on the validation split. Searches happen at the
+    catalogue's own moment, when the clicks were made, so that a training repeats.
 
     Args:
         catalog: its splits `train` and `val` hold clicks or judgments; `test` is not looked at.
@@ -105,19 +114,46 @@ def train_reranker(
     clicks = {split: catalog.clicks(split) for split in SPLITS}
     labels = labels or ("clicks" if clicks["train"] else "judgments")
     fall = position_bias(clicks["train"]) if labels == "clicks" and debias else None
-    gains: dict[str, Gains] = {
-        split: clicked_gains(clicks[split], fall or 0.0) if labels == "clicks" else judged_gains(catalog.qrels(split))
-        for split in SPLITS
-    }
+    if labels == "clicks":
+        gains = _clicked(clicks, fall or 0.0)
+    else:
+        gains = {split: _asked(judged_gains(catalog.qrels(split))) for split in SPLITS}
     data = _gather(catalog, service, gains, labels == "judgments", candidates, progress)
     train, val = data["train"], data["val"]
-    choice = None
+    choice, knows_buyers = None, False
     if labels == "clicks":
-        booster = fit_booster(train, val, seed=seed)
+        booster, knows_buyers = _fit_clicks(data, seed)
     else:
         booster, choice = fit_few_queries(train + val, seed=seed)
     booster.save(path)
-    return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice)
+    return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice, knows_buyers)
+
+
+def _fit_clicks(data: Mapping[str, RankingData], seed: int) -> tuple[BoosterRanker, bool]:
+    """Fit queries as anybody asks them; lists of known buyers join in if that puts their lots in a better order and no others
+    in a worse one, on the validation split."""
+    train, val = data["train"], data["val"]
+    booster = fit_booster(train, val, seed=seed)
+    known = [data[KNOWN_BUYERS[split]] for split in SPLITS]
+    if not all(map(len, known)):
+        return booster, False
+    personal = fit_booster(train + known[0], val + known[1], seed=seed)
+    earned = personal.ndcg_at_10(known[1]) > booster.ndcg_at_10(known[1]) and personal.ndcg_at_10(val) >= booster.ndcg_at_10(val)
+    return (personal, True) if earned else (booster, False)
+
+
+def _clicked(clicks: Mapping[str, Sequence[Click]], fall: float) -> dict[str, Gains]:
+    """split -> the gains of every query, and of the lists of known buyers; what they had done stands in the whole log."""
+    histories = BuyerHistories(click for shown in clicks.values() for click in shown)
+    gains: dict[str, Gains] = {split: _asked(clicked_gains(shown, fall)) for split, shown in clicks.items()}
+    for split, shown in clicks.items():
+        questions = histories.questions(shown)
+        gains[KNOWN_BUYERS[split]] = {asked: clicked_gains(of, fall)[asked.query] for asked, of in questions.items()}
+    return gains
+
+
+def _asked(gains: Mapping[str, Mapping[str, float]]) -> Gains:
+    return {Asked(query): of_query for query, of_query in gains.items()}
 
 
 def _gather(
@@ -128,20 +164,21 @@ def _gather(
     candidates: int,
     progress: Progress | None,
 ) -> dict[str, RankingData]:
-    """split -> the queries whose candidates differ in gain; one gain for all says nothing about order."""
-    now = catalog_moment(catalog)
+    """split -> the questions whose candidates differ in gain; one gain for all says nothing about order."""
+    now, live = catalog_moment(catalog), service.live()
+    encoded = cache(lambda query: live.encoder.encode([query_text(query)])[0])  # lists of one query share its vector
     total, done, data = sum(map(len, gains.values())), 0, {}
-    for split, gains_by_query in gains.items():
+    for split, gains_by_question in gains.items():
         features, labels = [], []
-        for query, gains_of_query in gains_by_query.items():
+        for asked, gains_of_question in gains_by_question.items():
             done += 1
             if progress:
                 progress(done, total)
-            x, y = _rows(service, query, gains_of_query, unlabelled, candidates, now)
+            x, y = _rows(live.index, asked, encoded(asked.query), gains_of_question, unlabelled, candidates, now)
             if len(set(y.tolist())) > 1:
                 features.append(x)
                 labels.append(y)
-        if not features:
+        if not features and split in SPLITS:
             raise InvalidInput(
                 f"split {split!r} of {catalog.path} has no clicks or judgments that tell candidates apart; collect more of them"
             )
@@ -150,10 +187,16 @@ def _gather(
 
 
 def _rows(
-    service: SearchService, query: str, gains: Mapping[str, float], unlabelled: bool, candidates: int, now: datetime
+    index: VectorIndex,
+    asked: Asked,
+    vector: Vector,
+    gains: Mapping[str, float],
+    unlabelled: bool,
+    candidates: int,
+    now: datetime,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, F) and gains (N,) of the candidates of one query; those without a label only where they count as wrong."""
-    found, features = candidate_features(service, query, now, candidates=candidates)
+    """Features (N, F) and gains (N,) of the candidates of one question; those without a label only where they count as wrong."""
+    found, features = _candidates(index, asked, vector, candidates, now)
     kept = np.array([unlabelled or item_id in gains for item_id in found], dtype=bool)
     return features[kept], np.array([gains.get(item_id, 0.0) for item_id in found], dtype=np.float32)[kept]
 
@@ -161,7 +204,7 @@ def _rows(
 def candidate_features(
     service: SearchService, query: str, now: datetime, *, candidates: int = CANDIDATES
 ) -> tuple[list[str], np.ndarray]:
-    """What serving hands to the re-ranker: ids (N,) in first-stage order, and features (N, F).
+    """What serving hands to the re-ranker for a buyer whom nobody knows: ids (N,) in first-stage order, and features (N, F).
 
     Args:
         service: searches its live index.
@@ -170,9 +213,24 @@ def candidate_features(
         candidates: the most that are asked for.
     """
     live = service.live()
-    vector = live.encoder.encode([query_text(query)])[0]  # (D,)
-    found = retrieve(live.index, SearchRequest(query, where=Filter(now=now)), vector, candidates)
-    return [c.item_id for c in found], feature_matrix(query, vector, found, now)  # (N, F)
+    return _candidates(live.index, Asked(query), live.encoder.encode([query_text(query)])[0], candidates, now)
+
+
+def _candidates(index: VectorIndex, asked: Asked, vector: Vector, candidates: int, now: datetime) -> tuple[list[str], np.ndarray]:
+    buyer = _buyer(index, asked)
+    searched = vector if buyer is None else drawn_towards(vector, buyer)
+    found = retrieve(index, SearchRequest(asked.query, where=Filter(now=now)), searched, candidates)
+    return [c.item_id for c in found], feature_matrix(asked.query, vector, found, now, buyer)  # (N, F)
+
+
+def _buyer(index: VectorIndex, asked: Asked) -> Vector | None:
+    """Where the buyer stood, as a search finds it out; None when nothing is known, or of lots that are all gone."""
+    if not asked.recent:
+        return None
+    try:
+        return buyer_vector(asked.recent, index.fetch).vector
+    except InvalidQuery:
+        return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

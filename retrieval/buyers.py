@@ -10,6 +10,10 @@ from retrieval.errors import InvalidQuery
 from retrieval.events import Interaction
 from retrieval.index.base import Candidate, Vector
 
+# How far a buyer's acts draw the query's vector: enough to settle which of several meanings is meant, too little to change
+# the subject. Set by hand.
+BUYER_SHARE = 0.2
+
 
 @dataclass(frozen=True, slots=True)
 class BuyerVector:
@@ -48,6 +52,11 @@ def buyer_vector(acts: Sequence[Interaction], fetch: Callable[[Sequence[str]], l
         raise InvalidQuery(f"none of the {len(weights)} lots that the buyer acted on is known; send item ids of this index")
     total = sum(weights[item_id] * vector.astype(np.float64) for item_id, vector in lots.items())  # (D,)
     return BuyerVector(unit_vector(np.asarray(total)), [i for i in weights if i in lots], unknown)
+
+
+def drawn_towards(vector: Vector, buyer: Vector) -> Vector:
+    """The vector of a query, (D,) of unit length, drawn a fifth of the way towards a buyer: what is searched with."""
+    return unit_vector((1 - BUYER_SHARE) * vector + BUYER_SHARE * buyer)
 
 
 def unit_vector(numbers: Sequence[float] | Vector) -> Vector:

@@ -11,6 +11,7 @@ from retrieval.errors import InvalidQuery
 from retrieval.index.base import Candidate
 
 MAX_PER_LABEL = 100
+LABELS = ("brand", "seller")  # fields of a document that can be capped
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,22 +20,34 @@ class Diversity:
 
     Attributes:
         strength: 0 to 1. 0 leaves the order of the scores; 1 looks, after the first lot, at unlikeness alone.
-        most_per_label: lots of one label before every lot of the others, >= 1; None caps nothing.
-        label: the field of a document that holds the label; a lot without it is capped by none.
+        most_per_brand: lots of one brand before every lot of the others, 1 to 100; None caps nothing.
+        most_per_seller: the same of one seller. A lot without brand or seller is capped by none.
 
     Raises:
         InvalidQuery: a value is out of its limits.
     """
 
     strength: float = 0.0
-    most_per_label: int | None = None
-    label: str = "brand"
+    most_per_brand: int | None = None
+    most_per_seller: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise InvalidQuery(f"diversity is {self.strength}; allowed are numbers from 0 to 1")
-        if self.most_per_label is not None and not 1 <= self.most_per_label <= MAX_PER_LABEL:
-            raise InvalidQuery(f"the most lots of one {self.label} are {self.most_per_label}; allowed are 1 to {MAX_PER_LABEL}")
+        for label, most in self.caps.items():
+            if not 1 <= most <= MAX_PER_LABEL:
+                raise InvalidQuery(f"the most lots of one {label} are {most}; allowed are 1 to {MAX_PER_LABEL}")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it asks for anything at all."""
+        return self.strength > 0 or bool(self.caps)
+
+    @property
+    def caps(self) -> dict[str, int]:
+        """Field -> lots of one label of it that come first."""
+        given = zip(LABELS, (self.most_per_brand, self.most_per_seller), strict=True)
+        return {label: most for label, most in given if most is not None}
 
 
 def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], wanted: Diversity) -> list[int]:
@@ -57,17 +70,20 @@ def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], want
         return []
     vectors = np.stack([c.vector for c in candidates])  # (N, D)
     relevance = (1 - wanted.strength) * _from_0_to_1(scores)  # (N,)
-    labels = [str(c.document.get(wanted.label, "")).lower() for c in candidates]
+    labels = {field: [str(c.document.get(field, "")).lower() for c in candidates] for field in wanted.caps}
     likeness = np.zeros(len(candidates))  # (N,) with the likest lot above; before the first, all are alike
-    left, taken, order = np.ones(len(candidates), dtype=np.bool_), Counter[str](), list[int]()
+    left, taken, order = np.ones(len(candidates), dtype=np.bool_), {field: Counter[str]() for field in labels}, list[int]()
     for _ in candidates:
-        allowed = left & ~_full(labels, taken, wanted.most_per_label)
+        allowed = left.copy()
+        for field, most in wanted.caps.items():
+            allowed &= ~_full(labels[field], taken[field], most)
         value = relevance - wanted.strength * likeness if order else scores
         best = int(np.argmax(np.where(allowed if allowed.any() else left, value, -np.inf)))
         cosines = vectors @ vectors[best]  # (N, D) @ (D,) -> (N,)
         likeness = np.maximum(likeness, cosines) if order else cosines
         left[best] = False
-        taken[labels[best]] += 1
+        for field, told in labels.items():
+            taken[field][told[best]] += 1
         order.append(best)
     return order
 
@@ -77,8 +93,6 @@ def _from_0_to_1(scores: NDArray[np.float32]) -> NDArray[np.float64]:
     return (scores.astype(np.float64) - low) / ((high - low) or 1.0)
 
 
-def _full(labels: Sequence[str], taken: Counter[str], most: int | None) -> NDArray[np.bool_]:
+def _full(labels: Sequence[str], taken: Counter[str], most: int) -> NDArray[np.bool_]:
     """(N,) which lots have a label that has had its places; no label has no end."""
-    if most is None:
-        return np.zeros(len(labels), dtype=np.bool_)
     return np.array([bool(label) and taken[label] >= most for label in labels])

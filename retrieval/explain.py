@@ -27,6 +27,7 @@ def explanations(
     named: Container[str],
     searched: Vector | None,
     ranker: Ranker | None,
+    by_relevance: Sequence[str] = (),
 ) -> list[Explanation]:
     """Explain the lots of a page.
 
@@ -38,10 +39,12 @@ def explanations(
         named: ids of the lots that the query named.
         searched: (D,) float32, what was searched with; None when the query could not be encoded.
         ranker: what re-ranked the window.
+        by_relevance: ids of the window by score, before diversity moved them; empty without diversity.
     """
     places = {candidate.item_id: row for row, candidate in enumerate(window)}
     ranks = {name: {c.item_id: rank for rank, c in enumerate(found, 1)} for name, found in lists.items()}
     bm25 = {c.item_id: c.score for c in lists["keyword"]}
+    unmoved = {item_id: rank for rank, item_id in enumerate(by_relevance, 1)}
     contributions = _contributions(ranker, features)
     similarities = [None] * len(lots) if searched is None else cosines(searched, lots)
     told = []
@@ -51,6 +54,7 @@ def explanations(
             Explanation(
                 named_by_id=lot.item_id in named,
                 first_stage_rank=None if row is None else row + 1,
+                relevance_rank=unmoved.get(lot.item_id),
                 fused_score=None if row is None else window[row].score,
                 semantic_rank=ranks["semantic"].get(lot.item_id),
                 cosine=cosine,

@@ -17,7 +17,7 @@ from retrieval.search_request import SearchRequest
 logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
-WAYS = ("hybrid", "semantic", "keyword", "fetch")
+WAYS = ("hybrid", "semantic", "keyword", "fetch", "spelling")
 
 
 def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector, k: int) -> list[Candidate]:
@@ -95,6 +95,14 @@ class FirstStage:
     def fetch(self, index: VectorIndex, item_ids: Sequence[str], deadline: Deadline) -> list[Candidate]:
         """The stored lots of these ids; unknown ones are left out."""
         return self.ask("fetch", index, deadline, lambda i: i.fetch(item_ids))
+
+    def corrections(self, index: VectorIndex, words: Sequence[str], deadline: Deadline) -> dict[str, str]:
+        """What words that no lot has were meant to be; nothing where that cannot be had, for a search is one without it."""
+        try:
+            return self.ask("spelling", index, deadline, lambda i: i.corrections(words))
+        except (IndexUnavailable, InvalidInput) as error:
+            logger.warning("searching without a look at the spelling: %s", error)
+            return {}
 
     def buyer(self, index: VectorIndex, acts: Sequence[Interaction], deadline: Deadline) -> BuyerVector:
         """Where a buyer stands, by the stored lots of what they did (buyers.buyer_vector)."""

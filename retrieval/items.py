@@ -35,6 +35,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "listed_at": ("listed_at",),
     "ends_at": ("ends_at",),
     "updated_at": ("updated_at",),
+    "seller": ("seller", "seller_id", "metadata.seller"),
 }
 REQUIRED = ("item_id", "title")
 
@@ -56,6 +57,7 @@ class Item:
         listed_at: UTC, or None.
         ends_at: UTC end of the auction; None never ends.
         updated_at: UTC time of this version of the lot, or None.
+        seller: id or name of who sells it, may be empty.
     """
 
     item_id: str
@@ -70,6 +72,7 @@ class Item:
     listed_at: datetime | None = None
     ends_at: datetime | None = None
     updated_at: datetime | None = None
+    seller: str = ""
 
     @property
     def version(self) -> int:
@@ -150,6 +153,7 @@ def parse_item(row: Mapping[str, Any]) -> Item:
         listed_at=parse_time("listed_at", values["listed_at"]),
         ends_at=parse_time("ends_at", values["ends_at"]),
         updated_at=parse_time("updated_at", values["updated_at"]),
+        seller=_text("seller", values["seller"], MAX_TITLE_CHARS),
     )
 
 

@@ -22,6 +22,7 @@ BM25_B = 0.75
 VECTOR_FIELD = "embedding"
 TEXT_FIELD = "text"
 WORD_FIELDS = {"title": "title", "brand": "brand.words", "category": "category.words"}  # field of FieldBoosts -> its words
+SPELLING_FIELD = "title.spelling"  # the words of titles with their endings, from which misspelt ones are put right
 WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with a word of more than 32,766 bytes
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
@@ -123,7 +124,10 @@ def _analysis() -> dict[str, Any]:
             "english_stemmer": {"type": "stemmer", "language": "porter2"},
             "word_head": {"type": "truncate", "length": WORD_HEAD_CHARS},
         },
-        "analyzer": {"item_text": {"type": "custom", "tokenizer": "word", "filter": item_text_filters}},
+        "analyzer": {
+            "item_text": {"type": "custom", "tokenizer": "word", "filter": item_text_filters},
+            "spelling": {"type": "custom", "tokenizer": "word", "filter": ["lowercase", "word_head"]},
+        },
         "tokenizer": {"word": {"type": "pattern", "pattern": r"\w+", "group": 0, "flags": "UNICODE_CHARACTER_CLASS"}},
     }
 
@@ -147,13 +151,14 @@ def _lot_fields() -> dict[str, Any]:
     time = {"type": "date", "format": "epoch_millis"}
     return {
         TEXT_FIELD: text,
-        "title": text,
+        "title": {**text, "fields": {"spelling": {"type": "text", "analyzer": "spelling"}}},
         "item_id": exact,
         "category": named,
         "brand": named,
         "current_price": {"type": "float"},
         "bid_count": {"type": "integer"},
         "seller_rating": {"type": "float"},
+        "seller": exact,
         **dict.fromkeys(TIME_FIELDS, time),
         "has_image": {"type": "boolean"},
         "tower_id": exact,

@@ -14,6 +14,8 @@ class Explanation:
     Attributes:
         named_by_id: whether the query was its item_id.
         first_stage_rank: its place before re-ranking, from 1; None when it was not among the candidates.
+        relevance_rank: its place by score alone, before diversity moved it; None without diversity, or when it was not among
+            the candidates.
         fused_score: what the first stage ordered it by; in hybrid mode the fused score.
         semantic_rank: its place in the list by vectors; None when it is not in it.
         cosine: of the vector that was searched with and the lot's.
@@ -26,6 +28,7 @@ class Explanation:
 
     named_by_id: bool
     first_stage_rank: int | None
+    relevance_rank: int | None
     fused_score: float | None
     semantic_rank: int | None
     cosine: float | None
@@ -42,7 +45,7 @@ class SearchResult:
     Attributes:
         rank: place, from 1; on a later page it goes on from the page before.
         item_id: its id.
-        score: what it was ordered by: the re-ranker's score, or the first stage's.
+        score: what it was ordered by: the re-ranker's score, or the first stage's; diversity moves lots and leaves their scores.
         similarity: cosine of query and lot in [-1, 1]; None when the query could not be encoded.
         fields: what a buyer may see of the lot; times in ms since 1970.
         explanation: how it came to its place, when that was asked for.
@@ -66,10 +69,13 @@ class SearchAnswer:
         mode: as asked.
         reranked: whether the re-ranker gave the order.
         degraded: what failed and was done without: "semantic", "keyword", "rerank" or "buyer".
-        timings_ms: stage -> milliseconds: load (of index and models, the first time), encode, retrieve, rerank, total.
+        timings_ms: stage -> milliseconds: load (of index and models, the first time), encode, retrieve, rerank, diversify,
+            spelling, total.
         cached: whether it was answered a moment ago, and kept.
         next_offset: where the next page begins; None when there is none.
         unknown_items: item ids of the buyer's acts that no lot has.
+        did_you_mean: the query with words that no lot has put right, on the first page; None where there are none, or nothing
+            near them. What was searched for is the query as typed.
     """
 
     results: Sequence[SearchResult]
@@ -81,3 +87,4 @@ class SearchAnswer:
     cached: bool = False
     next_offset: int | None = None
     unknown_items: Sequence[str] = ()
+    did_you_mean: str | None = None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from retrieval.diversity import Diversity
 from retrieval.errors import InvalidQuery
 from retrieval.events import Interaction
 from retrieval.fuse import Fusion
@@ -33,6 +34,7 @@ class SearchRequest:
         recent: what the buyer did lately, at most 200 acts; draws the query's vector towards those lots.
         explain: say of every lot how it came to its place.
         fusion: how a hybrid search fuses its two lists; None as was tuned for the tower.
+        diversity: how much the best lots, those that are re-ranked, shall differ.
     """
 
     query: str
@@ -44,6 +46,7 @@ class SearchRequest:
     recent: tuple[Interaction, ...] = ()
     explain: bool = False
     fusion: Fusion | None = None
+    diversity: Diversity = field(default_factory=Diversity)
 
 
 def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:

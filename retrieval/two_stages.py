@@ -9,26 +9,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.buyers import unit_vector
+from retrieval.buyers import drawn_towards
 from retrieval.circuit import Circuit
 from retrieval.deadline import Deadline
+from retrieval.diversity import Diversity, diversify
 from retrieval.errors import IndexUnavailable, InvalidQuery, RankerUnavailable
 from retrieval.explain import explanations
 from retrieval.first_stage import FirstStage
 from retrieval.index.admission import admits
 from retrieval.index.base import Candidate, Vector, cosines
+from retrieval.items import query_text
 from retrieval.live_index import Live
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import feature_matrix
 from retrieval.schema import visible_fields
 from retrieval.search_answer import SearchAnswer, SearchResult
 from retrieval.search_request import MAX_OFFSET, MAX_REACH, SearchRequest
+from retrieval.spelling import corrected, doubtful_words
 
 logger = logging.getLogger(__name__)
-
-# How far a buyer's acts draw the query's vector: enough to settle which of several meanings is meant, too little to change
-# the subject. Set by hand.
-BUYER_SHARE = 0.2
 
 Scored = tuple[Candidate, float]
 
@@ -41,6 +40,7 @@ class _Question:
         request: as asked.
         vector: (D,) the encoded query; None when it could not be encoded.
         searched: (D,) what is searched with: the same, or drawn towards the buyer.
+        buyer: (D,) where the buyer stands; None when nothing is known of what they did.
         deadline: of the whole search.
         degraded: takes what is done without.
         unknown_items: ids of the buyer's acts that no lot has.
@@ -51,6 +51,7 @@ class _Question:
     searched: Vector | None
     deadline: Deadline
     degraded: list[str]
+    buyer: Vector | None = None
     unknown_items: Sequence[str] = ()
 
 
@@ -75,7 +76,7 @@ class TwoStages:
     """Answers one query at a time; threads may share it.
 
     Pages fit together because every one of them is cut from the same list: the `candidates` best of the first stage in the
-    re-ranker's order, then the others among the MAX_REACH best as the first stage has them.
+    re-ranker's order, spread if diversity is asked for, then the others among the MAX_REACH best as the first stage has them.
 
     Args:
         first_stage: how the index is asked.
@@ -113,11 +114,16 @@ class TwoStages:
             if live.ranker is not None and request.rerank and found.window:
                 with timed(timings, "rerank"):
                     scores = self._scores(live.ranker, question, found.window)
-            whole = _whole_list(found, scores)
+            first = by_relevance = _by_score(found.window, scores)
+            if request.diversity.wanted:
+                with timed(timings, "diversify"):
+                    first = _diversified(by_relevance, request.diversity)
+            whole = _whole_list(found, first)
             page = whole[request.offset : end]
             results = ranked(page, vector, request.offset)
+            meant = self._meant(live, question, found, timings)
             if request.explain:
-                results = self._explained(live, question, found, results, page)
+                results = self._explained(live, question, found, results, page, by_relevance)
         return SearchAnswer(
             results=results,
             tower_id=live.index.tower_id,
@@ -127,10 +133,21 @@ class TwoStages:
             timings_ms={**before, **timings, "total": round(before["total"] + timings["total"], 3)},
             next_offset=end if end <= MAX_OFFSET and (len(whole) > end or found.may_go_on) else None,
             unknown_items=question.unknown_items,
+            did_you_mean=meant,
         )
 
+    def _meant(self, live: Live, question: _Question, found: _Found, timings: dict[str, float]) -> str | None:
+        """The query with its misspelt words put right; the index is asked on the first page, of words that no found lot says."""
+        text = query_text(question.request.query)
+        lots = [candidate.document for candidate in (*found.named.values(), *found.window)]
+        words = [] if found.named or question.request.offset else doubtful_words(text, lots)
+        if not words:
+            return None
+        with timed(timings, "spelling"):
+            return corrected(text, self._first_stage.corrections(live.index, words, question.deadline))
+
     def _question(self, live: Live, request: SearchRequest, vector: Vector | None, deadline: Deadline) -> _Question:
-        """Draw the query's vector towards the lots that the buyer acted on; words and features stay as they are."""
+        """Draw the query's vector towards the lots that the buyer acted on, and remember where the buyer stands."""
         question = _Question(request, vector, vector, deadline, [])
         if vector is None:
             question.degraded.extend(["semantic"] if request.mode == "hybrid" else [])
@@ -145,8 +162,8 @@ class TwoStages:
             logger.warning("searching without the buyer's acts: %s", error)
             question.degraded.append("buyer")
             return question
-        drawn = unit_vector((1 - BUYER_SHARE) * vector + BUYER_SHARE * buyer.vector)
-        return replace(question, searched=drawn, unknown_items=buyer.unknown_items)
+        drawn = drawn_towards(vector, buyer.vector)
+        return replace(question, searched=drawn, buyer=buyer.vector, unknown_items=buyer.unknown_items)
 
     def _found(self, live: Live, question: _Question) -> _Found:
         request = question.request
@@ -190,7 +207,13 @@ class TwoStages:
             return None
 
     def _explained(
-        self, live: Live, question: _Question, found: _Found, results: Sequence[SearchResult], page: Sequence[Scored]
+        self,
+        live: Live,
+        question: _Question,
+        found: _Found,
+        results: Sequence[SearchResult],
+        page: Sequence[Scored],
+        by_relevance: Sequence[Scored],
     ) -> list[SearchResult]:
         lists = self._first_stage.both_lists(live.index, question.request, question.searched, self._candidates, question.deadline)
         told = explanations(
@@ -201,6 +224,7 @@ class TwoStages:
             named=found.named,
             searched=question.searched,
             ranker=live.ranker if question.request.rerank else None,
+            by_relevance=[c.item_id for c, _ in by_relevance] if question.request.diversity.wanted else [],
         )
         return [replace(result, explanation=explanation) for result, explanation in zip(results, told, strict=True)]
 
@@ -210,14 +234,24 @@ def _features(question: _Question, window: Sequence[Candidate]) -> NDArray[np.fl
     vector = question.vector
     if vector is None:
         vector = np.full(window[0].vector.shape if window else (0,), np.nan, dtype=np.float32)
-    return feature_matrix(question.request.query, vector, window, question.request.where.now)
+    return feature_matrix(question.request.query, vector, window, question.request.where.now, question.buyer)
 
 
-def _whole_list(found: _Found, scores: NDArray[np.float32] | None) -> list[Scored]:
-    """The list that pages are cut from; equal scores of the re-ranker keep the first stage's order."""
-    window = [(c, c.score) for c in found.window]
-    if scores is not None:
-        window = [(found.window[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+def _by_score(window: Sequence[Candidate], scores: NDArray[np.float32] | None) -> list[Scored]:
+    """The window in the re-ranker's order, its equal scores in the first stage's; in the first stage's without scores."""
+    if scores is None:
+        return [(c, c.score) for c in window]
+    return [(window[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+
+
+def _diversified(window: Sequence[Scored], wanted: Diversity) -> list[Scored]:
+    """The window with its lots spread; all of it, so that every page is cut from the same list."""
+    scores = np.array([score for _, score in window], dtype=np.float32)  # (N,)
+    return [window[place] for place in diversify([c for c, _ in window], scores, wanted)]
+
+
+def _whole_list(found: _Found, window: Sequence[Scored]) -> list[Scored]:
+    """The list that pages are cut from: lots that the query names, the window, and what lies deeper."""
     first = [(c, next((score for w, score in window if w.item_id == c.item_id), c.score)) for c in found.named.values()]
     rest = [(c, score) for c, score in window if c.item_id not in found.named]
     return first + rest + [(c, c.score) for c in found.deeper]

@@ -24,6 +24,7 @@ class Explained(BaseModel):
 
     named_by_id: bool
     first_stage_rank: int | None
+    relevance_rank: int | None
     fused_score: float | None
     semantic_rank: int | None
     cosine: float | None
@@ -59,6 +60,7 @@ class Answer(BaseModel):
                 "cached": False,
                 "next_offset": 10,
                 "unknown_items": [],
+                "did_you_mean": None,
             }
         }
     )
@@ -72,6 +74,7 @@ class Answer(BaseModel):
     cached: bool
     next_offset: int | None
     unknown_items: list[str]
+    did_you_mean: str | None
 
     @classmethod
     def of(cls, answer: SearchAnswer) -> "Answer":

@@ -1,18 +1,12 @@
 """The route that takes what buyers did with the lots that they were shown."""
 
-import logging
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from retrieval.errors import FeedbackUnavailable
 from retrieval.feedback import MAX_ACTS, MAX_POSITION, MAX_QUERY_CHARS, Act, ActKind, EventSink, Feedback, feedback_rows
-
-log = logging.getLogger(__name__)
-
-RETRY_AFTER_S = 30
 
 
 class Event(BaseModel):
@@ -74,11 +68,7 @@ def events_router(sink: EventSink) -> APIRouter:
     def events(shown: ShownList) -> Kept:
         """Tell what buyers did with a list: impressions, clicks, bids, purchases."""
         rows = feedback_rows(shown.feedback(), datetime.now(UTC))
-        try:
-            sink.append(rows)
-        except FeedbackUnavailable as error:  # not in the table of the API's errors: no search depends on it
-            log.error("events are not kept: %s", error)
-            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error), {"Retry-After": str(RETRY_AFTER_S)}) from error
+        sink.append(rows)
         return Kept(accepted=len(rows))
 
     return router

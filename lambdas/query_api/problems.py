@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lambdas.query_api.questions import SEVERAL, SINGLE
 from retrieval.errors import (
+    FeedbackUnavailable,
     GavelError,
     IndexUnavailable,
     InvalidPhoto,
@@ -37,6 +38,7 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (UnknownItem, HTTPStatus.NOT_FOUND, "unknown_item"),
     (IndexUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "index_unavailable"),
     (TowerError, HTTPStatus.SERVICE_UNAVAILABLE, "tower_unavailable"),
+    (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
 

@@ -6,11 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from retrieval.diversity import MAX_PER_LABEL, Diversity
 from retrieval.events import Interaction
+from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
 from retrieval.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS
 from retrieval.search import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
 
+MAX_FUSION_CHARS = 64
 MAX_DIMENSIONS = 4_096  # of a vector that is sent; the index then says how many it takes
 SINGLE, SEVERAL = "one query", "several queries"
 
@@ -25,6 +28,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, le=MAX_PRICE, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]  # JSON has no times; a number would be taken for one
+Cap = Annotated[int, Field(ge=1, le=MAX_PER_LABEL)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
 
 
@@ -71,7 +75,18 @@ class Act(BaseModel):
 
 
 Acts = Annotated[list[Act], Field(min_length=1, max_length=MAX_INTERACTIONS)]
-AN_ACT = {"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z"}
+AN_ACT: dict[str, Any] = {"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z"}
+
+
+A_SEARCH: dict[str, Any] = {
+    "q": "luxury vintage watches",
+    "k": 10,
+    "max_price": 500,
+    "fusion": "min_max:0.7,0.3",
+    "diversity": 0.3,
+    "most_per_brand": 3,
+    "recent_interactions": [AN_ACT],
+}
 
 
 class SearchQuery(Nearest):
@@ -81,27 +96,49 @@ class SearchQuery(Nearest):
     mode: Mode = Field("hybrid", description="Which retrievers look: both, vectors alone, words alone.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Lots to pass over, for a later page.")
     explain: bool = Field(False, description="Say of every lot how it came to its place; takes two more requests to the index.")
+    fusion: str | None = Field(
+        None,
+        max_length=MAX_FUSION_CHARS,
+        description="How a hybrid search fuses its two lists: `rrf` (ranks), `min_max` or `l2` (normalised scores), with weights "
+        "of words and vectors if wanted: `min_max:0.7,0.3`. Left out, as was tuned for the tower, else `rrf`.",
+        examples=["min_max:0.7,0.3"],
+    )
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much the best lots shall differ: 0 leaves the order of the scores, 1 looks at unlikeness alone.",
+    )
+    most_per_brand: Cap | None = Field(None, description="Lots of one brand before the others among the best.")
+    most_per_seller: Cap | None = Field(None, description="Lots of one seller before the others among the best.")
 
     def request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
-        """The same question as the core asks it."""
+        """The same question as the core asks it.
+
+        Raises:
+            InvalidQuery: there is no such fusion.
+        """
         return SearchRequest(
-            self.q, self.k, self.mode, self.where(), offset=self.offset, recent=tuple(recent), explain=self.explain
+            *(self.q, self.k, self.mode, self.where()),
+            offset=self.offset,
+            recent=tuple(recent),
+            explain=self.explain,
+            fusion=None if self.fusion is None else Fusion.parse(self.fusion),
+            diversity=Diversity(self.diversity, self.most_per_brand, self.most_per_seller),
         )
 
 
 class SearchBody(SearchQuery):
     """What `POST /search` takes: the same, and what the buyer did lately."""
 
-    model_config = ConfigDict(
-        strict=True,
-        json_schema_extra={"example": {"q": "luxury vintage watches", "k": 10, "max_price": 500, "recent_interactions": [AN_ACT]}},
-    )
+    model_config = ConfigDict(strict=True, json_schema_extra={"example": A_SEARCH})
 
     recent_interactions: list[Act] = Field(
         default=[],
         max_length=MAX_INTERACTIONS,
-        description="Draws the vector of the query a fifth of the way towards these lots; keyword search and the re-ranker "
-        "do not look at them.",
+        description="Draws the vector of the query a fifth of the way towards these lots; the re-ranker sees how near "
+        "to them each lot is, keyword search does not look at them.",
     )
 
     def request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:

@@ -157,6 +157,13 @@ class VectorIndex(Protocol):
     def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused by fuse.fuse(); None takes the index's own fusion."""
 
+    def corrections(self, words: Sequence[str]) -> dict[str, str]:
+        """What words in lower case were meant to be: word -> the nearest word of a title (spelling.py).
+
+        A word that stands in the text, brand or category of a lot, of whatever ending, is known and has none; nor has a word
+        that no title has anything near to.
+        """
+
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
 

@@ -65,6 +65,10 @@ class Bm25Index:
         _round_lengths(scorer, np.array([len(document) for document in documents]))
         return cls(scorer, np.array(positions, dtype=np.int64))
 
+    def knows(self, word: str) -> bool:
+        """Whether a document has a word, in whatever ending."""
+        return self._scorer is not None and EnglishStemmer().stemWord(word) in self._scorer.vocab_dict
+
     def scores(self, text: str) -> NDArray[np.float32]:
         """(N,) float32 >= 0: the BM25 score of every document; a word that the query repeats counts each time."""
         tokens = [_stem(word) for word in words(text)]
@@ -111,6 +115,14 @@ class Bm25Index:
         if len(positions) != documents or (scorer is not None and scorer.scores["num_docs"] != documents):
             raise ValueError(f"{folder} does not hold the {documents} documents that it should")
         return cls(scorer, positions)
+
+
+def shares_word(word: str, text: str) -> bool:
+    """Whether a text has a word, in whatever ending."""
+    if word[:2] not in text:  # which no ending touches
+        return False
+    stem = EnglishStemmer().stemWord
+    return stem(word) in map(stem, words(text))
 
 
 def words(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from retrieval.items import MAX_ID_BYTES
 
 MAX_VERSION = 2**63 - 1  # a Java long, and SQLite's largest integer
 UNIT_LENGTH_TOLERANCE = 1e-3
-TEXT_FIELDS = ("text", "title", "category", "brand")
+TEXT_FIELDS = ("text", "title", "category", "brand", "seller")
 NUMBER_FIELDS = ("current_price", "bid_count", "seller_rating", "listed_at", "ends_at", "updated_at")
 
 

@@ -22,10 +22,12 @@ from retrieval.index.base import (
     scores_of,
     with_ranks,
 )
+from retrieval.index.bm25 import shares_word
 from retrieval.index.keyword_fields import KeywordFields
 from retrieval.index.lot_graph import Kind, LotGraph
 from retrieval.index.lot_store import LotStore
 from retrieval.index.read_write_lock import ReadWriteLock
+from retrieval.index.title_words import TitleWords
 from retrieval.tuning import Tuning
 
 LOTS_FILE = "lots.sqlite"
@@ -71,9 +73,11 @@ class FaissIndex:
         self._tuning = tuning or Tuning()
         self._lots = LotStore(folder / LOTS_FILE)
         self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
-        self._graph_turn, self._bm25_turn = threading.Lock(), threading.Lock()  # one thread at a time catches up
+        # one thread at a time catches up
+        self._graph_turn, self._bm25_turn, self._titles_turn = threading.Lock(), threading.Lock(), threading.Lock()
         self._graph: LotGraph | None = None
         self._bm25: tuple[int, KeywordFields] | None = None
+        self._titles: tuple[int, TitleWords] | None = None
         self._refreshed = 0  # the generation that every search must see
         self.closed = False
 
@@ -118,6 +122,7 @@ class FaissIndex:
         self.refresh()
         self._current_graph().save(self._lots, self._folder / f"{self._kind}.faiss", everything=True)
         self._current_bm25()
+        self._current_titles()
 
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
@@ -145,6 +150,18 @@ class FaissIndex:
         found = self._answer(fused)
         return with_ranks(found, semantic=lists[1], keyword=lists[0])
 
+    def corrections(self, words: Sequence[str]) -> dict[str, str]:
+        """What words in lower case that no lot has were meant to be: word -> the nearest word of a title."""
+        bm25 = self._current_bm25()
+        unknown = [word for word in words if not bm25.knows(word)]
+        if not unknown:
+            return {}
+        with self._lock.reading():
+            labels = self._current_graph().columns.labels
+        titles = self._current_titles()
+        nearest = {word: titles.nearest(word) for word in unknown if not any(shares_word(word, label) for label in labels)}
+        return {word: near for word, near in nearest.items() if near is not None}
+
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
         lots = self._lots.of(list(dict.fromkeys(item_ids)))
@@ -161,7 +178,7 @@ class FaissIndex:
         self.closed = True
         if self._graph is not None:
             self._graph.save(self._lots, self._folder / f"{self._kind}.faiss", everything=True)
-        self._graph = self._bm25 = None
+        self._graph = self._bm25 = self._titles = None
         self._lots.close()
 
     def _semantic_hits(self, vector: Vector, k: int, where: Filter, exact: bool) -> Hits:
@@ -246,6 +263,21 @@ class FaissIndex:
             return self._bm25[1]
         finally:
             self._bm25_turn.release()
+
+    def _current_titles(self) -> TitleWords:
+        """The words of titles of the newest generation; of an older one while another thread counts them."""
+        known, generation = self._titles, self._lots.generation()
+        if known is not None and known[0] == generation:
+            return known[1]
+        if not self._titles_turn.acquire(blocking=known is None):
+            assert known is not None
+            return known[1]
+        try:
+            if self._titles is None or self._titles[0] < generation:
+                self._titles = TitleWords.of(self._lots, self._folder)
+            return self._titles[1]
+        finally:
+            self._titles_turn.release()
 
     def _build_bm25(self) -> tuple[int, KeywordFields]:
         with self._lots.snapshot() as snapshot:

@@ -32,6 +32,10 @@ class KeywordFields:
         self.positions: NDArray[np.int64] = known[0] if len(known) == 1 else np.unique(np.concatenate(known))
         self._rows = [np.searchsorted(self.positions, positions) for positions in known]
 
+    def knows(self, word: str) -> bool:
+        """Whether the text of a lot, or a field that counts, has a word, in whatever ending."""
+        return any(index.knows(word) for _, index in self._fields)
+
     def scores(self, text: str) -> NDArray[np.float32]:
         """(N,) float32 >= 0: the sum of every lot's boosted BM25 scores."""
         if len(self._fields) == 1:

@@ -54,6 +54,11 @@ class LotColumns:
         return positions
 
     @property
+    def labels(self) -> list[str]:
+        """Every category and brand that a lot has or had, in lower case."""
+        return list(self._codes)
+
+    @property
     def dead(self) -> int:
         """Number of dead slots."""
         return len(self._rows) - len(self._slots)

@@ -1,14 +1,18 @@
 """The search bodies that OpenSearch is sent: k-NN, exact, keyword and hybrid, every one under the same filter."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from retrieval.index.base import OVERFETCH, Filter, Vector
 from retrieval.items import epoch_ms
-from retrieval.schema import HNSW_EF_SEARCH, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
+from retrieval.schema import HNSW_EF_SEARCH, SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
+from retrieval.spelling import LEAST_LETTERS, most_edits
 from retrieval.tuning import FieldBoosts
 
 MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query
 NO_BOOSTS = FieldBoosts()
+KNOWN_WORDS = "known"  # the aggregation that counts lots by the words in doubt
+OPTIONS = 10  # for one word; the best of them that is a word is taken
 KEYWORD_QUERY = "keyword"  # under this name a hit of the hybrid query tells its BM25 score
 
 
@@ -62,6 +66,22 @@ def hybrid_body(text: str, vector: Vector, k: int, where: Filter, boosts: FieldB
     depth = depth_of(k)
     queries = [_knn_query(vector, depth, where), _match_query(text, where, boosts)]
     return {"size": min(2 * depth, MAX_RESULTS), "query": {"hybrid": {"queries": queries, "pagination_depth": depth}}}
+
+
+def corrections_body(words: Sequence[str]) -> dict[str, Any]:
+    """Which of the words some lot has, and what titles have near them; both under the number of the word."""
+    fields = [TEXT_FIELD, WORD_FIELDS["brand"], WORD_FIELDS["category"]]
+    known = {str(n): {"multi_match": {"query": word, "fields": fields}} for n, word in enumerate(words)}
+    return {
+        "size": 0,
+        "aggs": {KNOWN_WORDS: {"filters": {"filters": known}}},
+        "suggest": {str(n): {"text": word, "term": _term_suggester(word)} for n, word in enumerate(words)},
+    }
+
+
+def _term_suggester(word: str) -> dict[str, Any]:
+    edits = {"max_edits": most_edits(word), "min_word_length": LEAST_LETTERS, "prefix_length": 1}
+    return {"field": SPELLING_FIELD, "size": OPTIONS, "accuracy": 0.01, **edits}
 
 
 def _knn_query(vector: Vector, k: int, where: Filter) -> dict[str, Any]:

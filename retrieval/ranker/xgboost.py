@@ -40,6 +40,10 @@ class BoosterRanker:
     def __init__(self, booster: xgboost.Booster) -> None:
         self._booster = booster
 
+    def ndcg_at_10(self, data: "RankingData") -> float:
+        """Mean nDCG@10 of queries in this booster's order."""
+        return float(self._booster.eval(data.matrix()).rpartition(":")[2])
+
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Score candidates, as ranker.base.Ranker says.
 

@@ -87,15 +87,30 @@ def test_a_lot_like_the_first_gives_way_to_one_that_is_not() -> None:
     assert diversify(lots, scores, Diversity(0.5)) == [0, 2, 1]
 
 
-def test_a_third_lot_of_a_brand_comes_after_the_others_and_any_field_can_be_the_label() -> None:
+def test_a_lot_past_the_cap_of_its_brand_or_seller_comes_after_the_others() -> None:
     lots = [candidate(brand="Acme", seller="x"), candidate(brand="ACME", seller="y"), candidate(brand="Bolt", seller="x")]
     scores = np.float32([3, 2, 1])
-    assert diversify(lots, scores, Diversity(most_per_label=1)) == [0, 2, 1]
-    assert diversify(lots, scores, Diversity(most_per_label=1, label="seller")) == [0, 1, 2]
-    assert diversify(lots, scores, Diversity(most_per_label=2)) == [0, 1, 2]
+    assert diversify(lots, scores, Diversity(most_per_brand=1)) == [0, 2, 1]
+    assert diversify(lots, scores, Diversity(most_per_seller=1)) == [0, 1, 2]
+    assert diversify(lots, scores, Diversity(most_per_brand=2)) == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("values", "reason"), [((1.5, None), "0 to 1"), ((float("nan"), None), "0 to 1"), ((0.5, 0), "1 to 100")])
+def test_both_caps_hold_at_once() -> None:
+    pairs = [("Acme", "x"), ("Bolt", "x"), ("Acme", "y"), ("Cog", "z")]
+    lots = [candidate(brand=brand, seller=seller) for brand, seller in pairs]
+    order = diversify(lots, np.float32([4, 3, 2, 1]), Diversity(most_per_brand=1, most_per_seller=1))
+    assert order == [0, 3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ((1.5, None), "0 to 1"),
+        ((float("nan"), None), "0 to 1"),
+        ((0.5, 0), "one brand are 0; allowed are 1 to 100"),
+        ((0, None, 101), "one seller"),
+    ],
+)
 def test_values_out_of_their_limits_are_refused(values: Any, reason: str) -> None:
     with pytest.raises(InvalidQuery, match=reason):
         Diversity(*values)

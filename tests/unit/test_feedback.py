@@ -155,7 +155,7 @@ def test_a_wrong_list_is_a_problem_and_nothing_of_it_is_written(wrong: dict[str,
 def test_feedback_that_cannot_be_kept_is_a_503(tmp_path: Path) -> None:
     (tmp_path / "events").write_text("not a folder")
     answer = client(tmp_path).post("/events", json=shown_list())
-    assert (answer.status_code, answer.json()["type"]) == (503, "service_unavailable")
+    assert (answer.status_code, answer.json()["type"]) == (503, "feedback_unavailable")
     assert answer.headers["retry-after"]
 
 

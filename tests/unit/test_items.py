@@ -37,6 +37,7 @@ def test_a_full_row_is_read_field_by_field():
             listed_at="2026-11-01",
             ends_at="2026-11-21T20:00:00Z",
             updated_at=EVENING,
+            seller_id=41,
         )
     )
     assert item == Item(
@@ -52,6 +53,7 @@ def test_a_full_row_is_read_field_by_field():
         datetime(2026, 11, 1, tzinfo=UTC),
         EVENING,
         EVENING,
+        "41",
     )
 
 

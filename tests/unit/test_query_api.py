@@ -60,6 +60,13 @@ def test_a_search_by_body_is_the_same_search(client: TestClient, store: FaissSto
         ({"q": "vase", "min_seller_rating": 6}, "min_seller_rating: "),
         ({"q": "vase", "colour": "red"}, "colour: "),
         ({"q": "vase", "min_price": 9, "max_price": 1}, "swap them"),
+        ({"q": "vase", "fusion": "borda"}, "fusion is 'borda'; allowed are rrf, min_max, l2"),
+        ({"q": "vase", "fusion": "min_max:much,little"}, "write a kind, or a kind with two weights, such as min_max:0.7,0.3"),
+        ({"q": "vase", "fusion": "l2:0,0"}, "give two numbers >= 0, one of them above 0"),
+        ({"q": "vase", "fusion": "x" * 65}, "fusion: "),
+        ({"q": "vase", "diversity": 1.5}, "diversity: "),
+        ({"q": "vase", "most_per_brand": 0}, "most_per_brand: "),
+        ({"q": "vase", "most_per_seller": 101}, "most_per_seller: "),
     ],
 )
 def test_a_bad_question_is_a_problem_that_names_the_field(

@@ -187,6 +187,21 @@ def test_recent_interactions_draw_a_search_towards_their_lots(client: TestClient
     assert towards_blue.json()["results"][0]["similarity"] == pytest.approx(towards_red.json()["results"][1]["similarity"])
 
 
+def test_a_search_is_fused_as_it_asks(client: TestClient) -> None:
+    question = {"q": "red vase", "k": 4}
+
+    def scores(fusion: str) -> list[float]:
+        (answer,) = client.post("/search", json=[{**question, "fusion": fusion}]).json()
+        assert answer["results"] == client.get("/search", params={**question, "fusion": fusion}).json()["results"]
+        return [lot["score"] for lot in answer["results"]]
+
+    assert scores("rrf")[0] == pytest.approx(2 / 61)
+    assert scores("min_max")[0] == pytest.approx(1)
+    assert scores("min_max:1,0")[-1] == 0, "the last one shares no word"
+    by_default = client.post("/search", json=question).json()["results"]
+    assert [lot["score"] for lot in by_default] == scores("rrf")
+
+
 def test_acts_on_lots_that_are_all_gone_change_nothing(client: TestClient) -> None:
     question = {"q": "vase", "k": 2}
     answer = client.post("/search", json={**question, "recent_interactions": [act("gone")]})

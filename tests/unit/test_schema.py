@@ -70,7 +70,16 @@ def test_unknown_values_are_absent_and_a_price_of_zero_is_known():
 def test_every_field_of_a_document_but_texts_and_paths_is_mapped():
     mapped = index_body("tower", 128)["mappings"]["properties"]
     full = document(
-        lot(description="d", image="i.jpg", category="c", brand="b", seller_rating=1.0, listed_at=EVENING, updated_at=EVENING)
+        lot(
+            description="d",
+            image="i.jpg",
+            category="c",
+            brand="b",
+            seller_rating=1.0,
+            listed_at=EVENING,
+            updated_at=EVENING,
+            seller="s",
+        )
     )
     assert set(full) - set(mapped) == {"description", "image"}
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from lots import WordEncoder, lot, publish
 
+from retrieval.diversity import Diversity
 from retrieval.errors import RankerUnavailable
+from retrieval.fuse import Fusion
 from retrieval.index.base import Filter, utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchRequest, SearchService
@@ -73,9 +75,11 @@ def test_an_answer_is_kept_for_the_same_question_alone(service: SearchService) -
     assert set(again.timings_ms) == {"load", "total"}
     for other in (at(k=2), at(mode="keyword"), at(query="vase"), at(offset=1), at(explain=True), at(rerank=False)):
         assert not service.search(other).cached
+    for other in (at(fusion=Fusion()), at(fusion=Fusion("min_max", (0.7, 0.3))), at(diversity=Diversity(0.5))):
+        assert not service.search(other).cached
     filtered = SearchRequest("red vase", where=Filter(max_price=5, now=NOW))
     assert not service.search(filtered).cached
-    assert (service.caches()["answers"].hits, service.caches()["answers"].misses) == (1, 8)
+    assert (service.caches()["answers"].hits, service.caches()["answers"].misses) == (1, 11)
 
 
 def test_a_kept_answer_drops_a_lot_that_ended_meanwhile(service: SearchService) -> None:

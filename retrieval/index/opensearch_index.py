@@ -1,0 +1,226 @@
+"""One index on OpenSearch: HNSW and BM25 on the server, the order of the answers as in every adapter.
+
+Scores and ties are settled here, from what the server returns: its own scores are scaled and rounded, and it breaks ties
+by the place of a lot in a segment. So k + OVERFETCH hits are asked for, and semantic ones are scored again by cosine.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+from opensearchpy import OpenSearch
+
+from retrieval.errors import IndexMissing, InvalidInput
+from retrieval.fuse import Fusion, fuse
+from retrieval.index.base import (
+    Candidate,
+    Filter,
+    IndexedItem,
+    Tombstone,
+    UpsertReport,
+    Vector,
+    in_order,
+    rank_by_cosine,
+    scores_of,
+    with_ranks,
+)
+from retrieval.index.opensearch_bulk import BulkWriter
+from retrieval.index.opensearch_errors import opensearch_errors
+from retrieval.index.opensearch_queries import (
+    KEYWORD_QUERY,
+    KNOWN_WORDS,
+    corrections_body,
+    exact_body,
+    hybrid_body,
+    keyword_body,
+    semantic_body,
+)
+from retrieval.schema import VECTOR_FIELD, fusion_pipeline, vector_from_json
+from retrieval.spelling import can_be_misspelt
+from retrieval.tuning import Tuning
+
+WRITE_TIMEOUT_S = 120.0  # a bulk request waits for HNSW graphs to be built
+FETCH_CHUNK = 1_000
+
+
+class OpenSearchIndex:
+    """One physical index on a server. Made by OpenSearchStore."""
+
+    def __init__(
+        self,
+        client: OpenSearch,
+        name: str,
+        tower_id: str,
+        dimensions: int,
+        *,
+        url: str,
+        pipeline: str,
+        timeout_s: float,
+        tuning: Tuning,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._tower_id = tower_id
+        self._dimensions = dimensions
+        self._url = url
+        self._pipeline = pipeline
+        self._tuning = tuning
+        self._writer = BulkWriter(client, name, dimensions, url, max(timeout_s, WRITE_TIMEOUT_S))
+        self._limits: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        """Physical name."""
+        return self._name
+
+    @property
+    def tower_id(self) -> str:
+        """The tower whose vectors it holds."""
+        return self._tower_id
+
+    @property
+    def dimensions(self) -> int:
+        """Length of its vectors."""
+        return self._dimensions
+
+    def count(self) -> int:
+        """Number of lots that a search can see, ended ones included."""
+        with opensearch_errors(self._url):
+            return int(self._client.count(index=self._name)["count"])
+
+    def upsert(self, entries: Iterable[IndexedItem | Tombstone]) -> UpsertReport:
+        """Write lots and carry out tombstones, in order, in requests of bounded size.
+
+        Args:
+            entries: read once, as they are sent.
+
+        Returns:
+            What became of every entry.
+
+        Raises:
+            IndexMissing: the index was dropped; it is not made anew without its mapping.
+            IndexUnavailable: the server does not answer, or stays too busy. It is safe to send all of it again.
+        """
+        with opensearch_errors(self._url):
+            if not self._client.indices.exists(index=self._name):
+                raise IndexMissing(f"OpenSearch at {self._url} has no index {self._name}; build one with `gavel index`")
+        return self._writer.write(entries)
+
+    def refresh(self) -> None:
+        """Make all acknowledged writes visible to the next search."""
+        with opensearch_errors(self._url):
+            self._client.indices.refresh(index=self._name, params={"request_timeout": WRITE_TIMEOUT_S})
+
+    def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
+        """The lots whose vectors have the highest cosine with `vector`.
+
+        Args:
+            vector: (dimensions,) float32.
+            k: how many, up to 10,000.
+            where: which lots may come back.
+            exact: compare with every allowed lot instead of walking the HNSW graph.
+        """
+        self._check_vector(vector)
+        if k < 1:
+            return []
+        body = exact_body(vector, k, where) if exact else semantic_body(vector, k, where)
+        found = rank_by_cosine(vector, map(_candidate, self._hits(body)), k)
+        return with_ranks(found, semantic=found)
+
+    def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
+        """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
+        if k < 1:
+            return []
+        found = in_order(map(_candidate, self._hits(keyword_body(text, k, where, self._tuning.boosts))))[:k]
+        return with_ranks(found, keyword=found)
+
+    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+        """The k best of semantic() and of keyword(), fused as the request or the tuning says; both lists come in one request.
+
+        The server's own fusion ranks every shard for itself, has no weights in rrf, and breaks ties by place, so the hits'
+        cosines and BM25 scores are put in order and fused once more here; where none of this matters, that gives its order.
+        """
+        fusion = fusion or self._tuning.fusion
+        self._check_vector(vector)
+        if k < 1:
+            return []
+        hits = self._hybrid_hits(hybrid_body(text, vector, k, where, self._tuning.boosts), fusion)
+        found = {hit["_id"]: _candidate(hit) for hit in hits}
+        semantic = rank_by_cosine(vector, found.values(), k)
+        scored = [replace(found[hit["_id"]], score=score) for hit in hits if (score := _keyword_score(hit)) > 0]
+        keyword = in_order(scored)[:k]
+        fused = fuse(scores_of(keyword), scores_of(semantic), fusion)
+        best = [Candidate(i, score, found[i].document, found[i].vector) for i, score in fused[:k]]
+        return with_ranks(best, semantic, keyword)
+
+    def corrections(self, words: Sequence[str]) -> dict[str, str]:
+        """What words in lower case that no lot has were meant to be: word -> the nearest word of a title; in one request."""
+        if not words:
+            return {}
+        answer = self._search(corrections_body(words))
+        known = answer["aggregations"][KNOWN_WORDS]["buckets"]
+        nearest = {
+            word: next((option["text"] for option in _options(answer, str(n)) if can_be_misspelt(option["text"])), None)
+            for n, word in enumerate(words)
+            if not known[str(n)]["doc_count"]
+        }
+        return {word: near for word, near in nearest.items() if near is not None}
+
+    def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
+        """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
+        found: list[Candidate] = []
+        for start in range(0, len(item_ids), FETCH_CHUNK):
+            ids = list(item_ids[start : start + FETCH_CHUNK])
+            with opensearch_errors(self._url):
+                answer = self._client.mget(index=self._name, body={"ids": ids}, params=dict(self._limits))
+            found += [_candidate(hit) for hit in answer["docs"] if hit.get("found")]
+        return found
+
+    def within(self, seconds: float) -> "OpenSearchIndex":
+        """The same index on the same connections, whose searches and fetches are given up after so many seconds."""
+        limited = copy(self)
+        limited._limits = {"request_timeout": seconds}
+        return limited
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        self._client.close()
+
+    def _hybrid_hits(self, body: dict[str, Any], fusion: Fusion) -> list[dict[str, Any]]:
+        """Hits of a hybrid query: reciprocal ranks by the pipeline of the alias, weights by one that the request brings along."""
+        named = {"include_named_queries_score": "true"}
+        if fusion.kind == "rrf":
+            return self._hits(body, search_pipeline=self._pipeline, **named)
+        return self._hits({**body, "search_pipeline": fusion_pipeline(fusion)}, **named)
+
+    def _hits(self, body: Mapping[str, Any], **params: str) -> list[dict[str, Any]]:
+        return list(self._search(body, **params)["hits"]["hits"])
+
+    def _search(self, body: Mapping[str, Any], **params: str) -> dict[str, Any]:
+        with opensearch_errors(self._url):
+            # A shard that fails must not pass for an answer with fewer hits
+            strict = {"allow_partial_search_results": "false", **params, **self._limits}
+            answer: dict[str, Any] = self._client.search(index=self._name, body=body, params=strict)
+        return answer
+
+    def _check_vector(self, vector: Vector) -> None:
+        if vector.shape != (self._dimensions,):
+            raise InvalidInput(f"the query vector has shape {vector.shape}, index {self._name} holds ({self._dimensions},)")
+
+
+def _candidate(hit: Mapping[str, Any]) -> Candidate:
+    document = dict(hit["_source"])
+    vector = vector_from_json(document.pop(VECTOR_FIELD))
+    return Candidate(hit["_id"], float(hit.get("_score") or 0.0), document, vector)
+
+
+def _options(answer: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The suggester's options for one word, best first; none where its analyzer made several words of it."""
+    tokens = answer["suggest"][name]
+    return list(tokens[0]["options"]) if len(tokens) == 1 else []
+
+
+def _keyword_score(hit: Mapping[str, Any]) -> float:
+    """The BM25 score that a hit of the hybrid query had in the keyword list; 0 when it shares no word with the text."""
+    return float((hit.get("matched_queries") or {}).get(KEYWORD_QUERY, 0.0))

@@ -1,0 +1,110 @@
+"""Misspelt words of a query: which are in doubt, and what a search says of them."""
+
+from pathlib import Path
+
+import pytest
+from lots import WordEncoder, lot, publish
+
+from retrieval.errors import IndexUnavailable
+from retrieval.index.faiss import FaissStore
+from retrieval.index.faiss_index import FaissIndex
+from retrieval.index.title_words import PREFIX, TitleWords
+from retrieval.search import Mode, SearchRequest, SearchService
+from retrieval.spelling import MOST_WORDS, corrected, doubtful_words
+
+LOTS = [
+    lot("v1", "Red vase", brand="Meissen", category="vases"),
+    lot("w1", "Gold watch with a round dial"),
+    lot("w2", "Old watch", description="guilloche"),
+    lot("vaze", "Blue ring"),
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FaissStore:
+    store = FaissStore(tmp_path / "index")
+    publish(store, LOTS)
+    return store
+
+
+def meant(store: FaissStore, query: str, **asked: object) -> str | None:
+    return SearchService(store, WordEncoder).search(SearchRequest(query, **asked)).did_you_mean  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
+def test_a_misspelt_query_is_put_right_in_every_mode_and_the_search_is_left_as_typed(store: FaissStore, mode: Mode) -> None:
+    assert meant(store, "Round? gold  WACTH!", mode=mode) == "Round? gold watch!"
+    found = SearchService(store, WordEncoder).search(SearchRequest("wacth", mode="keyword"))
+    assert (found.did_you_mean, list(found.results)) == ("watch", [])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "red vase",
+        "watches",
+        "meisen",  # near to a brand, but no word of a title is
+        "Meissen",
+        "guilloche",
+        "vaze",  # the item_id of a lot
+        "rde",  # too short to tell
+        "watc2h",
+        "zeppelin",
+        "!?",
+    ],
+)
+def test_known_words_ids_numbers_and_words_far_from_all_are_not_put_right(store: FaissStore, query: str) -> None:
+    assert meant(store, query) is None
+
+
+def test_a_later_page_does_not_ask_again(store: FaissStore) -> None:
+    assert meant(store, "gold wacth", offset=1, k=1) is None
+
+
+def test_the_time_of_it_is_told_when_the_index_was_asked(store: FaissStore) -> None:
+    service = SearchService(store, WordEncoder)
+    assert "spelling" in service.search(SearchRequest("gold wacth")).timings_ms
+    assert "spelling" not in service.search(SearchRequest("gold watch")).timings_ms
+
+
+def test_an_index_that_cannot_say_leaves_the_search_whole(store: FaissStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: FaissIndex, words: list[str]) -> dict[str, str]:
+        raise IndexUnavailable("no answer")
+
+    monkeypatch.setattr(FaissIndex, "corrections", fail)
+    answer = SearchService(store, WordEncoder).search(SearchRequest("gold wacth"))
+    assert (answer.did_you_mean, answer.degraded) == (None, [])
+    assert answer.results[0].item_id == "w1"
+
+
+def test_words_are_in_doubt_that_no_found_lot_says() -> None:
+    documents = [{"title": "Red vase", "brand": "Meissen", "text": "red vase. with guilloche"}, {"category": "Étagères"}]
+    assert doubtful_words("Red vasse by MEISSEN, guilloche étagères 2024 eos550d", documents) == ["vasse"]
+    assert doubtful_words(" ".join(f"{letter}xyz" for letter in "abcdefghi"), []) == []
+    assert MOST_WORDS == 8
+
+
+def test_what_is_not_corrected_stays_as_it_was_typed() -> None:
+    assert corrected("A  Wacth, (blak)", {"wacth": "watch"}) == "A  watch, (blak)"
+    assert corrected("a watch", {}) is None
+
+
+def test_the_words_of_titles_are_kept_beside_the_index_and_counted_again_where_they_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "index"
+    folder = root / publish(FaissStore(root), LOTS).name
+    (kept,) = folder.glob(f"{PREFIX}*")
+
+    def refuse(titles: object) -> TitleWords:
+        raise AssertionError("counted although they were kept")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TitleWords, "build", refuse)
+        assert FaissStore(root).live().corrections(["wacth"]) == {"wacth": "watch"}
+    kept.write_text("{")
+    assert FaissStore(root).live().corrections(["wacth"]) == {"wacth": "watch"}
+    index = FaissStore(root).live()
+    index.upsert([lot("s1", "Brass sextant")])
+    assert index.corrections(["sextent"]) == {"sextent": "sextant"}
+    assert [path.name for path in folder.glob(f"{PREFIX}*")] != [kept.name]
