@@ -5,12 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from local.home import Home
-from retrieval.encoder import QueryEncoder
 from retrieval.index.base import IndexStore
+from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
-from retrieval.search import SearchService
+from retrieval.search import Encoder, SearchService
 from retrieval.settings import Settings
-from retrieval.tower import split_tower_id
 from retrieval.tower_files import tower_folder, tower_tuning
 from retrieval.tuning import Tuning
 
@@ -26,9 +25,9 @@ def open_store(settings: Settings) -> IndexStore:
     return FaissStore(Home(settings).index, settings.index_alias, tuning=partial(load_tuning, settings))
 
 
-def load_encoder(settings: Settings, tower_id: str) -> QueryEncoder:
-    """The query tower of a tower_id, fetched when the towers are in a bucket."""
-    return QueryEncoder.load(find_tower(settings, tower_id), split_tower_id(tower_id)[1])
+def load_encoder(settings: Settings, tower_id: str) -> Encoder:
+    """The query tower of a tower_id that the settings choose, fetched when the towers are in a bucket."""
+    return load_query_tower(settings, tower_id, settings.home / "cache" / "towers")
 
 
 def find_tower(settings: Settings, tower_id: str) -> Path:
@@ -67,4 +66,5 @@ def search_service(settings: Settings) -> SearchService:
         deadline_s=settings.deadline_s,
         cached_queries=settings.cached_queries,
         cached_answers_s=settings.cached_answers_s,
+        query_tower=settings.query_tower,
     )
