@@ -142,9 +142,9 @@ def _small_query(record: Json) -> str:
     full, small = record["quality"]["full"], record["quality"]["small"]
     rows = [(name, f"{full[name]:.3f}", f"{small[name]:.3f}") for name in full]
     return (
-        f"Vectors of tokens and of {record['pairs']:,} pairs of tokens, {record['file_bytes'] / 1e6:.1f} MB, learnt from the full query "
-        f"tower's vectors of {record['texts']:,} texts of the catalogue {record['data']['catalog']}; no judgment went in. By vectors "
-        f"alone on the {record['split']} queries it finds {record['share']:.1%} of the full one's Recall@50:\n\n"
+        f"Vectors of tokens and of {record['pairs']:,} pairs of tokens, {record['file_bytes'] / 1e6:.1f} MB, learnt from the full "
+        f"query tower's vectors of {record['texts']:,} texts of the catalogue {record['data']['catalog']}; no judgment went in. By "
+        f"vectors alone on the {record['split']} queries it finds {record['share']:.1%} of the full one's Recall@50:\n\n"
         + _table(("", "full", "small"), rows)
         + "\n\nIt knows no order of words beyond neighbours, and of words outside that catalogue only what their pieces tell."
     )
