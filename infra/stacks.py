@@ -60,6 +60,7 @@ class Serving(Stack):
             index_replicas=stage.index_replicas,
             cors_origins=",".join(stage.cors_origins),
             towers_uri=f"s3://{storage.store.towers.bucket_name}",
+            query_tower=stage.query_tower,
             stage=stage.name,
         )
         self.indexer = BulkIndexer(self, "BulkIndexer", settings=given, **shared)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from retrieval.settings import QueryTowerKind
+
 ApiAuth = Literal["api_key", "iam"]
 
 
@@ -47,6 +49,7 @@ class Stage:
         opensearch_dedicated_masters: 0 or 3.
         index_replicas: copies of each shard, fewer than opensearch_nodes.
         query_memory_mib: memory of the query Lambda; CPU follows it.
+        query_tower: what encodes queries: full, or small where every tower that is published has a small query tower.
         indexer_memory_mib: memory of the bulk-index Lambda.
         indexer_concurrency: parts that are indexed at once, >= 2 (the least that an SQS event source allows).
         requests_per_second: steady rate that one API key may have.
@@ -83,6 +86,7 @@ class Stage:
     opensearch_dedicated_masters: int
     index_replicas: int
     query_memory_mib: int
+    query_tower: QueryTowerKind
     indexer_memory_mib: int
     indexer_concurrency: int
     requests_per_second: int

@@ -61,6 +61,36 @@ def embed(
 
 
 @bench_app.command()
+def encode(
+    preset: Annotated[str, typer.Option(help="Architecture; its weights are random.")] = "distilbert-resnet50",
+    tokens: Annotated[int, typer.Option(min=1, max=10, help="Of a query, without [CLS] and [SEP].")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries, the three in turns.")] = 15,
+    as_json: Json = False,
+) -> None:
+    """Time how a query becomes a vector: torch in float32, the int8 artefact, a small query tower; one thread."""
+    from benchmarks.encode import run_benchmark
+
+    with progress("rounds") as step:
+        result = run_benchmark(preset, tokens=tokens, rounds=rounds, progress=step)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    rows = [
+        (
+            name,
+            *(f"{ms:.3f}" for ms in (way.latency.p50_ms, way.latency.p99_ms, way.cpu_ms)),
+            f"{way.ratio:.1f}",
+            f"{way.cpu_ratio:.1f}",
+        )
+        for name, way in result.ways.items()
+    ]
+    header = ("", "p50 ms", "p99 ms", "processor ms", "times faster", "by processor time")
+    show_table(f"{preset}: queries of {tokens} tokens, one thread, {rounds} rounds", header, rows)
+    sizes = ", ".join(f"{file} {size / 1e6:.1f} MB" for file, size in result.bytes.items())
+    console.print(f"{sizes}; {result.machine}; {result.date}", style="dim", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
 def rerank(
     candidates: Annotated[int, typer.Option(min=1, max=100, help="First-stage lots a query.")] = 50,
     repetitions: Annotated[int, typer.Option(min=1, help="Passes over the queries.")] = 3,

@@ -11,9 +11,10 @@ from local.aws_commands import aws_app
 from local.bench_commands import bench_app
 from local.catalog_commands import catalog_app
 from local.command_entry import run_command, say
-from local.command_options import Json, Seed, print_json
+from local.command_options import Json, QueryTower, Seed, print_json
 from local.console import show_answer
 from local.cost_command import cost
+from local.distill_commands import distill_app
 from local.evaluation_commands import compare, evaluate
 from local.node_commands import down, up
 from local.release_commands import embed, index
@@ -32,6 +33,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Fi
 app.add_typer(aws_app, name="aws")
 app.add_typer(bench_app, name="bench")
 app.add_typer(catalog_app, name="catalog")
+app.add_typer(distill_app, name="distill")
 app.add_typer(tune_app, name="tune")
 app.command()(embed)
 app.command()(index)
@@ -85,6 +87,7 @@ def search(
     most_per_brand: Annotated[int | None, typer.Option(help="Lots of one brand before the others.")] = None,
     most_per_seller: Annotated[int | None, typer.Option(help="Lots of one seller before the others.")] = None,
     tower: Annotated[str, typer.Option(help="Insist on this tower_id.")] = "",
+    query_tower: QueryTower = None,
     as_json: Json = False,
 ) -> None:
     """Find lots; auctions that have ended never come back."""
@@ -92,7 +95,8 @@ def search(
 
     settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
     spread = Diversity(diversity, most_per_brand, most_per_seller)
-    service = search_service(replace(settings, tower_id=tower or settings.tower_id))
+    chosen = query_tower or settings.query_tower
+    service = search_service(replace(settings, tower_id=tower or settings.tower_id, query_tower=chosen))
 
     def ask(text: str) -> None:
         where = Filter(category, brand, min_price, max_price, min_seller_rating)

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from local.console import show_values
+from retrieval.settings import QueryTowerKind
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+QueryTower = Annotated[QueryTowerKind | None, typer.Option(help="What encodes queries; GAVEL_QUERY_TOWER by default.")]
 CatalogOption = Annotated[Path | None, typer.Option("--catalog", help="Catalogue folder; the newest one by default.")]
 
 

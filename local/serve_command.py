@@ -4,11 +4,13 @@ import os
 import re
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from local.command_options import QueryTower
 from local.console import console
 from local.home import Home
 from retrieval.errors import InvalidInput
@@ -24,6 +26,7 @@ def serve(
     photos: Annotated[
         list[Path] | None, typer.Option(help="Show photos of this folder too, for lots that name them by absolute path.")
     ] = None,
+    query_tower: QueryTower = None,
     currency: Annotated[str, typer.Option(help="ISO 4217 code of the prices, such as EUR; without it they are bare numbers.")] = "",
 ) -> None:
     """A search page at /, the API beside it, described at /docs."""
@@ -34,6 +37,7 @@ def serve(
 
     with listener:
         settings = Settings.from_env()
+        settings = replace(settings, query_tower=query_tower or settings.query_tower)
         app, told = page_and_api(settings, photos or [], currency.upper())
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         console.print(f"{told}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)

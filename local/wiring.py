@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local.home import Home
-from retrieval.encoder import QueryEncoder
 from retrieval.feedback import EventSink
 from retrieval.index.base import IndexStore
+from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
-from retrieval.search import SearchService
+from retrieval.search import Encoder, SearchService
 from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
 from retrieval.tower_files import image_tower_folder, tower_folder, tower_tuning
@@ -31,9 +31,9 @@ def open_store(settings: Settings) -> IndexStore:
     return FaissStore(Home(settings).index, settings.index_alias, tuning=partial(load_tuning, settings))
 
 
-def load_encoder(settings: Settings, tower_id: str) -> QueryEncoder:
-    """The query tower of a tower_id, fetched when the towers are in a bucket."""
-    return QueryEncoder.load(find_tower(settings, tower_id), split_tower_id(tower_id)[1])
+def load_encoder(settings: Settings, tower_id: str) -> Encoder:
+    """The query tower of a tower_id that the settings choose, fetched when the towers are in a bucket."""
+    return load_query_tower(settings, tower_id, settings.home / "cache" / "towers")
 
 
 def load_image_encoder(settings: Settings, tower_id: str) -> "ImageEncoder":
@@ -92,4 +92,5 @@ def search_service(settings: Settings) -> SearchService:
         cached_queries=settings.cached_queries,
         cached_answers_s=settings.cached_answers_s,
         load_image_encoder=partial(load_image_encoder, settings),
+        query_tower=settings.query_tower,
     )

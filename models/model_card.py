@@ -14,6 +14,7 @@ from retrieval.tower import TowerCard
 
 MODEL_CARD_FILE = "MODEL_CARD.md"
 EVALUATIONS_FILE = "evaluations.json"
+SMALL_QUERY_RECORD_FILE = "query_tower_small.json"  # of the small query tower, where the tower has one
 KEPT = ("catalog", "split", "queries", "moment", "release_id", "zero_shot", "baseline", "hardware")
 MEASURES_SHOWN = ("recall@10", "recall@50", "ndcg@10", "mrr")
 Json = Mapping[str, Any]
@@ -39,17 +40,18 @@ def write_model_card(folder: Path, evaluation: Json | None = None) -> Path:
         evaluations[f"{evaluation['catalog']} {evaluation['split']}"] = _kept(evaluation)
         _write(folder / EVALUATIONS_FILE, json.dumps(evaluations, indent=2, ensure_ascii=False) + "\n")
     path = folder / MODEL_CARD_FILE
-    _write(path, model_card(card, _read(folder / RECORD_FILE), evaluations))
+    _write(path, model_card(card, _read(folder / RECORD_FILE), evaluations, _read(folder / SMALL_QUERY_RECORD_FILE)))
     return path
 
 
-def model_card(card: TowerCard, record: Json, evaluations: Mapping[str, Json]) -> str:
+def model_card(card: TowerCard, record: Json, evaluations: Mapping[str, Json], small_query: Json | None = None) -> str:
     """The card as Markdown.
 
     Args:
         card: the tower's.
         record: training.json; empty when the tower came without one.
         evaluations: "<catalogue> <split>" -> evaluation.
+        small_query: record of the small query tower; None or empty when the tower has none.
     """
     sections = [
         f"# Model card: tower `{card.tower_id}`",
@@ -58,6 +60,7 @@ def model_card(card: TowerCard, record: Json, evaluations: Mapping[str, Json]) -
         "## Training data\n\n" + (_table(("", ""), _data(record)) if record else NO_RECORD),
         "## Training\n\n" + (_training(record) if record else NO_RECORD),
         "## How good it is\n\n" + _figures(record, evaluations),
+        *(["## Small query tower\n\n" + _small_query(small_query)] if small_query else []),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(card, record, evaluations)),
     ]
     return "\n\n".join(sections) + "\n"
@@ -133,6 +136,18 @@ def _figures(record: Json, evaluations: Mapping[str, Json]) -> str:
         ]
         parts.append("\n".join(f"- {test}" for test in tests))
     return "\n\n".join(parts) or "Not measured yet; run `gavel evaluate`."
+
+
+def _small_query(record: Json) -> str:
+    full, small = record["quality"]["full"], record["quality"]["small"]
+    rows = [(name, f"{full[name]:.3f}", f"{small[name]:.3f}") for name in full]
+    return (
+        f"Vectors of tokens and of {record['pairs']:,} pairs of tokens, {record['file_bytes'] / 1e6:.1f} MB, learnt from the full "
+        f"query tower's vectors of {record['texts']:,} texts of the catalogue {record['data']['catalog']}; no judgment went in. By "
+        f"vectors alone on the {record['split']} queries it finds {record['share']:.1%} of the full one's Recall@50:\n\n"
+        + _table(("", "full", "small"), rows)
+        + "\n\nIt knows no order of words beyond neighbours, and of words outside that catalogue only what their pieces tell."
+    )
 
 
 def _evaluation_rows(found: Json) -> Iterable[Sequence[str]]:

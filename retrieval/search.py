@@ -59,7 +59,11 @@ CACHED_ANSWERS = 1_000
 
 
 class SearchService:
-    """Answers searches over the live index of a store. Threads may share it."""
+    """Answers searches over the live index of a store. Threads may share it.
+
+    Attributes:
+        query_tower: what encodes queries, full or small.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class SearchService:
         cached_queries: int = 10_000,
         cached_answers_s: float = 0.0,
         load_image_encoder: Callable[[str], PhotoEncoder] = no_image_branch,
+        query_tower: str = "full",
     ) -> None:
         """Wire a service; nothing is loaded before the first search.
 
@@ -88,8 +93,10 @@ class SearchService:
             cached_queries: how many encoded queries are kept.
             cached_answers_s: how long an answer is kept, seconds; 0 keeps none.
             load_image_encoder: tower_id -> the image branch of that tower; asked when the first photo comes.
+            query_tower: which query tower load_encoder loads, full or small, for who asks.
         """
         self._live = LiveIndex(store, load_encoder, load_ranker, tower_id)
+        self.query_tower = query_tower
         self._deadline_s = deadline_s
         self._first_stage = FirstStage(retrieve_timeout_s)
         self._stages = TwoStages(self._first_stage, candidates)

@@ -11,6 +11,7 @@ from retrieval.errors import InvalidSettings
 
 IndexKind = Literal["faiss", "opensearch"]
 OpenSearchAuth = Literal["none", "sigv4"]
+QueryTowerKind = Literal["full", "small"]
 PREFIX = "GAVEL_"
 
 
@@ -28,6 +29,7 @@ class Settings:
         cors_origins: origins whose pages may read answers of the query API, with commas between; empty for none.
         towers_uri: folder or s3:// prefix of the tower artefacts, one sub-folder a tower_id; empty means home/towers.
         tower_id: the only tower that queries may be encoded with; empty takes the one that the live index names.
+        query_tower: what encodes queries: "full", or the "small" one that `gavel distill query` made of it.
         candidates: how many first-stage candidates go to the re-ranker, >= 1.
         request_timeout_s: seconds until one request to the index is given up.
         retrieve_timeout_s: seconds until one request of a search to the index is given up.
@@ -49,6 +51,7 @@ class Settings:
     cors_origins: str = ""
     towers_uri: str = ""
     tower_id: str = ""
+    query_tower: QueryTowerKind = "full"
     candidates: int = 50
     request_timeout_s: float = 10.0
     retrieve_timeout_s: float = 2.0
@@ -85,6 +88,10 @@ class Settings:
         if given.get("opensearch_auth", "none") not in get_args(OpenSearchAuth):
             allowed = ", ".join(get_args(OpenSearchAuth))
             raise InvalidSettings(f"GAVEL_OPENSEARCH_AUTH is {given['opensearch_auth']!r}; allowed are {allowed}")
+        if given.get("query_tower", "full") not in get_args(QueryTowerKind):
+            raise InvalidSettings(
+                f"GAVEL_QUERY_TOWER is {given['query_tower']!r}; allowed are {', '.join(get_args(QueryTowerKind))}"
+            )
         return cls(
             home=Path(given.get("home", cls().home)),
             index="opensearch" if given.get("index") == "opensearch" else "faiss",
@@ -95,6 +102,7 @@ class Settings:
             cors_origins=given.get("cors_origins", cls().cors_origins),
             towers_uri=given.get("towers_uri", cls().towers_uri),
             tower_id=given.get("tower_id", cls().tower_id),
+            query_tower="small" if given.get("query_tower") == "small" else "full",
             candidates=_whole(given, "candidates", cls().candidates, least=1),
             request_timeout_s=_seconds(given, "request_timeout_s", cls().request_timeout_s),
             retrieve_timeout_s=_seconds(given, "retrieve_timeout_s", cls().retrieve_timeout_s),

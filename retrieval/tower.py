@@ -11,6 +11,7 @@ from retrieval.errors import TowerError
 
 CARD_FILE = "tower.json"
 QUERY_TOWER_FILE = "query_tower.onnx"
+SMALL_QUERY_TOWER_FILE = "query_tower_small.npz"  # made from the others, later or never: no part of the tower's identity
 TOKENIZER_FILE = "tokenizer.json"
 ITEM_TOWER_FILE = "item_tower.safetensors"
 HASHED_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, ITEM_TOWER_FILE)

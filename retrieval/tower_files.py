@@ -5,28 +5,39 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retrieval.errors import TowerError
-from retrieval.tower import CARD_FILE, IMAGE_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard, split_tower_id
+from retrieval.tower import (
+    CARD_FILE,
+    IMAGE_TOWER_FILE,
+    QUERY_TOWER_FILE,
+    SMALL_QUERY_TOWER_FILE,
+    TOKENIZER_FILE,
+    TowerCard,
+    split_tower_id,
+)
 from retrieval.tuning import TUNING_FILE, Tuning
 
 logger = logging.getLogger(__name__)
 
-SERVING_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, CARD_FILE)  # the card last: its presence says that the rest is there
+# the card last: its presence says that the rest is there
+SERVING_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, CARD_FILE)
+SMALL_SERVING_FILES = (SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE, CARD_FILE)
 
 
-def tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
+def tower_folder(towers: str, tower_id: str, cache: Path, files: Sequence[str] = SERVING_FILES) -> Path:
     """The folder of a tower's artefact on this machine.
 
     Args:
         towers: folder, or s3://bucket/prefix, that holds one sub-folder a tower.
         tower_id: which one; an id that names a shorter length of vectors has the folder of the artefact.
-        cache: folder into which the files that a query needs are fetched from S3.
+        cache: folder into which files are fetched from S3.
+        files: those that are needed of it, the card last.
 
     Raises:
         TowerError: there is no such tower.
     """
     tower_id, _ = split_tower_id(tower_id)
     if towers.startswith("s3://"):
-        return _fetch(towers, tower_id, cache, SERVING_FILES)
+        return _fetch(towers, tower_id, cache, files)
     folder = Path(towers) / tower_id
     if not (folder / CARD_FILE).is_file():
         raise TowerError(
@@ -102,7 +113,7 @@ def _key(prefix: str, tower_id: str, name: str) -> str:
 
 def _fetch(towers: str, tower_id: str, cache: Path, names: Sequence[str]) -> Path:
     folder = cache / tower_id
-    if (folder / CARD_FILE).is_file():
+    if all((folder / name).is_file() for name in names):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -124,6 +124,7 @@ class Health(BaseModel):
     status: str
     index: str
     tower_id: str
+    query_tower: str
     items: int
     caches: dict[str, Cache]
     circuits: dict[str, str]

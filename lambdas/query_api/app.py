@@ -77,6 +77,7 @@ def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswe
             status="ok",
             index=index.name,
             tower_id=index.tower_id,
+            query_tower=asked.query_tower,
             items=index.count(),
             caches=caches(asked.caches()),
             circuits=dict(asked.circuits()),

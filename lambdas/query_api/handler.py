@@ -16,14 +16,14 @@ from lambdas.query_api.app import PROBLEM_TYPE, create_app
 from lambdas.query_api.event_stream import EventStream
 from lambdas.query_api.events import events_router
 from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
-from retrieval.encoder import QueryEncoder
 from retrieval.errors import GavelError
 from retrieval.index.opensearch_client import open_store
+from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
-from retrieval.search import SearchService
+from retrieval.search import Encoder, SearchService
 from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
-from retrieval.tower_files import image_tower_folder, tower_folder, tower_tuning
+from retrieval.tower_files import image_tower_folder, tower_tuning
 from retrieval.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -48,12 +48,13 @@ def service() -> SearchService:
         cached_queries=settings.cached_queries,
         cached_answers_s=settings.cached_answers_s,
         load_image_encoder=partial(_image_encoder, settings),
+        query_tower=settings.query_tower,
     )
 
 
 @lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped
-def _encoder(settings: Settings, tower_id: str) -> QueryEncoder:
-    return QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
+def _encoder(settings: Settings, tower_id: str) -> Encoder:
+    return load_query_tower(settings, tower_id, TOWER_CACHE)
 
 
 @lru_cache(maxsize=1)

@@ -46,5 +46,4 @@ def test_the_matrices_that_serve_are_int8_and_both_text_encoders_are_kept(folder
     with safe_open(folder / ITEM_TOWER_FILE, "pt") as weights:
         names = set(weights.keys())
     assert {"item_tower", "query_tower"} <= {name.split(".")[0] for name in names if ".text_encoder." in name}
-    # 24 M word and position embeddings and the 7 M weights of the first layer in float32, 36 M weights of the others in int8
-    assert (folder / QUERY_TOWER_FILE).stat().st_size < 165e6
+    assert (folder / QUERY_TOWER_FILE).stat().st_size < 69e6  # 67 M numbers in int8; with a tokenizer.json below 70 MB

@@ -29,6 +29,7 @@ def test_an_empty_environment_gives_the_embedded_default():
         index_replicas=st.integers(0, 5),
         cors_origins=word | st.just(""),
         towers_uri=word | st.just(""),
+        query_tower=st.sampled_from(["full", "small"]),
         candidates=st.integers(1, 10_000),
         request_timeout_s=st.floats(0.001, 1e6),
         retrieve_timeout_s=st.floats(0.001, 100),

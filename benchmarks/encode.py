@@ -1,0 +1,184 @@
+"""How long a query takes to become a vector: the torch tower in float32, its int8 artefact, and a small query tower, in turns.
+
+Weights are random, since speed does not depend on what was learnt; sizes are those of the preset. All three read the same
+texts, tokenizer included, on one thread of one process; a round asks every query once of each. Processor time is told beside the
+clock: on a busy machine the clock measures the others.
+"""
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from catalog.lots import draw_lots
+from models.artefact import save_towers
+from models.presets import preset
+from models.tokenizer import train_wordpiece
+from models.towers import TwoTowers
+from processing.runs import Latency, summarise_ms
+from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
+from retrieval.items import query_text
+from retrieval.small_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower, pair_keys, token_ids
+from retrieval.tower import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE
+
+TORCH, INT8, SMALL = "torch, float32", "int8 ONNX artefact", "small query tower"
+QUERIES, LOTS = 40, 400
+PAIRS = 65_536  # as many as a small query tower has at most
+WARM_UP = 2  # rounds that are not counted
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+Encode = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of encoding.
+
+    Attributes:
+        latency: of single queries, milliseconds by the clock.
+        cpu_ms: processor time of a query, the median of the rounds.
+        ratio: torch's time / this one's, the median of the rounds.
+        cpu_ratio: the same of processor time.
+    """
+
+    latency: Latency
+    cpu_ms: float
+    ratio: float
+    cpu_ratio: float
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """All three ways.
+
+    Attributes:
+        preset: whose architecture.
+        tokens: of a query, without [CLS] and [SEP].
+        rounds: that counted.
+        ways: name -> figures.
+        bytes: file -> its size.
+        machine: what it ran on, and the load before.
+        date: of the run, UTC.
+    """
+
+    preset: str
+    tokens: int
+    rounds: int
+    ways: dict[str, Way]
+    bytes: dict[str, int]
+    machine: str
+    date: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can write it."""
+        return asdict(self)
+
+
+def run_benchmark(
+    name: str = "distilbert-resnet50",
+    *,
+    tokens: int = 5,
+    rounds: int = 15,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EncodeResult:
+    """Measure all three on the same queries.
+
+    Args:
+        name: a preset.
+        tokens: of every query, without [CLS] and [SEP].
+        rounds: that count, >= 1.
+        progress: called with (rounds done, rounds).
+    """
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gavel-bench-") as scratch:
+            folder, by_torch, queries = _towers(name, tokens, Path(scratch))
+            full, small = QueryEncoder.load(folder), SmallQueryEncoder.load(folder)
+            ways: dict[str, Encode] = {
+                TORCH: by_torch,
+                INT8: lambda text: full.encode([text]),
+                SMALL: lambda text: small.encode([text]),
+            }
+            found = _in_turns(ways, queries, rounds, progress)
+            files = (QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE)
+            sizes = {file: (folder / file).stat().st_size for file in files}
+    finally:
+        torch.set_num_threads(threads)
+    return EncodeResult(name, tokens, rounds, found, sizes, machine, datetime.now(UTC).date().isoformat())
+
+
+def _towers(name: str, tokens: int, scratch: Path) -> tuple[Path, Encode, list[str]]:
+    """An artefact with both query towers, the tower in torch, and queries."""
+    torch.manual_seed(0)
+    random = np.random.default_rng(7)
+    config = replace(preset(name).fresh(), use_image=False)  # no query looks at a photo
+    towers = TwoTowers(config).eval()
+    titles = [query_text(lot.item.title) for lot in draw_lots(LOTS, random, NOW)]
+    tokenizer = train_wordpiece(titles, config.vocabulary)
+    folder = save_towers(towers, tokenizer, scratch)
+    card = QueryEncoder.load(folder).card
+    ready = load_tokenizer(folder, card.max_length)
+    queries = _queries(titles, lambda text: len(token_ids(ready, text, card.max_length)), tokens)
+    _small_tower(card.tower_id, card.dimensions, config.vocabulary, [token_ids(ready, q, card.max_length) for q in queries]).save(
+        folder
+    )
+
+    def by_torch(text: str) -> object:
+        ids, mask = tokenize(ready, [query_text(text)], card.max_length)
+        with torch.inference_mode():
+            return towers.query_tower(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+
+    return folder, by_torch, queries
+
+
+def _queries(titles: Sequence[str], count: Callable[[str], int], tokens: int) -> list[str]:
+    """The openings of titles that have so many tokens."""
+    openings = (" ".join(title.split()[:words]) for title in titles for words in range(1, 12))
+    found = [text for text in dict.fromkeys(openings) if count(text) == tokens]
+    return found[:QUERIES]
+
+
+def _small_tower(tower_id: str, dimensions: int, vocabulary: int, asked: Sequence[NDArray[np.int64]]) -> SmallQueryTower:
+    """A small query tower of full size that knows all pairs of the queries."""
+    random = np.random.default_rng(7)
+    own = np.concatenate([pair_keys(ids) for ids in asked])
+    others = pair_keys(random.integers(0, vocabulary, PAIRS - len(own) + 1))
+    pairs = np.unique(np.concatenate([own, others]))
+    tables = [Int8Table.of(random.normal(size=(rows, dimensions)).astype(np.float32)) for rows in (vocabulary, len(pairs))]
+    return SmallQueryTower(tower_id, tables[0], pairs, tables[1], np.zeros(dimensions, np.float32))
+
+
+def _in_turns(ways: dict[str, Encode], queries: Sequence[str], rounds: int, progress: Callable[[int, int], None]) -> dict[str, Way]:
+    clock: dict[str, list[list[float]]] = {way: [] for way in ways}
+    cpu: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(WARM_UP + rounds):
+        for way, encode in ways.items():
+            cpu_before, times = time.process_time(), []
+            for text in queries:
+                start = time.perf_counter()
+                encode(text)
+                times.append((time.perf_counter() - start) * 1000)
+            if number >= WARM_UP:
+                clock[way].append(times)
+                cpu[way].append((time.process_time() - cpu_before) * 1000 / len(queries))
+        progress(max(0, number + 1 - WARM_UP), rounds)
+    return {way: _way(clock[TORCH], clock[way], cpu[TORCH], cpu[way]) for way in ways}
+
+
+def _way(base: list[list[float]], clock: list[list[float]], base_cpu: list[float], cpu: list[float]) -> Way:
+    ratios = [median(one) / median(other) for one, other in zip(base, clock, strict=True)]
+    cpu_ratios = [one / other for one, other in zip(base_cpu, cpu, strict=True)]
+    latency = summarise_ms(ms for times in clock for ms in times)
+    return Way(latency, round(median(cpu), 4), round(median(ratios), 2), round(median(cpu_ratios), 2))

@@ -1,0 +1,179 @@
+"""A small query tower that learns to say what a big one says: vectors of tokens and of pairs of tokens, added up.
+
+After static embeddings distilled from a sentence encoder (Model2Vec, Tulkens and van Dongen 2024; Gupta and Jaggi, ACL 2021), here
+of a tower's own token pieces and with pairs of neighbours, as in fastText's classifier (Joulin et al., EACL 2017): "laptop bag" is
+not halfway between a laptop and a bag. How much a word counts is the length of its vector.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.schedule import learning_rate_factor
+from retrieval.encoder import to_unit_length
+from retrieval.errors import InvalidInput
+from retrieval.small_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
+
+Progress = Callable[[int, int], None]
+RIDGE = 1e-3  # share of the mean variance that is added to all: embeddings have directions that no text of a catalogue uses
+
+
+@dataclass(frozen=True)
+class SmallQueryConfig:
+    """How a small query tower learns.
+
+    Attributes:
+        texts: that it learns from at most, >= 2.
+        epochs: passes over them, >= 1.
+        batch_size: texts of a step, >= 1.
+        learning_rate: peak of Adam's, > 0.
+        warmup: share of the steps over which it rises.
+        pair_count: times that a pair of tokens must occur in the texts to get a vector of its own, >= 1.
+        most_pairs: that get one, the most frequent ones.
+        seed: of everything random.
+    """
+
+    texts: int = 40_000
+    epochs: int = 20
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+    pair_count: int = 2
+    most_pairs: int = 65_536
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        if min(self.texts - 1, self.epochs, self.batch_size, self.pair_count) < 1 or self.learning_rate <= 0 or self.most_pairs < 0:
+            raise InvalidInput("a small query tower needs 2 texts, 1 epoch, a batch of 1 or more, and a learning rate above 0")
+
+
+class SmallQuery(nn.Module):
+    """The tower while it learns; rows are float, and sums those of nn.EmbeddingBag."""
+
+    def __init__(self, tokens: Tensor, pairs: int) -> None:
+        """Begin with tokens (V, D); pairs begin at zero."""
+        super().__init__()
+        self.tokens = nn.EmbeddingBag.from_pretrained(tokens, mode="sum", sparse=True, freeze=False)
+        self.pairs = nn.EmbeddingBag.from_pretrained(torch.zeros(pairs, tokens.shape[1]), mode="sum", sparse=True, freeze=False)
+        self.bias = nn.Parameter(torch.zeros(tokens.shape[1]))
+
+    def forward(self, tokens: Sequence[NDArray[np.int64]], pairs: Sequence[NDArray[np.int64]]) -> Tensor:
+        """(B, D) of unit length for the rows that each of B texts names."""
+        total = self.bias + self.tokens(*_bags(tokens)) + self.pairs(*_bags(pairs))  # (B, D)
+        return F.normalize(total, dim=1)
+
+
+def learn_small_query(
+    tower_id: str,
+    tokenizer: Tokenizer,
+    max_length: int,
+    texts: Sequence[str],
+    wanted: NDArray[np.float32],
+    token_embeddings: NDArray[np.float32],
+    config: SmallQueryConfig,
+    progress: Progress = lambda done, total: None,
+) -> tuple[SmallQueryTower, list[float]]:
+    """Learn to make the vectors of texts.
+
+    Args:
+        tower_id: the big tower's.
+        tokenizer: its own, as load_tokenizer returns it.
+        max_length: its own.
+        texts: N >= 2 cleaned texts.
+        wanted: (N, D) of unit length, what the big tower makes of them.
+        token_embeddings: (V, W), what its text encoder looks tokens up in: they tell of tokens that no text has.
+        config: how.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        The tower, and the mean of 1 - cosine of every epoch.
+    """
+    ids = [token_ids(tokenizer, text, max_length) for text in texts]
+    keys = frequent_pairs(ids, config)
+    places = [find_pairs(keys, row) for row in ids]
+    tower = SmallQuery(torch.from_numpy(first_vectors(ids, wanted, token_embeddings)), len(keys))
+    losses = _descend(tower, ids, places, torch.from_numpy(np.ascontiguousarray(wanted)), config, progress)
+    tokens, pairs = (part.weight.detach().numpy() for part in (tower.tokens, tower.pairs))
+    return SmallQueryTower(tower_id, Int8Table.of(tokens), keys, Int8Table.of(pairs), tower.bias.detach().numpy()), losses
+
+
+def frequent_pairs(ids: Sequence[NDArray[np.int64]], config: SmallQueryConfig) -> NDArray[np.int64]:
+    """The pairs of neighbours that get a vector, as pair_keys() writes them, ascending."""
+    counts = Counter(chain.from_iterable(pair_keys(row).tolist() for row in ids))
+    ranked = sorted((key for key, count in counts.items() if count >= config.pair_count), key=lambda key: (-counts[key], key))
+    return np.array(sorted(ranked[: config.most_pairs]), dtype=np.int64)
+
+
+def first_vectors(
+    ids: Sequence[NDArray[np.int64]], wanted: NDArray[np.float32], token_embeddings: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Where tokens begin: the linear map of their embeddings whose mean over a text comes nearest to what is wanted of it.
+
+    Args:
+        ids: tokens of N texts.
+        wanted: (N, D).
+        token_embeddings: (V, W).
+
+    Returns:
+        (V, D) by ridge regression.
+    """
+    known = np.array([len(row) > 0 for row in ids])
+    means = np.stack([token_embeddings[row].mean(axis=0) for row in ids if len(row)]).astype(np.float64)  # (M, W)
+    centre, goal = means.mean(axis=0), wanted[known].mean(axis=0, dtype=np.float64)
+    spread = means - centre
+    squares = spread.T @ spread  # (W, W)
+    squares[np.diag_indices_from(squares)] += RIDGE * np.trace(squares) / len(squares) + 1e-12
+    map_ = np.linalg.solve(squares, spread.T @ (wanted[known] - goal))  # (W, D)
+    return ((token_embeddings - centre) @ map_ + goal).astype(np.float32)
+
+
+def _descend(
+    tower: SmallQuery,
+    ids: Sequence[NDArray[np.int64]],
+    places: Sequence[NDArray[np.int64]],
+    wanted: Tensor,
+    config: SmallQueryConfig,
+    progress: Progress,
+) -> list[float]:
+    random = np.random.default_rng(config.seed)
+    tables = torch.optim.SparseAdam([tower.tokens.weight, tower.pairs.weight], lr=config.learning_rate)
+    bias = torch.optim.Adam([tower.bias], lr=config.learning_rate)
+    a_pass = -(-len(ids) // config.batch_size)
+    steps, losses = a_pass * config.epochs, []
+    for step in range(steps):
+        if step % a_pass == 0:
+            order, sums = random.permutation(len(ids)), []
+        rows = order[step % a_pass * config.batch_size :][: config.batch_size]
+        for optimizer in (tables, bias):
+            optimizer.param_groups[0]["lr"] = config.learning_rate * learning_rate_factor(step / steps, config.warmup)
+            optimizer.zero_grad()
+        found = tower([ids[row] for row in rows], [places[row] for row in rows])  # (B, D)
+        loss = 1 - (found * wanted[torch.from_numpy(rows)]).sum(dim=1).mean()
+        loss.backward()
+        for optimizer in (tables, bias):
+            optimizer.step()
+        sums.append(float(loss.detach()))
+        progress(step + 1, steps)
+        if step % a_pass == a_pass - 1:
+            losses.append(float(np.mean(sums)))
+    return losses
+
+
+def _bags(rows: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+    """What nn.EmbeddingBag takes: all places in one row, and where each bag begins."""
+    starts = np.cumsum([0, *map(len, rows[:-1])], dtype=np.int64)
+    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(starts)
+
+
+def cosines(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) cosines of vectors (N, D) with those of the same row."""
+    result: NDArray[np.float32] = (to_unit_length(found) * to_unit_length(wanted)).sum(axis=1)
+    return result

@@ -1,0 +1,206 @@
+"""The small query tower at serving time: vectors of tokens and of pairs of tokens that are looked up and added, no network."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from retrieval.encoder import MAX_WORD_CHARS, load_tokenizer, to_unit_length
+from retrieval.errors import TowerError
+from retrieval.items import query_text
+from retrieval.tower import SMALL_QUERY_TOWER_FILE, TowerCard
+
+DISTIL = "`gavel distill query`"
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+PAIR_SHIFT = 32  # a pair of tokens is one number: the first above, the second below
+
+
+@dataclass(frozen=True)
+class Int8Table:
+    """Rows of numbers in int8, each with its own scale.
+
+    Attributes:
+        rows: (N, D) int8.
+        scales: (N,) float32; row n is rows[n] * scales[n].
+    """
+
+    rows: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.float32]) -> "Int8Table":
+        """Round float rows (N, D) to 255 steps between the largest number of each and its negative."""
+        scales = np.maximum(np.abs(rows).max(axis=1, initial=0.0), np.float32(1e-12)) / 127
+        return cls(np.round(rows / scales[:, None]).astype(np.int8), scales.astype(np.float32))
+
+    def sum(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The sum (D,) of some rows."""
+        total: NDArray[np.float32] = self.scales[places] @ self.rows[places]
+        return total
+
+
+@dataclass(frozen=True)
+class SmallQueryTower:
+    """What `query_tower_small.npz` holds.
+
+    Attributes:
+        tower_id: the tower that it stands in for.
+        tokens: a row for each token of the tower's vocabulary.
+        pairs: (P,) int64, ascending: the pairs of neighbouring tokens that have a vector of their own, see pair_keys().
+        pair_vectors: a row for each of them.
+        bias: (D,) float32, what every query begins with.
+    """
+
+    tower_id: str
+    tokens: Int8Table
+    pairs: NDArray[np.int64]
+    pair_vectors: Int8Table
+    bias: NDArray[np.float32]
+
+    def save(self, folder: Path) -> Path:
+        """Write the file into the folder of the tower; it appears whole or not at all."""
+        path = folder / SMALL_QUERY_TOWER_FILE
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                tower_id=np.array(self.tower_id),
+                tokens=self.tokens.rows,
+                token_scales=self.tokens.scales,
+                pairs=self.pairs,
+                pair_vectors=self.pair_vectors.rows,
+                pair_scales=self.pair_vectors.scales,
+                bias=self.bias,
+            )
+        partial.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, folder: Path, card: TowerCard) -> "SmallQueryTower":
+        """Read the file of a tower.
+
+        Raises:
+            TowerError: the tower has no small query tower, or the file is damaged or another tower's.
+        """
+        path = folder / SMALL_QUERY_TOWER_FILE
+        if not path.is_file():
+            raise TowerError(
+                f"tower {card.tower_id} has no small query tower ({path} is missing); make one with {DISTIL}, or set "
+                "GAVEL_QUERY_TOWER=full"
+            )
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                tokens, pairs = Int8Table(held["tokens"], held["token_scales"]), held["pairs"]
+                found = cls(
+                    str(held["tower_id"]), tokens, pairs, Int8Table(held["pair_vectors"], held["pair_scales"]), held["bias"]
+                )
+            found.check(card)
+        except UNREADABLE as error:
+            raise TowerError(
+                f"{path} is not a small query tower: {error}; copy it again, or make it again with {DISTIL}"
+            ) from error
+        return found
+
+    def check(self, card: TowerCard) -> None:
+        """See whether the arrays fit each other and the tower.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if self.tower_id != card.tower_id:
+            raise ValueError(f"it belongs to tower {self.tower_id}, not to {card.tower_id}")
+        for table in (self.tokens, self.pair_vectors):
+            if table.rows.dtype != np.int8 or table.rows.shape != (len(table.scales), card.dimensions):
+                raise ValueError(f"vectors of {table.rows.shape} {table.rows.dtype} are not int8 of {card.dimensions}")
+        if (
+            self.bias.shape != (card.dimensions,)
+            or len(self.pairs) != len(self.pair_vectors.scales)
+            or self.pairs.dtype != np.int64
+        ):
+            raise ValueError("its arrays do not fit each other")
+
+
+class SmallQueryEncoder:
+    """Turns query texts into unit vectors of a tower's space by its small query tower; the interface is QueryEncoder's.
+
+    Attributes:
+        card: the tower that it is.
+    """
+
+    def __init__(self, card: TowerCard, tokenizer: Tokenizer, tower: SmallQueryTower) -> None:
+        self.card = card
+        self._tokenizer = tokenizer
+        self._tower = tower
+
+    @classmethod
+    def load(cls, folder: Path, dimensions: int | None = None) -> "SmallQueryEncoder":
+        """Load the small query tower of an artefact.
+
+        Args:
+            folder: `towers/<tower_id>`.
+            dimensions: as QueryEncoder.load()'s.
+
+        Raises:
+            TowerError: a file is missing or damaged, or vectors of `dimensions` are not served.
+        """
+        card = TowerCard.load(folder)
+        tower, tokenizer = SmallQueryTower.load(folder, card), load_tokenizer(folder, card.max_length)
+        if tokenizer.get_vocab_size() > len(tower.tokens.scales):
+            raise TowerError(
+                f"{folder / SMALL_QUERY_TOWER_FILE} knows {len(tower.tokens.scales)} tokens, the tokenizer beside it "
+                f"{tokenizer.get_vocab_size()}; make it again with {DISTIL}"
+            )
+        return cls(card.at(dimensions), tokenizer, tower)
+
+    @property
+    def tower_id(self) -> str:
+        """The tower whose space these vectors lie in."""
+        return self.card.tower_id
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode queries.
+
+        Args:
+            texts: as QueryEncoder.encode() takes them.
+
+        Returns:
+            (N, dimensions) float32 of unit length, in the order of the texts.
+        """
+        vectors = np.empty((len(texts), self.card.dimensions), dtype=np.float32)
+        for row, text in enumerate(texts):
+            ids = token_ids(self._tokenizer, query_text(text), self.card.max_length)
+            vectors[row] = self._sum(ids)[: self.card.dimensions]
+        return to_unit_length(vectors)
+
+    def _sum(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        tower = self._tower
+        whole = tower.bias + tower.tokens.sum(ids)  # (D,)
+        places = find_pairs(tower.pairs, ids)
+        return whole + tower.pair_vectors.sum(places) if len(places) else whole
+
+
+def token_ids(tokenizer: Tokenizer, text: str, max_length: int) -> NDArray[np.int64]:
+    """The tokens (L,) of a cleaned text without those that only mark its ends; at most max_length - 2 of them."""
+    encoding = tokenizer.encode(text[: max_length * MAX_WORD_CHARS])
+    special = np.array(encoding.special_tokens_mask, dtype=np.bool_)
+    return np.array(encoding.ids, dtype=np.int64)[~special]
+
+
+def pair_keys(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One number for each pair of neighbours among token ids (L,): (L - 1,) int64, none for fewer than two."""
+    return (ids[:-1] << PAIR_SHIFT) | ids[1:]
+
+
+def find_pairs(known: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the pairs of token ids (L,) stand among those that are known, ascending; those that do not are left out."""
+    wanted = pair_keys(ids)
+    if not len(known) or not len(wanted):
+        return np.empty(0, dtype=np.int64)
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    found: NDArray[np.int64] = places[known[places] == wanted]
+    return found
