@@ -4,10 +4,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.errors import InvalidInput
 from retrieval.fuse import Fusion, fuse
@@ -23,6 +21,7 @@ from retrieval.index.base import (
     with_ranks,
 )
 from retrieval.index.bm25 import shares_word
+from retrieval.index.hits import Hit, Hits, keyword_hits
 from retrieval.index.keyword_fields import KeywordFields
 from retrieval.index.lot_graph import Kind, LotGraph
 from retrieval.index.lot_store import LotStore
@@ -34,23 +33,6 @@ LOTS_FILE = "lots.sqlite"
 EXACT_BELOW = 1_000
 ENTRIES_A_COMMIT = 1_000
 ATTEMPTS = 3  # of a search whose finds a writer replaced before their documents were read
-
-
-class Hit(NamedTuple):
-    """A lot that a search found, before its document is read.
-
-    Attributes:
-        position: in the database.
-        item_id: of the lot.
-        score: as Candidate.score.
-    """
-
-    position: int
-    item_id: str
-    score: float
-
-
-Hits = Sequence[Hit]  # best first
 
 
 class FaissIndex:
@@ -202,19 +184,9 @@ class FaissIndex:
             return []
         bm25 = self._current_bm25()
         scores = bm25.scores(text)  # (N,)
-        rows = np.flatnonzero(scores > 0)
         current = self._current_graph()
         with self._lock.reading():
-            columns = current.columns
-            slots = _find_sorted(columns.positions, bm25.positions[rows])
-            passing = (slots >= 0) & columns.allowed(where)[slots] if len(columns) else np.zeros(len(rows), dtype=np.bool_)
-            rows, slots = rows[passing], slots[passing]
-            if len(rows) > k:
-                near = scores[rows] >= np.partition(scores[rows], -k)[-k]  # all that tie with the last one
-                rows, slots = rows[near], slots[near]
-            ids = [columns.item_ids[slot] for slot in slots]
-        hits = map(Hit, bm25.positions[rows].tolist(), ids, scores[rows].tolist())
-        return sorted(hits, key=lambda hit: (-hit.score, hit.item_id))[:k]
+            return keyword_hits(scores, bm25.positions, current.columns, where, k)
 
     def _answer(self, search: Callable[[], Hits]) -> list[Candidate]:
         """Read the lots of a search's hits; search again if a writer took one of them away in between."""
@@ -292,11 +264,3 @@ def _unit(vector: Vector) -> Vector:
     length = float(np.linalg.norm(vector.astype(np.float64)))
     scaled: Vector = (vector / max(length, 1e-12)).astype(np.float32)
     return scaled
-
-
-def _find_sorted(ascending: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each wanted number stands in an ascending array; -1 where it does not."""
-    if not len(ascending):
-        return np.full(len(wanted), -1)
-    places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
-    return np.where(ascending[places] == wanted, places, -1)

@@ -1,7 +1,8 @@
-"""What filters ask of every lot, in columns beside the graph: one row a slot, a filter is one mask over all slots."""
+"""What filters ask of every lot, in columns beside the graph: one value a slot, a filter is one mask over slots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,15 @@ Mask = NDArray[np.bool_]
 
 NEVER_ENDS = np.iinfo(np.int64).max
 NONE = -1  # code of a category or brand that is missing
-ROW = np.dtype(
-    [
-        ("position", np.int64),
-        ("ends_at", np.int64),
-        ("current_price", np.float32),  # float32 like the field of schema.index_body, so that a limit cuts at the same lots
-        ("seller_rating", np.float32),
-        ("category", np.int32),
-        ("brand", np.int32),
-        ("alive", np.bool_),
-    ],
-    align=True,
-)
+COLUMNS: Mapping[str, type[np.generic]] = {
+    "position": np.int64,
+    "ends_at": np.int64,
+    "current_price": np.float32,  # float32 like the field of schema.index_body, so that a limit cuts at the same lots
+    "seller_rating": np.float32,
+    "category": np.int32,
+    "brand": np.int32,
+    "alive": np.bool_,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +38,17 @@ class LotColumns:
 
     def __init__(self) -> None:
         self.item_ids: list[str] = []
-        self._rows = np.empty(0, dtype=ROW)
+        self._columns: dict[str, NDArray[Any]] = {name: np.empty(0, dtype=kind) for name, kind in COLUMNS.items()}
         self._slots: dict[str, int] = {}
         self._codes: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._columns["alive"])
 
     @property
     def positions(self) -> NDArray[np.int64]:
         """(N,) int64, ascending: where each slot's lot stands in the database."""
-        positions: NDArray[np.int64] = self._rows["position"]
+        positions: NDArray[np.int64] = self._columns["position"]
         return positions
 
     @property
@@ -61,12 +59,15 @@ class LotColumns:
     @property
     def dead(self) -> int:
         """Number of dead slots."""
-        return len(self._rows) - len(self._slots)
+        return len(self) - len(self._slots)
 
     def append(self, lots: Sequence[LotFields | GoneLot]) -> None:
         """Give the next slots to these lots; the slots that their older versions had are dead from now on."""
-        first = len(self._rows)
-        self._rows = np.concatenate([self._rows, np.array([self._row(lot) for lot in lots], dtype=ROW)])
+        if not lots:
+            return
+        first = len(self)
+        for (name, known), values in zip(self._columns.items(), zip(*map(self._row, lots), strict=True), strict=True):
+            self._columns[name] = np.concatenate([known, np.array(values, dtype=known.dtype)])
         for slot, lot in enumerate(lots, first):
             if isinstance(lot, GoneLot):
                 self.item_ids.append("")
@@ -79,22 +80,25 @@ class LotColumns:
         """Mark the slot of a lot dead; nothing happens for an unknown lot."""
         slot = self._slots.pop(item_id, None)
         if slot is not None:
-            self._rows["alive"][slot] = False
+            self._columns["alive"][slot] = False
 
-    def allowed(self, where: Filter) -> Mask:
-        """(N,) bool: the slots whose lots may come back under a filter."""
-        rows = self._rows
-        mask: Mask = rows["alive"] & (rows["ends_at"] > epoch_ms(where.now))
-        for column, wanted in (("category", where.category), ("brand", where.brand)):
+    def allowed(self, where: Filter, slots: NDArray[np.int64] | None = None) -> Mask:
+        """(N,) bool: which of all slots, or of those that are given, have lots that may come back under a filter."""
+
+        def column(name: str) -> NDArray[Any]:
+            return self._columns[name] if slots is None else self._columns[name][slots]
+
+        mask: Mask = column("alive") & (column("ends_at") > epoch_ms(where.now))
+        for name, wanted in (("category", where.category), ("brand", where.brand)):
             if wanted is not None:
-                mask &= rows[column] == self._codes.get(lower_case(wanted), NONE - 1)
+                mask &= column(name) == self._codes.get(lower_case(wanted), NONE - 1)
         # a missing price or rating is NaN, which no comparison holds for
         if where.min_price is not None:
-            mask &= rows["current_price"] >= np.float32(where.min_price)
+            mask &= column("current_price") >= np.float32(where.min_price)
         if where.max_price is not None:
-            mask &= rows["current_price"] <= np.float32(where.max_price)
+            mask &= column("current_price") <= np.float32(where.max_price)
         if where.min_seller_rating is not None:
-            mask &= rows["seller_rating"] >= np.float32(where.min_seller_rating)
+            mask &= column("seller_rating") >= np.float32(where.min_seller_rating)
         return mask
 
     def _row(self, lot: LotFields | GoneLot) -> tuple[int | float, ...]:

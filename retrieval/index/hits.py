@@ -1,0 +1,76 @@
+"""What searches of an embedded index find, before the lots themselves are read."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.index.base import Filter
+from retrieval.index.lot_columns import LotColumns
+
+HELD_AGAINST_FILTER = 1_000  # lots of a keyword search, the best first; many times more where a filter leaves too few of them
+
+
+class Hit(NamedTuple):
+    """A lot that a search found.
+
+    Attributes:
+        position: in the database.
+        item_id: of the lot.
+        score: as Candidate.score.
+    """
+
+    position: int
+    item_id: str
+    score: float
+
+
+Hits = Sequence[Hit]  # best first
+
+
+def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], columns: LotColumns, where: Filter, k: int) -> Hits:
+    """The best of a keyword search that pass a filter.
+
+    A common word is in a great many lots, so that the best alone are looked at, and more of them only if the filter leaves fewer
+    than k; lots that tie with the last one are always among them.
+
+    Args:
+        scores: (N,) BM25 of every document; 0 shares no word with the query.
+        positions: (N,) ascending, where the documents' lots stand in the database.
+        columns: what the filter asks of every lot.
+        where: the filter.
+        k: how many hits at most.
+
+    Returns:
+        By descending score, ties by item_id.
+    """
+    found = np.flatnonzero(scores > 0)
+    of_found, depth = scores[found], max(k, HELD_AGAINST_FILTER)
+    while True:
+        rows = found[of_found >= _kth_highest(of_found, depth)]
+        slots = _find_sorted(columns.positions, positions[rows])
+        rows, slots = rows[slots >= 0], slots[slots >= 0]
+        passing = columns.allowed(where, slots)
+        if np.count_nonzero(passing) >= k or depth >= len(found):
+            break
+        depth *= HELD_AGAINST_FILTER
+    rows, slots = rows[passing], slots[passing]
+    best = scores[rows] >= _kth_highest(scores[rows], k)
+    rows, slots = rows[best], slots[best]
+    ids = [columns.item_ids[slot] for slot in slots]
+    hits = map(Hit, positions[rows].tolist(), ids, scores[rows].tolist())
+    return sorted(hits, key=lambda hit: (-hit.score, hit.item_id))[:k]
+
+
+def _kth_highest(scores: NDArray[np.float32], k: int) -> float:
+    """The k-th highest of some scores above 0; 0 where there are fewer."""
+    return float(np.partition(scores, -k)[-k]) if len(scores) > k else 0.0
+
+
+def _find_sorted(ascending: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each wanted number stands in an ascending array; -1 where it does not."""
+    if not len(ascending):
+        return np.full(len(wanted), -1)
+    places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return np.where(ascending[places] == wanted, places, -1)

@@ -1,0 +1,50 @@
+"""Keyword hits under a filter: looking at the best alone finds what looking at all would."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.index import hits
+from retrieval.index.base import Filter
+from retrieval.index.lot_columns import GoneLot, LotColumns
+from retrieval.index.lot_store import LotFields
+
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def columns_of(prices: list[float | None]) -> LotColumns:
+    """Lots at every second position; one without a price is gone."""
+    columns = LotColumns()
+    columns.append(
+        [
+            GoneLot(2 * n) if price is None else LotFields(2 * n, f"lot-{n:03}", None, price, None, None, None)
+            for n, price in enumerate(prices)
+        ]
+    )
+    return columns
+
+
+@pytest.fixture(autouse=True)
+def few_at_first(monkeypatch):
+    monkeypatch.setattr(hits, "HELD_AGAINST_FILTER", 2)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 1.5]), st.sampled_from([None, 1.0, 9.0])), max_size=40),
+    st.integers(1, 8),
+)
+def test_the_best_that_pass_are_found_however_few_of_the_first_do(lots, k):
+    scores = np.array([score for score, _ in lots], dtype=np.float32)
+    columns = columns_of([price for _, price in lots])
+    found = hits.keyword_hits(scores, 2 * np.arange(len(lots)), columns, Filter(max_price=5, now=NOW), k)
+    passing = [(score, f"lot-{n:03}", 2 * n) for n, (score, price) in enumerate(lots) if price == 1.0 and score > 0]
+    wanted = sorted(passing, key=lambda lot: (-lot[0], lot[1]))[:k]
+    assert [(hit.score, hit.item_id, hit.position) for hit in found] == wanted
+
+
+def test_a_document_whose_lot_the_columns_do_not_know_yet_is_passed_over():
+    found = hits.keyword_hits(np.array([2, 1], dtype=np.float32), np.array([0, 7]), columns_of([1.0]), Filter(now=NOW), 5)
+    assert [hit.item_id for hit in found] == ["lot-000"]
