@@ -1,5 +1,7 @@
 """The re-rank endpoint: there only when a stage names an artefact, and replaced with a way back."""
 
+import json
+
 import cfnlint.api
 import pytest
 from conftest import Synthesised, synthesise
