@@ -94,7 +94,7 @@ def event_files(places: Iterable[Path]) -> list[Path]:
     if not found:
         raise InvalidInput(
             f"there is no event file in {', '.join(map(str, places))}; `gavel serve` writes them to <home>/events, and "
-            "`aws s3 sync` fetches those of a stage"
+            "`gavel aws events` fetches those of a stage"
         )
     return sorted(found)
 

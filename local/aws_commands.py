@@ -104,6 +104,26 @@ def publish_ranker(
 
 
 @aws_app.command()
+def events(
+    out: Annotated[Path | None, typer.Option(help="Folder to fetch into; <home>/events-of-<stage> by default.")] = None,
+    date: Annotated[str | None, typer.Option(help="Only of this UTC day, such as 2026-11-21.")] = None,
+    stage: Stage = "dev",
+    as_json: Json = False,
+) -> None:
+    """Fetch what buyers did, as far as it is not here yet; `gavel train reranker --from-events` learns from it."""
+    from local.aws.account import deployed_stage
+    from local.aws.buckets import Bucket
+    from local.aws.jobs import check_date
+
+    folder = out or Settings.from_env().home / f"events-of-{stage}"
+    prefix = f"events/{check_date(date).replace('-', '/')}/" if date else "events/"
+    bucket = Bucket(deployed_stage(stage).output("EventsBucket"))
+    with progress("fetch events") as step:
+        fetched = bucket.download(prefix, folder, step)
+    report({"events": str(folder), "fetched": fetched}, as_json)
+
+
+@aws_app.command()
 def night(date: Day, stage: Stage = "dev", as_json: Json = False) -> None:
     """Have the stage look for a day's lots and embed them, as its schedule does."""
     from local.aws.account import deployed_stage

@@ -64,8 +64,14 @@ def train(
     if what not in ("towers", "reranker"):
         raise InvalidInput(f"there is no {what!r} to train; train towers or reranker")
     if from_events:
-        train_on_events(home, from_events, catalog, seed, force, as_json)
+        if catalog or labels:
+            raise InvalidInput(
+                "--from-events learns what buyers did with the lots of the live index; leave --catalog and --labels out"
+            )
+        train_on_events(home, from_events, seed, force, as_json)
         return
+    if force:
+        raise InvalidInput("--force belongs to --from-events; leave it out")
     source = CatalogFolder.load(home.catalog(catalog))
     if reranker or what == "reranker":
         with progress("train re-ranker") as step:
@@ -96,10 +102,8 @@ def train(
     report({"tower_id": tower.name, "tower": str(tower)}, as_json)
 
 
-def train_on_events(home: Home, places: list[Path], catalog: Path | None, seed: int, force: bool, as_json: bool) -> None:
+def train_on_events(home: Home, places: list[Path], seed: int, force: bool, as_json: bool) -> None:
     """Train the re-ranker on events, and show what held-out sessions say of it."""
-    if catalog is not None:
-        raise InvalidInput("--from-events learns about the lots of the live index; leave --catalog out")
     with Stages() as stages:
         made = pipeline.train_on_events(home, places, seed=seed, force=force, stages=stages)
     if as_json:

@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
@@ -37,11 +37,12 @@ from retrieval.ranker.xgboost import BoosterRanker, fit_booster
 from retrieval.search import SearchService
 from retrieval.significance import PairedComparison, compare_paired
 
+Before = Literal["re-ranker", "first stage"]
+Labelled = tuple[NDArray[np.float32], NDArray[np.float32]]  # features (M, F), gains (M,)
+
 LEAST_TOUCHED = 100  # lists on which something was clicked, bid on or bought
 LEAST_HELD_OUT = 5  # queries that tell which order is better: below, chance alone decides
 REJECTS_SUFFIX = ".rejects.ndjson"
-
-Before = Literal["re-ranker", "first stage"]
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,7 @@ def train_on_events(
     queries = find_candidates(by_query_and_day(log.clicks), find, seed, progress)
     train, val = (ranking_data(queries, part, (fall or 0.0) if debias else 0.0) for part in ("train", "val"))
     held_out = _held_out(queries, fall or 0.0)
-    for name, count, least in (
-        ("training", len(train), 1),
-        ("validation", len(val), 1),
-        ("held-out", len(held_out), LEAST_HELD_OUT),
-    ):
-        if count < least:
-            raise InvalidInput(_too_few(log, f"{count} queries that tell lots apart in {name} sessions", f"{least} such queries"))
+    _check_enough(log, {"training": (len(train), 1), "validation": (len(val), 1), "held-out": (len(held_out), LEAST_HELD_OUT)})
     booster = fit_booster(train, val, seed=seed)
     before, old = _ranks_today(path)
     compared = compare_paired(_measured(old, held_out), _measured(booster, held_out))
@@ -150,21 +145,32 @@ def train_on_events(
         before=before,
         held_out=compared,
         position_bias=fall if debias else None,
-        events=log.events,
-        duplicates=log.duplicates,
-        rejects=len(log.rejects),
         rejects_file=rejects_file,
-        sessions=len({click.buyer_id for click in log.clicks}),
-        lists=len({_list(click) for click in log.clicks}),
         touched=len(touched),
-        impressions=len(log.clicks),
         not_found=sum(query.not_found for query in queries),
         train_queries=len(train),
         val_queries=len(val),
+        **_counts(log),
     )
 
 
-Labelled = tuple[NDArray[np.float32], NDArray[np.float32]]  # features (M, F), gains (M,)
+def _counts(log: EventFiles) -> dict[str, int]:
+    """What was read, as the report has it."""
+    return {
+        "events": log.events,
+        "duplicates": log.duplicates,
+        "rejects": len(log.rejects),
+        "sessions": len({click.buyer_id for click in log.clicks}),
+        "lists": len({_list(click) for click in log.clicks}),
+        "impressions": len(log.clicks),
+    }
+
+
+def _check_enough(log: EventFiles, parts: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse a log of which a part has fewer queries than it must: part -> (queries that tell lots apart, the least)."""
+    for name, (count, least) in parts.items():
+        if count < least:
+            raise InvalidInput(_too_few(log, f"{count} queries that tell lots apart in {name} sessions", f"{least} such queries"))
 
 
 def _held_out(queries: Sequence[ShownQuery], fall: float) -> dict[str, Labelled]:

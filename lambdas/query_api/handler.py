@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mangum import Mangum
 
 from lambdas.query_api.app import PROBLEM_TYPE, create_app
-from lambdas.query_api.event_stream import EventStream
-from lambdas.query_api.events import events_router
+from lambdas.query_api.event_stream import stream_router
 from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
 from retrieval.errors import GavelError
 from retrieval.index.opensearch_client import open_store
@@ -88,7 +87,7 @@ def warm_up() -> None:
 
 metrics.set_default_dimensions(stage=Settings.from_env().stage)
 app = create_app(service, Settings.from_env().origins, measure)
-app.include_router(events_router(EventStream(Settings.from_env().events_stream)))
+app.include_router(stream_router(Settings.from_env().events_stream))
 answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
 
 

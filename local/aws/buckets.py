@@ -55,15 +55,25 @@ class Bucket:
         with asking_aws(f"{self}/{key}"):
             self._s3.put_object(Bucket=self.name, Key=key, Body=json.dumps(value).encode(), ContentType="application/json")
 
-    def download(self, prefix: str, folder: Path) -> int:
-        """Fetch what lies below a prefix into a folder, under the names that follow the prefix; returns how many files."""
-        keys = [key for key in self.listed(prefix) if not key.endswith("/")]
-        for key in keys:
-            path = folder / key.removeprefix(prefix).lstrip("/")
-            path.parent.mkdir(parents=True, exist_ok=True)
+    def download(self, prefix: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
+        """Fetch what lies below a prefix, whose objects never change; a file that is there already is not fetched again.
+
+        Args:
+            prefix: of the keys.
+            folder: gets the files, under their keys.
+            progress: called with (files done, files in all).
+
+        Returns:
+            How many files were fetched.
+        """
+        missing = [key for key in self.listed(prefix) if not key.endswith("/") and not (folder / key).exists()]
+        for done, key in enumerate(missing, 1):
+            (folder / key).parent.mkdir(parents=True, exist_ok=True)
             with asking_aws(f"{self}/{key}"):
-                self._s3.download_file(self.name, key, str(path))
-        return len(keys)
+                self._s3.download_file(self.name, key, str(folder / key))  # under another name until it is whole
+            if progress:
+                progress(done, len(missing))
+        return len(missing)
 
     def upload(
         self,

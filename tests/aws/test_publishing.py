@@ -1,4 +1,4 @@
-"""What `gavel aws publish` and `publish-ranker` leave in a stage's bucket (moto): late tunings, and archives for the endpoint."""
+"""What `gavel aws` leaves in a stage's buckets and takes from them (moto): late tunings, archives for the endpoint, events."""
 
 import io
 import json
@@ -11,6 +11,7 @@ from moto import mock_aws
 from small_tower import save_small_item_tower
 from trained_booster import feature_rows, ranking_data, trained_booster
 
+from catalog.event_files import event_files
 from infra.reranker import SCRIPT_MODE
 from local import cli
 from local.aws.account import deployed_stage
@@ -24,7 +25,11 @@ from retrieval.tower_files import tower_tuning
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
 TOWER = "0123456789ab"
-STACKS = {"Storage": {"TowersBucket": "towers-bucket"}, "Serving": {"ApiUrl": "https://x"}, "Batch": {"JobRole": "role"}}
+STACKS = {
+    "Storage": {"TowersBucket": "towers-bucket", "EventsBucket": "towers-bucket"},
+    "Serving": {"ApiUrl": "https://x"},
+    "Batch": {"JobRole": "role"},
+}
 
 
 @pytest.fixture
@@ -113,3 +118,18 @@ def test_the_command_puts_up_the_re_ranker_of_the_current_tower(bucket, tmp_path
     assert (said["tower_id"], said["uploaded"]) == (TOWER, True)
     bucket.Object(said["model_key"]).load()
     assert "cdk.json" in said["next"]
+
+
+def test_events_are_fetched_once_a_day_or_all(bucket, tmp_path, monkeypatch, capsys):
+    for day in ("20", "21"):
+        bucket.put_object(Key=f"events/2026/11/{day}/gavel-dev-events-1", Body=b"{}")
+    bucket.put_object(Key="errors/processing-failed/2026/11/21/x", Body=b"{}")
+    counts = []
+    for flags in (["--date", "2026-11-21"], [], []):
+        monkeypatch.setattr("sys.argv", ["gavel", "aws", "events", "--out", str(tmp_path / "here"), *flags, "--json"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        counts.append(json.loads(capsys.readouterr().out)["fetched"])
+    assert counts == [1, 1, 0]
+    assert sorted(path.parent.name for path in event_files([tmp_path / "here"])) == ["20", "21"]

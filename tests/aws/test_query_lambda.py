@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import partial
 from types import ModuleType, SimpleNamespace
 
@@ -441,3 +442,27 @@ def test_an_image_branch_that_is_not_in_the_bucket_is_told_and_words_go_on(impor
     assert (status, body["type"]) == (503, "tower_unavailable")
     assert IMAGE_TOWER_FILE in body["detail"]
     assert ask(module)[0] == 200
+
+
+def shown_list():
+    now = datetime.now(UTC).isoformat()
+    click = {"event_type": "click", "item_id": "lot-01", "position": 3, "timestamp": now}
+    return {"query_id": "l-1", "session_id": "s-1", "query": f"{SECRET} watch", "shown_at": now, "events": [click]}
+
+
+def test_what_buyers_did_goes_to_the_stream_of_the_setting_and_into_no_log(imported, bucket, monkeypatch, capsys):
+    place = {"RoleARN": "arn:aws:iam::123456789012:role/r", "BucketARN": f"arn:aws:s3:::{BUCKET}", "Prefix": "events/"}
+    boto3.client("firehose").create_delivery_stream(DeliveryStreamName="told", ExtendedS3DestinationConfiguration=place)
+    monkeypatch.setenv("GAVEL_EVENTS_STREAM", "told")
+    status, body = ask(imported(), method="POST", path="/events", query=None, body=shown_list())
+    assert (status, body) == (202, {"accepted": 1})
+    (told,) = bucket.objects.filter(Prefix="events/")
+    assert json.loads(told.get()["Body"].read())["query"] == f"{SECRET} watch"
+    assert SECRET not in capsys.readouterr().out
+
+
+def test_without_a_stream_events_are_a_503_and_the_log_says_why(imported, bucket, capsys):
+    status, body = ask(imported(), method="POST", path="/events", query=None, body=shown_list())
+    assert (status, body["type"]) == (503, "feedback_unavailable")
+    lines, _ = logged(capsys)
+    assert any("GAVEL_EVENTS_STREAM" in line["message"] for line in lines)

@@ -2,8 +2,8 @@
 
 import pytest
 
-STORAGE = {"NewItemsBucket", "EmbeddingsBucket", "TowersBucket", "ReleasesBucket", "ArrivalsDeadLetters"}
-SERVING = {"ApiUrl", "ApiKeyId", "SearchFunction", "BulkIndexerFunction"}
+STORAGE = {"NewItemsBucket", "EmbeddingsBucket", "TowersBucket", "ReleasesBucket", "EventsBucket", "ArrivalsDeadLetters"}
+SERVING = {"ApiUrl", "ApiKeyId", "SearchFunction", "BulkIndexerFunction", "EventsStream"}
 BATCH = {
     "JobRole",
     "TrainingRole",
