@@ -1,6 +1,7 @@
 """An image branch that a reader can follow: a photo is the colour that it is nearest to."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from painted_lots import COLOURS
 
-from retrieval.image_encoder import PHOTO_VECTOR, PIXELS
+from retrieval.encoder import load_session
+from retrieval.image_encoder import PHOTO_VECTOR, PIXELS, ImageEncoder
 from retrieval.tower import IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 SIDE = 32
@@ -71,3 +73,9 @@ def save_colour_tower(folder: Path, directions: Mapping[str, NDArray[np.float32]
     )
     card.save(folder)
     return card
+
+
+def colour_branch(folder: Path, directions: Mapping[str, NDArray[np.float32]], tower_id: str) -> ImageEncoder:
+    """The image branch of a tower of colours, under the id that an index of a test names."""
+    card = save_colour_tower(folder, directions)
+    return ImageEncoder(replace(card, tower_id=tower_id), load_session(folder / IMAGE_TOWER_FILE))

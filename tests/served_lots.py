@@ -8,7 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import uvicorn
-from lots import WordEncoder, lot, publish
+from colour_tower import colour_branch
+from lots import TOWER_ID, WordEncoder, lot, publish
 
 from lambdas.query_api.app import create_app
 from local.serve_command import listen
@@ -29,7 +30,8 @@ def served_lots(folder: Path) -> Iterator[str]:
     """The URL of a server over LOTS, whose index lies in an empty folder."""
     store = FaissStore(folder / "index")
     publish(store, LOTS)
-    service = SearchService(store, WordEncoder, cached_answers_s=1)
+    branch = colour_branch(folder / "tower", {name: WordEncoder().encode([name])[0] for name in ("red", "blue")}, TOWER_ID)
+    service = SearchService(store, WordEncoder, cached_answers_s=1, load_image_encoder=lambda tower_id: branch)
     service.live()
     with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(uvicorn.Config(create_app(lambda: service), log_level="warning"))

@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import onnx
+from colour_tower import SIDE, write_colour_branch
 from onnx import TensorProto, helper, numpy_helper
 from painted_lots import COLOURS, KINDS, names, paint
 from tokenizers import Tokenizer
@@ -72,7 +73,7 @@ def lots(folder: Path) -> list[Item]:
 
 
 def save_word_tower(towers: Path) -> Path:
-    """Save a query tower that training did not make: one direction a known word, and one that every word shares.
+    """Save a tower that training did not make: one direction a known word, and one that every word shares; photos are colours.
 
     Returns:
         `towers/<tower_id>`.
@@ -99,12 +100,13 @@ def save_word_tower(towers: Path) -> Path:
     tokenizer.normalizer, tokenizer.pre_tokenizer = Lowercase(), Whitespace()
     tokenizer.save(str(folder / TOKENIZER_FILE))
     (folder / ITEM_TOWER_FILE).touch()
+    write_colour_branch(folder, {name: directions[words[name]] / np.linalg.norm(directions[words[name]]) for name in COLOURS})
     card = TowerCard.create(
         folder,
         preset="words",
         dimensions=len(words),
         max_length=64,
-        image_size=0,
+        image_size=SIDE,
         image_mean=(0.0, 0.0, 0.0),
         image_std=(1.0, 1.0, 1.0),
         architecture={},

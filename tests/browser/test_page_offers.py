@@ -53,25 +53,6 @@ def test_similar_lots_are_asked_for_with_the_filters(page):
     assert re.search(r"/items/red-vase-\d\d/similar\?k=24", asked[0])
 
 
-def test_a_dropped_photo_is_searched_by(page, server):
-    sent: list[tuple[str, bytes]] = []
-
-    def by_photo(route: Route) -> None:
-        sent.append((route.request.headers["content-type"], route.request.post_data_buffer or b""))
-        route.fulfill(json=route.fetch(url=f"{server.url}search?q=vase", method="GET", post_data=None).json())
-
-    form = {"content": {"multipart/form-data": {"schema": {"properties": {"image": {"type": "string", "format": "binary"}}}}}}
-    with_paths(page, {"/search/image": {"post": {"requestBody": form}}})
-    page.route("**/search/image?*", by_photo)
-    visit(page)
-    photo = next((server.home.parent / "shop" / "items" / "photos").glob("*.png"))
-    page.locator("#photo-file").set_input_files(photo)
-    expect(page.get_by_role("heading", level=1)).to_contain_text("like your photo")
-    expect(cards(page).first).to_be_visible()
-    assert sent[0][0].startswith("multipart/form-data")
-    assert b'name="image"' in sent[0][1]
-
-
 def test_what_was_seen_and_opened_becomes_a_click_log_that_training_reads(page, server, tmp_path):
     visit(page, "?q=green+lamp+page+test")
     expect(cards(page).first).to_be_visible()

@@ -198,3 +198,15 @@ def wait_for(url: str) -> Any:
         except httpx.TransportError:
             time.sleep(0.2)
     raise AssertionError(f"{url} did not answer within 60 s")
+
+
+def test_a_lots_own_photo_is_searched_by_alone_and_with_words(home: Path) -> None:
+    photo = next((home / "catalogs").rglob("*.jpg"), None) or next((home / "catalogs").rglob("*.png"))
+    alone = answer(home, "search", "--photo", str(photo), "-k", "3")
+    assert (len(alone["results"]), alone["mode"], alone["reranked"]) == (3, "semantic", False)
+    with_words = answer(home, "search", "--photo", str(photo), "-k", "3", "luxury watch")
+    assert [lot["similarity"] for lot in with_words["results"]] != [lot["similarity"] for lot in alone["results"]]
+    note = home / "note.jpg"
+    note.write_text("no photo")
+    assert "no readable picture" in refusal(home, "search", "--photo", str(note))
+    assert answer(home, "export")["added"] is False

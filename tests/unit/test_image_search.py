@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colour_tower import SIDE, save_colour_tower
+from colour_tower import SIDE, colour_branch, save_colour_tower
 from fastapi.testclient import TestClient
 from hostile_photos import HOSTILE, JPEG, plain
 from lots import TOWER_ID, WordEncoder, lot, publish
@@ -27,22 +27,15 @@ LOTS = [
 ]
 
 
-class Branch(ImageEncoder):
-    """The image branch of a tower of colours, under the id that the index names."""
-
-    tower_id = TOWER_ID
-
-
-class FirstFive:
+class Unasked:
     """A re-ranker that may not be asked: the order of a search by photo is not its own."""
 
     def score(self, features: Any) -> Any:
         raise AssertionError("the re-ranker was asked")
 
 
-def branch(folder: Path) -> Branch:
-    save_colour_tower(folder, {name: WordEncoder().encode([name])[0] for name in KNOWN})
-    return Branch.load(folder)  # type: ignore[return-value]  # load() makes one of its own class
+def branch(folder: Path) -> ImageEncoder:
+    return colour_branch(folder, {name: WordEncoder().encode([name])[0] for name in KNOWN}, TOWER_ID)
 
 
 @pytest.fixture
@@ -60,7 +53,7 @@ def service(tmp_path: Path, loaded: list[str]) -> SearchService:
         loaded.append(tower_id)
         return branch(tmp_path / "tower")
 
-    return SearchService(store, WordEncoder, lambda tower_id: FirstFive(), load_image_encoder=load)
+    return SearchService(store, WordEncoder, lambda tower_id: Unasked(), load_image_encoder=load)
 
 
 @pytest.fixture

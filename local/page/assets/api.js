@@ -28,7 +28,7 @@ export class Api {
     this.words = config.words ? new URL(config.words, location.href) : null;
     this.currency = config.currency ?? "";
     this.direction = config.direction === "rtl" ? "rtl" : "ltr";
-    this.can = { similar: false, image: null, events: false, explain: false };
+    this.can = { similar: false, image: false, events: false, explain: false };
   }
 
   async discover() {
@@ -38,7 +38,7 @@ export class Api {
     this.can.similar = Object.keys(paths).some((path) => /^\/items\/\{\w+\}\/similar$/.test(path));
     this.can.events = "/events" in paths;
     this.can.explain = (paths["/search"]?.get?.parameters ?? []).some((parameter) => parameter.name === "explain");
-    this.can.image = imageRequest(paths["/search/image"]?.post, described?.components?.schemas ?? {});
+    this.can.image = "/search/image" in paths;
   }
 
   at(path) {
@@ -53,11 +53,10 @@ export class Api {
     return this.ask(withParams(this.at(`items/${encodeURIComponent(itemId)}/similar`), params), { signal });
   }
 
-  searchByPhoto(file, params, signal) {
-    const body = this.can.image.field ? new FormData() : file;
-    if (this.can.image.field) body.append(this.can.image.field, file);
-    const headers = this.can.image.field ? {} : { "Content-Type": file.type };
-    return this.ask(withParams(this.at("search/image"), params), { method: "POST", body, headers, signal });
+  /** `photo` is a Blob of a type that the API takes; it is sent as it is. */
+  searchByPhoto(photo, params, signal) {
+    const headers = { "Content-Type": photo.type };
+    return this.ask(withParams(this.at("search/image"), params), { method: "POST", body: photo, headers, signal });
   }
 
   async ask(url, { signal, ...request } = {}) {
@@ -82,15 +81,4 @@ async function problemOf(answer) {
   const told = await answer.json().catch(() => ({}));
   const retryAfter = Number(answer.headers.get("Retry-After")) || 0;
   return new Problem({ type: told.type ?? `http_${answer.status}`, title: told.title ?? "", detail: told.detail ?? "", retryAfter });
-}
-
-/** How a photo is sent: {field} in a form, {field: ""} as the body itself, null when the API takes none. */
-function imageRequest(operation, schemas) {
-  if (!operation) return null;
-  const schema = operation.requestBody?.content?.["multipart/form-data"]?.schema;
-  if (!schema) return { field: "" };
-  const named = schema.$ref ? schemas[schema.$ref.split("/").pop()] : schema;
-  const fields = Object.entries(named?.properties ?? {});
-  const binary = fields.find(([, kind]) => kind.format === "binary" || "contentMediaType" in kind) ?? fields[0];
-  return { field: binary?.[0] ?? "file" };
 }

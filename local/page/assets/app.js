@@ -7,7 +7,7 @@ import { Feedback } from "./feedback.js";
 import { activeFilters, showFilters } from "./filters.js";
 import { openLot } from "./lot_dialog.js";
 import { emptyNotice, problemNotice } from "./notices.js";
-import { takePhotos } from "./photo_search.js";
+import { Photo, showPhoto, takePhotos } from "./photo_search.js";
 import { FILTERS, addressOf, filtersOf, readState } from "./state.js";
 import { Words, suggest } from "./suggestions.js";
 import { answerView, compareView, startView, toolbar } from "./views.js";
@@ -21,17 +21,23 @@ let state = readState();
 let asking = null; // aborts what is still on its way for an older state
 let answered = { key: "", answers: [] };
 let presented = ""; // the address, less its lot, of what stands on the page
-let dropped = null; // the photo that was searched by last
+let dropped = null; // the photo that is searched by
+const photos = new Map(); // id -> photo of this visit: the history of the page names them, its addresses cannot
 
-/** Go to another state, as a new step of the history; a new query starts from its first lots. */
-function go(changes) {
+/** Go to another state, as a new step of the history; a new query starts from its first lots. `photo` is kept unless it is given. */
+function go({ photo = dropped, ...changes }) {
   const isNewSearch = "q" in changes || "similar" in changes;
   const fresh = isNewSearch ? { similar: "", k: readState("").k, lot: "", ...(changes.keep ? {} : Object.fromEntries(FILTERS.map((f) => [f, ""]))) } : {};
-  dropped = null;
+  dropped = photo;
   state = { ...state, ...fresh, ...changes };
   delete state.keep;
-  history.pushState(null, "", addressOf(state));
+  remember();
   show();
+}
+
+/** A new step of the history, with the photo that belongs to it. */
+function remember() {
+  history.pushState(dropped && { photo: dropped.id }, "", addressOf(state));
 }
 
 const change = (changes) => go({ lot: "", ...changes });
@@ -43,7 +49,7 @@ const options = {
   },
   similar: (result) => {
     titles.set(result.item_id, result.fields.title);
-    go({ similar: result.item_id, q: "", compare: "" });
+    go({ similar: result.item_id, q: "", compare: "", photo: null });
   },
 };
 const titles = new Map(); // item_id -> title of the lots whose likes were asked for
@@ -54,6 +60,7 @@ async function show() {
   const { signal } = asking;
   if (box.value.trim() !== state.q) box.value = state.q;
   document.title = state.q ? `${state.q} · Gavel` : "Gavel";
+  showPhoto(dropped);
   const about = state.q || state.similar;
   document.body.classList.toggle("at-start", !about && !dropped);
   byId("filters").hidden = !about && !dropped;
@@ -80,18 +87,21 @@ async function show() {
     showFilters(state, words, (values) => change({ ...values, k: readState("").k }));
     present();
     feedbackOn();
-  } else if (presented !== addressOf({ ...state, lot: "" })) present();
+  } else if (presented !== shownAs()) present();
   lotOfAddress();
 }
 
 /** What an answer depends on: everything but the lot that lies open over it, and what is shown of it. */
 function keyOf(of) {
-  return addressOf({ ...of, lot: "", explain: api.can.explain && of.explain }) + (dropped ? `#${dropped.name}-${dropped.lastModified}` : "");
+  return addressOf({ ...of, lot: "", explain: api.can.explain && of.explain }) + (dropped ? `#${dropped.id}` : "");
 }
+
+/** What stands on the page once it is shown. */
+const shownAs = () => `${addressOf({ ...state, lot: "" })}#${dropped?.id ?? ""}`;
 
 function questions(signal) {
   const params = { k: state.k, ...filtersOf(state), ...(api.can.explain && state.explain ? { explain: true } : {}) };
-  if (dropped) return [api.searchByPhoto(dropped, { k: state.k, ...filtersOf(state) }, signal)];
+  if (dropped) return [api.searchByPhoto(dropped.blob, { ...params, ...(state.q ? { text: state.q } : {}) }, signal)];
   if (state.similar) return [api.similar(state.similar, { k: state.k, ...filtersOf(state) }, signal)];
   return [state.mode, state.compare].filter(Boolean).map((mode) => api.search({ q: state.q, mode, ...params }, signal));
 }
@@ -105,19 +115,19 @@ function present() {
   const cardOptions = { on: options };
   const tools = !state.similar && !dropped;
   const parts = !found && !answered.answers[1]?.results.length
-    ? [chips, emptyNotice(state.q || "this", waysOut())].filter(Boolean)
+    ? [chips, emptyNotice(state.q || (dropped ? "your photo" : "this"), waysOut())].filter(Boolean)
     : answered.answers.length > 1
       ? compareView(api, state, answered.answers, { chips, options: cardOptions })
       : answerView(api, state, answer, { chips, options: cardOptions, change });
   const focused = view.contains(document.activeElement) ? document.activeElement.id : "";
   view.replaceChildren(toolbar(state, { heading, tools, change }), ...parts);
   if (focused) byId(focused)?.focus();
-  presented = addressOf({ ...state, lot: "" });
+  presented = shownAs();
   byId("status").textContent = `${found} lots found`;
 }
 
 function subject() {
-  if (dropped) return ["like your photo"];
+  if (dropped) return ["like your photo", ...(state.q ? [" and ", h("q", { dir: "auto" }, state.q)] : [])];
   if (state.similar) return ["like ", h("q", { dir: "auto" }, titles.get(state.similar) ?? state.similar)];
   return ["for ", h("q", { dir: "auto" }, state.q)];
 }
@@ -126,8 +136,8 @@ function waysOut() {
   const set = FILTERS.filter((name) => state[name]);
   return [
     ...(set.length ? [["Without the filters", () => change(Object.fromEntries(set.map((name) => [name, ""])))]] : []),
-    ...(state.mode !== "semantic" && state.q ? [["By meaning, not by words", () => change({ mode: "semantic" })]] : []),
-    ["Start anew", () => go({ q: "" })],
+    ...(state.mode !== "semantic" && state.q && !dropped ? [["By meaning, not by words", () => change({ mode: "semantic" })]] : []),
+    ["Start anew", () => go({ q: "", photo: null })],
   ];
 }
 
@@ -135,7 +145,8 @@ function failed(problem) {
   feedback?.forget();
   presented = "";
   const again = () => (api.reached ? show() : begin());
-  view.replaceChildren(toolbar(state, { heading: h("h1", {}, "Search ", h("q", { dir: "auto" }, state.q || state.similar)), tools: Boolean(state.q), change }), problemNotice(problem, again));
+  const about = state.q || state.similar ? h("q", { dir: "auto" }, state.q || state.similar) : "by photo";
+  view.replaceChildren(toolbar(state, { heading: h("h1", {}, "Search ", about), tools: Boolean(state.q) && !dropped, change }), problemNotice(problem, again));
   byId("status").textContent = "";
 }
 
@@ -151,12 +162,12 @@ function lotOfAddress() {
   const all = answered.answers.flatMap((answer) => answer.results);
   const result = all.find((one) => one.item_id === state.lot);
   if (!result) return byId("lot").close();
-  const close = () => { if (state.lot === result.item_id) { state = { ...state, lot: "" }; history.pushState(null, "", addressOf(state)); } };
+  const close = () => { if (state.lot === result.item_id) { state = { ...state, lot: "" }; remember(); } };
   openLot(api, result, { close, similar: options.similar });
 }
 
 function feedbackOn() {
-  if (!state.q || answered.answers.length !== 1) return;
+  if (!state.q || dropped || answered.answers.length !== 1) return;  // a click beside a photo says little of the words
   feedback?.shown(state.q, view.querySelectorAll(".card"));
 }
 
@@ -170,19 +181,33 @@ function search(event) {
   event?.preventDefault();
   closeSuggestions();
   const q = box.value.trim();
-  if (q === state.q && q && !state.similar && !dropped) return;
+  if (q === state.q && (q || dropped) && !state.similar) return;
   go({ q, keep: true });
+}
+
+/** Search by a photo, with the words that stand beside it. */
+async function searchByPhoto(file) {
+  closeSuggestions();
+  try {
+    const photo = await Photo.from(file);
+    photos.set(photo.id, photo);
+    go({ q: box.value.trim(), compare: "", photo });
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    asking?.abort();
+    failed(error);
+  }
 }
 
 const closeSuggestions = suggest(words, () => search());
 byId("search").addEventListener("submit", search);
 byId("home").addEventListener("click", (event) => {
   event.preventDefault();
-  go({ q: "", compare: "", mode: "hybrid", explain: false });
+  go({ q: "", compare: "", mode: "hybrid", explain: false, photo: null });
   box.focus();
 });
-addEventListener("popstate", () => {
-  dropped = null;
+addEventListener("popstate", (event) => {
+  dropped = photos.get(event.state?.photo) ?? null;
   state = readState();
   show();
 });
@@ -198,12 +223,7 @@ async function begin() {
   document.documentElement.dir = api.direction;
   await words.load(api.words);
   if (api.can.events && !feedback) feedback = new Feedback(api.at("events"));
-  if (api.can.image && byId("by-photo").hidden) takePhotos((file) => {
-    state = { ...readState(""), explain: state.explain };
-    history.pushState(null, "", addressOf(state));
-    dropped = file;
-    show();
-  });
+  if (api.can.image && byId("by-photo").hidden) takePhotos({ search: searchByPhoto, remove: () => go({ q: box.value.trim(), keep: true, photo: null }) });
   footer();
   show();
 }

@@ -5,6 +5,8 @@ import { h } from "./dom.js";
 // type of the problem -> what it means, and what the buyer can do about it
 const REMEDIES = {
   invalid_query: ["This search cannot be run", "Change what is named here and search again."],
+  invalid_photo: ["This photo cannot be searched by", "Take another one: a JPEG, PNG or WebP that opens elsewhere."],
+  no_image_branch: ["These lots cannot be searched by photo", "The model behind this search knows words alone. Search by words."],
   unknown_item: ["This lot is no longer here", "Its auction may have ended. Search for lots like it by words."],
   index_unavailable: ["The lots cannot be reached right now", "The search is there, its index is not. Try again in a moment."],
   tower_unavailable: ["The search is being set up", "Its model is not loaded yet. Try again in a moment, or search by keyword."],
