@@ -12,6 +12,7 @@ PAGES = {
     "explain": "?q=red+vase&explain=1&category=vase&max_price=300",
     "compare": "?q=red+vase&compare=keyword",
     "lot": "?q=sextant&mode=keyword&lot=soon",
+    "misspelt": "?q=red+vaes",
     "empty": "?q=zeppelin&mode=keyword&brand=Okada",
     "problem": f"?q={'x' * 600}",
 }

@@ -1,6 +1,7 @@
 """The search page in a real browser, over a real `gavel serve` and a real index."""
 
 import re
+from urllib.parse import parse_qs, urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
 from page_visits import PAGES, address, box_of, cards, visit
@@ -114,14 +115,51 @@ def test_the_switch_asks_another_way_and_compare_shows_two_side_by_side(page):
     expect(page.locator(".column")).to_have_count(0)
 
 
-def test_more_lots_come_until_there_are_no_more(page):
+def test_more_lots_come_page_by_page_until_there_are_no_more(page):
+    asked: list[dict[str, list[str]]] = []
+    page.on("request", lambda request: "/search?" in request.url and asked.append(parse_qs(urlsplit(request.url).query)))
     visit(page, "?q=vase&mode=semantic")
     expect(cards(page)).to_have_count(24)
     page.get_by_role("button", name="Show more lots").click()
     expect(cards(page)).to_have_count(48)
+    assert [(one["k"], one.get("offset")) for one in asked] == [(["24"], None), (["24"], ["24"])]
+    assert cards(page).evaluate_all("all => all.map((one) => Number(one.dataset.rank))") == list(range(1, 49))
+    page.go_back()
+    expect(cards(page)).to_have_count(24)
+    page.go_forward()
+    expect(cards(page)).to_have_count(48)
     page.get_by_role("button", name="Show more lots").click()
     expect(cards(page)).to_have_count(68)
     expect(page.get_by_role("button", name="Show more lots")).to_have_count(0)
+
+
+def test_a_link_to_many_lots_shows_as_many(page):
+    visit(page, "?q=vase&mode=semantic&k=60")
+    expect(cards(page)).to_have_count(60)
+
+
+def test_a_misspelt_search_offers_what_was_meant_as_a_link_that_keeps_the_filters(page):
+    visit(page, "?q=red+vaes&category=vase")
+    meant = page.get_by_role("link", name="red vase", exact=True)
+    expect(page.locator(".meant")).to_have_text("Did you mean red vase?")
+    meant.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("red vase")
+    assert address(page) == {"q": "red vase", "category": "vase"}
+    expect(page.locator(".meant")).to_have_count(0)
+    visit(page, "?q=sextnat&mode=keyword")
+    expect(page.get_by_role("heading", name="No lot matches")).to_be_visible()
+    page.get_by_role("link", name="sextant").click()
+    expect(cards(page).first).to_contain_text("Brass sextant")
+
+
+def test_varied_lots_are_less_alike(page):
+    visit(page, "?q=red+vase&mode=semantic")
+    plain = cards(page).evaluate_all("all => all.map((one) => one.dataset.itemId)")
+    page.get_by_role("button", name="Varied").click()
+    expect(page.get_by_role("button", name="Varied")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_url(re.compile("varied=1"))
+    expect(cards(page).first).to_have_attribute("data-item-id", plain[0])
+    assert cards(page).evaluate_all("all => all.map((one) => one.dataset.itemId)") != plain
 
 
 def test_the_explain_panel_tells_how_the_answer_came_about(page):

@@ -126,6 +126,28 @@ def test_keyword_search_gives_the_same_lots_in_the_same_order(pair: Pair) -> Non
         assert [factor * score for _, score in ours] == pytest.approx([score for _, score in theirs], rel=1e-5)
 
 
+def misspelt(word: str, generator: np.random.Generator) -> str:
+    """A word with a letter left out, doubled, replaced or swapped with the next, once or twice."""
+    for _ in range(int(generator.integers(1, 3))):
+        at = int(generator.integers(1, len(word)))
+        change = int(generator.integers(4))
+        letter = "aeiourst"[int(generator.integers(8))]
+        word = word[:at] + ("", word[at : at + 1] * 2, letter, word[at : at + 2][::-1])[change] + word[at + (1, 1, 1, 2)[change] :]
+    return word
+
+
+def test_misspelt_words_are_put_right_alike(pair: Pair) -> None:
+    generator = np.random.default_rng(15)
+    words = sorted({wrong for word in WORDS for _ in range(4) if len(wrong := misspelt(word, generator)) >= 4})
+    ours, theirs = (
+        {word: meant for start in range(0, len(words), 8) for word, meant in index.corrections(words[start : start + 8]).items()}
+        for index in (pair.faiss, pair.opensearch)
+    )
+    assert ours == theirs
+    assert len(words) > 250
+    assert len(ours) > len(words) / 3
+
+
 @pytest.fixture(scope="module")
 def boosted(pair: Pair, opensearch_url: str, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """The same lots, searched with words counting more in some fields."""

@@ -84,6 +84,36 @@ def write_log(folder: Path, items: list[Item]) -> CatalogFolder:
     return CatalogFolder(folder)
 
 
+def test_lists_of_known_buyers_train_where_buyers_have_a_taste_and_not_where_they_have_none(tmp_path: Path) -> None:
+    items = [Item(f"{colour}-{n:02}", f"{colour} vase", listed_at=NOW) for n in range(12) for colour in ("red", "blue", "gold")]
+    store = FaissStore(tmp_path / "index")
+    publish(store, [lot(i.item_id, i.title, listed_at=NOW) for i in items])
+    rng = np.random.default_rng(5)
+
+    def clicks(words: Sequence[str], taste: bool) -> list[Click]:
+        made = []
+        for turn in range(40):
+            loved = ("red", "blue", "gold")[turn % 3]
+            made.append(click("history", f"{loved}-00", "purchase", f"buyer-{turn}", NOW - HOUR))
+            for query in words:
+                for item in items:
+                    wanted = item.item_id.startswith(loved) if taste else rng.random() < 0.3
+                    made.append(click(query, item.item_id, "view" if wanted else None, f"buyer-{turn}"))
+        return made
+
+    def knows_buyers(taste: bool) -> bool:
+        folder = tmp_path / f"taste-{taste}"
+        write_items(folder / "items" / "lots.parquet", items)
+        words = {"train": ("vase", "old vase", "new vase"), "val": ("round vase", "luxury vase")}
+        splits = {name: SplitData(["lots.parquet"], clicks=clicks(asked, taste)) for name, asked in words.items()}
+        write_catalog(folder, name="shop", seed=0, splits=splits, example_queries=[])
+        service = SearchService(store, WordEncoder)
+        return job.train_reranker(CatalogFolder(folder), service, tmp_path / f"{taste}.ubj", debias=False).knows_buyers
+
+    assert knows_buyers(taste=True)
+    assert not knows_buyers(taste=False)
+
+
 def test_training_and_serving_fill_every_feature_alike_with_a_buyer_and_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 // The API, its capabilities and its errors. What its openapi.json does not list, the page does not offer.
 
+import { MOST_AT_ONCE } from "./state.js";
+
 const PATIENCE_MS = 15_000;
 
 /** An error of the API, or of the way to it. `type` is stable and decides the remedy. */
@@ -28,7 +30,7 @@ export class Api {
     this.words = config.words ? new URL(config.words, location.href) : null;
     this.currency = config.currency ?? "";
     this.direction = config.direction === "rtl" ? "rtl" : "ltr";
-    this.can = { similar: false, image: false, events: false, explain: false };
+    this.can = { similar: false, image: false, events: false, explain: false, diversity: false };
   }
 
   async discover() {
@@ -37,7 +39,9 @@ export class Api {
     const paths = described?.paths ?? {};
     this.can.similar = Object.keys(paths).some((path) => /^\/items\/\{\w+\}\/similar$/.test(path));
     this.can.events = "/events" in paths;
-    this.can.explain = (paths["/search"]?.get?.parameters ?? []).some((parameter) => parameter.name === "explain");
+    const asked = (paths["/search"]?.get?.parameters ?? []).map((parameter) => parameter.name);
+    this.can.explain = asked.includes("explain");
+    this.can.diversity = asked.includes("diversity");
     this.can.image = "/search/image" in paths;
   }
 
@@ -47,6 +51,19 @@ export class Api {
 
   search(params, signal) {
     return this.ask(withParams(this.at("search"), params), { signal });
+  }
+
+  /** As many lots as `wanted` of one list, page by page, going on from `known`, an answer with fewer or more of them. */
+  async searchFor(wanted, params, signal, known) {
+    let answer = known ?? await this.search({ ...params, k: Math.min(wanted, MOST_AT_ONCE) }, signal);
+    while (answer.results.length < wanted && answer.next_offset) {
+      const k = Math.min(wanted - answer.results.length, MOST_AT_ONCE);
+      const next = await this.search({ ...params, k, offset: answer.next_offset }, signal);
+      const seen = new Set(answer.results.map((one) => one.item_id));
+      const fresh = next.results.filter((one) => !seen.has(one.item_id));
+      answer = { ...answer, results: [...answer.results, ...fresh], next_offset: fresh.length ? next.next_offset : null };
+    }
+    return answer.results.length > wanted ? { ...answer, results: answer.results.slice(0, wanted), next_offset: wanted } : answer;
   }
 
   similar(itemId, params, signal) {

@@ -6,12 +6,19 @@ import { byId, h } from "./dom.js";
 import { Feedback } from "./feedback.js";
 import { activeFilters, showFilters } from "./filters.js";
 import { openLot } from "./lot_dialog.js";
+<<<<<<< HEAD
 import { emptyNotice, problemNotice } from "./notices.js";
 import { Photo, showPhoto, takePhotos } from "./photo_search.js";
 import { FILTERS, addressOf, filtersOf, readState } from "./state.js";
+=======
+import { emptyNotice, meantNotice, problemNotice } from "./notices.js";
+import { takePhotos } from "./photo_search.js";
+import { FILTERS, MOST_AT_ONCE, addressOf, filtersOf, readState } from "./state.js";
+>>>>>>> 30195f1b64a9cf8a71c163f918485e094eb25293
 import { Words, suggest } from "./suggestions.js";
 import { answerView, compareView, startView, toolbar } from "./views.js";
 
+const VARIETY = 0.4; // how much lots differ under "Varied", 0 to 1
 const view = byId("view");
 const box = byId("q");
 const words = new Words();
@@ -19,7 +26,7 @@ let api;
 let feedback = null;
 let state = readState();
 let asking = null; // aborts what is still on its way for an older state
-let answered = { key: "", answers: [] };
+let answered = { key: "", search: "", answers: [] };
 let presented = ""; // the address, less its lot, of what stands on the page
 let dropped = null; // the photo that is searched by
 const photos = new Map(); // id -> photo of this visit: the history of the page names them, its addresses cannot
@@ -69,17 +76,18 @@ async function show() {
   if (answered.key !== keyOf(state)) {
     feedback?.forget();
     view.setAttribute("aria-busy", "true");
-    view.replaceChildren(toolbar(state, { heading: h("p", {}, "Searching…"), tools: !state.similar && !dropped, change }), skeletons(8));
+    const [key, search] = [keyOf(state), keyOf({ ...state, k: 0 })];
+    const known = search === answered.search ? answered.answers : []; // the same list, with fewer of its lots
+    if (!known.length) view.replaceChildren(toolbar(state, { api, heading: h("p", {}, "Searching…"), tools: !state.similar && !dropped, change }), skeletons(8));
     try {
-      const key = keyOf(state);
-      const answers = await Promise.all(questions(signal));
+      const answers = await Promise.all(questions(signal, known));
       if (signal.aborted) return;
-      answered = { key, answers };
+      answered = { key, search, answers };
       for (const answer of answers) words.learn(answer.results);
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof Problem)) throw error;
-      answered = { key: "", answers: [] };
+      answered = { key: "", search: "", answers: [] };
       return failed(error);
     } finally {
       if (!signal.aborted) view.removeAttribute("aria-busy");
@@ -96,6 +104,7 @@ function keyOf(of) {
   return addressOf({ ...of, lot: "", explain: api.can.explain && of.explain }) + (dropped ? `#${dropped.id}` : "");
 }
 
+<<<<<<< HEAD
 /** What stands on the page once it is shown. */
 const shownAs = () => `${addressOf({ ...state, lot: "" })}#${dropped?.id ?? ""}`;
 
@@ -104,23 +113,35 @@ function questions(signal) {
   if (dropped) return [api.searchByPhoto(dropped.blob, { ...params, ...(state.q ? { text: state.q } : {}) }, signal)];
   if (state.similar) return [api.similar(state.similar, { k: state.k, ...filtersOf(state) }, signal)];
   return [state.mode, state.compare].filter(Boolean).map((mode) => api.search({ q: state.q, mode, ...params }, signal));
+=======
+/** What is asked for a state. A search goes on from its known answers; likes and photos have no pages, and are asked whole. */
+function questions(signal, known) {
+  const whole = { k: Math.min(state.k, MOST_AT_ONCE), ...filtersOf(state) };
+  if (dropped) return [api.searchByPhoto(dropped, whole, signal)];
+  if (state.similar) return [api.similar(state.similar, whole, signal)];
+  const options = { ...(api.can.explain && state.explain ? { explain: true } : {}), ...(api.can.diversity && state.varied ? { diversity: VARIETY } : {}) };
+  const params = { q: state.q, ...filtersOf(state), ...options };
+  return [state.mode, state.compare].filter(Boolean).map((mode, at) => api.searchFor(state.k, { ...params, mode }, signal, known[at]));
+>>>>>>> 30195f1b64a9cf8a71c163f918485e094eb25293
 }
 
 function present() {
   const [answer] = answered.answers;
   const chips = activeFilters(state, api.currency, change);
   const found = answer.results.length;
-  const full = found === state.k;
+  const full = found >= Math.min(state.k, MOST_AT_ONCE);
   const heading = h("h1", {}, full ? `Best ${found} lots ` : `${found} ${found === 1 ? "lot" : "lots"} `, ...subject());
   const cardOptions = { on: options };
   const tools = !state.similar && !dropped;
+  const meant = answer.did_you_mean;
+  const ask = meant ? meantNotice(meant, addressOf({ ...state, q: meant, lot: "" }), () => go({ q: meant, keep: true })) : null;
   const parts = !found && !answered.answers[1]?.results.length
     ? [chips, emptyNotice(state.q || (dropped ? "your photo" : "this"), waysOut())].filter(Boolean)
     : answered.answers.length > 1
       ? compareView(api, state, answered.answers, { chips, options: cardOptions })
       : answerView(api, state, answer, { chips, options: cardOptions, change });
   const focused = view.contains(document.activeElement) ? document.activeElement.id : "";
-  view.replaceChildren(toolbar(state, { heading, tools, change }), ...parts);
+  view.replaceChildren(...[toolbar(state, { api, heading, tools, change }), ask, ...parts].filter(Boolean));
   if (focused) byId(focused)?.focus();
   presented = shownAs();
   byId("status").textContent = `${found} lots found`;
@@ -145,14 +166,18 @@ function failed(problem) {
   feedback?.forget();
   presented = "";
   const again = () => (api.reached ? show() : begin());
+<<<<<<< HEAD
   const about = state.q || state.similar ? h("q", { dir: "auto" }, state.q || state.similar) : "by photo";
   view.replaceChildren(toolbar(state, { heading: h("h1", {}, "Search ", about), tools: Boolean(state.q) && !dropped, change }), problemNotice(problem, again));
+=======
+  view.replaceChildren(toolbar(state, { api, heading: h("h1", {}, "Search ", h("q", { dir: "auto" }, state.q || state.similar)), tools: Boolean(state.q), change }), problemNotice(problem, again));
+>>>>>>> 30195f1b64a9cf8a71c163f918485e094eb25293
   byId("status").textContent = "";
 }
 
 function start() {
   feedback?.forget();
-  answered = { key: "", answers: [] };
+  answered = { key: "", search: "", answers: [] };
   view.replaceChildren(startView(api, words, go));
   byId("status").textContent = "";
 }
@@ -203,7 +228,11 @@ const closeSuggestions = suggest(words, () => search());
 byId("search").addEventListener("submit", search);
 byId("home").addEventListener("click", (event) => {
   event.preventDefault();
+<<<<<<< HEAD
   go({ q: "", compare: "", mode: "hybrid", explain: false, photo: null });
+=======
+  go({ q: "", compare: "", mode: "hybrid", explain: false, varied: false });
+>>>>>>> 30195f1b64a9cf8a71c163f918485e094eb25293
   box.focus();
 });
 addEventListener("popstate", (event) => {

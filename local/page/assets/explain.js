@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { label, milliseconds } from "./format.js";
 
-const STAGES = { load: "Load", encode: "Encode", retrieve: "Retrieve", fuse: "Fuse", rerank: "Re-rank", cache: "From the cache" };
+const STAGES = { load: "Load", encode: "Encode", retrieve: "Retrieve", fuse: "Fuse", rerank: "Re-rank", diversify: "Vary", spelling: "Spelling", cache: "From the cache" };
 const BASELINE = "expected"; // the contribution that is the same for all lots
 const MOVES = 5;
 const LEAST_MS = 0.05; // what rounds to nothing is left out
@@ -62,7 +62,8 @@ export function explanation(result) {
 /** Where each retriever had the lot. */
 function places(told) {
   const at = (rank) => (rank ? `#${rank}` : "–");
-  return h("dl", {}, pair("Meaning", at(told.semantic_rank)), pair("Words", at(told.keyword_rank)), pair("Together", at(told.first_stage_rank)));
+  return h("dl", {}, pair("Meaning", at(told.semantic_rank)), pair("Words", at(told.keyword_rank)), pair("Together", at(told.first_stage_rank)),
+    told.relevance_rank ? pair("By score alone", at(told.relevance_rank)) : null);
 }
 
 /** What moved the lot up or down in the re-ranker's order, the strongest first. */

@@ -26,6 +26,16 @@ export function problemNotice(problem, again) {
     h("button", { type: "button", class: "go", onclick: again }, "Try again"));
 }
 
+/** What a misspelt search was meant to be, as a link to it. */
+export function meantNotice(meant, address, ask) {
+  const follow = (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    ask();
+  };
+  return h("p", { class: "meant" }, "Did you mean ", h("a", { href: address, dir: "auto", onclick: follow }, meant), "?");
+}
+
 /** Nothing was found. `ways` are [words, action] that widen the search. */
 export function emptyNotice(about, ways) {
   return h("section", { class: "notice" },

@@ -3,7 +3,8 @@
 export const MODES = ["hybrid", "semantic", "keyword"];
 export const FILTERS = ["category", "brand", "min_price", "max_price", "min_seller_rating"];
 export const PAGE_SIZE = 24;
-const MOST = 100; // lots that one answer may hold
+export const MOST_AT_ONCE = 100; // lots that one answer may hold
+const MOST = 500; // that can be paged through
 const NUMBERS = ["min_price", "max_price", "min_seller_rating"];
 
 /** Read the state from an address; whatever it does not hold has its default. */
@@ -13,6 +14,7 @@ export function readState(search = location.search) {
   state.mode = MODES.includes(given.get("mode")) ? given.get("mode") : "hybrid";
   state.compare = MODES.includes(given.get("compare")) && given.get("compare") !== state.mode ? given.get("compare") : "";
   state.explain = given.get("explain") === "1";
+  state.varied = given.get("varied") === "1";
   const k = Number.parseInt(given.get("k") ?? "", 10);
   state.k = k >= 1 && k <= MOST ? k : PAGE_SIZE;
   for (const name of FILTERS) state[name] = given.get(name)?.trim() ?? "";
@@ -26,6 +28,7 @@ export function addressOf(state) {
   for (const name of ["q", "similar", ...FILTERS, "compare", "lot"]) if (state[name]) kept.set(name, state[name]);
   if (state.mode !== "hybrid") kept.set("mode", state.mode);
   if (state.explain) kept.set("explain", "1");
+  if (state.varied) kept.set("varied", "1");
   if (state.k !== PAGE_SIZE) kept.set("k", String(state.k));
   const query = kept.toString();
   return query ? `?${query}` : location.pathname;
@@ -36,6 +39,5 @@ export function filtersOf(state) {
   return Object.fromEntries(FILTERS.filter((name) => state[name]).map((name) => [name, state[name]]));
 }
 
-/** More lots of the same answer. */
+/** How many lots are shown when more of them are asked for. */
 export const more = (k) => Math.min(k + PAGE_SIZE, MOST);
-export const isFull = (k) => k >= MOST;

@@ -4,7 +4,7 @@ import { card, photo } from "./cards.js";
 import { h } from "./dom.js";
 import { explainPanel, timingBar } from "./explain.js";
 import { count } from "./format.js";
-import { MODES, isFull, more } from "./state.js";
+import { MODES, MOST_AT_ONCE, more } from "./state.js";
 
 const TILES = 12;
 const EAGER = 8; // photos that are on the first screen
@@ -28,7 +28,7 @@ export function startView(api, words, go) {
 }
 
 /** The line above an answer: how many, how quick, and the switches. */
-export function toolbar(state, { heading, tools, change }) {
+export function toolbar(state, { api, heading, tools, change }) {
   const mode = h("fieldset", { class: "switch", "aria-label": "How to search" }, MODES.map((one) => h("label", { title: MODE_HINTS[one] },
     h("input", { type: "radio", name: "mode", id: `mode-${one}`, value: one, checked: state.mode === one,
       onchange: () => change({ mode: one, compare: state.compare === one ? "" : state.compare }) }),
@@ -40,8 +40,10 @@ export function toolbar(state, { heading, tools, change }) {
       others.map((one) => h("option", { value: one, selected: state.compare === one }, MODE_WORDS[one]))));
   const explain = h("button", { type: "button", id: "explain", class: "toggle", "aria-pressed": String(state.explain),
     onclick: () => change({ explain: !state.explain }) }, "Explain");
+  const varied = api.can.diversity ? h("button", { type: "button", id: "varied", class: "toggle", "aria-pressed": String(state.varied),
+    title: "fewer lots that are like each other", onclick: () => change({ varied: !state.varied }) }, "Varied") : null;
   return h("div", { class: "toolbar" }, h("div", { class: "found" }, heading),
-    tools ? h("div", { class: "tools" }, mode, compare, explain) : h("div", { class: "tools" }, explain));
+    tools ? h("div", { class: "tools" }, mode, compare, varied, explain) : h("div", { class: "tools" }, explain));
 }
 
 /** Lots as a grid. */
@@ -51,13 +53,14 @@ export function grid(api, answer, options) {
 
 /** An answer: panel, chips, lots, and the way to more of them. */
 export function answerView(api, state, answer, { chips, options, change }) {
-  const full = answer.results.length < state.k || isFull(state.k);
+  const paged = "next_offset" in answer && state.q;
+  const ends = paged ? !answer.next_offset : answer.results.length < state.k || state.k >= MOST_AT_ONCE;
   return [
     state.explain ? explainPanel(answer) : h("div", { class: "quick" }, timingBar(answer)),
     answer.degraded?.length ? h("p", { class: "degraded", role: "note" }, `Answered without: ${answer.degraded.join(", ")}. The order may be poorer than usual.`) : null,
     chips,
     grid(api, answer, { ...options, explain: state.explain }),
-    full ? null : h("button", { type: "button", class: "go more-lots", onclick: () => change({ k: more(state.k) }) }, "Show more lots"),
+    ends ? null : h("button", { type: "button", class: "go more-lots", onclick: () => change({ k: more(state.k) }) }, "Show more lots"),
   ].filter(Boolean);
 }
 
