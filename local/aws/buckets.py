@@ -1,7 +1,7 @@
 """What the commands look up in a stage's buckets, and put there."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,14 @@ class Bucket:
         with asking_aws(f"{self}/{key}"):
             self._s3.put_object(Bucket=self.name, Key=key, Body=json.dumps(value).encode(), ContentType="application/json")
 
-    def upload(self, folder: Path, prefix: str, last: str = "", progress: Callable[[int, int], None] | None = None) -> int:
+    def upload(
+        self,
+        folder: Path,
+        prefix: str,
+        last: str = "",
+        progress: Callable[[int, int], None] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> int:
         """Put the files of a folder below a prefix; hidden ones stay behind.
 
         Args:
@@ -63,12 +70,14 @@ class Bucket:
             prefix: of the keys.
             last: the file that goes last, since its presence says that the others are there.
             progress: called with (files done, files in all).
+            only: names of the files that go up, those of them that are there; None for all.
 
         Returns:
             How many files went up.
         """
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
         names = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+        names = [name for name in names if only is None or name in only]
         names.sort(key=lambda name: name == last)
         for done, name in enumerate(names, 1):
             with asking_aws(f"{self}/{prefix}/{name}"):

@@ -7,7 +7,7 @@ from local.aws.account import DeployedStage
 from local.aws.buckets import Bucket
 from retrieval.errors import InvalidInput, TowerError
 from retrieval.release import RECEIPT_FILE
-from retrieval.tower import CARD_FILE, TowerCard
+from retrieval.tower import CARD_FILE, SMALL_QUERY_TOWER_FILE, TowerCard
 
 CURRENT = "current.json"  # what the nightly machine reads: infra/nightly_states.py
 
@@ -39,8 +39,10 @@ def tower_in_bucket(stage: DeployedStage, tower_id: str | None) -> str:
 def upload_tower(stage: DeployedStage, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
     """Put a tower's folder into the bucket, the card last; files that its card names are checked first.
 
+    Of a tower that is there already, the small query tower goes up where it was made since.
+
     Returns:
-        How many files went up; 0 when the tower was there already.
+        How many files went up; 0 when all was there already.
 
     Raises:
         TowerError: the folder holds no tower, or a damaged one.
@@ -50,7 +52,8 @@ def upload_tower(stage: DeployedStage, folder: Path, progress: Callable[[int, in
         raise TowerError(f"{folder} holds tower {card.tower_id}; the folder must have its name")
     bucket = Bucket(stage.output("TowersBucket"))
     if bucket.holds(f"{card.tower_id}/{CARD_FILE}"):
-        return 0
+        later = [SMALL_QUERY_TOWER_FILE] if not bucket.holds(f"{card.tower_id}/{SMALL_QUERY_TOWER_FILE}") else []
+        return bucket.upload(folder, card.tower_id, progress=progress, only=later)
     return bucket.upload(folder, card.tower_id, CARD_FILE, progress)
 
 
