@@ -41,7 +41,7 @@ class SmallQueryConfig:
         seed: of everything random.
     """
 
-    texts: int = 40_000
+    texts: int = 30_000
     epochs: int = 20
     batch_size: int = 256
     learning_rate: float = 2e-3

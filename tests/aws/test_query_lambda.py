@@ -205,8 +205,8 @@ def test_a_stage_of_small_query_towers_fetches_no_network(imported, published, b
     assert (status, body["tower_id"], body["degraded"]) == (200, tower.name, [])
     fetched = tmp_path / "writable" / tower.name
     assert sorted(path.name for path in fetched.iterdir()) == sorted(SMALL_SERVING_FILES)
-    (vector,) = SmallQueryEncoder.load(fetched).encode(["red watch"])
-    assert ids(body) == [result.item_id for result in SearchService(store, QueryEncoder).nearest(list(vector), 5).results]
+    here = SearchService(store, lambda _: SmallQueryEncoder.load(fetched))
+    assert ids(body) == [r.item_id for r in here.search(SearchRequest("red watch", k=5, mode="semantic")).results]
     assert ask(module, path="/health", query=None)[1]["query_tower"] == "small"
 
 

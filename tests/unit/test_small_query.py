@@ -23,7 +23,7 @@ from models.presets import preset
 from models.small_query import SmallQueryConfig, first_vectors
 from models.tokenizer import train_wordpiece
 from models.towers import TwoTowers
-from models.training import fit_vocabulary
+from models.training import CACHE_FOLDER, fit_vocabulary
 from processing.distil_query import distil_query
 from processing.embed_items import embed
 from retrieval.encoder import QueryEncoder
@@ -126,6 +126,26 @@ def test_one_that_finds_too_little_is_not_written(catalog, copied, release):
     assert (poor.file, poor.file_bytes) == (None, 0)
     assert not (copied / SMALL_QUERY_TOWER_FILE).exists()
     assert not (copied / SMALL_QUERY_RECORD_FILE).exists()
+
+
+def test_one_that_is_interrupted_leaves_nothing_but_what_was_encoded(catalog, copied, release):
+    (copied / SMALL_QUERY_TOWER_FILE).unlink()
+    (copied / SMALL_QUERY_RECORD_FILE).unlink()
+    before = sorted(path.name for path in copied.iterdir())
+
+    def stages(label):
+        def step(done, total):
+            if label == "learn vectors":
+                raise KeyboardInterrupt
+
+        return step
+
+    threads = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        distil_query(catalog, copied, release, CONFIG, stages=stages)
+    assert sorted(path.name for path in copied.iterdir()) == before
+    assert torch.get_num_threads() == threads
+    assert list((copied.parent / CACHE_FOLDER).glob("texts-*.npy"))
 
 
 def test_the_same_seed_makes_the_same_file_and_another_seed_another(catalog, copied, release):
