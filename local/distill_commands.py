@@ -29,7 +29,7 @@ def distill_query(
     catalog: CatalogOption = None,
     tower: Annotated[str | None, typer.Option(help="tower_id; the release's by default.")] = None,
     release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the tower's newest by default.")] = None,
-    texts: Annotated[int, typer.Option(min=2, help="Queries and pieces of lots' texts to learn from.")] = 40_000,
+    texts: Annotated[int, typer.Option(min=2, help="Queries and pieces of lots' texts to learn from.")] = 30_000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 20,
     least: Least = 0.98,
     seed: Seed = 7,

@@ -6,7 +6,8 @@ not halfway between a laptop and a bag. How much a word counts is the length of 
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.schedule import learning_rate_factor
-from retrieval.encoder import to_unit_length
 from retrieval.errors import InvalidInput
 from retrieval.small_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
 
@@ -41,7 +41,7 @@ class SmallQueryConfig:
         seed: of everything random.
     """
 
-    texts: int = 40_000
+    texts: int = 30_000
     epochs: int = 20
     batch_size: int = 256
     learning_rate: float = 2e-3
@@ -100,7 +100,8 @@ def learn_small_query(
     keys = frequent_pairs(ids, config)
     places = [find_pairs(keys, row) for row in ids]
     tower = SmallQuery(torch.from_numpy(first_vectors(ids, wanted, token_embeddings)), len(keys))
-    losses = _descend(tower, ids, places, torch.from_numpy(np.ascontiguousarray(wanted)), config, progress)
+    with _one_thread():
+        losses = _descend(tower, ids, places, torch.from_numpy(np.ascontiguousarray(wanted)), config, progress)
     tokens, pairs = (part.weight.detach().numpy() for part in (tower.tokens, tower.pairs))
     return SmallQueryTower(tower_id, Int8Table.of(tokens), keys, Int8Table.of(pairs), tower.bias.detach().numpy()), losses
 
@@ -167,13 +168,18 @@ def _descend(
     return losses
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Steps as small as these only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _bags(rows: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
     """What nn.EmbeddingBag takes: all places in one row, and where each bag begins."""
     starts = np.cumsum([0, *map(len, rows[:-1])], dtype=np.int64)
     return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(starts)
-
-
-def cosines(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,) cosines of vectors (N, D) with those of the same row."""
-    result: NDArray[np.float32] = (to_unit_length(found) * to_unit_length(wanted)).sum(axis=1)
-    return result

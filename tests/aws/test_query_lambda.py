@@ -11,6 +11,7 @@ from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import boto3
+import numpy as np
 import pytest
 from aws_lambda_powertools.metrics.provider.base import reset_cold_start_flag_provider
 from hostile_photos import HOSTILE, plain
@@ -22,7 +23,7 @@ from trained_booster import trained_booster
 
 from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
-from retrieval import circuit, tower_files
+from retrieval import circuit, query_towers, tower_files
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import IndexUnavailable
 from retrieval.fuse import Fusion
@@ -33,8 +34,9 @@ from retrieval.index.faiss import FaissStore
 from retrieval.ranker import sagemaker
 from retrieval.ranker.features import FEATURES
 from retrieval.search import SearchRequest, SearchService
-from retrieval.tower import IMAGE_TOWER_FILE
-from retrieval.tower_files import SERVING_FILES
+from retrieval.small_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower
+from retrieval.tower import IMAGE_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TowerCard
+from retrieval.tower_files import SERVING_FILES, SMALL_SERVING_FILES
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
 BUCKET = "towers-bucket"
@@ -91,7 +93,7 @@ def bucket(monkeypatch, tower, tmp_path):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)  # it would lead past moto
     fetched = partial(tower_files.tower_folder, cache=tmp_path / "writable")
-    monkeypatch.setattr(tower_files, "tower_folder", lambda towers, tower_id, cache: fetched(towers, tower_id))
+    monkeypatch.setattr(query_towers, "tower_folder", lambda towers, tower_id, cache, files: fetched(towers, tower_id, files=files))
     tuned = partial(tower_files.tower_tuning, cache=tmp_path / "writable")
     monkeypatch.setattr(tower_files, "tower_tuning", lambda towers, tower_id, cache: tuned(towers, tower_id))
     with mock_aws():
@@ -202,6 +204,31 @@ def test_a_search_is_answered_with_the_tower_that_the_index_names_fetched_from_s
     assert (status, body["tower_id"], body["reranked"], body["degraded"]) == (200, tower.name, False, [])
     assert ids(body) == in_first_stage_order(store, tower)
     assert sorted(path.name for path in (tmp_path / "writable" / tower.name).iterdir()) == sorted(SERVING_FILES)
+
+
+def test_a_stage_of_small_query_towers_fetches_no_network(imported, published, bucket, store, tower, tmp_path, monkeypatch):
+    monkeypatch.setenv("GAVEL_QUERY_TOWER", "small")
+    card, random = TowerCard.load(tower), np.random.default_rng(0)
+    tokens = Int8Table.of(random.normal(size=(300, card.dimensions)).astype(np.float32))
+    none = Int8Table.of(np.zeros((0, card.dimensions), np.float32))
+    bias = np.zeros(card.dimensions, np.float32)
+    path = SmallQueryTower(tower.name, tokens, np.zeros(0, np.int64), none, bias).save(tmp_path)
+    bucket.upload_file(str(path), f"{tower.name}/{SMALL_QUERY_TOWER_FILE}")
+    module = imported()
+    status, body = ask(module, query={"q": "red watch", "k": "5", "mode": "semantic"})
+    assert (status, body["tower_id"], body["degraded"]) == (200, tower.name, [])
+    fetched = tmp_path / "writable" / tower.name
+    assert sorted(path.name for path in fetched.iterdir()) == sorted(SMALL_SERVING_FILES)
+    here = SearchService(store, lambda _: SmallQueryEncoder.load(fetched))
+    assert ids(body) == [r.item_id for r in here.search(SearchRequest("red watch", k=5, mode="semantic")).results]
+    assert ask(module, path="/health", query=None)[1]["query_tower"] == "small"
+
+
+def test_a_stage_of_small_query_towers_goes_on_by_words_where_there_is_none(imported, published, monkeypatch, capsys):
+    monkeypatch.setenv("GAVEL_QUERY_TOWER", "small")
+    status, body = ask(imported())
+    assert (status, body["degraded"]) == (200, ["semantic"])
+    assert "query_tower_small.npz" in capsys.readouterr().out
 
 
 def test_an_index_is_searched_as_was_tuned_for_the_tower_that_lies_in_s3(imported, published, bucket, store, tower, monkeypatch):

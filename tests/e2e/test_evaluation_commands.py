@@ -135,3 +135,16 @@ def test_test_queries_choose_nothing(home: Path) -> None:
     assert run.returncode != 0
     assert "must not choose" in run.stderr
     assert gavel(home, "search", "vase", "--fusion", "sum").returncode != 0
+
+
+def test_a_small_query_tower_is_distilled_and_searched_with(home: Path) -> None:
+    poor = gavel(home, "distill", "query", "--texts", "2", "--epochs", "1", "--least", "1.0")
+    assert poor.returncode == 1
+    assert "nothing was written" in poor.stdout
+    made = answer(home, "distill", "query", "--least", "0.9")
+    assert made["share"] >= 0.9
+    assert Path(made["file"]).is_file()
+    found = answer(home, "search", "red vase", "--query-tower", "small", "--mode", "semantic")
+    assert (found["tower_id"], found["degraded"], len(found["results"])) == (made["tower_id"], [], 10)
+    full = answer(home, "search", "red vase", "--mode", "semantic")
+    assert [r["score"] for r in full["results"]] != [r["score"] for r in found["results"]]

@@ -6,15 +6,9 @@ import { byId, h } from "./dom.js";
 import { Feedback } from "./feedback.js";
 import { activeFilters, showFilters } from "./filters.js";
 import { openLot } from "./lot_dialog.js";
-<<<<<<< HEAD
-import { emptyNotice, problemNotice } from "./notices.js";
-import { Photo, showPhoto, takePhotos } from "./photo_search.js";
-import { FILTERS, addressOf, filtersOf, readState } from "./state.js";
-=======
 import { emptyNotice, meantNotice, problemNotice } from "./notices.js";
-import { takePhotos } from "./photo_search.js";
+import { Photo, showPhoto, takePhotos } from "./photo_search.js";
 import { FILTERS, MOST_AT_ONCE, addressOf, filtersOf, readState } from "./state.js";
->>>>>>> 30195f1b64a9cf8a71c163f918485e094eb25293
 import { Words, suggest } from "./suggestions.js";
 import { answerView, compareView, startView, toolbar } from "./views.js";
 
@@ -104,25 +98,18 @@ function keyOf(of) {
   return addressOf({ ...of, lot: "", explain: api.can.explain && of.explain }) + (dropped ? `#${dropped.id}` : "");
 }
 
-<<<<<<< HEAD
 /** What stands on the page once it is shown. */
 const shownAs = () => `${addressOf({ ...state, lot: "" })}#${dropped?.id ?? ""}`;
 
-function questions(signal) {
-  const params = { k: state.k, ...filtersOf(state), ...(api.can.explain && state.explain ? { explain: true } : {}) };
-  if (dropped) return [api.searchByPhoto(dropped.blob, { ...params, ...(state.q ? { text: state.q } : {}) }, signal)];
-  if (state.similar) return [api.similar(state.similar, { k: state.k, ...filtersOf(state) }, signal)];
-  return [state.mode, state.compare].filter(Boolean).map((mode) => api.search({ q: state.q, mode, ...params }, signal));
-=======
 /** What is asked for a state. A search goes on from its known answers; likes and photos have no pages, and are asked whole. */
 function questions(signal, known) {
+  const explain = api.can.explain && state.explain ? { explain: true } : {};
   const whole = { k: Math.min(state.k, MOST_AT_ONCE), ...filtersOf(state) };
-  if (dropped) return [api.searchByPhoto(dropped, whole, signal)];
+  if (dropped) return [api.searchByPhoto(dropped.blob, { ...whole, ...explain, ...(state.q ? { text: state.q } : {}) }, signal)];
   if (state.similar) return [api.similar(state.similar, whole, signal)];
-  const options = { ...(api.can.explain && state.explain ? { explain: true } : {}), ...(api.can.diversity && state.varied ? { diversity: VARIETY } : {}) };
+  const options = { ...explain, ...(api.can.diversity && state.varied ? { diversity: VARIETY } : {}) };
   const params = { q: state.q, ...filtersOf(state), ...options };
   return [state.mode, state.compare].filter(Boolean).map((mode, at) => api.searchFor(state.k, { ...params, mode }, signal, known[at]));
->>>>>>> 30195f1b64a9cf8a71c163f918485e094eb25293
 }
 
 function present() {
@@ -166,12 +153,8 @@ function failed(problem) {
   feedback?.forget();
   presented = "";
   const again = () => (api.reached ? show() : begin());
-<<<<<<< HEAD
   const about = state.q || state.similar ? h("q", { dir: "auto" }, state.q || state.similar) : "by photo";
-  view.replaceChildren(toolbar(state, { heading: h("h1", {}, "Search ", about), tools: Boolean(state.q) && !dropped, change }), problemNotice(problem, again));
-=======
-  view.replaceChildren(toolbar(state, { api, heading: h("h1", {}, "Search ", h("q", { dir: "auto" }, state.q || state.similar)), tools: Boolean(state.q), change }), problemNotice(problem, again));
->>>>>>> 30195f1b64a9cf8a71c163f918485e094eb25293
+  view.replaceChildren(toolbar(state, { api, heading: h("h1", {}, "Search ", about), tools: Boolean(state.q) && !dropped, change }), problemNotice(problem, again));
   byId("status").textContent = "";
 }
 
@@ -228,11 +211,7 @@ const closeSuggestions = suggest(words, () => search());
 byId("search").addEventListener("submit", search);
 byId("home").addEventListener("click", (event) => {
   event.preventDefault();
-<<<<<<< HEAD
-  go({ q: "", compare: "", mode: "hybrid", explain: false, photo: null });
-=======
-  go({ q: "", compare: "", mode: "hybrid", explain: false, varied: false });
->>>>>>> 30195f1b64a9cf8a71c163f918485e094eb25293
+  go({ q: "", compare: "", mode: "hybrid", explain: false, varied: false, photo: null });
   box.focus();
 });
 addEventListener("popstate", (event) => {

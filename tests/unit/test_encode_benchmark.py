@@ -1,0 +1,21 @@
+"""`gavel bench encode`: three ways from a text to a vector, on the same queries."""
+
+import pytest
+
+from benchmarks.encode import INT8, SMALL, TORCH, run_benchmark
+from retrieval.tower import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE
+
+
+def test_all_three_are_measured_against_torch() -> None:
+    marks = []
+    result = run_benchmark("compact", tokens=3, rounds=2, progress=lambda done, total: marks.append((done, total)))
+    assert list(result.ways) == [TORCH, INT8, SMALL]
+    assert result.ways[TORCH].ratio == result.ways[TORCH].cpu_ratio == 1.0
+    for way in result.ways.values():
+        assert 0 < way.latency.p50_ms <= way.latency.p99_ms
+        assert way.latency.searches % 2 == 0
+    assert result.ways[SMALL].ratio == pytest.approx(result.ways[TORCH].latency.p50_ms / result.ways[SMALL].latency.p50_ms, rel=0.9)
+    assert result.bytes[QUERY_TOWER_FILE] > 1e6
+    assert result.bytes[SMALL_QUERY_TOWER_FILE] > 1e6
+    assert marks[-1] == (2, 2)
+    assert result.to_dict()["ways"][SMALL]["latency"]["p50_ms"] > 0
