@@ -5,76 +5,18 @@ wakes from the picture keeps tower and re-ranker, makes its connections anew and
 """
 
 import os
-from dataclasses import replace
-from functools import cache, lru_cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mangum import Mangum
 
 from lambdas.query_api.app import PROBLEM_TYPE, create_app
 from lambdas.query_api.event_stream import stream_router
 from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
+from lambdas.query_api.wiring import service
 from retrieval.errors import GavelError
-from retrieval.index.opensearch_client import open_store
-from retrieval.query_towers import load_query_tower
-from retrieval.ranker.base import Ranker
-from retrieval.search import Encoder, SearchService
 from retrieval.settings import Settings
-from retrieval.tower import split_tower_id
-from retrieval.tower_files import image_tower_folder, tower_tuning
-from retrieval.tuning import Tuning
 
-if TYPE_CHECKING:
-    from retrieval.image_encoder import ImageEncoder
-
-TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
 TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
-
-
-@cache
-def service() -> SearchService:
-    """The service of this process, wired from its environment."""
-    settings = Settings.from_env()
-    return SearchService(
-        open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s), partial(_tuning, settings)),
-        partial(_encoder, settings),
-        partial(_ranker, settings),
-        candidates=settings.candidates,
-        tower_id=settings.tower_id,
-        retrieve_timeout_s=settings.retrieve_timeout_s,
-        deadline_s=settings.deadline_s,
-        cached_queries=settings.cached_queries,
-        cached_answers_s=settings.cached_answers_s,
-        load_image_encoder=partial(_image_encoder, settings),
-        query_tower=settings.query_tower,
-    )
-
-
-@lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped
-def _encoder(settings: Settings, tower_id: str) -> Encoder:
-    return load_query_tower(settings, tower_id, TOWER_CACHE)
-
-
-@lru_cache(maxsize=1)
-def _image_encoder(settings: Settings, tower_id: str) -> "ImageEncoder":
-    from retrieval.image_encoder import ImageEncoder  # brings Pillow: a function that never sees a photo pays nothing
-
-    return ImageEncoder.load(image_tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
-
-
-@lru_cache(maxsize=1)
-def _tuning(settings: Settings, tower_id: str) -> Tuning:
-    return tower_tuning(settings.towers, tower_id, TOWER_CACHE)
-
-
-@lru_cache(maxsize=1)
-def _ranker(settings: Settings, tower_id: str) -> Ranker | None:
-    if not settings.ranker_endpoint:
-        return None
-    from retrieval.ranker.sagemaker import EndpointRanker  # boto3 costs a stage without an endpoint nothing
-
-    return EndpointRanker(settings.ranker_endpoint, settings.ranker_timeout_s)
 
 
 def warm_up() -> None:

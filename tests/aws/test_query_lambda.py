@@ -122,7 +122,7 @@ def imported(bucket, store, monkeypatch):
 
 
 def forget():
-    for name in ("handler", "measurements"):
+    for name in ("handler", "measurements", "wiring"):
         sys.modules.pop(f"lambdas.query_api.{name}", None)
     reset_cold_start_flag_provider()
     logging.root.manager.loggerDict.pop("query-api", None)  # it writes to the stdout of the test that made it

@@ -26,6 +26,7 @@ from small_tower import small_config
 from catalog.folder import write_items
 from lambdas.bulk_indexer import handler as bulk_indexer
 from lambdas.query_api import handler as query_api
+from lambdas.query_api import wiring
 from models.augmentation import Augmentation
 from models.training import train_towers
 from models.training_config import TrainingConfig
@@ -137,7 +138,7 @@ def chain(aws, tower, opensearch_url, tmp_path_factory) -> Iterator[Chain]:
         aws.setenv(f"GAVEL_{name}", value)
     aws.setenv("GAVEL_TOWERS_URI", f"s3://{LOTS}/towers")
     aws.setenv("GAVEL_CACHED_ANSWERS_S", "0")  # what was just written is asked for at once
-    aws.setattr(query_api, "TOWER_CACHE", folder / "tower-cache")
+    aws.setattr(wiring, "TOWER_CACHE", folder / "tower-cache")
     for cached in (bulk_indexer.s3, bulk_indexer.store, query_api.service):
         cached.cache_clear()
     s3, sqs = boto3.client("s3"), boto3.client("sqs")
