@@ -7,7 +7,6 @@ import logging
 import sys
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import boto3
@@ -23,7 +22,7 @@ from trained_booster import trained_booster
 
 from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
-from retrieval import circuit, query_towers, tower_files
+from retrieval import circuit
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import IndexUnavailable
 from retrieval.fuse import Fusion
@@ -92,10 +91,6 @@ def bucket(monkeypatch, tower, tmp_path):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)  # it would lead past moto
-    fetched = partial(tower_files.tower_folder, cache=tmp_path / "writable")
-    monkeypatch.setattr(query_towers, "tower_folder", lambda towers, tower_id, cache, files: fetched(towers, tower_id, files=files))
-    tuned = partial(tower_files.tower_tuning, cache=tmp_path / "writable")
-    monkeypatch.setattr(tower_files, "tower_tuning", lambda towers, tower_id, cache: tuned(towers, tower_id))
     with mock_aws():
         made = boto3.resource("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
         for name in SERVING_FILES:
@@ -111,13 +106,18 @@ def store(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def imported(bucket, store, monkeypatch):
+def imported(bucket, store, tmp_path, monkeypatch):
     """Imports the handler anew, in Lambda, with the environment as it is by then."""
+
+    def anew() -> ModuleType:
+        monkeypatch.setattr(importlib.import_module("lambdas.query_api.wiring"), "TOWER_CACHE", tmp_path / "writable")
+        return importlib.import_module("lambdas.query_api.handler")
+
     hooks = SimpleNamespace(registered=[])
     hooks.register_after_restore = hooks.registered.append
     monkeypatch.setitem(sys.modules, "snapshot_restore_py", hooks)  # a part of Lambda's Python
     forget()
-    yield lambda: importlib.import_module("lambdas.query_api.handler")
+    yield anew
     forget()
 
 
