@@ -18,7 +18,6 @@ from retrieval.explain import explanations
 from retrieval.first_stage import FirstStage
 from retrieval.index.admission import admits
 from retrieval.index.base import Candidate, Vector, cosines
-from retrieval.index.lot_columns import lower_case
 from retrieval.items import query_text
 from retrieval.live_index import Live
 from retrieval.ranker.base import Ranker
@@ -119,7 +118,7 @@ class TwoStages:
             if request.diversity.wanted:
                 with timed(timings, "diversify"):
                     first = _diversified(by_relevance, request.diversity)
-            whole = _whole_list(found, _label_first(first, request))
+            whole = _whole_list(found, first)
             page = whole[request.offset : end]
             results = ranked(page, vector, request.offset)
             meant = self._meant(live, question, found, timings)
@@ -249,16 +248,6 @@ def _diversified(window: Sequence[Scored], wanted: Diversity) -> list[Scored]:
     """The window with its lots spread; all of it, so that every page is cut from the same list."""
     scores = np.array([score for _, score in window], dtype=np.float32)  # (N,)
     return [window[place] for place in diversify([c for c, _ in window], scores, wanted)]
-
-
-def _label_first(window: Sequence[Scored], request: SearchRequest) -> list[Scored]:
-    """In a hybrid search, the lots whose brand or category the query is before the others, each part in its order."""
-    label = lower_case(query_text(request.query)) if request.mode == "hybrid" else ""
-    return sorted(window, key=lambda scored: not label or label not in _labels(scored[0]))
-
-
-def _labels(lot: Candidate) -> set[str]:
-    return {lower_case(str(lot.document.get(field) or "")) for field in ("brand", "category")}
 
 
 def _whole_list(found: _Found, window: Sequence[Scored]) -> list[Scored]:

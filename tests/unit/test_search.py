@@ -189,24 +189,6 @@ def test_models_are_loaded_once_a_tower_and_not_once_a_search(store: FaissStore,
     assert loaded == [TOWER_ID]
 
 
-@pytest.mark.parametrize("label", ["okada", "Watches"])
-def test_a_query_that_is_a_brand_or_a_category_has_its_lots_first_whatever_the_reranker_says(label: str, tmp_path: Path) -> None:
-    store = FaissStore(tmp_path / "index")
-    of_it = [
-        lot("a1", f"{label} lamp", brand="Okada", category="watches"),
-        lot("a2", "old lamp", brand="OKADA", category="Watches"),
-    ]
-    publish(store, [*of_it, lot("b1", f"{label} {label}"), lot("b2", f"{label} style ring", brand="Okada & Co")])
-
-    def found(**asked: object) -> list[str]:
-        answer = service(store, PriceRanker()).search(SearchRequest(label, **asked))  # type: ignore[arg-type]
-        return [result.item_id for result in answer.results]
-
-    assert set(found()[:2]) == {"a1", "a2"}
-    assert set(found(k=1) + found(k=1, offset=1)) == {"a1", "a2"}
-    assert set(found(mode="semantic")[:2]) != {"a1", "a2"}, "by meaning alone it is a word like any other"
-
-
 class TellingRanker(PriceRanker):
     """Says that its scores are made of the first feature, and of what it expects."""
 
