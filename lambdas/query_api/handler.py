@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mangum import Mangum
 
@@ -17,15 +17,13 @@ from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import GavelError
 from retrieval.index.opensearch_client import open_store
+from retrieval.photo_search import load_image_branch
 from retrieval.ranker.base import Ranker
 from retrieval.search import SearchService
 from retrieval.settings import Settings
 from retrieval.tower import split_tower_id
-from retrieval.tower_files import image_tower_folder, tower_folder, tower_tuning
+from retrieval.tower_files import tower_folder, tower_tuning
 from retrieval.tuning import Tuning
-
-if TYPE_CHECKING:
-    from retrieval.image_encoder import ImageEncoder
 
 TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
 TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
@@ -45,20 +43,13 @@ def service() -> SearchService:
         deadline_s=settings.deadline_s,
         cached_queries=settings.cached_queries,
         cached_answers_s=settings.cached_answers_s,
-        load_image_encoder=partial(_image_encoder, settings),
+        load_image_encoder=partial(load_image_branch, settings.towers, TOWER_CACHE),
     )
 
 
 @lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped
 def _encoder(settings: Settings, tower_id: str) -> QueryEncoder:
     return QueryEncoder.load(tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
-
-
-@lru_cache(maxsize=1)
-def _image_encoder(settings: Settings, tower_id: str) -> "ImageEncoder":
-    from retrieval.image_encoder import ImageEncoder  # brings Pillow: a function that never sees a photo pays nothing
-
-    return ImageEncoder.load(image_tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
 
 
 @lru_cache(maxsize=1)
