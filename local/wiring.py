@@ -3,21 +3,17 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from local.home import Home
 from retrieval.feedback import EventSink
 from retrieval.index.base import IndexStore
+from retrieval.photo_search import PhotoEncoder, load_image_branch
 from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
 from retrieval.search import Encoder, SearchService
 from retrieval.settings import Settings
-from retrieval.tower import split_tower_id
-from retrieval.tower_files import image_tower_folder, tower_folder, tower_tuning
+from retrieval.tower_files import tower_folder, tower_tuning
 from retrieval.tuning import Tuning
-
-if TYPE_CHECKING:
-    from retrieval.image_encoder import ImageEncoder
 
 
 def open_store(settings: Settings) -> IndexStore:
@@ -36,12 +32,9 @@ def load_encoder(settings: Settings, tower_id: str) -> Encoder:
     return load_query_tower(settings, tower_id, settings.home / "cache" / "towers")
 
 
-def load_image_encoder(settings: Settings, tower_id: str) -> "ImageEncoder":
+def load_image_encoder(settings: Settings, tower_id: str) -> PhotoEncoder:
     """The image branch of a tower_id, fetched when the towers are in a bucket."""
-    from retrieval.image_encoder import ImageEncoder  # brings Pillow, which a search by words does without
-
-    folder = image_tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers")
-    return ImageEncoder.load(folder, split_tower_id(tower_id)[1])
+    return load_image_branch(settings.towers, settings.home / "cache" / "towers", tower_id)
 
 
 def find_tower(settings: Settings, tower_id: str) -> Path:

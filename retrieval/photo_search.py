@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
@@ -9,6 +10,8 @@ from retrieval.buyers import unit_vector
 from retrieval.cache import LruCache
 from retrieval.errors import NoImageBranch, TowerMismatch
 from retrieval.index.base import Vector
+from retrieval.tower import split_tower_id
+from retrieval.tower_files import image_tower_folder
 
 WORDS_SHARE = 0.5  # of the words beside a photo in the vector that is searched with
 CACHED_PHOTOS = 1_000  # vectors, so that a later page of an answer does not decode the photo again
@@ -28,6 +31,23 @@ class PhotoEncoder(Protocol):
             InvalidPhoto: these are not the bytes of a still JPEG, PNG or WebP.
             TowerError: it cannot be encoded with.
         """
+
+
+def load_image_branch(towers: str, cache: Path, tower_id: str) -> PhotoEncoder:
+    """The image branch of a tower.
+
+    Args:
+        towers: folder, or s3://bucket/prefix, that holds one sub-folder a tower.
+        cache: folder into which it is fetched from S3.
+        tower_id: which one.
+
+    Raises:
+        NoImageBranch: the tower has none; the message names the remedy.
+        TowerError: there is no such tower, or its files are missing or damaged.
+    """
+    from retrieval.image_encoder import ImageEncoder  # brings Pillow: who never sees a photo pays nothing
+
+    return ImageEncoder.load(image_tower_folder(towers, tower_id, cache), split_tower_id(tower_id)[1])
 
 
 def no_image_branch(tower_id: str) -> PhotoEncoder:

@@ -3,19 +3,15 @@
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from retrieval.index.opensearch_client import open_store
+from retrieval.photo_search import load_image_branch
 from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
 from retrieval.search import Encoder, SearchService
 from retrieval.settings import Settings
-from retrieval.tower import split_tower_id
-from retrieval.tower_files import image_tower_folder, tower_tuning
+from retrieval.tower_files import tower_tuning
 from retrieval.tuning import Tuning
-
-if TYPE_CHECKING:
-    from retrieval.image_encoder import ImageEncoder
 
 TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
 
@@ -34,7 +30,7 @@ def service() -> SearchService:
         deadline_s=settings.deadline_s,
         cached_queries=settings.cached_queries,
         cached_answers_s=settings.cached_answers_s,
-        load_image_encoder=partial(_image_encoder, settings),
+        load_image_encoder=partial(load_image_branch, settings.towers, TOWER_CACHE),
         query_tower=settings.query_tower,
     )
 
@@ -42,13 +38,6 @@ def service() -> SearchService:
 @lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped
 def _encoder(settings: Settings, tower_id: str) -> Encoder:
     return load_query_tower(settings, tower_id, TOWER_CACHE)
-
-
-@lru_cache(maxsize=1)
-def _image_encoder(settings: Settings, tower_id: str) -> "ImageEncoder":
-    from retrieval.image_encoder import ImageEncoder  # brings Pillow: a function that never sees a photo pays nothing
-
-    return ImageEncoder.load(image_tower_folder(settings.towers, tower_id, TOWER_CACHE), split_tower_id(tower_id)[1])
 
 
 @lru_cache(maxsize=1)
