@@ -2,7 +2,7 @@
 
 Nearest is what takes the fewest edits for its length (optimal string alignment: a letter more, less, other, or two swapped), then
 what more titles have, then what comes first in the alphabet; the first letter is taken to be right. So does Lucene's
-DirectSpellChecker, with whose answers tests/contract/test_spelling.py compares these.
+DirectSpellChecker, with whose answers tests/contract/test_corrections.py compares these.
 """
 
 import json
