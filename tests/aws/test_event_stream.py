@@ -123,9 +123,9 @@ def test_a_stream_that_goes_on_refusing_is_a_503_with_the_way_out_and_a_repeated
     shown = {"query_id": "l-1", "session_id": "s-1", "query": "red vase", "shown_at": now, "events": [click]}
     calls.answers += [refuses_the_first] * ATTEMPTS
     answer = TestClient(api).post("/events", json=shown)
-    assert (answer.status_code, answer.json()["type"]) == (503, "service_unavailable")
+    assert (answer.status_code, answer.json()["type"]) == (503, "feedback_unavailable")
     assert "Slow down" in answer.json()["detail"]
-    assert answer.headers["retry-after"] == "30"
+    assert answer.headers["retry-after"] == "5"
     assert len(calls.made) == ATTEMPTS
     for _ in range(2):
         assert TestClient(api).post("/events", json=shown).status_code == 202
