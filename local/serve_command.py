@@ -33,7 +33,7 @@ def serve(
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
         raise InvalidInput(f"--currency is {currency!r}; give the three letters of ISO 4217, such as EUR")
     listener = listen(host, port)  # before the seconds that loading takes, and before the address is told
-    import uvicorn
+    from local.http_server import searches_at_once, serve_app
 
     with listener:
         settings = Settings.from_env()
@@ -41,7 +41,7 @@ def serve(
         app, told = page_and_api(settings, photos or [], currency.upper())
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         console.print(f"{told}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        serve_app(app, listener, at_once=searches_at_once(settings))
 
 
 def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> tuple["FastAPI", str]:
