@@ -15,6 +15,7 @@ from retrieval.search import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, M
 
 MAX_FUSION_CHARS = 64
 MAX_DIMENSIONS = 4_096  # of a vector that is sent; the index then says how many it takes
+MAX_DIMENSIONS_IN_ADDRESS = 1_024  # of one in a query string: servers refuse addresses of more than 64 kB unread
 SINGLE, SEVERAL = "one query", "several queries"
 
 
@@ -168,7 +169,9 @@ class RetrieveQuery(Nearest):
     """What `GET /retrieve` takes: a vector, or ids of lots that the buyer viewed."""
 
     vector: list[Number] = Field(
-        default=[], max_length=MAX_DIMENSIONS, description="The numbers of a vector, one parameter each, in their order."
+        default=[],
+        max_length=MAX_DIMENSIONS_IN_ADDRESS,
+        description="The numbers of a vector, one parameter each, in their order; a longer one goes by POST.",
     )
     item_id: list[ItemId] = Field(
         default=[], max_length=MAX_INTERACTIONS, description="Lots that the buyer viewed.", examples=[["v1"]]
