@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from local.home import Home
+from retrieval import serving
 from retrieval.feedback import EventSink
 from retrieval.index.base import IndexStore
 from retrieval.photo_search import PhotoEncoder, load_image_branch
@@ -74,16 +75,10 @@ def event_sink(settings: Settings) -> EventSink:
 
 def search_service(settings: Settings) -> SearchService:
     """Search over the live index of this machine."""
-    return SearchService(
+    return serving.search_service(
+        settings,
         open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s)),
         partial(load_encoder, settings),
         partial(load_ranker, settings),
-        candidates=settings.candidates,
-        tower_id=settings.tower_id,
-        retrieve_timeout_s=settings.retrieve_timeout_s,
-        deadline_s=settings.deadline_s,
-        cached_queries=settings.cached_queries,
-        cached_answers_s=settings.cached_answers_s,
-        load_image_encoder=partial(load_image_encoder, settings),
-        query_tower=settings.query_tower,
+        partial(load_image_encoder, settings),
     )

@@ -7,24 +7,16 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import uvicorn
+from served_app import served_app
 
 from local.ranker_server import MODEL_ERROR, create_ranker_app
-from local.serve_command import listen
 
 
 @contextmanager
 def ranker_server(model_dir: Path) -> Iterator[str]:
     """The URL of a re-ranker that serves an unpacked archive."""
-    with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_ranker_app(model_dir), log_level="warning"))
-        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        serving.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        serving.join()
+    with served_app(create_ranker_app(model_dir)) as url:
+        yield url
 
 
 @contextmanager

@@ -1,18 +1,15 @@
 """The query API over a few lots, served as `gavel serve` serves it."""
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import uvicorn
 from colour_tower import colour_branch
 from lots import TOWER_ID, WordEncoder, lot, publish
+from served_app import served_app
 
 from lambdas.query_api.app import create_app
-from local.serve_command import listen
 from retrieval.index.base import utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchService
@@ -33,12 +30,5 @@ def served_lots(folder: Path) -> Iterator[str]:
     branch = colour_branch(folder / "tower", {name: WordEncoder().encode([name])[0] for name in ("red", "blue")}, TOWER_ID)
     service = SearchService(store, WordEncoder, cached_answers_s=1, load_image_encoder=lambda tower_id: branch)
     service.live()
-    with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(lambda: service), log_level="warning"))
-        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        serving.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        serving.join()
+    with served_app(create_app(lambda: service)) as url:
+        yield url

@@ -68,3 +68,26 @@ def save_small_encoder(folder: Path, texts: list[str]) -> Path:
     DistilBertModel(config).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
     return folder
+
+
+def save_spread_tower(texts: list[str], out: Path) -> Path:
+    """Save a compact text tower with random weights, its query tower exported, for a vocabulary of some texts.
+
+    Returns:
+        `out/<tower_id>`.
+    """
+    import torch
+
+    from models.artefact import save_towers
+    from models.presets import preset
+    from models.tokenizer import train_wordpiece
+    from models.towers import TwoTowers
+    from models.training import fit_vocabulary
+
+    tokenizer = train_wordpiece(texts, 500)
+    torch.manual_seed(0)
+    towers = TwoTowers(fit_vocabulary(replace(preset("compact"), use_image=False, matryoshka=(64,)), tokenizer.get_vocab_size()))
+    with torch.no_grad():  # spread the vectors, as training does: near the middle of a cone everything is alike
+        for projection in (towers.query_tower.projection, towers.item_tower.projection):
+            projection[3].bias.copy_(-projection[3].weight @ projection[0].bias.relu())
+    return save_towers(towers, tokenizer, out)

@@ -9,6 +9,7 @@ from retrieval.photo_search import load_image_branch
 from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
 from retrieval.search import Encoder, SearchService
+from retrieval.serving import search_service
 from retrieval.settings import Settings
 from retrieval.tower_files import tower_tuning
 from retrieval.tuning import Tuning
@@ -20,18 +21,12 @@ TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function 
 def service() -> SearchService:
     """The service of this process, wired from its environment."""
     settings = Settings.from_env()
-    return SearchService(
+    return search_service(
+        settings,
         open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s), partial(_tuning, settings)),
         partial(_encoder, settings),
         partial(_ranker, settings),
-        candidates=settings.candidates,
-        tower_id=settings.tower_id,
-        retrieve_timeout_s=settings.retrieve_timeout_s,
-        deadline_s=settings.deadline_s,
-        cached_queries=settings.cached_queries,
-        cached_answers_s=settings.cached_answers_s,
-        load_image_encoder=partial(load_image_branch, settings.towers, TOWER_CACHE),
-        query_tower=settings.query_tower,
+        partial(load_image_branch, settings.towers, TOWER_CACHE),
     )
 
 

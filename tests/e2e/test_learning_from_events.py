@@ -4,8 +4,6 @@ The buyers are simulated: they want what is cheap, and seldom look far down.
 """
 
 import json
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,8 +13,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from lots import WORDS
+from served_app import served_app
 from small_tower import small_config
 from typer.testing import CliRunner
 
@@ -24,7 +22,7 @@ from catalog.event_files import read_events
 from local.cli import app
 from local.home import Home
 from local.pipeline import _without_ranker
-from local.serve_command import listen, page_and_api
+from local.serve_command import page_and_api
 from local.wiring import search_service
 from models.presets import PRESETS
 from processing.shown_lists import ndcg
@@ -89,15 +87,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 def serving(settings: Settings) -> Iterator[str]:
     """The URL of what `gavel serve` serves."""
     api, _ = page_and_api(settings, [], "")
-    with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(api, log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+    with served_app(api) as url:
+        yield url
 
 
 def buyers_at(url: str) -> None:

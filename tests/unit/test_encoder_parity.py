@@ -3,20 +3,17 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from small_tower import save_spread_tower
 
 from local.wiring import open_store, search_service
-from models.artefact import load_towers, save_towers
-from models.presets import preset
+from models.artefact import load_towers
 from models.tokenizer import train_wordpiece
-from models.towers import TwoTowers
-from models.training import fit_vocabulary
 from processing.embed_items import embed
 from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
@@ -35,13 +32,7 @@ TEXTS = [f"{colour} {kind} {maker}".strip() for colour in COLOURS for kind in KI
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A compact tower with random weights, saved as training saves it."""
-    tokenizer = train_wordpiece(TEXTS, 500)
-    torch.manual_seed(0)
-    towers = TwoTowers(fit_vocabulary(replace(preset("compact"), use_image=False, matryoshka=(64,)), tokenizer.get_vocab_size()))
-    with torch.no_grad():  # spread the vectors, as training does: near the middle of a cone everything is alike
-        for projection in (towers.query_tower.projection, towers.item_tower.projection):
-            projection[3].bias.copy_(-projection[3].weight @ projection[0].bias.relu())
-    return save_towers(towers, tokenizer, tmp_path_factory.mktemp("towers"))
+    return save_spread_tower(TEXTS, tmp_path_factory.mktemp("towers"))
 
 
 @pytest.fixture(scope="module")

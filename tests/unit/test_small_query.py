@@ -12,18 +12,16 @@ import torch
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from small_tower import save_spread_tower
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_catalog, write_items
 from catalog.short_texts import short_texts
 from lambdas.query_api.app import create_app
 from local.wiring import open_store, search_service
-from models.artefact import save_towers
 from models.model_card import MODEL_CARD_FILE, SMALL_QUERY_RECORD_FILE
-from models.presets import preset
 from models.small_query import SmallQueryConfig, first_vectors
 from models.tokenizer import train_wordpiece
-from models.towers import TwoTowers
-from models.training import CACHE_FOLDER, fit_vocabulary
+from models.training import CACHE_FOLDER
 from processing.distil_query import distil_query
 from processing.embed_items import embed
 from retrieval.encoder import QueryEncoder
@@ -48,13 +46,7 @@ CONFIG = SmallQueryConfig(texts=600, epochs=30, batch_size=32, learning_rate=1e-
 @pytest.fixture(scope="module")
 def tower(tmp_path_factory):
     """A compact tower with random weights, saved as training saves it."""
-    tokenizer = train_wordpiece(TITLES, 500)
-    torch.manual_seed(0)
-    towers = TwoTowers(fit_vocabulary(replace(preset("compact"), use_image=False, matryoshka=(64,)), tokenizer.get_vocab_size()))
-    with torch.no_grad():  # spread the vectors, as training does: near the middle of a cone everything is alike
-        for projection in (towers.query_tower.projection, towers.item_tower.projection):
-            projection[3].bias.copy_(-projection[3].weight @ projection[0].bias.relu())
-    return save_towers(towers, tokenizer, tmp_path_factory.mktemp("towers"))
+    return save_spread_tower(TITLES, tmp_path_factory.mktemp("towers"))
 
 
 @pytest.fixture(scope="module")

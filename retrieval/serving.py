@@ -1,0 +1,41 @@
+"""A search service with the limits of a process's settings; what stands behind its ports is the process's own affair."""
+
+from collections.abc import Callable
+
+from retrieval.index.base import IndexStore
+from retrieval.live_index import Encoder
+from retrieval.photo_search import PhotoEncoder
+from retrieval.ranker.base import Ranker
+from retrieval.search import SearchService
+from retrieval.settings import Settings
+
+
+def search_service(
+    settings: Settings,
+    store: IndexStore,
+    load_encoder: Callable[[str], Encoder],
+    load_ranker: Callable[[str], Ranker | None],
+    load_image_encoder: Callable[[str], PhotoEncoder],
+) -> SearchService:
+    """Wire a service.
+
+    Args:
+        settings: of this process.
+        store: where the live index stands.
+        load_encoder: tower_id -> its query tower.
+        load_ranker: tower_id -> its re-ranker, or None.
+        load_image_encoder: tower_id -> its image branch.
+    """
+    return SearchService(
+        store,
+        load_encoder,
+        load_ranker,
+        candidates=settings.candidates,
+        tower_id=settings.tower_id,
+        retrieve_timeout_s=settings.retrieve_timeout_s,
+        deadline_s=settings.deadline_s,
+        cached_queries=settings.cached_queries,
+        cached_answers_s=settings.cached_answers_s,
+        load_image_encoder=load_image_encoder,
+        query_tower=settings.query_tower,
+    )
