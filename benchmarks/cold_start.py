@@ -6,13 +6,13 @@ AWS it is paid when a version is published and not by a buyer.
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import median
 
+from benchmarks.machine import describe_machine
 from retrieval.errors import GavelError
 
 PROGRAM = """
@@ -69,7 +69,7 @@ def run_benchmark(query: str | None, *, runs: int = 5, on_run: Callable[[int, in
     Raises:
         GavelError: the handler failed; the message has its last words.
     """
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}"
+    machine = describe_machine()
     arguments = [] if query is None else [json.dumps(search_event(query))]
     _start(arguments)
     told = []

@@ -5,8 +5,6 @@ texts, tokenizer included, on one thread of one process; a round asks every quer
 clock: on a busy machine the clock measures the others.
 """
 
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.machine import describe_machine
 from catalog.lots import draw_lots
 from models.artefact import save_towers
 from models.presets import preset
@@ -99,7 +98,7 @@ def run_benchmark(
         rounds: that count, >= 1.
         progress: called with (rounds done, rounds).
     """
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}"
+    machine = describe_machine()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

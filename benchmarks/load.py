@@ -7,7 +7,6 @@ so that every search is worked out.
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ import psutil
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from benchmarks.load_users import LoadPlan, LoadSeen
+from benchmarks.machine import describe_machine
 from local.opensearch_node import free_port
 from processing.runs import Latency, summarise_ms
 from retrieval.errors import GavelError, InvalidInput
@@ -96,7 +96,7 @@ def run_benchmark(
         raise InvalidInput("server and load tool want a core each, and this machine has one")
     if find_spec("locust") is None:
         raise InvalidInput("`gavel bench load` wants Locust; `make .venv/installed-dev` or `pip install locust` installs it")
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}"
+    machine = describe_machine()
     on_phase("start")
     with served() as (url, server):
         health = json.load(urlopen(f"{url}/health"))

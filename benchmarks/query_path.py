@@ -6,8 +6,6 @@ the lots of the first in the processor's caches. No answer and no encoded query 
 On OpenSearch a third way is asked: the bare k-NN request that opensearch-py makes, for the same vectors and as many lots.
 """
 
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +13,7 @@ from typing import Any
 
 from opensearchpy import OpenSearch
 
+from benchmarks.machine import describe_machine
 from processing.runs import Counter, Latency, Progress, summarise_ms
 from retrieval.index.base import Candidate, Filter, IndexStore, Vector
 from retrieval.items import query_text
@@ -99,7 +98,7 @@ def run_benchmark(
         bare: asks the same OpenSearch without Gavel.
         progress: called with (queries done, queries in all).
     """
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}"
+    machine = describe_machine()
     service = SearchService(
         store, lambda _: encoder, lambda _: ranker, candidates=CANDIDATES, retrieve_timeout_s=60, deadline_s=120, cached_queries=0
     )

@@ -6,7 +6,6 @@ is nothing. Processor time is told beside the clock: on a busy machine the clock
 """
 
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from urllib.request import urlopen
 import numpy as np
 import psutil
 
+from benchmarks.machine import describe_machine
 from catalog.lots import draw_lots
 from catalog.questions import draw_questions
 from local.opensearch_node import free_port
@@ -88,7 +88,7 @@ def run_benchmark(*, candidates: int = 50, repetitions: int = 3) -> RerankResult
         candidates: first-stage lots a query.
         repetitions: passes over the queries.
     """
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}"
+    machine = describe_machine()
     with tempfile.TemporaryDirectory(prefix="gavel-bench-") as scratch:
         asked = list(ask(Path(scratch) / "index", candidates))
         booster, model = trained_on_chance(), Path(scratch) / "model"

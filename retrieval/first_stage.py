@@ -9,8 +9,8 @@ from retrieval.circuit import Circuit
 from retrieval.deadline import Deadline
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, InvalidInput, TowerError
 from retrieval.events import Interaction
-from retrieval.fuse import Fusion, fuse
-from retrieval.index.base import Candidate, Filter, Vector, VectorIndex, scores_of, with_ranks
+from retrieval.fuse import Fusion
+from retrieval.index.base import Candidate, Filter, Vector, VectorIndex, fused_candidates
 from retrieval.items import query_text
 from retrieval.search_request import SearchRequest
 
@@ -135,10 +135,7 @@ class FirstStage:
                 failures.append(error)
         if len(failures) == len(lists):
             raise IndexUnavailable(str(failures[0])) from failures[0]
-        found = {candidate.item_id: candidate for ranking in lists.values() for candidate in ranking}
-        fused = fuse(scores_of(lists["keyword"]), scores_of(lists["semantic"]), request.fusion or Fusion())
-        best = [Candidate(i, score, found[i].document, found[i].vector) for i, score in fused[:k]]
-        return with_ranks(best, lists["semantic"], lists["keyword"])
+        return fused_candidates(lists["keyword"], lists["semantic"], request.fusion or Fusion(), k)
 
 
 def _ways(request: SearchRequest, vector: Vector | None, k: int) -> dict[str, Callable[[VectorIndex], list[Candidate]]]:

@@ -5,10 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from fastapi import APIRouter
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from lambdas.query_api.events import events_router
 from retrieval.errors import FeedbackUnavailable
 
 MOST_RECORD_BYTES = 500_000  # Firehose takes 1,024,000, and 4 MiB in 500 records a call; MAX_ACTS rows never come near
@@ -78,11 +76,6 @@ class EventStream:
 
         retries: Any = {"mode": "standard", "total_max_attempts": 2}
         return boto3.client("firehose", config=Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries=retries))
-
-
-def stream_router(name: str) -> APIRouter:
-    """`POST /events` into a delivery stream, by its name."""
-    return events_router(EventStream(name))
 
 
 def _records(rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:

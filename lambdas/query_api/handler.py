@@ -10,7 +10,8 @@ from typing import Any
 from mangum import Mangum
 
 from lambdas.query_api.app import PROBLEM_TYPE, create_app
-from lambdas.query_api.event_stream import stream_router
+from lambdas.query_api.event_stream import EventStream
+from lambdas.query_api.events import events_router
 from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
 from lambdas.query_api.wiring import service
 from retrieval.errors import GavelError
@@ -27,9 +28,10 @@ def warm_up() -> None:
         logger.warning("not warm yet", reason=str(error))
 
 
-metrics.set_default_dimensions(stage=Settings.from_env().stage)
-app = create_app(service, Settings.from_env().origins, measure)
-app.include_router(stream_router(Settings.from_env().events_stream))
+settings = Settings.from_env()
+metrics.set_default_dimensions(stage=settings.stage)
+app = create_app(service, settings.origins, measure)
+app.include_router(events_router(EventStream(settings.events_stream)))
 answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.fuse import Fusion
+from retrieval.fuse import Fusion, fuse
 
 Vector = NDArray[np.float32]
 
@@ -271,6 +271,14 @@ def with_ranks(found: Sequence[Candidate], semantic: Sequence[Scored] = (), keyw
         )
         for c in found
     ]
+
+
+def fused_candidates(keyword: Sequence[Candidate], semantic: Sequence[Candidate], fusion: Fusion, k: int) -> list[Candidate]:
+    """The k best of two lists as they are fused, with their ranks in both."""
+    found = {candidate.item_id: candidate for candidate in (*keyword, *semantic)}
+    fused = fuse(scores_of(keyword), scores_of(semantic), fusion)[:k]
+    best = [Candidate(item_id, score, found[item_id].document, found[item_id].vector) for item_id, score in fused]
+    return with_ranks(best, semantic, keyword)
 
 
 def in_order(found: Iterable[Candidate]) -> list[Candidate]:

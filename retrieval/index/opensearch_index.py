@@ -12,7 +12,7 @@ from typing import Any
 from opensearchpy import OpenSearch
 
 from retrieval.errors import IndexMissing, InvalidInput
-from retrieval.fuse import Fusion, fuse
+from retrieval.fuse import Fusion
 from retrieval.index.base import (
     Candidate,
     Filter,
@@ -20,9 +20,9 @@ from retrieval.index.base import (
     Tombstone,
     UpsertReport,
     Vector,
+    fused_candidates,
     in_order,
     rank_by_cosine,
-    scores_of,
     with_ranks,
 )
 from retrieval.index.opensearch_bulk import BulkWriter
@@ -150,9 +150,7 @@ class OpenSearchIndex:
         semantic = rank_by_cosine(vector, found.values(), k)
         scored = [replace(found[hit["_id"]], score=score) for hit in hits if (score := _keyword_score(hit)) > 0]
         keyword = in_order(scored)[:k]
-        fused = fuse(scores_of(keyword), scores_of(semantic), fusion)
-        best = [Candidate(i, score, found[i].document, found[i].vector) for i, score in fused[:k]]
-        return with_ranks(best, semantic, keyword)
+        return fused_candidates(keyword, semantic, fusion, k)
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """What words in lower case that no lot has were meant to be: word -> the nearest word of a title; in one request."""

@@ -73,6 +73,7 @@ def test_calls_of_several_threads_are_under_way_at_once() -> None:
     together.wait()
     for thread in threads:
         thread.join()
+    assert not together.broken, "both calls were under way while the third thread waited for them"
 
 
 def test_a_request_has_what_is_left_of_the_search_at_most() -> None:
