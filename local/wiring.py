@@ -6,6 +6,7 @@ from pathlib import Path
 
 from local.home import Home
 from retrieval import serving
+from retrieval.buyers import BuyerTower
 from retrieval.feedback import EventSink
 from retrieval.index.base import IndexStore
 from retrieval.photo_search import PhotoEncoder, load_image_branch
@@ -13,7 +14,7 @@ from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
 from retrieval.search import Encoder, SearchService
 from retrieval.settings import Settings
-from retrieval.tower_files import tower_folder, tower_tuning
+from retrieval.tower_files import tower_buyers, tower_folder, tower_tuning
 from retrieval.tuning import Tuning
 
 
@@ -46,6 +47,11 @@ def find_tower(settings: Settings, tower_id: str) -> Path:
 def load_tuning(settings: Settings, tower_id: str) -> Tuning:
     """What `gavel tune hybrid` chose for a tower; what holds untuned where it chose nothing."""
     return tower_tuning(settings.towers, tower_id, settings.home / "cache" / "towers")
+
+
+def load_buyers(settings: Settings, tower_id: str) -> BuyerTower:
+    """What encodes buyers with the lots of a tower."""
+    return tower_buyers(settings.towers, tower_id, settings.home / "cache" / "towers")
 
 
 def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
@@ -81,4 +87,5 @@ def search_service(settings: Settings) -> SearchService:
         partial(load_encoder, settings),
         partial(load_ranker, settings),
         partial(load_image_encoder, settings),
+        partial(load_buyers, settings),
     )

@@ -1,10 +1,12 @@
-"""A buyer as a vector in the space of the lots: the weighted average of the lots that they acted on."""
+"""A buyer as a vector in the space of the lots, made of the lots that they acted on."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.errors import InvalidQuery
 from retrieval.events import Interaction
@@ -13,6 +15,41 @@ from retrieval.index.base import Candidate, Vector
 # How far a buyer's acts draw the query's vector: enough to settle which of several meanings is meant, too little to change
 # the subject. Set by hand.
 BUYER_SHARE = 0.2
+
+
+class BuyerTower(Protocol):
+    """What makes one vector of the lots that a buyer acted on."""
+
+    def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
+        """Encode one buyer.
+
+        Args:
+            vectors: (N, D) float32 of unit length, N >= 1: the stored vector of the lot of each act, the oldest act first.
+            weights: (N,) how much each act says (Interaction.weight), > 0.
+            ages_days: (N,) how long before the buyer's latest act each was, in days, >= 0, falling.
+
+        Returns:
+            (D,) of any length.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedAverage:
+    """The average of the lots, each act counted with its weight: the buyer tower of artefacts that have no other.
+
+    Attributes:
+        half_life_days: age at which an act counts half; None counts every act in full, whenever it was.
+    """
+
+    half_life_days: float | None = None
+
+    def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
+        """Average; arguments and answer as BuyerTower.encode()'s."""
+        shares = weights if self.half_life_days is None else weights * 0.5 ** (ages_days / self.half_life_days)  # (N,)
+        return np.asarray(shares @ vectors.astype(np.float64), dtype=np.float64)  # (N,) @ (N, D) -> (D,)
+
+
+AVERAGE = WeightedAverage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +67,32 @@ class BuyerVector:
     unknown_items: Sequence[str]
 
 
-def buyer_vector(acts: Sequence[Interaction], fetch: Callable[[Sequence[str]], list[Candidate]]) -> BuyerVector:
-    """Average the stored vectors of the lots that a buyer acted on.
+def buyer_vector(
+    acts: Sequence[Interaction], fetch: Callable[[Sequence[str]], list[Candidate]], tower: BuyerTower = AVERAGE
+) -> BuyerVector:
+    """Encode a buyer from the stored vectors of the lots that they acted on.
 
-    Every act counts with the weight of its type (events.EVENT_WEIGHTS), whenever it was; of an ended auction too, for it says
-    as much of the buyer.
+    An act on a lot whose auction has ended counts too, for it says as much of the buyer.
 
     Args:
-        acts: at least one.
+        acts: at least one, in any order.
         fetch: item ids -> the stored lots of those that there are (VectorIndex.fetch).
+        tower: makes one vector of them.
 
     Raises:
         InvalidQuery: no lot has any of the ids, or the vectors cancel each other out.
     """
-    weights: dict[str, float] = defaultdict(float)
-    for act in acts:
-        weights[act.item_id] += act.weight
-    lots = {lot.item_id: lot.vector for lot in fetch(list(weights))}
-    unknown = [item_id for item_id in weights if item_id not in lots]
-    if not lots:
-        raise InvalidQuery(f"none of the {len(weights)} lots that the buyer acted on is known; send item ids of this index")
-    total = sum(weights[item_id] * vector.astype(np.float64) for item_id, vector in lots.items())  # (D,)
-    return BuyerVector(unit_vector(np.asarray(total)), [i for i in weights if i in lots], unknown)
+    named = list(dict.fromkeys(act.item_id for act in acts))
+    stored = {lot.item_id: lot.vector for lot in fetch(named)}
+    known = sorted((act for act in acts if act.item_id in stored), key=lambda act: act.timestamp)
+    if not known:
+        raise InvalidQuery(f"none of the {len(named)} lots that the buyer acted on is known; send item ids of this index")
+    vector = tower.encode(
+        np.stack([stored[act.item_id] for act in known]).astype(np.float32),  # (N, D)
+        np.array([act.weight for act in known]),
+        np.array([(known[-1].timestamp - act.timestamp) / timedelta(days=1) for act in known]),
+    )
+    return BuyerVector(unit_vector(vector), [i for i in named if i in stored], [i for i in named if i not in stored])
 
 
 def drawn_towards(vector: Vector, buyer: Vector) -> Vector:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from retrieval.buyers import BuyerVector, buyer_vector
+from retrieval.buyers import BuyerTower, BuyerVector, buyer_vector
 from retrieval.circuit import Circuit
 from retrieval.deadline import Deadline
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, InvalidInput, TowerError
@@ -104,9 +104,9 @@ class FirstStage:
             logger.warning("searching without a look at the spelling: %s", error)
             return {}
 
-    def buyer(self, index: VectorIndex, acts: Sequence[Interaction], deadline: Deadline) -> BuyerVector:
+    def buyer(self, index: VectorIndex, acts: Sequence[Interaction], tower: BuyerTower, deadline: Deadline) -> BuyerVector:
         """Where a buyer stands, by the stored lots of what they did (buyers.buyer_vector)."""
-        return buyer_vector(acts, lambda item_ids: self.fetch(index, item_ids, deadline))
+        return buyer_vector(acts, lambda item_ids: self.fetch(index, item_ids, deadline), tower)
 
     def ask(self, way: str, index: VectorIndex, deadline: Deadline, question: Callable[[VectorIndex], Found]) -> Found:
         """Ask an index within the time that is left.

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.buyers import BuyerTower
 from retrieval.circuit import Circuit
 from retrieval.errors import IndexMissing, IndexUnavailable, RankerUnavailable, TowerError, TowerMismatch
 from retrieval.index.base import IndexStore, VectorIndex
@@ -43,6 +44,7 @@ class Live:
         index: what is searched.
         encoder: its query tower.
         ranker: its re-ranker, if there is one.
+        buyer_tower: what encodes buyers among its lots.
         checked_at: when the alias was looked at, by time.monotonic().
         whole: whether all models could be loaded; those that could not raise whenever they are used.
     """
@@ -50,6 +52,7 @@ class Live:
     index: VectorIndex
     encoder: Encoder
     ranker: Ranker | None
+    buyer_tower: BuyerTower
     checked_at: float
     whole: bool = True
 
@@ -81,6 +84,7 @@ class LiveIndex:
         store: where the live index stands.
         load_encoder: tower_id -> the query tower of that id.
         load_ranker: tower_id -> the re-ranker trained on that tower's candidates, or None.
+        load_buyer_tower: tower_id -> what encodes buyers with the lots of that tower.
         tower_id: the only tower to accept; empty accepts the one that the live index names.
     """
 
@@ -89,9 +93,11 @@ class LiveIndex:
         store: IndexStore,
         load_encoder: Callable[[str], Encoder],
         load_ranker: Callable[[str], Ranker | None],
+        load_buyer_tower: Callable[[str], BuyerTower],
         tower_id: str,
     ) -> None:
         self._store, self._load_encoder, self._load_ranker, self._pinned_tower = store, load_encoder, load_ranker, tower_id
+        self._load_buyer_tower = load_buyer_tower
         self._circuit = Circuit("the alias of the index", IndexUnavailable)
         self._known: Live | None = None
         self._turn = threading.Lock()
@@ -139,10 +145,11 @@ class LiveIndex:
                 f"index {index.name!r} was built with tower {index.tower_id}, the query with {encoder.tower_id}; "
                 f"load tower {index.tower_id} or rebuild the index with `gavel embed` and `gavel index`"
             )
+        buyer_tower = self._load_buyer_tower(index.tower_id)
         try:
-            return Live(index, encoder, self._load_ranker(index.tower_id), time.monotonic(), encodes)
+            return Live(index, encoder, self._load_ranker(index.tower_id), buyer_tower, time.monotonic(), encodes)
         except RankerUnavailable as error:
-            return Live(index, encoder, _UnusableRanker(str(error)), time.monotonic(), whole=False)
+            return Live(index, encoder, _UnusableRanker(str(error)), buyer_tower, time.monotonic(), whole=False)
 
     def _encoder(self, tower_id: str) -> tuple[Encoder, bool]:
         try:

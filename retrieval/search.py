@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from retrieval.buyers import BuyerVector, unit_vector
+from retrieval.buyers import AVERAGE, BuyerTower, BuyerVector, unit_vector
 from retrieval.cache import CacheUse, LruCache
 from retrieval.deadline import Deadline
 from retrieval.errors import InvalidQuery, TowerError, UnknownItem
@@ -78,6 +78,7 @@ class SearchService:
         cached_queries: int = 10_000,
         cached_answers_s: float = 0.0,
         load_image_encoder: Callable[[str], PhotoEncoder] = no_image_branch,
+        load_buyer_tower: Callable[[str], BuyerTower] = lambda tower_id: AVERAGE,
         query_tower: str = "full",
     ) -> None:
         """Wire a service; nothing is loaded before the first search.
@@ -93,9 +94,10 @@ class SearchService:
             cached_queries: how many encoded queries are kept.
             cached_answers_s: how long an answer is kept, seconds; 0 keeps none.
             load_image_encoder: tower_id -> the image branch of that tower; asked when the first photo comes.
+            load_buyer_tower: tower_id -> what encodes buyers with the lots of that tower; else their weighted average.
             query_tower: which query tower load_encoder loads, full or small, for who asks.
         """
-        self._live = LiveIndex(store, load_encoder, load_ranker, tower_id)
+        self._live = LiveIndex(store, load_encoder, load_ranker, load_buyer_tower, tower_id)
         self.query_tower = query_tower
         self._deadline_s = deadline_s
         self._first_stage = FirstStage(retrieve_timeout_s)
@@ -236,7 +238,7 @@ class SearchService:
 
     def _buyer(self, live: Live, acts: Sequence[Interaction], deadline: Deadline) -> BuyerVector:
         check_interactions(tuple(acts))
-        return self._first_stage.buyer(live.index, acts, deadline)
+        return self._first_stage.buyer(live.index, acts, live.buyer_tower, deadline)
 
     def _nearest(
         self, live: Live, vector: Vector, k: int, where: Filter, deadline: Deadline, without: set[str] | None = None

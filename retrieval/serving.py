@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from retrieval.buyers import BuyerTower
 from retrieval.index.base import IndexStore
 from retrieval.live_index import Encoder
 from retrieval.photo_search import PhotoEncoder
@@ -16,6 +17,7 @@ def search_service(
     load_encoder: Callable[[str], Encoder],
     load_ranker: Callable[[str], Ranker | None],
     load_image_encoder: Callable[[str], PhotoEncoder],
+    load_buyer_tower: Callable[[str], BuyerTower],
 ) -> SearchService:
     """Wire a service.
 
@@ -25,6 +27,7 @@ def search_service(
         load_encoder: tower_id -> its query tower.
         load_ranker: tower_id -> its re-ranker, or None.
         load_image_encoder: tower_id -> its image branch.
+        load_buyer_tower: tower_id -> its buyer tower, or the weighted average.
     """
     return SearchService(
         store,
@@ -37,5 +40,6 @@ def search_service(
         cached_queries=settings.cached_queries,
         cached_answers_s=settings.cached_answers_s,
         load_image_encoder=load_image_encoder,
+        load_buyer_tower=load_buyer_tower,
         query_tower=settings.query_tower,
     )

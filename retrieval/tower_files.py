@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from retrieval.buyer_tower import BUYER_TOWER_FILE, load_buyer_tower
+from retrieval.buyers import AVERAGE, BuyerTower
 from retrieval.errors import TowerError
 from retrieval.tower import (
     CARD_FILE,
@@ -90,9 +92,30 @@ def tower_tuning(towers: str, tower_id: str, cache: Path) -> Tuning:
     Raises:
         InvalidInput: the file is damaged.
     """
+    folder = _with_addition(towers, tower_id, cache, TUNING_FILE)
+    return Tuning() if folder is None else Tuning.load(folder)
+
+
+def tower_buyers(towers: str, tower_id: str, cache: Path) -> BuyerTower:
+    """What encodes buyers with a tower's lots: the trained buyer tower, or the weighted average where there is none.
+
+    Args:
+        towers: as tower_folder()'s.
+        tower_id: which one.
+        cache: as tower_folder()'s.
+
+    Raises:
+        TowerError: the file is damaged.
+    """
+    folder = _with_addition(towers, tower_id, cache, BUYER_TOWER_FILE)
+    return AVERAGE if folder is None else load_buyer_tower(folder)
+
+
+def _with_addition(towers: str, tower_id: str, cache: Path, name: str) -> Path | None:
+    """The folder of a tower with a file that not every tower has; None where it cannot be fetched from S3, for whatever reason."""
     artefact, _ = split_tower_id(tower_id)
     if not towers.startswith("s3://"):
-        return Tuning.load(Path(towers) / artefact)
+        return Path(towers) / artefact
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -100,11 +123,11 @@ def tower_tuning(towers: str, tower_id: str, cache: Path) -> Tuning:
     folder = cache / artefact
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        boto3.client("s3").download_file(bucket, _key(prefix, artefact, TUNING_FILE), str(folder / TUNING_FILE))
+        boto3.client("s3").download_file(bucket, _key(prefix, artefact, name), str(folder / name))
     except (BotoCoreError, ClientError) as error:  # who may not list a bucket is not told that a file is missing, but denied
-        logger.info("tower %s is searched untuned: %s", artefact, error)
-        return Tuning()
-    return Tuning.load(folder)
+        logger.info("tower %s goes without %s: %s", artefact, name, error)
+        return None
+    return folder
 
 
 def _key(prefix: str, tower_id: str, name: str) -> str:

@@ -155,7 +155,7 @@ class TwoStages:
         if not request.recent:
             return question
         try:
-            buyer = self._first_stage.buyer(live.index, request.recent, deadline)
+            buyer = self._first_stage.buyer(live.index, request.recent, live.buyer_tower, deadline)
         except InvalidQuery:  # of lots that are all gone there is nothing to learn, and the words are still a question
             return replace(question, unknown_items=list(dict.fromkeys(act.item_id for act in request.recent)))
         except IndexUnavailable as error:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 
+from retrieval.buyers import BuyerTower
 from retrieval.index.opensearch_client import open_store
 from retrieval.photo_search import load_image_branch
 from retrieval.query_towers import load_query_tower
@@ -11,7 +12,7 @@ from retrieval.ranker.base import Ranker
 from retrieval.search import Encoder, SearchService
 from retrieval.serving import search_service
 from retrieval.settings import Settings
-from retrieval.tower_files import tower_tuning
+from retrieval.tower_files import tower_buyers, tower_tuning
 from retrieval.tuning import Tuning
 
 TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
@@ -27,6 +28,7 @@ def service() -> SearchService:
         partial(_encoder, settings),
         partial(_ranker, settings),
         partial(load_image_branch, settings.towers, TOWER_CACHE),
+        partial(_buyers, settings),
     )
 
 
@@ -38,6 +40,11 @@ def _encoder(settings: Settings, tower_id: str) -> Encoder:
 @lru_cache(maxsize=1)
 def _tuning(settings: Settings, tower_id: str) -> Tuning:
     return tower_tuning(settings.towers, tower_id, TOWER_CACHE)
+
+
+@lru_cache(maxsize=1)
+def _buyers(settings: Settings, tower_id: str) -> BuyerTower:
+    return tower_buyers(settings.towers, tower_id, TOWER_CACHE)
 
 
 @lru_cache(maxsize=1)

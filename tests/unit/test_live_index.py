@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
+from retrieval.buyers import AVERAGE
 from retrieval.errors import IndexUnavailable, TowerError
 from retrieval.index.base import VectorIndex
 from retrieval.index.faiss import FaissStore
@@ -42,7 +43,7 @@ def looks_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def following(store: Store) -> LiveIndex:
-    return LiveIndex(store, WordEncoder, lambda tower_id: None, "")
+    return LiveIndex(store, WordEncoder, lambda tower_id: None, lambda tower_id: AVERAGE, "")
 
 
 def test_an_alias_that_cannot_be_looked_at_leaves_the_index_that_was_known(store: Store) -> None:
