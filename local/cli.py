@@ -16,10 +16,10 @@ from local.console import show_answer
 from local.cost_command import cost
 from local.distill_commands import distill_app
 from local.evaluation_commands import compare, evaluate
+from local.export_commands import export_app
 from local.node_commands import down, up
 from local.release_commands import embed, index
 from local.serve_command import serve
-from local.tower_commands import export
 from local.training_commands import adapt, mine, train
 from local.tuning_commands import tune_app
 from retrieval.diversity import Diversity
@@ -34,6 +34,7 @@ app.add_typer(aws_app, name="aws")
 app.add_typer(bench_app, name="bench")
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(distill_app, name="distill")
+app.add_typer(export_app, name="export")
 app.add_typer(tune_app, name="tune")
 app.command()(embed)
 app.command()(index)
@@ -45,7 +46,6 @@ app.command()(adapt)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(mine)
-app.command()(export)
 app.command()(cost)
 
 PROMPT = "search> "

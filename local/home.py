@@ -20,6 +20,7 @@ from retrieval.tower import CARD_FILE
 # <home>/events/<day>.ndjson       what buyers did with the lots that they were shown
 # <home>/index/                    the embedded index
 # <home>/opensearch/               the data of a node that `gavel up` started
+# <home>/exports/<release_id>/     releases as NumPy and FAISS files
 # <home>/reports/                  measurements and plots
 # <home>/benches/                  indices that `gavel bench query` made of many lots; to be deleted when they are in the way
 RANKER_SUFFIX = ".ubj"
@@ -70,6 +71,11 @@ class Home:
     def opensearch(self) -> Path:
         """Data of the node that `gavel up` starts."""
         return self.settings.home / "opensearch"
+
+    @property
+    def exports(self) -> Path:
+        """One folder a release that was exported."""
+        return self.settings.home / "exports"
 
     @property
     def reports(self) -> Path:

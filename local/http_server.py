@@ -3,6 +3,10 @@
 import gc
 import os
 import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import anyio.to_thread
 import uvicorn
@@ -46,3 +50,19 @@ def serve_app(app: FastAPI, listener: socket.socket, at_once: int | None) -> Non
     gc.collect()
     gc.freeze()
     _Server(uvicorn.Config(app, log_level="warning"), at_once).run(sockets=[listener])
+
+
+@contextmanager
+def served_in_thread(app: FastAPI) -> Iterator[str]:
+    """The URL of an app on a free port of this machine, while the block runs."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        serving.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            serving.join()

@@ -93,5 +93,5 @@ def check_image_branch(card: TowerCard) -> None:
     if not card.sees_photos:
         raise NoImageBranch(
             f"tower {card.tower_id} was saved without the image branch that a search by photo needs; "
-            f"`gavel export {card.tower_id}` adds it, lots stay as they are"
+            f"`gavel export image {card.tower_id}` adds it, lots stay as they are"
         )

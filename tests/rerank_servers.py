@@ -7,15 +7,14 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from served_app import served_app
-
+from local.http_server import served_in_thread
 from local.ranker_server import MODEL_ERROR, create_ranker_app
 
 
 @contextmanager
 def ranker_server(model_dir: Path) -> Iterator[str]:
     """The URL of a re-ranker that serves an unpacked archive."""
-    with served_app(create_ranker_app(model_dir)) as url:
+    with served_in_thread(create_ranker_app(model_dir)) as url:
         yield url
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from colour_tower import colour_branch
 from lots import TOWER_ID, WordEncoder, lot, publish
-from served_app import served_app
 
 from lambdas.query_api.app import create_app
+from local.http_server import served_in_thread
 from retrieval.index.base import utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchService
@@ -30,5 +30,5 @@ def served_lots(folder: Path) -> Iterator[str]:
     branch = colour_branch(folder / "tower", {name: WordEncoder().encode([name])[0] for name in ("red", "blue")}, TOWER_ID)
     service = SearchService(store, WordEncoder, cached_answers_s=1, load_image_encoder=lambda tower_id: branch)
     service.live()
-    with served_app(create_app(lambda: service)) as url:
+    with served_in_thread(create_app(lambda: service)) as url:
         yield url

@@ -103,6 +103,10 @@ class HnswGraph:
         found: Slots = labels[0][labels[0] >= 0]  # FAISS fills up with -1
         return found
 
+    def write(self, path: Path) -> None:
+        """Write the bare index in FAISS's own format, which any program with faiss reads."""
+        faiss.write_index(self._index, str(path))
+
     def save(self, path: Path, positions: NDArray[np.int64], database_id: str) -> None:
         """Write graph and positions to a file in one step: FAISS's own format, then the positions, then a footer with a checksum.
 
@@ -113,7 +117,7 @@ class HnswGraph:
         """
         partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
         try:
-            faiss.write_index(self._index, str(partial))
+            self.write(partial)
             with partial.open("r+b") as file:
                 file.seek(0, os.SEEK_END)
                 file.write(positions.astype("<i8").tobytes())

@@ -14,13 +14,13 @@ import httpx
 import numpy as np
 import pytest
 from lots import WORDS
-from served_app import served_app
 from small_tower import small_config
 from typer.testing import CliRunner
 
 from catalog.event_files import read_events
 from local.cli import app
 from local.home import Home
+from local.http_server import served_in_thread
 from local.pipeline import _without_ranker
 from local.serve_command import page_and_api
 from local.wiring import search_service
@@ -87,7 +87,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 def serving(settings: Settings) -> Iterator[str]:
     """The URL of what `gavel serve` serves."""
     api, _ = page_and_api(settings, [], "")
-    with served_app(api) as url:
+    with served_in_thread(api) as url:
         yield url
 
 

@@ -101,7 +101,7 @@ def test_an_older_artefact_says_which_command_adds_the_branch_and_keeps_its_id(t
     (folder / IMAGE_TOWER_FILE).unlink()
     card = TowerCard.load(folder)
     replace(card, files={name: digest for name, digest in card.files.items() if name != IMAGE_TOWER_FILE}).save(folder)
-    with pytest.raises(NoImageBranch, match=f"gavel export {folder.name}"):
+    with pytest.raises(NoImageBranch, match=f"gavel export image {folder.name}"):
         ImageEncoder.load(folder)
     os.utime(folder / CARD_FILE, (1_000, 1_000))
     assert add_image_tower(folder)

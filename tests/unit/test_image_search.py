@@ -173,7 +173,7 @@ def test_a_tower_without_an_image_branch_says_so_with_the_remedy(tmp_path: Path)
     old, words_alone = tmp_path / "old", tmp_path / "words"
     save_colour_tower(old, {}, image_size=SIDE)
     save_colour_tower(words_alone, {}, image_size=0)
-    for folder, remedy in ((old, "gavel export"), (words_alone, "without --text-only")):
+    for folder, remedy in ((old, "gavel export image"), (words_alone, "without --text-only")):
         service = SearchService(store, WordEncoder, load_image_encoder=lambda tower_id, folder=folder: ImageEncoder.load(folder))
         client = TestClient(create_app(lambda service=service: service))
         assert remedy in refused(ask(client, JPEG), "no_image_branch")

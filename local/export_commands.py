@@ -1,0 +1,46 @@
+"""`gavel export`: what other programs, or towers of an older version, need."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from local.command_options import Json, report
+from local.console import progress
+from local.home import Home
+from retrieval.settings import Settings
+from retrieval.tower import IMAGE_TOWER_FILE
+
+export_app = typer.Typer(no_args_is_help=True, help="Write a release or a tower's image branch in forms that others read.")
+
+
+@export_app.command()
+def faiss(
+    release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to write; <home>/exports/<release_id> by default.")] = None,
+    kind: Annotated[Literal["hnsw", "flat"], typer.Option(help="Of the index: a graph, or every vector compared.")] = "hnsw",
+    as_json: Json = False,
+) -> None:
+    """Write a release's vectors and ids as NumPy files, with a plain FAISS index over them."""
+    from retrieval.index.faiss_export import export_release
+
+    home = Home(Settings.from_env())
+    found = home.release(release)
+    folder = to or home.exports / found.name
+    with progress("read lots") as read, progress("build index") as built:
+        made = export_release(found, folder, kind, on_read=read, on_built=built)
+    values = {"release_id": made.release_id, "tower_id": made.tower_id, "lots": made.lots, "dimensions": made.dimensions}
+    report({"folder": str(folder), **values, "kind": made.kind, "files": made.files if as_json else ", ".join(made.files)}, as_json)
+
+
+@export_app.command()
+def image(
+    tower: Annotated[str | None, typer.Argument(help="tower_id; the newest tower by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a tower the image branch that searches by photo encode with, where an older version saved it without."""
+    from models.artefact import add_image_tower
+
+    folder = Home(Settings.from_env()).tower(tower)
+    added = add_image_tower(folder)
+    report({"tower_id": folder.name, "image_branch": str(folder / IMAGE_TOWER_FILE), "added": added}, as_json)

@@ -1,0 +1,153 @@
+"""A release as the plain files that other tools read: vectors, ids, and a FAISS index over them.
+
+product_embeddings.npy       (N, D) float32 of unit length
+product_ids.npy              (N,) text, the id of each row
+product_id_to_index.json     id -> row
+product_index.faiss          over the rows in their order; inner product, which is the cosine
+export.json                  written last: which release and tower, and the sha256 of the files
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import ReleaseError
+from retrieval.index.base import Tombstone, Vector
+from retrieval.index.hnsw import HnswGraph
+from retrieval.index.lot_graph import KINDS, Kind
+from retrieval.indexing import read_part
+from retrieval.release import check_part, load_release
+
+EMBEDDINGS_FILE = "product_embeddings.npy"
+IDS_FILE = "product_ids.npy"
+ROWS_FILE = "product_id_to_index.json"
+INDEX_FILE = "product_index.faiss"
+EXPORT_FILE = "export.json"
+BLOCK_ROWS = 10_000  # vectors between two steps of the progress bar
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `export.json` says.
+
+    Attributes:
+        release_id: which release the files were made of.
+        tower_id: whose vectors they are; queries must be encoded with the same tower.
+        lots: rows, ended auctions included: whoever searches the files has to leave those out.
+        dimensions: length of a row.
+        kind: of the FAISS index.
+        files: name -> sha256.
+    """
+
+    release_id: str
+    tower_id: str
+    lots: int
+    dimensions: int
+    kind: Kind
+    files: dict[str, str]
+
+
+def export_release(
+    release: Path,
+    folder: Path,
+    kind: Kind = "hnsw",
+    *,
+    on_read: Progress = lambda done, total: None,
+    on_built: Progress = lambda done, total: None,
+) -> Export:
+    """Write a release as plain files. All of its vectors are held in memory, twice while the index is built.
+
+    Args:
+        release: `embeddings/<release_id>`.
+        folder: made if it is not there; files of an older export are replaced, each in one step.
+        kind: hnsw, with the parameters of the embedded index, or flat.
+        on_read: called with (entries read, entries).
+        on_built: called with (rows in the index, rows).
+
+    Returns:
+        What was written; rows are in the order in which the lots come in the release, a lot that comes twice in the place of
+        the first with the vector of its newest version, as an index keeps it.
+
+    Raises:
+        ReleaseError: the release is unfinished, damaged or without a lot.
+        OSError: the folder cannot be written.
+    """
+    manifest = load_release(release)
+    item_ids, vectors = _rows(release, on_read)
+    if not item_ids:
+        raise ReleaseError(f"release {manifest.release_id} holds no lot; see rejects.ndjson in {release}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EXPORT_FILE).unlink(missing_ok=True)  # what it vouches for is about to change
+    writers: dict[str, Callable[[Path], None]] = {
+        EMBEDDINGS_FILE: lambda path: _save_array(path, vectors),
+        IDS_FILE: lambda path: _save_array(path, np.array(item_ids)),  # of text, not of objects: read without pickle
+        ROWS_FILE: lambda path: _save_json(path, {item_id: row for row, item_id in enumerate(item_ids)}),
+        INDEX_FILE: _built(vectors, kind, on_built).write,
+    }
+    files = {name: _write(folder / name, write) for name, write in writers.items()}
+    export = Export(manifest.release_id, manifest.tower_id, len(item_ids), manifest.dimensions, kind, files)
+    _write(folder / EXPORT_FILE, lambda path: _save_json(path, asdict(export)))
+    return export
+
+
+def _rows(release: Path, progress: Progress) -> tuple[list[str], Vector]:
+    """The ids (N) and vectors (N, D) of the lots that a release leaves in an index."""
+    manifest = load_release(release)
+    vectors = np.empty((manifest.items_embedded, manifest.dimensions), dtype=np.float32)
+    rows: dict[str, int] = {}
+    versions: dict[str, int] = {}
+    gone: set[str] = set()
+    read = 0
+    for part in manifest.parts:
+        check_part(part, release / part.name)
+        for entry in read_part(release / part.name):
+            read += 1
+            progress(read, max(read, manifest.items_embedded))
+            if entry.version < versions.get(entry.item_id, 0):
+                continue
+            versions[entry.item_id] = entry.version
+            if isinstance(entry, Tombstone):
+                gone.add(entry.item_id)
+                continue
+            gone.discard(entry.item_id)
+            vectors[rows.setdefault(entry.item_id, len(rows))] = entry.vector
+    kept = [item_id for item_id in rows if item_id not in gone]
+    return kept, vectors[: len(rows)] if not gone else vectors[[rows[item_id] for item_id in kept]]
+
+
+def _built(vectors: Vector, kind: Kind, progress: Progress) -> HnswGraph:
+    index = KINDS[kind](vectors.shape[1])
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        index.add(vectors[start : start + BLOCK_ROWS])
+        progress(len(index), len(vectors))
+    return index
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> str:
+    """Write a file in one step; its sha256."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
+
+
+def _save_array(path: Path, values: NDArray[Any]) -> None:
+    with path.open("wb") as file:  # np.save() would add a suffix to a path
+        np.save(file, values, allow_pickle=False)
+
+
+def _save_json(path: Path, values: object) -> None:
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
