@@ -59,8 +59,18 @@ def copies(release: Path, lots: int, dimensions: int, seed: int = 7) -> Iterator
             yield _copy(entry, copy, vector)
 
 
+def copy_ids(release: Path, lots: int) -> list[str]:
+    """The ids of copies(), in their order."""
+    originals = [entry.item_id for entry in release_entries(release)]
+    return [_id_of(originals[number % len(originals)], number // len(originals)) for number in range(lots)]
+
+
+def _id_of(item_id: str, copy: int) -> str:
+    return f"{item_id}~{copy}" if copy else item_id
+
+
 def _copy(entry: IndexedItem, copy: int, vector: Vector) -> IndexedItem:
-    item_id = f"{entry.item_id}~{copy}" if copy else entry.item_id
+    item_id = _id_of(entry.item_id, copy)
     return replace(entry, item_id=item_id, document={**entry.document, "item_id": item_id}, vector=vector)
 
 

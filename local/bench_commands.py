@@ -128,7 +128,7 @@ def query(
     home = Home(settings)
     found = home.release(release)
     tower_id = load_release(found).tower_id
-    kept = f"bench-{found.name}-{lots}x{dimensions}".lower()
+    kept = _bench_alias(found, lots, dimensions)
     apart = replace(settings, index_alias=kept, request_timeout_s=600.0)
     bare = None
     if settings.index == "opensearch":
@@ -149,6 +149,50 @@ def query(
         print_json(result.to_dict())
     else:
         _show_query_path(result, reranked=ranker is not None)
+
+
+@bench_app.command()
+def buyers(
+    lots: Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")] = 1_000_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")] = 128,
+    release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
+    count: Annotated[int, typer.Option("--buyers", min=1, help="Different ones, with 1 to 200 acts each.")] = 300,
+    repetitions: Annotated[int, typer.Option(min=1, help="Passes over the buyers.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Time `/encode_buyer` and `/retrieve` over many lots in the embedded index, beside a bare vector search by faiss."""
+    from benchmarks.buyer_path import run_benchmark
+    from benchmarks.many_lots import copy_ids, index_of_copies
+    from retrieval.buyers import AVERAGE
+    from retrieval.index.faiss import FaissStore
+
+    home = Home(Settings.from_env())
+    found = home.release(release)
+    store = FaissStore(home.benches, _bench_alias(found, lots, dimensions))
+    with progress("index lots") as written:
+        index_of_copies(store, found, lots, dimensions, written)
+    with progress("buyers") as asked:
+        result = run_benchmark(
+            store, home.benches, AVERAGE, copy_ids(found, lots), buyers=count, repetitions=repetitions, progress=asked
+        )
+    if as_json:
+        print_json(result.to_dict())
+        return
+    ways = {
+        "POST /encode_buyer": result.encode_buyer,
+        "POST /retrieve with the vector": result.retrieve,
+        "both, one after the other": result.both,
+        "POST /retrieve with the acts": result.in_one,
+        "bare vector search, plain faiss": result.bare,
+    }
+    title = f"{result.lots:,} lots of {result.dimensions} dimensions, buyers with {result.acts} acts on average, ms"
+    _show_latencies(title, ways)
+    console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _bench_alias(release: Path, lots: int, dimensions: int) -> str:
+    """Name of the index that benchmarks keep of so many copies of a release's lots."""
+    return f"bench-{release.name}-{lots}x{dimensions}".lower()
 
 
 def _show_query_path(result: "QueryPathResult", reranked: bool) -> None:

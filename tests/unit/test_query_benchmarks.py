@@ -12,11 +12,12 @@ from lots import WordEncoder
 from served_lots import served_lots
 from trained_booster import trained_booster
 
-from benchmarks import load
+from benchmarks import buyer_path, load
 from benchmarks.load_users import LoadPlan, LoadSeen
-from benchmarks.many_lots import CutEncoder, copies, index_of_copies, questions
+from benchmarks.many_lots import CutEncoder, copies, copy_ids, index_of_copies, questions
 from benchmarks.query_path import PARTS, run_benchmark
 from local.opensearch_node import free_port
+from retrieval.buyers import AVERAGE
 from retrieval.errors import GavelError, InvalidInput
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
@@ -121,3 +122,21 @@ def ask(plan: LoadPlan) -> LoadSeen:
     command = [sys.executable, "-m", "benchmarks.load_users"]
     ran = subprocess.run(command, input=json.dumps(asdict(plan)), capture_output=True, text=True, check=True)
     return LoadSeen(**json.loads(ran.stdout))
+
+
+def test_buyers_are_timed_over_http_beside_plain_faiss(release, tmp_path):
+    store = FaissStore(tmp_path / "benches", "bench")
+    index_of_copies(store, release, 60, 8)
+    item_ids = copy_ids(release, 60)
+    assert len(store.live().fetch(item_ids)) == 60
+    result = buyer_path.run_benchmark(store, tmp_path / "benches", AVERAGE, item_ids, buyers=5, repetitions=2)
+    assert (result.lots, result.dimensions) == (60, 8)
+    ways = (result.encode_buyer, result.retrieve, result.both, result.in_one, result.bare)
+    assert all(way.searches == 10 and way.p50_ms > 0 for way in ways)
+    assert result.both.mean_ms == pytest.approx(result.encode_buyer.mean_ms + result.retrieve.mean_ms, abs=0.01)
+
+
+def test_drawn_histories_are_as_long_as_the_api_takes_them():
+    lengths = [len(acts) for acts in buyer_path.draw_histories(["lot-1", "lot-2"], 400)]
+    assert min(lengths) >= 1
+    assert 100 < max(lengths) <= 200
