@@ -1,13 +1,15 @@
 """One embedded index: SQLite for the truth, FAISS and bm25s for speed (docs/adr/0002-embedded-index.md)."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
+import faiss
 import numpy as np
 
-from retrieval.errors import InvalidInput
+from retrieval.errors import GavelError, InvalidInput
 from retrieval.fuse import Fusion, fuse
 from retrieval.index.base import (
     Candidate,
@@ -29,10 +31,16 @@ from retrieval.index.read_write_lock import ReadWriteLock
 from retrieval.index.title_words import TitleWords
 from retrieval.tuning import Tuning
 
+logger = logging.getLogger(__name__)
+
 LOTS_FILE = "lots.sqlite"
 EXACT_BELOW = 1_000
 ENTRIES_A_COMMIT = 1_000
 ATTEMPTS = 3  # of a search whose finds a writer replaced before their documents were read
+
+
+class Closed(Exception):
+    """The index was closed while its graph was renewed."""
 
 
 class FaissIndex:
@@ -61,6 +69,7 @@ class FaissIndex:
         self._bm25: tuple[int, KeywordFields] | None = None
         self._titles: tuple[int, TitleWords] | None = None
         self._refreshed = 0  # the generation that every search must see
+        self._renewing = threading.Lock()  # one thread at a time makes a new graph
         self.closed = False
 
     @classmethod
@@ -97,12 +106,13 @@ class FaissIndex:
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
         self._refreshed = self._lots.generation()
-        self._current_graph().save(self._lots, self._folder / f"{self._kind}.faiss", everything=False)
+        if self._current_graph().overdue:
+            self._renew(wait=True)
 
     def prepare(self) -> None:
         """Build and save all that a first search needs."""
         self.refresh()
-        self._current_graph().save(self._lots, self._folder / f"{self._kind}.faiss", everything=True)
+        self._renew(wait=True)
         self._current_bm25()
         self._current_titles()
 
@@ -158,8 +168,9 @@ class FaissIndex:
         if self.closed:
             return
         self.closed = True
-        if self._graph is not None:
-            self._graph.save(self._lots, self._folder / f"{self._kind}.faiss", everything=True)
+        with self._renewing:  # whoever makes a new graph gives up
+            if self._graph is not None:
+                self._graph.save(self._lots, self._path, everything=True)
         self._graph = self._bm25 = self._titles = None
         self._lots.close()
 
@@ -169,13 +180,13 @@ class FaissIndex:
         query = _unit(vector)
         current = self._current_graph()
         with self._lock.reading():
-            columns, graph = current.columns, current.graph
+            columns, vectors = current.columns, current.vectors
             allowed = columns.allowed(where)
             if not allowed.any():
                 return []
-            slots = graph.exact(query, k, allowed) if exact else graph.nearest(query, k, allowed, self._exact_below)
-            vectors = graph.vectors
-            found = [Candidate(columns.item_ids[slot], 0.0, {}, vectors[slot].copy()) for slot in slots]
+            slots = vectors.exact(query, k, allowed) if exact else vectors.nearest(query, k, allowed, self._exact_below)
+            stored = vectors.take(slots)  # (N, D)
+            found = [Candidate(columns.item_ids[slot], 0.0, {}, vector) for slot, vector in zip(slots, stored, strict=True)]
             positions = {c.item_id: int(columns.positions[slot]) for c, slot in zip(found, slots, strict=True)}
         return [Hit(positions[c.item_id], c.item_id, c.score) for c in rank_by_cosine(vector, found, k)]
 
@@ -211,14 +222,48 @@ class FaissIndex:
             assert known is not None
             return known
         try:
-            current = self._graph or LotGraph.open(self._lots, self._folder / f"{self._kind}.faiss", self._kind)
+            current = self._graph = self._graph or LotGraph.open(self._lots, self._path, self._kind)
             if current.generation < generation:
                 with self._lots.snapshot() as snapshot:
                     current.catch_up(snapshot, self._lock)
-            self._graph = LotGraph.build(self._lots, self._kind) if current.worn else current
-            return self._graph
         finally:
             self._graph_turn.release()
+        if (current.overdue or current.worn) and not self._renewing.locked():
+            threading.Thread(target=self._renew_apart, name=f"merge {self.name}", daemon=True).start()
+        return current
+
+    def _renew_apart(self) -> None:
+        faiss.omp_set_num_threads(1)  # of this thread: the other cores are for searches
+        try:
+            self._renew(wait=False)
+        except GavelError as error:
+            logger.error("%s is searched as it is, for its graph cannot be renewed: %s", self.name, error)
+
+    def _renew(self, *, wait: bool) -> None:
+        """Put the delta into the graph, or build that again where much of it is dead; searches go on meanwhile.
+
+        Args:
+            wait: for another thread that does the same, to go on from there and save all; else there is nothing to do.
+        """
+        if not self._renewing.acquire(blocking=wait):
+            return
+        try:
+            current = self._current_graph()
+            if current.worn:
+                current = LotGraph.build(self._lots, self._kind, self._go_on)
+                with self._graph_turn:
+                    self._graph = current
+            else:
+                current.vectors.merge(self._lock, self._go_on)
+            current.save(self._lots, self._path, everything=wait)
+        except Closed:
+            pass
+        finally:
+            self._renewing.release()
+
+    def _go_on(self) -> None:
+        if self.closed:
+            raise Closed
 
     def _current_bm25(self) -> KeywordFields:
         """The keyword index of the newest generation, under the same rule as _current_graph()."""
@@ -254,6 +299,10 @@ class FaissIndex:
     def _build_bm25(self) -> tuple[int, KeywordFields]:
         with self._lots.snapshot() as snapshot:
             return snapshot.generation(), KeywordFields.build(snapshot, self._folder, self._tuning.boosts)
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / f"{self._kind}.faiss"
 
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self.dimensions,) or not np.isfinite(vector).all():

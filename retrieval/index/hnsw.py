@@ -6,7 +6,7 @@ import os
 import threading
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 import faiss
 import numpy as np
@@ -35,6 +35,7 @@ class HnswGraph:
     def __init__(self, dimensions: int) -> None:
         self._index: Any = faiss.IndexHNSWFlat(dimensions, HNSW_M, faiss.METRIC_INNER_PRODUCT)
         self._index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
+        self._mapped: BinaryIO | None = None  # the file that the index is a view of; open, for its name may go to a newer one
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -49,8 +50,24 @@ class HnswGraph:
         view: Vector = faiss.rev_swig_ptr(storage.get_xb(), size * dimensions).reshape(size, dimensions)
         return view
 
+    @property
+    def dimensions(self) -> int:
+        """Length of the vectors."""
+        return int(self._index.d)
+
+    def copy(self) -> Self:
+        """The same vectors in memory of their own, whatever this one is a view of."""
+        made = type(self)(self.dimensions)
+        if self._mapped is None:
+            made._index = faiss.clone_index(self._index)
+        else:
+            self._mapped.seek(0)
+            made._index = faiss.read_index(_faiss.PyCallbackIOReader(self._mapped.read, CHECKED_BYTES))
+        return made
+
     def add(self, vectors: Vector) -> None:
-        """Add (N, D) unit vectors at the next slots."""
+        """Add (N, D) unit vectors at the next slots; to one in memory alone, for FAISS ends the process that changes a file's."""
+        assert self._mapped is None
         self._index.add(np.ascontiguousarray(vectors, dtype=np.float32))
 
     def nearest(self, query: Vector, k: int, allowed: Mask, exact_below: int) -> Slots:
@@ -134,7 +151,7 @@ class HnswGraph:
 
     @classmethod
     def load(cls, path: Path, dimensions: int, database_id: str) -> tuple["HnswGraph", NDArray[np.int64]]:
-        """Read what save() wrote.
+        """Map what save() wrote into memory, to be searched and not changed: processes share it, and a start waits for nothing.
 
         Returns:
             The graph and its (N,) positions.
@@ -149,13 +166,12 @@ class HnswGraph:
             raise ValueError("it is of another database")
         if _checksum(path, payload) != footer["crc32"]:
             raise ValueError("its checksum does not hold")
-        with path.open("rb") as file:
-            file.seek(payload - 8 * slots)
-            positions = np.frombuffer(file.read(8 * slots), dtype="<i8").astype(np.int64)
-        graph, loaded = cls(dimensions), faiss.read_index(str(path))
+        graph, loaded = cls(dimensions), faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         if type(loaded) is not type(graph._index):
             raise ValueError("it is of another kind of index")
-        graph._index = loaded
+        graph._index, graph._mapped = loaded, path.open("rb")
+        graph._mapped.seek(payload - 8 * slots)
+        positions = np.frombuffer(graph._mapped.read(8 * slots), dtype="<i8").astype(np.int64)
         if len(graph) != slots or graph._index.d != dimensions or len(positions) != slots:
             raise ValueError(f"it holds {len(graph)} vectors of {graph._index.d} dimensions, not {slots} of {dimensions}")
         return graph, positions
@@ -170,6 +186,7 @@ class FlatVectors(HnswGraph):
 
     def __init__(self, dimensions: int) -> None:
         self._index: Any = faiss.IndexFlatIP(dimensions)
+        self._mapped = None
 
     @property
     def vectors(self) -> Vector:

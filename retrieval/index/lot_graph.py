@@ -1,7 +1,7 @@
 """The graph and the filter columns of an embedded index, kept in step with its database."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 from retrieval.index.hnsw import FlatVectors, HnswGraph
 from retrieval.index.lot_columns import GoneLot, LotColumns
 from retrieval.index.lot_store import LotSnapshot, LotStore
+from retrieval.index.main_and_delta import MainAndDelta
 from retrieval.index.read_write_lock import ReadWriteLock
 
 logger = logging.getLogger(__name__)
@@ -18,21 +19,22 @@ MAX_DEAD_SHARE = 0.3  # of the slots; above it the graph spends its beam on lots
 MAX_UNSAVED_SHARE = 0.2  # of the slots; what is not in the file is added to the graph again at the next start
 Kind = Literal["hnsw", "flat"]
 KINDS: Mapping[Kind, type[HnswGraph]] = {"hnsw": HnswGraph, "flat": FlatVectors}
-LOTS_A_STEP = 256  # added to the graph at a time while searches wait
-LOTS_A_STRIDE = 8_192  # the same where nobody searches yet; FAISS pays for every lot of the graph at each step
+LOTS_A_STEP = 4_096  # added to the delta at a time while searches wait
+DELTA_SHARE = 0.01  # of the slots; what lies in the delta beyond that makes every search slower than the graph would
+LEAST_DELTA = 1_000  # lots that are compared with one by one faster than a graph is copied
 
 
 class LotGraph:
     """The lots of a database up to one generation, ready to be searched.
 
     Attributes:
-        graph: the vectors, by slot.
+        vectors: of the slots.
         columns: the lots of the slots.
         generation: the state of the database that both have; -1 before the first catch_up().
     """
 
     def __init__(self, dimensions: int, kind: Kind = "hnsw") -> None:
-        self.graph = KINDS[kind](dimensions)
+        self.vectors = MainAndDelta(KINDS[kind](dimensions))
         self.columns = LotColumns()
         self.generation = -1
         self._tombstones_to = 0
@@ -56,15 +58,15 @@ class LotGraph:
             except (OSError, ValueError, RuntimeError) as error:
                 logger.warning("%s is not usable (%s); the graph is built again from %s", path, error, lots.path)
                 opened = cls(lots.dimensions, kind)
-            opened.catch_up(snapshot, ReadWriteLock(), LOTS_A_STRIDE)
+            opened._fill(snapshot)
         return opened
 
     @classmethod
-    def build(cls, lots: LotStore, kind: Kind = "hnsw") -> "LotGraph":
-        """Build the graph from the database alone."""
+    def build(cls, lots: LotStore, kind: Kind = "hnsw", after_step: Callable[[], None] = lambda: None) -> "LotGraph":
+        """Build the graph from the database alone; after_step() may give up by raising."""
         built = cls(lots.dimensions, kind)
         with lots.snapshot() as snapshot:
-            built.catch_up(snapshot, ReadWriteLock(), LOTS_A_STRIDE)
+            built._fill(snapshot, after_step)
         return built
 
     @property
@@ -72,8 +74,13 @@ class LotGraph:
         """Whether so many slots are dead that the graph ought to be built again."""
         return self.columns.dead > MAX_DEAD_SHARE * len(self.columns)
 
-    def catch_up(self, snapshot: LotSnapshot, lock: ReadWriteLock, step: int = LOTS_A_STEP) -> None:
-        """Take over what was committed since the last time, in steps between which searches can run."""
+    @property
+    def overdue(self) -> bool:
+        """Whether so many lots are in the delta that they ought to go into the graph."""
+        return len(self.vectors.delta) > max(LEAST_DELTA, DELTA_SHARE * len(self.vectors))
+
+    def catch_up(self, snapshot: LotSnapshot, lock: ReadWriteLock, after_step: Callable[[], None] = lambda: None) -> None:
+        """Take over what was committed since the last time into the delta, in steps between which searches can run."""
         generation = snapshot.generation()
         gone = snapshot.deleted_after(self._tombstones_to)
         with lock.writing():
@@ -81,10 +88,11 @@ class LotGraph:
                 self.columns.bury(item_id)
                 self._tombstones_to = sequence
         last = int(self.columns.positions[-1]) if len(self.columns) else 0
-        for lots, vectors in snapshot.lots_after(last, step):
+        for lots, vectors in snapshot.lots_after(last, LOTS_A_STEP):
             with lock.writing():
-                self.graph.add(vectors)
+                self.vectors.add(vectors)
                 self.columns.append(lots)
+            after_step()
         self.generation = generation
 
     def save(self, lots: LotStore, path: Path, *, everything: bool) -> None:
@@ -92,20 +100,34 @@ class LotGraph:
 
         A file that cannot be written is only a slower start next time, so that is logged and not raised.
         """
-        unsaved = len(self.graph) - self._saved_slots
-        if unsaved <= (0 if everything else MAX_UNSAVED_SHARE * len(self.graph)):
+        main = self.vectors.main
+        unsaved = len(main) - self._saved_slots
+        if unsaved <= (0 if everything else MAX_UNSAVED_SHARE * len(main)):
             return
         try:
-            self.graph.save(path, self.columns.positions, lots.database_id)
-            self._saved_slots = len(self.graph)
+            main.save(path, self.columns.positions[: len(main)], lots.database_id)
+            self._saved_slots = len(main)
         except (OSError, RuntimeError) as error:
             logger.warning("%s could not be written (%s); the next start builds the graph again", path, error)
 
     def _load(self, lots: LotStore, snapshot: LotSnapshot, path: Path) -> None:
-        graph, positions = type(self.graph).load(path, lots.dimensions, lots.database_id)
+        graph, positions = type(self.vectors.main).load(path, lots.dimensions, lots.database_id)
         last = int(positions[-1]) if len(positions) else 0
         living = {lot.position: lot for lot in snapshot.fields_to(last)}
         if len(living) > len(positions) or not np.isin(list(living), positions).all():
             raise ValueError("it leaves out lots of the database")
         self.columns.append([living.get(position) or GoneLot(position) for position in positions.tolist()])
-        self.graph, self._saved_slots = graph, len(graph)
+        self.vectors, self._saved_slots = MainAndDelta(graph), len(graph)
+
+    def _fill(self, snapshot: LotSnapshot, after_step: Callable[[], None] = lambda: None) -> None:
+        """Take over all lots where nobody searches yet; without a file they go into the graph at once, not by way of a copy."""
+        fresh = not len(self.vectors)
+
+        def after_lots() -> None:
+            after_step()
+            if fresh:
+                self.vectors.absorb()
+
+        self.catch_up(snapshot, ReadWriteLock(), after_lots)
+        if self.overdue:
+            self.vectors.merge(ReadWriteLock())
