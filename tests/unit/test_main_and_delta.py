@@ -83,7 +83,9 @@ def test_searches_stay_right_while_the_graph_takes_new_lots_in_and_more_come(ind
     assert index.semantic(vector(7_999), 1, ALL)[0].item_id == "lot-07999"
 
 
-def test_a_reopened_index_maps_the_graph_of_its_file_and_takes_what_came_later_into_the_delta(index: FaissIndex, tmp_path: Path) -> None:
+def test_a_reopened_index_maps_the_graph_of_its_file_and_takes_what_came_later_into_the_delta(
+    index: FaissIndex, tmp_path: Path
+) -> None:
     index.upsert(lot(number) for number in range(2_000, 2_020))
     index.close()
     reopened = FaissStore(tmp_path / "index").live()
