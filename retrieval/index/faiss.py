@@ -3,6 +3,7 @@
 root/auction-items.json                      the alias: which index is live
 root/auction-items-<tower_id>-<stamp>/       one physical index
     lots.sqlite                              every acknowledged lot and tombstone
+    shard-00/, shards.json                   or these, each shard with files as below
     hnsw.faiss, flat.faiss, bm25-<generation>…/  snapshots for a quick start; rebuilt when missing, damaged or too old
 """
 
@@ -17,9 +18,12 @@ from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
 from retrieval.index.lot_graph import Kind
+from retrieval.index.shards import ShardedIndex, is_sharded
 from retrieval.tuning import Tuning, untuned
 
 __all__ = ["FaissIndex", "FaissStore"]
+
+EmbeddedIndex = FaissIndex | ShardedIndex
 
 
 class FaissStore:
@@ -31,6 +35,7 @@ class FaissStore:
         exact_below: see FaissIndex.
         kind: of the vector indices in FAISS, hnsw or flat; the lots are the same, so a root may be opened as either.
         tuning: tower_id -> how an index of that tower is searched; asked when it is opened.
+        shards: how many processes share the lots of an index that is made from now on; 1 keeps them in this one.
     """
 
     def __init__(
@@ -41,23 +46,28 @@ class FaissStore:
         exact_below: int = EXACT_BELOW,
         kind: Kind = "hnsw",
         tuning: Callable[[str], Tuning] = untuned,
+        shards: int = 1,
     ) -> None:
         self._root = root
         self._alias = alias
         self._exact_below = exact_below
         self._kind: Kind = kind
         self._tuning = tuning
+        self._shards = shards
         self._pointer = root / f"{alias}.json"
-        self._opened: dict[str, FaissIndex] = {}
+        self._opened: dict[str, EmbeddedIndex] = {}
         self._turn = threading.Lock()
 
-    def create(self, tower_id: str, dimensions: int) -> FaissIndex:
+    def create(self, tower_id: str, dimensions: int) -> EmbeddedIndex:
         """Make a new, empty index for a tower; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
         partial = self._root / f".{name}.partial"
         try:
             partial.mkdir(parents=True)
-            FaissIndex.create(partial, tower_id, dimensions)
+            if self._shards > 1:
+                ShardedIndex.create(partial, tower_id, dimensions, self._shards)
+            else:
+                FaissIndex.create(partial, tower_id, dimensions)
             partial.rename(self._root / name)
             _sync_folder(self._root)
         except OSError as error:
@@ -66,7 +76,7 @@ class FaissStore:
             shutil.rmtree(partial, ignore_errors=True)
         return self._open(name)
 
-    def find(self, tower_id: str) -> FaissIndex | None:
+    def find(self, tower_id: str) -> EmbeddedIndex | None:
         """The live index if it is of this tower, else the newest index of this tower, else None."""
         start = f"{self._alias}-{tower_id}-"
         of_tower = sorted(p.name for p in self._root.glob("*") if p.name.startswith(start) and "-" not in p.name[len(start) :])
@@ -75,7 +85,7 @@ class FaissStore:
         live = self._live_name()
         return self._open(live if live in of_tower else of_tower[-1])
 
-    def live(self) -> FaissIndex:
+    def live(self) -> EmbeddedIndex:
         """The index behind the alias.
 
         Raises:
@@ -124,12 +134,19 @@ class FaissStore:
         folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
-    def _open(self, name: str) -> FaissIndex:
+    def close(self) -> None:
+        """Close every index that was opened."""
+        with self._turn:
+            for index in self._opened.values():
+                index.close()
+
+    def _open(self, name: str) -> EmbeddedIndex:
         folder = self._folder(name)
         with self._turn:
             opened = self._opened.get(name)
             if opened is None or opened.closed:
-                opened = self._opened[name] = FaissIndex(folder, self._exact_below, self._kind, self._tuning(self._tower_of(name)))
+                form = ShardedIndex if is_sharded(folder) else FaissIndex
+                opened = self._opened[name] = form(folder, self._exact_below, self._kind, self._tuning(self._tower_of(name)))
             return opened
 
     def _tower_of(self, name: str) -> str:

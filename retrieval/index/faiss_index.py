@@ -28,7 +28,7 @@ from retrieval.index.keyword_fields import KeywordFields
 from retrieval.index.lot_graph import Kind, LotGraph
 from retrieval.index.lot_store import LotStore
 from retrieval.index.read_write_lock import ReadWriteLock
-from retrieval.index.title_words import TitleWords
+from retrieval.index.title_words import TitleWords, corrections
 from retrieval.tuning import Tuning
 
 logger = logging.getLogger(__name__)
@@ -144,6 +144,10 @@ class FaissIndex:
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """What words in lower case that no lot has were meant to be: word -> the nearest word of a title."""
+        return corrections(self.near_titles(words))
+
+    def near_titles(self, words: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Each of these words that no lot has -> the words of titles that are near to it, and how many titles have them."""
         bm25 = self._current_bm25()
         unknown = [word for word in words if not bm25.knows(word)]
         if not unknown:
@@ -151,8 +155,7 @@ class FaissIndex:
         with self._lock.reading():
             labels = self._current_graph().columns.labels
         titles = self._current_titles()
-        nearest = {word: titles.nearest(word) for word in unknown if not any(shares_word(word, label) for label in labels)}
-        return {word: near for word, near in nearest.items() if near is not None}
+        return {word: titles.near(word) for word in unknown if not any(shares_word(word, label) for label in labels)}
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""

@@ -38,11 +38,10 @@ class TitleWords:
         for word in titles:
             self._by_letter[word[0]].append(word)
 
-    def nearest(self, word: str) -> str | None:
-        """The word of a title that a word was meant to be; None where none is near."""
-        near = process.extract_iter(word, self._by_letter.get(word[0], ()), scorer=OSA.distance, score_cutoff=most_edits(word))
-        ranked = [(edits / min(len(word), len(other)), -self._titles[other], other) for other, edits, _ in near]
-        return min(ranked)[2] if ranked else None
+    def near(self, word: str) -> dict[str, int]:
+        """The words of titles that a word may have been meant to be -> number of titles that have them."""
+        others = process.extract_iter(word, self._by_letter.get(word[0], ()), scorer=OSA.distance, score_cutoff=most_edits(word))
+        return {other: self._titles[other] for other, _, _ in others}
 
     @classmethod
     def build(cls, titles: Iterable[str]) -> "TitleWords":
@@ -79,3 +78,14 @@ class TitleWords:
         except OSError as error:
             logger.warning("the words of titles could not be written to %s (%s)", path, error)
             partial.unlink(missing_ok=True)
+
+
+def nearest(word: str, near: Mapping[str, int]) -> str | None:
+    """The word that a word was meant to be, of those that TitleWords.near() tells; None where there is none."""
+    ranked = [(OSA.distance(word, other) / min(len(word), len(other)), -titles, other) for other, titles in near.items()]
+    return min(ranked)[2] if ranked else None
+
+
+def corrections(near: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    """word -> nearest(), of the words that have one."""
+    return {word: found for word, others in near.items() if (found := nearest(word, others)) is not None}

@@ -1,0 +1,249 @@
+"""An embedded index in several shards, each in a process of its own: one search uses as many cores as there are shards.
+
+A lot is in the shard that the hash of its id names. Every shard answers with its own best k, so that the best k of all answers are
+those of one index that compares with every lot: what is exact in a shard is exact in all. Words are weighed by the statistics of
+their shard, as OpenSearch does it.
+"""
+
+import json
+import logging
+import os
+import signal
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from multiprocessing.managers import BaseManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from retrieval.errors import IndexUnavailable
+from retrieval.fuse import Fusion
+from retrieval.index.base import (
+    Candidate,
+    Filter,
+    IndexedItem,
+    Tombstone,
+    UpsertReport,
+    Vector,
+    fused_candidates,
+    in_order,
+    with_ranks,
+)
+from retrieval.index.faiss_index import ENTRIES_A_COMMIT, FaissIndex
+from retrieval.index.lot_graph import Kind
+from retrieval.index.title_words import corrections
+from retrieval.tuning import Tuning
+
+logger = logging.getLogger(__name__)
+
+SHARDS_FILE = "shards.json"
+ASKED = ("count", "upsert", "refresh", "prepare", "semantic", "keyword", "near_titles", "fetch", "close")
+
+Found = TypeVar("Found")
+
+
+class _Shards(BaseManager):
+    """Starts the process of a shard and speaks with it over a socket of this machine, a connection a thread."""
+
+
+_Shards.register("open", FaissIndex, exposed=ASKED)
+
+
+class Shard:
+    """One shard in its process, which is started at once and again where it died."""
+
+    def __init__(self, open_index: Callable[["_Shards"], Any]) -> None:
+        """Start the process.
+
+        Args:
+            open_index: opens the shard's index with the means of its process.
+        """
+        self._open_index = open_index
+        self._turn = threading.Lock()
+        self._start()
+
+    def ask(self, method: str, *given: Any, **named: Any) -> Any:
+        """Call a method of the shard's index.
+
+        Raises:
+            IndexUnavailable: the process has died; the next call finds another one.
+        """
+        asked = self._index
+        try:
+            return asked._callmethod(method, given, named)
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            with self._turn:
+                if self._index is asked:
+                    self._start()
+            raise IndexUnavailable(f"a shard's process ended ({error!r}) and was started again; ask again") from error
+
+    def end(self) -> None:
+        """Close the index and end the process."""
+        try:
+            self._index.close()
+        except (ConnectionError, EOFError, FileNotFoundError):
+            logger.warning("a shard's process had ended before it was closed; what it had acknowledged is on the disk")
+        self._process.shutdown()
+
+    def _start(self) -> None:
+        self._process = _Shards(ctx=get_context("spawn"))
+        self._process.start(_live_with_parent)
+        self._index: Any = self._open_index(self._process)
+
+
+class ShardedIndex:
+    """One physical index of several shards. Threads may share it; their searches of a shard run side by side, too.
+
+    Args:
+        folder: what create() made; its name is the index's name.
+        exact_below: see FaissIndex.
+        kind: see FaissIndex.
+        tuning: see FaissIndex.
+
+    Raises:
+        IndexUnavailable: a shard is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, exact_below: int, kind: Kind, tuning: Tuning) -> None:
+        self._folder = folder
+        try:
+            told = json.loads((folder / SHARDS_FILE).read_text())
+            self.tower_id, self.dimensions, count = str(told["tower_id"]), int(told["dimensions"]), int(told["shards"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise IndexUnavailable(f"{folder / SHARDS_FILE} is damaged ({error!r}); build the index again") from error
+        folders = [_shard_folder(folder, number) for number in range(count)]
+        self._tuning = tuning
+        self._threads = ThreadPoolExecutor(4 * count, thread_name_prefix=folder.name)
+        self._shards = list(self._threads.map(lambda f: Shard(partial(_open, f, exact_below, kind, tuning)), folders))
+        self.closed = False
+
+    @classmethod
+    def create(cls, folder: Path, tower_id: str, dimensions: int, shards: int) -> None:
+        """Make an empty index in a new folder."""
+        for number in range(shards):
+            _shard_folder(folder, number).mkdir()
+            FaissIndex.create(_shard_folder(folder, number), tower_id, dimensions)
+        told = {"tower_id": tower_id, "dimensions": dimensions, "shards": shards}
+        (folder / SHARDS_FILE).write_text(json.dumps(told) + "\n")
+
+    @property
+    def name(self) -> str:
+        """Physical name, auction-items-<tower_id>-<stamp>."""
+        return self._folder.name
+
+    def count(self) -> int:
+        """Number of lots in it, ended ones included."""
+        return sum(self._of_all("count"))
+
+    def upsert(self, entries: Iterable[IndexedItem | Tombstone]) -> UpsertReport:
+        """Write lots and carry out tombstones, those of a lot in their order; what is acknowledged is durable."""
+        report, remaining = UpsertReport(), iter(entries)
+        while batch := list(islice(remaining, ENTRIES_A_COMMIT * len(self._shards))):
+            parts: list[list[IndexedItem | Tombstone]] = [[] for _ in self._shards]
+            for entry in batch:
+                parts[self._number(entry.item_id)].append(entry)
+            for written in self._each(lambda shard, part: shard.ask("upsert", part), parts):
+                report += written
+        return report
+
+    def refresh(self) -> None:
+        """Make all acknowledged writes visible to the next search."""
+        self._of_all("refresh")
+
+    def prepare(self) -> None:
+        """Build and save all that a first search needs."""
+        self._of_all("prepare")
+
+    def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
+        """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
+        found = self._best("semantic", k, vector, k, where, exact=exact)
+        return with_ranks(found, semantic=found)
+
+    def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
+        """The lots whose text has the highest BM25 score for `text` among those of their shard."""
+        found = self._best("keyword", k, text, k, where)
+        return with_ranks(found, keyword=found)
+
+    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+        """The k best of semantic() and of keyword(), fused as the request says, else as was tuned."""
+        return fused_candidates(
+            self.keyword(text, k, where), self.semantic(vector, k, where), fusion or self._tuning.fusion, max(k, 0)
+        )
+
+    def corrections(self, words: Sequence[str]) -> dict[str, str]:
+        """What words in lower case that no shard has were meant to be: word -> the nearest word of a title in any of them."""
+        told: list[dict[str, dict[str, int]]] = self._of_all("near_titles", words)
+        near = {
+            word: sum((Counter(each[word]) for each in told), Counter()) for word in words if all(word in each for each in told)
+        }
+        return corrections(near)
+
+    def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
+        """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
+        parts: list[list[str]] = [[] for _ in self._shards]
+        for item_id in dict.fromkeys(item_ids):
+            parts[self._number(item_id)].append(item_id)
+        found = {lot.item_id: lot for lots in self._each(lambda shard, part: shard.ask("fetch", part), parts) for lot in lots}
+        return [found[item_id] for item_id in item_ids if item_id in found]
+
+    def within(self, seconds: float) -> "ShardedIndex":
+        """Itself: what is computed here cannot be given up."""
+        return self
+
+    def close(self) -> None:
+        """End the shards' processes."""
+        if self.closed:
+            return
+        self.closed = True
+        list(self._threads.map(Shard.end, self._shards))
+        self._threads.shutdown()
+
+    def _best(self, method: str, k: int, *given: Any, **named: Any) -> list[Candidate]:
+        """The k best of what every shard finds, by descending score, ties by item_id."""
+        return in_order(hit for found in self._of_all(method, *given, **named) for hit in found)[: max(k, 0)]
+
+    def _of_all(self, method: str, *given: Any, **named: Any) -> list[Any]:
+        return self._each(lambda shard, _: shard.ask(method, *given, **named), self._shards)
+
+    def _each(self, ask: Callable[[Shard, Any], Found], parts: Sequence[Any]) -> list[Found]:
+        """Ask all shards at once, each with its part; the answers in the order of the shards."""
+        return list(self._threads.map(ask, self._shards, parts))
+
+    def _number(self, item_id: str) -> int:
+        return shard_of(item_id, len(self._shards))
+
+
+def shard_of(item_id: str, shards: int) -> int:
+    """The shard that a lot is in, from 0: the CRC-32 of its id's UTF-8, the same on every machine."""
+    return zlib.crc32(item_id.encode(errors="surrogatepass")) % shards
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether an index lies in shards."""
+    return (folder / SHARDS_FILE).is_file()
+
+
+def _shard_folder(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:02}"
+
+
+def _open(folder: Path, exact_below: int, kind: Kind, tuning: Tuning, process: Any) -> Any:
+    return process.open(folder, exact_below, kind, tuning)
+
+
+def _live_with_parent() -> None:
+    """Leave Ctrl-C to the parent, and end when it does, however it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(0)  # what was acknowledged is on the disk
+
+    threading.Thread(target=watch, daemon=True).start()
