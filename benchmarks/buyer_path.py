@@ -136,7 +136,11 @@ def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[
 
     def act() -> Act:
         moment = now - timedelta(minutes=int(rng.integers(1, 43_200)))
-        return {"item_id": item_ids[rng.integers(len(item_ids))], "event_type": kinds[rng.integers(len(kinds))], "timestamp": moment.isoformat()}
+        return {
+            "item_id": item_ids[rng.integers(len(item_ids))],
+            "event_type": kinds[rng.integers(len(kinds))],
+            "timestamp": moment.isoformat(),
+        }
 
     lengths = np.clip(rng.lognormal(np.log(12), 1.2, buyers), 1, MAX_INTERACTIONS).astype(int)
     return [[act() for _ in range(length)] for length in lengths]
