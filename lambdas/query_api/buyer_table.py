@@ -1,6 +1,6 @@
 """What buyers did lately, in a DynamoDB table: an item an act, under its buyer, in the order of time.
 
-The table needs a partition key `buyer_id` and a sort key `act`, both text, and time to live by `expires_at` (infra/buyer_events.py).
+The table has a partition key `buyer_id` and a sort key `act`, both text, and time to live by `expires_at` (infra/buyer_events.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence

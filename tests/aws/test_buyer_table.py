@@ -70,7 +70,7 @@ def test_what_was_not_taken_is_sent_again_and_nothing_else(table, calls):
 
 def test_a_table_that_goes_on_refusing_is_told_and_all_may_be_sent_again(table, calls):
     calls.instead["BatchWriteItem"] = lambda go_on, given: {"UnprocessedItems": given["RequestItems"]}
-    with pytest.raises(FeedbackUnavailable, match="3 writes were not taken.*try again"):
+    with pytest.raises(FeedbackUnavailable, match=r"3 writes were not taken.*try again"):
         table.append(acts(3))
     assert sizes(calls) == [3] * ATTEMPTS
     calls.instead.clear()
@@ -94,7 +94,9 @@ def test_every_act_says_when_it_may_go(table):
     table.append([*acts(1), ahead])
     items = boto3.client("dynamodb").scan(TableName=TABLE)["Items"]
     gone = [datetime.fromtimestamp(int(item["expires_at"]["N"]), UTC) for item in items]
-    assert all(timedelta(0) <= moment - (NOW + timedelta(days=90)) < timedelta(seconds=2) for moment in gone), "nothing stays longer"
+    assert all(timedelta(0) <= moment - (NOW + timedelta(days=90)) < timedelta(seconds=2) for moment in gone), (
+        "nothing stays longer"
+    )
 
 
 def refused(*_):

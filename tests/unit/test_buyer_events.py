@@ -50,7 +50,7 @@ def test_a_damaged_file_is_named_with_the_way_out(damage: bytes, tmp_path: Path)
     path.write_bytes(damage)
     store = events(path)
     for call in (lambda: store.append([act()]), lambda: store.recent("buyer-1"), lambda: store.erase("buyer-1")):
-        with pytest.raises(FeedbackUnavailable, match="buyers.sqlite is damaged.*delete it"):
+        with pytest.raises(FeedbackUnavailable, match=r"buyers\.sqlite is damaged.*delete it"):
             call()
     path.unlink()
     assert store.append([act()]) == 1
