@@ -260,7 +260,7 @@ def test_buyers_acts_lie_in_a_table_that_the_query_function_alone_may_use_and_is
         for statement in policy["Properties"]["PolicyDocument"]["Statement"]
         if "dynamodb:" in json.dumps(statement["Action"])
     ]
-    assert allowed == [(["dynamodb:Query", "dynamodb:BatchWriteItem"], True, [{"Ref": query["Role"]["Fn::GetAtt"][0]}])]
+    assert allowed == [(["dynamodb:BatchWriteItem", "dynamodb:Query"], True, [{"Ref": query["Role"]["Fn::GetAtt"][0]}])]
     endpoints = [e for e in stage.properties("AWS::EC2::VPCEndpoint") if "dynamodb" in json.dumps(e["ServiceName"])]
     assert [e["VpcEndpointType"] for e in endpoints] == ["Gateway"], "there is no other way out of the network"
 
