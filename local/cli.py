@@ -9,6 +9,7 @@ import typer
 
 from local.aws_commands import aws_app
 from local.bench_commands import bench_app
+from local.buyer_commands import buyers_app
 from local.catalog_commands import catalog_app
 from local.command_entry import run_command, say
 from local.command_options import Json, QueryTower, Seed, print_json
@@ -32,6 +33,7 @@ from retrieval.settings import Settings
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
 app.add_typer(aws_app, name="aws")
 app.add_typer(bench_app, name="bench")
+app.add_typer(buyers_app, name="buyers")
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(distill_app, name="distill")
 app.add_typer(export_app, name="export")

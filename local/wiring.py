@@ -6,6 +6,7 @@ from pathlib import Path
 
 from local.home import Home
 from retrieval import serving
+from retrieval.buyer_store import BuyerStore
 from retrieval.buyers import BuyerTower
 from retrieval.feedback import EventSink
 from retrieval.index.base import IndexStore
@@ -79,6 +80,17 @@ def event_sink(settings: Settings) -> EventSink:
     return EventLog(Home(settings).events)
 
 
+def buyer_store(settings: Settings) -> BuyerStore:
+    """Where the recent acts of buyers are kept: the table of the settings, or a file below home."""
+    if settings.buyer_events_table:
+        from lambdas.query_api.buyer_table import BuyerTable
+
+        return BuyerTable(settings.buyer_events_table, settings.buyer_events_days)
+    from local.buyer_events import BuyerEvents
+
+    return BuyerEvents(Home(settings).buyers, settings.buyer_events_days)
+
+
 def search_service(settings: Settings) -> SearchService:
     """Search over the live index of this machine."""
     return serving.search_service(
@@ -88,4 +100,5 @@ def search_service(settings: Settings) -> SearchService:
         partial(load_ranker, settings),
         partial(load_image_encoder, settings),
         partial(load_buyers, settings),
+        buyer_store(settings),
     )

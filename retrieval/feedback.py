@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from retrieval.errors import InvalidInput, InvalidQuery
+from retrieval.events import EVENT_WEIGHTS, Interaction
 from retrieval.items import has_half_character, parse_id, query_text
 
 ActKind = Literal["impression", "click", "bid", "purchase"]
@@ -104,6 +105,15 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
         for item_id, act in zip(item_ids, feedback.acts, strict=True)
     ]
     return [{**row, "event_id": event_id(row)} for row in rows]
+
+
+def acts_in(rows: Sequence[Mapping[str, Any]]) -> list[Interaction]:
+    """What rows of feedback_rows() say of their buyers: each act at the moment when it happened; a lot that was shown is none."""
+    return [
+        Interaction(row["buyer_id"], row["item_id"], row["event_type"], datetime.fromisoformat(row["happened_at"]))
+        for row in rows
+        if row["event_type"] in EVENT_WEIGHTS
+    ]
 
 
 def parse_query(text: str) -> str:

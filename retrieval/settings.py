@@ -39,6 +39,8 @@ class Settings:
         ranker_endpoint: name of the SageMaker endpoint that re-ranks; empty re-ranks in process, or not at all.
         ranker_timeout_s: seconds until the endpoint's answer is given up, and search answers in first-stage order.
         events_stream: Firehose delivery stream that POST /events sends to; empty writes files below home, or refuses on Lambda.
+        buyer_events_table: DynamoDB table of buyers' recent acts; empty keeps a file below home, or none on Lambda.
+        buyer_events_days: how long a buyer's act is kept there, 1 to 3650 days.
         stage: what measurements are filed under.
     """
 
@@ -61,6 +63,8 @@ class Settings:
     ranker_endpoint: str = ""
     ranker_timeout_s: float = 0.05  # half of what a whole query may take; an endpoint that is well needs a fifth of it
     events_stream: str = ""
+    buyer_events_table: str = ""
+    buyer_events_days: int = 90
     stage: str = "local"
 
     @property
@@ -112,6 +116,8 @@ class Settings:
             ranker_endpoint=given.get("ranker_endpoint", cls().ranker_endpoint),
             ranker_timeout_s=_seconds(given, "ranker_timeout_s", cls().ranker_timeout_s),
             events_stream=given.get("events_stream", cls().events_stream),
+            buyer_events_table=given.get("buyer_events_table", cls().buyer_events_table),
+            buyer_events_days=_whole(given, "buyer_events_days", cls().buyer_events_days, least=1, most=3_650),
             stage=given.get("stage", cls().stage),
         )
 
@@ -120,10 +126,11 @@ class Settings:
         return {PREFIX + f.name.upper(): str(getattr(self, f.name)) for f in fields(self)}
 
 
-def _whole(given: Mapping[str, str], name: str, default: int, *, least: int) -> int:
+def _whole(given: Mapping[str, str], name: str, default: int, *, least: int, most: float = math.inf) -> int:
     number = _number(given, name, default)
-    if number < least or number != int(number):
-        raise InvalidSettings(f"{PREFIX}{name.upper()} is {number:g}; allowed are whole numbers from {least}")
+    if not least <= number <= most or number != int(number):
+        bound = f" to {most:g}" if most < math.inf else ""
+        raise InvalidSettings(f"{PREFIX}{name.upper()} is {number:g}; allowed are whole numbers from {least}{bound}")
     return int(number)
 
 

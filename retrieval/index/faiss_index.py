@@ -14,6 +14,7 @@ from retrieval.index.base import (
     Filter,
     IndexedItem,
     Tombstone,
+    TopField,
     UpsertReport,
     Vector,
     rank_by_cosine,
@@ -21,7 +22,7 @@ from retrieval.index.base import (
     with_ranks,
 )
 from retrieval.index.bm25 import shares_word
-from retrieval.index.hits import Hit, Hits, keyword_hits
+from retrieval.index.hits import Hit, Hits, keyword_hits, top_hits
 from retrieval.index.keyword_fields import KeywordFields
 from retrieval.index.lot_graph import Kind, LotGraph
 from retrieval.index.lot_store import LotStore
@@ -132,6 +133,10 @@ class FaissIndex:
         found = self._answer(fused)
         return with_ranks(found, semantic=lists[1], keyword=lists[0])
 
+    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+        """The lots with the most bids, or those listed last; lots that have no such number do not come."""
+        return self._answer(lambda: self._top_hits(field, k, where))
+
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """What words in lower case that no lot has were meant to be: word -> the nearest word of a title."""
         bm25 = self._current_bm25()
@@ -187,6 +192,13 @@ class FaissIndex:
         current = self._current_graph()
         with self._lock.reading():
             return keyword_hits(scores, bm25.positions, current.columns, where, k)
+
+    def _top_hits(self, field: TopField, k: int, where: Filter) -> Hits:
+        if k <= 0:
+            return []
+        current = self._current_graph()
+        with self._lock.reading():
+            return top_hits(current.columns, field, where, k)
 
     def _answer(self, search: Callable[[], Hits]) -> list[Candidate]:
         """Read the lots of a search's hits; search again if a writer took one of them away in between."""

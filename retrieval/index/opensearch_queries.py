@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from retrieval.index.base import OVERFETCH, Filter, Vector
+from retrieval.index.base import OVERFETCH, Filter, TopField, Vector
 from retrieval.items import epoch_ms
 from retrieval.schema import HNSW_EF_SEARCH, SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
 from retrieval.spelling import LEAST_LETTERS, most_edits
@@ -66,6 +66,12 @@ def hybrid_body(text: str, vector: Vector, k: int, where: Filter, boosts: FieldB
     depth = depth_of(k)
     queries = [_knn_query(vector, depth, where), _match_query(text, where, boosts)]
     return {"size": min(2 * depth, MAX_RESULTS), "query": {"hybrid": {"queries": queries, "pagination_depth": depth}}}
+
+
+def top_body(field: TopField, k: int, where: Filter) -> dict[str, Any]:
+    """Lots by one of their numbers, the highest first; those that have it alone."""
+    query = {"bool": {"filter": [filter_query(where), {"exists": {"field": field}}]}}
+    return {"size": min(k, MAX_RESULTS), "query": query, "sort": [{field: "desc"}, {"item_id": "asc"}]}
 
 
 def corrections_body(words: Sequence[str]) -> dict[str, Any]:
