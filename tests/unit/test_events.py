@@ -37,6 +37,32 @@ def test_event_types_are_known_however_they_are_written(event_type, dash, capita
     assert parse_interaction(row(event_type=written.upper() if capitals else written)).event_type == event_type
 
 
+@pytest.mark.parametrize(
+    ("written", "event_type"),
+    [
+        ("Product Viewed", "view"),
+        ("view_item", "view"),
+        ("detail-page-view", "view"),
+        ("Add To Cart", "add_to_cart"),
+        ("added to basket", "add_to_cart"),
+        ("ProductAdded", "add_to_cart"),
+        ("product.purchased", "purchase"),
+        ("Order\u2013Completed", "purchase"),
+        ("  BOUGHT ", "purchase"),
+    ],
+)
+def test_the_names_that_shops_give_the_acts_are_known(written, event_type):
+    assert parse_interaction(row(event_type=written)).event_type == event_type
+
+
+@pytest.mark.parametrize(
+    "written", ["cart", "click", "page_view", "remove_from_cart", "view_cart", "checkout", "viewaddtocart", "-"]
+)
+def test_a_name_that_may_mean_another_act_is_unknown(written):
+    with pytest.raises(InvalidInput, match="is unknown"):
+        parse_interaction(row(event_type=written))
+
+
 @pytest.mark.parametrize("field", ["buyer_id", "item_id", "event_type", "timestamp"])
 @pytest.mark.parametrize("value", [None, "", " ", float("nan")])
 def test_a_missing_field_is_refused_by_name(field, value):
