@@ -12,36 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from catalog.event_batches import FIELDS, Batch, Column, event_batches, event_table_files
+from catalog.event_times import MICROSECOND, Fault, microseconds, read_times
 from catalog.folder import Progress
 from retrieval.errors import InvalidInput
 from retrieval.events import EVENT_WEIGHTS, Interaction, missing, parse_event_type
-from retrieval.items import EPOCH, LEAST_NUMERIC_TIME, Reject, first_value, parse_id, parse_time
+from retrieval.items import EPOCH, Reject, first_value, parse_id
 
 EVENT_TYPES = tuple(EVENT_WEIGHTS)
 ZONE_SLACK = timedelta(hours=14)  # a time without a zone is taken as UTC, and may be a local one that far ahead of it
-EARLIEST_US = int(LEAST_NUMERIC_TIME) * 1_000_000  # 1970 and year 1 are how software writes that it knows no time
-LAST_SECOND, MAX_SECONDS = 253_402_300_799, 100_000_000_000  # of year 9999; above the second a number counts milliseconds
 EXAMPLES = 3  # rejects of a kind that are kept for the report
 PARTS = 1_000  # that progress is told in
-MICROSECOND = timedelta(microseconds=1)
 
-# Why a row is set aside, as it is counted.
-BROKEN_ROW, UNKNOWN_EVENT, UNKNOWN_PRODUCT, BAD_TIME, FUTURE_TIME, EARLY_TIME = (
-    "broken_row", "unknown_event", "unknown_product", "bad_time", "future_time", "early_time",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong with a value: the kind by which rows are counted, and the reason in words."""
-
-    kind: str
-    reason: str
+BROKEN_ROW, UNKNOWN_EVENT, UNKNOWN_PRODUCT = "broken_row", "unknown_event", "unknown_product"  # why rows are set aside
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,8 +127,10 @@ def read_event_table(
 class _Distinct:
     """The different values of one field: each is parsed once, however many rows have it."""
 
-    def __init__(self, field_name: str, unreadable: str, parse: Callable[[Any], str]) -> None:
-        self._field, self._unreadable, self._parse = field_name, unreadable, parse
+    def __init__(
+        self, field_name: str, unreadable: str, parse: Callable[[Any], str], known: AbstractSet[str] | None = None
+    ) -> None:
+        self._field, self._unreadable, self._parse, self._known = field_name, unreadable, parse, known
         self._codes: dict[Hashable, int] = {}
         self.values: list[str] = []
         self.faults: list[Fault] = []
@@ -169,23 +156,19 @@ class _Distinct:
             if present is None:
                 return self._fault(f"missing_{self._field}", missing(self._field))
             text = self._parse(present)
-        except _Unknown as error:
-            return self._fault(UNKNOWN_PRODUCT, str(error))
         except InvalidInput as error:
             return self._fault(self._unreadable, str(error))
+        if self._known is not None and text not in self._known:
+            return self._fault(UNKNOWN_PRODUCT, f"{self._field} {text!r} is not among the {len(self._known)} items", text)
         code = self._codes.get(text)
         if code is None:
             code = self._codes[text] = len(self.values)
             self.values.append(text)
         return code
 
-    def _fault(self, kind: str, reason: str) -> int:
-        self.faults.append(Fault(kind, reason))
+    def _fault(self, kind: str, reason: str, item_id: str | None = None) -> int:
+        self.faults.append(Fault(kind, reason, item_id))
         return -len(self.faults)
-
-
-class _Unknown(InvalidInput):
-    """An event names an item that there is not."""
 
 
 @dataclass
@@ -202,26 +185,20 @@ class _Reader:
 
     def __post_init__(self) -> None:
         self.buyers = _Distinct("buyer_id", "bad_buyer_id", lambda value: parse_id("buyer_id", value))
-        self.items = _Distinct("item_id", "bad_item_id", self._known_item)
+        self.items = _Distinct("item_id", "bad_item_id", lambda value: parse_id("item_id", value), self.known_items)
         self.types = _Distinct("event_type", UNKNOWN_EVENT, parse_event_type)
-        self.latest_us = _microseconds(self.latest)
-
-    def _known_item(self, value: Any) -> str:
-        item_id = parse_id("item_id", value)
-        if self.known_items is not None and item_id not in self.known_items:
-            raise _Unknown(f"item_id {item_id!r} is not among the {len(self.known_items)} items")
-        return item_id
+        self.latest_us = microseconds(self.latest)
 
     def add(self, path: Path, batch: Batch) -> None:
         """Take the events of a batch, and set aside what is none."""
         self.rows += len(batch.lines) + len(batch.broken)
         for line, reason in batch.broken:
-            self._set_aside(path, line, Fault(BROKEN_ROW, reason), None)
+            self._set_aside(path, line, Fault(BROKEN_ROW, reason))
         if not batch.lines:
             return
         fields = (self.buyers, self.items, self.types)
         codes = [distinct.codes(batch.columns[name]) for distinct, name in zip(fields, FIELDS, strict=False)]
-        times, faults = _times(batch.columns["timestamp"], self.latest_us)
+        times, faults = read_times(batch.columns["timestamp"], self.latest_us)
         good = (codes[0] >= 0) & (codes[1] >= 0) & (codes[2] >= 0)
         good[list(faults)] = False
         for row in np.flatnonzero(~good).tolist():
@@ -230,8 +207,8 @@ class _Reader:
             self._set_aside(path, batch.lines[row], wrong or faults[row], self.items.values[item] if item >= 0 else None)
         self.columns.append((codes[0][good], codes[1][good], codes[2][good].astype(np.int8), times[good]))
 
-    def _set_aside(self, path: Path, line: int, fault: Fault, item_id: str | None) -> None:
-        reject = Reject(str(path), line, fault.reason, item_id)
+    def _set_aside(self, path: Path, line: int, fault: Fault, item_id: str | None = None) -> None:
+        reject = Reject(str(path), line, fault.reason, item_id or fault.item_id)
         self.rejected[fault.kind] += 1
         if self.rejected[fault.kind] <= EXAMPLES:
             self.examples.setdefault(fault.kind, []).append(reject)
@@ -265,58 +242,3 @@ def _by_name(values: Sequence[str], codes: NDArray[np.int32]) -> tuple[list[str]
     places = np.zeros(len(values), dtype=np.int32)
     places[used] = np.arange(len(used), dtype=np.int32)
     return [values[code] for code in used], places[codes]
-
-
-def _times(column: Column, latest_us: int) -> tuple[NDArray[np.int64], dict[int, Fault]]:
-    """Times in microseconds since 1970, and what is wrong with those that are none."""
-    fast = None if isinstance(column, list) else _cast_times(column)
-    faults: dict[int, Fault] = {}
-    if fast is None:
-        values = column if isinstance(column, list) else column.to_pylist()
-        fast = np.zeros(len(values), dtype=np.int64)
-        for row, value in enumerate(values):
-            present = first_value({"timestamp": value}, ("timestamp",))
-            try:
-                moment = parse_time("timestamp", present)
-            except InvalidInput as error:
-                faults[row] = Fault(BAD_TIME, str(error))
-                continue
-            if moment is None:
-                faults[row] = Fault("missing_timestamp", missing("timestamp"))
-            else:
-                fast[row] = _microseconds(moment)
-    for row in np.flatnonzero(fast > latest_us).tolist():
-        faults[row] = Fault(FUTURE_TIME, f"timestamp lies in the future: {_written(fast[row])}")
-    for row in np.flatnonzero(fast < EARLIEST_US).tolist():
-        faults.setdefault(row, Fault(EARLY_TIME, f"timestamp is before {_written(EARLIEST_US)[:10]}: {_written(fast[row])}"))
-    return fast, faults
-
-
-def _cast_times(column: pa.Array) -> NDArray[np.int64] | None:
-    """All of a column at once, where each value is written in the same way and none is missing; else None."""
-    if column.null_count:
-        return None
-    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.int64()):
-        try:
-            told = pc.cast(column, kind)
-        except pa.ArrowInvalid:
-            continue
-        numbers = np.asarray(told.cast(pa.int64()).to_numpy())
-        if pa.types.is_timestamp(kind):
-            return numbers
-        if not len(numbers) or numbers.min() < LEAST_NUMERIC_TIME or numbers.max() > LAST_SECOND * 1_000:
-            return None
-        return np.where(numbers > MAX_SECONDS, numbers * 1_000, numbers * 1_000_000)
-    return None
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - EPOCH) // MICROSECOND
-
-
-def _written(time_us: int) -> str:
-    """ISO 8601, or the number where Python has no such time."""
-    try:
-        return (EPOCH + int(time_us) * MICROSECOND).isoformat()
-    except OverflowError:
-        return f"{int(time_us)} µs since 1970"

@@ -16,6 +16,7 @@ from local.console import show_answer
 from local.cost_command import cost
 from local.distill_commands import distill_app
 from local.evaluation_commands import compare, evaluate
+from local.event_commands import events_app
 from local.node_commands import down, up
 from local.release_commands import embed, index
 from local.serve_command import serve
@@ -34,6 +35,7 @@ app.add_typer(aws_app, name="aws")
 app.add_typer(bench_app, name="bench")
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(distill_app, name="distill")
+app.add_typer(events_app, name="events")
 app.add_typer(tune_app, name="tune")
 app.command()(embed)
 app.command()(index)
