@@ -18,10 +18,9 @@ from catalog.event_batches import FIELDS, Batch, Column, event_batches, event_ta
 from catalog.event_times import MICROSECOND, Fault, microseconds, read_times
 from catalog.folder import Progress
 from retrieval.errors import InvalidInput
-from retrieval.events import EVENT_WEIGHTS, Interaction, missing, parse_event_type
+from retrieval.events import EVENT_TYPES, Interaction, missing, parse_event_type
 from retrieval.items import EPOCH, Reject, first_value, parse_id
 
-EVENT_TYPES = tuple(EVENT_WEIGHTS)
 ZONE_SLACK = timedelta(hours=14)  # a time without a zone is taken as UTC, and may be a local one that far ahead of it
 EXAMPLES = 3  # rejects of a kind that are kept for the report
 PARTS = 1_000  # that progress is told in

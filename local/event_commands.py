@@ -12,6 +12,7 @@ import typer
 from local.command_entry import EXIT_ERROR, say
 from local.command_options import Json, print_json
 from local.console import notes, progress, show_table, show_values
+from retrieval.events import EVENT_TYPES
 from retrieval.items import Reject
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ def _writer(path: Path) -> Iterator[Any]:
 
 
 def _described(table: "EventTable") -> dict[str, Any]:
-    from catalog.event_tables import EVENT_TYPES
     from catalog.event_times import written_time
 
     acts = Counter(table.event_types.tolist())

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from retrieval.errors import InvalidInput
 from retrieval.items import first_value, parse_id, parse_time
+from retrieval.settings import EventWeights, hyperparameters
 
-EVENT_WEIGHTS: Mapping[str, float] = {"view": 1.0, "add_to_cart": 5.0, "purchase": 10.0}
+EVENT_TYPES = tuple(kind.name for kind in fields(EventWeights))  # from the least that a buyer does to the most
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "buyer_id": ("buyer_id", "distinct_id"),
@@ -38,7 +39,7 @@ class Interaction:
     Attributes:
         buyer_id: who.
         item_id: which lot.
-        event_type: a key of EVENT_WEIGHTS.
+        event_type: one of EVENT_TYPES.
         timestamp: UTC.
         query: the search that led there; empty when there was none.
     """
@@ -51,8 +52,8 @@ class Interaction:
 
     @property
     def weight(self) -> float:
-        """How much this act says about interest: view 1, add_to_cart 5, purchase 10."""
-        return EVENT_WEIGHTS[self.event_type]
+        """How much this act says about interest, see event_weight()."""
+        return event_weight(self.event_type)
 
 
 def parse_interaction(row: Mapping[str, Any]) -> Interaction:
@@ -82,6 +83,12 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
     )
 
 
+def event_weight(event_type: str) -> float:
+    """How much an act says about interest: view 1, add_to_cart 5, purchase 10, unless GAVEL_EVENT_WEIGHTS says otherwise."""
+    weight: float = getattr(hyperparameters().event_weights, event_type)
+    return weight
+
+
 def missing(field: str) -> str:
     """Why a row without a field is refused."""
     return f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})"
@@ -91,14 +98,14 @@ def parse_event_type(value: Any) -> str:
     """Read the name of an act, without regard to case and to what stands between its words: "Add To Cart", "product_viewed".
 
     Returns:
-        A key of EVENT_WEIGHTS.
+        One of EVENT_TYPES.
 
     Raises:
         InvalidInput: nobody knows what the name means, or it may mean more than one act.
     """
     known = _EVENT_TYPES.get(MARKS.sub("", str(value).lower()))
     if known is None:
-        raise InvalidInput(f"event_type {str(value)[:MAX_NAME_CHARS]!r} is unknown; known are {', '.join(EVENT_WEIGHTS)}")
+        raise InvalidInput(f"event_type {str(value)[:MAX_NAME_CHARS]!r} is unknown; known are {', '.join(EVENT_TYPES)}")
     return known
 
 
