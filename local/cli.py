@@ -12,6 +12,8 @@ from local.bench_commands import bench_app
 from local.catalog_commands import catalog_app
 from local.command_entry import run_command, say
 from local.command_options import Json, QueryTower, Seed, print_json
+from local.config import use_config
+from local.config_commands import config_app
 from local.console import show_answer
 from local.cost_command import cost
 from local.distill_commands import distill_app
@@ -34,6 +36,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Fi
 app.add_typer(aws_app, name="aws")
 app.add_typer(bench_app, name="bench")
 app.add_typer(catalog_app, name="catalog")
+app.add_typer(config_app, name="config")
 app.add_typer(distill_app, name="distill")
 app.add_typer(events_app, name="events")
 app.add_typer(tune_app, name="tune")
@@ -51,6 +54,14 @@ app.command()(export)
 app.command()(cost)
 
 PROMPT = "search> "
+
+
+@app.callback()
+def settings(
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file; GAVEL_CONFIG or ./gavel.toml by default.")] = None,
+) -> None:
+    """Find the auction lots to look at."""
+    use_config(config)
 
 
 @app.command()

@@ -6,7 +6,7 @@ A field's type and limits say how its variable is read; `gavel.toml` (local/conf
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -255,7 +255,10 @@ def _read_pairs(kind: Any, text: str, name: str) -> Any:
     return kind(**values)
 
 
+def write_pairs(values: Mapping[str, Any]) -> str:
+    """The text of a dataclass that read_field() reads back."""
+    return ",".join(f"{name}={value}" for name, value in values.items())
+
+
 def _written(value: Any) -> str:
-    if not is_dataclass(value):
-        return str(value)
-    return ",".join(f"{part.name}={_written(getattr(value, part.name))}" for part in fields(value))
+    return write_pairs(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else str(value)
