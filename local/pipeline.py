@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog.folder import CatalogFolder
+from local.config import configured
 from local.console import Step
 from local.home import Home
 from local.wiring import load_encoder, open_store
@@ -38,7 +39,7 @@ def training_config(
     stages: Path | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> "TrainingConfig":
-    """The schedule that was chosen for a catalogue, with what a user changes.
+    """The schedule that was chosen for a catalogue, with what gavel.toml and a user's flags change.
 
     Args:
         catalog: its name chooses the schedule.
@@ -54,20 +55,28 @@ def training_config(
     from processing.stage_files import read_stages
 
     config = TrainingConfig.for_catalog(catalog.name, preset=preset, use_image=not text_only, seed=seed)
+    config = configured(config, "training")
+    if text_only:
+        config = replace(config, tower=replace(config.tower, use_image=False))
     if text_model:
         config = replace(config, tower=replace(config.tower, text=replace(config.tower.text, model=text_model)))
     if hidden_text:
         config = replace(config, tower=replace(config.tower, hidden_text=hidden_text))
     if stages:
         config = replace(config, stages=read_stages(stages))
-    return replace(config, **{name: value for name, value in (changes or {}).items() if value is not None})
+    return replace(config, **_given(changes or {}))
 
 
-def mining_rules(**values: Any) -> "MiningRules":
-    """Rules of mining, see processing.mining_rules."""
+def mining_rules(*, no_margin: bool = False, **values: Any) -> "MiningRules":
+    """Rules of mining, see processing.mining_rules; None takes what gavel.toml says."""
     from processing.mining_rules import MiningRules
 
-    return MiningRules(**values)
+    rules = replace(configured(MiningRules(), "mining"), **_given(values))
+    return replace(rules, margin=None) if no_margin else rules
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def train_towers(
@@ -120,14 +129,15 @@ def adapt(
         model: a preset of a sentence encoder, a hub name or a folder.
         stages: shows progress: given a stage's label, a function of (done, total).
         max_length: tokens of a text that are read; None takes the preset's.
-        settings: fields of DistillationConfig.
+        settings: fields of DistillationConfig; None takes what gavel.toml says.
     """
     from models.distillation import DistillationConfig, distil_towers
     from models.presets import sentence_towers
 
     tower = sentence_towers(model)
     tower = replace(tower, max_length=max_length or tower.max_length)
-    return distil_towers(catalog, tower, DistillationConfig(**settings), home.towers, stages)
+    config = replace(configured(DistillationConfig(), "distillation"), **_given(settings))
+    return distil_towers(catalog, tower, config, home.towers, stages)
 
 
 def train_rounds(
@@ -220,10 +230,11 @@ def train_reranker(
         labels: clicks or judgments; None takes clicks where there are any.
     """
     from processing.train_reranker import train_reranker
+    from retrieval.ranker.parameters import BoosterParameters
 
     service, path = _without_ranker(home)
-    candidates = home.settings.candidates
-    return train_reranker(catalog, service, path, labels=labels, candidates=candidates, seed=seed, progress=progress)
+    given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
+    return train_reranker(catalog, service, path, labels=labels, seed=seed, progress=progress, **given)
 
 
 def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: bool, stages: Callable[[str], Step]) -> "EventsReport":
@@ -238,11 +249,13 @@ def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: boo
     """
     from catalog.event_files import read_events
     from processing.train_from_events import train_on_events
+    from retrieval.ranker.parameters import BoosterParameters
 
     service, path = _without_ranker(home)
     log = read_events(places, stages("read events"))
     step = stages("train re-ranker")
-    return train_on_events(log, service, path, force=force, candidates=home.settings.candidates, seed=seed, progress=step)
+    given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
+    return train_on_events(log, service, path, force=force, seed=seed, progress=step, **given)
 
 
 def _without_ranker(home: Home) -> tuple[SearchService, Path]:

@@ -16,10 +16,11 @@ from retrieval.settings import Settings
 if TYPE_CHECKING:  # imports torch
     from processing.training_rounds import RoundsReport
 
-# numbers that processing.mining_rules.MiningRules has as defaults, too: importing it here would make every command slower
-PerQuery = Annotated[int, typer.Option("--per-query", min=1, help="Hard negatives mined for each query.")]
+# None takes what the settings file or the dataclass says: importing that here would make every command slower
+PerQuery = Annotated[int | None, typer.Option("--per-query", min=1, help="Hard negatives mined for each query; 15.")]
 Margin = Annotated[
-    float, typer.Option("--margin", min=0.0, help="Unjudged lots closer to the best answer's score than this share are left out.")
+    float | None,
+    typer.Option("--margin", min=0.0, help="Unjudged lots closer to the best answer's score than this are left out; .05."),
 ]
 NoMargin = Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots whatever they score: all judgments are known.")]
 
@@ -39,8 +40,8 @@ def train(
     max_seconds: Annotated[float | None, typer.Option(help="Shorten each stage to end after so long.")] = None,
     stages: Annotated[Path | None, typer.Option(help="YAML file with the stages of training.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of mining and training on what was mined.")] = 0,
-    per_query: PerQuery = 15,
-    margin: Margin = 0.05,
+    per_query: PerQuery = None,
+    margin: Margin = None,
     no_margin: NoMargin = False,
     negatives: Annotated[Path | None, typer.Option(help="Train on these mined negatives; `gavel mine` makes them.")] = None,
     start_from: Annotated[str | None, typer.Option(help="tower_id of the weights to go on from.")] = None,
@@ -92,7 +93,7 @@ def train(
         changes=changes,
     )
     if rounds:
-        rules = pipeline.mining_rules(per_query=per_query, margin=None if no_margin else margin)
+        rules = pipeline.mining_rules(per_query=per_query, margin=margin, no_margin=no_margin)
         run = pipeline.train_rounds(home, source, config, rounds=rounds, rules=rules, resume=resume, steps=progress)
         print_json(run.to_dict()) if as_json else show_rounds(run)
         return
@@ -123,8 +124,8 @@ def adapt(
     catalog: CatalogOption = None,
     model: Annotated[str, typer.Option(help="Sentence encoder: a preset, hub name or folder.")] = "minilm",
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of a text that are read; the preset's by default.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 200,
-    min_weight: Annotated[float, typer.Option(min=0.0, help="Queries of pairs that weigh less are left out.")] = 0.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of gradient descent; 200.")] = None,
+    min_weight: Annotated[float | None, typer.Option(min=0.0, help="Queries of pairs that weigh less are left out; 0.")] = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
@@ -147,10 +148,10 @@ def adapt(
 def mine(
     catalog: CatalogOption = None,
     out: Annotated[Path | None, typer.Option(help="File to write; <home>/negatives/<tower_id>.parquet by default.")] = None,
-    per_query: PerQuery = 15,
-    depth: Annotated[int, typer.Option(min=1, help="Lots looked at for each query.")] = 100,
-    skip: Annotated[int, typer.Option(min=0, help="Unjudged lots among the first so many are left out.")] = 0,
-    margin: Margin = 0.05,
+    per_query: PerQuery = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Lots looked at for each query; 100.")] = None,
+    skip: Annotated[int | None, typer.Option(min=0, help="Unjudged lots among the first so many are left out; 0.")] = None,
+    margin: Margin = None,
     absolute: Annotated[bool, typer.Option("--absolute", help="The margin is a difference of scores, not a share.")] = False,
     no_margin: NoMargin = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every lot instead of asking the graph.")] = False,
@@ -160,7 +161,13 @@ def mine(
     home = Home(Settings.from_env())
     source = CatalogFolder.load(home.catalog(catalog))
     rules = pipeline.mining_rules(
-        per_query=per_query, depth=depth, skip=skip, margin=None if no_margin else margin, relative=not absolute, exact=exact
+        per_query=per_query,
+        depth=depth,
+        skip=skip,
+        margin=margin,
+        no_margin=no_margin,
+        relative=False if absolute else None,
+        exact=exact or None,
     )
     with progress("mine negatives") as step:
         mined, path, reused = pipeline.mine(home, source, rules, out, progress=step)

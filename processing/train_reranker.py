@@ -29,6 +29,7 @@ from retrieval.index.base import Filter, Vector, VectorIndex
 from retrieval.indexing import index_release
 from retrieval.items import query_text
 from retrieval.ranker.features import feature_matrix
+from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
 from retrieval.search import SearchRequest, SearchService, retrieve
 from retrieval.tower import split_tower_id
@@ -86,6 +87,7 @@ def train_reranker(
     debias: bool = True,
     candidates: int = CANDIDATES,
     seed: int = 0,
+    parameters: BoosterParameters | None = None,
     progress: Progress | None = None,
 ) -> RerankerReport:
     """Train LambdaMART on a catalogue's clicks or judgments and save it.
@@ -104,6 +106,7 @@ def train_reranker(
         debias: free clicks of their positions; worth its variance where a log shows the same lots first again and again.
         candidates: first-stage candidates a query, as in serving.
         seed: of the training.
+        parameters: of the trees; None takes the defaults.
         progress: called with (queries done, queries in all).
 
     Raises:
@@ -122,22 +125,22 @@ def train_reranker(
     train, val = data["train"], data["val"]
     choice, knows_buyers = None, False
     if labels == "clicks":
-        booster, knows_buyers = _fit_clicks(data, seed)
+        booster, knows_buyers = _fit_clicks(data, seed, parameters)
     else:
-        booster, choice = fit_few_queries(train + val, seed=seed)
+        booster, choice = fit_few_queries(train + val, seed=seed, parameters=parameters)
     booster.save(path)
     return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice, knows_buyers)
 
 
-def _fit_clicks(data: Mapping[str, RankingData], seed: int) -> tuple[BoosterRanker, bool]:
+def _fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
     """Fit queries as anybody asks them; lists of known buyers join in if that puts their lots in a better order and no others
     in a worse one, on the validation split."""
     train, val = data["train"], data["val"]
-    booster = fit_booster(train, val, seed=seed)
+    booster = fit_booster(train, val, seed=seed, parameters=parameters)
     known = [data[KNOWN_BUYERS[split]] for split in SPLITS]
     if not all(map(len, known)):
         return booster, False
-    personal = fit_booster(train + known[0], val + known[1], seed=seed)
+    personal = fit_booster(train + known[0], val + known[1], seed=seed, parameters=parameters)
     earned = personal.ndcg_at_10(known[1]) > booster.ndcg_at_10(known[1]) and personal.ndcg_at_10(val) >= booster.ndcg_at_10(val)
     return (personal, True) if earned else (booster, False)
 

@@ -1,5 +1,6 @@
 """The item contract: columns, aliases, types and limits, and the one text that a lot is known by."""
 
+import ast
 import json
 import math
 import re
@@ -106,7 +107,7 @@ def clean_text(text: str) -> str:
 
 def has_half_character(text: str) -> bool:
     """Whether a text holds a lone surrogate, which no UTF-8 can write and no tokenizer reads."""
-    return any("\ud800" <= c <= "\udfff" for c in text)
+    return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def item_text(title: str, description: str) -> str:
@@ -225,11 +226,25 @@ def _lookup(row: Mapping[str, Any], name: str) -> Any:
     outer, inner = name.split(".", 1)
     nested = row.get(outer)
     if isinstance(nested, str):
-        try:
-            nested = json.loads(nested)
-        except ValueError:
-            return None
+        nested = _object(outer, nested)
     return nested.get(inner) if isinstance(nested, Mapping) else None
+
+
+def _object(field: str, text: str) -> Any:
+    """The JSON of a cell, or what pandas writes of a dict; None for other text.
+
+    Raises:
+        InvalidInput: the text begins as an object and is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        if not text.lstrip().startswith("{"):
+            return None
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        raise InvalidInput(f"{field} is no JSON object: {text.strip()[:40]!r}") from None
 
 
 def _text(field: str, value: Any, limit: int) -> str:

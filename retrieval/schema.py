@@ -11,14 +11,10 @@ from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.fuse import RRF_RANK_CONSTANT, Fusion
 from retrieval.index.base import IndexedItem, Tombstone, Vector
 from retrieval.items import Item, epoch_ms, item_text
+from retrieval.settings import Hyperparameters, hyperparameters
 
 Engine = Literal["lucene", "faiss"]
 
-HNSW_M = 16
-HNSW_EF_CONSTRUCTION = 256
-HNSW_EF_SEARCH = 100
-BM25_K1 = 1.2
-BM25_B = 0.75
 VECTOR_FIELD = "embedding"
 TEXT_FIELD = "text"
 WORD_FIELDS = {"title": "title", "brand": "brand.words", "category": "category.words"}  # field of FieldBoosts -> its words
@@ -65,7 +61,7 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
         replicas: copies of each shard.
     """
     return {
-        "settings": _settings(shards, replicas),
+        "settings": _settings(shards, replicas, hyperparameters()),
         "mappings": {
             "dynamic": False,
             "_meta": {"tower_id": tower_id, "dimensions": dimensions},
@@ -74,7 +70,7 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
     }
 
 
-def template_body(alias: str, *, shards: int = 1, replicas: int = 0) -> dict[str, Any]:
+def template_body(alias: str, *, shards: int = 1, replicas: int = 0, numbers: Hyperparameters | None = None) -> dict[str, Any]:
     """The index template of an alias: what an index is like that something else than create() makes.
 
     Such an index has the fields of a lot but for the vector, whose length no template can know, and guesses none from what is
@@ -84,18 +80,19 @@ def template_body(alias: str, *, shards: int = 1, replicas: int = 0) -> dict[str
         alias: physical names begin with it.
         shards: primary shards.
         replicas: copies of each shard.
+        numbers: of BM25; None takes those of this process.
     """
     return {
         "index_patterns": [f"{alias}-*"],
         "priority": 100,
         "template": {
-            "settings": _settings(shards, replicas),
+            "settings": _settings(shards, replicas, numbers or hyperparameters()),
             "mappings": {"dynamic": False, "properties": _lot_fields()},
         },
     }
 
 
-def _settings(shards: int, replicas: int) -> dict[str, Any]:
+def _settings(shards: int, replicas: int, numbers: Hyperparameters) -> dict[str, Any]:
     slow = {
         "search.slowlog.threshold.query.warn": SLOW_SEARCH,
         "search.slowlog.threshold.fetch.warn": SLOW_SEARCH,
@@ -108,7 +105,7 @@ def _settings(shards: int, replicas: int) -> dict[str, Any]:
             "number_of_shards": shards,
             "number_of_replicas": replicas,
             "gc_deletes": TOMBSTONE_RETENTION,
-            "similarity": {"default": {"type": "BM25", "k1": BM25_K1, "b": BM25_B}},
+            "similarity": {"default": {"type": "BM25", "k1": numbers.bm25_k1, "b": numbers.bm25_b}},
             **slow,
         },
         "analysis": _analysis(),
@@ -137,7 +134,7 @@ def _vector_field(dimensions: int, engine: Engine) -> dict[str, Any]:
         "name": "hnsw",
         "engine": engine,
         "space_type": "cosinesimil",
-        "parameters": {"m": HNSW_M, "ef_construction": HNSW_EF_CONSTRUCTION},
+        "parameters": {"m": hyperparameters().hnsw_m, "ef_construction": hyperparameters().hnsw_ef_construction},
     }
     return {"type": "knn_vector", "dimension": dimensions, "method": method}
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from snowballstemmer.english_stemmer import EnglishStemmer
 
 from retrieval.index.lot_columns import lower_case
-from retrieval.schema import BM25_B, BM25_K1
+from retrieval.settings import hyperparameters
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it writes its debug lines to stderr by a handler of its own
 
@@ -60,7 +60,8 @@ class Bm25Index:
                 positions.append(position)
         if not documents:
             return cls(None, np.empty(0, dtype=np.int64))
-        scorer = bm25s.BM25(k1=BM25_K1, b=BM25_B, method="lucene", dtype="float64", backend="numpy")
+        numbers = hyperparameters()
+        scorer = bm25s.BM25(k1=numbers.bm25_k1, b=numbers.bm25_b, method="lucene", dtype="float64", backend="numpy")
         scorer.index((documents, vocabulary), create_empty_token=False, show_progress=False)
         _round_lengths(scorer, np.array([len(document) for document in documents]))
         return cls(scorer, np.array(positions, dtype=np.int64))
@@ -114,6 +115,8 @@ class Bm25Index:
             raise ValueError(f"{folder} is damaged: {error!r}") from error
         if len(positions) != documents or (scorer is not None and scorer.scores["num_docs"] != documents):
             raise ValueError(f"{folder} does not hold the {documents} documents that it should")
+        if scorer is not None and (scorer.k1, scorer.b) != (hyperparameters().bm25_k1, hyperparameters().bm25_b):
+            raise ValueError(f"{folder} was written with k1 {scorer.k1} and b {scorer.b}, which are others now")
         return cls(scorer, positions)
 
 
@@ -166,7 +169,7 @@ def _round_lengths(scorer: bm25s.BM25, lengths: NDArray[np.int64]) -> None:
     frequencies = np.diff(scorer.scores["indptr"])
     idf = np.repeat(np.log(1 + (len(lengths) - frequencies + 0.5) / (frequencies + 0.5)), frequencies)
     documents = scorer.scores["indices"]
-    norms, kept_norms = (BM25_K1 * (1 - BM25_B + BM25_B * some / lengths.mean())[documents] for some in (lengths, kept))
+    norms, kept_norms = (scorer.k1 * (1 - scorer.b + scorer.b * some / lengths.mean())[documents] for some in (lengths, kept))
     share = scorer.scores["data"] / idf  # tf / (tf + norm)
     counts = np.rint(norms * share / (1 - share))
     scorer.scores["data"] = idf * counts / (counts + kept_norms)

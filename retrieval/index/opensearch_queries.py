@@ -5,7 +5,8 @@ from typing import Any
 
 from retrieval.index.base import OVERFETCH, Filter, TopField, Vector
 from retrieval.items import epoch_ms
-from retrieval.schema import HNSW_EF_SEARCH, SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
+from retrieval.schema import SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
+from retrieval.settings import hyperparameters
 from retrieval.spelling import LEAST_LETTERS, most_edits
 from retrieval.tuning import FieldBoosts
 
@@ -91,7 +92,7 @@ def _term_suggester(word: str) -> dict[str, Any]:
 
 
 def _knn_query(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
-    parameters = {"ef_search": max(HNSW_EF_SEARCH, k)}
+    parameters = {"ef_search": max(hyperparameters().hnsw_ef_search, k)}
     knn = {"vector": vector.tolist(), "k": k, "filter": filter_query(where), "method_parameters": parameters}
     return {"knn": {VECTOR_FIELD: knn}}
 
