@@ -5,13 +5,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from retrieval.errors import InvalidSettings
 
 IndexKind = Literal["faiss", "opensearch"]
 OpenSearchAuth = Literal["none", "sigv4"]
 QueryTowerKind = Literal["full", "small"]
+IndexLanguage = Literal["en", "de", "fr", "es"]
 PREFIX = "GAVEL_"
 
 
@@ -26,6 +27,7 @@ class Settings:
         opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service asks.
         index_alias: name behind which the live index stands.
         index_replicas: copies of each shard of an index that is made, >= 0; OpenSearch alone.
+        language: of words in Latin letters, by which an index that is made stems them; Arabic words are stemmed in every index.
         cors_origins: origins whose pages may read answers of the query API, with commas between; empty for none.
         towers_uri: folder or s3:// prefix of the tower artefacts, one sub-folder a tower_id; empty means home/towers.
         tower_id: the only tower that queries may be encoded with; empty takes the one that the live index names.
@@ -48,6 +50,7 @@ class Settings:
     opensearch_auth: OpenSearchAuth = "none"
     index_alias: str = "auction-items"
     index_replicas: int = 0
+    language: IndexLanguage = "en"
     cors_origins: str = ""
     towers_uri: str = ""
     tower_id: str = ""
@@ -92,6 +95,9 @@ class Settings:
             raise InvalidSettings(
                 f"GAVEL_QUERY_TOWER is {given['query_tower']!r}; allowed are {', '.join(get_args(QueryTowerKind))}"
             )
+        language = given.get("language", cls().language)
+        if language not in get_args(IndexLanguage):
+            raise InvalidSettings(f"GAVEL_LANGUAGE is {language!r}; allowed are {', '.join(get_args(IndexLanguage))}")
         return cls(
             home=Path(given.get("home", cls().home)),
             index="opensearch" if given.get("index") == "opensearch" else "faiss",
@@ -99,6 +105,7 @@ class Settings:
             opensearch_auth="sigv4" if given.get("opensearch_auth") == "sigv4" else "none",
             index_alias=given.get("index_alias", cls().index_alias),
             index_replicas=_whole(given, "index_replicas", cls().index_replicas, least=0),
+            language=cast(IndexLanguage, language),
             cors_origins=given.get("cors_origins", cls().cors_origins),
             towers_uri=given.get("towers_uri", cls().towers_uri),
             tower_id=given.get("tower_id", cls().tower_id),

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 from index_lots import DIMENSIONS, EVERYTHING, TOWER_ID, axis, lot
@@ -14,6 +15,7 @@ from retrieval.index.faiss import FaissStore
 from retrieval.index.opensearch import OpenSearchStore
 from retrieval.index.stemming import SNOWBALL, stem
 from retrieval.schema import STEMMERS, index_body
+from retrieval.settings import IndexLanguage
 
 # names from the CLDR's annotations, every ending and article of the stemmer, and letters that are folded
 ARABIC = """
@@ -49,7 +51,7 @@ def test_the_same_words_come_out_of_both_analyses(client: OpenSearch, language: 
 
 
 def test_every_language_has_a_stemmer_on_either_side() -> None:
-    assert SNOWBALL.keys() == STEMMERS.keys()
+    assert SNOWBALL.keys() == STEMMERS.keys() == set(get_args(IndexLanguage))
 
 
 def test_an_unknown_language_is_refused_with_those_that_are_known(tmp_path) -> None:
