@@ -1,4 +1,4 @@
-"""Emoji as a catalogue: pictures, English texts, and queries in English and Arabic, which a multilingual tower must bring together.
+"""Emoji as a catalogue: pictures, texts and queries in English and Arabic, which a multilingual tower must bring together.
 
 Pictures of Noto Emoji; names and keywords of the Unicode CLDR, translated by its contributors.
 """
@@ -32,7 +32,7 @@ EXAMPLE_QUERIES = ("grinning face", "birthday cake", "وجه بابتسامة ع
 TABLE = "emoji_en_ar.csv"
 PICTURES = "png72"
 LAYOUT = f"{TABLE} and the folder {PICTURES}/"
-ITEMS_FILE = "emoji.parquet"
+TRAIN_FILE, HELD_OUT_FILE = "emoji-train.parquet", "emoji-held-out.parquet"
 LANGUAGES = ("en", "ar")
 EITHER = "either"
 LISTED_IN = (*LANGUAGES, EITHER)
@@ -77,7 +77,7 @@ def prepare(data: Path, folder: Path, *, seed: int = 7, listed_in: str = "en") -
             in one, and training shows every query its lots in each.
 
     Returns:
-        The catalogue. Every split searches all emoji. The queries of one emoji stand in one split: a text that emoji of
+        The catalogue. Val and test search all emoji; train knows those of train alone. The queries of one emoji stand in one split: a text that emoji of
         several splits share ("face") is asked in the first of train, test, val alone, and trains for train emoji only.
         Query ids begin with the language: "en/…", "ar/…".
 
@@ -92,12 +92,15 @@ def prepare(data: Path, folder: Path, *, seed: int = 7, listed_in: str = "en") -
     asked = split_texts(emoji, split_of)
     language_of = _languages(emoji, listed_in, seed)
     with replace_folder(folder) as building:
-        write_items(building / ITEMS_FOLDER / ITEMS_FILE, (listing(each, language_of[each.item_id]) for each in emoji))
+        known = [each for each in emoji if split_of[each.item_id] == "train"]
+        held_out = [each for each in emoji if split_of[each.item_id] != "train"]
+        for file, part in ((TRAIN_FILE, known), (HELD_OUT_FILE, held_out)):
+            write_items(building / ITEMS_FOLDER / file, (listing(each, language_of[each.item_id]) for each in part))
         splits = {
             split: SplitData(
-                item_files=[ITEMS_FILE],
-                pairs=_pairs(emoji, split_of, asked, listed_in) if split == "train" else (),
-                qrels=_qrels(emoji, {text for text, home in asked.items() if home == split}),
+                item_files=[TRAIN_FILE] if split == "train" else [TRAIN_FILE, HELD_OUT_FILE],
+                pairs=_pairs(known, asked, listed_in) if split == "train" else (),
+                qrels=_qrels(known if split == "train" else emoji, {text for text, home in asked.items() if home == split}),
             )
             for split in SPLITS
         }
@@ -171,11 +174,9 @@ def _languages(emoji: Iterable[Emoji], listed_in: str, seed: int) -> dict[str, s
     return deal((each.item_id for each in emoji), dict.fromkeys(LANGUAGES, 1 / len(LANGUAGES)), seed + 1)
 
 
-def _pairs(emoji: Iterable[Emoji], split_of: Mapping[str, str], asked: Mapping[str, str], listed_in: str) -> Iterator[TrainingPair]:
-    """Every text of train with the train emoji that it names; where lots are listed in either language, shown in each."""
+def _pairs(emoji: Iterable[Emoji], asked: Mapping[str, str], listed_in: str) -> Iterator[TrainingPair]:
+    """Every text of train with the emoji that it names; where lots are listed in either language, shown in each."""
     for each in emoji:
-        if split_of[each.item_id] != "train":
-            continue
         shown: list[str | None] = [None]
         if listed_in == EITHER:
             shown = [item_text(lot.title, lot.description) for lot in (listing(each, language) for language in LANGUAGES)]
