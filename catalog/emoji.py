@@ -77,9 +77,9 @@ def prepare(data: Path, folder: Path, *, seed: int = 7, listed_in: str = "en") -
             in one, and training shows every query its lots in each.
 
     Returns:
-        The catalogue. Val and test search all emoji; train knows those of train alone. The queries of one emoji stand in one split: a text that emoji of
-        several splits share ("face") is asked in the first of train, test, val alone, and trains for train emoji only.
-        Query ids begin with the language: "en/…", "ar/…".
+        The catalogue. Val and test search all emoji; train knows those of train alone. The queries of one emoji stand in one
+        split: a text that emoji of several splits share ("face") is asked in the first of train, test, val alone, and trains for
+        train emoji only. Query ids begin with the language: "en/…", "ar/…".
 
     Raises:
         InvalidInput: the data set is not there or damaged, or there is no such language; pictures that lack are logged and their
