@@ -233,7 +233,7 @@ def main(
 ) -> None:
     """Print Recall@10 in every set-up, mean ± standard deviation over the seeds, beside the bars; exit 1 below one of them."""
     machine = describe_machine()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
     runs = [run_seed(data, number, split, photos=photos, model=model, epochs=epochs) for number in range(seed, seed + seeds)]
     table, bars = summarise(runs), judge(runs)
     if as_json:

@@ -72,8 +72,8 @@ def lots() -> Iterator[tuple[Item, tuple[str, str], tuple[str, str]]]:
 def write_bilingual_catalog(folder: Path) -> CatalogFolder:
     """Train and val on the lots that are not HELD_OUT.
 
-    Queries are the names of groups, alone and with a variant ("silver jewellery"), and of kinds ("ring"), in both languages; each is
-    shown its lots in both languages. No pair has two kinds in it.
+    Queries are the names of groups, alone and with a variant ("silver jewellery"), and of kinds ("ring"), in both languages; each
+    is shown its lots in both languages. No pair has two kinds in it.
     """
     items, pairs = [], []
     for item, kind, variant in lots():

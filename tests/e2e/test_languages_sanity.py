@@ -1,8 +1,8 @@
 """What a tower of two languages must get right at a glance: jewellery is like jewellery, engine oil is not, in either language.
 
 The tower is the published encoder in the folder that GAVEL_MULTILINGUAL_MODEL names, untrained, and otherwise a small one that is
-trained here. What that one saw is write_bilingual_catalog(): names of groups, variants and kinds as queries, lots as answers. No pair
-has two kinds of things in it, and a ring or a necklace of gold, the very things that are asked about, stood in no pair at all.
+trained here. What that one saw is write_bilingual_catalog(): names of groups, variants and kinds as queries, lots as answers. No
+pair has two kinds of things in it, and a ring or a necklace of gold, the very things that are asked about, stood in no pair at all.
 """
 
 import os

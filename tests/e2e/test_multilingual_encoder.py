@@ -1,7 +1,7 @@
-"""A multilingual encoder as it is published, with the tokenizer of XLM-R, through the whole chain: load, train, export, embed, search.
+"""A multilingual encoder with the tokenizer of XLM-R through the whole chain: load, train, export, embed, index, search.
 
-The encoders are small and have random weights; their files are laid out as those of the hub: a Unigram tokenizer with <s>, <pad>, </s>
-and <unk>, behind an XLM-R (whose positions are counted from behind its padding) and behind a BERT (which is what
+The encoders are small and have random weights; their files are laid out as those of the hub: a Unigram tokenizer with <s>, <pad>,
+</s> and <unk>, for an XLM-R (whose positions are counted from behind its padding) and for a BERT (which is what
 paraphrase-multilingual-MiniLM-L12-v2 is).
 """
 
