@@ -35,9 +35,11 @@ def test_a_query_from_right_to_left_reads_so(page):
 def test_an_arabic_lot_is_found_in_another_spelling_and_stands_from_right_to_left_as_arabic(page):
     page.set_viewport_size(DESKTOP)
     visit(page, "?q=%D8%B3%D9%80%D8%A7%D8%B9%D9%87&mode=keyword&lot=arabic")  # with a tatweel, and heh for teh marbuta
-    heading = page.locator("#lot-title")
+    heading, close = page.locator("#lot-title > span"), page.get_by_role("dialog").get_by_role("button", name="Close")
     expect(heading).to_have_text(ARABIC)
     expect(heading).to_have_attribute("lang", "ar")
+    box = heading.bounding_box()
+    assert box["x"] + box["width"] <= close.bounding_box()["x"]
     shown = page.locator("[data-item-id=arabic] .title .open")
     assert shown.get_attribute("lang") == "ar"
     assert shown.evaluate("e => getComputedStyle(e).direction") == "rtl"

@@ -1,13 +1,16 @@
 """Words of several languages are cut, folded and stemmed alike by OpenSearch and by the embedded index."""
 
+import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from index_lots import DIMENSIONS, EVERYTHING, TOWER_ID, axis, lot
 from opensearchpy import OpenSearch
 
+from catalog.emoji import read_emoji
 from retrieval.errors import InvalidInput
 from retrieval.index.base import IndexStore
 from retrieval.index.bm25 import words
@@ -110,3 +113,17 @@ def test_an_index_keeps_its_language(german: IndexStore, tmp_path) -> None:
         index = again
     found = index.keyword("goldenes armband", 10, EVERYTHING)  # which English endings would not find
     assert [hit.item_id for hit in found] == ["a", "b"]
+
+
+def test_all_arabic_names_and_keywords_of_the_cldr_are_stemmed_alike(client: OpenSearch) -> None:
+    default = Path(__file__).parents[3] / "shared" / "data"
+    data = Path(os.environ.get("GAVEL_DATA", default)) / "emoji-noto-cldr"
+    if not data.is_dir() and os.environ.get("CI") != "true":
+        pytest.skip("the emoji are not here (GAVEL_DATA names the folder of data sets)")
+    texts = [", ".join([each.names["ar"], *each.keywords["ar"]]) for each in read_emoji(data)]
+    name = f"words-{uuid.uuid4().hex[:8]}"
+    client.indices.create(index=name, body=index_body(TOWER_ID, DIMENSIONS))
+    for start in range(0, len(texts), 200):
+        text = " | ".join(texts[start : start + 200])
+        answer = client.indices.analyze(index=name, body={"analyzer": "item_text", "text": text})
+        assert [token["token"] for token in answer["tokens"]] == [stem(word, "en") for word in words(text)]

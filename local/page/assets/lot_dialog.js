@@ -19,7 +19,7 @@ export function openLot(api, result, { close, similar }) {
     h("div", { class: "lot" },
       photo(api, result.item_id, fields, true),
       h("div", { class: "facts" },
-        h("h2", { id: "lot-title", ...written(fields.title) }, fields.title ?? result.item_id),
+        h("h2", { id: "lot-title" }, h("span", written(fields.title), fields.title ?? result.item_id)),
         priceTag(api, fields),
         h("p", { class: "bidding" }, h("span", {}, bids(fields.bid_count ?? 0)), countdown(fields.ends_at)),
         fields.description ? h("p", { class: "description", ...written(fields.description) }, fields.description) : null,
