@@ -61,6 +61,7 @@ class Serving(Stack):
             opensearch_auth="sigv4",
             index_alias=storage.index.alias,
             index_replicas=stage.index_replicas,
+            language=stage.language,
             cors_origins=",".join(stage.cors_origins),
             towers_uri=f"s3://{storage.store.towers.bucket_name}",
             query_tower=stage.query_tower,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from retrieval.settings import QueryTowerKind
+from retrieval.settings import IndexLanguage, QueryTowerKind
 
 ApiAuth = Literal["api_key", "iam"]
 
@@ -48,6 +48,7 @@ class Stage:
         opensearch_volume_gib: gp3 volume of each data node.
         opensearch_dedicated_masters: 0 or 3.
         index_replicas: copies of each shard, fewer than opensearch_nodes.
+        language: of words in Latin letters, by which an index that is made stems them.
         query_memory_mib: memory of the query Lambda; CPU follows it.
         query_tower: what encodes queries: full, or small where every tower that is published has a small query tower.
         indexer_memory_mib: memory of the bulk-index Lambda.
@@ -85,6 +86,7 @@ class Stage:
     opensearch_volume_gib: int
     opensearch_dedicated_masters: int
     index_replicas: int
+    language: IndexLanguage
     query_memory_mib: int
     query_tower: QueryTowerKind
     indexer_memory_mib: int
@@ -119,6 +121,7 @@ class Stage:
             (self.opensearch_nodes > 0 and self.opensearch_nodes % self.azs == 0, "opensearch_nodes", "multiples of azs"),
             (self.opensearch_dedicated_masters in (0, 3), "opensearch_dedicated_masters", "0 or 3"),
             (0 <= self.index_replicas < self.opensearch_nodes, "index_replicas", "numbers from 0, below opensearch_nodes"),
+            (self.language in typing.get_args(IndexLanguage), "language", ", ".join(typing.get_args(IndexLanguage))),
             (self.indexer_concurrency >= 2, "indexer_concurrency", "whole numbers from 2"),
             (bool(self.instance_ladder), "instance_ladder", "one instance type or more"),
             (self.instance_count > 0, "instance_count", "whole numbers from 1"),

@@ -35,6 +35,7 @@ def training_config(
     text_only: bool = False,
     seed: int,
     text_model: str | None = None,
+    dimensions: int | None = None,
     hidden_text: float = 0.0,
     stages: Path | None = None,
     changes: Mapping[str, Any] | None = None,
@@ -47,6 +48,7 @@ def training_config(
         text_only: leave the photos out.
         seed: of the run.
         text_model: hub name or local folder of a pretrained text encoder in place of the preset's.
+        dimensions: length of the vectors in place of the preset's.
         hidden_text: share of the lots with a photo whose text is hidden, see models.presets.
         stages: file of stages, see processing.stage_files.
         changes: fields of TrainingConfig -> value; None leaves a field as it is.
@@ -60,6 +62,8 @@ def training_config(
         config = replace(config, tower=replace(config.tower, use_image=False))
     if text_model:
         config = replace(config, tower=replace(config.tower, text=replace(config.tower.text, model=text_model)))
+    if dimensions:
+        config = replace(config, tower=replace(config.tower, dimensions=dimensions))
     if hidden_text:
         config = replace(config, tower=replace(config.tower, hidden_text=hidden_text))
     if stages:

@@ -28,9 +28,10 @@ NoMargin = Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots 
 def train(
     what: Annotated[str, typer.Argument(help="towers, or reranker: that of the live index.")] = "towers",
     catalog: CatalogOption = None,
-    preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, distilbert-resnet50, …")] = "compact",
+    preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, multilingual, distilbert-resnet50, …")] = "compact",
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photos out.")] = False,
     text_model: Annotated[str | None, typer.Option(help="Hub name or folder of a pretrained text encoder.")] = None,
+    dimensions: Annotated[int | None, typer.Option(min=8, help="Length of the vectors; the preset's by default.")] = None,
     hide_text: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the lots whose text is hidden, for searches by photo alone.")
     ] = 0.0,
@@ -88,6 +89,7 @@ def train(
         text_only=text_only,
         seed=seed,
         text_model=text_model,
+        dimensions=dimensions,
         hidden_text=hide_text,
         stages=stages,
         changes=changes,

@@ -27,7 +27,8 @@ def open_store(settings: Settings) -> IndexStore:
         return opensearch_client.open_store(settings, partial(load_tuning, settings))
     from retrieval.index.faiss import FaissStore
 
-    return FaissStore(Home(settings).index, settings.index_alias, tuning=partial(load_tuning, settings))
+    tuning = partial(load_tuning, settings)
+    return FaissStore(Home(settings).index, settings.index_alias, language=settings.language, tuning=tuning)
 
 
 def load_encoder(settings: Settings, tower_id: str) -> Encoder:

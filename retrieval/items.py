@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from retrieval.arabic import fold_arabic
 from retrieval.errors import InvalidInput
 
 MAX_ID_BYTES = 512  # OpenSearch refuses a longer _id
@@ -105,19 +106,26 @@ def clean_text(text: str) -> str:
     return re.sub(r"\s+", " ", printable).strip()
 
 
+def fold_text(text: str) -> str:
+    """As clean_text(), with Arabic letters, digits and signs folded (retrieval.arabic); other scripts are only cleaned."""
+    cleaned = clean_text(text)
+    folded = fold_arabic(cleaned)
+    return folded if folded == cleaned else clean_text(folded)  # where signs went, white space may stand together
+
+
 def has_half_character(text: str) -> bool:
     """Whether a text holds a lone surrogate, which no UTF-8 can write and no tokenizer reads."""
     return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def item_text(title: str, description: str) -> str:
-    """The text by which towers and keyword search know a lot: title, then description."""
-    return clean_text(f"{title}. {description}" if description.strip() else title)
+    """The text by which towers and keyword search know a lot: title, then description, words in Arabic letters in one spelling."""
+    return fold_text(f"{title}. {description}" if description.strip() else title)
 
 
 def query_text(query: str) -> str:
     """The text of a query, cleaned as item_text cleans a lot."""
-    return clean_text(query)
+    return fold_text(query)
 
 
 def epoch_ms(moment: datetime) -> int:

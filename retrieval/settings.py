@@ -17,6 +17,7 @@ from retrieval.errors import InvalidSettings
 IndexKind = Literal["faiss", "opensearch"]
 OpenSearchAuth = Literal["none", "sigv4"]
 QueryTowerKind = Literal["full", "small"]
+IndexLanguage = Literal["en", "de", "fr", "es"]
 PREFIX = "GAVEL_"
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Settings:
         opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service asks.
         index_alias: name behind which the live index stands.
         index_replicas: copies of each shard of an index that is made, >= 0; OpenSearch alone.
+        language: of words in Latin letters, by which an index that is made stems them; Arabic words are stemmed in every index.
         cors_origins: origins whose pages may read answers of the query API, with commas between; empty for none.
         towers_uri: folder or s3:// prefix of the tower artefacts, one sub-folder a tower_id; empty means home/towers.
         tower_id: the only tower that queries may be encoded with; empty takes the one that the live index names.
@@ -61,6 +63,7 @@ class Settings:
     opensearch_auth: OpenSearchAuth = "none"
     index_alias: str = "auction-items"
     index_replicas: int = limited(0, least=0)
+    language: IndexLanguage = "en"
     cors_origins: str = ""
     towers_uri: str = ""
     tower_id: str = ""
