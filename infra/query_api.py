@@ -80,7 +80,7 @@ class QueryApi(Construct):
             timeout=QUERY_TIMEOUT,
             snap_start=lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS,
             tracing=lambda_.Tracing.ACTIVE,
-            environment=settings.to_env(),
+            environment=settings.to_env() | self._stage.numbers.to_env(),
         )
         acknowledge(
             function,

@@ -12,7 +12,7 @@ from lambdas.query_api.event_stream import EventStream
 from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
 from retrieval.release import RECEIPT_FILE
-from retrieval.settings import Settings
+from retrieval.settings import Hyperparameters, Settings
 from retrieval.tower import CARD_FILE
 
 
@@ -60,6 +60,8 @@ def test_the_lambdas_read_back_the_settings_that_the_stack_wrote(stage):
         written = function(stage, handler)["Environment"]["Variables"]
         plain = {name: value if isinstance(value, str) else "https://domain" for name, value in written.items()}
         settings = Settings.from_env(plain)
+        assert Hyperparameters.from_env(plain) == stage.stage.numbers
+        assert set(stage.stage.numbers.to_env()) <= set(plain)
         assert (settings.index, settings.opensearch_auth, settings.opensearch_url) == ("opensearch", "sigv4", "https://domain")
         assert settings.index_replicas == (1 if stage.stage.name == "prod" else 0)
         assert settings.cors_origins == ",".join(stage.stage.cors_origins)
