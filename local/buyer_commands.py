@@ -1,50 +1,44 @@
 """`gavel buyers …`: what is kept of buyers, told from a file, looked up and erased."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from local.command_options import Json, print_json, report
-from local.console import notes, show_table
+from local.console import notes, progress, show_table
+from local.event_commands import described, show_events
 from local.home import Home
 from retrieval.buyer_store import MOST_ACTS, parse_buyer_id
-from retrieval.errors import InvalidInput
-from retrieval.events import ALIASES, Interaction, parse_interaction
-from retrieval.item_files import numbered_rows
-from retrieval.items import Reject
 from retrieval.settings import Settings
 
-buyers_app = typer.Typer(no_args_is_help=True, help="What is kept of buyers: tell, look up, erase.")
-
-SHOWN_REJECTS = 5
 ACTS_A_CALL = 10_000
+
+buyers_app = typer.Typer(no_args_is_help=True, help="What is kept of buyers: tell, look up, erase.")
 
 
 @buyers_app.command("import")
 def import_events(
-    events: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="events.csv, or the same as .ndjson or .parquet.")],
+    files: Annotated[list[Path], typer.Argument(help="Logs (.csv, .ndjson, .jsonl, also .gz; .parquet), or folders of them.")],
     as_json: Json = False,
 ) -> None:
-    """Add a file of events to the histories of its buyers; to import it again changes nothing."""
+    """Add logs of events to the histories of their buyers; to import one again changes nothing."""
+    from catalog.event_tables import read_event_table
     from local.wiring import buyer_store
 
-    settings = Settings.from_env()
-    acts, rejects = read_acts(events)
-    store = buyer_store(settings)
-    acts = sorted(acts, key=lambda act: act.buyer_id)  # what one buyer did goes in one call, if it can
-    kept = sum(store.append(acts[start : start + ACTS_A_CALL]) for start in range(0, len(acts), ACTS_A_CALL))
-    for reject in rejects[:SHOWN_REJECTS]:
-        notes.print(f"{reject.source}, line {reject.line}: {reject.reason}", markup=False, highlight=False, soft_wrap=True)
-    told = {
-        "rows": len(acts) + len(rejects),
-        "kept": kept,
-        "not_kept": len(acts) - kept,  # told twice, older than buyer_events_days, of a later day, or beyond the latest 200
-        "rejected": len(rejects),
-        "buyers": len({act.buyer_id for act in acts}),
-    }
-    report(told, as_json)
+    store = buyer_store(Settings.from_env())
+    with progress("events, ‰") as read, progress("buyers") as kept_of:
+        table = read_event_table(files, progress=read)
+        kept, waiting = 0, []
+        for number, (_, acts) in enumerate(table.sequences(), 1):
+            waiting += acts[-MOST_ACTS:]
+            if len(waiting) >= ACTS_A_CALL or number == len(table.buyer_ids):
+                kept += store.append(waiting)
+                waiting = []
+            kept_of(number, len(table.buyer_ids))
+    # not kept: older than buyer_events_days, of a later day, or beyond the latest 200 of a buyer
+    values = {**described(table), "kept": kept, "not_kept": len(table) - kept}
+    print_json(values) if as_json else show_events(table, values)
 
 
 @buyers_app.command()
@@ -81,21 +75,3 @@ def erase(
     told: dict[str, Any] = {"erased": buyer_store(settings).erase(named)}
     told["event_lines"] = EventLog(Home(settings).events).erase(named)
     report(told, as_json)
-
-
-def read_acts(path: Path) -> tuple[Sequence[Interaction], Sequence[Reject]]:
-    """The acts of an event file, and the rows that are none, each with line and reason.
-
-    Raises:
-        InvalidInput: the file cannot be read at all.
-    """
-    acts: list[Interaction] = []
-    rejects: list[Reject] = []
-    for line, row in numbered_rows(path, ALIASES):
-        try:
-            if isinstance(row, str):
-                raise InvalidInput(row)
-            acts.append(parse_interaction(row))
-        except InvalidInput as error:
-            rejects.append(Reject(path.name, line, str(error)))
-    return acts, rejects

@@ -43,14 +43,14 @@ def check(
         on_reject = stack.enter_context(_writer(rejects)) if rejects else None
         step = stack.enter_context(progress("events, ‰"))
         table = read_event_table(files, known, step, on_reject=on_reject)
-    values = _described(table)
+    values = described(table)
     if known is not None:
         values |= {"products": len(known), "products_rejected": products_rejected}
     if as_json:
         told = {kind: [asdict(reject) for reject in found] for kind, found in table.examples.items()}
         print_json({**values, "examples": told})
     else:
-        _show(table, values)
+        show_events(table, values)
     if table.rows and not len(table):
         say("no row of the log could be used")
         raise typer.Exit(EXIT_ERROR)
@@ -78,7 +78,8 @@ def _writer(path: Path) -> Iterator[Any]:
         yield lambda reject: file.write(f"{reject.to_json()}\n")
 
 
-def _described(table: "EventTable") -> dict[str, Any]:
+def described(table: "EventTable") -> dict[str, Any]:
+    """What can be used of a log, and what was set aside, in numbers."""
     from catalog.event_times import written_time
 
     acts = Counter(table.event_types.tolist())
@@ -98,7 +99,8 @@ def _described(table: "EventTable") -> dict[str, Any]:
     }
 
 
-def _show(table: "EventTable", values: dict[str, Any]) -> None:
+def show_events(table: "EventTable", values: dict[str, Any]) -> None:
+    """Print described()'s values, or more of them, and the first row of each kind that was set aside."""
     values = dict(values)
     by_reason = values.pop("rejected_by_reason")
     values["event_types"] = ", ".join(f"{name} {count:,}" for name, count in values["event_types"].items())

@@ -55,7 +55,9 @@ def test_a_file_of_events_becomes_histories_and_what_is_wrong_in_it_is_counted(h
     events = tmp_path / "events.csv"
     events.write_text("distinct_id,product_id,event_name,created_at\n" + "\n".join(rows) + "\n")
     told = asked("import", events)
-    assert told == {"rows": 9, "kept": 3, "not_kept": 3, "rejected": 3, "buyers": 2}
+    counts = {name: told[name] for name in ("rows", "events", "duplicates", "rejected", "kept", "not_kept", "buyers")}
+    assert counts == {"rows": 9, "events": 4, "duplicates": 1, "rejected": 4, "kept": 3, "not_kept": 1, "buyers": 2}
+    assert set(told["rejected_by_reason"].values()) == {1}, "of a later day, of no known type, without a time, of nobody"
     acts = asked("show", "u1")["acts"]
     assert [(act["item_id"], act["event_type"]) for act in acts] == [("v2", "add_to_cart"), ("v1", "view")]
     assert asked("import", events) == told, "again changes nothing"
