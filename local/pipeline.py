@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from catalog.folder import CatalogFolder
 from local.console import Step
 from local.home import Home
-from local.wiring import load_encoder, open_store
+from local.wiring import load_buyers, load_encoder, open_store
 from retrieval.indexing import ReleaseReport, index_release
 from retrieval.search import SearchService
 from retrieval.settings import Settings
@@ -248,5 +248,10 @@ def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: boo
 def _without_ranker(home: Home) -> tuple[SearchService, Path]:
     """Search without the re-ranker that is there, which may be of older features and is to be replaced; and its file."""
     settings = home.settings
-    service = SearchService(open_store(settings), partial(load_encoder, settings), tower_id=settings.tower_id)
+    service = SearchService(
+        open_store(settings),
+        partial(load_encoder, settings),
+        load_buyer_tower=partial(load_buyers, settings),
+        tower_id=settings.tower_id,
+    )
     return service, home.ranker(service.live().index.tower_id)

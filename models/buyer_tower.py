@@ -48,9 +48,8 @@ class BuyerAttention(nn.Module):
         self.context = nn.Parameter(torch.randn(heads, dimensions) / math.sqrt(dimensions))
         self.weight_share = nn.Parameter(torch.ones(heads))
         self.fade = nn.Parameter(torch.linspace(-3.0, 1.0, heads) if heads > 1 else torch.full((heads,), -1.0))
-        self.blend = nn.Linear(heads * dimensions, dimensions)
-        nn.init.zeros_(self.blend.weight)
-        nn.init.zeros_(self.blend.bias)
+        self.blend = nn.Parameter(torch.zeros(dimensions, heads * dimensions))
+        self.bias = nn.Parameter(torch.zeros(dimensions))
 
     def forward(self, lots: Tensor, acts: Acts) -> Tensor:
         """Encode B buyers.
@@ -66,7 +65,9 @@ class BuyerAttention(nn.Module):
         if not self.heads:
             return average[0]
         seen = _pool(self._attention(lots, acts), lots, acts.places)  # (H, B, D)
-        return F.normalize(average[0] + self.blend(seen.transpose(0, 1).flatten(1)), dim=1)  # (B, H D) -> (B, D)
+        return F.normalize(
+            average[0] + F.linear(seen.transpose(0, 1).flatten(1), self.blend, self.bias), dim=1
+        )  # (B, H D) -> (B, D)
 
     def _shares(self, acts: Acts) -> Tensor:
         fading = 1.0 if self.half_life_days is None else 0.5 ** (acts.ages_days / self.half_life_days)

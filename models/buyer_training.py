@@ -179,7 +179,9 @@ def train_buyers(
         InvalidInput: there is nothing to learn from or to choose by.
     """
     if not train or not val:
-        raise InvalidInput(f"{len(train)} baskets to train on and {len(val)} to choose by; buyers must have come back in both times")
+        raise InvalidInput(
+            f"{len(train)} baskets to train on and {len(val)} to choose by; buyers must have come back in both times"
+        )
     torch.manual_seed(config.seed)
     run = _Run(BuyerModel(lots, config), train, val, config)
     checkpoints = Checkpoints(checkpoint, 0.0) if checkpoint else None
@@ -205,7 +207,7 @@ class _Run:
 
     def __init__(self, model: BuyerModel, train: Sequence[Basket], val: Sequence[Basket], config: BuyerTrainingConfig) -> None:
         self.model, self.train, self.val, self.config = model, train, val, config
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
         self.optimizer = torch.optim.AdamW(self._parameters, lr=config.rate, weight_decay=config.weight_decay)
         steps = config.epochs * math.ceil(len(train) / config.batch_size)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -295,7 +297,8 @@ def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUT
     """
     found = [len(np.intersect1d(top, b.targets)) for top, b in zip(best_lots(scores, k), baskets, strict=True)]
     return Figures(
-        fmean(count / len(basket.targets) for count, basket in zip(found, baskets, strict=True)), fmean(count > 0 for count in found)
+        fmean(count / len(basket.targets) for count, basket in zip(found, baskets, strict=True)),
+        fmean(count > 0 for count in found),
     )
 
 
@@ -313,8 +316,8 @@ def to_numpy(tower: BuyerAttention) -> Attention | WeightedAverage:
         "context": tower.context,
         "weight_share": tower.weight_share,
         "fade": F.softplus(tower.fade),
-        "blend": tower.blend.weight,
-        "bias": tower.blend.bias,
+        "blend": tower.blend,
+        "bias": tower.bias,
     }
     plain = {name: value.detach().cpu().numpy().astype(np.float64) for name, value in arrays.items()}
     return Attention(**plain, half_life_days=tower.half_life_days)

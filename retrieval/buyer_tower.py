@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from retrieval.buyers import AVERAGE, BuyerTower, WeightedAverage
 from retrieval.errors import TowerError
 from retrieval.index.base import Vector
+from retrieval.tower import TowerCard, split_tower_id
 
 BUYER_TOWER_FILE = "buyer_tower.npz"  # trained after the others, or never: no part of the tower's identity
 AVERAGE_KIND, ATTENTION_KIND = "average", "attention"
@@ -62,13 +63,13 @@ class Attention:
         return _unit(mixed[None])[0]
 
 
-def load_buyer_tower(folder: Path, dimensions: int | None = None) -> BuyerTower:
+def load_buyer_tower(folder: Path, tower_id: str = "") -> BuyerTower:
     """The buyer tower that lies in an artefact's folder, or the weighted average where none was trained.
 
     Args:
         folder: `towers/<tower_id>`.
-        dimensions: length of the index's vectors where it is shorter than the tower's: attention was not trained at that
-            length, and its half-life alone is taken.
+        tower_id: what the index names; the folder's name by default. Where it names a shorter length of vectors, attention was
+            not trained at that length, and its half-life alone is taken.
 
     Raises:
         TowerError: the file is damaged, or belongs to another tower.
@@ -81,20 +82,23 @@ def load_buyer_tower(folder: Path, dimensions: int | None = None) -> BuyerTower:
         return AVERAGE
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise TowerError(f"{path} is damaged ({error!r}); copy it again, or {REMEDY}") from error
-    if card["tower_id"] != folder.name:
-        raise TowerError(f"{path} belongs to tower {card['tower_id']}; copy that of {folder.name}, or {REMEDY}")
-    if isinstance(tower, Attention) and dimensions not in (None, card["dimensions"]):
+    wanted, shorter = split_tower_id(tower_id or folder.name)
+    if card["tower_id"] != wanted:
+        raise TowerError(f"{path} belongs to tower {card['tower_id']}; copy that of {wanted}, or {REMEDY}")
+    if isinstance(tower, Attention) and shorter not in (None, card["dimensions"]):
         return WeightedAverage(tower.half_life_days)
     return tower
 
 
-def save_buyer_tower(tower: WeightedAverage | Attention, folder: Path, dimensions: int, figures: Mapping[str, Any]) -> Path:
+def save_buyer_tower(
+    tower: WeightedAverage | Attention, folder: Path, tower_card: TowerCard, figures: Mapping[str, Any] | None = None
+) -> Path:
     """Write a buyer tower into the folder of the tower that its lots were encoded with, whole or not at all.
 
     Args:
         tower: what to write.
         folder: `towers/<tower_id>`.
-        dimensions: of the tower's vectors.
+        tower_card: of the tower.
         figures: what is known of how well it does; kept in its card, read by nobody.
     """
     arrays: dict[str, Numbers] = {}
@@ -105,9 +109,9 @@ def save_buyer_tower(tower: WeightedAverage | Attention, folder: Path, dimension
         "kind": ATTENTION_KIND if arrays else AVERAGE_KIND,
         "heads": len(tower.context) if isinstance(tower, Attention) else 0,
         "half_life_days": tower.half_life_days,
-        "dimensions": dimensions,
-        "tower_id": folder.name,
-        "figures": dict(figures),
+        "dimensions": tower_card.dimensions,
+        "tower_id": tower_card.tower_id,
+        "figures": dict(figures or {}),
     }
     path = folder / BUYER_TOWER_FILE
     partial = path.with_name(f".{BUYER_TOWER_FILE}.partial")
