@@ -11,6 +11,7 @@ from catalog.folder import CatalogFolder
 from local.console import Step
 from local.home import Home
 from local.wiring import load_buyers, load_encoder, open_store
+from retrieval.errors import InvalidInput
 from retrieval.indexing import ReleaseReport, index_release
 from retrieval.search import SearchService
 from retrieval.settings import Settings
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from models.negatives import HardNegatives
     from models.training_config import TrainingConfig
     from processing.mining_rules import MiningRules
+    from processing.train_buyers import BuyersReport
     from processing.train_from_events import EventsReport
     from processing.train_reranker import Labels, RerankerReport
     from processing.training_rounds import RoundsReport
@@ -224,6 +226,32 @@ def train_reranker(
     service, path = _without_ranker(home)
     candidates = home.settings.candidates
     return train_reranker(catalog, service, path, labels=labels, candidates=candidates, seed=seed, progress=progress)
+
+
+def train_buyers(
+    home: Home, catalog: Path | None, events: Sequence[Path], *, heads: int, epochs: int | None, seed: int, progress: Step
+) -> "BuyersReport":
+    """Train the buyer tower of the live index's tower over the vectors of that tower's newest release.
+
+    Args:
+        home: its settings name the index; the tower's folder gets the buyer tower.
+        catalog: whose clicks to learn from, where no events are given; None is the newest one.
+        events: files of events, or folders of them.
+        heads: of the attention.
+        epochs: over all baskets; None for the usual number.
+        seed: of the training.
+        progress: called with (epochs done, epochs).
+    """
+    from models.buyer_training import BuyerTrainingConfig
+    from processing.train_buyers import catalog_events, read_event_rows, train_on_release
+
+    log = read_event_rows(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
+    tower_id, shorter = split_tower_id(open_store(home.settings).live().tower_id)
+    if shorter:
+        raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")
+    config = BuyerTrainingConfig(heads=heads, seed=seed)
+    config = replace(config, epochs=epochs) if epochs else config
+    return train_on_release(log, home.release_of_tower(tower_id), home.tower(tower_id), config, progress)
 
 
 def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: bool, stages: Callable[[str], Step]) -> "EventsReport":
