@@ -11,7 +11,8 @@ from catalog.folder import CatalogFolder
 from local.config import configured
 from local.console import Step
 from local.home import Home
-from local.wiring import load_encoder, open_store
+from local.wiring import load_buyers, load_encoder, open_store
+from retrieval.errors import InvalidInput
 from retrieval.indexing import ReleaseReport, index_release
 from retrieval.search import SearchService
 from retrieval.settings import Settings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from models.negatives import HardNegatives
     from models.training_config import TrainingConfig
     from processing.mining_rules import MiningRules
+    from processing.train_buyers import BuyersReport
     from processing.train_from_events import EventsReport
     from processing.train_reranker import Labels, RerankerReport
     from processing.training_rounds import RoundsReport
@@ -241,6 +243,32 @@ def train_reranker(
     return train_reranker(catalog, service, path, labels=labels, seed=seed, progress=progress, **given)
 
 
+def train_buyers(
+    home: Home, catalog: Path | None, events: Sequence[Path], *, heads: int, epochs: int | None, seed: int, progress: Step
+) -> "BuyersReport":
+    """Train the buyer tower of the live index's tower over the vectors of that tower's newest release.
+
+    Args:
+        home: its settings name the index; the tower's folder gets the buyer tower.
+        catalog: whose clicks to learn from, where no events are given; None is the newest one.
+        events: files of events, or folders of them.
+        heads: of the attention.
+        epochs: over all baskets; None for the usual number.
+        seed: of the training.
+        progress: called with (epochs done, epochs).
+    """
+    from models.buyer_training import BuyerTrainingConfig
+    from processing.train_buyers import catalog_events, read_event_rows, train_on_release
+
+    log = read_event_rows(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
+    tower_id, shorter = split_tower_id(open_store(home.settings).live().tower_id)
+    if shorter:
+        raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")
+    config = BuyerTrainingConfig(heads=heads, seed=seed)
+    config = replace(config, epochs=epochs) if epochs else config
+    return train_on_release(log, home.release_of_tower(tower_id), home.tower(tower_id), config, progress)
+
+
 def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: bool, stages: Callable[[str], Step]) -> "EventsReport":
     """Train the re-ranker of the live index's tower on what POST /events kept; the one that is there stays if it is better.
 
@@ -265,5 +293,10 @@ def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: boo
 def _without_ranker(home: Home) -> tuple[SearchService, Path]:
     """Search without the re-ranker that is there, which may be of older features and is to be replaced; and its file."""
     settings = home.settings
-    service = SearchService(open_store(settings), partial(load_encoder, settings), tower_id=settings.tower_id)
+    service = SearchService(
+        open_store(settings),
+        partial(load_encoder, settings),
+        load_buyer_tower=partial(load_buyers, settings),
+        tower_id=settings.tower_id,
+    )
     return service, home.ranker(service.live().index.tower_id)

@@ -26,7 +26,7 @@ NoMargin = Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots 
 
 
 def train(
-    what: Annotated[str, typer.Argument(help="towers, or reranker: that of the live index.")] = "towers",
+    what: Annotated[str, typer.Argument(help="towers; reranker or buyers: that of the live index.")] = "towers",
     catalog: CatalogOption = None,
     preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, multilingual, distilbert-resnet50, …")] = "compact",
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photos out.")] = False,
@@ -57,14 +57,24 @@ def train(
         list[Path] | None,
         typer.Option(help="Train the re-ranker on these events of POST /events: a file or folder; may be repeated."),
     ] = None,
+    events: Annotated[
+        list[Path] | None,
+        typer.Option(help="Train buyers on these events (CSV, NDJSON, parquet) instead of a catalogue's clicks; may be repeated."),
+    ] = None,
+    heads: Annotated[int, typer.Option(min=1, max=16, help="Of the attention, for train buyers.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="With --from-events: save the re-ranker even if it is no better.")] = False,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Train item and query tower on a catalogue, or the re-ranker on its clicks or judgments or on events."""
+    """Train item and query tower on a catalogue, or on clicks, judgments or events the re-ranker or the buyer tower."""
     home = Home(Settings.from_env())
-    if what not in ("towers", "reranker"):
-        raise InvalidInput(f"there is no {what!r} to train; train towers or reranker")
+    if what not in ("towers", "reranker", "buyers"):
+        raise InvalidInput(f"there is no {what!r} to train; train towers, reranker or buyers")
+    if what == "buyers":
+        train_buyers(home, catalog, events or [], heads=heads, epochs=epochs, seed=seed, as_json=as_json)
+        return
+    if events:
+        raise InvalidInput("--events belongs to `gavel train buyers`; leave it out, or say --from-events for the re-ranker")
     if from_events:
         if catalog or labels:
             raise InvalidInput(
@@ -103,6 +113,28 @@ def train(
     with progress("train towers") as step:
         tower = pipeline.train_towers(home, source, config, negatives=negatives, start_from=go_on, resume=resume, progress=step)
     report({"tower_id": tower.name, "tower": str(tower)}, as_json)
+
+
+def train_buyers(
+    home: Home, catalog: Path | None, events: list[Path], *, heads: int, epochs: int | None, seed: int, as_json: bool
+) -> None:
+    """Train the buyer tower over the stored vectors of the live index's tower, and show what held-out baskets say of it."""
+    if events and catalog:
+        raise InvalidInput("--events and --catalog both say what to learn from; leave one out")
+    with progress("train buyers") as step:
+        made = pipeline.train_buyers(home, catalog, events, heads=heads, epochs=epochs, seed=seed, progress=step)
+    if as_json:
+        print_json(made.to_dict())
+        return
+    found = {"average": made.plain, f"average, half-life {made.half_life_days or '∞'}": made.average, "attention": made.attention}
+    rows = [(name, f"{figures.recall_at_50:.3f}", f"{figures.hit_rate_at_50:.3f}") for name, figures in found.items()]
+    show_table(
+        f"Next baskets of {made.val_baskets:,} buyers from {made.val_from:%Y-%m-%d} on", ("way", "recall@50", "hit rate@50"), rows
+    )
+    set_aside = sum(made.set_aside.values())
+    counts = {"kept": made.kind, "file": str(made.path), "events": made.acts, "on unknown lots": made.unknown_items}
+    report({**counts, "set aside": set_aside, "lots": made.lots, "baskets trained on": made.train_baskets}, as_json=False)
+    console.print("next: start `gavel serve` anew; nothing is embedded or indexed again", style="dim", highlight=False)
 
 
 def train_on_events(home: Home, places: list[Path], seed: int, force: bool, as_json: bool) -> None:
