@@ -19,6 +19,7 @@ from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
 from retrieval.index.lot_graph import Kind
 from retrieval.index.shards import ShardedIndex, is_sharded
+from retrieval.schema import DEFAULT_LANGUAGE, check_language
 from retrieval.tuning import Tuning, untuned
 
 __all__ = ["FaissIndex", "FaissStore"]
@@ -33,6 +34,7 @@ class FaissStore:
         root: made when the first index is.
         alias: name behind which the live index stands.
         exact_below: see FaissIndex.
+        language: of words in Latin letters, in the indices that create() makes; a key of schema.STEMMERS.
         kind: of the vector indices in FAISS, hnsw or flat; the lots are the same, so a root may be opened as either.
         tuning: tower_id -> how an index of that tower is searched; asked when it is opened.
         shards: how many processes share the lots of an index that is made from now on; 1 keeps them in this one.
@@ -45,10 +47,13 @@ class FaissStore:
         *,
         exact_below: int = EXACT_BELOW,
         kind: Kind = "hnsw",
+        language: str = DEFAULT_LANGUAGE,
         tuning: Callable[[str], Tuning] = untuned,
         shards: int = 1,
     ) -> None:
+        check_language(language)
         self._root = root
+        self._language = language
         self._alias = alias
         self._exact_below = exact_below
         self._kind: Kind = kind
@@ -65,9 +70,9 @@ class FaissStore:
         try:
             partial.mkdir(parents=True)
             if self._shards > 1:
-                ShardedIndex.create(partial, tower_id, dimensions, self._shards)
+                ShardedIndex.create(partial, tower_id, dimensions, self._language, self._shards)
             else:
-                FaissIndex.create(partial, tower_id, dimensions)
+                FaissIndex.create(partial, tower_id, dimensions, self._language)
             partial.rename(self._root / name)
             _sync_folder(self._root)
         except OSError as error:

@@ -1,12 +1,13 @@
 """What searches of an embedded index find, before the lots themselves are read."""
 
+import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.base import Filter
+from retrieval.index.base import Filter, TopField
 from retrieval.index.lot_columns import LotColumns
 
 HELD_AGAINST_FILTER = 1_000  # lots of a keyword search, the best first; many times more where a filter leaves too few of them
@@ -61,6 +62,17 @@ def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], colu
     ids = [columns.item_ids[slot] for slot in slots]
     hits = map(Hit, positions[rows].tolist(), ids, scores[rows].tolist())
     return sorted(hits, key=lambda hit: (-hit.score, hit.item_id))[:k]
+
+
+def top_hits(columns: LotColumns, field: TopField, where: Filter, k: int) -> Hits:
+    """The lots with the highest numbers that pass a filter, by descending number, ties by item_id; none without a number."""
+    numbers = columns.numbers(field)
+    slots = np.flatnonzero(columns.allowed(where) & ~np.isnan(numbers))
+    cut = -np.partition(-numbers[slots], k - 1)[k - 1] if len(slots) > k else -np.inf  # a day's lots may all be listed at once,
+    slots = slots[numbers[slots] >= cut]  # so that more than k have the number at the cut
+    found = zip(columns.positions[slots].tolist(), slots.tolist(), numbers[slots].tolist(), strict=True)
+    hits = (Hit(position, columns.item_ids[slot], number) for position, slot, number in found)
+    return heapq.nsmallest(k, hits, key=lambda hit: (-hit.score, hit.item_id))
 
 
 def _kth_highest(scores: NDArray[np.float32], k: int) -> float:

@@ -28,6 +28,7 @@ from retrieval.index.base import (
     Filter,
     IndexedItem,
     Tombstone,
+    TopField,
     UpsertReport,
     Vector,
     fused_candidates,
@@ -42,7 +43,7 @@ from retrieval.tuning import Tuning
 logger = logging.getLogger(__name__)
 
 SHARDS_FILE = "shards.json"
-ASKED = ("count", "upsert", "refresh", "prepare", "semantic", "keyword", "near_titles", "fetch", "close")
+ASKED = ("count", "upsert", "refresh", "prepare", "semantic", "keyword", "top", "near_titles", "fetch", "close")
 
 Found = TypeVar("Found")
 
@@ -123,11 +124,11 @@ class ShardedIndex:
         self.closed = False
 
     @classmethod
-    def create(cls, folder: Path, tower_id: str, dimensions: int, shards: int) -> None:
+    def create(cls, folder: Path, tower_id: str, dimensions: int, language: str, shards: int) -> None:
         """Make an empty index in a new folder."""
         for number in range(shards):
             _shard_folder(folder, number).mkdir()
-            FaissIndex.create(_shard_folder(folder, number), tower_id, dimensions)
+            FaissIndex.create(_shard_folder(folder, number), tower_id, dimensions, language)
         told = {"tower_id": tower_id, "dimensions": dimensions, "shards": shards}
         (folder / SHARDS_FILE).write_text(json.dumps(told) + "\n")
 
@@ -174,6 +175,10 @@ class ShardedIndex:
         return fused_candidates(
             self.keyword(text, k, where), self.semantic(vector, k, where), fusion or self._tuning.fusion, max(k, 0)
         )
+
+    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+        """The lots with the most bids, or those listed last; lots that have no such number do not come."""
+        return self._best("top", k, field, k, where)
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """What words in lower case that no shard has were meant to be: word -> the nearest word of a title in any of them."""
