@@ -169,19 +169,17 @@ def train_buyers(
     Args:
         lots: stored vectors, or those to be projected; the latter are trained in place.
         train: baskets to learn from.
-        val: baskets that choose the epoch; later in time than those of train.
+        val: baskets that choose the epoch; later in time than those of train. None at all keep the last epoch.
         config: how.
         checkpoint: folder of a checkpoint after every epoch; a run that finds its own there goes on from it, and removes it
             at the end. None keeps none.
         step: called with (epochs done, epochs).
 
     Raises:
-        InvalidInput: there is nothing to learn from or to choose by.
+        InvalidInput: there is nothing to learn from.
     """
-    if not train or not val:
-        raise InvalidInput(
-            f"{len(train)} baskets to train on and {len(val)} to choose by; buyers must have come back in both times"
-        )
+    if not train:
+        raise InvalidInput("there is no basket to train on: nobody came back another day; collect more events")
     torch.manual_seed(config.seed)
     run = _Run(BuyerModel(lots, config), train, val, config)
     checkpoints = Checkpoints(checkpoint, 0.0) if checkpoint else None
@@ -198,7 +196,7 @@ def train_buyers(
     if checkpoints:
         checkpoints.remove()
     run.model.load_state_dict(run.best)
-    best = max(range(len(run.history)), key=lambda number: run.history[number].recall_at_50)
+    best = max(range(len(run.history)), key=lambda number: run.history[number].recall_at_50) if val else config.epochs
     return BuyerReport(run.model.eval(), run.history, run.losses, best, resumed_at)
 
 
@@ -214,7 +212,7 @@ class _Run:
             self.optimizer, lambda done: learning_rate_factor(min(done / steps, 1.0), WARMUP)
         )
         self.frequency = StreamingFrequency() if config.correct_popularity else None
-        self.history, self.losses = [measure(model.scores(val), val)], list[float]()
+        self.history, self.losses = [self._figures()], list[float]()
         self.best = copy.deepcopy(model.state_dict())
 
     def epoch(self, number: int) -> None:
@@ -225,9 +223,12 @@ class _Run:
         order = random.permutation(len(self.train))
         size = self.config.batch_size
         self.losses.append(fmean(self._step(order[start : start + size], random) for start in range(0, len(order), size)))
-        self.history.append(measure(self.model.scores(self.val), self.val))
+        self.history.append(self._figures())
         if self.history[-1].recall_at_50 >= max(figures.recall_at_50 for figures in self.history):
             self.best = copy.deepcopy(self.model.state_dict())
+
+    def _figures(self) -> Figures:
+        return measure(self.model.scores(self.val), self.val) if self.val else Figures(0.0, 0.0)
 
     def _step(self, rows: NDArray[np.int64], random: np.random.Generator) -> float:
         loss = self._loss([self.train[row] for row in rows], random)
