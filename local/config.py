@@ -82,7 +82,6 @@ SECTIONS = (
     Section("distillation", "how `gavel adapt` learns", _distillation),
     Section("small_query", "how `gavel distill query` learns", _small_query),
 )
-_variables_of_file: set[str] = set()  # of this process, that were set by the file
 
 
 @dataclass(frozen=True)
@@ -137,10 +136,9 @@ class ConfigFile:
         for table in (f"{name}.{key}", name):
             start = re.search(rf"^\s*(\[+\s*{re.escape(table)}\s*\]|{re.escape(table)}\s*=)", self.text, re.M)
             if start is not None:
-                place = (
-                    re.compile(rf"^\s*{re.escape(key)}\s*=", re.M).search(self.text, start.end()) if key and table == name else None
-                )
-                return f":{self.text.count(chr(10), 0, (place or start).end()) + 1}"
+                own = re.compile(rf"^\s*{re.escape(key)}\s*=", re.M).search(self.text, start.end()) if key else None
+                place = own if own and table == name else start
+                return f":{self.text.count(chr(10), 0, place.end()) + 1}"
         return ""
 
     def where(self, name: str, key: str) -> str:
@@ -179,7 +177,6 @@ def use_config(path: Path | None, env: MutableMapping[str, str] = os.environ) ->
             shadowed = variable == PREFIX + "OPENSEARCH_URL" and env.get("OPENSEARCH_URL")
             if not env.get(variable) and not shadowed:
                 env[variable] = text
-                _variables_of_file.add(variable)
 
 
 def configured(default: T, section: str) -> T:
@@ -219,12 +216,11 @@ def check_config(file: ConfigFile) -> int:
 def origin(section: Section, path: str, file: ConfigFile | None, env: Mapping[str, str] = os.environ) -> str:
     """Where the value of a key comes from: its variable's name, "file" or "default"."""
     variable = PREFIX + path.split(".")[0].upper()
-    if section.environment and variable not in _variables_of_file:
-        if env.get(variable):
-            return variable
-        if path == "opensearch_url" and env.get("OPENSEARCH_URL"):
-            return "OPENSEARCH_URL"
-        return "default"
+    of_file = _variables(file, section) if file else {}
+    if section.environment and env.get(variable) and env[variable] != of_file.get(variable):
+        return variable
+    if variable == PREFIX + "OPENSEARCH_URL" and env.get("OPENSEARCH_URL") and not env.get(variable):
+        return "OPENSEARCH_URL"
     given = set(given_keys(file.table(section.name))) if file else set()
     return "file" if any(f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.") for key in given) else "default"
 
