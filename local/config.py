@@ -49,6 +49,12 @@ def _training() -> Any:
     return TrainingConfig()
 
 
+def _buyers() -> Any:
+    from models.buyer_config import BuyerTrainingConfig
+
+    return BuyerTrainingConfig()
+
+
 def _mining() -> Any:
     from processing.mining_rules import MiningRules
 
@@ -77,6 +83,7 @@ SECTIONS = (
     Section("service", "where a process runs, and its limits", Settings, environment=True),
     Section("retrieval", "what an answer means: the same in training and serving", Hyperparameters, environment=True),
     Section("training", "of towers; a key that is not given keeps what was chosen for the catalogue", _training),
+    Section("training.buyers", "of the buyer tower", _buyers),
     Section("mining", "which lots become hard negatives", _mining),
     Section("reranker", "how the re-ranker learns", _reranker),
     Section("distillation", "how `gavel adapt` learns", _distillation),

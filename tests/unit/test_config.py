@@ -12,6 +12,7 @@ import pytest
 
 from local.config import SECTIONS, ConfigFile, check_config, configured, use_config
 from local.config_text import all_settings, config_text
+from models.buyer_config import BuyerTrainingConfig
 from models.training_config import Stage, TrainingConfig
 from processing.mining_rules import MiningRules
 from retrieval.errors import InvalidSettings
@@ -107,6 +108,8 @@ def test_training_takes_from_the_file_what_it_gives_and_keeps_the_rest(folder):
         [[training.stages]]
         name = "mined"
         hard_negatives = 2
+        [training.buyers]
+        heads = 2
         [reranker]
         max_depth = 6
         few_queries = { depths = [1, 2, 3] }
@@ -121,6 +124,7 @@ def test_training_takes_from_the_file_what_it_gives_and_keeps_the_rest(folder):
     assert made.tower == replace(chosen.tower, dropout=0.1, text=replace(chosen.tower.text, pooling="cls"))
     assert made.augmentation == replace(chosen.augmentation, flip=0.0)
     assert made.stages == (Stage("mined", hard_negatives=2),)
+    assert configured(BuyerTrainingConfig(), "training.buyers") == BuyerTrainingConfig(heads=2)
     assert configured(BoosterParameters(), "reranker") == BoosterParameters(max_depth=6, few_queries=FewQueries(depths=(1, 2, 3)))
     assert configured(MiningRules(), "mining").margin is None
 
