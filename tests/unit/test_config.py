@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from local.config import SECTIONS, ConfigFile, check_config, configured, use_config
+from local.config import ConfigFile, check_config, configured, use_config
+from local.config_sections import SECTIONS
 from local.config_text import all_settings, config_text
 from models.buyer_config import BuyerTrainingConfig
 from models.training_config import Stage, TrainingConfig
