@@ -7,6 +7,7 @@ is trained on all that came before it. A buyer's history is all before their fir
 products; every product of the shop is ranked, those of the history too.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -45,8 +46,8 @@ from retrieval.items import item_text
 from retrieval.significance import PairedComparison, compare_paired
 
 POPULARITY, OWN, KNN = "popularity", "own products by frequency", "item-kNN"
-UNTRAINED, AVERAGE, ATTENTION, HEADS = "average, untrained", "average, trained", "attention, 1 head", "attention, 4 heads"
-TRAINED = {AVERAGE: 0, ATTENTION: 1, HEADS: 4}
+UNTRAINED, AVERAGE, ATTENTION = "average, untrained", "average, trained", "attention"
+TRAINED = {AVERAGE: 0, ATTENTION: 1}  # heads
 MEASURES = ("recall@50", "hit_rate@50", "recall@50, new", "hit_rate@50, new")
 K = 50
 MAX_LENGTH = 64  # tokens of a title
@@ -54,7 +55,7 @@ POPULARITY_DAYS = (7, 14, 30, 60, 90, 365)
 HALF_LIVES = (None, 30.0, 60.0, 120.0)
 NEIGHBOURS, SHRINKS, OWN_SHARES = (50, None), (0.0, 10.0), (0.0, 1.0)
 BAR = 2.0  # times popularity
-# Chosen on val: 12 epochs before 5, 0.002 before 0.001, own products no negatives before negatives, no fading before 60 days.
+# Chosen on val, seed 7: see docs/performance.md, "Next basket".
 CONFIG = BuyerTrainingConfig(epochs=12, rate=2e-3)
 
 Scores = NDArray[np.float64]  # (buyers, products)
@@ -173,11 +174,15 @@ def projected(shop: Shop, seed: int) -> ProjectedLots:
     return ProjectedLots(tower, shop.encodings, shop.features, shop.encodings.shape[1])
 
 
-def train_way(shop: Shop, heads: int, seed: int, period: Period, step: Callable[[int, int], None]) -> Scores:
-    """Train on everything before the month, the last epoch kept, and score its buyers."""
+def train_way(shop: Shop, heads: int, seed: int, period: Period, kept: Path, step: Callable[[int, int], None]) -> Scores:
+    """Train on everything before the month, the last epoch kept, and score its buyers; what is kept is not trained again."""
     config = replace(CONFIG, heads=heads, seed=seed)
-    model = train_buyers(projected(shop, seed), period.train, (), config, step=step).model
-    return model.scores(period.wanted).astype(np.float64)
+    known_by = repr((config, shop.model, len(period.train), shop.encodings.sum()))
+    path = kept / f"{hashlib.sha256(known_by.encode()).hexdigest()[:16]}.npy"
+    if not path.is_file():
+        model = train_buyers(projected(shop, seed), period.train, (), config, kept / ".checkpoints" / path.stem, step).model
+        np.save(path, model.scores(period.wanted))
+    return np.asarray(np.load(path), dtype=np.float64)
 
 
 def read_shop(invoices: Invoices, model: str, known: set[str]) -> Shop:
@@ -190,7 +195,9 @@ def read_shop(invoices: Invoices, model: str, known: set[str]) -> Shop:
     return Shop(encodings, spec.encode(rows), spec, model)
 
 
-def rankings(invoices: Invoices, shop: Shop, month: str, seeds: Sequence[int], step: Callable[[int, int], None]) -> tuple[Any, ...]:
+def rankings(
+    invoices: Invoices, shop: Shop, month: str, seeds: Sequence[int], kept: Path, step: Callable[[int, int], None]
+) -> tuple[Any, ...]:
     """Score every buyer of a month in every way; parameters of the untrained ways are chosen on val.
 
     Returns:
@@ -218,7 +225,8 @@ def rankings(invoices: Invoices, shop: Shop, month: str, seeds: Sequence[int], s
     for name, heads in TRAINED.items():
         scores[name] = []
         for seed in seeds:
-            scores[name].append(train_way(shop, heads, seed, period, lambda epoch, _, done=done: step(done + epoch, total)))
+            before = done
+            scores[name].append(train_way(shop, heads, seed, period, kept, lambda epoch, _, at=before: step(at + epoch, total)))
             done += CONFIG.epochs
     return period.wanted, scores, chosen
 
@@ -246,6 +254,9 @@ def main(
     month: Annotated[str, typer.Option(help="val or test.")] = "test",
     seeds: Annotated[int, typer.Option(min=1, help="How many; the first is --seed.")] = 3,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
+    work: Annotated[Path, typer.Option(help="Folder for what is trained; a second call goes on there.")] = Path(
+        ".gavel/next-basket"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures into this PNG.")] = None,
 ) -> None:
@@ -254,11 +265,12 @@ def main(
         raise typer.BadParameter("--month is val or test")
     torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
     machine = describe_machine()
+    work.mkdir(parents=True, exist_ok=True)
     invoices = read_invoices(data)
     months = Months.of(invoices.purchases)
     shop = read_shop(invoices, model, {act.item_id for act in invoices.purchases if act.timestamp < getattr(months, month)})
     with progress("train") as step:
-        baskets, scores, chosen = rankings(invoices, shop, month, range(seed, seed + seeds), step)
+        baskets, scores, chosen = rankings(invoices, shop, month, range(seed, seed + seeds), work, step)
     values = {way: [values_of(one, baskets) for one in runs] for way, runs in scores.items()}
     result = summary(values, chosen) | {
         "month": month,
@@ -280,7 +292,7 @@ def summary(values: Mapping[str, Sequence[Values]], chosen: Mapping[str, Any]) -
         table |= mean_and_spread(per_seed)
     gains = {
         f"{better} - {worse}, {name}": asdict(compare(values, better, worse, name))
-        for better, worse in ((ATTENTION, AVERAGE), (HEADS, AVERAGE), (HEADS, ATTENTION), (ATTENTION, OWN))
+        for better, worse in ((ATTENTION, AVERAGE), (ATTENTION, OWN), (ATTENTION, KNN))
         for name in MEASURES
     }
     ratios = {name: ratio_interval(values, ATTENTION, name) for name in MEASURES[:2]}

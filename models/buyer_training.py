@@ -164,7 +164,7 @@ def train_buyers(
     if checkpoints:
         checkpoints.remove()
     run.model.load_state_dict(run.best)
-    best = max(range(len(run.history)), key=lambda number: run.history[number].recall_at_50) if val else config.epochs
+    best = max(range(len(run.history)), key=lambda number: (run.history[number].recall_at_50, number)) if val else config.epochs
     return BuyerReport(run.model.eval(), run.history, run.losses, best, resumed_at)
 
 
