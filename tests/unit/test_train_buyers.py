@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from judged_lots import TOWER_ID, write_release
 from small_tower import save_small_item_tower
 
 from models.buyer_training import BuyerTrainingConfig
@@ -16,6 +17,7 @@ from retrieval.buyers import WeightedAverage, buyer_vector
 from retrieval.errors import InvalidInput
 from retrieval.events import Interaction
 from retrieval.index.base import Candidate
+from retrieval.items import Item
 from retrieval.tower import TowerCard
 
 START = datetime(2026, 1, 1, 9, tzinfo=UTC)
@@ -103,3 +105,14 @@ def test_rows_of_an_events_file_that_break_the_contract_are_counted_with_their_r
     assert [(act.item_id, act.event_type) for act in log.acts] == [("lot-1", "add_to_cart")]
     assert sum(log.set_aside.values()) == 2
     assert any("Stare" in reason for reason in log.set_aside)
+
+
+def test_lots_are_read_from_a_release_of_the_same_tower_alone(tower: Path, tmp_path: Path) -> None:
+    items = [Item(f"lot-{number}", f"a vase, number {number}") for number in range(5)]
+    release = write_release(tmp_path / "night", items)
+    card = TowerCard.load(tower)
+    ids, vectors = job.read_lots(release, replace(card, tower_id=TOWER_ID), {"lot-0"})
+    assert ids == [item.item_id for item in items]
+    assert vectors.shape[0] == len(items)
+    with pytest.raises(InvalidInput, match="name its own tower"):
+        job.read_lots(release, card, set())
