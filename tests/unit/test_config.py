@@ -6,10 +6,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from local import pipeline
 from local.config import ConfigFile, check_config, configured, use_config
 from local.config_sections import SECTIONS
 from local.config_text import all_settings, config_text
@@ -128,6 +130,14 @@ def test_training_takes_from_the_file_what_it_gives_and_keeps_the_rest(folder):
     assert configured(BuyerTrainingConfig(), "training.buyers") == BuyerTrainingConfig(heads=2)
     assert configured(BoosterParameters(), "reranker") == BoosterParameters(max_depth=6, few_queries=FewQueries(depths=(1, 2, 3)))
     assert configured(MiningRules(), "mining").margin is None
+
+
+def test_a_flag_outranks_the_file(folder):
+    write(folder, "[mining]\ndepth = 40\nper_query = 5\n[training]\nepochs = 3\nbatch_size = 16\n")
+    assert pipeline.mining_rules(depth=20, per_query=None, no_margin=True) == MiningRules(depth=20, per_query=5, margin=None)
+    catalog: Any = SimpleNamespace(name="synthetic")
+    made = pipeline.training_config(catalog, seed=3, text_only=True, changes={"epochs": 9, "batch_size": None})
+    assert (made.epochs, made.batch_size, made.tower.use_image) == (9, 16, False)
 
 
 @pytest.mark.parametrize(
