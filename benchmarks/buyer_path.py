@@ -22,6 +22,7 @@ from benchmarks.machine import describe_machine
 from lambdas.query_api.app import create_app
 from local.http_server import served_in_thread
 from processing.runs import Counter, Latency, Progress, summarise_ms
+from retrieval.buyer_tower import Attention
 from retrieval.buyers import BuyerTower
 from retrieval.errors import GavelError, TowerError
 from retrieval.events import EVENT_TYPES
@@ -121,6 +122,13 @@ def run_benchmark(
     shown = {name: summarise_ms(taken) for name, taken in times.items()}
     mean = sum(map(len, histories)) / len(histories)
     return BuyerPathResult(index.name, index.count(), index.dimensions, round(mean, 1), **shown, machine=machine)
+
+
+def random_attention(dimensions: int, heads: int, seed: int = 7) -> Attention:
+    """A buyer tower that takes as long as a trained one, of random weights."""
+    rng = np.random.default_rng(seed)
+    blend = rng.normal(scale=0.1, size=(dimensions, heads * dimensions))
+    return Attention(rng.normal(size=(heads, dimensions)), np.ones(heads), np.ones(heads), blend, np.zeros(dimensions), 60.0)
 
 
 def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[list[Act]]:
