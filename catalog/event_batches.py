@@ -9,8 +9,9 @@ import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -190,20 +191,21 @@ def _plain(column: pa.Array | pa.ChunkedArray) -> Column:
 
 
 def _row_batches(rows: Iterable[tuple[int, Mapping[str, Any] | str]]) -> Iterator[Batch]:
-    lines: list[int] = []
-    columns: dict[str, list[Any]] = {field: [] for field in FIELDS}
-    broken: list[tuple[int, str]] = []
-    for line, row in rows:
-        if isinstance(row, str):
-            broken.append((line, row))
-            continue
-        lines.append(line)
-        for field, values in columns.items():
-            values.append(first_value(row, ALIASES[field]))
-        if len(lines) == BATCH_ROWS:
-            yield Batch(lines, columns, broken)
-            lines, columns, broken = [], {field: [] for field in FIELDS}, []
-    yield Batch(lines, columns, broken)
+    while batch := list(islice(rows := iter(rows), BATCH_ROWS)):
+        whole = [(line, row) for line, row in batch if not isinstance(row, str)]
+        columns = {field: _values([row for _, row in whole], accepted) for field, accepted in ALIASES.items()}
+        yield Batch([line for line, _ in whole], columns, [(line, row) for line, row in batch if isinstance(row, str)])
+
+
+def _values(rows: Sequence[Mapping[str, Any]], accepted: tuple[str, ...]) -> Column:
+    """The values of a field; as text where all of them are."""
+    present = [name for name in accepted if any(name in row for row in rows)]
+    one = len(present) == 1
+    values = [row.get(present[0]) if one else first_value(row, accepted) for row in rows]
+    if all(isinstance(value, str) for value in values):
+        with suppress(ValueError):  # half a character, of which Arrow makes no text
+            return pa.array(values, pa.string())
+    return values
 
 
 def _ndjson_batches(path: Path, file: BinaryIO) -> Iterator[Batch]:

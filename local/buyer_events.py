@@ -2,8 +2,9 @@
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from retrieval.events import Interaction
 from retrieval.index.base import utc_now
 from retrieval.items import epoch_ms
 
-BUSY_TIMEOUT_S = 1.0  # how long a search waits for another process to commit
+BUSY_TIMEOUT_S = 5.0  # how long a writer waits for others to commit; a search, which reads, never does
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS acts (
+CREATE TABLE acts (
     buyer_id TEXT NOT NULL, at_ms INTEGER NOT NULL, event_type TEXT NOT NULL, item_id TEXT NOT NULL,
     PRIMARY KEY (buyer_id, at_ms, event_type, item_id)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS acts_by_age ON acts (at_ms);
+CREATE INDEX acts_by_age ON acts (at_ms);
 """
 BEYOND_THE_LATEST = """
 DELETE FROM acts WHERE buyer_id = ?1 AND (at_ms, event_type, item_id) < (
@@ -88,18 +89,33 @@ class BuyerEvents:
             FeedbackUnavailable: the file is damaged or locked, or cannot be made.
         """
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            new = not self._path.exists()
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            if not self._path.exists():
+                self._create()
             with closing(sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S)) as connection:
-                if new:
-                    connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA secure_delete = ON")
-                connection.executescript(SCHEMA)
                 yield connection
-        except sqlite3.OperationalError as error:
-            raise FeedbackUnavailable(f"{self._path} does not answer ({error}); free it, some space or its permissions") from error
-        except sqlite3.Error as error:
-            raise FeedbackUnavailable(f"{self._path} is damaged ({error}); delete it, it holds recent acts alone") from error
-        except OSError as error:
-            raise FeedbackUnavailable(f"{self._path} cannot be opened ({error.strerror}); mend its permissions") from error
+        except (sqlite3.Error, OSError) as error:
+            raise FeedbackUnavailable(f"{self._path} {_complaint(error)}") from error
+
+    def _create(self) -> None:
+        """Make the file whole under another name and give it its own in one step: whoever opens it finds it ready."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT, 0o600))
+        try:
+            with closing(sqlite3.connect(partial)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")  # whoever reads need not wait for who writes
+                connection.executescript(SCHEMA)
+            with suppress(FileExistsError):  # another was first
+                os.link(partial, self._path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _complaint(error: sqlite3.Error | OSError) -> str:
+    """What is wrong with the file, and the way out."""
+    if isinstance(error, OSError):
+        return f"cannot be opened ({error.strerror}); mend its permissions"
+    if any(word in str(error) for word in ("locked", "busy", "full", "readonly")):
+        return f"does not answer ({error}); free it, some space or its permissions"
+    return f"is damaged ({error}); delete it with the -wal and -shm beside it, it holds recent acts alone"

@@ -10,79 +10,21 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from local.config_sections import SECTIONS, Section
 from retrieval.errors import InvalidInput, InvalidSettings
-from retrieval.settings import PREFIX, Hyperparameters, Settings, allowed, read_field, write_pairs
+from retrieval.settings import PREFIX, allowed, read_field, write_pairs
 
 CONFIG_FILE = Path("gavel.toml")
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 NONE = "none"  # TOML has no null
 FLAGS = frozenset({"seed", "preset", "features"})  # of other origin than the file: --seed, --preset, and the catalogue
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table of the file.
-
-    Attributes:
-        name: dots for a table within a table.
-        about: what it is for, in a line.
-        default: makes the dataclass whose fields are its keys.
-        environment: whether its keys are GAVEL_* variables, too.
-    """
-
-    name: str
-    about: str
-    default: Callable[[], Any]
-    environment: bool = False
-
-
-def _training() -> Any:
-    from models.training_config import TrainingConfig
-
-    return TrainingConfig()
-
-
-def _mining() -> Any:
-    from processing.mining_rules import MiningRules
-
-    return MiningRules()
-
-
-def _reranker() -> Any:
-    from retrieval.ranker.parameters import BoosterParameters
-
-    return BoosterParameters()
-
-
-def _distillation() -> Any:
-    from models.distillation_config import DistillationConfig
-
-    return DistillationConfig()
-
-
-def _small_query() -> Any:
-    from models.distillation_config import SmallQueryConfig
-
-    return SmallQueryConfig()
-
-
-SECTIONS = (
-    Section("service", "where a process runs, and its limits", Settings, environment=True),
-    Section("retrieval", "what an answer means: the same in training and serving", Hyperparameters, environment=True),
-    Section("training", "of towers; a key that is not given keeps what was chosen for the catalogue", _training),
-    Section("mining", "which lots become hard negatives", _mining),
-    Section("reranker", "how the re-ranker learns", _reranker),
-    Section("distillation", "how `gavel adapt` learns", _distillation),
-    Section("small_query", "how `gavel distill query` learns", _small_query),
-)
-_variables_of_file: set[str] = set()  # of this process, that were set by the file
 
 
 @dataclass(frozen=True)
@@ -137,10 +79,9 @@ class ConfigFile:
         for table in (f"{name}.{key}", name):
             start = re.search(rf"^\s*(\[+\s*{re.escape(table)}\s*\]|{re.escape(table)}\s*=)", self.text, re.M)
             if start is not None:
-                place = (
-                    re.compile(rf"^\s*{re.escape(key)}\s*=", re.M).search(self.text, start.end()) if key and table == name else None
-                )
-                return f":{self.text.count(chr(10), 0, (place or start).end()) + 1}"
+                own = re.compile(rf"^\s*{re.escape(key)}\s*=", re.M).search(self.text, start.end()) if key else None
+                place = own if own and table == name else start
+                return f":{self.text.count(chr(10), 0, place.end()) + 1}"
         return ""
 
     def where(self, name: str, key: str) -> str:
@@ -179,7 +120,6 @@ def use_config(path: Path | None, env: MutableMapping[str, str] = os.environ) ->
             shadowed = variable == PREFIX + "OPENSEARCH_URL" and env.get("OPENSEARCH_URL")
             if not env.get(variable) and not shadowed:
                 env[variable] = text
-                _variables_of_file.add(variable)
 
 
 def configured(default: T, section: str) -> T:
@@ -219,12 +159,11 @@ def check_config(file: ConfigFile) -> int:
 def origin(section: Section, path: str, file: ConfigFile | None, env: Mapping[str, str] = os.environ) -> str:
     """Where the value of a key comes from: its variable's name, "file" or "default"."""
     variable = PREFIX + path.split(".")[0].upper()
-    if section.environment and variable not in _variables_of_file:
-        if env.get(variable):
-            return variable
-        if path == "opensearch_url" and env.get("OPENSEARCH_URL"):
-            return "OPENSEARCH_URL"
-        return "default"
+    of_file = _variables(file, section) if file else {}
+    if section.environment and env.get(variable) and env[variable] != of_file.get(variable):
+        return variable
+    if variable == PREFIX + "OPENSEARCH_URL" and env.get("OPENSEARCH_URL") and not env.get(variable):
+        return "OPENSEARCH_URL"
     given = set(given_keys(file.table(section.name))) if file else set()
     return "file" if any(f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.") for key in given) else "default"
 

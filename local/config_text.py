@@ -7,7 +7,8 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from local.config import FLAGS, NONE, SECTIONS, ConfigFile, Section, origin, with_table
+from local.config import FLAGS, NONE, ConfigFile, origin, with_table
+from local.config_sections import SECTIONS, Section
 
 HEAD = """\
 # Settings of Gavel. A command-line flag outranks a GAVEL_* variable, that this file, that the default.

@@ -244,7 +244,7 @@ def train_reranker(
 
 
 def train_buyers(
-    home: Home, catalog: Path | None, events: Sequence[Path], *, heads: int, epochs: int | None, seed: int, progress: Step
+    home: Home, catalog: Path | None, events: Sequence[Path], *, heads: int | None, epochs: int | None, seed: int, progress: Step
 ) -> "BuyersReport":
     """Train the buyer tower of the live index's tower over the vectors of that tower's newest release.
 
@@ -252,20 +252,20 @@ def train_buyers(
         home: its settings name the index; the tower's folder gets the buyer tower.
         catalog: whose clicks to learn from, where no events are given; None is the newest one.
         events: files of events, or folders of them.
-        heads: of the attention.
-        epochs: over all baskets; None for the usual number.
+        heads: of the attention; None takes what gavel.toml says.
+        epochs: over all baskets; None likewise.
         seed: of the training.
         progress: called with (epochs done, epochs).
     """
-    from models.buyer_training import BuyerTrainingConfig
-    from processing.train_buyers import catalog_events, read_event_rows, train_on_release
+    from models.buyer_config import BuyerTrainingConfig
+    from processing.train_buyers import catalog_events, logged_events, train_on_release
 
-    log = read_event_rows(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
+    log = logged_events(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
     tower_id, shorter = split_tower_id(open_store(home.settings).live().tower_id)
     if shorter:
         raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")
-    config = BuyerTrainingConfig(heads=heads, seed=seed)
-    config = replace(config, epochs=epochs) if epochs else config
+    given = _given({"heads": heads, "epochs": epochs, "seed": seed})
+    config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **given)
     return train_on_release(log, home.release_of_tower(tower_id), home.tower(tower_id), config, progress)
 
 

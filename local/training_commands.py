@@ -61,7 +61,7 @@ def train(
         list[Path] | None,
         typer.Option(help="Train buyers on these events (CSV, NDJSON, parquet) instead of a catalogue's clicks; may be repeated."),
     ] = None,
-    heads: Annotated[int, typer.Option(min=1, max=16, help="Of the attention, for train buyers.")] = 1,
+    heads: Annotated[int | None, typer.Option(min=1, max=16, help="Of the attention, for train buyers; 1.")] = None,
     force: Annotated[bool, typer.Option("--force", help="With --from-events: save the re-ranker even if it is no better.")] = False,
     seed: Seed = 7,
     as_json: Json = False,
@@ -116,7 +116,7 @@ def train(
 
 
 def train_buyers(
-    home: Home, catalog: Path | None, events: list[Path], *, heads: int, epochs: int | None, seed: int, as_json: bool
+    home: Home, catalog: Path | None, events: list[Path], *, heads: int | None, epochs: int | None, seed: int, as_json: bool
 ) -> None:
     """Train the buyer tower over the stored vectors of the live index's tower, and show what held-out baskets say of it."""
     if events and catalog:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.buyer_config import BuyerTrainingConfig
 from models.buyer_data import Basket, pad
 from models.buyer_tower import BuyerAttention
 from models.checkpoints import Checkpoints
@@ -34,39 +35,6 @@ CUTOFF = 50
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
 BUYERS_AT_ONCE = 256
 WARMUP = 0.1
-
-
-@dataclass(frozen=True)
-class BuyerTrainingConfig:
-    """How a buyer tower is trained.
-
-    Attributes:
-        heads: of the attention; 0 trains the weighted average, that is the lots alone.
-        half_life_days: age at which an act counts half in the average; None for never.
-        epochs: over all baskets.
-        batch_size: baskets of a step.
-        targets: lots of a basket that are drawn for a step.
-        random: further negatives of a step, drawn evenly from all lots.
-        rate: peak learning rate of AdamW; warm-up over a tenth, then a cosine.
-        weight_decay: of AdamW.
-        temperature: to start from; it is learned.
-        correct_popularity: subtract log q, estimated from the stream of batches (Yi et al. 2019).
-        own_are_negatives: count lots that the buyer acted on before as negatives when they are not in the basket.
-        seed: of weights, batches and draws.
-    """
-
-    heads: int = 1
-    half_life_days: float | None = None
-    epochs: int = 8
-    batch_size: int = 128
-    targets: int = 4
-    random: int = 512
-    rate: float = 1e-3
-    weight_decay: float = 1e-4
-    temperature: float = 0.07
-    correct_popularity: bool = True
-    own_are_negatives: bool = False
-    seed: int = 7
 
 
 class StoredLots(nn.Module):
@@ -169,19 +137,17 @@ def train_buyers(
     Args:
         lots: stored vectors, or those to be projected; the latter are trained in place.
         train: baskets to learn from.
-        val: baskets that choose the epoch; later in time than those of train.
+        val: baskets that choose the epoch; later in time than those of train. None at all keep the last epoch.
         config: how.
         checkpoint: folder of a checkpoint after every epoch; a run that finds its own there goes on from it, and removes it
             at the end. None keeps none.
         step: called with (epochs done, epochs).
 
     Raises:
-        InvalidInput: there is nothing to learn from or to choose by.
+        InvalidInput: there is nothing to learn from.
     """
-    if not train or not val:
-        raise InvalidInput(
-            f"{len(train)} baskets to train on and {len(val)} to choose by; buyers must have come back in both times"
-        )
+    if not train:
+        raise InvalidInput("there is no basket to train on: nobody came back another day; collect more events")
     torch.manual_seed(config.seed)
     run = _Run(BuyerModel(lots, config), train, val, config)
     checkpoints = Checkpoints(checkpoint, 0.0) if checkpoint else None
@@ -198,7 +164,7 @@ def train_buyers(
     if checkpoints:
         checkpoints.remove()
     run.model.load_state_dict(run.best)
-    best = max(range(len(run.history)), key=lambda number: run.history[number].recall_at_50)
+    best = max(range(len(run.history)), key=lambda number: (run.history[number].recall_at_50, number)) if val else config.epochs
     return BuyerReport(run.model.eval(), run.history, run.losses, best, resumed_at)
 
 
@@ -214,7 +180,7 @@ class _Run:
             self.optimizer, lambda done: learning_rate_factor(min(done / steps, 1.0), WARMUP)
         )
         self.frequency = StreamingFrequency() if config.correct_popularity else None
-        self.history, self.losses = [measure(model.scores(val), val)], list[float]()
+        self.history, self.losses = [self._figures()], list[float]()
         self.best = copy.deepcopy(model.state_dict())
 
     def epoch(self, number: int) -> None:
@@ -225,9 +191,12 @@ class _Run:
         order = random.permutation(len(self.train))
         size = self.config.batch_size
         self.losses.append(fmean(self._step(order[start : start + size], random) for start in range(0, len(order), size)))
-        self.history.append(measure(self.model.scores(self.val), self.val))
+        self.history.append(self._figures())
         if self.history[-1].recall_at_50 >= max(figures.recall_at_50 for figures in self.history):
             self.best = copy.deepcopy(self.model.state_dict())
+
+    def _figures(self) -> Figures:
+        return measure(self.model.scores(self.val), self.val) if self.val else Figures(0.0, 0.0)
 
     def _step(self, rows: NDArray[np.int64], random: np.random.Generator) -> float:
         loss = self._loss([self.train[row] for row in rows], random)

@@ -58,9 +58,10 @@ class Attention:
         logits = lots @ self.context.T + np.outer(np.log(weights), self.weight_share) - np.outer(ages_days / 30, self.fade)
         shares = np.exp(logits - logits.max(axis=0))  # (N, H)
         seen = _unit((shares / shares.sum(axis=0)).T @ lots)  # (H, N) @ (N, D) -> (H, D)
-        average = _unit(WeightedAverage(self.half_life_days).encode(vectors, weights, ages_days)[None])[0]  # (D,)
-        mixed: Vector = average + self.blend @ seen.ravel() + self.bias  # (D,)
-        return _unit(mixed[None])[0]
+        average = WeightedAverage(self.half_life_days).encode(vectors, weights, ages_days).astype(np.float64)  # (D,)
+        mixed = _unit(average[None])[0] + self.blend @ seen.ravel() + self.bias  # (D,)
+        unit: Vector = _unit(mixed[None])[0].astype(np.float32)
+        return unit
 
 
 def load_buyer_tower(folder: Path, tower_id: str = "") -> BuyerTower:

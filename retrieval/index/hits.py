@@ -66,13 +66,15 @@ def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], colu
 
 def top_hits(columns: LotColumns, field: TopField, where: Filter, k: int) -> Hits:
     """The lots with the highest numbers that pass a filter, by descending number, ties by item_id; none without a number."""
-    numbers = columns.numbers(field)
-    slots = np.flatnonzero(columns.allowed(where) & ~np.isnan(numbers))
-    cut = -np.partition(-numbers[slots], k - 1)[k - 1] if len(slots) > k else -np.inf  # a day's lots may all be listed at once,
-    slots = slots[numbers[slots] >= cut]  # so that more than k have the number at the cut
-    found = zip(columns.positions[slots].tolist(), slots.tolist(), numbers[slots].tolist(), strict=True)
-    hits = (Hit(position, columns.item_ids[slot], number) for position, slot, number in found)
-    return heapq.nsmallest(k, hits, key=lambda hit: (-hit.score, hit.item_id))
+    slots = np.flatnonzero(columns.allowed(where))
+    numbers = columns.numbers(field)[slots]
+    slots, numbers = slots[~np.isnan(numbers)], numbers[~np.isnan(numbers)]
+    cut = np.partition(numbers, -k)[-k] if len(numbers) > k else -np.inf
+    best = slots[numbers > cut].tolist()
+    tied = slots[numbers == cut].tolist()  # all lots of a day, where they are listed at once
+    best += heapq.nsmallest(k - len(best), tied, key=columns.item_ids.__getitem__)
+    found = (Hit(int(columns.positions[s]), columns.item_ids[s], float(columns.numbers(field)[s])) for s in best)
+    return sorted(found, key=lambda hit: (-hit.score, hit.item_id))
 
 
 def _kth_highest(scores: NDArray[np.float32], k: int) -> float:

@@ -209,4 +209,4 @@ def test_a_lots_own_photo_is_searched_by_alone_and_with_words(home: Path) -> Non
     note = home / "note.jpg"
     note.write_text("no photo")
     assert "no readable picture" in refusal(home, "search", "--photo", str(note))
-    assert answer(home, "export")["added"] is False
+    assert answer(home, "export", "image")["added"] is False

@@ -44,7 +44,7 @@ def test_an_erased_buyer_stands_in_no_byte_of_the_files(tmp_path: Path) -> None:
     assert store.recent("somebody-else")
 
 
-@pytest.mark.parametrize("damage", [b"no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
+@pytest.mark.parametrize("damage", [b"", b"no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
 def test_a_damaged_file_is_named_with_the_way_out(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "buyers.sqlite"
     path.write_bytes(damage)

@@ -1,30 +1,16 @@
-import csv
 import os
 from pathlib import Path
 
 import pytest
+from emoji_dataset import write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from catalog.emoji import KEYWORD_WEIGHT, NAME_WEIGHT, Emoji, prepare, split_texts
 from catalog.pseudo_queries import fold
 from retrieval.errors import InvalidInput
 from retrieval.item_files import read_items
 from retrieval.items import Item
-
-
-def write_dataset(root: Path, emoji: int = 20) -> Path:
-    """Emoji n with the English and Arabic names n, a keyword of its own and one that all share."""
-    (root / "png72").mkdir(parents=True)
-    with (root / "emoji_en_ar.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "char", "name_en", "keywords_en", "name_ar", "keywords_ar"])
-        for n in range(emoji):
-            Image.new("RGBA", (4, 4)).save(root / "png72" / f"emoji_u{n}.png")
-            row = [f"emoji_u{n}.png", "x", f"Face {n}", f"face|Face {n}|grin {n}", f"وجه {n}", f"وجه|ابتسامة {n}"]
-            table.writerow(row)
-    return root
 
 
 @pytest.fixture

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from local.config import SECTIONS, ConfigFile, check_config, configured, use_config
+from local import pipeline
+from local.config import ConfigFile, check_config, configured, use_config
+from local.config_sections import SECTIONS
 from local.config_text import all_settings, config_text
+from models.buyer_config import BuyerTrainingConfig
 from models.training_config import Stage, TrainingConfig
 from processing.mining_rules import MiningRules
 from retrieval.errors import InvalidSettings
@@ -107,6 +111,8 @@ def test_training_takes_from_the_file_what_it_gives_and_keeps_the_rest(folder):
         [[training.stages]]
         name = "mined"
         hard_negatives = 2
+        [training.buyers]
+        heads = 2
         [reranker]
         max_depth = 6
         few_queries = { depths = [1, 2, 3] }
@@ -121,8 +127,17 @@ def test_training_takes_from_the_file_what_it_gives_and_keeps_the_rest(folder):
     assert made.tower == replace(chosen.tower, dropout=0.1, text=replace(chosen.tower.text, pooling="cls"))
     assert made.augmentation == replace(chosen.augmentation, flip=0.0)
     assert made.stages == (Stage("mined", hard_negatives=2),)
+    assert configured(BuyerTrainingConfig(), "training.buyers") == BuyerTrainingConfig(heads=2)
     assert configured(BoosterParameters(), "reranker") == BoosterParameters(max_depth=6, few_queries=FewQueries(depths=(1, 2, 3)))
     assert configured(MiningRules(), "mining").margin is None
+
+
+def test_a_flag_outranks_the_file(folder):
+    write(folder, "[mining]\ndepth = 40\nper_query = 5\n[training]\nepochs = 3\nbatch_size = 16\n")
+    assert pipeline.mining_rules(depth=20, per_query=None, no_margin=True) == MiningRules(depth=20, per_query=5, margin=None)
+    catalog: Any = SimpleNamespace(name="synthetic")
+    made = pipeline.training_config(catalog, seed=3, text_only=True, changes={"epochs": 9, "batch_size": None})
+    assert (made.epochs, made.batch_size, made.tower.use_image) == (9, 16, False)
 
 
 @pytest.mark.parametrize(

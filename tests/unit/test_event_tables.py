@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.event_tables import table_bytes, write_log
 from catalog import event_batches
 from catalog.event_tables import EventTable, read_event_table
 from retrieval.errors import InvalidInput
@@ -284,3 +285,10 @@ def test_the_order_of_the_rows_does_not_matter(tmp_path_factory, rows, random):
     again = read(log(folder, as_csv(lines)))
     assert acts(again) == acts(table)
     assert np.array_equal(again.buyers, table.buyers)
+
+
+def test_the_log_of_the_benchmark_is_read_without_a_reject(tmp_path):
+    write_log(tmp_path / "events.csv", 2_000)
+    table = read(tmp_path)
+    assert (table.rows, table.rejected) == (2_000, {})
+    assert table_bytes(table) < 2_000 * 20

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trained_booster import ranking_data
 
 from catalog.click_log import click_pairs
 from catalog.folder import Click
@@ -20,6 +21,8 @@ from retrieval.index.bm25 import Bm25Index
 from retrieval.index.hnsw import HnswGraph
 from retrieval.index.opensearch_queries import semantic_body
 from retrieval.photo_search import with_words
+from retrieval.ranker.parameters import BoosterParameters, FewQueries
+from retrieval.ranker.xgboost import fit_booster, fit_few_queries
 from retrieval.schema import index_body
 from retrieval.settings import EventWeights, Hyperparameters, hyperparameters
 
@@ -145,3 +148,13 @@ def test_bm25_weighs_by_the_settings_and_a_snapshot_of_others_is_not_used(having
     assert index_body("tower", 2)["settings"]["index"]["similarity"]["default"]["b"] == 0.0
     with pytest.raises(ValueError, match=r"was written with k1 1\.2 and b 0\.75"):
         Bm25Index.load(tmp_path / "kept")
+
+
+def test_the_re_ranker_learns_by_its_parameters():
+    train, validation = ranking_data(0), ranking_data(1)
+    booster = fit_booster(train, validation, parameters=BoosterParameters(rounds=2, max_depth=1))
+    assert booster._booster.num_boosted_rounds() <= 2
+    assert all(tree.count("leaf") <= 2 for tree in booster._booster.get_dump())
+    few = BoosterParameters(few_queries=FewQueries(depths=(1,), most_steps=20, num_parallel_tree=1))
+    _, choice = fit_few_queries(train, parameters=few)
+    assert (choice.max_depth, choice.rounds) == (1, 20)
