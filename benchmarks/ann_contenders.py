@@ -5,7 +5,7 @@ Each is built and searched in a process of its own (benchmarks.ann_worker), so t
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from retrieval.index.index_spec import IndexSpec
 
 Ids = NDArray[np.int64]
 Ask = Callable[[Vector], Ids]  # one (D,) query -> ids of the nearest, best first
-EFFORTS = {"ef_search": (64, 100, 200, 400), "nprobe": (4, 8, 16, 32, 64, 128)}
+EFFORTS = {"ef_search": (64, 100, 200, 400), "nprobe": (4, 8, 16, 32, 64, 128, 256)}
 BUILD_THREADS = 2
 RIVALS = ("faiss", "hnswlib", "usearch")
 
@@ -96,7 +96,7 @@ class Gavel:
 
     def asker(self, contender: Contender, opened: Any, effort: int, k: int) -> Ask:
         """Search parameters of the effort."""
-        spec = replace(opened.spec, **{contender.spec.effort: effort}) if contender.spec.effort else opened.spec
+        spec = opened.spec.at(effort)
         return lambda query: opened.search(query, k, spec=spec).slots
 
 
@@ -203,7 +203,9 @@ def _hnswlib(dimensions: int) -> Any:
     try:
         import hnswlib
     except ImportError as missing:
-        raise MissingPrerequisite("hnswlib is not installed; `make check` installs it, or leave it out with --rival") from missing
+        raise MissingPrerequisite(
+            "hnswlib is not installed; `make .venv/installed-dev` installs it; --rival names others"
+        ) from missing
     return hnswlib.Index(space="ip", dim=dimensions)
 
 
@@ -211,5 +213,7 @@ def _usearch(dimensions: int, spec: IndexSpec) -> Any:
     try:
         from usearch.index import Index
     except ImportError as missing:
-        raise MissingPrerequisite("usearch is not installed; `make check` installs it, or leave it out with --rival") from missing
+        raise MissingPrerequisite(
+            "usearch is not installed; `make .venv/installed-dev` installs it; --rival names others"
+        ) from missing
     return Index(ndim=dimensions, metric="ip", dtype="f32", connectivity=spec.m)

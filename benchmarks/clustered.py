@@ -1,8 +1,8 @@
 """Vectors that lie together as those of real lots do, as many as a benchmark asks for, from a seed.
 
 Kinds of lots are points on the sphere; a lot is its kind, moved. Both are drawn along axes whose scale falls with the root of their
-number, as the principal axes of real embeddings do. With 25 lots a kind the local intrinsic dimension (Levina and Bickel, NIPS 2004,
-50 neighbours) is about that of a real release, which is what makes a search easy or hard.
+number, as the principal axes of real embeddings do. With 25 lots a kind the local intrinsic dimension (Levina and Bickel, NIPS
+2004, 50 neighbours) is about that of a real release, which is what makes a search easy or hard.
 """
 
 from collections.abc import Iterator
@@ -32,9 +32,7 @@ def clustered(count: int, dimensions: int, seed: int, *, of: int | None = None, 
     scale = (1 / np.arange(1, dimensions + 1) ** FALLING).astype(np.float32)
     scale /= np.linalg.norm(scale)
     turned = np.linalg.qr(kinds_rng.standard_normal((dimensions, dimensions)))[0].astype(np.float32)  # axes mean nothing
-    kinds = to_unit_length(
-        kinds_rng.standard_normal((max((of or count) // LOTS_A_KIND, 1), dimensions), dtype=np.float32) * scale
-    )
+    kinds = to_unit_length(kinds_rng.standard_normal((max((of or count) // LOTS_A_KIND, 1), dimensions), dtype=np.float32) * scale)
     for start in range(0, count, BATCH):
         size = min(BATCH, count - start)
         moves = MOVED * rng.standard_normal((size, dimensions), dtype=np.float32) * scale

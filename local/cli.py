@@ -17,8 +17,9 @@ from local.cost_command import cost
 from local.distill_commands import distill_app
 from local.evaluation_commands import compare, evaluate
 from local.export_commands import export_app
+from local.index_commands import index_app
 from local.node_commands import down, up
-from local.release_commands import embed, index
+from local.release_commands import embed
 from local.serve_command import serve
 from local.training_commands import adapt, mine, train
 from local.tuning_commands import tune_app
@@ -35,9 +36,9 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(distill_app, name="distill")
 app.add_typer(export_app, name="export")
+app.add_typer(index_app, name="index")
 app.add_typer(tune_app, name="tune")
 app.command()(embed)
-app.command()(index)
 app.command()(serve)
 app.command()(up)
 app.command()(down)

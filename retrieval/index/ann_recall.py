@@ -84,7 +84,7 @@ def tune(index: AnnIndex, queries: Vector, cut: Cut, k: int, wanted: float) -> T
         return mean_recall(index, queries, cut, k, spec)
 
     base, effort = index.spec, index.spec.effort
-    most = replace(base, **{effort: _most_effort(base)}) if effort else base
+    most = base.at(_most_effort(base))
     spec, recall = most, 0.0
     for rescore in (base.rescore,) if base.keeps_vectors else RESCORES:
         spec = replace(most, rescore=rescore)
@@ -103,7 +103,7 @@ def _least_effort(
     """Double from the least until it is enough, then halve the way between, to within an eighth."""
     enough, best, small, trial = getattr(spec, effort), recall, 0, least
     while enough - small > max(1, enough // 8) and trial < enough:
-        tried = measured(replace(spec, **{effort: trial}))
+        tried = measured(spec.at(trial))
         if tried >= wanted:
             enough, best = trial, tried
             if trial == least:
@@ -111,7 +111,7 @@ def _least_effort(
         else:
             small = trial
         trial = min(2 * small, (small + enough) // 2)
-    return Tuned(replace(spec, **{effort: enough}), best, True)
+    return Tuned(spec.at(enough), best, True)
 
 
 def _most_effort(spec: IndexSpec) -> int:

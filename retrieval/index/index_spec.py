@@ -112,6 +112,12 @@ class IndexSpec:
         """The parameter that trades recall for time; None where a search compares with every vector."""
         return EFFORT.get(self.family)
 
+    def at(self, effort: int) -> "IndexSpec":
+        """The same with another effort; itself where the family has none."""
+        if self.effort == "ef_search":
+            return replace(self, ef_search=effort)
+        return replace(self, nprobe=effort) if self.effort == "nprobe" else self
+
     @property
     def candidates(self) -> int:
         """How many candidates are fetched for every one that is wanted."""
@@ -162,3 +168,10 @@ class IndexSpec:
         if "nlist" in names:
             return sized.nlist
         return self.ef_construction * self.m if "m" in names else 0
+
+
+def default_specs(dimensions: int) -> list[IndexSpec]:
+    """One spec of every family for vectors of so many numbers; product codes have a byte for every two of them."""
+    halves = max(dimensions // 2, 1)
+    parts = halves if dimensions % halves == 0 else 1
+    return [IndexSpec(family, pq_m=parts, rescore=4 if "pq" in family else 2) for family in FAMILIES]
