@@ -104,7 +104,14 @@ class AnnResult:
     def calibration(self, made_by: str) -> Calibration:
         """The points of Gavel's own indices, for `gavel index advise`."""
         rows = [
-            Measured(str(IndexSpec.parse(seen.spec).at(point.effort)), seen.items, seen.dimensions, point.recall, point.p50_ms, seen.build_s)
+            Measured(
+                str(IndexSpec.parse(seen.spec).at(point.effort)),
+                seen.items,
+                seen.dimensions,
+                point.recall,
+                point.p50_ms,
+                seen.build_s,
+            )
             for seen in self.standings
             for point in seen.points
             if seen.build_s is not None and seen.library == "gavel"
