@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.base import OVERFETCH, Vector
 from retrieval.index.hnsw import BLOCK_ROWS, TIE_MARGIN, Slots
-from retrieval.index.index_spec import IndexSpec
+from retrieval.index.index_spec import POINTS_A_CENTROID, IndexSpec
 from retrieval.index.lot_columns import Mask
 
 INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"
 ROWS_A_STEP = 10_000  # added between two steps of a progress bar
 SAMPLE_SEED = 7
 CHECKED_BYTES = 1 << 20
-OPQ_ROUNDS = 10  # of turning and coding in turns; FAISS's 50 take minutes and gain next to nothing here
+OPQ_ROUNDS, OPQ_SAMPLE = 5, 10_000  # of turning and coding in turns; FAISS's 50 rounds of 65,536 vectors take minutes
 FACTORY = {  # np: without the polysemous codes that nothing here reads, and that take minutes
     "flat": "Flat",
     "fp16": "SQfp16",
@@ -271,7 +271,10 @@ def _trained(spec: IndexSpec, vectors: Vector) -> Any:
     index: Any = _faiss.index_factory(dimensions, f"PCA{spec.pca},{described}" if spec.pca else described, metric)
     inner = _faiss.downcast_index(index.index) if spec.pca or spec.family == "opq_ivf_pq" else _faiss.downcast_index(index)
     if spec.family == "opq_ivf_pq":
-        _faiss.downcast_VectorTransform(index.chain.at(0)).niter = OPQ_ROUNDS
+        turn = _faiss.downcast_VectorTransform(index.chain.at(0))
+        turn.niter, turn.max_train_points = OPQ_ROUNDS, OPQ_SAMPLE
+    if hasattr(inner, "pq"):
+        inner.pq.cp.max_points_per_centroid = POINTS_A_CENTROID
     if hasattr(inner, "hnsw"):
         inner.hnsw.efConstruction = spec.ef_construction
     if hasattr(inner, "nlist"):

@@ -27,8 +27,6 @@ PARAMETERS: Mapping[Family, tuple[str, ...]] = {
     "hnsw": GRAPH,
     "hnsw_sq8": (*GRAPH, "rescore"),
 }
-EFFORT: Mapping[Family, str] = {family: "ef_search" if "m" in names else "nprobe" for family, names in PARAMETERS.items()
-                                if "m" in names or "nlist" in names}  # fmt: skip
 ZERO_ALLOWED = ("nlist", "pca")  # 0 leaves the first to the number of vectors, and cuts nothing with the second
 
 POINTS_A_CENTROID = 64  # of a training sample; FAISS's k-means warns below 39 and looks at no more than 256
@@ -110,7 +108,7 @@ class IndexSpec:
     @property
     def effort(self) -> str | None:
         """The parameter that trades recall for time; None where a search compares with every vector."""
-        return EFFORT.get(self.family)
+        return next((name for name in ("ef_search", "nprobe") if name in PARAMETERS[self.family]), None)
 
     def at(self, effort: int) -> "IndexSpec":
         """The same with another effort; itself where the family has none."""
