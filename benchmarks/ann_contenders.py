@@ -77,10 +77,10 @@ class Gavel:
     """retrieval.index.families: mapped from the disk, answers in the order of exact cosines."""
 
     def build(self, contender: Contender, vectors: Vector, folder: Path) -> None:
-        """As families.build() does, in steps."""
+        """As family_build.build() does, in steps."""
         import faiss
 
-        from retrieval.index.families import build
+        from retrieval.index.family_build import build
 
         faiss.omp_set_num_threads(BUILD_THREADS)
         build(contender.spec, np.array_split(vectors, max(1, len(vectors) // 50_000)), vectors.shape[1], folder)
