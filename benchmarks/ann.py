@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ann_contenders import BUILD_THREADS, Contender
+from benchmarks.ann_contenders import BUILD_THREADS, Contender, K
 from benchmarks.machine import describe_machine
 from processing.runs import Counter, Progress, summarise_ms
 from retrieval.errors import IndexUnavailable
@@ -25,7 +25,6 @@ from retrieval.index.base import Vector
 from retrieval.index.index_advice import Calibration, Measured
 from retrieval.index.index_spec import IndexSpec
 
-K = 50
 VECTORS, QUERIES = "vectors.npy", "queries.npy"
 
 

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import MissingPrerequisite
-from retrieval.index.base import Vector
+from retrieval.index.base import OVERFETCH, Vector
 from retrieval.index.index_spec import IndexSpec
 
 Ids = NDArray[np.int64]
 Ask = Callable[[Vector], Ids]  # one (D,) query -> ids of the nearest, best first
+K = 50
 EFFORTS = {"ef_search": (64, 100, 200, 400), "nprobe": (4, 8, 16, 32, 64, 128, 256)}
 BUILD_THREADS = 2
 RIVALS = ("faiss", "hnswlib", "usearch")
@@ -43,7 +44,10 @@ class Contender:
     @property
     def efforts(self) -> tuple[int, ...]:
         """The values of the family's effort that are measured; one of no meaning where there is none."""
-        return EFFORTS[self.spec.effort] if self.spec.effort else (0,)
+        if self.spec.effort is None:
+            return (0,)
+        least = K * self.spec.candidates + OVERFETCH if self.spec.effort == "ef_search" else 1  # what a beam must bring
+        return tuple(sorted({max(effort, least) for effort in EFFORTS[self.spec.effort]}))
 
     @property
     def folder(self) -> str:

@@ -21,8 +21,8 @@ import typer
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import OpenSearchException
 
-from benchmarks.ann import K, run_benchmark
-from benchmarks.ann_contenders import contenders
+from benchmarks.ann import run_benchmark
+from benchmarks.ann_contenders import K, contenders
 from benchmarks.ann_data import release_vectors, synthetic_vectors
 from benchmarks.machine import describe_machine
 from local import opensearch_node
@@ -81,7 +81,7 @@ def embedded_specs(dimensions: int) -> list[IndexSpec]:
 
 
 def embedded(vectors: Vector, queries: Vector, folder: Path) -> list[Row]:
-    """Every spec with and without scoring again, at HNSW_EF_SEARCH where it has a graph."""
+    """Every spec with and without scoring again, at HNSW_EF_SEARCH or the least beam that brings enough where it has a graph."""
     specs, rows = embedded_specs(vectors.shape[1]), []
     with progress("embedded indices") as built:
         standings = run_benchmark(vectors, queries, contenders(specs, ("faiss",)), folder, rounds=2, on_built=built)
@@ -89,7 +89,7 @@ def embedded(vectors: Vector, queries: Vector, folder: Path) -> list[Row]:
         spec = IndexSpec.parse(seen.spec)
         if seen.library == "faiss" and spec.keeps_vectors:
             continue  # nothing to score again, and so nothing to compare
-        point = next(point for point in seen.points if point.effort in (0, HNSW_EF_SEARCH))
+        point = next(point for point in seen.points if not point.effort or point.effort >= HNSW_EF_SEARCH)
         way = f"{spec.family}{f' of {spec.pca} axes' if spec.pca else ''}{f', {spec.pq_m} codes' if 'pq' in spec.family else ''}"
         again = "" if spec.keeps_vectors else ", scored again" if seen.library == "gavel" else ", as it is"
         size = seen.file_bytes / seen.items

@@ -1,16 +1,16 @@
-"""Which family for how many items in how much memory: byte formulas, and recall and time from a measured table.
+"""Which family for how many items in how much memory: byte formulas, and effort and time from a measured table.
 
-calibration.json beside this file was made by the command that it names. Between and beyond its sizes, time grows as a power of the
-items and the share of what is missed likewise, both fitted; beyond them that is an estimate and is marked as one.
+calibration.json beside this file was made by the command that it names. At each of its sizes the effort and the time of the wanted
+recall are read between the points that were measured. From size to size both grow as powers of the items, fitted, and kept within
+what the algorithms can do, since few sizes on a busy machine show noise; beyond the measured sizes that is an estimate and is marked.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,25 @@ from retrieval.index.index_spec import FAMILIES, IndexSpec
 CALIBRATION = Path(__file__).with_name("calibration.json")
 HEADROOM = 0.9  # of the memory; the rest is the process's own, and what the system needs
 LEAST_MISSED = 1e-4  # what is missed by less than this, 100 queries do not show
+LEAST_WAY = -1.0  # how far below the least effort that was measured the line is followed, in steps between two points
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Least and most power of the items with which something grows at equal recall."""
+
+    effort: tuple[float, float]
+    p50: tuple[float, float]
+    build: tuple[float, float]
+
+
+# Lists are as many as the root of the items and as long; a graph's beam meets a logarithm of them (Malkov and Yashunin)
+GROWTH: Mapping[str | None, Growth] = {
+    None: Growth((0, 0), (1, 1), (0.5, 1)),
+    "nprobe": Growth((0, 0.5), (0.5, 1), (1, 1.5)),
+    "ef_search": Growth((0, 0.3), (0.1, 0.5), (1, 1.3)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +103,10 @@ class Advice:
 
     Attributes:
         family: see IndexSpec.
-        spec: the quickest parameters of enough recall; those of most recall where none is enough.
+        spec: with the effort that the recall is expected to take; to be tuned on the vectors themselves.
         memory_bytes: of the index.
         disk_bytes: of its files, full vectors to score from included.
-        recall: @50, expected.
+        recall: @50, expected at that effort.
         p50_ms: expected of single queries on one thread, all of the index in memory.
         build_hours: expected with two threads.
         estimated: whether these lie beyond the sizes that were measured.
@@ -120,14 +138,10 @@ def advise(calibration: Calibration, items: int, dimensions: int, memory_bytes: 
         memory_bytes: that the index and its process may take.
         recall: wanted @50, in (0, 1].
     """
-    lines: dict[str, dict[str, list[Measured]]] = {}
+    lines: dict[str, list[Measured]] = {}
     for row in calibration.measured:
-        lines.setdefault(IndexSpec.parse(row.spec).family, {}).setdefault(row.spec, []).append(row)
-    found = [
-        _of_family([_expected(rows, items, dimensions, memory_bytes, recall) for rows in lines[family].values()])
-        for family in FAMILIES
-        if family in lines
-    ]
+        lines.setdefault(IndexSpec.parse(row.spec).family, []).append(row)
+    found = [_expected(lines[family], items, dimensions, memory_bytes, recall) for family in FAMILIES if family in lines]
     return sorted(found, key=lambda advice: (bool(advice.why_not), not advice.fits, advice.p50_ms))
 
 
@@ -168,51 +182,79 @@ def parse_items(text: str) -> int:
     return int(number)
 
 
-def _of_family(expected: list[Advice]) -> Advice:
-    enough = [advice for advice in expected if advice.reaches]
-    if enough:
-        return min(enough, key=lambda advice: advice.p50_ms)
-    return max(expected, key=lambda advice: advice.recall)
-
-
-def _expected(rows: list[Measured], items: int, dimensions: int, memory_bytes: int, recall: float) -> Advice:
-    spec, rows = IndexSpec.parse(rows[0].spec), sorted(rows, key=lambda row: row.items)
-    if "pq" in spec.family:  # codes grow with the vectors, as long as the parts stay equal
-        parts = max(1, round(spec.pq_m * dimensions / rows[0].dimensions))
-        spec = replace(spec, pq_m=parts if dimensions % parts == 0 else math.gcd(parts, dimensions))
-    longer = dimensions / rows[0].dimensions
-    missed = 1 - min(_fitted([(row.items, max(1 - row.recall, LEAST_MISSED)) for row in rows], items, 0), 1.0)
-    if items > rows[-1].items:
-        missed = min(missed, rows[-1].recall)  # more items never make it easier to find them
-    expected = round(missed, 4)
-    growth = {"ef_search": 0.2, "nprobe": 0.5, None: 1.0}[spec.effort]
-    p50_ms = _fitted([(row.items, row.p50_ms) for row in rows], items, growth) * longer
-    hours = _fitted([(row.items, max(row.build_s, 1e-3)) for row in rows], items, 1.0) * longer / 3600
+def _expected(rows: Sequence[Measured], items: int, dimensions: int, memory_bytes: int, recall: float) -> Advice:
+    """What is expected of the family that all rows are of."""
+    sizes = {size: [row for row in rows if row.items == size] for size in sorted({row.items for row in rows})}
+    at_recall = {size: _at_recall(of_size, recall) for size, of_size in sizes.items()}
+    reaches = all(at_recall.values())
+    best = {size: max(of_size, key=lambda row: row.recall) for size, of_size in sizes.items()}
+    points = {size: at_recall[size] or (_effort(best[size]), best[size].p50_ms) for size in sizes}
+    kind, longer = IndexSpec.parse(rows[0].spec).effort, dimensions / rows[0].dimensions
+    grown = GROWTH[kind]
+    effort = _grown([(size, point[0]) for size, point in points.items()], items, *grown.effort) if kind else 0
+    p50_ms = _grown([(size, point[1]) for size, point in points.items()], items, *grown.p50) * longer
+    build_s = _grown([(size, best[size].build_s) for size in sizes], items, *grown.build) * longer
+    spec = _fit(IndexSpec.parse(rows[0].spec), rows[0].dimensions, dimensions).sized(items).at(max(math.ceil(effort), 1))
+    reached = min(row.recall for row in best.values())
+    expected = recall if reaches and kind else reached
     needed = spec.index_bytes(items, dimensions)
-    fits, reaches = needed <= HEADROOM * memory_bytes, expected >= recall
+    fits = needed <= HEADROOM * memory_bytes
     against = [] if fits else [f"needs {needed / 1e9:,.1f} GB of the {HEADROOM * memory_bytes / 1e9:,.1f} that may be used"]
-    against += [] if reaches else [f"recall {expected:.3f} at most, with what was measured"]
+    against += [] if reaches else [f"recall {reached:.3f} at most, with what was measured"]
     return Advice(
         spec.family,
-        str(spec.sized(items)),
+        str(spec),
         needed,
         spec.disk_bytes(items, dimensions),
-        expected,
+        round(expected, 4),
         float(f"{p50_ms:.3g}"),
-        float(f"{hours:.3g}"),
-        items > rows[-1].items or items < rows[0].items or dimensions != rows[0].dimensions,
+        float(f"{build_s / 3600:.3g}"),
+        not min(sizes) <= items <= max(sizes) or dimensions != rows[0].dimensions,
         fits,
         reaches,
         "; ".join(against),
     )
 
 
-def _fitted(pairs: Iterable[tuple[int, float]], items: int, growth: float) -> float:
-    """a * items ** b through measured (size, value); b is `growth` where one size alone was measured."""
-    sizes, values = (np.log(column) for column in zip(*pairs, strict=True))
-    if len(sizes) > 1:
-        growth, level = np.polyfit(sizes, values, 1)
-    else:
-        level = float(values[0]) - growth * float(sizes[0])
-    fitted: Any = math.exp(level + growth * math.log(items))
-    return float(fitted)
+def _fit(spec: IndexSpec, measured: int, dimensions: int) -> IndexSpec:
+    """The same for vectors of another length: product codes grow with them, as long as the parts stay equal."""
+    if "pq" not in spec.family:
+        return spec
+    parts = max(1, round(spec.pq_m * dimensions / measured))
+    return replace(spec, pq_m=parts if dimensions % parts == 0 else math.gcd(parts, dimensions))
+
+
+def _effort(row: Measured) -> float:
+    spec = IndexSpec.parse(row.spec)
+    return float(getattr(spec, spec.effort)) if spec.effort else 1.0
+
+
+def _at_recall(rows: Sequence[Measured], recall: float) -> tuple[float, float] | None:
+    """(effort, p50) of a recall at one size, on the line between the points around it; None where none reaches it.
+
+    What is missed falls as a power of the effort, so the line is one of logarithms.
+    """
+    ordered = sorted(rows, key=_effort)
+    first = next((place for place, row in enumerate(ordered) if row.recall >= recall), None)
+    if first is None:
+        return None
+    if len(ordered) == 1:
+        return _effort(ordered[0]), ordered[0].p50_ms
+    low, high = ordered[max(first - 1, 0)], ordered[max(first, 1)]
+    missed = [math.log(max(1 - row.recall, LEAST_MISSED)) for row in (low, high)]
+    wanted = math.log(max(1 - recall, LEAST_MISSED))
+    way = (wanted - missed[0]) / (missed[1] - missed[0]) if missed[1] < missed[0] else 0.0
+    way = min(max(way, LEAST_WAY), 1.0)
+
+    def between(one: float, other: float) -> float:
+        return math.exp(math.log(one) + way * (math.log(other) - math.log(one)))
+
+    return between(_effort(low), _effort(high)), between(low.p50_ms, high.p50_ms)
+
+
+def _grown(pairs: Sequence[tuple[int, float]], items: int, least: float, most: float) -> float:
+    """A measured value at another size: from the nearest measured one by the fitted power, within bounds."""
+    sizes, values = [math.log(size) for size, _ in pairs], [math.log(max(value, 1e-3)) for _, value in pairs]
+    slope = float(np.polyfit(sizes, values, 1)[0]) if len(pairs) > 1 else (least + most) / 2
+    nearest = min(range(len(pairs)), key=lambda place: abs(sizes[place] - math.log(items)))
+    return math.exp(values[nearest] + min(max(slope, least), most) * (math.log(items) - sizes[nearest]))
