@@ -143,8 +143,8 @@ class AnnResult:
 
     def bars(self) -> dict[str, Any]:
         """What the largest size says of the bars: the graph beside plain faiss, the smallest index of recall .97."""
-        seen = {standing.name: standing for standing in self.largest()}
-        ours, plain = seen.get("gavel hnsw"), seen.get("faiss hnsw")
+        seen = self.largest()
+        ours, plain = (next((one for one in seen if one.name == f"{library} hnsw"), None) for library in ("gavel", "faiss"))
         said: dict[str, Any] = {}
         if ours and plain and (point := ours.least(0.99)):
             beside = next(other for other in plain.points if other.effort == point.effort)
@@ -156,7 +156,7 @@ class AnnResult:
                 "p50_over_faiss": round(float(np.median(ratios)), 3),
                 "resident_gb": round(ours.resident_bytes / 1e9, 3),
             }
-        small = [(standing, point) for standing in seen.values() if standing.library == "gavel" and (point := standing.least(0.97))]
+        small = [(standing, point) for standing in seen if standing.library == "gavel" and (point := standing.least(0.97))]
         if small:
             standing, point = min(small, key=lambda pair: pair[0].file_bytes)
             said["quantised"] = {

@@ -9,6 +9,7 @@ import typer
 from local.command_options import Json, Seed, print_json
 from local.console import console, notes, progress, show_table
 from local.home import Home
+from retrieval.errors import InvalidInput
 from retrieval.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def ann(
     sizes: Annotated[str, typer.Option(help="Several numbers of them, with commas, to see how cost grows: 10000,100000.")] = "",
     dimensions: Annotated[int, typer.Option(min=8, help="Of synthetic vectors.")] = 128,
     spec: Annotated[list[str] | None, typer.Option(help="Such as hnsw:m=16; may be repeated. Every family by default.")] = None,
-    rival: Annotated[list[str] | None, typer.Option(help="faiss, hnswlib or usearch; may be repeated. All by default.")] = None,
+    rival: Annotated[list[str] | None, typer.Option(help="faiss, hnswlib, usearch; gavel for none. All by default.")] = None,
     queries: Annotated[int, typer.Option(min=20, help="Different ones.")] = 300,
     rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries, in turns.")] = 3,
     seed: Seed = 7,
@@ -36,6 +37,7 @@ def ann(
     from benchmarks.ann_contenders import RIVALS, contenders
     from benchmarks.ann_data import release_vectors, synthetic_vectors
     from benchmarks.ann_plot import plot as draw
+    from retrieval.index.index_advice import parse_items
     from retrieval.index.index_spec import IndexSpec, default_specs
 
     home = Home(Settings.from_env())
@@ -43,9 +45,11 @@ def ann(
         data, drawn, counts = release_vectors(home.release(release), queries, RELEASE_QUERIES)
     else:
         data, drawn = synthetic_vectors(dimensions, queries, seed)
-        counts = [int(size) for size in sizes.split(",") if size.strip()] or [lots]
+        counts = [parse_items(size) for size in sizes.split(",") if size.strip()] or [lots]
     wanted = [IndexSpec.parse(text) for text in spec or []]
     rivals = tuple(rival) if rival else RIVALS
+    if unknown := set(rivals) - {*RIVALS, "gavel"}:
+        raise InvalidInput(f"there is no rival {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}, and gavel for none")
     with progress("build") as built, progress("ask") as asked:
         result = bench.run_sizes(
             data,

@@ -13,6 +13,7 @@ from benchmarks.ann_data import synthetic_vectors
 from benchmarks.ann_plot import pareto_front
 from benchmarks.clustered import clustered, clustered_queries
 from local.cli import app
+from retrieval.errors import InvalidInput
 from retrieval.index.index_advice import Calibration
 from retrieval.index.index_spec import IndexSpec
 
@@ -100,3 +101,13 @@ def test_gavel_bench_ann_prints_json_draws_a_picture_and_writes_a_calibration(
     ]
     assert Path(said["plot"]).read_bytes().startswith(b"\x89PNG")
     assert {row.items for row in Calibration.load(tmp_path / "table.json").measured} == {1_000, 2_000}
+
+
+@pytest.mark.parametrize("wrong", [["--rival", "annoy"], ["--sizes", "many"], ["--spec", "tree"]])
+def test_what_cannot_be_measured_is_refused_before_anything_is_built(
+    wrong: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAVEL_HOME", str(tmp_path))
+    told = CliRunner().invoke(app, ["bench", "ann", *wrong])
+    assert isinstance(told.exception, InvalidInput)
+    assert list(tmp_path.iterdir()) == []
