@@ -2,7 +2,7 @@
 
 calibration.json beside this file was made by the command that it names. At each of its sizes the effort and the time of the wanted
 recall are read between the points that were measured. From size to size both grow as powers of the items, fitted, and kept within
-what the algorithms can do, since few sizes on a busy machine show noise; beyond the measured sizes that is an estimate and is marked.
+what the algorithms can do, since few sizes on a busy machine show noise; beyond the measured sizes that is an estimate, and marked.
 """
 
 import json
