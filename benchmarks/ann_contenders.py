@@ -19,7 +19,7 @@ from retrieval.index.index_spec import IndexSpec
 Ids = NDArray[np.int64]
 Ask = Callable[[Vector], Ids]  # one (D,) query -> ids of the nearest, best first
 K = 50
-EFFORTS = {"ef_search": (64, 100, 200, 400), "nprobe": (4, 8, 16, 32, 64, 128, 256)}
+EFFORTS = {"ef_search": (64, 100, 200, 400, 800), "nprobe": (4, 8, 16, 32, 64, 128, 256, 512)}
 BUILD_THREADS = 2
 RIVALS = ("faiss", "hnswlib", "usearch")
 
