@@ -24,7 +24,7 @@ from local.http_server import served_in_thread
 from processing.runs import Counter, Latency, Progress, summarise_ms
 from retrieval.buyers import BuyerTower
 from retrieval.errors import GavelError, TowerError
-from retrieval.events import EVENT_WEIGHTS
+from retrieval.events import EVENT_TYPES
 from retrieval.index.base import IndexStore, utc_now
 from retrieval.schema import HNSW_EF_SEARCH
 from retrieval.search import MAX_INTERACTIONS, SearchService
@@ -132,11 +132,15 @@ def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[
         seed: of the draw.
     """
     rng, now = np.random.default_rng(seed), utc_now()
-    kinds = list(EVENT_WEIGHTS)
+    kinds = EVENT_TYPES
 
     def act() -> Act:
         moment = now - timedelta(minutes=int(rng.integers(1, 43_200)))
-        return {"item_id": item_ids[rng.integers(len(item_ids))], "event_type": kinds[rng.integers(len(kinds))], "timestamp": moment.isoformat()}
+        return {
+            "item_id": item_ids[rng.integers(len(item_ids))],
+            "event_type": kinds[rng.integers(len(kinds))],
+            "timestamp": moment.isoformat(),
+        }
 
     lengths = np.clip(rng.lognormal(np.log(12), 1.2, buyers), 1, MAX_INTERACTIONS).astype(int)
     return [[act() for _ in range(length)] for length in lengths]

@@ -33,6 +33,7 @@ from retrieval.index.faiss import FaissStore
 from retrieval.items import Item
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import FEATURES, feature_matrix
+from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.sagemaker import EndpointRanker
 from retrieval.ranker.xgboost import BoosterRanker, RankingData, fit_booster
 from retrieval.schema import document_of
@@ -125,7 +126,7 @@ def trained_on_chance() -> BoosterRanker:
     rng = np.random.default_rng(7)
     features = [rng.random((50, len(FEATURES)), dtype=np.float32) for _ in range(60)]
     data = RankingData(features, [rng.integers(0, 4, 50).astype(np.float32) for _ in features])
-    return fit_booster(data, data, rounds=ROUNDS, patience=ROUNDS)
+    return fit_booster(data, data, parameters=BoosterParameters(rounds=ROUNDS, early_stopping_rounds=ROUNDS))
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
 from retrieval.errors import InvalidInput
 from retrieval.events import ALIASES as EVENT_ALIASES
-from retrieval.events import EVENT_WEIGHTS, parse_interaction
+from retrieval.events import EVENT_TYPES, event_weight, parse_interaction
 from retrieval.item_files import find_item_files, numbered_items, numbered_rows
 from retrieval.items import Item, Reject, first_value
 
@@ -197,8 +197,8 @@ def click_pairs(clicks: Iterable[Click]) -> list[TrainingPair]:
     spelt: dict[str, str] = {}
     for click in clicks:
         query = spelt.setdefault(fold(click.query), click.query)
-        weights[query, click.item_id].append(EVENT_WEIGHTS[click.event_type] if click.event_type else 0.0)
-    heaviest = max(EVENT_WEIGHTS.values())
+        weights[query, click.item_id].append(event_weight(click.event_type) if click.event_type else 0.0)
+    heaviest = max(map(event_weight, EVENT_TYPES))
     return [TrainingPair(query, item_id, sum(w) / len(w) / heaviest) for (query, item_id), w in weights.items() if sum(w)]
 
 
@@ -234,7 +234,7 @@ def _split_data(split: str, clicks: Sequence[Click]) -> SplitData:
 
 def _furthest(one: Click, other: Click) -> Click:
     """Two rows of one impression as one."""
-    steps: list[str | None] = [None, *sorted(EVENT_WEIGHTS, key=EVENT_WEIGHTS.__getitem__)]
+    steps: list[str | None] = [None, *EVENT_TYPES]
     return replace(
         one, event_type=max(one.event_type, other.event_type, key=steps.index), position=min(one.position, other.position)
     )

@@ -1,4 +1,4 @@
-"""Emoji as a catalogue: pictures, English texts, and queries in English and Arabic, which a multilingual tower must bring together.
+"""Emoji as a catalogue: pictures, texts and queries in English and Arabic, which a multilingual tower must bring together.
 
 Pictures of Noto Emoji; names and keywords of the Unicode CLDR, translated by its contributors.
 """
@@ -6,7 +6,7 @@ Pictures of Noto Emoji; names and keywords of the Unicode CLDR, translated by it
 import csv
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from catalog.folder import (
 from catalog.pseudo_queries import fold
 from catalog.query_splits import deal
 from retrieval.errors import InvalidInput
-from retrieval.items import Item
+from retrieval.items import Item, item_text
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,14 @@ EXAMPLE_QUERIES = ("grinning face", "birthday cake", "وجه بابتسامة ع
 TABLE = "emoji_en_ar.csv"
 PICTURES = "png72"
 LAYOUT = f"{TABLE} and the folder {PICTURES}/"
-ITEMS_FILE = "emoji.parquet"
+TRAIN_FILE, HELD_OUT_FILE = "emoji-train.parquet", "emoji-held-out.parquet"
 LANGUAGES = ("en", "ar")
+EITHER = "either"
+LISTED_IN = (*LANGUAGES, EITHER)
 SHARES: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the emoji
 NAME_GRADE, KEYWORD_GRADE = 3, 2
 NAME_WEIGHT, KEYWORD_WEIGHT = 1.0, 0.5
+LIST_COMMA = {"en": ", ", "ar": "، "}
 _COLUMNS = ("file", "name_en", "keywords_en", "name_ar", "keywords_ar")
 
 
@@ -63,32 +66,41 @@ class Emoji:
         return KEYWORD_GRADE if text in map(fold, self.keywords[language]) else 0
 
 
-def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
+def prepare(data: Path, folder: Path, *, seed: int = 7, listed_in: str = "en") -> CatalogFolder:
     """Turn the emoji into a catalogue; the pictures stay where they are.
 
     Args:
         data: the folder of the table and the pictures.
         folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
-        seed: deals the emoji into train, val and test.
+        seed: deals the emoji into train, val and test, and lots into languages.
+        listed_in: one of LISTED_IN, the language of titles and descriptions. EITHER is a shop of two languages: each lot is listed
+            in one, and training shows every query its lots in each.
 
     Returns:
-        The catalogue. Every split searches all emoji. The queries of one emoji stand in one split: a text that emoji of
-        several splits share ("face") is asked in the first of train, test, val alone, and trains for train emoji only.
-        Query ids begin with the language: "en/…", "ar/…".
+        The catalogue. Val and test search all emoji; train knows those of train alone. The queries of one emoji stand in one
+        split: a text that emoji of several splits share ("face") is asked in the first of train, test, val alone, and trains for
+        train emoji only. Query ids begin with the language: "en/…", "ar/…".
 
     Raises:
-        InvalidInput: the data set is not there or damaged; pictures that lack are logged and their emoji left out.
+        InvalidInput: the data set is not there or damaged, or there is no such language; pictures that lack are logged and their
+            emoji left out.
     """
+    if listed_in not in LISTED_IN:
+        raise InvalidInput(f"emoji are listed in {', '.join(LISTED_IN)}, not in {listed_in!r}")
     emoji = read_emoji(Path(data).absolute())
     split_of = deal((each.item_id for each in emoji), SHARES, seed)
     asked = split_texts(emoji, split_of)
+    language_of = _languages(emoji, listed_in, seed)
     with replace_folder(folder) as building:
-        write_items(building / ITEMS_FOLDER / ITEMS_FILE, map(_listing, emoji))
+        known = [each for each in emoji if split_of[each.item_id] == "train"]
+        held_out = [each for each in emoji if split_of[each.item_id] != "train"]
+        for file, part in ((TRAIN_FILE, known), (HELD_OUT_FILE, held_out)):
+            write_items(building / ITEMS_FOLDER / file, (listing(each, language_of[each.item_id]) for each in part))
         splits = {
             split: SplitData(
-                item_files=[ITEMS_FILE],
-                pairs=_pairs(emoji, split_of, asked) if split == "train" else (),
-                qrels=_qrels(emoji, {text for text, home in asked.items() if home == split}),
+                item_files=[TRAIN_FILE] if split == "train" else [TRAIN_FILE, HELD_OUT_FILE],
+                pairs=_pairs(known, asked, listed_in) if split == "train" else (),
+                qrels=_qrels(known if split == "train" else emoji, {text for text, home in asked.items() if home == split}),
             )
             for split in SPLITS
         }
@@ -148,21 +160,31 @@ def _texts(emoji: Emoji, language: str) -> list[str]:
     return list(dict.fromkeys(fold(text) for text in (emoji.names[language], *emoji.keywords[language]) if text.strip()))
 
 
-def _listing(emoji: Emoji) -> Item:
-    keywords = [word for word in emoji.keywords["en"] if fold(word) != fold(emoji.names["en"])]
-    return Item(emoji.item_id, emoji.names["en"], ", ".join(keywords), image=str(emoji.picture))
+def listing(emoji: Emoji, language: str) -> Item:
+    """The emoji as a lot: its name, and its other keywords, in one language."""
+    name = emoji.names[language]
+    keywords = [word for word in emoji.keywords[language] if fold(word) != fold(name)]
+    return Item(emoji.item_id, name, LIST_COMMA[language].join(keywords), image=str(emoji.picture))
 
 
-def _pairs(emoji: Iterable[Emoji], split_of: Mapping[str, str], asked: Mapping[str, str]) -> list[TrainingPair]:
-    """Every text of train with the train emoji that it names."""
-    return [
-        TrainingPair(text, each.item_id, NAME_WEIGHT if each.grade(language, text) == NAME_GRADE else KEYWORD_WEIGHT)
-        for each in emoji
-        if split_of[each.item_id] == "train"
-        for language in LANGUAGES
-        for text in _texts(each, language)
-        if asked[text] == "train"
-    ]
+def _languages(emoji: Iterable[Emoji], listed_in: str, seed: int) -> dict[str, str]:
+    """item_id -> language of the lot."""
+    if listed_in in LANGUAGES:
+        return {each.item_id: listed_in for each in emoji}
+    return deal((each.item_id for each in emoji), dict.fromkeys(LANGUAGES, 1 / len(LANGUAGES)), seed + 1)
+
+
+def _pairs(emoji: Iterable[Emoji], asked: Mapping[str, str], listed_in: str) -> Iterator[TrainingPair]:
+    """Every text of train with the emoji that it names; where lots are listed in either language, shown in each."""
+    for each in emoji:
+        shown: list[str | None] = [None]
+        if listed_in == EITHER:
+            shown = [item_text(lot.title, lot.description) for lot in (listing(each, language) for language in LANGUAGES)]
+        for language in LANGUAGES:
+            for text in _texts(each, language):
+                if asked[text] == "train":
+                    weight = NAME_WEIGHT if each.grade(language, text) == NAME_GRADE else KEYWORD_WEIGHT
+                    yield from (TrainingPair(text, each.item_id, weight, lot_text) for lot_text in shown)
 
 
 def _qrels(emoji: Iterable[Emoji], texts: set[str]) -> Qrels:

@@ -116,7 +116,7 @@ class Click:
         query: what the buyer had typed.
         item_id: the lot that was shown.
         position: its rank in that list, from 1.
-        event_type: a key of retrieval.events.EVENT_WEIGHTS, the furthest step that the buyer took; None: shown, not touched.
+        event_type: one of retrieval.events.EVENT_TYPES, the furthest step that the buyer took; None: shown, not touched.
         buyer_id: who.
         timestamp: UTC; the lots of one list share query, buyer and timestamp.
     """

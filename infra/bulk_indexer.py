@@ -59,7 +59,7 @@ class BulkIndexer(Construct):
             timeout=INDEXER_TIMEOUT,
             reserved_concurrent_executions=stage.indexer_concurrency + 1,
             tracing=lambda_.Tracing.ACTIVE,
-            environment=settings.to_env(),
+            environment=settings.to_env() | stage.numbers.to_env(),
         )
         self.function.add_event_source(
             sources.SqsEventSource(

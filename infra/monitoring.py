@@ -11,6 +11,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from infra.bulk_indexer import BulkIndexer
+from infra.buyer_events import BuyerEvents
 from infra.event_stream import EventStream
 from infra.item_store import ItemStore
 from infra.nightly_batch import NightlyBatch
@@ -22,6 +23,7 @@ NAMESPACE = "Gavel"
 RUN_BOOK = "docs/operations.md"
 MOST_WAITING_S = 900  # of a part in the queue
 MOST_UNDELIVERED_S = 1_800  # of an event on its way to S3: six times what Firehose gathers
+MOST_THROTTLED = 10  # requests to the table of buyers' acts a minute
 MOST_ERRORS = 0.01  # share of requests
 MOST_HEAP_PERCENT = 85
 MOST_FALLBACKS = 0.05  # share of searches
@@ -52,6 +54,7 @@ class StageMonitoring(Construct):
         indexer: BulkIndexer,
         api: QueryApi,
         events: EventStream,
+        buyers: BuyerEvents,
         guards: Sequence[cloudwatch.Alarm],
     ) -> None:
         super().__init__(scope, id)
@@ -63,6 +66,7 @@ class StageMonitoring(Construct):
         indexed = self._logged(indexer, "Indexed", "part indexed", "$.indexed")
         self._watch_queries(api)
         self._alarm("events-undelivered", events.age(period=Duration.minutes(5)), MOST_UNDELIVERED_S, 3)
+        self._alarm("buyers-throttled", buyers.throttles(MINUTE), MOST_THROTTLED, 5)
         self._watch_indexing(store, releases)
         self._watch_nights(rebuild)
         self._watch_opensearch(domain)

@@ -18,8 +18,8 @@ HTTPS = ec2.Port.tcp(443)
 class Network(Construct):
     """A VPC without a way to the internet: no gateway, no NAT, no public address.
 
-    Lambda writes logs and traces from outside the VPC, so the functions need S3 (a gateway endpoint, free of charge),
-    Firehose, and the re-ranker's endpoint where there is one.
+    Lambda writes logs and traces from outside the VPC, so the functions need S3 and DynamoDB (gateway endpoints, free of
+    charge), Firehose, and the re-ranker's endpoint where there is one.
 
     Attributes:
         vpc: isolated subnets, one in each zone.
@@ -39,7 +39,10 @@ class Network(Construct):
             subnet_configuration=[
                 ec2.SubnetConfiguration(name="private", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=24)
             ],
-            gateway_endpoints={"S3": ec2.GatewayVpcEndpointOptions(service=ec2.GatewayVpcEndpointAwsService.S3)},
+            gateway_endpoints={
+                "S3": ec2.GatewayVpcEndpointOptions(service=ec2.GatewayVpcEndpointAwsService.S3),
+                "DynamoDb": ec2.GatewayVpcEndpointOptions(service=ec2.GatewayVpcEndpointAwsService.DYNAMODB),
+            },
         )
         self.vpc.add_flow_log("FlowLog", destination=ec2.FlowLogDestination.to_cloud_watch_logs(log_group(self, "FlowLogs", stage)))
         self.functions = self._group("Functions", "Lambdas of Gavel")
@@ -47,7 +50,7 @@ class Network(Construct):
         self.index.add_ingress_rule(self.functions, HTTPS, "Lambdas ask OpenSearch")
         self.functions.add_egress_rule(self.index, HTTPS, "OpenSearch")
         self.functions.add_egress_rule(
-            ec2.Peer.any_ipv4(), HTTPS, "S3, whose addresses no rule can name; there is no other way out"
+            ec2.Peer.any_ipv4(), HTTPS, "S3 and DynamoDB, whose addresses no rule can name; there is no other way out"
         )
         self._reach(stage)
 

@@ -18,6 +18,7 @@ from infra.vector_index import READER, VectorIndex
 from retrieval.settings import Settings
 
 QUERY_TIMEOUT = Duration.seconds(20)  # the first query of a new environment loads a tower; later ones take milliseconds
+CORS_METHODS = ["GET", "POST", "DELETE"]
 CORS_HEADERS = ["Content-Type", "X-Api-Key", "Authorization", "X-Amz-Date", "X-Amz-Security-Token"]
 MANAGED_RULES = ("AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet", "AWSManagedRulesAmazonIpReputationList")
 PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"]  # lambdas/query_api/image_search.py: bodies that are handed over whole
@@ -79,7 +80,7 @@ class QueryApi(Construct):
             timeout=QUERY_TIMEOUT,
             snap_start=lambda_.SnapStartConf.ON_PUBLISHED_VERSIONS,
             tracing=lambda_.Tracing.ACTIVE,
-            environment=settings.to_env(),
+            environment=settings.to_env() | self._stage.numbers.to_env(),
         )
         acknowledge(
             function,
@@ -141,7 +142,7 @@ class QueryApi(Construct):
         search, health, retrieve = (root.add_resource(path) for path in ("search", "health", "retrieve"))
         similar = root.add_resource("items").add_resource("{item_id}").add_resource("similar")
         encode_buyer, events = root.add_resource("encode_buyer"), root.add_resource("events")
-        image = search.add_resource("image")
+        image, buyer = search.add_resource("image"), root.add_resource("buyers").add_resource("{buyer_id}")
         search.add_method("GET", by_query, request_parameters={"method.request.querystring.q": True}, **asks)
         search.add_method("POST", by_query, **body("SearchBody", _search_body()))
         image.add_method("POST", by_query, **asks)
@@ -151,8 +152,10 @@ class QueryApi(Construct):
         retrieve.add_method("GET", by_query, **asks)
         retrieve.add_method("POST", by_query, **body("RetrieveBody", _object()))
         events.add_method("POST", by_query, **body("EventsBody", _object("query_id", "session_id", "query", "shown_at", "events")))
+        for verb in ("GET", "DELETE"):
+            buyer.add_method(verb, by_query, request_parameters={"method.request.path.buyer_id": True}, **asks)
         if self._stage.cors_origins:
-            for resource in (search, image, health, similar, encode_buyer, retrieve, events):
+            for resource in (search, image, health, similar, encode_buyer, retrieve, events, buyer):
                 self._cors(resource)
 
     def _authorisation(self) -> dict[str, object]:
@@ -162,7 +165,7 @@ class QueryApi(Construct):
 
     def _cors(self, resource: apigateway.Resource) -> None:
         preflight = resource.add_cors_preflight(
-            allow_origins=self._stage.cors_origins, allow_methods=["GET", "POST"], allow_headers=CORS_HEADERS
+            allow_origins=self._stage.cors_origins, allow_methods=CORS_METHODS, allow_headers=CORS_HEADERS
         )
         acknowledge(
             preflight,

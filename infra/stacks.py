@@ -7,6 +7,7 @@ from typing import Any
 from aws_cdk import App, Stack, Tags
 
 from infra.bulk_indexer import BulkIndexer
+from infra.buyer_events import BuyerEvents
 from infra.event_stream import EventStream
 from infra.item_store import ItemStore
 from infra.monitoring import StageMonitoring
@@ -30,6 +31,7 @@ class Storage(Stack):
         super().__init__(app, f"Gavel-{stage.name}-Storage", **_protected(stage), **settings)
         self.network = Network(self, "Network", stage=stage)
         self.store = ItemStore(self, "ItemStore", stage=stage)
+        self.buyers = BuyerEvents(self, "BuyerEvents", stage=stage)
         self.index = VectorIndex(self, "VectorIndex", stage=stage, network=self.network, alias=INDEX_ALIAS)
         self._publish()
 
@@ -42,6 +44,7 @@ class Storage(Stack):
             TowersBucket=store.towers.bucket_name,
             ReleasesBucket=store.releases.bucket_name,
             EventsBucket=store.events.bucket_name,
+            BuyerEventsTable=self.buyers.table.table_name,
             ArrivalsDeadLetters=store.dead_letters.queue_url,
         )
 
@@ -58,6 +61,7 @@ class Serving(Stack):
             opensearch_auth="sigv4",
             index_alias=storage.index.alias,
             index_replicas=stage.index_replicas,
+            language=stage.language,
             cors_origins=",".join(stage.cors_origins),
             towers_uri=f"s3://{storage.store.towers.bucket_name}",
             query_tower=stage.query_tower,
@@ -68,9 +72,15 @@ class Serving(Stack):
         if stage.reranker:
             self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)
         self.events = EventStream(self, "EventStream", stage=stage, store=storage.store)
-        asked = replace(given, ranker_endpoint=self.reranker.name if self.reranker else "", events_stream=self.events.name)
+        asked = replace(
+            given,
+            ranker_endpoint=self.reranker.name if self.reranker else "",
+            events_stream=self.events.name,
+            buyer_events_table=storage.buyers.table.table_name,
+        )
         self.api = QueryApi(self, "QueryApi", settings=asked, **shared)
         self.events.allow_put(self.api.role)
+        storage.buyers.allow_use(self.api.role)
         if self.reranker:
             self.reranker.allow_invoke(self.api.role)
         self._publish()
@@ -122,6 +132,7 @@ class Monitoring(Stack):
             indexer=serving.indexer,
             api=serving.api,
             events=serving.events,
+            buyers=storage.buyers,
             guards=serving.reranker.alarms if serving.reranker else [],
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from retrieval.settings import QueryTowerKind
+from retrieval.settings import PREFIX, Hyperparameters, IndexLanguage, InvalidSettings, QueryTowerKind, write_pairs
 
 ApiAuth = Literal["api_key", "iam"]
 
@@ -48,7 +48,9 @@ class Stage:
         opensearch_volume_gib: gp3 volume of each data node.
         opensearch_dedicated_masters: 0 or 3.
         index_replicas: copies of each shard, fewer than opensearch_nodes.
+        language: of words in Latin letters, by which an index that is made stems them.
         query_memory_mib: memory of the query Lambda; CPU follows it.
+        hyperparameters: fields of retrieval.settings.Hyperparameters that this stage has otherwise; absent, None, for none.
         query_tower: what encodes queries: full, or small where every tower that is published has a small query tower.
         indexer_memory_mib: memory of the bulk-index Lambda.
         indexer_concurrency: parts that are indexed at once, >= 2 (the least that an SQS event source allows).
@@ -85,7 +87,9 @@ class Stage:
     opensearch_volume_gib: int
     opensearch_dedicated_masters: int
     index_replicas: int
+    language: IndexLanguage
     query_memory_mib: int
+    hyperparameters: dict[str, Any] | None
     query_tower: QueryTowerKind
     indexer_memory_mib: int
     indexer_concurrency: int
@@ -119,6 +123,7 @@ class Stage:
             (self.opensearch_nodes > 0 and self.opensearch_nodes % self.azs == 0, "opensearch_nodes", "multiples of azs"),
             (self.opensearch_dedicated_masters in (0, 3), "opensearch_dedicated_masters", "0 or 3"),
             (0 <= self.index_replicas < self.opensearch_nodes, "index_replicas", "numbers from 0, below opensearch_nodes"),
+            (self.language in typing.get_args(IndexLanguage), "language", ", ".join(typing.get_args(IndexLanguage))),
             (self.indexer_concurrency >= 2, "indexer_concurrency", "whole numbers from 2"),
             (bool(self.instance_ladder), "instance_ladder", "one instance type or more"),
             (self.instance_count > 0, "instance_count", "whole numbers from 1"),
@@ -131,6 +136,20 @@ class Stage:
         for holds, name, allowed in rules:
             if not holds:
                 raise StageError(f"cdk.json: stages.{self.name}.{name} is {getattr(self, name)!r}; allowed are {allowed}")
+        _ = self.numbers
+
+    @property
+    def numbers(self) -> Hyperparameters:
+        """The hyperparameters of the stage, those that it does not name at their defaults."""
+        given = self.hyperparameters or {}
+        known = [field.name for field in fields(Hyperparameters)]
+        if odd := sorted(set(given) - set(known)):
+            raise StageError(f"cdk.json: stages.{self.name}.hyperparameters.{odd[0]} is unknown; it takes {', '.join(known)}")
+        texts = {name: write_pairs(value) if isinstance(value, Mapping) else str(value) for name, value in given.items()}
+        try:
+            return Hyperparameters.from_env({PREFIX + name.upper(): text for name, text in texts.items()})
+        except InvalidSettings as error:
+            raise StageError(f"cdk.json: stages.{self.name}.hyperparameters: {error}") from error
 
 
 def read_stage(stages: Any, name: Any) -> Stage:

@@ -41,6 +41,9 @@ def prepare(
         int | None, typer.Option(min=0, help="chorus: the part that tests; without it all do and no judgment trains.")
     ] = None,
     items: Annotated[Path | None, typer.Option(help="clicks: the catalogue file that the log speaks of.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="emoji: what lots are listed in, en (default), ar, or either: each in one.")
+    ] = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
@@ -48,7 +51,7 @@ def prepare(
     from catalog.summary import summarise
     from local.catalog_sources import UNITS, Preparation
 
-    asked = Preparation(source, data, seed, locale, version, folds, fold, items)
+    asked = Preparation(source, data, seed, locale, version, folds, fold, items, language)
     with progress(UNITS.get(source, "reading")) as step:
         made = asked.run(out or Home(Settings.from_env()).catalogs / asked.name, step)
     values = {"catalog": str(made.path), **summarise(made), "examples": made.example_queries}

@@ -9,7 +9,7 @@ from local.console import Step
 from retrieval.errors import InvalidInput
 
 SOURCES = ("esci", "chorus", "grocery", "emoji", "demo-store", "clicks")
-OPTIONS_OF = {"locale": "esci", "version": "esci", "folds": "chorus", "fold": "chorus", "items": "clicks"}
+OPTIONS_OF = {"locale": "esci", "version": "esci", "folds": "chorus", "fold": "chorus", "items": "clicks", "language": "emoji"}
 UNITS = {"esci": "product rows", "clicks": "log files"}  # what a bar counts, of the sources that count
 
 
@@ -26,6 +26,7 @@ class Preparation:
         folds: chorus.
         fold: chorus.
         items: clicks.
+        language: emoji.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Preparation:
     folds: int | None = None
     fold: int | None = None
     items: Path | None = None
+    language: str | None = None
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -53,6 +55,8 @@ class Preparation:
         """The catalogue's folder in a home: the source, with the options that make it another catalogue."""
         if self.source == "esci":
             return f"esci-{self.locale or 'us'}-{self.version or 'small'}"
+        if self.language:
+            return f"{self.source}-{self.language}"
         return self.source if self.fold is None else f"{self.source}-fold-{self.fold}"
 
     def run(self, folder: Path, step: Step) -> CatalogFolder:
@@ -85,7 +89,7 @@ def _grocery(asked: Preparation, folder: Path, step: Step) -> CatalogFolder:
 def _emoji(asked: Preparation, folder: Path, step: Step) -> CatalogFolder:
     from catalog import emoji
 
-    return emoji.prepare(asked.data, folder, seed=asked.seed)
+    return emoji.prepare(asked.data, folder, seed=asked.seed, listed_in=asked.language or "en")
 
 
 def _demo_store(asked: Preparation, folder: Path, step: Step) -> CatalogFolder:

@@ -9,13 +9,17 @@ import typer
 
 from local.aws_commands import aws_app
 from local.bench_commands import bench_app
+from local.buyer_commands import buyers_app
 from local.catalog_commands import catalog_app
 from local.command_entry import run_command, say
 from local.command_options import Json, QueryTower, Seed, print_json
+from local.config import use_config
+from local.config_commands import config_app
 from local.console import show_answer
 from local.cost_command import cost
 from local.distill_commands import distill_app
 from local.evaluation_commands import compare, evaluate
+from local.event_commands import events_app
 from local.export_commands import export_app
 from local.index_commands import index_app
 from local.node_commands import down, up
@@ -33,8 +37,11 @@ from retrieval.settings import Settings
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
 app.add_typer(aws_app, name="aws")
 app.add_typer(bench_app, name="bench")
+app.add_typer(buyers_app, name="buyers")
 app.add_typer(catalog_app, name="catalog")
+app.add_typer(config_app, name="config")
 app.add_typer(distill_app, name="distill")
+app.add_typer(events_app, name="events")
 app.add_typer(export_app, name="export")
 app.add_typer(index_app, name="index")
 app.add_typer(tune_app, name="tune")
@@ -50,6 +57,14 @@ app.command()(mine)
 app.command()(cost)
 
 PROMPT = "search> "
+
+
+@app.callback()
+def settings(
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file; GAVEL_CONFIG or ./gavel.toml by default.")] = None,
+) -> None:
+    """Find the auction lots to look at."""
+    use_config(config)
 
 
 @app.command()

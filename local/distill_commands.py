@@ -1,11 +1,13 @@
 """`gavel distill`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from local.command_options import CatalogOption, Json, Seed, print_json
+from local.config import configured
 from local.console import Stages, console, show_quality
 from local.home import Home
 from retrieval.settings import Settings
@@ -29,8 +31,8 @@ def distill_query(
     catalog: CatalogOption = None,
     tower: Annotated[str | None, typer.Option(help="tower_id; the release's by default.")] = None,
     release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the tower's newest by default.")] = None,
-    texts: Annotated[int, typer.Option(min=2, help="Queries and pieces of lots' texts to learn from.")] = 30_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 20,
+    texts: Annotated[int | None, typer.Option(min=2, help="Queries and pieces of lots' texts to learn from; 30,000.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over them; 20.")] = None,
     least: Least = 0.98,
     seed: Seed = 7,
     as_json: Json = False,
@@ -45,10 +47,10 @@ def distill_query(
     source = CatalogFolder.load(home.catalog(catalog))
     found = home.release_of_tower(tower) if tower and release is None else home.release(release)
     folder = home.tower(tower or split_tower_id(load_release(found).tower_id)[0])
+    config = replace(configured(SmallQueryConfig(), "small_query"), seed=seed)
+    config = replace(config, texts=texts or config.texts, epochs=epochs or config.epochs)
     with Stages() as stages:
-        made = distil_query(
-            source, folder, found, SmallQueryConfig(texts=texts, epochs=epochs, seed=seed), least=least, stages=stages
-        )
+        made = distil_query(source, folder, found, config, least=least, stages=stages)
     if as_json:
         print_json(made.to_dict())
     else:

@@ -45,3 +45,37 @@ class EventLog:
             raise FeedbackUnavailable(f"{path} cannot be written ({error.strerror}); free space or mend its permissions") from error
         if written != len(data):
             raise FeedbackUnavailable(f"{path} took {written} of {len(data)} bytes; free space on its disk")
+
+    def erase(self, buyer_id: str) -> int:
+        """Blank the lines of a buyer where they stand; how many there were.
+
+        No line moves, so that whoever appends meanwhile loses nothing; a blank line is no event to any reader.
+
+        Raises:
+            FeedbackUnavailable: a file cannot be read or written.
+        """
+        return sum(_blank(path, buyer_id) for path in sorted(self._folder.glob(f"*{SUFFIX}")))
+
+
+def _blank(path: Path, buyer_id: str) -> int:
+    blanked = 0
+    try:
+        with path.open("r+b") as file:
+            start = 0
+            for line in file.read().splitlines(keepends=True):
+                if _buyer_of(line) == buyer_id:
+                    file.seek(start)
+                    file.write(b" " * len(line.rstrip(b"\n")))
+                    blanked += 1
+                start += len(line)
+    except OSError as error:
+        raise FeedbackUnavailable(f"{path} cannot be written ({error.strerror}); mend its permissions and erase again") from error
+    return blanked
+
+
+def _buyer_of(line: bytes) -> object:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row.get("buyer_id") if isinstance(row, dict) else None

@@ -18,6 +18,7 @@ from retrieval.tower import CARD_FILE
 # <home>/embeddings/<release_id>/  embedding parts and their manifest
 # <home>/sources/<release_id>.json folders of the catalogue files that a release was made of; its photos lie below them
 # <home>/events/<day>.ndjson       what buyers did with the lots that they were shown
+# <home>/buyers.sqlite             what each buyer did lately
 # <home>/index/                    the embedded index
 # <home>/opensearch/               the data of a node that `gavel up` started
 # <home>/exports/<release_id>/     releases as NumPy and FAISS files
@@ -91,6 +92,11 @@ class Home:
     def events(self) -> Path:
         """What buyers did, a file a day: a click log that `gavel catalog prepare clicks` reads."""
         return self.settings.home / "events"
+
+    @property
+    def buyers(self) -> Path:
+        """What each buyer did lately: the file behind `buyer_id`."""
+        return self.settings.home / "buyers.sqlite"
 
     def sources(self, release_id: str) -> list[Path]:
         """The folders of the catalogue files that a release was made of; none when it was made elsewhere."""

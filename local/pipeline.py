@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog.folder import CatalogFolder
+from local.config import configured
 from local.console import Step
 from local.home import Home
-from local.wiring import load_encoder, open_store
+from local.wiring import load_buyers, load_encoder, open_store
+from retrieval.errors import InvalidInput
 from retrieval.indexing import ReleaseReport, index_release
 from retrieval.search import SearchService
 from retrieval.settings import Settings
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from models.negatives import HardNegatives
     from models.training_config import TrainingConfig
     from processing.mining_rules import MiningRules
+    from processing.train_buyers import BuyersReport
     from processing.train_from_events import EventsReport
     from processing.train_reranker import Labels, RerankerReport
     from processing.training_rounds import RoundsReport
@@ -34,11 +37,12 @@ def training_config(
     text_only: bool = False,
     seed: int,
     text_model: str | None = None,
+    dimensions: int | None = None,
     hidden_text: float = 0.0,
     stages: Path | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> "TrainingConfig":
-    """The schedule that was chosen for a catalogue, with what a user changes.
+    """The schedule that was chosen for a catalogue, with what gavel.toml and a user's flags change.
 
     Args:
         catalog: its name chooses the schedule.
@@ -46,6 +50,7 @@ def training_config(
         text_only: leave the photos out.
         seed: of the run.
         text_model: hub name or local folder of a pretrained text encoder in place of the preset's.
+        dimensions: length of the vectors in place of the preset's.
         hidden_text: share of the lots with a photo whose text is hidden, see models.presets.
         stages: file of stages, see processing.stage_files.
         changes: fields of TrainingConfig -> value; None leaves a field as it is.
@@ -54,20 +59,30 @@ def training_config(
     from processing.stage_files import read_stages
 
     config = TrainingConfig.for_catalog(catalog.name, preset=preset, use_image=not text_only, seed=seed)
+    config = configured(config, "training")
+    if text_only:
+        config = replace(config, tower=replace(config.tower, use_image=False))
     if text_model:
         config = replace(config, tower=replace(config.tower, text=replace(config.tower.text, model=text_model)))
+    if dimensions:
+        config = replace(config, tower=replace(config.tower, dimensions=dimensions))
     if hidden_text:
         config = replace(config, tower=replace(config.tower, hidden_text=hidden_text))
     if stages:
         config = replace(config, stages=read_stages(stages))
-    return replace(config, **{name: value for name, value in (changes or {}).items() if value is not None})
+    return replace(config, **_given(changes or {}))
 
 
-def mining_rules(**values: Any) -> "MiningRules":
-    """Rules of mining, see processing.mining_rules."""
+def mining_rules(*, no_margin: bool = False, **values: Any) -> "MiningRules":
+    """Rules of mining, see processing.mining_rules; None takes what gavel.toml says."""
     from processing.mining_rules import MiningRules
 
-    return MiningRules(**values)
+    rules = replace(configured(MiningRules(), "mining"), **_given(values))
+    return replace(rules, margin=None) if no_margin else rules
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def train_towers(
@@ -120,14 +135,15 @@ def adapt(
         model: a preset of a sentence encoder, a hub name or a folder.
         stages: shows progress: given a stage's label, a function of (done, total).
         max_length: tokens of a text that are read; None takes the preset's.
-        settings: fields of DistillationConfig.
+        settings: fields of DistillationConfig; None takes what gavel.toml says.
     """
     from models.distillation import DistillationConfig, distil_towers
     from models.presets import sentence_towers
 
     tower = sentence_towers(model)
     tower = replace(tower, max_length=max_length or tower.max_length)
-    return distil_towers(catalog, tower, DistillationConfig(**settings), home.towers, stages)
+    config = replace(configured(DistillationConfig(), "distillation"), **_given(settings))
+    return distil_towers(catalog, tower, config, home.towers, stages)
 
 
 def train_rounds(
@@ -220,10 +236,37 @@ def train_reranker(
         labels: clicks or judgments; None takes clicks where there are any.
     """
     from processing.train_reranker import train_reranker
+    from retrieval.ranker.parameters import BoosterParameters
 
     service, path = _without_ranker(home)
-    candidates = home.settings.candidates
-    return train_reranker(catalog, service, path, labels=labels, candidates=candidates, seed=seed, progress=progress)
+    given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
+    return train_reranker(catalog, service, path, labels=labels, seed=seed, progress=progress, **given)
+
+
+def train_buyers(
+    home: Home, catalog: Path | None, events: Sequence[Path], *, heads: int | None, epochs: int | None, seed: int, progress: Step
+) -> "BuyersReport":
+    """Train the buyer tower of the live index's tower over the vectors of that tower's newest release.
+
+    Args:
+        home: its settings name the index; the tower's folder gets the buyer tower.
+        catalog: whose clicks to learn from, where no events are given; None is the newest one.
+        events: files of events, or folders of them.
+        heads: of the attention; None takes what gavel.toml says.
+        epochs: over all baskets; None likewise.
+        seed: of the training.
+        progress: called with (epochs done, epochs).
+    """
+    from models.buyer_config import BuyerTrainingConfig
+    from processing.train_buyers import catalog_events, read_event_rows, train_on_release
+
+    log = read_event_rows(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
+    tower_id, shorter = split_tower_id(open_store(home.settings).live().tower_id)
+    if shorter:
+        raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")
+    given = _given({"heads": heads, "epochs": epochs, "seed": seed})
+    config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **given)
+    return train_on_release(log, home.release_of_tower(tower_id), home.tower(tower_id), config, progress)
 
 
 def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: bool, stages: Callable[[str], Step]) -> "EventsReport":
@@ -238,15 +281,22 @@ def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: boo
     """
     from catalog.event_files import read_events
     from processing.train_from_events import train_on_events
+    from retrieval.ranker.parameters import BoosterParameters
 
     service, path = _without_ranker(home)
     log = read_events(places, stages("read events"))
     step = stages("train re-ranker")
-    return train_on_events(log, service, path, force=force, candidates=home.settings.candidates, seed=seed, progress=step)
+    given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
+    return train_on_events(log, service, path, force=force, seed=seed, progress=step, **given)
 
 
 def _without_ranker(home: Home) -> tuple[SearchService, Path]:
     """Search without the re-ranker that is there, which may be of older features and is to be replaced; and its file."""
     settings = home.settings
-    service = SearchService(open_store(settings), partial(load_encoder, settings), tower_id=settings.tower_id)
+    service = SearchService(
+        open_store(settings),
+        partial(load_encoder, settings),
+        load_buyer_tower=partial(load_buyers, settings),
+        tower_id=settings.tower_id,
+    )
     return service, home.ranker(service.live().index.tower_id)

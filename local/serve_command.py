@@ -59,7 +59,7 @@ def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> t
     home, service = Home(settings), search_service(settings)
     index = service.live().index
     app = create_app(lambda: service, settings.origins)
-    app.include_router(events_router(event_sink(settings)))
+    app.include_router(events_router(event_sink(settings), service.buyers.keep))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 

@@ -16,20 +16,22 @@ from retrieval.settings import Settings
 if TYPE_CHECKING:  # imports torch
     from processing.training_rounds import RoundsReport
 
-# numbers that processing.mining_rules.MiningRules has as defaults, too: importing it here would make every command slower
-PerQuery = Annotated[int, typer.Option("--per-query", min=1, help="Hard negatives mined for each query.")]
+# None takes what the settings file or the dataclass says: importing that here would make every command slower
+PerQuery = Annotated[int | None, typer.Option("--per-query", min=1, help="Hard negatives mined for each query; 15.")]
 Margin = Annotated[
-    float, typer.Option("--margin", min=0.0, help="Unjudged lots closer to the best answer's score than this share are left out.")
+    float | None,
+    typer.Option("--margin", min=0.0, help="Unjudged lots closer to the best answer's score than this are left out; .05."),
 ]
 NoMargin = Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots whatever they score: all judgments are known.")]
 
 
 def train(
-    what: Annotated[str, typer.Argument(help="towers, or reranker: that of the live index.")] = "towers",
+    what: Annotated[str, typer.Argument(help="towers; reranker or buyers: that of the live index.")] = "towers",
     catalog: CatalogOption = None,
-    preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, distilbert-resnet50, …")] = "compact",
+    preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, multilingual, distilbert-resnet50, …")] = "compact",
     text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photos out.")] = False,
     text_model: Annotated[str | None, typer.Option(help="Hub name or folder of a pretrained text encoder.")] = None,
+    dimensions: Annotated[int | None, typer.Option(min=8, help="Length of the vectors; the preset's by default.")] = None,
     hide_text: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the lots whose text is hidden, for searches by photo alone.")
     ] = 0.0,
@@ -39,8 +41,8 @@ def train(
     max_seconds: Annotated[float | None, typer.Option(help="Shorten each stage to end after so long.")] = None,
     stages: Annotated[Path | None, typer.Option(help="YAML file with the stages of training.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of mining and training on what was mined.")] = 0,
-    per_query: PerQuery = 15,
-    margin: Margin = 0.05,
+    per_query: PerQuery = None,
+    margin: Margin = None,
     no_margin: NoMargin = False,
     negatives: Annotated[Path | None, typer.Option(help="Train on these mined negatives; `gavel mine` makes them.")] = None,
     start_from: Annotated[str | None, typer.Option(help="tower_id of the weights to go on from.")] = None,
@@ -55,14 +57,24 @@ def train(
         list[Path] | None,
         typer.Option(help="Train the re-ranker on these events of POST /events: a file or folder; may be repeated."),
     ] = None,
+    events: Annotated[
+        list[Path] | None,
+        typer.Option(help="Train buyers on these events (CSV, NDJSON, parquet) instead of a catalogue's clicks; may be repeated."),
+    ] = None,
+    heads: Annotated[int | None, typer.Option(min=1, max=16, help="Of the attention, for train buyers; 1.")] = None,
     force: Annotated[bool, typer.Option("--force", help="With --from-events: save the re-ranker even if it is no better.")] = False,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Train item and query tower on a catalogue, or the re-ranker on its clicks or judgments or on events."""
+    """Train item and query tower on a catalogue, or on clicks, judgments or events the re-ranker or the buyer tower."""
     home = Home(Settings.from_env())
-    if what not in ("towers", "reranker"):
-        raise InvalidInput(f"there is no {what!r} to train; train towers or reranker")
+    if what not in ("towers", "reranker", "buyers"):
+        raise InvalidInput(f"there is no {what!r} to train; train towers, reranker or buyers")
+    if what == "buyers":
+        train_buyers(home, catalog, events or [], heads=heads, epochs=epochs, seed=seed, as_json=as_json)
+        return
+    if events:
+        raise InvalidInput("--events belongs to `gavel train buyers`; leave it out, or say --from-events for the re-ranker")
     if from_events:
         if catalog or labels:
             raise InvalidInput(
@@ -87,12 +99,13 @@ def train(
         text_only=text_only,
         seed=seed,
         text_model=text_model,
+        dimensions=dimensions,
         hidden_text=hide_text,
         stages=stages,
         changes=changes,
     )
     if rounds:
-        rules = pipeline.mining_rules(per_query=per_query, margin=None if no_margin else margin)
+        rules = pipeline.mining_rules(per_query=per_query, margin=margin, no_margin=no_margin)
         run = pipeline.train_rounds(home, source, config, rounds=rounds, rules=rules, resume=resume, steps=progress)
         print_json(run.to_dict()) if as_json else show_rounds(run)
         return
@@ -100,6 +113,28 @@ def train(
     with progress("train towers") as step:
         tower = pipeline.train_towers(home, source, config, negatives=negatives, start_from=go_on, resume=resume, progress=step)
     report({"tower_id": tower.name, "tower": str(tower)}, as_json)
+
+
+def train_buyers(
+    home: Home, catalog: Path | None, events: list[Path], *, heads: int | None, epochs: int | None, seed: int, as_json: bool
+) -> None:
+    """Train the buyer tower over the stored vectors of the live index's tower, and show what held-out baskets say of it."""
+    if events and catalog:
+        raise InvalidInput("--events and --catalog both say what to learn from; leave one out")
+    with progress("train buyers") as step:
+        made = pipeline.train_buyers(home, catalog, events, heads=heads, epochs=epochs, seed=seed, progress=step)
+    if as_json:
+        print_json(made.to_dict())
+        return
+    found = {"average": made.plain, f"average, half-life {made.half_life_days or '∞'}": made.average, "attention": made.attention}
+    rows = [(name, f"{figures.recall_at_50:.3f}", f"{figures.hit_rate_at_50:.3f}") for name, figures in found.items()]
+    show_table(
+        f"Next baskets of {made.val_baskets:,} buyers from {made.val_from:%Y-%m-%d} on", ("way", "recall@50", "hit rate@50"), rows
+    )
+    set_aside = sum(made.set_aside.values())
+    counts = {"kept": made.kind, "file": str(made.path), "events": made.acts, "on unknown lots": made.unknown_items}
+    report({**counts, "set aside": set_aside, "lots": made.lots, "baskets trained on": made.train_baskets}, as_json=False)
+    console.print("next: start `gavel serve` anew; nothing is embedded or indexed again", style="dim", highlight=False)
 
 
 def train_on_events(home: Home, places: list[Path], seed: int, force: bool, as_json: bool) -> None:
@@ -123,8 +158,8 @@ def adapt(
     catalog: CatalogOption = None,
     model: Annotated[str, typer.Option(help="Sentence encoder: a preset, hub name or folder.")] = "minilm",
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of a text that are read; the preset's by default.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 200,
-    min_weight: Annotated[float, typer.Option(min=0.0, help="Queries of pairs that weigh less are left out.")] = 0.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of gradient descent; 200.")] = None,
+    min_weight: Annotated[float | None, typer.Option(min=0.0, help="Queries of pairs that weigh less are left out; 0.")] = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
@@ -147,10 +182,10 @@ def adapt(
 def mine(
     catalog: CatalogOption = None,
     out: Annotated[Path | None, typer.Option(help="File to write; <home>/negatives/<tower_id>.parquet by default.")] = None,
-    per_query: PerQuery = 15,
-    depth: Annotated[int, typer.Option(min=1, help="Lots looked at for each query.")] = 100,
-    skip: Annotated[int, typer.Option(min=0, help="Unjudged lots among the first so many are left out.")] = 0,
-    margin: Margin = 0.05,
+    per_query: PerQuery = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Lots looked at for each query; 100.")] = None,
+    skip: Annotated[int | None, typer.Option(min=0, help="Unjudged lots among the first so many are left out; 0.")] = None,
+    margin: Margin = None,
     absolute: Annotated[bool, typer.Option("--absolute", help="The margin is a difference of scores, not a share.")] = False,
     no_margin: NoMargin = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every lot instead of asking the graph.")] = False,
@@ -160,7 +195,13 @@ def mine(
     home = Home(Settings.from_env())
     source = CatalogFolder.load(home.catalog(catalog))
     rules = pipeline.mining_rules(
-        per_query=per_query, depth=depth, skip=skip, margin=None if no_margin else margin, relative=not absolute, exact=exact
+        per_query=per_query,
+        depth=depth,
+        skip=skip,
+        margin=margin,
+        no_margin=no_margin,
+        relative=False if absolute else None,
+        exact=exact or None,
     )
     with progress("mine negatives") as step:
         mined, path, reused = pipeline.mine(home, source, rules, out, progress=step)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from local.home import Home
 from retrieval import serving
+from retrieval.buyer_store import BuyerStore
 from retrieval.buyers import BuyerTower
 from retrieval.feedback import EventSink
 from retrieval.index.base import IndexStore
@@ -26,7 +27,8 @@ def open_store(settings: Settings) -> IndexStore:
         return opensearch_client.open_store(settings, partial(load_tuning, settings))
     from retrieval.index.faiss import FaissStore
 
-    return FaissStore(Home(settings).index, settings.index_alias, tuning=partial(load_tuning, settings))
+    tuning = partial(load_tuning, settings)
+    return FaissStore(Home(settings).index, settings.index_alias, language=settings.language, tuning=tuning)
 
 
 def load_encoder(settings: Settings, tower_id: str) -> Encoder:
@@ -79,6 +81,17 @@ def event_sink(settings: Settings) -> EventSink:
     return EventLog(Home(settings).events)
 
 
+def buyer_store(settings: Settings) -> BuyerStore:
+    """Where the recent acts of buyers are kept: the table of the settings, or a file below home."""
+    if settings.buyer_events_table:
+        from lambdas.query_api.buyer_table import BuyerTable
+
+        return BuyerTable(settings.buyer_events_table, settings.buyer_events_days)
+    from local.buyer_events import BuyerEvents
+
+    return BuyerEvents(Home(settings).buyers, settings.buyer_events_days)
+
+
 def search_service(settings: Settings) -> SearchService:
     """Search over the live index of this machine."""
     return serving.search_service(
@@ -88,4 +101,5 @@ def search_service(settings: Settings) -> SearchService:
         partial(load_ranker, settings),
         partial(load_image_encoder, settings),
         partial(load_buyers, settings),
+        buyer_store(settings),
     )

@@ -4,32 +4,12 @@ Crops, flips and light change as another photo of the same lot would; hue stays,
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How much photos are changed in training.
-
-    Attributes:
-        crop: smallest share of the photo's area that a crop keeps, in (0, 1]; 1 crops nothing.
-        stretch: largest ratio by which a crop's sides differ, >= 1.
-        flip: probability of a mirror image.
-        rotate: largest turn either way, in degrees.
-        light: largest relative change of brightness, and of contrast, in [0, 1).
-        erase: probability that a grey square of up to a quarter of the area hides a part.
-    """
-
-    crop: float = 0.6
-    stretch: float = 1.2
-    flip: float = 0.5
-    rotate: float = 0.0
-    light: float = 0.15
-    erase: float = 0.0
+from models.training_config import Augmentation
 
 
 def augment(pixels: Tensor, side: int, how: Augmentation, generator: torch.Generator) -> Tensor:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from catalog.folder import CatalogFolder
 from models.artefact import save_towers
+from models.distillation_config import DistillationConfig
 from models.frozen_features import encode_text_table
 from models.presets import TowerConfig
 from models.run_record import data_hash, write_record
@@ -38,39 +39,6 @@ from retrieval.index.bm25 import Bm25Index
 
 CPU = torch.device("cpu")
 Stages = Callable[[str], Callable[[int, int], None]]  # label of a stage -> a function of (done, total)
-
-
-@dataclass(frozen=True)
-class DistillationConfig:
-    """How heads learn from the teacher.
-
-    Attributes:
-        steps: of gradient descent, >= 1.
-        queries: of each step, >= 1.
-        lots: how many lots of the catalogue are ranked at most; of more, so many are drawn.
-        min_weight: queries are those of the training pairs that weigh as much; which lot they belong to is not looked at.
-        keyword_share: what a query's best BM25 score adds to a cosine, >= 0.
-        teacher_temperature: of the teacher's distribution; lower is sharper.
-        temperature: of the student's.
-        learning_rate: peak of AdamW's.
-        warmup: share of the steps over which the learning rate rises.
-        seed: of the draws.
-    """
-
-    steps: int = 200
-    queries: int = 128
-    lots: int = 20_000
-    min_weight: float = 0.0
-    keyword_share: float = 0.5
-    teacher_temperature: float = 0.08
-    temperature: float = 0.05
-    learning_rate: float = 1e-3
-    warmup: float = 0.1
-    seed: int = 7
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.queries, self.lots) < 1 or min(self.teacher_temperature, self.temperature) <= 0:
-            raise InvalidInput("distillation needs 1 step, query and lot or more, and temperatures above 0")
 
 
 @dataclass(frozen=True)

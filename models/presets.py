@@ -17,6 +17,7 @@ IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
 IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
 SMALL_RESNET = "small-resnet"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MULTILINGUAL_MINILM = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 TRAINABLE = re.compile(r"all|none|last-[1-9][0-9]*")
 
 
@@ -166,7 +167,7 @@ class TowerConfig:
             raise TowerError(f"the card's architecture cannot be built by this version of Gavel: {error}; train again") from error
 
 
-PRESETS: Mapping[str, TowerConfig] = {
+PRESETS: dict[str, TowerConfig] = {
     # text [CLS] 768 + photo 2048 -> 2816 -> 512 -> 128; query 768 -> 512 -> 128
     "distilbert-resnet50": TowerConfig(
         preset="distilbert-resnet50",
@@ -218,6 +219,16 @@ PRESETS: Mapping[str, TowerConfig] = {
         shared_text_encoder=True,
     ),
 }
+# the same for fifty languages, whose texts on one thing lie together; another such encoder goes in its place by name or folder
+PRESETS["multilingual"] = replace(
+    PRESETS["minilm"],
+    preset="multilingual",
+    text=replace(
+        PRESETS["minilm"].text,
+        model=MULTILINGUAL_MINILM,
+        config={**PRESETS["minilm"].text.config, "num_hidden_layers": 12},
+    ),
+)
 
 
 def _read_features(values: Mapping[str, Any] | None) -> "FeatureSpec | None":

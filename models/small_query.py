@@ -8,7 +8,6 @@ not halfway between a laptop and a bag. How much a word counts is the length of 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -18,41 +17,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.distillation_config import SmallQueryConfig
 from models.schedule import learning_rate_factor
-from retrieval.errors import InvalidInput
 from retrieval.small_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
 
 Progress = Callable[[int, int], None]
 RIDGE = 1e-3  # share of the mean variance that is added to all: embeddings have directions that no text of a catalogue uses
-
-
-@dataclass(frozen=True)
-class SmallQueryConfig:
-    """How a small query tower learns.
-
-    Attributes:
-        texts: that it learns from at most, >= 2.
-        epochs: passes over them, >= 1.
-        batch_size: texts of a step, >= 1.
-        learning_rate: peak of Adam's, > 0.
-        warmup: share of the steps over which it rises.
-        pair_count: times that a pair of tokens must occur in the texts to get a vector of its own, >= 1.
-        most_pairs: that get one, the most frequent ones.
-        seed: of everything random.
-    """
-
-    texts: int = 30_000
-    epochs: int = 20
-    batch_size: int = 256
-    learning_rate: float = 2e-3
-    warmup: float = 0.05
-    pair_count: int = 2
-    most_pairs: int = 65_536
-    seed: int = 7
-
-    def __post_init__(self) -> None:
-        if min(self.texts - 1, self.epochs, self.batch_size, self.pair_count) < 1 or self.learning_rate <= 0 or self.most_pairs < 0:
-            raise InvalidInput("a small query tower needs 2 texts, 1 epoch, a batch of 1 or more, and a learning rate above 0")
 
 
 class SmallQuery(nn.Module):

@@ -1,10 +1,9 @@
-"""What decides the outcome of a training run, and the schedules that were chosen for the catalogues that Gavel makes."""
+"""What decides the outcome of a training run, and the schedules that were chosen for the catalogues that Gavel makes. No torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from models.augmentation import Augmentation
 from models.presets import TowerConfig
 from models.presets import preset as find_preset
 from retrieval.errors import InvalidInput
@@ -58,6 +57,27 @@ def three_stages(epochs: tuple[int, int, int], *, strong: float = 0.9, hard_nega
         Stage("hard-negatives", epochs[1], min_weight=strong, rate=0.5, **hard),
         Stage("weak-positives", epochs[2], min_weight=0.0, rate=0.1, **hard),
     )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much photos are changed in training.
+
+    Attributes:
+        crop: smallest share of the photo's area that a crop keeps, in (0, 1]; 1 crops nothing.
+        stretch: largest ratio by which a crop's sides differ, >= 1.
+        flip: probability of a mirror image.
+        rotate: largest turn either way, in degrees.
+        light: largest relative change of brightness, and of contrast, in [0, 1).
+        erase: probability that a grey square of up to a quarter of the area hides a part.
+    """
+
+    crop: float = 0.6
+    stretch: float = 1.2
+    flip: float = 0.5
+    rotate: float = 0.0
+    light: float = 0.15
+    erase: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,6 +153,12 @@ class TrainingConfig:
                 raise InvalidInput(f"{name} must be 1 or more, not {value}")
         if not self.stages:
             raise InvalidInput("a training run needs a stage or more; leave stages out for one of in-batch negatives")
+        for name in ("learning_rate", "temperature", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise InvalidInput(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("warmup", "photo_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidInput(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise InvalidInput(f"max_seconds must be above 0, not {self.max_seconds}")
 

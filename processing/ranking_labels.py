@@ -14,7 +14,7 @@ from statistics import fmean
 import numpy as np
 
 from catalog.folder import Click, Qrels
-from retrieval.events import EVENT_WEIGHTS
+from retrieval.events import event_weight
 
 LEAST_PROPENSITY = 0.1  # a click deeper than this counts ten times and no more: one chance click must not decide
 MOST_FALL = 3.0
@@ -38,7 +38,7 @@ def clicked_gains(clicks: Sequence[Click], fall: float = 0.0) -> dict[str, dict[
     """
     weights: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for click in clicks:
-        weight = EVENT_WEIGHTS[click.event_type] if click.event_type else 0.0
+        weight = event_weight(click.event_type) if click.event_type else 0.0
         weights[click.query][click.item_id].append(weight / propensity(click.position, fall))
     return {query: {item_id: fmean(shown) for item_id, shown in items.items()} for query, items in weights.items()}
 

@@ -33,6 +33,7 @@ from processing.train_reranker import (
 )
 from retrieval.errors import FeatureMismatch, GavelError, InvalidInput, RankerUnavailable
 from retrieval.ranker.base import Ranker
+from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost import BoosterRanker, fit_booster
 from retrieval.search import SearchService
 from retrieval.significance import PairedComparison, compare_paired
@@ -102,6 +103,7 @@ def train_on_events(
     force: bool = False,
     candidates: int = CANDIDATES,
     seed: int = 0,
+    parameters: BoosterParameters | None = None,
     progress: Progress | None = None,
 ) -> EventsReport:
     """Train LambdaMART on the events of most sessions, and compare it with what ranks today on the others.
@@ -117,6 +119,7 @@ def train_on_events(
         force: put the new one there even if it is no better.
         candidates: first-stage candidates a query, as in serving.
         seed: deals the sessions, and of the training.
+        parameters: of the trees; None takes the defaults.
         progress: called with (queries done, queries in all).
 
     Raises:
@@ -132,7 +135,7 @@ def train_on_events(
     train, val = (ranking_data(queries, part, (fall or 0.0) if debias else 0.0) for part in ("train", "val"))
     held_out = _held_out(queries, fall or 0.0)
     _check_enough(log, {"training": (len(train), 1), "validation": (len(val), 1), "held-out": (len(held_out), LEAST_HELD_OUT)})
-    booster = fit_booster(train, val, seed=seed)
+    booster = fit_booster(train, val, seed=seed, parameters=parameters)
     before, old = _ranks_today(path)
     compared = compare_paired(_measured(old, held_out), _measured(booster, held_out))
     saved = force or compared.difference > 0

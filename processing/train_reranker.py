@@ -22,13 +22,16 @@ from catalog.folder import CatalogFolder, Click
 from processing.buyer_histories import Asked, BuyerHistories
 from processing.corpus import catalog_moment
 from processing.ranking_labels import clicked_gains, judged_gains, position_bias
+from retrieval.buyer_tower import load_buyer_tower
 from retrieval.buyers import buyer_vector, drawn_towards
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, InvalidQuery
-from retrieval.index.base import Filter, Vector, VectorIndex
+from retrieval.index.base import Filter, Vector
 from retrieval.indexing import index_release
 from retrieval.items import query_text
+from retrieval.live_index import Live
 from retrieval.ranker.features import feature_matrix
+from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
 from retrieval.search import SearchRequest, SearchService, retrieve
 from retrieval.tower import split_tower_id
@@ -86,6 +89,7 @@ def train_reranker(
     debias: bool = True,
     candidates: int = CANDIDATES,
     seed: int = 0,
+    parameters: BoosterParameters | None = None,
     progress: Progress | None = None,
 ) -> RerankerReport:
     """Train LambdaMART on a catalogue's clicks or judgments and save it.
@@ -104,6 +108,7 @@ def train_reranker(
         debias: free clicks of their positions; worth its variance where a log shows the same lots first again and again.
         candidates: first-stage candidates a query, as in serving.
         seed: of the training.
+        parameters: of the trees; None takes the defaults.
         progress: called with (queries done, queries in all).
 
     Raises:
@@ -122,22 +127,22 @@ def train_reranker(
     train, val = data["train"], data["val"]
     choice, knows_buyers = None, False
     if labels == "clicks":
-        booster, knows_buyers = _fit_clicks(data, seed)
+        booster, knows_buyers = _fit_clicks(data, seed, parameters)
     else:
-        booster, choice = fit_few_queries(train + val, seed=seed)
+        booster, choice = fit_few_queries(train + val, seed=seed, parameters=parameters)
     booster.save(path)
     return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice, knows_buyers)
 
 
-def _fit_clicks(data: Mapping[str, RankingData], seed: int) -> tuple[BoosterRanker, bool]:
+def _fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
     """Fit queries as anybody asks them; lists of known buyers join in if that puts their lots in a better order and no others
     in a worse one, on the validation split."""
     train, val = data["train"], data["val"]
-    booster = fit_booster(train, val, seed=seed)
+    booster = fit_booster(train, val, seed=seed, parameters=parameters)
     known = [data[KNOWN_BUYERS[split]] for split in SPLITS]
     if not all(map(len, known)):
         return booster, False
-    personal = fit_booster(train + known[0], val + known[1], seed=seed)
+    personal = fit_booster(train + known[0], val + known[1], seed=seed, parameters=parameters)
     earned = personal.ndcg_at_10(known[1]) > booster.ndcg_at_10(known[1]) and personal.ndcg_at_10(val) >= booster.ndcg_at_10(val)
     return (personal, True) if earned else (booster, False)
 
@@ -174,7 +179,7 @@ def _gather(
             done += 1
             if progress:
                 progress(done, total)
-            x, y = _rows(live.index, asked, encoded(asked.query), gains_of_question, unlabelled, candidates, now)
+            x, y = _rows(live, asked, encoded(asked.query), gains_of_question, unlabelled, candidates, now)
             if len(set(y.tolist())) > 1:
                 features.append(x)
                 labels.append(y)
@@ -187,7 +192,7 @@ def _gather(
 
 
 def _rows(
-    index: VectorIndex,
+    live: Live,
     asked: Asked,
     vector: Vector,
     gains: Mapping[str, float],
@@ -196,7 +201,7 @@ def _rows(
     now: datetime,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, F) and gains (N,) of the candidates of one question; those without a label only where they count as wrong."""
-    found, features = _candidates(index, asked, vector, candidates, now)
+    found, features = _candidates(live, asked, vector, candidates, now)
     kept = np.array([unlabelled or item_id in gains for item_id in found], dtype=bool)
     return features[kept], np.array([gains.get(item_id, 0.0) for item_id in found], dtype=np.float32)[kept]
 
@@ -213,22 +218,22 @@ def candidate_features(
         candidates: the most that are asked for.
     """
     live = service.live()
-    return _candidates(live.index, Asked(query), live.encoder.encode([query_text(query)])[0], candidates, now)
+    return _candidates(live, Asked(query), live.encoder.encode([query_text(query)])[0], candidates, now)
 
 
-def _candidates(index: VectorIndex, asked: Asked, vector: Vector, candidates: int, now: datetime) -> tuple[list[str], np.ndarray]:
-    buyer = _buyer(index, asked)
+def _candidates(live: Live, asked: Asked, vector: Vector, candidates: int, now: datetime) -> tuple[list[str], np.ndarray]:
+    buyer = _buyer(live, asked)
     searched = vector if buyer is None else drawn_towards(vector, buyer)
-    found = retrieve(index, SearchRequest(asked.query, where=Filter(now=now)), searched, candidates)
+    found = retrieve(live.index, SearchRequest(asked.query, where=Filter(now=now)), searched, candidates)
     return [c.item_id for c in found], feature_matrix(asked.query, vector, found, now, buyer)  # (N, F)
 
 
-def _buyer(index: VectorIndex, asked: Asked) -> Vector | None:
+def _buyer(live: Live, asked: Asked) -> Vector | None:
     """Where the buyer stood, as a search finds it out; None when nothing is known, or of lots that are all gone."""
     if not asked.recent:
         return None
     try:
-        return buyer_vector(asked.recent, index.fetch).vector
+        return buyer_vector(asked.recent, live.index.fetch, live.buyer_tower).vector
     except InvalidQuery:
         return None
 
@@ -277,7 +282,11 @@ def service_of_release(tower: Path, release: Path) -> Iterator[SearchService]:
     with tempfile.TemporaryDirectory(prefix="gavel-reranker-") as scratch:
         store = FaissStore(Path(scratch))
         index_release(release, store)
-        service = SearchService(store, lambda tower_id: QueryEncoder.load(tower, split_tower_id(tower_id)[1]))
+        service = SearchService(
+            store,
+            lambda tower_id: QueryEncoder.load(tower, split_tower_id(tower_id)[1]),
+            load_buyer_tower=lambda tower_id: load_buyer_tower(tower, tower_id),
+        )
         try:
             yield service
         finally:

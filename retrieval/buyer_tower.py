@@ -1,16 +1,162 @@
 """The buyer tower of a tower artefact, in numpy: how the lots that a buyer acted on become one vector."""
 
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
-from retrieval.buyers import AVERAGE, BuyerTower
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.buyers import AVERAGE, BuyerTower, WeightedAverage
+from retrieval.errors import TowerError
+from retrieval.index.base import Vector
+from retrieval.tower import TowerCard, split_tower_id
 
 BUYER_TOWER_FILE = "buyer_tower.npz"  # trained after the others, or never: no part of the tower's identity
+AVERAGE_KIND, ATTENTION_KIND = "average", "attention"
+FORMAT = 1
+REMEDY = "train it again with `gavel train buyers`"
+
+Numbers = NDArray[np.float64]
 
 
-def load_buyer_tower(folder: Path) -> BuyerTower:
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Attention over a buyer's acts, added to their weighted average: what models.buyer_tower.BuyerAttention trains.
+
+    Attributes:
+        context: (H, D) what each head looks for.
+        weight_share: (H,) how much of the log of an act's weight counts in a head.
+        fade: (H,) >= 0, what a head takes off an act per 30 days of age.
+        blend: (D, H D) what of the heads is added to the average.
+        bias: (D,) what is added for every buyer.
+        half_life_days: of the average.
+    """
+
+    context: Numbers
+    weight_share: Numbers
+    fade: Numbers
+    blend: Numbers
+    bias: Numbers
+    half_life_days: float | None = None
+
+    def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
+        """Encode one buyer; arguments and answer as BuyerTower.encode()'s, the answer of unit length.
+
+        Raises:
+            TowerError: the vectors are of another length than the tower's.
+        """
+        if vectors.shape[1] != self.context.shape[1]:
+            raise TowerError(
+                f"the buyer tower encodes lots of {self.context.shape[1]} numbers, these have {vectors.shape[1]}; {REMEDY}"
+            )
+        lots = vectors.astype(np.float64)  # (N, D)
+        logits = lots @ self.context.T + np.outer(np.log(weights), self.weight_share) - np.outer(ages_days / 30, self.fade)
+        shares = np.exp(logits - logits.max(axis=0))  # (N, H)
+        seen = _unit((shares / shares.sum(axis=0)).T @ lots)  # (H, N) @ (N, D) -> (H, D)
+        average = WeightedAverage(self.half_life_days).encode(vectors, weights, ages_days).astype(np.float64)  # (D,)
+        mixed = _unit(average[None])[0] + self.blend @ seen.ravel() + self.bias  # (D,)
+        unit: Vector = _unit(mixed[None])[0].astype(np.float32)
+        return unit
+
+
+def load_buyer_tower(folder: Path, tower_id: str = "") -> BuyerTower:
     """The buyer tower that lies in an artefact's folder, or the weighted average where none was trained.
 
+    Args:
+        folder: `towers/<tower_id>`.
+        tower_id: what the index names; the folder's name by default. Where it names a shorter length of vectors, attention was
+            not trained at that length, and its half-life alone is taken.
+
     Raises:
-        TowerError: the file is damaged.
+        TowerError: the file is damaged, or belongs to another tower.
     """
-    return AVERAGE
+    path = folder / BUYER_TOWER_FILE
+    try:
+        card, arrays = _read(path.read_bytes())
+        tower = _tower(card, arrays)
+    except FileNotFoundError:
+        return AVERAGE
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        raise TowerError(f"{path} is damaged ({error!r}); copy it again, or {REMEDY}") from error
+    wanted, shorter = split_tower_id(tower_id or folder.name)
+    if card["tower_id"] != wanted:
+        raise TowerError(f"{path} belongs to tower {card['tower_id']}; copy that of {wanted}, or {REMEDY}")
+    if isinstance(tower, Attention) and shorter not in (None, card["dimensions"]):
+        return WeightedAverage(tower.half_life_days)
+    return tower
+
+
+def save_buyer_tower(
+    tower: WeightedAverage | Attention, folder: Path, tower_card: TowerCard, figures: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a buyer tower into the folder of the tower that its lots were encoded with, whole or not at all.
+
+    Args:
+        tower: what to write.
+        folder: `towers/<tower_id>`.
+        tower_card: of the tower.
+        figures: what is known of how well it does; kept in its card, read by nobody.
+    """
+    arrays: dict[str, Numbers] = {}
+    if isinstance(tower, Attention):
+        arrays = {name: np.asarray(getattr(tower, name)) for name in ("context", "weight_share", "fade", "blend", "bias")}
+    card = {
+        "format": FORMAT,
+        "kind": ATTENTION_KIND if arrays else AVERAGE_KIND,
+        "heads": len(tower.context) if isinstance(tower, Attention) else 0,
+        "half_life_days": tower.half_life_days,
+        "dimensions": tower_card.dimensions,
+        "tower_id": tower_card.tower_id,
+        "figures": dict(figures or {}),
+    }
+    path = folder / BUYER_TOWER_FILE
+    partial = path.with_name(f".{BUYER_TOWER_FILE}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, card=np.array(json.dumps(card)), **arrays)
+    partial.replace(path)
+    return path
+
+
+def _read(content: bytes) -> tuple[dict[str, Any], dict[str, Numbers]]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    card = json.loads(str(arrays.pop("card")))
+    return card, {name: array.astype(np.float64) for name, array in arrays.items()}
+
+
+def _tower(card: Mapping[str, Any], arrays: Mapping[str, Numbers]) -> WeightedAverage | Attention:
+    if card["format"] != FORMAT:
+        raise ValueError(f"its format is {card['format']}, not {FORMAT}")
+    half_life = None if card["half_life_days"] is None else float(card["half_life_days"])
+    if half_life is not None and not half_life > 0:
+        raise ValueError(f"half_life_days is {half_life}")
+    if card["kind"] == AVERAGE_KIND:
+        return WeightedAverage(half_life)
+    if card["kind"] != ATTENTION_KIND:
+        raise ValueError(f"there is no kind {card['kind']!r}")
+    tower = Attention(**arrays, half_life_days=half_life)
+    heads, dimensions = int(card["heads"]), int(card["dimensions"])
+    shapes = {
+        "context": (heads, dimensions),
+        "weight_share": (heads,),
+        "fade": (heads,),
+        "blend": (dimensions, heads * dimensions),
+        "bias": (dimensions,),
+    }
+    for name, shape in shapes.items():
+        array = arrays[name]
+        if array.shape != shape or not np.isfinite(array).all():
+            raise ValueError(f"{name} is {array.shape}, or not finite; its card asks for {shape}")
+    return tower
+
+
+def _unit(rows: Numbers) -> Numbers:
+    """(R, D), each row of unit length; one that is nothing stays so."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Numbers = rows / np.maximum(norms, 1e-12)
+    return unit

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from retrieval.errors import InvalidQuery
 from retrieval.events import Interaction
 from retrieval.index.base import Candidate, Vector
-
-# How far a buyer's acts draw the query's vector: enough to settle which of several meanings is meant, too little to change
-# the subject. Set by hand.
-BUYER_SHARE = 0.2
+from retrieval.settings import hyperparameters
 
 
 class BuyerTower(Protocol):
@@ -38,14 +35,16 @@ class WeightedAverage:
     """The average of the lots, each act counted with its weight: the buyer tower of artefacts that have no other.
 
     Attributes:
-        half_life_days: age at which an act counts half; None counts every act in full, whenever it was.
+        half_life_days: age at which an act counts half; None takes the process's buyer_half_life_days, which by default counts
+            every act in full, whenever it was.
     """
 
     half_life_days: float | None = None
 
     def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
         """Average; arguments and answer as BuyerTower.encode()'s."""
-        shares = weights if self.half_life_days is None else weights * 0.5 ** (ages_days / self.half_life_days)  # (N,)
+        half_life = self.half_life_days or hyperparameters().buyer_half_life_days
+        shares = weights if half_life is None else weights * 0.5 ** (ages_days / half_life)  # (N,)
         return np.asarray(shares @ vectors.astype(np.float64), dtype=np.float64)  # (N,) @ (N, D) -> (D,)
 
 
@@ -96,8 +95,9 @@ def buyer_vector(
 
 
 def drawn_towards(vector: Vector, buyer: Vector) -> Vector:
-    """The vector of a query, (D,) of unit length, drawn a fifth of the way towards a buyer: what is searched with."""
-    return unit_vector((1 - BUYER_SHARE) * vector + BUYER_SHARE * buyer)
+    """The vector of a query, (D,) of unit length, drawn towards a buyer by the buyer_share: what is searched with."""
+    share = hyperparameters().buyer_share
+    return unit_vector((1 - share) * vector + share * buyer)
 
 
 def unit_vector(numbers: Sequence[float] | Vector) -> Vector:

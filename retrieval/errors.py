@@ -13,7 +13,7 @@
     ├── IndexUnavailable      the index does not answer
     │   └── IndexMissing      nothing has been indexed yet
     ├── RankerUnavailable     the re-ranker does not answer
-    ├── FeedbackUnavailable   what buyers did cannot be kept
+    ├── FeedbackUnavailable   what buyers did cannot be kept, looked up or erased
     ├── FeatureMismatch       a re-ranker was trained on other features
     └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
 
@@ -74,7 +74,7 @@ class RankerUnavailable(GavelError):
 
 
 class FeedbackUnavailable(GavelError):
-    """What buyers did cannot be written down."""
+    """What buyers did cannot be written down, looked up or erased."""
 
 
 class FeatureMismatch(GavelError):

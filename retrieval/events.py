@@ -1,14 +1,16 @@
 """The interaction contract: what buyers did with lots, and how much each act weighs."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from retrieval.errors import InvalidInput
 from retrieval.items import first_value, parse_id, parse_time
+from retrieval.settings import EventWeights, hyperparameters
 
-EVENT_WEIGHTS: Mapping[str, float] = {"view": 1.0, "add_to_cart": 5.0, "purchase": 10.0}
+EVENT_TYPES = tuple(kind.name for kind in fields(EventWeights))  # from the least that a buyer does to the most
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "buyer_id": ("buyer_id", "distinct_id"),
@@ -16,6 +18,18 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "event_type": ("event_type", "event_name"),
     "timestamp": ("timestamp", "created_at"),
 }
+
+# What shops and the analytics they use call the same acts, without marks and capitals. Names that may mean another act as well
+# are unknown on purpose: "cart" may be a look at the cart, "click" and "page view" any page, "checkout" one that was broken off.
+SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "view": ("views", "viewed", "viewitem", "viewproduct", "itemview", "itemviewed", "productview", "productviewed",
+             "detailpageview"),
+    "add_to_cart": ("addedtocart", "addtobasket", "addedtobasket", "addtobag", "addedtobag", "itemaddedtocart",
+                    "productaddedtocart", "productadded"),
+    "purchase": ("purchases", "purchased", "buy", "bought", "itempurchased", "productpurchased", "ordercompleted"),
+}  # fmt: skip
+MAX_NAME_CHARS = 60  # of an unknown name, in a message
+MARKS = re.compile(r"[\s_.:\-\u2010-\u2015]+")  # what stands between the words of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +39,7 @@ class Interaction:
     Attributes:
         buyer_id: who.
         item_id: which lot.
-        event_type: a key of EVENT_WEIGHTS.
+        event_type: one of EVENT_TYPES.
         timestamp: UTC.
         query: the search that led there; empty when there was none.
     """
@@ -38,8 +52,8 @@ class Interaction:
 
     @property
     def weight(self) -> float:
-        """How much this act says about interest: view 1, add_to_cart 5, purchase 10."""
-        return EVENT_WEIGHTS[self.event_type]
+        """How much this act says about interest, see event_weight()."""
+        return event_weight(self.event_type)
 
 
 def parse_interaction(row: Mapping[str, Any]) -> Interaction:
@@ -49,7 +63,7 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
         row: column name -> value, under the contract's names or their aliases.
 
     Returns:
-        The interaction; event types are matched without regard to case, spaces, dashes or underscores.
+        The interaction; parse_event_type() says how event types may be written.
 
     Raises:
         InvalidInput: a field is missing or the event type is unknown; the message names field and value.
@@ -57,21 +71,42 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
     values = {field: first_value(row, names) for field, names in ALIASES.items()}
     for field, value in values.items():
         if value is None:
-            raise InvalidInput(f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})")
+            raise InvalidInput(missing(field))
     timestamp = parse_time("timestamp", values["timestamp"])
     assert timestamp is not None
     return Interaction(
         buyer_id=parse_id("buyer_id", values["buyer_id"]),
         item_id=parse_id("item_id", values["item_id"]),
-        event_type=_event_type(str(values["event_type"])),
+        event_type=parse_event_type(values["event_type"]),
         timestamp=timestamp,
         query=str(row.get("query") or ""),
     )
 
 
-def _event_type(text: str) -> str:
-    key = text.lower().replace(" ", "").replace("_", "").replace("-", "")
-    for known in EVENT_WEIGHTS:
-        if key == known.replace("_", ""):
-            return known
-    raise InvalidInput(f"event_type {text!r} is unknown; known are {', '.join(EVENT_WEIGHTS)}")
+def event_weight(event_type: str) -> float:
+    """How much an act says about interest: view 1, add_to_cart 5, purchase 10, unless GAVEL_EVENT_WEIGHTS says otherwise."""
+    weight: float = getattr(hyperparameters().event_weights, event_type)
+    return weight
+
+
+def missing(field: str) -> str:
+    """Why a row without a field is refused."""
+    return f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})"
+
+
+def parse_event_type(value: Any) -> str:
+    """Read the name of an act, without regard to case and to what stands between its words: "Add To Cart", "product_viewed".
+
+    Returns:
+        One of EVENT_TYPES.
+
+    Raises:
+        InvalidInput: nobody knows what the name means, or it may mean more than one act.
+    """
+    known = _EVENT_TYPES.get(MARKS.sub("", str(value).lower()))
+    if known is None:
+        raise InvalidInput(f"event_type {str(value)[:MAX_NAME_CHARS]!r} is unknown; known are {', '.join(EVENT_TYPES)}")
+    return known
+
+
+_EVENT_TYPES = {MARKS.sub("", name): act for act, names in SPELLINGS.items() for name in (act, *names)}

@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from retrieval.errors import InvalidInput, InvalidQuery
+from retrieval.events import EVENT_TYPES, Interaction
 from retrieval.items import has_half_character, parse_id, query_text
 
 ActKind = Literal["impression", "click", "bid", "purchase"]
 # what a buyer does in an auction -> the event type of training (retrieval/events.py); an impression is no act
-EVENT_TYPES: Mapping[ActKind, str] = {"impression": "impression", "click": "view", "bid": "add_to_cart", "purchase": "purchase"}
+EVENT_TYPE_OF: Mapping[ActKind, str] = {"impression": "impression", "click": "view", "bid": "add_to_cart", "purchase": "purchase"}
 MAX_ACTS = 200
 MAX_POSITION = 1_000
 MAX_QUERY_CHARS = 512
@@ -95,7 +96,7 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
             "query": query,
             "item_id": item_id,
             "position": _position(act.position),
-            "event_type": EVENT_TYPES[act.kind],
+            "event_type": EVENT_TYPE_OF[act.kind],
             "buyer_id": buyer_id,
             "timestamp": shown_at,
             "query_id": query_id,
@@ -104,6 +105,15 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
         for item_id, act in zip(item_ids, feedback.acts, strict=True)
     ]
     return [{**row, "event_id": event_id(row)} for row in rows]
+
+
+def acts_in(rows: Sequence[Mapping[str, Any]]) -> list[Interaction]:
+    """What rows of feedback_rows() say of their buyers: each act at the moment when it happened; a lot that was shown is none."""
+    return [
+        Interaction(row["buyer_id"], row["item_id"], row["event_type"], datetime.fromisoformat(row["happened_at"]))
+        for row in rows
+        if row["event_type"] in EVENT_TYPES
+    ]
 
 
 def parse_query(text: str) -> str:

@@ -10,14 +10,14 @@ from retrieval.deadline import Deadline
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, InvalidInput, TowerError
 from retrieval.events import Interaction
 from retrieval.fuse import Fusion
-from retrieval.index.base import Candidate, Filter, Vector, VectorIndex, fused_candidates
+from retrieval.index.base import Candidate, Filter, TopField, Vector, VectorIndex, fused_candidates
 from retrieval.items import query_text
 from retrieval.search_request import SearchRequest
 
 logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
-WAYS = ("hybrid", "semantic", "keyword", "fetch", "spelling")
+WAYS = ("hybrid", "semantic", "keyword", "fetch", "spelling", "top")
 
 
 def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector, k: int) -> list[Candidate]:
@@ -91,6 +91,10 @@ class FirstStage:
     def nearest(self, index: VectorIndex, vector: Vector, k: int, where: Filter, deadline: Deadline) -> list[Candidate]:
         """The k lots whose vectors are nearest."""
         return self.ask("semantic", index, deadline, lambda i: i.semantic(vector, k, where))
+
+    def top(self, index: VectorIndex, field: TopField, k: int, where: Filter, deadline: Deadline) -> list[Candidate]:
+        """The k lots with the highest of one of their numbers."""
+        return self.ask("top", index, deadline, lambda i: i.top(field, k, where))
 
     def fetch(self, index: VectorIndex, item_ids: Sequence[str], deadline: Deadline) -> list[Candidate]:
         """The stored lots of these ids; unknown ones are left out."""

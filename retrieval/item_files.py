@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from retrieval.items import ALIASES, REQUIRED, Item, Reject, parse_item
 
 SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
 PARQUET_BATCH_ROWS = 4_096
+CSV_SEPARATORS = (",", ";", "\t", "|")
 Columns = Mapping[str, tuple[str, ...]]
 MAX_ID_CHARS = 100  # of a rejected row's id, for the report
 
@@ -98,7 +99,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[s
 
     try:
         with pq.ParquetFile(path) as file:
-            _require_columns(path, file.schema_arrow.names, columns)
+            require_columns(path, file.schema_arrow.names, columns)
             line = 0
             for batch in file.iter_batches(PARQUET_BATCH_ROWS):
                 for row in _batch_rows(batch):
@@ -134,25 +135,49 @@ def _in_microseconds(batch: Any) -> Any:
 def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)  # an unclosed quote is an error, not one long field
-            names: Sequence[str] = reader.fieldnames or []
-            _require_columns(path, names, columns)
-            while True:
-                before = reader.reader.line_num
-                try:
-                    row = next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    yield before + 1, f"lines {before + 1} to {reader.reader.line_num} are no CSV row: {error}"
-                    continue
-                extra = row.pop(None, None)
-                too_many = f"the row has {len(names) + len(extra or [])} cells, the header {len(names)}"
-                yield reader.line_num, row if extra is None else too_many
+            separator = csv_separator(file.readline())
+            file.seek(0)
+            names: Sequence[str] = next(csv.reader(file, delimiter=separator, strict=True), [])
+            require_columns(path, names, columns)
+            file.seek(0)
+            rows = csv_rows(file, names, separator)
+            next(rows)  # the header
+            yield from rows
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except csv.Error as error:
         raise InvalidInput(f"{path} is not a readable CSV file: {error}") from error
+
+
+def csv_separator(header: str) -> str:
+    """What stands between the names of a CSV header: a comma, or what a spreadsheet wrote where commas are decimal."""
+    return max(CSV_SEPARATORS, key=header.count)  # the first of equals
+
+
+def csv_rows(
+    lines: Iterable[str], names: Sequence[str], separator: str = ",", first_line: int = 1
+) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Rows of CSV text under the names of its columns, each with its last line, or with the reason why it is no row.
+
+    Args:
+        lines: of the text, with their ends; the header is a row like others here.
+        names: of the columns.
+        separator: between cells.
+        first_line: the number of the first of the lines.
+    """
+    reader = csv.DictReader(lines, names, strict=True, delimiter=separator)  # an unclosed quote is an error, not one long field
+    while True:
+        before = reader.reader.line_num + first_line
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield before, f"lines {before} to {reader.reader.line_num + first_line - 1} are no CSV row: {error}"
+            continue
+        extra = row.pop(None, None)
+        too_many = f"the row has {len(names) + len(extra or [])} cells, the header {len(names)}"
+        yield reader.line_num + first_line - 1, row if extra is None else too_many
 
 
 def _ndjson_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
@@ -168,21 +193,17 @@ def _ndjson_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             yield line, row if isinstance(row, dict) else f"the line is a JSON {type(row).__name__}, not an object"
 
 
-def _require_columns(path: Path, names: Sequence[str], columns: Columns) -> None:
+def require_columns(path: Path, names: Sequence[str], columns: Columns) -> None:
+    """Check the header of a file.
+
+    Raises:
+        InvalidInput: there is no column for a field; the message names the columns that it may have.
+    """
     for field, accepted in columns.items():
         if not set(accepted) & set(names):
             raise InvalidInput(
-                f"{path} has no column for {field}: it needs one of {', '.join(accepted)}; "
-                f"found {', '.join(names) or 'none'}{_separator_hint(path, names)}"
+                f"{path} has no column for {field}: it needs one of {', '.join(accepted)}; found {', '.join(names) or 'none'}"
             )
-
-
-def _separator_hint(path: Path, names: Sequence[str]) -> str:
-    """What a CSV header that came out as one name, with another separator in it, is told."""
-    if path.suffix.lower() != ".csv" or len(names) != 1:
-        return ""
-    others = (("semicolons (';')", ";"), ("tabs", "\t"), ("bars ('|')", "|"))
-    return next((f"; it looks separated by {name}: save it with commas" for name, mark in others if mark in names[0]), "")
 
 
 def _id_of(row: Mapping[str, Any]) -> str | None:

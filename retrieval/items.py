@@ -1,5 +1,6 @@
 """The item contract: columns, aliases, types and limits, and the one text that a lot is known by."""
 
+import ast
 import json
 import math
 import re
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from retrieval.arabic import fold_arabic
 from retrieval.errors import InvalidInput
 
 MAX_ID_BYTES = 512  # OpenSearch refuses a longer _id
@@ -104,19 +106,26 @@ def clean_text(text: str) -> str:
     return re.sub(r"\s+", " ", printable).strip()
 
 
+def fold_text(text: str) -> str:
+    """As clean_text(), with Arabic letters, digits and signs folded (retrieval.arabic); other scripts are only cleaned."""
+    cleaned = clean_text(text)
+    folded = fold_arabic(cleaned)
+    return folded if folded == cleaned else clean_text(folded)  # where signs went, white space may stand together
+
+
 def has_half_character(text: str) -> bool:
     """Whether a text holds a lone surrogate, which no UTF-8 can write and no tokenizer reads."""
-    return any("\ud800" <= c <= "\udfff" for c in text)
+    return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def item_text(title: str, description: str) -> str:
-    """The text by which towers and keyword search know a lot: title, then description."""
-    return clean_text(f"{title}. {description}" if description.strip() else title)
+    """The text by which towers and keyword search know a lot: title, then description, words in Arabic letters in one spelling."""
+    return fold_text(f"{title}. {description}" if description.strip() else title)
 
 
 def query_text(query: str) -> str:
     """The text of a query, cleaned as item_text cleans a lot."""
-    return clean_text(query)
+    return fold_text(query)
 
 
 def epoch_ms(moment: datetime) -> int:
@@ -225,11 +234,25 @@ def _lookup(row: Mapping[str, Any], name: str) -> Any:
     outer, inner = name.split(".", 1)
     nested = row.get(outer)
     if isinstance(nested, str):
-        try:
-            nested = json.loads(nested)
-        except ValueError:
-            return None
+        nested = _object(outer, nested)
     return nested.get(inner) if isinstance(nested, Mapping) else None
+
+
+def _object(field: str, text: str) -> Any:
+    """The JSON of a cell, or what pandas writes of a dict; None for other text.
+
+    Raises:
+        InvalidInput: the text begins as an object and is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        if not text.lstrip().startswith("{"):
+            return None
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        raise InvalidInput(f"{field} is no JSON object: {text.strip()[:40]!r}") from None
 
 
 def _text(field: str, value: Any, limit: int) -> str:

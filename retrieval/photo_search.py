@@ -10,10 +10,10 @@ from retrieval.buyers import unit_vector
 from retrieval.cache import LruCache
 from retrieval.errors import NoImageBranch, TowerMismatch
 from retrieval.index.base import Vector
+from retrieval.settings import hyperparameters
 from retrieval.tower import split_tower_id
 from retrieval.tower_files import image_tower_folder
 
-WORDS_SHARE = 0.5  # of the words beside a photo in the vector that is searched with
 CACHED_PHOTOS = 1_000  # vectors, so that a later page of an answer does not decode the photo again
 
 
@@ -106,6 +106,7 @@ def with_words(photo: Vector, words: Vector | None) -> Vector:
         words: (D,) of unit length, as the query tower encodes them; None when there are none.
 
     Returns:
-        (D,) float32 of unit length: (1 - WORDS_SHARE) photo + WORDS_SHARE words, scaled.
+        (D,) float32 of unit length: photo and words by the photo_words_share, scaled.
     """
-    return photo if words is None else unit_vector((1 - WORDS_SHARE) * photo + WORDS_SHARE * words)
+    share = hyperparameters().photo_words_share
+    return photo if words is None else unit_vector((1 - share) * photo + share * words)

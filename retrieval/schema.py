@@ -7,22 +7,21 @@ from typing import Any, Literal
 
 import numpy as np
 
+from retrieval.arabic import LETTERS, UNSEEN_AT_LETTERS
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.fuse import RRF_RANK_CONSTANT, Fusion
 from retrieval.index.base import IndexedItem, Tombstone, Vector
 from retrieval.items import Item, epoch_ms, item_text
+from retrieval.settings import Hyperparameters, hyperparameters
 
 Engine = Literal["lucene", "faiss"]
 
-HNSW_M = 16
-HNSW_EF_CONSTRUCTION = 256
-HNSW_EF_SEARCH = 100
-BM25_K1 = 1.2
-BM25_B = 0.75
 VECTOR_FIELD = "embedding"
 TEXT_FIELD = "text"
 WORD_FIELDS = {"title": "title", "brand": "brand.words", "category": "category.words"}  # field of FieldBoosts -> its words
 SPELLING_FIELD = "title.spelling"  # the words of titles with their endings, from which misspelt ones are put right
+DEFAULT_LANGUAGE = "en"
+STEMMERS = {"en": "porter2", "de": "german", "fr": "french", "es": "spanish"}  # language of Latin letters -> stemmer of OpenSearch
 WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with a word of more than 32,766 bytes
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
@@ -54,7 +53,26 @@ def pipeline_name(alias: str) -> str:
     return f"{alias}-rrf"
 
 
-def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", shards: int = 1, replicas: int = 0) -> dict[str, Any]:
+def check_language(language: str) -> None:
+    """Make sure that words of a language can be stemmed.
+
+    Raises:
+        InvalidInput: they cannot; the message lists what can.
+    """
+    if language not in STEMMERS:
+        known = ", ".join(STEMMERS)
+        raise InvalidInput(f"there is no stemmer for the language {language!r} of an index; known are {known} (Arabic is always)")
+
+
+def index_body(
+    tower_id: str,
+    dimensions: int,
+    *,
+    engine: Engine = "lucene",
+    shards: int = 1,
+    replicas: int = 0,
+    language: str = DEFAULT_LANGUAGE,
+) -> dict[str, Any]:
     """Settings and mapping of the physical index.
 
     Args:
@@ -63,9 +81,10 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
         engine: k-NN engine; HNSW in cosine space either way.
         shards: primary shards.
         replicas: copies of each shard.
+        language: by which words in Latin letters are stemmed, one of STEMMERS; words in Arabic letters are stemmed as Arabic.
     """
     return {
-        "settings": _settings(shards, replicas),
+        "settings": _settings(shards, replicas, language, hyperparameters()),
         "mappings": {
             "dynamic": False,
             "_meta": {"tower_id": tower_id, "dimensions": dimensions},
@@ -74,7 +93,9 @@ def index_body(tower_id: str, dimensions: int, *, engine: Engine = "lucene", sha
     }
 
 
-def template_body(alias: str, *, shards: int = 1, replicas: int = 0) -> dict[str, Any]:
+def template_body(
+    alias: str, *, shards: int = 1, replicas: int = 0, language: str = DEFAULT_LANGUAGE, numbers: Hyperparameters | None = None
+) -> dict[str, Any]:
     """The index template of an alias: what an index is like that something else than create() makes.
 
     Such an index has the fields of a lot but for the vector, whose length no template can know, and guesses none from what is
@@ -84,18 +105,20 @@ def template_body(alias: str, *, shards: int = 1, replicas: int = 0) -> dict[str
         alias: physical names begin with it.
         shards: primary shards.
         replicas: copies of each shard.
+        language: as in index_body().
+        numbers: of BM25; None takes those of this process.
     """
     return {
         "index_patterns": [f"{alias}-*"],
         "priority": 100,
         "template": {
-            "settings": _settings(shards, replicas),
+            "settings": _settings(shards, replicas, language, numbers or hyperparameters()),
             "mappings": {"dynamic": False, "properties": _lot_fields()},
         },
     }
 
 
-def _settings(shards: int, replicas: int) -> dict[str, Any]:
+def _settings(shards: int, replicas: int, language: str, numbers: Hyperparameters) -> dict[str, Any]:
     slow = {
         "search.slowlog.threshold.query.warn": SLOW_SEARCH,
         "search.slowlog.threshold.fetch.warn": SLOW_SEARCH,
@@ -108,28 +131,40 @@ def _settings(shards: int, replicas: int) -> dict[str, Any]:
             "number_of_shards": shards,
             "number_of_replicas": replicas,
             "gc_deletes": TOMBSTONE_RETENTION,
-            "similarity": {"default": {"type": "BM25", "k1": BM25_K1, "b": BM25_B}},
+            "similarity": {"default": {"type": "BM25", "k1": numbers.bm25_k1, "b": numbers.bm25_b}},
             **slow,
         },
-        "analysis": _analysis(),
+        "analysis": _analysis(language),
     }
 
 
-def _analysis() -> dict[str, Any]:
-    """How words are cut: the same words, endings and lengths as the embedded index has."""
-    item_text_filters = ["lowercase", "english_stemmer", "word_head"]
+def _analysis(language: str) -> dict[str, Any]:
+    """How words are cut: the same words, endings and lengths as the embedded index has.
+
+    Each stemmer leaves the letters of the other's script alone.
+    """
+    cut = {"type": "custom", "tokenizer": "word", "char_filter": ["unseen_at_arabic", "arabic_letters"]}
     return {
         "normalizer": {"lowercase": {"type": "custom", "filter": ["lowercase"]}},
+        "char_filter": {
+            "unseen_at_arabic": {"type": "pattern_replace", "pattern": UNSEEN_AT_LETTERS, "replacement": ""},
+            "arabic_letters": {"type": "mapping", "mappings": [f"{_escaped(a)}=>{_escaped(b)}" for a, b in LETTERS.items()]},
+        },
         "filter": {
-            "english_stemmer": {"type": "stemmer", "language": "porter2"},
+            "latin_stemmer": {"type": "stemmer", "language": STEMMERS[language]},
+            "arabic_stemmer": {"type": "stemmer", "language": "arabic"},
             "word_head": {"type": "truncate", "length": WORD_HEAD_CHARS},
         },
         "analyzer": {
-            "item_text": {"type": "custom", "tokenizer": "word", "filter": item_text_filters},
-            "spelling": {"type": "custom", "tokenizer": "word", "filter": ["lowercase", "word_head"]},
+            "item_text": {**cut, "filter": ["lowercase", "latin_stemmer", "arabic_stemmer", "word_head"]},
+            "spelling": {**cut, "filter": ["lowercase", "word_head"]},
         },
         "tokenizer": {"word": {"type": "pattern", "pattern": r"\w+", "group": 0, "flags": "UNICODE_CHARACTER_CLASS"}},
     }
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\u{ord(character):04x}" for character in text)
 
 
 def _vector_field(dimensions: int, engine: Engine) -> dict[str, Any]:
@@ -137,7 +172,7 @@ def _vector_field(dimensions: int, engine: Engine) -> dict[str, Any]:
         "name": "hnsw",
         "engine": engine,
         "space_type": "cosinesimil",
-        "parameters": {"m": HNSW_M, "ef_construction": HNSW_EF_CONSTRUCTION},
+        "parameters": {"m": hyperparameters().hnsw_m, "ef_construction": hyperparameters().hnsw_ef_construction},
     }
     return {"type": "knn_vector", "dimension": dimensions, "method": method}
 

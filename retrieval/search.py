@@ -2,8 +2,11 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
+from retrieval.buyer_search import EXCLUDES, BuyerSearch, Exclude, KnownBuyer, PastAct
+from retrieval.buyer_store import BuyerStore, NoBuyerStore, parse_buyer_id
 from retrieval.buyers import AVERAGE, BuyerTower, BuyerVector, unit_vector
 from retrieval.cache import CacheUse, LruCache
 from retrieval.deadline import Deadline
@@ -14,6 +17,7 @@ from retrieval.index.admission import has_ended
 from retrieval.index.base import Filter, IndexStore, Vector
 from retrieval.items import EPOCH, query_text
 from retrieval.live_index import Encoder, Live, LiveIndex
+from retrieval.nearest import nearest_lots
 from retrieval.photo_search import PhotoEncoder, PhotoQueries, no_image_branch, with_words
 from retrieval.ranker.base import Ranker
 from retrieval.search_answer import Explanation, SearchAnswer, SearchResult
@@ -26,13 +30,12 @@ from retrieval.search_request import (
     MODES,
     Mode,
     SearchRequest,
-    check_filter,
     check_interactions,
-    check_k,
+    check_question,
     check_request,
     check_text,
 )
-from retrieval.two_stages import TwoStages, ranked, timed
+from retrieval.two_stages import TwoStages, timed
 
 __all__ = [
     "MAX_INTERACTIONS",
@@ -63,6 +66,7 @@ class SearchService:
 
     Attributes:
         query_tower: what encodes queries, full or small.
+        buyers: what is known of buyers.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class SearchService:
         load_image_encoder: Callable[[str], PhotoEncoder] = no_image_branch,
         load_buyer_tower: Callable[[str], BuyerTower] = lambda tower_id: AVERAGE,
         query_tower: str = "full",
+        buyer_store: BuyerStore | None = None,
     ) -> None:
         """Wire a service; nothing is loaded before the first search.
 
@@ -96,12 +101,14 @@ class SearchService:
             load_image_encoder: tower_id -> the image branch of that tower; asked when the first photo comes.
             load_buyer_tower: tower_id -> what encodes buyers with the lots of that tower; else their weighted average.
             query_tower: which query tower load_encoder loads, full or small, for who asks.
+            buyer_store: where the recent acts of buyers are kept; None keeps none.
         """
         self._live = LiveIndex(store, load_encoder, load_ranker, load_buyer_tower, tower_id)
         self.query_tower = query_tower
         self._deadline_s = deadline_s
         self._first_stage = FirstStage(retrieve_timeout_s)
         self._stages = TwoStages(self._first_stage, candidates)
+        self.buyers = BuyerSearch(self._first_stage, buyer_store or NoBuyerStore())
         self._vectors: LruCache[Vector] = LruCache(cached_queries)
         self._answers: LruCache[SearchAnswer] = LruCache(CACHED_ANSWERS, cached_answers_s)
         self._photos = PhotoQueries(load_image_encoder)
@@ -116,7 +123,7 @@ class SearchService:
 
     def circuits(self) -> Mapping[str, str]:
         """What is asked -> whether its circuit is closed, open or half_open."""
-        circuits = {**self._first_stage.circuits, "rerank": self._stages.ranker_circuit}
+        circuits = {**self._first_stage.circuits, "rerank": self._stages.ranker_circuit, "buyers": self.buyers.circuit}
         return {name: circuit.state for name, circuit in circuits.items()}
 
     def search(self, request: SearchRequest) -> SearchAnswer:
@@ -143,17 +150,23 @@ class SearchService:
         with timed(timings, "total"):
             with timed(timings, "load"):
                 live = self.live()
+            with timed(timings, "history") if any(request.buyer_id for request in requests) else nullcontext():
+                requests, missing = self.buyers.with_histories(requests)
             kept = [self._kept(live, request) for request in requests]
             pending = [request for request, answer in zip(requests, kept, strict=True) if answer is None]
             vectors: Mapping[str, Vector] = {}
             if pending:
                 with timed(timings, "encode"):
                     vectors = self._encoded(live, [query_text(request.query) for request in pending])
-        return [
+        answers = [
             self._fresh(live, request, vectors.get(query_text(request.query)), timings)
             if answer is None
             else replace(answer, cached=True, timings_ms=dict(timings))
             for request, answer in zip(requests, kept, strict=True)
+        ]
+        return [
+            replace(answer, degraded=[*answer.degraded, "buyer"]) if request.buyer_id in missing else answer
+            for request, answer in zip(requests, answers, strict=True)
         ]
 
     def search_image(self, photo: bytes, request: SearchRequest) -> SearchAnswer:
@@ -199,7 +212,7 @@ class SearchService:
         lots = self._first_stage.fetch(live.index, [item_id], deadline)
         if not lots:
             raise UnknownItem(f"index {live.index.name} has no lot {item_id!r}; take an item_id that a search answered with")
-        return self._nearest(live, lots[0].vector, k, where or Filter(), deadline, without={item_id})
+        return self._nearest(live, lots[0].vector, k, where, deadline, without=[item_id])
 
     def nearest(self, numbers: Sequence[float], k: int = 10, where: Filter | None = None) -> SearchAnswer:
         """The lots nearest to a vector of any length above 0.
@@ -212,19 +225,47 @@ class SearchService:
         live = self.live()
         if len(numbers) != live.index.dimensions:
             raise InvalidQuery(f"the vector has {len(numbers)} numbers; index {live.index.name} takes {live.index.dimensions}")
-        return self._nearest(live, unit_vector(numbers), k, where or Filter(), Deadline(self._deadline_s))
+        return self._nearest(live, unit_vector(numbers), k, where, Deadline(self._deadline_s))
 
-    def nearest_to_buyer(self, acts: Sequence[Interaction], k: int = 10, where: Filter | None = None) -> SearchAnswer:
-        """The lots nearest to a buyer, without those that the buyer acted on.
+    def nearest_to_buyer(
+        self,
+        acts: Sequence[Interaction],
+        k: int = 10,
+        where: Filter | None = None,
+        *,
+        buyer_id: str = "",
+        exclude: Exclude = "acted",
+    ) -> SearchAnswer:
+        """The lots nearest to a buyer, by the acts given and those that are kept of them.
+
+        Args:
+            acts: what the buyer did, as far as the caller knows.
+            k: how many.
+            where: which lots may come back.
+            buyer_id: whose kept acts count, too; where nothing is known of a named buyer the answer's lots are popular and
+                fresh ones, and its `source` says so. Empty for nobody's.
+            exclude: lots that shall not come back: of any of the acts, purchased ones, or none.
 
         Raises:
-            InvalidQuery: no lot of the acts is known; or they, k or filters are out of their limits.
+            InvalidQuery: no lot of the acts is known, and nobody is named; or acts, id, k or filters are out of their limits.
             IndexUnavailable: the index does not answer.
         """
-        live, deadline = self.live(), Deadline(self._deadline_s)
-        buyer = self._buyer(live, acts, deadline)
-        answer = self._nearest(live, buyer.vector, k, where or Filter(), deadline, without=set(buyer.known_items))
-        return replace(answer, unknown_items=buyer.unknown_items)
+        check_interactions(tuple(acts))
+        check_question(k, where)
+        if exclude not in EXCLUDES:
+            raise InvalidQuery(f"exclude is {exclude!r}; allowed are {', '.join(EXCLUDES)}")
+        buyer = KnownBuyer(acts, parse_buyer_id(buyer_id) if buyer_id else "", exclude)
+        return self.buyers.retrieve(self.live(), buyer, k, where or Filter(), Deadline(self._deadline_s))
+
+    def history(self, buyer_id: str, limit: int = MAX_INTERACTIONS) -> list[PastAct]:
+        """What is kept of a buyer, the latest act first, each with its lot.
+
+        Raises:
+            InvalidQuery: this is no id, or the limit is none.
+            FeedbackUnavailable: the store does not answer.
+            IndexUnavailable: the index does not answer.
+        """
+        return self.buyers.history(self.live(), buyer_id, limit, Deadline(self._deadline_s))
 
     def encode_buyer(self, acts: Sequence[Interaction]) -> tuple[str, BuyerVector]:
         """The tower of the live index, and where a buyer stands in its space.
@@ -234,24 +275,14 @@ class SearchService:
             IndexUnavailable: the index does not answer.
         """
         live = self.live()
-        return live.index.tower_id, self._buyer(live, acts, Deadline(self._deadline_s))
-
-    def _buyer(self, live: Live, acts: Sequence[Interaction], deadline: Deadline) -> BuyerVector:
         check_interactions(tuple(acts))
-        return self._first_stage.buyer(live.index, acts, live.buyer_tower, deadline)
+        return live.index.tower_id, self._first_stage.buyer(live.index, acts, live.buyer_tower, Deadline(self._deadline_s))
 
     def _nearest(
-        self, live: Live, vector: Vector, k: int, where: Filter, deadline: Deadline, without: set[str] | None = None
+        self, live: Live, vector: Vector, k: int, where: Filter | None, deadline: Deadline, without: Sequence[str] = ()
     ) -> SearchAnswer:
-        check_k(k)
-        check_filter(where)
-        left_out = without or set()
-        timings: dict[str, float] = {}
-        with timed(timings, "total"), timed(timings, "retrieve"):
-            found = self._first_stage.nearest(live.index, vector, k + len(left_out), where, deadline)
-        chosen = [candidate for candidate in found if candidate.item_id not in left_out][:k]
-        results = ranked([(c, c.score) for c in chosen], vector, 0)
-        return SearchAnswer(results, live.index.tower_id, "semantic", reranked=False, degraded=[], timings_ms=timings)
+        check_question(k, where)
+        return nearest_lots(self._first_stage, live, vector, k, where or Filter(), deadline, without=without)
 
     def _fresh(self, live: Live, request: SearchRequest, vector: Vector | None, timings: Mapping[str, float]) -> SearchAnswer:
         """An answer of this moment, kept for a while if nothing failed on its way."""

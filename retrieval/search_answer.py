@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from retrieval.search_request import Mode
+
+Source = Literal["history", "popular_and_fresh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,15 @@ class SearchAnswer:
         mode: as asked.
         reranked: whether the re-ranker gave the order.
         degraded: what failed and was done without: "semantic", "keyword", "rerank" or "buyer".
-        timings_ms: stage -> milliseconds: load (of index and models, the first time), encode, retrieve, rerank, diversify,
-            spelling, total.
+        timings_ms: stage -> milliseconds: load (of index and models, the first time), history (of the buyer), encode, retrieve,
+            rerank, diversify, spelling, total.
         cached: whether it was answered a moment ago, and kept.
         next_offset: where the next page begins; None when there is none.
         unknown_items: item ids of the buyer's acts that no lot has.
         did_you_mean: the query with words that no lot has put right, on the first page; None where there are none, or nothing
             near them. What was searched for is the query as typed.
+        source: what lots for a buyer were found by: what they did, or, where nothing is known of that, how popular and fresh
+            lots are; None for other questions.
     """
 
     results: Sequence[SearchResult]
@@ -88,3 +92,4 @@ class SearchAnswer:
     next_offset: int | None = None
     unknown_items: Sequence[str] = ()
     did_you_mean: str | None = None
+    source: Source | None = None

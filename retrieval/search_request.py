@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from retrieval.buyer_store import MOST_ACTS, parse_buyer_id
 from retrieval.diversity import Diversity
 from retrieval.errors import InvalidQuery
 from retrieval.events import Interaction
@@ -16,7 +17,7 @@ MAX_QUERY_CHARS = 512  # and so fewer words than the 1,024 clauses that OpenSear
 MAX_K = 100
 MAX_OFFSET = 400
 MAX_REACH = MAX_OFFSET + MAX_K  # lots that can be paged through: an index is never asked for a longer list
-MAX_INTERACTIONS = 200
+MAX_INTERACTIONS = MOST_ACTS
 MAX_QUERIES = 20  # in one request
 
 
@@ -35,6 +36,7 @@ class SearchRequest:
         explain: say of every lot how it came to its place.
         fusion: how a hybrid search fuses its two lists; None as was tuned for the tower.
         diversity: how much the best lots, those that are re-ranked, shall differ.
+        buyer_id: whose kept acts are added to `recent`; empty for nobody's.
     """
 
     query: str
@@ -47,6 +49,7 @@ class SearchRequest:
     explain: bool = False
     fusion: Fusion | None = None
     diversity: Diversity = field(default_factory=Diversity)
+    buyer_id: str = ""
 
 
 def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
@@ -70,6 +73,8 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
     check_k(request.k, request.offset)
     check_filter(request.where)
     check_interactions(request.recent)
+    if request.buyer_id:
+        parse_buyer_id(request.buyer_id)
 
 
 def check_k(k: int, offset: int = 0) -> None:
@@ -82,6 +87,17 @@ def check_k(k: int, offset: int = 0) -> None:
         raise InvalidQuery(f"k is {k}; allowed are 1 to {MAX_K}")
     if not 0 <= offset <= MAX_OFFSET:
         raise InvalidQuery(f"offset is {offset}; allowed are 0 to {MAX_OFFSET}; narrow the search with filters")
+
+
+def check_question(k: int, where: Filter | None) -> None:
+    """Hold the size of an answer and its filters against their limits.
+
+    Raises:
+        InvalidQuery: the message names the value and the limit.
+    """
+    check_k(k)
+    if where is not None:
+        check_filter(where)
 
 
 def check_filter(where: Filter) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from retrieval.buyer_store import BuyerStore
 from retrieval.buyers import BuyerTower
 from retrieval.index.base import IndexStore
 from retrieval.live_index import Encoder
@@ -18,6 +19,7 @@ def search_service(
     load_ranker: Callable[[str], Ranker | None],
     load_image_encoder: Callable[[str], PhotoEncoder],
     load_buyer_tower: Callable[[str], BuyerTower],
+    buyer_store: BuyerStore,
 ) -> SearchService:
     """Wire a service.
 
@@ -28,6 +30,7 @@ def search_service(
         load_ranker: tower_id -> its re-ranker, or None.
         load_image_encoder: tower_id -> its image branch.
         load_buyer_tower: tower_id -> its buyer tower, or the weighted average.
+        buyer_store: where the recent acts of buyers are kept.
     """
     return SearchService(
         store,
@@ -42,4 +45,5 @@ def search_service(
         load_image_encoder=load_image_encoder,
         load_buyer_tower=load_buyer_tower,
         query_tower=settings.query_tower,
+        buyer_store=buyer_store,
     )

@@ -1,23 +1,35 @@
-"""Every setting of a Gavel process in one object, read from and written to GAVEL_* environment variables."""
+"""What a Gavel process is told by GAVEL_* environment variables: where it runs, and the numbers that searches stand on.
+
+A field's type and limits say how its variable is read; `gavel.toml` (local/config.py) is read by the same rule.
+"""
 
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from retrieval.errors import InvalidSettings
 
 IndexKind = Literal["faiss", "opensearch"]
 OpenSearchAuth = Literal["none", "sigv4"]
 QueryTowerKind = Literal["full", "small"]
+IndexLanguage = Literal["en", "de", "fr", "es"]
 PREFIX = "GAVEL_"
+T = TypeVar("T")
+
+
+def limited(default: Any, *, least: float | None = None, above: float | None = None, most: float | None = None) -> Any:
+    """A field of a number with the limits that read_field() holds it to."""
+    return field(default=default, metadata={"least": least, "above": above, "most": most})
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a process must know about where it runs; nothing here changes what an answer means.
+    """What a process must know about where it runs; what an answer means stands on its Hyperparameters.
 
     Attributes:
         home: folder of everything that Gavel makes on one machine.
@@ -26,6 +38,7 @@ class Settings:
         opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service asks.
         index_alias: name behind which the live index stands.
         index_replicas: copies of each shard of an index that is made, >= 0; OpenSearch alone.
+        language: of words in Latin letters, by which an index that is made stems them; Arabic words are stemmed in every index.
         cors_origins: origins whose pages may read answers of the query API, with commas between; empty for none.
         towers_uri: folder or s3:// prefix of the tower artefacts, one sub-folder a tower_id; empty means home/towers.
         tower_id: the only tower that queries may be encoded with; empty takes the one that the live index names.
@@ -39,6 +52,8 @@ class Settings:
         ranker_endpoint: name of the SageMaker endpoint that re-ranks; empty re-ranks in process, or not at all.
         ranker_timeout_s: seconds until the endpoint's answer is given up, and search answers in first-stage order.
         events_stream: Firehose delivery stream that POST /events sends to; empty writes files below home, or refuses on Lambda.
+        buyer_events_table: DynamoDB table of buyers' recent acts; empty keeps a file below home, or none on Lambda.
+        buyer_events_days: how long a buyer's act is kept there, 1 to 3650 days.
         stage: what measurements are filed under.
     """
 
@@ -47,20 +62,25 @@ class Settings:
     opensearch_url: str = "http://127.0.0.1:9200"
     opensearch_auth: OpenSearchAuth = "none"
     index_alias: str = "auction-items"
-    index_replicas: int = 0
+    index_replicas: int = limited(0, least=0)
+    language: IndexLanguage = "en"
     cors_origins: str = ""
     towers_uri: str = ""
     tower_id: str = ""
     query_tower: QueryTowerKind = "full"
-    candidates: int = 50
-    request_timeout_s: float = 10.0
-    retrieve_timeout_s: float = 2.0
-    deadline_s: float = 5.0
-    cached_queries: int = 10_000
-    cached_answers_s: float = 5.0  # as long as a swapped alias may go unseen
+    candidates: int = limited(50, least=1)
+    request_timeout_s: float = limited(10.0, above=0)
+    retrieve_timeout_s: float = limited(2.0, above=0)
+    deadline_s: float = limited(5.0, above=0)
+    cached_queries: int = limited(10_000, least=0)
+    cached_answers_s: float = limited(5.0, least=0)  # as long as a swapped alias may go unseen
     ranker_endpoint: str = ""
-    ranker_timeout_s: float = 0.05  # half of what a whole query may take; an endpoint that is well needs a fifth of it
+    ranker_timeout_s: float = limited(
+        0.05, above=0
+    )  # half of what a whole query may take; an endpoint that is well needs a fifth of it
     events_stream: str = ""
+    buyer_events_table: str = ""
+    buyer_events_days: int = limited(90, least=1, most=3_650)
     stage: str = "local"
 
     @property
@@ -80,65 +100,172 @@ class Settings:
         Raises:
             InvalidSettings: a value cannot be read; the message names the variable and what it allows.
         """
-        given = {f.name: env[PREFIX + f.name.upper()] for f in fields(cls) if env.get(PREFIX + f.name.upper())}
-        if env.get("OPENSEARCH_URL"):
-            given.setdefault("opensearch_url", env["OPENSEARCH_URL"])
-        if given.get("index", "faiss") not in get_args(IndexKind):
-            raise InvalidSettings(f"GAVEL_INDEX is {given['index']!r}; allowed are {', '.join(get_args(IndexKind))}")
-        if given.get("opensearch_auth", "none") not in get_args(OpenSearchAuth):
-            allowed = ", ".join(get_args(OpenSearchAuth))
-            raise InvalidSettings(f"GAVEL_OPENSEARCH_AUTH is {given['opensearch_auth']!r}; allowed are {allowed}")
-        if given.get("query_tower", "full") not in get_args(QueryTowerKind):
-            raise InvalidSettings(
-                f"GAVEL_QUERY_TOWER is {given['query_tower']!r}; allowed are {', '.join(get_args(QueryTowerKind))}"
-            )
-        return cls(
-            home=Path(given.get("home", cls().home)),
-            index="opensearch" if given.get("index") == "opensearch" else "faiss",
-            opensearch_url=given.get("opensearch_url", cls().opensearch_url),
-            opensearch_auth="sigv4" if given.get("opensearch_auth") == "sigv4" else "none",
-            index_alias=given.get("index_alias", cls().index_alias),
-            index_replicas=_whole(given, "index_replicas", cls().index_replicas, least=0),
-            cors_origins=given.get("cors_origins", cls().cors_origins),
-            towers_uri=given.get("towers_uri", cls().towers_uri),
-            tower_id=given.get("tower_id", cls().tower_id),
-            query_tower="small" if given.get("query_tower") == "small" else "full",
-            candidates=_whole(given, "candidates", cls().candidates, least=1),
-            request_timeout_s=_seconds(given, "request_timeout_s", cls().request_timeout_s),
-            retrieve_timeout_s=_seconds(given, "retrieve_timeout_s", cls().retrieve_timeout_s),
-            deadline_s=_seconds(given, "deadline_s", cls().deadline_s),
-            cached_queries=_whole(given, "cached_queries", cls().cached_queries, least=0),
-            cached_answers_s=_seconds(given, "cached_answers_s", cls().cached_answers_s, or_zero=True),
-            ranker_endpoint=given.get("ranker_endpoint", cls().ranker_endpoint),
-            ranker_timeout_s=_seconds(given, "ranker_timeout_s", cls().ranker_timeout_s),
-            events_stream=given.get("events_stream", cls().events_stream),
-            stage=given.get("stage", cls().stage),
-        )
+        common = {PREFIX + "OPENSEARCH_URL": env.get("OPENSEARCH_URL") or ""}
+        return read_env(cls, common | {name: value for name, value in env.items() if value})
 
     def to_env(self) -> dict[str, str]:
         """The environment that from_env() reads back to an equal object."""
-        return {PREFIX + f.name.upper(): str(getattr(self, f.name)) for f in fields(self)}
+        return write_env(self)
 
 
-def _whole(given: Mapping[str, str], name: str, default: int, *, least: int) -> int:
-    number = _number(given, name, default)
-    if number < least or number != int(number):
-        raise InvalidSettings(f"{PREFIX}{name.upper()} is {number:g}; allowed are whole numbers from {least}")
-    return int(number)
+@dataclass(frozen=True, slots=True)
+class EventWeights:
+    """What each act of a buyer says of their interest, against the others.
+
+    Attributes:
+        view: looked at a lot.
+        add_to_cart: put it into the cart, or bid on it.
+        purchase: bought it.
+    """
+
+    view: float = limited(1.0, above=0)
+    add_to_cart: float = limited(5.0, above=0)
+    purchase: float = limited(10.0, above=0)
 
 
-def _seconds(given: Mapping[str, str], name: str, default: float, *, or_zero: bool = False) -> float:
-    number = _number(given, name, default)
-    if number < 0 or (number == 0 and not or_zero):
-        raise InvalidSettings(f"{PREFIX}{name.upper()} is {number:g}; allowed are seconds {'from' if or_zero else 'above'} 0")
-    return number
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """The numbers that change what an answer means: they must be the same where models are trained and where they serve.
+
+    Attributes:
+        event_weights: what acts count, in buyers' vectors and in training.
+        buyer_share: how far a buyer's acts draw a query's vector, 0 to 1: enough to settle which of several meanings is meant,
+            too little to change the subject. Set by hand.
+        buyer_half_life_days: age at which an act counts half in the weighted average; None counts every act in full.
+        photo_words_share: share of the words beside a photo in the vector that is searched with, 0 to 1.
+        hnsw_m: edges of a vector in the HNSW graph; of an index that is made from now on.
+        hnsw_ef_construction: vectors looked at when one is added to the graph.
+        hnsw_ef_search: vectors looked at by a search.
+        bm25_k1: how soon more of the same word counts no more; on OpenSearch of an index that is made from now on.
+        bm25_b: how much long texts count less, 0 to 1; as bm25_k1.
+    """
+
+    event_weights: EventWeights = EventWeights()
+    buyer_share: float = limited(0.2, least=0, most=1)
+    buyer_half_life_days: float | None = limited(None, above=0)
+    photo_words_share: float = limited(0.5, least=0, most=1)
+    hnsw_m: int = limited(16, least=2, most=512)
+    hnsw_ef_construction: int = limited(256, least=1)
+    hnsw_ef_search: int = limited(100, least=1)
+    bm25_k1: float = limited(1.2, above=0)
+    bm25_b: float = limited(0.75, least=0, most=1)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> "Hyperparameters":
+        """Read GAVEL_EVENT_WEIGHTS ("view=1,add_to_cart=5"), GAVEL_BUYER_SHARE and so on; unset ones keep their default.
+
+        Raises:
+            InvalidSettings: a value cannot be read; the message names the variable and what it allows.
+        """
+        return read_env(cls, env)
+
+    def to_env(self) -> dict[str, str]:
+        """The environment that from_env() reads back to an equal object."""
+        return write_env(self)
 
 
-def _number(given: Mapping[str, str], name: str, default: float) -> float:
+@cache
+def hyperparameters() -> Hyperparameters:
+    """Those of this process: its environment is read once, at the first use."""
+    return Hyperparameters.from_env()
+
+
+def read_env(cls: type[T], env: Mapping[str, str]) -> T:
+    """Make a dataclass of the variables of its fields; one that is unset or empty keeps its default.
+
+    Raises:
+        InvalidSettings: a value cannot be read.
+    """
+    given = {f: env[name] for f in fields(cls) if env.get(name := PREFIX + f.name.upper())}  # type: ignore[arg-type]
+    return cls(**{f.name: read_field(cls, f, text, PREFIX + f.name.upper()) for f, text in given.items()})
+
+
+def write_env(values: Any) -> dict[str, str]:
+    """The variables that read_env() makes an equal dataclass of."""
+    return {PREFIX + f.name.upper(): _written(getattr(values, f.name)) for f in fields(values)}
+
+
+def read_field(cls: type, of: Field[Any], text: str, name: str) -> Any:
+    """Read the value of a field, by its type and limits.
+
+    Args:
+        cls: the dataclass.
+        of: the field.
+        text: as it was written; a dataclass as `name=value,name=value`, of which those that are left out keep their default.
+        name: what the value is called where it stands, for the message.
+
+    Raises:
+        InvalidSettings: the message says what is allowed.
+    """
+    kinds = _kinds(cls, of.name)
+    if NoneType in kinds and text.lower() == "none":
+        return None
+    kind = kinds[0]
+    if is_dataclass(kind):
+        return _read_pairs(kind, text, name)
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise InvalidSettings(f"{name} is {text!r}; allowed are {', '.join(get_args(kind))}")
+        return text
+    return _read_number(cls, of, text, name) if kind in (int, float) else kind(text)
+
+
+def allowed(cls: type, of: Field[Any]) -> str:
+    """What a field takes, in words."""
+    kinds = _kinds(cls, of.name)
+    words = {str: "text", Path: "a path", int: "whole numbers", float: "seconds" if of.name.endswith("_s") else "numbers"}
+    if get_origin(kinds[0]) is Literal:
+        return ", ".join(get_args(kinds[0]))
+    if is_dataclass(kinds[0]):
+        return ", ".join(f"{part.name}=<number>" for part in fields(kinds[0]))
+    limits = {"least": "from", "above": "above", "most": "to"}
+    ranges = [f"{word} {of.metadata[limit]:g}" for limit, word in limits.items() if of.metadata.get(limit) is not None]
+    return " ".join([words[kinds[0]], *ranges, *(["or none"] if NoneType in kinds else [])])
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _kinds(cls: type, name: str) -> tuple[Any, ...]:
+    """The types of a field; of an optional one, that of the value first."""
+    hint = _hints(cls)[name]
+    return get_args(hint) if NoneType in get_args(hint) else (hint,)
+
+
+def _read_number(cls: type, of: Field[Any], text: str, name: str) -> Any:
+    kind = _kinds(cls, of.name)[0]
     try:
-        number = float(given.get(name, default))
+        number = float(text)
         if not math.isfinite(number):
             raise ValueError
-        return number
     except ValueError:
-        raise InvalidSettings(f"{PREFIX}{name.upper()} is {given[name]!r}, not a number") from None
+        raise InvalidSettings(f"{name} is {text!r}, not a number") from None
+    least, above, most = (of.metadata.get(limit) for limit in ("least", "above", "most"))
+    outside = (
+        (least is not None and number < least) or (above is not None and number <= above) or (most is not None and number > most)
+    )
+    if outside or (kind is int and number != int(number)):
+        raise InvalidSettings(f"{name} is {number:g}; allowed are {allowed(cls, of)}")
+    return kind(number)
+
+
+def _read_pairs(kind: Any, text: str, name: str) -> Any:
+    parts = {part.name: part for part in fields(kind)}
+    values = {}
+    for pair in filter(None, (pair.strip() for pair in text.split(","))):
+        key, _, value = (word.strip() for word in pair.partition("="))
+        if key not in parts:
+            raise InvalidSettings(f"{name} has no {key!r}; allowed are {', '.join(f'{part}=<number>' for part in parts)}")
+        values[key] = read_field(kind, parts[key], value, f"{key} in {name}")
+    return kind(**values)
+
+
+def write_pairs(values: Mapping[str, Any]) -> str:
+    """The text of a dataclass that read_field() reads back."""
+    return ",".join(f"{name}={value}" for name, value in values.items())
+
+
+def _written(value: Any) -> str:
+    return write_pairs(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else str(value)

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from retrieval.arabic import fold_letters
+
 WORD = re.compile(r"\w+")
 LEAST_LETTERS = 4
 ONE_EDIT_BELOW = 6  # letters; a longer word may have two edits
@@ -41,7 +43,7 @@ def doubtful_words(text: str, found: Iterable[Mapping[str, Any]]) -> list[str]:
         for document in documents:
             if not left:
                 return []
-            left -= set(WORD.findall(str(document.get(field) or "").lower()))
+            left -= set(WORD.findall(fold_letters(str(document.get(field) or "")).lower()))
     return sorted(left) if len(left) <= MOST_WORDS else []
 
 

@@ -108,7 +108,7 @@ def tower_buyers(towers: str, tower_id: str, cache: Path) -> BuyerTower:
         TowerError: the file is damaged.
     """
     folder = _with_addition(towers, tower_id, cache, BUYER_TOWER_FILE)
-    return AVERAGE if folder is None else load_buyer_tower(folder)
+    return AVERAGE if folder is None else load_buyer_tower(folder, tower_id)
 
 
 def _with_addition(towers: str, tower_id: str, cache: Path, name: str) -> Path | None:

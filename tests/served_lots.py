@@ -9,11 +9,14 @@ from colour_tower import colour_branch
 from lots import TOWER_ID, WordEncoder, lot, publish
 
 from lambdas.query_api.app import create_app
+from local.buyer_events import BuyerEvents
 from local.http_server import served_in_thread
+from retrieval.events import Interaction
 from retrieval.index.base import utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchService
 
+KNOWN_BUYER = "b2a7c1d4"  # the example of the API's description
 LOTS = [
     lot("v1", "red vase", category="vases", brand="Meissen", current_price=10.0, seller_rating=4.5),
     lot("v2", "blue vase", category="vases", current_price=90.0),
@@ -28,7 +31,9 @@ def served_lots(folder: Path) -> Iterator[str]:
     store = FaissStore(folder / "index")
     publish(store, LOTS)
     branch = colour_branch(folder / "tower", {name: WordEncoder().encode([name])[0] for name in ("red", "blue")}, TOWER_ID)
-    service = SearchService(store, WordEncoder, cached_answers_s=1, load_image_encoder=lambda tower_id: branch)
+    buyers = BuyerEvents(folder / "buyers.sqlite", 90)
+    buyers.append([Interaction(KNOWN_BUYER, "v1", "view", utc_now())])
+    service = SearchService(store, WordEncoder, cached_answers_s=1, load_image_encoder=lambda tower_id: branch, buyer_store=buyers)
     service.live()
     with served_in_thread(create_app(lambda: service)) as url:
         yield url

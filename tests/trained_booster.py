@@ -3,6 +3,7 @@
 import numpy as np
 
 from retrieval.ranker.features import FEATURES
+from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost import BoosterRanker, RankingData, fit_booster
 
 
@@ -16,7 +17,7 @@ def ranking_data(seed: int) -> RankingData:
 
 def trained_booster(rounds: int = 20) -> BoosterRanker:
     """Trained in a moment."""
-    return fit_booster(ranking_data(0), ranking_data(1), rounds=rounds)
+    return fit_booster(ranking_data(0), ranking_data(1), parameters=BoosterParameters(rounds=rounds))
 
 
 def feature_rows(rows: int, seed: int = 3) -> np.ndarray:

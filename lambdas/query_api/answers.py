@@ -1,13 +1,17 @@
 """What is answered over HTTP."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from retrieval.buyer_search import PastAct
 from retrieval.buyers import BuyerVector
 from retrieval.cache import CacheUse
 from retrieval.search import Mode, SearchAnswer
+from retrieval.search_answer import Source
 
 A_LOT = {
     "rank": 1,
@@ -61,6 +65,7 @@ class Answer(BaseModel):
                 "next_offset": 10,
                 "unknown_items": [],
                 "did_you_mean": None,
+                "source": None,
             }
         }
     )
@@ -75,6 +80,10 @@ class Answer(BaseModel):
     next_offset: int | None
     unknown_items: list[str]
     did_you_mean: str | None
+    source: Source | None = Field(
+        description="What lots for a buyer were found by: their `history`, or, where nothing is known of it, `popular_and_fresh` "
+        "lots, those with the most bids and the newest in turn; null for other questions."
+    )
 
     @classmethod
     def of(cls, answer: SearchAnswer) -> "Answer":
@@ -102,6 +111,40 @@ class EncodedBuyer(BaseModel):
             known_items=list(buyer.known_items),
             unknown_items=list(buyer.unknown_items),
         )
+
+
+class Done(BaseModel):
+    """One act of a buyer; `fields` are those of the lot as it is now, null when it is gone."""
+
+    item_id: str
+    event_type: Literal["view", "add_to_cart", "purchase"]
+    timestamp: datetime
+    fields: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, past: PastAct) -> "Done":
+        """The core's act as it is sent."""
+        return cls.model_validate({**asdict(past.act), "fields": past.fields})
+
+
+class History(BaseModel):
+    """What is kept of a buyer, the latest act first; empty for one that nobody has heard of."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "acts": [{"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z", "fields": A_LOT["fields"]}]
+            }
+        }
+    )
+
+    acts: list[Done]
+
+
+class Erased(BaseModel):
+    """How many acts of a buyer went; 0 when nothing was known, as after the first time."""
+
+    erased: int
 
 
 class Cache(BaseModel):

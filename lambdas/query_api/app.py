@@ -8,6 +8,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
 from lambdas.query_api.answers import Answer, EncodedBuyer, Health, caches
+from lambdas.query_api.buyers import add_buyers
 from lambdas.query_api.image_search import add_image_search
 from lambdas.query_api.problems import PROBLEM_TYPE, PROBLEMS, UNKNOWN_ITEM, answer_problems
 from lambdas.query_api.questions import (
@@ -25,6 +26,7 @@ from retrieval.search import SearchAnswer, SearchService
 __all__ = ["PROBLEM_TYPE", "create_app"]
 
 Service = Callable[[], SearchService]
+METHODS = ("GET", "POST", "DELETE")  # that pages of other origins may use
 
 
 def create_app(
@@ -42,10 +44,11 @@ def create_app(
     app = FastAPI(title="Gavel", version="1", description="Find the auction lots to look at.", responses=PROBLEMS)
     answer_problems(app)
     if cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
+        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=METHODS, allow_headers=["*"])
     _add_search(app, service, on_answer)
     add_image_search(app, service, on_answer)
     _add_nearest(app, service)
+    add_buyers(app, service)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]  # FastAPI's own way to extend its description
     return app
 
@@ -100,20 +103,22 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
 
     def nearest(query: RetrieveQuery | RetrieveBody) -> Answer:
         acts = query.acts()
-        if bool(acts) == bool(query.vector):
-            raise InvalidQuery("send either a vector or what the buyer did, and not both")
-        if acts:
-            return Answer.of(service().nearest_to_buyer(acts, query.k, query.where()))
+        of_buyer = bool(acts or query.buyer_id)
+        if of_buyer == bool(query.vector):
+            raise InvalidQuery("send either a vector or a buyer, by buyer_id or by what they did, and not both")
+        if of_buyer:
+            named = {"buyer_id": query.buyer_id or "", "exclude": query.exclude}
+            return Answer.of(service().nearest_to_buyer(acts, query.k, query.where(), **named))
         return Answer.of(service().nearest(query.vector, query.k, query.where()))
 
     @app.get("/retrieve")
     def retrieve(query: Annotated[RetrieveQuery, Query()]) -> Answer:
-        """The lots nearest to a vector, or to the lots that a buyer viewed."""
+        """The lots nearest to a vector, or to a buyer; for a buyer_id that nothing is known of, popular and fresh ones."""
         return nearest(query)
 
     @app.post("/retrieve")
     def retrieve_by_body(body: RetrieveBody) -> Answer:
-        """The lots nearest to a vector, or to a buyer by what they did; the lots of their acts are left out."""
+        """The lots nearest to a vector, or to a buyer; for a buyer_id that nothing is known of, popular and fresh ones."""
         return nearest(body)
 
 

@@ -1,12 +1,14 @@
 """The route that takes what buyers did with the lots that they were shown."""
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 
 from fastapi import APIRouter
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from retrieval.feedback import MAX_ACTS, MAX_POSITION, MAX_QUERY_CHARS, Act, ActKind, EventSink, Feedback, feedback_rows
+from retrieval.events import Interaction
+from retrieval.feedback import MAX_ACTS, MAX_POSITION, MAX_QUERY_CHARS, Act, ActKind, EventSink, Feedback, acts_in, feedback_rows
 
 
 class Event(BaseModel):
@@ -39,7 +41,9 @@ class ShownList(BaseModel):
     )
 
     query_id: str = Field(min_length=1, max_length=128, description="Of this showing of the list.")
-    session_id: str = Field(min_length=1, max_length=128, description="Stands for the buyer; no name, no address.")
+    session_id: str = Field(
+        min_length=1, max_length=128, description="Stands for the buyer, as `buyer_id` elsewhere; no name, no address."
+    )
     query: str = Field(min_length=1, max_length=MAX_QUERY_CHARS)
     shown_at: AwareDatetime
     events: list[Event] = Field(min_length=1, max_length=MAX_ACTS)
@@ -56,11 +60,12 @@ class Kept(BaseModel):
     accepted: int
 
 
-def events_router(sink: EventSink) -> APIRouter:
+def events_router(sink: EventSink, keep: Callable[[Sequence[Interaction]], None] = lambda acts: None) -> APIRouter:
     """`POST /events`.
 
     Args:
         sink: where the rows go.
+        keep: takes what the buyer did, for their history, and does not raise.
     """
     router = APIRouter()
 
@@ -69,6 +74,8 @@ def events_router(sink: EventSink) -> APIRouter:
         """Tell what buyers did with a list: impressions, clicks, bids, purchases."""
         rows = feedback_rows(shown.feedback(), datetime.now(UTC))
         sink.append(rows)
+        if acts := acts_in(rows):
+            keep(acts)
         return Kept(accepted=len(rows))
 
     return router

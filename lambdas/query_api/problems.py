@@ -69,12 +69,13 @@ def described(status: HTTPStatus, kinds: dict[str, str], headers: dict[str, Any]
     return {int(status): {**answer, **({"headers": headers} if headers else {})}}
 
 
+RETRY_AFTER = {"Retry-After": {"description": "Seconds until it is worth to ask again.", "schema": {"type": "integer"}}}
 PROBLEMS = {
     **described(HTTPStatus.BAD_REQUEST, {"invalid_query": "k is 101; allowed are 1 to 100"}),
     **described(
         HTTPStatus.SERVICE_UNAVAILABLE,
         {"index_unavailable": "OpenSearch at … does not answer", "tower_unavailable": "the query could not be encoded"},
-        {"Retry-After": {"description": "Seconds until it is worth to ask again.", "schema": {"type": "integer"}}},
+        RETRY_AFTER,
     ),
 }
 BAD_PHOTO = described(
@@ -84,6 +85,11 @@ BAD_PHOTO = described(
         "no_image_branch": "tower … reads text alone, so its lots cannot be searched by photo",
         "invalid_query": "k is 101; allowed are 1 to 100",
     },
+)
+NO_FEEDBACK = described(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    {"feedback_unavailable": "the table of buyers' events does not answer", "index_unavailable": "OpenSearch at … does not answer"},
+    RETRY_AFTER,
 )
 UNKNOWN_ITEM = described(HTTPStatus.NOT_FOUND, {"unknown_item": "index … has no lot 'v9'"})
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from retrieval.buyer_search import Exclude
 from retrieval.diversity import MAX_PER_LABEL, Diversity
 from retrieval.events import Interaction
 from retrieval.fuse import Fusion
@@ -31,6 +32,15 @@ Name = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]  # JSON has no times; a number would be taken for one
 Cap = Annotated[int, Field(ge=1, le=MAX_PER_LABEL)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
+BuyerId = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_ID_BYTES,
+        description="Whose kept acts count, too: the `session_id` under which `/events` was told of them. Who knows it may read "
+        "and erase that buyer's history, so it must not be guessable.",
+    ),
+]
 
 
 class Filters(BaseModel):
@@ -113,6 +123,7 @@ class SearchQuery(Nearest):
     )
     most_per_brand: Cap | None = Field(None, description="Lots of one brand before the others among the best.")
     most_per_seller: Cap | None = Field(None, description="Lots of one seller before the others among the best.")
+    buyer_id: BuyerId | None = Field(None, examples=["b2a7c1d4"])
 
     def request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
         """The same question as the core asks it.
@@ -127,6 +138,7 @@ class SearchQuery(Nearest):
             explain=self.explain,
             fusion=None if self.fusion is None else Fusion.parse(self.fusion),
             diversity=Diversity(self.diversity, self.most_per_brand, self.most_per_seller),
+            buyer_id=self.buyer_id or "",
         )
 
 
@@ -165,8 +177,18 @@ class BuyerEvents(BaseModel):
     events: Acts
 
 
-class RetrieveQuery(Nearest):
-    """What `GET /retrieve` takes: a vector, or ids of lots that the buyer viewed."""
+class OfBuyer(Nearest):
+    """Who lots are retrieved for, and which of the lots that they know may come again."""
+
+    buyer_id: BuyerId | None = Field(None, examples=["b2a7c1d4"])
+    exclude: Exclude = Field(
+        "acted",
+        description="Lots that are left out: those of any act, kept or sent along; those `purchased` alone; or `none`.",
+    )
+
+
+class RetrieveQuery(OfBuyer):
+    """What `GET /retrieve` takes: a vector, or a buyer by id, by lots that they viewed, or by both."""
 
     vector: list[Number] = Field(
         default=[],
@@ -182,10 +204,12 @@ class RetrieveQuery(Nearest):
         return [Interaction("", item_id, "view", datetime.now(UTC)) for item_id in self.item_id]
 
 
-class RetrieveBody(Nearest):
-    """What `POST /retrieve` takes: a vector, or what the buyer did."""
+class RetrieveBody(OfBuyer):
+    """What `POST /retrieve` takes: a vector, or a buyer by id, by what they did, or by both."""
 
-    model_config = ConfigDict(strict=True, json_schema_extra={"example": {"recent_interactions": [AN_ACT], "k": 10}})
+    model_config = ConfigDict(
+        strict=True, json_schema_extra={"example": {"recent_interactions": [AN_ACT], "exclude": "purchased", "k": 10}}
+    )
 
     vector: list[Number] = Field(default=[], max_length=MAX_DIMENSIONS, description="As `/encode_buyer` answers.")
     recent_interactions: list[Act] = Field(default=[], max_length=MAX_INTERACTIONS)

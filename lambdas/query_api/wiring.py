@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 
+from retrieval.buyer_store import BuyerStore, NoBuyerStore
 from retrieval.buyers import BuyerTower
 from retrieval.index.opensearch_client import open_store
 from retrieval.photo_search import load_image_branch
@@ -29,6 +30,7 @@ def service() -> SearchService:
         partial(_ranker, settings),
         partial(load_image_branch, settings.towers, TOWER_CACHE),
         partial(_buyers, settings),
+        _buyer_store(settings),
     )
 
 
@@ -45,6 +47,14 @@ def _tuning(settings: Settings, tower_id: str) -> Tuning:
 @lru_cache(maxsize=1)
 def _buyers(settings: Settings, tower_id: str) -> BuyerTower:
     return tower_buyers(settings.towers, tower_id, TOWER_CACHE)
+
+
+def _buyer_store(settings: Settings) -> BuyerStore:
+    if not settings.buyer_events_table:
+        return NoBuyerStore()
+    from lambdas.query_api.buyer_table import BuyerTable
+
+    return BuyerTable(settings.buyer_events_table, settings.buyer_events_days)
 
 
 @lru_cache(maxsize=1)

@@ -200,6 +200,18 @@ def _delivery(meter: Meter, _: Resource) -> Iterator[Charge]:
     yield meter.charge("events taken in", size / GB, "firehose.ingested", "queries")
 
 
+def _table(meter: Meter, table: Resource) -> Iterator[Charge]:
+    """Acts written and read, and kept until their time to live is over, which deletes free of charge."""
+    acts = meter.event_requests * meter.table.number("acts_per_event_request")
+    searches = meter.usage.queries_per_month - meter.event_requests
+    kept = acts / NIGHTS * meter.table.number("buyer_days") * meter.table.number("bytes_per_act") / GB
+    yield meter.charge("acts written", acts, "dynamodb.writes", "queries")
+    yield meter.charge("buyers looked up", searches * meter.table.number("read_units_per_query"), "dynamodb.reads", "queries")
+    yield meter.charge("acts kept", kept, "dynamodb.storage", "queries")
+    if table.properties.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled"):
+        yield meter.charge("way back to any moment", kept, "dynamodb.backup", "queries")
+
+
 def _kept_days(bucket: Resource, without_rule: int) -> int:
     """An object that expires lives on as an old version until that expires, too."""
     for rule in bucket.properties.get("LifecycleConfiguration", {}).get("Rules", []):
@@ -277,6 +289,7 @@ CHARGED: dict[str, Callable[[Meter, Resource], Iterable[Charge]]] = {
     "AWS::ApiGateway::Stage": _api_stage,
     "AWS::CloudWatch::Alarm": _alarm,
     "AWS::CloudWatch::Dashboard": _one("dashboard", "cloudwatch.dashboards"),
+    "AWS::DynamoDB::Table": _table,
     "AWS::EC2::VPCEndpoint": _network_endpoint,
     "AWS::KMS::Key": _one("key", "kms.keys"),
     "AWS::KinesisFirehose::DeliveryStream": _delivery,

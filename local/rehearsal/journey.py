@@ -20,6 +20,7 @@ from local.rehearsal.lambda_runtime import proxy_event
 from retrieval.errors import GavelError
 
 QUERY = "red vase"
+BUYER = "rehearsal"
 K = 5
 WAIT_S = 120.0
 POLL_S = 0.2
@@ -75,6 +76,7 @@ class Journey:
         self.step("rebuild for it: embed all, swap, embed the day again", lambda: self.rebuild(towers[1].name))
         self.step("a search with it", lambda: self.search(towers[1].name))
         self.step("tell what was clicked, and find it in the bucket of events", self.tell)
+        self.step("lots for that buyer; forgotten, popular and fresh ones", self.know_and_forget)
         self.step("status", lambda: self.check_status(towers[1].name))
 
     def publish_tower(self, tower: Path, *, current: bool) -> None:
@@ -135,8 +137,8 @@ class Journey:
     def tell(self) -> None:
         """Post a click as the page does; a moment later the trainer must read it from the bucket."""
         now = datetime.now(UTC).isoformat()
-        click = {"event_type": "click", "item_id": "lot-1", "position": 1, "timestamp": now}
-        shown = {"query_id": "list-1", "session_id": "rehearsal", "query": QUERY, "shown_at": now, "events": [click]}
+        click = {"event_type": "click", "item_id": self._ask()[1]["results"][0]["item_id"], "position": 1, "timestamp": now}
+        shown = {"query_id": "list-1", "session_id": BUYER, "query": QUERY, "shown_at": now, "events": [click]}
         status, answer = self._call(proxy_event("/events", {}, json.dumps(shown)))
         if status != 202 or answer != {"accepted": 1}:
             raise RehearsalFailed(f"a click was answered {status}: {answer}")
@@ -145,6 +147,16 @@ class Journey:
             told = read_events([Path(folder)])
         if told.rejects or [(click.query, click.event_type) for click in told.clicks] != [(QUERY, "view")]:
             raise RehearsalFailed(f"the bucket of events holds {told}, one click was told")
+
+    def know_and_forget(self) -> None:
+        """The click must be the buyer's history, by which lots are found until the buyer is erased."""
+        for source, erased in (("history", 1), ("popular_and_fresh", 0)):
+            status, answer = self._call(proxy_event("/retrieve", {"buyer_id": BUYER, "k": str(K)}))
+            if (status, answer.get("source"), len(answer.get("results", []))) != (200, source, K) or answer["degraded"]:
+                raise RehearsalFailed(f"lots by {source} were asked for, the answer was {status}: {json.dumps(answer)[:500]}")
+            status, answer = self._call(proxy_event(f"/buyers/{BUYER}", {}, method="DELETE"))
+            if (status, answer) != (200, {"erased": erased}):
+                raise RehearsalFailed(f"a buyer of {erased} acts was erased, the answer was {status}: {answer}")
 
     def _ask(self) -> tuple[int, dict[str, Any]]:
         """GET /search, as the page asks."""

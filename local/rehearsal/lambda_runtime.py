@@ -116,9 +116,9 @@ def invoke(
     return Invocation(json.loads(answer.read_text()), said, failed=False)
 
 
-def proxy_event(path: str, parameters: Mapping[str, str], body: str | None = None) -> dict[str, Any]:
-    """A request as API Gateway's proxy integration hands it over: GET, or POST of a body of JSON."""
-    method = "GET" if body is None else "POST"
+def proxy_event(path: str, parameters: Mapping[str, str], body: str | None = None, method: str = "") -> dict[str, Any]:
+    """A request as API Gateway's proxy integration hands it over: GET, or POST of a body of JSON, unless told otherwise."""
+    method = method or ("GET" if body is None else "POST")
     headers = {} if body is None else {"Content-Type": "application/json", "Content-Length": str(len(body.encode()))}
     where = {"resourcePath": path, "httpMethod": method, "stage": "v1", "requestId": "rehearsal", "path": f"/v1{path}"}
     return {

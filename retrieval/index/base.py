@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from retrieval.fuse import Fusion, fuse
 
 Vector = NDArray[np.float32]
+TopField = Literal["bid_count", "listed_at"]  # numbers of a lot that a list may be ordered by
 
 SCORE_DECIMALS = 6  # of a cosine: past these, engines differ by their order of summation
 OVERFETCH = 10  # candidates beyond k that are asked of an engine, so that ties at the cut are broken by item_id
@@ -103,7 +104,8 @@ class Candidate:
 
     Attributes:
         item_id: its id.
-        score: cosine in [-1, 1] from semantic(), BM25 > 0 from keyword(), fused score >= 0 from hybrid().
+        score: cosine in [-1, 1] from semantic(), BM25 > 0 from keyword(), fused score >= 0 from hybrid(), the number itself from
+            top().
         document: what was indexed, without the vector.
         vector: (dimensions,) float32, the stored vector.
         bm25: the lot's score in the keyword list; None when it is not in it, or there was none.
@@ -156,6 +158,9 @@ class VectorIndex(Protocol):
 
     def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused by fuse.fuse(); None takes the index's own fusion."""
+
+    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+        """The lots with the most bids, or those listed last; lots that have no such number do not come."""
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """What words in lower case were meant to be: word -> the nearest word of a title (spelling.py).

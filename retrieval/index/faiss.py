@@ -17,6 +17,7 @@ from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
 from retrieval.index.lot_graph import Kind
+from retrieval.schema import DEFAULT_LANGUAGE, check_language
 from retrieval.tuning import Tuning, untuned
 
 __all__ = ["FaissIndex", "FaissStore"]
@@ -29,6 +30,7 @@ class FaissStore:
         root: made when the first index is.
         alias: name behind which the live index stands.
         exact_below: see FaissIndex.
+        language: of words in Latin letters, in the indices that create() makes; a key of schema.STEMMERS.
         kind: of the vector indices in FAISS, hnsw or flat; the lots are the same, so a root may be opened as either.
         tuning: tower_id -> how an index of that tower is searched; asked when it is opened.
     """
@@ -40,9 +42,12 @@ class FaissStore:
         *,
         exact_below: int = EXACT_BELOW,
         kind: Kind = "hnsw",
+        language: str = DEFAULT_LANGUAGE,
         tuning: Callable[[str], Tuning] = untuned,
     ) -> None:
+        check_language(language)
         self._root = root
+        self._language = language
         self._alias = alias
         self._exact_below = exact_below
         self._kind: Kind = kind
@@ -57,7 +62,7 @@ class FaissStore:
         partial = self._root / f".{name}.partial"
         try:
             partial.mkdir(parents=True)
-            FaissIndex.create(partial, tower_id, dimensions)
+            FaissIndex.create(partial, tower_id, dimensions, self._language)
             partial.rename(self._root / name)
             _sync_folder(self._root)
         except OSError as error:

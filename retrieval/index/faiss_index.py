@@ -14,6 +14,7 @@ from retrieval.index.base import (
     Filter,
     IndexedItem,
     Tombstone,
+    TopField,
     UpsertReport,
     Vector,
     rank_by_cosine,
@@ -21,15 +22,17 @@ from retrieval.index.base import (
     with_ranks,
 )
 from retrieval.index.bm25 import shares_word
-from retrieval.index.hits import Hit, Hits, keyword_hits
+from retrieval.index.hits import Hit, Hits, keyword_hits, top_hits
 from retrieval.index.keyword_fields import KeywordFields
 from retrieval.index.lot_graph import Kind, LotGraph
 from retrieval.index.lot_store import LotStore
 from retrieval.index.read_write_lock import ReadWriteLock
 from retrieval.index.title_words import TitleWords
+from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.tuning import Tuning
 
 LOTS_FILE = "lots.sqlite"
+LANGUAGE_FILE = "language.txt"  # of words in Latin letters; an index without it is English
 EXACT_BELOW = 1_000
 ENTRIES_A_COMMIT = 1_000
 ATTEMPTS = 3  # of a search whose finds a writer replaced before their documents were read
@@ -46,6 +49,9 @@ class FaissIndex:
 
     Raises:
         IndexUnavailable: the database is missing or damaged.
+
+    Attributes:
+        language: by which words in Latin letters are stemmed, as create() was told.
     """
 
     def __init__(self, folder: Path, exact_below: int = EXACT_BELOW, kind: Kind = "hnsw", tuning: Tuning | None = None) -> None:
@@ -54,6 +60,8 @@ class FaissIndex:
         self._exact_below = exact_below
         self._tuning = tuning or Tuning()
         self._lots = LotStore(folder / LOTS_FILE)
+        written = folder / LANGUAGE_FILE
+        self.language = written.read_text().strip() if written.is_file() else DEFAULT_LANGUAGE
         self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
         # one thread at a time catches up
         self._graph_turn, self._bm25_turn, self._titles_turn = threading.Lock(), threading.Lock(), threading.Lock()
@@ -64,8 +72,9 @@ class FaissIndex:
         self.closed = False
 
     @classmethod
-    def create(cls, folder: Path, tower_id: str, dimensions: int) -> None:
+    def create(cls, folder: Path, tower_id: str, dimensions: int, language: str = DEFAULT_LANGUAGE) -> None:
         """Make an empty index in a new folder."""
+        (folder / LANGUAGE_FILE).write_text(language)
         LotStore.create(folder / LOTS_FILE, tower_id, dimensions)
 
     @property
@@ -132,6 +141,10 @@ class FaissIndex:
         found = self._answer(fused)
         return with_ranks(found, semantic=lists[1], keyword=lists[0])
 
+    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+        """The lots with the most bids, or those listed last; lots that have no such number do not come."""
+        return self._answer(lambda: self._top_hits(field, k, where))
+
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """What words in lower case that no lot has were meant to be: word -> the nearest word of a title."""
         bm25 = self._current_bm25()
@@ -141,7 +154,8 @@ class FaissIndex:
         with self._lock.reading():
             labels = self._current_graph().columns.labels
         titles = self._current_titles()
-        nearest = {word: titles.nearest(word) for word in unknown if not any(shares_word(word, label) for label in labels)}
+        said = {word for word in unknown for label in labels if shares_word(word, label, self.language)}
+        nearest = {word: titles.nearest(word) for word in unknown if word not in said}
         return {word: near for word, near in nearest.items() if near is not None}
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
@@ -188,6 +202,13 @@ class FaissIndex:
         with self._lock.reading():
             return keyword_hits(scores, bm25.positions, current.columns, where, k)
 
+    def _top_hits(self, field: TopField, k: int, where: Filter) -> Hits:
+        if k <= 0:
+            return []
+        current = self._current_graph()
+        with self._lock.reading():
+            return top_hits(current.columns, field, where, k)
+
     def _answer(self, search: Callable[[], Hits]) -> list[Candidate]:
         """Read the lots of a search's hits; search again if a writer took one of them away in between."""
         found: list[Candidate] = []
@@ -230,7 +251,7 @@ class FaissIndex:
             return known[1]
         try:
             if self._bm25 is None or self._bm25[0] < generation:
-                loaded = KeywordFields.load(self._folder, generation, self._tuning.boosts)
+                loaded = KeywordFields.load(self._folder, generation, self._tuning.boosts, self.language)
                 self._bm25 = (generation, loaded) if loaded else self._build_bm25()
             return self._bm25[1]
         finally:
@@ -253,7 +274,7 @@ class FaissIndex:
 
     def _build_bm25(self) -> tuple[int, KeywordFields]:
         with self._lots.snapshot() as snapshot:
-            return snapshot.generation(), KeywordFields.build(snapshot, self._folder, self._tuning.boosts)
+            return snapshot.generation(), KeywordFields.build(snapshot, self._folder, self._tuning.boosts, self.language)
 
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self.dimensions,) or not np.isfinite(vector).all():

@@ -1,12 +1,13 @@
 """What searches of an embedded index find, before the lots themselves are read."""
 
+import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.base import Filter
+from retrieval.index.base import Filter, TopField
 from retrieval.index.lot_columns import LotColumns
 
 HELD_AGAINST_FILTER = 1_000  # lots of a keyword search, the best first; many times more where a filter leaves too few of them
@@ -61,6 +62,19 @@ def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], colu
     ids = [columns.item_ids[slot] for slot in slots]
     hits = map(Hit, positions[rows].tolist(), ids, scores[rows].tolist())
     return sorted(hits, key=lambda hit: (-hit.score, hit.item_id))[:k]
+
+
+def top_hits(columns: LotColumns, field: TopField, where: Filter, k: int) -> Hits:
+    """The lots with the highest numbers that pass a filter, by descending number, ties by item_id; none without a number."""
+    slots = np.flatnonzero(columns.allowed(where))
+    numbers = columns.numbers(field)[slots]
+    slots, numbers = slots[~np.isnan(numbers)], numbers[~np.isnan(numbers)]
+    cut = np.partition(numbers, -k)[-k] if len(numbers) > k else -np.inf
+    best = slots[numbers > cut].tolist()
+    tied = slots[numbers == cut].tolist()  # all lots of a day, where they are listed at once
+    best += heapq.nsmallest(k - len(best), tied, key=columns.item_ids.__getitem__)
+    found = (Hit(int(columns.positions[s]), columns.item_ids[s], float(columns.numbers(field)[s])) for s in best)
+    return sorted(found, key=lambda hit: (-hit.score, hit.item_id))
 
 
 def _kth_highest(scores: NDArray[np.float32], k: int) -> float:

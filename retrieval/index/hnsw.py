@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retrieval.index.base import OVERFETCH, Vector
 from retrieval.index.lot_columns import Mask
-from retrieval.schema import HNSW_EF_CONSTRUCTION, HNSW_EF_SEARCH, HNSW_M
+from retrieval.settings import hyperparameters
 
 Slots = NDArray[np.int64]
 _faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors
@@ -33,8 +33,8 @@ class HnswGraph:
     """
 
     def __init__(self, dimensions: int) -> None:
-        self._index: Any = faiss.IndexHNSWFlat(dimensions, HNSW_M, faiss.METRIC_INNER_PRODUCT)
-        self._index.hnsw.efConstruction = HNSW_EF_CONSTRUCTION
+        self._index: Any = faiss.IndexHNSWFlat(dimensions, hyperparameters().hnsw_m, faiss.METRIC_INNER_PRODUCT)
+        self._index.hnsw.efConstruction = hyperparameters().hnsw_ef_construction
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -73,7 +73,7 @@ class HnswGraph:
         if count <= exact_below or count * count <= exact_below * size:
             return self.exact(query, k, allowed)
         wanted = min(k + OVERFETCH, count)
-        found = self._beam(query, wanted, math.ceil(max(HNSW_EF_SEARCH, wanted) * size / count), allowed)
+        found = self._beam(query, wanted, math.ceil(max(hyperparameters().hnsw_ef_search, wanted) * size / count), allowed)
         return found if len(found) >= min(k, count) else self.exact(query, k, allowed)
 
     def exact(self, query: Vector, k: int, allowed: Mask) -> Slots:

@@ -47,11 +47,11 @@ class KeywordFields:
         return summed
 
     @classmethod
-    def load(cls, folder: Path, generation: int, boosts: FieldBoosts) -> "KeywordFields | None":
-        """Read the snapshots of a generation; None where one of them is missing or damaged, and all must be built."""
+    def load(cls, folder: Path, generation: int, boosts: FieldBoosts, language: str) -> "KeywordFields | None":
+        """Read the snapshots of a generation of a language; None where one of them is missing or damaged, and all must be built."""
         try:
             fields = _weights(boosts)
-            return cls([(boost, Bm25Index.load(_path(folder, generation, field))) for field, boost in fields.items()])
+            return cls([(boost, Bm25Index.load(_path(folder, generation, field), language)) for field, boost in fields.items()])
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -59,10 +59,10 @@ class KeywordFields:
             return None
 
     @classmethod
-    def build(cls, snapshot: LotSnapshot, folder: Path, boosts: FieldBoosts) -> "KeywordFields":
+    def build(cls, snapshot: LotSnapshot, folder: Path, boosts: FieldBoosts, language: str) -> "KeywordFields":
         """Index the words of a database's lots, and keep that in the folder in the place of older generations."""
         generation = snapshot.generation()
-        built = {field: Bm25Index.build(snapshot.texts(field)) for field in _weights(boosts)}
+        built = {field: Bm25Index.build(snapshot.texts(field), language) for field in _weights(boosts)}
         try:
             for older in folder.glob(f"{PREFIX}*"):
                 if older.name.split("-")[1] != str(generation):

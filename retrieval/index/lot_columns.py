@@ -1,4 +1,4 @@
-"""What filters ask of every lot, in columns beside the graph: one value a slot, a filter is one mask over slots."""
+"""What filters and orders ask of every lot, in columns beside the graph: one value a slot, a filter is one mask over slots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.base import Filter
+from retrieval.index.base import Filter, TopField
 from retrieval.index.lot_store import LotFields
 from retrieval.items import epoch_ms
 
@@ -22,6 +22,8 @@ COLUMNS: Mapping[str, type[np.generic]] = {
     "seller_rating": np.float32,
     "category": np.int32,
     "brand": np.int32,
+    "bid_count": np.float64,  # missing is NaN; float64 holds a count, and a time in ms, to the unit
+    "listed_at": np.float64,
     "alive": np.bool_,
 }
 
@@ -101,9 +103,14 @@ class LotColumns:
             mask &= column("seller_rating") >= np.float32(where.min_seller_rating)
         return mask
 
+    def numbers(self, field: TopField) -> NDArray[np.float64]:
+        """(N,) float64: a number of each slot's lot; NaN where it has none."""
+        numbers: NDArray[np.float64] = self._columns[field]
+        return numbers
+
     def _row(self, lot: LotFields | GoneLot) -> tuple[int | float, ...]:
         if isinstance(lot, GoneLot):
-            return (lot.position, NEVER_ENDS, np.nan, np.nan, NONE, NONE, False)
+            return (lot.position, NEVER_ENDS, np.nan, np.nan, NONE, NONE, np.nan, np.nan, False)
         return (
             lot.position,
             NEVER_ENDS if lot.ends_at is None else int(lot.ends_at),
@@ -111,6 +118,8 @@ class LotColumns:
             np.nan if lot.seller_rating is None else lot.seller_rating,
             self._code(lot.category),
             self._code(lot.brand),
+            np.nan if lot.bid_count is None else lot.bid_count,
+            np.nan if lot.listed_at is None else lot.listed_at,
             True,
         )
 

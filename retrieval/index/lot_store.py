@@ -33,7 +33,7 @@ CREATE TABLE tombstones (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL
 );
 """
-FIELDS = ("ends_at", "current_price", "seller_rating", "category", "brand")
+FIELDS = ("ends_at", "current_price", "seller_rating", "category", "brand", "bid_count", "listed_at")
 FIELD_COLUMNS = ", ".join(f"json_extract(document, '$.{name}')" for name in FIELDS)
 
 
@@ -49,7 +49,7 @@ class StoredLot:
 
 @dataclass(frozen=True, slots=True)
 class LotFields:
-    """What filters ask of a lot: where it stands, and FIELDS; None where the lot has no such field."""
+    """What filters and orders ask of a lot: where it stands, and FIELDS; None where the lot has no such field."""
 
     position: int
     item_id: str
@@ -58,6 +58,8 @@ class LotFields:
     seller_rating: float | None
     category: str | None
     brand: str | None
+    bid_count: float | None = None
+    listed_at: int | None = None
 
 
 class LotStore:

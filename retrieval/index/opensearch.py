@@ -10,7 +10,7 @@ from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.opensearch_errors import opensearch_errors
 from retrieval.index.opensearch_index import OpenSearchIndex
-from retrieval.schema import HYBRID_PIPELINE, Engine, index_body, pipeline_name
+from retrieval.schema import DEFAULT_LANGUAGE, HYBRID_PIPELINE, Engine, check_language, index_body, pipeline_name
 from retrieval.tuning import Tuning, untuned
 
 __all__ = ["OpenSearchIndex", "OpenSearchStore"]
@@ -32,10 +32,11 @@ class OpenSearchStore:
         engine: k-NN engine of the indices that create() makes.
         shards: their primary shards.
         replicas: copies of each shard.
+        language: of words in Latin letters, in the indices that create() makes; a key of schema.STEMMERS.
         tuning: tower_id -> how an index of that tower is searched.
 
     Raises:
-        InvalidInput: the URL cannot be read.
+        InvalidInput: the URL cannot be read, or there is no such language.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class OpenSearchStore:
         engine: Engine = "lucene",
         shards: int = 1,
         replicas: int = 0,
+        language: str = DEFAULT_LANGUAGE,
         tuning: Callable[[str], Tuning] = untuned,
     ) -> None:
+        check_language(language)
         try:
             made = OpenSearch(server, timeout=timeout_s, max_retries=CONNECTION_RETRIES) if isinstance(server, str) else server
         except ValueError as error:  # not quoting the URL, which may hold a password
@@ -61,12 +64,15 @@ class OpenSearchStore:
         self._engine: Engine = engine
         self._shards = shards
         self._replicas = replicas
+        self._language = language
         self._tuning = tuning
 
     def create(self, tower_id: str, dimensions: int) -> OpenSearchIndex:
         """Make a new, empty index for a tower, and the pipeline that its hybrid queries pass through; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
-        body = index_body(tower_id, dimensions, engine=self._engine, shards=self._shards, replicas=self._replicas)
+        body = index_body(
+            tower_id, dimensions, engine=self._engine, shards=self._shards, replicas=self._replicas, language=self._language
+        )
         with opensearch_errors(self._url):
             self._client.search_pipeline.put(id=pipeline_name(self._alias), body=HYBRID_PIPELINE)
             self._client.indices.create(index=name, body=body)

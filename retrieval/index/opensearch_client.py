@@ -25,6 +25,7 @@ def open_store(settings: Settings, tuning: Callable[[str], Tuning] = untuned) ->
         alias=settings.index_alias,
         timeout_s=settings.request_timeout_s,
         replicas=settings.index_replicas,
+        language=settings.language,
         tuning=tuning,
     )
 

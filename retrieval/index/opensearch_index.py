@@ -18,6 +18,7 @@ from retrieval.index.base import (
     Filter,
     IndexedItem,
     Tombstone,
+    TopField,
     UpsertReport,
     Vector,
     fused_candidates,
@@ -35,6 +36,7 @@ from retrieval.index.opensearch_queries import (
     hybrid_body,
     keyword_body,
     semantic_body,
+    top_body,
 )
 from retrieval.schema import VECTOR_FIELD, fusion_pipeline, vector_from_json
 from retrieval.spelling import can_be_misspelt
@@ -151,6 +153,13 @@ class OpenSearchIndex:
         scored = [replace(found[hit["_id"]], score=score) for hit in hits if (score := _keyword_score(hit)) > 0]
         keyword = in_order(scored)[:k]
         return fused_candidates(keyword, semantic, fusion, k)
+
+    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+        """The lots with the most bids, or those listed last; lots that have no such number do not come."""
+        if k < 1:
+            return []
+        found = map(_candidate, self._hits(top_body(field, k, where)))
+        return [replace(candidate, score=float(candidate.document[field])) for candidate in found]
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """What words in lower case that no lot has were meant to be: word -> the nearest word of a title; in one request."""

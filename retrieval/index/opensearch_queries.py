@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from retrieval.index.base import OVERFETCH, Filter, Vector
+from retrieval.index.base import OVERFETCH, Filter, TopField, Vector
 from retrieval.items import epoch_ms
-from retrieval.schema import HNSW_EF_SEARCH, SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
+from retrieval.schema import SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
+from retrieval.settings import hyperparameters
 from retrieval.spelling import LEAST_LETTERS, most_edits
 from retrieval.tuning import FieldBoosts
 
@@ -68,6 +69,12 @@ def hybrid_body(text: str, vector: Vector, k: int, where: Filter, boosts: FieldB
     return {"size": min(2 * depth, MAX_RESULTS), "query": {"hybrid": {"queries": queries, "pagination_depth": depth}}}
 
 
+def top_body(field: TopField, k: int, where: Filter) -> dict[str, Any]:
+    """Lots by one of their numbers, the highest first; those that have it alone."""
+    query = {"bool": {"filter": [filter_query(where), {"exists": {"field": field}}]}}
+    return {"size": min(k, MAX_RESULTS), "query": query, "sort": [{field: "desc"}, {"item_id": "asc"}]}
+
+
 def corrections_body(words: Sequence[str]) -> dict[str, Any]:
     """Which of the words some lot has, and what titles have near them; both under the number of the word."""
     fields = [TEXT_FIELD, WORD_FIELDS["brand"], WORD_FIELDS["category"]]
@@ -85,7 +92,7 @@ def _term_suggester(word: str) -> dict[str, Any]:
 
 
 def _knn_query(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
-    parameters = {"ef_search": max(HNSW_EF_SEARCH, k)}
+    parameters = {"ef_search": max(hyperparameters().hnsw_ef_search, k)}
     knn = {"vector": vector.tolist(), "k": k, "filter": filter_query(where), "method_parameters": parameters}
     return {"knn": {VECTOR_FIELD: knn}}
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-from retrieval.index.bm25 import words
+from retrieval.index.bm25 import ANALYSIS, words
 from retrieval.index.lot_store import LotStore
 from retrieval.spelling import can_be_misspelt, most_edits
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "title-words-"  # title-words-<generation>.json
+PREFIX = "title-words-"  # title-words-<generation>.<analysis>.json
 
 
 class TitleWords:
@@ -57,14 +57,14 @@ class TitleWords:
         """The generation and the words of a database, read from the folder where they were kept, else counted and kept there."""
         generation = lots.generation()
         try:
-            return generation, cls(json.loads((folder / f"{PREFIX}{generation}.json").read_text(encoding="utf-8")))
+            return generation, cls(json.loads(_path(folder, generation).read_text(encoding="utf-8")))
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
             logger.warning("the words of titles in %s are not usable (%s); they are counted again", folder, error)
         with lots.snapshot() as snapshot:
             generation, built = snapshot.generation(), cls.build(title for _, title in snapshot.texts("title"))
-        built._save(folder / f"{PREFIX}{generation}.json")
+        built._save(_path(folder, generation))
         return generation, built
 
     def _save(self, path: Path) -> None:
@@ -79,3 +79,7 @@ class TitleWords:
         except OSError as error:
             logger.warning("the words of titles could not be written to %s (%s)", path, error)
             partial.unlink(missing_ok=True)
+
+
+def _path(folder: Path, generation: int) -> Path:
+    return folder / f"{PREFIX}{generation}.{ANALYSIS}.json"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.arabic import fold_letters
 from retrieval.fuse import RRF_RANK_CONSTANT
 from retrieval.index.base import Candidate, Vector
 from retrieval.items import epoch_ms, query_text
@@ -232,7 +233,7 @@ def _named(context: RankingContext, field: str) -> Column:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(WORD.findall(text.lower()))
+    return frozenset(WORD.findall(fold_letters(text).lower()))
 
 
 def _share(wanted: frozenset[str], said: frozenset[str]) -> float:

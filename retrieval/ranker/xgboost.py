@@ -12,25 +12,8 @@ from numpy.typing import NDArray
 
 from retrieval.errors import FeatureMismatch, RankerUnavailable
 from retrieval.ranker.features import FEATURES, FEATURES_HASH
+from retrieval.ranker.parameters import BoosterParameters
 
-PARAMETERS: dict[str, Any] = {
-    "objective": "rank:ndcg",
-    "ndcg_exp_gain": False,  # labels are gains already: mean event weights, or grades, which nDCG counts as they are
-    "eval_metric": "ndcg@10",
-    "base_score": 0.5,  # the one that XGBoost 3.0, which SageMaker's container has, reads as newer ones write it; ranks nothing
-    "eta": 0.1,
-    "max_depth": 4,
-    "min_child_weight": 5,
-    "subsample": 0.8,
-    "nthread": 1,
-}
-ROUNDS = 300
-EARLY_STOPPING_ROUNDS = 30
-
-# For some dozens of judged queries: flat trees, each step the mean of four that saw other rows and other features
-FEW_QUERIES: dict[str, Any] = {**PARAMETERS, "eta": 0.05, "subsample": 0.7, "colsample_bytree": 0.5, "num_parallel_tree": 4}
-DEPTHS = (2, 3)
-MOST_STEPS = 160
 STEP_GRID = 20  # the number of steps is a multiple of it: a finer choice would follow chance
 
 
@@ -100,7 +83,7 @@ class BoosterRanker:
 
 
 def fit_booster(
-    train: "RankingData", validation: "RankingData", *, seed: int = 0, rounds: int = ROUNDS, patience: int = EARLY_STOPPING_ROUNDS
+    train: "RankingData", validation: "RankingData", *, seed: int = 0, parameters: BoosterParameters | None = None
 ) -> BoosterRanker:
     """Train LambdaMART and keep the round that is best on the validation queries.
 
@@ -108,15 +91,15 @@ def fit_booster(
         train: features and graded labels of the training queries.
         validation: the same of queries that the training does not see.
         seed: of the row sampling.
-        rounds: trees at most.
-        patience: rounds without a better validation nDCG@10 after which training stops.
+        parameters: of the trees and of when to stop; None takes the defaults.
     """
+    given = parameters or BoosterParameters()
     booster = xgboost.train(
-        {**PARAMETERS, "seed": seed},
+        given.of_clicks(seed),
         train.matrix(),
-        num_boost_round=rounds,
+        num_boost_round=given.rounds,
         evals=[(validation.matrix(), "validation")],
-        early_stopping_rounds=patience,
+        early_stopping_rounds=given.early_stopping_rounds,
         verbose_eval=False,
     )
     return BoosterRanker(booster[: booster.best_iteration + 1])
@@ -137,36 +120,38 @@ class Choice:
     ndcg_at_10: float
 
 
-def fit_few_queries(data: "RankingData", *, seed: int = 0, folds: int = 5) -> tuple[BoosterRanker, Choice]:
+def fit_few_queries(
+    data: "RankingData", *, seed: int = 0, folds: int = 5, parameters: BoosterParameters | None = None
+) -> tuple[BoosterRanker, Choice]:
     """Train LambdaMART on so few queries that none can be spared: depth and steps by cross-validation, then all queries train.
 
     Args:
         data: of all queries that may be learnt from, N >= 2.
         seed: deals the queries into parts and draws rows and features.
         folds: parts, each held out once; no more than there are queries.
+        parameters: of the trees; None takes the defaults.
 
     Returns:
         The booster, and what was chosen.
     """
     part = np.random.default_rng(seed).permutation(len(data)) % min(folds, len(data))  # (N,)
-    choices = []
-    for depth in DEPTHS:
-        parameters = {**FEW_QUERIES, "max_depth": depth, "seed": seed}
-        curve = np.mean(
-            [_held_out_curve(parameters, data, part == fold) for fold in range(part.max() + 1)], axis=0
-        )  # (MOST_STEPS,)
-        choices += [Choice(depth, rounds, float(curve[rounds - 1])) for rounds in range(STEP_GRID, MOST_STEPS + 1, STEP_GRID)]
+    given = parameters or BoosterParameters()
+    steps, choices = given.few_queries.most_steps, []
+    for depth in given.few_queries.depths:
+        told = given.of_few_queries(depth, seed)
+        curve = np.mean([_held_out_curve(told, data, part == fold, steps) for fold in range(part.max() + 1)], axis=0)  # (steps,)
+        choices += [Choice(depth, rounds, float(curve[rounds - 1])) for rounds in range(STEP_GRID, steps + 1, STEP_GRID)]
     best = max(choices, key=lambda choice: choice.ndcg_at_10)  # the flattest, then the shortest of equals
-    parameters = {**FEW_QUERIES, "max_depth": best.max_depth, "seed": seed}
-    return BoosterRanker(xgboost.train(parameters, data.matrix(), num_boost_round=best.rounds)), best
+    told = given.of_few_queries(best.max_depth, seed)
+    return BoosterRanker(xgboost.train(told, data.matrix(), num_boost_round=best.rounds)), best
 
 
-def _held_out_curve(parameters: dict[str, Any], data: "RankingData", held_out: NDArray[np.bool_]) -> list[float]:
+def _held_out_curve(told: dict[str, Any], data: "RankingData", held_out: NDArray[np.bool_], steps: int) -> list[float]:
     """nDCG@10 of the held-out queries after every step of a training on the others."""
     train, validation = (data.take(np.flatnonzero(chosen)).matrix() for chosen in (~held_out, held_out))
     found: dict[str, dict[str, list[float]]] = {}
     evals = [(validation, "held_out")]
-    xgboost.train(parameters, train, num_boost_round=MOST_STEPS, evals=evals, evals_result=found, verbose_eval=False)
+    xgboost.train(told, train, num_boost_round=steps, evals=evals, evals_result=found, verbose_eval=False)
     return found["held_out"]["ndcg@10"]
 
 

@@ -20,6 +20,7 @@ from local.aws.towers import upload_tower
 from processing.reranker_endpoint import inference
 from retrieval.errors import InvalidInput, RankerUnavailable
 from retrieval.fuse import Fusion
+from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost import fit_booster
 from retrieval.tower_files import tower_tuning
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
@@ -89,7 +90,7 @@ def test_the_endpoint_finds_booster_and_script_in_the_archive_of_the_key(bucket,
 def test_another_booster_has_another_key_and_the_same_goes_up_once(bucket, tmp_path):
     stage = deployed_stage("dev")
     for name, seed in (("a", 0), ("same", 0), ("b", 2)):
-        fit_booster(ranking_data(seed), ranking_data(1), rounds=3).save(tmp_path / f"{name}.ubj")
+        fit_booster(ranking_data(seed), ranking_data(1), parameters=BoosterParameters(rounds=3)).save(tmp_path / f"{name}.ubj")
     (a, first), (same, again), (b, _) = (upload_ranker(stage, tmp_path / f"{name}.ubj", TOWER) for name in ("a", "same", "b"))
     assert (first, again) == (True, False)
     assert a == same != b

@@ -13,6 +13,7 @@ import boto3
 import numpy as np
 import pytest
 from aws_lambda_powertools.metrics.provider.base import reset_cold_start_flag_provider
+from buyer_tables import make_buyer_table
 from hostile_photos import HOSTILE, plain
 from lots import lot
 from moto import mock_aws
@@ -20,11 +21,13 @@ from rerank_servers import faulty_server, ranker_server
 from small_tower import WORDS, small_config
 from trained_booster import trained_booster
 
+from lambdas.query_api.buyer_table import BuyerTable
 from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
 from retrieval import circuit
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import IndexUnavailable
+from retrieval.events import Interaction
 from retrieval.fuse import Fusion
 from retrieval.image_encoder import ImageEncoder
 from retrieval.index import opensearch_client
@@ -150,10 +153,10 @@ def publish(store, tower):
     return index
 
 
-def event(method="GET", path="/search", query=None, body=None):
+def event(method="GET", path="/search", query=None, body=None, resource=None):
     """What API Gateway's REST proxy sends (payload 1.0)."""
     return {
-        "resource": path,
+        "resource": resource or path,
         "path": path,
         "httpMethod": method,
         "headers": {"Host": "api.example", "Content-Type": "application/json"},
@@ -316,6 +319,29 @@ def test_what_buyers_search_for_is_written_down_nowhere(imported, published, sto
     assert "index_unavailable" in captured.out
     assert SECRET not in captured.out + captured.err
     assert all(json.loads(line) for line in captured.out.splitlines())
+
+
+def test_a_buyer_is_looked_up_in_the_table_of_the_stage_and_named_in_no_log(imported, published, monkeypatch, capsys):
+    monkeypatch.setenv("GAVEL_BUYER_EVENTS_TABLE", "buyers")
+    make_buyer_table("buyers")
+    BuyerTable("buyers", 90).append([Interaction("buyer-4711", "lot-00", "purchase", datetime.now(UTC))])
+    buyer = {"path": "/buyers/buyer-4711", "resource": "/buyers/{buyer_id}"}
+    module = imported()
+    status, known = ask(module, path="/retrieve", query={"buyer_id": "buyer-4711", "k": "3"})
+    assert (status, known["source"], len(known["results"])) == (200, "history", 3)
+    assert "lot-00" not in ids(known)
+    status, searched = ask(module, query={"q": "ring", "buyer_id": "buyer-4711", "explain": "true"})
+    assert (status, searched["degraded"]) == (200, [])
+    assert searched["results"][0]["explanation"]["features"]["buyer_affinity"] is not None
+    assert len(ask(module, query=None, **buyer)[1]["acts"]) == 1
+    assert ask(module, method="DELETE", query=None, **buyer) == (200, {"erased": 1})
+    assert ask(module, path="/retrieve", query={"buyer_id": "buyer-4711"})[1]["source"] == "popular_and_fresh"
+    boto3.client("dynamodb").delete_table(TableName="buyers")
+    assert ask(module, query={"q": "ring", "buyer_id": "buyer-4711"})[1]["degraded"] == ["buyer"]
+    assert ask(module, method="DELETE", query=None, **buyer)[0] == 503
+    written = capsys.readouterr()
+    assert "ResourceNotFoundException" in written.out
+    assert "4711" not in written.out + written.err
 
 
 def unreachable(self):

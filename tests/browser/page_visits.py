@@ -26,8 +26,8 @@ def visit(page: Page, address: str = "") -> Page:
 
 
 def cards(page: Page) -> Locator:
-    """The lots of the answer."""
-    return page.locator(".grid:not(.loading) .card")
+    """The lots of the answer; those that the start page offers are none."""
+    return page.locator("#view > .grid:not(.loading) .card")
 
 
 def box_of(page: Page) -> Locator:

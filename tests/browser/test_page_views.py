@@ -32,6 +32,27 @@ def test_a_query_from_right_to_left_reads_so(page):
     assert directions == ["rtl", "rtl"]
 
 
+def test_an_arabic_lot_is_found_in_another_spelling_and_stands_from_right_to_left_as_arabic(page):
+    page.set_viewport_size(DESKTOP)
+    visit(page, "?q=%D8%B3%D9%80%D8%A7%D8%B9%D9%87&mode=keyword&lot=arabic")  # with a tatweel, and heh for teh marbuta
+    heading, close = page.locator("#lot-title > span"), page.get_by_role("dialog").get_by_role("button", name="Close")
+    expect(heading).to_have_text(ARABIC)
+    expect(heading).to_have_attribute("lang", "ar")
+    box = heading.bounding_box()
+    assert box["x"] + box["width"] <= close.bounding_box()["x"]
+    shown = page.locator("[data-item-id=arabic] .title .open")
+    assert shown.get_attribute("lang") == "ar"
+    assert shown.evaluate("e => getComputedStyle(e).direction") == "rtl"
+    # the words end at the right edge of their line, where a reader of Arabic begins
+    edges = shown.evaluate(
+        "e => { const r = document.createRange(); r.selectNodeContents(e);"
+        " return [e.getBoundingClientRect().right, r.getBoundingClientRect().right]; }"
+    )
+    assert edges[0] - edges[1] < 2
+    visit(page, "?q=red+vase")
+    assert page.locator(".card .open").first.get_attribute("lang") is None
+
+
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_the_whole_page_can_run_from_right_to_left(size, page):
     page.set_viewport_size(size)

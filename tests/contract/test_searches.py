@@ -18,6 +18,7 @@ SEARCHES: dict[str, Callable[[VectorIndex, int, Filter], list[Candidate]]] = {
     "exact": lambda index, k, where: index.semantic(axis(0), k, where, exact=True),
     "keyword": lambda index, k, where: index.keyword("watch", k, where),
     "hybrid": lambda index, k, where: index.hybrid("watch", axis(0), k, where),
+    "top": lambda index, k, where: index.top("bid_count", k, where),
 }
 every_search = pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES.keys())
 Search = Callable[[VectorIndex, int, Filter], list[Candidate]]

@@ -12,7 +12,7 @@ from lambdas.query_api.event_stream import EventStream
 from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
 from retrieval.release import RECEIPT_FILE
-from retrieval.settings import Settings
+from retrieval.settings import Hyperparameters, Settings
 from retrieval.tower import CARD_FILE
 
 
@@ -60,6 +60,8 @@ def test_the_lambdas_read_back_the_settings_that_the_stack_wrote(stage):
         written = function(stage, handler)["Environment"]["Variables"]
         plain = {name: value if isinstance(value, str) else "https://domain" for name, value in written.items()}
         settings = Settings.from_env(plain)
+        assert Hyperparameters.from_env(plain) == stage.stage.numbers
+        assert set(stage.stage.numbers.to_env()) <= set(plain)
         assert (settings.index, settings.opensearch_auth, settings.opensearch_url) == ("opensearch", "sigv4", "https://domain")
         assert settings.index_replicas == (1 if stage.stage.name == "prod" else 0)
         assert settings.cors_origins == ",".join(stage.stage.cors_origins)
@@ -80,7 +82,7 @@ def test_queries_go_to_a_published_version_that_snapstart_has_a_picture_of(stage
 
 
 def test_no_method_is_open(stage):
-    assert len(methods(stage)) == 9
+    assert len(methods(stage)) == 11
     assert all(method["ApiKeyRequired"] for method in methods(stage))
 
 
@@ -185,7 +187,7 @@ def test_photos_reach_the_function_as_bytes_and_no_other_body_does(stage):
 
 def test_pages_of_the_listed_origins_may_ask(dev):
     preflights = [m for m in dev.properties("AWS::ApiGateway::Method") if m["HttpMethod"] == "OPTIONS"]
-    assert len(preflights) == 7
+    assert len(preflights) == 8
     assert all("http://localhost:8000" in json.dumps(method["Integration"]) for method in preflights)
 
 
@@ -241,3 +243,40 @@ def test_events_are_written_packed_and_encrypted_below_their_day_and_deliveries_
         if statement["Principal"] == {"Service": "firehose.amazonaws.com"}
     ]
     assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+
+
+def test_buyers_acts_lie_in_a_table_that_the_query_function_alone_may_use_and_is_told_of(stage):
+    ((name, table),) = stage.of_type("AWS::DynamoDB::Table", "Storage").items()
+    said = table["Properties"]
+    assert [(key["AttributeName"], key["KeyType"]) for key in said["KeySchema"]] == [("buyer_id", "HASH"), ("act", "RANGE")]
+    assert (said["BillingMode"], said["TimeToLiveSpecification"]) == (
+        "PAY_PER_REQUEST",
+        {"AttributeName": "expires_at", "Enabled": True},
+    )
+    query = function(stage, "lambdas.query_api.handler.handler")
+    assert name in json.dumps(query["Environment"]["Variables"]["GAVEL_BUYER_EVENTS_TABLE"])
+    assert query["Environment"]["Variables"]["GAVEL_BUYER_EVENTS_DAYS"] == "90"
+    allowed = [
+        (statement["Action"], name in json.dumps(statement["Resource"]), policy["Properties"]["Roles"])
+        for policy in stage.of_type("AWS::IAM::Policy").values()
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if "dynamodb:" in json.dumps(statement["Action"])
+    ]
+    assert allowed == [(["dynamodb:BatchWriteItem", "dynamodb:Query"], True, [{"Ref": query["Role"]["Fn::GetAtt"][0]}])]
+    endpoints = [e for e in stage.properties("AWS::EC2::VPCEndpoint") if "dynamodb" in json.dumps(e["ServiceName"])]
+    assert [e["VpcEndpointType"] for e in endpoints] == ["Gateway"], "there is no other way out of the network"
+
+
+def test_prod_can_take_its_buyers_back_to_any_moment_of_a_week_and_dev_keeps_nothing(dev, prod):
+    def recovery(stage):
+        (table,) = stage.properties("AWS::DynamoDB::Table")
+        return table.get("PointInTimeRecoverySpecification", {}), table.get("DeletionProtectionEnabled", False)
+
+    assert recovery(prod) == ({"PointInTimeRecoveryEnabled": True, "RecoveryPeriodInDays": 7}, True)
+    assert recovery(dev) == ({"PointInTimeRecoveryEnabled": False}, False)
+
+
+def test_a_page_may_ask_for_its_buyer_to_be_forgotten(dev):
+    preflights = [m for m in dev.properties("AWS::ApiGateway::Method") if m["HttpMethod"] == "OPTIONS"]
+    assert all("DELETE" in json.dumps(method["Integration"]) for method in preflights)
+    assert method(dev, "/buyers/{buyer_id}", "DELETE")["RequestParameters"] == {"method.request.path.buyer_id": True}

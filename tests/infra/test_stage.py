@@ -4,6 +4,7 @@ import pytest
 from conftest import CONTEXT
 
 from infra.stage import RerankerArtefact, StageError, read_stage
+from retrieval.settings import EventWeights, Hyperparameters
 
 STAGES = CONTEXT["stages"]
 RERANKER = {
@@ -44,6 +45,7 @@ def test_a_missing_value_is_named():
         ({"azs": 4}, r"azs is 4; allowed are 1 to 3"),
         ({"azs": 2}, r"opensearch_nodes is 1; allowed are multiples of azs"),
         ({"opensearch_version": "2.17"}, r"opensearch_version is '2\.17'; allowed are 2\.19 or newer"),
+        ({"language": "xx"}, r"language is 'xx'; allowed are en, de, fr, es"),
         ({"index_replicas": 1}, r"index_replicas is 1; allowed are numbers from 0, below opensearch_nodes"),
         ({"indexer_concurrency": 1}, r"indexer_concurrency is 1; allowed are whole numbers from 2"),
         ({"rebuild_instance_count": 0}, r"rebuild_instance_count is 0; allowed are whole numbers from 1"),
@@ -52,6 +54,8 @@ def test_a_missing_value_is_named():
         ({"api_auth": "none"}, r"api_auth is 'none'; allowed are api_key or iam"),
         ({"reranker": {}}, r"stages\.dev\.reranker\.image is missing"),
         ({"reranker": "yes"}, r"reranker is 'yes'"),
+        ({"hyperparameters": {"buyer_shore": 1}}, r"hyperparameters\.buyer_shore is unknown; it takes event_weights, buyer_share"),
+        ({"hyperparameters": {"buyer_share": 2}}, r"GAVEL_BUYER_SHARE is 2; allowed are numbers from 0 to 1"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_its_name(changed, message):
@@ -66,3 +70,9 @@ def test_a_stage_has_no_reranker_until_one_is_named():
 
 def test_newer_engines_are_taken():
     assert read_stage(dev(opensearch_version="3.1"), "dev").opensearch_version == "3.1"
+
+
+def test_a_stage_may_have_hyperparameters_of_its_own():
+    numbers = read_stage(dev(hyperparameters={"event_weights": {"purchase": 20}, "buyer_share": 0.3}), "dev").numbers
+    assert numbers == Hyperparameters(event_weights=EventWeights(purchase=20.0), buyer_share=0.3)
+    assert read_stage(STAGES, "dev").numbers == Hyperparameters()

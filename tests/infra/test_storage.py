@@ -8,7 +8,7 @@ from conftest import synthesise
 
 from retrieval.schema import HYBRID_PIPELINE
 
-STATEFUL = ("AWS::S3::Bucket", "AWS::OpenSearchService::Domain", "AWS::SQS::Queue")
+STATEFUL = ("AWS::S3::Bucket", "AWS::OpenSearchService::Domain", "AWS::SQS::Queue", "AWS::DynamoDB::Table")
 SNAPSHOT = Path(__file__).with_name("stateful_resources.json")
 
 

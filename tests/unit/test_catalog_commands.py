@@ -74,6 +74,7 @@ def test_a_click_log_is_prepared_over_its_items(store):
         (("esci", "--data", ".", "--version", "tiny"), "no version 'tiny'; use small or large"),
         (("chorus", "--data", "."), r"expected products_1\.json\.zip"),
         (("grocery", "--data", "."), r"expected dataset/classes\.csv"),
+        (("chorus", "--data", ".", "--language", "ar"), "--language belongs to `gavel catalog prepare emoji`"),
         (("emoji", "--data", "."), r"expected emoji_en_ar\.csv"),
     ],
 )

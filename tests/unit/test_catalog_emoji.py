@@ -1,11 +1,10 @@
-import csv
 import os
 from pathlib import Path
 
 import pytest
+from emoji_dataset import write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from catalog.emoji import KEYWORD_WEIGHT, NAME_WEIGHT, Emoji, prepare, split_texts
 from catalog.pseudo_queries import fold
@@ -14,22 +13,13 @@ from retrieval.item_files import read_items
 from retrieval.items import Item
 
 
-def write_dataset(root: Path, emoji: int = 20) -> Path:
-    """Emoji n with the English and Arabic names n, a keyword of its own and one that all share."""
-    (root / "png72").mkdir(parents=True)
-    with (root / "emoji_en_ar.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "char", "name_en", "keywords_en", "name_ar", "keywords_ar"])
-        for n in range(emoji):
-            Image.new("RGBA", (4, 4)).save(root / "png72" / f"emoji_u{n}.png")
-            row = [f"emoji_u{n}.png", "x", f"Face {n}", f"face|Face {n}|grin {n}", f"وجه {n}", f"وجه|ابتسامة {n}"]
-            table.writerow(row)
-    return root
-
-
 @pytest.fixture
 def data(tmp_path) -> Path:
     return write_dataset(tmp_path / "data")
+
+
+def lots(catalog, split):
+    return [item for file in catalog.item_files(split) for item in read_items(file)]
 
 
 def asked(catalog, split):
@@ -64,7 +54,7 @@ def test_names_weigh_and_grade_more_than_keywords(data, tmp_path):
 
 
 def test_an_emoji_is_listed_in_english_with_its_picture(data, tmp_path):
-    items = {item.item_id: item for item in read_items(prepare(data, tmp_path / "catalog").item_files("test")[0])}
+    items = {item.item_id: item for item in lots(prepare(data, tmp_path / "catalog"), "test")}
     assert len(items) == 20
     assert (items["emoji_u3"].title, items["emoji_u3"].description) == ("Face 3", "face, grin 3")
     assert Path(items["emoji_u3"].image).is_file()
@@ -87,7 +77,7 @@ def test_every_text_has_one_split_that_one_of_its_emoji_has(drawn):
 
 def test_missing_pictures_are_logged_and_their_emoji_left_out(data, tmp_path, caplog):
     (data / "png72/emoji_u0.png").unlink()
-    assert len(list(read_items(prepare(data, tmp_path / "catalog").item_files("test")[0]))) == 19
+    assert len(lots(prepare(data, tmp_path / "catalog"), "test")) == 19
     assert "1 of 20 pictures are missing" in caplog.text
 
 
@@ -106,7 +96,7 @@ def test_the_real_emoji_are_asked_for_in_two_languages(tmp_path):
     if not data.is_dir() and os.environ.get("CI") != "true":
         pytest.skip("the emoji are not here (GAVEL_DATA names the folder of data sets)")
     catalog = prepare(data, tmp_path / "catalog")
-    items = list(read_items(catalog.item_files("test")[0]))
+    items = lots(catalog, "test")
     assert len(items) == 1576
     assert all(isinstance(item, Item) and Path(item.image).is_file() for item in items)
     for split in catalog.splits:
@@ -114,3 +104,33 @@ def test_the_real_emoji_are_asked_for_in_two_languages(tmp_path):
             assert sum(query_id.startswith(language) for query_id in catalog.qrels(split).queries) > 300
     assert not asked(catalog, "train") & asked(catalog, "test")
     assert not (asked(catalog, "train") | asked(catalog, "test")) & asked(catalog, "val")
+
+
+def titles(catalog, split):
+    return {item.item_id: item.title for item in lots(catalog, split)}
+
+
+def test_lots_are_listed_in_the_language_that_is_asked_for_or_each_in_one(data, tmp_path):
+    english, arabic, either = (titles(prepare(data, tmp_path / name, listed_in=name), "test") for name in ("en", "ar", "either"))
+    assert all(title.startswith("Face") for title in english.values())
+    assert all(title.startswith("وجه") for title in arabic.values())
+    assert all(either[item_id] in (english[item_id], arabic[item_id]) for item_id in either)
+    assert sum(either[item_id] == english[item_id] for item_id in either) == 10
+    with pytest.raises(InvalidInput, match="en, ar, either"):
+        prepare(data, tmp_path / "other", listed_in="fr")
+
+
+def test_where_lots_are_listed_in_either_language_training_shows_each_query_both(data, tmp_path):
+    catalog = prepare(data, tmp_path / "catalog", listed_in="either")
+    shown = {}
+    for pair in catalog.pairs("train"):
+        shown.setdefault((pair.query, pair.item_id), []).append(pair.lot_text)
+    assert all(len(texts) == 2 and "Face" in texts[0] and "وجه" in texts[1] for texts in shown.values())
+
+
+def test_train_knows_nothing_of_the_emoji_that_are_held_out(data, tmp_path):
+    catalog = prepare(data, tmp_path / "catalog", listed_in="either")
+    known = set(titles(catalog, "train"))
+    assert len(known) == 14
+    assert {pair.item_id for pair in catalog.pairs("train")} == known
+    assert {item_id for grades in catalog.qrels("train").grades.values() for item_id in grades} <= known

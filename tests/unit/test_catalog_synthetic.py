@@ -15,7 +15,7 @@ from catalog.silhouettes import SILHOUETTES
 from catalog.synthetic import generate
 from catalog.vocabulary import COLOUR_WORDS, CONDITION_WORDS, KINDS, wordings
 from retrieval.errors import InvalidInput
-from retrieval.events import EVENT_WEIGHTS
+from retrieval.events import EVENT_TYPES
 from retrieval.item_files import read_items
 from retrieval.items import Item, item_text
 
@@ -144,7 +144,7 @@ def test_clicks_come_as_ranked_lists_of_lots_on_sale(catalog):
     lists = defaultdict(list)
     for click in catalog.clicks("train") + catalog.clicks("val"):
         lists[click.query, click.buyer_id, click.timestamp].append(click)
-        assert click.event_type is None or click.event_type in EVENT_WEIGHTS
+        assert click.event_type is None or click.event_type in EVENT_TYPES
         assert items[click.item_id].listed_at <= click.timestamp <= NOW
         assert items[click.item_id].ends_at is None or items[click.item_id].ends_at > click.timestamp
     assert len(lists) > 50

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import InvalidInput
-from retrieval.events import EVENT_WEIGHTS, Interaction, parse_interaction
+from retrieval.events import EVENT_TYPES, Interaction, parse_interaction
 from retrieval.items import parse_item
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -31,10 +31,36 @@ def test_a_purchase_weighs_ten_views_and_a_cart_five():
     assert weights == {"View": 1.0, "AddToCart": 5.0, "Purchase": 10.0}
 
 
-@given(st.sampled_from(sorted(EVENT_WEIGHTS)), st.sampled_from(["_", "-", " ", ""]), st.booleans())
+@given(st.sampled_from(EVENT_TYPES), st.sampled_from(["_", "-", " ", ""]), st.booleans())
 def test_event_types_are_known_however_they_are_written(event_type, dash, capitals):
     written = event_type.replace("_", dash)
     assert parse_interaction(row(event_type=written.upper() if capitals else written)).event_type == event_type
+
+
+@pytest.mark.parametrize(
+    ("written", "event_type"),
+    [
+        ("Product Viewed", "view"),
+        ("view_item", "view"),
+        ("detail-page-view", "view"),
+        ("Add To Cart", "add_to_cart"),
+        ("added to basket", "add_to_cart"),
+        ("ProductAdded", "add_to_cart"),
+        ("product.purchased", "purchase"),
+        ("Order\u2013Completed", "purchase"),
+        ("  BOUGHT ", "purchase"),
+    ],
+)
+def test_the_names_that_shops_give_the_acts_are_known(written, event_type):
+    assert parse_interaction(row(event_type=written)).event_type == event_type
+
+
+@pytest.mark.parametrize(
+    "written", ["cart", "click", "page_view", "remove_from_cart", "view_cart", "checkout", "viewaddtocart", "-"]
+)
+def test_a_name_that_may_mean_another_act_is_unknown(written):
+    with pytest.raises(InvalidInput, match="is unknown"):
+        parse_interaction(row(event_type=written))
 
 
 @pytest.mark.parametrize("field", ["buyer_id", "item_id", "event_type", "timestamp"])

@@ -142,6 +142,7 @@ def test_the_api_describes_itself(client: TestClient) -> None:
         "/items/{item_id}/similar",
         "/encode_buyer",
         "/retrieve",
+        "/buyers/{buyer_id}",
     }
     for path, methods in described["paths"].items():
         for operation in methods.values():

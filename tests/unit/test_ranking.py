@@ -19,6 +19,7 @@ from retrieval.items import epoch_ms
 from retrieval.ranker import xgboost as adapter
 from retrieval.ranker.base import ExplainingRanker
 from retrieval.ranker.features import FEATURES, feature_matrix
+from retrieval.ranker.parameters import FewQueries
 from retrieval.ranker.xgboost import BoosterRanker, RankingData, fit_few_queries
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
@@ -196,8 +197,8 @@ def ranking_data_of(queries: int, seed: int = 0) -> RankingData:
 
 def test_few_queries_choose_depth_and_steps_among_themselves_and_all_of_them_train() -> None:
     booster, choice = fit_few_queries(ranking_data_of(12), seed=1)
-    assert choice.max_depth in adapter.DEPTHS
-    assert choice.rounds in range(adapter.STEP_GRID, adapter.MOST_STEPS + 1, adapter.STEP_GRID)
+    assert choice.max_depth in FewQueries().depths
+    assert choice.rounds in range(adapter.STEP_GRID, FewQueries().most_steps + 1, adapter.STEP_GRID)
     assert 0.5 < choice.ndcg_at_10 <= 1
     features = np.full((2, len(FEATURES)), 0.5, dtype=np.float32)
     features[:, FEATURES.index("log_price")] = (0.9, 0.1)

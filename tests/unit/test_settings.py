@@ -27,6 +27,7 @@ def test_an_empty_environment_gives_the_embedded_default():
         opensearch_auth=st.sampled_from(["none", "sigv4"]),
         index_alias=word,
         index_replicas=st.integers(0, 5),
+        language=st.sampled_from(["en", "de", "fr", "es"]),
         cors_origins=word | st.just(""),
         towers_uri=word | st.just(""),
         query_tower=st.sampled_from(["full", "small"]),
@@ -38,6 +39,8 @@ def test_an_empty_environment_gives_the_embedded_default():
         cached_answers_s=st.floats(0, 100),
         ranker_endpoint=word | st.just(""),
         ranker_timeout_s=st.floats(0.001, 10),
+        buyer_events_table=word | st.just(""),
+        buyer_events_days=st.integers(1, 3_650),
         stage=word,
     )
 )
@@ -65,6 +68,7 @@ def test_towers_lie_in_home_unless_said_otherwise():
     [
         ("GAVEL_INDEX", "nmslib", "allowed are faiss, opensearch"),
         ("GAVEL_OPENSEARCH_AUTH", "basic", "allowed are none, sigv4"),
+        ("GAVEL_LANGUAGE", "xx", "allowed are en, de, fr, es"),
         ("GAVEL_INDEX_REPLICAS", "-1", "whole numbers from 0"),
         ("GAVEL_CANDIDATES", "many", "not a number"),
         ("GAVEL_CANDIDATES", "0", "whole numbers from 1"),
@@ -77,6 +81,8 @@ def test_towers_lie_in_home_unless_said_otherwise():
         ("GAVEL_CACHED_ANSWERS_S", "-1", "seconds from 0"),
         ("GAVEL_CACHED_QUERIES", "-1", "whole numbers from 0"),
         ("GAVEL_INDEX_REPLICAS", "0.5", "whole numbers from 0"),
+        ("GAVEL_BUYER_EVENTS_DAYS", "0", "whole numbers from 1 to 3650"),
+        ("GAVEL_BUYER_EVENTS_DAYS", "3651", "whole numbers from 1 to 3650"),
         ("GAVEL_RANKER_TIMEOUT_S", "-1", "seconds above 0"),
         ("GAVEL_RANKER_TIMEOUT_S", "soon", "not a number"),
     ],

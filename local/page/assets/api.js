@@ -30,7 +30,7 @@ export class Api {
     this.words = config.words ? new URL(config.words, location.href) : null;
     this.currency = config.currency ?? "";
     this.direction = config.direction === "rtl" ? "rtl" : "ltr";
-    this.can = { similar: false, image: false, events: false, explain: false, diversity: false };
+    this.can = { similar: false, image: false, events: false, explain: false, diversity: false, buyers: false };
   }
 
   async discover() {
@@ -39,6 +39,7 @@ export class Api {
     const paths = described?.paths ?? {};
     this.can.similar = Object.keys(paths).some((path) => /^\/items\/\{\w+\}\/similar$/.test(path));
     this.can.events = "/events" in paths;
+    this.can.buyers = this.can.events && "/retrieve" in paths && Object.keys(paths).some((path) => /^\/buyers\/\{\w+\}$/.test(path));
     const asked = (paths["/search"]?.get?.parameters ?? []).map((parameter) => parameter.name);
     this.can.explain = asked.includes("explain");
     this.can.diversity = asked.includes("diversity");
@@ -68,6 +69,20 @@ export class Api {
 
   similar(itemId, params, signal) {
     return this.ask(withParams(this.at(`items/${encodeURIComponent(itemId)}/similar`), params), { signal });
+  }
+
+  /** Lots for a buyer, or where nothing is known of one, popular and fresh ones. */
+  retrieve(params) {
+    return this.ask(withParams(this.at("retrieve"), params));
+  }
+
+  /** What a buyer did, the latest first. */
+  history(buyerId) {
+    return this.ask(this.at(`buyers/${encodeURIComponent(buyerId)}`));
+  }
+
+  forget(buyerId) {
+    return this.ask(this.at(`buyers/${encodeURIComponent(buyerId)}`), { method: "DELETE" });
   }
 
   /** `photo` is a Blob of a type that the API takes; it is sent as it is. */

@@ -1,12 +1,14 @@
 // The page: its state is its address, and every change of it is shown by show().
 
 import { Api, Problem } from "./api.js";
+import { buyerId, forgetBuyer, hasOpened } from "./buyer.js";
 import { skeletons } from "./cards.js";
 import { byId, h } from "./dom.js";
 import { Feedback } from "./feedback.js";
 import { activeFilters, showFilters } from "./filters.js";
 import { openLot } from "./lot_dialog.js";
 import { emptyNotice, meantNotice, problemNotice } from "./notices.js";
+import { fetchOffers, offersToCome, offersView } from "./offers.js";
 import { Photo, showPhoto, takePhotos } from "./photo_search.js";
 import { FILTERS, MOST_AT_ONCE, addressOf, filtersOf, readState } from "./state.js";
 import { Words, suggest } from "./suggestions.js";
@@ -21,6 +23,7 @@ let feedback = null;
 let state = readState();
 let asking = null; // aborts what is still on its way for an older state
 let answered = { key: "", search: "", answers: [] };
+let offered = []; // lots that the start page shows
 let presented = ""; // the address, less its lot, of what stands on the page
 let dropped = null; // the photo that is searched by
 const photos = new Map(); // id -> photo of this visit: the history of the page names them, its addresses cannot
@@ -66,6 +69,7 @@ async function show() {
   document.body.classList.toggle("at-start", !about && !dropped);
   byId("filters").hidden = !about && !dropped;
   if (!about && !dropped) return start();
+  offered = [];
   showFilters(state, words, (values) => change({ ...values, k: readState("").k }));
   if (answered.key !== keyOf(state)) {
     feedback?.forget();
@@ -108,7 +112,7 @@ function questions(signal, known) {
   if (dropped) return [api.searchByPhoto(dropped.blob, { ...whole, ...explain, ...(state.q ? { text: state.q } : {}) }, signal)];
   if (state.similar) return [api.similar(state.similar, whole, signal)];
   const options = { ...explain, ...(api.can.diversity && state.varied ? { diversity: VARIETY } : {}) };
-  const params = { q: state.q, ...filtersOf(state), ...options };
+  const params = { q: state.q, ...filtersOf(state), ...options, ...(api.can.buyers ? { buyer_id: buyerId() } : {}) };
   return [state.mode, state.compare].filter(Boolean).map((mode, at) => api.searchFor(state.k, { ...params, mode }, signal, known[at]));
 }
 
@@ -149,25 +153,56 @@ function waysOut() {
   ];
 }
 
-function failed(problem) {
+function failed(problem, again = () => (api.reached ? show() : begin())) {
   feedback?.forget();
   presented = "";
-  const again = () => (api.reached ? show() : begin());
-  const about = state.q || state.similar ? h("q", { dir: "auto" }, state.q || state.similar) : "by photo";
+  const about = state.q || state.similar ? h("q", { dir: "auto" }, state.q || state.similar) : dropped ? "by photo" : "";
   view.replaceChildren(toolbar(state, { api, heading: h("h1", {}, "Search ", about), tools: Boolean(state.q) && !dropped, change }), problemNotice(problem, again));
   byId("status").textContent = "";
 }
 
-function start() {
+async function start() {
   feedback?.forget();
   answered = { key: "", search: "", answers: [] };
-  view.replaceChildren(startView(api, words, go));
+  if (presented === shownAs()) return lotOfAddress();
+  offered = [];
+  const place = api.can.buyers ? offersToCome() : null;
+  view.replaceChildren(startView(api, words, go, { offers: place, first: hasOpened() }));
+  presented = shownAs();
   byId("status").textContent = "";
+  if (place) await offer(place);
+  else lotOfAddress();
+}
+
+/** Fill the place of the offers; without them the start page is whole. */
+async function offer(place) {
+  const offers = await fetchOffers(api);
+  if (!place.isConnected) return; // the buyer went on
+  if (!offers?.answer.results.length) return place.remove();
+  offered = [...offers.answer.results, ...offers.seen];
+  place.replaceWith(offersView(api, offers, { on: options, forget: forgetMe }));
+  lotOfAddress();
+}
+
+/** Have the buyer of this tab forgotten, and show the page as a new one sees it. */
+async function forgetMe() {
+  try {
+    await forgetBuyer(api);
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    return failed(error, forgetMe);
+  }
+  feedback?.renew();
+  answered = { key: "", search: "", answers: [] };
+  presented = "";
+  await show();
+  byId("offers-title")?.focus();
+  byId("status").textContent = "What you looked at is forgotten";
 }
 
 /** The lot that the address names lies open over the list that has it. */
 function lotOfAddress() {
-  const all = answered.answers.flatMap((answer) => answer.results);
+  const all = [...answered.answers.flatMap((answer) => answer.results), ...offered];
   const result = all.find((one) => one.item_id === state.lot);
   if (!result) return byId("lot").close();
   const close = () => { if (state.lot === result.item_id) { state = { ...state, lot: "" }; remember(); } };
@@ -182,7 +217,8 @@ function feedbackOn() {
 function footer() {
   const link = (path, text) => h("a", { href: api.at(path) }, text);
   byId("foot").replaceChildren("Searches as an API: ", link("docs", "documentation"), ", ", link("openapi.json", "OpenAPI"),
-    feedback ? ". Which lots are seen and opened is kept, under a random number, to train the order." : ".");
+    feedback ? ". Which lots are seen and opened is kept, under a random number, to train the order" : "",
+    ...(api.can.buyers ? [" and to find others like them. ", h("button", { type: "button", class: "text", onclick: forgetMe }, "Forget me")] : ["."]));
 }
 
 function search(event) {

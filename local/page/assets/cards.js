@@ -1,7 +1,7 @@
 // Lots as cards.
 
 import { countdown } from "./countdown.js";
-import { h, icon } from "./dom.js";
+import { h, icon, written } from "./dom.js";
 import { explanation } from "./explain.js";
 import { bids, price } from "./format.js";
 
@@ -43,8 +43,8 @@ export function card(api, result, { on, explain, eager, note, heading = "h2" }) 
       "div",
       { class: "facts" },
       note ?? null,
-      h(heading, { class: "title" }, h("a", { class: "open", href: on.address(result), dir: "auto", onclick: open }, fields.title ?? result.item_id)),
-      origin ? h("p", { class: "origin", dir: "auto" }, origin) : null,
+      h(heading, { class: "title" }, h("a", { class: "open", href: on.address(result), ...written(fields.title), onclick: open }, fields.title ?? result.item_id)),
+      origin ? h("p", { class: "origin", ...written(origin) }, origin) : null,
       priceTag(api, fields),
       h("p", { class: "bidding" }, h("span", {}, bids(fields.bid_count ?? 0)), countdown(fields.ends_at)),
       api.can.similar && on.similar

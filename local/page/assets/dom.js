@@ -28,4 +28,9 @@ export function icon(path) {
   return drawing;
 }
 
+const ARABIC = /[\u0600-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufefc]/;
+
+/** Attributes of a text that a seller or a buyer wrote, in whatever language: its own direction, and Arabic said to be Arabic. */
+export const written = (text) => ({ dir: "auto", lang: ARABIC.test(text) ? "ar" : null });
+
 export const byId = (id) => document.getElementById(id);

@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { label, milliseconds } from "./format.js";
 
-const STAGES = { load: "Load", encode: "Encode", retrieve: "Retrieve", fuse: "Fuse", rerank: "Re-rank", diversify: "Vary", spelling: "Spelling", cache: "From the cache" };
+const STAGES = { load: "Load", history: "History", encode: "Encode", retrieve: "Retrieve", fuse: "Fuse", rerank: "Re-rank", diversify: "Vary", spelling: "Spelling", cache: "From the cache" };
 const BASELINE = "expected"; // the contribution that is the same for all lots
 const MOVES = 5;
 const LEAST_MS = 0.05; // what rounds to nothing is left out
@@ -92,7 +92,7 @@ function tree(told) {
   return h("dl", {}, rows.flat());
 }
 
-const pair = (term, fact) => h("div", {}, h("dt", {}, term), h("dd", {}, String(fact)));
+const pair = (term, fact) => h("div", {}, h("dt", {}, term), h("dd", {}, String(fact ?? "–")));
 
 function number(value) {
   return typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : String(value ?? "–");

@@ -1,5 +1,7 @@
 // Which lots were seen and which were opened, told to POST /events where the API has it.
-// The session is a random number that lives as long as the tab; nothing else about the buyer is sent.
+// Nothing else about the buyer is sent than the number of buyer.js.
+
+import { buyerId, noteOpened, randomId } from "./buyer.js";
 
 const FLUSH_MS = 4_000;
 const SEEN_SHARE = 0.5; // of a card's area
@@ -19,7 +21,7 @@ export class Feedback {
   /** A list was shown for a query; `cards` are watched until the next one is. */
   shown(query, cards) {
     this.forget();
-    this.list = { query_id: randomId(), session_id: session(), query, shown_at: new Date().toISOString() };
+    this.list = { query_id: randomId(), session_id: buyerId(), query, shown_at: new Date().toISOString() };
     for (const card of cards) this.eyes.observe(card);
   }
 
@@ -31,8 +33,15 @@ export class Feedback {
   }
 
   opened(result) {
+    if (this.list) noteOpened();
     this.add("click", result.item_id, result.rank);
     this.flush();
+  }
+
+  /** The buyer is another one from now on: what was not sent yet never is. */
+  renew() {
+    this.waiting = [];
+    if (this.list) this.list.session_id = buyerId();
   }
 
   see(entries) {
@@ -60,15 +69,4 @@ export class Feedback {
     if (this.url.origin === location.origin) navigator.sendBeacon(this.url, new Blob([body], { type: headers["Content-Type"] }));
     else fetch(this.url, { method: "POST", body, headers, keepalive: true, credentials: "omit" }).catch(() => {});
   }
-}
-
-function session() {
-  const known = sessionStorage.getItem("gavel-session") ?? randomId();
-  sessionStorage.setItem("gavel-session", known);
-  return known;
-}
-
-/** 128 random bits; crypto.randomUUID is missing where the page comes over plain HTTP from another machine. */
-function randomId() {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -2,7 +2,7 @@
 
 import { photo, priceTag } from "./cards.js";
 import { countdown } from "./countdown.js";
-import { byId, h } from "./dom.js";
+import { byId, h, written } from "./dom.js";
 import { explanation } from "./explain.js";
 import { bids, label } from "./format.js";
 
@@ -19,10 +19,10 @@ export function openLot(api, result, { close, similar }) {
     h("div", { class: "lot" },
       photo(api, result.item_id, fields, true),
       h("div", { class: "facts" },
-        h("h2", { id: "lot-title", dir: "auto" }, fields.title ?? result.item_id),
+        h("h2", { id: "lot-title" }, h("span", written(fields.title), fields.title ?? result.item_id)),
         priceTag(api, fields),
         h("p", { class: "bidding" }, h("span", {}, bids(fields.bid_count ?? 0)), countdown(fields.ends_at)),
-        fields.description ? h("p", { class: "description", dir: "auto" }, fields.description) : null,
+        fields.description ? h("p", { class: "description", ...written(fields.description) }, fields.description) : null,
         h("dl", { class: "details" }, details(result)),
         api.can.similar ? h("button", { type: "button", class: "go", onclick: () => { leave(); similar(result); } }, "More like this") : null,
         h("details", { class: "because" }, h("summary", {}, "Why is it here?"), explanation(result)))));

@@ -11,8 +11,8 @@ const EAGER = 8; // photos that are on the first screen
 export const MODE_WORDS = { hybrid: "Hybrid", semantic: "Semantic", keyword: "Keyword" };
 const MODE_HINTS = { hybrid: "meaning and words together", semantic: "by meaning and look, not by words", keyword: "by the words of the lot alone" };
 
-/** The start page: categories to walk into, words to try. */
-export function startView(api, words, go) {
+/** The start page: words to try, categories to walk into, and lots offered before them, if these are the buyer's own, or after. */
+export function startView(api, words, go, { offers, first }) {
   const tiles = words.categories.slice(0, TILES).map((one) => h("li", {},
     h("button", { type: "button", class: "tile", onclick: () => go({ q: one.name, category: one.name }) },
       photo(api, one.photo_of ?? "", { has_image: Boolean(one.photo_of) }, true),
@@ -23,8 +23,10 @@ export function startView(api, words, go) {
     h("p", { class: "lead" }, "Search by what it is, how it looks or what it is for. Lots listed tonight are found, too."),
     tries.length ? h("ul", { class: "chips", "aria-label": "Searches to try" }, tries.map((phrase) => h("li", {},
       h("button", { type: "button", class: "chip", dir: "auto", onclick: () => go({ q: phrase }) }, phrase)))) : null,
+    first ? offers : null,
     tiles.length ? h("h2", {}, "Browse by category") : null,
-    tiles.length ? h("ul", { class: "tiles" }, tiles) : null);
+    tiles.length ? h("ul", { class: "tiles" }, tiles) : null,
+    first ? null : offers);
 }
 
 /** The line above an answer: how many, how quick, and the switches. */

@@ -1,0 +1,92 @@
+"""Times of events, a column at once: where all are written alike Arrow reads them, else the contract reads each."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from catalog.event_batches import Column
+from retrieval.errors import InvalidInput
+from retrieval.events import missing
+from retrieval.items import EPOCH, LEAST_NUMERIC_TIME, first_value, parse_time
+
+MICROSECOND = timedelta(microseconds=1)
+EARLIEST_US = int(LEAST_NUMERIC_TIME) * 1_000_000  # 1970 and year 1 are how software writes that it knows no time
+LAST_SECOND, MAX_SECONDS = 253_402_300_799, 100_000_000_000  # of year 9999; above the second a number counts milliseconds
+BAD_TIME, FUTURE_TIME, EARLY_TIME = "bad_time", "future_time", "early_time"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a value: the kind by which rows are counted, the reason in words, the item where it is one."""
+
+    kind: str
+    reason: str
+    item_id: str | None = None
+
+
+def read_times(column: Column, latest_us: int) -> tuple[NDArray[np.int64], dict[int, Fault]]:
+    """Read a column of times.
+
+    Args:
+        column: of N values as they were written.
+        latest_us: what comes later lies in the future.
+
+    Returns:
+        (N,) microseconds since 1970 UTC, and row -> what is wrong with those that are no time of an event.
+    """
+    fast = None if isinstance(column, list) else _cast_times(column)
+    faults: dict[int, Fault] = {}
+    if fast is None:
+        values = column if isinstance(column, list) else column.to_pylist()
+        fast = np.zeros(len(values), dtype=np.int64)
+        for row, value in enumerate(values):
+            try:
+                moment = parse_time("timestamp", first_value({"timestamp": value}, ("timestamp",)))
+                if moment is None:
+                    faults[row] = Fault("missing_timestamp", missing("timestamp"))
+                else:
+                    fast[row] = microseconds(moment)
+            except InvalidInput as error:
+                faults[row] = Fault(BAD_TIME, str(error))
+    for row in np.flatnonzero(fast > latest_us).tolist():
+        faults[row] = Fault(FUTURE_TIME, f"timestamp lies in the future: {written_time(fast[row])}")
+    for row in np.flatnonzero(fast < EARLIEST_US).tolist():
+        faults.setdefault(
+            row, Fault(EARLY_TIME, f"timestamp is before {written_time(EARLIEST_US)[:10]}: {written_time(fast[row])}")
+        )
+    return fast, faults
+
+
+def _cast_times(column: pa.Array) -> NDArray[np.int64] | None:
+    """All of a column at once, where each value is written in the same way and none is missing; else None."""
+    if column.null_count:
+        return None
+    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.int64()):
+        try:
+            told = pc.cast(column, kind)
+        except pa.ArrowInvalid:
+            continue
+        numbers = np.asarray(told.cast(pa.int64()).to_numpy())
+        if pa.types.is_timestamp(kind):
+            return numbers
+        if not len(numbers) or numbers.min() < LEAST_NUMERIC_TIME or numbers.max() > LAST_SECOND * 1_000:
+            return None
+        return np.where(numbers > MAX_SECONDS, numbers * 1_000, numbers * 1_000_000)
+    return None
+
+
+def microseconds(moment: datetime) -> int:
+    """Since 1970 UTC."""
+    return (moment - EPOCH) // MICROSECOND
+
+
+def written_time(time_us: int) -> str:
+    """ISO 8601, or the number where Python has no such time."""
+    try:
+        return (EPOCH + int(time_us) * MICROSECOND).isoformat()
+    except OverflowError:
+        return f"{int(time_us)} µs since 1970"

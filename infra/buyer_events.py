@@ -1,0 +1,57 @@
+"""What buyers did lately: a DynamoDB table that the query function reads with every search of a named buyer."""
+
+from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
+from constructs import Construct
+
+from infra.acknowledgements import acknowledge
+from infra.stage import Stage
+
+RECOVERY_DAYS = 7  # as long may the table be taken back to a moment, and as long does the backup know an erased buyer
+READ_AND_WRITE = ["dynamodb:Query", "dynamodb:BatchWriteItem"]
+
+
+class BuyerEvents(Construct):
+    """A table on demand: an item an act, by buyer and time, gone when its time to live is over (lambdas/query_api/buyer_table.py).
+
+    DynamoDB encrypts every table; the key is AWS's own, as that of the delivery stream is.
+
+    Attributes:
+        table: the table.
+    """
+
+    def __init__(self, scope: Construct, id: str, *, stage: Stage) -> None:
+        super().__init__(scope, id)
+        text = dynamodb.AttributeType.STRING
+        self.table = dynamodb.Table(
+            self,
+            "Table",
+            partition_key=dynamodb.Attribute(name="buyer_id", type=text),
+            sort_key=dynamodb.Attribute(name="act", type=text),
+            billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+            time_to_live_attribute="expires_at",
+            deletion_protection=stage.retain_data,
+            removal_policy=RemovalPolicy.RETAIN if stage.retain_data else RemovalPolicy.DESTROY,
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=stage.retain_data,
+                recovery_period_in_days=RECOVERY_DAYS if stage.retain_data else None,
+            ),
+        )
+        if not stage.retain_data:
+            acknowledge(self.table, {"DDB3": "A development stage keeps nothing: its buyers' acts need no way back."})
+
+    def allow_use(self, role: iam.Role) -> None:
+        """Let a role look buyers up, write their acts and erase them; no scan, no other table."""
+        role.add_to_principal_policy(iam.PolicyStatement(actions=READ_AND_WRITE, resources=[self.table.table_arn]))
+
+    def throttles(self, period: Duration) -> cloudwatch.MathExpression:
+        """Reads and writes that DynamoDB refused because there were too many."""
+        kinds = {"reads": "ReadThrottleEvents", "writes": "WriteThrottleEvents"}
+        return cloudwatch.MathExpression(
+            expression="FILL(reads, 0) + FILL(writes, 0)",
+            using_metrics={name: self.table.metric(kind, statistic="sum", period=period) for name, kind in kinds.items()},
+            period=period,
+            label="throttled requests",
+        )

@@ -1,0 +1,144 @@
+"""What buyers did lately, in a DynamoDB table: an item an act, under its buyer, in the order of time.
+
+The table has a partition key `buyer_id` and a sort key `act`, both text, and time to live by `expires_at` (infra/buyer_events.py).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from retrieval.buyer_store import MOST_ACTS, act_key, moment_of, oldest_kept, worth_keeping
+from retrieval.errors import FeedbackUnavailable
+from retrieval.events import Interaction
+from retrieval.index.base import utc_now
+from retrieval.items import epoch_ms
+
+WRITES_A_CALL = 25  # the most that BatchWriteItem takes
+ATTEMPTS = 5  # until everything of a call is taken
+LONGEST_WAIT_S = 1.0
+TIMEOUT_S = 0.5  # of one try, of which there are two: a search waits for it
+TIME_DIGITS = 15  # of milliseconds since 1970, so that the order of text is that of time
+DOES_NOT_ANSWER = "the table of buyers' events does not answer ({}); try again in a moment"
+
+
+class _NotAllTaken(Exception):
+    """Some writes of a call were not taken, which DynamoDB says in its answer."""
+
+
+class BuyerTable:
+    """The latest acts of each buyer. Threads may share it; nothing is asked before the first call.
+
+    Older acts than the latest MOST_ACTS are never read, and go when their time to live is over.
+    """
+
+    def __init__(self, name: str, days: int, clock: Callable[[], datetime] = utc_now) -> None:
+        """Ask nothing yet.
+
+        Args:
+            name: of the table.
+            days: how long an act is kept.
+            clock: tells the time in UTC.
+        """
+        self._name, self._days, self._clock = name, days, clock
+
+    def append(self, acts: Sequence[Interaction]) -> int:
+        """Keep acts, as BuyerStore.append() says."""
+        kept = worth_keeping(acts, self._clock(), self._days)
+        with _answers():
+            self._write([{"PutRequest": {"Item": self._item(act)}} for act in kept])
+        return len(kept)
+
+    def recent(self, buyer_id: str, limit: int = MOST_ACTS) -> list[Interaction]:
+        """The latest acts of a buyer, the oldest first; one that came within the last second may be missing."""
+        oldest = f"{epoch_ms(oldest_kept(self._clock(), self._days)):0{TIME_DIGITS}}"  # what is too old goes days late
+        with _answers():
+            answer = self._dynamodb.query(  # MOST_ACTS items of at most 1.7 kB: always one page, which ends at 1 MB
+                TableName=self._name,
+                KeyConditionExpression="buyer_id = :buyer AND act >= :oldest",
+                ExpressionAttributeValues={":buyer": {"S": buyer_id}, ":oldest": {"S": oldest}},
+                ScanIndexForward=False,
+                Limit=limit,
+            )
+        return [_act(item) for item in reversed(answer["Items"])]
+
+    def erase(self, buyer_id: str) -> int:
+        """Forget a buyer, page by page, by consistent reads; how many acts went."""
+        erased = 0
+        with _answers():
+            for keys in self._keys(buyer_id):
+                self._write([{"DeleteRequest": {"Key": key}} for key in keys])
+                erased += len(keys)
+        return erased
+
+    def _keys(self, buyer_id: str) -> Iterator[list[dict[str, Any]]]:
+        asked: dict[str, Any] = {
+            "TableName": self._name,
+            "KeyConditionExpression": "buyer_id = :buyer",
+            "ExpressionAttributeValues": {":buyer": {"S": buyer_id}},
+            "ProjectionExpression": "buyer_id, act",
+            "ConsistentRead": True,
+        }
+        while True:
+            page = self._dynamodb.query(**asked)
+            yield page["Items"]
+            if "LastEvaluatedKey" not in page:
+                return
+            asked["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    def _write(self, writes: Sequence[dict[str, Any]]) -> None:
+        """Carry out writes, each key at most once among them; what a call did not take is sent again, and nothing else."""
+        for start in range(0, len(writes), WRITES_A_CALL):
+            waiting = list(writes[start : start + WRITES_A_CALL])
+            calls = Retrying(
+                retry=retry_if_exception_type(_NotAllTaken),
+                stop=stop_after_attempt(ATTEMPTS),
+                wait=wait_random_exponential(multiplier=0.05, max=LONGEST_WAIT_S),
+                reraise=True,
+            )
+            for call in calls:
+                with call:
+                    answer = self._dynamodb.batch_write_item(RequestItems={self._name: waiting})
+                    waiting = answer.get("UnprocessedItems", {}).get(self._name, [])
+                    if waiting:
+                        raise _NotAllTaken(f"{len(waiting)} writes were not taken")
+
+    def _item(self, act: Interaction) -> dict[str, Any]:
+        at_ms, kind, item_id = act_key(act)
+        gone = min(act.timestamp, self._clock()) + timedelta(days=self._days)
+        return {
+            "buyer_id": {"S": act.buyer_id},
+            "act": {"S": f"{at_ms:0{TIME_DIGITS}}#{kind}#{item_id}"},
+            "expires_at": {"N": str(epoch_ms(gone) // 1000 + 1)},
+        }
+
+    @cached_property
+    def _dynamodb(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        retries: Any = {"mode": "standard", "total_max_attempts": 2}
+        return boto3.client("dynamodb", config=Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries=retries))
+
+
+def _act(item: dict[str, Any]) -> Interaction:
+    at_ms, kind, item_id = item["act"]["S"].split("#", 2)
+    return Interaction(item["buyer_id"]["S"], item_id, kind, moment_of(int(at_ms)))
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Turn what DynamoDB complains about into FeedbackUnavailable; its own texts may quote keys, and keys name buyers."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        raise FeedbackUnavailable(DOES_NOT_ANSWER.format(error.response["Error"]["Code"])) from None
+    except BotoCoreError as error:
+        raise FeedbackUnavailable(DOES_NOT_ANSWER.format(type(error).__name__)) from None
+    except _NotAllTaken as error:
+        raise FeedbackUnavailable(DOES_NOT_ANSWER.format(error)) from None

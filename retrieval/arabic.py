@@ -1,0 +1,66 @@
+"""One spelling for words in Arabic letters, whoever typed them: with or without vowel signs, on an Arabic or a Persian keyboard.
+
+The letters are folded as Lucene's ArabicNormalizer folds them, with two differences. What it does not know is folded, too: wasla,
+the signs past sukun, the yeh and kaf of Persian keyboards, digits. And teh marbuta stays: it is the last letter of a great part of
+all nouns, published encoders know the words by it, and for keyword search the stemmer takes it off, as it does the heh that stands
+in its place in careless writing. Hamza on waw or yeh stays, as in Lucene. docs/adr/0013-words-of-several-languages.md says why.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+
+ARABIC = "\u0600-\u06ff\u0750-\u077f\u0870-\u08ff\ufb50-\ufdff\ufe70-\ufefc"  # the blocks of the script, for a character class
+TATWEEL = "\u0640"
+ALEF, YEH, KAF = "\u0627", "\u064a", "\u0643"
+_ALEFS = "\u0622\u0623\u0625\u0671\u0672\u0673"  # with madda, with hamza above and below, wasla, with wavy hamza
+_YEHS = "\u0649\u06cc"  # without dots (alef maksura), Persian
+_KAFS = "\u06a9\u06aa"  # Persian, swash
+_SIGNS = [*range(0x0610, 0x061B), *range(0x064B, 0x0660), 0x0670, *range(0x06D6, 0x06DD), *range(0x06DF, 0x06E5)]
+_SIGNS += [0x06E7, 0x06E8, *range(0x06EA, 0x06EE), *range(0x08D3, 0x08E2), *range(0x08E3, 0x0900)]
+_DIGITS = {chr(zero + digit): str(digit) for zero in (0x0660, 0x06F0) for digit in range(10)}
+_MARKS = "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"  # of direction and of width zero, for a character class
+_JOINERS = "\u200c\u200d"
+
+# letter -> what stands for it; analyzers of an index fold the words of single fields by the same table
+LETTERS: Mapping[str, str] = {
+    TATWEEL: "",
+    **{chr(sign): "" for sign in _SIGNS},
+    **dict.fromkeys(_ALEFS, ALEF),
+    **dict.fromkeys(_YEHS, YEH),
+    **dict.fromkeys(_KAFS, KAF),
+    **_DIGITS,
+    "\u066b": ".",  # decimal sign
+    "\u066c": ",",  # thousands sign
+}
+# characters that nobody sees and that stand at an Arabic letter; written so that Python and Java read it alike
+UNSEEN_AT_LETTERS = f"(?<=[{ARABIC}])[{_MARKS}{_JOINERS}]+|[{_MARKS}{_JOINERS}]+(?=[{ARABIC}])"
+
+_TABLE = str.maketrans(dict(LETTERS))
+_SCRIPT, _UNSEEN, _ANY_MARK = re.compile(f"[{ARABIC}]"), re.compile(UNSEEN_AT_LETTERS), re.compile(f"[{_MARKS}]")
+
+
+def has_arabic(text: str) -> bool:
+    """Whether a text has a character of the Arabic script."""
+    return not text.isascii() and _SCRIPT.search(text) is not None
+
+
+def fold_letters(text: str) -> str:
+    """A text with its Arabic letters folded, and no unseen characters at them; the rest stays byte for byte."""
+    return _UNSEEN.sub("", text).translate(_TABLE) if has_arabic(text) else text
+
+
+def fold_arabic(text: str) -> str:
+    """Fold a text in normal form NFKC, which has written presentation forms out.
+
+    Args:
+        text: in any scripts; one without a character of the Arabic script stays byte for byte.
+
+    Returns:
+        The text in NFKC with folded letters; marks of direction are gone from all of it, joiners where they stand at Arabic letters
+        (those of emoji and of Indian scripts stay). To fold it again changes nothing, and it is no longer than before.
+    """
+    if not has_arabic(text):
+        return text
+    seen = _ANY_MARK.sub("", text)
+    return unicodedata.normalize("NFKC", fold_letters(seen))  # what stood apart may now compose

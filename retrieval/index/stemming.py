@@ -1,0 +1,67 @@
+"""Stems of words, the same as the analyzers of schema.index_body() make: Snowball's, and for Arabic letters Lucene's light ones.
+
+The script of a word decides: Arabic letters are stemmed as Arabic in every index, Latin ones in the one language of the index.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from snowballstemmer.english_stemmer import EnglishStemmer
+from snowballstemmer.french_stemmer import FrenchStemmer
+from snowballstemmer.german_stemmer import GermanStemmer
+from snowballstemmer.spanish_stemmer import SpanishStemmer
+
+from retrieval.arabic import has_arabic
+
+SNOWBALL = {"en": EnglishStemmer, "de": GermanStemmer, "fr": FrenchStemmer, "es": SpanishStemmer}
+
+# "the" alone and behind "and", "with", "like", "so"; "for the"; "and"
+ARTICLES = (
+    "\u0627\u0644",
+    "\u0648\u0627\u0644",
+    "\u0628\u0627\u0644",
+    "\u0643\u0627\u0644",
+    "\u0641\u0627\u0644",
+    "\u0644\u0644",
+    "\u0648",
+)
+# her; dual; plural of feminine and of masculine nouns in both cases; adjectives; his, or a careless feminine; the feminine; my
+ENDINGS = (
+    "\u0647\u0627",
+    "\u0627\u0646",
+    "\u0627\u062a",
+    "\u0648\u0646",
+    "\u064a\u0646",
+    "\u064a\u0647",
+    "\u064a\u0629",
+    "\u0647",
+    "\u0629",
+    "\u064a",
+)
+LEAST_LETTERS = 2  # of what is left
+LEAST_LETTERS_BEHIND_AND = 3  # "and" is one letter, which many a short word begins with
+
+
+def stemmer(language: str) -> Callable[[str], str]:
+    """What takes the endings off words in lower case with folded letters; not to be shared between threads."""
+    latin: Callable[[str], str] = SNOWBALL[language]().stemWord
+    return lambda word: stem_arabic(word) if has_arabic(word) else latin(word)
+
+
+@lru_cache(maxsize=65_536)
+def stem(word: str, language: str) -> str:
+    """The stem of a query's word, by a stemmer of its own."""
+    return stemmer(language)(word)
+
+
+def stem_arabic(word: str) -> str:
+    """Take one article and every ending off a word: light10 of Larkey, Ballesteros and Connell (2007), as Lucene has it."""
+    for article in ARTICLES:
+        least = LEAST_LETTERS_BEHIND_AND if len(article) == 1 else LEAST_LETTERS
+        if word.startswith(article) and len(word) >= len(article) + least:
+            word = word[len(article) :]
+            break
+    for ending in ENDINGS:
+        if word.endswith(ending) and len(word) >= len(ending) + LEAST_LETTERS:
+            word = word[: -len(ending)]
+    return word

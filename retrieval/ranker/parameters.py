@@ -1,0 +1,104 @@
+"""How the re-ranker is trained: the numbers, without XGBoost."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from retrieval.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class FewQueries:
+    """How the re-ranker learns from some dozens of judged queries: flat trees, each step the mean of several.
+
+    Attributes:
+        eta: shrinkage of a step, above 0 and up to 1.
+        subsample: share of the rows that a tree sees, above 0 and up to 1.
+        colsample_bytree: share of the features that a tree sees, above 0 and up to 1.
+        num_parallel_tree: trees of a step, >= 1, that saw other rows and other features.
+        depths: of the trees, each >= 1; cross-validation chooses one.
+        most_steps: of boosting, >= 20.
+    """
+
+    eta: float = 0.05
+    subsample: float = 0.7
+    colsample_bytree: float = 0.5
+    num_parallel_tree: int = 4
+    depths: tuple[int, ...] = (2, 3)
+    most_steps: int = 160
+
+    def __post_init__(self) -> None:
+        _check_shares(eta=self.eta, subsample=self.subsample, colsample_bytree=self.colsample_bytree)
+        if self.num_parallel_tree < 1 or not self.depths or min(self.depths) < 1 or self.most_steps < 20:
+            raise InvalidInput(
+                "few queries need num_parallel_tree >= 1, depths >= 1 and most_steps >= 20, "
+                f"not {self.num_parallel_tree}, {list(self.depths)} and {self.most_steps}"
+            )
+
+
+@dataclass(frozen=True)
+class BoosterParameters:
+    """How the re-ranker learns from clicks.
+
+    Attributes:
+        eta: shrinkage of a tree, above 0 and up to 1.
+        max_depth: of a tree, >= 1.
+        min_child_weight: least weight of a leaf, >= 0.
+        subsample: share of the rows that a tree sees, above 0 and up to 1.
+        rounds: trees at most, >= 1.
+        early_stopping_rounds: trees without a better validation nDCG@10 after which training stops, >= 1.
+        few_queries: how it learns from judgments instead.
+    """
+
+    eta: float = 0.1
+    max_depth: int = 4
+    min_child_weight: float = 5.0
+    subsample: float = 0.8
+    rounds: int = 300
+    early_stopping_rounds: int = 30
+    few_queries: FewQueries = field(default_factory=FewQueries)
+
+    def __post_init__(self) -> None:
+        _check_shares(eta=self.eta, subsample=self.subsample)
+        if min(self.max_depth, self.rounds, self.early_stopping_rounds) < 1 or self.min_child_weight < 0:
+            raise InvalidInput(
+                "a re-ranker needs max_depth, rounds and early_stopping_rounds >= 1 and min_child_weight >= 0, "
+                f"not {self.max_depth}, {self.rounds}, {self.early_stopping_rounds} and {self.min_child_weight}"
+            )
+
+    def of_clicks(self, seed: int) -> dict[str, Any]:
+        """What XGBoost is told, to learn from clicks."""
+        return {
+            **FIXED,
+            "eta": self.eta,
+            "max_depth": self.max_depth,
+            "min_child_weight": self.min_child_weight,
+            "subsample": self.subsample,
+            "seed": seed,
+        }
+
+    def of_few_queries(self, depth: int, seed: int) -> dict[str, Any]:
+        """What XGBoost is told, to learn from few queries by trees of a depth."""
+        few = self.few_queries
+        return {
+            **self.of_clicks(seed),
+            "eta": few.eta,
+            "max_depth": depth,
+            "subsample": few.subsample,
+            "colsample_bytree": few.colsample_bytree,
+            "num_parallel_tree": few.num_parallel_tree,
+        }
+
+
+FIXED: dict[str, Any] = {
+    "objective": "rank:ndcg",
+    "ndcg_exp_gain": False,  # labels are gains already: mean event weights, or grades, which nDCG counts as they are
+    "eval_metric": "ndcg@10",
+    "base_score": 0.5,  # the one that XGBoost 3.0, which SageMaker's container has, reads as newer ones write it; ranks nothing
+    "nthread": 1,
+}
+
+
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 < share <= 1:
+            raise InvalidInput(f"{name} is {share}; allowed are numbers above 0 and up to 1")
