@@ -35,10 +35,10 @@ from retrieval.encoder import to_unit_length
 from retrieval.index.ann_recall import exact_cut, recall_of
 from retrieval.index.base import Vector
 from retrieval.index.index_spec import IndexSpec
-from retrieval.schema import HNSW_EF_CONSTRUCTION, HNSW_EF_SEARCH, HNSW_M
 from retrieval.settings import Settings
 
 FIELD, INDEX = "embedding", "quantisation"
+GRAPH = IndexSpec("hnsw")  # of every graph here
 BYTE_SCALE = 127  # the largest number of a signed byte
 BULK = 1_000
 WARM_UP = 20
@@ -81,7 +81,7 @@ def embedded_specs(dimensions: int) -> list[IndexSpec]:
 
 
 def embedded(vectors: Vector, queries: Vector, folder: Path) -> list[Row]:
-    """Every spec with and without scoring again, at HNSW_EF_SEARCH or the least beam that brings enough where it has a graph."""
+    """Every spec with and without scoring again, at GRAPH.ef_search or the least beam that brings enough where it has a graph."""
     specs, rows = embedded_specs(vectors.shape[1]), []
     with progress("embedded indices") as built:
         standings = run_benchmark(vectors, queries, contenders(specs, ("faiss",)), folder, rounds=2, on_built=built)
@@ -89,7 +89,7 @@ def embedded(vectors: Vector, queries: Vector, folder: Path) -> list[Row]:
         spec = IndexSpec.parse(seen.spec)
         if seen.library == "faiss" and spec.keeps_vectors:
             continue  # nothing to score again, and so nothing to compare
-        point = next(point for point in seen.points if not point.effort or point.effort >= HNSW_EF_SEARCH)
+        point = next(point for point in seen.points if not point.effort or point.effort >= GRAPH.ef_search)
         way = f"{spec.family}{f' of {spec.pca} axes' if spec.pca else ''}{f', {spec.pq_m} codes' if 'pq' in spec.family else ''}"
         again = "" if spec.keeps_vectors else ", scored again" if seen.library == "gavel" else ", as it is"
         size = seen.file_bytes / seen.items
@@ -119,7 +119,7 @@ def opensearch_ways(dimensions: int) -> dict[str, Mapping]:
     """way -> mapping of the vector field; those of the engine faiss come last, for they need native libraries."""
 
     def field(engine: str, space: str = "cosinesimil", encoder: Mapping | None = None, **more: Any) -> Mapping:
-        parameters: Mapping = {"m": HNSW_M, "ef_construction": HNSW_EF_CONSTRUCTION, **({"encoder": encoder} if encoder else {})}
+        parameters: Mapping = {"m": GRAPH.m, "ef_construction": GRAPH.ef_construction, **({"encoder": encoder} if encoder else {})}
         method = {"name": "hnsw", "engine": engine, "space_type": space, "parameters": parameters}
         return {"type": "knn_vector", "dimension": dimensions, "method": method, **more}
 
@@ -193,7 +193,7 @@ def _measured(
             raise OpenSearchException(json.dumps(next(item for item in answer["items"] if "error" in item["index"]))[:300])
     client.indices.forcemerge(index=INDEX, max_num_segments=1, request_timeout=600)
     client.indices.refresh(index=INDEX)
-    asked = {"ef_search": HNSW_EF_SEARCH} if "method" in mapping else None
+    asked = {"ef_search": GRAPH.ef_search} if "method" in mapping else None
     times, recalls = [], []
     for number, query in enumerate([*queries[:WARM_UP], *queries]):
         start = time.perf_counter()
