@@ -22,12 +22,13 @@ from benchmarks.machine import describe_machine
 from lambdas.query_api.app import create_app
 from local.http_server import served_in_thread
 from processing.runs import Counter, Latency, Progress, summarise_ms
+from retrieval.buyer_tower import Attention
 from retrieval.buyers import BuyerTower
 from retrieval.errors import GavelError, TowerError
 from retrieval.events import EVENT_TYPES
 from retrieval.index.base import IndexStore, utc_now
-from retrieval.schema import HNSW_EF_SEARCH
 from retrieval.search import MAX_INTERACTIONS, SearchService
+from retrieval.settings import hyperparameters
 
 K = 10
 WARM_UP = 20
@@ -123,6 +124,13 @@ def run_benchmark(
     return BuyerPathResult(index.name, index.count(), index.dimensions, round(mean, 1), **shown, machine=machine)
 
 
+def random_attention(dimensions: int, heads: int, seed: int = 7) -> Attention:
+    """A buyer tower that takes as long as a trained one, of random weights."""
+    rng = np.random.default_rng(seed)
+    blend = rng.normal(scale=0.1, size=(dimensions, heads * dimensions))
+    return Attention(rng.normal(size=(heads, dimensions)), np.ones(heads), np.ones(heads), blend, np.zeros(dimensions), 60.0)
+
+
 def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[list[Act]]:
     """What buyers did, as the API takes it: 1 to 200 acts on lots drawn at random, in the course of a month.
 
@@ -152,7 +160,7 @@ def _one_buyer(ask: _Ask, acts: Sequence[Act], plain: Any) -> dict[str, float]:
     retrieve_ms, _ = _timed(lambda: ask("/retrieve", {"vector": encoded["vector"], "k": K}))
     in_one_ms, _ = _timed(lambda: ask("/retrieve", {"recent_interactions": acts, "k": K}))
     vector: NDArray[np.float32] = np.array([encoded["vector"]], dtype=np.float32)  # (1, D)
-    parameters = faiss.SearchParametersHNSW(efSearch=HNSW_EF_SEARCH)
+    parameters = faiss.SearchParametersHNSW(efSearch=hyperparameters().hnsw_ef_search)
     bare_ms, _ = _timed(lambda: plain.search(vector, K, params=parameters))
     both = encode_ms + retrieve_ms
     return {"encode_buyer": encode_ms, "retrieve": retrieve_ms, "both": both, "in_one": in_one_ms, "bare": bare_ms}

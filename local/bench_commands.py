@@ -159,11 +159,12 @@ def buyers(
     dimensions: Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")] = 128,
     release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
     count: Annotated[int, typer.Option("--buyers", min=1, help="Different ones, with 1 to 200 acts each.")] = 300,
+    heads: Annotated[int, typer.Option(min=0, help="Of a buyer tower of random weights; 0 takes the weighted average.")] = 1,
     repetitions: Annotated[int, typer.Option(min=1, help="Passes over the buyers.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Time `/encode_buyer` and `/retrieve` over many lots in the embedded index, beside a bare vector search by faiss."""
-    from benchmarks.buyer_path import run_benchmark
+    from benchmarks.buyer_path import random_attention, run_benchmark
     from benchmarks.many_lots import copy_ids, index_of_copies
     from retrieval.buyers import AVERAGE
     from retrieval.index.faiss import FaissStore
@@ -174,8 +175,9 @@ def buyers(
     with progress("index lots") as written:
         index_of_copies(store, found, lots, dimensions, written)
     with progress("buyers") as asked:
+        tower = random_attention(dimensions, heads) if heads else AVERAGE
         result = run_benchmark(
-            store, home.benches, AVERAGE, copy_ids(found, lots), buyers=count, repetitions=repetitions, progress=asked
+            store, home.benches, tower, copy_ids(found, lots), buyers=count, repetitions=repetitions, progress=asked
         )
     if as_json:
         print_json(result.to_dict())

@@ -258,9 +258,9 @@ def train_buyers(
         progress: called with (epochs done, epochs).
     """
     from models.buyer_config import BuyerTrainingConfig
-    from processing.train_buyers import catalog_events, read_event_rows, train_on_release
+    from processing.train_buyers import catalog_events, logged_events, train_on_release
 
-    log = read_event_rows(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
+    log = logged_events(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
     tower_id, shorter = split_tower_id(open_store(home.settings).live().tower_id)
     if shorter:
         raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")

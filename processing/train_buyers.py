@@ -4,8 +4,7 @@ Attention is put beside the tower only where held-out baskets say that it finds 
 """
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.event_tables import read_event_table
 from catalog.folder import CatalogFolder
 from models.buyer_data import Basket, next_baskets, training_baskets
 from models.buyer_training import BuyerModel, BuyerTrainingConfig, Figures, StoredLots, measure, to_numpy, train_buyers
 from retrieval.buyer_tower import save_buyer_tower
 from retrieval.buyers import WeightedAverage
 from retrieval.errors import InvalidInput
-from retrieval.events import ALIASES, Interaction, parse_interaction
+from retrieval.events import Interaction
 from retrieval.index.base import IndexedItem
 from retrieval.indexing import read_part
-from retrieval.item_files import find_item_files, numbered_rows
 from retrieval.release import load_release
 from retrieval.tower import TowerCard
 
@@ -42,7 +41,7 @@ class EventLog:
     """Events that were read.
 
     Attributes:
-        acts: what buyers did, in the order of the files.
+        acts: what buyers did.
         set_aside: reason -> rows that broke the contract.
     """
 
@@ -179,20 +178,10 @@ def time_cut(acts: Sequence[Interaction]) -> datetime:
     return times[int((1 - VAL_SHARE) * (len(times) - 1))].replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def read_event_rows(places: Iterable[Path]) -> EventLog:
-    """Read files of events (CSV, NDJSON, parquet) under the events contract; other rows are counted with their reasons."""
-    acts: list[Interaction] = []
-    set_aside: Counter[str] = Counter()
-    for place in places:
-        for path in find_item_files(place):
-            for _, row in numbered_rows(path, ALIASES):
-                try:
-                    if isinstance(row, str):
-                        raise InvalidInput(row)
-                    acts.append(parse_interaction(row))
-                except InvalidInput as error:
-                    set_aside[str(error)] += 1
-    return EventLog(acts, dict(set_aside))
+def logged_events(places: Sequence[Path], progress: Progress | None = None) -> EventLog:
+    """Logs of events as `gavel events check` reads them; progress is called with (parts read, parts)."""
+    table = read_event_table(places, progress=progress)
+    return EventLog([act for _, acts in table.sequences() for act in acts], table.rejected)
 
 
 def catalog_events(catalog: CatalogFolder) -> EventLog:

@@ -32,23 +32,28 @@ class BuyerTower(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WeightedAverage:
-    """The average of the lots, each act counted with its weight: the buyer tower of artefacts that have no other.
+    """The average of the lots, each act counted with its weight: nothing is learned.
 
     Attributes:
-        half_life_days: age at which an act counts half; None takes the process's buyer_half_life_days, which by default counts
-            every act in full, whenever it was.
+        half_life_days: age at which an act counts half; None counts every act in full, whenever it was.
     """
 
     half_life_days: float | None = None
 
     def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
         """Average; arguments and answer as BuyerTower.encode()'s."""
-        half_life = self.half_life_days or hyperparameters().buyer_half_life_days
-        shares = weights if half_life is None else weights * 0.5 ** (ages_days / half_life)  # (N,)
+        shares = weights if self.half_life_days is None else weights * 0.5 ** (ages_days / self.half_life_days)  # (N,)
         return np.asarray(shares @ vectors.astype(np.float64), dtype=np.float64)  # (N,) @ (N, D) -> (D,)
 
 
-AVERAGE = WeightedAverage()
+class _AsSet:
+    """The weighted average with the half-life that this process is told, for towers that have no buyer tower of their own."""
+
+    def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
+        return WeightedAverage(hyperparameters().buyer_half_life_days).encode(vectors, weights, ages_days)
+
+
+AVERAGE: BuyerTower = _AsSet()
 
 
 @dataclass(frozen=True, slots=True)

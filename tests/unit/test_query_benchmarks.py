@@ -124,12 +124,13 @@ def ask(plan: LoadPlan) -> LoadSeen:
     return LoadSeen(**json.loads(ran.stdout))
 
 
-def test_buyers_are_timed_over_http_beside_plain_faiss(release, tmp_path):
+@pytest.mark.parametrize("tower", [AVERAGE, buyer_path.random_attention(8, 2)], ids=["average", "attention"])
+def test_buyers_are_timed_over_http_beside_plain_faiss(tower, release, tmp_path):
     store = FaissStore(tmp_path / "benches", "bench")
     index_of_copies(store, release, 60, 8)
     item_ids = copy_ids(release, 60)
     assert len(store.live().fetch(item_ids)) == 60
-    result = buyer_path.run_benchmark(store, tmp_path / "benches", AVERAGE, item_ids, buyers=5, repetitions=2)
+    result = buyer_path.run_benchmark(store, tmp_path / "benches", tower, item_ids, buyers=5, repetitions=2)
     assert (result.lots, result.dimensions) == (60, 8)
     ways = (result.encode_buyer, result.retrieve, result.both, result.in_one, result.bare)
     assert all(way.searches == 10 and way.p50_ms > 0 for way in ways)
