@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from local.ann_command import ann
 from local.command_options import Json, print_json, report
 from local.console import console, notes, progress, show_table
 from local.home import Home
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from processing.runs import Latency
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine; every figure is a ratio to something named.")
+bench_app.command()(ann)
 
 
 @bench_app.command()

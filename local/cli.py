@@ -21,8 +21,9 @@ from local.distill_commands import distill_app
 from local.evaluation_commands import compare, evaluate
 from local.event_commands import events_app
 from local.export_commands import export_app
+from local.index_commands import index_app
 from local.node_commands import down, up
-from local.release_commands import embed, index
+from local.release_commands import embed
 from local.serve_command import serve
 from local.training_commands import adapt, mine, train
 from local.tuning_commands import tune_app
@@ -42,9 +43,9 @@ app.add_typer(config_app, name="config")
 app.add_typer(distill_app, name="distill")
 app.add_typer(events_app, name="events")
 app.add_typer(export_app, name="export")
+app.add_typer(index_app, name="index")
 app.add_typer(tune_app, name="tune")
 app.command()(embed)
-app.command()(index)
 app.command()(serve)
 app.command()(up)
 app.command()(down)

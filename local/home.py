@@ -23,7 +23,7 @@ from retrieval.tower import CARD_FILE
 # <home>/opensearch/               the data of a node that `gavel up` started
 # <home>/exports/<release_id>/     releases as NumPy and FAISS files
 # <home>/reports/                  measurements and plots
-# <home>/benches/                  indices that `gavel bench query` made of many lots; to be deleted when they are in the way
+# <home>/benches/                  indices that benchmarks made of many lots; to be deleted when they are in the way
 RANKER_SUFFIX = ".ubj"
 
 

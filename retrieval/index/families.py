@@ -1,0 +1,215 @@
+"""An index of any family, opened from the disk and searched in FAISS; answers have exact cosines whatever is compressed.
+
+folder/
+    index.faiss     FAISS's own format
+    vectors.f32     (N, D) float32, only where the index holds something less: what candidates are scored from
+    index.json      written last: the spec, the shape, sizes and checksum of the files
+
+family_build.py writes them. Both are mapped read-only, so processes share them and an index may be larger than memory.
+"""
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import IndexUnavailable, InvalidInput
+from retrieval.index.base import OVERFETCH, Vector
+from retrieval.index.hnsw import BLOCK_ROWS, TIE_MARGIN, Slots
+from retrieval.index.index_spec import IndexSpec
+from retrieval.index.lot_columns import Mask
+
+INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"
+CHECKED_BYTES = 1 << 20
+EXACT_SHARE = 1_000  # as HnswGraph.nearest: allowed² <= 1,000 · all is compared one by one
+
+_faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors
+Cosines = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An answer, best first.
+
+    Attributes:
+        slots: (n,) which vectors, n <= k; a vector's slot is its place among those that were added.
+        cosines: (n,) float64, from full vectors; ties by slot, so whoever adds in the order of ids has ties by id.
+    """
+
+    slots: Slots
+    cosines: Cosines
+
+
+class AnnIndex:
+    """Unit vectors in an index of some family; open() makes it of what build() wrote. Threads may share it.
+
+    Args:
+        index: of FAISS, of the spec's family.
+        spec: with the number of its lists.
+        vectors: (N, D) to score candidates from; None where the index holds them whole.
+    """
+
+    def __init__(self, index: Any, spec: IndexSpec, vectors: Vector | None) -> None:
+        self.spec = spec
+        self._index, self._vectors = index, vectors
+        self._wrapped = isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
+        self._unfiltered: dict[int, Any] = {}  # effort -> parameters, which cost as much to make as a small search
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def dimensions(self) -> int:
+        """Length of its vectors."""
+        return int(self._index.d)
+
+    @classmethod
+    def open(cls, folder: Path, *, mapped: bool = True, check: bool = True) -> "AnnIndex":
+        """Open what build() wrote, read-only.
+
+        Args:
+            folder: of the files.
+            mapped: leave the index on the disk, where it is read as searches need it; else it is read into memory.
+            check: read the index file once to compare its checksum.
+
+        Raises:
+            IndexUnavailable: a file is missing, of another size or damaged; the message says which.
+        """
+        try:
+            card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+            spec, shape = IndexSpec.parse(card["spec"]), (int(card["items"]), int(card["dimensions"]))
+            _check(folder, card, check)
+            index = _faiss.read_index(str(folder / INDEX_FILE), _faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+            if (index.ntotal, index.d) != shape:
+                raise ValueError(f"{INDEX_FILE} holds {index.ntotal} vectors of {index.d} numbers, not {shape}")
+            vectors = None if spec.keeps_vectors else mapped_vectors(folder / VECTORS_FILE, shape)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, InvalidInput) as error:
+            raise IndexUnavailable(f"the vector index in {folder} cannot be opened ({error}); build it again") from error
+        return cls(index, spec, vectors)
+
+    def search(self, query: Vector, k: int, allowed: Mask | None = None, spec: IndexSpec | None = None) -> Found:
+        """The vectors with the highest cosine among the allowed ones.
+
+        A filter is pushed into FAISS as a bitmap and widens the search by the inverse of the share that passes; where few pass,
+        each of them is compared, which is exact.
+
+        Args:
+            query: (D,) float32 of unit length.
+            k: how many are wanted, > 0.
+            allowed: (N,) bool; None for all.
+            spec: search parameters instead of the index's own; of the same family.
+        """
+        asked, size = spec or self.spec, len(self)
+        count = size if allowed is None else int(np.count_nonzero(allowed))
+        if not count:
+            return Found(np.empty(0, dtype=np.int64), np.empty(0))
+        if allowed is not None and count < size and self._exact_is_cheaper(count):
+            return self.exact(query, k, allowed)
+        wanted = min(k * asked.candidates + OVERFETCH, count)
+        effort = self._effort(asked, wanted, size / count)
+        parameters = self._parameters(effort, None if count == size else allowed)
+        scores, labels = self._index.search(query[None], wanted, params=parameters)  # (1, wanted) both
+        slots: Slots = labels[0]
+        if slots[-1] < 0:  # FAISS fills up with -1
+            scores, slots = scores[:, slots >= 0], slots[slots >= 0]
+            if allowed is not None and len(slots) < min(k, count):
+                return self.exact(query, k, allowed)
+        if self._vectors is None:
+            return _best(slots, scores[0].astype(np.float64), k)
+        return _best(slots, _cosines(self._vectors, slots, query), k)
+
+    def exact(self, query: Vector, k: int, allowed: Mask | None = None) -> Found:
+        """The same by comparing with every allowed vector, whatever the family."""
+        if self._vectors is not None:
+            slots: Slots = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
+            blocks = [self._vectors[slots[i : i + BLOCK_ROWS]] @ query for i in range(0, len(slots), BLOCK_ROWS)]
+            scores = np.concatenate(blocks) if blocks else np.empty(0, dtype=np.float32)
+            if len(slots) > k:
+                near = scores >= np.partition(scores, -k)[-k] - TIE_MARGIN
+                slots = slots[near]
+            return _best(slots, _cosines(self._vectors, slots, query), k)
+        selector = None if allowed is None else _selector(allowed)
+        inner = _faiss.downcast_index(self._index)
+        if hasattr(inner, "hnsw"):
+            inner, parameters = inner.storage, _faiss.SearchParameters(sel=selector)
+        elif hasattr(inner, "nlist"):
+            parameters = _faiss.SearchParametersIVF(nprobe=inner.nlist, sel=selector)
+        else:
+            parameters = _faiss.SearchParameters(sel=selector)
+        wanted = min(k + OVERFETCH, len(self))
+        scores, labels = inner.search(query[None], wanted, params=parameters)
+        some = labels[0] >= 0
+        return _best(labels[0][some], scores[0][some].astype(np.float64), k)
+
+    def _exact_is_cheaper(self, count: int) -> bool:
+        if self.spec.family == "pq":
+            return True  # FAISS's IndexPQ takes no selector
+        return self.spec.effort is not None and count * count <= EXACT_SHARE * len(self)
+
+    def _effort(self, asked: IndexSpec, wanted: int, widened: float) -> int:
+        """ef_search or nprobe of one search; 0 for a family that has neither."""
+        if asked.effort is None:
+            return 0
+        if asked.effort == "nprobe":
+            return min(int(np.ceil(asked.nprobe * widened)), self.spec.nlist)
+        return min(int(np.ceil(max(asked.ef_search, wanted) * widened)), len(self))
+
+    def _parameters(self, effort: int, allowed: Mask | None) -> Any:
+        if allowed is None and effort in self._unfiltered:
+            return self._unfiltered[effort]
+        selector = None if allowed is None else _selector(allowed)
+        if self.spec.effort == "ef_search":
+            made = _faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
+        elif self.spec.effort == "nprobe":
+            made = _faiss.SearchParametersIVF(nprobe=effort, sel=selector)
+        else:
+            made = _faiss.SearchParameters(sel=selector) if selector is not None else None
+        if self._wrapped and made is not None:
+            made = _faiss.SearchParametersPreTransform(index_params=made)
+        if allowed is None:
+            self._unfiltered[effort] = made
+        return made
+
+
+def mapped_vectors(path: Path, shape: tuple[int, int]) -> Vector:
+    """(N, D) float32 numbers of a file, read as they are needed and never written."""
+    mapped: Vector = np.asarray(np.memmap(path, dtype="<f4", mode="r", shape=shape))  # a plain view is quicker to index
+    return mapped
+
+
+def _check(folder: Path, card: dict[str, Any], whole: bool) -> None:
+    for name, size in card["bytes"].items():
+        found = (folder / name).stat().st_size
+        if found != size:
+            raise ValueError(f"{name} has {found} bytes, not {size}")
+    if whole and checksum_of(folder / INDEX_FILE) != card["crc32"]:
+        raise ValueError(f"the checksum of {INDEX_FILE} does not hold")
+
+
+def checksum_of(path: Path) -> int:
+    """CRC-32 of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(CHECKED_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _selector(allowed: Mask) -> Any:
+    return _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+
+
+def _cosines(vectors: Vector, slots: Slots, query: Vector) -> Cosines:
+    """(n,) exact cosines of unit vectors with a unit query."""
+    scores: Cosines = vectors[slots].astype(np.float64) @ query.astype(np.float64)
+    return scores
+
+
+def _best(slots: Slots, cosines: Cosines, k: int) -> Found:
+    order = np.lexsort((slots, -cosines))[:k]
+    return Found(slots[order], cosines[order])

@@ -1,0 +1,175 @@
+"""What kind of vector index to build, in one short text: "hnsw:m=16,ef_search=100".
+
+A family is one of FAISS's index types, or two of them one in the other. Bytes are those of FAISS's wiki ("Faiss indexes",
+"Guidelines to choose an index") with what its files hold besides; tests hold them against files.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from retrieval.errors import InvalidInput
+
+Family = Literal["flat", "fp16", "sq8", "pq", "ivf", "ivf_sq8", "ivf_pq", "opq_ivf_pq", "hnsw", "hnsw_sq8"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+GRAPH, LISTS, CODES = ("m", "ef_construction", "ef_search"), ("nlist", "nprobe"), ("pq_m", "pq_bits")
+PARAMETERS: Mapping[Family, tuple[str, ...]] = {
+    "flat": (),
+    "fp16": ("rescore",),
+    "sq8": ("rescore",),
+    "pq": (*CODES, "rescore"),
+    "ivf": LISTS,
+    "ivf_sq8": (*LISTS, "rescore"),
+    "ivf_pq": (*LISTS, *CODES, "rescore"),
+    "opq_ivf_pq": (*LISTS, *CODES, "rescore"),
+    "hnsw": GRAPH,
+    "hnsw_sq8": (*GRAPH, "rescore"),
+}
+ZERO_ALLOWED = ("nlist", "pca")  # 0 leaves the first to the number of vectors, and cuts nothing with the second
+
+POINTS_A_CENTROID = 64  # of a training sample; FAISS's k-means warns below 39 and looks at no more than 256
+LEAST_POINTS_A_CENTROID = 39
+SAMPLE_OF_RANGES = 10_000  # vectors whose smallest and largest numbers bound the steps of sq8
+LISTS_PER_ROOT = 4  # lists are 4 to 16 times the root of the number of vectors, says the wiki; few lists are quick to train
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSpec:
+    """One kind of index with its parameters; those that its family does not have stay at their defaults.
+
+    Attributes:
+        family: flat; fp16 and sq8, numbers of 2 bytes and of 1; pq, product quantisation (Jegou et al., TPAMI 2011); ivf, lists
+            around centroids, with whole vectors or with codes; opq, rotated for its codes (Ge et al., CVPR 2013); hnsw, a graph
+            over whole vectors or over sq8 (Malkov and Yashunin, TPAMI 2020).
+        m: links of a vector in the graph; twice as many in its lowest layer.
+        ef_construction: candidates kept while a vector is linked.
+        ef_search: candidates kept while the graph is searched.
+        nlist: lists; 0 takes as many as suit the number of vectors, see sized().
+        nprobe: lists that a search reads.
+        pq_m: parts of a vector, each with a code of its own; divides the dimensions.
+        pq_bits: of a code.
+        rescore: candidates fetched for every one that is wanted, to be scored again from full vectors.
+        pca: numbers that vectors are cut to before all else, along their principal axes; 0 for all of them.
+    """
+
+    family: Family = "hnsw"
+    m: int = 16
+    ef_construction: int = 256
+    ef_search: int = 100
+    nlist: int = 0
+    nprobe: int = 16
+    pq_m: int = 64
+    pq_bits: int = 8
+    rescore: int = 2
+    pca: int = 0
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise InvalidInput(f"there is no index family {self.family!r}; there are {', '.join(FAMILIES)}")
+        for name in (*PARAMETERS[self.family], "pca"):
+            value, least = getattr(self, name), 0 if name in ZERO_ALLOWED else 2 if name == "m" else 1
+            if not isinstance(value, int) or value < least:
+                raise InvalidInput(f"{name} of an index is {value!r}; it must be a whole number from {least}")
+        if "pq_bits" in PARAMETERS[self.family] and self.pq_bits > 12:
+            raise InvalidInput(f"pq_bits is {self.pq_bits}; codes of more than 12 bits take too long to train")
+        if self.pca and self.family == "opq_ivf_pq":
+            raise InvalidInput("opq_ivf_pq rotates the vectors itself; leave pca away, or take ivf_pq")
+
+    @classmethod
+    def parse(cls, text: str) -> "IndexSpec":
+        """Read "family" or "family:name=number,…"; what is not named keeps its default.
+
+        Raises:
+            InvalidInput: an unknown family or parameter, or a number out of its range.
+        """
+        family, _, rest = text.strip().partition(":")
+        found = next((known for known in FAMILIES if known == family), None)
+        if found is None:
+            raise InvalidInput(f"there is no index family {family!r}; there are {', '.join(FAMILIES)}")
+        allowed, values = (*PARAMETERS[found], "pca"), {}
+        for part in filter(None, rest.split(",")):
+            name, _, number = part.partition("=")
+            if name not in allowed or not number.isascii() or not number.isdigit():
+                raise InvalidInput(f"{part!r} is no parameter of {found}; write name=number with {', '.join(allowed)}")
+            values[name] = int(number)
+        return cls(found, **values)
+
+    def __str__(self) -> str:
+        names = (*PARAMETERS[self.family], *(("pca",) if self.pca else ()))
+        return ":".join(filter(None, (self.family, ",".join(f"{name}={getattr(self, name)}" for name in names))))
+
+    @property
+    def keeps_vectors(self) -> bool:
+        """Whether the index itself holds the vectors as they are, so that nothing needs to be scored again."""
+        return "rescore" not in PARAMETERS[self.family] and not self.pca
+
+    @property
+    def effort(self) -> str | None:
+        """The parameter that trades recall for time; None where a search compares with every vector."""
+        return next((name for name in ("ef_search", "nprobe") if name in PARAMETERS[self.family]), None)
+
+    def at(self, effort: int) -> "IndexSpec":
+        """The same with another effort; itself where the family has none."""
+        if self.effort == "ef_search":
+            return replace(self, ef_search=effort)
+        return replace(self, nprobe=effort) if self.effort == "nprobe" else self
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates are fetched for every one that is wanted."""
+        return 1 if self.keeps_vectors else self.rescore
+
+    def sized(self, items: int) -> "IndexSpec":
+        """The same with the number of lists that suits so many vectors, if it names none.
+
+        That is the power of two nearest to 4 √items, less where a sample could not train so many.
+        """
+        if "nlist" not in PARAMETERS[self.family] or self.nlist:
+            return self
+        wanted = 2 ** round(math.log2(max(LISTS_PER_ROOT * math.sqrt(max(items, 1)), 1)))
+        return replace(self, nlist=max(1, min(wanted, items // LEAST_POINTS_A_CENTROID)))
+
+    def training_sample(self, items: int) -> int:
+        """How many of so many vectors it is trained on: 64 a centroid, whether of lists or of codes; 0 if nothing is trained."""
+        sized, names = self.sized(items), PARAMETERS[self.family]
+        wanted = [POINTS_A_CENTROID * sized.nlist] if "nlist" in names else []
+        wanted += [POINTS_A_CENTROID * 2**self.pq_bits] if "pq_m" in names else []
+        wanted += [SAMPLE_OF_RANGES] if self.family.endswith("sq8") or self.pca else []
+        return min(items, max(wanted, default=0))
+
+    def bytes_per_item(self, dimensions: int) -> float:
+        """Bytes that one more vector adds to the index in memory and in its file; full vectors to score from not counted."""
+        length = self.pca or dimensions
+        names = PARAMETERS[self.family]
+        code = {"fp16": 2.0 * length, "sq8": float(length), "ivf_sq8": float(length), "hnsw_sq8": float(length)}
+        each = math.ceil(self.pq_m * self.pq_bits / 8) if "pq_m" in names else code.get(self.family, 4.0 * length)
+        links = 4 * (2 * self.m + self.m / (self.m - 1)) + 12 if "m" in names else 0  # links, upper layers too; level and offset
+        return each + links + (8 if "nlist" in names else 0)  # of a list its ids
+
+    def index_bytes(self, items: int, dimensions: int) -> int:
+        """Bytes of the whole index, in memory and in its file."""
+        sized, names, length = self.sized(items), PARAMETERS[self.family], self.pca or dimensions
+        fixed = 4 * sized.nlist * (length + 2) if "nlist" in names else 0
+        fixed += 4 * length * 2**self.pq_bits if "pq_m" in names else 0
+        fixed += 4 * dimensions * length if self.pca or self.family == "opq_ivf_pq" else 0
+        return round(items * self.bytes_per_item(dimensions)) + fixed
+
+    def disk_bytes(self, items: int, dimensions: int) -> int:
+        """Bytes of the files: the index, and the full vectors where they are scored from."""
+        return self.index_bytes(items, dimensions) + (0 if self.keeps_vectors else 4 * items * dimensions)
+
+    def comparisons_to_add(self, items: int) -> int:
+        """About how many vectors one that is added is compared with: all centroids, or what a beam of a graph meets."""
+        sized, names = self.sized(items), PARAMETERS[self.family]
+        if "nlist" in names:
+            return sized.nlist
+        return self.ef_construction * self.m if "m" in names else 0
+
+
+def default_specs(dimensions: int) -> list[IndexSpec]:
+    """One spec of every family for vectors of so many numbers; product codes have a byte for every two of them."""
+    halves = max(dimensions // 2, 1)
+    parts = halves if dimensions % halves == 0 else 1
+    return [IndexSpec(family, pq_m=parts, rescore=4 if "pq" in family else 2) for family in FAMILIES]
