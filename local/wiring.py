@@ -27,8 +27,8 @@ def open_store(settings: Settings) -> IndexStore:
         return opensearch_client.open_store(settings, partial(load_tuning, settings))
     from retrieval.index.faiss import FaissStore
 
-    tuning = partial(load_tuning, settings)
-    return FaissStore(Home(settings).index, settings.index_alias, language=settings.language, tuning=tuning)
+    made_with = {"language": settings.language, "shards": settings.index_shards, "tuning": partial(load_tuning, settings)}
+    return FaissStore(Home(settings).index, settings.index_alias, **made_with)
 
 
 def load_encoder(settings: Settings, tower_id: str) -> Encoder:

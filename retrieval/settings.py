@@ -37,6 +37,7 @@ class Settings:
         opensearch_url: where OpenSearch answers; used with index="opensearch".
         opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service asks.
         index_alias: name behind which the live index stands.
+        index_shards: processes that share the lots of an embedded index that is made from now on; 1 keeps them in one.
         index_replicas: copies of each shard of an index that is made, >= 0; OpenSearch alone.
         language: of words in Latin letters, by which an index that is made stems them; Arabic words are stemmed in every index.
         cors_origins: origins whose pages may read answers of the query API, with commas between; empty for none.
@@ -62,6 +63,7 @@ class Settings:
     opensearch_url: str = "http://127.0.0.1:9200"
     opensearch_auth: OpenSearchAuth = "none"
     index_alias: str = "auction-items"
+    index_shards: int = limited(1, least=1, most=64)
     index_replicas: int = limited(0, least=0)
     language: IndexLanguage = "en"
     cors_origins: str = ""

@@ -1,6 +1,8 @@
 """One embedded index: SQLite for the truth, FAISS and bm25s for speed (docs/adr/0002-embedded-index.md)."""
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -39,6 +41,7 @@ LOTS_FILE = "lots.sqlite"
 LANGUAGE_FILE = "language.txt"  # of words in Latin letters; an index without it is English
 EXACT_BELOW = 1_000
 ENTRIES_A_COMMIT = 1_000
+RENEWAL_NICENESS = 10
 ATTEMPTS = 3  # of a search whose finds a writer replaced before their documents were read
 
 
@@ -258,6 +261,8 @@ class FaissIndex:
 
     def _renew_apart(self) -> None:
         faiss.omp_set_num_threads(1)  # of this thread: the other cores are for searches
+        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), RENEWAL_NICENESS)
         try:
             self._renew(wait=False)
         except GavelError as error:

@@ -14,6 +14,7 @@ from retrieval.items import epoch_ms
 Mask = NDArray[np.bool_]
 
 NEVER_ENDS = np.iinfo(np.int64).max
+GROWTH = 1.2  # of the space for columns where it runs out, so that a lot more seldom copies those of all lots
 NONE = -1  # code of a category or brand that is missing
 COLUMNS: Mapping[str, type[np.generic]] = {
     "position": np.int64,
@@ -40,7 +41,8 @@ class LotColumns:
 
     def __init__(self) -> None:
         self.item_ids: list[str] = []
-        self._columns: dict[str, NDArray[Any]] = {name: np.empty(0, dtype=kind) for name, kind in COLUMNS.items()}
+        self._space: dict[str, NDArray[Any]] = {name: np.empty(0, dtype=kind) for name, kind in COLUMNS.items()}
+        self._columns = dict(self._space)  # of each, what is in use
         self._slots: dict[str, int] = {}
         self._codes: dict[str, int] = {}
 
@@ -67,9 +69,13 @@ class LotColumns:
         """Give the next slots to these lots; the slots that their older versions had are dead from now on."""
         if not lots:
             return
-        first = len(self)
-        for (name, known), values in zip(self._columns.items(), zip(*map(self._row, lots), strict=True), strict=True):
-            self._columns[name] = np.concatenate([known, np.array(values, dtype=known.dtype)])
+        first, end = len(self), len(self) + len(lots)
+        for (name, space), values in zip(self._space.items(), zip(*map(self._row, lots), strict=True), strict=True):
+            if end > len(space):
+                self._space[name] = np.empty(int(GROWTH * end), dtype=space.dtype)
+                self._space[name][:first] = space[:first]
+            self._space[name][first:end] = values
+            self._columns[name] = self._space[name][:end]
         for slot, lot in enumerate(lots, first):
             if isinstance(lot, GoneLot):
                 self.item_ids.append("")

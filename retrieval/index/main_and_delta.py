@@ -8,6 +8,7 @@ on from the main index into the delta: the slot of a vector stays what it was wh
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.index.base import Vector
 from retrieval.index.hnsw import FlatVectors, HnswGraph, Slots
@@ -15,6 +16,14 @@ from retrieval.index.lot_columns import Mask
 from retrieval.index.read_write_lock import ReadWriteLock
 
 ROWS_A_STRIDE = 4_096  # added to a graph that nobody searches; FAISS pays for every vector of the graph at each stride
+
+
+class Delta(FlatVectors):
+    """A few vectors, compared by one thread: of two, one would wait for the core on which a graph is being made."""
+
+    def _scores(self, query: Vector, slots: Slots) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = np.einsum("nd,d->n", self.vectors, query)[slots]  # (N, D) x (D,) -> (N,)
+        return scores
 
 
 class MainAndDelta:
@@ -26,7 +35,7 @@ class MainAndDelta:
 
     def __init__(self, main: HnswGraph) -> None:
         self.main = main
-        self.delta = FlatVectors(main.dimensions)
+        self.delta = Delta(main.dimensions)
 
     def __len__(self) -> int:
         return len(self.main) + len(self.delta)
@@ -56,7 +65,7 @@ class MainAndDelta:
     def absorb(self) -> None:
         """Move the delta into the main index itself, which is in memory, where nobody searches."""
         self.main.add(self.delta.vectors)
-        self.delta = FlatVectors(self.main.dimensions)
+        self.delta = Delta(self.main.dimensions)
 
     def merge(self, lock: ReadWriteLock, before_stride: Callable[[], None] = lambda: None) -> None:
         """Extend a copy of the main index by what the delta holds now, and put it in the old one's place.
@@ -76,7 +85,7 @@ class MainAndDelta:
             before_stride()
             extended.add(taken[start : start + ROWS_A_STRIDE])
         with lock.writing():
-            rest = FlatVectors(self.main.dimensions)
+            rest = Delta(self.main.dimensions)
             rest.add(self.delta.vectors[len(taken) :])
             self.main, self.delta = extended, rest
 
