@@ -194,6 +194,36 @@ def buyers(
     console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
 
+@bench_app.command()
+def fresh(
+    lots: Annotated[int, typer.Option(min=100, help="How many before; those of the release, again and again.")] = 1_000_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")] = 128,
+    release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
+    written: Annotated[int, typer.Option(min=1, help="How many new ones.")] = 30_000,
+    as_json: Json = False,
+) -> None:
+    """Time how new lots come into the embedded index, and searches meanwhile."""
+    from benchmarks.fresh_lots import run_benchmark
+    from benchmarks.many_lots import index_of_copies
+    from retrieval.index.faiss import FaissStore
+
+    home = Home(Settings.from_env())
+    found = home.release(release)
+    alias = _bench_alias(found, lots, dimensions)
+    store = FaissStore(home.benches, alias)
+    with progress("index lots") as step:
+        index_of_copies(store, found, lots, dimensions, step)
+    store.close()
+    result = run_benchmark(home.benches, alias, written=written, on_phase=lambda phase: notes.print(phase, style="dim"))
+    if as_json:
+        print_json(result.to_dict())
+        return
+    ways = {"idle": result.idle, "while lots are written": result.writing, "while the graph takes them in": result.renewing}
+    _show_latencies(f"searches over {result.lots:,} lots and {result.written:,} new ones, ms", ways)
+    told = f"{result.upserts_a_second:,.0f} upserts a second; a lot is found {result.first_found_ms:.1f} ms after it is sent"
+    console.print(f"{told}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
 def _bench_alias(release: Path, lots: int, dimensions: int) -> str:
     """Name of the index that benchmarks keep of so many copies of a release's lots."""
     return f"bench-{release.name}-{lots}x{dimensions}".lower()

@@ -104,6 +104,11 @@ class FaissIndex:
         """Length of its vectors."""
         return self._lots.dimensions
 
+    @property
+    def renewing(self) -> bool:
+        """Whether the graph takes new lots in, or is built again, while searches go on."""
+        return self._renewing.locked()
+
     def count(self) -> int:
         """Number of lots in it, ended ones included."""
         return self._lots.count()

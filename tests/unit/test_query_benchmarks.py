@@ -12,7 +12,7 @@ from lots import WordEncoder
 from served_lots import served_lots
 from trained_booster import trained_booster
 
-from benchmarks import buyer_path, load
+from benchmarks import buyer_path, fresh_lots, load
 from benchmarks.load_users import LoadPlan, LoadSeen
 from benchmarks.many_lots import CutEncoder, copies, copy_ids, index_of_copies, questions
 from benchmarks.query_path import PARTS, run_benchmark
@@ -141,3 +141,17 @@ def test_drawn_histories_are_as_long_as_the_api_takes_them():
     lengths = [len(acts) for acts in buyer_path.draw_histories(["lot-1", "lot-2"], 400)]
     assert min(lengths) >= 1
     assert 100 < max(lengths) <= 200
+
+
+def test_new_lots_are_timed_on_a_copy_of_the_index(release, tmp_path):
+    store = FaissStore(tmp_path / "benches", "bench")
+    index_of_copies(store, release, 60, 8)
+    store.close()
+    phases = []
+    result = fresh_lots.run_benchmark(tmp_path / "benches", "bench", written=2_500, on_phase=phases.append)
+    assert (result.lots, result.written, phases) == (60, 2_500, ["copy", "idle", "write", "renew the graph"])
+    assert result.idle.searches == fresh_lots.IDLE
+    assert result.upserts_a_second > 0
+    assert result.to_dict()["renewing_to_idle_p99"] > 0
+    assert FaissStore(tmp_path / "benches", "bench").live().count() == 60
+    assert not list((tmp_path / "benches").glob("fresh-*"))
