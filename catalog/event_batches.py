@@ -6,7 +6,6 @@ A block of CSV text goes through Arrow's parser where that says the same as Pyth
 import csv
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from retrieval.errors import InvalidInput
 from retrieval.events import ALIASES
-from retrieval.item_files import csv_rows, csv_separator, require_columns
+from retrieval.item_files import csv_rows, csv_separator, json_rows, require_columns
 from retrieval.items import first_value
 
 PACKED = ".gz"
@@ -209,19 +208,7 @@ def _values(rows: Sequence[Mapping[str, Any]], accepted: tuple[str, ...]) -> Col
 
 
 def _ndjson_batches(path: Path, file: BinaryIO) -> Iterator[Batch]:
-    yield from _row_batches(_json_rows(file))
-
-
-def _json_rows(file: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    for line, raw in enumerate(file, 1):
-        if not raw.strip():
-            continue
-        try:
-            row = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            yield line, f"the line is not JSON: {error}"
-            continue
-        yield line, row if isinstance(row, dict) else f"the line is a JSON {type(row).__name__}, not an object"
+    yield from _row_batches(json_rows(file))
 
 
 def _parquet_batches(path: Path) -> Iterator[tuple[Batch, float]]:

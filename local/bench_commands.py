@@ -17,6 +17,11 @@ from retrieval.settings import Settings
 if TYPE_CHECKING:
     from benchmarks.query_path import QueryPathResult
     from processing.runs import Latency
+    from retrieval.index.faiss import FaissStore
+
+Lots = Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")]
+Dimensions = Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")]
+Release = Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")]
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine; every figure is a ratio to something named.")
 bench_app.command()(ann)
@@ -113,9 +118,9 @@ def rerank(
 
 @bench_app.command()
 def query(
-    lots: Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")] = 1_000_000,
-    dimensions: Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")] = 128,
-    release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
+    lots: Lots = 1_000_000,
+    dimensions: Dimensions = 128,
+    release: Release = None,
     queries: Annotated[int, typer.Option(min=1, help="Different ones, of the lots' titles.")] = 300,
     repetitions: Annotated[int, typer.Option(min=1, help="Passes over the queries.")] = 3,
     as_json: Json = False,
@@ -155,9 +160,9 @@ def query(
 
 @bench_app.command()
 def buyers(
-    lots: Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")] = 1_000_000,
-    dimensions: Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")] = 128,
-    release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
+    lots: Lots = 1_000_000,
+    dimensions: Dimensions = 128,
+    release: Release = None,
     count: Annotated[int, typer.Option("--buyers", min=1, help="Different ones, with 1 to 200 acts each.")] = 300,
     heads: Annotated[int, typer.Option(min=0, help="Of a buyer tower of random weights; 0 takes the weighted average.")] = 1,
     repetitions: Annotated[int, typer.Option(min=1, help="Passes over the buyers.")] = 3,
@@ -165,15 +170,12 @@ def buyers(
 ) -> None:
     """Time `/encode_buyer` and `/retrieve` over many lots in the embedded index, beside a bare vector search by faiss."""
     from benchmarks.buyer_path import random_attention, run_benchmark
-    from benchmarks.many_lots import copy_ids, index_of_copies
+    from benchmarks.many_lots import copy_ids
     from retrieval.buyers import AVERAGE
-    from retrieval.index.faiss import FaissStore
 
     home = Home(Settings.from_env())
     found = home.release(release)
-    store = FaissStore(home.benches, _bench_alias(found, lots, dimensions))
-    with progress("index lots") as written:
-        index_of_copies(store, found, lots, dimensions, written)
+    store = _copies(home, found, lots, dimensions)
     with progress("buyers") as asked:
         tower = random_attention(dimensions, heads) if heads else AVERAGE
         result = run_benchmark(
@@ -196,24 +198,19 @@ def buyers(
 
 @bench_app.command()
 def fresh(
-    lots: Annotated[int, typer.Option(min=100, help="How many before; those of the release, again and again.")] = 1_000_000,
-    dimensions: Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")] = 128,
-    release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
+    lots: Lots = 1_000_000,
+    dimensions: Dimensions = 128,
+    release: Release = None,
     written: Annotated[int, typer.Option(min=1, help="How many new ones.")] = 30_000,
     as_json: Json = False,
 ) -> None:
     """Time how new lots come into the embedded index, and searches meanwhile."""
     from benchmarks.fresh_lots import run_benchmark
-    from benchmarks.many_lots import index_of_copies
-    from retrieval.index.faiss import FaissStore
 
     home = Home(Settings.from_env())
     found = home.release(release)
+    _copies(home, found, lots, dimensions).close()
     alias = _bench_alias(found, lots, dimensions)
-    store = FaissStore(home.benches, alias)
-    with progress("index lots") as step:
-        index_of_copies(store, found, lots, dimensions, step)
-    store.close()
     result = run_benchmark(home.benches, alias, written=written, on_phase=lambda phase: notes.print(phase, style="dim"))
     if as_json:
         print_json(result.to_dict())
@@ -222,6 +219,17 @@ def fresh(
     _show_latencies(f"searches over {result.lots:,} lots and {result.written:,} new ones, ms", ways)
     told = f"{result.upserts_a_second:,.0f} upserts a second; a lot is found {result.first_found_ms:.1f} ms after it is sent"
     console.print(f"{told}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _copies(home: Home, release: Path, lots: int, dimensions: int) -> "FaissStore":
+    """The embedded index that benchmarks keep of so many copies of a release's lots, made where it is not there."""
+    from benchmarks.many_lots import index_of_copies
+    from retrieval.index.faiss import FaissStore
+
+    store = FaissStore(home.benches, _bench_alias(release, lots, dimensions))
+    with progress("index lots") as written:
+        index_of_copies(store, release, lots, dimensions, written)
+    return store
 
 
 def _bench_alias(release: Path, lots: int, dimensions: int) -> str:

@@ -17,12 +17,11 @@ from catalog.event_tables import read_event_table
 from catalog.folder import CatalogFolder
 from models.buyer_data import Basket, next_baskets, training_baskets
 from models.buyer_training import BuyerModel, BuyerTrainingConfig, Figures, StoredLots, measure, to_numpy, train_buyers
+from processing.corpus import release_entries
 from retrieval.buyer_tower import save_buyer_tower
 from retrieval.buyers import WeightedAverage
 from retrieval.errors import InvalidInput
 from retrieval.events import Interaction
-from retrieval.index.base import IndexedItem
-from retrieval.indexing import read_part
 from retrieval.release import load_release
 from retrieval.tower import TowerCard
 
@@ -161,10 +160,9 @@ def read_lots(release: Path, card: TowerCard, named: set[str], seed: int = 0) ->
     random = np.random.default_rng(seed)
     share = min(1.0, MOST_RIVALS / max(1, manifest.lots))
     found: dict[str, Any] = {}
-    for part in manifest.parts:
-        for entry in read_part(release / part.name):
-            if isinstance(entry, IndexedItem) and (entry.item_id in named or random.random() < share):
-                found[entry.item_id] = entry.vector
+    for entry in release_entries(release):
+        if entry.item_id in named or random.random() < share:
+            found[entry.item_id] = entry.vector
     if not found:
         raise InvalidInput(f"{release} holds no lot")
     return list(found), np.stack(list(found.values())).astype(np.float32)

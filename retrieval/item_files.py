@@ -182,15 +182,20 @@ def csv_rows(
 
 def _ndjson_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     with path.open("rb") as file:
-        for line, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw)
-            except (ValueError, RecursionError) as error:
-                yield line, f"the line is not JSON: {error}"
-                continue
-            yield line, row if isinstance(row, dict) else f"the line is a JSON {type(row).__name__}, not an object"
+        yield from json_rows(file)
+
+
+def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The objects of NDJSON with the numbers of their lines, or the reason why a line is none; blank lines are passed over."""
+    for line, raw in enumerate(lines, 1):
+        if not raw.strip():
+            continue
+        try:
+            row = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            yield line, f"the line is not JSON: {error}"
+            continue
+        yield line, row if isinstance(row, dict) else f"the line is a JSON {type(row).__name__}, not an object"
 
 
 def require_columns(path: Path, names: Sequence[str], columns: Columns) -> None:

@@ -183,10 +183,8 @@ class ShardedIndex:
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """What words in lower case that no shard has were meant to be: word -> the nearest word of a title in any of them."""
         told: list[dict[str, dict[str, int]]] = self._of_all("near_titles", words)
-        near = {
-            word: sum((Counter(each[word]) for each in told), Counter()) for word in words if all(word in each for each in told)
-        }
-        return corrections(near)
+        unknown = [word for word in words if all(word in near for near in told)]
+        return corrections({word: sum((Counter(near[word]) for near in told), Counter()) for word in unknown})
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
