@@ -42,7 +42,13 @@ class Footer:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of another in one step; nothing is left of it where that fails."""
+    """A file to write, which takes the place of another in one step; nothing is left of it where that fails.
+
+    What a process that was killed had written by then goes, too.
+    """
+    for left in path.parent.glob(f"{path.name}.*.partial"):
+        if not _runs(int(left.suffixes[-2][1:].partition("-")[0])):
+            left.unlink(missing_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         yield partial
@@ -118,6 +124,16 @@ class MappedIndex:
         """The same in memory: FAISS ends the process that changes a mapped index."""
         self._file.seek(0)
         return _faiss.read_index(_faiss.PyCallbackIOReader(self._file.read, CHECKED_BYTES))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def _footer(path: Path) -> Footer:

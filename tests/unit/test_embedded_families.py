@@ -1,6 +1,9 @@
 """The embedded index in every family: new lots, deletes, filters, merges, restarts and damaged files."""
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,8 @@ import pytest
 from embedded_lots import NOW
 
 from benchmarks.clustered import clustered, clustered_queries
+from benchmarks.embedded_families import measure
+from benchmarks.kills import KillReport, survive
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.base import Filter, IndexedItem, Tombstone, Vector
 from retrieval.index.coded_vectors import OUTGROWN, CodedVectors
@@ -17,6 +22,7 @@ from retrieval.index.faiss import FaissIndex, FaissStore
 from retrieval.index.hnsw import HnswGraph
 from retrieval.index.index_spec import FAMILIES, IndexSpec
 from retrieval.index.main_index import MainIndex, embedded_spec, new_main
+from retrieval.index.vector_file import replacing
 from retrieval.index.whole_vectors import WholeVectors
 
 N, MORE, D, K = 3_000, 1_100, 16, 10
@@ -198,6 +204,39 @@ def test_another_effort_or_another_graph_takes_the_file_that_is_there(tmp_path: 
     assert recall(again, Filter(now=NOW)) >= 0.9
     again.close()
     assert path.stat().st_mtime_ns == before
+
+
+def test_what_a_killed_process_had_written_goes_with_the_next_save(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f"flat.faiss.{pid}-1.partial" for pid in (ended.pid, os.getpid())]
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    with replacing(tmp_path / "flat.faiss") as partial:
+        partial.write_bytes(b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flat.faiss", names[1]]
+
+
+@pytest.mark.parametrize("spec", ["ivf_sq8", "pq:pq_m=8,pq_bits=4"])
+def test_a_writer_that_is_killed_loses_nothing_in_an_index_that_is_trained(spec: str, tmp_path: Path) -> None:
+    report = KillReport("here")
+    assert list(survive(tmp_path, 3, 7, report, spec)) == [1, 2, 3]
+    assert report.rounds == 3
+
+
+def test_the_benchmark_of_families_finds_all_in_small_indices_and_measures_each(tmp_path: Path) -> None:
+    store = FaissStore(tmp_path, "bench")
+    index = store.create("tower", D)
+    index.upsert(lots(0, 1_200))
+    store.publish(index.name)
+    index.close()
+    graph, codes = measure(tmp_path, "bench", ["hnsw", "sq8"], queries=20, repetitions=2)
+    assert (graph.built_s, graph.latency.searches) == (None, 40)
+    assert codes.built_s is not None
+    for result in (graph, codes):
+        assert all(share >= 0.95 for share in result.recall.values())
+        assert 0 < result.own_bytes <= result.resident_bytes
+    assert codes.file_bytes >= 1_200 * (D + 4 * D + 8)
 
 
 def test_a_beam_follows_the_number_of_vectors_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
