@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,29 +67,25 @@ def main(
     spec: Annotated[list[str] | None, typer.Option(help="Repeat for several.")] = None,
     queries: Annotated[int, typer.Option(min=1, help="Different ones.")] = 200,
     repetitions: Annotated[int, typer.Option(min=1, help="Of each, timed.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line a family, for scripts.")] = False,
 ) -> None:
     """Measure families one after the other."""
-    machine = describe_machine()
+    machine, specs, results = describe_machine(), spec or DEFAULT_SPECS, []
     with progress("families") as step:
-        results = measure(root, alias, spec or DEFAULT_SPECS, queries, repetitions, step)
+        for result in measure(root, alias, specs, queries, repetitions):
+            results.append(result)
+            step(len(results), len(specs))
+            if as_json:  # at once, for a family may take an hour to build
+                print(json.dumps({**asdict(result), "machine": machine}), flush=True)
     if as_json:
-        print(json.dumps({"families": [asdict(result) for result in results], "machine": machine}, indent=2))
         return
     header = ("index", *(f"recall@{k}" for k in KS), "p50 ms", "p99 ms", "resident MB", "own MB", "file MB", "opened s", "built s")
     show_table("searches by vectors", header, [_row(result) for result in results])
     console.print(machine, style="dim", highlight=False)
 
 
-def measure(
-    root: Path,
-    alias: str,
-    specs: Sequence[str],
-    queries: int,
-    repetitions: int,
-    step: Callable[[int, int], None] = lambda done, total: None,
-) -> list[FamilyResult]:
-    """One result a spec, in their order.
+def measure(root: Path, alias: str, specs: Sequence[str], queries: int, repetitions: int) -> Iterator[FamilyResult]:
+    """Build and ask one family after the other.
 
     Args:
         root: of a store.
@@ -97,23 +93,22 @@ def measure(
         specs: texts of embedded_spec().
         queries: how many different ones.
         repetitions: passes over them that are timed.
-        step: called with (specs done, specs).
+
+    Yields:
+        One result a spec, in their order.
     """
     index = FaissStore(root, alias).live()
     folder = root / index.name
     index.close()
     given = {"root": str(root), "alias": alias, "queries": _queries(folder, queries).tolist(), "repetitions": repetitions}
     exact = _in_process("exact", {**given, "spec": specs[0]})["ids"]
-    results = []
     for text in specs:
         path = folder / f"{embedded_spec(text).family}.faiss"
         built_s = None if path.is_file() else _in_process("build", {**given, "spec": text})["seconds"]
         told = _in_process("ask", {**given, "spec": text})
         latency = summarise_ms(told.pop("times_ms"))
         recall = {k: _recall(ids, exact, k) for k, ids in zip(KS, told.pop("ids"), strict=True)}
-        results.append(FamilyResult(text, built_s, path.stat().st_size, recall=recall, latency=latency, **told))
-        step(len(results), len(specs))
-    return results
+        yield FamilyResult(text, built_s, path.stat().st_size, recall=recall, latency=latency, **told)
 
 
 def work() -> None:
