@@ -112,8 +112,8 @@ class CodedVectors:
         if self._ann is None or count <= exact_below:
             return self.exact(query, k, allowed)
         every = count == len(self)
-        found = self._ann.search(query, k + OVERFETCH, None if every else allowed, exact_share=exact_below)
-        return found.slots
+        found = self._ann.search(query, k + OVERFETCH, None if every else allowed, exact_share=exact_below).slots
+        return found if len(found) >= min(k, count) else self.exact(query, k, allowed)
 
     def exact(self, query: Vector, k: int, allowed: Mask) -> Slots:
         """The k allowed slots with the highest cosine and all that tie with the last of them, in no order."""

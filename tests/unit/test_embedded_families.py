@@ -172,6 +172,15 @@ def test_an_index_is_trained_again_when_it_has_grown_fourfold_and_not_before(tmp
     assert further.outgrown
 
 
+def test_lists_that_hold_too_few_for_a_search_do_not_shorten_its_answer(tmp_path: Path) -> None:
+    held = CodedVectors(D, IndexSpec.parse("ivf_sq8:nlist=60,nprobe=1"), tmp_path)
+    held.add(VECTORS[:N])
+    held.train(lambda: None)
+    assert held._ann is not None
+    assert len(held._ann.search(QUERIES[0], 1_000).slots) < 1_000
+    assert len(held.nearest(QUERIES[0], 1_000, np.ones(N, dtype=bool), 0)) >= 1_000
+
+
 def test_of_a_copy_that_was_given_up_nothing_is_left_in_the_next(tmp_path: Path) -> None:
     held = WholeVectors(D, tmp_path)
     held.add(VECTORS[:10])
