@@ -13,7 +13,7 @@ from lots import WordEncoder
 from typer.testing import CliRunner
 
 from local.cli import app
-from retrieval.errors import ReleaseError
+from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.index.faiss import FaissStore
 from retrieval.index.faiss_export import export_release
 from retrieval.index.index_spec import IndexSpec
@@ -102,6 +102,12 @@ def test_a_damaged_release_is_refused_before_anything_is_written(release, tmp_pa
     part.write_bytes(part.read_bytes()[:-9])
     with pytest.raises(ReleaseError, match="is damaged"):
         export_release(release, tmp_path / "export", IndexSpec("hnsw"))
+    assert not (tmp_path / "export").exists()
+
+
+def test_lots_too_few_to_train_an_index_are_refused_before_anything_is_written(release, tmp_path):
+    with pytest.raises(InvalidInput, match="lots cannot train pq"):
+        export_release(release, tmp_path / "export", IndexSpec("pq", pq_m=1))
     assert not (tmp_path / "export").exists()
 
 
