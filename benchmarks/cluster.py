@@ -35,7 +35,7 @@ from retrieval.settings import Settings
 SHARDS, REPLICAS = 3, 1
 NODES, THREADS = 3, 4
 VICTIMS = ("cluster manager", "another node")
-GREEN_S = 180
+GREEN_S, POLL_S = 180.0, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +159,12 @@ def wait_until_green(url: str) -> None:
     Raises:
         IndexUnavailable: they did not come.
     """
-    with connect(url, GREEN_S + 5) as client:
-        health = client.cluster.health(params={"wait_for_status": "green", "wait_for_nodes": NODES, "timeout": f"{GREEN_S}s"})
-    if health["timed_out"]:
-        raise IndexUnavailable(f"the cluster at {url} is {health['status']} with {health['number_of_nodes']} nodes")
+    deadline = time.monotonic() + GREEN_S
+    with connect(url, 30) as client:
+        while (health := client.cluster.health())["status"] != "green" or health["number_of_nodes"] != NODES:
+            if time.monotonic() > deadline:
+                raise IndexUnavailable(f"the cluster at {url} is {health['status']} with {health['number_of_nodes']} nodes")
+            time.sleep(POLL_S)
 
 
 def main(

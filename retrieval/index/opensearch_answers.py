@@ -31,17 +31,30 @@ def ask_again(ask: Callable[[], T]) -> T:
 
 
 def whole_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer to a search, a count or a refresh.
+    """An answer to a search or a count; a count passes over shards that stand nowhere, and calls none of them failed.
 
     Raises:
         TransportError: not all shards gave theirs, or not in time.
     """
     shards = answer["_shards"]
-    if answer.get("timed_out") or shards["failed"]:
-        reasons = {failure["reason"]["type"] for failure in shards.get("failures", [])}
-        lost = f"{shards['failed']} of {shards['total']} shards did not answer"
-        raise TransportError(PARTIAL, ": ".join([lost, *sorted(reasons)]), {})
-    return answer
+    return _unless_lost(answer, max(shards["total"] - shards["successful"], int(answer.get("timed_out", False))))
+
+
+def refreshed(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer to a refresh; copies that stand nowhere need none.
+
+    Raises:
+        TransportError: a copy did not become what was written.
+    """
+    return _unless_lost(answer, answer["_shards"]["failed"])
+
+
+def _unless_lost(answer: dict[str, Any], lost: int) -> dict[str, Any]:
+    if not lost:
+        return answer
+    shards = answer["_shards"]
+    reasons = {failure["reason"]["type"] for failure in shards.get("failures", [])}
+    raise TransportError(PARTIAL, ": ".join([f"{lost} of {shards['total']} shards did not answer", *sorted(reasons)]), {})
 
 
 def whole_answers(answer: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from retrieval.index.base import (
     rank_by_cosine,
     with_ranks,
 )
-from retrieval.index.opensearch_answers import ask_again, whole_answer, whole_answers, whole_documents
+from retrieval.index.opensearch_answers import ask_again, refreshed, whole_answer, whole_answers, whole_documents
 from retrieval.index.opensearch_bulk import BulkWriter
 from retrieval.index.opensearch_errors import opensearch_errors
 from retrieval.index.opensearch_queries import (
@@ -123,7 +123,7 @@ class OpenSearchIndex:
 
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
-        self._asked(lambda limits: whole_answer(self._client.indices.refresh(index=self._name, params=limits)), WRITE_TIMEOUT_S)
+        self._asked(lambda limits: refreshed(self._client.indices.refresh(index=self._name, params=limits)), WRITE_TIMEOUT_S)
 
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`.

@@ -3,7 +3,7 @@
 import pytest
 from opensearchpy.exceptions import ConnectionTimeout, TransportError
 
-from retrieval.index.opensearch_answers import ask_again, whole_answer, whole_answers, whole_documents
+from retrieval.index.opensearch_answers import ask_again, refreshed, whole_answer, whole_answers, whole_documents
 
 WHOLE = {"timed_out": False, "_shards": {"total": 3, "successful": 3, "failed": 0}, "hits": {"hits": []}}
 FAILURE = {"shard": 1, "reason": {"type": "node_disconnected_exception", "reason": "gone"}}
@@ -51,6 +51,15 @@ def test_an_answer_without_one_of_its_shards_is_an_error_that_names_the_reason()
         whole_answer(PARTIAL)
     with pytest.raises(TransportError, match="503"):
         whole_answer(LATE)
+
+
+def test_a_shard_that_stands_nowhere_is_missed_by_a_count_and_not_by_a_refresh():
+    unassigned = {"_shards": {"total": 3, "successful": 1, "failed": 0}}
+    assert refreshed(unassigned) is unassigned
+    with pytest.raises(TransportError, match="2 of 3 shards did not answer"):
+        whole_answer(unassigned)
+    with pytest.raises(TransportError, match="1 of 3 shards did not answer"):
+        refreshed(PARTIAL)
 
 
 @pytest.mark.parametrize("second", [PARTIAL, BROKEN])
