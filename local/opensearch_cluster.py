@@ -15,10 +15,11 @@ from local.opensearch_node import (
     find_running,
     free_port,
     launch,
+    require_free_port,
     stop,
     wait_until_healthy,
 )
-from retrieval.errors import IndexUnavailable, InvalidInput
+from retrieval.errors import GavelError, IndexUnavailable, InvalidInput
 
 CLUSTER_FILE = "cluster.json"  # the ports of the members, which find each other there again
 DEFAULT_HEAP = "512m"
@@ -61,6 +62,7 @@ def start_cluster(
     data.mkdir(parents=True, exist_ok=True)
     with locked(data / ".lock"):
         members = _members(data, nodes, port)
+        before = {node.data for node in find_cluster(data)}
         deadline = time.monotonic() + timeout_s
         try:
             started = [
@@ -70,8 +72,9 @@ def start_cluster(
             for node in started:
                 wait_until_healthy(node, deadline - time.monotonic())
             _wait_until_joined(started, deadline)
-        except IndexUnavailable:
-            stop_cluster(data)
+        except GavelError:
+            for folder in set(_folders(data, nodes)) - before:  # those that served before go on
+                stop(folder)
             raise
     return started
 
@@ -109,6 +112,9 @@ def _members(data: Path, nodes: int, port: int | None) -> list[Member]:
         members = [Member(free_port(), free_port()) for _ in range(nodes)]
     else:
         members = [Member(port + number, port + number + TRANSPORT_ABOVE_HTTP) for number in range(nodes)]
+        for member in members:
+            require_free_port(member.port)
+            require_free_port(member.transport_port)
     file.write_text(json.dumps([str(member) for member in members]) + "\n")
     return members
 

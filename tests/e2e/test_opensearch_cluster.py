@@ -13,7 +13,7 @@ def result(tmp_path_factory, needs_java):
     """A small run: the cluster manager is killed under load and comes back."""
     folder = tmp_path_factory.mktemp("cluster")
     victims = VICTIMS[:1]
-    made = run_benchmark(folder, lots=1_500, dimensions=32, questions=120, seconds=3, victims=victims, heap="384m")
+    made = run_benchmark(folder, lots=1_000, dimensions=32, questions=120, seconds=2, victims=victims, heap="384m")
     assert opensearch_cluster.find_cluster(folder / "cluster") == []
     return made
 
