@@ -43,10 +43,11 @@ class Settings:
         index: which index holds the lots.
         embedded_index: vector index of an embedded index, as `gavel index advise` prints it (IndexSpec); built again from the lots
             when its family or its codes change. What it leaves open of a graph is as the hyperparameters have it.
-        opensearch_url: where OpenSearch answers; used with index="opensearch".
+        opensearch_url: where OpenSearch answers, the nodes of a cluster with commas between; used with index="opensearch".
         opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service asks.
         index_alias: name behind which the live index stands.
-        index_shards: processes that share the lots of an embedded index that is made from now on; 1 keeps them in one.
+        index_shards: parts that the lots of an index made from now on are cut into: processes of an embedded one, primary shards
+            on OpenSearch.
         index_replicas: copies of each shard of an index that is made, >= 0; OpenSearch alone.
         language: of words in Latin letters, by which an index that is made stems them; Arabic words are stemmed in every index.
         cors_origins: origins whose pages may read answers of the query API, with commas between; empty for none.
