@@ -113,14 +113,14 @@ def run_benchmark(
         on_asked: called with (queries asked, queries).
     """
     machine = describe_machine()
-    ways = _ways(_opened(vectors, folder, specs, on_built))
+    ways = _ways(opened(vectors, folder, specs, on_built))
     with threadpool_limits(1):
         rows = tuple(_measured(vectors, queries, ways, shares, on_asked))
     return FilteredResult(data, len(vectors), len(queries), rows, machine)
 
 
-def _opened(vectors: Vector, folder: Path, specs: Sequence[str], progress: Progress | None) -> list[AnnIndex]:
-    """The index of each spec, built where it is not there yet."""
+def opened(vectors: Vector, folder: Path, specs: Sequence[str], progress: Progress | None) -> list[AnnIndex]:
+    """The index of each spec, built in a folder where it is not there yet."""
     count, opened = Counter(len(specs), progress), []
     faiss.omp_set_num_threads(BUILD_THREADS)
     for spec in specs:

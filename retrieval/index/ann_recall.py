@@ -59,8 +59,8 @@ def recall_of(cosines: NDArray[np.float64], cut: float, k: int) -> float:
 
 def mean_recall(index: AnnIndex, queries: Vector, cut: Cut, k: int, spec: IndexSpec | None = None) -> float:
     """recall@k over queries, whose exact_cut() is given."""
-    answers = index.search_many(queries, k, spec=spec)
-    return float(np.mean([recall_of(found.cosines, limit, k) for found, limit in zip(answers, cut, strict=True)]))
+    found = [recall_of(index.search(query, k, spec=spec).cosines, limit, k) for query, limit in zip(queries, cut, strict=True)]
+    return float(np.mean(found))
 
 
 def tune(index: AnnIndex, queries: Vector, cut: Cut, k: int, wanted: float) -> Tuned:

@@ -116,22 +116,6 @@ class AnnIndex:
             return self._answer(query, k, *self._candidates(query, wanted, self._effort(asked, wanted, 1), None))
         return self._filtered(query, k, allowed, asked, wanted)
 
-    def search_many(self, queries: Vector, k: int, allowed: Mask | None = None, spec: IndexSpec | None = None) -> list[Found]:
-        """search() for (Q, D) queries, in their order: without a filter in one call of FAISS, which spreads them over its threads.
-
-        Families that compare with every vector do so by a matrix product then, whose rounding is another.
-        """
-        if allowed is not None or not len(queries):
-            return [self.search(query, k, allowed, spec) for query in queries]
-        asked = spec or self.spec
-        wanted = min(k * asked.candidates + OVERFETCH, len(self))
-        parameters = self._parameters(self._effort(asked, wanted, 1), None)
-        scores, labels = self._index.search(np.ascontiguousarray(queries), wanted, params=parameters)  # (Q, wanted) both
-        return [
-            self._answer(query, k, row[slots >= 0], slots[slots >= 0])
-            for query, row, slots in zip(queries, scores, labels, strict=True)
-        ]
-
     def _filtered(self, query: Vector, k: int, allowed: Mask, asked: IndexSpec, wanted: int) -> Found:
         count, size = int(np.count_nonzero(allowed)), len(self)
         if self._exact_is_cheaper(asked, wanted, count, count / size):

@@ -11,12 +11,8 @@ from benchmarks.ann_data import synthetic_vectors
 from benchmarks.filtered import FilteredResult, run_benchmark
 from benchmarks.filters import KINDS, Filters
 from local.cli import app
-from retrieval.index.ann_recall import exact_cut, recall_of
 from retrieval.index.base import Vector
-from retrieval.index.families import AnnIndex
-from retrieval.index.family_build import build
 from retrieval.index.hnsw import HnswGraph, share_near
-from retrieval.index.index_spec import IndexSpec
 from retrieval.index.inner_products import inner_products
 
 LOTS, D = 6_000, 16
@@ -34,11 +30,6 @@ def drawn() -> tuple[Vector, Vector]:
 def measured(drawn: tuple[Vector, Vector], tmp_path_factory: pytest.TempPathFactory) -> FilteredResult:
     folder = tmp_path_factory.mktemp("filters")
     return run_benchmark("test", *drawn, folder, specs=(GRAPH, LISTS), shares=SHARES)
-
-
-@pytest.fixture(scope="module")
-def graph(drawn: tuple[Vector, Vector], tmp_path_factory: pytest.TempPathFactory) -> AnnIndex:
-    return build(IndexSpec.parse(GRAPH), [drawn[0]], D, tmp_path_factory.mktemp("graph"))
 
 
 def test_a_filter_lets_its_share_through_wherever_it_lies(drawn: tuple[Vector, Vector]) -> None:
@@ -92,25 +83,6 @@ def test_neighbours_that_pass_are_the_answer_without_a_second_search(drawn: tupl
     found = graph.nearest(queries[0], 10, allowed, exact_below=0)
     best = np.flatnonzero(allowed)[np.argsort(-(vectors[allowed] @ queries[0]))[:10]]
     assert set(best) <= set(found.tolist())
-
-
-def test_searches_together_find_what_searches_one_by_one_find(drawn: tuple[Vector, Vector], graph: AnnIndex) -> None:
-    queries, allowed = drawn[1], np.arange(LOTS) % 3 > 0
-    for mask in (None, allowed):
-        together = graph.search_many(queries, 10, mask)
-        for query, found in zip(queries, together, strict=True):
-            alone = graph.search(query, 10, mask)
-            assert found.slots.tolist() == alone.slots.tolist()
-            assert found.cosines == pytest.approx(alone.cosines)
-    assert graph.search_many(queries[:0], 10) == []
-
-
-def test_a_matrix_product_finds_the_same_lots(drawn: tuple[Vector, Vector], tmp_path: Path) -> None:
-    vectors, queries = drawn
-    flat = build(IndexSpec("flat"), [vectors], D, tmp_path)
-    cut = exact_cut(vectors, queries, 10)
-    found = flat.search_many(queries, 10)
-    assert [recall_of(one.cosines, limit, 10) for one, limit in zip(found, cut, strict=True)] == [1.0] * len(queries)
 
 
 def test_gavel_bench_filters_prints_json_and_draws_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
