@@ -9,10 +9,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from typing import Any
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import psutil
@@ -101,7 +103,7 @@ def run_benchmark(
     with served() as (url, server):
         health = json.load(urlopen(f"{url}/health"))
         on_phase("warm up")
-        _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, WARM_UP_S), server)
+        _warm_up(url, texts, server)
         on_phase("limit")
         limit = _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, seconds), server)
         on_phase("half of the limit")
@@ -109,12 +111,26 @@ def run_benchmark(
         return LoadResult(health["items"], limit, half, round(server.memory_info().rss / 1e6, 1), machine)
 
 
+def limit_of(texts: Sequence[str], seconds: float, settings: Mapping[str, str] = UNCACHED) -> tuple[Load, dict[str, Any]]:
+    """What a server of this home does as fast as it answers, and how its caches did.
+
+    Args:
+        texts: queries, asked in turn; the warm-up asks the last ones, so that its answers are of little use to the load.
+        seconds: of the load.
+        settings: of the server's environment.
+    """
+    with served(settings) as (url, server):
+        _warm_up(url, texts[::-1], server)
+        load = _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, seconds), server)
+        return load, json.load(urlopen(f"{url}/health"))["caches"]
+
+
 @contextmanager
-def served() -> Iterator[tuple[str, psutil.Process]]:
+def served(settings: Mapping[str, str] = UNCACHED) -> Iterator[tuple[str, psutil.Process]]:
     """`gavel serve` on a core of its own: its address and its process."""
     port = free_port()
     command = [sys.executable, "-m", "local.cli", "serve", "--port", str(port)]
-    server = subprocess.Popen(command, env={**os.environ, **UNCACHED}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         process = psutil.Process(server.pid)
         process.cpu_affinity([SERVER_CORE])
@@ -133,6 +149,13 @@ def _wait_for(url: str, server: "subprocess.Popen[str]") -> None:
         raise GavelError(f"`gavel serve` ended before it answered: {said or 'without a word'}")
     with urlopen(url, timeout=5):
         pass
+
+
+def _warm_up(url: str, texts: Sequence[str], server: psutil.Process) -> None:
+    """Search once, however long what is loaded then takes, and a while after."""
+    with urlopen(f"{url}/search?{urlencode({'q': texts[0]})}", timeout=START_S):
+        pass
+    _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, WARM_UP_S), server)
 
 
 def _load(plan: LoadPlan, server: psutil.Process) -> Load:

@@ -11,7 +11,9 @@ import typer
 from local.ann_command import ann
 from local.command_options import Json, print_json, report
 from local.console import console, notes, progress, show_table
+from local.filter_command import filters
 from local.home import Home
+from local.repetition_commands import batches, caches
 from retrieval.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ Release = Annotated[Path | None, typer.Option(help="Release folder or release_id
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine; every figure is a ratio to something named.")
 bench_app.command()(ann)
+bench_app.command()(filters)
+bench_app.command()(batches)
+bench_app.command()(caches)
 
 
 @bench_app.command()

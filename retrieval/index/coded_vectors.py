@@ -112,7 +112,7 @@ class CodedVectors:
         if self._ann is None or count <= exact_below:
             return self.exact(query, k, allowed)
         every = count == len(self)
-        found = self._ann.search(query, k + OVERFETCH, None if every else allowed, exact_share=exact_below).slots
+        found = self._ann.search(query, k + OVERFETCH, None if every else allowed, compare=exact_below > 0).slots
         return found if len(found) >= min(k, count) else self.exact(query, k, allowed)
 
     def exact(self, query: Vector, k: int, allowed: Mask) -> Slots:

@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.base import OVERFETCH, Vector
-from retrieval.index.hnsw import nearest_slots
+from retrieval.index.hnsw import SHARE_OF_PASSES, exact_is_cheaper, nearest_slots, share_near
 from retrieval.index.index_spec import IndexSpec
+from retrieval.index.inner_products import inner_products
 from retrieval.index.lot_columns import Mask
-from retrieval.index.whole_vectors import BLOCK_ROWS, Slots, WholeVectors
+from retrieval.index.whole_vectors import Slots, WholeVectors
 
 INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"
 CHECKED_BYTES = 1 << 20
 SIFTED_MARGIN = 1.5  # of what would be enough if the allowed were spread evenly
-EXACT_SHARE = 1_000  # as HnswGraph.nearest: allowed² <= 1,000 · all is compared one by one
+EXACT_PER_CODE = 0.5  # vectors from anywhere that are compared in the time of a code in a list
+NEAREST = 100  # lots near to a query of which the share that passes a filter is guessed
 
 _faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors
 Cosines = NDArray[np.float64]
@@ -59,6 +61,7 @@ class AnnIndex:
     def __init__(self, index: Any, spec: IndexSpec, vectors: Vector | WholeVectors | None) -> None:
         self.spec = spec
         self._index, self._vectors = index, vectors
+        self._whole = _stored(index) if vectors is None else vectors  # (N, D), where they lie one after the other
         self._wrapped = isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
         self._unfiltered: dict[int, Any] = {}  # effort -> parameters, which cost as much to make as a small search
 
@@ -95,64 +98,80 @@ class AnnIndex:
         return cls(index, spec, vectors)
 
     def search(
-        self, query: Vector, k: int, allowed: Mask | None = None, spec: IndexSpec | None = None, exact_share: int = EXACT_SHARE
+        self, query: Vector, k: int, allowed: Mask | None = None, spec: IndexSpec | None = None, *, compare: bool = True
     ) -> Found:
         """The vectors with the highest cosine among the allowed ones.
 
-        A filter is pushed into FAISS as a bitmap and widens the search by the inverse of the share that passes; where few pass,
-        each of them is compared, which is exact.
+        A filter is treated as HnswGraph.nearest() does: few lots that pass are all compared, which is exact; else a search without
+        the filter shows how many of the lots near to the query pass, and a filtered one is wider by as much as others lie there.
 
         Args:
             query: (D,) float32 of unit length.
             k: how many are wanted, > 0.
             allowed: (N,) bool; None for all.
             spec: search parameters instead of the index's own; of the same family.
-            exact_share: where allowed² is at most so many times all, each is compared; 0 never does.
+            compare: whether lots that pass are all compared where that is quicker, which is exact.
         """
         asked, size = spec or self.spec, len(self)
         count = size if allowed is None else int(np.count_nonzero(allowed))
         if not count:
             return Found(np.empty(0, dtype=np.int64), np.empty(0))
-        if allowed is not None and count < size and self._exact_is_cheaper(count, exact_share):
-            return self.exact(query, k, allowed)
         wanted = min(k * asked.candidates + OVERFETCH, count)
-        if allowed is not None and count < size and self.spec.family == "pq":
+        if allowed is None or count == size:
+            return self._answer(query, k, *self._candidates(query, wanted, self._effort(asked, wanted, 1), None))
+        if compare and self._exact_is_cheaper(asked, wanted, count, count / size):
+            return self.exact(query, k, allowed)
+        if self.spec.family == "pq":
             return self._sifted(query, k, allowed, wanted, size / count)
-        effort = self._effort(asked, wanted, size / count)
-        parameters = self._parameters(effort, None if count == size else allowed)
-        scores, labels = self._index.search(query[None], wanted, params=parameters)  # (1, wanted) both
-        slots: Slots = labels[0]
-        if slots[-1] < 0:  # FAISS fills up with -1
-            scores, slots = scores[:, slots >= 0], slots[slots >= 0]
-            if allowed is not None and len(slots) < min(k, count):
+        return self._filtered(query, k, allowed, asked, wanted, compare)
+
+    def _filtered(self, query: Vector, k: int, allowed: Mask, asked: IndexSpec, wanted: int, compare: bool) -> Found:
+        count, size = int(np.count_nonzero(allowed)), len(self)
+        share = 1.0
+        if asked.effort is not None:
+            near = min(max(wanted, NEAREST), size)
+            scores, slots = self._candidates(query, near, self._effort(asked, near, 1), None)
+            passing, share = allowed[slots], share_near(slots, allowed, count / size)
+            if share >= SHARE_OF_PASSES and np.count_nonzero(passing) >= wanted:
+                return self._answer(query, k, scores[passing], slots[passing])
+            if compare and self._exact_is_cheaper(asked, wanted, count, share):
                 return self.exact(query, k, allowed)
+        scores, slots = self._candidates(query, wanted, self._effort(asked, wanted, 1 / share), allowed)
+        if len(slots) < min(k, count):
+            return self.exact(query, k, allowed)
+        return self._answer(query, k, scores, slots)
+
+    def _candidates(self, query: Vector, wanted: int, effort: int, allowed: Mask | None) -> tuple[Vector, Slots]:
+        """FAISS's own scores and slots, (n,) both, n <= wanted."""
+        scores, labels = self._index.search(query[None], wanted, params=self._parameters(effort, allowed))  # (1, wanted) both
+        if labels[0, -1] >= 0:
+            return scores[0], labels[0]
+        some = labels[0] >= 0  # FAISS fills up with -1
+        return scores[0][some], labels[0][some]
+
+    def _answer(self, query: Vector, k: int, scores: Vector, slots: Slots) -> Found:
+        """The k best candidates, with exact cosines."""
         if self._vectors is None:
-            return _best(slots, scores[0].astype(np.float64), k)
+            return _best(slots, scores.astype(np.float64), k)
         return _best(slots, _cosines(self._vectors, slots, query), k)
 
     def exact(self, query: Vector, k: int, allowed: Mask | None = None) -> Found:
         """The same by comparing with every allowed vector, whatever the family."""
-        if self._vectors is not None:
+        if self._whole is not None:
             slots: Slots = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
-            blocks = [self._vectors[slots[i : i + BLOCK_ROWS]] @ query for i in range(0, len(slots), BLOCK_ROWS)]
-            scores = np.concatenate(blocks) if blocks else np.empty(0, dtype=np.float32)
+            if isinstance(self._whole, WholeVectors):
+                scores = self._whole.scores(query, slots)
+            else:
+                scores = inner_products(self._whole, query, None if allowed is None else slots)
             slots = nearest_slots(slots, scores, k)
-            return _best(slots, _cosines(self._vectors, slots, query), k)
+            return _best(slots, _cosines(self._whole, slots, query), k)
         selector = None if allowed is None else _selector(allowed)
         inner = _faiss.downcast_index(self._index)
-        if hasattr(inner, "hnsw"):
-            inner, parameters = inner.storage, _faiss.SearchParameters(sel=selector)
-        elif hasattr(inner, "nlist"):
-            parameters = _faiss.SearchParametersIVF(nprobe=inner.nlist, sel=selector)
-        else:
-            parameters = _faiss.SearchParameters(sel=selector)
+        parameters = _faiss.SearchParametersIVF(nprobe=inner.nlist, sel=selector)  # its lists hold the vectors
         wanted = min(k + OVERFETCH, len(self))
         scores, labels = inner.search(query[None], wanted, params=parameters)
         some = labels[0] >= 0
         return _best(labels[0][some], scores[0][some].astype(np.float64), k)
-
-    def _exact_is_cheaper(self, count: int, exact_share: int) -> bool:
-        return (self.spec.effort is not None or self.spec.family == "pq") and count * count <= exact_share * len(self)
 
     def _sifted(self, query: Vector, k: int, allowed: Mask, wanted: int, widened: float) -> Found:
         """The answer of codes that take no selector (IndexPQ): so many are fetched that enough of them are allowed."""
@@ -165,6 +184,14 @@ class AnnIndex:
                 return _best(slots, _cosines(self._vectors, slots, query), k)
             fetched *= 4
         return self.exact(query, k, allowed)
+
+    def _exact_is_cheaper(self, asked: IndexSpec, wanted: int, count: int, share: float) -> bool:
+        """Whether comparing with the lots that pass takes less than a search where such a share passes."""
+        if asked.effort == "ef_search":
+            return exact_is_cheaper(count, max(asked.beam(len(self)), wanted), share)
+        if asked.effort == "nprobe":  # a wider search of lists compares with no more lots that pass, for the others are skipped
+            return count <= EXACT_PER_CODE * asked.nprobe / self.spec.nlist * len(self)
+        return self.spec.family == "pq" and count <= EXACT_PER_CODE * len(self)  # which takes no selector, and compares all codes
 
     def _effort(self, asked: IndexSpec, wanted: int, widened: float) -> int:
         """ef_search or nprobe of one search; 0 for a family that has neither."""
@@ -214,6 +241,16 @@ def checksum_of(path: Path) -> int:
         while block := file.read(CHECKED_BYTES):
             checksum = zlib.crc32(block, checksum)
     return checksum
+
+
+def _stored(index: Any) -> Vector | None:
+    """(N, D) the vectors that an index itself holds side by side; None where it keeps them in lists."""
+    inner: Any = faiss.downcast_index(index)
+    flat: Any = faiss.downcast_index(inner.storage) if hasattr(inner, "hnsw") else inner
+    if not hasattr(flat, "get_xb") or not flat.ntotal:
+        return None
+    view: Vector = _faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
+    return view
 
 
 def _selector(allowed: Mask) -> Any:

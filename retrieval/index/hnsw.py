@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from retrieval.index.base import OVERFETCH, Vector
 from retrieval.index.index_spec import IndexSpec
+from retrieval.index.inner_products import inner_products
 from retrieval.index.lot_columns import Mask
 from retrieval.index.vector_file import Footer, MappedIndex, Positions, checked, positions_in, replacing, seal
-from retrieval.index.whole_vectors import BLOCK_ROWS, Slots
+from retrieval.index.whole_vectors import Slots
 
 _faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors
 
 GRAPH = IndexSpec("hnsw")
 TIE_MARGIN = 1e-5  # far above the rounding error of a float32 dot product of unit vectors, far below any difference of note
+EXACT_PER_EFFORT = 40  # vectors that are compared one by one in the time that a beam takes for each of its width
+SHARE_OF_PASSES = 0.8  # of the lots that an unfiltered beam finds: they are answer enough
 
 
 class HnswGraph:
@@ -75,24 +78,34 @@ class HnswGraph:
     def nearest(self, query: Vector, k: int, allowed: Mask, exact_below: int) -> Slots:
         """The slots with the highest cosine among the allowed ones.
 
-        The graph is entered everywhere but answers with allowed slots alone, so a filter that lets few lots through makes
-        its beam wider; where few enough are left, comparing with each of them is quicker, and exact.
+        Where comparing with each allowed vector is quicker, that is done, and it is exact. Else a beam without the filter shows
+        how many of the lots near to the query pass. If most do, they are the answer; if some do, a filtered beam is wider by
+        as much as others lie between them; so wide that comparing is quicker after all where hardly any do, for the filter
+        then keeps out what the query is about, and the graph leads there.
 
         Args:
             query: (D,) float32 of unit length.
             k: how many are wanted, > 0.
             allowed: (N,) bool.
-            exact_below: up to so many allowed slots are compared one by one, and more of them in a larger graph: the
-                geometric mean of allowed and selected share must pass it.
+            exact_below: up to so many allowed slots are always compared one by one; 0 never compares where the graph brings k.
 
         Returns:
             At least min(k, allowed) slots, in no order; more than k so that ties at the cut can be broken.
         """
         count, size = int(np.count_nonzero(allowed)), len(self)
-        if count <= exact_below or count * count <= exact_below * size:
-            return self.exact(query, k, allowed)
         wanted = min(k + OVERFETCH, count)
-        found = self._beam(query, wanted, math.ceil(max(self._spec.beam(size), wanted) * size / count), allowed)
+        effort, share = max(self._spec.beam(size), wanted), count / max(size, 1)
+        if count <= exact_below or (exact_below and exact_is_cheaper(count, effort, share)):
+            return self.exact(query, k, allowed)
+        if count == size:
+            return self._beam(query, wanted, effort, None)
+        near = self._beam(query, effort, effort, None)
+        passing, share = near[allowed[near]], share_near(near, allowed, share)
+        if share >= SHARE_OF_PASSES and len(passing) >= wanted:
+            return passing
+        if exact_below and exact_is_cheaper(count, effort, share):
+            return self.exact(query, k, allowed)
+        found = self._beam(query, wanted, math.ceil(effort / share), allowed)
         return found if len(found) >= min(k, count) else self.exact(query, k, allowed)
 
     def exact(self, query: Vector, k: int, allowed: Mask) -> Slots:
@@ -105,15 +118,11 @@ class HnswGraph:
     def _scores(self, query: Vector, slots: Slots) -> NDArray[np.float32]:
         vectors = self.vectors
         if 2 * len(slots) > len(vectors):
-            every: NDArray[np.float32] = vectors @ query  # (N,)
-            return every[slots]
-        blocks = [vectors[slots[i : i + BLOCK_ROWS]] @ query for i in range(0, len(slots), BLOCK_ROWS)]
-        return np.concatenate(blocks)
+            return inner_products(vectors, query)[slots]
+        return inner_products(vectors, query, slots)
 
-    def _beam(self, query: Vector, k: int, ef_search: int, allowed: Mask) -> Slots:
-        selector: Any = None
-        if not allowed.all():
-            selector = _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    def _beam(self, query: Vector, k: int, ef_search: int, allowed: Mask | None) -> Slots:
+        selector = None if allowed is None else _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         parameters = _faiss.SearchParametersHNSW(efSearch=min(ef_search, len(self)), sel=selector)
         _, labels = self._index.search(query[None], k, params=parameters)  # (1, k)
         found: Slots = labels[0][labels[0] >= 0]  # FAISS fills up with -1
@@ -192,6 +201,25 @@ class FlatVectors(HnswGraph):
 
     def _empty(self, dimensions: int) -> Any:
         return faiss.IndexFlatIP(dimensions)
+
+
+def share_near(found: Slots, allowed: Mask, share: float) -> float:
+    """The share that passes a filter of the lots near to a query, guessed from the nearest ones and a little from all.
+
+    Args:
+        found: (n,) the lots that a search without the filter finds.
+        allowed: (N,) bool.
+        share: of all lots, in (0, 1].
+
+    Returns:
+        In (0, 1].
+    """
+    return float((np.count_nonzero(allowed[found]) + share) / (len(found) + 1))
+
+
+def exact_is_cheaper(count: int, effort: float, share: float) -> bool:
+    """Whether comparing with so many vectors takes less than a beam, which is wider by what does not pass."""
+    return count * share <= EXACT_PER_EFFORT * effort
 
 
 def nearest_slots(slots: Slots, scores: NDArray[np.float32], k: int) -> Slots:
