@@ -1,4 +1,4 @@
-"""One embedded index: SQLite for the truth, FAISS and bm25s for speed (docs/adr/0002-embedded-index.md)."""
+"""One embedded index: SQLite for the truth, FAISS and inverted lists for speed (docs/adr/0002-embedded-index.md)."""
 
 import logging
 import os
@@ -10,9 +10,11 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.errors import GavelError, InvalidInput
 from retrieval.fuse import Fusion, fuse
+from retrieval.index.analysis import shares_word
 from retrieval.index.base import (
     Candidate,
     Filter,
@@ -25,13 +27,12 @@ from retrieval.index.base import (
     scores_of,
     with_ranks,
 )
-from retrieval.index.bm25 import shares_word
-from retrieval.index.hits import Hit, Hits, keyword_hits, top_hits
-from retrieval.index.keyword_fields import KeywordFields
+from retrieval.index.hits import Hit, Hits, best_hits, keyword_hits, top_hits
 from retrieval.index.lot_graph import Kind, LotGraph
+from retrieval.index.lot_keywords import LotKeywords
 from retrieval.index.lot_store import LotStore
 from retrieval.index.read_write_lock import ReadWriteLock
-from retrieval.index.title_words import TitleWords, corrections
+from retrieval.index.title_words import LotTitles, corrections
 from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.tuning import Tuning
 
@@ -74,11 +75,10 @@ class FaissIndex:
         written = folder / LANGUAGE_FILE
         self.language = written.read_text().strip() if written.is_file() else DEFAULT_LANGUAGE
         self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
-        # one thread at a time catches up
-        self._graph_turn, self._bm25_turn, self._titles_turn = threading.Lock(), threading.Lock(), threading.Lock()
+        self._graph_turn = threading.Lock()  # one thread at a time catches up
         self._graph: LotGraph | None = None
-        self._bm25: tuple[int, KeywordFields] | None = None
-        self._titles: tuple[int, TitleWords] | None = None
+        self._keywords = LotKeywords(self._lots, folder, self._tuning.boosts, self.language, self._living_lots)
+        self._titles = LotTitles(self._lots, folder)
         self._refreshed = 0  # the generation that every search must see
         self._renewing = threading.Lock()  # one thread at a time makes a new graph
         self.closed = False
@@ -130,8 +130,9 @@ class FaissIndex:
         """Build and save all that a first search needs."""
         self.refresh()
         self._renew(wait=True)
-        self._current_bm25()
-        self._current_titles()
+        self._keywords.current(self._refreshed)
+        self._keywords.merge(wait=True)
+        self._titles.prepare()
 
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
@@ -169,13 +170,13 @@ class FaissIndex:
 
     def near_titles(self, words: Sequence[str]) -> dict[str, dict[str, int]]:
         """Each of these words that no lot has -> the words of titles that are near to it, and how many titles have them."""
-        bm25 = self._current_bm25()
-        unknown = [word for word in words if not bm25.knows(word)]
+        keywords = self._keywords.current(self._refreshed)
+        unknown = [word for word in words if not keywords.knows(word)]
         if not unknown:
             return {}
         with self._lock.reading():
             labels = self._current_graph().columns.labels
-        titles = self._current_titles()
+        titles = self._titles.current()
         said = {word for word in unknown for label in labels if shares_word(word, label, self.language)}
         return {word: titles.near(word) for word in unknown if word not in said}
 
@@ -196,7 +197,9 @@ class FaissIndex:
         with self._renewing:  # whoever makes a new graph gives up
             if self._graph is not None:
                 self._graph.save(self._lots, self._path, everything=True)
-        self._graph = self._bm25 = self._titles = None
+        self._keywords.close()
+        self._titles.close()
+        self._graph = None
         self._lots.close()
 
     def _semantic_hits(self, vector: Vector, k: int, where: Filter, exact: bool) -> Hits:
@@ -218,11 +221,10 @@ class FaissIndex:
     def _keyword_hits(self, text: str, k: int, where: Filter) -> Hits:
         if k <= 0:
             return []
-        bm25 = self._current_bm25()
-        scores = bm25.scores(text)  # (N,)
+        parts = self._keywords.current(self._refreshed).scores(text)
         current = self._current_graph()
         with self._lock.reading():
-            return keyword_hits(scores, bm25.positions, current.columns, where, k)
+            return best_hits((hit for part in parts for hit in keyword_hits(*part, current.columns, where, k)), k)
 
     def _top_hits(self, field: TopField, k: int, where: Filter) -> Hits:
         if k <= 0:
@@ -299,40 +301,12 @@ class FaissIndex:
         if self.closed:
             raise Closed
 
-    def _current_bm25(self) -> KeywordFields:
-        """The keyword index of the newest generation, under the same rule as _current_graph()."""
-        known, generation = self._bm25, self._lots.generation()
-        if known is not None and known[0] == generation:
-            return known[1]
-        if not self._bm25_turn.acquire(blocking=known is None or known[0] < self._refreshed):
-            assert known is not None
-            return known[1]
-        try:
-            if self._bm25 is None or self._bm25[0] < generation:
-                loaded = KeywordFields.load(self._folder, generation, self._tuning.boosts, self.language)
-                self._bm25 = (generation, loaded) if loaded else self._build_bm25()
-            return self._bm25[1]
-        finally:
-            self._bm25_turn.release()
-
-    def _current_titles(self) -> TitleWords:
-        """The words of titles of the newest generation; of an older one while another thread counts them."""
-        known, generation = self._titles, self._lots.generation()
-        if known is not None and known[0] == generation:
-            return known[1]
-        if not self._titles_turn.acquire(blocking=known is None):
-            assert known is not None
-            return known[1]
-        try:
-            if self._titles is None or self._titles[0] < generation:
-                self._titles = TitleWords.of(self._lots, self._folder)
-            return self._titles[1]
-        finally:
-            self._titles_turn.release()
-
-    def _build_bm25(self) -> tuple[int, KeywordFields]:
-        with self._lots.snapshot() as snapshot:
-            return snapshot.generation(), KeywordFields.build(snapshot, self._folder, self._tuning.boosts, self.language)
+    def _living_lots(self) -> tuple[NDArray[np.int64], int]:
+        """Positions of the lots that are there, ascending, and up to which position that is known."""
+        current = self._current_graph()
+        with self._lock.reading():
+            columns = current.columns
+            return columns.living, int(columns.positions[-1]) if len(columns) else 0
 
     @property
     def _path(self) -> Path:
