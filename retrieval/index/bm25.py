@@ -67,7 +67,7 @@ def bm25_scores(parts: Sequence[Documents], text: str, language: str) -> list[ND
         containing = sum(len(rows) for rows, _ in found)
         idf = np.log(1 + (documents - containing + 0.5) / (containing + 0.5))
         for total, (rows, shares) in zip(totals, found, strict=True):
-            total[rows] += idf * shares
+            np.add.at(total, rows, idf * shares)
     return [total.astype(np.float32) for total in totals]
 
 

@@ -170,12 +170,13 @@ class FaissIndex:
 
     def near_titles(self, words: Sequence[str]) -> dict[str, dict[str, int]]:
         """Each of these words that no lot has -> the words of titles that are near to it, and how many titles have them."""
+        current = self._current_graph()
         keywords = self._keywords.current(self._refreshed)
         unknown = [word for word in words if not keywords.knows(word)]
         if not unknown:
             return {}
         with self._lock.reading():
-            labels = self._current_graph().columns.labels
+            labels = current.columns.labels
         titles = self._titles.current()
         said = {word for word in unknown for label in labels if shares_word(word, label, self.language)}
         return {word: titles.near(word) for word in unknown if word not in said}
@@ -221,8 +222,8 @@ class FaissIndex:
     def _keyword_hits(self, text: str, k: int, where: Filter) -> Hits:
         if k <= 0:
             return []
+        current = self._current_graph()  # first: by its columns the words of lots that are gone are left out
         parts = self._keywords.current(self._refreshed).scores(text)
-        current = self._current_graph()
         with self._lock.reading():
             return best_hits((hit for part in parts for hit in keyword_hits(*part, current.columns, where, k)), k)
 
@@ -302,8 +303,11 @@ class FaissIndex:
             raise Closed
 
     def _living_lots(self) -> tuple[NDArray[np.int64], int]:
-        """Positions of the lots that are there, ascending, and up to which position that is known."""
-        current = self._current_graph()
+        """Positions of the lots that are there, ascending, and up to which position that is known.
+
+        Whoever searches has caught up; a thread apart that did would let searches go on with what was before.
+        """
+        current = self._graph or self._current_graph()
         with self._lock.reading():
             columns = current.columns
             return columns.living, int(columns.positions[-1]) if len(columns) else 0
