@@ -109,6 +109,11 @@ class FaissIndex:
         """Whether the graph takes new lots in, or is built again, while searches go on."""
         return self._renewing.locked()
 
+    @property
+    def joining_words(self) -> bool:
+        """Whether the words of new lots go into the inverted lists, while searches go on."""
+        return self._keywords.merging
+
     def count(self) -> int:
         """Number of lots in it, ended ones included."""
         return self._lots.count()
