@@ -1,7 +1,7 @@
 """What new lots cost keyword and hybrid searches of an embedded index: when they are found by a word, and what searches feel of it.
 
-One thread writes while another searches; then a delta that is overdue goes into the inverted lists while searches go on. Before that
-the vectors of its lots are in the graph, so that what is felt comes from the words alone.
+One thread writes while another searches; then a delta that is overdue goes into the inverted lists while searches go on. Before
+that the vectors of its lots are in the graph, so that what is felt comes from the words alone.
 """
 
 import threading
