@@ -82,7 +82,7 @@ class LotKeywords:
         self._turn = threading.Lock()  # one thread at a time catches up
         self._merging = threading.Lock()  # one thread at a time makes a new main index
         self._held: _Held | None = None
-        self._closed = False
+        self._exchanging = self._closed = False
 
     @property
     def merging(self) -> bool:
@@ -94,7 +94,7 @@ class LotKeywords:
         known, generation = self._held, self._lots.generation()
         if known is not None and known.generation == generation:
             return known.fields
-        if not self._turn.acquire(blocking=known is None or known.generation < at_least):
+        if not self._turn.acquire(blocking=known is None or known.generation < at_least or self._exchanging):
             assert known is not None
             return known.fields
         try:
@@ -125,8 +125,7 @@ class LotKeywords:
                 joined = held if held.main_generation == held.generation else self._merged(held, self._go_on)
                 saved = self._save(joined)
             if saved is not None:
-                with self._turn:
-                    self._held = self._caught_up(saved)
+                self._exchange(self._caught_up(saved))
         except Closed:
             pass
         finally:
@@ -139,6 +138,15 @@ class LotKeywords:
             if self._held is not None and not self._held.saved:
                 self._save(self._held)
             self._held = None
+
+    def _exchange(self, held: _Held) -> None:
+        """Let searches see this state; those that come meanwhile wait, for a lot of just now must not be missed."""
+        self._exchanging = True
+        try:
+            with self._turn:
+                self._held = self._caught_up(held)
+        finally:
+            self._exchanging = False
 
     def _open(self) -> _Held:
         """The newest snapshot that is usable, else nothing yet."""
