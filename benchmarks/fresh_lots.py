@@ -1,7 +1,7 @@
 """What new lots cost an embedded index: how many it takes a second, when they are found, and what searches feel of it.
 
 The index of many lots is copied, for this benchmark changes it. One thread writes, another searches by vectors; then the lots that
-were written go into the graph, while searches go on.
+were written go into the graph, while searches go on. Then the same of their words (benchmarks/fresh_words.py).
 """
 
 import shutil
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.fresh_words import FreshWordsResult, measure, words_of
 from benchmarks.machine import describe_machine
 from processing.runs import Latency, summarise_ms
 from retrieval.encoder import to_unit_length
@@ -41,6 +42,7 @@ class FreshLotsResult:
         idle: searches with nothing else to do.
         writing: searches while lots were written.
         renewing: searches while the graph took them in.
+        words: the same of keyword and hybrid searches.
         machine: what it ran on, and the load before.
     """
 
@@ -51,11 +53,13 @@ class FreshLotsResult:
     idle: Latency
     writing: Latency
     renewing: Latency
+    words: FreshWordsResult
     machine: str
 
     def to_dict(self) -> dict[str, object]:
         """As JSON can write it."""
-        return {**asdict(self), "renewing_to_idle_p99": round(self.renewing.p99_ms / self.idle.p99_ms, 2)}
+        ratio = round(self.renewing.p99_ms / self.idle.p99_ms, 2)
+        return {**asdict(self), "words": self.words.to_dict(), "renewing_to_idle_p99": ratio}
 
 
 def run_benchmark(
@@ -95,7 +99,8 @@ def run_benchmark(
         _check_found(index, fresh[-1])
         found_ms = (time.perf_counter() - start) * 1000
         rate = round(written / writer.seconds, 1)
-        return FreshLotsResult(count, written, rate, round(found_ms, 2), idle, writing, renewing, machine)
+        words = measure(index, _endless(index, rng), written, rng, on_phase)
+        return FreshLotsResult(count, written, rate, round(found_ms, 2), idle, writing, renewing, words, machine)
 
 
 class _Writer(threading.Thread):
@@ -134,6 +139,16 @@ def _fresh(index: FaissIndex, count: int, rng: np.random.Generator) -> list[Inde
     lot = IndexedItem("", 1, document, vectors[0])
     ids = [f"fresh-{number}" for number in range(count)]
     return [replace(lot, item_id=i, document={**document, "item_id": i}, vector=v) for i, v in zip(ids, vectors, strict=True)]
+
+
+def _endless(index: FaissIndex, rng: np.random.Generator) -> Iterator[IndexedItem]:
+    """New lots with the documents of some that are there, and a word of its own in each."""
+    some = [c.document for c in index.semantic(rng.standard_normal(index.dimensions).astype(np.float32), A_WRITE, Filter())]
+    for number, document in enumerate(cycle(some)):
+        item_id = f"new-{number}"
+        title, text = (f"{document[field]} {words_of(item_id)}" for field in ("title", "text"))
+        vector = to_unit_length(rng.standard_normal((1, index.dimensions)).astype(np.float32))[0]
+        yield IndexedItem(item_id, 1, {**document, "item_id": item_id, "title": title, "text": text}, vector)
 
 
 def _searches(index: FaissIndex, queries: Iterator[Vector], go_on: Callable[[], bool]) -> Latency:

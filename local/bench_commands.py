@@ -222,7 +222,12 @@ def fresh(
         return
     ways = {"idle": result.idle, "while lots are written": result.writing, "while the graph takes them in": result.renewing}
     _show_latencies(f"searches over {result.lots:,} lots and {result.written:,} new ones, ms", ways)
-    told = f"{result.upserts_a_second:,.0f} upserts a second; a lot is found {result.first_found_ms:.1f} ms after it is sent"
+    words = result.words
+    ways = {"idle": words.idle, "while lots are written": words.writing, "while their words are joined": words.joining}
+    _show_latencies(f"hybrid searches; {words.joined:,} lots are joined in {words.joining_s:.1f} s, ms", ways)
+    found = f"a lot is found {result.first_found_ms:.1f} ms after it is sent, by its word after {words.first_found_ms:.1f} ms"
+    taken_in = f"the keyword search that takes {words.joined:,} in takes {words.caught_up_ms:.0f} ms"
+    told = f"{result.upserts_a_second:,.0f} upserts a second; {found}; {taken_in}"
     console.print(f"{told}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
 

@@ -1,97 +1,166 @@
-"""Keyword search of an embedded index: BM25 as Lucene computes it (Kamphuis et al., ECIR 2020), by bm25s.
+"""Keyword search of an embedded index: BM25 as Lucene computes it (Kamphuis et al., ECIR 2020).
 
 Tokens, stems, statistics and document lengths follow the analyzer of schema.index_body(), so that the embedded index and
 OpenSearch put the same lots in the same order.
 """
 
 import json
-import logging
 import os
-import re
 import shutil
 import threading
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
-import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.arabic import fold_letters
-from retrieval.index.lot_columns import lower_case
+from retrieval.index.analysis import ANALYSIS, words
+from retrieval.index.families import checksum_of
+from retrieval.index.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
 from retrieval.index.stemming import stem, stemmer
 from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.settings import hyperparameters
 
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it writes its debug lines to stderr by a handler of its own
-
-POSITIONS_FILE = "positions.npy"
 STATISTICS_FILE = "statistics.json"
-ANALYSIS = 2  # of texts; to be raised when tokens, stems or weights change, so that older snapshots are built again
-ASCII_WORD = re.compile(r"\w+", re.ASCII)
-JOINERS = "\u200c\u200d"
+VOCABULARY_FILE = "vocabulary.txt"
+ARRAYS = ("positions", "lengths", "starts", "rows", "counts", "shares")
+TEXTS_A_STEP = 10_000  # taken in at a time
 EXACT_LENGTHS = 40  # Lucene keeps a document's length in one byte (SmallFloat.intToByte4): exact up to here, then 4 bits of it
 FREE_VALUES = 24  # of that byte: the first lengths, which stand for themselves
 SIGNIFICANT_BITS = 4
 
+Living = Callable[[NDArray[np.int64]], NDArray[np.bool_]]  # (N,) positions -> whether the lots at them are still there
 
+
+class Documents(Protocol):
+    """Documents that can be scored.
+
+    Attributes:
+        positions: (N,) int64, ascending: where each document's lot stands in the database. Lots without a word are not in it.
+    """
+
+    @property
+    def positions(self) -> NDArray[np.int64]: ...
+
+    def find(self, stemmed: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """The (n,) rows of the documents with a word, ascending, and tf / (tf + norm) of the word in each."""
+        ...
+
+
+def bm25_scores(parts: Sequence[Documents], text: str, language: str) -> list[NDArray[np.float32]]:
+    """BM25 of the documents of several parts, which count as one index; a word that the text repeats counts each time.
+
+    How many documents there are, and how many of them have a word, is counted over all parts.
+
+    Returns:
+        For every part (N,) float32 >= 0.
+    """
+    # summed in double and only then cut to float, as Lucene does: equal sums stay equal in whatever order they are made
+    totals = [np.zeros(len(part.positions)) for part in parts]
+    documents = sum(map(len, totals))
+    for word in words(text):
+        found = [part.find(stem(word, language)) for part in parts]
+        containing = sum(len(rows) for rows, _ in found)
+        idf = np.log(1 + (documents - containing + 0.5) / (containing + 0.5))
+        for total, (rows, shares) in zip(totals, found, strict=True):
+            np.add.at(total, rows, idf * shares)
+    return [total.astype(np.float32) for total in totals]
+
+
+@dataclass(frozen=True, slots=True)
 class Bm25Index:
     """An immutable inverted index over the texts of lots.
 
     Attributes:
-        positions: (N,) int64, ascending: where each document's lot stands in the database. Lots without a word are not in it.
+        positions: (N,) int64, ascending: see Documents.
+        lengths: (N,) int32: words of each document.
+        postings: of the documents' stems.
+        shares: (P,) float64: tf / (tf + norm) of every posting.
         language: of words in Latin letters, a key of schema.STEMMERS.
+        last: position of the last text that was read, whether it has a word or not; -1 before the first.
     """
 
-    def __init__(self, scorer: bm25s.BM25 | None, positions: NDArray[np.int64], language: str) -> None:
-        self._scorer = scorer
-        self.positions = positions
-        self.language = language
+    positions: NDArray[np.int64]
+    lengths: NDArray[np.int32]
+    postings: Postings
+    shares: NDArray[np.float64]
+    language: str
+    last: int
+
+    @classmethod
+    def none(cls, language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
+        """Of no text."""
+        return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32), Postings.none(), np.empty(0), language, -1)
 
     @classmethod
     def build(cls, texts: Iterable[tuple[int, str]], language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
         """Index (position, text) pairs, which come in ascending order of positions."""
-        stem_of = lru_cache(maxsize=None)(stemmer(language))  # a large catalogue has more words than stem() keeps
-        vocabulary: dict[str, int] = {}
-        documents: list[list[int]] = []
-        positions: list[int] = []
-        for position, text in texts:
-            tokens = [vocabulary.setdefault(stem_of(word), len(vocabulary)) for word in words(text)]
-            if tokens:
-                documents.append(tokens)
-                positions.append(position)
-        if not documents:
-            return cls(None, np.empty(0, dtype=np.int64), language)
-        numbers = hyperparameters()
-        scorer = bm25s.BM25(k1=numbers.bm25_k1, b=numbers.bm25_b, method="lucene", dtype="float64", backend="numpy")
-        scorer.index((documents, vocabulary), create_empty_token=False, show_progress=False)
-        _round_lengths(scorer, np.array([len(document) for document in documents]))
-        return cls(scorer, np.array(positions, dtype=np.int64), language)
+        empty, remaining = cls.none(language), iter(texts)
+        delta = Bm25Delta(empty)
+        while some := list(islice(remaining, TEXTS_A_STEP)):
+            delta.add(some)
+        return empty.merged(delta.view(), lambda positions: np.ones(len(positions), dtype=np.bool_))
+
+    @property
+    def average(self) -> float:
+        """Words of a document on average; 0 where there is none."""
+        return float(self.lengths.mean()) if len(self.lengths) else 0.0
+
+    def find(self, stemmed: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """See Documents."""
+        there = self.postings.of(stemmed)
+        return self.postings.rows[there], self.shares[there]
 
     def knows(self, word: str) -> bool:
         """Whether a document has a word, in whatever ending."""
-        return self._scorer is not None and stem(word, self.language) in self._scorer.vocab_dict
+        return len(self.find(stem(word, self.language))[0]) > 0
 
     def scores(self, text: str) -> NDArray[np.float32]:
-        """(N,) float32 >= 0: the BM25 score of every document; a word that the query repeats counts each time."""
-        tokens = [stem(word, self.language) for word in words(text)]
-        if self._scorer is None or not tokens:
-            return np.zeros(len(self.positions), dtype=np.float32)
-        # summed in double and only then cut to float, as Lucene does: equal sums stay equal in whatever order they are made
-        scores: NDArray[np.float32] = self._scorer.get_scores(tokens).astype(np.float32)
-        return scores
+        """(N,) float32 >= 0: the BM25 score of every document; see bm25_scores()."""
+        return bm25_scores([self], text, self.language)[0]
+
+    def merged(self, delta: "DeltaDocuments", living: Living, before_stride: Callable[[], None] = lambda: None) -> "Bm25Index":
+        """Index its documents and those of a delta, without those that are gone; statistics are theirs alone.
+
+        Args:
+            delta: of this index.
+            living: which documents are still there.
+            before_stride: called every now and then; may give up by raising.
+        """
+        here, new = living(self.positions), living(delta.positions)
+        kept = int(np.count_nonzero(here))
+        postings = join(self.postings, delta.postings, _numbered(here, 0), _numbered(new, kept), before_stride)
+        positions = np.concatenate([self.positions[here], delta.positions[new]])
+        lengths = np.concatenate([self.lengths[here], delta.lengths[new]])
+        norms = _norms(lengths, float(lengths.mean()) if len(lengths) else 0.0)  # (N,)
+        shares = np.empty(len(postings.rows))
+        for start in range(0, len(shares), POSTINGS_A_STRIDE):
+            before_stride()
+            some = slice(start, start + POSTINGS_A_STRIDE)
+            shares[some] = postings.counts[some] / (postings.counts[some] + norms[postings.rows[some]])
+        return Bm25Index(positions, lengths, postings, shares, self.language, delta.last)
 
     def save(self, folder: Path) -> None:
         """Write the index to a new folder in one step; a folder that is there already stays as it is."""
         partial = folder.with_name(f"{folder.name}.{os.getpid()}-{threading.get_ident()}.partial")
-        statistics = {"analysis": ANALYSIS, "language": self.language, "documents": len(self.positions)}
         try:
             partial.mkdir()
-            if self._scorer is not None:
-                self._scorer.save(partial, show_progress=False)
-            np.save(partial / POSITIONS_FILE, self.positions)
+            for name, values in self._arrays().items():
+                np.save(partial / f"{name}.npy", values)
+            (partial / VOCABULARY_FILE).write_text("\n".join(self.postings.vocabulary), encoding="utf-8")
+            numbers = hyperparameters()
+            statistics = {
+                "analysis": ANALYSIS,
+                "language": self.language,
+                "last": self.last,
+                "k1": numbers.bm25_k1,
+                "b": numbers.bm25_b,
+                "crc32": {path.name: checksum_of(path) for path in partial.iterdir()},
+            }
             (partial / STATISTICS_FILE).write_text(json.dumps(statistics))
             for path in partial.iterdir():
                 with path.open("rb") as file:
@@ -103,7 +172,7 @@ class Bm25Index:
 
     @classmethod
     def load(cls, folder: Path, language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
-        """Read what save() wrote for an index of a language.
+        """Map what save() wrote for an index of a language.
 
         Raises:
             OSError: no such folder.
@@ -113,38 +182,88 @@ class Bm25Index:
             statistics = json.loads((folder / STATISTICS_FILE).read_text())
             if (statistics["analysis"], statistics["language"]) != (ANALYSIS, language):
                 raise ValueError(f"{folder} was written by another version of Gavel, or for another language")
-            documents = statistics["documents"]
-            positions = np.load(folder / POSITIONS_FILE)
-            scorer = bm25s.BM25.load(folder, show_progress=False) if documents else None
-        except (KeyError, TypeError, EOFError) as error:
+            if (statistics["k1"], statistics["b"]) != (hyperparameters().bm25_k1, hyperparameters().bm25_b):
+                k1, b = statistics["k1"], statistics["b"]
+                raise ValueError(f"{folder} was written with k1 {k1} and b {b}, which are others now")
+            for name, checksum in statistics["crc32"].items():
+                if checksum_of(folder / name) != checksum:
+                    raise ValueError(f"the checksum of {folder / name} does not hold")
+            stems = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").split("\n")
+            last = int(statistics["last"])
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder} is damaged: {error!r}") from error
-        if len(positions) != documents or (scorer is not None and scorer.scores["num_docs"] != documents):
-            raise ValueError(f"{folder} does not hold the {documents} documents that it should")
-        if scorer is not None and (scorer.k1, scorer.b) != (hyperparameters().bm25_k1, hyperparameters().bm25_b):
-            raise ValueError(f"{folder} was written with k1 {scorer.k1} and b {scorer.b}, which are others now")
-        return cls(scorer, positions, language)
+        arrays: dict[str, Any] = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS}
+        vocabulary = {word: number for number, word in enumerate(filter(None, stems))}
+        postings = Postings(vocabulary, *(arrays.pop(name) for name in ("starts", "rows", "counts")))
+        return cls(**arrays, postings=postings, language=language, last=last)
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        postings = self.postings
+        values = (self.positions, self.lengths, postings.starts, postings.rows, postings.counts, self.shares)
+        return dict(zip(ARRAYS, values, strict=True))
 
 
-def shares_word(word: str, text: str, language: str = DEFAULT_LANGUAGE) -> bool:
-    """Whether a text has a word, in whatever ending."""
-    if text.isascii() and word[:2] not in text:  # which no ending touches, and no folding
-        return False
-    return stem(word, language) in (stem(other, language) for other in words(text))
+@dataclass(frozen=True, slots=True)
+class DeltaDocuments:
+    """Documents that came after those of an index, at one moment.
+
+    Attributes:
+        positions: (N,) int64, ascending: see Documents.
+        lengths: (N,) int32: words of each document.
+        postings: of the documents' stems.
+        shares: (P,) float64: tf / (tf + norm) of every posting.
+        last: position of the last text that was read; that of the index where none came after it.
+    """
+
+    positions: NDArray[np.int64]
+    lengths: NDArray[np.int32]
+    postings: NewPostings
+    shares: NDArray[np.float64]
+    last: int
+
+    def find(self, stemmed: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """See Documents."""
+        there = self.postings.of(stemmed)
+        return self.postings.rows[there], self.shares[there]
 
 
-def words(text: str) -> list[str]:
-    """The words of a text in lower case, their Arabic letters folded, before stemming."""
-    if text.isascii():
-        return ASCII_WORD.findall(text.lower())
-    text = fold_letters(text)
-    return [lower_case(word) for word in "".join(c if _in_word(c) else " " for c in text).split()]
+class Bm25Delta:
+    """Documents that come after those of an index, whose average length they are weighed by; one thread at a time adds.
 
+    Args:
+        main: the index.
+    """
 
-@lru_cache(maxsize=65_536)
-def _in_word(character: str) -> bool:
-    r"""Java's \w with UNICODE_CHARACTER_CLASS: unlike Python's it has marks and joiners, and no numbers but digits."""
-    category = unicodedata.category(character)
-    return category[0] in "LM" or category in ("Nd", "Nl", "Pc") or character in JOINERS
+    def __init__(self, main: Bm25Index) -> None:
+        # of its own, for a large catalogue has more words than stem() keeps
+        self._stem = lru_cache(maxsize=None)(stemmer(main.language))
+        self._average, self._last = main.average, main.last
+        self._postings = GatheredPostings()
+        self._positions, self._lengths, self._shares = Column(np.int64), Column(np.int32), Column(np.float64)
+
+    def add(self, texts: Iterable[tuple[int, str]]) -> None:
+        """Add (position, text) pairs, which come in ascending order of positions; what was read already is passed over."""
+        new = [(position, text) for position, text in texts if position > self._last]
+        stemmed = [(position, [self._stem(word) for word in words(text)]) for position, text in new]
+        documents = [(position, stems) for position, stems in stemmed if stems]
+        if documents:
+            self._add(documents)
+        if new:
+            self._last = new[-1][0]
+
+    def view(self) -> DeltaDocuments:
+        """What is there now; it does not change."""
+        return DeltaDocuments(self._positions.values, self._lengths.values, self._postings.view(), self._shares.values, self._last)
+
+    def _add(self, documents: Sequence[tuple[int, list[str]]]) -> None:
+        lengths = np.array([len(stems) for _, stems in documents], dtype=np.int32)
+        self._postings.add([stems for _, stems in documents])
+        self._positions.append(np.array([position for position, _ in documents]))
+        self._lengths.append(lengths)
+        postings, known = self._postings.view(), len(self._shares.values)
+        # where the index has no document, these are all that there is to take an average of
+        norms = _norms(self._lengths.values, self._average or float(lengths.mean()))
+        self._shares.append(postings.counts[known:] / (postings.counts[known:] + norms[postings.rows[known:]]))
 
 
 def kept_length(length: int) -> int:
@@ -156,18 +275,14 @@ def kept_length(length: int) -> int:
     return FREE_VALUES + (rest >> shift << shift)
 
 
-def _round_lengths(scorer: bm25s.BM25, lengths: NDArray[np.int64]) -> None:
-    """Weigh every word as if its document had the length that Lucene keeps of it.
+def _norms(lengths: NDArray[np.int32], average: float) -> NDArray[np.float64]:
+    """(N,) float64: what BM25 adds to the word counts of documents of some lengths."""
+    numbers = hyperparameters()
+    different, which = np.unique(lengths, return_inverse=True)
+    kept = np.array([kept_length(int(length)) for length in different], dtype=np.float64)[which]
+    return numbers.bm25_k1 * (1 - numbers.bm25_b + numbers.bm25_b * kept / max(average, 1.0))
 
-    bm25s stores weights idf * tf / (tf + norm(length)) and no word counts; they are had back from the weights.
-    """
-    kept = np.array([kept_length(int(length)) for length in lengths])
-    if (kept == lengths).all():
-        return
-    frequencies = np.diff(scorer.scores["indptr"])
-    idf = np.repeat(np.log(1 + (len(lengths) - frequencies + 0.5) / (frequencies + 0.5)), frequencies)
-    documents = scorer.scores["indices"]
-    norms, kept_norms = (scorer.k1 * (1 - scorer.b + scorer.b * some / lengths.mean())[documents] for some in (lengths, kept))
-    share = scorer.scores["data"] / idf  # tf / (tf + norm)
-    counts = np.rint(norms * share / (1 - share))
-    scorer.scores["data"] = idf * counts / (counts + kept_norms)
+
+def _numbered(kept: NDArray[np.bool_], first: int) -> NDArray[np.int32]:
+    """(N,) int32: the rows of documents of which only some are kept."""
+    return np.where(kept, np.cumsum(kept) - 1 + first, NO_ROW).astype(np.int32)

@@ -4,7 +4,7 @@ root/auction-items.json                      the alias: which index is live
 root/auction-items-<tower_id>-<stamp>/       one physical index
     lots.sqlite                              every acknowledged lot and tombstone
     shard-00/, shards.json                   or these, each shard with files as below
-    <family>.faiss, bm25-<generation>…/  snapshots for a quick start; rebuilt when missing, damaged or too old
+    <family>.faiss, bm25-<generation>…/  snapshots for a quick start; rebuilt when missing or damaged, read on from when old
 """
 
 import json

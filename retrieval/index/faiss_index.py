@@ -1,14 +1,15 @@
-"""One embedded index: SQLite for the truth, FAISS and bm25s for speed (docs/adr/0002-embedded-index.md)."""
+"""One embedded index: SQLite for the truth, FAISS and inverted lists for speed (docs/adr/0002-embedded-index.md)."""
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.errors import InvalidInput
 from retrieval.fuse import Fusion, fuse
+from retrieval.index.analysis import shares_word
 from retrieval.index.base import (
     Candidate,
     Filter,
@@ -21,16 +22,15 @@ from retrieval.index.base import (
     scores_of,
     with_ranks,
 )
-from retrieval.index.bm25 import shares_word
-from retrieval.index.hits import Hit, Hits, keyword_hits, top_hits
+from retrieval.index.hits import Hit, Hits, best_hits, keyword_hits, top_hits
 from retrieval.index.index_spec import IndexSpec
-from retrieval.index.keyword_fields import KeywordFields
 from retrieval.index.lot_graph import LotGraph
+from retrieval.index.lot_keywords import LotKeywords
 from retrieval.index.lot_store import LotStore
 from retrieval.index.main_index import embedded_spec
 from retrieval.index.read_write_lock import ReadWriteLock
 from retrieval.index.renewed_graph import RenewedGraph
-from retrieval.index.title_words import TitleWords, corrections
+from retrieval.index.title_words import LotTitles, corrections
 from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.tuning import Tuning
 
@@ -69,9 +69,8 @@ class FaissIndex:
         self.language = written.read_text().strip() if written.is_file() else DEFAULT_LANGUAGE
         self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
         self._graph = RenewedGraph(self._lots, spec or embedded_spec(), self._lock)
-        self._bm25_turn, self._titles_turn = threading.Lock(), threading.Lock()  # one thread at a time catches up
-        self._bm25: tuple[int, KeywordFields] | None = None
-        self._titles: tuple[int, TitleWords] | None = None
+        self._keywords = LotKeywords(self._lots, folder, self._tuning.boosts, self.language, self._living_lots)
+        self._titles = LotTitles(self._lots, folder)
         self._refreshed = 0  # the generation that every search must see
         self.closed = False
 
@@ -101,6 +100,11 @@ class FaissIndex:
         """Whether the graph takes new lots in, or is built again, while searches go on."""
         return self._graph.renewing
 
+    @property
+    def joining_words(self) -> bool:
+        """Whether the words of new lots go into the inverted lists, while searches go on."""
+        return self._keywords.merging
+
     def count(self) -> int:
         """Number of lots in it, ended ones included."""
         return self._lots.count()
@@ -122,8 +126,9 @@ class FaissIndex:
         """Build and save all that a first search needs."""
         self.refresh()
         self._graph.renew(self._refreshed, wait=True)
-        self._current_bm25()
-        self._current_titles()
+        self._keywords.current(self._refreshed)
+        self._keywords.merge(wait=True)
+        self._titles.prepare()
 
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
@@ -161,13 +166,14 @@ class FaissIndex:
 
     def near_titles(self, words: Sequence[str]) -> dict[str, dict[str, int]]:
         """Each of these words that no lot has -> the words of titles that are near to it, and how many titles have them."""
-        bm25 = self._current_bm25()
-        unknown = [word for word in words if not bm25.knows(word)]
+        current = self._current_graph()
+        keywords = self._keywords.current(self._refreshed)
+        unknown = [word for word in words if not keywords.knows(word)]
         if not unknown:
             return {}
         with self._lock.reading():
-            labels = self._current_graph().columns.labels
-        titles = self._current_titles()
+            labels = current.columns.labels
+        titles = self._titles.current()
         said = {word for word in unknown for label in labels if shares_word(word, label, self.language)}
         return {word: titles.near(word) for word in unknown if word not in said}
 
@@ -186,7 +192,8 @@ class FaissIndex:
             return
         self.closed = True
         self._graph.close()
-        self._bm25 = self._titles = None
+        self._keywords.close()
+        self._titles.close()
         self._lots.close()
 
     def _semantic_hits(self, vector: Vector, k: int, where: Filter, exact: bool) -> Hits:
@@ -208,11 +215,10 @@ class FaissIndex:
     def _keyword_hits(self, text: str, k: int, where: Filter) -> Hits:
         if k <= 0:
             return []
-        bm25 = self._current_bm25()
-        scores = bm25.scores(text)  # (N,)
-        current = self._current_graph()
+        current = self._current_graph()  # first: by its columns the words of lots that are gone are left out
+        parts = self._keywords.current(self._refreshed).scores(text)
         with self._lock.reading():
-            return keyword_hits(scores, bm25.positions, current.columns, where, k)
+            return best_hits((hit for part in parts for hit in keyword_hits(*part, current.columns, where, k)), k)
 
     def _top_hits(self, field: TopField, k: int, where: Filter) -> Hits:
         if k <= 0:
@@ -238,40 +244,15 @@ class FaissIndex:
     def _current_graph(self) -> LotGraph:
         return self._graph.current(self._refreshed)
 
-    def _current_bm25(self) -> KeywordFields:
-        """The keyword index of the newest generation; of an older one while another thread makes it, if refresh() allows."""
-        known, generation = self._bm25, self._lots.generation()
-        if known is not None and known[0] == generation:
-            return known[1]
-        if not self._bm25_turn.acquire(blocking=known is None or known[0] < self._refreshed):
-            assert known is not None
-            return known[1]
-        try:
-            if self._bm25 is None or self._bm25[0] < generation:
-                loaded = KeywordFields.load(self._folder, generation, self._tuning.boosts, self.language)
-                self._bm25 = (generation, loaded) if loaded else self._build_bm25()
-            return self._bm25[1]
-        finally:
-            self._bm25_turn.release()
+    def _living_lots(self) -> tuple[NDArray[np.int64], int]:
+        """Positions of the lots that are there, ascending, and up to which position that is known.
 
-    def _current_titles(self) -> TitleWords:
-        """The words of titles of the newest generation; of an older one while another thread counts them."""
-        known, generation = self._titles, self._lots.generation()
-        if known is not None and known[0] == generation:
-            return known[1]
-        if not self._titles_turn.acquire(blocking=known is None):
-            assert known is not None
-            return known[1]
-        try:
-            if self._titles is None or self._titles[0] < generation:
-                self._titles = TitleWords.of(self._lots, self._folder)
-            return self._titles[1]
-        finally:
-            self._titles_turn.release()
-
-    def _build_bm25(self) -> tuple[int, KeywordFields]:
-        with self._lots.snapshot() as snapshot:
-            return snapshot.generation(), KeywordFields.build(snapshot, self._folder, self._tuning.boosts, self.language)
+        Whoever searches has caught up; a thread apart that did would let searches go on with what was before.
+        """
+        current = self._graph.known or self._current_graph()
+        with self._lock.reading():
+            columns = current.columns
+            return columns.living, int(columns.positions[-1]) if len(columns) else 0
 
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self.dimensions,) or not np.isfinite(vector).all():

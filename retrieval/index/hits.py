@@ -1,7 +1,7 @@
 """What searches of an embedded index find, before the lots themselves are read."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +61,11 @@ def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], colu
     rows, slots = rows[best], slots[best]
     ids = [columns.item_ids[slot] for slot in slots]
     hits = map(Hit, positions[rows].tolist(), ids, scores[rows].tolist())
+    return best_hits(hits, k)
+
+
+def best_hits(hits: Iterable[Hit], k: int) -> Hits:
+    """The k best, by descending score, ties by item_id."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.item_id))[:k]
 
 

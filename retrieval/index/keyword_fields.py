@@ -1,82 +1,88 @@
-"""The keyword snapshots of an embedded index: one of the lots' text, and one of each field that a boost counts in."""
+"""Keyword search over several fields of lots: their text, and each field that a boost counts in."""
 
-import logging
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.bm25 import Bm25Index
-from retrieval.index.lot_store import LotSnapshot
-from retrieval.schema import TEXT_FIELD
-from retrieval.tuning import FieldBoosts
+from retrieval.index.bm25 import Bm25Index, DeltaDocuments, Documents, bm25_scores
+from retrieval.index.stemming import stem
 
-logger = logging.getLogger(__name__)
-
-PREFIX = "bm25-"  # bm25-<generation> holds the text, bm25-<generation>-<field> a boosted field
+Scores = tuple[NDArray[np.float32], NDArray[np.int64]]  # (N,) scores of lots, and the ascending positions of these
 
 
-class KeywordFields:
-    """BM25 over several fields, their scores added up as OpenSearch's `most_fields` does.
+@dataclass(frozen=True, slots=True)
+class FieldRows:
+    """Where the documents of several fields stand among the lots that have a word in any of the fields.
 
     Attributes:
-        positions: (N,) int64, ascending: the lots that have a word in any of the fields.
+        positions: (N,) int64, ascending: of the lots.
+        rows: for every field, where each of its documents' lots stands in there.
     """
 
-    def __init__(self, fields: Sequence[tuple[float, Bm25Index]]) -> None:
-        """Take (boost, index) of every field, in the order that scores are added in."""
-        self._fields = fields
-        known = [index.positions for _, index in fields]
-        self.positions: NDArray[np.int64] = known[0] if len(known) == 1 else np.unique(np.concatenate(known))
-        self._rows = [np.searchsorted(self.positions, positions) for positions in known]
+    positions: NDArray[np.int64]
+    rows: Sequence[NDArray[np.int64]]
 
-    def knows(self, word: str) -> bool:
-        """Whether the text of a lot, or a field that counts, has a word, in whatever ending."""
-        return any(index.knows(word) for _, index in self._fields)
+    @classmethod
+    def of(cls, fields: Sequence[Documents]) -> "FieldRows":
+        """Line the documents of some fields up."""
+        known = [field.positions for field in fields]
+        positions = known[0] if len(known) == 1 else np.unique(np.concatenate(known))
+        return cls(positions, [np.searchsorted(positions, each) for each in known] if len(known) > 1 else [])
 
-    def scores(self, text: str) -> NDArray[np.float32]:
-        """(N,) float32 >= 0: the sum of every lot's boosted BM25 scores."""
-        if len(self._fields) == 1:
-            return self._fields[0][1].scores(text)
-        total = np.zeros(len(self.positions))  # (N,)
-        for (boost, index), rows in zip(self._fields, self._rows, strict=True):
-            total[rows] += boost * index.scores(text)
+    def summed(self, boosts: Sequence[float], of_fields: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """(N,) float32 >= 0: the boosted scores of every lot, added up."""
+        if not self.rows:
+            return of_fields[0]
+        total = np.zeros(len(self.positions))
+        for boost, rows, of_field in zip(boosts, self.rows, of_fields, strict=True):
+            total[rows] += boost * of_field
         summed: NDArray[np.float32] = total.astype(np.float32)
         return summed
 
-    @classmethod
-    def load(cls, folder: Path, generation: int, boosts: FieldBoosts, language: str) -> "KeywordFields | None":
-        """Read the snapshots of a generation of a language; None where one of them is missing or damaged, and all must be built."""
-        try:
-            fields = _weights(boosts)
-            return cls([(boost, Bm25Index.load(_path(folder, generation, field), language)) for field, boost in fields.items()])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            logger.warning("the keyword snapshot of %s is not usable (%s); it is built again", folder, error)
-            return None
 
-    @classmethod
-    def build(cls, snapshot: LotSnapshot, folder: Path, boosts: FieldBoosts, language: str) -> "KeywordFields":
-        """Index the words of a database's lots, and keep that in the folder in the place of older generations."""
-        generation = snapshot.generation()
-        built = {field: Bm25Index.build(snapshot.texts(field), language) for field in _weights(boosts)}
-        try:
-            for older in folder.glob(f"{PREFIX}*"):
-                if older.name.split("-")[1] != str(generation):
-                    shutil.rmtree(older, ignore_errors=True)
-            for field, index in built.items():
-                index.save(_path(folder, generation, field))
-        except OSError as error:
-            logger.warning("the keyword snapshot of %s could not be written (%s)", folder, error)
-        return cls([(boost, built[field]) for field, boost in _weights(boosts).items()])
+class KeywordFields:
+    """BM25 over several fields, their scores added up as OpenSearch's `most_fields` does: what searches see, and never changed.
 
+    Args:
+        boosts: of the fields, in the order that scores are added in; the first is that of the text, 1.
+        mains: an index of each field.
+        deltas: what came after it.
+        rows: of the mains, where that is known.
+    """
 
-def _weights(boosts: FieldBoosts) -> dict[str, float]:
-    return {TEXT_FIELD: 1.0, **boosts.given}
+    def __init__(
+        self,
+        boosts: Sequence[float],
+        mains: Sequence[Bm25Index],
+        deltas: Sequence[DeltaDocuments],
+        rows: FieldRows | None = None,
+    ) -> None:
+        self.mains, self.deltas = mains, deltas
+        self.rows = rows or FieldRows.of(mains)
+        self._boosts = boosts
+        self._new_rows = FieldRows.of(deltas)
 
+    @property
+    def lots(self) -> tuple[int, int]:
+        """How many lots the mains have and how many the deltas, those that are gone included."""
+        return len(self.rows.positions), len(self._new_rows.positions)
 
-def _path(folder: Path, generation: int, field: str) -> Path:
-    return folder / (f"{PREFIX}{generation}" if field == TEXT_FIELD else f"{PREFIX}{generation}-{field}")
+    @property
+    def last(self) -> int:
+        """Position of the last lot that was read."""
+        return min(delta.last for delta in self.deltas)
+
+    def knows(self, word: str) -> bool:
+        """Whether the text of a lot, or a field that counts, has a word, in whatever ending."""
+        stemmed = stem(word, self.mains[0].language)
+        parts: list[Documents] = [*self.mains, *self.deltas]
+        return any(len(part.find(stemmed)[0]) for part in parts)
+
+    def scores(self, text: str) -> tuple[Scores, Scores]:
+        """The lots of the mains and those of the deltas, each with the sum of its boosted BM25 scores."""
+        of_fields = [bm25_scores([*pair], text, pair[0].language) for pair in zip(self.mains, self.deltas, strict=True)]
+        of_main, of_delta = zip(*of_fields, strict=True)
+        main, delta = self.rows.summed(self._boosts, of_main), self._new_rows.summed(self._boosts, of_delta)
+        return (main, self.rows.positions), (delta, self._new_rows.positions)

@@ -56,6 +56,12 @@ class LotColumns:
         return positions
 
     @property
+    def living(self) -> NDArray[np.int64]:
+        """(N,) int64, ascending: where the lots stand in the database that are there."""
+        living: NDArray[np.int64] = self.positions[self._columns["alive"]]
+        return living
+
+    @property
     def labels(self) -> list[str]:
         """Every category and brand that a lot has or had, in lower case."""
         return list(self._codes)

@@ -170,6 +170,10 @@ class LotSnapshot:
         """Number of commits that led to this state."""
         return _generation(self.connection)
 
+    def count(self) -> int:
+        """Number of lots."""
+        return int(self.connection.execute("SELECT count(*) FROM lots").fetchone()[0])
+
     def deleted_after(self, sequence: int) -> list[tuple[int, str]]:
         """(sequence, item_id) of the tombstones that came after a sequence number, oldest first."""
         query = "SELECT sequence, item_id FROM tombstones WHERE sequence > ? ORDER BY sequence"
@@ -188,10 +192,12 @@ class LotSnapshot:
             vectors = np.stack([_decode(row[0], self.dimensions) for row in found])  # (N, D)
             yield [LotFields(*row[1:]) for row in found], vectors
 
-    def texts(self, field: str) -> Iterator[tuple[int, str]]:
-        """(position, text) of every lot that has this field, in the order of positions."""
-        query = "SELECT position, json_extract(document, ?) AS text FROM lots WHERE text IS NOT NULL ORDER BY position"
-        yield from self.connection.execute(query, (f"$.{field}",))
+    def texts_after(self, position: int, fields: Sequence[str]) -> Iterator[tuple[int, tuple[str | None, ...]]]:
+        """(position, text of each field) of the lots above a position, in its order; None where a lot has no such field."""
+        extracted = ", ".join("json_extract(document, ?)" for _ in fields)
+        query = f"SELECT position, {extracted} FROM lots WHERE position > ? ORDER BY position"
+        for at, *texts in self.connection.execute(query, (*(f"$.{field}" for field in fields), position)):
+            yield at, tuple(texts)
 
 
 @contextmanager

@@ -12,13 +12,14 @@ from lots import WordEncoder
 from served_lots import served_lots
 from trained_booster import trained_booster
 
-from benchmarks import buyer_path, fresh_lots, load
+from benchmarks import buyer_path, fresh_lots, fresh_words, load
 from benchmarks.load_users import LoadPlan, LoadSeen
 from benchmarks.many_lots import CutEncoder, copies, copy_ids, index_of_copies, questions
 from benchmarks.query_path import PARTS, run_benchmark
 from local.opensearch_node import free_port
 from retrieval.buyers import AVERAGE
 from retrieval.errors import GavelError, InvalidInput
+from retrieval.index import lot_keywords
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
 from retrieval.items import Item
@@ -143,15 +144,20 @@ def test_drawn_histories_are_as_long_as_the_api_takes_them():
     assert 100 < max(lengths) <= 200
 
 
-def test_new_lots_are_timed_on_a_copy_of_the_index(release, tmp_path):
+def test_new_lots_are_timed_on_a_copy_of_the_index(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(lot_keywords, "SMALL", 0)
     store = FaissStore(tmp_path / "benches", "bench")
     index_of_copies(store, release, 60, 8)
     store.close()
     phases = []
     result = fresh_lots.run_benchmark(tmp_path / "benches", "bench", written=2_500, on_phase=phases.append)
-    assert (result.lots, result.written, phases) == (60, 2_500, ["copy", "idle", "write", "renew the graph"])
+    assert (result.lots, result.written, phases) == (60, 2_500, ["copy", "idle", "write", "renew the graph", *phases[4:]])
     assert result.idle.searches == fresh_lots.IDLE
     assert result.upserts_a_second > 0
     assert result.to_dict()["renewing_to_idle_p99"] > 0
+    assert phases[4:] == ["hybrid, idle", "hybrid, write", "hybrid, join the words"]
+    assert result.words.idle.searches == fresh_words.IDLE
+    assert result.words.joined > lot_keywords.LEAST_DELTA
+    assert result.to_dict()["words"]["joining_to_idle_p99"] > 0
     assert FaissStore(tmp_path / "benches", "bench").live().count() == 60
     assert not list((tmp_path / "benches").glob("fresh-*"))

@@ -74,6 +74,7 @@ def test_boosted_searches_see_what_was_written_since(tmp_path: Path) -> None:
     index.upsert([lot("new", "silver ring", brand="House of Rings")])
     index.refresh()
     assert sorted(found(store, "house")) == ["branded", "new"]
+    index.prepare()
     assert sorted(path.name for path in Path(tmp_path, index.name).glob("bm25-*")) == ["bm25-2", "bm25-2-brand"]
 
 

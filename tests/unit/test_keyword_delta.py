@@ -1,0 +1,329 @@
+"""New lots beside the inverted lists: found by their words at once, with the scores of one index, joined with it later."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from embedded_lots import ALL, D, lot
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from retrieval.index import lot_keywords, title_words
+from retrieval.index.base import Filter, IndexedItem, Tombstone
+from retrieval.index.bm25 import Bm25Delta, Bm25Index, bm25_scores, kept_length
+from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.tuning import FieldBoosts, Tuning
+
+WORDS = ("gold", "silver", "watch", "vase", "lamp", "ring")
+QUERY = "gold watch ring gold"
+TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join), min_size=1, max_size=20)
+EQUALLY_LONG = st.lists(st.lists(st.sampled_from(WORDS), min_size=5, max_size=5).map(" ".join), min_size=1, max_size=20)
+
+
+@pytest.fixture(autouse=True)
+def small_indices_have_deltas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lot_keywords, "SMALL", 0)
+    monkeypatch.setattr(title_words, "SMALL", 0)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[FaissIndex]:
+    """A live index of 300 watches, all of them in the main index."""
+    store = FaissStore(tmp_path / "index")
+    made = store.create("tower", D)
+    made.upsert(lot(number) for number in range(300))
+    store.publish(made.name)
+    yield made
+    store.close()
+
+
+def split(texts: list[str], at: int) -> tuple[Bm25Index, Bm25Delta]:
+    """The first texts in an index, the others in a delta after it."""
+    main = Bm25Index.build(enumerate(texts[:at]))
+    delta = Bm25Delta(main)
+    for number, text in enumerate(texts[at:], at):
+        delta.add([(number, text)])
+    return main, delta
+
+
+def everything(positions: np.ndarray) -> np.ndarray:
+    return np.ones(len(positions), dtype=np.bool_)
+
+
+def found(index: FaissIndex, words: str, where: Filter = ALL) -> list[str]:
+    return sorted(candidate.item_id for candidate in index.keyword(words, 10_000, where))
+
+
+def snapshots(index: FaissIndex) -> list[str]:
+    return sorted(path.name for path in index._folder.glob("bm25-*"))
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@given(EQUALLY_LONG, st.integers(0, 20))
+@settings(max_examples=60, deadline=None)
+def test_where_the_average_length_is_the_same_main_and_delta_score_exactly_as_one_index(texts: list[str], at: int) -> None:
+    main, delta = split(texts, at)
+    both = np.concatenate(bm25_scores([main, delta.view()], QUERY, "en"))
+    assert both.tolist() == Bm25Index.build(enumerate(texts)).scores(QUERY).tolist()
+
+
+@given(TEXTS, st.integers(0, 20))
+@settings(max_examples=60, deadline=None)
+def test_a_delta_is_weighed_by_the_average_length_of_the_main_index_and_by_the_words_of_both(texts: list[str], at: int) -> None:
+    main, delta = split(["gold watch of silver", *texts], 1 + at)
+    written = [text.split() for text in ("gold watch of silver", *texts) if text]
+    containing = sum("gold" in text for text in written)
+    idf = np.log(1 + (len(written) - containing + 0.5) / (containing + 0.5))
+    average = main.lengths.mean()
+    counts, lengths = (np.array(column) for column in zip(*((t.count("gold"), kept_length(len(t))) for t in written), strict=True))
+    expected = idf * counts / (counts + 1.2 * (0.25 + 0.75 * lengths / average))
+    assert np.concatenate(bm25_scores([main, delta.view()], "gold", "en")).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@given(TEXTS, st.integers(0, 20), st.sets(st.integers(0, 19)))
+@settings(max_examples=80, deadline=None)
+def test_joined_lists_are_those_of_an_index_of_the_lots_that_are_left(texts: list[str], at: int, gone: set[int]) -> None:
+    main, delta = split(texts, at)
+    joined = main.merged(delta.view(), lambda positions: ~np.isin(positions, list(gone)))
+    whole = Bm25Index.build((number, text) for number, text in enumerate(texts) if number not in gone)
+    assert joined.positions.tolist() == whole.positions.tolist()
+    for query in (*WORDS, QUERY):
+        assert joined.scores(query).tolist() == whole.scores(query).tolist()
+        assert joined.knows(query) == whole.knows(query)
+    assert set(joined.postings.vocabulary) == set(whole.postings.vocabulary)
+
+
+def test_lists_are_joined_in_strides_as_in_one_and_a_join_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    main, delta = split([f"{a} {b} {n}" for n, a in enumerate(WORDS) for b in WORDS], 20)
+    whole = main.merged(delta.view(), everything)
+    monkeypatch.setattr("retrieval.index.postings.POSTINGS_A_STRIDE", 7)
+    strides: list[None] = []
+    in_strides = main.merged(delta.view(), everything, lambda: strides.append(None))
+    assert len(strides) > 10
+    assert (in_strides.postings.rows == whole.postings.rows).all()
+    assert (in_strides.postings.starts == whole.postings.starts).all()
+
+    class Enough(Exception):
+        pass
+
+    def give_up() -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        main.merged(delta.view(), everything, give_up)
+
+
+def test_what_was_handed_out_of_a_delta_does_not_change_when_more_comes() -> None:
+    _, delta = split(["gold watch", "silver watch"], 1)
+    before = delta.view()
+    for number in range(2, 100):
+        delta.add([(number, f"gold lamp {number}")])
+    assert before.positions.tolist() == [1]
+    assert len(before.find("gold")[0]) == 0
+    assert len(delta.view().find("gold")[0]) == 98
+
+
+def test_what_a_delta_has_already_is_passed_over() -> None:
+    _, delta = split(["gold watch", "silver watch"], 1)
+    delta.add([(0, "gold watch"), (1, "silver watch"), (2, "lamp")])
+    assert delta.view().positions.tolist() == [1, 2]
+
+
+def test_a_new_lot_is_found_by_the_next_search_while_the_main_index_stays_what_it_was(index: FaissIndex) -> None:
+    main = index._keywords.current(0).mains[0]
+    index.upsert([lot(900, text="a sextant"), lot(3, version=2, text="a vase"), Tombstone("lot-00004", 2)])
+    assert found(index, "sextants") == ["lot-00900"]
+    assert found(index, "vase") == ["lot-00003"]
+    assert found(index, "watch") == [f"lot-{n:05}" for n in range(300) if n not in (3, 4)]
+    fields = index._keywords.current(0)
+    assert fields.mains[0] is main
+    assert fields.lots == (300, 2)
+
+
+def test_lots_that_were_deleted_replaced_or_have_ended_do_not_come_back_when_main_and_delta_are_joined(index: FaissIndex) -> None:
+    index.upsert([lot(3, version=2, text="a vase"), Tombstone("lot-00004", 2), lot(5, version=2, ends_at=1)])
+    left = [f"lot-{n:05}" for n in range(300) if n not in (3, 4, 5)]
+    assert found(index, "watch") == left
+    index.prepare()
+    assert index._keywords.current(0).lots == (299, 0)
+    assert found(index, "watch") == left
+    index.close()
+    assert found(FaissStore(index._folder.parent).live(), "watch") == left  # type: ignore[arg-type]
+
+
+def test_many_new_lots_go_into_the_main_index_by_themselves_and_the_snapshot_before_is_removed(
+    index: FaissIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lot_keywords, "LEAST_DELTA", 20)
+    (before,) = snapshots(index)
+    index.upsert(lot(number, text=f"a lamp {number}") for number in range(1_000, 1_030))
+    assert len(found(index, "lamp")) == 30
+    wait_until(lambda: index._keywords.current(0).lots == (330, 0))
+    wait_until(lambda: not index._keywords.merging)
+    (after,) = snapshots(index)
+    assert after != before
+    assert len(found(index, "lamp")) == 30
+    assert len(found(index, "watch")) == 300
+
+
+def test_searches_stay_right_while_lists_are_joined_again_and_again_and_more_lots_come(
+    index: FaissIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lot_keywords, "LEAST_DELTA", 20)
+    wrong: list[int] = []
+    done = threading.Event()
+
+    def search() -> None:
+        while not done.is_set():
+            watches, vases = len(found(index, "watch")), len(found(index, "vase"))
+            wrong.extend([watches] if watches != 300 else [])
+            wrong.extend([vases] if vases % 50 else [])
+
+    searching = [threading.Thread(target=search) for _ in range(3)]
+    for thread in searching:
+        thread.start()
+    for start in range(1_000, 2_000, 50):
+        index.upsert(lot(number, text=f"vase {number}") for number in range(start, start + 50))
+        assert len(found(index, str(start + 7))) <= 1
+    done.set()
+    for thread in searching:
+        thread.join()
+    assert wrong == []
+    index.refresh()
+    assert found(index, "1007 1907") == ["lot-01007", "lot-01907"]
+
+
+def test_a_second_process_has_a_delta_of_its_own_and_takes_over_what_the_first_has_joined(
+    index: FaissIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = FaissIndex(index._folder)
+    assert len(found(other, "watch")) == 300
+    index.upsert(lot(number, text=f"lamp {number}") for number in range(1_000, 1_030))
+    assert len(found(other, "lamp")) == len(found(index, "lamp")) == 30
+    index.prepare()
+    assert other._keywords.current(0).lots == (300, 30)
+
+    def refuse(*given: object) -> Bm25Index:
+        raise AssertionError("joined although another process had done it")
+
+    monkeypatch.setattr(lot_keywords, "LEAST_DELTA", 20)
+    with monkeypatch.context() as patched:
+        patched.setattr(Bm25Index, "merged", refuse)
+        index.upsert([lot(2_000, text="lamp 2000")])
+        assert len(found(other, "lamp")) == 31
+        wait_until(lambda: other._keywords.current(0).lots == (330, 1))
+    assert len(found(other, "lamp")) == 31
+    other.close()
+
+
+@pytest.mark.parametrize("name", ["vocabulary.txt", "rows.npy", "shares.npy", "statistics.json"])
+def test_a_snapshot_with_one_wrong_byte_is_built_again(index: FaissIndex, name: str) -> None:
+    (folder,) = snapshots(index)
+    index.close()
+    path = index._folder / folder / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert len(found(FaissIndex(index._folder), "watch")) == 300
+    assert Bm25Index.load(index._folder / folder).knows("watch")
+
+
+def test_a_snapshot_that_cannot_be_written_is_no_loss(index: FaissIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Bm25Index, folder: Path) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Bm25Index, "save", fail)
+    index.upsert([lot(900, text="a sextant")])
+    index.prepare()
+    assert found(index, "sextant") == ["lot-00900"]
+    index.upsert([lot(901, text="a sextant")])
+    assert found(index, "sextant") == ["lot-00900", "lot-00901"]
+
+
+def test_boosted_fields_of_new_lots_count_as_those_of_old_ones(tmp_path: Path) -> None:
+    tuning = Tuning(boosts=FieldBoosts(title=0.5, brand=2.0))
+    made: list[list[tuple[str, float]]] = []
+    for prepared in (False, True):
+        store = FaissStore(tmp_path / str(prepared), tuning=lambda tower_id: tuning)
+        index = store.create("tower", D)
+        index.upsert(lot(number, text="a watch", **({"brand": "House"} if number % 3 else {})) for number in range(60))
+        store.publish(index.name)
+        index.upsert([lot(900, text="a watch", brand="House"), lot(901, text="a vase", brand="House")])
+        if prepared:
+            index.prepare()
+        made.append([(c.item_id, c.score) for c in index.keyword("house watch", 100, ALL)])
+    assert [item_id for item_id, _ in made[0]] == [item_id for item_id, _ in made[1]]
+    assert [score for _, score in made[0]] == pytest.approx([score for _, score in made[1]], rel=0.01)
+    assert {"lot-00900", "lot-00901"} <= {item_id for item_id, _ in made[0]}
+
+
+def test_words_of_new_titles_correct_and_are_known_at_once_and_those_of_gone_titles_go_with_the_next_count(
+    index: FaissIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert index.corrections(["wacth", "sextent"]) == {"wacth": "watch"}
+    counted = index._titles._counted
+    assert counted is not None
+    index.upsert([lot(900, text="a brass sextant")])
+    assert index.corrections(["sextent", "sextant"]) == {"sextent": "sextant"}
+    assert index._titles.current() is counted.words
+    index.upsert([Tombstone("lot-00900", 2)])
+    assert index.corrections(["sextent"]) == {"sextent": "sextant"}
+    index.prepare()
+    assert index.corrections(["sextent"]) == {}
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("write"), st.integers(0, 14), st.sampled_from(WORDS), st.booleans()),
+    st.tuples(st.just("delete"), st.integers(0, 14)),
+    st.tuples(st.sampled_from(["prepare", "reopen", "search"])),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEPS, max_size=25), least=st.sampled_from([0, 3, 1_000]))
+def test_a_keyword_search_finds_the_lots_that_share_a_word_and_pass_the_filter_whatever_was_written_when(
+    steps: list[tuple], least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lot_keywords, "LEAST_DELTA", least)
+    known: dict[str, IndexedItem] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        store = FaissStore(Path(folder))
+        store.publish(store.create("tower", D).name)
+        for version, (op, *given_) in enumerate(steps):
+            index = store.live()
+            if op == "write":
+                number, word, ended = given_
+                ends = {"ends_at": 1} if ended else {}
+                entry = replace(lot(number, version=version, text=f"a {word}", **ends))
+                known[entry.item_id] = entry
+                index.upsert([entry])
+            elif op == "delete":
+                known.pop(f"lot-{given_[0]:05}", None)
+                index.upsert([Tombstone(f"lot-{given_[0]:05}", version)])
+            elif op == "prepare":
+                index.prepare()
+            elif op == "reopen":
+                index.close()
+            else:
+                _check(index, known)
+        index = store.live()
+        index.refresh()
+        _check(index, known)
+        store.close()
+
+
+def _check(index: FaissIndex, known: dict[str, IndexedItem]) -> None:
+    for word in WORDS:
+        having = sorted(i for i, entry in known.items() if word in entry.document["text"] and "ends_at" not in entry.document)
+        assert found(index, word) == having
