@@ -112,15 +112,15 @@ def run_benchmark(
         on_phase("compare")
         known = {entry.item_id: entry for entry in entries}
         agreed = _compare(index, asked, known)
-        writes = Writes(OpenSearchStore(url, "written", shards=SHARDS, replicas=REPLICAS).create(TOWER, dimensions), entries[0])
-        with Load(url, "lots", asked, known, threads=THREADS, seconds=Settings().deadline_s) as load:
-            writes.start()
+        apart = OpenSearchStore(url, "written", shards=SHARDS, replicas=REPLICAS).create(TOWER, dimensions)
+        load = Load(url, "lots", asked, known, threads=THREADS, seconds=Settings().deadline_s)
+        with load, Writes(apart, entries) as writes:
             time.sleep(seconds)
             for victim in victims:
                 _lose(victim, folder / "cluster", load, seconds, heap, on_phase)
             load.phase = "after"
             time.sleep(seconds)
-            lost = writes.lost()
+        lost = writes.lost()
         return ClusterResult(lots, questions, *agreed, dict(load.phases), len(writes.acknowledged), writes.failed, lost, machine)
     finally:
         stop_cluster(folder / "cluster")

@@ -160,30 +160,44 @@ def recall_of(question: Question, found: Sequence[Candidate]) -> float:
     return len(set(question.nearest) & set(ids(found))) / len(question.nearest) if question.nearest else 1.0
 
 
-class Writes(threading.Thread):
-    """Writes new lots into an index of their own until it is stopped; remembers those that were acknowledged."""
+class Writes:
+    """A thread that writes new lots into an index of their own, and remembers those that were acknowledged. A context, as Load.
 
-    def __init__(self, index: OpenSearchIndex, lot: IndexedItem) -> None:
-        super().__init__(name="writes")
+    Args:
+        index: empty.
+        lots: are written again and again under new ids; their vectors differ, for a graph of equal ones is slow to build.
+    """
+
+    def __init__(self, index: OpenSearchIndex, lots: Sequence[IndexedItem]) -> None:
         self.acknowledged: list[str] = []
         self.failed: list[str] = []
-        self._index, self._lot, self._stopped = index, lot, threading.Event()
+        self._index, self._lots = index, lots
+        self._stopped, self._thread = threading.Event(), threading.Thread(target=self._write_on)
 
-    def run(self) -> None:
+    def __enter__(self) -> "Writes":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def lost(self) -> int:
+        """How many lots that were acknowledged are not there; to be asked after the end."""
+        self._index.refresh()
+        return len(self.acknowledged) - len(self._index.fetch(self.acknowledged))
+
+    def _write_on(self) -> None:
         for first in count(0, A_WRITE):
             if self._stopped.wait(BETWEEN_WRITES_S):
                 break
-            named = [f"written-{number}" for number in range(first, first + A_WRITE)]
-            lots = [replace(self._lot, item_id=i, document={**self._lot.document, "item_id": i}) for i in named]
+            lots = [self._copy(number) for number in range(first, first + A_WRITE)]
             try:
                 if self._index.upsert(lots).indexed == len(lots):
-                    self.acknowledged += named
+                    self.acknowledged += [lot.item_id for lot in lots]
             except GavelError as error:
                 self.failed.append(str(error))
 
-    def lost(self) -> int:
-        """Stop, and count the acknowledged lots that are not there."""
-        self._stopped.set()
-        self.join()
-        self._index.refresh()
-        return len(self.acknowledged) - len(self._index.fetch(self.acknowledged))
+    def _copy(self, number: int) -> IndexedItem:
+        lot, item_id = self._lots[number % len(self._lots)], f"written-{number}"
+        return replace(lot, item_id=item_id, document={**lot.document, "item_id": item_id})
