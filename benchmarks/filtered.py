@@ -138,8 +138,8 @@ def _ways(indices: Sequence[AnnIndex]) -> dict[str, Ask]:
         family = index.spec.family
         ways[f"gavel {family}"] = partial(_gavel, index)
         ways[f"faiss {family}"] = partial(_plain, index)
-        ways[f"afterwards {family}"] = partial(_afterwards, index)
         if family == "hnsw":
+            ways["afterwards"] = partial(_afterwards, index)
             graph = HnswGraph(index.dimensions)
             graph._index = index._index  # the same graph, so that nothing but the search differs
             ways["embedded"] = partial(graph.nearest, exact_below=EXACT_BELOW)

@@ -72,12 +72,13 @@ def caches(
             row.way,
             f"{row.load.rate:.1f}",
             *(f"{ms:.1f}" for ms in (row.load.latency.p50_ms, row.load.latency.p99_ms)),
+            f"{1000 * row.load.server_cpu / row.load.rate:.2f}",
             f"{row.vector_hits:.1%}",
             f"{row.answer_hits:.1%}",
         )
         for row in result.rows
     ]
-    header = ("exponent", "kept", "queries/s", "p50 ms", "p99 ms", "vectors found", "answers found")
+    header = ("exponent", "kept", "queries/s", "p50 ms", "p99 ms", "processor ms a search", "vectors found", "answers found")
     show_table(f"{queries:,} different queries, hybrid, one core", header, rows)
     console.print(f"answers found at so many searches a second, expected: {expected}", highlight=False, soft_wrap=True)
     console.print(result.machine, style="dim", highlight=False, soft_wrap=True)
