@@ -10,10 +10,8 @@ bm25-<generation>-<field>    and of a field that a boost counts in
 """
 
 import logging
-import os
 import re
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import GavelError
 from retrieval.index.bm25 import TEXTS_A_STEP, Bm25Delta, Bm25Index
 from retrieval.index.keyword_fields import FieldRows, KeywordFields
 from retrieval.index.lot_store import LotStore
+from retrieval.index.renewal import Closed, renew_apart
 from retrieval.schema import TEXT_FIELD
 from retrieval.tuning import FieldBoosts
 
@@ -37,13 +35,8 @@ SNAPSHOT_NAME = re.compile(rf"{PREFIX}(\d+)")
 SMALL = 5_000  # lots that are joined anew after each commit, in some milliseconds, so that their statistics are never behind
 DELTA_SHARE = 0.01  # of the lots in the main index; beyond it the delta goes into it
 LEAST_DELTA = 1_000  # lots that are looked through faster than files are written
-MERGE_NICENESS = 10
 
 LivingLots = Callable[[], tuple[NDArray[np.int64], int]]  # positions of the lots that are there, up to which position that is known
-
-
-class Closed(Exception):
-    """The index was closed while main and delta were joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +98,8 @@ class LotKeywords:
         finally:
             self._turn.release()
         if self._overdue(held) and not self.merging:
-            threading.Thread(target=self._merge_apart, name=f"words of {self._folder.name}", daemon=True).start()
+            name = self._folder.name
+            renew_apart(f"words of {name}", lambda: self.merge(wait=False), f"{name} keeps its words in main and delta as they are")
         return held.fields
 
     def merge(self, *, wait: bool) -> None:
@@ -189,14 +183,6 @@ class LotKeywords:
         pairs = zip(held.fields.mains, held.fields.deltas, strict=True)
         mains = [main.merged(delta, living, before_stride) for main, delta in pairs]
         return self._begin(mains, held.generation, saved=False)
-
-    def _merge_apart(self) -> None:
-        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), MERGE_NICENESS)
-        try:
-            self.merge(wait=False)
-        except GavelError as error:
-            logger.error("the words of %s stay in main and delta as they are: %s", self._folder, error)
 
     def _load(self, after: int) -> _Held | None:
         """The newest usable snapshot of a generation after another one; None where all must be built."""

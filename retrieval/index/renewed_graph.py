@@ -1,26 +1,13 @@
 """The vector index of an embedded index in step with its database: whoever searches catches up, a thread apart renews it."""
 
-import logging
-import os
-import sys
 import threading
 from pathlib import Path
 
-import faiss
-
-from retrieval.errors import GavelError
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_graph import LotGraph
 from retrieval.index.lot_store import LotStore
 from retrieval.index.read_write_lock import ReadWriteLock
-
-logger = logging.getLogger(__name__)
-
-RENEWAL_NICENESS = 10
-
-
-class Closed(Exception):
-    """The index was closed while its graph was renewed."""
+from retrieval.index.renewal import Closed, renew_apart
 
 
 class RenewedGraph:
@@ -64,7 +51,8 @@ class RenewedGraph:
         finally:
             self._turn.release()
         if (current.overdue or current.worn) and not self._renewing.locked():
-            threading.Thread(target=self._renew_apart, args=(least,), name=f"merge {self._path.parent.name}", daemon=True).start()
+            name = self._path.parent.name
+            renew_apart(f"merge {name}", lambda: self.renew(least, wait=False), f"{name} keeps its graph and its delta as they are")
         return current
 
     def renew(self, least: int, *, wait: bool) -> None:
@@ -97,15 +85,6 @@ class RenewedGraph:
             if self.known is not None:
                 self.known.save(self._lots, self._path, self._lock, everything=True)
         self.known = None
-
-    def _renew_apart(self, least: int) -> None:
-        faiss.omp_set_num_threads(1)  # of this thread: the other cores are for searches
-        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), RENEWAL_NICENESS)
-        try:
-            self.renew(least, wait=False)
-        except GavelError as error:
-            logger.error("%s is searched as it is, for its graph cannot be renewed: %s", self._path.parent.name, error)
 
     def _go_on(self) -> None:
         if self._closed:
