@@ -113,7 +113,7 @@ def run_benchmark(
         known = {entry.item_id: entry for entry in entries}
         agreed = _compare(index, asked, known)
         apart = OpenSearchStore(url, "written", shards=SHARDS, replicas=REPLICAS).create(TOWER, dimensions)
-        load = Load(url, "lots", asked, known, threads=THREADS, seconds=Settings().deadline_s)
+        load = Load(url, "lots", asked, known, threads=THREADS, seconds=Settings().request_timeout_s)
         with load, Writes(apart, entries) as writes:
             time.sleep(seconds)
             for victim in victims:

@@ -25,6 +25,8 @@ def connect(urls: str, timeout_s: float, **how: Any) -> OpenSearch:
     nodes = [url.strip() for url in urls.split(",") if url.strip()]
     retries = max(CONNECTION_RETRIES, len(nodes))
     try:
+        if not nodes:
+            raise ValueError("there is none")
         return OpenSearch(nodes, timeout=timeout_s, max_retries=retries, dead_timeout=DEAD_S, **how)
     except ValueError as error:  # not quoting the URL, which may hold a password
         raise InvalidInput(f"the URL of OpenSearch cannot be read ({error}); write it like http://127.0.0.1:9200") from None

@@ -18,3 +18,8 @@ def test_a_url_that_cannot_be_read_is_refused_without_its_password() -> None:
     with pytest.raises(InvalidInput, match="Port out of range") as refused:
         OpenSearchStore("http://user:secret@127.0.0.1:99999")
     assert "secret" not in str(refused.value)
+
+
+def test_a_url_of_no_node_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="there is none"):
+        OpenSearchStore(" , ")
