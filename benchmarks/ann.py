@@ -165,7 +165,7 @@ def _built_before(contender: Contender, folder: Path, crc32: int) -> Said | None
 def _identity(contender: Contender, crc32: int) -> Said:
     module = "faiss" if contender.library == "gavel" else contender.library
     package = packages_distributions()[module][0]  # of faiss there are several
-    return {"crc32": crc32, "spec": str(contender.spec), "library": f"{package} {version(package)}"}
+    return {"crc32": crc32, "spec": str(contender.files), "library": f"{package} {version(package)}"}
 
 
 @contextmanager

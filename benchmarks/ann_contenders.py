@@ -6,7 +6,7 @@ Each is built and searched in a process of its own (benchmarks.ann_worker), so t
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from retrieval.index.index_spec import IndexSpec
 Ids = NDArray[np.int64]
 Ask = Callable[[Vector], Ids]  # one (D,) query -> ids of the nearest, best first
 K = 50
-EFFORTS = {"ef_search": (64, 100, 200, 400, 800), "nprobe": (4, 8, 16, 32, 64, 128, 256, 512)}
+EFFORTS = {"ef_search": (64, 100, 200, 400, 600, 800), "nprobe": (4, 8, 16, 32, 64, 128, 256, 512)}
 BUILD_THREADS = 2
 RIVALS = ("faiss", "hnswlib", "usearch")
 
@@ -55,10 +55,15 @@ class Contender:
         return tuple(sorted({max(effort, least) for effort in EFFORTS[self.spec.effort]}))
 
     @property
+    def files(self) -> IndexSpec:
+        """What its files depend on: the spec, whatever a search asks of it."""
+        return replace(self.spec, ef_search=0, nprobe=1, rescore=1)
+
+    @property
     def folder(self) -> str:
         """Name of its files' folder; plain faiss opens those of Gavel."""
         owner = "gavel" if self.library == "faiss" else self.library
-        return f"{owner}-{self.spec}".replace(":", "-").replace(",", "-").replace("=", "")
+        return f"{owner}-{self.files}".replace(":", "-").replace(",", "-").replace("=", "")
 
     @property
     def builds(self) -> bool:
@@ -105,7 +110,7 @@ class Gavel:
 
     def asker(self, contender: Contender, opened: Any, effort: int, k: int) -> Ask:
         """Search parameters of the effort."""
-        spec = opened.spec.at(effort)
+        spec = replace(opened.spec, rescore=contender.spec.rescore).at(effort)
         return lambda query: opened.search(query, k, spec=spec).slots
 
 
