@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,7 +86,7 @@ def main(
         for number in survive(Path(folder), rounds, seed, report, spec):
             step(number, rounds)
     if as_json:
-        print(json.dumps(asdict(report), indent=2))
+        print(json.dumps(vars(report), indent=2))  # asdict() takes a Counter's pairs for its keys
         return
     during = ", ".join(f"{what} {count}" for what, count in report.killed_during.most_common())
     console.print(f"{report.rounds} kills ({during}): {report.acknowledged} writes of {report.entries} entries, none lost")
