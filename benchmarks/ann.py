@@ -10,168 +10,27 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.ann_contenders import BUILD_THREADS, Contender, K
+from benchmarks.ann_standings import AnnResult, Point, Standing
 from benchmarks.machine import describe_machine
 from processing.runs import Counter, Progress, summarise_ms
 from retrieval.errors import IndexUnavailable
 from retrieval.index.ann_recall import exact_cut, recall_of
 from retrieval.index.base import Vector
-from retrieval.index.index_advice import Calibration, Measured
-from retrieval.index.index_spec import IndexSpec
+from retrieval.index.families import checksum_of
 
 VECTORS, QUERIES = "vectors.npy", "queries.npy"
+BUILT_FILE = "built.json"  # in an index's folder, written last: of what vectors it is, and what it cost
 
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One index at one effort.
-
-    Attributes:
-        effort: ef_search or nprobe; 0 for a family that compares with everything.
-        recall: @50, mean over the queries.
-        p50_ms: of single queries on one thread.
-        p99_ms: likewise.
-        p50_rounds_ms: of each round.
-    """
-
-    effort: int
-    recall: float
-    p50_ms: float
-    p99_ms: float
-    p50_rounds_ms: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What one contender showed at one size.
-
-    Attributes:
-        name: library and family.
-        library: gavel, faiss, hnswlib or usearch.
-        spec: as it was built.
-        items: vectors in it.
-        dimensions: of them.
-        build_s: with two threads, training and files included; None where it opened another's files.
-        file_bytes: of the index; full vectors that candidates are scored from not counted.
-        open_s: from files to the first query.
-        resident_bytes: what the process grew by, after all queries; pages of mapped files that were touched are in it.
-        own_bytes: of these, what no file stands behind; the rest the system can drop and read again.
-        points: by effort.
-    """
-
-    name: str
-    library: str
-    spec: str
-    items: int
-    dimensions: int
-    build_s: float | None
-    file_bytes: int
-    open_s: float
-    resident_bytes: int
-    own_bytes: int
-    points: tuple[Point, ...]
-
-    def least(self, recall: float) -> Point | None:
-        """The quickest point whose recall is so high; None where none is."""
-        return min((point for point in self.points if point.recall >= recall), key=lambda point: point.p50_ms, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class AnnResult:
-    """All of a run.
-
-    Attributes:
-        data: what the vectors were.
-        standings: sizes ascending, contenders in their order.
-        machine: what it ran on, and the load before.
-    """
-
-    data: str
-    standings: tuple[Standing, ...]
-    machine: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can write it."""
-        return {**asdict(self), "exponents": self.exponents(), "bars": self.bars()}
-
-    def calibration(self, made_by: str) -> Calibration:
-        """The points of Gavel's own indices, for `gavel index advise`."""
-        rows = [
-            Measured(
-                str(IndexSpec.parse(seen.spec).at(point.effort)),
-                seen.items,
-                seen.dimensions,
-                point.recall,
-                point.p50_ms,
-                seen.build_s,
-            )
-            for seen in self.standings
-            for point in seen.points
-            if seen.build_s is not None and seen.library == "gavel"
-        ]
-        return Calibration(made_by, f"{self.data}; {self.machine}", tuple(rows))
-
-    def largest(self) -> list[Standing]:
-        """The standings at the largest size."""
-        size = max(standing.items for standing in self.standings)
-        return [standing for standing in self.standings if standing.items == size]
-
-    def exponents(self, recall: float = 0.95) -> dict[str, dict[str, float]]:
-        """name -> measure -> b of the fit measure = a * items ** b; queries at the quickest point of such a recall."""
-        grown: dict[str, dict[str, list[tuple[int, float]]]] = {}
-        for seen in self.standings:
-            point = seen.least(recall)
-            measures = {
-                "build_s": seen.build_s,
-                "file_bytes": seen.file_bytes,
-                "p50_ms": point.p50_ms if point else None,
-            }
-            for measure, value in measures.items():
-                if value:
-                    grown.setdefault(seen.name, {}).setdefault(measure, []).append((seen.items, value))
-        return {
-            name: {measure: exponent(pairs) for measure, pairs in measures.items() if len(pairs) > 1}
-            for name, measures in grown.items()
-            if any(len(pairs) > 1 for pairs in measures.values())
-        }
-
-    def bars(self) -> dict[str, Any]:
-        """What the largest size says of the bars: the graph beside plain faiss, the smallest index of recall .97."""
-        seen = self.largest()
-        ours, plain = (next((one for one in seen if one.name == f"{library} hnsw"), None) for library in ("gavel", "faiss"))
-        said: dict[str, Any] = {}
-        if ours and plain and (point := ours.least(0.99)):
-            beside = next(other for other in plain.points if other.effort == point.effort)
-            ratios = [a / b for a, b in zip(point.p50_rounds_ms, beside.p50_rounds_ms, strict=True)]
-            said["hnsw"] = {
-                "ef_search": point.effort,
-                "recall": point.recall,
-                "p50_ms": point.p50_ms,
-                "p50_over_faiss": round(float(np.median(ratios)), 3),
-                "resident_gb": round(ours.resident_bytes / 1e9, 3),
-            }
-        small = [(standing, point) for standing in seen if standing.library == "gavel" and (point := standing.least(0.97))]
-        if small:
-            standing, point = min(small, key=lambda pair: pair[0].file_bytes)
-            said["quantised"] = {
-                "name": standing.name,
-                "share_of_float32": round(standing.file_bytes / (4 * standing.items * standing.dimensions), 3),
-                "recall": point.recall,
-                "p50_ms": point.p50_ms,
-            }
-        return said
-
-
-def exponent(pairs: Sequence[tuple[int, float]]) -> float:
-    """b of the fit value = a * size ** b, by least squares on logarithms."""
-    sizes, values = np.log([size for size, _ in pairs]), np.log([value for _, value in pairs])
-    return round(float(np.polyfit(sizes, values, 1)[0]), 2)
+Said = dict[str, Any]
+Ask = Callable[[Said], Said]
+Asked = dict[int, list[Said]]  # effort -> the answers of each round
 
 
 def run_benchmark(
@@ -181,6 +40,7 @@ def run_benchmark(
     folder: Path,
     *,
     rounds: int = 3,
+    reuse: bool = False,
     on_built: Progress | None = None,
     on_asked: Progress | None = None,
 ) -> list[Standing]:
@@ -190,32 +50,30 @@ def run_benchmark(
         vectors: (N, D) of unit length.
         queries: (Q, D), none of them among the vectors.
         contenders: those of Gavel before plain faiss, which opens their files.
-        folder: for files; what lies there from an earlier run is built again.
+        folder: for files.
         rounds: passes over the queries, in which contenders take turns.
+        reuse: whether an index that an earlier run built of the same vectors is taken as it lies there, with what it cost then.
         on_built: called with (built, to build).
         on_asked: called with (passes done, passes).
     """
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / VECTORS, vectors)
     np.save(folder / QUERIES, queries)
+    crc32 = checksum_of(folder / VECTORS)
     cut = exact_cut(vectors, queries, K)
     count = Counter(len(contenders), on_built)
-    built: dict[Contender, float | None] = {}
+    built: dict[Contender, Said] = {}
     for contender in contenders:
-        built[contender] = _built(contender, folder) if contender.builds else None
+        if contender.builds:
+            built[contender] = (reuse and _built_before(contender, folder, crc32)) or _built(contender, folder, crc32)
         count.tick()
     with ExitStack() as stack:
         served = [(contender, stack.enter_context(_served(contender, folder))) for contender in contenders]
         asked = _ask_in_turns(served, len(queries), rounds, on_asked)
         return [
-            _standing(contender, built[contender], folder, opened, asked[contender], (vectors, queries, cut))
+            _standing(contender, built.get(contender), folder, opened, asked[contender], (vectors, queries, cut))
             for contender, (_, opened) in served
         ]
-
-
-Said = dict[str, Any]
-Ask = Callable[[Said], Said]
-Asked = dict[int, list[Said]]  # effort -> the answers of each round
 
 
 def _ask_in_turns(
@@ -235,7 +93,7 @@ def _ask_in_turns(
 
 def _standing(
     contender: Contender,
-    build_s: float | None,
+    built: Said | None,
     folder: Path,
     said: Said,
     asked: Asked,
@@ -250,7 +108,8 @@ def _standing(
         str(contender.spec),
         len(vectors),
         vectors.shape[1],
-        None if build_s is None else round(build_s, 2),
+        round(built["build_s"], 2) if built else None,
+        round(built["build_cpu_s"], 2) if built else None,
         sum(path.stat().st_size for path in files if path.suffix != ".json"),
         round(said["open_s"], 3),
         last["resident"] - said["before"]["resident"],
@@ -282,13 +141,31 @@ def _command(verb: str, contender: Contender, folder: Path) -> list[str]:
     return [sys.executable, "-m", "benchmarks.ann_worker", verb, contender.library, str(contender.spec), *map(str, files)]
 
 
-def _built(contender: Contender, folder: Path) -> float:
+def _built(contender: Contender, folder: Path, crc32: int) -> Said:
+    (folder / contender.folder / BUILT_FILE).unlink(missing_ok=True)
     done = subprocess.run(
         _command("build", contender, folder), env=_threads(BUILD_THREADS), capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise IndexUnavailable(f"{contender.name} could not be built: {done.stderr.strip()[-500:]}")
-    return float(json.loads(done.stdout.splitlines()[-1])["build_s"])
+    built: Said = {**_identity(contender, crc32), **json.loads(done.stdout.splitlines()[-1])}
+    (folder / contender.folder / BUILT_FILE).write_text(json.dumps(built))
+    return built
+
+
+def _built_before(contender: Contender, folder: Path, crc32: int) -> Said | None:
+    """What an index cost that lies there whole, if it is of these vectors and this release of its library."""
+    try:
+        built: Said = json.loads((folder / contender.folder / BUILT_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return built if _identity(contender, crc32).items() <= built.items() else None
+
+
+def _identity(contender: Contender, crc32: int) -> Said:
+    module = "faiss" if contender.library == "gavel" else contender.library
+    package = packages_distributions()[module][0]  # of faiss there are several
+    return {"crc32": crc32, "spec": str(contender.spec), "library": f"{package} {version(package)}"}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Each is built and searched in a process of its own (benchmarks.ann_worker), so t
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +32,18 @@ class Contender:
     Attributes:
         library: gavel, faiss, hnswlib or usearch.
         spec: what is built; at equal specs libraries are asked with equal effort.
+        whole: whether its name is the whole spec, because others of its family stand beside it.
     """
 
     library: str
     spec: IndexSpec
+    whole: bool = False
 
     @property
     def name(self) -> str:
         """As it stands in tables."""
+        if self.whole:
+            return f"{self.library} {self.spec}"
         return f"{self.library} {self.spec.family}" + (f" pca={self.spec.pca}" if self.spec.pca else "")
 
     @property
@@ -188,19 +193,23 @@ LIBRARIES: dict[str, Library] = {"gavel": Gavel(), "faiss": PlainFaiss(), "hnswl
 def contenders(specs: list[IndexSpec], rivals: tuple[str, ...] = RIVALS) -> list[Contender]:
     """Gavel and plain faiss for every spec, the graph libraries beside each plain graph."""
     graphs = [name for name in ("hnswlib", "usearch") if name in rivals]
+    seen = Counter(spec.family for spec in specs)
     made = []
     for spec in specs:
-        made.append(Contender("gavel", spec))
-        made += [Contender("faiss", spec)] if "faiss" in rivals else []
-        made += [Contender(name, spec) for name in graphs if spec.family == "hnsw" and not spec.pca]
+        libraries = [
+            "gavel",
+            *(["faiss"] if "faiss" in rivals else []),
+            *(graphs if spec.family == "hnsw" and not spec.pca else []),
+        ]
+        made += [Contender(library, spec, seen[spec.family] > 1) for library in libraries]
     return made
 
 
-def build_seconds(contender: Contender, vectors: Vector, folder: Path) -> float:
-    """Build one and say how long it took, with writing its files."""
-    start = time.perf_counter()
+def build_cost(contender: Contender, vectors: Vector, folder: Path) -> dict[str, float]:
+    """Build one, and say what it took in seconds with writing its files: by the clock, and of all processors together."""
+    start, worked = time.perf_counter(), time.process_time()
     LIBRARIES[contender.library].build(contender, vectors, folder)
-    return time.perf_counter() - start
+    return {"build_s": time.perf_counter() - start, "build_cpu_s": time.process_time() - worked}
 
 
 def _hnswlib(dimensions: int) -> Any:

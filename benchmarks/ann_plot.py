@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.ann import Point, Standing
+from benchmarks.ann_standings import Point, Standing
 
 INCHES = (10, 6.5)
 

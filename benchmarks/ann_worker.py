@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.ann_contenders import LIBRARIES, Contender, build_seconds
+from benchmarks.ann_contenders import LIBRARIES, Contender, build_cost
 from retrieval.index.index_spec import IndexSpec
 
 WARM_UP = 20
@@ -66,7 +66,7 @@ def main() -> None:
     verb, library, spec, folder, vectors, queries = sys.argv[1:]
     contender = Contender(library, IndexSpec.parse(spec))
     if verb == "build":
-        _answer({"build_s": build_seconds(contender, np.load(vectors, mmap_mode="r"), Path(folder))})
+        _answer(build_cost(contender, np.load(vectors, mmap_mode="r"), Path(folder)))
     else:
         serve(contender, Path(folder), np.load(queries))
 

@@ -30,6 +30,7 @@ from local.console import console, progress
 from retrieval.errors import GavelError
 from retrieval.index.base import Filter, IndexedItem, Tombstone, Vector
 from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.index.main_index import DEFAULT_INDEX, embedded_spec
 
 DIMENSIONS, TOWER = 16, "killed"
 ITEMS = 3_000  # different ids that come and go
@@ -76,12 +77,13 @@ class Lost(GavelError):
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Times that the writer is killed.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the writes and the moments.")] = 7,
+    spec: Annotated[str, typer.Option(help="Vector index, as GAVEL_EMBEDDED_INDEX takes it.")] = DEFAULT_INDEX,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Kill a writer again and again, and check after each time."""
     with tempfile.TemporaryDirectory(prefix="gavel-kills-") as folder, progress("kills") as step:
         report = KillReport(describe_machine())
-        for number in survive(Path(folder), rounds, seed, report):
+        for number in survive(Path(folder), rounds, seed, report, spec):
             step(number, rounds)
     if as_json:
         print(json.dumps(asdict(report), indent=2))
@@ -91,7 +93,7 @@ def main(
     console.print(report.machine, style="dim", highlight=False)
 
 
-def survive(root: Path, rounds: int, seed: int, report: KillReport) -> Iterator[int]:
+def survive(root: Path, rounds: int, seed: int, report: KillReport, spec: str = DEFAULT_INDEX) -> Iterator[int]:
     """Kill and check, again and again, over the same index.
 
     Args:
@@ -99,6 +101,7 @@ def survive(root: Path, rounds: int, seed: int, report: KillReport) -> Iterator[
         rounds: how many.
         seed: of everything random.
         report: is added to.
+        spec: text of the vector index.
 
     Yields:
         The number of each round that the index survived.
@@ -107,13 +110,14 @@ def survive(root: Path, rounds: int, seed: int, report: KillReport) -> Iterator[
         Lost: after a kill the index was not what had been acknowledged.
     """
     chance, state, version = random.Random(seed), State(), 0
-    store = FaissStore(root)
+    store = FaissStore(root, spec=embedded_spec(spec))
     store.publish(store.create(TOWER, DIMENSIONS).name)
     store.live().close()
     for number in range(1, rounds + 1):
         given = {"root": str(root), "state": list(state.items()), "version": version, "seed": chance.randrange(2**31)}
+        given["spec"] = spec
         told = _killed(given, after_s=chance.uniform(0.0, LONGEST_S))
-        state, highest = _check(root, told, state)
+        state, highest = _check(root, told, state, spec)
         version = max(version, highest)
         report.add(told)
         yield number
@@ -140,7 +144,7 @@ def write() -> None:
     given = json.load(sys.stdin)
     chance, state = random.Random(given["seed"]), dict(given["state"])
     version = given["version"]
-    store = FaissStore(Path(given["root"]))
+    store = FaissStore(Path(given["root"]), spec=embedded_spec(given["spec"]))
     index = store.live()
     print("ready", flush=True)
     while True:
@@ -190,7 +194,7 @@ def _apply(state: State, step: Mapping[str, Any]) -> None:
             del state[number]
 
 
-def _check(root: Path, told: Sequence[Mapping[str, Any]], before: State) -> tuple[State, int]:
+def _check(root: Path, told: Sequence[Mapping[str, Any]], before: State, spec: str) -> tuple[State, int]:
     """Hold the index against what the writer told; what is there, and the highest version that may have been given out."""
     sure = dict(before)
     for step in told:
@@ -200,7 +204,7 @@ def _check(root: Path, told: Sequence[Mapping[str, Any]], before: State) -> tupl
     perhaps = dict(sure)
     if under_way:
         _apply(perhaps, under_way)
-    index = FaissStore(root).live()
+    index = FaissStore(root, spec=embedded_spec(spec)).live()
     try:
         stored = {int(c.item_id[4:]): int(c.document["version"]) for c in index.fetch([_id(number) for number in range(ITEMS)])}
         if stored not in (sure, perhaps):

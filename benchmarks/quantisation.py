@@ -38,7 +38,7 @@ from retrieval.index.index_spec import IndexSpec
 from retrieval.settings import Settings
 
 FIELD, INDEX = "embedding", "quantisation"
-GRAPH = IndexSpec("hnsw")  # of every graph here
+GRAPH = IndexSpec("hnsw", ef_search=100)  # of every graph here
 BYTE_SCALE = 127  # the largest number of a signed byte
 BULK = 1_000
 WARM_UP = 20

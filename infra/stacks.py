@@ -60,6 +60,7 @@ class Serving(Stack):
             opensearch_url=storage.index.url,
             opensearch_auth="sigv4",
             index_alias=storage.index.alias,
+            index_shards=stage.index_shards,
             index_replicas=stage.index_replicas,
             language=stage.language,
             cors_origins=",".join(stage.cors_origins),

@@ -47,6 +47,7 @@ class Stage:
         opensearch_nodes: data nodes, a multiple of azs.
         opensearch_volume_gib: gp3 volume of each data node.
         opensearch_dedicated_masters: 0 or 3.
+        index_shards: primary shards of an index that is made from now on.
         index_replicas: copies of each shard, fewer than opensearch_nodes.
         language: of words in Latin letters, by which an index that is made stems them.
         query_memory_mib: memory of the query Lambda; CPU follows it.
@@ -86,6 +87,7 @@ class Stage:
     opensearch_nodes: int
     opensearch_volume_gib: int
     opensearch_dedicated_masters: int
+    index_shards: int
     index_replicas: int
     language: IndexLanguage
     query_memory_mib: int
@@ -122,6 +124,7 @@ class Stage:
             (_version(self.opensearch_version) >= (2, 19), "opensearch_version", "2.19 or newer"),
             (self.opensearch_nodes > 0 and self.opensearch_nodes % self.azs == 0, "opensearch_nodes", "multiples of azs"),
             (self.opensearch_dedicated_masters in (0, 3), "opensearch_dedicated_masters", "0 or 3"),
+            (1 <= self.index_shards <= 64, "index_shards", "1 to 64"),
             (0 <= self.index_replicas < self.opensearch_nodes, "index_replicas", "numbers from 0, below opensearch_nodes"),
             (self.language in typing.get_args(IndexLanguage), "language", ", ".join(typing.get_args(IndexLanguage))),
             (self.indexer_concurrency >= 2, "indexer_concurrency", "whole numbers from 2"),

@@ -90,7 +90,13 @@ class VectorIndex(Construct):
     def _before_the_first_lot(self) -> None:
         """The search pipeline of hybrid queries, and the template that keeps a stray write from making an index of guesses."""
         stage = self._stage
-        template = template_body(self.alias, replicas=stage.index_replicas, language=stage.language, numbers=stage.numbers)
+        template = template_body(
+            self.alias,
+            shards=stage.index_shards,
+            replicas=stage.index_replicas,
+            language=stage.language,
+            numbers=stage.numbers,
+        )
         for id, path, body in (
             ("Template", f"/_index_template/{self.alias}", template),
             ("Pipeline", f"/_search/pipeline/{pipeline_name(self.alias)}", HYBRID_PIPELINE),

@@ -51,14 +51,14 @@ def advise(
         )
         return
     _show(advices, f"{count:,} x {dimensions} in {memory}, recall@50 {recall:g}")
+    said = "~ beyond what was measured; B and GB by formula; full vectors to score from are read from the disk"
+    console.print(f"{said}; {calibration.made_by}; {calibration.data}", style="dim", highlight=False, soft_wrap=True)
     if chosen:
-        console.print(f"take {chosen.spec}", style="bold", highlight=False, soft_wrap=True)
+        console.print(f"GAVEL_EMBEDDED_INDEX={chosen.spec}", style="bold", highlight=False, soft_wrap=True)
     else:
         shards = shards_needed(advices, limit)
         way = f"{shards} machines of this memory hold the smallest: OpenSearch shards it" if shards else "ask for less recall"
         console.print(f"no family is fit; {way}", style="bold", highlight=False, soft_wrap=True)
-    said = "~ beyond what was measured; B and GB by formula; full vectors to score from are read from the disk"
-    console.print(f"{said}; {calibration.made_by}; {calibration.data}", style="dim", highlight=False, soft_wrap=True)
 
 
 def _show(advices: "list[Advice]", title: str) -> None:

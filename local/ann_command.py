@@ -13,7 +13,7 @@ from retrieval.errors import InvalidInput
 from retrieval.settings import Settings
 
 if TYPE_CHECKING:
-    from benchmarks.ann import AnnResult, Standing
+    from benchmarks.ann_standings import AnnResult, Standing
 
 RELEASE_QUERIES = 0.1  # of a release's lots, at most, are taken out and asked for
 
@@ -28,6 +28,7 @@ def ann(
     queries: Annotated[int, typer.Option(min=20, help="Different ones.")] = 300,
     rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries, in turns.")] = 3,
     seed: Seed = 7,
+    reuse: Annotated[bool, typer.Option(help="Take indices that an earlier run built of the same vectors.")] = False,
     plot: Annotated[Path | None, typer.Option(help="PNG to write; home/reports/ann.png by default.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="File to write for `gavel index advise`.")] = None,
     as_json: Json = False,
@@ -58,6 +59,7 @@ def ann(
             lambda size: contenders(wanted or default_specs(drawn.dimensions), rivals),
             home.benches / "ann",
             rounds=rounds,
+            reuse=reuse,
             on_built=built,
             on_asked=asked,
         )
@@ -86,11 +88,12 @@ def _show(standings: "list[Standing]", data: str) -> None:
             f"{standing.resident_bytes / 1e6:,.0f}",
             f"{standing.own_bytes / 1e6:,.0f}",
             "" if standing.build_s is None else f"{standing.build_s:,.1f}",
+            "" if standing.build_cpu_s is None else f"{standing.build_cpu_s:,.1f}",
         )
         for standing in standings
         for point in standing.points
     ]
-    header = ("", "effort", "recall@50", "p50 ms", "p99 ms", "B an item", "resident MB", "not of files", "build s")
+    header = ("", "effort", "recall@50", "p50 ms", "p99 ms", "B an item", "resident MB", "not of files", "build s", "CPU s")
     show_table(f"{standings[0].items:,} x {data}", header, rows)
 
 
@@ -98,7 +101,7 @@ def _show_growth(result: "AnnResult") -> None:
     grown = result.exponents()
     if grown:
         rows = [
-            (name, *(f"{fits[measure]:.2f}" if measure in fits else "" for measure in ("p50_ms", "build_s", "file_bytes")))
+            (name, *(f"{fits[measure]:.2f}" if measure in fits else "" for measure in ("p50_ms", "build_cpu_s", "file_bytes")))
             for name, fits in grown.items()
         ]
-        show_table("cost grows with the items to the power of", ("", "p50 at recall .95", "build", "bytes"), rows)
+        show_table("cost grows with the items to the power of", ("", "p50 at recall .95", "build, processor time", "bytes"), rows)

@@ -139,9 +139,9 @@ def query(
     apart = replace(settings, index_alias=kept, request_timeout_s=600.0)
     bare = None
     if settings.index == "opensearch":
-        from opensearchpy import OpenSearch
+        from retrieval.index.opensearch_connection import connect
 
-        store, bare = open_store(apart), OpenSearch(settings.opensearch_url)
+        store, bare = open_store(apart), connect(settings.opensearch_url, settings.request_timeout_s)
     else:
         from retrieval.index.faiss import FaissStore
 

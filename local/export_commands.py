@@ -1,7 +1,7 @@
 """`gavel export`: what other programs, or towers of an older version, need."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -18,19 +18,20 @@ export_app = typer.Typer(no_args_is_help=True, help="Write a release or a tower'
 def faiss(
     release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write; <home>/exports/<release_id> by default.")] = None,
-    kind: Annotated[Literal["hnsw", "flat"], typer.Option(help="Of the index: a graph, or every vector compared.")] = "hnsw",
+    spec: Annotated[str, typer.Option(help="Of the index, like flat or pq:pq_m=64; see `gavel index advise`.")] = "hnsw",
     as_json: Json = False,
 ) -> None:
     """Write a release's vectors and ids as NumPy files, with a plain FAISS index over them."""
     from retrieval.index.faiss_export import export_release
+    from retrieval.index.main_index import embedded_spec
 
     home = Home(Settings.from_env())
     found = home.release(release)
     folder = to or home.exports / found.name
     with progress("read lots") as read, progress("build index") as built:
-        made = export_release(found, folder, kind, on_read=read, on_built=built)
+        made = export_release(found, folder, embedded_spec(spec), on_read=read, on_built=built)
     values = {"release_id": made.release_id, "tower_id": made.tower_id, "lots": made.lots, "dimensions": made.dimensions}
-    report({"folder": str(folder), **values, "kind": made.kind, "files": made.files if as_json else ", ".join(made.files)}, as_json)
+    report({"folder": str(folder), **values, "spec": made.spec, "files": made.files if as_json else ", ".join(made.files)}, as_json)
 
 
 @export_app.command()

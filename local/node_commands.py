@@ -11,15 +11,19 @@ from local.console import console
 from local.home import Home
 from retrieval.settings import Settings
 
-NAMES = {"node": "the node on this machine's Java", "container": "the container"}
+NAMES = {"node": "the node on this machine's Java", "container": "the container", "cluster": "the cluster"}
 
 
-def up(port: Annotated[int, typer.Option(help="Port to listen on.")] = 9200, as_json: Json = False) -> None:
+def up(
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 9200,
+    nodes: Annotated[int, typer.Option(min=1, max=9, help="More than one make a cluster, for shards and replicas.")] = 1,
+    as_json: Json = False,
+) -> None:
     """Give this machine an OpenSearch: the one at OPENSEARCH_URL, a container, or a node from Maven Central."""
     from local.opensearch_service import up
 
-    running = up(Home(Settings.from_env()).opensearch, port)
-    if running.kind != "given" and urlsplit(running.url).port != port:
+    running = up(Home(Settings.from_env()).opensearch, port, nodes=nodes)
+    if running.kind != "given" and urlsplit(running.url.split(",")[0]).port != port:
         say(
             f"the {running.kind} that runs already answers at {running.url} and stays there; for port {port} run "
             f"`gavel down`, then `gavel up --port {port}`",

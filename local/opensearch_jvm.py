@@ -7,6 +7,8 @@ the "lucene" engine work, a "faiss" field ends the node at its first flush.
 
 import signal
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,34 @@ rootLogger.appenderRef.out.ref = out
 """
 
 
-def run(home: Path, data: Path, port: int, heap: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node of a cluster, as the others know it.
+
+    Attributes:
+        port: where it answers HTTP on 127.0.0.1.
+        transport_port: where it talks to the others.
+    """
+
+    port: int
+    transport_port: int
+
+    @property
+    def name(self) -> str:
+        """Of the node."""
+        return f"gavel-{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Member":
+        """Read what str() writes: the two ports with a colon between."""
+        port, transport_port = text.split(":")
+        return cls(int(port), int(transport_port))
+
+    def __str__(self) -> str:
+        return f"{self.port}:{self.transport_port}"
+
+
+def run(home: Path, data: Path, port: int, heap: str, members: Sequence[Member] = ()) -> None:
     """Run a node in this process until SIGTERM or SIGINT.
 
     Args:
@@ -33,6 +62,7 @@ def run(home: Path, data: Path, port: int, heap: str) -> None:
         data: the node's own folder.
         port: where it answers HTTP on 127.0.0.1.
         heap: memory of the JVM.
+        members: all nodes of its cluster, itself among them; none for a node that stands alone.
     """
     import jpype
 
@@ -43,7 +73,7 @@ def run(home: Path, data: Path, port: int, heap: str) -> None:
     java = find_java()
     jars = [str(jar) for jar in sorted((home / "lib").glob("*.jar"))]
     jpype.startJVM(str(java.libjvm), *java.vector_options, *_jvm_options(data, heap), classpath=jars, convertStrings=False)
-    node = _build_node(jpype, data / "config", _node_settings(home, data, port))
+    node = _build_node(jpype, data / "config", _node_settings(home, data, port, members))
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
@@ -69,19 +99,30 @@ def _jvm_options(data: Path, heap: str) -> list[str]:
     ]
 
 
-def _node_settings(home: Path, data: Path, port: int) -> dict[str, str]:
+def _node_settings(home: Path, data: Path, port: int, members: Sequence[Member]) -> dict[str, str]:
     return {
         "path.home": str(home),
         "path.data": str(data / "data"),
         "path.logs": str(data / "logs"),
         "network.host": HOST,
         "http.port": str(port),
-        "transport.port": "0",
-        "discovery.type": "single-node",
         "cluster.name": "gavel",
         "node.name": f"gavel-{port}",
         # A laptop's disk is often more than 90 % full; start() asks for what is really needed
         "cluster.routing.allocation.disk.threshold_enabled": "false",
+        **_discovery(port, members),
+    }
+
+
+def _discovery(port: int, members: Sequence[Member]) -> dict[str, str]:
+    """How it finds the others, all of which may become the cluster manager."""
+    if not members:
+        return {"discovery.type": "single-node", "transport.port": "0"}
+    (own,) = (member for member in members if member.port == port)
+    return {
+        "transport.port": str(own.transport_port),
+        "discovery.seed_hosts": ",".join(f"{HOST}:{member.transport_port}" for member in members),
+        "cluster.initial_cluster_manager_nodes": ",".join(member.name for member in members),
     }
 
 

@@ -1,7 +1,7 @@
 """A real OpenSearch node on this machine, without Docker: start it, stop it, or run it in the foreground.
 
     python -m local.opensearch_node prepare [--home DIR]
-    python -m local.opensearch_node run [--home DIR] [--data DIR] [--port 9200] [--heap 1g]
+    python -m local.opensearch_node run [--home DIR] [--data DIR] [--port 9200] [--heap 1g] [--members 9200:9300 9201:9301 …]
 
 It has no security plugin, and so it listens on 127.0.0.1 alone: it serves laptops, tests and CI.
 """
@@ -16,12 +16,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from local.java import find_java
 from local.opensearch_jars import Progress, default_home, locked, prepare, require_free_disk
-from local.opensearch_jvm import HOST, run
+from local.opensearch_jvm import HOST, Member, run
 from retrieval.errors import GavelError, IndexUnavailable, InvalidInput, MissingPrerequisite
 
 DEFAULT_PORT = 9200
@@ -87,19 +88,45 @@ def start(
     data = data.resolve()
     data.mkdir(parents=True, exist_ok=True)
     with locked(data / ".lock"):
-        running = find_running(data)
-        if running is None:
-            find_java()
-            require_free_disk(data)
-            require_free_port(port)
-            layout = prepare(home or default_home(), progress)
-            progress(f"starting OpenSearch on {HOST}:{port}")
-            running = _spawn(layout, data, port, heap)
+        running = launch(data, port, home=home, heap=heap, progress=progress)
         try:
-            _wait_until_healthy(running, timeout_s)
+            wait_until_healthy(running, timeout_s)
         except IndexUnavailable:
             stop(data)
             raise
+    return running
+
+
+def launch(
+    data: Path,
+    port: int,
+    members: Sequence[Member] = (),
+    *,
+    home: Path | None = None,
+    heap: str = DEFAULT_HEAP,
+    progress: Progress = logger.info,
+) -> RunningNode:
+    """Start a node and do not wait for it; one of this folder that runs already is returned.
+
+    Args:
+        data: the node's own folder, which is there and nobody else's at this moment.
+        port: where it shall answer on 127.0.0.1.
+        members: all nodes of its cluster; none for a node that stands alone.
+        home: as for start().
+        heap: likewise.
+        progress: likewise.
+
+    Raises:
+        MissingPrerequisite: as start().
+    """
+    running = find_running(data)
+    if running is None:
+        find_java()
+        require_free_disk(data)
+        require_free_port(port)
+        layout = prepare(home or default_home(), progress)
+        progress(f"starting OpenSearch on {HOST}:{port}")
+        running = _spawn(layout, data.resolve(), port, heap, members)
     return running
 
 
@@ -123,6 +150,22 @@ def stop(data: Path, timeout_s: float = STOP_TIMEOUT_S) -> bool:
             _wait_until_gone(node, timeout_s)
     (data / PID_FILE).unlink(missing_ok=True)
     return node is not None
+
+
+def wait_until_healthy(node: RunningNode, timeout_s: float) -> None:
+    """Wait until the cluster of a node is yellow or green.
+
+    Raises:
+        IndexUnavailable: the node ended or did not answer in time; the message quotes its log.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if not _is_ours(node):
+            raise IndexUnavailable(f"OpenSearch ended while it started; the end of {node.log}:\n{_log_tail(node.log)}")
+        if _health(node.url) in ("yellow", "green"):
+            return
+        time.sleep(POLL_S)
+    raise IndexUnavailable(f"OpenSearch at {node.url} did not answer within {timeout_s:.0f} s; see {node.log}")
 
 
 def find_running(data: Path) -> RunningNode | None:
@@ -163,8 +206,9 @@ def require_free_port(port: int) -> None:
             ) from error
 
 
-def _spawn(home: Path, data: Path, port: int, heap: str) -> RunningNode:
+def _spawn(home: Path, data: Path, port: int, heap: str, members: Sequence[Member]) -> RunningNode:
     command = [sys.executable, "-m", "local.opensearch_node", "run", "--home", home, "--data", data, "--port", port, "--heap", heap]
+    command += ["--members", *members] if members else []
     with (data / LOG_FILE).open("wb") as log:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -206,17 +250,6 @@ def _reap(pid: int) -> None:
         return  # it is not a child of this process
 
 
-def _wait_until_healthy(node: RunningNode, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if not _is_ours(node):
-            raise IndexUnavailable(f"OpenSearch ended while it started; the end of {node.log}:\n{_log_tail(node.log)}")
-        if _health(node.url) in ("yellow", "green"):
-            return
-        time.sleep(POLL_S)
-    raise IndexUnavailable(f"OpenSearch at {node.url} did not answer within {timeout_s:.0f} s; see {node.log}")
-
-
 def _health(url: str) -> str | None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before the loopback
     try:
@@ -247,11 +280,14 @@ def main() -> None:
     parser.add_argument("--data", type=lambda text: Path(text).resolve(), default=Path(".gavel/opensearch").resolve())
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--heap", default=DEFAULT_HEAP)
+    parser.add_argument(
+        "--members", type=Member.parse, nargs="*", default=(), help="HTTP and transport port of all nodes of a cluster"
+    )
     flags = parser.parse_args()
     try:
         prepare(flags.home, lambda line: print(line, flush=True))
         if flags.verb == "run":
-            run(flags.home, flags.data, flags.port, flags.heap)
+            run(flags.home, flags.data, flags.port, flags.heap, flags.members)
     except GavelError as error:
         sys.exit(f"opensearch_node: {error}")
 

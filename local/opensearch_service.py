@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from opensearchpy import OpenSearch
 from opensearchpy.exceptions import OpenSearchException
 
 from local import opensearch_node
+from local.opensearch_cluster import start_cluster, stop_cluster, urls_of
 from local.opensearch_jars import Progress
 from local.opensearch_jvm import HOST
 from retrieval.errors import IndexUnavailable, MissingPrerequisite
+from retrieval.index.opensearch_connection import connect
 
-Kind = Literal["given", "container", "node"]
+Kind = Literal["given", "container", "node", "cluster"]
 
 COMPOSE_FILE = Path(__file__).with_name("compose.yaml")
+CLUSTER = "cluster"  # folder of the nodes of a cluster
 NEEDED_PLUGINS = ("opensearch-knn", "opensearch-neural-search")
 CHECK_TIMEOUT_S = 5.0
 ENGINE_TIMEOUT_S = 20.0
@@ -31,21 +33,24 @@ class RunningOpenSearch:
     """An OpenSearch that answers.
 
     Attributes:
-        url: where.
-        kind: "given" by OPENSEARCH_URL, a "container" of compose.yaml, or a "node" on this machine's Java.
+        url: where; of a cluster, all nodes with commas between.
+        kind: "given" by OPENSEARCH_URL, a "container" of compose.yaml, a "node" on this machine's Java, or a "cluster" of them.
     """
 
     url: str
     kind: Kind
 
 
-def up(data: Path, port: int = opensearch_node.DEFAULT_PORT, progress: Progress = logger.info) -> RunningOpenSearch:
+def up(
+    data: Path, port: int = opensearch_node.DEFAULT_PORT, progress: Progress = logger.info, *, nodes: int = 1
+) -> RunningOpenSearch:
     """See to it that an OpenSearch with the k-NN plugin answers; one that runs already is left as it is.
 
     Args:
         data: folder in which a node keeps its data, GAVEL_HOME/opensearch.
         port: port of 127.0.0.1 for what is started here.
         progress: told in a few words what happens.
+        nodes: more than one are started as a cluster on this machine's Java, on this port and those that follow.
 
     Raises:
         IndexUnavailable: the one at OPENSEARCH_URL does not answer or lacks a plugin, or what was started does not answer.
@@ -55,6 +60,10 @@ def up(data: Path, port: int = opensearch_node.DEFAULT_PORT, progress: Progress 
     if given:
         require_plugins(given)
         return RunningOpenSearch(given, "given")
+    if nodes > 1:
+        urls = urls_of(start_cluster(data / CLUSTER, nodes, port, progress=progress))
+        require_plugins(urls)
+        return RunningOpenSearch(urls, "cluster")
     if opensearch_node.find_running(data) is None and docker_answers():
         try:
             return _container_up(port, progress)
@@ -77,6 +86,8 @@ def down(data: Path) -> list[Kind]:
     stopped: list[Kind] = []
     if opensearch_node.stop(data):
         stopped.append("node")
+    if stop_cluster(data / CLUSTER):
+        stopped.append("cluster")
     if docker_answers() and _compose("ps", "--quiet").stdout.strip():
         _compose("down")
         stopped.append("container")
@@ -89,7 +100,7 @@ def require_plugins(url: str) -> None:
     Raises:
         IndexUnavailable: it does not answer, or a plugin is missing.
     """
-    client = OpenSearch(url, timeout=CHECK_TIMEOUT_S, max_retries=0)
+    client = connect(url, CHECK_TIMEOUT_S)
     try:
         plugins = {row["component"] for row in client.cat.plugins(params={"format": "json"})}
     except OpenSearchException as error:

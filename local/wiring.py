@@ -26,9 +26,11 @@ def open_store(settings: Settings) -> IndexStore:
 
         return opensearch_client.open_store(settings, partial(load_tuning, settings))
     from retrieval.index.faiss import FaissStore
+    from retrieval.index.main_index import embedded_spec
 
     made_with = {"language": settings.language, "shards": settings.index_shards, "tuning": partial(load_tuning, settings)}
-    return FaissStore(Home(settings).index, settings.index_alias, **made_with)
+    spec = embedded_spec(settings.embedded_index)
+    return FaissStore(Home(settings).index, settings.index_alias, spec=spec, **made_with)
 
 
 def load_encoder(settings: Settings, tower_id: str) -> Encoder:

@@ -13,17 +13,17 @@ from processing.runs import RememberingEncoder, Variant, measure
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import IndexMissing, ReleaseError
 from retrieval.index.faiss import FaissStore
-from retrieval.index.lot_graph import Kind
+from retrieval.index.main_index import embedded_spec
 from retrieval.release import load_release
 from retrieval.search import SearchService
 
 Progress = Callable[[int, int], None]
-KINDS: tuple[Kind, ...] = ("flat", "hnsw")
+KINDS = ("flat", "hnsw")
 
 
-def open_store(folder: Path, kind: Kind) -> FaissStore:
+def open_store(folder: Path, kind: str) -> FaissStore:
     """The index in a folder; its graph is asked however few lots there are."""
-    return FaissStore(folder, exact_below=0, kind=kind)
+    return FaissStore(folder, exact_below=0, spec=embedded_spec(kind))
 
 
 def is_built(folder: Path) -> bool:

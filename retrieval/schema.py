@@ -87,7 +87,7 @@ def index_body(
         "settings": _settings(shards, replicas, language, hyperparameters()),
         "mappings": {
             "dynamic": False,
-            "_meta": {"tower_id": tower_id, "dimensions": dimensions},
+            "_meta": {"tower_id": tower_id, "dimensions": dimensions, "shards": shards},
             "properties": {VECTOR_FIELD: _vector_field(dimensions, engine), **_lot_fields()},
         },
     }

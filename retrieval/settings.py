@@ -12,7 +12,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from retrieval.errors import InvalidSettings
+from retrieval.errors import InvalidInput, InvalidSettings
+from retrieval.index.index_spec import FAMILIES, IndexSpec
 
 IndexKind = Literal["faiss", "opensearch"]
 OpenSearchAuth = Literal["none", "sigv4"]
@@ -27,6 +28,12 @@ def limited(default: Any, *, least: float | None = None, above: float | None = N
     return field(default=default, metadata={"least": least, "above": above, "most": most})
 
 
+def _index_text(text: str) -> str:
+    """The text of an index, once it is known to be one."""
+    IndexSpec.parse(text)
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a process must know about where it runs; what an answer means stands on its Hyperparameters.
@@ -34,10 +41,13 @@ class Settings:
     Attributes:
         home: folder of everything that Gavel makes on one machine.
         index: which index holds the lots.
-        opensearch_url: where OpenSearch answers; used with index="opensearch".
+        embedded_index: vector index of an embedded index, as `gavel index advise` prints it (IndexSpec); built again from the lots
+            when its family or its codes change. What it leaves open of a graph is as the hyperparameters have it.
+        opensearch_url: where OpenSearch answers, the nodes of a cluster with commas between; used with index="opensearch".
         opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service asks.
         index_alias: name behind which the live index stands.
-        index_shards: processes that share the lots of an embedded index that is made from now on; 1 keeps them in one.
+        index_shards: parts that the lots of an index made from now on are cut into: processes of an embedded one, primary shards
+            on OpenSearch.
         index_replicas: copies of each shard of an index that is made, >= 0; OpenSearch alone.
         language: of words in Latin letters, by which an index that is made stems them; Arabic words are stemmed in every index.
         cors_origins: origins whose pages may read answers of the query API, with commas between; empty for none.
@@ -60,6 +70,9 @@ class Settings:
 
     home: Path = Path(".gavel")
     index: IndexKind = "faiss"
+    embedded_index: str = field(
+        default="hnsw", metadata={"read": _index_text, "words": f"a family, and name=number after a colon: {', '.join(FAMILIES)}"}
+    )
     opensearch_url: str = "http://127.0.0.1:9200"
     opensearch_auth: OpenSearchAuth = "none"
     index_alias: str = "auction-items"
@@ -137,7 +150,8 @@ class Hyperparameters:
         photo_words_share: share of the words beside a photo in the vector that is searched with, 0 to 1.
         hnsw_m: edges of a vector in the HNSW graph; of an index that is made from now on.
         hnsw_ef_construction: vectors looked at when one is added to the graph.
-        hnsw_ef_search: vectors looked at by a search.
+        hnsw_ef_search: vectors looked at by a search; 0 takes as many as suit the lots in an embedded index (IndexSpec.beam), and
+            100 on OpenSearch.
         bm25_k1: how soon more of the same word counts no more; on OpenSearch of an index that is made from now on.
         bm25_b: how much long texts count less, 0 to 1; as bm25_k1.
     """
@@ -148,7 +162,7 @@ class Hyperparameters:
     photo_words_share: float = limited(0.5, least=0, most=1)
     hnsw_m: int = limited(16, least=2, most=512)
     hnsw_ef_construction: int = limited(256, least=1)
-    hnsw_ef_search: int = limited(100, least=1)
+    hnsw_ef_search: int = limited(0, least=0)
     bm25_k1: float = limited(1.2, above=0)
     bm25_b: float = limited(0.75, least=0, most=1)
 
@@ -209,11 +223,18 @@ def read_field(cls: type, of: Field[Any], text: str, name: str) -> Any:
         if text not in get_args(kind):
             raise InvalidSettings(f"{name} is {text!r}; allowed are {', '.join(get_args(kind))}")
         return text
+    if "read" in of.metadata:
+        try:
+            return of.metadata["read"](text)
+        except InvalidInput as error:
+            raise InvalidSettings(f"{name} is {text!r}: {error}") from error
     return _read_number(cls, of, text, name) if kind in (int, float) else kind(text)
 
 
 def allowed(cls: type, of: Field[Any]) -> str:
     """What a field takes, in words."""
+    if "words" in of.metadata:
+        return str(of.metadata["words"])
     kinds = _kinds(cls, of.name)
     words = {str: "text", Path: "a path", int: "whole numbers", float: "seconds" if of.name.endswith("_s") else "numbers"}
     if get_origin(kinds[0]) is Literal:

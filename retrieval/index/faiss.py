@@ -4,7 +4,7 @@ root/auction-items.json                      the alias: which index is live
 root/auction-items-<tower_id>-<stamp>/       one physical index
     lots.sqlite                              every acknowledged lot and tombstone
     shard-00/, shards.json                   or these, each shard with files as below
-    hnsw.faiss, flat.faiss, bm25-<generation>…/  snapshots for a quick start; rebuilt when missing or damaged, read on from when old
+    <family>.faiss, bm25-<generation>…/  snapshots for a quick start; rebuilt when missing or damaged, read on from when old
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
-from retrieval.index.lot_graph import Kind
+from retrieval.index.index_spec import IndexSpec
 from retrieval.index.shards import ShardedIndex, is_sharded
 from retrieval.schema import DEFAULT_LANGUAGE, check_language
 from retrieval.tuning import Tuning, untuned
@@ -35,7 +35,7 @@ class FaissStore:
         alias: name behind which the live index stands.
         exact_below: see FaissIndex.
         language: of words in Latin letters, in the indices that create() makes; a key of schema.STEMMERS.
-        kind: of the vector indices in FAISS, hnsw or flat; the lots are the same, so a root may be opened as either.
+        spec: see FaissIndex; the lots are the same, so a root may be opened as any.
         tuning: tower_id -> how an index of that tower is searched; asked when it is opened.
         shards: how many processes share the lots of an index that is made from now on; 1 keeps them in this one.
     """
@@ -46,7 +46,7 @@ class FaissStore:
         alias: str = "auction-items",
         *,
         exact_below: int = EXACT_BELOW,
-        kind: Kind = "hnsw",
+        spec: IndexSpec | None = None,
         language: str = DEFAULT_LANGUAGE,
         tuning: Callable[[str], Tuning] = untuned,
         shards: int = 1,
@@ -56,7 +56,7 @@ class FaissStore:
         self._language = language
         self._alias = alias
         self._exact_below = exact_below
-        self._kind: Kind = kind
+        self._spec = spec
         self._tuning = tuning
         self._shards = shards
         self._pointer = root / f"{alias}.json"
@@ -151,7 +151,7 @@ class FaissStore:
             opened = self._opened.get(name)
             if opened is None or opened.closed:
                 form = ShardedIndex if is_sharded(folder) else FaissIndex
-                opened = self._opened[name] = form(folder, self._exact_below, self._kind, self._tuning(self._tower_of(name)))
+                opened = self._opened[name] = form(folder, self._exact_below, self._spec, self._tuning(self._tower_of(name)))
             return opened
 
     def _tower_of(self, name: str) -> str:

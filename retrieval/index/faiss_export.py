@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import ReleaseError
+from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.index.base import Tombstone, Vector
-from retrieval.index.hnsw import HnswGraph
-from retrieval.index.lot_graph import KINDS, Kind
+from retrieval.index.family_build import trained
+from retrieval.index.index_spec import IndexSpec
 from retrieval.indexing import read_part
 from retrieval.release import check_part, load_release
 
@@ -43,7 +44,7 @@ class Export:
         tower_id: whose vectors they are; queries must be encoded with the same tower.
         lots: rows, ended auctions included: whoever searches the files has to leave those out.
         dimensions: length of a row.
-        kind: of the FAISS index.
+        spec: of the FAISS index, its lists numbered.
         files: name -> sha256.
     """
 
@@ -51,14 +52,14 @@ class Export:
     tower_id: str
     lots: int
     dimensions: int
-    kind: Kind
+    spec: str
     files: dict[str, str]
 
 
 def export_release(
     release: Path,
     folder: Path,
-    kind: Kind = "hnsw",
+    spec: IndexSpec,
     *,
     on_read: Progress = lambda done, total: None,
     on_built: Progress = lambda done, total: None,
@@ -68,7 +69,7 @@ def export_release(
     Args:
         release: `embeddings/<release_id>`.
         folder: made if it is not there; files of an older export are replaced, each in one step.
-        kind: hnsw, with the parameters of the embedded index, or flat.
+        spec: any family; one that is trained needs lots enough for it (IndexSpec.least_to_train).
         on_read: called with (entries read, entries).
         on_built: called with (rows in the index, rows).
 
@@ -78,22 +79,25 @@ def export_release(
 
     Raises:
         ReleaseError: the release is unfinished, damaged or without a lot.
+        InvalidInput: the parameters do not suit the vectors, or the lots are too few.
         OSError: the folder cannot be written.
     """
     manifest = load_release(release)
     item_ids, vectors = _rows(release, on_read)
     if not item_ids:
         raise ReleaseError(f"release {manifest.release_id} holds no lot; see rejects.ndjson in {release}")
+    sized = spec.sized(len(item_ids))
+    _check(sized, vectors)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / EXPORT_FILE).unlink(missing_ok=True)  # what it vouches for is about to change
     writers: dict[str, Callable[[Path], None]] = {
         EMBEDDINGS_FILE: lambda path: _save_array(path, vectors),
         IDS_FILE: lambda path: _save_array(path, np.array(item_ids)),  # of text, not of objects: read without pickle
         ROWS_FILE: lambda path: _save_json(path, {item_id: row for row, item_id in enumerate(item_ids)}),
-        INDEX_FILE: _built(vectors, kind, on_built).write,
+        INDEX_FILE: lambda path: faiss.write_index(_built(vectors, sized, on_built), str(path)),
     }
     files = {name: _write(folder / name, write) for name, write in writers.items()}
-    export = Export(manifest.release_id, manifest.tower_id, len(item_ids), manifest.dimensions, kind, files)
+    export = Export(manifest.release_id, manifest.tower_id, len(item_ids), manifest.dimensions, str(sized), files)
     _write(folder / EXPORT_FILE, lambda path: _save_json(path, asdict(export)))
     return export
 
@@ -123,11 +127,17 @@ def _rows(release: Path, progress: Progress) -> tuple[list[str], Vector]:
     return kept, vectors[: len(rows)] if not gone else vectors[[rows[item_id] for item_id in kept]]
 
 
-def _built(vectors: Vector, kind: Kind, progress: Progress) -> HnswGraph:
-    index = KINDS[kind](vectors.shape[1])
+def _check(spec: IndexSpec, vectors: Vector) -> None:
+    spec.check_fit(vectors.shape[1])
+    if len(vectors) < spec.least_to_train():
+        raise InvalidInput(f"{len(vectors)} lots cannot train {spec}, which takes {spec.least_to_train()}; choose hnsw or flat")
+
+
+def _built(vectors: Vector, spec: IndexSpec, progress: Progress) -> Any:
+    index = trained(spec, vectors)
     for start in range(0, len(vectors), BLOCK_ROWS):
         index.add(vectors[start : start + BLOCK_ROWS])
-        progress(len(index), len(vectors))
+        progress(index.ntotal, len(vectors))
     return index
 
 

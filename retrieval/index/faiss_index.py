@@ -1,18 +1,13 @@
 """One embedded index: SQLite for the truth, FAISS and inverted lists for speed (docs/adr/0002-embedded-index.md)."""
 
-import logging
-import os
-import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import GavelError, InvalidInput
+from retrieval.errors import InvalidInput
 from retrieval.fuse import Fusion, fuse
 from retrieval.index.analysis import shares_word
 from retrieval.index.base import (
@@ -28,26 +23,22 @@ from retrieval.index.base import (
     with_ranks,
 )
 from retrieval.index.hits import Hit, Hits, best_hits, keyword_hits, top_hits
-from retrieval.index.lot_graph import Kind, LotGraph
+from retrieval.index.index_spec import IndexSpec
+from retrieval.index.lot_graph import LotGraph
 from retrieval.index.lot_keywords import LotKeywords
 from retrieval.index.lot_store import LotStore
+from retrieval.index.main_index import embedded_spec
 from retrieval.index.read_write_lock import ReadWriteLock
+from retrieval.index.renewed_graph import RenewedGraph
 from retrieval.index.title_words import LotTitles, corrections
 from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.tuning import Tuning
-
-logger = logging.getLogger(__name__)
 
 LOTS_FILE = "lots.sqlite"
 LANGUAGE_FILE = "language.txt"  # of words in Latin letters; an index without it is English
 EXACT_BELOW = 1_000
 ENTRIES_A_COMMIT = 1_000
-RENEWAL_NICENESS = 10
 ATTEMPTS = 3  # of a search whose finds a writer replaced before their documents were read
-
-
-class Closed(Exception):
-    """The index was closed while its graph was renewed."""
 
 
 class FaissIndex:
@@ -56,31 +47,31 @@ class FaissIndex:
     Args:
         folder: what create() made; its name is the index's name.
         exact_below: when so few lots pass a filter, they are compared one by one (see HnswGraph.nearest); 0 never does.
-        kind: hnsw, or flat, which compares with every lot that passes a filter.
+        spec: of the vector index, any family; None for the graph of the hyperparameters.
         tuning: boosts of keyword searches, and how hybrid ones fuse.
 
     Raises:
+        InvalidInput: the parameters of the spec do not suit the vectors.
         IndexUnavailable: the database is missing or damaged.
 
     Attributes:
         language: by which words in Latin letters are stemmed, as create() was told.
     """
 
-    def __init__(self, folder: Path, exact_below: int = EXACT_BELOW, kind: Kind = "hnsw", tuning: Tuning | None = None) -> None:
+    def __init__(
+        self, folder: Path, exact_below: int = EXACT_BELOW, spec: IndexSpec | None = None, tuning: Tuning | None = None
+    ) -> None:
         self._folder = folder
-        self._kind: Kind = kind
         self._exact_below = exact_below
         self._tuning = tuning or Tuning()
         self._lots = LotStore(folder / LOTS_FILE)
         written = folder / LANGUAGE_FILE
         self.language = written.read_text().strip() if written.is_file() else DEFAULT_LANGUAGE
         self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
-        self._graph_turn = threading.Lock()  # one thread at a time catches up
-        self._graph: LotGraph | None = None
+        self._graph = RenewedGraph(self._lots, spec or embedded_spec(), self._lock)
         self._keywords = LotKeywords(self._lots, folder, self._tuning.boosts, self.language, self._living_lots)
         self._titles = LotTitles(self._lots, folder)
         self._refreshed = 0  # the generation that every search must see
-        self._renewing = threading.Lock()  # one thread at a time makes a new graph
         self.closed = False
 
     @classmethod
@@ -107,7 +98,7 @@ class FaissIndex:
     @property
     def renewing(self) -> bool:
         """Whether the graph takes new lots in, or is built again, while searches go on."""
-        return self._renewing.locked()
+        return self._graph.renewing
 
     @property
     def joining_words(self) -> bool:
@@ -129,12 +120,12 @@ class FaissIndex:
         """Make all acknowledged writes visible to the next search."""
         self._refreshed = self._lots.generation()
         if self._current_graph().overdue:
-            self._renew(wait=True)
+            self._graph.renew(self._refreshed, wait=True)
 
     def prepare(self) -> None:
         """Build and save all that a first search needs."""
         self.refresh()
-        self._renew(wait=True)
+        self._graph.renew(self._refreshed, wait=True)
         self._keywords.current(self._refreshed)
         self._keywords.merge(wait=True)
         self._titles.prepare()
@@ -200,12 +191,9 @@ class FaissIndex:
         if self.closed:
             return
         self.closed = True
-        with self._renewing:  # whoever makes a new graph gives up
-            if self._graph is not None:
-                self._graph.save(self._lots, self._path, everything=True)
         self._keywords.close()
         self._titles.close()
-        self._graph = None
+        self._graph.close()
         self._lots.close()
 
     def _semantic_hits(self, vector: Vector, k: int, where: Filter, exact: bool) -> Hits:
@@ -254,72 +242,17 @@ class FaissIndex:
         return found
 
     def _current_graph(self) -> LotGraph:
-        """The graph of the newest generation; of an older one while another thread catches up and no refresh() forbids it."""
-        known, generation = self._graph, self._lots.generation()
-        if known is not None and known.generation == generation:
-            return known
-        if not self._graph_turn.acquire(blocking=known is None or known.generation < self._refreshed):
-            assert known is not None
-            return known
-        try:
-            current = self._graph = self._graph or LotGraph.open(self._lots, self._path, self._kind)
-            if current.generation < generation:
-                with self._lots.snapshot() as snapshot:
-                    current.catch_up(snapshot, self._lock)
-        finally:
-            self._graph_turn.release()
-        if (current.overdue or current.worn) and not self._renewing.locked():
-            threading.Thread(target=self._renew_apart, name=f"merge {self.name}", daemon=True).start()
-        return current
-
-    def _renew_apart(self) -> None:
-        faiss.omp_set_num_threads(1)  # of this thread: the other cores are for searches
-        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), RENEWAL_NICENESS)
-        try:
-            self._renew(wait=False)
-        except GavelError as error:
-            logger.error("%s is searched as it is, for its graph cannot be renewed: %s", self.name, error)
-
-    def _renew(self, *, wait: bool) -> None:
-        """Put the delta into the graph, or build that again where much of it is dead; searches go on meanwhile.
-
-        Args:
-            wait: for another thread that does the same, to go on from there and save all; else there is nothing to do.
-        """
-        if not self._renewing.acquire(blocking=wait):
-            return
-        try:
-            current = self._current_graph()
-            if current.worn:
-                current = LotGraph.build(self._lots, self._kind, self._go_on)
-                with self._graph_turn:
-                    self._graph = current
-            else:
-                current.vectors.merge(self._lock, self._go_on)
-            current.save(self._lots, self._path, everything=wait)
-        except Closed:
-            pass
-        finally:
-            self._renewing.release()
-
-    def _go_on(self) -> None:
-        if self.closed:
-            raise Closed
+        return self._graph.current(self._refreshed)
 
     def _living_lots(self) -> tuple[NDArray[np.int64], int]:
         """Positions of the lots that are there, ascending, and up to which position that is known.
 
         Whoever searches has caught up; a thread apart that did would let searches go on with what was before.
         """
-        current = self._graph or self._current_graph()
+        current = self._graph.known or self._current_graph()
         with self._lock.reading():
             columns = current.columns
             return columns.living, int(columns.positions[-1]) if len(columns) else 0
-
-    @property
-    def _path(self) -> Path:
-        return self._folder / f"{self._kind}.faiss"
 
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self.dimensions,) or not np.isfinite(vector).all():

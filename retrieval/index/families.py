@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.base import OVERFETCH, Vector
-from retrieval.index.hnsw import BLOCK_ROWS, TIE_MARGIN, Slots
+from retrieval.index.hnsw import nearest_slots
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_columns import Mask
+from retrieval.index.whole_vectors import BLOCK_ROWS, Slots, WholeVectors
 
 INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"
 CHECKED_BYTES = 1 << 20
+SIFTED_MARGIN = 1.5  # of what would be enough if the allowed were spread evenly
 EXACT_SHARE = 1_000  # as HnswGraph.nearest: allowed² <= 1,000 · all is compared one by one
 
 _faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors
@@ -54,7 +56,7 @@ class AnnIndex:
         vectors: (N, D) to score candidates from; None where the index holds them whole.
     """
 
-    def __init__(self, index: Any, spec: IndexSpec, vectors: Vector | None) -> None:
+    def __init__(self, index: Any, spec: IndexSpec, vectors: Vector | WholeVectors | None) -> None:
         self.spec = spec
         self._index, self._vectors = index, vectors
         self._wrapped = isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
@@ -92,7 +94,9 @@ class AnnIndex:
             raise IndexUnavailable(f"the vector index in {folder} cannot be opened ({error}); build it again") from error
         return cls(index, spec, vectors)
 
-    def search(self, query: Vector, k: int, allowed: Mask | None = None, spec: IndexSpec | None = None) -> Found:
+    def search(
+        self, query: Vector, k: int, allowed: Mask | None = None, spec: IndexSpec | None = None, exact_share: int = EXACT_SHARE
+    ) -> Found:
         """The vectors with the highest cosine among the allowed ones.
 
         A filter is pushed into FAISS as a bitmap and widens the search by the inverse of the share that passes; where few pass,
@@ -103,14 +107,17 @@ class AnnIndex:
             k: how many are wanted, > 0.
             allowed: (N,) bool; None for all.
             spec: search parameters instead of the index's own; of the same family.
+            exact_share: where allowed² is at most so many times all, each is compared; 0 never does.
         """
         asked, size = spec or self.spec, len(self)
         count = size if allowed is None else int(np.count_nonzero(allowed))
         if not count:
             return Found(np.empty(0, dtype=np.int64), np.empty(0))
-        if allowed is not None and count < size and self._exact_is_cheaper(count):
+        if allowed is not None and count < size and self._exact_is_cheaper(count, exact_share):
             return self.exact(query, k, allowed)
         wanted = min(k * asked.candidates + OVERFETCH, count)
+        if allowed is not None and count < size and self.spec.family == "pq":
+            return self._sifted(query, k, allowed, wanted, size / count)
         effort = self._effort(asked, wanted, size / count)
         parameters = self._parameters(effort, None if count == size else allowed)
         scores, labels = self._index.search(query[None], wanted, params=parameters)  # (1, wanted) both
@@ -129,9 +136,7 @@ class AnnIndex:
             slots: Slots = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
             blocks = [self._vectors[slots[i : i + BLOCK_ROWS]] @ query for i in range(0, len(slots), BLOCK_ROWS)]
             scores = np.concatenate(blocks) if blocks else np.empty(0, dtype=np.float32)
-            if len(slots) > k:
-                near = scores >= np.partition(scores, -k)[-k] - TIE_MARGIN
-                slots = slots[near]
+            slots = nearest_slots(slots, scores, k)
             return _best(slots, _cosines(self._vectors, slots, query), k)
         selector = None if allowed is None else _selector(allowed)
         inner = _faiss.downcast_index(self._index)
@@ -146,10 +151,20 @@ class AnnIndex:
         some = labels[0] >= 0
         return _best(labels[0][some], scores[0][some].astype(np.float64), k)
 
-    def _exact_is_cheaper(self, count: int) -> bool:
-        if self.spec.family == "pq":
-            return True  # FAISS's IndexPQ takes no selector
-        return self.spec.effort is not None and count * count <= EXACT_SHARE * len(self)
+    def _exact_is_cheaper(self, count: int, exact_share: int) -> bool:
+        return (self.spec.effort is not None or self.spec.family == "pq") and count * count <= exact_share * len(self)
+
+    def _sifted(self, query: Vector, k: int, allowed: Mask, wanted: int, widened: float) -> Found:
+        """The answer of codes that take no selector (IndexPQ): so many are fetched that enough of them are allowed."""
+        assert self._vectors is not None
+        fetched = int(np.ceil(SIFTED_MARGIN * wanted * widened))
+        while 2 * fetched <= len(self):
+            slots: Slots = self._index.search(query[None], fetched)[1][0]
+            slots = slots[allowed[slots]][:wanted]
+            if len(slots) == wanted:
+                return _best(slots, _cosines(self._vectors, slots, query), k)
+            fetched *= 4
+        return self.exact(query, k, allowed)
 
     def _effort(self, asked: IndexSpec, wanted: int, widened: float) -> int:
         """ef_search or nprobe of one search; 0 for a family that has neither."""
@@ -157,7 +172,7 @@ class AnnIndex:
             return 0
         if asked.effort == "nprobe":
             return min(int(np.ceil(asked.nprobe * widened)), self.spec.nlist)
-        return min(int(np.ceil(max(asked.ef_search, wanted) * widened)), len(self))
+        return min(int(np.ceil(max(asked.beam(len(self)), wanted) * widened)), len(self))
 
     def _parameters(self, effort: int, allowed: Mask | None) -> Any:
         if allowed is None and effort in self._unfiltered:
@@ -176,10 +191,11 @@ class AnnIndex:
         return made
 
 
-def mapped_vectors(path: Path, shape: tuple[int, int]) -> Vector:
-    """(N, D) float32 numbers of a file, read as they are needed and never written."""
-    mapped: Vector = np.asarray(np.memmap(path, dtype="<f4", mode="r", shape=shape))  # a plain view is quicker to index
-    return mapped
+def mapped_vectors(path: Path, shape: tuple[int, int], start: int = 0) -> Vector:
+    """(N, D) float32 numbers of a file from a byte on, read as they are needed and never written."""
+    mapped = np.memmap(path, dtype="<f4", mode="r", offset=start, shape=shape)
+    plain: Vector = np.asarray(mapped)  # quicker to index
+    return plain
 
 
 def _check(folder: Path, card: dict[str, Any], whole: bool) -> None:
@@ -204,7 +220,7 @@ def _selector(allowed: Mask) -> Any:
     return _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 
 
-def _cosines(vectors: Vector, slots: Slots, query: Vector) -> Cosines:
+def _cosines(vectors: Vector | WholeVectors, slots: Slots, query: Vector) -> Cosines:
     """(n,) exact cosines of unit vectors with a unit query."""
     scores: Cosines = vectors[slots].astype(np.float64) @ query.astype(np.float64)
     return scores

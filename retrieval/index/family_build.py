@@ -13,6 +13,7 @@ from retrieval.errors import InvalidInput
 from retrieval.index.base import Vector
 from retrieval.index.families import CARD_FILE, INDEX_FILE, VECTORS_FILE, AnnIndex, checksum_of, mapped_vectors
 from retrieval.index.index_spec import POINTS_A_CENTROID, IndexSpec
+from retrieval.index.whole_vectors import WholeVectors
 
 ROWS_A_STEP = 10_000  # added between two steps of a progress bar
 SAMPLE_SEED = 7
@@ -59,13 +60,13 @@ def build(
         InvalidInput: the parameters do not suit the dimensions or the number of vectors.
         OSError: the folder cannot be written.
     """
-    _check_fit(spec, dimensions)
+    spec.check_fit(dimensions)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD_FILE).unlink(missing_ok=True)  # what it vouches for is about to change
     items = _lay_down(batches, dimensions, folder / VECTORS_FILE)
     sized = spec.sized(items)
     vectors = mapped_vectors(folder / VECTORS_FILE, (items, dimensions))
-    index = _trained(sized, vectors)
+    index = trained(sized, vectors)
     for start in range(0, items, ROWS_A_STEP):
         index.add(np.ascontiguousarray(vectors[start : start + ROWS_A_STEP]))
         progress(min(start + ROWS_A_STEP, items), items)
@@ -78,14 +79,6 @@ def build(
     partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / CARD_FILE)
     return AnnIndex.open(folder, check=False)
-
-
-def _check_fit(spec: IndexSpec, dimensions: int) -> None:
-    length = spec.pca or dimensions
-    if spec.pca > dimensions:
-        raise InvalidInput(f"vectors of {dimensions} numbers cannot be cut to {spec.pca}; choose a smaller pca")
-    if "pq" in spec.family and length % spec.pq_m:
-        raise InvalidInput(f"vectors of {length} numbers cannot be cut into {spec.pq_m} equal parts; choose another pq_m")
 
 
 def _lay_down(batches: Iterable[Vector], dimensions: int, path: Path) -> int:
@@ -102,8 +95,8 @@ def _lay_down(batches: Iterable[Vector], dimensions: int, path: Path) -> int:
     return items
 
 
-def _trained(spec: IndexSpec, vectors: Vector) -> Any:
-    """An empty index of the spec, trained on a random sample of the vectors."""
+def trained(spec: IndexSpec, vectors: Vector | WholeVectors) -> Any:
+    """An empty index of FAISS of the spec, its lists numbered, trained on a random sample of (N, D) vectors."""
     items, dimensions = vectors.shape
     # cut vectors are compared by distance, for their axes start at the mean; whole ones by what is their cosine
     metric = faiss.METRIC_L2 if spec.pca else faiss.METRIC_INNER_PRODUCT

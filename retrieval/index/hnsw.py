@@ -1,28 +1,24 @@
 """The vectors of an embedded index in FAISS: HNSW (Malkov and Yashunin, TPAMI 2020), or Flat; filtered before the search."""
 
-import json
 import math
-import os
-import threading
-import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.base import OVERFETCH, Vector
+from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_columns import Mask
-from retrieval.settings import hyperparameters
+from retrieval.index.vector_file import Footer, MappedIndex, Positions, checked, positions_in, replacing, seal
+from retrieval.index.whole_vectors import BLOCK_ROWS, Slots
 
-Slots = NDArray[np.int64]
 _faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors
 
+GRAPH = IndexSpec("hnsw")
 TIE_MARGIN = 1e-5  # far above the rounding error of a float32 dot product of unit vectors, far below any difference of note
-BLOCK_ROWS = 65_536  # vectors gathered at a time by the exact search
-FOOTER_LENGTH_BYTES = 8
-CHECKED_BYTES = 1 << 20
 
 
 class HnswGraph:
@@ -30,12 +26,15 @@ class HnswGraph:
 
     Args:
         dimensions: length of the vectors.
+        spec: of the family hnsw.
     """
 
-    def __init__(self, dimensions: int) -> None:
-        self._index: Any = faiss.IndexHNSWFlat(dimensions, hyperparameters().hnsw_m, faiss.METRIC_INNER_PRODUCT)
-        self._index.hnsw.efConstruction = hyperparameters().hnsw_ef_construction
-        self._mapped: BinaryIO | None = None  # the file that the index is a view of; open, for its name may go to a newer one
+    outgrown = False  # of what is trained
+
+    def __init__(self, dimensions: int, spec: IndexSpec = GRAPH) -> None:
+        self._spec = spec
+        self._index: Any = self._empty(dimensions)
+        self._mapped: MappedIndex | None = None  # what the index is a view of
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -57,13 +56,16 @@ class HnswGraph:
 
     def copy(self) -> Self:
         """The same vectors in memory of their own, whatever this one is a view of."""
-        made = type(self)(self.dimensions)
-        if self._mapped is None:
-            made._index = faiss.clone_index(self._index)
-        else:
-            self._mapped.seek(0)
-            made._index = faiss.read_index(_faiss.PyCallbackIOReader(self._mapped.read, CHECKED_BYTES))
+        made = type(self)(self.dimensions, self._spec)
+        made._index = self._mapped.copy() if self._mapped else faiss.clone_index(self._index)
         return made
+
+    def take(self, slots: Slots) -> Vector:
+        """(n, D) float32, a copy of the vectors at some slots."""
+        return self.vectors[slots]
+
+    def train(self, before_stride: Callable[[], None]) -> None:
+        """Nothing: vectors are linked as they are added."""
 
     def add(self, vectors: Vector) -> None:
         """Add (N, D) unit vectors at the next slots; to one in memory alone, for FAISS ends the process that changes a file's."""
@@ -90,7 +92,7 @@ class HnswGraph:
         if count <= exact_below or count * count <= exact_below * size:
             return self.exact(query, k, allowed)
         wanted = min(k + OVERFETCH, count)
-        found = self._beam(query, wanted, math.ceil(max(hyperparameters().hnsw_ef_search, wanted) * size / count), allowed)
+        found = self._beam(query, wanted, math.ceil(max(self._spec.beam(size), wanted) * size / count), allowed)
         return found if len(found) >= min(k, count) else self.exact(query, k, allowed)
 
     def exact(self, query: Vector, k: int, allowed: Mask) -> Slots:
@@ -98,10 +100,7 @@ class HnswGraph:
         slots = np.flatnonzero(allowed)
         if len(slots) <= k:
             return slots
-        scores = self._scores(query, slots)
-        cut = np.partition(scores, -k)[-k] - TIE_MARGIN
-        best: Slots = slots[scores >= cut]
-        return best
+        return nearest_slots(slots, self._scores(query, slots), k)
 
     def _scores(self, query: Vector, slots: Slots) -> NDArray[np.float32]:
         vectors = self.vectors
@@ -124,57 +123,50 @@ class HnswGraph:
         """Write the bare index in FAISS's own format, which any program with faiss reads."""
         faiss.write_index(self._index, str(path))
 
-    def save(self, path: Path, positions: NDArray[np.int64], database_id: str) -> None:
-        """Write graph and positions to a file in one step: FAISS's own format, then the positions, then a footer with a checksum.
+    def save(self, path: Path, positions: Positions, database_id: str) -> Self:
+        """Write all to a file in one step: FAISS's own format, then the positions, then a footer with a checksum.
 
         Args:
             path: replaced if it is there.
             positions: (N,) where each slot's lot stands in the database.
             database_id: the database that the positions are of.
+
+        Returns:
+            The same vectors, mapped from the file.
         """
-        partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-        try:
+        with replacing(path) as partial:
             self.write(partial)
-            with partial.open("r+b") as file:
-                file.seek(0, os.SEEK_END)
-                file.write(positions.astype("<i8").tobytes())
-                file.flush()
-                payload = file.tell()
-                footer = {"database_id": database_id, "slots": len(self), "payload": payload, "crc32": _checksum(partial, payload)}
-                encoded = json.dumps(footer).encode()
-                file.write(encoded + len(encoded).to_bytes(FOOTER_LENGTH_BYTES, "little"))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+            return self._in_file(partial, seal(partial, positions, database_id), self.dimensions, self._spec)
 
     @classmethod
-    def load(cls, path: Path, dimensions: int, database_id: str) -> tuple["HnswGraph", NDArray[np.int64]]:
+    def load(cls, path: Path, dimensions: int, database_id: str, spec: IndexSpec = GRAPH) -> tuple[Self, Positions]:
         """Map what save() wrote into memory, to be searched and not changed: processes share it, and a start waits for nothing.
 
         Returns:
-            The graph and its (N,) positions.
+            The index and its (N,) positions.
 
         Raises:
             OSError: no such file.
             ValueError: damaged, or of another database.
         """
-        footer = _footer(path)
-        slots, payload = int(footer["slots"]), int(footer["payload"])
-        if footer["database_id"] != database_id:
-            raise ValueError("it is of another database")
-        if _checksum(path, payload) != footer["crc32"]:
-            raise ValueError("its checksum does not hold")
-        graph, loaded = cls(dimensions), faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        if type(loaded) is not type(graph._index):
+        footer = checked(path, database_id)
+        loaded = cls._in_file(path, footer, dimensions, spec)
+        return loaded, positions_in(path, footer)
+
+    @classmethod
+    def _in_file(cls, path: Path, footer: Footer, dimensions: int, spec: IndexSpec) -> Self:
+        made, mapped = cls(dimensions, spec), MappedIndex(path)
+        if type(mapped.index) is not type(made._index):
             raise ValueError("it is of another kind of index")
-        graph._index, graph._mapped = loaded, path.open("rb")
-        graph._mapped.seek(payload - 8 * slots)
-        positions = np.frombuffer(graph._mapped.read(8 * slots), dtype="<i8").astype(np.int64)
-        if len(graph) != slots or graph._index.d != dimensions or len(positions) != slots:
-            raise ValueError(f"it holds {len(graph)} vectors of {graph._index.d} dimensions, not {slots} of {dimensions}")
-        return graph, positions
+        made._index, made._mapped = mapped.index, mapped
+        if (len(made), made._index.d) != (footer.slots, dimensions):
+            raise ValueError(f"it holds {len(made)} vectors of {made._index.d} dimensions, not {footer.slots} of {dimensions}")
+        return made
+
+    def _empty(self, dimensions: int) -> Any:
+        index: Any = faiss.IndexHNSWFlat(dimensions, self._spec.m, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = self._spec.ef_construction
+        return index
 
 
 class FlatVectors(HnswGraph):
@@ -182,11 +174,8 @@ class FlatVectors(HnswGraph):
 
     Args:
         dimensions: length of the vectors.
+        spec: of the family flat.
     """
-
-    def __init__(self, dimensions: int) -> None:
-        self._index: Any = faiss.IndexFlatIP(dimensions)
-        self._mapped = None
 
     @property
     def vectors(self) -> Vector:
@@ -201,28 +190,13 @@ class FlatVectors(HnswGraph):
         """The slots with the highest cosine among the allowed ones, as exact() finds them; exact_below is not looked at."""
         return self.exact(query, k, allowed)
 
-
-def _footer(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size < FOOTER_LENGTH_BYTES:
-            raise ValueError("it is too short")
-        file.seek(size - FOOTER_LENGTH_BYTES)
-        length = int.from_bytes(file.read(FOOTER_LENGTH_BYTES), "little")
-        if length > size - FOOTER_LENGTH_BYTES:
-            raise ValueError("it has no footer")
-        file.seek(size - FOOTER_LENGTH_BYTES - length)
-        footer = json.loads(file.read(length))
-    if not isinstance(footer, dict) or not {"database_id", "slots", "payload", "crc32"} <= footer.keys():
-        raise ValueError("it has no footer")
-    return footer
+    def _empty(self, dimensions: int) -> Any:
+        return faiss.IndexFlatIP(dimensions)
 
 
-def _checksum(path: Path, length: int) -> int:
-    """CRC-32 of the first bytes of a file."""
-    checksum = 0
-    with path.open("rb") as file:
-        while length > 0 and (block := file.read(min(length, CHECKED_BYTES))):
-            checksum = zlib.crc32(block, checksum)
-            length -= len(block)
-    return checksum
+def nearest_slots(slots: Slots, scores: NDArray[np.float32], k: int) -> Slots:
+    """Those of (N,) slots with the k highest of (N,) scores, and all that tie with the last of them; in no order."""
+    if len(slots) <= k:
+        return slots
+    best: Slots = slots[scores >= np.partition(scores, -k)[-k] - TIE_MARGIN]
+    return best

@@ -7,6 +7,7 @@ A family is one of FAISS's index types, or two of them one in the other. Bytes a
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from retrieval.errors import InvalidInput
@@ -27,11 +28,13 @@ PARAMETERS: Mapping[Family, tuple[str, ...]] = {
     "hnsw": GRAPH,
     "hnsw_sq8": (*GRAPH, "rescore"),
 }
-ZERO_ALLOWED = ("nlist", "pca")  # 0 leaves the first to the number of vectors, and cuts nothing with the second
+ZERO_ALLOWED = ("nlist", "ef_search", "pca")  # 0 leaves the first two to the number of vectors, and cuts nothing with the third
 
 POINTS_A_CENTROID = 64  # of a training sample; FAISS's k-means warns below 39 and looks at no more than 256
 LEAST_POINTS_A_CENTROID = 39
 SAMPLE_OF_RANGES = 10_000  # vectors whose smallest and largest numbers bound the steps of sq8
+LEAST_TO_TRAIN = 1_000  # vectors from which lists, codes, ranges or axes are taken; fewer are compared one by one as quickly
+BEAM_PER_ROOT, LEAST_BEAM = 0.55, 100  # ef_search of .99 of fifty: 65, 144 and 569 among 10^4, 10^5 and 10^6 clustered vectors
 LISTS_PER_ROOT = 4  # lists are 4 to 16 times the root of the number of vectors, says the wiki; few lists are quick to train
 
 
@@ -45,7 +48,7 @@ class IndexSpec:
             over whole vectors or over sq8 (Malkov and Yashunin, TPAMI 2020).
         m: links of a vector in the graph; twice as many in its lowest layer.
         ef_construction: candidates kept while a vector is linked.
-        ef_search: candidates kept while the graph is searched.
+        ef_search: candidates kept while the graph is searched; 0 takes as many as suit the number of vectors, see beam().
         nlist: lists; 0 takes as many as suit the number of vectors, see sized().
         nprobe: lists that a search reads.
         pq_m: parts of a vector, each with a code of its own; divides the dimensions.
@@ -57,7 +60,7 @@ class IndexSpec:
     family: Family = "hnsw"
     m: int = 16
     ef_construction: int = 256
-    ef_search: int = 100
+    ef_search: int = 0
     nlist: int = 0
     nprobe: int = 16
     pq_m: int = 64
@@ -78,8 +81,12 @@ class IndexSpec:
             raise InvalidInput("opq_ivf_pq rotates the vectors itself; leave pca away, or take ivf_pq")
 
     @classmethod
-    def parse(cls, text: str) -> "IndexSpec":
-        """Read "family" or "family:name=number,…"; what is not named keeps its default.
+    def parse(cls, text: str, otherwise: Mapping[str, int] = MappingProxyType({})) -> "IndexSpec":
+        """Read "family" or "family:name=number,…".
+
+        Args:
+            text: as str() writes it; what it does not name keeps its default.
+            otherwise: other defaults, of which the family takes its own.
 
         Raises:
             InvalidInput: an unknown family or parameter, or a number out of its range.
@@ -88,7 +95,8 @@ class IndexSpec:
         found = next((known for known in FAMILIES if known == family), None)
         if found is None:
             raise InvalidInput(f"there is no index family {family!r}; there are {', '.join(FAMILIES)}")
-        allowed, values = (*PARAMETERS[found], "pca"), {}
+        allowed = (*PARAMETERS[found], "pca")
+        values = {name: number for name, number in otherwise.items() if name in allowed}
         for part in filter(None, rest.split(",")):
             name, _, number = part.partition("=")
             if name not in allowed or not number.isascii() or not number.isdigit():
@@ -130,6 +138,35 @@ class IndexSpec:
             return self
         wanted = 2 ** round(math.log2(max(LISTS_PER_ROOT * math.sqrt(max(items, 1)), 1)))
         return replace(self, nlist=max(1, min(wanted, items // LEAST_POINTS_A_CENTROID)))
+
+    def beam(self, items: int) -> int:
+        """ef_search over so many vectors: as named, else what finds .99 of fifty among vectors in clusters.
+
+        That was fitted up to a million (docs/performance.md, "Which vector index"); beyond, the root goes on.
+        """
+        return self.ef_search or max(LEAST_BEAM, math.ceil(BEAM_PER_ROOT * math.sqrt(items)))
+
+    def least_to_train(self) -> int:
+        """How many vectors there must be to train it; 0 if nothing is trained."""
+        if not self.training_sample(LEAST_TO_TRAIN):
+            return 0
+        centroids = self.nlist if "nlist" in PARAMETERS[self.family] else 1
+        codes = 2**self.pq_bits if "pq_m" in PARAMETERS[self.family] else 1
+        return max(LEAST_TO_TRAIN, LEAST_POINTS_A_CENTROID * max(centroids, codes))
+
+    def lies_like(self, other: "IndexSpec") -> bool:
+        """Whether an index of another spec may be searched as one of this: only its graph or its effort may differ."""
+        names = {"pq_m", "pq_bits"} & set(PARAMETERS[self.family]) | {"family", "pca"}
+        names |= {"nlist"} if self.nlist and "nlist" in PARAMETERS[self.family] else set()
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+    def check_fit(self, dimensions: int) -> None:
+        """Raise InvalidInput where the parameters do not suit the length of the vectors."""
+        length = self.pca or dimensions
+        if self.pca > dimensions:
+            raise InvalidInput(f"vectors of {dimensions} numbers cannot be cut to {self.pca}; choose a smaller pca")
+        if "pq" in self.family and length % self.pq_m:
+            raise InvalidInput(f"vectors of {length} numbers cannot be cut into {self.pq_m} equal parts; choose another pq_m")
 
     def training_sample(self, items: int) -> int:
         """How many of so many vectors it is trained on: 64 a centroid, whether of lists or of codes; 0 if nothing is trained."""

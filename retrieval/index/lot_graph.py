@@ -1,24 +1,22 @@
-"""The graph and the filter columns of an embedded index, kept in step with its database."""
+"""The vectors and the filter columns of an embedded index, kept in step with its database."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from retrieval.index.hnsw import FlatVectors, HnswGraph
+from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_columns import GoneLot, LotColumns
 from retrieval.index.lot_store import LotSnapshot, LotStore
 from retrieval.index.main_and_delta import MainAndDelta
+from retrieval.index.main_index import load_main, new_main
 from retrieval.index.read_write_lock import ReadWriteLock
 
 logger = logging.getLogger(__name__)
 
 MAX_DEAD_SHARE = 0.3  # of the slots; above it the graph spends its beam on lots that are gone
 MAX_UNSAVED_SHARE = 0.2  # of the slots; what is not in the file is added to the graph again at the next start
-Kind = Literal["hnsw", "flat"]
-KINDS: Mapping[Kind, type[HnswGraph]] = {"hnsw": HnswGraph, "flat": FlatVectors}
 LOTS_A_STEP = 4_096  # added to the delta at a time while searches wait
 DELTA_SHARE = 0.01  # of the slots; what lies in the delta beyond that makes every search slower than the graph would
 LEAST_DELTA = 1_000  # lots that are compared with one by one faster than a graph is copied
@@ -27,52 +25,58 @@ LEAST_DELTA = 1_000  # lots that are compared with one by one faster than a grap
 class LotGraph:
     """The lots of a database up to one generation, ready to be searched.
 
+    Args:
+        spec: of the vector index.
+        dimensions: length of the vectors.
+        folder: of the index.
+
     Attributes:
         vectors: of the slots.
         columns: the lots of the slots.
         generation: the state of the database that both have; -1 before the first catch_up().
     """
 
-    def __init__(self, dimensions: int, kind: Kind = "hnsw") -> None:
-        self.vectors = MainAndDelta(KINDS[kind](dimensions))
+    def __init__(self, spec: IndexSpec, dimensions: int, folder: Path) -> None:
+        self._spec = spec
+        self.vectors = MainAndDelta(new_main(spec, dimensions, folder))
         self.columns = LotColumns()
         self.generation = -1
         self._tombstones_to = 0
         self._saved_slots = 0
 
     @classmethod
-    def open(cls, lots: LotStore, path: Path, kind: Kind = "hnsw") -> "LotGraph":
-        """Load the graph file as far as it goes and take the rest from the database.
+    def open(cls, lots: LotStore, path: Path, spec: IndexSpec) -> "LotGraph":
+        """Load the vector file as far as it goes and take the rest from the database.
 
         Args:
             lots: the database.
-            path: the graph file; one that is missing, damaged or of another kind is passed over.
-            kind: of the index in FAISS.
+            path: the vector file; one that is missing, damaged or of another family is passed over.
+            spec: of the vector index.
         """
-        opened = cls(lots.dimensions, kind)
+        opened = cls(spec, lots.dimensions, path.parent)
         with lots.snapshot() as snapshot:
             try:
                 opened._load(lots, snapshot, path)
             except FileNotFoundError:
                 pass
             except (OSError, ValueError, RuntimeError) as error:
-                logger.warning("%s is not usable (%s); the graph is built again from %s", path, error, lots.path)
-                opened = cls(lots.dimensions, kind)
+                logger.warning("%s is not usable (%s); the vector index is built again from %s", path, error, lots.path)
+                opened = cls(spec, lots.dimensions, path.parent)
             opened._fill(snapshot)
         return opened
 
     @classmethod
-    def build(cls, lots: LotStore, kind: Kind = "hnsw", after_step: Callable[[], None] = lambda: None) -> "LotGraph":
-        """Build the graph from the database alone; after_step() may give up by raising."""
-        built = cls(lots.dimensions, kind)
+    def build(cls, lots: LotStore, spec: IndexSpec, after_step: Callable[[], None] = lambda: None) -> "LotGraph":
+        """Build the vector index from the database alone; after_step() may give up by raising."""
+        built = cls(spec, lots.dimensions, lots.path.parent)
         with lots.snapshot() as snapshot:
             built._fill(snapshot, after_step)
         return built
 
     @property
     def worn(self) -> bool:
-        """Whether so many slots are dead that the graph ought to be built again."""
-        return self.columns.dead > MAX_DEAD_SHARE * len(self.columns)
+        """Whether the vector index ought to be built again: many slots are dead, or it was trained for far fewer."""
+        return self.columns.dead > MAX_DEAD_SHARE * len(self.columns) or self.vectors.main.outgrown
 
     @property
     def overdue(self) -> bool:
@@ -95,32 +99,41 @@ class LotGraph:
             after_step()
         self.generation = generation
 
-    def save(self, lots: LotStore, path: Path, *, everything: bool) -> None:
-        """Write the graph file, unless nothing, or (with everything=False) not much, is new.
+    def save(self, lots: LotStore, path: Path, lock: ReadWriteLock, *, everything: bool) -> None:
+        """Write the vector file, unless nothing, or (with everything=False) not much, is new; from then on that is searched.
 
         A file that cannot be written is only a slower start next time, so that is logged and not raised.
+
+        Args:
+            lots: the database.
+            path: replaced if it is there.
+            lock: that searches hold; taken for the moment in which the mapped file takes the place of the memory.
+            everything: whether little that is new is worth it.
         """
         main = self.vectors.main
         unsaved = len(main) - self._saved_slots
         if unsaved <= (0 if everything else MAX_UNSAVED_SHARE * len(main)):
             return
         try:
-            main.save(path, self.columns.positions[: len(main)], lots.database_id)
-            self._saved_slots = len(main)
+            mapped = main.save(path, self.columns.positions[: len(main)], lots.database_id)
         except (OSError, RuntimeError) as error:
-            logger.warning("%s could not be written (%s); the next start builds the graph again", path, error)
+            logger.warning("%s could not be written (%s); the next start builds the vector index again", path, error)
+            return
+        self._saved_slots = len(main)
+        with lock.writing():
+            self.vectors.put(mapped, instead_of=main)
 
     def _load(self, lots: LotStore, snapshot: LotSnapshot, path: Path) -> None:
-        graph, positions = type(self.vectors.main).load(path, lots.dimensions, lots.database_id)
+        main, positions = load_main(path, self._spec, lots.dimensions, lots.database_id)
         last = int(positions[-1]) if len(positions) else 0
         living = {lot.position: lot for lot in snapshot.fields_to(last)}
         if len(living) > len(positions) or not np.isin(list(living), positions).all():
             raise ValueError("it leaves out lots of the database")
         self.columns.append([living.get(position) or GoneLot(position) for position in positions.tolist()])
-        self.vectors, self._saved_slots = MainAndDelta(graph), len(graph)
+        self.vectors, self._saved_slots = MainAndDelta(main), len(main)
 
     def _fill(self, snapshot: LotSnapshot, after_step: Callable[[], None] = lambda: None) -> None:
-        """Take over all lots where nobody searches yet; without a file they go into the graph at once, not by way of a copy."""
+        """Take over all lots where nobody searches yet; without a file they go into the main index at once, not into a copy."""
         fresh = not len(self.vectors)
 
         def after_lots() -> None:
@@ -129,5 +142,7 @@ class LotGraph:
                 self.vectors.absorb()
 
         self.catch_up(snapshot, ReadWriteLock(), after_lots)
-        if self.overdue:
+        if fresh:
+            self.vectors.main.train(after_step)
+        elif self.overdue:
             self.vectors.merge(ReadWriteLock())

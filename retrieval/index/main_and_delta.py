@@ -1,8 +1,8 @@
 """The vectors of an embedded index: an immutable main index, and a small exact one after it for what came later.
 
-A lot is found as soon as its vector is in the delta, which costs a copy of it; the graph takes a hundred times as long. So the
-graph is extended apart, on a copy, and takes the place of the old one in one step, while searches go on in both parts. Slots go
-on from the main index into the delta: the slot of a vector stays what it was when the two are merged.
+A lot is found as soon as its vector is in the delta, which costs a copy of it; a graph takes a hundred times as long. So the main
+index is extended apart, on a copy, which takes the place of the old one in one step, while searches go on in both parts. Slots
+go on from the main index into the delta: the slot of a vector stays what it was when the two are merged.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.base import Vector
-from retrieval.index.hnsw import FlatVectors, HnswGraph, Slots
+from retrieval.index.hnsw import FlatVectors
 from retrieval.index.lot_columns import Mask
+from retrieval.index.main_index import MainIndex
 from retrieval.index.read_write_lock import ReadWriteLock
+from retrieval.index.whole_vectors import Slots
 
-ROWS_A_STRIDE = 4_096  # added to a graph that nobody searches; FAISS pays for every vector of the graph at each stride
+ROWS_A_STRIDE = 4_096  # added to an index that nobody searches; FAISS pays for every vector of a graph at each stride
 
 
 class Delta(FlatVectors):
@@ -33,7 +35,7 @@ class MainAndDelta:
         main: holds the first slots; from now on this object's alone.
     """
 
-    def __init__(self, main: HnswGraph) -> None:
+    def __init__(self, main: MainIndex) -> None:
         self.main = main
         self.delta = Delta(main.dimensions)
 
@@ -48,7 +50,7 @@ class MainAndDelta:
         """(N, D) float32, a copy of the vectors at some slots."""
         in_main = slots < len(self.main)
         taken = np.empty((len(slots), self.main.dimensions), dtype=np.float32)
-        taken[in_main] = self.main.vectors[slots[in_main]]
+        taken[in_main] = self.main.take(slots[in_main])
         taken[~in_main] = self.delta.vectors[slots[~in_main] - len(self.main)]
         return taken
 
@@ -88,6 +90,11 @@ class MainAndDelta:
             rest = Delta(self.main.dimensions)
             rest.add(self.delta.vectors[len(taken) :])
             self.main, self.delta = extended, rest
+
+    def put(self, main: MainIndex, instead_of: MainIndex) -> None:
+        """Search in another main index of the same vectors, unless the one that it is for has gone; under the lock for writing."""
+        if self.main is instead_of:
+            self.main = main
 
     def _joined(self, in_main: Slots, in_delta: Slots) -> Slots:
         return np.concatenate([in_main, in_delta + len(self.main)])

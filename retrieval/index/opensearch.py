@@ -8,6 +8,7 @@ from opensearchpy import OpenSearch
 
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.index.base import index_name, utc_now
+from retrieval.index.opensearch_connection import connect
 from retrieval.index.opensearch_errors import opensearch_errors
 from retrieval.index.opensearch_index import OpenSearchIndex
 from retrieval.schema import DEFAULT_LANGUAGE, HYBRID_PIPELINE, Engine, check_language, index_body, pipeline_name
@@ -18,17 +19,16 @@ __all__ = ["OpenSearchIndex", "OpenSearchStore"]
 logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of what comes back as an exception
 
 DEFAULT_TIMEOUT_S = 10.0
-# One more try finds out that a kept connection was closed by the server; waiting longer is the caller's choice
-CONNECTION_RETRIES = 1
 
 
 class OpenSearchStore:
     """The physical indices of one alias on an OpenSearch server or cluster.
 
     Args:
-        server: URL such as "http://127.0.0.1:9200", or a client that was made with the credentials that the cluster asks for.
+        server: URL such as "http://127.0.0.1:9200", URLs of several nodes with commas between, or a client of connect() that was
+            made with the credentials that the cluster asks for.
         alias: name behind which the live index stands; physical names and the hybrid pipeline begin with it.
-        timeout_s: seconds until one request is given up; of a client that is passed in, its own counts.
+        timeout_s: seconds until one question is given up; writes are given more.
         engine: k-NN engine of the indices that create() makes.
         shards: their primary shards.
         replicas: copies of each shard.
@@ -52,11 +52,7 @@ class OpenSearchStore:
         tuning: Callable[[str], Tuning] = untuned,
     ) -> None:
         check_language(language)
-        try:
-            made = OpenSearch(server, timeout=timeout_s, max_retries=CONNECTION_RETRIES) if isinstance(server, str) else server
-        except ValueError as error:  # not quoting the URL, which may hold a password
-            raise InvalidInput(f"the URL of OpenSearch cannot be read ({error}); write it like http://127.0.0.1:9200") from None
-        self._client = made
+        self._client = connect(server, timeout_s) if isinstance(server, str) else server
         # As the client tells it: without the password that a URL may hold
         self._url = ", ".join(str(connection.host) for connection in self._client.transport.connection_pool.connections)
         self._alias = alias
@@ -76,7 +72,7 @@ class OpenSearchStore:
         with opensearch_errors(self._url):
             self._client.search_pipeline.put(id=pipeline_name(self._alias), body=HYBRID_PIPELINE)
             self._client.indices.create(index=name, body=body)
-        return self._index(name, {"tower_id": tower_id, "dimensions": dimensions})
+        return self._index(name, body["mappings"]["_meta"])
 
     def find(self, tower_id: str) -> OpenSearchIndex | None:
         """The live index if it is of this tower, else the newest index of this tower, else None."""
@@ -97,13 +93,14 @@ class OpenSearchStore:
         Raises:
             IndexMissing: nothing was published yet.
         """
-        name = self._live_name()
+        # The node that is asked knows it: between the loss of a cluster manager and the choice of another, none answers for all
+        name = self._live_name(local=True)
         if name is None:
             raise IndexMissing(
                 f"nothing is published behind alias {self._alias!r} at {self._url}; build an index with `gavel index`"
             )
         with opensearch_errors(self._url):
-            mapping = self._client.indices.get_mapping(index=name)
+            mapping = self._client.indices.get_mapping(index=name, params={"local": "true"})
         return self._index(name, mapping[name]["mappings"].get("_meta", {}))
 
     def publish(self, name: str) -> None:
@@ -131,11 +128,12 @@ class OpenSearchStore:
         with opensearch_errors(self._url):
             self._client.indices.delete(index=name)
 
-    def _live_name(self) -> str | None:
+    def _live_name(self, *, local: bool = False) -> str | None:
+        params = {"local": "true"} if local else {}
         with opensearch_errors(self._url):
-            if not self._client.indices.exists_alias(name=self._alias):
+            if not self._client.indices.exists_alias(name=self._alias, params=dict(params)):
                 return None
-            name: str = max(self._client.indices.get_alias(name=self._alias))
+            name: str = max(self._client.indices.get_alias(name=self._alias, params=dict(params)))
         return name
 
     def _index(self, name: str, meta: Mapping[str, Any]) -> OpenSearchIndex:
@@ -154,4 +152,5 @@ class OpenSearchStore:
             pipeline=pipeline_name(self._alias),
             timeout_s=self._timeout_s,
             tuning=self._tuning(tower_id),
+            shards=int(meta.get("shards", 1)),  # an index of a time before it was written down has one
         )

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from opensearchpy import OpenSearch, Urllib3AWSV4SignerAuth
 
 from retrieval.errors import InvalidSettings
-from retrieval.index.opensearch import CONNECTION_RETRIES, OpenSearchStore
+from retrieval.index.opensearch import OpenSearchStore
+from retrieval.index.opensearch_connection import connect
 from retrieval.settings import Settings
 from retrieval.tuning import Tuning, untuned
 
@@ -24,6 +25,7 @@ def open_store(settings: Settings, tuning: Callable[[str], Tuning] = untuned) ->
         server,
         alias=settings.index_alias,
         timeout_s=settings.request_timeout_s,
+        shards=settings.index_shards,
         replicas=settings.index_replicas,
         language=settings.language,
         tuning=tuning,
@@ -41,4 +43,4 @@ def _signing_client(settings: Settings) -> OpenSearch:
             "set AWS_PROFILE and AWS_DEFAULT_REGION, or GAVEL_OPENSEARCH_AUTH=none"
         )
     auth = Urllib3AWSV4SignerAuth(credentials, session.region_name, SIGNING_NAME)
-    return OpenSearch(settings.opensearch_url, http_auth=auth, timeout=settings.request_timeout_s, max_retries=CONNECTION_RETRIES)
+    return connect(settings.opensearch_url, settings.request_timeout_s, http_auth=auth)

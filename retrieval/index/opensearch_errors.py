@@ -44,4 +44,4 @@ def _cause(error: TransportError) -> str:
     if not isinstance(cause, dict):
         return str(error.error)
     roots = cause.get("root_cause") or [cause]
-    return str(roots[0].get("reason", cause.get("reason", error.error)))
+    return str(roots[0].get("reason") or cause.get("reason") or error.error)

@@ -4,13 +4,14 @@ Scores and ties are settled here, from what the server returns: its own scores a
 by the place of a lot in a segment. So k + OVERFETCH hits are asked for, and semantic ones are scored again by cosine.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from opensearchpy import OpenSearch
 
+from retrieval.deadline import Deadline
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.fuse import Fusion
 from retrieval.index.base import (
@@ -26,12 +27,14 @@ from retrieval.index.base import (
     rank_by_cosine,
     with_ranks,
 )
+from retrieval.index.opensearch_answers import ask_again, refreshed, whole_answer, whole_answers, whole_documents
 from retrieval.index.opensearch_bulk import BulkWriter
 from retrieval.index.opensearch_errors import opensearch_errors
 from retrieval.index.opensearch_queries import (
     KEYWORD_QUERY,
     KNOWN_WORDS,
     corrections_body,
+    depth_of,
     exact_body,
     hybrid_body,
     keyword_body,
@@ -44,6 +47,14 @@ from retrieval.tuning import Tuning
 
 WRITE_TIMEOUT_S = 120.0  # a bulk request waits for HNSW graphs to be built
 FETCH_CHUNK = 1_000
+# Words are weighed by how many lots of all shards have them; a shard of its own would weigh them by its own lots, so that the
+# order hung on which lots lie together. An index of one shard is not asked twice: the server sees that there is no need.
+ALL_SHARDS_WORDS = "dfs_query_then_fetch"
+
+
+T = TypeVar("T")
+# A shard that fails must not pass for an answer with fewer hits
+WHOLE = {"allow_partial_search_results": "false"}
 
 
 class OpenSearchIndex:
@@ -60,6 +71,7 @@ class OpenSearchIndex:
         pipeline: str,
         timeout_s: float,
         tuning: Tuning,
+        shards: int = 1,
     ) -> None:
         self._client = client
         self._name = name
@@ -69,7 +81,8 @@ class OpenSearchIndex:
         self._pipeline = pipeline
         self._tuning = tuning
         self._writer = BulkWriter(client, name, dimensions, url, max(timeout_s, WRITE_TIMEOUT_S))
-        self._limits: dict[str, float] = {}
+        self._shards = shards
+        self._timeout_s = timeout_s
 
     @property
     def name(self) -> str:
@@ -88,8 +101,7 @@ class OpenSearchIndex:
 
     def count(self) -> int:
         """Number of lots that a search can see, ended ones included."""
-        with opensearch_errors(self._url):
-            return int(self._client.count(index=self._name)["count"])
+        return int(self._asked(lambda limits: whole_answer(self._client.count(index=self._name, params=limits)))["count"])
 
     def upsert(self, entries: Iterable[IndexedItem | Tombstone]) -> UpsertReport:
         """Write lots and carry out tombstones, in order, in requests of bounded size.
@@ -111,8 +123,7 @@ class OpenSearchIndex:
 
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
-        with opensearch_errors(self._url):
-            self._client.indices.refresh(index=self._name, params={"request_timeout": WRITE_TIMEOUT_S})
+        self._asked(lambda limits: refreshed(self._client.indices.refresh(index=self._name, params=limits)), WRITE_TIMEOUT_S)
 
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`.
@@ -134,7 +145,8 @@ class OpenSearchIndex:
         """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
         if k < 1:
             return []
-        found = in_order(map(_candidate, self._hits(keyword_body(text, k, where, self._tuning.boosts))))[:k]
+        body = keyword_body(text, k, where, self._tuning.boosts)
+        found = in_order(map(_candidate, self._hits(body, search_type=ALL_SHARDS_WORDS)))[:k]
         return with_ranks(found, keyword=found)
 
     def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
@@ -142,11 +154,14 @@ class OpenSearchIndex:
 
         The server's own fusion ranks every shard for itself, has no weights in rrf, and breaks ties by place, so the hits'
         cosines and BM25 scores are put in order and fused once more here; where none of this matters, that gives its order.
+        An index of several shards is not asked for its fusion, which loses lots when words are weighed over all shards.
         """
         fusion = fusion or self._tuning.fusion
         self._check_vector(vector)
         if k < 1:
             return []
+        if self._shards > 1:
+            return fused_candidates(*self._both_lists(text, vector, k, where), fusion, k)
         hits = self._hybrid_hits(hybrid_body(text, vector, k, where, self._tuning.boosts), fusion)
         found = {hit["_id"]: _candidate(hit) for hit in hits}
         semantic = rank_by_cosine(vector, found.values(), k)
@@ -178,16 +193,14 @@ class OpenSearchIndex:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
         found: list[Candidate] = []
         for start in range(0, len(item_ids), FETCH_CHUNK):
-            ids = list(item_ids[start : start + FETCH_CHUNK])
-            with opensearch_errors(self._url):
-                answer = self._client.mget(index=self._name, body={"ids": ids}, params=dict(self._limits))
-            found += [_candidate(hit) for hit in answer["docs"] if hit.get("found")]
+            body = {"ids": list(item_ids[start : start + FETCH_CHUNK])}
+            found += [_candidate(hit) for hit in self._documents(body) if hit.get("found")]
         return found
 
     def within(self, seconds: float) -> "OpenSearchIndex":
         """The same index on the same connections, whose searches and fetches are given up after so many seconds."""
         limited = copy(self)
-        limited._limits = {"request_timeout": seconds}
+        limited._timeout_s = seconds
         return limited
 
     def close(self) -> None:
@@ -201,15 +214,36 @@ class OpenSearchIndex:
             return self._hits(body, search_pipeline=self._pipeline, **named)
         return self._hits({**body, "search_pipeline": fusion_pipeline(fusion)}, **named)
 
+    def _both_lists(self, text: str, vector: Vector, k: int, where: Filter) -> tuple[list[Candidate], list[Candidate]]:
+        """The lists of keyword() and semantic(), asked for together."""
+        bodies = [keyword_body(text, depth_of(k), where, self._tuning.boosts), semantic_body(vector, k, where)]
+        lines = [
+            line
+            for body, kind in zip(bodies, (ALL_SHARDS_WORDS, "query_then_fetch"), strict=True)
+            for line in ({"search_type": kind, **WHOLE}, body)
+        ]
+        answers = self._asked(lambda limits: whole_answers(self._client.msearch(index=self._name, body=lines, params=limits)))
+        keyword, semantic = (list(map(_candidate, answer["hits"]["hits"])) for answer in answers)
+        return in_order(keyword)[:k], rank_by_cosine(vector, semantic, k)
+
     def _hits(self, body: Mapping[str, Any], **params: str) -> list[dict[str, Any]]:
         return list(self._search(body, **params)["hits"]["hits"])
 
     def _search(self, body: Mapping[str, Any], **params: str) -> dict[str, Any]:
+        def ask(limits: dict[str, Any]) -> dict[str, Any]:
+            return whole_answer(self._client.search(index=self._name, body=body, params={**WHOLE, **params, **limits}))
+
+        return self._asked(ask)
+
+    def _documents(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return self._asked(lambda limits: whole_documents(self._client.mget(index=self._name, body=body, params=limits)))
+
+    def _asked(self, ask: Callable[[dict[str, Any]], T], seconds: float | None = None) -> T:
+        """What the server answers within so many seconds, or the time that this index gives it; asked again when a node is lost."""
+        seconds = seconds or self._timeout_s
+        deadline = Deadline(seconds)
         with opensearch_errors(self._url):
-            # A shard that fails must not pass for an answer with fewer hits
-            strict = {"allow_partial_search_results": "false", **params, **self._limits}
-            answer: dict[str, Any] = self._client.search(index=self._name, body=body, params=strict)
-        return answer
+            return ask_again(lambda: ask({"request_timeout": deadline.limit(seconds)}))
 
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self._dimensions,):

@@ -10,6 +10,7 @@ from retrieval.settings import hyperparameters
 from retrieval.spelling import LEAST_LETTERS, most_edits
 from retrieval.tuning import FieldBoosts
 
+DEFAULT_EF_SEARCH = 100  # where the hyperparameters leave it open
 MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query
 NO_BOOSTS = FieldBoosts()
 KNOWN_WORDS = "known"  # the aggregation that counts lots by the words in doubt
@@ -92,7 +93,7 @@ def _term_suggester(word: str) -> dict[str, Any]:
 
 
 def _knn_query(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
-    parameters = {"ef_search": max(hyperparameters().hnsw_ef_search, k)}
+    parameters = {"ef_search": max(hyperparameters().hnsw_ef_search or DEFAULT_EF_SEARCH, k)}
     knn = {"vector": vector.tolist(), "k": k, "filter": filter_query(where), "method_parameters": parameters}
     return {"knn": {VECTOR_FIELD: knn}}
 

@@ -36,7 +36,7 @@ from retrieval.index.base import (
     with_ranks,
 )
 from retrieval.index.faiss_index import ENTRIES_A_COMMIT, FaissIndex
-from retrieval.index.lot_graph import Kind
+from retrieval.index.index_spec import IndexSpec
 from retrieval.index.title_words import corrections
 from retrieval.tuning import Tuning
 
@@ -103,14 +103,14 @@ class ShardedIndex:
     Args:
         folder: what create() made; its name is the index's name.
         exact_below: see FaissIndex.
-        kind: see FaissIndex.
+        spec: see FaissIndex.
         tuning: see FaissIndex.
 
     Raises:
         IndexUnavailable: a shard is missing or damaged.
     """
 
-    def __init__(self, folder: Path, exact_below: int, kind: Kind, tuning: Tuning) -> None:
+    def __init__(self, folder: Path, exact_below: int, spec: IndexSpec | None, tuning: Tuning) -> None:
         self._folder = folder
         try:
             told = json.loads((folder / SHARDS_FILE).read_text())
@@ -120,7 +120,7 @@ class ShardedIndex:
         folders = [_shard_folder(folder, number) for number in range(count)]
         self._tuning = tuning
         self._threads = ThreadPoolExecutor(4 * count, thread_name_prefix=folder.name)
-        self._shards = list(self._threads.map(lambda f: Shard(partial(_open, f, exact_below, kind, tuning)), folders))
+        self._shards = list(self._threads.map(lambda f: Shard(partial(_open, f, exact_below, spec, tuning)), folders))
         self.closed = False
 
     @classmethod
@@ -235,8 +235,8 @@ def _shard_folder(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:02}"
 
 
-def _open(folder: Path, exact_below: int, kind: Kind, tuning: Tuning, process: Any) -> Any:
-    return process.open(folder, exact_below, kind, tuning)
+def _open(folder: Path, exact_below: int, spec: IndexSpec | None, tuning: Tuning, process: Any) -> Any:
+    return process.open(folder, exact_below, spec, tuning)
 
 
 def _live_with_parent() -> None:

@@ -14,7 +14,7 @@ from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
 from retrieval.index.opensearch import OpenSearchStore
 from retrieval.index.opensearch_queries import hybrid_body
-from retrieval.schema import fusion_pipeline
+from retrieval.schema import fusion_pipeline, index_body
 
 WHERE = Filter()
 TITLES = (
@@ -110,6 +110,46 @@ def test_several_shards_answer_as_one(opensearch_url, alias):
     assert ids(many.semantic(query, 7, where, exact=True)) == ids(one.semantic(query, 7, where, exact=True))
     assert many.count() == 64
     assert len(set(ids(many.hybrid("red vase", query, 7, where)))) == 7
+
+
+def test_words_weigh_the_same_in_several_shards_as_in_one(opensearch_url, alias):
+    lots = [lot(f"lot-{n:03}", " ".join(TITLES[m % len(TITLES)] for m in range(n % 3 + 1))) for n in range(64)]
+    one, many = (publish(OpenSearchStore(opensearch_url, alias, shards=shards), lots) for shards in (1, 5))
+    query = vector("old red vase")
+    for text in ("red", "gold ring", "old blue watch"):
+        assert [(c.item_id, c.score) for c in many.keyword(text, 20, WHERE)] == [
+            (c.item_id, c.score) for c in one.keyword(text, 20, WHERE)
+        ]
+        for fusion in (Fusion(), Fusion("min_max", (0.6, 0.4))):
+            assert ids(many.hybrid(text, query, 20, WHERE, fusion)) == ids(one.hybrid(text, query, 20, WHERE, fusion))
+
+
+def test_an_index_that_lacks_a_shard_gives_errors_and_not_half_answers(store, client, alias):
+    name = f"{alias}-{TOWER_ID}-half"
+    body = index_body(TOWER_ID, len(WORDS) + 1, shards=3)
+    body["settings"]["index"]["routing.allocation.total_shards_per_node"] = 1  # on one node: two of three stand nowhere
+    client.indices.create(index=name, body=body, params={"wait_for_active_shards": "0"})
+    index = store.find(TOWER_ID)
+    assert index.name == name
+    for ask in (
+        lambda: index.semantic(vector("red vase"), 5, WHERE),
+        lambda: index.semantic(vector("red vase"), 5, WHERE, exact=True),
+        lambda: index.keyword("vase", 5, WHERE),
+        lambda: index.hybrid("vase", vector("red vase"), 5, WHERE),
+        lambda: index.top("bid_count", 5, WHERE),
+        lambda: index.corrections(["vaes"]),
+        lambda: index.fetch([f"lot-{n}" for n in range(20)]),
+        index.count,
+    ):
+        with pytest.raises(IndexUnavailable):
+            ask()
+
+
+def test_a_node_that_is_gone_is_passed_over(opensearch_url, alias):
+    urls = f"http://127.0.0.1:{free_port()},{opensearch_url}, http://127.0.0.1:{free_port()}"
+    index = publish(OpenSearchStore(urls, alias), [lot("a", "red vase")])
+    for _ in range(10):
+        assert ids(index.keyword("vase", 5, WHERE)) == ["a"]
 
 
 def test_more_than_ef_search_neighbours_can_be_asked_for(store):

@@ -69,6 +69,15 @@ def test_a_given_opensearch_that_does_not_answer_is_named(tmp_path, monkeypatch)
         opensearch_service.up(tmp_path)
 
 
+def test_a_cluster_is_not_begun_when_one_of_its_ports_is_taken(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with pytest.raises(MissingPrerequisite, match="is taken"):
+            opensearch_service.up(tmp_path, port - 1, nodes=3)
+    assert list(tmp_path.rglob("*.json")) == []
+
+
 @pytest.mark.usefixtures("needs_java")
 def test_a_taken_port_is_said_to_be_taken(tmp_path):
     with socket.socket() as other:

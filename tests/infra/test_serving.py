@@ -63,7 +63,7 @@ def test_the_lambdas_read_back_the_settings_that_the_stack_wrote(stage):
         assert Hyperparameters.from_env(plain) == stage.stage.numbers
         assert set(stage.stage.numbers.to_env()) <= set(plain)
         assert (settings.index, settings.opensearch_auth, settings.opensearch_url) == ("opensearch", "sigv4", "https://domain")
-        assert settings.index_replicas == (1 if stage.stage.name == "prod" else 0)
+        assert (settings.index_shards, settings.index_replicas) == ((3, 1) if stage.stage.name == "prod" else (1, 0))
         assert settings.cors_origins == ",".join(stage.stage.cors_origins)
         assert "s3://" in json.dumps(written["GAVEL_TOWERS_URI"])
         assert settings.stage == stage.stage.name

@@ -46,6 +46,7 @@ def test_a_missing_value_is_named():
         ({"azs": 2}, r"opensearch_nodes is 1; allowed are multiples of azs"),
         ({"opensearch_version": "2.17"}, r"opensearch_version is '2\.17'; allowed are 2\.19 or newer"),
         ({"language": "xx"}, r"language is 'xx'; allowed are en, de, fr, es"),
+        ({"index_shards": 0}, r"index_shards is 0; allowed are 1 to 64"),
         ({"index_replicas": 1}, r"index_replicas is 1; allowed are numbers from 0, below opensearch_nodes"),
         ({"indexer_concurrency": 1}, r"indexer_concurrency is 1; allowed are whole numbers from 2"),
         ({"rebuild_instance_count": 0}, r"rebuild_instance_count is 0; allowed are whole numbers from 1"),

@@ -134,7 +134,8 @@ def test_template_and_pipeline_are_there_before_the_first_lot(stage):
     bodies = {r["Path"]: json.loads(r["Body"]) for r in stage.properties("Custom::IndexResource")}
     template, pipeline = bodies["/_index_template/auction-items"], bodies["/_search/pipeline/auction-items-rrf"]
     assert template["index_patterns"] == ["auction-items-*"]
-    assert template["template"]["settings"]["index"]["number_of_replicas"] == stage.stage.index_replicas
+    index = template["template"]["settings"]["index"]
+    assert (index["number_of_shards"], index["number_of_replicas"]) == (stage.stage.index_shards, stage.stage.index_replicas)
     assert pipeline == HYBRID_PIPELINE
 
 
@@ -151,6 +152,7 @@ def test_dev_is_one_small_node_and_prod_spans_three_zones(dev, prod):
     assert not small["ClusterConfig"]["ZoneAwarenessEnabled"]
     assert large["ClusterConfig"]["ZoneAwarenessConfig"] == {"AvailabilityZoneCount": 3}
     assert (large["ClusterConfig"]["InstanceCount"], large["ClusterConfig"]["DedicatedMasterCount"]) == (3, 3)
+    assert (prod.stage.index_shards, prod.stage.index_replicas) == (3, 1)  # every node holds a part, and any of them may be lost
 
 
 @pytest.mark.parametrize("azs", [2])

@@ -13,9 +13,10 @@ from lots import WordEncoder
 from typer.testing import CliRunner
 
 from local.cli import app
-from retrieval.errors import ReleaseError
+from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.index.faiss import FaissStore
 from retrieval.index.faiss_export import export_release
+from retrieval.index.index_spec import IndexSpec
 from retrieval.indexing import index_release, read_part
 from retrieval.items import Item, item_text, parse_time
 from retrieval.release import load_release
@@ -34,9 +35,9 @@ def ids_of(folder):
     return np.load(folder / "product_ids.npy").tolist()
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "flat"])
-def test_plain_faiss_finds_what_the_embedded_index_finds(release, tmp_path, kind):
-    export_release(release, tmp_path / "export", kind)
+@pytest.mark.parametrize("spec", ["hnsw", "flat"])
+def test_plain_faiss_finds_what_the_embedded_index_finds(release, tmp_path, spec):
+    export_release(release, tmp_path / "export", IndexSpec(spec))
     store = FaissStore(tmp_path / "index")
     index_release(release, store)
     index, item_ids = faiss.read_index(str(tmp_path / "export" / "product_index.faiss")), ids_of(tmp_path / "export")
@@ -50,7 +51,7 @@ def test_plain_faiss_finds_what_the_embedded_index_finds(release, tmp_path, kind
 
 
 def test_vectors_ids_and_rows_say_the_same_as_the_release(release, tmp_path):
-    made = export_release(release, tmp_path / "export")
+    made = export_release(release, tmp_path / "export", IndexSpec("hnsw"))
     vectors, item_ids = np.load(tmp_path / "export" / "product_embeddings.npy"), ids_of(tmp_path / "export")
     entries = {e.item_id: e.vector for part in load_release(release).parts for e in read_part(release / part.name)}
     assert (vectors.dtype, vectors.shape) == (np.float32, (made.lots, made.dimensions))
@@ -68,7 +69,7 @@ def test_a_lot_that_comes_twice_has_the_row_of_the_first_and_the_vector_of_the_n
     older = replace(items[1], title="silver ring", updated_at=parse_time("updated_at", "2001-01-01"))
     current = replace(items[1], updated_at=parse_time("updated_at", "2026-11-20"))
     release = write_release(tmp_path / "release", [items[0], current, items[2], newer, older])
-    made = export_release(release, tmp_path / "export", "flat")
+    made = export_release(release, tmp_path / "export", IndexSpec("flat"))
     vectors = np.load(tmp_path / "export" / "product_embeddings.npy")
     assert ids_of(tmp_path / "export") == [item.item_id for item in items]
     assert made.lots == 3
@@ -77,7 +78,7 @@ def test_a_lot_that_comes_twice_has_the_row_of_the_first_and_the_vector_of_the_n
 
 
 def test_the_last_file_vouches_for_the_others_and_names_the_tower(release, tmp_path):
-    export_release(release, tmp_path / "export")
+    export_release(release, tmp_path / "export", IndexSpec("hnsw"))
     told = json.loads((tmp_path / "export" / "export.json").read_text())
     assert (told["release_id"], told["tower_id"]) == ("release-1", load_release(release).tower_id)
     for name, digest in told["files"].items():
@@ -89,24 +90,30 @@ def test_an_export_that_is_broken_off_vouches_for_nothing_and_leaves_no_halves(r
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    export_release(release, tmp_path / "export")
+    export_release(release, tmp_path / "export", IndexSpec("hnsw"))
     with pytest.raises(KeyboardInterrupt):
-        export_release(release, tmp_path / "export", on_built=interrupt)
+        export_release(release, tmp_path / "export", IndexSpec("hnsw"), on_built=interrupt)
     assert not [p for p in (tmp_path / "export").iterdir() if p.suffix == ".partial"]
-    assert export_release(release, tmp_path / "export").lots == load_release(release).lots
+    assert export_release(release, tmp_path / "export", IndexSpec("hnsw")).lots == load_release(release).lots
 
 
 def test_a_damaged_release_is_refused_before_anything_is_written(release, tmp_path):
     part = release / "part-00000.ndjson.gz"
     part.write_bytes(part.read_bytes()[:-9])
     with pytest.raises(ReleaseError, match="is damaged"):
-        export_release(release, tmp_path / "export")
+        export_release(release, tmp_path / "export", IndexSpec("hnsw"))
+    assert not (tmp_path / "export").exists()
+
+
+def test_lots_too_few_to_train_an_index_are_refused_before_anything_is_written(release, tmp_path):
+    with pytest.raises(InvalidInput, match="lots cannot train pq"):
+        export_release(release, tmp_path / "export", IndexSpec("pq", pq_m=1))
     assert not (tmp_path / "export").exists()
 
 
 def test_the_command_writes_below_home_and_says_where(release, tmp_path, monkeypatch):
     monkeypatch.setenv("GAVEL_HOME", str(tmp_path / "home"))
-    told = json.loads(CliRunner().invoke(app, ["export", "faiss", "--kind", "flat", "--json"]).stdout)
+    told = json.loads(CliRunner().invoke(app, ["export", "faiss", "--spec", "flat", "--json"]).stdout)
     assert Path(told["folder"]) == tmp_path / "home" / "exports" / "release-1"
     assert told["lots"] == len(ids_of(Path(told["folder"])))
     assert CliRunner().invoke(app, ["export", "faiss", "nowhere"]).exit_code != 0

@@ -25,6 +25,7 @@ from retrieval.index.base import Filter, IndexedItem, Tombstone, Vector
 from retrieval.index.bm25 import Bm25Index, kept_length
 from retrieval.index.faiss import FaissIndex, FaissStore
 from retrieval.index.hnsw import HnswGraph
+from retrieval.index.index_spec import IndexSpec
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -360,7 +361,7 @@ def test_the_alias_is_one_small_file(root: Path) -> None:
 
 
 def test_a_flat_index_answers_as_the_exact_search_of_the_graph_does(root: Path) -> None:
-    store = FaissStore(root, kind="flat")
+    store = FaissStore(root, spec=IndexSpec("flat"))
     index = store.create("tower", D)
     index.upsert(lot(n) for n in range(300))
     index.upsert([Tombstone("lot-00007", 10)])
@@ -371,7 +372,7 @@ def test_a_flat_index_answers_as_the_exact_search_of_the_graph_does(root: Path) 
         flat, exact = index.semantic(vector(n), 20, ALL), graph.semantic(vector(n), 20, ALL, exact=True)
         assert [(c.item_id, c.score) for c in flat] == [(c.item_id, c.score) for c in exact]
     index.close()
-    reopened = FaissStore(root, kind="flat").live()
+    reopened = FaissStore(root, spec=IndexSpec("flat")).live()
     assert (root / index.name / "flat.faiss").is_file()
     assert reopened.semantic(vector(8), 1, ALL)[0].item_id == "lot-00008"
 
@@ -383,4 +384,4 @@ def test_a_vector_file_of_another_kind_is_passed_over(root: Path) -> None:
     store.publish(index.name)
     index.close()
     shutil.copy(root / index.name / "hnsw.faiss", root / index.name / "flat.faiss")
-    assert ids(FaissStore(root, kind="flat").live()) == [f"lot-{n:05}" for n in range(20)]
+    assert ids(FaissStore(root, spec=IndexSpec("flat")).live()) == [f"lot-{n:05}" for n in range(20)]

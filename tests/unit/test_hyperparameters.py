@@ -19,6 +19,8 @@ from retrieval.events import Interaction
 from retrieval.index.base import Candidate, Filter
 from retrieval.index.bm25 import Bm25Index
 from retrieval.index.hnsw import HnswGraph
+from retrieval.index.index_spec import IndexSpec
+from retrieval.index.main_index import embedded_spec
 from retrieval.index.opensearch_queries import semantic_body
 from retrieval.photo_search import with_words
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
@@ -121,7 +123,7 @@ def test_the_share_of_words_beside_a_photo_is_a_setting(having):
 
 def test_the_graph_of_both_indices_is_built_and_searched_by_the_settings(having, monkeypatch):
     having(hnsw_m="8", hnsw_ef_construction="40", hnsw_ef_search="77")
-    graph = HnswGraph(2)
+    graph = HnswGraph(2, embedded_spec())
     assert graph._index.hnsw.nb_neighbors(1) == 8
     assert graph._index.hnsw.efConstruction == 40
     asked: list[int] = []
@@ -135,6 +137,16 @@ def test_the_graph_of_both_indices_is_built_and_searched_by_the_settings(having,
     method = index_body("tower", 2)["mappings"]["properties"]["embedding"]["method"]
     assert method["parameters"] == {"m": 8, "ef_construction": 40}
     assert '"ef_search": 77' in str(semantic_body(EAST, 3, Filter())).replace("'", '"')
+
+
+def test_a_graph_that_the_setting_names_wins_over_the_hyperparameters(having):
+    having(hnsw_m="8", hnsw_ef_search="77")
+    assert embedded_spec("hnsw_sq8:m=32") == IndexSpec("hnsw_sq8", m=32, ef_search=77)
+    assert embedded_spec("flat") == IndexSpec("flat")
+
+
+def test_opensearch_looks_at_a_hundred_vectors_where_nothing_says_how_many():
+    assert "'ef_search': 100" in str(semantic_body(EAST, 3, Filter()))
 
 
 def test_bm25_weighs_by_the_settings_and_a_snapshot_of_others_is_not_used(having, tmp_path):

@@ -10,6 +10,7 @@ from local.cli import app
 from retrieval.errors import InvalidInput
 from retrieval.index.index_advice import Calibration, Measured, advise, parse_bytes, parse_items, shards_needed
 from retrieval.index.index_spec import FAMILIES, IndexSpec
+from retrieval.settings import Settings
 
 GB = 10**9
 
@@ -115,6 +116,13 @@ def test_items_may_be_written_with_an_exponent() -> None:
     for wrong in ("0", "1.5", "many", "1e999"):
         with pytest.raises(InvalidInput, match="like 50e6"):
             parse_items(wrong)
+
+
+def test_gavel_index_advise_ends_with_the_line_that_a_user_sets() -> None:
+    told = CliRunner().invoke(app, ["index", "advise", "--items", "50e6", "--memory", "16GB", "--recall", "0.98"])
+    name, _, text = told.stdout.splitlines()[-1].partition("=")
+    assert name == "GAVEL_EMBEDDED_INDEX"
+    assert str(IndexSpec.parse(Settings.from_env({name: text}).embedded_index)) == text
 
 
 def test_gavel_index_advise_prints_every_family_as_json() -> None:

@@ -41,22 +41,22 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 
 def test_a_new_lot_is_found_by_the_next_search_while_the_graph_stays_what_it_was(index: FaissIndex) -> None:
-    assert index._graph is not None
-    graph = index._graph.vectors.main
+    assert index._graph.known is not None
+    graph = index._graph.known.vectors.main
     index.upsert([lot(2_000), lot(3, version=2), Tombstone("lot-00004", 2)])
     assert index.semantic(vector(2_000), 1, ALL)[0].item_id == "lot-02000"
     assert index.semantic(vector(3), 1, ALL)[0].item_id == "lot-00003"
     assert index.semantic(vector(4), 1, ALL)[0].item_id != "lot-00004"
-    assert index._graph.vectors.main is graph
+    assert index._graph.known.vectors.main is graph
     assert len(graph) == 1_500
-    assert len(index._graph.vectors.delta) == 2
+    assert len(index._graph.known.vectors.delta) == 2
 
 
 def test_many_new_lots_go_into_the_graph_by_themselves(index: FaissIndex) -> None:
     index.upsert(lot(number) for number in range(2_000, 2_000 + LEAST_DELTA + 1))
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
-    assert index._graph is not None
-    held = index._graph.vectors
+    assert index._graph.known is not None
+    held = index._graph.known.vectors
     wait_until(lambda: len(held.delta) == 0)
     assert len(held.main) == 1_500 + LEAST_DELTA + 1
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
@@ -90,8 +90,8 @@ def test_a_reopened_index_maps_the_graph_of_its_file_and_takes_what_came_later_i
     index.close()
     reopened = FaissStore(tmp_path / "index").live()
     assert reopened.semantic(vector(2_010), 1, ALL)[0].item_id == "lot-02010"
-    assert reopened._graph is not None
-    held = reopened._graph.vectors
+    assert reopened._graph.known is not None
+    held = reopened._graph.known.vectors
     assert (len(held.main), len(held.delta)) == (1_500, 20)
     with pytest.raises(AssertionError):
         held.main.add(vectors(1))

@@ -23,6 +23,7 @@ def test_an_empty_environment_gives_the_embedded_default():
         Settings,
         home=word.map(Path),
         index=st.sampled_from(["faiss", "opensearch"]),
+        embedded_index=st.sampled_from(["hnsw", "flat", "hnsw_sq8:m=16", "pq:pq_m=64,rescore=4"]),
         opensearch_url=word,
         opensearch_auth=st.sampled_from(["none", "sigv4"]),
         index_alias=word,
@@ -68,6 +69,8 @@ def test_towers_lie_in_home_unless_said_otherwise():
     ("name", "value", "allowed"),
     [
         ("GAVEL_INDEX", "nmslib", "allowed are faiss, opensearch"),
+        ("GAVEL_EMBEDDED_INDEX", "tree", "no index family 'tree'; there are flat, fp16"),
+        ("GAVEL_EMBEDDED_INDEX", "pq:m=16", "'m=16' is no parameter of pq; write name=number with pq_m"),
         ("GAVEL_OPENSEARCH_AUTH", "basic", "allowed are none, sigv4"),
         ("GAVEL_LANGUAGE", "xx", "allowed are en, de, fr, es"),
         ("GAVEL_INDEX_REPLICAS", "-1", "whole numbers from 0"),

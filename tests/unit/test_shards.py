@@ -17,6 +17,7 @@ from embedded_lots import ALL, NOW, D, lot, vector
 from retrieval.errors import IndexUnavailable
 from retrieval.index.base import Filter, IndexStore, Tombstone, VectorIndex
 from retrieval.index.faiss import FaissStore
+from retrieval.index.index_spec import IndexSpec
 from retrieval.index.shards import SHARDS_FILE, ShardedIndex, shard_of
 
 LOTS, SHARDS = 3_000, 3
@@ -44,14 +45,14 @@ def filled(store: IndexStore) -> VectorIndex:
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorIndex]:
-    store = FaissStore(tmp_path_factory.mktemp("sharded"), kind="flat", shards=SHARDS)
+    store = FaissStore(tmp_path_factory.mktemp("sharded"), spec=IndexSpec("flat"), shards=SHARDS)
     yield filled(store)
     store.close()
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> VectorIndex:
-    return filled(FaissStore(tmp_path_factory.mktemp("whole"), kind="flat"))
+    return filled(FaissStore(tmp_path_factory.mktemp("whole"), spec=IndexSpec("flat")))
 
 
 def test_a_thousand_random_queries_under_filters_find_the_same_lots_with_the_same_scores(

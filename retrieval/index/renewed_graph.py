@@ -1,0 +1,116 @@
+"""The vector index of an embedded index in step with its database: whoever searches catches up, a thread apart renews it."""
+
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+import faiss
+
+from retrieval.errors import GavelError
+from retrieval.index.index_spec import IndexSpec
+from retrieval.index.lot_graph import LotGraph
+from retrieval.index.lot_store import LotStore
+from retrieval.index.read_write_lock import ReadWriteLock
+
+logger = logging.getLogger(__name__)
+
+RENEWAL_NICENESS = 10
+
+
+class Closed(Exception):
+    """The index was closed while its graph was renewed."""
+
+
+class RenewedGraph:
+    """The LotGraph of a database. Threads may share it.
+
+    Args:
+        lots: the database.
+        spec: of the vector index.
+        lock: readers search, the writer changes what they search.
+
+    Raises:
+        InvalidInput: the parameters of the spec do not suit the vectors.
+    """
+
+    def __init__(self, lots: LotStore, spec: IndexSpec, lock: ReadWriteLock) -> None:
+        spec.check_fit(lots.dimensions)
+        self._lots, self._spec, self._lock = lots, spec, lock
+        self._turn = threading.Lock()  # one thread at a time catches up
+        self._renewing = threading.Lock()  # one thread at a time makes a new graph
+        self._closed = False
+        self.known: LotGraph | None = None
+
+    @property
+    def renewing(self) -> bool:
+        """Whether the graph takes new lots in, or is built again, while searches go on."""
+        return self._renewing.locked()
+
+    def current(self, least: int) -> LotGraph:
+        """The graph of the newest generation; of an older one, from `least` on, while another thread catches up."""
+        known, generation = self.known, self._lots.generation()
+        if known is not None and known.generation == generation:
+            return known
+        if not self._turn.acquire(blocking=known is None or known.generation < least):
+            assert known is not None
+            return known
+        try:
+            current = self.known = self.known or LotGraph.open(self._lots, self._path, self._spec)
+            if current.generation < generation:
+                with self._lots.snapshot() as snapshot:
+                    current.catch_up(snapshot, self._lock)
+        finally:
+            self._turn.release()
+        if (current.overdue or current.worn) and not self._renewing.locked():
+            threading.Thread(target=self._renew_apart, args=(least,), name=f"merge {self._path.parent.name}", daemon=True).start()
+        return current
+
+    def renew(self, least: int, *, wait: bool) -> None:
+        """Put the delta into the graph, or build that again where much of it is dead; searches go on meanwhile.
+
+        Args:
+            least: generation that must be in it.
+            wait: for another thread that does the same, to go on from there and save all; else there is nothing to do.
+        """
+        if not self._renewing.acquire(blocking=wait):
+            return
+        try:
+            current = self.current(least)
+            if current.worn:
+                current = LotGraph.build(self._lots, self._spec, self._go_on)
+                with self._turn:
+                    self.known = current
+            else:
+                current.vectors.merge(self._lock, self._go_on)
+            current.save(self._lots, self._path, self._lock, everything=wait)
+        except Closed:
+            pass
+        finally:
+            self._renewing.release()
+
+    def close(self) -> None:
+        """Save what a next start would have to build again."""
+        self._closed = True
+        with self._renewing:  # whoever makes a new graph gives up
+            if self.known is not None:
+                self.known.save(self._lots, self._path, self._lock, everything=True)
+        self.known = None
+
+    def _renew_apart(self, least: int) -> None:
+        faiss.omp_set_num_threads(1)  # of this thread: the other cores are for searches
+        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), RENEWAL_NICENESS)
+        try:
+            self.renew(least, wait=False)
+        except GavelError as error:
+            logger.error("%s is searched as it is, for its graph cannot be renewed: %s", self._path.parent.name, error)
+
+    def _go_on(self) -> None:
+        if self._closed:
+            raise Closed
+
+    @property
+    def _path(self) -> Path:
+        return self._lots.path.with_name(f"{self._spec.family}.faiss")

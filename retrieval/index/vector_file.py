@@ -1,0 +1,163 @@
+"""A file of vectors that an embedded index maps: what FAISS wrote and more, positions, and a footer that vouches for all."""
+
+import json
+import os
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+_faiss: Any = faiss  # its type stubs leave out readers by callback
+Positions = NDArray[np.int64]
+
+FOOTER_LENGTH_BYTES = 8
+CHECKED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """The end of the file.
+
+    Attributes:
+        database_id: the database that the positions are of.
+        slots: vectors.
+        payload: bytes before the footer; the last of them are the positions.
+        crc32: of the payload.
+        told: what a kind of index says beside.
+    """
+
+    database_id: str
+    slots: int
+    payload: int
+    crc32: int
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of another in one step; nothing is left of it where that fails.
+
+    What a process that was killed had written by then goes, too.
+    """
+    for left in path.parent.glob(f"{path.name}.*.partial"):
+        if not _runs(int(left.suffixes[-2][1:].partition("-")[0])):
+            left.unlink(missing_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def seal(path: Path, positions: Positions, database_id: str, told: Mapping[str, Any] | None = None) -> Footer:
+    """Append positions and a footer to a file, and put all of it on the disk.
+
+    Args:
+        path: as FAISS wrote it.
+        positions: (N,) where each slot's lot stands in the database.
+        database_id: the database that the positions are of.
+        told: what load() must know beside.
+    """
+    with path.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(positions.astype("<i8").tobytes())
+        file.flush()
+        payload = file.tell()
+        footer = Footer(database_id, len(positions), payload, _checksum(path, payload), told or {})
+        encoded = json.dumps(asdict(footer)).encode()
+        file.write(encoded + len(encoded).to_bytes(FOOTER_LENGTH_BYTES, "little"))
+        file.flush()
+        os.fsync(file.fileno())
+    return footer
+
+
+def checked(path: Path, database_id: str) -> Footer:
+    """The footer of a file, which is read whole for its checksum.
+
+    Raises:
+        OSError: no such file.
+        ValueError: damaged, or of another database.
+    """
+    footer = _footer(path)
+    if footer.database_id != database_id:
+        raise ValueError("it is of another database")
+    if _checksum(path, footer.payload) != footer.crc32:
+        raise ValueError("its checksum does not hold")
+    return footer
+
+
+def positions_in(path: Path, footer: Footer) -> Positions:
+    """(N,) where each slot's lot stands in the database; to be asked last.
+
+    Raises:
+        OSError: the file is gone.
+        ValueError: it is not the file any more that the footer is of.
+    """
+    if _footer(path) != footer:
+        raise ValueError("it was replaced while it was read")
+    with path.open("rb") as file:
+        file.seek(footer.payload - 8 * footer.slots)
+        positions = np.frombuffer(file.read(8 * footer.slots), dtype="<i8").astype(np.int64)
+    return positions
+
+
+class MappedIndex:
+    """FAISS's index in a file, mapped; the file stays open, for its name may go to a newer one.
+
+    Args:
+        path: FAISS's own format at its beginning.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.index: Any = _faiss.read_index(str(path), _faiss.IO_FLAG_MMAP_IFC)
+        self._file: BinaryIO = path.open("rb")
+
+    def copy(self) -> Any:
+        """The same in memory: FAISS ends the process that changes a mapped index."""
+        self._file.seek(0)
+        return _faiss.read_index(_faiss.PyCallbackIOReader(self._file.read, CHECKED_BYTES))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+def _footer(path: Path) -> Footer:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < FOOTER_LENGTH_BYTES:
+            raise ValueError("it is too short")
+        file.seek(size - FOOTER_LENGTH_BYTES)
+        length = int.from_bytes(file.read(FOOTER_LENGTH_BYTES), "little")
+        if length > size - FOOTER_LENGTH_BYTES:
+            raise ValueError("it has no footer")
+        file.seek(size - FOOTER_LENGTH_BYTES - length)
+        footer = json.loads(file.read(length))
+    try:
+        return Footer(**footer)
+    except TypeError:
+        raise ValueError("it has no footer") from None
+
+
+def _checksum(path: Path, length: int) -> int:
+    """CRC-32 of the first bytes of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while length > 0 and (block := file.read(min(length, CHECKED_BYTES))):
+            checksum = zlib.crc32(block, checksum)
+            length -= len(block)
+    return checksum
