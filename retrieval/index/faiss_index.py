@@ -191,9 +191,9 @@ class FaissIndex:
         if self.closed:
             return
         self.closed = True
-        self._graph.close()
         self._keywords.close()
         self._titles.close()
+        self._graph.close()
         self._lots.close()
 
     def _semantic_hits(self, vector: Vector, k: int, where: Filter, exact: bool) -> Hits:

@@ -65,7 +65,8 @@ class RenewedGraph:
         if not self._renewing.acquire(blocking=wait):
             return
         try:
-            current = self.current(least)
+            # apart, it must not catch up: searches that came meanwhile would go on with what was before
+            current = self.current(least) if wait else self.known or self.current(least)
             if current.worn:
                 current = LotGraph.build(self._lots, self._spec, self._go_on)
                 with self._turn:
