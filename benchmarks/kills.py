@@ -28,6 +28,7 @@ import typer
 from benchmarks.machine import describe_machine
 from local.console import console, progress
 from retrieval.errors import GavelError
+from retrieval.index import lot_keywords
 from retrieval.index.base import Filter, IndexedItem, Tombstone, Vector
 from retrieval.index.faiss import FaissIndex, FaissStore
 from retrieval.index.main_index import DEFAULT_INDEX, embedded_spec
@@ -144,6 +145,7 @@ def write() -> None:
     given = json.load(sys.stdin)
     chance, state = random.Random(given["seed"]), dict(given["state"])
     version = given["version"]
+    lot_keywords.SMALL = 0  # else the words of so few lots would never be joined in a thread apart
     store = FaissStore(Path(given["root"]), spec=embedded_spec(given["spec"]))
     index = store.live()
     print("ready", flush=True)
