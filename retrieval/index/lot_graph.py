@@ -1,14 +1,15 @@
 """The vectors and the filter columns of an embedded index, kept in step with its database."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_columns import GoneLot, LotColumns
-from retrieval.index.lot_store import LotSnapshot, LotStore
+from retrieval.index.lot_store import LotFields, LotSnapshot, LotStore
 from retrieval.index.main_and_delta import MainAndDelta
 from retrieval.index.main_index import load_main, new_main
 from retrieval.index.read_write_lock import ReadWriteLock
@@ -125,12 +126,20 @@ class LotGraph:
 
     def _load(self, lots: LotStore, snapshot: LotSnapshot, path: Path) -> None:
         main, positions = load_main(path, self._spec, lots.dimensions, lots.database_id)
-        last = int(positions[-1]) if len(positions) else 0
-        living = {lot.position: lot for lot in snapshot.fields_to(last)}
+        last, taken = int(positions[-1]) if len(positions) else 0, 0
+        for lots_there in snapshot.fields_to(last, LOTS_A_STEP):  # in steps, for all at once take more memory than the columns
+            end = int(np.searchsorted(positions, lots_there[-1].position, side="right"))
+            self._take_over(positions[taken:end], lots_there)
+            taken = end
+        self._take_over(positions[taken:], [])
+        self.vectors, self._saved_slots = MainAndDelta(main), len(main)
+
+    def _take_over(self, positions: NDArray[np.int64], lots: Sequence[LotFields]) -> None:
+        """Give the next slots to the lots that stand at these positions; where none does any more the slot is dead."""
+        living = {lot.position: lot for lot in lots}
         if len(living) > len(positions) or not np.isin(list(living), positions).all():
             raise ValueError("it leaves out lots of the database")
         self.columns.append([living.get(position) or GoneLot(position) for position in positions.tolist()])
-        self.vectors, self._saved_slots = MainAndDelta(main), len(main)
 
     def _fill(self, snapshot: LotSnapshot, after_step: Callable[[], None] = lambda: None) -> None:
         """Take over all lots where nobody searches yet; without a file they go into the main index at once, not into a copy."""

@@ -179,10 +179,12 @@ class LotSnapshot:
         query = "SELECT sequence, item_id FROM tombstones WHERE sequence > ? ORDER BY sequence"
         return list(self.connection.execute(query, (sequence,)))
 
-    def fields_to(self, position: int) -> list[LotFields]:
-        """What filters ask of the lots up to a position, in the order of positions."""
+    def fields_to(self, position: int, rows: int) -> Iterator[list[LotFields]]:
+        """What filters ask of the lots up to a position, in the order of positions, at most `rows` of them at a time."""
         query = f"SELECT position, item_id, {FIELD_COLUMNS} FROM lots WHERE position <= ? ORDER BY position"
-        return [LotFields(*row) for row in self.connection.execute(query, (position,))]
+        cursor = self.connection.execute(query, (position,))
+        while found := cursor.fetchmany(rows):
+            yield [LotFields(*row) for row in found]
 
     def lots_after(self, position: int, rows: int) -> Iterator[tuple[list[LotFields], Vector]]:
         """The lots above a position, in the order of positions: at most `rows` of them and their (N, D) vectors at a time."""
