@@ -29,7 +29,10 @@ WRITER = {
 READER = {
     "cluster_permissions": ["cluster_composite_ops_ro"],
     "index_permissions": [
-        {"index_patterns": ["{alias}*"], "allowed_actions": ["read", "indices:admin/get", "indices:admin/aliases/get"]}
+        {
+            "index_patterns": ["{alias}*"],
+            "allowed_actions": ["read", "indices:admin/get", "indices:admin/mappings/get", "indices:admin/aliases/get"],
+        }
     ],
 }
 

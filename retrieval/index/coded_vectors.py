@@ -9,6 +9,7 @@ from typing import Any, Self
 import faiss
 import numpy as np
 
+from retrieval.errors import InvalidInput
 from retrieval.index.base import OVERFETCH, Vector
 from retrieval.index.families import AnnIndex, mapped_vectors
 from retrieval.index.family_build import trained
@@ -154,7 +155,10 @@ class CodedVectors:
             saved = mapped_vectors(path, (footer.slots, dimensions), told["vectors_at"])
             made._vectors = WholeVectors(dimensions, folder, saved)
         if told["spec"]:
-            built = IndexSpec.parse(told["spec"])
+            try:
+                built = IndexSpec.parse(told["spec"])
+            except InvalidInput as error:  # of a newer version
+                raise ValueError(str(error)) from error
             if not spec.lies_like(built):
                 raise ValueError(f"it is {built}, not {spec}")
             made._mapped, made._trained_for = MappedIndex(path), int(told["trained_for"])

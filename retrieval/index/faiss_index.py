@@ -1,5 +1,6 @@
 """One embedded index: SQLite for the truth, FAISS and inverted lists for speed (docs/adr/0002-embedded-index.md)."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import InvalidInput
+from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.fuse import Fusion, fuse
 from retrieval.index.analysis import shares_word
 from retrieval.index.base import (
@@ -34,11 +35,13 @@ from retrieval.index.title_words import LotTitles, corrections
 from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.tuning import Tuning
 
+logger = logging.getLogger(__name__)
+
 LOTS_FILE = "lots.sqlite"
 LANGUAGE_FILE = "language.txt"  # of words in Latin letters; an index without it is English
 EXACT_BELOW = 1_000
 ENTRIES_A_COMMIT = 1_000
-ATTEMPTS = 3  # of a search whose finds a writer replaced before their documents were read
+ATTEMPTS = 12  # of a search whose finds a writer replaced before their documents were read
 
 
 class FaissIndex:
@@ -120,7 +123,10 @@ class FaissIndex:
         """Make all acknowledged writes visible to the next search."""
         self._refreshed = self._lots.generation()
         if self._current_graph().overdue:
-            self._graph.renew(self._refreshed, wait=True)
+            try:
+                self._graph.renew(self._refreshed, wait=True)
+            except IndexUnavailable as error:
+                logger.warning("%s: %s; the new lots are searched beside the others", self.name, error)
 
     def prepare(self) -> None:
         """Build and save all that a first search needs."""
@@ -215,10 +221,18 @@ class FaissIndex:
     def _keyword_hits(self, text: str, k: int, where: Filter) -> Hits:
         if k <= 0:
             return []
-        current = self._current_graph()  # first: by its columns the words of lots that are gone are left out
-        parts = self._keywords.current(self._refreshed).scores(text)
-        with self._lock.reading():
-            return best_hits((hit for part in parts for hit in keyword_hits(*part, current.columns, where, k)), k)
+        least, settled = self._refreshed, False
+        while True:
+            current = self._graph.current(least)  # first: by its columns the words of lots that are gone are left out
+            fields = self._keywords.current(least)
+            with self._lock.reading():
+                columns = current.columns
+                if settled or not len(columns) or columns.positions[-1] <= fields.last:
+                    parts = fields.scores(text)
+                    return best_hits((hit for part in parts for hit in keyword_hits(*part, columns, where, k)), k)
+            # another search took in the new version of a lot whose words are the old one's here; or the last lots are gone again
+            newest = self._lots.generation()
+            settled, least = newest == least, newest
 
     def _top_hits(self, field: TopField, k: int, where: Filter) -> Hits:
         if k <= 0:

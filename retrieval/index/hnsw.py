@@ -98,7 +98,8 @@ class HnswGraph:
         if count <= exact_below or (exact_below and exact_is_cheaper(count, effort, share)):
             return self.exact(query, k, allowed)
         if count == size:
-            return self._beam(query, wanted, effort, None)
+            found = self._beam(query, wanted, effort, None)  # fewer than are there where many are equal: islands of a graph
+            return found if len(found) >= min(k, count) else self.exact(query, k, allowed)
         near = self._beam(query, effort, effort, None)
         passing, share = near[allowed[near]], share_near(near, allowed, share)
         if share >= SHARE_OF_PASSES and len(passing) >= wanted:

@@ -152,7 +152,7 @@ class IndexSpec:
             return 0
         centroids = self.nlist if "nlist" in PARAMETERS[self.family] else 1
         codes = 2**self.pq_bits if "pq_m" in PARAMETERS[self.family] else 1
-        return max(LEAST_TO_TRAIN, LEAST_POINTS_A_CENTROID * max(centroids, codes))
+        return max(LEAST_TO_TRAIN, self.pca, LEAST_POINTS_A_CENTROID * max(centroids, codes))
 
     def lies_like(self, other: "IndexSpec") -> bool:
         """Whether an index of another spec may be searched as one of this: only its graph or its effort may differ."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.errors import IndexUnavailable
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_columns import GoneLot, LotColumns
 from retrieval.index.lot_store import LotFields, LotSnapshot, LotStore
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 MAX_DEAD_SHARE = 0.3  # of the slots; above it the graph spends its beam on lots that are gone
 MAX_UNSAVED_SHARE = 0.2  # of the slots; what is not in the file is added to the graph again at the next start
+ATTEMPTS = 2  # to read a file that another process may replace
 LOTS_A_STEP = 4_096  # added to the delta at a time while searches wait
 DELTA_SHARE = 0.01  # of the slots; what lies in the delta beyond that makes every search slower than the graph would
 LEAST_DELTA = 1_000  # lots that are compared with one by one faster than a graph is copied
@@ -54,17 +56,21 @@ class LotGraph:
             path: the vector file; one that is missing, damaged or of another family is passed over.
             spec: of the vector index.
         """
-        opened = cls(spec, lots.dimensions, path.parent)
-        with lots.snapshot() as snapshot:
-            try:
-                opened._load(lots, snapshot, path)
-            except FileNotFoundError:
-                pass
-            except (OSError, ValueError, RuntimeError) as error:
-                logger.warning("%s is not usable (%s); the vector index is built again from %s", path, error, lots.path)
-                opened = cls(spec, lots.dimensions, path.parent)
-            opened._fill(snapshot)
-        return opened
+        problem: Exception | None = None
+        for _ in range(ATTEMPTS):
+            opened = cls(spec, lots.dimensions, path.parent)
+            with lots.snapshot() as snapshot:
+                try:
+                    opened._load(lots, snapshot, path)
+                except FileNotFoundError:
+                    return cls.build(lots, spec)
+                except (OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+                    problem = error  # or another process has just put a newer one in its place
+                    continue
+                opened._fill(snapshot)
+                return opened
+        logger.warning("%s is not usable (%s); the vector index is built again from %s", path, problem, lots.path)
+        return cls.build(lots, spec)
 
     @classmethod
     def build(cls, lots: LotStore, spec: IndexSpec, after_step: Callable[[], None] = lambda: None) -> "LotGraph":
@@ -117,7 +123,7 @@ class LotGraph:
             return
         try:
             mapped = main.save(path, self.columns.positions[: len(main)], lots.database_id)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             logger.warning("%s could not be written (%s); the next start builds the vector index again", path, error)
             return
         self._saved_slots = len(main)
@@ -154,4 +160,7 @@ class LotGraph:
         if fresh:
             self.vectors.main.train(after_step)
         elif self.overdue:
-            self.vectors.merge(ReadWriteLock())
+            try:
+                self.vectors.merge(ReadWriteLock())
+            except IndexUnavailable as error:
+                logger.warning("%s; the new lots are searched beside the others", error)

@@ -8,6 +8,7 @@ from opensearchpy import OpenSearch
 
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.index.base import index_name, utc_now
+from retrieval.index.opensearch_answers import ask_again
 from retrieval.index.opensearch_connection import connect
 from retrieval.index.opensearch_errors import opensearch_errors
 from retrieval.index.opensearch_index import OpenSearchIndex
@@ -100,7 +101,7 @@ class OpenSearchStore:
                 f"nothing is published behind alias {self._alias!r} at {self._url}; build an index with `gavel index`"
             )
         with opensearch_errors(self._url):
-            mapping = self._client.indices.get_mapping(index=name, params={"local": "true"})
+            mapping = ask_again(lambda: self._client.indices.get_mapping(index=name, params={"local": "true"}))
         return self._index(name, mapping[name]["mappings"].get("_meta", {}))
 
     def publish(self, name: str) -> None:
@@ -131,10 +132,10 @@ class OpenSearchStore:
     def _live_name(self, *, local: bool = False) -> str | None:
         params = {"local": "true"} if local else {}
         with opensearch_errors(self._url):
-            if not self._client.indices.exists_alias(name=self._alias, params=dict(params)):
+            if not ask_again(lambda: self._client.indices.exists_alias(name=self._alias, params=dict(params))):
                 return None
-            name: str = max(self._client.indices.get_alias(name=self._alias, params=dict(params)))
-        return name
+            names = ask_again(lambda: self._client.indices.get_alias(name=self._alias, params=dict(params)))
+        return max(names, default=None)
 
     def _index(self, name: str, meta: Mapping[str, Any]) -> OpenSearchIndex:
         try:

@@ -7,11 +7,11 @@ node_disconnected_exception. A copy of its shards stands elsewhere, so the same 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from opensearchpy.exceptions import TransportError
+from opensearchpy.exceptions import HTTP_EXCEPTIONS, TransportError
 
 T = TypeVar("T")
 ATTEMPTS = 2
-NODE_LOST = (500, 503)  # statuses of what another copy may answer
+NODE_LOST = (500, 502, 503)  # statuses of what another copy may answer
 PARTIAL = 503
 
 
@@ -81,4 +81,6 @@ def whole_documents(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _check(part: Mapping[str, Any]) -> None:
     if "error" in part:
-        raise TransportError(part.get("status", PARTIAL), part["error"]["type"], part)
+        kind = part["error"]["type"]
+        status = part.get("status", 404 if kind == "index_not_found_exception" else PARTIAL)  # documents come without one
+        raise HTTP_EXCEPTIONS.get(status, TransportError)(status, kind, part)

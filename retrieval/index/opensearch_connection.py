@@ -1,14 +1,55 @@
 """The client of an OpenSearch server, or of the nodes of a cluster: what one node does not answer, the next is asked."""
 
+import re
+import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from opensearchpy import OpenSearch
+import urllib3
+from opensearchpy import OpenSearch, Transport
+from opensearchpy.exceptions import ConnectionError as NoConnection
+from opensearchpy.exceptions import ConnectionTimeout
 
 from retrieval.errors import InvalidInput
 
 # One more try finds out that a kept connection was closed by the server; waiting longer is the caller's choice
 CONNECTION_RETRIES = 1
-DEAD_S = 5.0  # how long a node that did not answer is left alone; asking one that is still gone costs a refused connection
+DEAD_S = (
+    5.0  # how long a node that did not answer is left alone at first, twice as long each time; a refused connection costs little
+)
+LEAST_S = 0.01  # left of a request's time, for another node to be asked
+BETWEEN_URLS = re.compile(r",(?=\s*https?://)")  # a password may hold a comma
+
+
+class _Nodes(Transport):
+    """Asks another node when one cannot be reached, all within the time of one request.
+
+    A node that takes too long is left alone, too, but the request is not put again: its time is up.
+    """
+
+    def perform_request(
+        self,
+        method: str,
+        url: str,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        timeout: float | None = None,
+        ignore: Collection[int] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        asked = dict(params or {})
+        seconds = float(asked.pop("request_timeout", None) or timeout or self.kwargs["timeout"])
+        ends, tries = time.monotonic() + seconds, 1 + max(CONNECTION_RETRIES, len(self.connection_pool.connections))
+        while True:
+            left, tries = max(ends - time.monotonic(), LEAST_S), tries - 1
+            limit: Any = urllib3.Timeout(connect=left / (tries + 1), read=left)
+            try:
+                return super().perform_request(method, url, asked, body, limit, ignore, headers)
+            except ConnectionTimeout:
+                raise
+            except NoConnection:
+                if not tries or ends - time.monotonic() < LEAST_S:
+                    raise
 
 
 def connect(urls: str, timeout_s: float, **how: Any) -> OpenSearch:
@@ -22,11 +63,14 @@ def connect(urls: str, timeout_s: float, **how: Any) -> OpenSearch:
     Raises:
         InvalidInput: a URL cannot be read.
     """
-    nodes = [url.strip() for url in urls.split(",") if url.strip()]
-    retries = max(CONNECTION_RETRIES, len(nodes))
+    nodes = [url.strip(" ,") for url in BETWEEN_URLS.split(urls) if url.strip(" ,")]
+    # the transport's own tries take the whole time each; with none left it still leaves alone a node that does not answer
+    once = {"max_retries": 0, "retry_on_timeout": True, "retry_on_status": ()}
+    if not nodes:
+        raise InvalidInput("the URL of OpenSearch names no node; write it like http://127.0.0.1:9200")
     try:
-        if not nodes:
-            raise ValueError("there is none")
-        return OpenSearch(nodes, timeout=timeout_s, max_retries=retries, dead_timeout=DEAD_S, **how)
-    except ValueError as error:  # not quoting the URL, which may hold a password
-        raise InvalidInput(f"the URL of OpenSearch cannot be read ({error}); write it like http://127.0.0.1:9200") from None
+        return OpenSearch(nodes, timeout=timeout_s, dead_timeout=DEAD_S, transport_class=_Nodes, **once, **how)
+    except ValueError:  # it may quote a password
+        raise InvalidInput(
+            "the URL of OpenSearch cannot be read; write it like http://127.0.0.1:9200, several with commas between"
+        ) from None

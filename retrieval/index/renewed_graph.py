@@ -27,7 +27,7 @@ class RenewedGraph:
         self._lots, self._spec, self._lock = lots, spec, lock
         self._turn = threading.Lock()  # one thread at a time catches up
         self._renewing = threading.Lock()  # one thread at a time makes a new graph
-        self._closed = False
+        self._exchanging = self._closed = False
         self.known: LotGraph | None = None
 
     @property
@@ -40,7 +40,7 @@ class RenewedGraph:
         known, generation = self.known, self._lots.generation()
         if known is not None and known.generation == generation:
             return known
-        if not self._turn.acquire(blocking=known is None or known.generation < least):
+        if not self._turn.acquire(blocking=known is None or known.generation < least or self._exchanging):
             assert known is not None
             return known
         try:
@@ -69,8 +69,7 @@ class RenewedGraph:
             current = self.current(least) if wait else self.known or self.current(least)
             if current.worn:
                 current = LotGraph.build(self._lots, self._spec, self._go_on)
-                with self._turn:
-                    self.known = current
+                self._exchange(current)
             else:
                 current.vectors.merge(self._lock, self._go_on)
             current.save(self._lots, self._path, self._lock, everything=wait)
@@ -78,6 +77,18 @@ class RenewedGraph:
             pass
         finally:
             self._renewing.release()
+
+    def _exchange(self, made: LotGraph) -> None:
+        """Let searches see this graph; those that come meanwhile wait, for it must not be older than the one before."""
+        with self._lots.snapshot() as snapshot:  # most of what came meanwhile, while searches go on
+            made.catch_up(snapshot, ReadWriteLock(), self._go_on)
+        self._exchanging = True
+        try:
+            with self._turn, self._lots.snapshot() as snapshot:
+                made.catch_up(snapshot, self._lock)
+                self.known = made
+        finally:
+            self._exchanging = False
 
     def close(self) -> None:
         """Save what a next start would have to build again."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
+from retrieval.errors import GavelError
 from retrieval.index.analysis import ANALYSIS, words
 from retrieval.index.lot_store import LotSnapshot, LotStore
 from retrieval.spelling import can_be_misspelt, most_edits
@@ -121,7 +122,11 @@ class LotTitles:
         """Count what was committed since; all anew where titles are gone, if there are no more than that or it is None."""
         counted = self._counted or self._load()
         with self._lots.snapshot() as snapshot:
-            counted = _caught_up(counted, snapshot)
+            try:
+                counted = _caught_up(counted, snapshot)
+            except GavelError:
+                self._counted = None  # what was counted on half-way would count twice
+                raise
             if (all_from is None or counted.lots <= all_from) and counted.lots != snapshot.count():
                 counted = _caught_up(_nothing(), snapshot)
         self._counted = counted

@@ -19,6 +19,7 @@ Positions = NDArray[np.int64]
 
 FOOTER_LENGTH_BYTES = 8
 CHECKED_BYTES = 1 << 20
+_being_written: set[Path] = set()  # by this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,16 @@ def replacing(path: Path) -> Iterator[Path]:
     What a process that was killed had written by then goes, too.
     """
     for left in path.parent.glob(f"{path.name}.*.partial"):
-        if not _runs(int(left.suffixes[-2][1:].partition("-")[0])):
+        if left not in _being_written and not _runs(left.suffixes[-2][1:].partition("-")[0]):
             left.unlink(missing_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    _being_written.add(partial)
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+        _being_written.discard(partial)
 
 
 def seal(path: Path, positions: Positions, database_id: str, told: Mapping[str, Any] | None = None) -> Footer:
@@ -126,10 +129,13 @@ class MappedIndex:
         return _faiss.read_index(_faiss.PyCallbackIOReader(self._file.read, CHECKED_BYTES))
 
 
-def _runs(pid: int) -> bool:
+def _runs(pid: str) -> bool:
+    """Whether another process of this number runs; in a container one that was killed had the number of this one."""
+    if pid == str(os.getpid()):
+        return False
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
         return False
     except PermissionError:  # of another user
         return True

@@ -1,5 +1,7 @@
 """Full vectors by slot that stay on the disk: what an index of codes scores its candidates from."""
 
+import mmap
+import os
 import tempfile
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -55,9 +57,10 @@ class WholeVectors:
         """
         try:
             file = self._file = self._file or tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 -- open as long as it is read
-            file.seek(4 * self._dimensions * self._added)
-            file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
-            file.flush()
+            start, left = 4 * self._dimensions * self._added, memoryview(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+            while left:  # to a place of its own, for copies share the file and its position
+                written = os.pwrite(file.fileno(), left, start)
+                start, left = start + written, left[written:]
         except OSError as error:
             message = f"{self._folder} does not take the vectors of the index ({error}); free space, or choose another folder"
             raise IndexUnavailable(message) from error
@@ -89,6 +92,6 @@ class WholeVectors:
     def _tail(self) -> Vector:
         if self._mapped is None:
             assert self._file is not None
-            shape = (self._added, self._dimensions)
-            self._mapped = np.asarray(np.memmap(self._file, dtype="<f4", mode="r", shape=shape))  # a plain view is quicker to index
+            mapped = mmap.mmap(self._file.fileno(), 4 * self._dimensions * self._added, prot=mmap.PROT_READ)
+            self._mapped = np.frombuffer(mapped, dtype="<f4").reshape(self._added, self._dimensions)
         return self._mapped

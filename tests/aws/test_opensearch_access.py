@@ -43,14 +43,14 @@ def signed(headers):
 
 
 def test_requests_to_the_domain_are_signed(server):
-    server.statuses["HEAD", "/_alias/auction-items"] = 404
+    server.statuses["HEAD", "/_alias/auction-items?local=true"] = 404
     with pytest.raises(IndexMissing):
         open_store(Settings(opensearch_url=server.url, opensearch_auth="sigv4")).live()
     assert [signed(headers) for _, _, headers, _ in server.asked] == [True]
 
 
 def test_requests_to_a_node_of_ones_own_are_not(server):
-    server.statuses["HEAD", "/_alias/auction-items"] = 404
+    server.statuses["HEAD", "/_alias/auction-items?local=true"] = 404
     with pytest.raises(IndexMissing):
         open_store(Settings(opensearch_url=server.url)).live()
     assert [signed(headers) for _, _, headers, _ in server.asked] == [False]
