@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.filtered import opened
 from benchmarks.machine import describe_machine
 from processing.runs import Counter, Progress
+from retrieval.errors import InvalidInput
 from retrieval.index.base import Vector
 from retrieval.index.families import AnnIndex
 
@@ -86,7 +87,12 @@ def run_benchmark(
         batches: sizes, the first of them 1.
         rounds: passes of each; the median counts.
         progress: called with (passes done, passes).
+
+    Raises:
+        InvalidInput: the queries do not make the largest batch.
     """
+    if len(queries) < max(batches):
+        raise InvalidInput(f"{len(queries)} queries make no batch of {max(batches)}")
     machine, indices = describe_machine(), opened(vectors, folder, specs, None)
     count, rows = Counter(len(indices) * len(THREADS) * rounds, progress), []
     for index in indices:

@@ -11,7 +11,6 @@ import numpy as np
 
 from benchmarks.cluster_lots import NOW, K, Question, ids
 from processing.runs import Latency, summarise_ms
-from retrieval.errors import GavelError
 from retrieval.index.base import SCORE_DECIMALS, Candidate, IndexedItem
 from retrieval.index.opensearch import OpenSearchIndex, OpenSearchStore
 
@@ -128,8 +127,8 @@ class Load:
                 if index is None or number % LIVE_EVERY == 0:
                     index = store.live().within(self._seconds)
                 wrong, recall = self._asked(index, number)
-            except GavelError as error:
-                failed = str(error)
+            except Exception as error:  # whatever it is, it is no answer
+                failed = f"{type(error).__name__}: {error}"
             ms = (time.perf_counter() - start) * 1000
             with self._lock:
                 self._count(self.phases[phase], ms, failed, wrong, recall)
@@ -193,10 +192,13 @@ class Writes:
                 break
             lots = [self._copy(number) for number in range(first, first + A_WRITE)]
             try:
-                if self._index.upsert(lots).indexed == len(lots):
+                report = self._index.upsert(lots)
+                if report.indexed < len(lots):
+                    self.failed.append(str(report))
+                else:
                     self.acknowledged += [lot.item_id for lot in lots]
-            except GavelError as error:
-                self.failed.append(str(error))
+            except Exception as error:  # whatever it is, it was not written
+                self.failed.append(f"{type(error).__name__}: {error}")
 
     def _copy(self, number: int) -> IndexedItem:
         lot, item_id = self._lots[number % len(self._lots)], f"written-{number}"

@@ -6,7 +6,7 @@ counts against exact search among the lots that pass.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,9 @@ def opened(vectors: Vector, folder: Path, specs: Sequence[str], progress: Progre
         contender = Contender("gavel", IndexSpec.parse(spec))
         if not (folder / contender.folder / "index.json").is_file():
             build_cost(contender, vectors, folder / contender.folder)
-        opened.append(AnnIndex.open(folder / contender.folder, check=False))
+        index = AnnIndex.open(folder / contender.folder, check=False)
+        index.spec = replace(contender.spec, nlist=index.spec.nlist)  # the effort that is asked for, whoever built the files
+        opened.append(index)
         count.tick()
     return opened
 
@@ -136,11 +138,12 @@ def _ways(indices: Sequence[AnnIndex]) -> dict[str, Ask]:
     ways: dict[str, Ask] = {}
     for index in indices:
         family = index.spec.family
-        ways[f"gavel {family}"] = partial(_gavel, index)
-        ways[f"faiss {family}"] = partial(_plain, index)
-        if family == "hnsw":
+        alone = [other.spec.family for other in indices].count(family) == 1
+        ways[f"gavel {family if alone else index.spec}"] = partial(_gavel, index)
+        ways[f"faiss {family if alone else index.spec}"] = partial(_plain, index)
+        if family == "hnsw" and "embedded" not in ways:
             ways["afterwards"] = partial(_afterwards, index)
-            graph = HnswGraph(index.dimensions)
+            graph = HnswGraph(index.dimensions, index.spec)
             graph._index = index._index  # the same graph, so that nothing but the search differs
             ways["embedded"] = partial(graph.nearest, exact_below=EXACT_BELOW)
             ways["exact"] = graph.exact
@@ -158,7 +161,7 @@ def _plain(index: AnnIndex, query: Vector, k: int, allowed: Mask | None, fetched
     if index.spec.effort == "nprobe":
         parameters = _faiss.SearchParametersIVF(nprobe=index.spec.nprobe, sel=selector)
     else:
-        parameters = _faiss.SearchParametersHNSW(efSearch=max(index.spec.ef_search, wanted), sel=selector)
+        parameters = _faiss.SearchParametersHNSW(efSearch=max(index.spec.beam(len(index)), wanted), sel=selector)
     labels: Slots = index._index.search(query[None], wanted, params=parameters)[1][0]
     return labels[labels >= 0]
 

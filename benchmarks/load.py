@@ -115,14 +115,21 @@ def limit_of(texts: Sequence[str], seconds: float, settings: Mapping[str, str] =
     """What a server of this home does as fast as it answers, and how its caches did.
 
     Args:
-        texts: queries, asked in turn; the warm-up asks the last ones, so that its answers are of little use to the load.
+        texts: queries, asked in turn; the warm-up asks the last ones.
         seconds: of the load.
         settings: of the server's environment.
     """
     with served(settings) as (url, server):
         _warm_up(url, texts[::-1], server)
+        before = _caches(url)
         load = _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, seconds), server)
-        return load, json.load(urlopen(f"{url}/health"))["caches"]
+        after = _caches(url)
+        return load, {cache: {kind: after[cache][kind] - before[cache][kind] for kind in ("hits", "misses")} for cache in after}
+
+
+def _caches(url: str) -> dict[str, Any]:
+    caches: dict[str, Any] = json.load(urlopen(f"{url}/health"))["caches"]
+    return caches
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from retrieval.encoder import to_unit_length
 from retrieval.index.ann_recall import exact_cut, recall_of
 from retrieval.index.base import Vector
 from retrieval.index.index_spec import IndexSpec
+from retrieval.index.opensearch_connection import connect
 from retrieval.settings import Settings
 
 FIELD, INDEX = "embedding", "quantisation"
@@ -241,12 +242,12 @@ def _reason(error: OpenSearchException, log: Path | None) -> str:
 def _client(url: str | None) -> Iterator[tuple[OpenSearch, Path | None]]:
     """Of the node at a URL, or of one that lives as long as the measurement, with its log."""
     if url:
-        yield OpenSearch(url, timeout=60, max_retries=0), None
+        yield connect(url, 60), None
         return
     with tempfile.TemporaryDirectory(prefix="gavel-quantisation-") as folder:
         try:
             started = opensearch_node.start(Path(folder), opensearch_node.free_port())
-            yield OpenSearch(started.url, timeout=60, max_retries=0), started.log
+            yield connect(started.url, 60), started.log
         finally:
             opensearch_node.stop(Path(folder))
 

@@ -8,6 +8,7 @@ import typer
 from local.command_options import Json, Seed, print_json
 from local.console import console, notes, progress, show_table
 from local.home import Home
+from retrieval.errors import InvalidInput
 from retrieval.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def filters(
     from benchmarks.ann_data import synthetic_vectors
     from benchmarks.filtered_plot import plot as draw
 
+    if k not in filtered.DEPTHS:
+        raise InvalidInput(f"-k is {k}; measured are {' and '.join(map(str, filtered.DEPTHS))}")
     home = Home(Settings.from_env())
     data, drawn = synthetic_vectors(dimensions, 2 * queries, seed)
     vectors, asked = drawn(lots)

@@ -24,9 +24,10 @@ def up(
 
     running = up(Home(Settings.from_env()).opensearch, port, nodes=nodes)
     if running.kind != "given" and urlsplit(running.url.split(",")[0]).port != port:
+        again = f" --nodes {nodes}" if nodes > 1 else ""
         say(
             f"the {running.kind} that runs already answers at {running.url} and stays there; for port {port} run "
-            f"`gavel down`, then `gavel up --port {port}`",
+            f"`gavel down`, then `gavel up{again} --port {port}`",
             style="yellow",
         )
     report({"opensearch_url": running.url, "kind": running.kind}, as_json)

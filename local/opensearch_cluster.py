@@ -107,7 +107,9 @@ def _members(data: Path, nodes: int, port: int | None) -> list[Member]:
         members = [Member.parse(text) for text in json.loads(file.read_text())]
         if len(members) != nodes:
             raise InvalidInput(f"the cluster in {data} has {len(members)} nodes, not {nodes}; stop it and delete the folder first")
-        return members
+        if port in (None, members[0].port) or find_cluster(data):
+            return members
+        # all of them stand still: what they hold is found by its folder, and they may move
     if port is None:
         members = [Member(free_port(), free_port()) for _ in range(nodes)]
     else:

@@ -11,7 +11,7 @@ from typing import Literal
 from opensearchpy.exceptions import OpenSearchException
 
 from local import opensearch_node
-from local.opensearch_cluster import start_cluster, stop_cluster, urls_of
+from local.opensearch_cluster import find_cluster, start_cluster, stop_cluster, urls_of
 from local.opensearch_jars import Progress
 from local.opensearch_jvm import HOST
 from retrieval.errors import IndexUnavailable, MissingPrerequisite
@@ -64,6 +64,8 @@ def up(
         urls = urls_of(start_cluster(data / CLUSTER, nodes, port, progress=progress))
         require_plugins(urls)
         return RunningOpenSearch(urls, "cluster")
+    if running := find_cluster(data / CLUSTER):
+        return RunningOpenSearch(urls_of(running), "cluster")
     if opensearch_node.find_running(data) is None and docker_answers():
         try:
             return _container_up(port, progress)
