@@ -14,9 +14,7 @@ from retrieval.errors import InvalidInput
 
 # One more try finds out that a kept connection was closed by the server; waiting longer is the caller's choice
 CONNECTION_RETRIES = 1
-DEAD_S = (
-    5.0  # how long a node that did not answer is left alone at first, twice as long each time; a refused connection costs little
-)
+DEAD_S = 5.0  # a node that did not answer is left alone for so long, then for twice as long each time
 LEAST_S = 0.01  # left of a request's time, for another node to be asked
 BETWEEN_URLS = re.compile(r",(?=\s*https?://)")  # a password may hold a comma
 

@@ -385,3 +385,29 @@ def test_a_vector_file_of_another_kind_is_passed_over(root: Path) -> None:
     index.close()
     shutil.copy(root / index.name / "hnsw.faiss", root / index.name / "flat.faiss")
     assert ids(FaissStore(root, spec=IndexSpec("flat")).live()) == [f"lot-{n:05}" for n in range(20)]
+
+
+def test_a_search_by_words_across_a_replacement_finds_the_lot(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = FaissStore(root).create("tower", D)
+    index.upsert(lot(number) for number in range(30))
+    index.refresh()
+    current, done = index._keywords.current, []
+
+    def and_then_replaced(at_least: int) -> object:
+        fields = current(at_least)
+        if not done:
+            done.append(index.upsert([lot(0, version=2)]))
+            assert index.semantic(vector(0), 1, ALL)[0].document == lot(0).document
+        return fields
+
+    monkeypatch.setattr(index._keywords, "current", and_then_replaced)
+    assert len(index.keyword("watch", 100, ALL)) == 30
+    index.close()
+
+
+def test_a_graph_of_many_equal_vectors_answers_with_as_many_as_are_wanted() -> None:
+    different = np.stack([vector(number) for number in range(60)])
+    graph = HnswGraph(D, IndexSpec("hnsw", m=4, ef_construction=16))
+    graph.add(np.repeat(different, 50, axis=0))
+    everything = np.ones(len(graph), dtype=bool)
+    assert all(len(graph.nearest(query, 100, everything, exact_below=0)) >= 100 for query in different)
