@@ -6,6 +6,9 @@ from pathlib import Path
 from benchmarks.ann_standings import Point, Standing
 
 INCHES = (10, 6.5)
+MARKS = {"gavel": "o-", "faiss": "s--", "hnswlib": "^--", "usearch": "v--"}
+TICKS = (0.25, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+WHOLE = 0.9995  # where a recall of 1 is drawn, for the axis never gets there
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
@@ -30,19 +33,24 @@ def plot(standings: Sequence[Standing], title: str, path: Path) -> Path:
 
     figure = Figure(figsize=INCHES, layout="constrained")
     axes = figure.add_subplot()
-    marks = {"gavel": "o-", "faiss": "s--", "hnswlib": "^--", "usearch": "v--"}
+    colours: dict[str, str] = {}  # of a spec, whoever searches it
     for standing in standings:
-        by_recall = sorted(standing.points, key=lambda point: point.recall)
+        colour = colours.setdefault(standing.spec, f"C{len(colours)}")
+        values = _drawn(sorted(standing.points, key=lambda point: point.recall))
         label = f"{standing.name}, {standing.file_bytes / standing.items:.0f} B"
-        values = [point.recall for point in by_recall], [point.p50_ms for point in by_recall]
-        axes.plot(*values, marks[standing.library], label=label, markersize=4, linewidth=1)
+        axes.plot(*values, MARKS[standing.library], color=colour, label=label, markersize=4, linewidth=1)
     front = pareto_front([point for standing in standings for point in standing.points])
-    axes.plot(
-        [point.recall for point in front], [point.p50_ms for point in front], color="black", linewidth=5, alpha=0.15, label="front"
-    )
+    axes.plot(*_drawn(front), color="black", linewidth=5, alpha=0.15, label="front")
     axes.set(xlabel="recall@50", ylabel="p50 of single queries, ms, one thread", yscale="log", title=title)
+    axes.set_xscale("logit")  # type: ignore[arg-type]  # which the stubs leave out
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axes.set_xticks([], minor=True)
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend(fontsize="x-small", ncols=2, loc="upper left")
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(str(path))
     return path
+
+
+def _drawn(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [min(point.recall, WHOLE) for point in points], [point.p50_ms for point in points]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.ann_contenders import BUILD_THREADS
 from retrieval.index.index_advice import Calibration, Measured
 from retrieval.index.index_spec import IndexSpec
 
@@ -96,11 +97,11 @@ class AnnResult:
                 seen.dimensions,
                 point.recall,
                 point.p50_ms,
-                seen.build_s,
+                round(seen.build_cpu_s / BUILD_THREADS, 2),
             )
             for seen in self.standings
             for point in seen.points
-            if seen.build_s is not None and seen.library == "gavel"
+            if seen.build_cpu_s is not None and seen.library == "gavel"
         ]
         return Calibration(made_by, f"{self.data}; {self.machine}", tuple(rows))
 

@@ -51,7 +51,7 @@ class Measured:
         dimensions: of them.
         recall: @50.
         p50_ms: of single queries on one thread.
-        build_s: with two threads.
+        build_s: processor time of two threads, by two.
     """
 
     spec: str
