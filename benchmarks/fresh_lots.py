@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fresh_words import FreshWordsResult, measure, words_of
+from benchmarks.fresh_words import FreshWordsResult, measure, questions_of, words_of
 from benchmarks.machine import describe_machine
 from processing.runs import Latency, summarise_ms
 from retrieval.encoder import to_unit_length
@@ -83,7 +83,7 @@ def run_benchmark(
         count = index.count()
         rng = np.random.default_rng(seed)
         queries = cycle(to_unit_length(rng.standard_normal((400, index.dimensions)).astype(np.float32)))
-        fresh = _fresh(index, written + 1, rng)
+        fresh, questions = _fresh(index, written + 1, rng), questions_of(index, rng)
         on_phase("idle")
         _searches(index, queries, _times(WARM_UP))
         idle = _searches(index, queries, _times(IDLE))
@@ -99,7 +99,7 @@ def run_benchmark(
         _check_found(index, fresh[-1])
         found_ms = (time.perf_counter() - start) * 1000
         rate = round(written / writer.seconds, 1)
-        words = measure(index, _endless(index, rng), written, rng, on_phase)
+        words = measure(index, _endless(index, rng), written, questions, on_phase)
         return FreshLotsResult(count, written, rate, round(found_ms, 2), idle, writing, renewing, words, machine)
 
 

@@ -56,7 +56,7 @@ class FreshWordsResult:
 
 
 def measure(
-    index: FaissIndex, lots: Iterator[IndexedItem], written: int, rng: np.random.Generator, on_phase: Callable[[str], None]
+    index: FaissIndex, lots: Iterator[IndexedItem], written: int, asked: Sequence[Question], on_phase: Callable[[str], None]
 ) -> FreshWordsResult:
     """Measure on an index, which is changed.
 
@@ -64,15 +64,16 @@ def measure(
         index: of many lots.
         lots: new ones, each with a word of its own, its item_id without "-"; enough of them.
         written: how many are written while searches go on.
-        rng: of the questions.
+        asked: questions_of() the index.
         on_phase: called with the name of each phase as it begins.
 
     Raises:
         GavelError: a lot that was acknowledged is not found.
     """
-    questions = cycle(_questions(index, rng))
+    questions = cycle(asked)
     on_phase("hybrid, idle")
     _searches(index, questions, _times(WARM_UP))
+    _wait(lambda: not (index.renewing or index.joining_words))
     idle = _searches(index, questions, _times(IDLE))
     on_phase("hybrid, write")
     writer = threading.Thread(target=_write, args=(index, [next(lots) for _ in range(written)]), name="writer")
@@ -101,7 +102,7 @@ def words_of(item_id: str) -> str:
     return item_id.replace("-", "")
 
 
-def _questions(index: FaissIndex, rng: np.random.Generator) -> Sequence[Question]:
+def questions_of(index: FaissIndex, rng: np.random.Generator) -> Sequence[Question]:
     """Words that follow each other in a lot's title, and a random vector."""
     asked: list[Question] = []
     while len(asked) < QUESTIONS:

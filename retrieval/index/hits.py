@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +57,9 @@ def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], colu
             break
         depth *= HELD_AGAINST_FILTER
     rows, slots = rows[passing], slots[passing]
-    best = scores[rows] >= _kth_highest(scores[rows], k)
-    rows, slots = rows[best], slots[best]
-    ids = [columns.item_ids[slot] for slot in slots]
-    hits = map(Hit, positions[rows].tolist(), ids, scores[rows].tolist())
+    best = _best(slots, scores[rows], columns.item_ids, k)
+    ids = [columns.item_ids[slot] for slot in slots[best]]
+    hits = map(Hit, positions[rows[best]].tolist(), ids, scores[rows[best]].tolist())
     return best_hits(hits, k)
 
 
@@ -74,12 +73,18 @@ def top_hits(columns: LotColumns, field: TopField, where: Filter, k: int) -> Hit
     slots = np.flatnonzero(columns.allowed(where))
     numbers = columns.numbers(field)[slots]
     slots, numbers = slots[~np.isnan(numbers)], numbers[~np.isnan(numbers)]
-    cut = np.partition(numbers, -k)[-k] if len(numbers) > k else -np.inf
-    best = slots[numbers > cut].tolist()
-    tied = slots[numbers == cut].tolist()  # all lots of a day, where they are listed at once
-    best += heapq.nsmallest(k - len(best), tied, key=columns.item_ids.__getitem__)
-    found = (Hit(int(columns.positions[s]), columns.item_ids[s], float(columns.numbers(field)[s])) for s in best)
-    return sorted(found, key=lambda hit: (-hit.score, hit.item_id))
+    best = slots[_best(slots, numbers, columns.item_ids, k)].tolist()
+    return best_hits((Hit(int(columns.positions[s]), columns.item_ids[s], float(columns.numbers(field)[s])) for s in best), k)
+
+
+def _best(slots: NDArray[np.int64], numbers: NDArray[Any], item_ids: Sequence[str], k: int) -> list[int]:
+    """Which k of some slots have the highest numbers, ties by item_id, in no order; a great many may tie: lots of a day, one title."""
+    if len(numbers) <= k:
+        return list(range(len(numbers)))
+    cut = np.partition(numbers, -k)[-k]
+    best: list[int] = np.flatnonzero(numbers > cut).tolist()
+    tied: list[int] = np.flatnonzero(numbers == cut).tolist()
+    return best + heapq.nsmallest(k - len(best), tied, key=lambda number: item_ids[int(slots[number])])
 
 
 def _kth_highest(scores: NDArray[np.float32], k: int) -> float:
