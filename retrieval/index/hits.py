@@ -78,7 +78,7 @@ def top_hits(columns: LotColumns, field: TopField, where: Filter, k: int) -> Hit
 
 
 def _best(slots: NDArray[np.int64], numbers: NDArray[Any], item_ids: Sequence[str], k: int) -> list[int]:
-    """Which k of some slots have the highest numbers, ties by item_id, in no order; a great many may tie: lots of a day, one title."""
+    """Which k of some slots have the highest numbers, ties by item_id, in no order; lots of one day or one title may all tie."""
     if len(numbers) <= k:
         return list(range(len(numbers)))
     cut = np.partition(numbers, -k)[-k]
