@@ -202,7 +202,7 @@ def test_the_reader_cannot_write_and_the_writer_stays_within_the_alias(stage):
     (read,) = given["gavel_reader"]["index_permissions"]
     assert read == {
         "index_patterns": ["auction-items*"],
-        "allowed_actions": ["read", "indices:admin/get", "indices:admin/aliases/get"],
+        "allowed_actions": ["read", "indices:admin/get", "indices:admin/mappings/get", "indices:admin/aliases/get"],
     }
     (write,) = given["gavel_writer"]["index_permissions"]
     assert write["index_patterns"] == ["auction-items*"]
