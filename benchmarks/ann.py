@@ -23,7 +23,7 @@ from processing.runs import Counter, Progress, summarise_ms
 from retrieval.errors import IndexUnavailable
 from retrieval.index.ann_recall import exact_cut, recall_of
 from retrieval.index.base import Vector
-from retrieval.index.families import checksum_of
+from retrieval.index.vector_file import checksum_of
 
 VECTORS, QUERIES = "vectors.npy", "queries.npy"
 BUILT_FILE = "built.json"  # in an index's folder, written last: of what vectors it is, and what it cost
@@ -165,7 +165,7 @@ def _built_before(contender: Contender, folder: Path, crc32: int) -> Said | None
 def _identity(contender: Contender, crc32: int) -> Said:
     module = "faiss" if contender.library == "gavel" else contender.library
     package = packages_distributions()[module][0]  # of faiss there are several
-    return {"crc32": crc32, "spec": str(contender.files), "library": f"{package} {version(package)}"}
+    return {"crc32": crc32, "spec": str(contender.spec.built), "library": f"{package} {version(package)}"}
 
 
 @contextmanager

@@ -55,15 +55,10 @@ class Contender:
         return tuple(sorted({max(effort, least) for effort in EFFORTS[self.spec.effort]}))
 
     @property
-    def files(self) -> IndexSpec:
-        """What its files depend on: the spec, whatever a search asks of it."""
-        return replace(self.spec, ef_search=0, nprobe=1, rescore=1)
-
-    @property
     def folder(self) -> str:
         """Name of its files' folder; plain faiss opens those of Gavel."""
         owner = "gavel" if self.library == "faiss" else self.library
-        return f"{owner}-{self.files}".replace(":", "-").replace(",", "-").replace("=", "")
+        return f"{owner}-{self.spec.built}".replace(":", "-").replace(",", "-").replace("=", "")
 
     @property
     def builds(self) -> bool:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +28,6 @@ from retrieval.encoder import to_unit_length
 from retrieval.index.base import Filter, Vector
 from retrieval.index.faiss import FaissStore
 from retrieval.index.faiss_index import LOTS_FILE
-from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_store import LotStore
 from retrieval.index.main_index import embedded_spec
 
@@ -106,23 +105,18 @@ def measure(root: Path, alias: str, specs: Sequence[str], queries: int, repetiti
     index.close()
     given = {"root": str(root), "alias": alias, "queries": _queries(folder, queries).tolist(), "repetitions": repetitions}
     exact = _in_process("exact", {**given, "spec": "flat"})["ids"]
-    of_files = {spec.family: _files(spec) for spec in (embedded_spec(), embedded_spec("flat"))}
+    of_files = {spec.family: spec.built for spec in (embedded_spec(), embedded_spec("flat"))}
     for text in specs:
         spec = embedded_spec(text)
         path = folder / f"{spec.family}.faiss"
-        if of_files.setdefault(spec.family, _files(spec)) != _files(spec):
+        if of_files.setdefault(spec.family, spec.built) != spec.built:
             path.unlink(missing_ok=True)
-            of_files[spec.family] = _files(spec)
+            of_files[spec.family] = spec.built
         built_s = None if path.is_file() else _in_process("build", {**given, "spec": text})["seconds"]
         told = _in_process("ask", {**given, "spec": text})
         latency = summarise_ms(told.pop("times_ms"))
         recall = {k: _recall(ids, exact, k) for k, ids in zip(KS, told.pop("ids"), strict=True)}
         yield FamilyResult(text, built_s, path.stat().st_size, recall=recall, latency=latency, **told)
-
-
-def _files(spec: IndexSpec) -> IndexSpec:
-    """What the file of an index depends on: the spec, whatever a search asks of it."""
-    return replace(spec, ef_search=0, nprobe=1, rescore=1)
 
 
 def work() -> None:

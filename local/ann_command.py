@@ -68,7 +68,11 @@ def ann(
         result.calibration(" ".join(["gavel", *sys.argv[1:]])).save(calibration)
     if as_json:
         print_json({**result.to_dict(), "plot": str(picture)})
-        return
+    else:
+        _tell(result, data, picture)
+
+
+def _tell(result: "AnnResult", data: str, picture: Path) -> None:
     for size in sorted({standing.items for standing in result.standings}):
         _show([standing for standing in result.standings if standing.items == size], data)
     _show_growth(result)

@@ -46,3 +46,14 @@ def _require_java() -> None:
         if os.environ.get("CI", "").lower() in ("1", "true"):
             raise
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For small k-means, which waits more for threads than it computes."""
+    import faiss  # here, for most tests need none
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)

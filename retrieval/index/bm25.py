@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.analysis import ANALYSIS, words
-from retrieval.index.families import checksum_of
 from retrieval.index.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
 from retrieval.index.stemming import stem, stemmer
+from retrieval.index.vector_file import checksum_of
 from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.settings import hyperparameters
 
@@ -44,7 +44,9 @@ class Documents(Protocol):
     """
 
     @property
-    def positions(self) -> NDArray[np.int64]: ...
+    def positions(self) -> NDArray[np.int64]:
+        """See above."""
+        ...
 
     def find(self, stemmed: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """The (n,) rows of the documents with a word, ascending, and tf / (tf + norm) of the word in each."""

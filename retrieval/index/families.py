@@ -9,7 +9,6 @@ family_build.py writes them. Both are mapped read-only, so processes share them 
 """
 
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from retrieval.index.hnsw import SHARE_OF_PASSES, exact_is_cheaper, nearest_slot
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.inner_products import inner_products
 from retrieval.index.lot_columns import Mask
+from retrieval.index.vector_file import checksum_of
 from retrieval.index.whole_vectors import Slots, WholeVectors
 
 INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"
-CHECKED_BYTES = 1 << 20
 SIFTED_MARGIN = 1.5  # of what would be enough if the allowed were spread evenly
 EXACT_PER_CODE = 0.5  # vectors from anywhere that are compared in the time of a code in a list
 NEAREST = 100  # lots near to a query of which the share that passes a filter is guessed
@@ -232,15 +231,6 @@ def _check(folder: Path, card: dict[str, Any], whole: bool) -> None:
             raise ValueError(f"{name} has {found} bytes, not {size}")
     if whole and checksum_of(folder / INDEX_FILE) != card["crc32"]:
         raise ValueError(f"the checksum of {INDEX_FILE} does not hold")
-
-
-def checksum_of(path: Path) -> int:
-    """CRC-32 of a file."""
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(CHECKED_BYTES):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
 
 
 def _stored(index: Any) -> Vector | None:

@@ -11,8 +11,9 @@ import numpy as np
 
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Vector
-from retrieval.index.families import CARD_FILE, INDEX_FILE, VECTORS_FILE, AnnIndex, checksum_of, mapped_vectors
+from retrieval.index.families import CARD_FILE, INDEX_FILE, VECTORS_FILE, AnnIndex, mapped_vectors
 from retrieval.index.index_spec import POINTS_A_CENTROID, IndexSpec
+from retrieval.index.vector_file import checksum_of
 from retrieval.index.whole_vectors import WholeVectors
 
 ROWS_A_STEP = 10_000  # added between two steps of a progress bar

@@ -125,6 +125,11 @@ class IndexSpec:
         return replace(self, nprobe=effort) if self.effort == "nprobe" else self
 
     @property
+    def built(self) -> "IndexSpec":
+        """What its files depend on: the same, whatever a search asks of it."""
+        return replace(self, ef_search=0, nprobe=1, rescore=1)
+
+    @property
     def candidates(self) -> int:
         """How many candidates are fetched for every one that is wanted."""
         return 1 if self.keeps_vectors else self.rescore

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
@@ -74,7 +75,7 @@ def seal(path: Path, positions: Positions, database_id: str, told: Mapping[str, 
         file.write(positions.astype("<i8").tobytes())
         file.flush()
         payload = file.tell()
-        footer = Footer(database_id, len(positions), payload, _checksum(path, payload), told or {})
+        footer = Footer(database_id, len(positions), payload, checksum_of(path, payload), told or {})
         encoded = json.dumps(asdict(footer)).encode()
         file.write(encoded + len(encoded).to_bytes(FOOTER_LENGTH_BYTES, "little"))
         file.flush()
@@ -92,7 +93,7 @@ def checked(path: Path, database_id: str) -> Footer:
     footer = _footer(path)
     if footer.database_id != database_id:
         raise ValueError("it is of another database")
-    if _checksum(path, footer.payload) != footer.crc32:
+    if checksum_of(path, footer.payload) != footer.crc32:
         raise ValueError("its checksum does not hold")
     return footer
 
@@ -159,8 +160,8 @@ def _footer(path: Path) -> Footer:
         raise ValueError("it has no footer") from None
 
 
-def _checksum(path: Path, length: int) -> int:
-    """CRC-32 of the first bytes of a file."""
+def checksum_of(path: Path, length: int = sys.maxsize) -> int:
+    """CRC-32 of the first bytes of a file, or of all."""
     checksum = 0
     with path.open("rb") as file:
         while length > 0 and (block := file.read(min(length, CHECKED_BYTES))):

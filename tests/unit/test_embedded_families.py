@@ -4,7 +4,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -38,13 +37,7 @@ VECTORS: Vector = np.concatenate(list(clustered(N + MORE, D, seed=7)))
 QUERIES = clustered_queries(30, D, seed=7, of=N)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small k-means waits more for threads than it computes."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def lots(start: int, stop: int) -> list[IndexedItem]:

@@ -1,7 +1,6 @@
 """Indices of every family: built from a stream, opened from the disk, searched under filters, tuned to a recall."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,13 +31,7 @@ SPECS = {name: IndexSpec.parse(text) for name, text in TEXTS.items()}
 SPECS["cut"] = replace(SPECS["cut"], rescore=8)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small k-means waits more for threads than it computes."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
