@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from catalog.event_times import MICROSECOND, Fault, microseconds, read_times
 from catalog.folder import Progress
 from retrieval.errors import InvalidInput
 from retrieval.events import EVENT_TYPES, Interaction, missing, parse_event_type
-from retrieval.items import EPOCH, Reject, first_value, parse_id
+from retrieval.items import EPOCH, ZONE_SLACK, Reject, first_value, parse_id
 
-ZONE_SLACK = timedelta(hours=14)  # a time without a zone is taken as UTC, and may be a local one that far ahead of it
 EXAMPLES = 3  # rejects of a kind that are kept for the report
 PARTS = 1_000  # that progress is told in
 

@@ -20,6 +20,7 @@ MAX_SELLER_RATING = 5.0
 MAX_PRICE = 1e12  # far below what the index's 32-bit float can hold
 MAX_BID_COUNT = 2**31 - 1  # the index's integer
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ZONE_SLACK = timedelta(hours=14)  # a time without a zone is taken as UTC, and may be a local one that far ahead of it
 NUMERIC_TIME = re.compile(r"-?\d{9,}(\.\d+)?")  # eight digits are an ISO 8601 date
 LEAST_NUMERIC_TIME = 1e8  # the same of a number
 
@@ -133,11 +134,21 @@ def epoch_ms(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
-def parse_item(row: Mapping[str, Any]) -> Item:
+def latest_version(now: datetime | None = None) -> int:
+    """Return the highest version that an item can have at a moment; a higher one would make every later row stale.
+
+    Args:
+        now: UTC; None takes the clock of this machine.
+    """
+    return epoch_ms((now or datetime.now(UTC)) + ZONE_SLACK)
+
+
+def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
     """Read one row of a catalogue file.
 
     Args:
         row: column name -> value, under the contract's names or their aliases; NaN and blank text mean missing.
+        now: UTC, the moment that the version of the item may not pass by more than ZONE_SLACK; None takes this machine's clock.
 
     Returns:
         The item, with its texts as the seller wrote them.
@@ -149,7 +160,7 @@ def parse_item(row: Mapping[str, Any]) -> Item:
     for field in REQUIRED:
         if values[field] is None or not clean_text(str(values[field])):
             raise InvalidInput(f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})")
-    return Item(
+    item = Item(
         item_id=parse_id("item_id", values["item_id"]),
         title=_text("title", values["title"], MAX_TITLE_CHARS),
         description=_text("description", values["description"], MAX_DESCRIPTION_CHARS),
@@ -164,6 +175,13 @@ def parse_item(row: Mapping[str, Any]) -> Item:
         updated_at=parse_time("updated_at", values["updated_at"]),
         seller=_text("seller", values["seller"], MAX_TITLE_CHARS),
     )
+    if item.version > latest_version(now):
+        field = "updated_at" if item.updated_at else "listed_at"  # a lot may be listed later, if its row says when it was written
+        raise InvalidInput(
+            f"{field} lies in the future: {values[field]!r}; every later row of this lot would pass for an older one. "
+            "Write the time of the row in updated_at"
+        )
+    return item
 
 
 def parse_time(field: str, value: Any) -> datetime | None:

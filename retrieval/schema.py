@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,8 @@ STEMMERS = {"en": "porter2", "de": "german", "fr": "french", "es": "spanish"}  #
 WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with a word of more than 32,766 bytes
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
-TOMBSTONE_RETENTION = "1d"  # how long a delete outranks older events that come late
+DELETED_FIELD = "deleted_at"  # of the document that stands for a withdrawn lot
+DELETE_MEMORY = "1d"  # how long a node remembers a delete that somebody else sends; in memory, so until it restarts
 SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # of one shard, and of one lot; what takes longer goes to the slow log
 
 # Ranks within a shard's list, not its scores, are what counts; the constant is OpenSearch's default in 2.19, where giving
@@ -130,7 +132,7 @@ def _settings(shards: int, replicas: int, language: str, numbers: Hyperparameter
             "knn": True,
             "number_of_shards": shards,
             "number_of_replicas": replicas,
-            "gc_deletes": TOMBSTONE_RETENTION,
+            "gc_deletes": DELETE_MEMORY,
             "similarity": {"default": {"type": "BM25", "k1": numbers.bm25_k1, "b": numbers.bm25_b}},
             **slow,
         },
@@ -198,6 +200,7 @@ def _lot_fields() -> dict[str, Any]:
         "has_image": {"type": "boolean"},
         "tower_id": exact,
         "release_id": exact,
+        DELETED_FIELD: {"type": "date", "format": "epoch_millis"},
     }
 
 
@@ -217,12 +220,25 @@ def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) 
 
 def bulk_lines(entry: IndexedItem | Tombstone) -> Iterator[str]:
     """The lines of one lot in an embedding part, as OpenSearch's `_bulk` takes them; without an index name."""
-    action = {"_id": entry.item_id, "version": entry.version, "version_type": "external_gte"}
     if isinstance(entry, Tombstone):
-        yield json.dumps({"delete": action})
+        yield json.dumps({"delete": _action_of(entry)})
         return
-    yield json.dumps({"index": action})
+    yield json.dumps({"index": _action_of(entry)})
     yield json.dumps({**entry.document, VECTOR_FIELD: vector_to_json(entry.vector)}, ensure_ascii=False)
+
+
+def deletion_lines(entry: Tombstone, moment: datetime) -> Iterator[str]:
+    """Write a withdrawn lot as a document, by which OpenSearch knows that an older event comes too late.
+
+    A server remembers the version of a delete in memory alone. This document outlives a restart. No search finds it: it has
+    neither words nor a vector, and it ended in 1970.
+    """
+    yield json.dumps({"index": _action_of(entry)})
+    yield json.dumps({"item_id": entry.item_id, "ends_at": 0, DELETED_FIELD: epoch_ms(moment)})
+
+
+def _action_of(entry: IndexedItem | Tombstone) -> dict[str, Any]:
+    return {"_id": entry.item_id, "version": entry.version, "version_type": "external_gte"}
 
 
 def parse_bulk_lines(lines: Iterable[str]) -> Iterator[IndexedItem | Tombstone]:

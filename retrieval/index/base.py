@@ -144,8 +144,13 @@ class VectorIndex(Protocol):
     def count(self) -> int:
         """Number of lots in it, ended ones included."""
 
-    def upsert(self, entries: Iterable[IndexedItem | Tombstone]) -> UpsertReport:
-        """Write lots and carry out tombstones, in order; what is acknowledged is durable."""
+    def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
+        """Write lots and carry out tombstones, in order; what is acknowledged is durable.
+
+        Args:
+            entries: read once.
+            overwrite: write an entry even where a newer version is stored, as an operator asks whose catalogue had wrong times.
+        """
 
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""

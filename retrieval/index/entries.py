@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from retrieval.index.base import IndexedItem, Tombstone
-from retrieval.items import MAX_ID_BYTES
+from retrieval.items import MAX_ID_BYTES, latest_version
 
-MAX_VERSION = 2**63 - 1  # a Java long, and SQLite's largest integer
 UNIT_LENGTH_TOLERANCE = 1e-3
 TEXT_FIELDS = ("text", "title", "category", "brand", "seller")
 NUMBER_FIELDS = ("current_price", "bid_count", "seller_rating", "listed_at", "ends_at", "updated_at")
@@ -38,8 +37,10 @@ def _identity_fault(item_id: str, version: int) -> str | None:
         return "the item_id is not valid Unicode"
     if not 1 <= size <= MAX_ID_BYTES:
         return f"the item_id has {size} bytes, 1 to {MAX_ID_BYTES} are allowed"
-    if not 0 <= version <= MAX_VERSION:
-        return f"the version is {version}, 0 to 2^63 - 1 are allowed"
+    if version < 0:
+        return f"the version is {version}, it must be 0 or more"
+    if version > latest_version():
+        return f"the version {version} lies in the future (milliseconds since 1970); mend updated_at and embed the lot again"
     return None
 
 

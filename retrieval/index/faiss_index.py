@@ -112,11 +112,11 @@ class FaissIndex:
         """Number of lots in it, ended ones included."""
         return self._lots.count()
 
-    def upsert(self, entries: Iterable[IndexedItem | Tombstone]) -> UpsertReport:
+    def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order, a transaction for every 1,000; what is acknowledged is durable."""
         report, remaining = UpsertReport(), iter(entries)
         while batch := list(islice(remaining, ENTRIES_A_COMMIT)):
-            report += self._lots.write(batch)
+            report += self._lots.write(batch, overwrite=overwrite)
         return report
 
     def refresh(self) -> None:

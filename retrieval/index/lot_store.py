@@ -102,8 +102,8 @@ class LotStore:
         with self._reading, translated(self.path):
             return int(self._reader.execute("SELECT count(*) FROM lots").fetchone()[0])
 
-    def write(self, entries: Sequence[IndexedItem | Tombstone]) -> UpsertReport:
-        """Write entries in order in one transaction; once this returns they outlive a crash."""
+    def write(self, entries: Sequence[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
+        """Write entries in order in one transaction, with `overwrite` also over newer ones; then they outlive a crash."""
         indexed = deleted = stale = changed = 0
         rejected: list[tuple[str, str]] = []
         with self._writing, translated(self.path), _transaction(self._writer) as writer:
@@ -111,7 +111,7 @@ class LotStore:
                 encoded = _encode(entry, self.dimensions)
                 if isinstance(encoded, str):
                     rejected.append((entry.item_id, encoded))
-                elif entry.version < _known_version(writer, entry.item_id):
+                elif not overwrite and entry.version < _known_version(writer, entry.item_id):
                     stale += 1
                 elif encoded is None:
                     changed += _bury(writer, entry)

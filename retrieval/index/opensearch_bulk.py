@@ -1,5 +1,7 @@
 """Writes to OpenSearch: bounded bulk requests, retried while the server is busy, every entry accounted for."""
 
+import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -10,16 +12,18 @@ from opensearchpy.exceptions import TransportError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from retrieval.errors import IndexUnavailable
-from retrieval.index.base import IndexedItem, Tombstone, UpsertReport
+from retrieval.index.base import IndexedItem, Tombstone, UpsertReport, utc_now
 from retrieval.index.entries import entry_fault
 from retrieval.index.opensearch_errors import opensearch_errors
-from retrieval.schema import bulk_lines
+from retrieval.schema import DELETE_MEMORY, bulk_lines, deletion_lines
 
 CHUNK_ENTRIES = 500
 CHUNK_BYTES = 4_000_000
 ATTEMPTS = 7
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 15.0
+FORGET_ATTEMPTS = 50
+FORGET_WAIT_S = 0.2
 BUSY = (429, 502, 503, 504)  # of a request, or of one entry within it
 
 
@@ -37,6 +41,7 @@ class _Line:
 
     item_id: str
     text: str
+    deletion: bool
 
 
 class _Busy(Exception):
@@ -77,8 +82,12 @@ class BulkWriter:
         self._url = url
         self._timeout_s = timeout_s
 
-    def write(self, entries: Iterable[IndexedItem | Tombstone]) -> UpsertReport:
+    def write(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Send entries in order.
+
+        Args:
+            entries: read once.
+            overwrite: write an entry even where a newer version is stored.
 
         Raises:
             IndexUnavailable: the server is gone, or still busy after the last attempt. What was sent before stays written.
@@ -86,22 +95,29 @@ class BulkWriter:
         report = UpsertReport()
         rejected: list[tuple[str, str]] = []
         for chunk in _chunks(self._sound(entries, rejected)):
-            report += self._deliver(chunk)
+            report += self._deliver(chunk, overwrite)
         return report + UpsertReport(rejected=tuple(rejected))
 
     def _sound(self, entries: Iterable[IndexedItem | Tombstone], rejected: list[tuple[str, str]]) -> Iterator[_Line]:
         for entry in entries:
             fault = entry_fault(entry, self._dimensions)
             if fault is None:
-                text = "".join(f"{line}\n" for line in bulk_lines(entry))
+                lines = deletion_lines(entry, utc_now()) if isinstance(entry, Tombstone) else bulk_lines(entry)
+                text = "".join(f"{line}\n" for line in lines)
                 fault = _encoding_fault(text)
             if fault is None:
-                yield _Line(entry.item_id, text)
+                yield _Line(entry.item_id, text, isinstance(entry, Tombstone))
             else:
                 rejected.append((entry.item_id, fault))
 
-    def _deliver(self, lines: Sequence[_Line]) -> UpsertReport:
+    def _deliver(self, lines: Sequence[_Line], overwrite: bool) -> UpsertReport:
         delivery = _Delivery(lines)
+        self._send_all(delivery)
+        if overwrite:
+            self._overwrite(delivery)
+        return delivery.report()
+
+    def _send_all(self, delivery: _Delivery) -> None:
         attempts = Retrying(
             retry=retry_if_exception_type(_Busy),
             stop=stop_after_attempt(ATTEMPTS),
@@ -115,7 +131,39 @@ class BulkWriter:
                 f"OpenSearch at {self._url} is too busy: {len(delivery.pending)} entries refused {ATTEMPTS} times ({busy}); "
                 "try again later"
             ) from busy
-        return delivery.report()
+
+    def _overwrite(self, delivery: _Delivery) -> None:
+        """Send the entries again that were stale, once the server has forgotten the newer versions.
+
+        A server remembers the version of a delete for `gc_deletes`, by a clock that it reads a few times a second.
+        """
+        last = {line.item_id: place for place, line in enumerate(delivery.lines)}
+        stale = {item_id: place for item_id, place in last.items() if delivery.outcomes[place] is Outcome.STALE}
+        if not stale:
+            return
+        self._remember_deletes("0s")
+        try:
+            with opensearch_errors(self._url):
+                deletes = "".join(f"{json.dumps({'delete': {'_id': item_id}})}\n" for item_id in stale)
+                self._client.bulk(body=deletes, index=self._index, params={"request_timeout": self._timeout_s})
+            for _ in range(FORGET_ATTEMPTS):
+                time.sleep(FORGET_WAIT_S)
+                delivery.pending = [place for place in stale.values() if delivery.outcomes[place] is Outcome.STALE]
+                if not delivery.pending:
+                    return
+                with opensearch_errors(self._url):
+                    self._client.indices.refresh(index=self._index)
+                self._send_all(delivery)
+        finally:
+            self._remember_deletes(DELETE_MEMORY)
+        raise IndexUnavailable(
+            f"OpenSearch at {self._url} does not forget the newer versions of {len(delivery.pending)} lots of {self._index}; "
+            "no search finds them now: send the same lots again"
+        )
+
+    def _remember_deletes(self, period: str) -> None:
+        with opensearch_errors(self._url):
+            self._client.indices.put_settings(index=self._index, body={"index": {"gc_deletes": period}})
 
     def _send(self, delivery: _Delivery) -> None:
         with opensearch_errors(self._url):
@@ -128,26 +176,24 @@ class BulkWriter:
         again: list[int] = []
         busy_ids: dict[str, str] = {}
         for place, result in zip(delivery.pending, answer["items"], strict=True):
-            ((verb, told),) = result.items()
+            ((_, told),) = result.items()
             item_id = delivery.lines[place].item_id
             if told["status"] in BUSY:
                 busy_ids[item_id] = _reason(told)
             if item_id in busy_ids:  # with what comes after it for the same lot, so that the last one still wins
                 again.append(place)
             else:
-                delivery.outcomes[place] = self._outcome(verb, told)
+                delivery.outcomes[place] = self._outcome(delivery.lines[place].deletion, told)
         delivery.pending = again
         if again:
             raise _Busy(next(iter(busy_ids.values())))
 
-    def _outcome(self, verb: str, told: dict[str, Any]) -> Outcome | str:
+    def _outcome(self, deletion: bool, told: dict[str, Any]) -> Outcome | str:
         match told["status"]:
             case 409:
                 return Outcome.STALE
             case 200 | 201:
-                return Outcome.DELETED if verb == "delete" else Outcome.INDEXED
-            case 404 if verb == "delete" and told.get("result") == "not_found":
-                return Outcome.DELETED
+                return Outcome.DELETED if deletion else Outcome.INDEXED
             case 400:
                 return _reason(told)
         raise IndexUnavailable(f"OpenSearch at {self._url} does not write to {self._index}: {_reason(told)}")

@@ -4,15 +4,17 @@ Scores and ties are settled here, from what the server returns: its own scores a
 by the place of a lot in a segment. So k + OVERFETCH hits are asked for, and semantic ones are scored again by cosine.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from opensearchpy import OpenSearch
 
 from retrieval.deadline import Deadline
-from retrieval.errors import IndexMissing, InvalidInput
+from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.fuse import Fusion
 from retrieval.index.base import (
     Candidate,
@@ -25,6 +27,7 @@ from retrieval.index.base import (
     fused_candidates,
     in_order,
     rank_by_cosine,
+    utc_now,
     with_ranks,
 )
 from retrieval.index.opensearch_answers import ask_again, refreshed, whole_answer, whole_answers, whole_documents
@@ -41,17 +44,21 @@ from retrieval.index.opensearch_queries import (
     semantic_body,
     top_body,
 )
-from retrieval.schema import VECTOR_FIELD, fusion_pipeline, vector_from_json
+from retrieval.items import epoch_ms
+from retrieval.schema import DELETED_FIELD, VECTOR_FIELD, fusion_pipeline, vector_from_json
 from retrieval.spelling import can_be_misspelt
 from retrieval.tuning import Tuning
 
 WRITE_TIMEOUT_S = 120.0  # a bulk request waits for HNSW graphs to be built
 FETCH_CHUNK = 1_000
+DELETION_RETENTION = timedelta(days=30)  # twice as long as any queue keeps the message of a part
+LOTS = {"query": {"bool": {"must_not": {"exists": {"field": DELETED_FIELD}}}}}
 # Words are weighed by how many lots of all shards have them; a shard of its own would weigh them by its own lots, so that the
 # order hung on which lots lie together. An index of one shard is not asked twice: the server sees that there is no need.
 ALL_SHARDS_WORDS = "dfs_query_then_fetch"
 
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # A shard that fails must not pass for an answer with fewer hits
 WHOLE = {"allow_partial_search_results": "false"}
@@ -101,13 +108,16 @@ class OpenSearchIndex:
 
     def count(self) -> int:
         """Number of lots that a search can see, ended ones included."""
-        return int(self._asked(lambda limits: whole_answer(self._client.count(index=self._name, params=limits)))["count"])
+        return int(
+            self._asked(lambda limits: whole_answer(self._client.count(index=self._name, body=LOTS, params=limits)))["count"]
+        )
 
-    def upsert(self, entries: Iterable[IndexedItem | Tombstone]) -> UpsertReport:
+    def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order, in requests of bounded size.
 
         Args:
             entries: read once, as they are sent.
+            overwrite: write an entry even where a newer version is stored; for a moment no search finds such a lot.
 
         Returns:
             What became of every entry.
@@ -119,7 +129,10 @@ class OpenSearchIndex:
         with opensearch_errors(self._url):
             if not self._client.indices.exists(index=self._name):
                 raise IndexMissing(f"OpenSearch at {self._url} has no index {self._name}; build one with `gavel index`")
-        return self._writer.write(entries)
+        report = self._writer.write(entries, overwrite=overwrite)
+        if report.deleted:
+            self._purge_deletions(utc_now() - DELETION_RETENTION)
+        return report
 
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
@@ -194,7 +207,8 @@ class OpenSearchIndex:
         found: list[Candidate] = []
         for start in range(0, len(item_ids), FETCH_CHUNK):
             body = {"ids": list(item_ids[start : start + FETCH_CHUNK])}
-            found += [_candidate(hit) for hit in self._documents(body) if hit.get("found")]
+            hits = (hit for hit in self._documents(body) if hit.get("found"))
+            found += [_candidate(hit) for hit in hits if DELETED_FIELD not in hit["_source"]]
         return found
 
     def within(self, seconds: float) -> "OpenSearchIndex":
@@ -206,6 +220,16 @@ class OpenSearchIndex:
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self._client.close()
+
+    def _purge_deletions(self, before: datetime) -> None:
+        """Remove the documents of lots that were withdrawn before a moment: no event that is so old is still on its way."""
+        body = {"query": {"range": {DELETED_FIELD: {"lt": epoch_ms(before)}}}}
+        params = {"conflicts": "proceed", "request_timeout": WRITE_TIMEOUT_S}
+        try:
+            with opensearch_errors(self._url):
+                self._client.delete_by_query(index=self._name, body=body, params=params)
+        except IndexUnavailable as error:  # what was written is written; the next deletion purges again
+            logger.warning("index %s keeps the records of old deletions: %s", self._name, error)
 
     def _hybrid_hits(self, body: dict[str, Any], fusion: Fusion) -> list[dict[str, Any]]:
         """Hits of a hybrid query: reciprocal ranks by the pipeline of the alias, weights by one that the request brings along."""

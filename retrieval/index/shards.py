@@ -141,14 +141,14 @@ class ShardedIndex:
         """Number of lots in it, ended ones included."""
         return sum(self._of_all("count"))
 
-    def upsert(self, entries: Iterable[IndexedItem | Tombstone]) -> UpsertReport:
+    def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, those of a lot in their order; what is acknowledged is durable."""
         report, remaining = UpsertReport(), iter(entries)
         while batch := list(islice(remaining, ENTRIES_A_COMMIT * len(self._shards))):
             parts: list[list[IndexedItem | Tombstone]] = [[] for _ in self._shards]
             for entry in batch:
                 parts[self._number(entry.item_id)].append(entry)
-            for written in self._each(lambda shard, part: shard.ask("upsert", part), parts):
+            for written in self._each(lambda shard, part: shard.ask("upsert", part, overwrite=overwrite), parts):
                 report += written
         return report
 

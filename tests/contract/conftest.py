@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from index_lots import DIMENSIONS, TOWER_ID
 from opensearch_stores import opensearch_store
+from opensearchpy import OpenSearch
 
 from retrieval.index.base import IndexedItem, IndexStore, Tombstone, VectorIndex
-from retrieval.index.faiss import FaissStore
+from retrieval.index.faiss import FaissIndex, FaissStore
 
 ADAPTERS = ("faiss", "opensearch")
 
@@ -39,3 +40,18 @@ def filled(index: VectorIndex) -> Callable[[Iterable[IndexedItem | Tombstone]], 
         return index
 
     return fill
+
+
+@pytest.fixture
+def restart(request: pytest.FixtureRequest) -> Callable[[VectorIndex], None]:
+    """Closes an index and opens it again, as the restart of its process or node does: what stood in memory alone is forgotten."""
+
+    def reopen(index: VectorIndex) -> None:
+        index.close()
+        if not isinstance(index, FaissIndex):
+            indices = OpenSearch(request.getfixturevalue("opensearch_url"), timeout=60).indices
+            indices.flush(index=index.name)
+            indices.close(index=index.name)
+            indices.open(index=index.name, params={"wait_for_active_shards": "1"})
+
+    return reopen

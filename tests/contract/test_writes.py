@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
-from index_lots import DIMENSIONS, EVERYTHING, axis, lot
+from index_lots import DIMENSIONS, EVERYTHING, TOWER_ID, axis, lot
 
-from retrieval.index.base import IndexedItem, Tombstone, UpsertReport, VectorIndex
+from retrieval.index.base import IndexedItem, IndexStore, Tombstone, UpsertReport, VectorIndex, utc_now
+from retrieval.items import epoch_ms
 
 Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
 
@@ -91,6 +93,43 @@ def test_the_delete_of_a_lot_never_seen_counts_and_is_remembered(index: VectorIn
     assert index.upsert([Tombstone("a", 3)]) == UpsertReport(deleted=1)
     assert index.upsert([lot("a", version=2)]) == UpsertReport(stale=1)
     assert title_of(index, "a") is None
+
+
+def test_a_deletion_outlives_a_restart(index: VectorIndex, store: IndexStore, restart: Callable[[VectorIndex], None]) -> None:
+    index.upsert([lot("a", version=1, title="clock"), lot("b", title="clock"), Tombstone("a", 7)])
+    restart(index)
+    index = store.find(TOWER_ID) or index
+    assert index.upsert([lot("a", version=6, title="a clock that comes late")]) == UpsertReport(stale=1)
+    index.refresh()
+    assert (index.count(), index.fetch(["a"])) == (1, [])
+    for found in (
+        index.semantic(axis(0), 5, EVERYTHING),
+        index.semantic(axis(0), 5, EVERYTHING, exact=True),
+        index.keyword("clock", 5, EVERYTHING),
+        index.hybrid("clock", axis(0), 5, EVERYTHING),
+    ):
+        assert [c.item_id for c in found] == ["b"]
+    assert [c.item_id for c in index.top("bid_count", 5, EVERYTHING)] == ["b"]
+    assert index.upsert([lot("a", version=8, title="listed again")]) == UpsertReport(indexed=1)
+    assert (title_of(index, "a"), index.count()) == ("listed again", 2)
+
+
+def test_a_version_from_the_future_is_refused(index: VectorIndex) -> None:
+    tomorrow_noon = epoch_ms(utc_now() + timedelta(days=1))
+    report = index.upsert([lot("a", version=tomorrow_noon), Tombstone("b", 2**62), lot("c", version=epoch_ms(utc_now()))])
+    assert (report.indexed, [item_id for item_id, _ in report.rejected]) == (1, ["a", "b"])
+    assert all("future" in reason and "updated_at" in reason for _, reason in report.rejected)
+
+
+def test_an_operator_may_write_over_a_newer_version_and_rows_count_from_there_on(index: VectorIndex) -> None:
+    index.upsert([lot("frozen", version=900, title="nine hundred"), lot("other", version=3), Tombstone("withdrawn", 900)])
+    rows = [lot("frozen", version=5, title="five"), lot("other", version=4), lot("withdrawn", version=5), lot("new", version=1)]
+    assert index.upsert(rows, overwrite=True) == UpsertReport(indexed=4)
+    assert title_of(index, "frozen") == "five"
+    assert index.count() == 4
+    assert index.upsert([lot("frozen", version=4)]) == UpsertReport(stale=1)
+    assert index.upsert([lot("frozen", version=6, title="six"), Tombstone("withdrawn", 6)]) == UpsertReport(indexed=1, deleted=1)
+    assert (title_of(index, "frozen"), title_of(index, "withdrawn")) == ("six", None)
 
 
 def test_entries_of_one_upsert_are_carried_out_in_order(index: VectorIndex) -> None:

@@ -11,7 +11,7 @@ from opensearchpy import OpenSearch
 from local.opensearch_node import free_port
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.fuse import Fusion
-from retrieval.index.base import Filter
+from retrieval.index.base import Filter, Tombstone
 from retrieval.index.opensearch import OpenSearchStore
 from retrieval.index.opensearch_queries import hybrid_body
 from retrieval.schema import fusion_pipeline, index_body
@@ -208,3 +208,15 @@ def test_a_password_in_the_url_stays_out_of_the_message():
     with pytest.raises(IndexUnavailable) as raised:
         OpenSearchStore(f"http://buyer:secret@127.0.0.1:{free_port()}").live()
     assert "secret" not in str(raised.value)
+
+
+def test_the_record_of_a_deletion_goes_when_no_event_so_old_can_come_any_more(store, client):
+    index = store.create(TOWER_ID, 2)
+    index.upsert([Tombstone("withdrawn long ago", 1)])
+    aged = {"script": {"source": "ctx._source.deleted_at -= 31L * 24 * 3600 * 1000"}, "query": {"match_all": {}}}
+    client.update_by_query(index=index.name, body=aged, params={"refresh": "true"})
+    index.upsert([Tombstone("withdrawn now", 1)])
+    index.refresh()
+    left = client.search(index=index.name, body={"query": {"match_all": {}}})["hits"]["hits"]
+    assert [hit["_id"] for hit in left] == ["withdrawn now"]
+    assert index.count() == 0

@@ -114,6 +114,17 @@ def test_eight_digits_are_a_date_and_no_second_of_1970(value):
     assert parse_item(row(ends_at=value)).ends_at == datetime(2026, 11, 21, tzinfo=UTC)
 
 
+def test_a_row_from_the_future_is_refused_because_every_later_row_would_be_stale():
+    now = datetime(2026, 11, 21, 20, tzinfo=UTC)
+    with pytest.raises(InvalidInput, match="updated_at lies in the future: '2099-01-01'"):
+        parse_item(row(updated_at="2099-01-01"), now)
+    with pytest.raises(InvalidInput, match=r"listed_at lies in the future.*updated_at"):
+        parse_item(row(listed_at="2026-11-23"), now)
+    listed_later = parse_item(row(listed_at="2026-11-23", updated_at="2026-11-21"), now)
+    assert listed_later.version == epoch_ms(datetime(2026, 11, 21, tzinfo=UTC))
+    assert parse_item(row(updated_at="2026-11-22T09:59"), now).updated_at  # a local time that is taken as UTC
+
+
 @pytest.mark.parametrize("field", ["item_id", "title"])
 @pytest.mark.parametrize("value", [None, "", "   ", math.nan])
 def test_a_row_without_id_or_title_is_refused_with_the_names_it_may_have(field, value):

@@ -124,11 +124,6 @@ def test_an_older_version_counts_as_stale_and_is_not_sent_again(serve):
     assert len(server.requests) == 1
 
 
-def test_a_tombstone_for_an_unknown_lot_is_carried_out(serve):
-    _, writer = serve(lambda *_: {"status": 404, "result": "not_found"})
-    assert writer.write([Tombstone("a", 1)]) == UpsertReport(deleted=1)
-
-
 def test_a_document_that_the_mapping_refuses_is_rejected_with_the_reason_and_the_rest_is_written(serve):
     error = {"reason": "failed to parse field [bid_count]", "caused_by": {"reason": "out of range of int"}}
     _, writer = serve(lambda item_id, _: {"status": 400, "error": error} if item_id == "a" else WRITTEN)

@@ -14,6 +14,7 @@ from benchmarks.ann_data import synthetic_vectors
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter, Tombstone, utc_now
 from retrieval.index.faiss import FaissStore
+from retrieval.items import epoch_ms
 from retrieval.search import SearchRequest, SearchService
 
 
@@ -69,7 +70,7 @@ def test_a_withdrawn_lot_stays_in_kept_answers_no_longer_than_they_are_kept(
         return [[result.item_id for result in service.search(asked).results] for service in (forgetful, keeping)]
 
     assert found() == [["v1", "v2"], ["v1", "v2"]]
-    store.live().upsert([Tombstone("v1", 2**50)])
+    store.live().upsert([Tombstone("v1", epoch_ms(now))])
     store.live().refresh()
     assert found() == [["v2"], ["v1", "v2"]]
     later = time.monotonic() + 5.1
