@@ -19,6 +19,12 @@ from retrieval.settings import Settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+REACHABLE = (
+    "[yellow]Every machine that reaches this address may search, send events (POST /events), and read and erase the history of a "
+    "buyer whose id it knows (/buyers).[/] Leave --host out, or put a proxy before it that asks for a password. Requests are answered "
+    "under loopback names and this address; --allow-host NAME adds the name under which others reach it."
+)
+
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -27,30 +33,51 @@ def serve(
         list[Path] | None, typer.Option(help="Show photos of this folder too, for lots that name them by absolute path.")
     ] = None,
     query_tower: QueryTower = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also answer requests that address this server by NAME; * answers any. Repeatable."),
+    ] = None,
     currency: Annotated[str, typer.Option(help="ISO 4217 code of the prices, such as EUR; without it they are bare numbers.")] = "",
 ) -> None:
     """A search page at /, the API beside it, described at /docs."""
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
         raise InvalidInput(f"--currency is {currency!r}; give the three letters of ISO 4217, such as EUR")
     listener = listen(host, port)  # before the seconds that loading takes, and before the address is told
+    from lambdas.query_api.callers import is_loopback
     from local.http_server import searches_at_once, serve_app
 
     with listener:
         settings = Settings.from_env()
         settings = replace(settings, query_tower=query_tower or settings.query_tower)
-        app, told = page_and_api(settings, photos or [], currency.upper())
+        app, told = page_and_api(settings, photos or [], currency.upper(), allowed_hosts(host, allow_host or []))
+        if not is_loopback(host):
+            console.print(REACHABLE, highlight=False)
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         console.print(f"{told}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
         serve_app(app, listener, at_once=searches_at_once(settings))
 
 
-def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> tuple["FastAPI", str]:
+def allowed_hosts(host: str, allow_host: Sequence[str]) -> list[str] | None:
+    """The names under which the server may be addressed besides loopback's; None for any."""
+    return None if "*" in allow_host else [host, *allow_host]
+
+
+def page_and_api(
+    settings: Settings, photos: Sequence[Path], currency: str, hosts: Sequence[str] | None = ()
+) -> tuple["FastAPI", str]:
     """The app that `gavel serve` runs, and a line about the index behind it.
+
+    Args:
+        settings: of this process.
+        photos: folders whose photos may be shown.
+        currency: ISO 4217 code, or empty.
+        hosts: as CallerLimits has them.
 
     Raises:
         IndexMissing: nothing has been indexed yet.
     """
     from lambdas.query_api.app import create_app
+    from lambdas.query_api.callers import CallerLimits
     from lambdas.query_api.events import events_router
     from local.page_app import add_page
     from local.photo_shelf import PhotoShelf
@@ -58,8 +85,9 @@ def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> t
 
     home, service = Home(settings), search_service(settings)
     index = service.live().index
-    app = create_app(lambda: service, settings.origins)
-    app.include_router(events_router(event_sink(settings), service.buyers.keep))
+    limits = CallerLimits(hosts, settings.writes_per_second, settings.searches_per_second)
+    app = create_app(lambda: service, settings.origins, limits=limits, queries_per_request=settings.queries_per_request)
+    app.include_router(events_router(event_sink(settings), service.keep))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 
