@@ -19,6 +19,8 @@ from retrieval.settings import Settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from lambdas.query_api.callers import CallerLimits
+
 REACHABLE = (
     "[yellow]Every machine that reaches this address may search, send events (POST /events), and read and erase the history of a "
     "buyer whose id it knows (/buyers).[/] Leave --host out, or put a proxy before it that asks for a password. Requests are answered "
@@ -42,14 +44,19 @@ def serve(
     """A search page at /, the API beside it, described at /docs."""
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
         raise InvalidInput(f"--currency is {currency!r}; give the three letters of ISO 4217, such as EUR")
+    for name in allow_host or []:
+        if not re.fullmatch(r"\*|[\w.:\[\]-]+", name):
+            raise InvalidInput(f"--allow-host is {name!r}; give a name or address without scheme and path, such as shop.example")
     listener = listen(host, port)  # before the seconds that loading takes, and before the address is told
-    from lambdas.query_api.callers import is_loopback
+    from lambdas.query_api.callers import CallerLimits, is_loopback
     from local.http_server import searches_at_once, serve_app
 
     with listener:
         settings = Settings.from_env()
         settings = replace(settings, query_tower=query_tower or settings.query_tower)
-        app, told = page_and_api(settings, photos or [], currency.upper(), allowed_hosts(host, allow_host or []))
+        hosts = None if "*" in (allow_host or []) else [host, *(allow_host or [])]
+        limits = CallerLimits(hosts, settings.writes_per_second, settings.searches_per_second)
+        app, told = page_and_api(settings, photos or [], currency.upper(), limits)
         if not is_loopback(host):
             console.print(REACHABLE, highlight=False)
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -57,13 +64,8 @@ def serve(
         serve_app(app, listener, at_once=searches_at_once(settings))
 
 
-def allowed_hosts(host: str, allow_host: Sequence[str]) -> list[str] | None:
-    """The names under which the server may be addressed besides loopback's; None for any."""
-    return None if "*" in allow_host else [host, *allow_host]
-
-
 def page_and_api(
-    settings: Settings, photos: Sequence[Path], currency: str, hosts: Sequence[str] | None = ()
+    settings: Settings, photos: Sequence[Path], currency: str, limits: "CallerLimits | None" = None
 ) -> tuple["FastAPI", str]:
     """The app that `gavel serve` runs, and a line about the index behind it.
 
@@ -71,7 +73,7 @@ def page_and_api(
         settings: of this process.
         photos: folders whose photos may be shown.
         currency: ISO 4217 code, or empty.
-        hosts: as CallerLimits has them.
+        limits: what callers may do; None for anything.
 
     Raises:
         IndexMissing: nothing has been indexed yet.
@@ -85,8 +87,7 @@ def page_and_api(
 
     home, service = Home(settings), search_service(settings)
     index = service.live().index
-    limits = CallerLimits(hosts, settings.writes_per_second, settings.searches_per_second)
-    app = create_app(lambda: service, settings.origins, limits=limits, queries_per_request=settings.queries_per_request)
+    app = create_app(lambda: service, settings.origins, limits=limits or CallerLimits(), queries_per_request=settings.queries_per_request)
     app.include_router(events_router(event_sink(settings), service.keep))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
@@ -17,6 +17,7 @@ from lambdas.query_api.questions import (
     Nearest,
     RetrieveBody,
     RetrieveQuery,
+    SearchBody,
     Searches,
     SearchQuery,
 )
@@ -76,13 +77,17 @@ def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswe
         on_answer(answer)
         return Answer.of(answer)
 
+    async def counted(body: Searches, request: Request) -> SearchBody | list[SearchBody]:  # async: before it waits for a thread
+        queries = len(body) if isinstance(body, list) else 1
+        if queries > queries_per_request:
+            raise InvalidQuery(f"{queries} queries were sent; a request takes {queries_per_request} here, send the others apart")
+        charge_searches(request, queries - 1)
+        return body
+
     @app.post("/search", responses=BAD_BODY)
-    def search_by_body(body: Searches, request: Request) -> Answer | list[Answer]:
+    def search_by_body(body: Annotated[SearchBody | list[SearchBody], Depends(counted)]) -> Answer | list[Answer]:
         """Search by JSON body; several queries in a list are encoded together and answered in a list, and each of them counts."""
         queries = body if isinstance(body, list) else [body]
-        if len(queries) > queries_per_request:
-            raise InvalidQuery(f"{len(queries)} queries were sent; a request takes {queries_per_request} here, send the others apart")
-        charge_searches(request, len(queries) - 1)
         answers = service().search_many([query.request() for query in queries])
         for answer in answers:
             on_answer(answer)

@@ -5,12 +5,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address
 from threading import Lock
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,10 +48,10 @@ class CallerLimits:
 
 
 class ClientLimit:
-    """A token bucket a client. Threads may share it.
+    """An account of tokens a client, refilled with time. Threads may share it.
 
-    A request is admitted while one token is left. What it costs above that is a debt that later requests wait for, so that a
-    request may cost more than a bucket holds.
+    A request is admitted while its client owes nothing, whatever it costs: one that costs more than there is leaves a debt, which
+    the next ones wait for.
     """
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,41 +62,38 @@ class ClientLimit:
             clock: seconds, of any origin.
         """
         self._per_second, self._clock = per_second, clock
-        self._capacity = max(1.0, per_second * BURST_S)
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> (tokens, at)
+        self._most = max(0.0, per_second * BURST_S - 1)  # with the one that leads into debt, BURST_S seconds' worth at once
+        self._balances: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> (tokens, at)
         self._lock = Lock()
 
-    def admit(self, client: str) -> float:
-        """Take one token of a client.
+    def take(self, client: str, tokens: float) -> float:
+        """Take tokens of a client that owes none.
 
         Returns:
-            0 if there was one, else the seconds until there is one.
+            0 if they were taken, else the seconds until its debt is paid.
         """
         with self._lock:
-            tokens = self._tokens(client)
-            self._put(client, tokens - 1 if tokens >= 1 else tokens)
-        return max(0.0, 1 - tokens) / self._per_second
-
-    def charge(self, client: str, tokens: float) -> None:
-        """Take tokens of a client whose request was admitted, though it has fewer."""
-        with self._lock:
-            self._put(client, self._tokens(client) - tokens)
-
-    def _tokens(self, client: str) -> float:
-        tokens, at = self._buckets.get(client, (self._capacity, 0.0))
-        return min(self._capacity, tokens + (self._clock() - at) * self._per_second)
-
-    def _put(self, client: str, tokens: float) -> None:
-        self._buckets[client] = (tokens, self._clock())
-        self._buckets.move_to_end(client)
-        if len(self._buckets) > MAX_CLIENTS:
-            self._buckets.popitem(last=False)
+            now = self._clock()
+            balance, at = self._balances.get(client, (self._most, now))
+            balance = min(self._most, balance + (now - at) * self._per_second)
+            if balance < 0:
+                return -balance / self._per_second
+            self._balances[client] = (balance - tokens, now)
+            self._balances.move_to_end(client)
+            if len(self._balances) > MAX_CLIENTS:
+                self._balances.popitem(last=False)
+            return 0.0
 
 
 def charge_searches(request: Request, searches: int) -> None:
-    """Count further searches of a request, which was admitted as one, against its client's limit."""
-    if charge := request.scope.get(CHARGE):
-        charge(searches)
+    """Count further searches of a request, which was admitted as one, against its client's limit.
+
+    Raises:
+        HTTPException: 429, the client owes searches by now.
+    """
+    charge = request.scope.get(CHARGE)
+    if charge and searches and (wait_s := charge(searches)):
+        raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, *_haste(wait_s, "searches"))
 
 
 class CallerCheck:
@@ -129,17 +127,22 @@ class CallerCheck:
         await (self._refuse(scope) or self._app)(scope, receive, send_guarded)
 
     def _refuse(self, scope: Scope) -> Response | None:
-        headers, client = Headers(scope=scope), _client_key(scope)
+        headers, path = Headers(scope=scope), scope["path"]
         if self._hosts is not None and (refused := _refuse_host(headers.getlist("host"), self._hosts)):
             return refused
-        if scope["method"] in SAFE_METHODS or scope["path"] in SEARCH_PATHS:
-            if self._searches is None or not (scope["path"] in SEARCH_PATHS or scope["path"].endswith("/similar")):
-                return None
-            scope[CHARGE] = lambda searches: self._searches.charge(client, searches)
-            return _refuse_haste(self._searches.admit(client), "searches")
-        if (refused := self._refuse_origin(headers)) or self._writes is None:
+        searches = path in SEARCH_PATHS or path.endswith("/similar")
+        if searches or scope["method"] in SAFE_METHODS:
+            limit, sent = (self._searches if searches else None), "searches"
+        elif refused := self._refuse_origin(headers):
             return refused
-        return _refuse_haste(self._writes.admit(client), "events and erasures")
+        else:
+            limit, sent = self._writes, "events and erasures"
+        if limit is None:
+            return None
+        charge = partial(limit.take, _client_key(scope))
+        scope[CHARGE] = charge
+        wait_s = charge(1)
+        return problem(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", *_haste(wait_s, sent)) if wait_s else None
 
     def _refuse_origin(self, headers: Headers) -> Response | None:
         """Refuse a write that a page of another origin sends: a browser names the page's origin, other programs name none."""
@@ -178,12 +181,10 @@ def _host_key(host: str) -> str:
     return name.strip("[]").rstrip(".").lower()
 
 
-def _refuse_haste(wait_s: float, sent: str) -> Response | None:
-    if not wait_s:
-        return None
-    retry_after = {"Retry-After": str(math.ceil(wait_s))}
-    detail = f"your address sends more {sent} than one client may; go on in {math.ceil(wait_s)} s"
-    return problem(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", detail, retry_after)
+def _haste(wait_s: float, sent: str) -> tuple[str, dict[str, str]]:
+    """The detail and the headers of a 429."""
+    seconds = str(math.ceil(wait_s))
+    return f"your address sends more {sent} than one client may; go on in {seconds} s", {"Retry-After": seconds}
 
 
 def _client_key(scope: Scope) -> str:

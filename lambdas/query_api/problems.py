@@ -29,6 +29,7 @@ from retrieval.errors import (
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
+MAX_COMPLAINTS = 3  # of one request that an answer names: beside a field that is missing the one that is misspelt
 MAX_BODY_BYTES = 1_000_000
 MAX_EVENTS_BYTES = 400_000  # MAX_ACTS events with the longest ids, written in escapes
 
@@ -192,9 +193,12 @@ def _public_detail(error: Exception) -> str:
 
 async def _validation_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, (RequestValidationError, ValidationError))
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:] if part not in (SINGLE, SEVERAL)) or "body"
-    return problem(HTTPStatus.BAD_REQUEST, "invalid_query", f"{where}: {first['msg']}")
+    return problem(HTTPStatus.BAD_REQUEST, "invalid_query", "; ".join(map(_complaint, error.errors()[:MAX_COMPLAINTS])))
+
+
+def _complaint(found: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in found["loc"][1:] if part not in (SINGLE, SEVERAL)) or "body"
+    return f"{where}: {found['msg']}"
 
 
 async def _http_problem(request: Request, error: Exception) -> JSONResponse:

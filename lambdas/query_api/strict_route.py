@@ -22,7 +22,7 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler behind the checks."""
-        answer, repeatable = super().get_route_handler(), self._parameters()
+        answer, repeatable = super().get_route_handler(), self._repeatable()
 
         async def checked(request: Request) -> Response:
             self._check_parameters(request, repeatable)
@@ -32,22 +32,23 @@ class StrictRoute(APIRoute):
 
         return checked
 
-    def _parameters(self) -> dict[str, bool]:
+    def _repeatable(self) -> dict[str, bool]:
         """Query parameter -> True if it takes several values."""
         repeatable = {}
         for field in self.dependant.query_params:
             kind = field.field_info.annotation
-            model = kind.model_fields if isclass(kind) and issubclass(kind, BaseModel) else {field.alias: field.field_info}
-            repeatable |= {name: get_origin(info.annotation) is list for name, info in model.items()}
+            infos = kind.model_fields if isclass(kind) and issubclass(kind, BaseModel) else {field.alias: field.field_info}
+            repeatable |= {name: get_origin(info.annotation) is list for name, info in infos.items()}
         return repeatable
 
     def _check_parameters(self, request: Request, repeatable: dict[str, bool]) -> None:
+        route = f"{request.method} {self.path_format}"
         names = [name for name, _ in request.query_params.multi_items()]
         for name in names:
             shown = name[:MAX_NAME_CHARS]
             if name not in repeatable:
                 takes = f"takes {', '.join(repeatable)}" if repeatable else "takes no query parameters"
-                raise HTTPException(HTTPStatus.BAD_REQUEST, f"{shown}: there is no such parameter; {self.path} {takes}")
+                raise HTTPException(HTTPStatus.BAD_REQUEST, f"{shown}: there is no such parameter; {route} {takes}")
             if names.count(name) > 1 and not repeatable[name]:
                 raise HTTPException(HTTPStatus.BAD_REQUEST, f"{shown}: given {names.count(name)} times; give it once")
 
@@ -62,6 +63,7 @@ class _StrictRequest(Request):
 def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) < len(pairs):
+        route = f"{request.method} {self.path_format}"
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise HTTPException(
