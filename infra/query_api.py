@@ -279,9 +279,7 @@ def _search_body(queries_per_request: int) -> apigateway.JsonSchema:
     """What is refused before it costs an invocation; the app's own models (lambdas/query_api/questions.py) say the rest."""
     words = apigateway.JsonSchema(type=apigateway.JsonSchemaType.STRING, min_length=1)
     query = apigateway.JsonSchema(type=apigateway.JsonSchemaType.OBJECT, required=["q"], properties={"q": words})
-    several = apigateway.JsonSchema(
-        type=apigateway.JsonSchemaType.ARRAY, min_items=1, max_items=queries_per_request, items=query
-    )
+    several = apigateway.JsonSchema(type=apigateway.JsonSchemaType.ARRAY, min_items=1, max_items=queries_per_request, items=query)
     return apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4, one_of=[query, several])
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lambdas.query_api.callers import CallerLimits
 
 REACHABLE = (
-    "[yellow]Every machine that reaches this address may search, send events (POST /events), and read and erase the history of a "
-    "buyer whose id it knows (/buyers).[/] Leave --host out, or put a proxy before it that asks for a password. Requests are answered "
-    "under loopback names and this address; --allow-host NAME adds the name under which others reach it."
+    "[yellow]Every machine that reaches this address may search, send events (POST /events), and read and erase the history of "
+    "any buyer whose id it knows (/buyers).[/] Leave --host out, or put a proxy before the server that asks for a password. Requests "
+    "are answered under loopback names and this address; --allow-host NAME adds the name under which others reach it."
 )
 
 
@@ -87,7 +87,9 @@ def page_and_api(
 
     home, service = Home(settings), search_service(settings)
     index = service.live().index
-    app = create_app(lambda: service, settings.origins, limits=limits or CallerLimits(), queries_per_request=settings.queries_per_request)
+    app = create_app(
+        lambda: service, settings.origins, limits=limits or CallerLimits(), queries_per_request=settings.queries_per_request
+    )
     app.include_router(events_router(event_sink(settings), service.keep))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from lambdas.query_api.answers import Answer, EncodedBuyer, Health, caches
 from lambdas.query_api.buyers import add_buyers
-from lambdas.query_api.callers import CallerCheck, CallerLimits, charge_searches
+from lambdas.query_api.callers import NO_LIMITS, CallerCheck, CallerLimits, charge_searches
 from lambdas.query_api.image_search import add_image_search
 from lambdas.query_api.problems import BAD_BODY, PROBLEM_TYPE, PROBLEMS, UNKNOWN_ITEM, answer_problems
 from lambdas.query_api.questions import (
@@ -36,7 +36,7 @@ def create_app(
     service: Service,
     cors_origins: Sequence[str] = (),
     on_answer: Callable[[SearchAnswer], None] = lambda answer: None,
-    limits: CallerLimits = CallerLimits(),
+    limits: CallerLimits = NO_LIMITS,
     queries_per_request: int = MAX_QUERIES,
 ) -> FastAPI:
     """Build the app.

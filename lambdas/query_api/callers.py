@@ -47,6 +47,9 @@ class CallerLimits:
     searches_per_second: float = 0
 
 
+NO_LIMITS = CallerLimits()
+
+
 class ClientLimit:
     """An account of tokens a client, refilled with time. Threads may share it.
 

@@ -62,8 +62,8 @@ class Kept(BaseModel):
     accepted: int
     unknown_items: list[str] = Field(
         default=[],
-        description="Lots of clicks, bids and purchases that the index does not have; those events are in the log and in no history. "
-        "Left out where there are none.",
+        description="Lots of clicks, bids and purchases that the index does not have: these events are in the log and in no "
+        "history. Left out where there are none.",
     )
 
 

@@ -63,11 +63,11 @@ class _StrictRequest(Request):
 def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) < len(pairs):
-        route = f"{request.method} {self.path_format}"
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise HTTPException(
-            HTTPStatus.BAD_REQUEST, f"{ascii(twice[:MAX_NAME_CHARS])}: given {names.count(twice)} times in one object of the body; give it once"
+            HTTPStatus.BAD_REQUEST,
+            f"{twice[:MAX_NAME_CHARS]!a}: given {names.count(twice)} times in one object of the body; give it once",
         )
     return read
 
