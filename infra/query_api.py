@@ -23,6 +23,9 @@ CORS_HEADERS = ["Content-Type", "X-Api-Key", "Authorization", "X-Amz-Date", "X-A
 MANAGED_RULES = ("AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet", "AWSManagedRulesAmazonIpReputationList")
 PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"]  # lambdas/query_api/image_search.py: bodies that are handed over whole
 PHOTO_PATH = "/search/image"
+EVENTS_PATH = "/events"
+WRITE_SHARE = 0.5  # of a key's rate and burst: events and erasures leave the rest to searches
+RATE_WINDOW_S = 300  # WAF's own
 # rules of the common set that read a body as if a browser's form had sent it; a photo is none
 BODY_RULES = {
     "SizeRestrictions_BODY": "SizeRestrictions_Body",  # 8 KB; the app's own limit is a megabyte
@@ -63,10 +66,10 @@ class QueryApi(Construct):
         self.live = lambda_.Alias(self, "Live", alias_name="live", version=self.function.current_version)
         self._allow(store, index)
         self.api = self._api()
-        self._routes()
-        self.key = self._plan() if stage.api_auth == "api_key" else None
+        writes = self._routes(settings.queries_per_request)
+        self.key = self._plan(writes) if stage.api_auth == "api_key" else None
         if stage.waf:
-            self._firewall()
+            self._firewall(round(settings.writes_per_second * RATE_WINDOW_S))
 
     def _function(self, network: Network, settings: Settings) -> lambda_.Function:
         function = network.function(
@@ -129,7 +132,8 @@ class QueryApi(Construct):
         )
         return api
 
-    def _routes(self) -> None:
+    def _routes(self, queries_per_request: int) -> list[apigateway.Method]:
+        """Add the routes; returns the methods that write."""
         by_query = apigateway.LambdaIntegration(self.live, proxy=True)
         validator = self.api.add_request_validator("Validator", validate_request_body=True, validate_request_parameters=True)
         asks = {"request_validator": validator, **self._authorisation()}
@@ -144,19 +148,24 @@ class QueryApi(Construct):
         encode_buyer, events = root.add_resource("encode_buyer"), root.add_resource("events")
         image, buyer = search.add_resource("image"), root.add_resource("buyers").add_resource("{buyer_id}")
         search.add_method("GET", by_query, request_parameters={"method.request.querystring.q": True}, **asks)
-        search.add_method("POST", by_query, **body("SearchBody", _search_body()))
+        search.add_method("POST", by_query, **body("SearchBody", _search_body(queries_per_request)))
         image.add_method("POST", by_query, **asks)
         health.add_method("GET", by_query, **asks)
         similar.add_method("GET", by_query, request_parameters={"method.request.path.item_id": True}, **asks)
         encode_buyer.add_method("POST", by_query, **body("BuyerBody", _object("events")))
         retrieve.add_method("GET", by_query, **asks)
         retrieve.add_method("POST", by_query, **body("RetrieveBody", _object()))
-        events.add_method("POST", by_query, **body("EventsBody", _object("query_id", "session_id", "query", "shown_at", "events")))
-        for verb in ("GET", "DELETE"):
+        tell = events.add_method(
+            "POST", by_query, **body("EventsBody", _object("query_id", "session_id", "query", "shown_at", "events"))
+        )
+        _, erase = (
             buyer.add_method(verb, by_query, request_parameters={"method.request.path.buyer_id": True}, **asks)
+            for verb in ("GET", "DELETE")
+        )
         if self._stage.cors_origins:
             for resource in (search, image, health, similar, encode_buyer, retrieve, events, buyer):
                 self._cors(resource)
+        return [tell, erase]
 
     def _authorisation(self) -> dict[str, object]:
         if self._stage.api_auth == "iam":
@@ -172,21 +181,33 @@ class QueryApi(Construct):
             {"APIG4": "A browser asks for permission before it signs or shows a key.", "COG4": NO_USERS},
         )
 
-    def _plan(self) -> apigateway.IApiKey:
-        """One key, with its rate, burst and daily quota."""
+    def _plan(self, writes: list[apigateway.Method]) -> apigateway.IApiKey:
+        """One key, with its rate, burst and daily quota, and a lower rate of writes."""
         stage = self._stage
+        slower = apigateway.ThrottleSettings(
+            rate_limit=stage.requests_per_second * WRITE_SHARE, burst_limit=round(stage.request_burst * WRITE_SHARE)
+        )
         plan = self.api.add_usage_plan(
             "Plan",
             throttle=apigateway.ThrottleSettings(rate_limit=stage.requests_per_second, burst_limit=stage.request_burst),
             quota=apigateway.QuotaSettings(limit=stage.requests_per_day, period=apigateway.Period.DAY),
-            api_stages=[apigateway.UsagePlanPerApiStage(api=self.api, stage=self.api.deployment_stage)],
+            api_stages=[
+                apigateway.UsagePlanPerApiStage(
+                    api=self.api,
+                    stage=self.api.deployment_stage,
+                    throttle=[apigateway.ThrottlingPerMethod(method=method, throttle=slower) for method in writes],
+                )
+            ],
         )
         key = self.api.add_api_key("Key")
         plan.add_api_key(key)
         return key
 
-    def _firewall(self) -> None:
-        """AWS's managed rules, in their own order; those that would refuse a photo for its bytes let /search/image pass."""
+    def _firewall(self, writes_per_window: int) -> None:
+        """AWS's managed rules, in their own order, and a limit of writes an address.
+
+        Rules that would refuse a photo for its bytes let /search/image pass.
+        """
         managed = [_managed(name, priority) for priority, name in enumerate(MANAGED_RULES)]
         acl = waf.CfnWebACL(
             self,
@@ -194,7 +215,7 @@ class QueryApi(Construct):
             scope="REGIONAL",
             default_action={"allow": {}},
             visibility_config=_visibility("Firewall"),
-            rules=[*managed, _refuse_bodies_but_photos(len(managed))],
+            rules=[*managed, _limit_writes(writes_per_window, len(managed)), _refuse_bodies_but_photos(len(managed) + 1)],
         )
         waf.CfnWebACLAssociation(
             self, "FirewallBeforeApi", resource_arn=self.api.deployment_stage.stage_arn, web_acl_arn=acl.attr_arn
@@ -214,17 +235,30 @@ def _managed(name: str, priority: int) -> dict[str, object]:
     }
 
 
+def _limit_writes(most: int, priority: int) -> dict[str, object]:
+    """Block an address that sends more events and erasures than `most` in RATE_WINDOW_S."""
+    writes = [_matches({"method": {}}, "DELETE", "EXACTLY"), _matches({"uriPath": {}}, EVENTS_PATH, "ENDS_WITH")]
+    limit = {"limit": most, "evaluationWindowSec": RATE_WINDOW_S, "aggregateKeyType": "IP"}
+    name = "WritesOfAnAddress"
+    return {
+        "name": name,
+        "priority": priority,
+        "action": {"block": {"customResponse": {"responseCode": 429}}},
+        "statement": {"rateBasedStatement": {**limit, "scopeDownStatement": {"orStatement": {"statements": writes}}}},
+        "visibilityConfig": _visibility(name),
+    }
+
+
+def _matches(field: dict[str, object], text: str, where: str) -> dict[str, object]:
+    untouched = [{"priority": 0, "type": "NONE"}]
+    match = {"searchString": text, "fieldToMatch": field, "positionalConstraint": where, "textTransformations": untouched}
+    return {"byteMatchStatement": match}
+
+
 def _refuse_bodies_but_photos(priority: int) -> dict[str, object]:
     """Block what the body rules have labelled, unless it went to the one route whose body is a picture."""
     labelled = [{"labelMatchStatement": {"scope": "LABEL", "key": f"{LABELS}{label}"}} for label in BODY_RULES.values()]
-    of_photos = {
-        "byteMatchStatement": {
-            "searchString": PHOTO_PATH,
-            "fieldToMatch": {"uriPath": {}},
-            "positionalConstraint": "ENDS_WITH",
-            "textTransformations": [{"priority": 0, "type": "NONE"}],
-        }
-    }
+    of_photos = _matches({"uriPath": {}}, PHOTO_PATH, "ENDS_WITH")
     name = "BodiesButPhotos"
     return {
         "name": name,
@@ -241,11 +275,11 @@ def _visibility(name: str) -> dict[str, object]:
     return {"cloudWatchMetricsEnabled": True, "metricName": name, "sampledRequestsEnabled": False}
 
 
-def _search_body() -> apigateway.JsonSchema:
+def _search_body(queries_per_request: int) -> apigateway.JsonSchema:
     """What is refused before it costs an invocation; the app's own models (lambdas/query_api/questions.py) say the rest."""
     words = apigateway.JsonSchema(type=apigateway.JsonSchemaType.STRING, min_length=1)
     query = apigateway.JsonSchema(type=apigateway.JsonSchemaType.OBJECT, required=["q"], properties={"q": words})
-    several = apigateway.JsonSchema(type=apigateway.JsonSchemaType.ARRAY, min_items=1, items=query)
+    several = apigateway.JsonSchema(type=apigateway.JsonSchemaType.ARRAY, min_items=1, max_items=queries_per_request, items=query)
     return apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4, one_of=[query, several])
 
 

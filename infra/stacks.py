@@ -78,6 +78,8 @@ class Serving(Stack):
             ranker_endpoint=self.reranker.name if self.reranker else "",
             events_stream=self.events.name,
             buyer_events_table=storage.buyers.table.table_name,
+            # a key's quota counts requests, so that a request must be one search
+            queries_per_request=1 if stage.api_auth == "api_key" else given.queries_per_request,
         )
         self.api = QueryApi(self, "QueryApi", settings=asked, **shared)
         self.events.allow_put(self.api.role)

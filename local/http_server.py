@@ -49,7 +49,8 @@ def serve_app(app: FastAPI, listener: socket.socket, at_once: int | None) -> Non
     """
     gc.collect()
     gc.freeze()
-    _Server(uvicorn.Config(app, log_level="warning"), at_once).run(sockets=[listener])
+    behind_proxy = "FORWARDED_ALLOW_IPS" in os.environ  # else any program of this machine could name another client address
+    _Server(uvicorn.Config(app, log_level="warning", proxy_headers=behind_proxy), at_once).run(sockets=[listener])
 
 
 @contextmanager

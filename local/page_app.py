@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -29,13 +29,11 @@ POLICY = {
     "require-trusted-types-for": "'script'",
     "trusted-types": "'none'",
 }
-GUARDS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 PAGE_HEADERS = {
     "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in POLICY.items()),
     "Cache-Control": "no-cache",
-    **GUARDS,
 }
-PHOTO_HEADERS = {"Cache-Control": "private, max-age=3600", **GUARDS}
+PHOTO_HEADERS = {"Cache-Control": "private, max-age=3600"}
 
 
 class _Assets(StaticFiles):
@@ -43,12 +41,12 @@ class _Assets(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         answer = await super().get_response(path, scope)
-        answer.headers.update({"Cache-Control": "no-cache", **GUARDS})
+        answer.headers["Cache-Control"] = "no-cache"
         return answer
 
 
 def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoShelf, currency: str = "") -> None:
-    """Serve the page at `/` of the API's app.
+    """Serve the page at `/` of the API's app, and the description of the API at `/docs`.
 
     Args:
         app: gets the routes; none of them is in its OpenAPI description.
@@ -62,6 +60,14 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
     @routes.get("/")
     def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+
+    @routes.get("/docs")
+    def docs() -> FileResponse:
+        return FileResponse(PAGE / "docs.html", headers=PAGE_HEADERS)
+
+    @routes.get("/redoc")
+    def redoc() -> RedirectResponse:
+        return RedirectResponse("docs")
 
     @routes.get("/config.json")
     def config() -> dict[str, str]:

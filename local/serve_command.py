@@ -19,6 +19,14 @@ from retrieval.settings import Settings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from lambdas.query_api.callers import CallerLimits
+
+REACHABLE = (
+    "[yellow]Every machine that reaches this address may search, send events (POST /events), and read and erase the history of "
+    "any buyer whose id it knows (/buyers).[/] Leave --host out, or put a proxy before the server that asks for a password. Requests "
+    "are answered under loopback names and this address; --allow-host NAME adds the name under which others reach it."
+)
+
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -27,30 +35,51 @@ def serve(
         list[Path] | None, typer.Option(help="Show photos of this folder too, for lots that name them by absolute path.")
     ] = None,
     query_tower: QueryTower = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also answer requests that address this server by NAME; * answers any. Repeatable."),
+    ] = None,
     currency: Annotated[str, typer.Option(help="ISO 4217 code of the prices, such as EUR; without it they are bare numbers.")] = "",
 ) -> None:
     """A search page at /, the API beside it, described at /docs."""
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
         raise InvalidInput(f"--currency is {currency!r}; give the three letters of ISO 4217, such as EUR")
+    for name in allow_host or []:
+        if not re.fullmatch(r"\*|[\w.:\[\]-]+", name):
+            raise InvalidInput(f"--allow-host is {name!r}; give a name or address without scheme and path, such as shop.example")
     listener = listen(host, port)  # before the seconds that loading takes, and before the address is told
+    from lambdas.query_api.callers import CallerLimits, is_loopback
     from local.http_server import searches_at_once, serve_app
 
     with listener:
         settings = Settings.from_env()
         settings = replace(settings, query_tower=query_tower or settings.query_tower)
-        app, told = page_and_api(settings, photos or [], currency.upper())
+        hosts = None if "*" in (allow_host or []) else [host, *(allow_host or [])]
+        limits = CallerLimits(hosts, settings.writes_per_second, settings.searches_per_second)
+        app, told = page_and_api(settings, photos or [], currency.upper(), limits)
+        if not is_loopback(host):
+            console.print(REACHABLE, highlight=False)
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         console.print(f"{told}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
         serve_app(app, listener, at_once=searches_at_once(settings))
 
 
-def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> tuple["FastAPI", str]:
+def page_and_api(
+    settings: Settings, photos: Sequence[Path], currency: str, limits: "CallerLimits | None" = None
+) -> tuple["FastAPI", str]:
     """The app that `gavel serve` runs, and a line about the index behind it.
+
+    Args:
+        settings: of this process.
+        photos: folders whose photos may be shown.
+        currency: ISO 4217 code, or empty.
+        limits: what callers may do; None for anything.
 
     Raises:
         IndexMissing: nothing has been indexed yet.
     """
     from lambdas.query_api.app import create_app
+    from lambdas.query_api.callers import CallerLimits
     from lambdas.query_api.events import events_router
     from local.page_app import add_page
     from local.photo_shelf import PhotoShelf
@@ -58,8 +87,10 @@ def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> t
 
     home, service = Home(settings), search_service(settings)
     index = service.live().index
-    app = create_app(lambda: service, settings.origins)
-    app.include_router(events_router(event_sink(settings), service.buyers.keep))
+    app = create_app(
+        lambda: service, settings.origins, limits=limits or CallerLimits(), queries_per_request=settings.queries_per_request
+    )
+    app.include_router(events_router(event_sink(settings), service.keep))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 

@@ -10,7 +10,7 @@ from retrieval.buyer_store import BuyerStore, NoBuyerStore, parse_buyer_id
 from retrieval.buyers import AVERAGE, BuyerTower, BuyerVector, unit_vector
 from retrieval.cache import CacheUse, LruCache
 from retrieval.deadline import Deadline
-from retrieval.errors import InvalidQuery, TowerError, UnknownItem
+from retrieval.errors import GavelError, InvalidQuery, TowerError, UnknownItem
 from retrieval.events import Interaction
 from retrieval.first_stage import FirstStage, retrieve
 from retrieval.index.admission import has_ended
@@ -256,6 +256,24 @@ class SearchService:
             raise InvalidQuery(f"exclude is {exclude!r}; allowed are {', '.join(EXCLUDES)}")
         buyer = KnownBuyer(acts, parse_buyer_id(buyer_id) if buyer_id else "", exclude)
         return self.buyers.retrieve(self.live(), buyer, k, where or Filter(), Deadline(self._deadline_s))
+
+    def keep(self, acts: Sequence[Interaction]) -> list[str]:
+        """Add acts to the histories of their buyers; acts on lots that the live index does not have are left out.
+
+        Invented ids would push real acts out of a history. Where index or store does not answer, a warning says so.
+
+        Returns:
+            The item ids that no lot has, each once, in the order of the acts.
+        """
+        named = list(dict.fromkeys(act.item_id for act in acts))
+        try:
+            lots = self._first_stage.fetch(self.live().index, named, Deadline(self._deadline_s))
+        except GavelError as error:
+            logger.warning("%d acts are in no buyer's history: %s", len(acts), error)
+            return []
+        known = {lot.item_id for lot in lots}
+        self.buyers.keep([act for act in acts if act.item_id in known])
+        return [item_id for item_id in named if item_id not in known]
 
     def history(self, buyer_id: str, limit: int = MAX_INTERACTIONS) -> list[PastAct]:
         """What is kept of a buyer, the latest act first, each with its lot.

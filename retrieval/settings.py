@@ -65,6 +65,9 @@ class Settings:
         events_stream: Firehose delivery stream that POST /events sends to; empty writes files below home, or refuses on Lambda.
         buyer_events_table: DynamoDB table of buyers' recent acts; empty keeps a file below home, or none on Lambda.
         buyer_events_days: how long a buyer's act is kept there, 1 to 3650 days.
+        writes_per_second: events and erasures that `gavel serve` takes from one client address; 0 for no limit.
+        searches_per_second: searches that it takes from one client address, each query of a POST counted; 0 for no limit.
+        queries_per_request: queries that one POST /search may hold, 1 to 20; 1 where a quota counts requests.
         stage: what measurements are filed under.
     """
 
@@ -96,6 +99,9 @@ class Settings:
     events_stream: str = ""
     buyer_events_table: str = ""
     buyer_events_days: int = limited(90, least=1, most=3_650)
+    writes_per_second: float = limited(10.0, least=0)
+    searches_per_second: float = limited(0.0, least=0)
+    queries_per_request: int = limited(20, least=1, most=20)
     stage: str = "local"
 
     @property

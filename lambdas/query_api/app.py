@@ -3,25 +3,28 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query
+from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
 from lambdas.query_api.answers import Answer, EncodedBuyer, Health, caches
 from lambdas.query_api.buyers import add_buyers
+from lambdas.query_api.callers import NO_LIMITS, CallerCheck, CallerLimits, charge_searches
 from lambdas.query_api.image_search import add_image_search
-from lambdas.query_api.problems import PROBLEM_TYPE, PROBLEMS, UNKNOWN_ITEM, answer_problems
+from lambdas.query_api.problems import BAD_BODY, PROBLEM_TYPE, PROBLEMS, UNKNOWN_ITEM, answer_problems
 from lambdas.query_api.questions import (
     BuyerEvents,
     Nearest,
     RetrieveBody,
     RetrieveQuery,
+    SearchBody,
     Searches,
     SearchQuery,
 )
+from lambdas.query_api.strict_route import StrictRoute
 from retrieval.errors import InvalidQuery
 from retrieval.items import MAX_ID_BYTES
-from retrieval.search import SearchAnswer, SearchService
+from retrieval.search import MAX_QUERIES, SearchAnswer, SearchService
 
 __all__ = ["PROBLEM_TYPE", "create_app"]
 
@@ -33,6 +36,8 @@ def create_app(
     service: Service,
     cors_origins: Sequence[str] = (),
     on_answer: Callable[[SearchAnswer], None] = lambda answer: None,
+    limits: CallerLimits = NO_LIMITS,
+    queries_per_request: int = MAX_QUERIES,
 ) -> FastAPI:
     """Build the app.
 
@@ -40,12 +45,23 @@ def create_app(
         service: gives the search service; called on the first request, so that importing loads no model.
         cors_origins: origins whose pages may read the answers.
         on_answer: is told of every search that was answered, for measurements.
+        limits: what callers may do.
+        queries_per_request: how many searches one `POST /search` may hold, 1 to MAX_QUERIES; 1 where a quota counts requests.
     """
-    app = FastAPI(title="Gavel", version="1", description="Find the auction lots to look at.", responses=PROBLEMS)
+    app = FastAPI(
+        title="Gavel",
+        version="1",
+        description="Find the auction lots to look at.",
+        responses=PROBLEMS,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
+    )
+    app.router.route_class = StrictRoute
     answer_problems(app)
+    app.add_middleware(CallerCheck, limits=limits, origins=cors_origins)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=METHODS, allow_headers=["*"])
-    _add_search(app, service, on_answer)
+    _add_search(app, service, on_answer, queries_per_request)
     add_image_search(app, service, on_answer)
     _add_nearest(app, service)
     add_buyers(app, service)
@@ -53,7 +69,7 @@ def create_app(
     return app
 
 
-def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswer], None]) -> None:
+def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswer], None], queries_per_request: int) -> None:
     @app.get("/search")
     def search(query: Annotated[SearchQuery, Query()]) -> Answer:
         """Search by query string."""
@@ -61,9 +77,16 @@ def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswe
         on_answer(answer)
         return Answer.of(answer)
 
-    @app.post("/search")
-    def search_by_body(body: Searches) -> Answer | list[Answer]:
-        """Search by JSON body; several queries in a list are encoded together and answered in a list."""
+    async def counted(body: Searches, request: Request) -> SearchBody | list[SearchBody]:  # async: before it waits for a thread
+        queries = len(body) if isinstance(body, list) else 1
+        if queries > queries_per_request:
+            raise InvalidQuery(f"{queries} queries were sent; a request takes {queries_per_request} here, send the others apart")
+        charge_searches(request, queries - 1)
+        return body
+
+    @app.post("/search", responses=BAD_BODY)
+    def search_by_body(body: Annotated[SearchBody | list[SearchBody], Depends(counted)]) -> Answer | list[Answer]:
+        """Search by JSON body; several queries in a list are encoded together and answered in a list, and each of them counts."""
         queries = body if isinstance(body, list) else [body]
         answers = service().search_many([query.request() for query in queries])
         for answer in answers:
@@ -96,7 +119,7 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
         """The lots nearest to a lot, without itself; also for one whose auction has ended."""
         return Answer.of(service().similar(item_id, query.k, query.where()))
 
-    @app.post("/encode_buyer")
+    @app.post("/encode_buyer", responses=BAD_BODY)
     def encode_buyer(body: BuyerEvents) -> EncodedBuyer:
         """What a buyer did, as a vector among the lots: their weighted average."""
         return EncodedBuyer.of(*service().encode_buyer([act.interaction() for act in body.events]))
@@ -116,7 +139,7 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
         """The lots nearest to a vector, or to a buyer; for a buyer_id that nothing is known of, popular and fresh ones."""
         return nearest(query)
 
-    @app.post("/retrieve")
+    @app.post("/retrieve", responses=BAD_BODY)
     def retrieve_by_body(body: RetrieveBody) -> Answer:
         """The lots nearest to a vector, or to a buyer; for a buyer_id that nothing is known of, popular and fresh ones."""
         return nearest(body)

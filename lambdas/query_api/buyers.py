@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Query
 
 from lambdas.query_api.answers import Done, Erased, History
-from lambdas.query_api.problems import NO_FEEDBACK
+from lambdas.query_api.problems import FOREIGN_ORIGIN, NO_FEEDBACK
 from retrieval.items import MAX_ID_BYTES
 from retrieval.search import MAX_INTERACTIONS, SearchService
 
@@ -27,7 +27,7 @@ def add_buyers(app: FastAPI, service: Callable[[], SearchService]) -> None:
         """What a buyer did lately, the latest first, with the lots as they are now."""
         return History(acts=[Done.of(past) for past in service().history(buyer_id, limit)])
 
-    @app.delete("/buyers/{buyer_id:path}", responses=NO_FEEDBACK)
+    @app.delete("/buyers/{buyer_id:path}", responses={**NO_FEEDBACK, **FOREIGN_ORIGIN})
     def forget(buyer_id: BuyerInPath) -> Erased:
         """Forget what a buyer did. Rows that training reads are another matter: docs/feedback.md says when those go."""
         return Erased(erased=service().buyers.erase(buyer_id))

@@ -7,6 +7,8 @@ from http import HTTPStatus
 from fastapi import APIRouter
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from lambdas.query_api.problems import BAD_BODY, FOREIGN_ORIGIN
+from lambdas.query_api.strict_route import StrictRoute
 from retrieval.events import Interaction
 from retrieval.feedback import MAX_ACTS, MAX_POSITION, MAX_QUERY_CHARS, Act, ActKind, EventSink, Feedback, acts_in, feedback_rows
 
@@ -58,24 +60,33 @@ class Kept(BaseModel):
     """How many events were written down."""
 
     accepted: int
+    unknown_items: list[str] = Field(
+        default=[],
+        description="Lots of clicks, bids and purchases that the index does not have: these events are in the log and in no "
+        "history. Left out where there are none.",
+    )
 
 
-def events_router(sink: EventSink, keep: Callable[[Sequence[Interaction]], None] = lambda acts: None) -> APIRouter:
+def events_router(sink: EventSink, keep: Callable[[Sequence[Interaction]], Sequence[str]] = lambda acts: ()) -> APIRouter:
     """`POST /events`.
 
     Args:
         sink: where the rows go.
-        keep: takes what the buyer did, for their history, and does not raise.
+        keep: takes what the buyer did, for their history, and does not raise; returns the ids that no lot has.
     """
-    router = APIRouter()
+    router = APIRouter(route_class=StrictRoute)
 
-    @router.post("/events", status_code=HTTPStatus.ACCEPTED)
+    @router.post(
+        "/events",
+        status_code=HTTPStatus.ACCEPTED,
+        response_model_exclude_defaults=True,
+        responses={**BAD_BODY, **FOREIGN_ORIGIN},
+    )
     def events(shown: ShownList) -> Kept:
         """Tell what buyers did with a list: impressions, clicks, bids, purchases."""
         rows = feedback_rows(shown.feedback(), datetime.now(UTC))
         sink.append(rows)
-        if acts := acts_in(rows):
-            keep(acts)
-        return Kept(accepted=len(rows))
+        acts = acts_in(rows)
+        return Kept(accepted=len(rows), unknown_items=list(keep(acts)) if acts else [])
 
     return router

@@ -9,7 +9,7 @@ from pydantic import Field
 from lambdas.query_api.answers import Answer
 from lambdas.query_api.problems import BAD_PHOTO, MAX_BODY_BYTES
 from lambdas.query_api.questions import Nearest
-from retrieval.errors import InvalidPhoto, InvalidQuery
+from retrieval.errors import InvalidPhoto
 from retrieval.search import MAX_OFFSET, MAX_QUERY_CHARS, SearchAnswer, SearchRequest, SearchService
 
 # API Gateway knows a body of these types for binary (infra/query_api.py), and hands over others as text, which ruins a photo
@@ -40,16 +40,12 @@ async def sent_photo(request: Request) -> bytes:
 
     Raises:
         InvalidPhoto: it is said to be something else.
-        InvalidQuery: it is too large.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind not in PHOTO_TYPES:
         allowed = ", ".join(PHOTO_TYPES)
         raise InvalidPhoto(f"the Content-Type is {kind[:100]!r}; send the photo as the body, with one of {allowed}")
-    photo = await request.body()
-    if len(photo) > MAX_BODY_BYTES:  # through API Gateway a body comes without its Content-Length
-        raise InvalidQuery(f"the body may have at most {MAX_BODY_BYTES} bytes")
-    return photo
+    return await request.body()
 
 
 def add_image_search(app: FastAPI, service: Callable[[], SearchService], on_answer: Callable[[SearchAnswer], None]) -> None:

@@ -11,12 +11,13 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lambdas.query_api.questions import SEVERAL, SINGLE
 from retrieval.errors import (
     FeedbackUnavailable,
     GavelError,
+    IndexMissing,
     IndexUnavailable,
     InvalidPhoto,
     InvalidQuery,
@@ -28,7 +29,9 @@ from retrieval.errors import (
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
+MAX_COMPLAINTS = 3  # of one request that an answer names: beside a field that is missing the one that is misspelt
 MAX_BODY_BYTES = 1_000_000
+MAX_EVENTS_BYTES = 400_000  # MAX_ACTS events with the longest ids, written in escapes
 
 # the first row that fits decides
 STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
@@ -41,6 +44,17 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
+# What a caller is told of a failure of ours; the error's own message names addresses and paths, and goes to the log alone.
+# The first row that fits decides.
+PUBLIC_DETAIL: tuple[tuple[type[Exception], str], ...] = (
+    (IndexMissing, "nothing has been indexed yet; whoever runs this server indexes a release with `gavel index`"),
+    (IndexUnavailable, "the index does not answer; try again in a moment"),
+    (TowerError, "the query cannot be encoded right now; try again in a moment, or search by words alone (mode=keyword)"),
+    (FeedbackUnavailable, "what buyers did cannot be written, read or erased right now; send the request again in a moment"),
+    (Exception, "the server failed, and its log says why; try again, and tell whoever runs it if that does not help"),
+)
+TOO_LARGE_TYPE = "body_too_large"  # the phrase of 413 depends on the version of Python
+HTTP_TYPES = {HTTPStatus.BAD_REQUEST: "invalid_query", HTTPStatus.REQUEST_ENTITY_TOO_LARGE: TOO_LARGE_TYPE}
 
 
 class Problem(BaseModel):
@@ -72,23 +86,33 @@ def described(status: HTTPStatus, kinds: dict[str, str], headers: dict[str, Any]
 RETRY_AFTER = {"Retry-After": {"description": "Seconds until it is worth to ask again.", "schema": {"type": "integer"}}}
 PROBLEMS = {
     **described(HTTPStatus.BAD_REQUEST, {"invalid_query": "k is 101; allowed are 1 to 100"}),
+    **described(HTTPStatus.TOO_MANY_REQUESTS, {"too_many_requests": "your address sends more searches than …"}, RETRY_AFTER),
     **described(
         HTTPStatus.SERVICE_UNAVAILABLE,
-        {"index_unavailable": "OpenSearch at … does not answer", "tower_unavailable": "the query could not be encoded"},
+        {"index_unavailable": "the index does not answer", "tower_unavailable": "the query cannot be encoded right now"},
         RETRY_AFTER,
     ),
 }
-BAD_PHOTO = described(
-    HTTPStatus.BAD_REQUEST,
-    {
-        "invalid_photo": "the photo is damaged or cut short (image file is truncated); save it again",
-        "no_image_branch": "tower … reads text alone, so its lots cannot be searched by photo",
-        "invalid_query": "k is 101; allowed are 1 to 100",
-    },
-)
+TOO_LARGE = described(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {TOO_LARGE_TYPE: "the body may have at most 1000000 bytes; send …"})
+BAD_BODY = {
+    **TOO_LARGE,
+    **described(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, {"unsupported_media_type": "the Content-Type is 'text/plain'; send JSON as …"}),
+}
+FOREIGN_ORIGIN = described(HTTPStatus.FORBIDDEN, {"foreign_origin": "pages of 'https://elsewhere.example' may not write here"})
+BAD_PHOTO = {
+    **described(
+        HTTPStatus.BAD_REQUEST,
+        {
+            "invalid_photo": "the photo is damaged or cut short (image file is truncated); save it again",
+            "no_image_branch": "tower … reads text alone, so its lots cannot be searched by photo",
+            "invalid_query": "k is 101; allowed are 1 to 100",
+        },
+    ),
+    **TOO_LARGE,
+}
 NO_FEEDBACK = described(
     HTTPStatus.SERVICE_UNAVAILABLE,
-    {"feedback_unavailable": "the table of buyers' events does not answer", "index_unavailable": "OpenSearch at … does not answer"},
+    {"feedback_unavailable": "what buyers did cannot be read right now", "index_unavailable": "the index does not answer"},
     RETRY_AFTER,
 )
 UNKNOWN_ITEM = described(HTTPStatus.NOT_FOUND, {"unknown_item": "index … has no lot 'v9'"})
@@ -100,6 +124,7 @@ def answer_problems(app: FastAPI) -> None:
     app.exception_handler(GavelError)(_gavel_problem)
     app.exception_handler(RequestValidationError)(_validation_problem)
     app.exception_handler(HTTPException)(_http_problem)
+    app.exception_handler(Exception)(_unforeseen_problem)
 
 
 def problem(status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -109,7 +134,7 @@ def problem(status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] 
 
 
 class _BodyLimit:
-    """Refuses a body that is too large, or of unknown size, before it is read.
+    """Refuses a body that is too large: by its Content-Length before it is read, else while it is read.
 
     Plain ASGI: Starlette's middleware of functions runs every request in tasks of its own, which costs a search more than its
     answer's JSON does.
@@ -119,38 +144,67 @@ class _BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = _refusal(Headers(scope=scope)) if scope["type"] == "http" else None
-        await (refused or self._app)(scope, receive, send)
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        most = MAX_EVENTS_BYTES if scope["path"].rstrip("/").endswith("/events") else MAX_BODY_BYTES
+        received = 0
+
+        async def receive_within_limit() -> Message:  # through API Gateway a body comes without its Content-Length
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > most:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(most))
+            return message
+
+        await (_refusal(Headers(scope=scope), most) or self._app)(scope, receive_within_limit, send)
 
 
-def _refusal(headers: Headers) -> JSONResponse | None:
+def _refusal(headers: Headers, most: int) -> JSONResponse | None:
     length = headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-        return problem(HTTPStatus.BAD_REQUEST, "invalid_query", f"the body may have at most {MAX_BODY_BYTES} bytes")
+    if not length.isdigit() or int(length) > most:
+        return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE_TYPE, _too_large(most))
     if "transfer-encoding" in headers:
         return problem(HTTPStatus.BAD_REQUEST, "invalid_query", "send the body whole, with its Content-Length, not in chunks")
     return None
 
 
+def _too_large(most: int) -> str:
+    return f"the body may have at most {most} bytes; send less at a time"
+
+
 async def _gavel_problem(request: Request, error: Exception) -> JSONResponse:
     status, kind = next((status, kind) for known, status, kind in STATUS if isinstance(error, known))
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("%s: %s", kind, error)
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return problem(status, kind, str(error))
+    log.error("%s: %s", kind, error)
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
-    return problem(status, kind, str(error), retry)
+    return problem(status, kind, _public_detail(error), retry)
+
+
+async def _unforeseen_problem(request: Request, error: Exception) -> JSONResponse:
+    """Answer an error that nobody foresaw; Starlette raises it again for the server's log."""
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", _public_detail(error))
+
+
+def _public_detail(error: Exception) -> str:
+    return next(detail for known, detail in PUBLIC_DETAIL if isinstance(error, known))
 
 
 async def _validation_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, (RequestValidationError, ValidationError))
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:] if part not in (SINGLE, SEVERAL)) or "body"
-    return problem(HTTPStatus.BAD_REQUEST, "invalid_query", f"{where}: {first['msg']}")
+    return problem(HTTPStatus.BAD_REQUEST, "invalid_query", "; ".join(map(_complaint, error.errors()[:MAX_COMPLAINTS])))
+
+
+def _complaint(found: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in found["loc"][1:] if part not in (SINGLE, SEVERAL)) or "body"
+    return f"{where}: {found['msg']}"
 
 
 async def _http_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    kind = "invalid_query" if status is HTTPStatus.BAD_REQUEST else status.phrase.lower().replace(" ", "_")
+    kind = HTTP_TYPES.get(status) or status.phrase.lower().replace(" ", "_")
     headers = dict(error.headers or {})
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_allowed(request))

@@ -250,6 +250,42 @@ def test_a_search_by_body_is_the_same_search(imported, published):
     assert by_body[1]["results"] == ask(module)[1]["results"]
 
 
+def test_a_parameter_that_is_given_twice_is_refused_however_api_gateway_writes_it(imported, published):
+    module = imported()
+    rest = event(query={"q": "watch", "category": "ring"})  # payload 1.0: the last value alone, and beside it all of them
+    rest["multiValueQueryStringParameters"]["category"] = ["watch", "ring"]
+    joined = {  # payload 2.0: values with commas between, and the query string as it came
+        "version": "2.0",
+        "routeKey": "GET /search",
+        "rawPath": "/search",
+        "rawQueryString": "q=watch&category=watch&category=ring",
+        "queryStringParameters": {"q": "watch", "category": "watch,ring"},
+        "headers": {"host": "api.example"},
+        "requestContext": {"http": {"method": "GET", "path": "/search", "sourceIp": "192.0.2.7"}, "stage": "$default"},
+        "isBase64Encoded": False,
+    }
+    for asked in (rest, joined):
+        answer = module.handler(asked, CONTEXT)
+        assert (answer["statusCode"], json.loads(answer["body"])["detail"]) == (400, "category: given 2 times; give it once")
+    joined["rawQueryString"] = "q=watch&k=1&category=watch%2Cring"  # one value with a comma in it
+    assert module.handler(joined, CONTEXT)["statusCode"] == 200
+
+
+def test_a_stage_with_a_quota_takes_one_search_a_request(imported, published, monkeypatch):
+    monkeypatch.setenv("GAVEL_QUERIES_PER_REQUEST", "1")
+    module = imported()
+    assert ask(module, method="POST", query=None, body=[{"q": "red watch"}])[0] == 200
+    status, body = ask(module, method="POST", query=None, body=[{"q": "red watch"}, {"q": "gold ring"}])
+    assert (status, body["type"]) == (400, "invalid_query")
+
+
+def test_the_function_has_no_page_of_its_own(imported, published):
+    module = imported()
+    for path in ("/docs", "/redoc", "/docs/oauth2-redirect"):
+        assert (ask(module, path=path, query=None)[0], ask(module, path=path, query=None)[1]["type"]) == (404, "not_found")
+    assert ask(module, path="/openapi.json", query=None)[0] == 200
+
+
 def test_similar_lots_buyers_and_vectors_are_answered_too(imported, published):
     module = imported()
     similar = ask(module, path="/items/lot-00/similar", query={"k": "3"})
@@ -489,11 +525,12 @@ def test_a_body_that_api_gateway_took_for_text_is_refused_for_its_type(imported,
     assert "Content-Type" in body["detail"]
 
 
-def test_an_image_branch_that_is_not_in_the_bucket_is_told_and_words_go_on(imported, published):
+def test_an_image_branch_that_is_not_in_the_bucket_is_told_to_the_log_and_words_go_on(imported, published, capsys):
     module = imported()
     status, body = ask_by_photo(module, plain("JPEG"))
     assert (status, body["type"]) == (503, "tower_unavailable")
-    assert IMAGE_TOWER_FILE in body["detail"]
+    assert IMAGE_TOWER_FILE not in body["detail"]
+    assert IMAGE_TOWER_FILE in capsys.readouterr().out
     assert ask(module)[0] == 200
 
 

@@ -1,11 +1,14 @@
 """Search as a whole over each adapter: pages that fit together, lots named by their id, filters of single lots."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 from lots import WordEncoder, lot, publish
 
+from local.buyer_events import BuyerEvents
+from retrieval.events import Interaction
 from retrieval.index.admission import admits
 from retrieval.index.base import Filter, IndexStore, utc_now
 from retrieval.search import Mode, SearchRequest, SearchService
@@ -86,3 +89,19 @@ def test_a_single_lot_passes_a_filter_where_the_index_lets_it_pass(where: Filter
     index = publish(store, lots)
     found = {c.item_id for c in index.keyword("vase", 10, where)}
     assert {entry.item_id for entry in lots if admits(where, entry.document)} == found
+
+
+def test_acts_on_lots_that_the_index_does_not_have_are_no_history(store: IndexStore, tmp_path: Path) -> None:
+    publish(store, LOTS)
+    buyers = BuyerEvents(tmp_path / "buyers.sqlite", 90)
+    searching = SearchService(store, WordEncoder, buyer_store=buyers, deadline_s=60)
+    acts = [Interaction("b-1", item_id, "view", NOW) for item_id in ("lot-001", "invented", "lot-002", "invented")]
+    assert searching.keep(acts) == ["invented"]
+    assert {act.item_id for act in buyers.recent("b-1")} == {"lot-001", "lot-002"}
+
+
+def test_before_the_first_release_acts_are_no_history_and_no_error(store: IndexStore, tmp_path: Path) -> None:
+    buyers = BuyerEvents(tmp_path / "buyers.sqlite", 90)
+    searching = SearchService(store, WordEncoder, buyer_store=buyers)
+    assert searching.keep([Interaction("b-1", "lot-001", "view", NOW)]) == []
+    assert buyers.recent("b-1") == []

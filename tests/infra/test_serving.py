@@ -12,6 +12,7 @@ from lambdas.query_api.event_stream import EventStream
 from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
 from retrieval.release import RECEIPT_FILE
+from retrieval.search import MAX_QUERIES
 from retrieval.settings import Hyperparameters, Settings
 from retrieval.tower import CARD_FILE
 
@@ -91,6 +92,33 @@ def test_a_key_has_a_rate_a_burst_and_a_daily_quota(stage):
     assert plan["Throttle"] == {"RateLimit": stage.stage.requests_per_second, "BurstLimit": stage.stage.request_burst}
     assert plan["Quota"] == {"Limit": stage.stage.requests_per_day, "Period": "DAY"}
     assert len(stage.properties("AWS::ApiGateway::UsagePlanKey")) == 1
+
+
+def test_a_key_may_write_half_as_often_as_it_may_ask(stage):
+    (plan,) = stage.properties("AWS::ApiGateway::UsagePlan")
+    (throttled,) = [served["Throttle"] for served in plan["ApiStages"]]
+    half = {"RateLimit": stage.stage.requests_per_second / 2, "BurstLimit": stage.stage.request_burst / 2}
+    assert throttled == {"/events/POST": half, "/buyers/{buyer_id}/DELETE": half}
+
+
+def test_an_address_may_write_as_often_as_gavel_serve_lets_it(prod):
+    (acl,) = prod.properties("AWS::WAFv2::WebACL")
+    (rule,) = [rule for rule in acl["Rules"] if "RateBasedStatement" in rule["Statement"]]
+    limit = rule["Statement"]["RateBasedStatement"]
+    assert (limit["Limit"], limit["EvaluationWindowSec"], limit["AggregateKeyType"]) == (3_000, 300, "IP")
+    assert limit["Limit"] == Settings().writes_per_second * limit["EvaluationWindowSec"]
+    assert "/events" in json.dumps(limit["ScopeDownStatement"])
+    assert rule["Action"] == {"Block": {"CustomResponse": {"ResponseCode": 429}}}
+
+
+def test_a_request_is_one_search_where_a_quota_counts_requests(stage, tmp_path):
+    def searches_of(of):
+        model = of.of_type("AWS::ApiGateway::Model")[method(of, "/search", "POST")["RequestModels"]["application/json"]["Ref"]]
+        told = function(of, "lambdas.query_api.handler.handler")["Environment"]["Variables"]["GAVEL_QUERIES_PER_REQUEST"]
+        return model["Properties"]["Schema"]["oneOf"][1]["maxItems"], told
+
+    assert searches_of(stage) == (1, "1")
+    assert searches_of(synthesise("dev", tmp_path, api_auth="iam")) == (MAX_QUERIES, str(MAX_QUERIES))
 
 
 def test_callers_may_sign_instead_where_the_stage_says_so(tmp_path):

@@ -69,7 +69,7 @@ class Shop:
         self.store = store or BuyerEvents(folder / "buyers.sqlite", 90)
         self.service = SearchService(lots, WordEncoder, buyer_store=self.store, **settings)
         app = create_app(lambda: self.service)
-        app.include_router(events_router(EventLog(folder / "events"), self.service.buyers.keep))
+        app.include_router(events_router(EventLog(folder / "events"), self.service.keep))
         self.client = TestClient(app, raise_server_exceptions=False)
 
     def tell(self, *acts: tuple[str, str], buyer_id: str = BUYER) -> None:
@@ -129,7 +129,8 @@ def test_what_a_buyer_clicked_bid_on_and_bought_is_their_history_and_what_they_s
 
 
 def test_a_history_shows_the_latest_first_and_lots_that_are_gone_or_ended(shop: Shop) -> None:
-    shop.tell(("click", "gone"), ("click", "v3"), ("click", "v1"))
+    shop.store.append([Interaction(BUYER, "gone", "view", utc_now() - timedelta(hours=1))])
+    shop.tell(("click", "v3"), ("click", "v1"))
     acts = shop.client.get(f"/buyers/{BUYER}", params={"limit": 2}).json()["acts"]
     assert [(act["item_id"], act["fields"] is None) for act in acts] == [("v1", False), ("v3", False)]
     assert shop.client.get(f"/buyers/{BUYER}").json()["acts"][-1]["fields"] is None
@@ -182,7 +183,8 @@ def test_popular_and_fresh_lots_pass_the_filters(shop: Shop) -> None:
 
 
 def test_a_buyer_whose_lots_are_all_gone_is_a_new_one(shop: Shop) -> None:
-    shop.tell(("click", "gone"), ("purchase", "gone-too"))
+    hours = [utc_now() - timedelta(hours=2), utc_now() - timedelta(hours=1)]
+    shop.store.append([Interaction(BUYER, "gone", "view", hours[0]), Interaction(BUYER, "gone-too", "purchase", hours[1])])
     answer = shop.retrieve()
     assert (answer["source"], answer["unknown_items"]) == ("popular_and_fresh", ["gone", "gone-too"])
 

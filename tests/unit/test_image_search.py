@@ -150,7 +150,9 @@ def test_a_body_that_is_not_said_to_be_a_photo_is_refused(kind: str, client: Tes
 
 
 def test_a_photo_over_a_megabyte_is_refused(client: TestClient) -> None:
-    assert "1000000 bytes" in refused(ask(client, JPEG + b" " * 1_000_000), "invalid_query")
+    answer = ask(client, JPEG + b" " * 1_000_000)
+    assert (answer.status_code, answer.json()["type"]) == (413, "body_too_large")
+    assert "1000000 bytes" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -208,4 +210,4 @@ def test_the_route_describes_its_body(client: TestClient) -> None:
     told = client.get("/openapi.json").json()["paths"]["/search/image"]["post"]
     assert set(told["requestBody"]["content"]) == {"image/jpeg", "image/png", "image/webp"}
     assert {parameter["name"] for parameter in told["parameters"]} >= {"text", "k", "offset", "explain", "category"}
-    assert set(told["responses"]) == {"200", "400", "503"}
+    assert set(told["responses"]) == {"200", "400", "413", "429", "503"}

@@ -1,6 +1,7 @@
 """The page's own routes: its guards, its words, and photos that no seller can turn into files."""
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -50,15 +51,25 @@ def test_the_page_comes_with_a_policy_that_lets_no_other_script_run(shop: Path) 
 
 
 def test_the_page_holds_no_inline_script_or_style_and_asks_nobody_else() -> None:
-    for path in [PAGE / "index.html", *(PAGE / "assets").iterdir()]:
+    for path in [*PAGE.glob("*.html"), *(PAGE / "assets").iterdir()]:
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in text, path
         assert "https://" not in text, path
         assert "innerHTML" not in text, path
-    html = (PAGE / "index.html").read_text(encoding="utf-8")
-    assert "style=" not in html
-    assert "<style" not in html
-    assert "<script>" not in html
+        if path.suffix == ".html":
+            assert "style=" not in text
+            assert "<style" not in text
+            assert "<script>" not in text
+
+
+def test_the_description_of_the_api_comes_with_the_pages_policy_and_from_nowhere_else(shop: Path) -> None:
+    asked = client(shop.parent, lot("v1"))
+    docs = asked.get("/docs")
+    assert (docs.status_code, docs.headers["content-security-policy"]) == (200, asked.get("/").headers["content-security-policy"])
+    assert asked.get("/redoc", follow_redirects=False).headers["location"] == "docs"
+    assert asked.get("/redoc").text == docs.text
+    for asset in re.findall(r'(?:href|src)="([^"]+)"', docs.text):
+        assert asked.get(f"/{asset}").status_code == 200
 
 
 def test_every_asset_that_the_page_names_is_served(shop: Path) -> None:

@@ -1,12 +1,14 @@
 """The HTTP face of search: answers, limits and errors."""
 
+import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from lots import TOWER_ID, WordEncoder, lot, publish
+from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 
 from lambdas.query_api.app import create_app
 from retrieval.index.faiss import FaissStore
@@ -83,7 +85,7 @@ def test_a_bad_question_is_a_problem_that_names_the_field(
 
 def test_a_body_over_a_megabyte_is_refused_unread(client: TestClient) -> None:
     answer = client.post("/search", content=b" " * 1_000_001, headers={"content-type": "application/json"})
-    assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
+    assert (answer.status_code, answer.json()["type"]) == (413, "body_too_large")
 
 
 def test_a_body_of_unknown_length_is_refused_unread(client: TestClient) -> None:
@@ -96,6 +98,101 @@ def test_a_body_of_unknown_length_is_refused_unread(client: TestClient) -> None:
 def test_a_body_that_is_not_a_json_object_is_a_problem(body: bytes, client: TestClient) -> None:
     answer = client.post("/search", content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
+
+
+def operations(client: TestClient) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method, operation in methods.items():
+            yield method, path.replace("{item_id}", "v1").replace("{buyer_id}", "b-1"), operation
+
+
+def sent(operation: dict[str, Any]) -> dict[str, Any]:
+    """A body that an operation reads, and its type."""
+    kinds = list(operation.get("requestBody", {}).get("content", {}))
+    return {"content": b"{}", "headers": {"content-type": kinds[0]}} if kinds else {}
+
+
+def test_a_parameter_that_takes_one_value_is_refused_when_it_is_given_twice(client: TestClient, store: FaissStore) -> None:
+    publish(store, LOTS)
+    tried = 0
+    for method, path, operation in operations(client):
+        for parameter in operation.get("parameters", []):
+            if parameter["in"] != "query" or parameter["schema"].get("type") == "array":
+                continue
+            for values in (["1", "2"], ["1", "1"], ["", "1"]):
+                params = {"q": "vase"} if path == "/search" else {}
+                answer = client.request(method, path, params={**params, parameter["name"]: values}, **sent(operation))
+                assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query"), (path, parameter["name"])
+                assert answer.json()["detail"] == f"{parameter['name']}: given 2 times; give it once"
+                tried += 1
+    assert tried > 100
+
+
+def test_a_parameter_that_no_route_knows_is_refused_by_every_route(client: TestClient, store: FaissStore) -> None:
+    publish(store, LOTS)
+    for method, path, operation in operations(client):
+        answer = client.request(method, path, params={"colour": "red"}, **sent(operation))
+        assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query"), path
+        assert answer.json()["detail"].startswith("colour: there is no such parameter; ")
+    assert "takes category, brand" in client.get("/search", params={"query": "vase"}).json()["detail"]
+    assert "limit: " in client.delete("/buyers/b-1", params={"limit": 5}).json()["detail"], "it would erase more than it names"
+
+
+def test_several_lots_and_numbers_of_a_vector_are_parameters_that_are_given_several_times(
+    client: TestClient, store: FaissStore
+) -> None:
+    publish(store, LOTS)
+    assert client.get("/retrieve", params={"item_id": ["v1", "v2"], "exclude": "none"}).status_code == 200
+    assert client.get("/retrieve", params={"vector": [1.0] * (len(WORDS) + 1)}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [
+        ("/search", '{"q": "vase", "q": "lamp"}', "q"),
+        ("/search", '{"q": "vase", "category": null, "category": "rings"}', "category"),
+        ("/search", '[{"q": "vase"}, {"q": "vase", "k": 1, "k": 1}]', "k"),
+        ("/search", '{"q": "vase", "recent_interactions": [{"item_id": "v1", "item_id": "v2"}]}', "item_id"),
+        ("/search", '{"q": "vase", "\\u0071": "lamp"}', "q"),
+        ("/search", '{"q": "vase", "\\ud83d": 1, "\\ud83d": 2}', "\\ud83d"),
+        ("/retrieve", '{"buyer_id": "a", "buyer_id": "b"}', "buyer_id"),
+        ("/encode_buyer", '{"events": [], "events": []}', "events"),
+    ],
+)
+def test_a_key_that_a_body_has_twice_is_refused_by_name(
+    path: str, body: str, name: str, client: TestClient, store: FaissStore
+) -> None:
+    publish(store, LOTS)
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
+    assert answer.json()["detail"] == f"'{name}': given 2 times in one object of the body; give it once"
+
+
+def test_a_field_that_is_misspelt_is_named_beside_the_one_that_is_missing(client: TestClient, store: FaissStore) -> None:
+    publish(store, LOTS)
+    detail = client.post("/search", json={"query": "vase"}).json()["detail"]
+    assert "q: Field required" in detail
+    assert "query: " in detail
+
+
+def test_a_body_without_its_length_is_cut_off_at_a_megabyte(client: TestClient) -> None:
+    async def ask() -> list[dict[str, Any]]:
+        """As Mangum asks in Lambda: the body comes whole and no header says how long it is."""
+        scope = {"type": "http", "method": "POST", "path": "/search", "raw_path": b"/search", "query_string": b"", "root_path": ""}
+        headers = [(b"content-type", b"application/json")]
+        told: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b" " * 1_000_001, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            told.append(message)
+
+        await client.app({**scope, "headers": headers, "client": ("192.0.2.7", 0), "server": ("api.example", 443)}, receive, send)
+        return told
+
+    start, body = asyncio.run(ask())
+    assert (start["status"], json.loads(body["body"])["type"]) == (413, "body_too_large")
 
 
 def test_half_a_character_is_a_bad_question_and_no_crash(client: TestClient, store: FaissStore) -> None:
@@ -145,9 +242,11 @@ def test_the_api_describes_itself(client: TestClient) -> None:
         "/buyers/{buyer_id}",
     }
     for path, methods in described["paths"].items():
-        for operation in methods.values():
-            unknown = {"404"} if "item_id" in path else set()
-            assert set(operation["responses"]) == {"200", "400", "503"} | unknown
+        for method, operation in methods.items():
+            own = {"404"} if "item_id" in path else {"403"} if method == "delete" else set()
+            own |= {"413", "415"} if method == "post" else set()
+            own -= {"415"} if path == "/search/image" else set()
+            assert set(operation["responses"]) == {"200", "400", "429", "503"} | own
             problems = {status: answer["content"] for status, answer in operation["responses"].items() if status != "200"}
             assert all("examples" in content["application/problem+json"] for content in problems.values())
     for body in ("SearchBody", "BuyerEvents", "RetrieveBody"):
