@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -16,8 +17,9 @@ from threading import Thread
 from typing import Any
 
 from processing.stages import Stopwatch
-from retrieval.errors import InvalidInput
-from retrieval.photos import Photo, read_photo
+from processing.thumbnails import Thumbnails
+from retrieval.errors import InvalidInput, InvalidPhoto
+from retrieval.photos import MAX_BYTES, Photo, decode_photo, locate_photo, read_photo_file
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 LOOK_AHEAD = 2  # batches beyond one for each worker that are decoded before the encoder asks
@@ -32,6 +34,9 @@ class PhotoState(StrEnum):
     READ = "read"
     NOT_LISTED = "not_listed"  # the row names none, or the tower reads text alone
     UNREADABLE = "unreadable"  # missing, forbidden or broken
+    FORMAT = "format"  # neither JPEG, PNG nor WebP
+    TOO_LARGE = "too_large"  # more pixels or bytes than are taken
+    OUTSIDE = "outside"  # a path that leads out of the folders whose photos may be read
     OTHER_SCHEME = "other_scheme"  # neither a path nor s3://
 
 
@@ -42,10 +47,12 @@ class PhotoPlace:
     Attributes:
         image: what the row says: a path, or an s3:// URI; None without a photo.
         folder: the folder of the file that said so; a relative path starts there.
+        opened: further folders whose photos may be read.
     """
 
     image: str | None
     folder: Path
+    opened: tuple[Path, ...] = ()
 
     @property
     def path(self) -> Path | None:
@@ -58,12 +65,13 @@ class PhotoPlace:
 Decoded = tuple[Photo | None, PhotoState]
 
 
-def load_photo(place: PhotoPlace, size: int) -> Decoded:
+def load_photo(place: PhotoPlace, size: int, thumbnails: Thumbnails | None = None) -> Decoded:
     """Fetch and decode one photo.
 
     Args:
         place: where it lies.
         size: side of the square in pixels; 0 for a tower that reads text alone.
+        thumbnails: where a photo of this machine is drawn for the page; None draws none.
 
     Returns:
         (size, size, 3) uint8 RGB or None, and what became of it.
@@ -73,13 +81,20 @@ def load_photo(place: PhotoPlace, size: int) -> Decoded:
     """
     if not place.image or not size:
         return None, PhotoState.NOT_LISTED
-    source: bytes | Path | None = place.path
-    if place.image.lower().startswith("s3://"):
-        source = _fetch(place.image)
-    elif SCHEME.match(place.image):
+    if SCHEME.match(place.image) and not place.image.lower().startswith("s3://"):
         return None, PhotoState.OTHER_SCHEME
-    photo = read_photo(source, size) if source is not None else None
-    return photo, PhotoState.UNREADABLE if photo is None else PhotoState.READ
+    try:
+        if SCHEME.match(place.image):
+            return decode_photo(_fetch(place.image), size), PhotoState.READ
+        path = locate_photo(place.image, place.folder, place.opened)
+        data = read_photo_file(path)
+        photo = decode_photo(data, size)
+    except InvalidPhoto as error:
+        return None, PhotoState(error.fault)
+    if thumbnails is not None:
+        with suppress(OSError):  # a full disk: the page draws what it lacks
+            thumbnails.draw(path, data)
+    return photo, PhotoState.READ
 
 
 class PhotoLoader:
@@ -88,22 +103,23 @@ class PhotoLoader:
     Use it as a context manager; leaving it ends the processes.
     """
 
-    def __init__(self, size: int, workers: int, watch: Stopwatch | None = None) -> None:
+    def __init__(self, size: int, workers: int, watch: Stopwatch | None = None, thumbnails: Thumbnails | None = None) -> None:
         """Start nothing yet.
 
         Args:
             size: side of the square in pixels; 0 reads no photo at all.
             workers: processes; 0 decodes in this one.
             watch: is told how long `decode` was busy, all workers together.
+            thumbnails: as load_photo()'s.
         """
-        self._size = size
+        self._size, self._thumbnails = size, thumbnails
         self._watch = watch or Stopwatch()
         self._ahead = workers + LOOK_AHEAD
         self._pool: ProcessPoolExecutor | None = None
         if workers and size:
             # not fork: the parent holds torch's threads, and a forked child may wait for their locks for ever
             context = multiprocessing.get_context("forkserver")
-            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
 
     def __enter__(self) -> "PhotoLoader":
         return self
@@ -122,13 +138,13 @@ class PhotoLoader:
             The photos of each batch, in order.
         """
         if self._pool is None:
-            yield from (self._timed(_load_batch(batch, self._size)) for batch in batches)
+            yield from (self._timed(_load_batch(batch, self._size, self._thumbnails)) for batch in batches)
             return
         source = iter(batches)
         waiting: deque[Future[tuple[list[Decoded], float]]] = deque()
         while True:
             for batch in islice(source, self._ahead - len(waiting)):
-                waiting.append(self._pool.submit(_load_batch, list(batch), self._size))
+                waiting.append(self._pool.submit(_load_batch, list(batch), self._size, self._thumbnails))
             if not waiting:
                 return
             yield self._timed(waiting.popleft().result())
@@ -139,8 +155,8 @@ class PhotoLoader:
         return photos
 
 
-def _end_with_parent() -> None:
-    """Let this worker end when the job is killed: it would wait for its next batch for ever."""
+def end_with_parent() -> None:
+    """Let this worker process end when the one that started it is killed: it would wait for its next batch for ever."""
     job = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -151,27 +167,35 @@ def _end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _load_batch(places: Sequence[PhotoPlace], size: int) -> tuple[list[Decoded], float]:
+def _load_batch(places: Sequence[PhotoPlace], size: int, thumbnails: Thumbnails | None) -> tuple[list[Decoded], float]:
     """The photos, and how many seconds they took."""
     start = time.perf_counter()
-    photos = [load_photo(place, size) for place in places]
+    photos = [load_photo(place, size, thumbnails) for place in places]
     return photos, time.perf_counter() - start
 
 
-def _fetch(uri: str) -> bytes | None:
-    """The bytes behind an s3:// URI; None when that one object cannot be had."""
+def _fetch(uri: str) -> bytes:
+    """The bytes behind an s3:// URI.
+
+    Raises:
+        InvalidPhoto: that one object cannot be had, or is too large.
+        InvalidInput: S3 does not answer.
+    """
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     bucket, _, key = uri[len("s3://") :].partition("/")
     if not bucket or not key:
-        return None
+        raise InvalidPhoto(f"{uri} names no object; write s3://bucket/key")
     try:
-        data: bytes = _s3().get_object(Bucket=bucket, Key=key)["Body"].read()
-    except ParamValidationError:
-        return None  # no bucket can have that name
+        answer = _s3().get_object(Bucket=bucket, Key=key)
+        if answer["ContentLength"] > MAX_BYTES:
+            raise InvalidPhoto(f"{uri} has {answer['ContentLength']:,} bytes, at most {MAX_BYTES:,} are taken", "too_large")
+        data: bytes = answer["Body"].read()
+    except ParamValidationError as error:
+        raise InvalidPhoto(f"{uri} is no name that an object can have; mend it") from error
     except ClientError as error:
         if error.response["Error"]["Code"] in ABSENT:
-            return None
+            raise InvalidPhoto(f"{uri} cannot be had ({error}); mend it, or let the job read it") from error
         raise InvalidInput(f"{uri} cannot be fetched: {error}; mend it and run the job again, it goes on where it was") from error
     except BotoCoreError as error:
         raise InvalidInput(f"{uri} cannot be fetched: {error}; check AWS credentials, region and AWS_ENDPOINT_URL") from error

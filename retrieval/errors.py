@@ -3,7 +3,7 @@
     GavelError
     ├── InvalidInput          the caller's data or flags break a contract
     │   ├── InvalidQuery      a search request is out of its limits
-    │   │   ├── InvalidPhoto  the photo to search by cannot be read
+    │   │   ├── InvalidPhoto  a photo cannot be read, or must not be
     │   │   └── NoImageBranch the live tower reads no photos
     │   └── InvalidSettings   an environment variable or a settings file is wrong
     ├── UnknownItem           no live item has that id
@@ -20,6 +20,8 @@
 A message says what is wrong, where, and the way out. Callers decide by type and never read the message.
 """
 
+from typing import Literal
+
 
 class GavelError(Exception):
     """Root of every error that Gavel raises on purpose."""
@@ -33,8 +35,20 @@ class InvalidQuery(InvalidInput):
     """A search request is out of its limits."""
 
 
+PhotoFault = Literal["unreadable", "format", "too_large", "outside"]
+
+
 class InvalidPhoto(InvalidQuery):
-    """A photo is not a picture that Gavel reads: of another format, damaged, animated or monstrous."""
+    """A photo is not a picture that Gavel reads: of another format, damaged, animated, monstrous, or not to be read.
+
+    Attributes:
+        fault: what is wrong with it, for who counts faults: missing or damaged; neither JPEG, PNG nor WebP; too many pixels or
+            bytes; outside the folders whose photos may be read.
+    """
+
+    def __init__(self, message: str, fault: PhotoFault = "unreadable") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class NoImageBranch(InvalidQuery):

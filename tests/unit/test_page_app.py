@@ -83,8 +83,9 @@ def test_a_lots_photo_is_drawn_anew_as_a_jpeg(shop: Path) -> None:
     answer = asked.get("/photos/a%2Fb%20%3F%23")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
     with Image.open(io.BytesIO(answer.content)) as photo:
-        assert (photo.format, photo.size) == ("JPEG", (480, 480))
-        red, green, blue = photo.getpixel((240, 240))
+        assert photo.format == "JPEG"
+        assert photo.width == photo.height
+        red, green, blue = photo.getpixel((photo.width // 2, photo.height // 2))
         assert red > 2 * max(green, blue)
 
 
