@@ -14,6 +14,7 @@
     │   └── IndexMissing      nothing has been indexed yet
     ├── RankerUnavailable     the re-ranker does not answer
     ├── FeedbackUnavailable   what buyers did cannot be kept, looked up or erased
+    ├── Overloaded            too many wait already; to be asked again in a while
     ├── FeatureMismatch       a re-ranker was trained on other features
     └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
 
@@ -89,6 +90,10 @@ class RankerUnavailable(GavelError):
 
 class FeedbackUnavailable(GavelError):
     """What buyers did cannot be written down, looked up or erased."""
+
+
+class Overloaded(GavelError):
+    """So many requests wait for their turn that another one would come late."""
 
 
 class FeatureMismatch(GavelError):

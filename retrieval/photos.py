@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from retrieval.errors import InvalidPhoto
+from retrieval.errors import InvalidPhoto, PhotoFault
 
 MAX_PIXELS = 24_500_000  # phones and cameras of 24 megapixels write up to 5,712 x 4,284
 MAX_SIDE = 65_535  # of a JPEG, too; Pillow spends memory on every row
@@ -149,7 +149,8 @@ def decode_photo(data: bytes, size: int, *, still: bool = False, enlarge: bool =
                 ImageOps.exif_transpose(image, in_place=True)  # a copy of 24 megapixels would take 100 MB
                 square = ImageOps.fit(_to_rgb(image), (side, side), Image.Resampling.BILINEAR)
     except UnidentifiedImageError:
-        known, fault = ", ".join(FORMATS), "unreadable" if data.startswith(MAGIC) else "format"
+        known = ", ".join(FORMATS)
+        fault: PhotoFault = "unreadable" if data.startswith(MAGIC) else "format"
         raise InvalidPhoto(f"this is no readable picture in one of the formats {known}; save it as one of them", fault) from None
     except Image.DecompressionBombError as error:
         raise InvalidPhoto(f"the photo is too large to be decoded ({error}); scale it down", "too_large") from error

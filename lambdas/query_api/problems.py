@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lambdas.query_api.questions import SEVERAL, SINGLE
 from retrieval.errors import (
@@ -21,6 +21,7 @@ from retrieval.errors import (
     InvalidPhoto,
     InvalidQuery,
     NoImageBranch,
+    Overloaded,
     TowerError,
     UnknownItem,
 )
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
 MAX_BODY_BYTES = 1_000_000
+MAX_ANSWER_BYTES = 5_500_000  # API Gateway hands over 6 MB of a function's answer, with what stands around the body
 
 # the first row that fits decides
 STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
@@ -38,6 +40,7 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (UnknownItem, HTTPStatus.NOT_FOUND, "unknown_item"),
     (IndexUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "index_unavailable"),
     (TowerError, HTTPStatus.SERVICE_UNAVAILABLE, "tower_unavailable"),
+    (Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
@@ -86,6 +89,15 @@ BAD_PHOTO = described(
         "invalid_query": "k is 101; allowed are 1 to 100",
     },
 )
+PHOTOS_WAIT = described(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    {
+        "overloaded": "other photos are looked at before this one; ask again in a few seconds",
+        "index_unavailable": "OpenSearch at … does not answer",
+        "tower_unavailable": "the image branch of tower … cannot be run",
+    },
+    RETRY_AFTER,
+)
 NO_FEEDBACK = described(
     HTTPStatus.SERVICE_UNAVAILABLE,
     {"feedback_unavailable": "the table of buyers' events does not answer", "index_unavailable": "OpenSearch at … does not answer"},
@@ -95,7 +107,7 @@ UNKNOWN_ITEM = described(HTTPStatus.NOT_FOUND, {"unknown_item": "index … has n
 
 
 def answer_problems(app: FastAPI) -> None:
-    """Have an app answer every error with a problem, and refuse large bodies unread."""
+    """Have an app answer every error with a problem, refuse large bodies unread, and answer with none too large to be sent."""
     app.add_middleware(_BodyLimit)
     app.exception_handler(GavelError)(_gavel_problem)
     app.exception_handler(RequestValidationError)(_validation_problem)
@@ -109,7 +121,7 @@ def problem(status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] 
 
 
 class _BodyLimit:
-    """Refuses a body that is too large, or of unknown size, before it is read.
+    """Refuses a body that is too large, or of unknown size, before it is read, and an answer that is too large to be sent.
 
     Plain ASGI: Starlette's middleware of functions runs every request in tasks of its own, which costs a search more than its
     answer's JSON does.
@@ -119,8 +131,29 @@ class _BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = _refusal(Headers(scope=scope)) if scope["type"] == "http" else None
-        await (refused or self._app)(scope, receive, send)
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        refused = _refusal(Headers(scope=scope))
+        await (refused or self._app)(scope, receive, send if refused else _limited(scope, receive, send))
+
+
+def _limited(scope: Scope, receive: Receive, send: Send) -> Send:
+    """Send an answer, or a problem in the place of one that is too large: the function's own would be a 502 without a word."""
+    too_large = False
+
+    async def send_or_refuse(message: Message) -> None:
+        nonlocal too_large
+        if message["type"] == "http.response.start":
+            length = int(Headers(raw=message["headers"]).get("content-length", "0"))
+            too_large = length > MAX_ANSWER_BYTES
+            if too_large:
+                told = f"the answer would have {length:,} bytes, at most {MAX_ANSWER_BYTES:,} can be sent"
+                remedy = "ask for fewer lots or queries at a time, or without explain"
+                await problem(HTTPStatus.BAD_REQUEST, "invalid_query", f"{told}; {remedy}")(scope, receive, send)
+        if not too_large:
+            await send(message)
+
+    return send_or_refuse
 
 
 def _refusal(headers: Headers) -> JSONResponse | None:
