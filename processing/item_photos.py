@@ -54,13 +54,6 @@ class PhotoPlace:
     folder: Path
     opened: tuple[Path, ...] = ()
 
-    @property
-    def path(self) -> Path | None:
-        """The file of a photo on this machine; None for any other."""
-        if self.image is None or SCHEME.match(self.image) or "\0" in self.image:
-            return None
-        return self.folder / self.image
-
 
 Decoded = tuple[Photo | None, PhotoState]
 

@@ -288,7 +288,8 @@ def listed_fields(document: Mapping[str, Any]) -> dict[str, Any]:
     description = str(shown.get("description", ""))
     if len(description) > LISTED_CHARS:
         head = description[:LISTED_CHARS]
-        whole_words = head.rsplit(maxsplit=1)[0] if head.strip() else ""
-        # a script without spaces is cut anywhere
-        shown |= {"description": whole_words if len(whole_words) > LISTED_CHARS / 2 else head, "description_cut": True}
+        if not (head[-1].isspace() or description[LISTED_CHARS].isspace()):
+            whole_words = head.rsplit(maxsplit=1)[0]
+            head = whole_words if len(whole_words) > LISTED_CHARS / 2 else head  # a script without spaces is cut anywhere
+        shown |= {"description": head.rstrip(), "description_cut": True}
     return shown

@@ -229,27 +229,27 @@ def post_photo(photo: bytes) -> Any:
     return lambda asking: asking.post("/search/image", content=photo, headers={"content-type": "image/jpeg"})
 
 
-def test_photos_are_looked_at_one_at_a_time_and_searches_by_words_wait_for_none(service: SearchService) -> None:
-    app, at_once, most, words_found = create_app(lambda: service), 0, 0, threading.Event()
+def test_photos_are_looked_at_one_at_a_time_and_other_searches_wait_for_none(service: SearchService) -> None:
+    app, at_once, most, other_found = create_app(lambda: service), 0, 0, threading.Event()
     of_photo = service.search_image
 
     def counted(photo: bytes, request: SearchRequest) -> Any:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
-        assert words_found.wait(10), "no search by words was answered while the first photo was looked at"
+        assert other_found.wait(10), "no other search was answered while the first photo was looked at"
         at_once -= 1
         return of_photo(photo, request)
 
     service.search_image = counted  # type: ignore[method-assign]
 
-    async def by_words(asking: AsyncClient) -> Any:
-        answer = await asking.get("/search", params={"q": "vase", "mode": "semantic"})
-        words_found.set()
+    async def other(asking: AsyncClient) -> Any:
+        answer = await asking.get("/items/v1/similar")
+        other_found.set()
         return answer
 
     photos = [post_photo(plain("JPEG", COLOURS[name])) for name in ("red", "blue", "red", "blue", "red")]
-    answers = gather(app, *photos, by_words)
+    answers = gather(app, *photos, other)
     assert [answer.status_code for answer in answers[:-1]] == [200] * 5
     assert most == 1
 
