@@ -15,7 +15,7 @@ from starlette.types import Scope
 from lambdas.query_api.problems import RETRY_AFTER_S
 from local.page_words import PageWords
 from local.photo_shelf import PhotoShelf
-from processing.thumbnails import SIDES, Side
+from processing.thumbnails import Side
 from retrieval.errors import UnknownItem
 from retrieval.search import SearchService
 
@@ -75,7 +75,7 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
         return words.of(service().live().index)
 
     @routes.get("/photos/{item_id:path}")
-    async def photo(item_id: str, side: Side = SIDES[-1]) -> Response:
+    async def photo(item_id: str, side: Side = Side.LARGE) -> Response:
         found = await run_in_threadpool(lambda: service().live().index.fetch([item_id]))
         if not found:
             raise UnknownItem(f"no lot {item_id!r} is in the index; ask for one that a search answered with")

@@ -5,18 +5,23 @@ import io
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Literal, get_args
 
 from PIL import Image
 
 from retrieval.errors import InvalidPhoto
 from retrieval.photos import decode_photo, read_photo_file
 
-Side = Literal[256, 640]
-SIDES: tuple[Side, ...] = get_args(Side)  # pixels, smallest first: of a card, and of a card on a dense screen or a whole page
 QUALITY = 82
 JPEG_ENDS = (b"\xff\xd8", b"\xff\xd9")
+
+
+class Side(IntEnum):
+    """Sides of the squares in pixels."""
+
+    CARD = 256
+    LARGE = 640  # of a card on a dense screen, and of a lot that is opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,13 @@ class Thumbnails:
             OSError: the photo is gone, or the folder cannot be written.
         """
         with suppress(InvalidPhoto):
-            if all(self.read(photo, side) for side in SIDES):
+            if all(self.read(photo, side) for side in Side):
                 return
             try:
-                largest = Image.fromarray(decode_photo(data or read_photo_file(photo), SIDES[-1], enlarge=False))
+                largest = Image.fromarray(decode_photo(data or read_photo_file(photo), Side.LARGE, enlarge=False))
             except InvalidPhoto as error:
                 return self.refuse(photo, str(error))
-            for side in SIDES:
+            for side in Side:
                 smaller = largest if largest.width <= side else largest.resize((side, side), Image.Resampling.LANCZOS)
                 out = io.BytesIO()
                 smaller.save(out, "JPEG", quality=QUALITY)
