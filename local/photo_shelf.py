@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import multiprocessing
-import os
-import resource
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +12,7 @@ from typing import Any
 
 from catalog.folder import photo_folders
 from local.home import Home
-from processing.item_photos import end_with_parent
+from processing.item_photos import yield_to_searches
 from processing.thumbnails import Side, Thumbnails
 from retrieval.errors import InvalidPhoto
 from retrieval.photos import locate_photo
@@ -22,8 +20,6 @@ from retrieval.photos import locate_photo
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 10.0  # how long a request waits for a thumbnail to be drawn
-DRAWING_BYTES = 1 << 30  # that drawing may take; the largest photo that is taken needs a third of it
-NICE = 10
 
 
 class PhotoShelf:
@@ -73,7 +69,7 @@ class PhotoShelf:
     async def _draw(self, path: Path) -> None:
         if self._drawer is None:
             context = multiprocessing.get_context("forkserver")  # not fork: this process holds threads
-            self._drawer = ProcessPoolExecutor(1, mp_context=context, initializer=_settle_down)
+            self._drawer = ProcessPoolExecutor(1, mp_context=context, initializer=yield_to_searches)
         try:
             await asyncio.get_running_loop().run_in_executor(self._drawer, self._thumbnails.draw, path)
         except BrokenProcessPool:
@@ -91,12 +87,3 @@ class PhotoShelf:
             with suppress(InvalidPhoto):
                 return locate_photo(image, folder, [*self._opened, *own, *photo_folders(folder)])
         return None
-
-
-def _settle_down() -> None:
-    """Have a worker process yield to searches, keep within its memory, and end with the server."""
-    end_with_parent()
-    os.nice(NICE)
-    with suppress(OSError, ValueError):  # where there is no /proc
-        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_DATA, (used + DRAWING_BYTES, used + DRAWING_BYTES))

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import resource
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from retrieval.errors import InvalidInput, InvalidPhoto
 from retrieval.photos import MAX_BYTES, Photo, decode_photo, locate_photo, read_photo_file
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+DECODING_BYTES = 1 << 30  # that a worker beside a server may take; the largest photo that is taken needs 400 MB
+NICE = 10
 LOOK_AHEAD = 2  # batches beyond one for each worker that are decoded before the encoder asks
 ABSENT = ("403", "404", "AccessDenied", "NoSuchBucket", "NoSuchKey")  # a fault of the one URI, not of the connection
 S3_TIMEOUT_S = 20
@@ -112,7 +115,7 @@ class PhotoLoader:
         if workers and size:
             # not fork: the parent holds torch's threads, and a forked child may wait for their locks for ever
             context = multiprocessing.get_context("forkserver")
-            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
+            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
 
     def __enter__(self) -> "PhotoLoader":
         return self
@@ -148,7 +151,7 @@ class PhotoLoader:
         return photos
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """Let this worker process end when the one that started it is killed: it would wait for its next batch for ever."""
     job = multiprocessing.parent_process()
 
@@ -158,6 +161,15 @@ def end_with_parent() -> None:
             os._exit(1)
 
     Thread(target=watch, daemon=True).start()
+
+
+def yield_to_searches() -> None:
+    """Have a worker process that decodes beside a server leave it the machine, keep within its memory, and end with it."""
+    _end_with_parent()
+    os.nice(NICE)
+    with suppress(OSError, ValueError):  # where there is no /proc
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (used + DECODING_BYTES, used + DECODING_BYTES))
 
 
 def _load_batch(places: Sequence[PhotoPlace], size: int, thumbnails: Thumbnails | None) -> tuple[list[Decoded], float]:

@@ -16,7 +16,7 @@ from painted_lots import paint
 from PIL import Image
 
 from lambdas.query_api.app import create_app
-from local import photo_shelf
+from local import page_words, photo_shelf
 from local.home import Home
 from local.page_app import PAGE, add_page
 from local.page_words import words_of
@@ -226,6 +226,13 @@ def test_a_sample_of_the_lots_counts_nothing() -> None:
     lots = [{"item_id": str(number), "title": "Vase", "category": "vase"} for number in range(3)]
     assert words_of(lots, most=3)["categories"] == [{"name": "vase", "lots": None, "photo_of": None}]
     assert words_of(lots, most=4)["categories"][0]["lots"] == 3
+
+
+def test_of_lots_with_long_texts_fewer_are_looked_at(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_words, "SAMPLE_CHARS", 100_000)
+    monkeypatch.setattr(page_words, "FEW", 5)
+    lots = [lot(f"v{n}", "Red vase", category="vase", description="long " * 2_000) for n in range(40)]
+    assert client(shop.parent, *lots).get("/words.json").json()["categories"] == [{"name": "vase", "lots": None, "photo_of": "v0"}]
 
 
 def test_the_index_that_is_missing_is_a_problem_of_the_words_too(tmp_path: Path) -> None:
