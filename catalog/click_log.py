@@ -100,7 +100,8 @@ def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: P
             (building / REJECTS_FILE).write_text("".join(f"{reject.to_json()}\n" for reject in rejects), encoding="utf-8")
         splits = {split: _split_data(split, clicks) for split, clicks in by_split.items()}
         examples = list(dict.fromkeys(click.query for click in log.clicks))[:EXAMPLE_QUERIES]
-        write_catalog(building, name="clicks", seed=seed, splits=splits, example_queries=examples)
+        sources = sorted({path.absolute().parent for path in find_item_files(Path(items))})
+        write_catalog(building, name="clicks", seed=seed, splits=splits, example_queries=examples, photo_folders=sources)
     return CatalogFolder(folder)
 
 

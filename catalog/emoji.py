@@ -104,7 +104,7 @@ def prepare(data: Path, folder: Path, *, seed: int = 7, listed_in: str = "en") -
             )
             for split in SPLITS
         }
-        write_catalog(building, name="emoji", seed=seed, splits=splits, example_queries=EXAMPLE_QUERIES)
+        write_catalog(building, name="emoji", seed=seed, splits=splits, example_queries=EXAMPLE_QUERIES, photo_folders=[Path(data)])
     return CatalogFolder(folder)
 
 

@@ -1,6 +1,7 @@
 """A catalogue on disk: item files with their photos, and the judgments, training pairs and clicks that belong to them.
 
-<catalog>/items/*.parquet                       item files under the item contract; `image` is absolute, or relative to the file
+<catalog>/items/*.parquet                       item files under the item contract; `image` is relative to the file, or
+                                                absolute and below one of the card's photo_folders
 <catalog>/training/{pairs,qrels,clicks}.parquet  one table each, with a column `split`
 <catalog>/rejects.ndjson                        rows of the source that were set aside, if any
 <catalog>/catalog.json                          written last: its presence says that the catalogue is whole
@@ -9,7 +10,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from itertools import islice
@@ -229,6 +230,17 @@ class CatalogFolder:
         return split
 
 
+def photo_folders(items: Path) -> list[Path]:
+    """The folders beside its own whose photos the lots of an item file may name: those that a catalogue was prepared from.
+
+    Args:
+        items: folder of the item file; the items/ of a catalogue, or any other.
+    """
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        return [Path(folder) for folder in json.loads((items.parent / CATALOG_FILE).read_text()).get("photo_folders", ())]
+    return []
+
+
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Build a catalogue beside its place and move it there when it is whole.
@@ -266,6 +278,7 @@ def write_catalog(
     seed: int,
     splits: Mapping[str, SplitData],
     example_queries: Sequence[str],
+    photo_folders: Sequence[Path] = (),
 ) -> None:
     """Write the tables of a catalogue whose item files already stand, and its card last.
 
@@ -275,6 +288,7 @@ def write_catalog(
         seed: what it was made with.
         splits: split name -> its data.
         example_queries: a few queries worth trying.
+        photo_folders: of the source, where its photos stay.
 
     Raises:
         InvalidInput: an item file is missing, or a judgment is out of its range.
@@ -293,6 +307,7 @@ def write_catalog(
         "seed": seed,
         "splits": {split: list(data.item_files) for split, data in splits.items()},
         "example_queries": list(example_queries),
+        "photo_folders": [str(folder.absolute()) for folder in photo_folders],
     }
     partial = building / f"{CATALOG_FILE}.partial"
     partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")

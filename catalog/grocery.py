@@ -117,7 +117,7 @@ def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
             )
             for split in SPLITS
         }
-        write_catalog(building, name="grocery", seed=seed, splits=splits, example_queries=EXAMPLE_QUERIES)
+        write_catalog(building, name="grocery", seed=seed, splits=splits, example_queries=EXAMPLE_QUERIES, photo_folders=[root])
     return CatalogFolder(folder)
 
 

@@ -144,14 +144,16 @@ class QueryApi(Construct):
 
         root = self.api.root
         search, health, retrieve = (root.add_resource(path) for path in ("search", "health", "retrieve"))
-        similar = root.add_resource("items").add_resource("{item_id}").add_resource("similar")
+        item = root.add_resource("items").add_resource("{item_id}")
+        similar = item.add_resource("similar")
         encode_buyer, events = root.add_resource("encode_buyer"), root.add_resource("events")
         image, buyer = search.add_resource("image"), root.add_resource("buyers").add_resource("{buyer_id}")
         search.add_method("GET", by_query, request_parameters={"method.request.querystring.q": True}, **asks)
         search.add_method("POST", by_query, **body("SearchBody", _search_body(queries_per_request)))
         image.add_method("POST", by_query, **asks)
         health.add_method("GET", by_query, **asks)
-        similar.add_method("GET", by_query, request_parameters={"method.request.path.item_id": True}, **asks)
+        for of_item in (item, similar):
+            of_item.add_method("GET", by_query, request_parameters={"method.request.path.item_id": True}, **asks)
         encode_buyer.add_method("POST", by_query, **body("BuyerBody", _object("events")))
         retrieve.add_method("GET", by_query, **asks)
         retrieve.add_method("POST", by_query, **body("RetrieveBody", _object()))
@@ -163,7 +165,7 @@ class QueryApi(Construct):
             for verb in ("GET", "DELETE")
         )
         if self._stage.cors_origins:
-            for resource in (search, image, health, similar, encode_buyer, retrieve, events, buyer):
+            for resource in (search, image, health, item, similar, encode_buyer, retrieve, events, buyer):
                 self._cors(resource)
         return [tell, erase]
 

@@ -17,6 +17,7 @@ from retrieval.tower import CARD_FILE
 # <home>/rankers/<tower_id>.ubj    the re-ranker that was trained on a tower's candidates
 # <home>/embeddings/<release_id>/  embedding parts and their manifest
 # <home>/sources/<release_id>.json folders of the catalogue files that a release was made of; its photos lie below them
+# <home>/thumbnails/              squares of lots' photos that the page shows; to be deleted at any time
 # <home>/events/<day>.ndjson       what buyers did with the lots that they were shown
 # <home>/buyers.sqlite             what each buyer did lately
 # <home>/index/                    the embedded index
@@ -98,8 +99,14 @@ class Home:
         """What each buyer did lately: the file behind `buyer_id`."""
         return self.settings.home / "buyers.sqlite"
 
+    @property
+    def thumbnails(self) -> Path:
+        """Squares of lots' photos for the page."""
+        return self.settings.home / "thumbnails"
+
     def sources(self, release_id: str) -> list[Path]:
-        """The folders of the catalogue files that a release was made of; none when it was made elsewhere."""
+        """The folders of the catalogue files that a release was made of, and those that were opened to it; none when it was made
+        elsewhere."""
         path = self._sources_file(release_id)
         return [Path(folder) for folder in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
 

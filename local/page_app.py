@@ -8,11 +8,14 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from lambdas.query_api.problems import RETRY_AFTER_S
 from local.page_words import PageWords
 from local.photo_shelf import PhotoShelf
+from processing.thumbnails import Side
 from retrieval.errors import UnknownItem
 from retrieval.search import SearchService
 
@@ -78,11 +81,15 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
         return words.of(service().live().index)
 
     @routes.get("/photos/{item_id:path}")
-    def photo(item_id: str) -> Response:
-        found = service().live().index.fetch([item_id])
+    async def photo(item_id: str, side: Side = Side.LARGE) -> Response:
+        found = await run_in_threadpool(lambda: service().live().index.fetch([item_id]))
         if not found:
             raise UnknownItem(f"no lot {item_id!r} is in the index; ask for one that a search answered with")
-        jpeg = photos.jpeg(found[0].document)
+        try:
+            jpeg = await photos.jpeg(found[0].document, side)
+        except TimeoutError:
+            told = "the photo is still to be drawn, and others are before it; ask again"
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, told, {"Retry-After": str(RETRY_AFTER_S)}) from None
         if jpeg is None:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"lot {item_id!r} has no photo in a folder that may be shown; see --photos")
         return Response(jpeg, media_type="image/jpeg", headers=PHOTO_HEADERS)

@@ -13,7 +13,8 @@ import numpy as np
 
 from retrieval.index.base import Filter, VectorIndex
 
-SAMPLE = 2_000  # lots that are looked at
+SAMPLE, FEW = 2_000, 100  # lots that are looked at: at most, and where their texts are long at least
+SAMPLE_CHARS = 32_000_000  # of their texts, which come along
 KEEP_S = 300.0  # until they are looked at again
 MOST = {"categories": 60, "brands": 300, "phrases": 2_000}
 WORDS_IN_PHRASE = 3
@@ -37,7 +38,8 @@ class PageWords:
         with self._lock:
             now = time.monotonic()
             if self._kept is None or self._kept[0] != index.name or now - self._kept[1] > KEEP_S:
-                self._kept = (index.name, now, words_of(_sample(index), SAMPLE))
+                most = _sample_size(index)
+                self._kept = (index.name, now, words_of(_sample(index, most), most))
             return self._kept[2]
 
 
@@ -69,10 +71,16 @@ def words_of(documents: Sequence[Mapping[str, Any]], most: int) -> dict[str, Any
     }
 
 
-def _sample(index: VectorIndex) -> list[Mapping[str, Any]]:
+def _sample_size(index: VectorIndex) -> int:
+    """How many lots may be held in memory together, by the length of the texts of a few."""
+    lengths = [sum(len(text) for text in lot.values() if isinstance(text, str)) for lot in _sample(index, FEW)]
+    return int(np.clip(SAMPLE_CHARS / max(float(np.mean(lengths or [0])), 1.0), FEW, SAMPLE))
+
+
+def _sample(index: VectorIndex, most: int) -> list[Mapping[str, Any]]:
     """Live lots: the port has no listing, but every lot has a cosine with any direction."""
     direction = np.full(index.dimensions, 1 / math.sqrt(index.dimensions), dtype=np.float32)  # (D,)
-    return [candidate.document for candidate in index.semantic(direction, SAMPLE, Filter())]
+    return [candidate.document for candidate in index.semantic(direction, most, Filter())]
 
 
 def _phrases(title: str) -> Iterable[str]:

@@ -1,20 +1,25 @@
 """Photos of the lots of this machine's catalogues, for the page."""
 
-import io
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+import asyncio
+import logging
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from catalog.folder import photo_folders
 from local.home import Home
-from retrieval.photos import read_photo
+from processing.item_photos import yield_to_searches
+from processing.thumbnails import Side, Thumbnails
+from retrieval.errors import InvalidPhoto
+from retrieval.photos import locate_photo
 
-SIDE = 480  # pixels; a card is half as wide, on a screen of twice the density
-QUALITY = 82
-CACHED = 512  # photos of about 20 kB
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0  # how long a request waits for a thumbnail to be drawn
 
 
 class PhotoShelf:
@@ -22,6 +27,9 @@ class PhotoShelf:
 
     Sellers write that name. So a path must stay within the folder of the lot's catalogue, or within one that the operator opened,
     and what leaves the machine is a picture drawn anew from the file, never the file.
+
+    `gavel embed` has drawn them. What it has not, of releases from before, is drawn once, one photo at a time, in a process of its
+    own with a bound on its memory: searches wait for none of it.
     """
 
     def __init__(self, home: Home, opened: Sequence[Path] = ()) -> None:
@@ -32,39 +40,50 @@ class PhotoShelf:
             opened: further folders whose photos may be shown.
         """
         self._home = home
-        self._opened = [_plain(folder) for folder in opened]
+        self._opened = list(opened)
+        self._thumbnails = Thumbnails(home.thumbnails)
+        self._turn = asyncio.Lock()
+        self._drawer: ProcessPoolExecutor | None = None
 
-    def jpeg(self, document: Mapping[str, Any]) -> bytes | None:
-        """The photo of a lot as a square JPEG; None when it has none, or none that may be shown."""
-        for path in self._places(document):
-            try:
-                changed = path.stat().st_mtime_ns
-            except (OSError, ValueError):
-                continue
-            return _drawn(path, changed)
-        return None
+    async def jpeg(self, document: Mapping[str, Any], side: Side) -> bytes | None:
+        """The photo of a lot as a square JPEG; None when it has none, or none that may be shown.
 
-    def _places(self, document: Mapping[str, Any]) -> Iterable[Path]:
+        Raises:
+            TimeoutError: it is still to be drawn, and others are before it.
+        """
+        path = await asyncio.to_thread(self._locate, document)
+        if path is None:
+            return None
+        try:
+            drawn = await asyncio.to_thread(self._thumbnails.read, path, side)
+            if drawn is None:
+                async with asyncio.timeout(PATIENCE_S), self._turn:
+                    drawn = self._thumbnails.read(path, side)  # which who was before may have drawn
+                    if drawn is None:
+                        await self._draw(path)
+                        drawn = self._thumbnails.read(path, side)
+        except InvalidPhoto:
+            return None
+        return drawn
+
+    async def _draw(self, path: Path) -> None:
+        if self._drawer is None:
+            context = multiprocessing.get_context("forkserver")  # not fork: this process holds threads
+            self._drawer = ProcessPoolExecutor(1, mp_context=context, initializer=yield_to_searches)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._drawer, self._thumbnails.draw, path)
+        except BrokenProcessPool:
+            self._drawer = None
+            self._thumbnails.refuse(path, "the photo ended the process that drew it")
+        except OSError as error:
+            logger.warning("no thumbnail can be stored: %s", error)
+
+    def _locate(self, document: Mapping[str, Any]) -> Path | None:
         image = str(document.get("image") or "")
-        if not image or "\0" in image or "://" in image:
-            return
-        own = [_plain(folder) for folder in self._home.sources(str(document.get("release_id") or ""))]
+        if not image or "://" in image:
+            return None
+        own = self._home.sources(str(document.get("release_id") or ""))
         for folder in [*own, *self._opened]:
-            path = _plain(folder / image)
-            if any(path.is_relative_to(allowed) for allowed in (folder, *self._opened)):
-                yield path
-
-
-def _plain(path: Path) -> Path:
-    """The path without `..`; links stay, for who lays a catalogue out may lead elsewhere, and a seller cannot make one."""
-    return Path(os.path.normpath(path.absolute()))
-
-
-@lru_cache(maxsize=CACHED)
-def _drawn(path: Path, changed: int) -> bytes | None:
-    pixels = read_photo(path, SIDE)
-    if pixels is None:
+            with suppress(InvalidPhoto):
+                return locate_photo(image, folder, [*self._opened, *own, *photo_folders(folder)])
         return None
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=QUALITY)
-    return out.getvalue()

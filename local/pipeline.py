@@ -180,17 +180,23 @@ def mine(
 
 
 def find_release(
-    home: Home, inputs: Sequence[Path], tower: Path, *, release_id: str | None, dimensions: int | None = None
+    home: Home,
+    inputs: Sequence[Path],
+    tower: Path,
+    *,
+    release_id: str | None,
+    dimensions: int | None = None,
+    photos: Sequence[Path] = (),
 ) -> Path | None:
     """The folder of the committed release that embed() would write once more; None when anything it comes from has changed."""
     from processing.embed_items import find_release
     from processing.embedding_run import EmbeddingRun
 
     card = TowerCard.load(tower, verify=True).at(dimensions)
-    found = find_release(EmbeddingRun(list(inputs), home.embeddings, release_id=release_id), card)
+    found = find_release(EmbeddingRun(list(inputs), home.embeddings, release_id=release_id, photos=photos), card)
     if found is None:
         return None
-    home.remember_sources(found.release_id, inputs)
+    home.remember_sources(found.release_id, [*inputs, *photos])
     return home.embeddings / found.release_id
 
 
@@ -204,17 +210,21 @@ def embed(
     progress: Step,
     force: bool = False,
     dimensions: int | None = None,
+    photos: Sequence[Path] = (),
 ) -> Path:
     """Embed catalogue files into a release, in vectors of a length that the tower serves; None is its own.
+
+    Lots may name photos of their files' folders and of `photos`; what is shown of them is drawn into the home's thumbnails.
 
     Returns:
         The release's folder.
     """
     from processing.embed_items import embed
 
-    settings = {"release_id": release_id, "workers": workers, "force": force, "dimensions": dimensions}
+    settings = {"release_id": release_id, "workers": workers, "force": force, "dimensions": dimensions, "photos": photos}
+    settings["thumbnails"] = home.thumbnails
     manifest = embed(list(inputs), tower, home.embeddings, progress=progress, **settings)
-    home.remember_sources(manifest.release_id, inputs)
+    home.remember_sources(manifest.release_id, [*inputs, *photos])
     return home.embeddings / manifest.release_id
 
 

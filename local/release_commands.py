@@ -24,6 +24,9 @@ def embed(
         int | None, typer.Option(help="Length of the vectors, one that the tower serves; its own by default.")
     ] = None,
     release: Annotated[str | None, typer.Option(help="release_id; made from tower and input by default.")] = None,
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="Folder whose photos lots may name besides that of their file; may be repeated.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos; 0 decodes in a thread.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Embed again what is there already, unchanged.")] = False,
     as_json: Json = False,
@@ -38,13 +41,12 @@ def embed(
     home = Home(Settings.from_env())
     inputs = find_item_files(source) if source else CatalogFolder.load(home.catalog(None)).item_files()
     folder = home.tower(tower)
-    made = None if force else pipeline.find_release(home, inputs, folder, release_id=release, dimensions=dimensions)
+    asked = {"release_id": release, "dimensions": dimensions, "photos": photos or []}
+    made = None if force else pipeline.find_release(home, inputs, folder, **asked)
     already = made is not None
     if made is None:
         with progress("embed lots") as step:
-            made = pipeline.embed(
-                home, inputs, folder, release_id=release, workers=workers, force=force, dimensions=dimensions, progress=step
-            )
+            made = pipeline.embed(home, inputs, folder, workers=workers, force=force, progress=step, **asked)
     manifest = load_release(made)
     report(_described(made, manifest, already, as_json), as_json)
     if manifest.items_in and not manifest.items_embedded:

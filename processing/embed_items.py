@@ -25,7 +25,9 @@ from processing.embedding_run import BATCH_SIZE, PART_ITEMS, EmbeddingRun
 from processing.embedding_steps import EmbeddingSteps, plan_parts
 from processing.item_photos import PhotoLoader, PhotoState
 from processing.stages import Stopwatch
+from processing.thumbnails import Thumbnails
 from retrieval.errors import GavelError, InvalidInput, ReleaseError
+from retrieval.photos import MAX_BYTES, MAX_PIXELS
 from retrieval.release import REJECTS_FILE, Manifest, load_release
 from retrieval.tower import TowerCard
 
@@ -38,6 +40,13 @@ logger = logging.getLogger(__name__)
 SAGEMAKER = Path("/opt/ml/processing")
 RESOURCE_CONFIG = Path("/opt/ml/config/resourceconfig.json")
 EXIT_NOTHING_EMBEDDED, EXIT_USAGE = 1, 2
+MISSED = {
+    PhotoState.UNREADABLE: "missing, damaged or not to be read",
+    PhotoState.FORMAT: "neither JPEG, PNG nor WebP",
+    PhotoState.TOO_LARGE: f"of more than {MAX_PIXELS:,} pixels or {MAX_BYTES:,} bytes",
+    PhotoState.OUTSIDE: "outside the folder of their file (--photos opens another)",
+    PhotoState.OTHER_SCHEME: "neither a path nor s3://",
+}
 
 
 def embed(
@@ -98,9 +107,9 @@ def embed_with(
     watch = watch or Stopwatch()
     with (
         replacing(run.output / name / run.rejects_name) as rejects,
-        PhotoLoader(encoder.card.image_size, run.workers, watch) as photos,
+        PhotoLoader(encoder.card.image_size, run.workers, watch, run.thumbnails and Thumbnails(run.thumbnails)) as photos,
     ):
-        rows = Rows(files, mine, rejects)
+        rows = Rows(files, mine, rejects, run.photos)
         report = _reporter(sum(row_counts[f] for f in mine), progress)
         report(0)
         steps = EmbeddingSteps(encoder, photos, name, run.batch_size, report, watch)
@@ -130,7 +139,7 @@ def find_release(run: EmbeddingRun, card: TowerCard) -> Manifest | None:
         there = load_release(run.output / name)
     except ReleaseError:
         return None
-    rows, receipts = Rows(files, mine, io.BytesIO()), []
+    rows, receipts = Rows(files, mine, io.BytesIO(), run.photos), []
     for part in plan_parts(rows, run.part_folder(name, card.tower_id), run.part_items):
         if part.receipt is None:
             return None
@@ -181,8 +190,10 @@ def _photo_counts(receipts: Sequence[Receipt]) -> Counter[str]:
 def _tell(manifest: Manifest, receipts: Sequence[Receipt]) -> None:
     photos = _photo_counts(receipts)
     logger.info("photos: %s", ", ".join(f"{photos[state]} {state}" for state in PhotoState))
-    if photos[PhotoState.UNREADABLE] and not photos[PhotoState.READ]:
-        logger.warning("none of the %d photos could be read: all lots are embedded from text", photos[PhotoState.UNREADABLE])
+    missed = {state: photos[state] for state in PhotoState if photos[state] and state in MISSED}
+    if missed:
+        told = "; ".join(f"{count} {MISSED[state]}" for state, count in missed.items())
+        logger.warning("%d lots are embedded from their text alone, without the photo they name: %s", sum(missed.values()), told)
     if not manifest.items_in:
         logger.info("this instance had no row to embed")
 
@@ -242,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--input", type=Path, action="append", help="file or folder, may be repeated")
     parser.add_argument("--tower", type=Path, default=SAGEMAKER / "input/tower", help="the tower artefact")
     parser.add_argument("--output", type=Path, default=SAGEMAKER / "output", help="gets one folder a release")
+    parser.add_argument("--photos", type=Path, action="append", help="folder whose photos lots may name, may be repeated")
     parser.add_argument("--release-id", help="name of the release; by default made of tower and input")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
     parser.add_argument("--part-items", type=int, default=PART_ITEMS)
@@ -265,6 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             workers=flags.workers,
             instance=instance,
             instances=instances,
+            photos=flags.photos or ([] if flags.input else [SAGEMAKER / "input/items"]),
         )
     except GavelError as error:
         print(f"gavel: {error}", file=sys.stderr)

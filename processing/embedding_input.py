@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from catalog.folder import photo_folders
 from processing.embedding_parts import Lot
 from processing.item_photos import PhotoPlace
 from retrieval.item_files import SUFFIXES, find_item_files, numbered_items
@@ -23,6 +24,7 @@ class Rows:
         files: every catalogue file of the run, in the order in which they count.
         mine: those that this instance embeds.
         rejects: where rejects go, one JSON line each.
+        photos: folders whose photos lots may name, besides those of their files and of their catalogue.
         read: rows of `mine` that were read so far.
         rejected: rows of `mine` that went to the rejects.
         superseded: earlier rows, of any instance, that a lot of `mine` replaces.
@@ -31,6 +33,7 @@ class Rows:
     files: Sequence[Path]
     mine: frozenset[Path]
     rejects: IO[bytes]
+    photos: Sequence[Path] = ()
     read: int = 0
     rejected: int = 0
     superseded: int = 0
@@ -39,14 +42,14 @@ class Rows:
     def lots(self) -> Iterator[Lot]:
         """The lots of this instance; a reject is written down on the way."""
         for path in self.files:
-            mine = path in self.mine
+            mine, opened = path in self.mine, (*self.photos, *photo_folders(path.parent))
             for line, row in numbered_items(path):
                 checked = self._check_id(row, path, line, mine) if isinstance(row, Item) else row
                 if not mine:
                     continue
                 self.read += 1
                 if isinstance(checked, Item):
-                    yield Lot(checked, PhotoPlace(checked.image, path.parent))
+                    yield Lot(checked, PhotoPlace(checked.image, path.parent, opened))
                 else:
                     self.rejected += 1
                     self.rejects.write(f"{checked.to_json()}\n".encode())

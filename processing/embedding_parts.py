@@ -5,15 +5,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
 from processing.item_photos import PhotoPlace, PhotoState
 from processing.stages import Stopwatch
+from retrieval.errors import InvalidPhoto
 from retrieval.index.base import IndexedItem
 from retrieval.items import Item
+from retrieval.photos import locate_photo
 from retrieval.release import MANIFEST_FILE, Manifest, Part
 from retrieval.schema import bulk_lines
 
@@ -147,11 +149,11 @@ def _receipt_path(part: Path) -> Path:
 
 
 def _stamp(place: PhotoPlace) -> tuple[int, int] | None:
-    try:
-        status = place.path.stat() if place.path else None
-    except (OSError, ValueError):
-        return None
-    return (status.st_size, status.st_mtime_ns) if status else None
+    """Size and time of a photo on this machine that may be read."""
+    with suppress(InvalidPhoto, OSError):
+        status = locate_photo(place.image, place.folder, place.opened).stat() if place.image else None
+        return (status.st_size, status.st_mtime_ns) if status else None
+    return None
 
 
 def _sha256(path: Path) -> str:

@@ -29,6 +29,8 @@ class EmbeddingRun:
         workers: processes that fetch and decode photos; 0 decodes in a thread of this one.
         instance: which of the instances this is, from 0.
         instances: how many share the run, > 0.
+        photos: folders whose photos lots may name, besides those of their files and of their catalogue.
+        thumbnails: folder of the thumbnails for the page; None draws none.
     """
 
     inputs: Sequence[Path]
@@ -39,6 +41,8 @@ class EmbeddingRun:
     workers: int = 0
     instance: int = 0
     instances: int = 1
+    photos: Sequence[Path] = ()
+    thumbnails: Path | None = None
 
     def __post_init__(self) -> None:
         for flag, least in (("batch_size", 1), ("part_items", 1), ("workers", 0)):

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain, count, groupby, islice, tee
+from itertools import chain, groupby, tee
 from typing import TYPE_CHECKING
 
 from processing.embedding_input import Rows
@@ -20,12 +20,14 @@ from processing.embedding_parts import Lot, PartFolder, Receipt
 from processing.item_photos import Decoded, PhotoLoader, PhotoState
 from processing.stages import Stopwatch, ahead
 from retrieval.index.base import IndexedItem, Vector
+from retrieval.index.entries import batches
 from retrieval.items import item_text
 from retrieval.schema import document_of
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import these files and need none
     from models.item_encoder import ItemBatch, ItemEncoder
 
+PART_CHARS = 32_000_000  # of the texts of a part's lots, as those of two parts are held in memory
 DEPTH = 2  # batches that may wait between two steps
 logger = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ class EmbeddingSteps:
         if part.receipt is not None:
             yield Batch(part, ())
             return
-        alike = sorted(part.lots, key=lambda lot: len(lot.item.title) + len(lot.item.description))  # less padding
+        alike = sorted(part.lots, key=_chars)  # less padding
         for start in range(0, len(alike), self.batch_size):
             lots = alike[start : start + self.batch_size]
             yield Batch(part, lots, left=len(alike) - start - len(lots))
@@ -150,10 +152,10 @@ def plan_parts(rows: Rows, folder: PartFolder, part_items: int, *, again: bool =
         part_items: lots of a part.
         again: take no part for finished.
     """
-    lots = rows.lots()
-    for number in count():
-        chunk = list(islice(lots, part_items))
-        if not chunk:
-            return
+    for number, chunk in enumerate(batches(rows.lots(), part_items, _chars, PART_CHARS)):
         fingerprint = folder.fingerprint(chunk)
         yield PlannedPart(number, chunk, fingerprint, None if again else folder.finished(number, fingerprint), rows.read)
+
+
+def _chars(lot: Lot) -> int:
+    return len(lot.item.title) + len(lot.item.description)

@@ -3,10 +3,12 @@
 import multiprocessing
 import os
 import re
+import resource
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -16,10 +18,13 @@ from threading import Thread
 from typing import Any
 
 from processing.stages import Stopwatch
-from retrieval.errors import InvalidInput
-from retrieval.photos import Photo, read_photo
+from processing.thumbnails import Thumbnails
+from retrieval.errors import InvalidInput, InvalidPhoto
+from retrieval.photos import MAX_BYTES, Photo, decode_photo, locate_photo, read_photo_file
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+DECODING_BYTES = 1 << 30  # that a worker beside a server may take; the largest photo that is taken needs 400 MB
+NICE = 10
 LOOK_AHEAD = 2  # batches beyond one for each worker that are decoded before the encoder asks
 ABSENT = ("403", "404", "AccessDenied", "NoSuchBucket", "NoSuchKey")  # a fault of the one URI, not of the connection
 S3_TIMEOUT_S = 20
@@ -32,6 +37,9 @@ class PhotoState(StrEnum):
     READ = "read"
     NOT_LISTED = "not_listed"  # the row names none, or the tower reads text alone
     UNREADABLE = "unreadable"  # missing, forbidden or broken
+    FORMAT = "format"  # neither JPEG, PNG nor WebP
+    TOO_LARGE = "too_large"  # more pixels or bytes than are taken
+    OUTSIDE = "outside"  # a path that leads out of the folders whose photos may be read
     OTHER_SCHEME = "other_scheme"  # neither a path nor s3://
 
 
@@ -42,28 +50,24 @@ class PhotoPlace:
     Attributes:
         image: what the row says: a path, or an s3:// URI; None without a photo.
         folder: the folder of the file that said so; a relative path starts there.
+        opened: further folders whose photos may be read.
     """
 
     image: str | None
     folder: Path
-
-    @property
-    def path(self) -> Path | None:
-        """The file of a photo on this machine; None for any other."""
-        if self.image is None or SCHEME.match(self.image) or "\0" in self.image:
-            return None
-        return self.folder / self.image
+    opened: tuple[Path, ...] = ()
 
 
 Decoded = tuple[Photo | None, PhotoState]
 
 
-def load_photo(place: PhotoPlace, size: int) -> Decoded:
+def load_photo(place: PhotoPlace, size: int, thumbnails: Thumbnails | None = None) -> Decoded:
     """Fetch and decode one photo.
 
     Args:
         place: where it lies.
         size: side of the square in pixels; 0 for a tower that reads text alone.
+        thumbnails: where a photo of this machine is drawn for the page; None draws none.
 
     Returns:
         (size, size, 3) uint8 RGB or None, and what became of it.
@@ -73,13 +77,20 @@ def load_photo(place: PhotoPlace, size: int) -> Decoded:
     """
     if not place.image or not size:
         return None, PhotoState.NOT_LISTED
-    source: bytes | Path | None = place.path
-    if place.image.lower().startswith("s3://"):
-        source = _fetch(place.image)
-    elif SCHEME.match(place.image):
+    if SCHEME.match(place.image) and not place.image.lower().startswith("s3://"):
         return None, PhotoState.OTHER_SCHEME
-    photo = read_photo(source, size) if source is not None else None
-    return photo, PhotoState.UNREADABLE if photo is None else PhotoState.READ
+    try:
+        if SCHEME.match(place.image):
+            return decode_photo(_fetch(place.image), size), PhotoState.READ
+        path = locate_photo(place.image, place.folder, place.opened)
+        data = read_photo_file(path)
+        photo = decode_photo(data, size)
+    except InvalidPhoto as error:
+        return None, PhotoState(error.fault)
+    if thumbnails is not None:
+        with suppress(OSError):  # a full disk: the page draws what it lacks
+            thumbnails.draw(path, data)
+    return photo, PhotoState.READ
 
 
 class PhotoLoader:
@@ -88,15 +99,16 @@ class PhotoLoader:
     Use it as a context manager; leaving it ends the processes.
     """
 
-    def __init__(self, size: int, workers: int, watch: Stopwatch | None = None) -> None:
+    def __init__(self, size: int, workers: int, watch: Stopwatch | None = None, thumbnails: Thumbnails | None = None) -> None:
         """Start nothing yet.
 
         Args:
             size: side of the square in pixels; 0 reads no photo at all.
             workers: processes; 0 decodes in this one.
             watch: is told how long `decode` was busy, all workers together.
+            thumbnails: as load_photo()'s.
         """
-        self._size = size
+        self._size, self._thumbnails = size, thumbnails
         self._watch = watch or Stopwatch()
         self._ahead = workers + LOOK_AHEAD
         self._pool: ProcessPoolExecutor | None = None
@@ -122,13 +134,13 @@ class PhotoLoader:
             The photos of each batch, in order.
         """
         if self._pool is None:
-            yield from (self._timed(_load_batch(batch, self._size)) for batch in batches)
+            yield from (self._timed(_load_batch(batch, self._size, self._thumbnails)) for batch in batches)
             return
         source = iter(batches)
         waiting: deque[Future[tuple[list[Decoded], float]]] = deque()
         while True:
             for batch in islice(source, self._ahead - len(waiting)):
-                waiting.append(self._pool.submit(_load_batch, list(batch), self._size))
+                waiting.append(self._pool.submit(_load_batch, list(batch), self._size, self._thumbnails))
             if not waiting:
                 return
             yield self._timed(waiting.popleft().result())
@@ -140,7 +152,7 @@ class PhotoLoader:
 
 
 def _end_with_parent() -> None:
-    """Let this worker end when the job is killed: it would wait for its next batch for ever."""
+    """Let this worker process end when the one that started it is killed: it would wait for its next batch for ever."""
     job = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -151,27 +163,44 @@ def _end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _load_batch(places: Sequence[PhotoPlace], size: int) -> tuple[list[Decoded], float]:
+def yield_to_searches() -> None:
+    """Have a worker process that decodes beside a server leave it the machine, keep within its memory, and end with it."""
+    _end_with_parent()
+    os.nice(NICE)
+    with suppress(OSError, ValueError):  # where there is no /proc
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (used + DECODING_BYTES, used + DECODING_BYTES))
+
+
+def _load_batch(places: Sequence[PhotoPlace], size: int, thumbnails: Thumbnails | None) -> tuple[list[Decoded], float]:
     """The photos, and how many seconds they took."""
     start = time.perf_counter()
-    photos = [load_photo(place, size) for place in places]
+    photos = [load_photo(place, size, thumbnails) for place in places]
     return photos, time.perf_counter() - start
 
 
-def _fetch(uri: str) -> bytes | None:
-    """The bytes behind an s3:// URI; None when that one object cannot be had."""
+def _fetch(uri: str) -> bytes:
+    """The bytes behind an s3:// URI.
+
+    Raises:
+        InvalidPhoto: that one object cannot be had, or is too large.
+        InvalidInput: S3 does not answer.
+    """
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     bucket, _, key = uri[len("s3://") :].partition("/")
     if not bucket or not key:
-        return None
+        raise InvalidPhoto(f"{uri} names no object; write s3://bucket/key")
     try:
-        data: bytes = _s3().get_object(Bucket=bucket, Key=key)["Body"].read()
-    except ParamValidationError:
-        return None  # no bucket can have that name
+        answer = _s3().get_object(Bucket=bucket, Key=key)
+        if answer["ContentLength"] > MAX_BYTES:
+            raise InvalidPhoto(f"{uri} has {answer['ContentLength']:,} bytes, at most {MAX_BYTES:,} are taken", "too_large")
+        data: bytes = answer["Body"].read()
+    except ParamValidationError as error:
+        raise InvalidPhoto(f"{uri} is no name that an object can have; mend it") from error
     except ClientError as error:
         if error.response["Error"]["Code"] in ABSENT:
-            return None
+            raise InvalidPhoto(f"{uri} cannot be had ({error}); mend it, or let the job read it") from error
         raise InvalidInput(f"{uri} cannot be fetched: {error}; mend it and run the job again, it goes on where it was") from error
     except BotoCoreError as error:
         raise InvalidInput(f"{uri} cannot be fetched: {error}; check AWS credentials, region and AWS_ENDPOINT_URL") from error

@@ -14,7 +14,7 @@ from retrieval.first_stage import FirstStage
 from retrieval.index.base import Filter
 from retrieval.live_index import Live
 from retrieval.nearest import nearest_lots, popular_and_fresh
-from retrieval.schema import visible_fields
+from retrieval.schema import listed_fields
 from retrieval.search_answer import SearchAnswer
 from retrieval.search_request import MAX_INTERACTIONS, SearchRequest
 
@@ -98,7 +98,7 @@ class BuyerSearch:
         acts = self._recent(parse_buyer_id(buyer_id), limit)
         named = list(dict.fromkeys(act.item_id for act in acts))
         stored = self._first_stage.fetch(live.index, named, deadline) if named else []
-        lots = {lot.item_id: visible_fields(lot.document) for lot in stored}
+        lots = {lot.item_id: listed_fields(lot.document) for lot in stored}
         return [PastAct(act, lots.get(act.item_id)) for act in reversed(acts)]
 
     def with_histories(self, requests: Sequence[SearchRequest]) -> tuple[list[SearchRequest], set[str]]:

@@ -3,7 +3,7 @@
     GavelError
     ├── InvalidInput          the caller's data or flags break a contract
     │   ├── InvalidQuery      a search request is out of its limits
-    │   │   ├── InvalidPhoto  the photo to search by cannot be read
+    │   │   ├── InvalidPhoto  a photo cannot be read, or must not be
     │   │   └── NoImageBranch the live tower reads no photos
     │   └── InvalidSettings   an environment variable or a settings file is wrong
     ├── UnknownItem           no live item has that id
@@ -14,11 +14,14 @@
     │   └── IndexMissing      nothing has been indexed yet
     ├── RankerUnavailable     the re-ranker does not answer
     ├── FeedbackUnavailable   what buyers did cannot be kept, looked up or erased
+    ├── Overloaded            too many wait already; to be asked again in a while
     ├── FeatureMismatch       a re-ranker was trained on other features
     └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
 
 A message says what is wrong, where, and the way out. Callers decide by type and never read the message.
 """
+
+from typing import Literal
 
 
 class GavelError(Exception):
@@ -33,8 +36,20 @@ class InvalidQuery(InvalidInput):
     """A search request is out of its limits."""
 
 
+PhotoFault = Literal["unreadable", "format", "too_large", "outside"]
+
+
 class InvalidPhoto(InvalidQuery):
-    """A photo is not a picture that Gavel reads: of another format, damaged, animated or monstrous."""
+    """A photo is not a picture that Gavel reads: of another format, damaged, animated, monstrous, or not to be read.
+
+    Attributes:
+        fault: what is wrong with it, for who counts faults: missing or damaged; neither JPEG, PNG nor WebP; too many pixels or
+            bytes; outside the folders whose photos may be read.
+    """
+
+    def __init__(self, message: str, fault: PhotoFault = "unreadable") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class NoImageBranch(InvalidQuery):
@@ -75,6 +90,10 @@ class RankerUnavailable(GavelError):
 
 class FeedbackUnavailable(GavelError):
     """What buyers did cannot be written down, looked up or erased."""
+
+
+class Overloaded(GavelError):
+    """So many requests wait for their turn that another one would come late."""
 
 
 class FeatureMismatch(GavelError):

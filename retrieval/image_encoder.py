@@ -25,7 +25,7 @@ class ImageEncoder:
     def __init__(self, card: TowerCard, session: onnxruntime.InferenceSession) -> None:
         self.card = card
         self._session = session
-        self._turn = Lock()  # one at a time: the largest photo that is taken fills over half a gigabyte while it is decoded
+        self._turn = Lock()  # one at a time: the largest photo that is taken fills 400 MB while it is decoded
 
     @classmethod
     def load(cls, folder: Path, dimensions: int | None = None) -> "ImageEncoder":

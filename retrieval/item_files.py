@@ -10,7 +10,7 @@ from retrieval.errors import InvalidInput
 from retrieval.items import ALIASES, REQUIRED, Item, Reject, parse_item
 
 SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
-PARQUET_BATCH_ROWS = 4_096
+PARQUET_BATCH_ROWS = 256  # a row may have a description of 400 kB
 CSV_SEPARATORS = (",", ";", "\t", "|")
 Columns = Mapping[str, tuple[str, ...]]
 MAX_ID_CHARS = 100  # of a rejected row's id, for the report

@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Protocol
 
 from retrieval.buyers import unit_vector
-from retrieval.cache import LruCache
+from retrieval.cache import CacheUse, LruCache
 from retrieval.errors import NoImageBranch, TowerMismatch
 from retrieval.index.base import Vector
 from retrieval.settings import hyperparameters
@@ -15,6 +15,7 @@ from retrieval.tower import split_tower_id
 from retrieval.tower_files import image_tower_folder
 
 CACHED_PHOTOS = 1_000  # vectors, so that a later page of an answer does not decode the photo again
+CACHED_PHOTOS_S = 3_600.0
 
 
 class PhotoEncoder(Protocol):
@@ -64,13 +65,14 @@ class PhotoQueries:
 
     Args:
         load: tower_id -> the image branch of that tower.
+        cached_bytes: that the encoded photos may take.
     """
 
-    def __init__(self, load: Callable[[str], PhotoEncoder]) -> None:
+    def __init__(self, load: Callable[[str], PhotoEncoder], cached_bytes: float) -> None:
         self._load = load
         self._known: PhotoEncoder | None = None
         self._turn = Lock()
-        self._vectors: LruCache[Vector] = LruCache(CACHED_PHOTOS)
+        self._vectors: LruCache[Vector] = LruCache(CACHED_PHOTOS, CACHED_PHOTOS_S, cached_bytes)
 
     def encoder(self, tower_id: str) -> PhotoEncoder:
         """The image branch of a tower.
@@ -87,6 +89,10 @@ class PhotoQueries:
                     raise TowerMismatch(f"tower {loaded.tower_id} lies in the place of {tower_id}; copy each to its own folder")
                 self._known = loaded
             return self._known
+
+    def use(self) -> CacheUse:
+        """How the cache of encoded photos does."""
+        return self._vectors.use()
 
     def vector(self, encoder: PhotoEncoder, photo: bytes) -> Vector:
         """(D,) float32 of unit length for the bytes of a photo; raises what the encoder does."""

@@ -24,6 +24,7 @@ SPELLING_FIELD = "title.spelling"  # the words of titles with their endings, fro
 DEFAULT_LANGUAGE = "en"
 STEMMERS = {"en": "porter2", "de": "german", "fr": "french", "es": "spanish"}  # language of Latin letters -> stemmer of OpenSearch
 WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with a word of more than 32,766 bytes
+LISTED_CHARS = 400  # of a description in a list; the lot itself is asked for the whole
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
 DELETED_FIELD = "deleted_at"  # of the document that stands for a withdrawn lot
@@ -295,3 +296,16 @@ def visible_fields(document: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a document that a buyer may see."""
     hidden = (TEXT_FIELD, VECTOR_FIELD, "tower_id", "release_id")
     return {name: value for name, value in document.items() if name not in hidden}
+
+
+def listed_fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    """As visible_fields(), with a long description cut at a word, and `description_cut` to say so: what a list tells of a lot."""
+    shown = visible_fields(document)
+    description = str(shown.get("description", ""))
+    if len(description) > LISTED_CHARS:
+        head = description[:LISTED_CHARS]
+        if not (head[-1].isspace() or description[LISTED_CHARS].isspace()):
+            whole_words = head.rsplit(maxsplit=1)[0]
+            head = whole_words if len(whole_words) > LISTED_CHARS / 2 else head  # a script without spaces is cut anywhere
+        shown |= {"description": head.rstrip(), "description_cut": True}
+    return shown

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 from retrieval.buyer_search import EXCLUDES, BuyerSearch, Exclude, KnownBuyer, PastAct
 from retrieval.buyer_store import BuyerStore, NoBuyerStore, parse_buyer_id
@@ -14,12 +15,13 @@ from retrieval.errors import GavelError, InvalidQuery, TowerError, UnknownItem
 from retrieval.events import Interaction
 from retrieval.first_stage import FirstStage, retrieve
 from retrieval.index.admission import has_ended
-from retrieval.index.base import Filter, IndexStore, Vector
+from retrieval.index.base import Candidate, Filter, IndexStore, Vector
 from retrieval.items import EPOCH, query_text
 from retrieval.live_index import Encoder, Live, LiveIndex
 from retrieval.nearest import nearest_lots
 from retrieval.photo_search import PhotoEncoder, PhotoQueries, no_image_branch, with_words
 from retrieval.ranker.base import Ranker
+from retrieval.schema import visible_fields
 from retrieval.search_answer import Explanation, SearchAnswer, SearchResult
 from retrieval.search_request import (
     MAX_INTERACTIONS,
@@ -59,6 +61,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 CACHED_ANSWERS = 1_000
+CACHED_QUERIES_S = 3_600.0
 
 
 class SearchService:
@@ -81,6 +84,7 @@ class SearchService:
         deadline_s: float = 5.0,
         cached_queries: int = 10_000,
         cached_answers_s: float = 0.0,
+        cached_bytes: float = 64e6,
         load_image_encoder: Callable[[str], PhotoEncoder] = no_image_branch,
         load_buyer_tower: Callable[[str], BuyerTower] = lambda tower_id: AVERAGE,
         query_tower: str = "full",
@@ -98,6 +102,7 @@ class SearchService:
             deadline_s: seconds after which a search begins no further stage; loading a tower, the first time, is not counted.
             cached_queries: how many encoded queries are kept.
             cached_answers_s: how long an answer is kept, seconds; 0 keeps none.
+            cached_bytes: what each cache may take: of encoded queries, of encoded photos, of answers.
             load_image_encoder: tower_id -> the image branch of that tower; asked when the first photo comes.
             load_buyer_tower: tower_id -> what encodes buyers with the lots of that tower; else their weighted average.
             query_tower: which query tower load_encoder loads, full or small, for who asks.
@@ -109,9 +114,9 @@ class SearchService:
         self._first_stage = FirstStage(retrieve_timeout_s)
         self._stages = TwoStages(self._first_stage, candidates)
         self.buyers = BuyerSearch(self._first_stage, buyer_store or NoBuyerStore())
-        self._vectors: LruCache[Vector] = LruCache(cached_queries)
-        self._answers: LruCache[SearchAnswer] = LruCache(CACHED_ANSWERS, cached_answers_s)
-        self._photos = PhotoQueries(load_image_encoder)
+        self._vectors: LruCache[Vector] = LruCache(cached_queries, CACHED_QUERIES_S, cached_bytes)
+        self._answers: LruCache[SearchAnswer] = LruCache(CACHED_ANSWERS, cached_answers_s, cached_bytes)
+        self._photos = PhotoQueries(load_image_encoder, cached_bytes)
 
     def live(self) -> Live:
         """The live index and its models; the alias is looked at again every few seconds."""
@@ -119,7 +124,7 @@ class SearchService:
 
     def caches(self) -> Mapping[str, CacheUse]:
         """Cache -> how it does."""
-        return {"embeddings": self._vectors.use(), "answers": self._answers.use()}
+        return {"embeddings": self._vectors.use(), "photos": self._photos.use(), "answers": self._answers.use()}
 
     def circuits(self) -> Mapping[str, str]:
         """What is asked -> whether its circuit is closed, open or half_open."""
@@ -199,6 +204,16 @@ class SearchService:
             raise TowerError("the words beside the photo could not be encoded; the log says why, and the photo alone can be sent")
         return self._stages.answer(live, asked, with_words(vector, words), timings, Deadline(self._deadline_s))
 
+    def item(self, item_id: str) -> dict[str, Any]:
+        """What a buyer may see of a lot, whole; its auction may have ended.
+
+        Raises:
+            InvalidQuery: the id holds half a character.
+            UnknownItem: no lot has this id.
+            IndexUnavailable: the index does not answer.
+        """
+        return visible_fields(self._lot(self.live(), item_id, Deadline(self._deadline_s)).document)
+
     def similar(self, item_id: str, k: int = 10, where: Filter | None = None) -> SearchAnswer:
         """The lots nearest to a lot, by its stored vector; the lot itself is left out. Its own auction may have ended.
 
@@ -207,12 +222,9 @@ class SearchService:
             UnknownItem: no lot has this id.
             IndexUnavailable: the index does not answer.
         """
-        check_text(item_id, "item_id")
         live, deadline = self.live(), Deadline(self._deadline_s)
-        lots = self._first_stage.fetch(live.index, [item_id], deadline)
-        if not lots:
-            raise UnknownItem(f"index {live.index.name} has no lot {item_id!r}; take an item_id that a search answered with")
-        return self._nearest(live, lots[0].vector, k, where, deadline, without=[item_id])
+        vector = self._lot(live, item_id, deadline).vector
+        return self._nearest(live, vector, k, where, deadline, without=[item_id])
 
     def nearest(self, numbers: Sequence[float], k: int = 10, where: Filter | None = None) -> SearchAnswer:
         """The lots nearest to a vector of any length above 0.
@@ -296,6 +308,13 @@ class SearchService:
         check_interactions(tuple(acts))
         return live.index.tower_id, self._first_stage.buyer(live.index, acts, live.buyer_tower, Deadline(self._deadline_s))
 
+    def _lot(self, live: Live, item_id: str, deadline: Deadline) -> Candidate:
+        check_text(item_id, "item_id")
+        lots = self._first_stage.fetch(live.index, [item_id], deadline)
+        if not lots:
+            raise UnknownItem(f"index {live.index.name} has no lot {item_id!r}; take an item_id that a search answered with")
+        return lots[0]
+
     def _nearest(
         self, live: Live, vector: Vector, k: int, where: Filter | None, deadline: Deadline, without: Sequence[str] = ()
     ) -> SearchAnswer:
@@ -332,11 +351,11 @@ class SearchService:
                 return vectors
             for text, vector in zip(fresh, encoded, strict=True):
                 vectors[text] = vector
-                self._vectors.put((tower_id, text), vector)
+                self._vectors.put((tower_id, text), vector.copy())  # a row would keep the whole batch
         return vectors
 
 
 def _cache_key(live: Live, request: SearchRequest) -> tuple[object, ...]:
-    """What makes two requests the same: all of them but the moment, over one index."""
+    """What makes two requests the same: all of them but the moment, over one index; of the query its text, and the id it may be."""
     timeless = replace(request, query=query_text(request.query), where=replace(request.where, now=EPOCH))
-    return live.index.name, live.encoder.tower_id, timeless
+    return live.index.name, live.encoder.tower_id, timeless, request.named_id

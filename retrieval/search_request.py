@@ -51,6 +51,12 @@ class SearchRequest:
     diversity: Diversity = field(default_factory=Diversity)
     buyer_id: str = ""
 
+    @property
+    def named_id(self) -> str:
+        """The item_id that the query may be, as it was typed: ids are no text and are not folded; empty for several words."""
+        typed = self.query.strip()
+        return "" if any(character.isspace() for character in typed) else typed
+
 
 def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
     """Hold a request against its limits.

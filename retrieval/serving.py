@@ -42,6 +42,7 @@ def search_service(
         deadline_s=settings.deadline_s,
         cached_queries=settings.cached_queries,
         cached_answers_s=settings.cached_answers_s,
+        cached_bytes=settings.cached_mb * 1e6,
         load_image_encoder=load_image_encoder,
         load_buyer_tower=load_buyer_tower,
         query_tower=settings.query_tower,

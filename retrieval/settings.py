@@ -60,6 +60,7 @@ class Settings:
         deadline_s: seconds after which a search begins no further stage, and answers without it or not at all.
         cached_queries: how many encoded queries a process keeps, >= 0.
         cached_answers_s: seconds for which an answer is kept; 0 keeps none.
+        cached_mb: megabytes that each cache of a process may take, >= 0: encoded queries, encoded photos, answers.
         ranker_endpoint: name of the SageMaker endpoint that re-ranks; empty re-ranks in process, or not at all.
         ranker_timeout_s: seconds until the endpoint's answer is given up, and search answers in first-stage order.
         events_stream: Firehose delivery stream that POST /events sends to; empty writes files below home, or refuses on Lambda.
@@ -92,6 +93,7 @@ class Settings:
     deadline_s: float = limited(5.0, above=0)
     cached_queries: int = limited(10_000, least=0)
     cached_answers_s: float = limited(5.0, least=0)  # as long as a swapped alias may go unseen
+    cached_mb: float = limited(64.0, least=0)
     ranker_endpoint: str = ""
     ranker_timeout_s: float = limited(
         0.05, above=0

@@ -22,7 +22,7 @@ from retrieval.items import query_text
 from retrieval.live_index import Live
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import feature_matrix
-from retrieval.schema import visible_fields
+from retrieval.schema import listed_fields
 from retrieval.search_answer import SearchAnswer, SearchResult
 from retrieval.search_request import MAX_OFFSET, MAX_REACH, SearchRequest
 from retrieval.spelling import corrected, doubtful_words
@@ -183,9 +183,9 @@ class TwoStages:
         return found
 
     def _named(self, live: Live, question: _Question) -> dict[str, Candidate]:
-        """The lot whose item_id the query is, if it passes the filters; a query of several words is not looked up."""
-        item_id = question.request.query.strip()
-        if not item_id or any(character.isspace() for character in item_id):  # a photo may come without words
+        """The lot whose item_id the query is, if it passes the filters."""
+        item_id = question.request.named_id
+        if not item_id:
             return {}
         try:
             lots = self._first_stage.fetch(live.index, [item_id], question.deadline)
@@ -267,7 +267,7 @@ def ranked(page: Sequence[Scored], vector: Vector | None, offset: int = 0) -> li
     """
     similarities = [None] * len(page) if vector is None else cosines(vector, [c for c, _ in page])
     return [
-        SearchResult(rank, c.item_id, score, similarity, visible_fields(c.document))
+        SearchResult(rank, c.item_id, score, similarity, listed_fields(c.document))
         for rank, ((c, score), similarity) in enumerate(zip(page, similarities, strict=True), offset + 1)
     ]
 

@@ -45,6 +45,21 @@ def two_in_one_jpeg() -> bytes:
     return encoded(Image.new("RGB", (60, 40), "red"), "MPO", save_all=True, append_images=[Image.new("RGB", (60, 40), "blue")])
 
 
+def many_scans(scans: int = 101) -> bytes:
+    """A progressive JPEG of a few kilobytes that a decoder passes over again and again."""
+    whole = encoded(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * (scans - whole.count(b"\xff\xda")) + whole[-2:]
+
+
+def png_with_words(size: int) -> bytes:
+    """A PNG with a compressed text of so many letters."""
+    text = b"c\0\0" + zlib.compress(b"A" * size, 9)
+    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    whole = plain("PNG")
+    return whole[:33] + chunk + whole[33:]
+
+
 JPEG = plain("JPEG", size=(300, 200))
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "empty"),
@@ -59,7 +74,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "jpeg of its head alone": (JPEG[:20], "no readable picture"),
     "truncated png": (plain("PNG")[:-40], "damaged or cut short"),
     "truncated webp": (plain("WEBP")[:-20], "cut short|no readable picture"),
-    "bomb": (bomb(), r"12000 x 12000 pixels, at most 25,000,000"),
+    "bomb": (bomb(), r"12000 x 12000 pixels, at most 24,500,000"),
+    "many scans": (many_scans(), "101 scans, at most 100"),
+    "words that unpack to 20 MB": (png_with_words(20_000_000), "damaged"),
+    "high": (png_of_size(1, 70_000), "65,535 a side"),
     "huge": (png_of_size(2**31 - 1, 2**31 - 1), "scale it down"),
     "wide": (png_of_size(2**30, 1), "scale it down"),
     "no pixels": (png_of_size(0, 10), "damaged|no readable|send one that shows something"),

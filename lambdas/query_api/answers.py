@@ -45,7 +45,9 @@ class Lot(BaseModel):
     item_id: str
     score: float
     similarity: float | None
-    fields: dict[str, Any]
+    fields: dict[str, Any] = Field(
+        description="What the lot is; a long description is cut, `description_cut` says so, and `/items/{item_id}` has the whole."
+    )
     explanation: Explained | None
 
 
@@ -89,6 +91,15 @@ class Answer(BaseModel):
     def of(cls, answer: SearchAnswer) -> "Answer":
         """The core's answer as it is sent."""
         return cls.model_validate(answer, from_attributes=True)
+
+
+class Whole(BaseModel):
+    """One lot with all that a buyer may see of it; its auction may have ended."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"item_id": "v1", "fields": A_LOT["fields"]}})
+
+    item_id: str
+    fields: dict[str, Any]
 
 
 class EncodedBuyer(BaseModel):
@@ -151,6 +162,7 @@ class Cache(BaseModel):
     """How a cache of this process does."""
 
     entries: int
+    bytes: int
     hits: int
     misses: int
     hit_ratio: float
@@ -158,7 +170,7 @@ class Cache(BaseModel):
     @classmethod
     def of(cls, use: CacheUse) -> "Cache":
         """The core's figures as they are sent."""
-        return cls(entries=use.entries, hits=use.hits, misses=use.misses, hit_ratio=use.hit_ratio)
+        return cls.model_validate(use, from_attributes=True)
 
 
 class Health(BaseModel):

@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from lambdas.query_api.answers import Answer, EncodedBuyer, Health, caches
+from lambdas.query_api.answers import Answer, EncodedBuyer, Health, Whole, caches
 from lambdas.query_api.buyers import add_buyers
 from lambdas.query_api.callers import NO_LIMITS, CallerCheck, CallerLimits, charge_searches
 from lambdas.query_api.image_search import add_image_search
@@ -118,6 +118,11 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
     ) -> Answer:
         """The lots nearest to a lot, without itself; also for one whose auction has ended."""
         return Answer.of(service().similar(item_id, query.k, query.where()))
+
+    @app.get("/items/{item_id:path}", responses=UNKNOWN_ITEM)
+    def item(item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, examples=["v1"])]) -> Whole:
+        """A lot, whole; also one whose auction has ended: its `ends_at` says so."""
+        return Whole(item_id=item_id, fields=service().item(item_id))
 
     @app.post("/encode_buyer", responses=BAD_BODY)
     def encode_buyer(body: BuyerEvents) -> EncodedBuyer:

@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import anyio
+from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI, Query, Request
 from pydantic import Field
 
 from lambdas.query_api.answers import Answer
-from lambdas.query_api.problems import BAD_PHOTO, MAX_BODY_BYTES
+from lambdas.query_api.problems import BAD_PHOTO, MAX_BODY_BYTES, PHOTOS_WAIT
 from lambdas.query_api.questions import Nearest
-from retrieval.errors import InvalidPhoto
+from retrieval.errors import InvalidPhoto, Overloaded
 from retrieval.search import MAX_OFFSET, MAX_QUERY_CHARS, SearchAnswer, SearchRequest, SearchService
 
 # API Gateway knows a body of these types for binary (infra/query_api.py), and hands over others as text, which ruins a photo
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
+PATIENCE_S = 2.0  # how long a photo waits for its turn
+MAX_WAITING = 20  # photos, a megabyte each
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -49,11 +53,32 @@ async def sent_photo(request: Request) -> bytes:
 
 
 def add_image_search(app: FastAPI, service: Callable[[], SearchService], on_answer: Callable[[SearchAnswer], None]) -> None:
-    """Add the route; arguments as create_app()'s."""
+    """Add the route; arguments as create_app()'s.
 
-    @app.post("/search/image", responses=BAD_PHOTO, openapi_extra=BODY)
-    def search_image(query: Annotated[PhotoQuery, Query()], photo: Annotated[bytes, Depends(sent_photo)]) -> Answer:
+    A photo is decoded and searched by in a thread of its own, one at a time: the largest takes a second and 400 MB, and searches
+    by words shall wait for none.
+    """
+    turn = anyio.Lock()
+    waiting = 0
+
+    @app.post("/search/image", responses={**BAD_PHOTO, **PHOTOS_WAIT}, openapi_extra=BODY)
+    async def search_image(query: Annotated[PhotoQuery, Query()], photo: Annotated[bytes, Depends(sent_photo)]) -> Answer:
         """Search by a photo, alone or with words beside it. Vectors alone are searched; the re-ranker takes no part."""
-        answer = service().search_image(photo, query.request())
+        nonlocal waiting
+        request = query.request()
+        if waiting >= MAX_WAITING:
+            raise Overloaded(f"{waiting} photos wait to be looked at before this one; ask again in a few seconds")
+        waiting += 1
+        try:
+            with anyio.fail_after(PATIENCE_S):
+                await turn.acquire()
+        except TimeoutError:
+            raise Overloaded("other photos are looked at before this one; ask again in a few seconds") from None
+        finally:
+            waiting -= 1
+        try:
+            answer = await run_sync(lambda: service().search_image(photo, request), limiter=anyio.CapacityLimiter(1))
+        finally:
+            turn.release()
         on_answer(answer)
         return Answer.of(answer)

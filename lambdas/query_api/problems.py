@@ -22,6 +22,7 @@ from retrieval.errors import (
     InvalidPhoto,
     InvalidQuery,
     NoImageBranch,
+    Overloaded,
     TowerError,
     UnknownItem,
 )
@@ -32,6 +33,7 @@ RETRY_AFTER_S = 5
 MAX_COMPLAINTS = 3  # of one request that an answer names: beside a field that is missing the one that is misspelt
 MAX_BODY_BYTES = 1_000_000
 MAX_EVENTS_BYTES = 400_000  # MAX_ACTS events with the longest ids, written in escapes
+MAX_ANSWER_BYTES = 5_500_000  # API Gateway hands over 6 MB of a function's answer, with what stands around the body
 
 # the first row that fits decides
 STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
@@ -41,6 +43,7 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (UnknownItem, HTTPStatus.NOT_FOUND, "unknown_item"),
     (IndexUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "index_unavailable"),
     (TowerError, HTTPStatus.SERVICE_UNAVAILABLE, "tower_unavailable"),
+    (Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
@@ -50,6 +53,7 @@ PUBLIC_DETAIL: tuple[tuple[type[Exception], str], ...] = (
     (IndexMissing, "nothing has been indexed yet; whoever runs this server indexes a release with `gavel index`"),
     (IndexUnavailable, "the index does not answer; try again in a moment"),
     (TowerError, "the query cannot be encoded right now; try again in a moment, or search by words alone (mode=keyword)"),
+    (Overloaded, "so many requests wait for their turn that this one would come late; try again in a few seconds"),
     (FeedbackUnavailable, "what buyers did cannot be written, read or erased right now; send the request again in a moment"),
     (Exception, "the server failed, and its log says why; try again, and tell whoever runs it if that does not help"),
 )
@@ -110,6 +114,15 @@ BAD_PHOTO = {
     ),
     **TOO_LARGE,
 }
+PHOTOS_WAIT = described(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    {
+        "overloaded": "other photos are looked at before this one; ask again in a few seconds",
+        "index_unavailable": "the index does not answer",
+        "tower_unavailable": "the query cannot be encoded right now",
+    },
+    RETRY_AFTER,
+)
 NO_FEEDBACK = described(
     HTTPStatus.SERVICE_UNAVAILABLE,
     {"feedback_unavailable": "what buyers did cannot be read right now", "index_unavailable": "the index does not answer"},
@@ -119,7 +132,7 @@ UNKNOWN_ITEM = described(HTTPStatus.NOT_FOUND, {"unknown_item": "index … has n
 
 
 def answer_problems(app: FastAPI) -> None:
-    """Have an app answer every error with a problem, and refuse large bodies unread."""
+    """Have an app answer every error with a problem, refuse large bodies unread, and answer with none too large to be sent."""
     app.add_middleware(_BodyLimit)
     app.exception_handler(GavelError)(_gavel_problem)
     app.exception_handler(RequestValidationError)(_validation_problem)
@@ -134,7 +147,7 @@ def problem(status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] 
 
 
 class _BodyLimit:
-    """Refuses a body that is too large: by its Content-Length before it is read, else while it is read.
+    """Refuses a body that is too large, by its Content-Length or while it is read, and an answer that is too large to be sent.
 
     Plain ASGI: Starlette's middleware of functions runs every request in tasks of its own, which costs a search more than its
     answer's JSON does.
@@ -157,7 +170,29 @@ class _BodyLimit:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(most))
             return message
 
-        await (_refusal(Headers(scope=scope), most) or self._app)(scope, receive_within_limit, send)
+        refused = _refusal(Headers(scope=scope), most)
+        if refused:
+            return await refused(scope, receive, send)
+        await self._app(scope, receive_within_limit, _limited(scope, receive, send))
+
+
+def _limited(scope: Scope, receive: Receive, send: Send) -> Send:
+    """Send an answer, or a problem in the place of one that is too large: the function's own would be a 502 without a word."""
+    too_large = False
+
+    async def send_or_refuse(message: Message) -> None:
+        nonlocal too_large
+        if message["type"] == "http.response.start":
+            length = int(Headers(raw=message["headers"]).get("content-length", "0"))
+            too_large = length > MAX_ANSWER_BYTES
+            if too_large:
+                told = f"the answer would have {length:,} bytes, at most {MAX_ANSWER_BYTES:,} can be sent"
+                remedy = "ask for fewer lots or queries at a time, or without explain"
+                await problem(HTTPStatus.BAD_REQUEST, "invalid_query", f"{told}; {remedy}")(scope, receive, send)
+        if not too_large:
+            await send(message)
+
+    return send_or_refuse
 
 
 def _refusal(headers: Headers, most: int) -> JSONResponse | None:

@@ -10,8 +10,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.analysis import ANALYSIS, words
+from retrieval.index.entries import batches
 from retrieval.index.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
-from retrieval.index.stemming import stem, stemmer
+from retrieval.index.stemming import caching_stemmer, stem
 from retrieval.index.vector_file import checksum_of
 from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.settings import hyperparameters
@@ -29,6 +28,7 @@ STATISTICS_FILE = "statistics.json"
 VOCABULARY_FILE = "vocabulary.txt"
 ARRAYS = ("positions", "lengths", "starts", "rows", "counts", "shares")
 TEXTS_A_STEP = 10_000  # taken in at a time
+CACHED_WORDS = 1 << 18  # stems of the delta's words: more than stem() keeps, for a large catalogue has more
 EXACT_LENGTHS = 40  # Lucene keeps a document's length in one byte (SmallFloat.intToByte4): exact up to here, then 4 bits of it
 FREE_VALUES = 24  # of that byte: the first lengths, which stand for themselves
 SIGNIFICANT_BITS = 4
@@ -101,9 +101,9 @@ class Bm25Index:
     @classmethod
     def build(cls, texts: Iterable[tuple[int, str]], language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
         """Index (position, text) pairs, which come in ascending order of positions."""
-        empty, remaining = cls.none(language), iter(texts)
+        empty = cls.none(language)
         delta = Bm25Delta(empty)
-        while some := list(islice(remaining, TEXTS_A_STEP)):
+        for some in batches(texts, TEXTS_A_STEP, lambda text: len(text[1])):
             delta.add(some)
         return empty.merged(delta.view(), lambda positions: np.ones(len(positions), dtype=np.bool_))
 
@@ -237,8 +237,7 @@ class Bm25Delta:
     """
 
     def __init__(self, main: Bm25Index) -> None:
-        # of its own, for a large catalogue has more words than stem() keeps
-        self._stem = lru_cache(maxsize=None)(stemmer(main.language))
+        self._stem = caching_stemmer(main.language, CACHED_WORDS)
         self._average, self._last = main.average, main.last
         self._postings = GatheredPostings()
         self._positions, self._lengths, self._shares = Column(np.int64), Column(np.int32), Column(np.float64)

@@ -1,8 +1,8 @@
-"""Which entries an index refuses, and why; the same answer from every adapter."""
+"""Which entries an index refuses, and why, the same answer from every adapter; and how many are written at a time."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from retrieval.items import MAX_ID_BYTES, latest_version
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 TEXT_FIELDS = ("text", "title", "category", "brand", "seller")
+BATCH_CHARS = 16_000_000  # of the texts of lots that are held in memory together
+Lot = TypeVar("Lot")
 NUMBER_FIELDS = ("current_price", "bid_count", "seller_rating", "listed_at", "ends_at", "updated_at")
 
 
@@ -28,6 +30,32 @@ def entry_fault(entry: IndexedItem | Tombstone, dimensions: int) -> str | None:
     if fault or isinstance(entry, Tombstone):
         return fault
     return _vector_fault(entry, dimensions) or _document_fault(entry.document)
+
+
+def batches(lots: Iterable[Lot], most: int, chars: Callable[[Lot], int], most_chars: int = BATCH_CHARS) -> Iterator[list[Lot]]:
+    """Cut lots into batches that are bounded in their number and in the length of their texts.
+
+    Args:
+        lots: read no further than the end of the batch that is asked for.
+        most: lots of a batch, > 0.
+        chars: length of a lot's texts.
+        most_chars: a batch ends with the lot that reaches it.
+    """
+    batch: list[Lot] = []
+    held = 0
+    for lot in lots:
+        batch.append(lot)
+        held += chars(lot)
+        if len(batch) == most or held >= most_chars:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def entry_chars(entry: IndexedItem | Tombstone) -> int:
+    """Length of the texts of an entry's document."""
+    return sum(len(value) for value in entry.document.values() if isinstance(value, str)) if isinstance(entry, IndexedItem) else 0
 
 
 def _identity_fault(item_id: str, version: int) -> str | None:

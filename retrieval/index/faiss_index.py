@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from retrieval.index.base import (
     scores_of,
     with_ranks,
 )
+from retrieval.index.entries import batches, entry_chars
 from retrieval.index.hits import Hit, Hits, best_hits, keyword_hits, top_hits
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_graph import LotGraph
@@ -114,8 +114,8 @@ class FaissIndex:
 
     def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order, a transaction for every 1,000; what is acknowledged is durable."""
-        report, remaining = UpsertReport(), iter(entries)
-        while batch := list(islice(remaining, ENTRIES_A_COMMIT)):
+        report = UpsertReport()
+        for batch in batches(entries, ENTRIES_A_COMMIT, entry_chars):
             report += self._lots.write(batch, overwrite=overwrite)
         return report
 

@@ -15,13 +15,13 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.bm25 import TEXTS_A_STEP, Bm25Delta, Bm25Index
+from retrieval.index.entries import batches
 from retrieval.index.keyword_fields import FieldRows, KeywordFields
 from retrieval.index.lot_store import LotStore
 from retrieval.index.renewal import Closed, renew_apart
@@ -158,7 +158,7 @@ class LotKeywords:
             if generation == held.generation:
                 return held
             lots = snapshot.texts_after(held.fields.last, [*self._weights])
-            while some := list(islice(lots, TEXTS_A_STEP)):
+            for some in batches(lots, TEXTS_A_STEP, lambda lot: sum(len(text or "") for text in lot[1])):
                 for number, delta in enumerate(held.deltas):
                     delta.add((position, texts[number] or "") for position, texts in some)
         views = [delta.view() for delta in held.deltas]

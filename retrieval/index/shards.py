@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.managers import BaseManager
 from pathlib import Path
@@ -35,6 +34,7 @@ from retrieval.index.base import (
     in_order,
     with_ranks,
 )
+from retrieval.index.entries import batches, entry_chars
 from retrieval.index.faiss_index import ENTRIES_A_COMMIT, FaissIndex
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.title_words import corrections
@@ -143,8 +143,8 @@ class ShardedIndex:
 
     def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, those of a lot in their order; what is acknowledged is durable."""
-        report, remaining = UpsertReport(), iter(entries)
-        while batch := list(islice(remaining, ENTRIES_A_COMMIT * len(self._shards))):
+        report = UpsertReport()
+        for batch in batches(entries, ENTRIES_A_COMMIT * len(self._shards), entry_chars):
             parts: list[list[IndexedItem | Tombstone]] = [[] for _ in self._shards]
             for entry in batch:
                 parts[self._number(entry.item_id)].append(entry)

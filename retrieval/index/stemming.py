@@ -38,6 +38,7 @@ ENDINGS = (
     "\u0629",
     "\u064a",
 )
+CACHED_LETTERS = 64  # of a word whose stem is cached; a longer one is no word that many lots have
 LEAST_LETTERS = 2  # of what is left
 LEAST_LETTERS_BEHIND_AND = 3  # "and" is one letter, which many a short word begins with
 
@@ -48,9 +49,20 @@ def stemmer(language: str) -> Callable[[str], str]:
     return lambda word: stem_arabic(word) if has_arabic(word) else latin(word)
 
 
-@lru_cache(maxsize=65_536)
+def caching_stemmer(language: str, most_words: int) -> Callable[[str], str]:
+    """As stemmer(), with the stems of so many words cached; a long word is stemmed anew each time."""
+    stem_anew = stemmer(language)
+    stem_cached = lru_cache(most_words)(stem_anew)
+    return lambda word: stem_cached(word) if len(word) <= CACHED_LETTERS else stem_anew(word)
+
+
 def stem(word: str, language: str) -> str:
     """The stem of a query's word, by a stemmer of its own."""
+    return _cached_stem(word, language) if len(word) <= CACHED_LETTERS else stemmer(language)(word)
+
+
+@lru_cache(maxsize=65_536)
+def _cached_stem(word: str, language: str) -> str:
     return stemmer(language)(word)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,15 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hostile_photos import bomb, plain
 from PIL import Image
 from small_tower import save_small_item_tower
 
+from catalog.folder import SplitData, write_catalog, write_items
 from models.item_encoder import ItemEncoder
-from processing import embed_items
+from processing import embed_items, embedding_steps
 from processing.embed_items import EmbeddingRun, embed, find_release, main, read_instances
+from processing.thumbnails import Thumbnails
 from retrieval.errors import InvalidInput, ReleaseError, TowerError
 from retrieval.indexing import read_part
-from retrieval.items import item_text
+from retrieval.items import Item, item_text
 from retrieval.photos import read_photo
 from retrieval.release import check_part, load_release
 from retrieval.tower import ITEM_TOWER_FILE, TowerCard
@@ -134,14 +138,57 @@ def test_a_lot_whose_photo_cannot_be_read_is_embedded_from_its_text(folder, towe
     np.testing.assert_allclose(entry.vector, ItemEncoder.load(tower).encode(["Old watch 0"], [None])[0], atol=1e-5)
 
 
-def test_why_a_lot_has_no_photo_is_counted(folder, tower, tmp_path):
-    write(
-        folder,
-        [{"id": "1", "title": "a"}, {"id": "2", "title": "b", "image": "no.jpg"}, {"id": "3", "title": "c", "image": "http://h/x"}],
-    )
-    _, release = run(folder, tower, tmp_path / "out")
+def test_why_a_lot_has_no_photo_is_counted_and_told(folder, tower, tmp_path, caplog):
+    (folder / "bomb.png").write_bytes(bomb())
+    (folder / "anim.gif").write_bytes(plain("GIF"))
+    os.mkfifo(folder / "pipe.png")
+    photo(tmp_path / "secret.png")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    images = ["no.jpg", "http://h/x", "bomb.png", "anim.gif", "pipe.png", "../secret.png", "link.png", str(tmp_path / "secret.png")]
+    write(folder, [{"id": "0", "title": "a"}, *({"id": image, "title": "b", "image": image} for image in images)])
+    manifest, release = run(folder, tower, tmp_path / "out")
     receipt = json.loads((release / "part-00000.receipt").read_text())
-    assert receipt["photos"] == {"not_listed": 1, "unreadable": 1, "other_scheme": 1}
+    counts = {"not_listed": 1, "unreadable": 2, "other_scheme": 1, "too_large": 1, "format": 1, "outside": 3}
+    assert receipt["photos"] == counts
+    assert (manifest.items_embedded, manifest.items_without_image) == (9, 9)
+    assert "8 lots are embedded from their text alone" in caplog.text
+    assert "3 outside the folder of their file (--photos opens another)" in caplog.text
+
+
+def test_a_folder_that_is_opened_has_photos_for_lots_that_lay_outside_it(folder, tower, tmp_path):
+    photo(tmp_path / "elsewhere.png")
+    write(folder, [{"id": "1", "title": "a", "image": str(tmp_path / "elsewhere.png")}])
+    assert run(folder, tower, tmp_path / "out")[0].items_without_image == 1
+    assert run(folder, tower, tmp_path / "out", photos=[tmp_path])[0].items_without_image == 0
+
+
+def test_a_catalogue_may_name_the_photos_that_it_was_prepared_from(tower, tmp_path):
+    photo(tmp_path / "red.png")
+    catalog = tmp_path / "catalog"
+    write_items(catalog / "items" / "lots.parquet", [Item("1", "Old watch", image=str(tmp_path / "red.png"))])
+    card = {"name": "mine", "seed": 7, "splits": {"test": SplitData(["lots.parquet"])}, "example_queries": []}
+    write_catalog(catalog, **card, photo_folders=[tmp_path])
+    assert run(catalog / "items", tower, tmp_path / "out")[0].items_without_image == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_thumbnails_are_drawn_once_for_each_photo(folder, tower, tmp_path, workers):
+    Image.new("RGB", (900, 700), "red").save(folder / "large.jpg")
+    photo(folder / "small.png")
+    write(folder, [*lots(3, image="large.jpg"), *lots(2, start=3, image="small.png"), *lots(1, start=5, image="lost.png")])
+    run(folder, tower, tmp_path / "out", thumbnails=tmp_path / "thumbnails", workers=workers)
+    drawn = Thumbnails(tmp_path / "thumbnails")
+    for name, sides in {"large.jpg": (256, 640), "small.png": (40, 40)}.items():
+        sizes = [Image.open(io.BytesIO(drawn.read(folder.resolve() / name, side))).size for side in (256, 640)]
+        assert sizes == [(side, side) for side in sides]
+    assert len([path for path in (tmp_path / "thumbnails").rglob("*") if path.is_file()]) == 4
+
+
+def test_a_part_ends_with_the_lot_that_fills_it_however_few_there_are(folder, tower, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_steps, "PART_CHARS", 50_000)
+    write(folder, [*lots(3, description="long " * 10_000), *lots(4, start=3)])
+    manifest, _ = run(folder, tower, tmp_path / "out")
+    assert [part.items for part in manifest.parts] == [1, 1, 1, 4]
 
 
 def test_a_text_tower_looks_at_no_photo(folder, tmp_path):

@@ -1,5 +1,7 @@
 """`POST /search/image`: a photo, with or without words, over HTTP; and what is no photo."""
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,11 @@ import pytest
 from colour_tower import SIDE, colour_branch, save_colour_tower
 from fastapi.testclient import TestClient
 from hostile_photos import HOSTILE, JPEG, plain
+from httpx import ASGITransport, AsyncClient
 from lots import TOWER_ID, WordEncoder, lot, publish
 from painted_lots import COLOURS
 
+from lambdas.query_api import image_search
 from lambdas.query_api.app import create_app
 from retrieval.errors import TowerError
 from retrieval.image_encoder import ImageEncoder
@@ -211,3 +215,58 @@ def test_the_route_describes_its_body(client: TestClient) -> None:
     assert set(told["requestBody"]["content"]) == {"image/jpeg", "image/png", "image/webp"}
     assert {parameter["name"] for parameter in told["parameters"]} >= {"text", "k", "offset", "explain", "category"}
     assert set(told["responses"]) == {"200", "400", "413", "429", "503"}
+
+
+def gather(app: Any, *asked: Any) -> list[Any]:
+    """Send requests at once: coroutine functions of a client."""
+
+    async def all_at_once() -> list[Any]:
+        async with AsyncClient(transport=ASGITransport(app), base_url="http://shop") as asking:
+            return list(await asyncio.gather(*(one(asking) for one in asked)))
+
+    return asyncio.run(all_at_once())
+
+
+def post_photo(photo: bytes) -> Any:
+    return lambda asking: asking.post("/search/image", content=photo, headers={"content-type": "image/jpeg"})
+
+
+def test_photos_are_looked_at_one_at_a_time_and_other_searches_wait_for_none(service: SearchService) -> None:
+    app, at_once, most, other_found = create_app(lambda: service), 0, 0, threading.Event()
+    of_photo = service.search_image
+
+    def counted(photo: bytes, request: SearchRequest) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        assert other_found.wait(10), "no other search was answered while the first photo was looked at"
+        at_once -= 1
+        return of_photo(photo, request)
+
+    service.search_image = counted  # type: ignore[method-assign]
+
+    async def other(asking: AsyncClient) -> Any:
+        answer = await asking.get("/items/v1/similar")
+        other_found.set()
+        return answer
+
+    photos = [post_photo(plain("JPEG", COLOURS[name])) for name in ("red", "blue", "red", "blue", "red")]
+    answers = gather(app, *photos, other)
+    assert [answer.status_code for answer in answers[:-1]] == [200] * 5
+    assert most == 1
+
+
+def test_a_photo_that_waits_too_long_is_told_to_come_again(service: SearchService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_search, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(image_search, "MAX_WAITING", 3)
+    done, of_photo = threading.Event(), service.search_image
+
+    def slow(photo: bytes, request: SearchRequest) -> Any:
+        done.wait(0.5)
+        return of_photo(photo, request)
+
+    service.search_image = slow  # type: ignore[method-assign]
+    answers = gather(create_app(lambda: service), *[post_photo(JPEG)] * 6)
+    assert sorted(answer.status_code for answer in answers) == [200, 503, 503, 503, 503, 503]
+    late = next(answer for answer in answers if answer.status_code == 503)
+    assert (late.json()["type"], late.headers["retry-after"]) == ("overloaded", "5")

@@ -1,21 +1,28 @@
 """The page's own routes: its guards, its words, and photos that no seller can turn into files."""
 
+import asyncio
 import io
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from hostile_photos import bomb, plain
+from httpx import ASGITransport, AsyncClient
 from lots import TOWER_ID, WordEncoder, lot, publish
 from painted_lots import paint
 from PIL import Image
 
 from lambdas.query_api.app import create_app
+from local import page_words, photo_shelf
 from local.home import Home
 from local.page_app import PAGE, add_page
 from local.page_words import words_of
 from local.photo_shelf import PhotoShelf
+from processing.thumbnails import Thumbnails
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchService
 from retrieval.settings import Settings
@@ -94,15 +101,76 @@ def test_a_lots_photo_is_drawn_anew_as_a_jpeg(shop: Path) -> None:
     answer = asked.get("/photos/a%2Fb%20%3F%23")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
     with Image.open(io.BytesIO(answer.content)) as photo:
-        assert (photo.format, photo.size) == ("JPEG", (480, 480))
-        red, green, blue = photo.getpixel((240, 240))
+        assert photo.format == "JPEG"
+        assert photo.width == photo.height
+        red, green, blue = photo.getpixel((photo.width // 2, photo.height // 2))
         assert red > 2 * max(green, blue)
+
+
+def test_a_photo_that_embedding_has_drawn_is_sent_without_a_look_at_the_original(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (900, 700), "blue").save(shop / "photos" / "large.jpg")
+    Thumbnails(shop.parent / "home" / "thumbnails").draw(shop / "photos" / "large.jpg")
+    monkeypatch.setattr(PhotoShelf, "_draw", lambda *_: pytest.fail("it was drawn again"))
+    asked = client(shop.parent, lot("v1", image="photos/large.jpg"))
+    for side in (256, 640):
+        answer = asked.get("/photos/v1", params={"side": side})
+        assert Image.open(io.BytesIO(answer.content)).size == (side, side)
+    assert asked.get("/photos/v1", params={"side": 4_000}).status_code == 400
+
+
+def test_a_photo_of_a_release_from_before_is_drawn_once_however_many_ask(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, draw = [], PhotoShelf._draw
+
+    async def counted(shelf: PhotoShelf, path: Path) -> None:
+        drawn.append(path.name)
+        await draw(shelf, path)
+
+    monkeypatch.setattr(PhotoShelf, "_draw", counted)
+    asked = client(shop.parent, lot("v1", image="photos/vase.png"), lot("v2", image="./photos/vase.png"))
+    answers = asyncio.run(all_at_once(asked.app, ["/photos/v1", "/photos/v2", "/photos/v1?side=256"] * 4))
+    assert [answer.status_code for answer in answers] == [200] * 12
+    assert drawn == ["vase.png"]
+    stored = [path for path in (shop.parent / "home" / "thumbnails").rglob("*") if path.is_file()]
+    assert len(stored) == 2
+    stored[0].write_bytes(b"")
+    assert asked.get("/photos/v1").status_code == asked.get("/photos/v1?side=256").status_code == 200
+    assert drawn == ["vase.png"] * 2, "what was damaged is drawn again"
+
+
+async def all_at_once(app: Any, paths: list[str]) -> list[Any]:
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://shop") as asking:
+        return list(await asyncio.gather(*map(asking.get, paths)))
+
+
+def test_a_sellers_bomb_is_refused_by_its_head_and_looked_at_once(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shop / "photos" / "bomb.png").write_bytes(bomb(10_000))
+    (shop / "photos" / "cut.png").write_bytes(plain("PNG")[:-40])
+    os.mkfifo(shop / "photos" / "pipe.png")
+    lots = [lot(name, image=f"photos/{name}.png") for name in ("bomb", "cut", "pipe")]
+    asked = client(shop.parent, *lots)
+    assert [asked.get(f"/photos/{name}").status_code for name in ("bomb", "cut", "pipe")] == [404] * 3
+    monkeypatch.setattr(PhotoShelf, "_draw", lambda *_: pytest.fail("it was looked at again"))
+    assert [asked.get(f"/photos/{name}").status_code for name in ("bomb", "cut", "pipe")] == [404] * 3
+
+
+def test_a_photo_that_others_are_before_is_told_to_come_again(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(shelf: PhotoShelf, path: Path) -> None:
+        await asyncio.sleep(5)
+
+    monkeypatch.setattr(PhotoShelf, "_draw", slow)
+    monkeypatch.setattr(photo_shelf, "PATIENCE_S", 0.05)
+    answer = client(shop.parent, lot("v1", image="photos/vase.png")).get("/photos/v1")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
 
 @pytest.mark.parametrize(
     "image",
     [
         "../outside.png",
+        "link.png",
+        "up/outside.png",
         "photos/../../outside.png",
         "photos/../../shop-not/../outside.png",
         "{root}/outside.png",
@@ -117,6 +185,8 @@ def test_a_lots_photo_is_drawn_anew_as_a_jpeg(shop: Path) -> None:
     ],
 )
 def test_a_photo_that_a_seller_points_elsewhere_is_not_there(image: str, shop: Path) -> None:
+    (shop / "link.png").symlink_to("../outside.png")
+    (shop / "up").symlink_to("..")
     asked = client(shop.parent, lot("v1", image=image.replace("{root}", str(shop.parent))))
     answer = asked.get("/photos/v1")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
@@ -167,6 +237,13 @@ def test_a_sample_of_the_lots_counts_nothing() -> None:
     lots = [{"item_id": str(number), "title": "Vase", "category": "vase"} for number in range(3)]
     assert words_of(lots, most=3)["categories"] == [{"name": "vase", "lots": None, "photo_of": None}]
     assert words_of(lots, most=4)["categories"][0]["lots"] == 3
+
+
+def test_of_lots_with_long_texts_fewer_are_looked_at(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_words, "SAMPLE_CHARS", 100_000)
+    monkeypatch.setattr(page_words, "FEW", 5)
+    lots = [lot(f"v{n}", "Red vase", category="vase", description="long " * 2_000) for n in range(40)]
+    assert client(shop.parent, *lots).get("/words.json").json()["categories"] == [{"name": "vase", "lots": None, "photo_of": "v0"}]
 
 
 def test_the_index_that_is_missing_is_a_problem_of_the_words_too(tmp_path: Path) -> None:

@@ -1,42 +1,45 @@
 """Decoding: what sellers upload comes out as a square, or as None, and never as an exception."""
 
+import os
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_photos import HOSTILE, encoded, plain, two_in_one_jpeg
+from hostile_photos import HOSTILE, animated, encoded, plain, two_in_one_jpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from retrieval import photos
 from retrieval.errors import InvalidPhoto
-from retrieval.photos import MAX_QUERY_PIXELS, QUERY_FORMATS, read_photo, read_query_photo
+from retrieval.photos import FORMATS, MAX_BYTES, MAX_PIXELS, locate_photo, read_photo, read_photo_file, read_query_photo
 
 RED_JPEG = encoded(Image.new("RGB", (300, 200), (250, 10, 10)), "JPEG")
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
-def test_every_common_format_becomes_a_square_of_bytes(format):
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_that_buyers_may_send_becomes_a_square_of_bytes(format):
     photo = read_photo(encoded(Image.new("RGB", (90, 60), (10, 200, 10)), format), 32)
     assert photo.shape == (32, 32, 3)
     assert photo.dtype == np.uint8
     assert np.abs(photo.astype(int) - (10, 200, 10)).max() <= 12
 
 
+@pytest.mark.parametrize("format", ["GIF", "BMP", "TIFF", "ICO", "PPM"])
+def test_other_formats_are_no_photos_of_lots(format):
+    assert read_photo(encoded(Image.new("RGB", (32, 32), "red"), format), 32) is None
+
+
 @pytest.mark.parametrize(
     ("mode", "format"),
-    [("1", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("I;16", "PNG"), ("CMYK", "JPEG"), ("F", "TIFF")],
+    [("1", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("I;16", "PNG"), ("CMYK", "JPEG")],
 )
 def test_every_colour_mode_becomes_rgb(mode, format):
     grey = Image.new("L", (40, 40), 200)
-    source = (
-        grey.convert("I").convert(mode)
-        if mode == "I;16"
-        else grey.convert("RGB").convert(mode)
-        if mode != "F"
-        else grey.convert(mode)
-    )
+    source = grey.convert("I").convert(mode) if mode == "I;16" else grey.convert("RGB").convert(mode)
     assert read_photo(encoded(source, format), 16).shape == (16, 16, 3)
 
 
@@ -77,10 +80,104 @@ def test_a_missing_file_a_folder_and_a_text_are_no_photos(tmp_path):
     assert read_photo(tmp_path / "note.jpg", 16) is None
 
 
+def test_a_pipe_a_device_and_a_folder_are_no_photos_and_nothing_waits_for_them(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InvalidPhoto, match=r"cannot be read|no plain file"):
+            read_photo_file(path)
+
+
+def test_a_file_is_too_large_before_it_is_read(tmp_path):
+    with (tmp_path / "long.jpg").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(InvalidPhoto, match=r"64,000,001 bytes") as told:
+        read_photo_file(tmp_path / "long.jpg")
+    assert told.value.fault == "too_large"
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A folder of lots with a photo, beside a file that is nobody's business."""
+    (tmp_path / "shop" / "photos").mkdir(parents=True)
+    for path in (tmp_path / "shop" / "photos" / "vase.png", tmp_path / "secret.png"):
+        path.write_bytes(plain("PNG"))
+    return tmp_path / "shop"
+
+
+@pytest.mark.parametrize(
+    "image", ["photos/vase.png", "./photos/../photos/vase.png", "{shop}/photos/vase.png", "link.png", "links/vase.png"]
+)
+def test_a_photo_within_the_folder_of_its_lots_is_found_also_through_links(shop, image):
+    (shop / "link.png").symlink_to("photos/vase.png")
+    (shop / "links").symlink_to(shop / "photos")
+    assert locate_photo(image.replace("{shop}", str(shop)), shop) == shop.resolve() / "photos" / "vase.png"
+
+
+@pytest.mark.parametrize(
+    "image", ["../secret.png", "photos/../../secret.png", "{shop}/../secret.png", "out.png", "up/secret.png", "/etc/passwd"]
+)
+def test_a_photo_outside_is_refused_however_it_is_named(shop, image):
+    (shop / "out.png").symlink_to("../secret.png")
+    (shop / "up").symlink_to("..")
+    with pytest.raises(InvalidPhoto, match="leads outside") as told:
+        locate_photo(image.replace("{shop}", str(shop)), shop)
+    assert told.value.fault == "outside"
+
+
+def test_a_photo_in_a_folder_that_was_opened_is_found(shop):
+    assert locate_photo("../secret.png", shop, [shop.parent]) == shop.parent.resolve() / "secret.png"
+
+
+@pytest.mark.parametrize("image", ["lost.png", "a\0b.png", "x" * 5_000, "loop.png", "photos/vase.png/x", "\udcff.png"])
+def test_a_name_that_no_file_can_have_is_refused(shop, image):
+    (shop / "loop.png").symlink_to("loop.png")
+    with pytest.raises(InvalidPhoto, match="no file"):
+        locate_photo(image, shop)
+
+
+def test_a_link_that_was_put_in_a_photos_place_meanwhile_is_not_followed(shop):
+    located = locate_photo("photos/vase.png", shop)
+    located.unlink()
+    located.symlink_to(shop.parent / "secret.png")
+    with pytest.raises(InvalidPhoto, match="cannot be read"):
+        read_photo_file(located)
+
+
 def test_a_decompression_bomb_is_not_decoded(monkeypatch):
     monkeypatch.setattr(photos, "MAX_PIXELS", 50_000)
     assert read_photo(RED_JPEG, 16) is None
     assert read_photo(encoded(Image.new("RGB", (200, 200))), 16) is not None
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if not name.startswith("animated")])
+def test_what_no_one_may_search_by_is_no_photo_of_a_lot_either(name):
+    assert read_photo(HOSTILE[name][0], 32) is None
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_of_an_animated_photo_of_a_lot_the_first_frame_is_taken(format):
+    red, _, blue = read_photo(animated(format), 16)[8, 8]
+    assert (red > 200, blue < 60) == (True, True)
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from retrieval.photos import read_photo
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert read_photo(Path(sys.argv[1]).read_bytes(), 640) is not None
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("name", ["RGBA.PNG", "progressive.JPEG", "RGB.WEBP"])
+def test_the_largest_photo_of_any_kind_takes_less_than_half_a_gigabyte(tmp_path, name):
+    mode, format = name.split(".")
+    options = {"progressive": True} if mode == "progressive" else {"method": 0} if format == "WEBP" else {}
+    photo = Image.new("RGB" if mode == "progressive" else mode, (5_712, 4_284))
+    (tmp_path / "photo").write_bytes(encoded(photo, format, **options))
+    done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path / "photo"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 500
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -141,12 +238,12 @@ def test_a_photo_to_search_by_is_turned_upright():
 
 
 def test_a_picture_of_the_most_pixels_is_taken():
-    side = int(MAX_QUERY_PIXELS**0.5)
+    side = int(MAX_PIXELS**0.5)
     assert read_query_photo(encoded(Image.new("1", (side, side), 1)), 8).min() == 255
 
 
 @settings(max_examples=150, deadline=None)
-@given(place=st.integers(0, len(RED_JPEG) - 1), junk=st.binary(min_size=1, max_size=20), format=st.sampled_from(QUERY_FORMATS))
+@given(place=st.integers(0, len(RED_JPEG) - 1), junk=st.binary(min_size=1, max_size=20), format=st.sampled_from(FORMATS))
 def test_damage_anywhere_is_a_bad_photo_at_worst(place, junk, format):
     data = plain(format)
     place %= len(data)

@@ -236,6 +236,7 @@ def test_the_api_describes_itself(client: TestClient) -> None:
         "/search",
         "/search/image",
         "/health",
+        "/items/{item_id}",
         "/items/{item_id}/similar",
         "/encode_buyer",
         "/retrieve",

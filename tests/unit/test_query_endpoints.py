@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 
 from lambdas.query_api.app import create_app
-from retrieval.index.base import utc_now
+from retrieval.index.base import IndexedItem, utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.features import FEATURES
 from retrieval.search import SearchService
@@ -26,8 +26,12 @@ DIMENSIONS = len(WORDS) + 1
 
 @pytest.fixture
 def client(tmp_path: Path) -> TestClient:
-    store = FaissStore(tmp_path / "index")
-    publish(store, LOTS)
+    return shop(tmp_path, *LOTS)
+
+
+def shop(root: Path, *lots: IndexedItem) -> TestClient:
+    store = FaissStore(root / "index")
+    publish(store, lots)
     service = SearchService(store, WordEncoder)
     return TestClient(create_app(lambda: service), raise_server_exceptions=False)
 
@@ -45,6 +49,48 @@ def refused(answer: Any, kind: str = "invalid_query", status: int = 400) -> str:
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
     assert answer.json()["type"] == kind
     return answer.json()["detail"]
+
+
+def test_a_list_cuts_a_long_description_at_a_word_and_the_lot_itself_has_it_whole(tmp_path: Path) -> None:
+    words, letters = "Sold by the estate. " * 4_000, "\u58fa" * 50_000
+    lots = [
+        lot("w", "red vase", description=words),
+        lot("l", "blue vase", description=letters),
+        lot("s", "vase", description="Old."),
+    ]
+    asked = shop(tmp_path, *lots)
+    for answer in (asked.get("/search", params={"q": "vase"}), asked.get("/items/w/similar"), asked.get("/retrieve?item_id=w")):
+        told = {found["item_id"]: found["fields"] for found in answer.json()["results"]}
+        assert told["s"].get("description_cut") is None
+        for item_id, whole in {"w": words, "l": letters}.items():
+            if item_id in told:
+                assert told[item_id]["description_cut"] is True
+                assert whole.startswith(told[item_id]["description"])
+                assert 300 < len(told[item_id]["description"]) <= 400
+    assert told["l"]["description"][-1] == "\u58fa"
+    assert asked.get("/search", params={"q": "red"}).json()["results"][0]["fields"]["description"].endswith("estate.")
+    for item_id, whole in {"w": words, "l": letters, "s": "Old."}.items():
+        fields = asked.get(f"/items/{item_id}").json()["fields"]
+        assert (fields["description"], fields.get("description_cut")) == (whole, None)
+
+
+def test_a_lot_is_shown_whole_also_when_it_has_ended(client: TestClient) -> None:
+    ended = client.get("/items/v3").json()
+    assert (ended["item_id"], ended["fields"]["title"]) == ("v3", "old red vase")
+    assert ended["fields"]["ends_at"] < utc_now().timestamp() * 1_000
+    assert not {"text", "embedding", "tower_id"} & set(ended["fields"])
+    assert client.get("/items/a%2Fb").json()["item_id"] == "a/b"
+    assert "'v9'" in refused(client.get("/items/v9"), "unknown_item", 404)
+
+
+def test_an_answer_stays_below_what_can_be_sent_however_much_is_asked_for(tmp_path: Path) -> None:
+    long = {"category": "\u58fa" * 1_000, "brand": "\u58fa" * 1_000, "seller": "\u58fa" * 1_000, "description": "\u58fa" * 90_000}
+    asked = shop(tmp_path, *(lot(f"v{n}", "red " + "\u58fa" * 990, **long) for n in range(100)))
+    query = {"q": "red", "k": 100, "mode": "semantic"}
+    one = asked.post("/search", json=query)
+    assert (one.status_code, len(one.json()["results"])) == (200, 100)
+    assert len(one.content) < 5_500_000
+    assert "ask for fewer lots or queries" in refused(asked.post("/search", json=[query] * 20))
 
 
 def test_similar_lots_are_the_nearest_without_the_lot_itself(client: TestClient) -> None:

@@ -90,6 +90,31 @@ def test_a_kept_answer_drops_a_lot_that_ended_meanwhile(service: SearchService) 
     assert service.search(at(2)).cached
 
 
+def test_an_answer_is_found_under_the_very_words_that_it_was_stored_under(tmp_path: Path) -> None:
+    store = FaissStore(tmp_path / "index")
+    publish(store, [lot("12", "red vase"), lot("\u0661\u0662", "blue vase"), lot("w1", "gold watch 12")])
+    service = SearchService(store, WordEncoder, cached_answers_s=60)
+    first = {query: service.search(at(query=query)).results[0].item_id for query in ("12", "\u0661\u0662", "\uff11\uff12")}
+    assert first == {"12": "12", "\u0661\u0662": "\u0661\u0662", "\uff11\uff12": first["\uff11\uff12"]}
+    assert service.caches()["answers"].hits == 0, "one text, three ids: three questions"
+    for query, item_id in first.items():
+        again = service.search(at(query=query))
+        assert (again.cached, again.results[0].item_id) == (True, item_id)
+
+
+def test_a_store_of_long_descriptions_fills_no_cache_beyond_its_bytes(tmp_path: Path) -> None:
+    store = FaissStore(tmp_path / "index")
+    publish(store, [lot(f"v{n}", f"red vase {n}", description="\u0627\u0628 " * 20_000) for n in range(60)])
+    service = SearchService(store, WordEncoder, cached_answers_s=60, cached_bytes=300_000)
+    for number in range(60):
+        answer = service.search(at(query=f"red vase {number}", k=50))
+        assert all(result.fields["description_cut"] for result in answer.results)
+    answers = service.caches()["answers"]
+    assert 0 < answers.bytes <= 300_000
+    assert 1 <= answers.entries < 10
+    assert len(str(service.item("v1")["description"])) > 50_000
+
+
 def test_an_answer_that_did_without_something_is_not_kept(store: FaissStore) -> None:
     class Dead:
         def score(self, features: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ export class Api {
     this.words = config.words ? new URL(config.words, location.href) : null;
     this.currency = config.currency ?? "";
     this.direction = config.direction === "rtl" ? "rtl" : "ltr";
-    this.can = { similar: false, image: false, events: false, explain: false, diversity: false, buyers: false };
+    this.can = { similar: false, item: false, image: false, events: false, explain: false, diversity: false, buyers: false };
   }
 
   async discover() {
@@ -38,6 +38,7 @@ export class Api {
     this.reached = described !== null;
     const paths = described?.paths ?? {};
     this.can.similar = Object.keys(paths).some((path) => /^\/items\/\{\w+\}\/similar$/.test(path));
+    this.can.item = Object.keys(paths).some((path) => /^\/items\/\{\w+\}$/.test(path));
     this.can.events = "/events" in paths;
     this.can.buyers = this.can.events && "/retrieve" in paths && Object.keys(paths).some((path) => /^\/buyers\/\{\w+\}$/.test(path));
     const asked = (paths["/search"]?.get?.parameters ?? []).map((parameter) => parameter.name);
@@ -69,6 +70,11 @@ export class Api {
 
   similar(itemId, params, signal) {
     return this.ask(withParams(this.at(`items/${encodeURIComponent(itemId)}/similar`), params), { signal });
+  }
+
+  /** One lot with its whole description. */
+  item(itemId) {
+    return this.ask(this.at(`items/${encodeURIComponent(itemId)}`));
   }
 
   /** Lots for a buyer, or where nothing is known of one, popular and fresh ones. */

@@ -5,6 +5,7 @@ import { h, icon, written } from "./dom.js";
 import { explanation } from "./explain.js";
 import { bids, price } from "./format.js";
 
+const SIDES = [256, 640]; // of a lot's photo, in pixels; a web host that has one size alone answers with that
 const NO_PHOTO = "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.500 8.500h.01";
 
 /** The photo of a lot, or a drawing in its place. */
@@ -14,7 +15,8 @@ export function photo(api, itemId, fields, eager = false) {
   if (!api.photos || !fields.has_image) blank();
   else {
     const source = new URL(encodeURIComponent(itemId), api.photos);
-    frame.append(h("img", { src: source, alt: "", loading: eager ? "eager" : "lazy", decoding: "async", onerror: blank }));
+    const srcset = SIDES.map((side) => `${source}?side=${side} ${side}w`).join(", ");
+    frame.append(h("img", { src: source, srcset, sizes: "15rem", alt: "", loading: eager ? "eager" : "lazy", decoding: "async", onerror: blank }));
   }
   return frame;
 }

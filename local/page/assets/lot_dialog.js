@@ -7,7 +7,7 @@ import { explanation } from "./explain.js";
 import { bids, label } from "./format.js";
 
 const NAMES = { listed_at: "Listed", item_id: "Lot" };
-const TOLD = ["item_id", "title", "description", "image", "has_image", "current_price", "bid_count", "ends_at", "updated_at"];
+const TOLD = ["item_id", "title", "description", "description_cut", "image", "has_image", "current_price", "bid_count", "ends_at", "updated_at"];
 
 /** Show a lot over the page; `close()` is called when the buyer leaves it. */
 export function openLot(api, result, { close, similar }) {
@@ -22,13 +22,22 @@ export function openLot(api, result, { close, similar }) {
         h("h2", { id: "lot-title" }, h("span", written(fields.title), fields.title ?? result.item_id)),
         priceTag(api, fields),
         h("p", { class: "bidding" }, h("span", {}, bids(fields.bid_count ?? 0)), countdown(fields.ends_at)),
-        fields.description ? h("p", { class: "description", ...written(fields.description) }, fields.description) : null,
+        fields.description ? description(api, result) : null,
         h("dl", { class: "details" }, details(result)),
         api.can.similar ? h("button", { type: "button", class: "go", onclick: () => { leave(); similar(result); } }, "More like this") : null,
         h("details", { class: "because" }, h("summary", {}, "Why is it here?"), explanation(result)))));
   dialog.onclose = close;
   dialog.onclick = (event) => event.target === dialog && leave();
   if (!dialog.open) dialog.showModal();
+}
+
+/** What the seller wrote; of a long text a list has the beginning, and the rest is asked for. */
+function description(api, { item_id: itemId, fields }) {
+  const text = h("p", { class: "description", ...written(fields.description) }, fields.description + (fields.description_cut ? " …" : ""));
+  if (fields.description_cut && api.can.item) {
+    api.item(itemId).then((whole) => { text.textContent = whole.fields.description; }, () => {}); // the beginning stays
+  }
+  return text;
 }
 
 function details({ item_id: itemId, fields }) {

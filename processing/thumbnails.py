@@ -1,0 +1,92 @@
+"""Thumbnails of lots' photos, drawn once: a page sends them and never decodes what a seller uploaded."""
+
+import hashlib
+import io
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from PIL import Image
+
+from retrieval.errors import InvalidPhoto
+from retrieval.photos import decode_photo, read_photo_file
+
+QUALITY = 82
+JPEG_ENDS = (b"\xff\xd8", b"\xff\xd9")
+
+
+class Side(IntEnum):
+    """Sides of the squares in pixels."""
+
+    CARD = 256
+    LARGE = 640  # of a card on a dense screen, and of a lot that is opened
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnails:
+    """Square JPEGs of photos, by the photo's path, size and time of change: a changed photo has no thumbnail yet.
+
+    Attributes:
+        folder: may be deleted at any time.
+    """
+
+    folder: Path
+
+    def read(self, photo: Path, side: Side) -> bytes | None:
+        """The bytes of a thumbnail; None when it is not there, or damaged.
+
+        Args:
+            photo: as locate_photo() found it.
+            side: of the square in pixels; a smaller photo is not enlarged.
+
+        Raises:
+            InvalidPhoto: draw() has found that there is none to be had.
+        """
+        with suppress(OSError):
+            data = self._file(photo, f"{side}.jpg").read_bytes()
+            if (data[:2], data[-2:]) == JPEG_ENDS:
+                return data
+        with suppress(OSError):
+            raise InvalidPhoto(self._file(photo, "refused").read_text(encoding="utf-8"))
+        return None
+
+    def draw(self, photo: Path, data: bytes | None = None) -> None:
+        """Draw a photo at every side, unless that was done before; remember why, where that cannot be.
+
+        Args:
+            photo: as locate_photo() found it.
+            data: its bytes, when they were read already.
+
+        Raises:
+            OSError: the photo is gone, or the folder cannot be written.
+        """
+        with suppress(InvalidPhoto):
+            if all(self.read(photo, side) for side in Side):
+                return
+            try:
+                largest = Image.fromarray(decode_photo(data or read_photo_file(photo), Side.LARGE, enlarge=False))
+            except InvalidPhoto as error:
+                return self.refuse(photo, str(error))
+            for side in Side:
+                smaller = largest if largest.width <= side else largest.resize((side, side), Image.Resampling.LANCZOS)
+                out = io.BytesIO()
+                smaller.save(out, "JPEG", quality=QUALITY)
+                self._write(photo, f"{side}.jpg", out.getvalue())
+
+    def refuse(self, photo: Path, reason: str) -> None:
+        """Remember that there is no thumbnail of a photo to be had, until the photo changes."""
+        self._write(photo, "refused", reason.encode())
+
+    def _file(self, photo: Path, ending: str) -> Path:
+        status = photo.stat()
+        key = hashlib.sha256(repr((str(photo), status.st_size, status.st_mtime_ns)).encode(errors="surrogateescape")).hexdigest()
+        return self.folder / key[:2] / f"{key[2:34]}-{ending}"
+
+    def _write(self, photo: Path, ending: str, data: bytes) -> None:
+        path = self._file(photo, ending)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{os.getpid()}-{path.name}")  # two workers may draw one photo
+        partial.write_bytes(data)
+        partial.replace(path)
