@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,37 +29,54 @@ def serve(
     ] = None,
     query_tower: QueryTower = None,
     currency: Annotated[str, typer.Option(help="ISO 4217 code of the prices, such as EUR; without it they are bare numbers.")] = "",
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that answer, over the same files; one a core is enough.")
+    ] = 1,
 ) -> None:
     """A search page at /, the API beside it, described at /docs."""
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
         raise InvalidInput(f"--currency is {currency!r}; give the three letters of ISO 4217, such as EUR")
     listener = listen(host, port)  # before the seconds that loading takes, and before the address is told
-    from local.http_server import searches_at_once, serve_app
+    from local.http_server import serve_app, serve_in_workers
+
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def tell(line: str) -> None:
+        console.print(f"{line}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
 
     with listener:
         settings = Settings.from_env()
         settings = replace(settings, query_tower=query_tower or settings.query_tower)
-        app, told = page_and_api(settings, photos or [], currency.upper())
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        console.print(f"{told}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
-        serve_app(app, listener, at_once=searches_at_once(settings))
+        make_app = partial(page_and_api, settings, photos or [], currency.upper(), workers)
+        if workers > 1:
+            serve_in_workers(workers, make_app, listener, tell)
+            return
+        app, line = make_app()
+        tell(line)
+        serve_app(app, listener)
 
 
-def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> tuple["FastAPI", str]:
+def page_and_api(settings: Settings, photos: Sequence[Path], currency: str, workers: int = 1) -> tuple["FastAPI", str]:
     """The app that `gavel serve` runs, and a line about the index behind it.
 
     Raises:
         IndexMissing: nothing has been indexed yet.
     """
+    from starlette.middleware import Middleware
+
     from lambdas.query_api.app import create_app
     from lambdas.query_api.events import events_router
+    from local.admission import Admission, request_queues
     from local.page_app import add_page
     from local.photo_shelf import PhotoShelf
     from local.wiring import event_sink, search_service
 
     home, service = Home(settings), search_service(settings)
     index = service.live().index
-    app = create_app(lambda: service, settings.origins)
+    queues = request_queues(settings, workers)
+    app = create_app(lambda: service, settings.origins, queues=lambda: {kind: queue.figures() for kind, queue in queues.items()})
+    # innermost: what other middleware refuses needs no turn, and what this one refuses has their headers
+    app.user_middleware.append(Middleware(Admission, queues=queues))
     app.include_router(events_router(event_sink(settings), service.buyers.keep))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"

@@ -14,6 +14,7 @@
     │   └── IndexMissing      nothing has been indexed yet
     ├── RankerUnavailable     the re-ranker does not answer
     ├── FeedbackUnavailable   what buyers did cannot be kept, looked up or erased
+    ├── RequestAbandoned      the client hung up before it was answered
     ├── FeatureMismatch       a re-ranker was trained on other features
     └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
 
@@ -75,6 +76,10 @@ class RankerUnavailable(GavelError):
 
 class FeedbackUnavailable(GavelError):
     """What buyers did cannot be written down, looked up or erased."""
+
+
+class RequestAbandoned(GavelError):
+    """The client of a request hung up before it was answered."""
 
 
 class FeatureMismatch(GavelError):

@@ -161,6 +161,17 @@ class Cache(BaseModel):
         return cls(entries=use.entries, hits=use.hits, misses=use.misses, hit_ratio=use.hit_ratio)
 
 
+class Queue(BaseModel):
+    """Requests of one kind that share a number of turns."""
+
+    turns: int
+    running: int
+    waiting: int
+    expected_wait_ms: float
+    refused: int
+    abandoned: int
+
+
 class Health(BaseModel):
     """The live index, and this process."""
 
@@ -171,6 +182,7 @@ class Health(BaseModel):
     items: int
     caches: dict[str, Cache]
     circuits: dict[str, str]
+    queues: dict[str, Queue] = Field(description="How many requests of each kind wait, where this server has queues.")
 
 
 def caches(uses: Mapping[str, CacheUse]) -> dict[str, Cache]:

@@ -1,13 +1,13 @@
 """The HTTP face of search: one FastAPI app, served by uvicorn on a laptop and by Mangum in Lambda."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from lambdas.query_api.answers import Answer, EncodedBuyer, Health, caches
+from lambdas.query_api.answers import Answer, EncodedBuyer, Health, Queue, caches
 from lambdas.query_api.buyers import add_buyers
 from lambdas.query_api.image_search import add_image_search
 from lambdas.query_api.problems import PROBLEM_TYPE, PROBLEMS, UNKNOWN_ITEM, answer_problems
@@ -33,6 +33,7 @@ def create_app(
     service: Service,
     cors_origins: Sequence[str] = (),
     on_answer: Callable[[SearchAnswer], None] = lambda answer: None,
+    queues: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
 ) -> FastAPI:
     """Build the app.
 
@@ -40,12 +41,13 @@ def create_app(
         service: gives the search service; called on the first request, so that importing loads no model.
         cors_origins: origins whose pages may read the answers.
         on_answer: is told of every search that was answered, for measurements.
+        queues: kind of request -> the figures of its Queue, for /health.
     """
     app = FastAPI(title="Gavel", version="1", description="Find the auction lots to look at.", responses=PROBLEMS)
     answer_problems(app)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=METHODS, allow_headers=["*"])
-    _add_search(app, service, on_answer)
+    _add_search(app, service, on_answer, queues)
     add_image_search(app, service, on_answer)
     _add_nearest(app, service)
     add_buyers(app, service)
@@ -53,7 +55,12 @@ def create_app(
     return app
 
 
-def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswer], None]) -> None:
+def _add_search(
+    app: FastAPI,
+    service: Service,
+    on_answer: Callable[[SearchAnswer], None],
+    queues: Callable[[], Mapping[str, Mapping[str, float]]],
+) -> None:
     @app.get("/search")
     def search(query: Annotated[SearchQuery, Query()]) -> Answer:
         """Search by query string."""
@@ -73,7 +80,7 @@ def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswe
 
     @app.get("/health")
     def health() -> Health:
-        """Whether the live index answers, how many lots it holds, and how caches and circuits of this process do."""
+        """Whether the live index answers, how many lots it holds, and how caches, circuits and queues of this process do."""
         asked = service()
         index = asked.live().index
         return Health(
@@ -84,6 +91,7 @@ def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswe
             items=index.count(),
             caches=caches(asked.caches()),
             circuits=dict(asked.circuits()),
+            queues={name: Queue.model_validate(figures) for name, figures in queues().items()},
         )
 
 

@@ -21,6 +21,7 @@ from retrieval.errors import (
     InvalidPhoto,
     InvalidQuery,
     NoImageBranch,
+    RequestAbandoned,
     TowerError,
     UnknownItem,
 )
@@ -38,6 +39,7 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (UnknownItem, HTTPStatus.NOT_FOUND, "unknown_item"),
     (IndexUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "index_unavailable"),
     (TowerError, HTTPStatus.SERVICE_UNAVAILABLE, "tower_unavailable"),
+    (RequestAbandoned, HTTPStatus.REQUEST_TIMEOUT, "request_abandoned"),  # nobody reads it
     (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
@@ -74,7 +76,11 @@ PROBLEMS = {
     **described(HTTPStatus.BAD_REQUEST, {"invalid_query": "k is 101; allowed are 1 to 100"}),
     **described(
         HTTPStatus.SERVICE_UNAVAILABLE,
-        {"index_unavailable": "OpenSearch at … does not answer", "tower_unavailable": "the query could not be encoded"},
+        {
+            "index_unavailable": "OpenSearch at … does not answer",
+            "tower_unavailable": "the query could not be encoded",
+            "overloaded": "a request would wait longer than 0.5 s for its turn; ask again in 1 s",
+        },
         RETRY_AFTER,
     ),
 }
