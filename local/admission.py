@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from functools import cache
 from http import HTTPStatus
 
 from starlette.responses import Response
@@ -69,8 +70,9 @@ class Queue:
 
     @property
     def is_full(self) -> bool:
-        """True if a request which came now would wait too long."""
-        return self.expected_wait_s > self._max_wait_s
+        """True if a request which came now would wait too long. As many as there are turns may always wait: so no turn is idle,
+        and the average finds back after some slow requests."""
+        return len(self._waiting) >= self.turns and self.expected_wait_s > self._max_wait_s
 
     def figures(self) -> dict[str, float]:
         """The fields of a Queue of /health."""
@@ -193,6 +195,10 @@ def _replay(body: bytes, hung_up: "asyncio.Future[Message]") -> Receive:
 
 def _refuse(queue: Queue) -> Response:
     queue.refused += 1
-    seconds = max(1, math.ceil(queue.expected_wait_s))
-    detail = f"too many requests wait for their turn already; ask again in {seconds} s"
-    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", detail, {"Retry-After": str(seconds)})
+    return _overloaded(max(1, math.ceil(queue.expected_wait_s)))
+
+
+@cache  # a full server says this more often than anything else
+def _overloaded(retry_after_s: int) -> Response:
+    detail = f"too many requests wait for their turn already; ask again in {retry_after_s} s"
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", detail, {"Retry-After": str(retry_after_s)})

@@ -79,7 +79,7 @@ PROBLEMS = {
         {
             "index_unavailable": "OpenSearch at … does not answer",
             "tower_unavailable": "the query could not be encoded",
-            "overloaded": "a request would wait longer than 0.5 s for its turn; ask again in 1 s",
+            "overloaded": "too many requests wait for their turn already; ask again in 1 s",
         },
         RETRY_AFTER,
     ),
