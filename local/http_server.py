@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
+from typing import ClassVar
 
 import anyio.to_thread
 import uvicorn
@@ -31,7 +32,7 @@ ANSWER_S = 60.0  # for the client to take an answer
 MAX_HEAD_BYTES = 65_536
 MAX_CONNECTIONS = 2_048  # of a process
 FILES_BESIDE = 256  # files that a process opens beside its connections
-STOP_S = 9.0  # until a process that is told to stop ends whatever it still does
+STOP_S = 8.0  # until a process that is told to stop ends whatever it still does; its parent waits a little longer
 MAX_ENDED, ENDED_WITHIN_S = 5, 60.0  # workers that may end, and are replaced, within so many seconds
 
 
@@ -41,17 +42,20 @@ class _Connection(HttpToolsProtocol):
     uvicorn bounds only how long a connection is idle between two requests, and any byte ends that.
     """
 
+    limit: ClassVar[int] = MAX_CONNECTIONS  # of a process
     since: float | None = None  # when the client began to owe us something, by time.monotonic(); None while we owe an answer
     _limit_s = HEAD_S
     _head_bytes: int | None = None  # of a head that has begun
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self.limit_concurrency is not None and len(self.connections) + 1 >= self.limit_concurrency:
-            late = [each for each in self.connections if isinstance(each, _Connection) and each.since is not None]
-            if late:
-                min(late, key=lambda each: each.since or 0.0).end()
+        full = len(self.connections) >= self.limit
+        late = [each for each in self.connections if isinstance(each, _Connection) and each.since is not None] if full else []
+        if late:
+            min(late, key=lambda each: each.since or 0.0).end()
         super().connection_made(transport)  # type: ignore[arg-type]
         self._expect(HEAD_S)
+        if full and not late:
+            self._answer(b"503 Service Unavailable")
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -107,7 +111,11 @@ class _Connection(HttpToolsProtocol):
         """Refuse a request that is not here whole, and end the connection."""
         answered = self.cycle is None or self.cycle.response_complete
         if answered if self._head_bytes is not None else not answered and not self.cycle.response_started:
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self._answer(status)
+        self.transport.close()
+
+    def _answer(self, status: bytes) -> None:
+        self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         self.transport.close()
 
 
@@ -148,7 +156,8 @@ def serve_app(app: FastAPI, listener: socket.socket) -> None:
     """
     gc.collect()
     gc.freeze()
-    _Server(_config(app, limit_concurrency=connection_limit() + 1)).run(sockets=[listener])
+    _Connection.limit = connection_limit()
+    _Server(_config(app)).run(sockets=[listener])
 
 
 def connection_limit() -> int:
@@ -161,10 +170,8 @@ def connection_limit() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, soft - FILES_BESIDE))
 
 
-def _config(app: FastAPI, limit_concurrency: int | None = None) -> uvicorn.Config:
-    return uvicorn.Config(
-        app, http=_Connection, ws="none", log_level="warning", access_log=False, limit_concurrency=limit_concurrency
-    )
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(app, http=_Connection, ws="none", log_level="warning", access_log=False)
 
 
 def serve_in_workers(
@@ -213,7 +220,7 @@ def serve_in_workers(
     finally:
         for worker in workers:
             worker.process.terminate()
-        last = time.monotonic() + STOP_S + 0.5
+        last = time.monotonic() + STOP_S + 1.0
         for worker in workers:
             worker.process.join(max(0.0, last - time.monotonic()))
             worker.process.kill()
@@ -276,7 +283,7 @@ def _end_with_parent() -> None:
 def served_in_thread(app: FastAPI) -> Iterator[str]:
     """The URL of an app on a free port of this machine, while the block runs."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(_config(app))
+        server = _Server(_config(app))
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         serving.start()
         while not server.started:
