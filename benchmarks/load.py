@@ -133,14 +133,23 @@ def _caches(url: str) -> dict[str, Any]:
 
 
 @contextmanager
-def served(settings: Mapping[str, str] = UNCACHED) -> Iterator[tuple[str, psutil.Process]]:
-    """`gavel serve` on a core of its own: its address and its process."""
+def served(settings: Mapping[str, str] = UNCACHED, workers: int = 1) -> Iterator[tuple[str, psutil.Process]]:
+    """`gavel serve` in so many processes, a single one on a core of its own: its address and its process."""
     port = free_port()
-    command = [sys.executable, "-m", "local.cli", "serve", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "local.cli",
+        "serve",
+        "--port",
+        str(port),
+        *(["--workers", str(workers)] if workers > 1 else []),
+    ]
     server = subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         process = psutil.Process(server.pid)
-        process.cpu_affinity([SERVER_CORE])
+        if workers == 1:
+            process.cpu_affinity([SERVER_CORE])
         url = f"http://127.0.0.1:{port}"
         _wait_for(f"{url}/health", server)
         yield url, process

@@ -1,63 +1,290 @@
-"""How `gavel serve` runs its app: uvicorn, with as many answers worked out at a time as this machine has cores for."""
+"""How `gavel serve` runs its app: uvicorn in one process or several, which no client can hold up by what it does not send."""
 
+import asyncio
 import gc
+import logging
+import multiprocessing
 import os
+import resource
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import connection
+from typing import ClassVar
 
 import anyio.to_thread
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from retrieval.settings import Settings
+from retrieval.errors import GavelError
 
-LEAST_AT_ONCE = 2  # so that one slow request, such as a large photo, never holds up all the others
+logger = logging.getLogger(__name__)
+
+THREADS = 64  # more than the queues have turns: those are what bounds the work
+HEAD_S = 10.0  # from the connection, or the last answer, to the end of a request's head
+BODY_S = 30.0  # for the body: a photo of 1 MB by a slow telephone
+ANSWER_S = 60.0  # for the client to take an answer
+MAX_HEAD_BYTES = 65_536
+MAX_CONNECTIONS = 2_048  # of a process
+FILES_BESIDE = 256  # files that a process opens beside its connections
+STOP_S = 8.0  # until a process that is told to stop ends whatever it still does; its parent waits a little longer
+MAX_ENDED, ENDED_WITHIN_S = 5, 60.0  # workers that may end, and are replaced, within so many seconds
 
 
-def searches_at_once(settings: Settings) -> int | None:
-    """How many answers are worked out at a time: a few where this process does all the work, for more of them only take turns at
-    the interpreter and all come late; None, as many as the framework likes, where they wait for another machine."""
-    if settings.index == "opensearch" or settings.ranker_endpoint:
-        return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(LEAST_AT_ONCE, cores)
+class _Connection(HttpToolsProtocol):
+    """A connection that ends when its client does not send a request, or take an answer, within a time.
+
+    uvicorn bounds only how long a connection is idle between two requests, and any byte ends that.
+    """
+
+    limit: ClassVar[int] = MAX_CONNECTIONS  # of a process
+    since: float | None = None  # when the client began to owe us something, by time.monotonic(); None while we owe an answer
+    _limit_s = HEAD_S
+    _head_bytes: int | None = None  # of a head that has begun
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        full = len(self.connections) >= self.limit
+        late = [each for each in self.connections if isinstance(each, _Connection) and each.since is not None] if full else []
+        if late:
+            min(late, key=lambda each: each.since or 0.0).end()
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._expect(HEAD_S)
+        if full and not late:
+            self._answer(b"503 Service Unavailable")
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = None
+        super().on_headers_complete()
+        self._expect(BODY_S)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if not self.cycle.response_complete:
+            self.since = None
+
+    def on_response_complete(self) -> None:
+        another = bool(self.pipeline)
+        super().on_response_complete()
+        if not another:
+            self._expect(HEAD_S)
+
+    def shutdown(self) -> None:
+        if self.since is None:
+            super().shutdown()
+        else:
+            self.transport.close()  # an answer that is on its way still goes out
+
+    def end(self) -> None:
+        """End the connection at once, and make room for another one."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def check(self, now: float) -> None:
+        """End the connection if its client is late."""
+        late_s = 0.0 if self.since is None else now - self.since
+        if self.transport.get_write_buffer_size():
+            if late_s > ANSWER_S:
+                self.end()
+        elif late_s > self._limit_s:
+            self._refuse(b"408 Request Timeout")
+
+    def _expect(self, seconds: float) -> None:
+        self.since, self._limit_s = time.monotonic(), seconds
+
+    def _refuse(self, status: bytes) -> None:
+        """Refuse a request that is not here whole, and end the connection."""
+        answered = self.cycle is None or self.cycle.response_complete
+        if answered if self._head_bytes is not None else not answered and not self.cycle.response_started:
+            self._answer(status)
+        self.transport.close()
+
+    def _answer(self, status: bytes) -> None:
+        self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, at_once: int | None) -> None:
-        super().__init__(config)
-        self._at_once = at_once
-
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._at_once is not None:
-            anyio.to_thread.current_default_thread_limiter().total_tokens = self._at_once  # of the loop that runs by now
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS  # of the loop that runs by now
         await super().serve(sockets)
 
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # once a second
+            now = time.monotonic()
+            for each in list(self.server_state.connections):
+                if isinstance(each, _Connection):
+                    each.check(now)
+        return await super().on_tick(counter)
 
-def serve_app(app: FastAPI, listener: socket.socket, at_once: int | None) -> None:
-    """Serve an app on a socket until Ctrl-C.
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if threading.current_thread() is threading.main_thread():  # elsewhere the process goes on
+            last = threading.Timer(STOP_S, self._end_process)
+            last.daemon = True
+            last.start()
+        await super().shutdown(sockets)
+
+    def _end_process(self) -> None:
+        """End what no signal ends, such as a thread that decodes a photo. What was acknowledged is on the disk."""
+        logger.warning("%d requests were still worked on after %g s; they end unanswered", len(self.server_state.tasks), STOP_S)
+        os._exit(0)
+
+
+def serve_app(app: FastAPI, listener: socket.socket) -> None:
+    """Serve an app on a socket until Ctrl-C or SIGTERM.
 
     What was loaded before stays for good, so that the garbage collector need not look through it while buyers wait.
 
     Args:
         app: whose endpoints run in threads.
         listener: listens already.
-        at_once: how many of those threads may run; None is the framework's own limit.
     """
     gc.collect()
     gc.freeze()
+    _Connection.limit = connection_limit()
+    _Server(_config(app)).run(sockets=[listener])
+
+
+def connection_limit() -> int:
+    """How many connections a process may have; asks the system for as many open files as that takes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + FILES_BESIDE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, soft - FILES_BESIDE))
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
     behind_proxy = "FORWARDED_ALLOW_IPS" in os.environ  # else any program of this machine could name another client address
-    _Server(uvicorn.Config(app, log_level="warning", proxy_headers=behind_proxy), at_once).run(sockets=[listener])
+    return uvicorn.Config(app, http=_Connection, ws="none", log_level="warning", access_log=False, proxy_headers=behind_proxy)
+
+
+def serve_in_workers(
+    count: int, make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket, tell: Callable[[str], None]
+) -> None:
+    """Serve an app in several processes that accept connections from one socket, until Ctrl-C or SIGTERM.
+
+    A worker that ends is replaced. Workers begin as fresh interpreters: threads of the libraries do not outlive a fork.
+
+    Args:
+        count: of processes, each with an app of its own over the same files.
+        make_app: makes it, with a line about it; must be picklable.
+        listener: listens already.
+        tell: is given the line when the first worker is ready.
+
+    Raises:
+        GavelError: no worker could start, or they keep ending.
+    """
+    stop, told, ended = threading.Event(), False, deque[float](maxlen=MAX_ENDED)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda number, frame: stop.set())
+    workers = [_Worker(make_app, listener) for _ in range(count)]
+    try:
+        while not stop.is_set():
+            connection.wait([watched for worker in workers for watched in worker.watched()], timeout=0.5)
+            for number, worker in enumerate(workers):
+                news = worker.read()
+                if isinstance(news, GavelError):
+                    if not told:
+                        raise news
+                    logger.error("a worker could not start: %s", news)
+                elif news is not None and not told:
+                    told = True
+                    tell(news)
+                if worker.process.is_alive() or stop.is_set():
+                    continue
+                ended.append(time.monotonic())
+                code = worker.process.exitcode
+                if len(ended) == MAX_ENDED and ended[-1] - ended[0] < ENDED_WITHIN_S:
+                    raise GavelError(
+                        f"{MAX_ENDED} workers ended within {ENDED_WITHIN_S:g} s, the last with exit code {code}; "
+                        "mend what the lines above say, or start with --workers 1 to see it in one process"
+                    )
+                logger.warning("worker %d ended with exit code %s; another one starts", worker.process.pid, code)
+                workers[number] = _Worker(make_app, listener)
+    finally:
+        for worker in workers:
+            worker.process.terminate()
+        last = time.monotonic() + STOP_S + 1.0
+        for worker in workers:
+            worker.process.join(max(0.0, last - time.monotonic()))
+            worker.process.kill()
+
+
+class _Worker:
+    """A process that serves, and what it has to tell: a line when it is ready, or the error for which it could not start."""
+
+    def __init__(self, make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket) -> None:
+        context = multiprocessing.get_context("spawn")
+        news, theirs = context.Pipe(duplex=False)
+        self._news: connection.Connection | None = news
+        self.process = context.Process(target=_work, args=(make_app, listener, theirs))
+        self.process.start()
+        theirs.close()
+
+    def watched(self) -> Sequence[int | connection.Connection]:
+        """What connection.wait() shall wake up for."""
+        return [self.process.sentinel] if self._news is None else [self.process.sentinel, self._news]
+
+    def read(self) -> str | GavelError | None:
+        """What it has to tell, once; None while there is nothing."""
+        if self._news is None or not self._news.poll():
+            return None
+        try:
+            told: str | GavelError = self._news.recv()
+        except EOFError:
+            return None
+        finally:
+            self._news.close()
+            self._news = None
+        return told
+
+
+def _work(
+    make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket, news: "connection.Connection[str | GavelError, None]"
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent's word counts
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        app, line = make_app()
+    except GavelError as error:
+        news.send(error)
+        raise SystemExit(1) from error
+    news.send(line)
+    news.close()
+    with listener:
+        serve_app(app, listener)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
 def served_in_thread(app: FastAPI) -> Iterator[str]:
     """The URL of an app on a free port of this machine, while the block runs."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = _Server(_config(app))
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         serving.start()
         while not server.started:

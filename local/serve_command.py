@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,9 @@ def serve(
         typer.Option(metavar="NAME", help="Also answer requests that address this server by NAME; * answers any. Repeatable."),
     ] = None,
     currency: Annotated[str, typer.Option(help="ISO 4217 code of the prices, such as EUR; without it they are bare numbers.")] = "",
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that answer, over the same files; one a core is enough.")
+    ] = 1,
 ) -> None:
     """A search page at /, the API beside it, described at /docs."""
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
@@ -49,23 +53,31 @@ def serve(
             raise InvalidInput(f"--allow-host is {name!r}; give a name or address without scheme and path, such as shop.example")
     listener = listen(host, port)  # before the seconds that loading takes, and before the address is told
     from lambdas.query_api.callers import CallerLimits, is_loopback
-    from local.http_server import searches_at_once, serve_app
+    from local.http_server import serve_app, serve_in_workers
+
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def tell(line: str) -> None:
+        if not is_loopback(host):
+            console.print(REACHABLE, highlight=False)
+        console.print(f"{line}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
 
     with listener:
         settings = Settings.from_env()
         settings = replace(settings, query_tower=query_tower or settings.query_tower)
         hosts = None if "*" in (allow_host or []) else [host, *(allow_host or [])]
         limits = CallerLimits(hosts, settings.writes_per_second, settings.searches_per_second)
-        app, told = page_and_api(settings, photos or [], currency.upper(), limits)
-        if not is_loopback(host):
-            console.print(REACHABLE, highlight=False)
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        console.print(f"{told}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
-        serve_app(app, listener, at_once=searches_at_once(settings))
+        make_app = partial(page_and_api, settings, photos or [], currency.upper(), limits, workers)
+        if workers > 1:
+            serve_in_workers(workers, make_app, listener, tell)
+            return
+        app, line = make_app()
+        tell(line)
+        serve_app(app, listener)
 
 
 def page_and_api(
-    settings: Settings, photos: Sequence[Path], currency: str, limits: "CallerLimits | None" = None
+    settings: Settings, photos: Sequence[Path], currency: str, limits: "CallerLimits | None" = None, workers: int = 1
 ) -> tuple["FastAPI", str]:
     """The app that `gavel serve` runs, and a line about the index behind it.
 
@@ -73,23 +85,34 @@ def page_and_api(
         settings: of this process.
         photos: folders whose photos may be shown.
         currency: ISO 4217 code, or empty.
-        limits: what callers may do; None for anything.
+        limits: what callers may do, in each process; None for anything.
+        workers: processes that serve side by side.
 
     Raises:
         IndexMissing: nothing has been indexed yet.
     """
+    from starlette.middleware import Middleware
+
     from lambdas.query_api.app import create_app
     from lambdas.query_api.callers import CallerLimits
     from lambdas.query_api.events import events_router
+    from local.admission import Admission, request_queues
     from local.page_app import add_page
     from local.photo_shelf import PhotoShelf
     from local.wiring import event_sink, search_service
 
     home, service = Home(settings), search_service(settings)
     index = service.live().index
+    queues = request_queues(settings, workers)
     app = create_app(
-        lambda: service, settings.origins, limits=limits or CallerLimits(), queries_per_request=settings.queries_per_request
+        lambda: service,
+        settings.origins,
+        limits=limits or CallerLimits(),
+        queries_per_request=settings.queries_per_request,
+        queues=lambda: {kind: queue.figures() for kind, queue in queues.items()},
     )
+    # innermost: what other middleware refuses needs no turn, and what this one refuses has their headers
+    app.user_middleware.append(Middleware(Admission, queues=queues))
     app.include_router(events_router(event_sink(settings), service.keep))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"

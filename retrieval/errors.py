@@ -15,6 +15,7 @@
     ├── RankerUnavailable     the re-ranker does not answer
     ├── FeedbackUnavailable   what buyers did cannot be kept, looked up or erased
     ├── Overloaded            too many wait already; to be asked again in a while
+    ├── RequestAbandoned      the client hung up before it was answered
     ├── FeatureMismatch       a re-ranker was trained on other features
     └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
 
@@ -94,6 +95,10 @@ class FeedbackUnavailable(GavelError):
 
 class Overloaded(GavelError):
     """So many requests wait for their turn that another one would come late."""
+
+
+class RequestAbandoned(GavelError):
+    """The client of a request hung up before it was answered."""
 
 
 class FeatureMismatch(GavelError):

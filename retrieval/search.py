@@ -10,7 +10,7 @@ from retrieval.buyer_search import EXCLUDES, BuyerSearch, Exclude, KnownBuyer, P
 from retrieval.buyer_store import BuyerStore, NoBuyerStore, parse_buyer_id
 from retrieval.buyers import AVERAGE, BuyerTower, BuyerVector, unit_vector
 from retrieval.cache import CacheUse, LruCache
-from retrieval.deadline import Deadline
+from retrieval.deadline import Deadline, uncounted
 from retrieval.errors import GavelError, InvalidQuery, TowerError, UnknownItem
 from retrieval.events import Interaction
 from retrieval.first_stage import FirstStage, retrieve
@@ -99,7 +99,8 @@ class SearchService:
             candidates: how many first-stage candidates are re-ranked.
             tower_id: the only tower to accept; empty accepts the one that the live index names.
             retrieve_timeout_s: seconds until one request to the index is given up.
-            deadline_s: seconds after which a search begins no further stage; loading a tower, the first time, is not counted.
+            deadline_s: seconds after which a search begins no further stage, counted from when its request had arrived; loading
+                a tower, the first time, is not counted.
             cached_queries: how many encoded queries are kept.
             cached_answers_s: how long an answer is kept, seconds; 0 keeps none.
             cached_bytes: what each cache may take: of encoded queries, of encoded photos, of answers.
@@ -120,7 +121,8 @@ class SearchService:
 
     def live(self) -> Live:
         """The live index and its models; the alias is looked at again every few seconds."""
-        return self._live.get()
+        with uncounted():
+            return self._live.get()
 
     def caches(self) -> Mapping[str, CacheUse]:
         """Cache -> how it does."""
@@ -161,6 +163,7 @@ class SearchService:
             pending = [request for request, answer in zip(requests, kept, strict=True) if answer is None]
             vectors: Mapping[str, Vector] = {}
             if pending:
+                Deadline.of_request(self._deadline_s).limit(self._deadline_s)  # encode for nobody who has left
                 with timed(timings, "encode"):
                     vectors = self._encoded(live, [query_text(request.query) for request in pending])
         answers = [
@@ -196,13 +199,15 @@ class SearchService:
         with timed(timings, "total"):
             with timed(timings, "load"):
                 live = self.live()
-                encoder = self._photos.encoder(live.index.tower_id)
+                with uncounted():
+                    encoder = self._photos.encoder(live.index.tower_id)
+            Deadline.of_request(self._deadline_s).limit(self._deadline_s)
             with timed(timings, "encode"):
                 vector = self._photos.vector(encoder, photo)
                 words = self._encoded(live, [text]).get(text) if text else None
         if text and words is None:
             raise TowerError("the words beside the photo could not be encoded; the log says why, and the photo alone can be sent")
-        return self._stages.answer(live, asked, with_words(vector, words), timings, Deadline(self._deadline_s))
+        return self._stages.answer(live, asked, with_words(vector, words), timings, Deadline.of_request(self._deadline_s))
 
     def item(self, item_id: str) -> dict[str, Any]:
         """What a buyer may see of a lot, whole; its auction may have ended.
@@ -212,7 +217,7 @@ class SearchService:
             UnknownItem: no lot has this id.
             IndexUnavailable: the index does not answer.
         """
-        return visible_fields(self._lot(self.live(), item_id, Deadline(self._deadline_s)).document)
+        return visible_fields(self._lot(self.live(), item_id, Deadline.of_request(self._deadline_s)).document)
 
     def similar(self, item_id: str, k: int = 10, where: Filter | None = None) -> SearchAnswer:
         """The lots nearest to a lot, by its stored vector; the lot itself is left out. Its own auction may have ended.
@@ -222,7 +227,7 @@ class SearchService:
             UnknownItem: no lot has this id.
             IndexUnavailable: the index does not answer.
         """
-        live, deadline = self.live(), Deadline(self._deadline_s)
+        live, deadline = self.live(), Deadline.of_request(self._deadline_s)
         vector = self._lot(live, item_id, deadline).vector
         return self._nearest(live, vector, k, where, deadline, without=[item_id])
 
@@ -237,7 +242,7 @@ class SearchService:
         live = self.live()
         if len(numbers) != live.index.dimensions:
             raise InvalidQuery(f"the vector has {len(numbers)} numbers; index {live.index.name} takes {live.index.dimensions}")
-        return self._nearest(live, unit_vector(numbers), k, where, Deadline(self._deadline_s))
+        return self._nearest(live, unit_vector(numbers), k, where, Deadline.of_request(self._deadline_s))
 
     def nearest_to_buyer(
         self,
@@ -267,7 +272,7 @@ class SearchService:
         if exclude not in EXCLUDES:
             raise InvalidQuery(f"exclude is {exclude!r}; allowed are {', '.join(EXCLUDES)}")
         buyer = KnownBuyer(acts, parse_buyer_id(buyer_id) if buyer_id else "", exclude)
-        return self.buyers.retrieve(self.live(), buyer, k, where or Filter(), Deadline(self._deadline_s))
+        return self.buyers.retrieve(self.live(), buyer, k, where or Filter(), Deadline.of_request(self._deadline_s))
 
     def keep(self, acts: Sequence[Interaction]) -> list[str]:
         """Add acts to the histories of their buyers; acts on lots that the live index does not have are left out.
@@ -279,7 +284,7 @@ class SearchService:
         """
         named = list(dict.fromkeys(act.item_id for act in acts))
         try:
-            lots = self._first_stage.fetch(self.live().index, named, Deadline(self._deadline_s))
+            lots = self._first_stage.fetch(self.live().index, named, Deadline.of_request(self._deadline_s))
         except GavelError as error:
             logger.warning("%d acts are in no buyer's history: %s", len(acts), error)
             return []
@@ -295,7 +300,7 @@ class SearchService:
             FeedbackUnavailable: the store does not answer.
             IndexUnavailable: the index does not answer.
         """
-        return self.buyers.history(self.live(), buyer_id, limit, Deadline(self._deadline_s))
+        return self.buyers.history(self.live(), buyer_id, limit, Deadline.of_request(self._deadline_s))
 
     def encode_buyer(self, acts: Sequence[Interaction]) -> tuple[str, BuyerVector]:
         """The tower of the live index, and where a buyer stands in its space.
@@ -306,7 +311,9 @@ class SearchService:
         """
         live = self.live()
         check_interactions(tuple(acts))
-        return live.index.tower_id, self._first_stage.buyer(live.index, acts, live.buyer_tower, Deadline(self._deadline_s))
+        return live.index.tower_id, self._first_stage.buyer(
+            live.index, acts, live.buyer_tower, Deadline.of_request(self._deadline_s)
+        )
 
     def _lot(self, live: Live, item_id: str, deadline: Deadline) -> Candidate:
         check_text(item_id, "item_id")
@@ -323,7 +330,7 @@ class SearchService:
 
     def _fresh(self, live: Live, request: SearchRequest, vector: Vector | None, timings: Mapping[str, float]) -> SearchAnswer:
         """An answer of this moment, kept for a while if nothing failed on its way."""
-        answer = self._stages.answer(live, request, vector, timings, Deadline(self._deadline_s))
+        answer = self._stages.answer(live, request, vector, timings, Deadline.of_request(self._deadline_s))
         if not answer.degraded:
             self._answers.put(_cache_key(live, request), answer)
         return answer

@@ -58,6 +58,7 @@ class Settings:
         request_timeout_s: seconds until one request to the index is given up.
         retrieve_timeout_s: seconds until one request of a search to the index is given up.
         deadline_s: seconds after which a search begins no further stage, and answers without it or not at all.
+        max_wait_s: seconds that a request to `gavel serve` may wait for its turn; one that would wait longer is refused at once.
         cached_queries: how many encoded queries a process keeps, >= 0.
         cached_answers_s: seconds for which an answer is kept; 0 keeps none.
         cached_mb: megabytes that each cache of a process may take, >= 0: encoded queries, encoded photos, answers.
@@ -91,6 +92,7 @@ class Settings:
     request_timeout_s: float = limited(10.0, above=0)
     retrieve_timeout_s: float = limited(2.0, above=0)
     deadline_s: float = limited(5.0, above=0)
+    max_wait_s: float = limited(0.5, least=0)
     cached_queries: int = limited(10_000, least=0)
     cached_answers_s: float = limited(5.0, least=0)  # as long as a swapped alias may go unseen
     cached_mb: float = limited(64.0, least=0)

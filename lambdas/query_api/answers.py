@@ -173,6 +173,17 @@ class Cache(BaseModel):
         return cls.model_validate(use, from_attributes=True)
 
 
+class Queue(BaseModel):
+    """Requests of one kind that share a number of turns."""
+
+    turns: int
+    running: int
+    waiting: int
+    expected_wait_ms: float
+    refused: int
+    abandoned: int
+
+
 class Health(BaseModel):
     """The live index, and this process."""
 
@@ -183,6 +194,7 @@ class Health(BaseModel):
     items: int
     caches: dict[str, Cache]
     circuits: dict[str, str]
+    queues: dict[str, Queue] = Field(description="How many requests of each kind wait, where this server has queues.")
 
 
 def caches(uses: Mapping[str, CacheUse]) -> dict[str, Cache]:

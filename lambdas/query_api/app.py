@@ -1,13 +1,13 @@
 """The HTTP face of search: one FastAPI app, served by uvicorn on a laptop and by Mangum in Lambda."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from lambdas.query_api.answers import Answer, EncodedBuyer, Health, Whole, caches
+from lambdas.query_api.answers import Answer, EncodedBuyer, Health, Queue, Whole, caches
 from lambdas.query_api.buyers import add_buyers
 from lambdas.query_api.callers import NO_LIMITS, CallerCheck, CallerLimits, charge_searches
 from lambdas.query_api.image_search import add_image_search
@@ -38,6 +38,7 @@ def create_app(
     on_answer: Callable[[SearchAnswer], None] = lambda answer: None,
     limits: CallerLimits = NO_LIMITS,
     queries_per_request: int = MAX_QUERIES,
+    queues: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
 ) -> FastAPI:
     """Build the app.
 
@@ -47,6 +48,7 @@ def create_app(
         on_answer: is told of every search that was answered, for measurements.
         limits: what callers may do.
         queries_per_request: how many searches one `POST /search` may hold, 1 to MAX_QUERIES; 1 where a quota counts requests.
+        queues: kind of request -> the figures of its Queue, for /health.
     """
     app = FastAPI(
         title="Gavel",
@@ -61,7 +63,7 @@ def create_app(
     app.add_middleware(CallerCheck, limits=limits, origins=cors_origins)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=METHODS, allow_headers=["*"])
-    _add_search(app, service, on_answer, queries_per_request)
+    _add_search(app, service, on_answer, queues, queries_per_request)
     add_image_search(app, service, on_answer)
     _add_nearest(app, service)
     add_buyers(app, service)
@@ -69,7 +71,13 @@ def create_app(
     return app
 
 
-def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswer], None], queries_per_request: int) -> None:
+def _add_search(
+    app: FastAPI,
+    service: Service,
+    on_answer: Callable[[SearchAnswer], None],
+    queues: Callable[[], Mapping[str, Mapping[str, float]]],
+    queries_per_request: int,
+) -> None:
     @app.get("/search")
     def search(query: Annotated[SearchQuery, Query()]) -> Answer:
         """Search by query string."""
@@ -96,7 +104,7 @@ def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswe
 
     @app.get("/health")
     def health() -> Health:
-        """Whether the live index answers, how many lots it holds, and how caches and circuits of this process do."""
+        """Whether the live index answers, how many lots it holds, and how caches, circuits and queues of this process do."""
         asked = service()
         index = asked.live().index
         return Health(
@@ -107,6 +115,7 @@ def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswe
             items=index.count(),
             caches=caches(asked.caches()),
             circuits=dict(asked.circuits()),
+            queues={name: Queue.model_validate(figures) for name, figures in queues().items()},
         )
 
 

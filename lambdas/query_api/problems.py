@@ -23,6 +23,7 @@ from retrieval.errors import (
     InvalidQuery,
     NoImageBranch,
     Overloaded,
+    RequestAbandoned,
     TowerError,
     UnknownItem,
 )
@@ -44,6 +45,7 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (IndexUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "index_unavailable"),
     (TowerError, HTTPStatus.SERVICE_UNAVAILABLE, "tower_unavailable"),
     (Overloaded, HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
+    (RequestAbandoned, HTTPStatus.REQUEST_TIMEOUT, "request_abandoned"),  # nobody reads it
     (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
@@ -93,7 +95,11 @@ PROBLEMS = {
     **described(HTTPStatus.TOO_MANY_REQUESTS, {"too_many_requests": "your address sends more searches than …"}, RETRY_AFTER),
     **described(
         HTTPStatus.SERVICE_UNAVAILABLE,
-        {"index_unavailable": "the index does not answer", "tower_unavailable": "the query cannot be encoded right now"},
+        {
+            "index_unavailable": "the index does not answer",
+            "tower_unavailable": "the query cannot be encoded right now",
+            "overloaded": "too many requests wait for their turn already; ask again in 1 s",
+        },
         RETRY_AFTER,
     ),
 }

@@ -1,52 +1,144 @@
-"""How `gavel serve` runs its app: few answers at a time where it does all the work itself."""
+"""How `gavel serve` holds its connections and its processes: no client holds it up by what it does not send."""
 
-import os
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import ExitStack
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from local import http_server
+from local.http_server import served_in_thread
 from local.serve_command import listen
-from retrieval.settings import Settings
+
+HALF_A_BODY = b"POST / HTTP/1.1\r\nHost: gavel\r\nContent-Length: 100\r\n\r\nhalf"
 
 
-def test_as_many_answers_are_worked_out_at_a_time_as_there_are_cores_and_two_at_least(monkeypatch):
-    for cores, at_once in ((1, 2), (2, 2), (8, 8)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)), raising=False)
-        assert http_server.searches_at_once(Settings()) == at_once
-
-
-@pytest.mark.parametrize("elsewhere", [{"index": "opensearch"}, {"ranker_endpoint": "reranker"}])
-def test_searches_that_wait_for_another_machine_are_not_held_back(elsewhere):
-    assert http_server.searches_at_once(replace(Settings(), **elsewhere)) is None
-
-
-@pytest.mark.parametrize(("at_once", "most"), [(2, 2), (None, 6)])
-def test_the_server_works_out_no_more_answers_at_a_time_than_it_is_told(at_once, most, monkeypatch):
+@pytest.fixture(autouse=True)
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds that a test can wait for."""
+    monkeypatch.setattr(http_server, "HEAD_S", 1.0)
+    monkeypatch.setattr(http_server, "BODY_S", 1.0)
     monkeypatch.setattr(http_server.gc, "freeze", lambda: None)  # of the tests' own process
-    running, seen, turn = 0, [], threading.Lock()
+
+
+def echo() -> FastAPI:
     app = FastAPI()
 
+    @app.post("/")
+    async def body(request: Request) -> int:
+        return len(await request.body())
+
     @app.get("/")
-    def work() -> str:
-        nonlocal running
-        with turn:
-            running += 1
-            seen.append(running)
-        time.sleep(0.3)
-        with turn:
-            running -= 1
+    def ready() -> str:
+        return "ready"
+
+    return app
+
+
+def connect(url: str, sent: bytes = b"") -> socket.socket:
+    address = urlsplit(url)
+    connection = socket.create_connection((address.hostname, address.port), timeout=20)
+    connection.sendall(sent)
+    return connection
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What comes until the server ends the connection."""
+    received = b""
+    try:
+        while part := connection.recv(65_536):
+            received += part
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def dribble(connection: socket.socket, byte: bytes, seconds: float) -> float:
+    """Send a byte ten times a second until the server ends the connection; how long it took."""
+    started = time.monotonic()
+    while time.monotonic() < started + seconds:
+        try:
+            connection.sendall(byte)
+        except OSError:
+            break
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+def test_a_head_that_dribbles_in_does_not_hold_its_connection() -> None:
+    with served_in_thread(echo()) as url, connect(url, b"GET / HTTP/1.1\r\nX: ") as connection:
+        assert dribble(connection, b"x", 10) < 5
+    with served_in_thread(echo()) as url, connect(url) as connection:
+        assert dribble(connection, b"\r\n", 10) < 5  # no head has even begun
+
+
+def test_a_head_that_dribbles_in_after_an_answer_does_not_either() -> None:
+    with served_in_thread(echo()) as url, connect(url, b"GET / HTTP/1.1\r\nHost: gavel\r\n\r\n") as connection:
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+        assert dribble(connection, b"x", 10) < 5
+
+
+def test_a_body_that_never_ends_is_a_408() -> None:
+    with served_in_thread(echo()) as url, connect(url, HALF_A_BODY) as connection:
+        assert all_of(connection).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_without_end_is_a_431() -> None:
+    with served_in_thread(echo()) as url, connect(url, b"GET / HTTP/1.1\r\n") as connection:
+        connection.sendall(b"X: %s\r\n" % (b"x" * 1_000) * 70)
+        assert all_of(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_slow_but_whole_requests_and_idle_connections_in_use_are_answered() -> None:
+    with served_in_thread(echo()) as url, connect(url) as connection:
+        for part in (b"POST / HTTP/1.1\r\nHost: gavel\r\n", b"Content-Length: 4\r\n\r\n", b"bo", b"dy"):
+            connection.sendall(part)
+            time.sleep(0.3)
+        assert connection.recv(65_536).endswith(b"4")
+        client = HTTPConnection(urlsplit(url).netloc, timeout=10)
+        for _ in range(3):
+            client.request("GET", "/")
+            assert client.getresponse().read() == b'"ready"'
+            time.sleep(0.5)
+
+
+def test_beyond_the_limit_a_connection_that_owes_a_request_the_longest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 10)
+    monkeypatch.setattr(http_server._Connection, "limit", 10)  # put back afterwards
+    monkeypatch.setattr(http_server, "BODY_S", 60.0)
+    with listen("127.0.0.1", 0) as listener, ExitStack() as held:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        threading.Thread(target=http_server.serve_app, args=(echo(), listener), daemon=True).start()
+        connections = [held.enter_context(connect(url, HALF_A_BODY)) for _ in range(30)]
+        assert urlopen(url, timeout=10).status == 200
+        assert [all_of(connection) for connection in connections[:20]] == [b""] * 20  # ended
+        connections[-1].sendall(b"x" * 96)
+        assert connections[-1].recv(65_536).endswith(b"100")
+
+
+def test_a_server_stops_at_once_whatever_is_half_sent_and_running_requests_are_answered() -> None:
+    app, begun = echo(), threading.Event()
+
+    @app.get("/slow")
+    def slow() -> str:
+        begun.set()
+        time.sleep(1.0)
         return "done"
 
-    with listen("127.0.0.1", 0) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        threading.Thread(target=http_server.serve_app, args=(app, listener, at_once), daemon=True).start()
-        with ThreadPoolExecutor(6) as buyers:
-            answers = list(buyers.map(lambda _: urlopen(url, timeout=20).status, range(6)))
-    assert answers == [200] * 6
-    assert max(seen) == most
+    with ExitStack() as held, ThreadPoolExecutor(1) as client:
+        with served_in_thread(app) as url:
+            for half in (HALF_A_BODY, b"GET / HT", b""):
+                for _ in range(100):
+                    held.enter_context(connect(url, half))
+            answer = client.submit(lambda: urlopen(f"{url}/slow", timeout=20).read())
+            begun.wait(20)
+            started = time.monotonic()
+        assert time.monotonic() - started < 5
+        assert answer.result() == b'"done"'
