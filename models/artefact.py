@@ -14,6 +14,7 @@ from models.export import export_image_tower, export_query_tower
 from models.presets import TowerConfig
 from models.towers import TwoTowers
 from retrieval.errors import NoImageBranch, TowerError
+from retrieval.files import commit_folder, replacing
 from retrieval.tower import CARD_FILE, IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 SHARED_PREFIX = "query_tower.text_encoder."
@@ -45,7 +46,7 @@ def save_towers(towers: TwoTowers, tokenizer: Tokenizer, out: Path) -> Path:
         if target.exists() and not _is_whole(target):
             shutil.rmtree(target)
         if not target.exists():
-            folder.replace(target)
+            commit_folder(folder, target)
     return target
 
 
@@ -68,9 +69,8 @@ def add_image_tower(folder: Path) -> bool:
     if not card.image_size:
         raise NoImageBranch(f"tower {card.tower_id} reads text alone; train one without --text-only on lots with photos")
     towers, _ = load_towers(folder)
-    partial = folder / f"{IMAGE_TOWER_FILE}.partial"
-    export_image_tower(towers, partial)
-    partial.replace(folder / IMAGE_TOWER_FILE)
+    with replacing(folder / IMAGE_TOWER_FILE) as partial:
+        export_image_tower(towers, partial)
     saved_at = (folder / CARD_FILE).stat().st_mtime_ns
     card.with_image_tower(folder).save(folder)
     os.utime(folder / CARD_FILE, ns=(saved_at, saved_at))  # by it the newest tower is found, which this one need not be

@@ -27,6 +27,7 @@ from processing.corpus import build_corpus
 from processing.runs import Progress, Variant, measure
 from retrieval.encoder import QueryEncoder, load_tokenizer
 from retrieval.errors import InvalidInput
+from retrieval.files import replace_file
 from retrieval.index.faiss import FaissStore
 from retrieval.release import load_release
 from retrieval.search import Encoder, SearchService
@@ -202,7 +203,5 @@ def _record(made: QueryDistillation, tower: Path, catalog: CatalogFolder, config
         "versions": versions(),
     }
     path = tower / SMALL_QUERY_RECORD_FILE
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    replace_file(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     write_model_card(tower)

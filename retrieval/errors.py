@@ -15,6 +15,7 @@
     ├── RankerUnavailable     the re-ranker does not answer
     ├── FeedbackUnavailable   what buyers did cannot be kept, looked up or erased
     ├── FeatureMismatch       a re-ranker was trained on other features
+    ├── FileUnwritable        the disk does not take a file; an OSError, too
     └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
 
 A message says what is wrong, where, and the way out. Callers decide by type and never read the message.
@@ -79,6 +80,10 @@ class FeedbackUnavailable(GavelError):
 
 class FeatureMismatch(GavelError):
     """The re-ranker was trained on other features than the ones that are computed."""
+
+
+class FileUnwritable(GavelError, OSError):
+    """The disk does not take a file; its message names file and remedy."""
 
 
 class MissingPrerequisite(GavelError):

@@ -7,14 +7,13 @@ root/auction-items-<tower_id>-<stamp>/       one physical index
     <family>.faiss, bm25-<generation>…/  snapshots for a quick start; rebuilt when missing or damaged, read on from when old
 """
 
-import json
-import os
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
+from retrieval.files import commit_folder, replace_file, seal_json, unseal_json
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
 from retrieval.index.index_spec import IndexSpec
@@ -73,8 +72,7 @@ class FaissStore:
                 ShardedIndex.create(partial, tower_id, dimensions, self._language, self._shards)
             else:
                 FaissIndex.create(partial, tower_id, dimensions, self._language)
-            partial.rename(self._root / name)
-            _sync_folder(self._root)
+            commit_folder(partial, self._root / name)
         except OSError as error:
             raise IndexUnavailable(f"no index can be made in {self._root}: {error}; free space or choose another folder") from error
         finally:
@@ -110,14 +108,8 @@ class FaissStore:
             IndexMissing: there is no index of this name.
         """
         self._open(name).prepare()
-        partial = self._root / f"{self._alias}.json.{os.getpid()}-{threading.get_ident()}.partial"
         try:
-            with partial.open("w") as file:
-                json.dump({"live": name}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._pointer)
-            _sync_folder(self._root)
+            replace_file(self._pointer, seal_json({"live": name}))
         except OSError as error:
             raise IndexUnavailable(f"{self._pointer} cannot be written: {error}; the index before stays live") from error
 
@@ -166,17 +158,8 @@ class FaissStore:
 
     def _live_name(self) -> str | None:
         try:
-            return str(json.loads(self._pointer.read_text())["live"])
+            return str(unseal_json(self._pointer.read_bytes())["live"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise IndexUnavailable(f"{self._pointer} is damaged ({error!r}); publish again with `gavel index`") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the names of a folder on the disk, so that a rename in it outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
