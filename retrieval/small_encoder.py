@@ -148,7 +148,7 @@ class SmallQueryEncoder:
             TowerError: a file is missing or damaged, or vectors of `dimensions` are not served.
         """
         card = TowerCard.load(folder)
-        tower, tokenizer = SmallQueryTower.load(folder, card), load_tokenizer(folder, card.max_length)
+        tower, tokenizer = SmallQueryTower.load(folder, card), load_tokenizer(folder, card)
         if tokenizer.get_vocab_size() > len(tower.tokens.scales):
             raise TowerError(
                 f"{folder / SMALL_QUERY_TOWER_FILE} knows {len(tower.tokens.scales)} tokens, the tokenizer beside it "

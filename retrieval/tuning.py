@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from retrieval.errors import InvalidInput
+from retrieval.errors import InvalidInput, TowerError
 from retrieval.files import replace_file, seal_json, unseal_json
 from retrieval.fuse import Fusion
 
@@ -60,7 +60,7 @@ class Tuning:
         """Read what was tuned for the tower of a folder; equal weights and no boosts where nothing was.
 
         Raises:
-            InvalidInput: the file is damaged.
+            TowerError: the file is damaged, or another tower's.
         """
         path = folder / TUNING_FILE
         try:
@@ -72,7 +72,7 @@ class Tuning:
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, KeyError, TypeError, InvalidInput) as error:
-            raise InvalidInput(f"{path} is damaged ({error!r}); delete it, or write it anew with `gavel tune hybrid`") from error
+            raise TowerError(f"{path} is damaged ({error!r}); delete it, or write it anew with `gavel tune hybrid`") from error
 
 
 def untuned(tower_id: str) -> Tuning:

@@ -87,7 +87,7 @@ class BoosterRanker:
             model, _, checksum = path.read_bytes().partition(SEAL_START)
             if checksum and checksum != hashlib.sha256(model).hexdigest().encode():
                 raise ValueError("its checksum does not hold")
-            booster.load_model(bytearray(model))
+            booster.load_model(path)  # not from memory: XGBoost ends the process on bytes that are no model
         except (xgboost.core.XGBoostError, OSError, ValueError) as error:
             raise RankerUnavailable(f"{path} is not a readable booster; {REMEDY}") from error
         if tower_id and (trained_on := booster.attr("tower_id") or tower_id) != tower_id:
