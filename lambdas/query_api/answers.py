@@ -169,6 +169,7 @@ class Health(BaseModel):
     tower_id: str
     query_tower: str
     items: int
+    damaged: int
     caches: dict[str, Cache]
     circuits: dict[str, str]
 

@@ -82,6 +82,7 @@ def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswe
             tower_id=index.tower_id,
             query_tower=asked.query_tower,
             items=index.count(),
+            damaged=index.damaged(),
             caches=caches(asked.caches()),
             circuits=dict(asked.circuits()),
         )

@@ -17,6 +17,7 @@ from retrieval.files import commit_folder, replace_file, seal_json, unseal_json
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
 from retrieval.index.index_spec import IndexSpec
+from retrieval.index.lot_store import damaged
 from retrieval.index.shards import ShardedIndex, is_sharded
 from retrieval.schema import DEFAULT_LANGUAGE, check_language
 from retrieval.tuning import Tuning, untuned
@@ -99,6 +100,15 @@ class FaissStore:
             raise IndexMissing(f"{self._root} holds no live index {self._alias!r}; build one with `gavel index`")
         return self._open(name)
 
+    def live_tower(self) -> str | None:
+        """Return the tower of the live index, even if that is damaged; if the alias is, that of the newest index."""
+        try:
+            name = self._live_name()
+        except IndexUnavailable:
+            folders = [path for path in self._root.glob(f"{self._alias}-*") if path.is_dir()]
+            name = max(folders, key=lambda path: path.name.rpartition("-")[2]).name if folders else None
+        return None if name is None else self._tower_of(name)
+
     def publish(self, name: str) -> None:
         """Point the alias at the index of this name, in one atomic step; the one before stays for rollback.
 
@@ -143,7 +153,11 @@ class FaissStore:
             opened = self._opened.get(name)
             if opened is None or opened.closed:
                 form = ShardedIndex if is_sharded(folder) else FaissIndex
-                opened = self._opened[name] = form(folder, self._exact_below, self._spec, self._tuning(self._tower_of(name)))
+                opened = form(folder, self._exact_below, self._spec, self._tuning(self._tower_of(name)))
+                if opened.tower_id != self._tower_of(name):
+                    opened.close()
+                    raise damaged(folder, f"it holds lots of tower {opened.tower_id}")
+                self._opened[name] = opened
             return opened
 
     def _tower_of(self, name: str) -> str:
@@ -162,4 +176,4 @@ class FaissStore:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise IndexUnavailable(f"{self._pointer} is damaged ({error!r}); publish again with `gavel index`") from error
+            raise damaged(self._pointer, error) from error
