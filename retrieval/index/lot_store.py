@@ -313,13 +313,13 @@ def translated(path: Path) -> Iterator[None]:
         if "full" in str(error) or "readonly" in str(error):
             raise IndexUnavailable(f"{path} cannot be written ({error}); free some space or mend its permissions") from error
         raise damaged(path, error) from error
-    except (sqlite3.Error, ValueError) as error:
+    except (sqlite3.Error, ValueError, TypeError) as error:
         raise damaged(path, error) from error
 
 
 def damaged(path: Path, reason: object) -> IndexUnavailable:
     """The error of a file that an index cannot do without."""
-    return IndexUnavailable(f"{path} is missing, closed or damaged ({reason}); {REBUILD}")
+    return IndexUnavailable(f"{path} is missing, closed or damaged ({' '.join(str(reason).split())}); {REBUILD}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

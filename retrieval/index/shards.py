@@ -63,7 +63,7 @@ class _Opened:
         return FaissIndex(*self._given)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._index, name)
+        return lambda *given, **named: getattr(self._index, name)(*given, **named)
 
 
 class _Shards(BaseManager):

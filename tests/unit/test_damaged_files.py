@@ -44,7 +44,7 @@ def lots(first: int) -> list[Item]:
     ]
 
 
-def write_home(folder: Path, first: int, shards: int) -> Path:
+def write_home(folder: Path, first: int, shards: int = 1) -> Path:
     """A home with one release, indexed and searched once."""
     release = write_release(folder / "embeddings" / "night", lots(first))
     with opened(folder, shards) as store:
@@ -110,11 +110,11 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["whole", "sharded"])
-def homes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
-    """A home, another one of the same tower with other lots, and the number of shards of both."""
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A home, and another one of the same tower with other lots."""
     folder = tmp_path_factory.mktemp("homes")
-    return write_home(folder / "ours", 0, request.param), write_home(folder / "theirs", 40, request.param), request.param
+    return write_home(folder / "ours", 0), write_home(folder / "theirs", 40)
 
 
 def same_file(path: Path, ours: Path, theirs: Path) -> Path:
@@ -126,21 +126,19 @@ def same_file(path: Path, ours: Path, theirs: Path) -> Path:
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_file_of_an_index_changes_no_answer_or_is_told_with_a_remedy_that_works(
-    homes: tuple[Path, Path, int], kind: str, tmp_path: Path
+    homes: tuple[Path, Path], kind: str, tmp_path: Path
 ) -> None:
-    ours, theirs, shards = homes
+    ours, theirs = homes
     with opened(ours) as store:
         expected = ask(store)
     files = sorted(path for path in (ours / "index").rglob("*") if path.is_file() and not path.name.endswith("-shm"))
-    if shards > 1:  # each shard has a process, which takes its time to start
-        files = [path for path in files if path.name in ("shards.json", "lots.sqlite")]
     for number, original in enumerate(files):
         home = tmp_path / str(number)
         shutil.copytree(ours, home)
         path = home / original.relative_to(ours)
         DAMAGES[kind](path, same_file(original, ours, theirs))
         try:
-            with opened(home, shards) as store:
+            with opened(home) as store:
                 answers, left_out = ask(store), store.live().damaged()
             assert answers == expected or left_out, f"{path.relative_to(home)} changes answers in silence"
         except GavelError as error:
@@ -150,8 +148,8 @@ def test_a_damaged_file_of_an_index_changes_no_answer_or_is_told_with_a_remedy_t
             message = ""
         assert not message or "`gavel index" in message, path
         if left_out:
-            pipeline.rebuild(Settings(home=home, index_shards=shards), None, progress=lambda *_: None)
-        with opened(home, shards) as store:
+            pipeline.rebuild(Settings(home=home), None, progress=lambda *_: None)
+        with opened(home) as store:
             assert ask(store) == expected, f"{path.relative_to(home)} is not mended"
 
 
@@ -159,7 +157,7 @@ def test_a_damaged_file_of_an_index_changes_no_answer_or_is_told_with_a_remedy_t
     ("column", "value"), [("document", "{"), ("document", "null"), ("vector", b"\0\0"), ("vector", None), ("version", 7)]
 )
 def test_one_damaged_lot_is_left_out_and_the_others_are_found(tmp_path: Path, column: str, value: object) -> None:
-    home = write_home(tmp_path / "home", 0, 1)
+    home = write_home(tmp_path / "home", 0)
     path = next(home.glob("index/*/lots.sqlite"))
     with closing(sqlite3.connect(path)) as database, database:
         if value is not None:
@@ -177,8 +175,19 @@ def test_one_damaged_lot_is_left_out_and_the_others_are_found(tmp_path: Path, co
             assert ([hit.item_id for hit in index.fetch(["lot-7"])], index.damaged()) == (["lot-7"], 0)
 
 
+def test_a_damaged_shard_is_told_with_the_remedy(tmp_path: Path) -> None:
+    home = write_home(tmp_path / "home", 0, shards=2)
+    path = next(home.glob("index/*/shard-01/lots.sqlite"))
+    DAMAGES["64 bits"](path, path)
+    with opened(home) as store, pytest.raises(IndexUnavailable, match=r"shard-01/lots\.sqlite .*`gavel index --rebuild`"):
+        store.live()
+    flip(1, 1)(path.parent.parent / "shards.json", path)
+    with opened(home) as store, pytest.raises(IndexUnavailable, match=r"shards\.json .*`gavel index --rebuild`"):
+        store.live()
+
+
 def test_a_database_that_another_version_made_without_checksums_is_searched_and_mended(tmp_path: Path) -> None:
-    home = write_home(tmp_path / "home", 0, 1)
+    home = write_home(tmp_path / "home", 0)
     folder = next(home.glob("index/auction-items-*"))
     with opened(home) as store:
         expected = ask(store)
@@ -194,7 +203,7 @@ def test_a_database_that_another_version_made_without_checksums_is_searched_and_
 
 
 def test_a_rebuild_without_a_whole_release_says_how_to_make_one_and_leaves_the_index(tmp_path: Path) -> None:
-    home = write_home(tmp_path / "home", 0, 1)
+    home = write_home(tmp_path / "home", 0)
     settings = Settings(home=home)
     with opened(home) as store:
         before, tower_id = store.live().name, store.live_tower()
@@ -208,7 +217,7 @@ def test_a_rebuild_without_a_whole_release_says_how_to_make_one_and_leaves_the_i
 
 
 def test_a_rebuild_that_is_broken_off_leaves_the_live_index_and_nothing_else(tmp_path: Path) -> None:
-    home = write_home(tmp_path / "home", 0, 1)
+    home = write_home(tmp_path / "home", 0)
     write_release(home / "embeddings" / "later", lots(40))
     settings = Settings(home=home)
 
