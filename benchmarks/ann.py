@@ -21,9 +21,9 @@ from benchmarks.ann_standings import AnnResult, Point, Standing
 from benchmarks.machine import describe_machine
 from processing.runs import Counter, Progress, summarise_ms
 from retrieval.errors import IndexUnavailable
+from retrieval.files import crc32_of
 from retrieval.index.ann_recall import exact_cut, recall_of
 from retrieval.index.base import Vector
-from retrieval.index.vector_file import checksum_of
 
 VECTORS, QUERIES = "vectors.npy", "queries.npy"
 BUILT_FILE = "built.json"  # in an index's folder, written last: of what vectors it is, and what it cost
@@ -59,7 +59,7 @@ def run_benchmark(
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / VECTORS, vectors)
     np.save(folder / QUERIES, queries)
-    crc32 = checksum_of(folder / VECTORS)
+    crc32 = crc32_of(folder / VECTORS)
     cut = exact_cut(vectors, queries, K)
     count = Counter(len(contenders), on_built)
     built: dict[Contender, Said] = {}

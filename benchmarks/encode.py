@@ -128,7 +128,7 @@ def _towers(name: str, tokens: int, scratch: Path) -> tuple[Path, Encode, list[s
     tokenizer = train_wordpiece(titles, config.vocabulary)
     folder = save_towers(towers, tokenizer, scratch)
     card = QueryEncoder.load(folder).card
-    ready = load_tokenizer(folder, card.max_length)
+    ready = load_tokenizer(folder, card)
     queries = _queries(titles, lambda text: len(token_ids(ready, text, card.max_length)), tokens)
     _small_tower(card.tower_id, card.dimensions, config.vocabulary, [token_ids(ready, q, card.max_length) for q in queries]).save(
         folder

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrieval.errors import InvalidInput
+from retrieval.files import commit_folder, replace_file
 from retrieval.items import Item
 
 CATALOG_FILE = "catalog.json"
@@ -264,9 +265,8 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     try:
         building.mkdir(parents=True)
         yield building
-        if folder.exists():
-            folder.rename(outgoing)  # a rename cannot replace a full folder
-        building.rename(folder)
+        # a rename cannot replace a full folder
+        commit_folder(building, folder, lambda: folder.exists() and folder.rename(outgoing))
     finally:
         _remove(building, outgoing)
 
@@ -309,9 +309,7 @@ def write_catalog(
         "example_queries": list(example_queries),
         "photo_folders": [str(folder.absolute()) for folder in photo_folders],
     }
-    partial = building / f"{CATALOG_FILE}.partial"
-    partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-    partial.replace(building / CATALOG_FILE)
+    replace_file(building / CATALOG_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:

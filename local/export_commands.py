@@ -9,7 +9,7 @@ from local.command_options import Json, report
 from local.console import progress
 from local.home import Home
 from retrieval.settings import Settings
-from retrieval.tower import IMAGE_TOWER_FILE
+from retrieval.tower import HASHED_FILES, IMAGE_TOWER_FILE, TowerCard
 
 export_app = typer.Typer(no_args_is_help=True, help="Write a release or a tower's image branch in forms that others read.")
 
@@ -32,6 +32,19 @@ def faiss(
         made = export_release(found, folder, embedded_spec(spec), on_read=read, on_built=built)
     values = {"release_id": made.release_id, "tower_id": made.tower_id, "lots": made.lots, "dimensions": made.dimensions}
     report({"folder": str(folder), **values, "spec": made.spec, "files": made.files if as_json else ", ".join(made.files)}, as_json)
+
+
+@export_app.command()
+def checksums(
+    tower: Annotated[str | None, typer.Argument(help="tower_id; the newest tower by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the checksums of a tower's files into its card, where an older version saved it without."""
+    folder = Home(Settings.from_env()).tower(tower)
+    card = TowerCard.load(folder, verify=True)
+    missing = [name for name in (*HASHED_FILES, IMAGE_TOWER_FILE) if name not in card.files and (folder / name).is_file()]
+    card.with_files(folder, *missing).save_again(folder)
+    report({"tower_id": folder.name, "added": missing if as_json else ", ".join(missing) or "none"}, as_json)
 
 
 @export_app.command()

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrieval.errors import InvalidInput
-from retrieval.release import load_release
+from retrieval.errors import InvalidInput, ReleaseError
+from retrieval.release import check_part, load_release
 from retrieval.settings import Settings
 from retrieval.tower import CARD_FILE
 
@@ -166,6 +166,25 @@ class Home:
         folder = given or _newest(self.embeddings, "manifest*.json", "release", "`gavel embed`")
         load_release(folder)  # says what is wrong with it
         return folder
+
+    def whole_releases(self, tower_id: str) -> tuple[list[Path], list[str]]:
+        """Find the releases of a tower whose parts are all as they were written.
+
+        Returns:
+            Their folders, the oldest first, and what is wrong with each of the others.
+        """
+        manifests = sorted(self.embeddings.glob("[!.]*/manifest*.json"), key=lambda path: path.stat().st_mtime)
+        whole, faults = [], []
+        for folder in dict.fromkeys(path.parent for path in manifests):
+            try:
+                manifest = load_release(folder)
+                if manifest.tower_id == tower_id and manifest.items_embedded:
+                    for part in manifest.parts:
+                        check_part(part, folder / part.name)
+                    whole.append(folder)
+            except ReleaseError as error:
+                faults.append(str(error))
+        return whole, faults
 
     def release_of(self, tower_id: str) -> Path | None:
         """The newest release of a tower; None when its lots were not embedded yet."""

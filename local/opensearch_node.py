@@ -24,6 +24,7 @@ from local.java import find_java
 from local.opensearch_jars import Progress, default_home, locked, prepare, require_free_disk
 from local.opensearch_jvm import HOST, Member, run
 from retrieval.errors import GavelError, IndexUnavailable, InvalidInput, MissingPrerequisite
+from retrieval.files import replace_file
 
 DEFAULT_PORT = 9200
 DEFAULT_HEAP = "1g"
@@ -226,9 +227,7 @@ def _spawn(home: Path, data: Path, port: int, heap: str, members: Sequence[Membe
 
 
 def _write_pid_file(node: RunningNode) -> None:
-    partial = node.data / f"{PID_FILE}.partial"
-    partial.write_text(json.dumps({**asdict(node), "data": str(node.data)}) + "\n")
-    partial.replace(node.data / PID_FILE)
+    replace_file(node.data / PID_FILE, json.dumps({**asdict(node), "data": str(node.data)}) + "\n")
 
 
 def _is_ours(node: RunningNode) -> bool:

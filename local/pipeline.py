@@ -1,5 +1,6 @@
 """The steps from a catalogue to a searchable index on one machine; the commands and the demo run the same ones."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -13,10 +14,13 @@ from local.console import Step
 from local.home import Home
 from local.wiring import load_buyers, load_encoder, open_store
 from retrieval.errors import InvalidInput
-from retrieval.indexing import ReleaseReport, index_release
+from retrieval.indexing import ReleaseReport, index_release, rebuild_index
+from retrieval.release import load_release
 from retrieval.search import SearchService
 from retrieval.settings import Settings
 from retrieval.tower import TowerCard, split_tower_id
+
+logger = logging.getLogger(__name__)
 
 # torch and what stands on it take seconds to import: a search must not wait for them, so they are imported where they work
 if TYPE_CHECKING:
@@ -231,6 +235,35 @@ def embed(
 def index(settings: Settings, release: Path, *, progress: Step) -> ReleaseReport:
     """Index a release and make it live."""
     return index_release(release, open_store(settings), progress)
+
+
+def rebuild(settings: Settings, tower_id: str | None, *, progress: Step) -> tuple[ReleaseReport, list[Path]]:
+    """Build the live index anew from the releases in the home, and make that live.
+
+    Args:
+        settings: name home and index.
+        tower_id: whose releases; None is the tower of the live index.
+        progress: called with (lots done, lots in all).
+
+    Returns:
+        What became of them, and the folders of the releases.
+
+    Raises:
+        InvalidInput: the home holds no whole release of the tower.
+    """
+    home, store = Home(settings), open_store(settings)
+    tower_id = tower_id or settings.tower_id or store.live_tower() or load_release(home.release(None)).tower_id
+    releases, faults = home.whole_releases(tower_id)
+    for fault in faults:
+        logger.warning("a release is left out: %s", fault)
+    if not releases:
+        artefact, dimensions = split_tower_id(tower_id)
+        flags = f" --tower {artefact}{f' --dimensions {dimensions}' if dimensions else ''}"
+        raise InvalidInput(
+            f"{home.embeddings} holds no whole release of tower {tower_id}; embed the lots again with `gavel embed{flags}`, then "
+            "build the index with `gavel index --rebuild`; until then it stays as it is"
+        )
+    return rebuild_index(releases, store, progress), releases
 
 
 def train_reranker(

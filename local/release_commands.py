@@ -9,7 +9,7 @@ from local.command_entry import EXIT_ERROR, say
 from local.command_options import Json, report
 from local.console import progress
 from local.home import Home
-from retrieval.release import REJECTS_FILE, Manifest
+from retrieval.release import REJECTS_FILE, Manifest, load_release
 from retrieval.settings import Settings
 
 ALREADY_THERE = "already there, unchanged; --force embeds again"
@@ -36,7 +36,6 @@ def embed(
     from local import pipeline
     from processing.embed_items import nothing_embedded
     from retrieval.item_files import find_item_files
-    from retrieval.release import load_release
 
     home = Home(Settings.from_env())
     inputs = find_item_files(source) if source else CatalogFolder.load(home.catalog(None)).item_files()
@@ -71,16 +70,25 @@ def _described(folder: Path, manifest: Manifest, already: bool, as_json: bool) -
 
 def index(
     release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build a new index from all releases of the live tower, or of RELEASE's, instead.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Index a release and make it live."""
+    """Index a release and make it live; or, where an index is damaged, build it anew."""
     from local import pipeline
 
     settings = Settings.from_env()
-    folder = Home(settings).release(release)
+    folders = [Home(settings).release(release)] if release or not rebuild else []
     with progress("index lots") as step:
-        made = pipeline.index(settings, folder, progress=step)
+        if rebuild:
+            tower_id = load_release(folders[0]).tower_id if folders else None
+            made, folders = pipeline.rebuild(settings, tower_id, progress=step)
+        else:
+            made = pipeline.index(settings, folders[0], progress=step)
+    releases = [folder.name for folder in folders]
     counts = {
+        **({"releases": releases if as_json else ", ".join(releases)} if rebuild else {}),
         "indexed": made.upserts.indexed,
         "stale": made.upserts.stale,
         "refused": len(made.upserts.rejected),

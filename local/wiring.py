@@ -69,7 +69,7 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
         return None
     from retrieval.ranker.xgboost import BoosterRanker
 
-    return BoosterRanker.load(path)
+    return BoosterRanker.load(path, tower_id)
 
 
 def event_sink(settings: Settings) -> EventSink:

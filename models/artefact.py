@@ -1,6 +1,5 @@
 """A tower artefact on disk: weights of both towers, query tower and image branch for serving, the tokenizer and the card."""
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,7 +13,8 @@ from models.export import export_image_tower, export_query_tower
 from models.presets import TowerConfig
 from models.towers import TwoTowers
 from retrieval.errors import NoImageBranch, TowerError
-from retrieval.tower import CARD_FILE, IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
+from retrieval.files import commit_folder, replacing
+from retrieval.tower import COPY, IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 SHARED_PREFIX = "query_tower.text_encoder."
 
@@ -45,7 +45,7 @@ def save_towers(towers: TwoTowers, tokenizer: Tokenizer, out: Path) -> Path:
         if target.exists() and not _is_whole(target):
             shutil.rmtree(target)
         if not target.exists():
-            folder.replace(target)
+            commit_folder(folder, target)
     return target
 
 
@@ -68,12 +68,9 @@ def add_image_tower(folder: Path) -> bool:
     if not card.image_size:
         raise NoImageBranch(f"tower {card.tower_id} reads text alone; train one without --text-only on lots with photos")
     towers, _ = load_towers(folder)
-    partial = folder / f"{IMAGE_TOWER_FILE}.partial"
-    export_image_tower(towers, partial)
-    partial.replace(folder / IMAGE_TOWER_FILE)
-    saved_at = (folder / CARD_FILE).stat().st_mtime_ns
-    card.with_image_tower(folder).save(folder)
-    os.utime(folder / CARD_FILE, ns=(saved_at, saved_at))  # by it the newest tower is found, which this one need not be
+    with replacing(folder / IMAGE_TOWER_FILE) as partial:
+        export_image_tower(towers, partial)
+    card.with_files(folder, IMAGE_TOWER_FILE).save_again(folder)
     return True
 
 
@@ -92,21 +89,20 @@ def load_towers(folder: Path, device: str | torch.device = "cpu") -> tuple[TwoTo
     """
     card = TowerCard.load(folder)
     path = folder / ITEM_TOWER_FILE
+    card.check_file(folder, ITEM_TOWER_FILE)
     try:
         weights = load_file(path, device=str(device))
-    except FileNotFoundError:
-        raise TowerError(f"{path} is missing; copy the whole tower folder or train again with `gavel train`") from None
     except SafetensorError as error:
-        raise TowerError(f"{path} is damaged ({error}); copy it again") from error
+        raise TowerError(f"{path} is damaged ({error}); {COPY}") from error
     towers = TwoTowers(TowerConfig.from_architecture(card.architecture))
     shared = {name for name in towers.state_dict() if _is_shared(name, towers.config)}
     try:
         missing, unexpected = towers.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise TowerError(f"{path} does not fit its card: {str(error).splitlines()[-1].strip()}; copy both again") from error
+        raise TowerError(f"{path} does not fit its card: {str(error).splitlines()[-1].strip()}; {COPY}") from error
     if unexpected or set(missing) - shared:
         wrong = sorted([*unexpected, *(set(missing) - shared)])[0]
-        raise TowerError(f"{path} does not fit its card (first difference: {wrong}); copy both again")
+        raise TowerError(f"{path} does not fit its card (first difference: {wrong}); {COPY}")
     return towers.to(device).eval(), card
 
 

@@ -5,7 +5,6 @@ the step (models/batches.py), so no state of a random generator is among it.
 """
 
 import logging
-import os
 import shutil
 import signal
 import threading
@@ -18,6 +17,8 @@ from types import FrameType
 from typing import Any
 
 import torch
+
+from retrieval.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +70,8 @@ class Checkpoints:
         """
         if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.folder / f".{os.getpid()}.partial"
-            with partial.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.folder / CHECKPOINT_FILE)
+            with replacing(self.folder / CHECKPOINT_FILE) as partial:
+                torch.save(state, partial)
         self._last = time.monotonic()
 
     def remove(self) -> None:

@@ -6,7 +6,6 @@ they are read. Any other file is simply not asked for; one that is damaged is ma
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from models.pixels import normalise, to_unit
 from models.presets import TowerConfig
 from models.towers import TextEncodings, Texts, Tokens
 from models.training_data import PhotoTable, TokenTable
+from retrieval.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -143,19 +143,17 @@ def _kept(
         return there
     log.info("encoding %d for %s, once", shape[0], file.name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{os.getpid()}.{file.name}")
-    vectors = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
     training = encoder.training
     encoder.eval()
     try:
-        with torch.inference_mode():
+        with replacing(file) as partial, torch.inference_mode():
+            vectors = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
             for start in starts:
                 rows, found = encode(start)
                 vectors[rows] = found.float().cpu().numpy()
+            vectors.flush()
     finally:
         encoder.train(training)
-    vectors.flush()
-    partial.replace(file)
     return np.asarray(np.load(file, mmap_mode="r"))
 
 

@@ -75,7 +75,7 @@ class ItemEncoder:
         TowerCard.load(folder, verify=True)  # else vectors of other weights would pass for this tower's
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         towers, card = load_towers(folder, where)
-        return cls(card.at(dimensions), towers.item_tower, load_tokenizer(folder, card.max_length), where)
+        return cls(card.at(dimensions), towers.item_tower, load_tokenizer(folder, card), where)
 
     def encode(
         self,

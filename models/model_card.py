@@ -10,6 +10,7 @@ from typing import Any
 
 from models.run_record import RECORD_FILE
 from retrieval.errors import TowerError
+from retrieval.files import replace_file
 from retrieval.tower import TowerCard
 
 MODEL_CARD_FILE = "MODEL_CARD.md"
@@ -204,9 +205,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, text)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

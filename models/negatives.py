@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval.errors import InvalidInput
+from retrieval.files import replacing
 
 METADATA_KEY = b"gavel.negatives"
 REMEDY = "mine it again with `gavel mine`"
@@ -76,14 +77,10 @@ class HardNegatives:
         """
         notes = json.dumps({"settings": dict(self.settings), "stats": dict(self.stats)}).encode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with pq.ParquetWriter(partial, _SCHEMA.with_metadata({METADATA_KEY: notes}), compression="zstd") as writer:
-                for rows in self._row_groups():
-                    writer.write_table(pa.Table.from_pydict(rows, schema=writer.schema))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        schema = _SCHEMA.with_metadata({METADATA_KEY: notes})
+        with replacing(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for rows in self._row_groups():
+                writer.write_table(pa.Table.from_pydict(rows, schema=writer.schema))
 
     def _row_groups(self) -> Iterator[dict[str, list[Any]]]:
         """Columns of some queries at a time."""

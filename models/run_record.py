@@ -15,6 +15,7 @@ import torch
 
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
 from models.training_config import TrainingConfig
+from retrieval.files import replace_file
 
 RECORD_FILE = "training.json"
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
@@ -81,9 +82,7 @@ def write_record(folder: Path, record: Mapping[str, Any], started: datetime) -> 
         "versions": versions(),
         **record,
     }
-    partial = folder / f".{RECORD_FILE}.partial"
-    partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n")
-    partial.replace(folder / RECORD_FILE)
+    replace_file(folder / RECORD_FILE, json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def _own_version() -> str:

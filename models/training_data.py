@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from catalog.folder import CatalogFolder, Qrels, TrainingPair
 from retrieval.encoder import tokenize
 from retrieval.errors import InvalidInput
+from retrieval.files import replacing
 from retrieval.item_files import read_items
 from retrieval.items import Item, item_text, query_text
 from retrieval.photos import read_photo
@@ -216,9 +217,8 @@ class PhotoTable:
         table = cls._decode(photos, side)
         cache.mkdir(parents=True, exist_ok=True)
         for array, file in ((table.pixels, pixels_file), (table.has_image, seen_file)):
-            partial = file.with_name(f".{os.getpid()}.{file.name}")
-            np.save(partial, array)
-            partial.replace(file)
+            with replacing(file) as partial:
+                np.save(partial, array)
         return table
 
     @classmethod

@@ -27,6 +27,7 @@ from processing.corpus import build_corpus
 from processing.runs import Progress, Variant, measure
 from retrieval.encoder import QueryEncoder, load_tokenizer
 from retrieval.errors import InvalidInput
+from retrieval.files import replace_file
 from retrieval.index.faiss import FaissStore
 from retrieval.release import load_release
 from retrieval.search import Encoder, SearchService
@@ -110,7 +111,8 @@ def distil_query(
     started, began = time.monotonic(), datetime.now(UTC)
     dimensions = _check(catalog, tower, release)
     small, texts, losses = _learn(catalog, tower, config, stages)
-    card, tokenizer = TowerCard.load(tower), load_tokenizer(tower, TowerCard.load(tower).max_length)
+    card = TowerCard.load(tower)
+    tokenizer = load_tokenizer(tower, card)
     encoders = {
         FULL: QueryEncoder.load(tower, dimensions),
         SMALL: SmallQueryEncoder(card.at(dimensions), tokenizer, small),
@@ -173,7 +175,7 @@ def _learn(
     if len(texts) < 2:
         raise InvalidInput(f"catalogue {catalog.path} has too few texts in its train split to learn from")
     towers, card = load_towers(tower)
-    tokenizer = load_tokenizer(tower, card.max_length)
+    tokenizer = load_tokenizer(tower, card)
     cache, encoder, progress = tower.parent / CACHE_FOLDER, towers.query_tower.text_encoder, stages("encode texts")
     parts: list[NDArray[np.float32]] = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
@@ -202,7 +204,5 @@ def _record(made: QueryDistillation, tower: Path, catalog: CatalogFolder, config
         "versions": versions(),
     }
     path = tower / SMALL_QUERY_RECORD_FILE
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    replace_file(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     write_model_card(tower)

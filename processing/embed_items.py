@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from processing.embedding_input import Rows, item_folders, survey
-from processing.embedding_parts import Receipt, replacing
+from processing.embedding_parts import Receipt
 from processing.embedding_run import BATCH_SIZE, PART_ITEMS, EmbeddingRun
 from processing.embedding_steps import EmbeddingSteps, plan_parts
 from processing.item_photos import PhotoLoader, PhotoState
 from processing.stages import Stopwatch
 from processing.thumbnails import Thumbnails
 from retrieval.errors import GavelError, InvalidInput, ReleaseError
+from retrieval.files import replacing
 from retrieval.photos import MAX_BYTES, MAX_PIXELS
 from retrieval.release import REJECTS_FILE, Manifest, load_release
 from retrieval.tower import TowerCard
@@ -106,7 +107,8 @@ def embed_with(
     folder.withdraw()
     watch = watch or Stopwatch()
     with (
-        replacing(run.output / name / run.rejects_name) as rejects,
+        replacing(run.output / name / run.rejects_name) as partial,
+        partial.open("wb") as rejects,
         PhotoLoader(encoder.card.image_size, run.workers, watch, run.thumbnails and Thumbnails(run.thumbnails)) as photos,
     ):
         rows = Rows(files, mine, rejects, run.photos)

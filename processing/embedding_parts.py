@@ -2,17 +2,16 @@
 
 import gzip
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 from processing.item_photos import PhotoPlace, PhotoState
 from processing.stages import Stopwatch
 from retrieval.errors import InvalidPhoto
+from retrieval.files import replace_file, replacing, seal_json, sha256_of, unseal_json
 from retrieval.index.base import IndexedItem
 from retrieval.items import Item
 from retrieval.photos import locate_photo
@@ -47,14 +46,13 @@ class Receipt:
 
     def save(self, path: Path) -> None:
         """Write the receipt in one step."""
-        with replacing(path) as file:
-            file.write(json.dumps(asdict(self)).encode())
+        replace_file(path, seal_json(asdict(self)))
 
     @classmethod
     def load(cls, path: Path) -> "Receipt | None":
         """Read a receipt; None when there is none or it is broken, so that its part is made again."""
         try:
-            values = json.loads(path.read_bytes())
+            values = unseal_json(path.read_bytes())
             return cls(values["fingerprint"], Part(**values["part"]), values["photos"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -88,7 +86,7 @@ class PartFolder:
         receipt = Receipt.load(_receipt_path(path))
         if receipt is None or receipt.fingerprint != fingerprint or not path.is_file():
             return None
-        return receipt if _sha256(path) == receipt.part.sha256 else None
+        return receipt if sha256_of(path) == receipt.part.sha256 else None
 
     def write(
         self, count: int, fingerprint: str, entries: Iterable[tuple[IndexedItem, PhotoState]], watch: Stopwatch | None = None
@@ -104,12 +102,12 @@ class PartFolder:
         watch = watch or Stopwatch()
         path = self._folder / self.name(count)
         photos: Counter[str] = Counter()
-        with replacing(path) as raw, gzip.GzipFile("", "wb", COMPRESSION, raw, mtime=0) as file:
+        with replacing(path) as partial, partial.open("wb") as raw, gzip.GzipFile("", "wb", COMPRESSION, raw, mtime=0) as file:
             for entry, state in entries:
                 photos[state.value] += 1
                 with watch.time("write"):
                     file.write("".join(f"{line}\n" for line in bulk_lines(entry)).encode())
-        receipt = Receipt(fingerprint, Part(path.name, photos.total(), path.stat().st_size, _sha256(path)), dict(photos))
+        receipt = Receipt(fingerprint, Part(path.name, photos.total(), path.stat().st_size, sha256_of(path)), dict(photos))
         receipt.save(_receipt_path(path))
         return receipt
 
@@ -132,18 +130,6 @@ class PartFolder:
         manifest.save(self._folder)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes its name when it is whole; after an error nothing of it stays."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _receipt_path(part: Path) -> Path:
     return part.with_name(part.name.removesuffix(".ndjson.gz") + ".receipt")
 
@@ -154,8 +140,3 @@ def _stamp(place: PhotoPlace) -> tuple[int, int] | None:
         status = locate_photo(place.image, place.folder, place.opened).stat() if place.image else None
         return (status.st_size, status.st_mtime_ns) if status else None
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retrieval.files import replace_file
+
 
 @dataclass(frozen=True)
 class Done:
@@ -51,7 +53,5 @@ class Ledger:
         seconds = round(time.perf_counter() - start, 1)
         self._entries[name] = {"key": key, "value": value, "seconds": seconds}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(self._entries, indent=2) + "\n")
-        partial.replace(self._path)
+        replace_file(self._path, json.dumps(self._entries, indent=2) + "\n")
         return Done(value, seconds, reused=False)

@@ -140,7 +140,7 @@ def train_on_events(
     compared = compare_paired(_measured(old, held_out), _measured(booster, held_out))
     saved = force or compared.difference > 0
     if saved:
-        booster.save(path)
+        booster.save(path, service.live().index.tower_id)
     return EventsReport(
         path=path,
         saved=saved,

@@ -130,7 +130,7 @@ def train_reranker(
         booster, knows_buyers = _fit_clicks(data, seed, parameters)
     else:
         booster, choice = fit_few_queries(train + val, seed=seed, parameters=parameters)
-    booster.save(path)
+    booster.save(path, service.live().index.tower_id)
     return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice, knows_buyers)
 
 

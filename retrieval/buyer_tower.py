@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from retrieval.buyers import AVERAGE, BuyerTower, WeightedAverage
 from retrieval.errors import TowerError
+from retrieval.files import replacing
 from retrieval.index.base import Vector
 from retrieval.tower import TowerCard, split_tower_id
 
@@ -115,10 +116,8 @@ def save_buyer_tower(
         "figures": dict(figures or {}),
     }
     path = folder / BUYER_TOWER_FILE
-    partial = path.with_name(f".{BUYER_TOWER_FILE}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, card=np.array(json.dumps(card)), **arrays)
-    partial.replace(path)
+    with replacing(path) as partial:
+        np.savez(partial, allow_pickle=False, card=np.array(json.dumps(card)), **arrays)
     return path
 
 

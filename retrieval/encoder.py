@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from retrieval.errors import TowerError
 from retrieval.items import query_text
-from retrieval.tower import QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
+from retrieval.tower import COPY, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 MAX_WORD_CHARS = 100  # WordPiece takes a longer word for [UNK], so max_length tokens never span more characters than this each
 PAD_TOKEN = "[PAD]"
@@ -19,8 +19,8 @@ PAD_TOKENS = (PAD_TOKEN, "<pad>")  # BERT's and RoBERTa's
 OUTPUT = "query_vector"  # an output called `embedding` collides with DistilBERT's own node of that name and breaks the graph
 
 # what onnxruntime raises for a damaged model; its exceptions have no base of their own
-UNREADABLE = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf, RuntimeError)
-UNRUNNABLE = (*UNREADABLE, ort_errors.RuntimeException, ort_errors.EPFail, ValueError)
+ORT_ERRORS = tuple(kind for kind in vars(ort_errors).values() if isinstance(kind, type) and issubclass(kind, Exception))
+UNRUNNABLE: tuple[type[Exception], ...] = (*ORT_ERRORS, RuntimeError, ValueError, IndexError)
 
 
 class QueryEncoder:
@@ -48,11 +48,11 @@ class QueryEncoder:
                 `dimensions` are not served.
         """
         card = TowerCard.load(folder)
-        tokenizer = load_tokenizer(folder, card.max_length)
-        session = load_session(folder / QUERY_TOWER_FILE)
+        tokenizer = load_tokenizer(folder, card)
+        session = load_session(folder, QUERY_TOWER_FILE, card)
         have = session.get_outputs()[0].shape[-1]
         if have != card.dimensions:
-            raise TowerError(f"{folder / QUERY_TOWER_FILE} makes vectors of {have}, its card says {card.dimensions}; copy it again")
+            raise TowerError(f"{folder / QUERY_TOWER_FILE} makes vectors of {have}, its card says {card.dimensions}; {COPY}")
         return cls(card.at(dimensions), tokenizer, session)
 
     @property
@@ -80,7 +80,7 @@ class QueryEncoder:
             try:
                 whole = self._session.run([OUTPUT], {"input_ids": ids, "attention_mask": mask})[0]  # (1, D)
             except UNRUNNABLE as error:
-                raise TowerError(f"the query tower {self.tower_id} cannot be run: {error}; copy it again") from error
+                raise TowerError(f"the query tower {self.tower_id} cannot be run: {error}; {COPY}") from error
             vectors[row] = whole[0, : self.card.dimensions]
         return to_unit_length(vectors)
 
@@ -92,20 +92,18 @@ def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
-    """Load the tokenizer of an artefact, set to cut at max_length tokens and to pad to the longest text of a call.
+def load_tokenizer(folder: Path, card: TowerCard) -> Tokenizer:
+    """Load the tokenizer of an artefact, set to cut at card.max_length tokens and to pad to the longest text of a call.
 
     Raises:
         TowerError: the file is missing or damaged.
     """
-    path = folder / TOKENIZER_FILE
-    if not path.is_file():
-        raise TowerError(f"{path} is missing; copy the whole tower folder or train again with `gavel train`")
+    content = card.read_file(folder, TOKENIZER_FILE)
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(content.decode())
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
-        raise TowerError(f"{path} is not a tokenizer: {error}; copy it again") from error
-    return prepare_tokenizer(tokenizer, max_length)
+        raise TowerError(f"{folder / TOKENIZER_FILE} is not a tokenizer: {error}; {COPY}") from error
+    return prepare_tokenizer(tokenizer, card.max_length)
 
 
 def prepare_tokenizer(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
@@ -134,8 +132,8 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tup
     return ids, mask
 
 
-def load_session(path: Path) -> onnxruntime.InferenceSession:
-    """Load an ONNX model to run on one thread.
+def load_session(folder: Path, name: str, card: TowerCard) -> onnxruntime.InferenceSession:
+    """Load an ONNX model of an artefact to run on one thread.
 
     Raises:
         TowerError: the file is missing or damaged.
@@ -143,9 +141,8 @@ def load_session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # other cores belong to other requests
     options.log_severity_level = 3
+    content = card.read_file(folder, name)
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except FileNotFoundError:
-        raise TowerError(f"{path} is missing; copy the whole tower folder or train again with `gavel train`") from None
-    except UNREADABLE as error:
-        raise TowerError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}; copy it again") from error
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except UNRUNNABLE as error:
+        raise TowerError(f"{folder / name} is not a readable ONNX model: {str(error).splitlines()[0]}; {COPY}") from error

@@ -17,6 +17,7 @@
     ├── Overloaded            too many wait already; to be asked again in a while
     ├── RequestAbandoned      the client hung up before it was answered
     ├── FeatureMismatch       a re-ranker was trained on other features
+    ├── FileUnwritable        the disk does not take a file; an OSError, too
     └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
 
 A message says what is wrong, where, and the way out. Callers decide by type and never read the message.
@@ -103,6 +104,10 @@ class RequestAbandoned(GavelError):
 
 class FeatureMismatch(GavelError):
     """The re-ranker was trained on other features than the ones that are computed."""
+
+
+class FileUnwritable(GavelError, OSError):
+    """The disk does not take a file; its message names file and remedy."""
 
 
 class MissingPrerequisite(GavelError):

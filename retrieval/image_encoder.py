@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from retrieval.encoder import UNRUNNABLE, load_session, to_unit_length
 from retrieval.errors import NoImageBranch, TowerError
 from retrieval.photos import read_query_photo
-from retrieval.tower import IMAGE_TOWER_FILE, TowerCard
+from retrieval.tower import COPY, IMAGE_TOWER_FILE, TowerCard
 
 PIXELS, PHOTO_VECTOR = "pixels", "photo_vector"  # input and output of the graph
 
@@ -41,11 +41,11 @@ class ImageEncoder:
         """
         card = TowerCard.load(folder)
         check_image_branch(card)
-        session = load_session(folder / IMAGE_TOWER_FILE)
+        session = load_session(folder, IMAGE_TOWER_FILE, card)
         have = (session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[-1])
         side = card.image_size
         if have != ([side, side, 3], card.dimensions):
-            raise TowerError(f"{folder / IMAGE_TOWER_FILE} is not the one of its card; copy the whole tower folder")
+            raise TowerError(f"{folder / IMAGE_TOWER_FILE} is not the one of its card; {COPY}")
         return cls(card.at(dimensions), session)
 
     @property
@@ -72,7 +72,7 @@ class ImageEncoder:
             try:
                 whole = self._session.run([PHOTO_VECTOR], {PIXELS: pixels[np.newaxis]})[0]  # (1, D)
             except UNRUNNABLE as error:
-                raise TowerError(f"the image branch of tower {self.tower_id} cannot be run: {error}; copy it again") from error
+                raise TowerError(f"the image branch of tower {self.tower_id} cannot be run: {error}; {COPY}") from error
         vector: NDArray[np.float32] = to_unit_length(whole[:, : self.card.dimensions])[0]
         if not vector.any():
             raise NoImageBranch(f"tower {self.tower_id} makes nothing of photos: its image branch was never trained; train it")

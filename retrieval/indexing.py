@@ -9,13 +9,14 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from retrieval.errors import IndexMissing, IndexUnavailable, ReleaseError
+from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.index.base import (
     SCORE_DECIMALS,
     Filter,
@@ -189,16 +190,43 @@ def publish_release(
     if not live:  # from a live index lots may have been deleted since
         _check_count(manifest, index, lots, upserts)
         _check_share(manifest, store, least_share)
-    recall = recall_at_10(index, probes)
-    if recall < LEAST_RECALL:
-        raise ReleaseError(
-            f"index {index.name} finds {recall:.3f} of the exact ten nearest over {len(probes)} probes, "
-            f"{LEAST_RECALL} is the least; build it with a larger m or ef_construction"
-        )
+    recall = _checked_recall(index, probes)
     if not live:
         store.publish(index.name)
         logger.info("index %s is live: %d lots, recall@10 %.3f", index.name, lots, recall)
     return ReleaseReport(index.name, index.tower_id, upserts or UpsertReport(), lots, recall, not live)
+
+
+def rebuild_index(folders: Sequence[Path], store: IndexStore, progress: Progress | None = None) -> ReleaseReport:
+    """Build a new index from whole releases of one tower and make it live; the one before stays as it is.
+
+    If it cannot be finished, the new index is dropped and the alias stays where it was.
+
+    Args:
+        folders: `embeddings/<release_id>` each; of several versions of a lot the highest counts, whatever the order.
+        store: where indices live.
+        progress: called with (lots done, lots in all).
+
+    Raises:
+        ReleaseError: a release is damaged, holds lots of several towers, or HNSW finds too few of the nearest lots.
+        IndexUnavailable: the index does not answer.
+    """
+    manifests = [load_release(folder) for folder in folders]
+    tower_id, watch, report = manifests[0].tower_id, _Watch(sum(m.items_embedded for m in manifests), progress), UpsertReport()
+    index = store.create(tower_id, manifests[0].dimensions)
+    try:
+        for manifest, folder in zip(manifests, folders, strict=True):
+            for part in manifest.parts:
+                check_part(part, folder / part.name)
+                report += index.upsert(_of_one_tower(watch.passing(read_part(folder / part.name)), tower_id))
+        index.refresh()
+        recall = _checked_recall(index, watch.probes)
+        store.publish(index.name)
+    except BaseException:
+        with suppress(GavelError):
+            store.drop(index.name)
+        raise
+    return ReleaseReport(index.name, tower_id, report, index.count(), recall, published=True)
 
 
 def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
@@ -222,6 +250,16 @@ def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
             found = index.semantic(probe, PROBE_K, where)
             shares.append(sum(hit.score >= least for hit in found) / len(exact))
     return sum(shares) / len(shares) if shares else 1.0
+
+
+def _checked_recall(index: VectorIndex, probes: Sequence[Vector]) -> float:
+    recall = recall_at_10(index, probes)
+    if recall < LEAST_RECALL:
+        raise ReleaseError(
+            f"index {index.name} finds {recall:.3f} of the exact ten nearest over {len(probes)} probes, "
+            f"{LEAST_RECALL} is the least; build it with a larger m or ef_construction"
+        )
+    return recall
 
 
 class _Watch:

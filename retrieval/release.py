@@ -1,6 +1,5 @@
 """A release: the parts of one embedding run and the manifest that commits them."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from retrieval.errors import ReleaseError
+from retrieval.files import replace_file, sha256_of
 
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.ndjson"
@@ -106,10 +106,7 @@ class Manifest:
 
     def save(self, folder: Path) -> Path:
         """Write the manifest, in one step, so that no reader sees half of it."""
-        path = folder / self.file_name
-        partial = path.with_suffix(".partial")
-        partial.write_text(self.to_json())
-        return partial.replace(path)
+        return replace_file(folder / self.file_name, self.to_json())
 
 
 def load_release(folder: Path) -> Manifest:
@@ -164,8 +161,7 @@ def check_part(part: Part, path: Path) -> None:
         ReleaseError: the file is missing, or its bytes are not the ones that the run wrote.
     """
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
     except FileNotFoundError:
         raise ReleaseError(f"{path} is missing; run `gavel embed` again") from None
     if digest != part.sha256:

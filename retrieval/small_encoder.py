@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from retrieval.encoder import MAX_WORD_CHARS, load_tokenizer, to_unit_length
 from retrieval.errors import TowerError
+from retrieval.files import replacing
 from retrieval.items import query_text
 from retrieval.tower import SMALL_QUERY_TOWER_FILE, TowerCard
 
@@ -65,10 +66,9 @@ class SmallQueryTower:
     def save(self, folder: Path) -> Path:
         """Write the file into the folder of the tower; it appears whole or not at all."""
         path = folder / SMALL_QUERY_TOWER_FILE
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
+        with replacing(path) as partial:
             np.savez_compressed(
-                file,
+                partial,
                 tower_id=np.array(self.tower_id),
                 tokens=self.tokens.rows,
                 token_scales=self.tokens.scales,
@@ -77,7 +77,6 @@ class SmallQueryTower:
                 pair_scales=self.pair_vectors.scales,
                 bias=self.bias,
             )
-        partial.replace(path)
         return path
 
     @classmethod
@@ -149,7 +148,7 @@ class SmallQueryEncoder:
             TowerError: a file is missing or damaged, or vectors of `dimensions` are not served.
         """
         card = TowerCard.load(folder)
-        tower, tokenizer = SmallQueryTower.load(folder, card), load_tokenizer(folder, card.max_length)
+        tower, tokenizer = SmallQueryTower.load(folder, card), load_tokenizer(folder, card)
         if tokenizer.get_vocab_size() > len(tower.tokens.scales):
             raise TowerError(
                 f"{folder / SMALL_QUERY_TOWER_FILE} knows {len(tower.tokens.scales)} tokens, the tokenizer beside it "

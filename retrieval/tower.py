@@ -2,12 +2,18 @@
 
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from retrieval.errors import TowerError
+from retrieval.files import replace_file, sha256_of
+
+logger = logging.getLogger(__name__)
 
 CARD_FILE = "tower.json"
 QUERY_TOWER_FILE = "query_tower.onnx"
@@ -17,6 +23,7 @@ ITEM_TOWER_FILE = "item_tower.safetensors"
 HASHED_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, ITEM_TOWER_FILE)
 IMAGE_TOWER_FILE = "image_tower.onnx"  # made of the item tower's weights: no part of the id, so that older towers can be given it
 TOWER_ID_CHARS = 12
+COPY = "copy it again, with the whole tower folder, or train a tower with `gavel train`, embed and index with it"
 LENGTH_MARK = "."  # between the id of an artefact and a shorter length of its vectors
 
 
@@ -102,25 +109,28 @@ class TowerCard:
         Raises:
             TowerError: a file is missing.
         """
-        files = {name: sha256_of(folder / name) for name in HASHED_FILES}
+        files = {name: _sha256_of(folder / name) for name in HASHED_FILES}
         card = cls("", preset, dimensions, max_length, image_size, image_mean, image_std, architecture, files, matryoshka)
-        identity = hashlib.sha256(json.dumps(asdict(card), sort_keys=True).encode()).hexdigest()
-        card = cls(**{**asdict(card), "tower_id": identity[:TOWER_ID_CHARS]})
-        return card.with_image_tower(folder) if (folder / IMAGE_TOWER_FILE).is_file() else card
+        card = replace(card, tower_id=_id_of(asdict(card)))
+        return card.with_files(folder, IMAGE_TOWER_FILE) if (folder / IMAGE_TOWER_FILE).is_file() else card
 
-    def with_image_tower(self, folder: Path) -> "TowerCard":
-        """The same card that also names the image branch lying in a folder; the caller saves it.
+    def with_files(self, folder: Path, *names: str) -> "TowerCard":
+        """Return the same card with the checksums of some files of the folder; the caller saves it.
 
         Raises:
-            TowerError: the file is missing.
+            TowerError: a file is missing.
         """
-        return replace(self, files={**self.files, IMAGE_TOWER_FILE: sha256_of(folder / IMAGE_TOWER_FILE)})
+        return replace(self, files={**self.files, **{name: _sha256_of(folder / name) for name in names}})
 
     def save(self, folder: Path) -> None:
         """Write the card; do it last: its presence says that the artefact is whole."""
-        partial = folder / f"{CARD_FILE}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        partial.replace(folder / CARD_FILE)
+        replace_file(folder / CARD_FILE, json.dumps(asdict(self), indent=2) + "\n")
+
+    def save_again(self, folder: Path) -> None:
+        """Write the card in place of an older one and keep its time, by which the newest tower is found."""
+        saved_at = (folder / CARD_FILE).stat().st_mtime_ns
+        self.save(folder)
+        os.utime(folder / CARD_FILE, ns=(saved_at, saved_at))
 
     @classmethod
     def load(cls, folder: Path, *, verify: bool = False) -> "TowerCard":
@@ -135,18 +145,61 @@ class TowerCard:
         """
         path = folder / CARD_FILE
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_bytes())
             values["image_mean"], values["image_std"] = tuple(values["image_mean"]), tuple(values["image_std"])
-            values["matryoshka"] = tuple(values.get("matryoshka", ()))  # older cards have none
-            card = cls(**values)
+            card = cls(**{**values, "matryoshka": tuple(values.get("matryoshka", ()))})  # older cards have none
+            card._check_id(aged="matryoshka" not in values)
         except FileNotFoundError:
             raise TowerError(f"{folder} holds no {CARD_FILE}; train a tower with `gavel train`") from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise TowerError(f"{path} is not a tower card: {error}") from error
-        for name, digest in card.files.items() if verify else ():
-            if sha256_of(folder / name) != digest:
-                raise TowerError(f"{folder / name} is not the file that tower {card.tower_id} was saved with; copy it again")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise TowerError(f"{path} is not a tower card: {error}; {COPY}") from error
+        for name in card.files if verify else ():
+            card.check_file(folder, name)
         return card
+
+    def _check_id(self, *, aged: bool) -> None:
+        """Compare the id with what it is a hash of; a card without the hashes of all weights is taken as it is.
+
+        Args:
+            aged: the card was written by a version that knew no shorter lengths.
+
+        Raises:
+            ValueError: the id is of another card.
+        """
+        if not self.files.keys() >= set(HASHED_FILES):
+            return
+        fields = {**asdict(self), "tower_id": "", "files": {name: self.files[name] for name in HASHED_FILES}}
+        ids = {_id_of(fields)} | ({_id_of({k: v for k, v in fields.items() if k != "matryoshka"})} if aged else set())
+        if self.tower_id not in ids:
+            raise ValueError(f"its fields are not those that {self.tower_id} is the hash of")
+
+    def check_file(self, folder: Path, name: str) -> None:
+        """Compare a file's bytes with the checksum in the card.
+
+        Raises:
+            TowerError: the file is missing, or not the one that the tower was saved with.
+        """
+        self._check(folder / name, _sha256_of(folder / name))
+
+    def read_file(self, folder: Path, name: str) -> bytes:
+        """Read a file of the artefact; its bytes are compared with the checksum in the card.
+
+        Raises:
+            TowerError: the file is missing, or not the one that the tower was saved with.
+        """
+        path = folder / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        self._check(path, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _check(self, path: Path, digest: str) -> None:
+        if path.name not in self.files:
+            _tell_unchecked(self.tower_id, path.name)
+        elif digest != self.files[path.name]:
+            raise TowerError(f"{path} is not the file that tower {self.tower_id} was saved with; {COPY}")
 
 
 def split_tower_id(tower_id: str) -> tuple[str, int | None]:
@@ -155,14 +208,29 @@ def split_tower_id(tower_id: str) -> tuple[str, int | None]:
     return (artefact, int(length)) if mark and length.isdecimal() else (tower_id, None)
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes.
+def _id_of(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:TOWER_ID_CHARS]
 
-    Raises:
-        TowerError: the file is missing.
-    """
+
+def _sha256_of(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise TowerError(f"{path} is missing; copy the whole tower folder") from None
+        return sha256_of(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> TowerError:
+    if isinstance(error, FileNotFoundError):
+        return TowerError(f"{path} is missing; {COPY}")
+    return TowerError(f"{path} cannot be read ({error.strerror}); mend its permissions, or {COPY}")
+
+
+@cache
+def _tell_unchecked(tower_id: str, name: str) -> None:
+    """Log, once a process, that a card of an older version has no checksum of a file."""
+    logger.warning(
+        "the card of tower %s has no checksum of %s, which is loaded unchecked; `gavel export checksums %s` adds it",
+        tower_id,
+        name,
+        tower_id,
+    )

@@ -45,6 +45,7 @@ def tower_folder(towers: str, tower_id: str, cache: Path, files: Sequence[str] =
         raise TowerError(
             f"tower {tower_id} is not in {towers}; copy its folder there, or embed and index again with a tower that is"
         )
+    _card_in(folder, tower_id)
     return folder
 
 
@@ -55,10 +56,13 @@ def image_tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
         TowerError: there is no such tower, or its image branch cannot be fetched.
     """
     folder = tower_folder(towers, tower_id, cache)
-    if towers.startswith("s3://") and not (folder / IMAGE_TOWER_FILE).is_file() and TowerCard.load(folder).sees_photos:
-        partial = f"{IMAGE_TOWER_FILE}.partial"
-        _download(towers, split_tower_id(tower_id)[0], IMAGE_TOWER_FILE, folder / partial)
-        (folder / partial).replace(folder / IMAGE_TOWER_FILE)
+    artefact, _ = split_tower_id(tower_id)
+    if (
+        towers.startswith("s3://")
+        and _card_in(folder, artefact).sees_photos
+        and not _is_whole(folder, artefact, [IMAGE_TOWER_FILE])
+    ):
+        _download(towers, artefact, IMAGE_TOWER_FILE, folder)
     return folder
 
 
@@ -75,10 +79,7 @@ def tower_card(towers: str, tower_id: str, cache: Path) -> TowerCard:
     """
     artefact, dimensions = split_tower_id(tower_id)
     folder = _fetch(towers, artefact, cache, [CARD_FILE]) if towers.startswith("s3://") else Path(towers) / artefact
-    card = TowerCard.load(folder)
-    if card.tower_id != artefact:
-        raise TowerError(f"{towers}/{artefact} holds tower {card.tower_id}; copy each tower to the folder of its own id")
-    return card.at(dimensions)
+    return _card_in(folder, artefact).at(dimensions)
 
 
 def tower_tuning(towers: str, tower_id: str, cache: Path) -> Tuning:
@@ -90,7 +91,7 @@ def tower_tuning(towers: str, tower_id: str, cache: Path) -> Tuning:
         cache: as tower_folder()'s.
 
     Raises:
-        InvalidInput: the file is damaged.
+        TowerError: the file is damaged.
     """
     folder = _with_addition(towers, tower_id, cache, TUNING_FILE)
     return Tuning() if folder is None else Tuning.load(folder)
@@ -136,21 +137,42 @@ def _key(prefix: str, tower_id: str, name: str) -> str:
 
 def _fetch(towers: str, tower_id: str, cache: Path, names: Sequence[str]) -> Path:
     folder = cache / tower_id
-    if all((folder / name).is_file() for name in names):
+    if _is_whole(folder, tower_id, names):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        _download(towers, tower_id, name, folder / name)
+        _download(towers, tower_id, name, folder)
+    _card_in(folder, tower_id)
     return folder
 
 
-def _download(towers: str, tower_id: str, name: str, to: Path) -> None:
+def _card_in(folder: Path, tower_id: str) -> TowerCard:
+    """The card of the tower that ought to lie in a folder."""
+    card = TowerCard.load(folder)
+    if card.tower_id != tower_id:
+        raise TowerError(f"{folder} holds tower {card.tower_id}; copy each tower to the folder of its own id")
+    return card
+
+
+def _is_whole(folder: Path, tower_id: str, names: Sequence[str]) -> bool:
+    """True if these files were fetched before and are those of the card; else they are fetched again."""
+    try:
+        card = _card_in(folder, tower_id)
+        for name in names:
+            if name in card.files:
+                card.check_file(folder, name)
+    except TowerError:
+        return False
+    return all((folder / name).is_file() for name in names)
+
+
+def _download(towers: str, tower_id: str, name: str, folder: Path) -> None:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, prefix = towers.removeprefix("s3://").partition("/")
     key = _key(prefix, tower_id, name)
     try:
-        boto3.client("s3").download_file(bucket, key, str(to))
+        boto3.client("s3").download_file(bucket, key, str(folder / name))
     except (BotoCoreError, ClientError) as error:
         raise TowerError(f"s3://{bucket}/{key} cannot be fetched: {error}; put the folder of the tower there") from error

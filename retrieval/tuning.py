@@ -1,11 +1,11 @@
 """What `gavel tune hybrid` chose for a tower: how its hybrid searches fuse, and what the fields of a lot count in BM25."""
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from retrieval.errors import InvalidInput
+from retrieval.errors import InvalidInput, TowerError
+from retrieval.files import replace_file, seal_json, unseal_json
 from retrieval.fuse import Fusion
 
 TUNING_FILE = "hybrid.json"  # beside the tower's card, and published with it
@@ -53,27 +53,26 @@ class Tuning:
 
     def save(self, folder: Path) -> Path:
         """Write it into a tower's folder, in one step."""
-        path = folder / TUNING_FILE
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        return partial.replace(path)
+        return replace_file(folder / TUNING_FILE, seal_json({"tower_id": folder.name, **asdict(self)}, indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> "Tuning":
         """Read what was tuned for the tower of a folder; equal weights and no boosts where nothing was.
 
         Raises:
-            InvalidInput: the file is damaged.
+            TowerError: the file is damaged, or another tower's.
         """
         path = folder / TUNING_FILE
         try:
-            read = json.loads(path.read_text(encoding="utf-8"))
+            read = unseal_json(path.read_bytes())
+            if (tower_id := read.get("tower_id", folder.name)) != folder.name:
+                raise ValueError(f"it was tuned for tower {tower_id}")
             fusion = {**read["fusion"], "weights": tuple(read["fusion"]["weights"])}
             return cls(Fusion(**fusion), FieldBoosts(**read["boosts"]))
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, KeyError, TypeError, InvalidInput) as error:
-            raise InvalidInput(f"{path} is damaged ({error!r}); delete it, or write it anew with `gavel tune hybrid`") from error
+            raise TowerError(f"{path} is damaged ({error!r}); delete it, or write it anew with `gavel tune hybrid`") from error
 
 
 def untuned(tower_id: str) -> Tuning:

@@ -78,4 +78,4 @@ def save_colour_tower(folder: Path, directions: Mapping[str, NDArray[np.float32]
 def colour_branch(folder: Path, directions: Mapping[str, NDArray[np.float32]], tower_id: str) -> ImageEncoder:
     """The image branch of a tower of colours, under the id that an index of a test names."""
     card = save_colour_tower(folder, directions)
-    return ImageEncoder(replace(card, tower_id=tower_id), load_session(folder / IMAGE_TOWER_FILE))
+    return ImageEncoder(replace(card, tower_id=tower_id), load_session(folder, IMAGE_TOWER_FILE, card))

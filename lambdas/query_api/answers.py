@@ -192,6 +192,7 @@ class Health(BaseModel):
     tower_id: str
     query_tower: str
     items: int
+    damaged: int
     caches: dict[str, Cache]
     circuits: dict[str, str]
     queues: dict[str, Queue] = Field(description="How many requests of each kind wait, where this server has queues.")

@@ -113,6 +113,7 @@ def _add_search(
             tower_id=index.tower_id,
             query_tower=asked.query_tower,
             items=index.count(),
+            damaged=index.damaged(),
             caches=caches(asked.caches()),
             circuits=dict(asked.circuits()),
             queues={name: Queue.model_validate(figures) for name, figures in queues().items()},

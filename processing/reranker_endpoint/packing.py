@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 from processing.reranker_endpoint import inference
+from retrieval.files import replacing
 from retrieval.ranker.xgboost import BoosterRanker
 
 SCRIPT = "code/inference.py"  # where the model's environment points (infra/reranker.py)
@@ -28,8 +29,8 @@ def pack_model(booster: Path, out: Path) -> Path:
     BoosterRanker.load(booster)
     script = Path(inference.__file__)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"partial-{out.name}")
     with (
+        replacing(out) as partial,
         partial.open("wb") as file,
         gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
@@ -39,5 +40,4 @@ def pack_model(booster: Path, out: Path) -> Path:
             entry = tarfile.TarInfo(name)  # of nobody, at no time
             entry.size, entry.mode = len(content), 0o644
             archive.addfile(entry, io.BytesIO(content))
-    partial.replace(out)
     return out

@@ -13,6 +13,7 @@ from retrieval.fuse import Fusion, fuse
 Vector = NDArray[np.float32]
 TopField = Literal["bid_count", "listed_at"]  # numbers of a lot that a list may be ordered by
 
+REBUILD = "build the index again with `gavel index --rebuild`"  # the remedy of damaged files and lots
 SCORE_DECIMALS = 6  # of a cosine: past these, engines differ by their order of summation
 OVERFETCH = 10  # candidates beyond k that are asked of an engine, so that ties at the cut are broken by item_id
 
@@ -180,6 +181,9 @@ class VectorIndex(Protocol):
     def within(self, seconds: float) -> "VectorIndex":
         """The same index, whose searches and fetches are given up after so many seconds; an embedded one waits for nobody."""
 
+    def damaged(self) -> int:
+        """Return how many lots are left out because what is stored of them cannot be read, as far as searches came upon them."""
+
     def close(self) -> None:
         """Let go of files and connections."""
 
@@ -199,6 +203,9 @@ class IndexStore(Protocol):
         Raises:
             IndexMissing: nothing was published yet.
         """
+
+    def live_tower(self) -> str | None:
+        """Return the tower of the index behind the alias, even if that index is damaged; None if nothing is published."""
 
     def publish(self, name: str) -> None:
         """Point the alias at the index of this name, in one atomic step; the one before stays for rollback."""

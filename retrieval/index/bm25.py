@@ -4,7 +4,6 @@ Tokens, stems, statistics and document lengths follow the analyzer of schema.ind
 OpenSearch put the same lots in the same order.
 """
 
-import json
 import os
 import shutil
 import threading
@@ -16,11 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.files import PARTIAL, commit_folder, crc32_of, seal_json, unseal_json
 from retrieval.index.analysis import ANALYSIS, words
 from retrieval.index.entries import batches
 from retrieval.index.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
 from retrieval.index.stemming import caching_stemmer, stem
-from retrieval.index.vector_file import checksum_of
 from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.settings import hyperparameters
 
@@ -146,9 +145,14 @@ class Bm25Index:
             shares[some] = postings.counts[some] / (postings.counts[some] + norms[postings.rows[some]])
         return Bm25Index(positions, lengths, postings, shares, self.language, delta.last)
 
-    def save(self, folder: Path) -> None:
-        """Write the index to a new folder in one step; a folder that is there already stays as it is."""
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    def save(self, folder: Path, database_id: str = "") -> None:
+        """Write the index to a new folder in one step; a folder that is there already stays as it is.
+
+        Args:
+            folder: made here.
+            database_id: the database that the positions are of.
+        """
+        partial = folder.with_name(f"{PARTIAL}{os.getpid()}-{threading.get_ident()}-{folder.name}")
         try:
             partial.mkdir()
             for name, values in self._arrays().items():
@@ -158,37 +162,37 @@ class Bm25Index:
             statistics = {
                 "analysis": ANALYSIS,
                 "language": self.language,
+                "database_id": database_id,
                 "last": self.last,
                 "k1": numbers.bm25_k1,
                 "b": numbers.bm25_b,
-                "crc32": {path.name: checksum_of(path) for path in partial.iterdir()},
+                "crc32": {path.name: crc32_of(path) for path in partial.iterdir()},
             }
-            (partial / STATISTICS_FILE).write_text(json.dumps(statistics))
-            for path in partial.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+            (partial / STATISTICS_FILE).write_text(seal_json(statistics))
             if not folder.exists():
-                partial.rename(folder)
+                commit_folder(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
-    def load(cls, folder: Path, language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
+    def load(cls, folder: Path, language: str = DEFAULT_LANGUAGE, database_id: str = "") -> "Bm25Index":
         """Map what save() wrote for an index of a language.
 
         Raises:
             OSError: no such folder.
-            ValueError: damaged, or of another version or language.
+            ValueError: damaged, or of another version, language or database.
         """
         try:
-            statistics = json.loads((folder / STATISTICS_FILE).read_text())
+            statistics = unseal_json((folder / STATISTICS_FILE).read_bytes())
+            if statistics["database_id"] != database_id:
+                raise ValueError(f"{folder} is of another index")
             if (statistics["analysis"], statistics["language"]) != (ANALYSIS, language):
                 raise ValueError(f"{folder} was written by another version of Gavel, or for another language")
             if (statistics["k1"], statistics["b"]) != (hyperparameters().bm25_k1, hyperparameters().bm25_b):
                 k1, b = statistics["k1"], statistics["b"]
                 raise ValueError(f"{folder} was written with k1 {k1} and b {b}, which are others now")
             for name, checksum in statistics["crc32"].items():
-                if checksum_of(folder / name) != checksum:
+                if crc32_of(folder / name) != checksum:
                     raise ValueError(f"the checksum of {folder / name} does not hold")
             stems = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").split("\n")
             last = int(statistics["last"])

@@ -7,17 +7,17 @@ root/auction-items-<tower_id>-<stamp>/       one physical index
     <family>.faiss, bm25-<generation>…/  snapshots for a quick start; rebuilt when missing or damaged, read on from when old
 """
 
-import json
-import os
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
+from retrieval.files import commit_folder, replace_file, seal_json, unseal_json
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
 from retrieval.index.index_spec import IndexSpec
+from retrieval.index.lot_store import damaged
 from retrieval.index.shards import ShardedIndex, is_sharded
 from retrieval.schema import DEFAULT_LANGUAGE, check_language
 from retrieval.tuning import Tuning, untuned
@@ -73,8 +73,7 @@ class FaissStore:
                 ShardedIndex.create(partial, tower_id, dimensions, self._language, self._shards)
             else:
                 FaissIndex.create(partial, tower_id, dimensions, self._language)
-            partial.rename(self._root / name)
-            _sync_folder(self._root)
+            commit_folder(partial, self._root / name)
         except OSError as error:
             raise IndexUnavailable(f"no index can be made in {self._root}: {error}; free space or choose another folder") from error
         finally:
@@ -101,6 +100,15 @@ class FaissStore:
             raise IndexMissing(f"{self._root} holds no live index {self._alias!r}; build one with `gavel index`")
         return self._open(name)
 
+    def live_tower(self) -> str | None:
+        """Return the tower of the live index, even if that is damaged; if the alias is, that of the newest index."""
+        try:
+            name = self._live_name()
+        except IndexUnavailable:
+            folders = [path for path in self._root.glob(f"{self._alias}-*") if path.is_dir()]
+            name = max(folders, key=lambda path: path.name.rpartition("-")[2]).name if folders else None
+        return None if name is None else self._tower_of(name)
+
     def publish(self, name: str) -> None:
         """Point the alias at the index of this name, in one atomic step; the one before stays for rollback.
 
@@ -110,14 +118,8 @@ class FaissStore:
             IndexMissing: there is no index of this name.
         """
         self._open(name).prepare()
-        partial = self._root / f"{self._alias}.json.{os.getpid()}-{threading.get_ident()}.partial"
         try:
-            with partial.open("w") as file:
-                json.dump({"live": name}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._pointer)
-            _sync_folder(self._root)
+            replace_file(self._pointer, seal_json({"live": name}))
         except OSError as error:
             raise IndexUnavailable(f"{self._pointer} cannot be written: {error}; the index before stays live") from error
 
@@ -151,7 +153,11 @@ class FaissStore:
             opened = self._opened.get(name)
             if opened is None or opened.closed:
                 form = ShardedIndex if is_sharded(folder) else FaissIndex
-                opened = self._opened[name] = form(folder, self._exact_below, self._spec, self._tuning(self._tower_of(name)))
+                opened = form(folder, self._exact_below, self._spec, self._tuning(self._tower_of(name)))
+                if opened.tower_id != self._tower_of(name):
+                    opened.close()
+                    raise damaged(folder, f"it holds lots of tower {opened.tower_id}")
+                self._opened[name] = opened
             return opened
 
     def _tower_of(self, name: str) -> str:
@@ -166,17 +172,8 @@ class FaissStore:
 
     def _live_name(self) -> str | None:
         try:
-            return str(json.loads(self._pointer.read_text())["live"])
+            return str(unseal_json(self._pointer.read_bytes())["live"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise IndexUnavailable(f"{self._pointer} is damaged ({error!r}); publish again with `gavel index`") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the names of a folder on the disk, so that a rename in it outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            raise damaged(self._pointer, error) from error

@@ -7,7 +7,6 @@ product_index.faiss          over the rows in their order; inner product, which 
 export.json                  written last: which release and tower, and the sha256 of the files
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import InvalidInput, ReleaseError
+from retrieval.files import replacing, sha256_of
 from retrieval.index.base import Tombstone, Vector
 from retrieval.index.family_build import trained
 from retrieval.index.index_spec import IndexSpec
@@ -143,15 +143,9 @@ def _built(vectors: Vector, spec: IndexSpec, progress: Progress) -> Any:
 
 def _write(path: Path, write: Callable[[Path], None]) -> str:
     """Write a file in one step; its sha256."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         write(partial)
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return digest
+        return sha256_of(partial)
 
 
 def _save_array(path: Path, values: NDArray[Any]) -> None:

@@ -27,18 +27,18 @@ from retrieval.index.hits import Hit, Hits, best_hits, keyword_hits, top_hits
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_graph import LotGraph
 from retrieval.index.lot_keywords import LotKeywords
-from retrieval.index.lot_store import LotStore
+from retrieval.index.lot_store import LotStore, damaged
 from retrieval.index.main_index import embedded_spec
 from retrieval.index.read_write_lock import ReadWriteLock
 from retrieval.index.renewed_graph import RenewedGraph
 from retrieval.index.title_words import LotTitles, corrections
-from retrieval.schema import DEFAULT_LANGUAGE
+from retrieval.schema import DEFAULT_LANGUAGE, check_language
 from retrieval.tuning import Tuning
 
 logger = logging.getLogger(__name__)
 
 LOTS_FILE = "lots.sqlite"
-LANGUAGE_FILE = "language.txt"  # of words in Latin letters; an index without it is English
+LANGUAGE_FILE = "language.txt"  # read where the database does not say it, in indices of older versions; without it: English
 EXACT_BELOW = 1_000
 ENTRIES_A_COMMIT = 1_000
 ATTEMPTS = 12  # of a search whose finds a writer replaced before their documents were read
@@ -68,8 +68,7 @@ class FaissIndex:
         self._exact_below = exact_below
         self._tuning = tuning or Tuning()
         self._lots = LotStore(folder / LOTS_FILE)
-        written = folder / LANGUAGE_FILE
-        self.language = written.read_text().strip() if written.is_file() else DEFAULT_LANGUAGE
+        self.language = self._lots.language or _written_language(folder / LANGUAGE_FILE)
         self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
         self._graph = RenewedGraph(self._lots, spec or embedded_spec(), self._lock)
         self._keywords = LotKeywords(self._lots, folder, self._tuning.boosts, self.language, self._living_lots)
@@ -80,8 +79,8 @@ class FaissIndex:
     @classmethod
     def create(cls, folder: Path, tower_id: str, dimensions: int, language: str = DEFAULT_LANGUAGE) -> None:
         """Make an empty index in a new folder."""
-        (folder / LANGUAGE_FILE).write_text(language)
-        LotStore.create(folder / LOTS_FILE, tower_id, dimensions)
+        (folder / LANGUAGE_FILE).write_text(language)  # an older version, to which one may go back, reads it here
+        LotStore.create(folder / LOTS_FILE, tower_id, dimensions, language)
 
     @property
     def name(self) -> str:
@@ -112,6 +111,10 @@ class FaissIndex:
         """Number of lots in it, ended ones included."""
         return self._lots.count()
 
+    def damaged(self) -> int:
+        """Number of lots that are left out because their rows are damaged."""
+        return self._lots.left_out()
+
     def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order, a transaction for every 1,000; what is acknowledged is durable."""
         report = UpsertReport()
@@ -135,6 +138,7 @@ class FaissIndex:
         self._keywords.current(self._refreshed)
         self._keywords.merge(wait=True)
         self._titles.prepare()
+        self._lots.seal()
 
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
@@ -249,6 +253,11 @@ class FaissIndex:
                 self._refreshed = self._lots.generation()
             hits = search()
             lots = self._lots.at([hit.position for hit in hits])
+            if left_out := [hit.item_id for hit in hits if hit.position in self._lots.damaged]:
+                current = self._current_graph()
+                with self._lock.writing():  # or they would take the places of other lots in each search
+                    for item_id in left_out:
+                        current.columns.bury(item_id)
             read = [(hit, lots[hit.position]) for hit in hits if hit.position in lots]
             found = [Candidate(hit.item_id, hit.score, lot.document, lot.vector) for hit, lot in read]
             if len(found) == len(hits):
@@ -271,6 +280,17 @@ class FaissIndex:
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self.dimensions,) or not np.isfinite(vector).all():
             raise InvalidInput(f"the query vector must be {self.dimensions} finite numbers; it has shape {vector.shape}")
+
+
+def _written_language(path: Path) -> str:
+    try:
+        language = path.read_text().strip()
+        check_language(language)
+    except FileNotFoundError:
+        return DEFAULT_LANGUAGE
+    except (OSError, ValueError, InvalidInput) as error:
+        raise damaged(path, error) from error
+    return language
 
 
 def _unit(vector: Vector) -> Vector:

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import IndexUnavailable, InvalidInput
+from retrieval.files import crc32_of
 from retrieval.index.base import OVERFETCH, Vector
 from retrieval.index.hnsw import SHARE_OF_PASSES, exact_is_cheaper, nearest_slots, share_near
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.inner_products import inner_products
 from retrieval.index.lot_columns import Mask
-from retrieval.index.vector_file import checksum_of
 from retrieval.index.whole_vectors import Slots, WholeVectors
 
 INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"
@@ -229,7 +229,7 @@ def _check(folder: Path, card: dict[str, Any], whole: bool) -> None:
         found = (folder / name).stat().st_size
         if found != size:
             raise ValueError(f"{name} has {found} bytes, not {size}")
-    if whole and checksum_of(folder / INDEX_FILE) != card["crc32"]:
+    if whole and crc32_of(folder / INDEX_FILE) != card["crc32"]:
         raise ValueError(f"the checksum of {INDEX_FILE} does not hold")
 
 

@@ -10,10 +10,10 @@ import faiss
 import numpy as np
 
 from retrieval.errors import InvalidInput
+from retrieval.files import crc32_of, replace_file
 from retrieval.index.base import Vector
 from retrieval.index.families import CARD_FILE, INDEX_FILE, VECTORS_FILE, AnnIndex, mapped_vectors
 from retrieval.index.index_spec import POINTS_A_CENTROID, IndexSpec
-from retrieval.index.vector_file import checksum_of
 from retrieval.index.whole_vectors import WholeVectors
 
 ROWS_A_STEP = 10_000  # added between two steps of a progress bar
@@ -76,9 +76,7 @@ def build(
     if sized.keeps_vectors:
         (folder / VECTORS_FILE).unlink()
     card = {"spec": str(sized), "items": items, "dimensions": dimensions, **_measures(folder)}
-    partial = folder / f"{CARD_FILE}.partial"
-    partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / CARD_FILE)
+    replace_file(folder / CARD_FILE, json.dumps(card, indent=2) + "\n")
     return AnnIndex.open(folder, check=False)
 
 
@@ -144,4 +142,4 @@ def _trained_on_gpu(index: Any, sample: Vector) -> Any:
 
 def _measures(folder: Path) -> dict[str, Any]:
     sizes = {path.name: path.stat().st_size for path in (folder / INDEX_FILE, folder / VECTORS_FILE) if path.is_file()}
-    return {"bytes": sizes, "crc32": checksum_of(folder / INDEX_FILE)}
+    return {"bytes": sizes, "crc32": crc32_of(folder / INDEX_FILE)}

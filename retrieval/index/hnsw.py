@@ -9,11 +9,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.files import replacing
 from retrieval.index.base import OVERFETCH, Vector
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.inner_products import inner_products
 from retrieval.index.lot_columns import Mask
-from retrieval.index.vector_file import Footer, MappedIndex, Positions, checked, positions_in, replacing, seal
+from retrieval.index.vector_file import Footer, MappedIndex, Positions, checked, positions_in, seal
 from retrieval.index.whole_vectors import Slots
 
 _faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors

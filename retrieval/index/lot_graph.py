@@ -133,6 +133,8 @@ class LotGraph:
     def _load(self, lots: LotStore, snapshot: LotSnapshot, path: Path) -> None:
         main, positions = load_main(path, self._spec, lots.dimensions, lots.database_id)
         last, taken = int(positions[-1]) if len(positions) else 0, 0
+        if last > snapshot.last_position():  # it was written just now, or the database has lost what was committed last
+            raise ValueError("it holds lots that the database does not")
         for lots_there in snapshot.fields_to(last, LOTS_A_STEP):  # in steps, for all at once take more memory than the columns
             end = int(np.searchsorted(positions, lots_there[-1].position, side="right"))
             self._take_over(positions[taken:end], lots_there)

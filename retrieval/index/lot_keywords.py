@@ -191,15 +191,14 @@ class LotKeywords:
         while left := [found for found in self._generations() if after < found <= newest and found not in passed_over]:
             generation = max(left)
             try:
-                mains = [Bm25Index.load(self._path(generation, field), self._language) for field in self._weights]
-                return self._begin(mains, generation, saved=True)
-            except FileNotFoundError:
-                pass  # of another tuning, or another process has just put a newer one in its place
+                return self._begin(self._load_mains(generation), generation, saved=True)
             except (OSError, ValueError) as error:
+                passed_over.add(generation)
+                if not all(self._path(generation, field).is_dir() for field in self._weights):
+                    continue  # of another tuning, or another process has just put a newer one in its place
                 logger.warning("the keyword snapshot of %s is not usable (%s); it is built again", self._folder, error)
                 for field in self._weights:
                     shutil.rmtree(self._path(generation, field), ignore_errors=True)
-            passed_over.add(generation)
         return None
 
     def _save(self, held: _Held) -> _Held:
@@ -207,8 +206,8 @@ class LotKeywords:
         try:
             # the text last, by whose folder a snapshot is known
             for field, main in reversed([*zip(self._weights, held.fields.mains, strict=True)]):
-                main.save(self._path(held.main_generation, field))
-            mains = [Bm25Index.load(self._path(held.main_generation, field), self._language) for field in self._weights]
+                main.save(self._path(held.main_generation, field), self._lots.database_id)
+            mains = self._load_mains(held.main_generation)
             for path in self._folder.glob(f"{PREFIX}*"):
                 if (found := SNAPSHOT_NAME.match(path.name)) and int(found[1]) < held.main_generation:
                     shutil.rmtree(path, ignore_errors=True)
@@ -216,6 +215,10 @@ class LotKeywords:
             logger.warning("the keyword snapshot of %s could not be written (%s)", self._folder, error)
             return held
         return self._begin(mains, held.main_generation, saved=True)
+
+    def _load_mains(self, generation: int) -> list[Bm25Index]:
+        folders = [self._path(generation, field) for field in self._weights]
+        return [Bm25Index.load(folder, self._language, self._lots.database_id) for folder in folders]
 
     def _generations(self) -> set[int]:
         names = (SNAPSHOT_NAME.fullmatch(path.name) for path in self._folder.glob(f"{PREFIX}*"))

@@ -1,6 +1,7 @@
 """The index store on an OpenSearch server or cluster: its physical indices, one of them live behind the alias."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,6 +64,7 @@ class OpenSearchStore:
         self._replicas = replicas
         self._language = language
         self._tuning = tuning
+        self._damaged: dict[str, set[str]] = defaultdict(set)  # index -> lots that were found to be damaged
 
     def create(self, tower_id: str, dimensions: int) -> OpenSearchIndex:
         """Make a new, empty index for a tower, and the pipeline that its hybrid queries pass through; it is not live."""
@@ -103,6 +105,11 @@ class OpenSearchStore:
         with opensearch_errors(self._url):
             mapping = ask_again(lambda: self._client.indices.get_mapping(index=name, params={"local": "true"}))
         return self._index(name, mapping[name]["mappings"].get("_meta", {}))
+
+    def live_tower(self) -> str | None:
+        """Return the tower of the index behind the alias; None if nothing is published."""
+        name = self._live_name()
+        return None if name is None else name.removeprefix(f"{self._alias}-").rpartition("-")[0]
 
     def publish(self, name: str) -> None:
         """Point the alias at the index of this name, in one atomic step; the one before stays for rollback.
@@ -154,4 +161,5 @@ class OpenSearchStore:
             timeout_s=self._timeout_s,
             tuning=self._tuning(tower_id),
             shards=int(meta.get("shards", 1)),  # an index of a time before it was written down has one
+            damaged=self._damaged[name],
         )

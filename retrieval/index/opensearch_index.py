@@ -5,7 +5,7 @@ by the place of a lot in a segment. So k + OVERFETCH hits are asked for, and sem
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,6 +17,7 @@ from retrieval.deadline import Deadline
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.fuse import Fusion
 from retrieval.index.base import (
+    REBUILD,
     Candidate,
     Filter,
     IndexedItem,
@@ -49,6 +50,8 @@ from retrieval.schema import DELETED_FIELD, VECTOR_FIELD, fusion_pipeline, vecto
 from retrieval.spelling import can_be_misspelt
 from retrieval.tuning import Tuning
 
+logger = logging.getLogger(__name__)
+
 WRITE_TIMEOUT_S = 120.0  # a bulk request waits for HNSW graphs to be built
 FETCH_CHUNK = 1_000
 DELETION_RETENTION = timedelta(days=30)  # twice as long as any queue keeps the message of a part
@@ -78,6 +81,7 @@ class OpenSearchIndex:
         pipeline: str,
         timeout_s: float,
         tuning: Tuning,
+        damaged: set[str],
         shards: int = 1,
     ) -> None:
         self._client = client
@@ -87,6 +91,7 @@ class OpenSearchIndex:
         self._url = url
         self._pipeline = pipeline
         self._tuning = tuning
+        self._damaged = damaged
         self._writer = BulkWriter(client, name, dimensions, url, max(timeout_s, WRITE_TIMEOUT_S))
         self._shards = shards
         self._timeout_s = timeout_s
@@ -151,7 +156,7 @@ class OpenSearchIndex:
         if k < 1:
             return []
         body = exact_body(vector, k, where) if exact else semantic_body(vector, k, where)
-        found = rank_by_cosine(vector, map(_candidate, self._hits(body)), k)
+        found = rank_by_cosine(vector, self._candidates(self._hits(body)), k)
         return with_ranks(found, semantic=found)
 
     def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
@@ -159,7 +164,7 @@ class OpenSearchIndex:
         if k < 1:
             return []
         body = keyword_body(text, k, where, self._tuning.boosts)
-        found = in_order(map(_candidate, self._hits(body, search_type=ALL_SHARDS_WORDS)))[:k]
+        found = in_order(self._candidates(self._hits(body, search_type=ALL_SHARDS_WORDS)))[:k]
         return with_ranks(found, keyword=found)
 
     def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
@@ -176,9 +181,10 @@ class OpenSearchIndex:
         if self._shards > 1:
             return fused_candidates(*self._both_lists(text, vector, k, where), fusion, k)
         hits = self._hybrid_hits(hybrid_body(text, vector, k, where, self._tuning.boosts), fusion)
-        found = {hit["_id"]: _candidate(hit) for hit in hits}
+        found = {candidate.item_id: candidate for candidate in self._candidates(hits)}
         semantic = rank_by_cosine(vector, found.values(), k)
-        scored = [replace(found[hit["_id"]], score=score) for hit in hits if (score := _keyword_score(hit)) > 0]
+        scores = [(hit["_id"], score) for hit in hits if hit["_id"] in found and (score := _keyword_score(hit)) > 0]
+        scored = [replace(found[item_id], score=score) for item_id, score in scores]
         keyword = in_order(scored)[:k]
         return fused_candidates(keyword, semantic, fusion, k)
 
@@ -186,7 +192,7 @@ class OpenSearchIndex:
         """The lots with the most bids, or those listed last; lots that have no such number do not come."""
         if k < 1:
             return []
-        found = map(_candidate, self._hits(top_body(field, k, where)))
+        found = self._candidates(self._hits(top_body(field, k, where)))
         return [replace(candidate, score=float(candidate.document[field])) for candidate in found]
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
@@ -207,8 +213,8 @@ class OpenSearchIndex:
         found: list[Candidate] = []
         for start in range(0, len(item_ids), FETCH_CHUNK):
             body = {"ids": list(item_ids[start : start + FETCH_CHUNK])}
-            hits = (hit for hit in self._documents(body) if hit.get("found"))
-            found += [_candidate(hit) for hit in hits if DELETED_FIELD not in hit["_source"]]
+            hits = (hit for hit in self._documents(body) if hit.get("found") and DELETED_FIELD not in hit["_source"])
+            found += self._candidates(hits)
         return found
 
     def within(self, seconds: float) -> "OpenSearchIndex":
@@ -216,6 +222,10 @@ class OpenSearchIndex:
         limited = copy(self)
         limited._timeout_s = seconds
         return limited
+
+    def damaged(self) -> int:
+        """Number of lots that searches of this process came upon and could not read."""
+        return len(self._damaged)
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -247,7 +257,7 @@ class OpenSearchIndex:
             for line in ({"search_type": kind, **WHOLE}, body)
         ]
         answers = self._asked(lambda limits: whole_answers(self._client.msearch(index=self._name, body=lines, params=limits)))
-        keyword, semantic = (list(map(_candidate, answer["hits"]["hits"])) for answer in answers)
+        keyword, semantic = (list(self._candidates(answer["hits"]["hits"])) for answer in answers)
         return in_order(keyword)[:k], rank_by_cosine(vector, semantic, k)
 
     def _hits(self, body: Mapping[str, Any], **params: str) -> list[dict[str, Any]]:
@@ -269,15 +279,24 @@ class OpenSearchIndex:
         with opensearch_errors(self._url):
             return ask_again(lambda: ask({"request_timeout": deadline.limit(seconds)}))
 
+    def _candidates(self, hits: Iterable[Mapping[str, Any]]) -> Iterator[Candidate]:
+        """The lots of hits; one whose document or vector cannot be read is left out and logged once."""
+        for hit in hits:
+            try:
+                document = dict(hit["_source"])
+                vector = vector_from_json(document.pop(VECTOR_FIELD))
+                if vector.shape != (self._dimensions,):
+                    raise ValueError(f"its vector has shape {vector.shape}")
+            except (KeyError, TypeError, ValueError, InvalidInput) as error:
+                if hit["_id"] not in self._damaged:
+                    self._damaged.add(hit["_id"])
+                    logger.error("index %s: lot %r is damaged (%r) and left out; %s", self._name, hit["_id"], error, REBUILD)
+                continue
+            yield Candidate(hit["_id"], float(hit.get("_score") or 0.0), document, vector)
+
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self._dimensions,):
             raise InvalidInput(f"the query vector has shape {vector.shape}, index {self._name} holds ({self._dimensions},)")
-
-
-def _candidate(hit: Mapping[str, Any]) -> Candidate:
-    document = dict(hit["_source"])
-    vector = vector_from_json(document.pop(VECTOR_FIELD))
-    return Candidate(hit["_id"], float(hit.get("_score") or 0.0), document, vector)
 
 
 def _options(answer: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

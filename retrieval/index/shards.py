@@ -5,7 +5,6 @@ those of one index that compares with every lot: what is exact in a shard is exa
 their shard, as OpenSearch does it.
 """
 
-import json
 import logging
 import os
 import signal
@@ -14,13 +13,14 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from retrieval.errors import IndexUnavailable
+from retrieval.errors import GavelError, IndexUnavailable
+from retrieval.files import seal_json, unseal_json
 from retrieval.fuse import Fusion
 from retrieval.index.base import (
     Candidate,
@@ -37,22 +37,40 @@ from retrieval.index.base import (
 from retrieval.index.entries import batches, entry_chars
 from retrieval.index.faiss_index import ENTRIES_A_COMMIT, FaissIndex
 from retrieval.index.index_spec import IndexSpec
+from retrieval.index.lot_store import damaged
 from retrieval.index.title_words import corrections
 from retrieval.tuning import Tuning
 
 logger = logging.getLogger(__name__)
 
 SHARDS_FILE = "shards.json"
-ASKED = ("count", "upsert", "refresh", "prepare", "semantic", "keyword", "top", "near_titles", "fetch", "close")
+ASKED = ("count", "damaged", "upsert", "refresh", "prepare", "semantic", "keyword", "top", "near_titles", "fetch", "close")
 
 Found = TypeVar("Found")
+
+
+class _Opened:
+    """The index of a shard in its process.
+
+    The first question opens it: a manager hands on the errors of an answer as they are, and those of a start as a traceback.
+    """
+
+    def __init__(self, *given: Any) -> None:
+        self._given = given
+
+    @cached_property
+    def _index(self) -> FaissIndex:
+        return FaissIndex(*self._given)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given, **named: getattr(self._index, name)(*given, **named)
 
 
 class _Shards(BaseManager):
     """Starts the process of a shard and speaks with it over a socket of this machine, a connection a thread."""
 
 
-_Shards.register("open", FaissIndex, exposed=ASKED)
+_Shards.register("open", _Opened, exposed=ASKED)
 
 
 class Shard:
@@ -113,15 +131,20 @@ class ShardedIndex:
     def __init__(self, folder: Path, exact_below: int, spec: IndexSpec | None, tuning: Tuning) -> None:
         self._folder = folder
         try:
-            told = json.loads((folder / SHARDS_FILE).read_text())
+            told = unseal_json((folder / SHARDS_FILE).read_bytes())
             self.tower_id, self.dimensions, count = str(told["tower_id"]), int(told["dimensions"]), int(told["shards"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise IndexUnavailable(f"{folder / SHARDS_FILE} is damaged ({error!r}); build the index again") from error
+            raise damaged(folder / SHARDS_FILE, error) from error
         folders = [_shard_folder(folder, number) for number in range(count)]
         self._tuning = tuning
         self._threads = ThreadPoolExecutor(4 * count, thread_name_prefix=folder.name)
         self._shards = list(self._threads.map(lambda f: Shard(partial(_open, f, exact_below, spec, tuning)), folders))
         self.closed = False
+        try:
+            self._of_all("count")  # opens each
+        except GavelError:
+            self.close()
+            raise
 
     @classmethod
     def create(cls, folder: Path, tower_id: str, dimensions: int, language: str, shards: int) -> None:
@@ -130,7 +153,7 @@ class ShardedIndex:
             _shard_folder(folder, number).mkdir()
             FaissIndex.create(_shard_folder(folder, number), tower_id, dimensions, language)
         told = {"tower_id": tower_id, "dimensions": dimensions, "shards": shards}
-        (folder / SHARDS_FILE).write_text(json.dumps(told) + "\n")
+        (folder / SHARDS_FILE).write_text(seal_json(told))
 
     @property
     def name(self) -> str:
@@ -140,6 +163,10 @@ class ShardedIndex:
     def count(self) -> int:
         """Number of lots in it, ended ones included."""
         return sum(self._of_all("count"))
+
+    def damaged(self) -> int:
+        """Number of lots that are left out because their rows are damaged."""
+        return sum(self._of_all("damaged"))
 
     def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, those of a lot in their order; what is acknowledged is durable."""

@@ -5,9 +5,7 @@ what more titles have, then what comes first in the alphabet; the first letter i
 DirectSpellChecker, with whose answers tests/contract/test_corrections.py compares these.
 """
 
-import json
 import logging
-import os
 import re
 import threading
 from collections import Counter, defaultdict
@@ -20,6 +18,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
 from retrieval.errors import GavelError
+from retrieval.files import replace_file, seal_json, unseal_json
 from retrieval.index.analysis import ANALYSIS, words
 from retrieval.index.lot_store import LotSnapshot, LotStore
 from retrieval.spelling import can_be_misspelt, most_edits
@@ -137,7 +136,9 @@ class LotTitles:
         names = (FILE_NAME.fullmatch(path.name) for path in self._folder.glob(f"{PREFIX}*"))
         for generation in sorted((int(found[1]) for found in names if found and int(found[1]) <= newest), reverse=True):
             try:
-                kept = json.loads(_path(self._folder, generation).read_text(encoding="utf-8"))
+                kept = unseal_json(_path(self._folder, generation).read_bytes())
+                if kept.get("database_id") != self._lots.database_id:  # an older version wrote neither this nor a checksum
+                    raise ValueError("they are of another index")
                 self._saved = generation
                 return _Counted(generation, int(kept["last"]), int(kept["lots"]), TitleWords(kept["titles"]))
             except FileNotFoundError:
@@ -152,18 +153,15 @@ class LotTitles:
         if counted is None or counted.generation <= self._saved:
             return
         path = _path(self._folder, counted.generation)
-        partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
         kept = {"last": counted.last, "lots": counted.lots, "titles": counted.words.titles}
         try:
-            partial.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
-            partial.replace(path)
+            replace_file(path, seal_json({"database_id": self._lots.database_id, **kept}))
             self._saved = counted.generation
             for older in self._folder.glob(f"{PREFIX}*.json"):
                 if (found := FILE_NAME.fullmatch(older.name)) is None or int(found[1]) < counted.generation:
                     older.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("the words of titles could not be written to %s (%s)", path, error)
-            partial.unlink(missing_ok=True)
 
 
 def _nothing() -> _Counted:

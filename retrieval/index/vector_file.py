@@ -1,12 +1,7 @@
 """A file of vectors that an embedded index maps: what FAISS wrote and more, positions, and a footer that vouches for all."""
 
-import json
 import os
-import sys
-import threading
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,12 +10,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.files import BLOCK_BYTES, crc32_of, seal_json, unseal_json
+
 _faiss: Any = faiss  # its type stubs leave out readers by callback
 Positions = NDArray[np.int64]
 
 FOOTER_LENGTH_BYTES = 8
-CHECKED_BYTES = 1 << 20
-_being_written: set[Path] = set()  # by this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +37,8 @@ class Footer:
     told: Mapping[str, Any] = field(default_factory=dict)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of another in one step; nothing is left of it where that fails.
-
-    What a process that was killed had written by then goes, too.
-    """
-    for left in path.parent.glob(f"{path.name}.*.partial"):
-        if left not in _being_written and not _runs(left.suffixes[-2][1:].partition("-")[0]):
-            left.unlink(missing_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    _being_written.add(partial)
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-        _being_written.discard(partial)
-
-
 def seal(path: Path, positions: Positions, database_id: str, told: Mapping[str, Any] | None = None) -> Footer:
-    """Append positions and a footer to a file, and put all of it on the disk.
+    """Append positions and a footer to a file.
 
     Args:
         path: as FAISS wrote it.
@@ -75,11 +51,9 @@ def seal(path: Path, positions: Positions, database_id: str, told: Mapping[str, 
         file.write(positions.astype("<i8").tobytes())
         file.flush()
         payload = file.tell()
-        footer = Footer(database_id, len(positions), payload, checksum_of(path, payload), told or {})
-        encoded = json.dumps(asdict(footer)).encode()
+        footer = Footer(database_id, len(positions), payload, crc32_of(path, payload), told or {})
+        encoded = seal_json(asdict(footer)).encode()
         file.write(encoded + len(encoded).to_bytes(FOOTER_LENGTH_BYTES, "little"))
-        file.flush()
-        os.fsync(file.fileno())
     return footer
 
 
@@ -93,7 +67,7 @@ def checked(path: Path, database_id: str) -> Footer:
     footer = _footer(path)
     if footer.database_id != database_id:
         raise ValueError("it is of another database")
-    if checksum_of(path, footer.payload) != footer.crc32:
+    if crc32_of(path, footer.payload) != footer.crc32:
         raise ValueError("its checksum does not hold")
     return footer
 
@@ -127,20 +101,7 @@ class MappedIndex:
     def copy(self) -> Any:
         """The same in memory: FAISS ends the process that changes a mapped index."""
         self._file.seek(0)
-        return _faiss.read_index(_faiss.PyCallbackIOReader(self._file.read, CHECKED_BYTES))
-
-
-def _runs(pid: str) -> bool:
-    """Whether another process of this number runs; in a container one that was killed had the number of this one."""
-    if pid == str(os.getpid()):
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
+        return _faiss.read_index(_faiss.PyCallbackIOReader(self._file.read, BLOCK_BYTES))
 
 
 def _footer(path: Path) -> Footer:
@@ -153,18 +114,8 @@ def _footer(path: Path) -> Footer:
         if length > size - FOOTER_LENGTH_BYTES:
             raise ValueError("it has no footer")
         file.seek(size - FOOTER_LENGTH_BYTES - length)
-        footer = json.loads(file.read(length))
+        footer = unseal_json(file.read(length))
     try:
         return Footer(**footer)
     except TypeError:
         raise ValueError("it has no footer") from None
-
-
-def checksum_of(path: Path, length: int = sys.maxsize) -> int:
-    """CRC-32 of the first bytes of a file, or of all."""
-    checksum = 0
-    with path.open("rb") as file:
-        while length > 0 and (block := file.read(min(length, CHECKED_BYTES))):
-            checksum = zlib.crc32(block, checksum)
-            length -= len(block)
-    return checksum

@@ -1,5 +1,6 @@
 """LambdaMART on XGBoost (Burges, "From RankNet to LambdaRank to LambdaMART", 2010), trained and served in process."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ import xgboost
 from numpy.typing import NDArray
 
 from retrieval.errors import FeatureMismatch, RankerUnavailable
+from retrieval.files import replace_file
 from retrieval.ranker.features import FEATURES, FEATURES_HASH
 from retrieval.ranker.parameters import BoosterParameters
 
+REMEDY = "train it again with `gavel train reranker`"
+SEAL_START = b"\nsha256 "  # of the line behind XGBoost's format
 STEP_GRID = 20  # the number of steps is a multiple of it: a finer choice would follow chance
 
 
@@ -52,33 +56,46 @@ class BoosterRanker:
         except (xgboost.core.XGBoostError, ValueError) as error:
             raise RankerUnavailable(f"the booster cannot explain a {features.shape} matrix: {error}") from error
 
-    def save(self, path: Path) -> None:
-        """Write the booster with its feature names and their hash, in one step."""
-        self._booster.set_attr(features=json.dumps(FEATURES), features_hash=FEATURES_HASH)
+    def save(self, path: Path, tower_id: str = "") -> None:
+        """Write the booster with its feature names and their hash, in one step.
+
+        A line with the sha256 of XGBoost's format follows it, which XGBoost does not read.
+
+        Args:
+            path: file to write; its folder is made.
+            tower_id: the tower whose candidates it was trained on; empty if any tower's may be scored.
+        """
+        self._booster.set_attr(features=json.dumps(FEATURES), features_hash=FEATURES_HASH, tower_id=tower_id or None)
+        model = bytes(self._booster.save_raw("ubj"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"partial-{path.name}")
-        self._booster.save_model(partial)
-        partial.replace(path)
+        replace_file(path, model + SEAL_START + hashlib.sha256(model).hexdigest().encode())
 
     @classmethod
-    def load(cls, path: Path) -> "BoosterRanker":
+    def load(cls, path: Path, tower_id: str = "") -> "BoosterRanker":
         """Read a booster that save() wrote.
 
+        Args:
+            path: the file; one that an older version wrote has no checksum and is taken as it is.
+            tower_id: the tower whose candidates it is to score; empty for any.
+
         Raises:
-            RankerUnavailable: the file is missing or no booster.
+            RankerUnavailable: the file is missing, damaged, no booster, or was trained on another tower's candidates.
             FeatureMismatch: it was trained on other features than FEATURES.
         """
         booster = xgboost.Booster({"nthread": 1})  # 50 rows a query: threads cost more than they give
         try:
-            booster.load_model(path)
-        except xgboost.core.XGBoostError as error:
-            raise RankerUnavailable(f"{path} is not a readable booster; train it again with `gavel train`") from error
+            model, _, checksum = path.read_bytes().partition(SEAL_START)
+            if checksum and checksum != hashlib.sha256(model).hexdigest().encode():
+                raise ValueError("its checksum does not hold")
+            booster.load_model(path)  # not from memory: XGBoost ends the process on bytes that are no model
+        except (xgboost.core.XGBoostError, OSError, ValueError) as error:
+            raise RankerUnavailable(f"{path} is not a readable booster; {REMEDY}") from error
+        if tower_id and (trained_on := booster.attr("tower_id") or tower_id) != tower_id:
+            raise RankerUnavailable(f"{path} was trained on candidates of tower {trained_on}, not of {tower_id}; {REMEDY}")
         if booster.attr("features_hash") != FEATURES_HASH:
             trained = json.loads(booster.attr("features") or "[]")
             differing = sorted(set(trained) ^ set(FEATURES)) or ["their order"]
-            raise FeatureMismatch(
-                f"{path} was trained on other features ({', '.join(differing)}); train it again with `gavel train`"
-            )
+            raise FeatureMismatch(f"{path} was trained on other features ({', '.join(differing)}); {REMEDY}")
         return cls(booster)
 
 

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 def test_the_served_query_tower_agrees_with_torch(folder):
     encoder = QueryEncoder.load(folder)
     towers, card = load_towers(folder)
-    ids, mask = tokenize(load_tokenizer(folder, card.max_length), TEXTS, card.max_length)
+    ids, mask = tokenize(load_tokenizer(folder, card), TEXTS, card.max_length)
     trained = towers.query_tower(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
     served = encoder.encode(TEXTS)
     assert served.shape == (len(TEXTS), 128)

@@ -82,7 +82,7 @@ def tower(request, tmp_path_factory) -> Path:
 def test_the_served_query_tower_agrees_with_torch_on_arabic_text(tower):
     towers, card = load_towers(tower)
     texts = [query_text(text) for text in (*TEXTS, *SPELLINGS)]
-    ids, mask = tokenize(load_tokenizer(tower, card.max_length), texts, card.max_length)  # all padded to the longest
+    ids, mask = tokenize(load_tokenizer(tower, card), texts, card.max_length)  # all padded to the longest
     trained = towers.query_tower(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
     served = QueryEncoder.load(tower).encode(texts)  # each alone, without padding
     assert served.shape == (len(texts), 16)

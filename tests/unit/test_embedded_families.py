@@ -15,13 +15,13 @@ from benchmarks.clustered import clustered, clustered_queries
 from benchmarks.embedded_families import measure
 from benchmarks.kills import KillReport, survive
 from retrieval.errors import IndexUnavailable, InvalidInput
+from retrieval.files import replacing
 from retrieval.index.base import Filter, IndexedItem, Tombstone, Vector
 from retrieval.index.coded_vectors import OUTGROWN, CodedVectors
 from retrieval.index.faiss import FaissIndex, FaissStore
 from retrieval.index.hnsw import HnswGraph
 from retrieval.index.index_spec import FAMILIES, IndexSpec
 from retrieval.index.main_index import MainIndex, embedded_spec, new_main
-from retrieval.index.vector_file import replacing
 from retrieval.index.whole_vectors import WholeVectors
 
 N, MORE, D, K = 3_000, 1_100, 16, 10
@@ -211,12 +211,12 @@ def test_another_effort_or_another_graph_takes_the_file_that_is_there(tmp_path: 
 def test_what_a_killed_process_had_written_goes_with_the_next_save(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    names = [f"flat.faiss.{pid}-1.partial" for pid in (ended.pid, os.getpid(), os.getppid())]  # that of a process that runs stays
+    names = [f".partial-{pid}-1-flat.faiss" for pid in (ended.pid, os.getpid(), os.getppid())]  # that of a process that runs stays
     for name in names:
         (tmp_path / name).write_bytes(b"half")
     with replacing(tmp_path / "flat.faiss") as partial:
         partial.write_bytes(b"whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["flat.faiss", names[2]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names[2], "flat.faiss"]
 
 
 @pytest.mark.parametrize("spec", ["ivf_sq8", "pq:pq_m=8,pq_bits=4"])

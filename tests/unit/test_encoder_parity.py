@@ -43,7 +43,7 @@ def encoder(folder):
 @torch.inference_mode()
 def encode_with_torch(folder, texts):
     towers, card = load_towers(folder)
-    ids, mask = tokenize(load_tokenizer(folder, card.max_length), texts, card.max_length)
+    ids, mask = tokenize(load_tokenizer(folder, card), texts, card.max_length)
     return towers.query_tower(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
 
 
@@ -82,7 +82,7 @@ def test_a_release_of_shorter_vectors_is_searched_by_queries_of_that_length(fold
 
 def test_the_graph_takes_batches_with_padding(folder, encoder):
     texts = ["ring", TEXTS[60], "a " * 200]
-    ids, mask = tokenize(load_tokenizer(folder, encoder.card.max_length), texts, encoder.card.max_length)
+    ids, mask = tokenize(load_tokenizer(folder, encoder.card), texts, encoder.card.max_length)
     assert ids.shape == (3, 64)
     session = onnxruntime.InferenceSession(folder / QUERY_TOWER_FILE)
     (vectors,) = session.run(["query_vector"], {"input_ids": ids, "attention_mask": mask})

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from retrieval.errors import TowerError
-from retrieval.tower import CARD_FILE, HASHED_FILES, TowerCard, sha256_of, split_tower_id
+from retrieval.files import sha256_of
+from retrieval.tower import CARD_FILE, HASHED_FILES, TowerCard, split_tower_id
 from retrieval.tower_files import tower_card
 
 

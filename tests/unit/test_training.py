@@ -228,5 +228,5 @@ def test_a_damaged_artefact_is_refused_with_the_way_out(catalog, tmp_path, quick
     weights.write_bytes(whole)
     card = TowerCard.load(folder)
     replace(card, architecture={**card.architecture, "hidden": 64}).save(folder)
-    with pytest.raises(TowerError, match="does not fit its card"):
+    with pytest.raises(TowerError, match="is not a tower card"):
         load_towers(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
-from retrieval.errors import InvalidInput
+from retrieval.errors import InvalidInput, TowerError
 from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
@@ -40,7 +40,7 @@ def test_a_tower_that_nothing_was_tuned_for_fuses_ranks_evenly_without_boosts(tm
 )
 def test_a_damaged_file_is_refused_with_the_way_out(content: str, tmp_path: Path) -> None:
     (tmp_path / TUNING_FILE).write_text(content)
-    with pytest.raises(InvalidInput, match="gavel tune hybrid"):
+    with pytest.raises(TowerError, match="gavel tune hybrid"):
         Tuning.load(tmp_path)
 
 
