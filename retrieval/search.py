@@ -15,7 +15,7 @@ from retrieval.events import Interaction
 from retrieval.first_stage import FirstStage, retrieve
 from retrieval.index.admission import has_ended
 from retrieval.index.base import Filter, IndexStore, Vector
-from retrieval.items import EPOCH, query_text
+from retrieval.items import EPOCH, query_text, require_id
 from retrieval.live_index import Encoder, Live, LiveIndex
 from retrieval.nearest import nearest_lots
 from retrieval.photo_search import PhotoEncoder, PhotoQueries, no_image_branch, with_words
@@ -33,7 +33,6 @@ from retrieval.search_request import (
     check_interactions,
     check_question,
     check_request,
-    check_text,
 )
 from retrieval.two_stages import TwoStages, timed
 
@@ -207,7 +206,7 @@ class SearchService:
             UnknownItem: no lot has this id.
             IndexUnavailable: the index does not answer.
         """
-        check_text(item_id, "item_id")
+        item_id = require_id("item_id", item_id)
         live, deadline = self.live(), Deadline(self._deadline_s)
         lots = self._first_stage.fetch(live.index, [item_id], deadline)
         if not lots:

@@ -18,12 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.analysis import ANALYSIS, words
 from retrieval.index.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
 from retrieval.index.stemming import stem, stemmer
 from retrieval.index.vector_file import checksum_of
 from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.settings import hyperparameters
+from retrieval.text import ANALYSIS, words
 
 STATISTICS_FILE = "statistics.json"
 VOCABULARY_FILE = "vocabulary.txt"

@@ -12,6 +12,7 @@ from snowballstemmer.german_stemmer import GermanStemmer
 from snowballstemmer.spanish_stemmer import SpanishStemmer
 
 from retrieval.arabic import has_arabic
+from retrieval.text import words
 
 SNOWBALL = {"en": EnglishStemmer, "de": GermanStemmer, "fr": FrenchStemmer, "es": SpanishStemmer}
 
@@ -52,6 +53,13 @@ def stemmer(language: str) -> Callable[[str], str]:
 def stem(word: str, language: str) -> str:
     """The stem of a query's word, by a stemmer of its own."""
     return stemmer(language)(word)
+
+
+def shares_stem(word: str, text: str, language: str) -> bool:
+    """Whether a text has a word, in whatever ending."""
+    if text.isascii() and word[:2] not in text:  # which no ending touches, and no folding
+        return False
+    return stem(word, language) in (stem(other, language) for other in words(text))
 
 
 def stem_arabic(word: str) -> str:

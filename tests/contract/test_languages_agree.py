@@ -13,12 +13,12 @@ from opensearchpy import OpenSearch
 from catalog.emoji import read_emoji
 from retrieval.errors import InvalidInput
 from retrieval.index.base import IndexStore
-from retrieval.index.bm25 import words
 from retrieval.index.faiss import FaissStore
 from retrieval.index.opensearch import OpenSearchStore
 from retrieval.index.stemming import SNOWBALL, stem
 from retrieval.schema import STEMMERS, index_body
 from retrieval.settings import IndexLanguage
+from retrieval.text import words
 
 # names from the CLDR's annotations, every ending and article of the stemmer, and letters that are folded
 ARABIC = """
