@@ -166,7 +166,7 @@ class CatalogFolder:
         self.path = Path(path)
         card = self.path / CATALOG_FILE
         try:
-            values = json.loads(card.read_text())
+            values = json.loads(card.read_text(encoding="utf-8"))
             self.name: str = values["name"]
             self.seed: int = values["seed"]
             self.example_queries: list[str] = values["example_queries"]
@@ -295,7 +295,7 @@ def write_catalog(
         "example_queries": list(example_queries),
     }
     partial = building / f"{CATALOG_FILE}.partial"
-    partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(building / CATALOG_FILE)
 
 

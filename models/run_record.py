@@ -82,7 +82,7 @@ def write_record(folder: Path, record: Mapping[str, Any], started: datetime) -> 
         **record,
     }
     partial = folder / f".{RECORD_FILE}.partial"
-    partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n")
+    partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
     partial.replace(folder / RECORD_FILE)
 
 

@@ -203,6 +203,6 @@ def _record(made: QueryDistillation, tower: Path, catalog: CatalogFolder, config
     }
     path = tower / SMALL_QUERY_RECORD_FILE
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
     write_model_card(tower)

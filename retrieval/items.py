@@ -95,10 +95,16 @@ class Reject:
     reason: str
     item_id: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("source", "reason", "item_id"):  # whatever row and file name held, a reject can be written down
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, readable(text))
+
     def to_json(self) -> str:
-        """The reject as one line of `rejects.ndjson`, readable() whatever the row held."""
-        values = {"source": self.source, "line": self.line, "item_id": self.item_id, "reason": self.reason}
-        return readable(json.dumps(values, ensure_ascii=False))
+        """The reject as one line of `rejects.ndjson`."""
+        return json.dumps(
+            {"source": self.source, "line": self.line, "item_id": self.item_id, "reason": self.reason}, ensure_ascii=False
+        )
 
 
 def item_text(title: str, description: str) -> str:
@@ -130,7 +136,7 @@ def parse_item(row: Mapping[str, Any]) -> Item:
     """
     values = {field: first_value(row, names) for field, names in ALIASES.items()}
     for field in REQUIRED:
-        if values[field] is None or not clean_text(str(values[field])):
+        if values[field] is None or (field == "title" and not clean_text(str(values[field]))):
             raise InvalidInput(f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})")
     return Item(
         item_id=parse_id("item_id", values["item_id"]),

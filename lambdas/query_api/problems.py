@@ -3,6 +3,7 @@
 import logging
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +25,7 @@ from retrieval.errors import (
     TowerError,
     UnknownItem,
 )
+from retrieval.text import readable
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +97,8 @@ UNKNOWN_ITEM = described(HTTPStatus.NOT_FOUND, {"unknown_item": "index … has n
 
 
 def answer_problems(app: FastAPI) -> None:
-    """Have an app answer every error with a problem, and refuse large bodies unread."""
-    app.add_middleware(_BodyLimit)
+    """Have an app answer every error with a problem, and refuse large bodies and addresses that are no UTF-8 unread."""
+    app.add_middleware(_Limits)
     app.exception_handler(GavelError)(_gavel_problem)
     app.exception_handler(RequestValidationError)(_validation_problem)
     app.exception_handler(HTTPException)(_http_problem)
@@ -104,12 +106,12 @@ def answer_problems(app: FastAPI) -> None:
 
 def problem(status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An RFC 9457 answer."""
-    body = Problem(type=kind, title=status.phrase, status=status, detail=detail)
+    body = Problem(type=kind, title=status.phrase, status=status, detail=readable(detail))
     return JSONResponse(body.model_dump(), status, headers, media_type=PROBLEM_TYPE)
 
 
-class _BodyLimit:
-    """Refuses a body that is too large, or of unknown size, before it is read.
+class _Limits:
+    """Refuses an address that is no UTF-8, and a body that is too large, or of unknown size, before it is read.
 
     Plain ASGI: Starlette's middleware of functions runs every request in tasks of its own, which costs a search more than its
     answer's JSON does.
@@ -119,11 +121,16 @@ class _BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = _refusal(Headers(scope=scope)) if scope["type"] == "http" else None
+        refused = _refusal(scope) if scope["type"] == "http" else None
         await (refused or self._app)(scope, receive, send)
 
 
-def _refusal(headers: Headers) -> JSONResponse | None:
+def _refusal(scope: Scope) -> JSONResponse | None:
+    try:  # Starlette would read what is no UTF-8 as U+FFFD
+        unquote_to_bytes((scope.get("raw_path") or b"") + scope["query_string"]).decode()
+    except UnicodeDecodeError:
+        return problem(HTTPStatus.BAD_REQUEST, "invalid_query", "the address is no UTF-8; percent-encode it as UTF-8")
+    headers = Headers(scope=scope)
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > MAX_BODY_BYTES:
         return problem(HTTPStatus.BAD_REQUEST, "invalid_query", f"the body may have at most {MAX_BODY_BYTES} bytes")
