@@ -44,7 +44,7 @@ def check_text(text: str, name: str) -> None:
         InvalidInput: it holds half a character, as a cut JSON escape or a byte that is no UTF-8 leaves one.
     """
     if not text.isascii() and _HALF.search(text):
-        raise InvalidInput(f"{name} holds half a character (a lone surrogate) and is no UTF-8: {text[:40]!r}; write it as UTF-8")
+        raise InvalidInput(f"{name} holds half a character (a lone surrogate) and is no UTF-8: {text[:40]!r}; write it in UTF-8")
 
 
 def check_asked(text: str, name: str) -> None:
