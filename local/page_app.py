@@ -14,6 +14,7 @@ from starlette.types import Scope
 from local.page_words import PageWords
 from local.photo_shelf import PhotoShelf
 from retrieval.errors import UnknownItem
+from retrieval.items import require_id
 from retrieval.search import SearchService
 
 PAGE = Path(__file__).parent / "page"
@@ -73,7 +74,7 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
 
     @routes.get("/photos/{item_id:path}")
     def photo(item_id: str) -> Response:
-        found = service().live().index.fetch([item_id])
+        found = service().live().index.fetch([require_id("item_id", item_id)])
         if not found:
             raise UnknownItem(f"no lot {item_id!r} is in the index; ask for one that a search answered with")
         jpeg = photos.jpeg(found[0].document)

@@ -13,12 +13,12 @@ from retrieval.buyers import drawn_towards
 from retrieval.circuit import Circuit
 from retrieval.deadline import Deadline
 from retrieval.diversity import Diversity, diversify
-from retrieval.errors import IndexUnavailable, InvalidQuery, RankerUnavailable
+from retrieval.errors import IndexUnavailable, InvalidInput, InvalidQuery, RankerUnavailable
 from retrieval.explain import explanations
 from retrieval.first_stage import FirstStage
 from retrieval.index.admission import admits
 from retrieval.index.base import Candidate, Vector, cosines
-from retrieval.items import query_text
+from retrieval.items import parse_id, query_text
 from retrieval.live_index import Live
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import feature_matrix
@@ -184,8 +184,12 @@ class TwoStages:
 
     def _named(self, live: Live, question: _Question) -> dict[str, Candidate]:
         """The lot whose item_id the query is, if it passes the filters; a query of several words is not looked up."""
-        item_id = question.request.query.strip()
-        if not item_id or any(character.isspace() for character in item_id):  # a photo may come without words
+        query = question.request.query.strip()
+        if not query or any(character.isspace() for character in query):  # a photo may come without words
+            return {}
+        try:
+            item_id = parse_id("item_id", query)
+        except InvalidInput:
             return {}
         try:
             lots = self._first_stage.fetch(live.index, [item_id], question.deadline)
