@@ -21,7 +21,7 @@ from catalog.pseudo_queries import Listing, fold, make_pseudo_queries
 from catalog.query_splits import order_by_chance, query_key, share_of, without_held_back
 from retrieval.errors import InvalidInput
 from retrieval.evaluation import RELEVANT_GRADE
-from retrieval.items import Item, parse_time
+from retrieval.items import Item, parse_id, parse_time
 
 logger = logging.getLogger(__name__)
 
@@ -138,10 +138,10 @@ def read_judgments(data: Path, item_ids: set[str]) -> dict[str, dict[str, int]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         for line, row in enumerate(csv.DictReader(file), 2):
             try:
-                query, item_id, grade = row["query"], row["docid"], int(row["rating"])
+                query, item_id, grade = row["query"], parse_id("docid", row["docid"]), int(row["rating"])
                 if not query.strip() or item_id not in item_ids or not 0 <= grade <= 3:
                     raise ValueError
-            except (KeyError, ValueError, TypeError):
+            except (KeyError, ValueError, TypeError, InvalidInput):
                 raise InvalidInput(f"{path}, line {line}: {row} is not `query,docid,rating` of a product, 0 to 3") from None
             judgments[query][item_id] = grade
     return dict(judgments)

@@ -30,8 +30,10 @@ from catalog.query_splits import share_of
 from retrieval.errors import InvalidInput
 from retrieval.events import ALIASES as EVENT_ALIASES
 from retrieval.events import EVENT_TYPES, event_weight, parse_interaction
+from retrieval.feedback import MAX_QUERY_CHARS
 from retrieval.item_files import find_item_files, numbered_items, numbered_rows
-from retrieval.items import Item, Reject, first_value
+from retrieval.items import Item, Reject, first_value, parse_text
+from retrieval.text import check_text
 
 logger = logging.getLogger(__name__)
 
@@ -172,13 +174,13 @@ def parse_click(row: Mapping[str, Any] | str, item_ids: set[str] | None = None) 
     event_type = str(first_value(row, ALIASES["event_type"]) or "")
     touched = event_type.strip().lower() not in SHOWN
     act = parse_interaction(row if touched else {**row, "event_type": "view"})
-    query = str(first_value(row, ALIASES["query"]) or "")
+    query = parse_text("query", first_value(row, ALIASES["query"]), MAX_QUERY_CHARS)
     if not fold(query):
         raise InvalidInput(f"query is missing (accepted column names: {', '.join(ALIASES['query'])})")
     if item_ids is not None and act.item_id not in item_ids:
         raise InvalidInput(f"item {act.item_id!r} is not among the items")
     position = _position(first_value(row, ALIASES["position"]))
-    return Click(query.strip(), act.item_id, position, act.event_type if touched else None, act.buyer_id, act.timestamp)
+    return Click(query, act.item_id, position, act.event_type if touched else None, act.buyer_id, act.timestamp)
 
 
 def click_pairs(clicks: Iterable[Click]) -> list[TrainingPair]:
@@ -252,4 +254,7 @@ def _position(value: Any) -> int:
 
 
 def _absolute(image: str | None, path: Path) -> str | None:
-    return image if image is None or "://" in image else str(path.absolute().parent / image)
+    if image is None or "://" in image:
+        return image
+    check_text(found := str(path.absolute().parent / image), "the path of a photo")
+    return found

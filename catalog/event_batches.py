@@ -213,7 +213,7 @@ def _ndjson_batches(path: Path, file: BinaryIO) -> Iterator[Batch]:
 
 def _parquet_batches(path: Path) -> Iterator[tuple[Batch, float]]:
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as raw, pq.ParquetFile(raw) as file:
             names = file.schema_arrow.names
             require_columns(path, names, ALIASES)
             wanted = [name for accepted in ALIASES.values() for name in accepted if name in names]

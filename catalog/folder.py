@@ -168,7 +168,7 @@ class CatalogFolder:
         self.path = Path(path)
         card = self.path / CATALOG_FILE
         try:
-            values = json.loads(card.read_text())
+            values = json.loads(card.read_text(encoding="utf-8"))
             self.name: str = values["name"]
             self.seed: int = values["seed"]
             self.example_queries: list[str] = values["example_queries"]

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 
 from local.console import notes
@@ -19,6 +20,9 @@ def run_command(command: Callable[[], object], name: str = COMMAND) -> None:
         command: what to run.
         name: stands before what goes wrong.
     """
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, TextIOWrapper):  # what a terminal cannot write, or is no UTF-8, ends no command
+            stream.reconfigure(errors=errors)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         command()

@@ -17,6 +17,7 @@ from local.page_words import PageWords
 from local.photo_shelf import PhotoShelf
 from processing.thumbnails import Side
 from retrieval.errors import UnknownItem
+from retrieval.items import require_id
 from retrieval.search import SearchService
 
 PAGE = Path(__file__).parent / "page"
@@ -82,7 +83,8 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
 
     @routes.get("/photos/{item_id:path}")
     async def photo(item_id: str, side: Side = Side.LARGE) -> Response:
-        found = await run_in_threadpool(lambda: service().live().index.fetch([item_id]))
+        named = require_id("item_id", item_id)
+        found = await run_in_threadpool(lambda: service().live().index.fetch([named]))
         if not found:
             raise UnknownItem(f"no lot {item_id!r} is in the index; ask for one that a search answered with")
         try:

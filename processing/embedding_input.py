@@ -1,6 +1,7 @@
 """What an embedding run reads: its files in one order, its rows sorted into lots and rejects."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +97,7 @@ def survey(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
             while chunk := file.read(CHUNK_BYTES):
                 content.update(chunk)
                 lines += chunk.count(b"\n")
-        digest.update(f"{path.name}\0{content.hexdigest()}\n".encode())
+        digest.update(os.fsencode(path.name) + f"\0{content.hexdigest()}\n".encode())  # a name need not be UTF-8
         counts[path] = _parquet_rows(path) if path.suffix.lower() == ".parquet" else lines
     return digest.hexdigest(), counts
 
@@ -104,4 +105,5 @@ def survey(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
 def _parquet_rows(path: Path) -> int:
     import pyarrow.parquet as pq
 
-    return int(pq.read_metadata(path).num_rows)
+    with path.open("rb") as file:  # by its path pyarrow opens no file whose name is no UTF-8
+        return int(pq.read_metadata(file).num_rows)

@@ -139,7 +139,7 @@ def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) ->
         plot_recall_by_depth(evaluation.quality, evaluation.title, folder / RECALL_PLOT)
         latency = {name: asdict(result.latency) for name, result in evaluation.results.items()}
         plot_latency(latency, f"{evaluation.title}, one search at a time", folder / LATENCY_PLOT)
-    (folder / JSON_FILE).write_text(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    (folder / JSON_FILE).write_text(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     shown = [name for name in PLOTS if (folder / name).is_file()]
     (folder / MARKDOWN_FILE).write_text(markdown(evaluation, shown))
     return folder / MARKDOWN_FILE

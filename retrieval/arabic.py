@@ -19,8 +19,6 @@ _KAFS = "\u06a9\u06aa"  # Persian, swash
 _SIGNS = [*range(0x0610, 0x061B), *range(0x064B, 0x0660), 0x0670, *range(0x06D6, 0x06DD), *range(0x06DF, 0x06E5)]
 _SIGNS += [0x06E7, 0x06E8, *range(0x06EA, 0x06EE), *range(0x08D3, 0x08E2), *range(0x08E3, 0x0900)]
 _DIGITS = {chr(zero + digit): str(digit) for zero in (0x0660, 0x06F0) for digit in range(10)}
-_MARKS = "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"  # of direction and of width zero, for a character class
-_JOINERS = "\u200c\u200d"
 
 # letter -> what stands for it; analyzers of an index fold the words of single fields by the same table
 LETTERS: Mapping[str, str] = {
@@ -33,11 +31,10 @@ LETTERS: Mapping[str, str] = {
     "\u066b": ".",  # decimal sign
     "\u066c": ",",  # thousands sign
 }
-# characters that nobody sees and that stand at an Arabic letter; written so that Python and Java read it alike
-UNSEEN_AT_LETTERS = f"(?<=[{ARABIC}])[{_MARKS}{_JOINERS}]+|[{_MARKS}{_JOINERS}]+(?=[{ARABIC}])"
 
 _TABLE = str.maketrans(dict(LETTERS))
-_SCRIPT, _UNSEEN, _ANY_MARK = re.compile(f"[{ARABIC}]"), re.compile(UNSEEN_AT_LETTERS), re.compile(f"[{_MARKS}]")
+_SCRIPT = re.compile(f"[{ARABIC}]")
+_JOINERS_AT_LETTERS = re.compile(f"(?<=[{ARABIC}])[\u200c\u200d]+|[\u200c\u200d]+(?=[{ARABIC}])")
 
 
 def has_arabic(text: str) -> bool:
@@ -46,21 +43,20 @@ def has_arabic(text: str) -> bool:
 
 
 def fold_letters(text: str) -> str:
-    """A text with its Arabic letters folded, and no unseen characters at them; the rest stays byte for byte."""
-    return _UNSEEN.sub("", text).translate(_TABLE) if has_arabic(text) else text
+    """A text with its Arabic letters folded, and no joiners at them; the rest stays byte for byte."""
+    return _JOINERS_AT_LETTERS.sub("", text).translate(_TABLE) if has_arabic(text) else text
 
 
 def fold_arabic(text: str) -> str:
-    """Fold a text in normal form NFKC, which has written presentation forms out.
+    """Fold a text as text.clean_text() leaves it: in normal form NFKC, which has written presentation forms out.
 
     Args:
         text: in any scripts; one without a character of the Arabic script stays byte for byte.
 
     Returns:
-        The text in NFKC with folded letters; marks of direction are gone from all of it, joiners where they stand at Arabic letters
-        (those of emoji and of Indian scripts stay). To fold it again changes nothing, and it is no longer than before.
+        The text in NFKC with folded letters; joiners are gone where they stand at Arabic letters (those of emoji and of Indian
+        scripts stay). To fold it again changes nothing, and it is no longer than before.
     """
     if not has_arabic(text):
         return text
-    seen = _ANY_MARK.sub("", text)
-    return unicodedata.normalize("NFKC", fold_letters(seen))  # what stood apart may now compose
+    return unicodedata.normalize("NFKC", fold_letters(text))  # what stood apart may now compose

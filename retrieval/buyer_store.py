@@ -9,10 +9,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from retrieval.errors import InvalidInput, InvalidQuery
 from retrieval.events import Interaction
 from retrieval.feedback import CLOCK_AHEAD
-from retrieval.items import EPOCH, epoch_ms, parse_id
+from retrieval.items import EPOCH, epoch_ms, require_id
 
 MOST_ACTS = 200  # of one buyer: as many as a search takes (search_request.MAX_INTERACTIONS)
 
@@ -111,9 +110,4 @@ def parse_buyer_id(text: str) -> str:
     Raises:
         InvalidQuery: it is empty, too long, or holds what nobody can see.
     """
-    if not text.strip():
-        raise InvalidQuery("buyer_id is empty; send the id under which the buyer's events are told")
-    try:
-        return parse_id("buyer_id", text)
-    except InvalidInput as error:
-        raise InvalidQuery(str(error)) from error
+    return require_id("buyer_id", text)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from retrieval.errors import InvalidInput
-from retrieval.items import first_value, parse_id, parse_time
+from retrieval.items import MAX_DESCRIPTION_CHARS, first_value, parse_id, parse_text, parse_time
 from retrieval.settings import EventWeights, hyperparameters
 
 EVENT_TYPES = tuple(kind.name for kind in fields(EventWeights))  # from the least that a buyer does to the most
@@ -79,7 +79,7 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
         item_id=parse_id("item_id", values["item_id"]),
         event_type=parse_event_type(values["event_type"]),
         timestamp=timestamp,
-        query=str(row.get("query") or ""),
+        query=parse_text("query", row.get("query"), MAX_DESCRIPTION_CHARS),
     )
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
-from retrieval.errors import InvalidInput, InvalidQuery
+from retrieval.errors import InvalidQuery
 from retrieval.events import EVENT_TYPES, Interaction
-from retrieval.items import has_half_character, parse_id, query_text
+from retrieval.items import query_text, require_id
+from retrieval.text import check_asked
 
 ActKind = Literal["impression", "click", "bid", "purchase"]
 # what a buyer does in an auction -> the event type of training (retrieval/events.py); an impression is no act
@@ -86,8 +87,8 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
     Raises:
         InvalidQuery: a value is out of its limits; the message names it.
     """
-    query_id, buyer_id = _id("query_id", feedback.query_id), _id("session_id", feedback.session_id)
-    item_ids = [_id("item_id", act.item_id) for act in feedback.acts]
+    query_id, buyer_id = require_id("query_id", feedback.query_id), require_id("session_id", feedback.session_id)
+    item_ids = [require_id("item_id", act.item_id) for act in feedback.acts]
     if not 1 <= len(item_ids) <= MAX_ACTS:
         raise InvalidQuery(f"there are {len(item_ids)} events; allowed are 1 to {MAX_ACTS}, send the rest in another request")
     query, shown_at = parse_query(feedback.query), _moment("shown_at", feedback.shown_at, now)
@@ -122,8 +123,7 @@ def parse_query(text: str) -> str:
     Raises:
         InvalidQuery: there are none, or too many, or they are no valid Unicode.
     """
-    if has_half_character(text):
-        raise InvalidQuery("query holds half a character (a lone surrogate); send valid UTF-8")
+    check_asked(text, "query")
     if len(text) > MAX_QUERY_CHARS or not query_text(text):
         raise InvalidQuery(f"query has {len(text)} characters; send the words of the search, 1 to {MAX_QUERY_CHARS}")
     return query_text(text)
@@ -133,15 +133,6 @@ def event_id(row: Mapping[str, Any]) -> str:
     """The id of an event: the one that its row has, else one made of all that the row says, 32 hexadecimal digits."""
     said = json.dumps(row, sort_keys=True, default=str)
     return str(row.get("event_id") or hashlib.sha256(said.encode()).hexdigest()[:32])
-
-
-def _id(field: str, value: str) -> str:
-    if not value.strip():
-        raise InvalidQuery(f"{field} is empty; every list, session and lot has one")
-    try:
-        return parse_id(field, value)
-    except InvalidInput as error:
-        raise InvalidQuery(str(error)) from error
 
 
 def _position(position: int) -> int:

@@ -98,7 +98,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[s
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as raw, pq.ParquetFile(raw) as file:  # by its path pyarrow opens none whose name is no UTF-8
             require_columns(path, file.schema_arrow.names, columns)
             line = 0
             for batch in file.iter_batches(PARQUET_BATCH_ROWS):

@@ -8,10 +8,11 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
-from retrieval.arabic import fold_arabic
-from retrieval.errors import InvalidInput
+from retrieval.errors import InvalidInput, InvalidQuery
+from retrieval.text import check_text, clean_text, compose, fold_text, readable
 
 MAX_ID_BYTES = 512  # OpenSearch refuses a longer _id
 MAX_TITLE_CHARS = 1_000
@@ -23,6 +24,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ZONE_SLACK = timedelta(hours=14)  # a time without a zone is taken as UTC, and may be a local one that far ahead of it
 NUMERIC_TIME = re.compile(r"-?\d{9,}(\.\d+)?")  # eight digits are an ISO 8601 date
 LEAST_NUMERIC_TIME = 1e8  # the same of a number
+FLOAT_ID = re.compile(r"(-?(?:0|[1-9]\d*))\.0+", re.ASCII)  # what pandas and decimals write of a whole number
+MAX_FLOAT_ID = 2**53 - 1  # above, neighbouring whole numbers are one float
 
 # field -> names it may have in a file, best first; a dot reaches into an object or a JSON string
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -48,7 +51,7 @@ class Item:
     """One auction lot as its seller listed it.
 
     Attributes:
-        item_id: unique id, 1 to 512 bytes of UTF-8.
+        item_id: unique id, 1 to 512 bytes of UTF-8, in NFC.
         title: 1 to 1,000 characters.
         description: up to 100,000 characters, may be empty.
         image: path or s3:// URI of the photo, relative to the file that named it; None without a photo.
@@ -93,30 +96,16 @@ class Reject:
     reason: str
     item_id: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("source", "reason", "item_id"):  # whatever row and file name held, a reject can be written down
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, readable(text))
+
     def to_json(self) -> str:
         """The reject as one line of `rejects.ndjson`."""
         return json.dumps(
             {"source": self.source, "line": self.line, "item_id": self.item_id, "reason": self.reason}, ensure_ascii=False
         )
-
-
-def clean_text(text: str) -> str:
-    """Normalise text to NFKC, without control characters, white space folded to single spaces."""
-    folded = unicodedata.normalize("NFKC", text)
-    printable = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in folded)
-    return re.sub(r"\s+", " ", printable).strip()
-
-
-def fold_text(text: str) -> str:
-    """As clean_text(), with Arabic letters, digits and signs folded (retrieval.arabic); other scripts are only cleaned."""
-    cleaned = clean_text(text)
-    folded = fold_arabic(cleaned)
-    return folded if folded == cleaned else clean_text(folded)  # where signs went, white space may stand together
-
-
-def has_half_character(text: str) -> bool:
-    """Whether a text holds a lone surrogate, which no UTF-8 can write and no tokenizer reads."""
-    return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def item_text(title: str, description: str) -> str:
@@ -158,22 +147,22 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
     """
     values = {field: first_value(row, names) for field, names in ALIASES.items()}
     for field in REQUIRED:
-        if values[field] is None or not clean_text(str(values[field])):
+        if values[field] is None or (field == "title" and not clean_text(str(values[field]))):
             raise InvalidInput(f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})")
     item = Item(
         item_id=parse_id("item_id", values["item_id"]),
-        title=_text("title", values["title"], MAX_TITLE_CHARS),
-        description=_text("description", values["description"], MAX_DESCRIPTION_CHARS),
-        image=_text("image", values["image"], MAX_TITLE_CHARS) or None,
-        category=_text("category", values["category"], MAX_TITLE_CHARS),
-        brand=_text("brand", values["brand"], MAX_TITLE_CHARS),
+        title=parse_text("title", values["title"], MAX_TITLE_CHARS),
+        description=parse_text("description", values["description"], MAX_DESCRIPTION_CHARS),
+        image=_as_written("image", values["image"], MAX_TITLE_CHARS) or None,
+        category=parse_text("category", values["category"], MAX_TITLE_CHARS),
+        brand=parse_text("brand", values["brand"], MAX_TITLE_CHARS),
         current_price=_number("current_price", values["current_price"], MAX_PRICE),
         bid_count=_count("bid_count", values["bid_count"]),
         seller_rating=_number("seller_rating", values["seller_rating"], MAX_SELLER_RATING),
         listed_at=parse_time("listed_at", values["listed_at"]),
         ends_at=parse_time("ends_at", values["ends_at"]),
         updated_at=parse_time("updated_at", values["updated_at"]),
-        seller=_text("seller", values["seller"], MAX_TITLE_CHARS),
+        seller=parse_text("seller", values["seller"], MAX_TITLE_CHARS),
     )
     if item.version > latest_version(now):
         field = "updated_at" if item.updated_at else "listed_at"  # a lot may be listed later, if its row says when it was written
@@ -217,21 +206,43 @@ def parse_time(field: str, value: Any) -> datetime | None:
 
 
 def parse_id(field: str, value: Any) -> str:
-    """Read an id, in one form for every file: text without white space around it.
+    """Read an id, in one form for every file, event and request: text in NFC without white space around it.
 
     Args:
         field: name for the error message.
-        value: text or number; 17.0, which a column of integers with a hole becomes, is "17".
+        value: text or a whole number. 17.0, which a column of integers with a hole becomes, and a decimal 17.00 are "17", also
+            where they were written as text; "017" and "1.5" are text and stay.
 
     Raises:
-        InvalidInput: longer than 512 bytes, or with characters that nobody can see.
+        InvalidInput: longer than 512 bytes, with characters that nobody can see, or a number that is not whole or too large
+            to be exact.
     """
-    text = _text(field, value, MAX_ID_BYTES)
+    if isinstance(value, bool) or (isinstance(value, (float, Decimal)) and value % 1 != 0):
+        raise InvalidInput(f"{field} is {value}, no whole number; write ids as whole numbers or as text")
+    text = unicodedata.normalize("NFC", _as_written(field, f"{value:.1f}" if isinstance(value, float) else value, MAX_ID_BYTES))
+    if whole := FLOAT_ID.fullmatch(text):
+        text = str(int(whole[1]))
+        if abs(int(text)) > MAX_FLOAT_ID:
+            raise InvalidInput(f"{field} is {value}, too large for a number with a point to be exact; write ids as text")
     if len(text.encode()) > MAX_ID_BYTES:
         raise InvalidInput(f"{field} is longer than {MAX_ID_BYTES} bytes: {text[:40]!r}…")
     if not text.isprintable():
         raise InvalidInput(f"{field} holds unprintable characters: {text!r}")
     return text
+
+
+def require_id(field: str, text: str) -> str:
+    """Read an id that a request names, as parse_id().
+
+    Raises:
+        InvalidQuery: it is empty, too long, or holds what nobody can see.
+    """
+    if not text.strip():
+        raise InvalidQuery(f"{field} is empty; send the id that lots or events have")
+    try:
+        return parse_id(field, text)
+    except InvalidInput as error:
+        raise InvalidQuery(str(error)) from error
 
 
 def first_value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
@@ -240,7 +251,8 @@ def first_value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
         value = _lookup(row, name)
         if isinstance(value, bytes):  # what a parquet column that does not say that it holds text comes as
             value = value.decode(errors="surrogateescape")
-        absent = value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip())
+        absent = value is None or (isinstance(value, str) and not value.strip())
+        absent = absent or (isinstance(value, (float, Decimal)) and math.isnan(value))
         if not absent:
             return value
     return None
@@ -273,16 +285,29 @@ def _object(field: str, text: str) -> Any:
         raise InvalidInput(f"{field} is no JSON object: {text.strip()[:40]!r}") from None
 
 
-def _text(field: str, value: Any, limit: int) -> str:
+def parse_text(field: str, value: Any, limit: int) -> str:
+    """Read a text: valid Unicode in NFC, without control characters, without white space around it.
+
+    Args:
+        field: name for the error message.
+        value: text or a number, a whole one without a fraction; None is the empty text.
+        limit: characters that it may have.
+
+    Raises:
+        InvalidInput: it is no text, longer, or holds half a character.
+    """
+    return compose(_as_written(field, value, limit)).strip()
+
+
+def _as_written(field: str, value: Any, limit: int) -> str:
     if isinstance(value, (Mapping, list)):
         raise InvalidInput(f"{field} is not a text: {str(value)[:40]!r}")
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
         value = int(value)
     text = "" if value is None else str(value)
     if len(text) > limit:
         raise InvalidInput(f"{field} has {len(text)} characters, at most {limit} are allowed")
-    if has_half_character(text):
-        raise InvalidInput(f"{field} holds half a character (a lone surrogate): {text[:40]!r}")
+    check_text(text, field)
     return text.strip()
 
 

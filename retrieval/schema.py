@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from retrieval.arabic import LETTERS, UNSEEN_AT_LETTERS
+from retrieval.arabic import LETTERS
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.fuse import RRF_RANK_CONSTANT, Fusion
 from retrieval.index.base import IndexedItem, Tombstone, Vector
 from retrieval.items import Item, epoch_ms, item_text
 from retrieval.settings import Hyperparameters, hyperparameters
+from retrieval.text import ANALYSIS, UNSEEN_IN_WORDS, WORD_PATTERN
 
 Engine = Literal["lucene", "faiss"]
 
@@ -90,7 +91,7 @@ def index_body(
         "settings": _settings(shards, replicas, language, hyperparameters()),
         "mappings": {
             "dynamic": False,
-            "_meta": {"tower_id": tower_id, "dimensions": dimensions, "shards": shards},
+            "_meta": {"tower_id": tower_id, "dimensions": dimensions, "shards": shards, "analysis": ANALYSIS},
             "properties": {VECTOR_FIELD: _vector_field(dimensions, engine), **_lot_fields()},
         },
     }
@@ -142,15 +143,15 @@ def _settings(shards: int, replicas: int, language: str, numbers: Hyperparameter
 
 
 def _analysis(language: str) -> dict[str, Any]:
-    """How words are cut: the same words, endings and lengths as the embedded index has.
+    """How words are cut: of texts in NFC the same words, endings and lengths as text.words() and the embedded index have.
 
     Each stemmer leaves the letters of the other's script alone.
     """
-    cut = {"type": "custom", "tokenizer": "word", "char_filter": ["unseen_at_arabic", "arabic_letters"]}
+    cut = {"type": "custom", "tokenizer": "word", "char_filter": ["unseen", "arabic_letters"]}
     return {
-        "normalizer": {"lowercase": {"type": "custom", "filter": ["lowercase"]}},
+        "normalizer": {"lowercase": {"type": "custom", "char_filter": ["unseen"], "filter": ["lowercase"]}},  # text.fold_label()
         "char_filter": {
-            "unseen_at_arabic": {"type": "pattern_replace", "pattern": UNSEEN_AT_LETTERS, "replacement": ""},
+            "unseen": {"type": "pattern_replace", "pattern": UNSEEN_IN_WORDS, "replacement": ""},
             "arabic_letters": {"type": "mapping", "mappings": [f"{_escaped(a)}=>{_escaped(b)}" for a, b in LETTERS.items()]},
         },
         "filter": {
@@ -162,7 +163,7 @@ def _analysis(language: str) -> dict[str, Any]:
             "item_text": {**cut, "filter": ["lowercase", "latin_stemmer", "arabic_stemmer", "word_head"]},
             "spelling": {**cut, "filter": ["lowercase", "word_head"]},
         },
-        "tokenizer": {"word": {"type": "pattern", "pattern": r"\w+", "group": 0, "flags": "UNICODE_CHARACTER_CLASS"}},
+        "tokenizer": {"word": {"type": "pattern", "pattern": WORD_PATTERN, "group": 0}},
     }
 
 

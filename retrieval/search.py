@@ -16,7 +16,7 @@ from retrieval.events import Interaction
 from retrieval.first_stage import FirstStage, retrieve
 from retrieval.index.admission import has_ended
 from retrieval.index.base import Candidate, Filter, IndexStore, Vector
-from retrieval.items import EPOCH, query_text
+from retrieval.items import EPOCH, query_text, require_id
 from retrieval.live_index import Encoder, Live, LiveIndex
 from retrieval.nearest import nearest_lots
 from retrieval.photo_search import PhotoEncoder, PhotoQueries, no_image_branch, with_words
@@ -35,7 +35,6 @@ from retrieval.search_request import (
     check_interactions,
     check_question,
     check_request,
-    check_text,
 )
 from retrieval.two_stages import TwoStages, timed
 
@@ -217,6 +216,7 @@ class SearchService:
             UnknownItem: no lot has this id.
             IndexUnavailable: the index does not answer.
         """
+        item_id = require_id("item_id", item_id)
         return visible_fields(self._lot(self.live(), item_id, Deadline.of_request(self._deadline_s)).document)
 
     def similar(self, item_id: str, k: int = 10, where: Filter | None = None) -> SearchAnswer:
@@ -227,6 +227,7 @@ class SearchService:
             UnknownItem: no lot has this id.
             IndexUnavailable: the index does not answer.
         """
+        item_id = require_id("item_id", item_id)
         live, deadline = self.live(), Deadline.of_request(self._deadline_s)
         vector = self._lot(live, item_id, deadline).vector
         return self._nearest(live, vector, k, where, deadline, without=[item_id])
@@ -316,7 +317,6 @@ class SearchService:
         )
 
     def _lot(self, live: Live, item_id: str, deadline: Deadline) -> Candidate:
-        check_text(item_id, "item_id")
         lots = self._first_stage.fetch(live.index, [item_id], deadline)
         if not lots:
             raise UnknownItem(f"index {live.index.name} has no lot {item_id!r}; take an item_id that a search answered with")

@@ -5,11 +5,12 @@ from typing import Literal, get_args
 
 from retrieval.buyer_store import MOST_ACTS, parse_buyer_id
 from retrieval.diversity import Diversity
-from retrieval.errors import InvalidQuery
+from retrieval.errors import InvalidInput, InvalidQuery
 from retrieval.events import Interaction
 from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
-from retrieval.items import MAX_PRICE, MAX_SELLER_RATING, has_half_character, query_text
+from retrieval.items import MAX_PRICE, MAX_SELLER_RATING, parse_id, query_text
+from retrieval.text import check_asked
 
 Mode = Literal["hybrid", "semantic", "keyword"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -53,9 +54,14 @@ class SearchRequest:
 
     @property
     def named_id(self) -> str:
-        """The item_id that the query may be, as it was typed: ids are no text and are not folded; empty for several words."""
+        """The item_id that the query may be: ids are no text and are not folded; empty for several words and for what is no id."""
         typed = self.query.strip()
-        return "" if any(character.isspace() for character in typed) else typed
+        if not typed or any(character.isspace() for character in typed):
+            return ""
+        try:
+            return parse_id("item_id", typed)
+        except InvalidInput:
+            return ""
 
 
 def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
@@ -68,7 +74,7 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
     Raises:
         InvalidQuery: the message names the value and the limit.
     """
-    check_text(request.query, "query")
+    check_asked(request.query, "query")
     text = request.query if len(request.query) > MAX_QUERY_CHARS else query_text(request.query)  # which writes ligatures out
     if not text and words_needed:
         raise InvalidQuery("the query is empty; type at least one word")
@@ -113,7 +119,7 @@ def check_filter(where: Filter) -> None:
         InvalidQuery: the message names the value and the limit.
     """
     for name in ("category", "brand"):
-        check_text(getattr(where, name) or "", name)
+        check_asked(getattr(where, name) or "", name)
     for name, most in (("min_price", MAX_PRICE), ("max_price", MAX_PRICE), ("min_seller_rating", MAX_SELLER_RATING)):
         bound = getattr(where, name)
         if bound is not None and not 0 <= bound <= most:
@@ -131,14 +137,4 @@ def check_interactions(recent: tuple[Interaction, ...]) -> None:
     if len(recent) > MAX_INTERACTIONS:
         raise InvalidQuery(f"{len(recent)} interactions were sent, at most {MAX_INTERACTIONS} are allowed; send the latest")
     for act in recent:
-        check_text(act.item_id, "item_id")
-
-
-def check_text(text: str, name: str) -> None:
-    """Refuse text that no index can take.
-
-    Raises:
-        InvalidQuery: it holds half a character.
-    """
-    if has_half_character(text):
-        raise InvalidQuery(f"{name} holds half a character (a lone surrogate); send valid UTF-8")
+        check_asked(act.item_id, "item_id")

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from retrieval.errors import InvalidInput, InvalidSettings
 from retrieval.index.index_spec import FAMILIES, IndexSpec
+from retrieval.text import check_text
 
 IndexKind = Literal["faiss", "opensearch"]
 OpenSearchAuth = Literal["none", "sigv4"]
@@ -223,6 +224,10 @@ def read_field(cls: type, of: Field[Any], text: str, name: str) -> Any:
     Raises:
         InvalidSettings: the message says what is allowed.
     """
+    try:
+        check_text(text, name)
+    except InvalidInput as error:
+        raise InvalidSettings(str(error)) from error
     kinds = _kinds(cls, of.name)
     if NoneType in kinds and text.lower() == "none":
         return None

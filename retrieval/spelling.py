@@ -4,13 +4,11 @@ A word is corrected if it has four letters or more, no digit (a number or a mode
 holds it nowhere: in no text, brand or category. Its correction is a word of titles.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from retrieval.arabic import fold_letters
+from retrieval.text import map_words, words
 
-WORD = re.compile(r"\w+")
 LEAST_LETTERS = 4
 ONE_EDIT_BELOW = 6  # letters; a longer word may have two edits
 MOST_WORDS = 8  # in doubt; a query with more is not misspelt but of another shop
@@ -37,17 +35,17 @@ def doubtful_words(text: str, found: Iterable[Mapping[str, Any]]) -> list[str]:
     Returns:
         Words in lower case, each once; none where there are more than MOST_WORDS.
     """
-    left = {word for word in WORD.findall(text.lower()) if can_be_misspelt(word)}
+    left = {word for word in words(text) if can_be_misspelt(word)}
     documents = list(found)
     for field in SPOKEN_FIELDS:
         for document in documents:
             if not left:
                 return []
-            left -= set(WORD.findall(fold_letters(str(document.get(field) or "")).lower()))
+            left -= set(words(str(document.get(field) or "")))
     return sorted(left) if len(left) <= MOST_WORDS else []
 
 
 def corrected(text: str, corrections: Mapping[str, str]) -> str | None:
     """The text with its misspelt words put right, all else as typed; None where nothing is to be put right."""
-    changed = WORD.sub(lambda word: corrections.get(word.group().lower(), word.group()), text)
+    changed = map_words(text, corrections)
     return changed if changed != text else None

@@ -3,6 +3,7 @@
 import logging
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +28,7 @@ from retrieval.errors import (
     TowerError,
     UnknownItem,
 )
+from retrieval.text import readable
 
 log = logging.getLogger(__name__)
 
@@ -138,8 +140,8 @@ UNKNOWN_ITEM = described(HTTPStatus.NOT_FOUND, {"unknown_item": "index … has n
 
 
 def answer_problems(app: FastAPI) -> None:
-    """Have an app answer every error with a problem, refuse large bodies unread, and answer with none too large to be sent."""
-    app.add_middleware(_BodyLimit)
+    """Have an app answer every error with a problem, and refuse unread what it cannot take and unsent what is too large."""
+    app.add_middleware(_Limits)
     app.exception_handler(GavelError)(_gavel_problem)
     app.exception_handler(RequestValidationError)(_validation_problem)
     app.exception_handler(HTTPException)(_http_problem)
@@ -148,12 +150,14 @@ def answer_problems(app: FastAPI) -> None:
 
 def problem(status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An RFC 9457 answer."""
-    body = Problem(type=kind, title=status.phrase, status=status, detail=detail)
+    body = Problem(type=kind, title=status.phrase, status=status, detail=readable(detail))
     return JSONResponse(body.model_dump(), status, headers, media_type=PROBLEM_TYPE)
 
 
-class _BodyLimit:
-    """Refuses a body that is too large, by its Content-Length or while it is read, and an answer that is too large to be sent.
+class _Limits:
+    """Refuses an address that is no UTF-8, a body that is too large, and an answer that is too large to be sent.
+
+    A body is refused by its Content-Length before it is read, else while it is read.
 
     Plain ASGI: Starlette's middleware of functions runs every request in tasks of its own, which costs a search more than its
     answer's JSON does.
@@ -176,7 +180,7 @@ class _BodyLimit:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(most))
             return message
 
-        refused = _refusal(Headers(scope=scope), most)
+        refused = _refusal(scope, most)
         if refused:
             return await refused(scope, receive, send)
         await self._app(scope, receive_within_limit, _limited(scope, receive, send))
@@ -201,7 +205,12 @@ def _limited(scope: Scope, receive: Receive, send: Send) -> Send:
     return send_or_refuse
 
 
-def _refusal(headers: Headers, most: int) -> JSONResponse | None:
+def _refusal(scope: Scope, most: int) -> JSONResponse | None:
+    try:  # Starlette would read what is no UTF-8 as U+FFFD
+        unquote_to_bytes((scope.get("raw_path") or b"") + scope["query_string"]).decode()
+    except UnicodeDecodeError:
+        return problem(HTTPStatus.BAD_REQUEST, "invalid_query", "the address is no UTF-8; percent-encode it as UTF-8")
+    headers = Headers(scope=scope)
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > most:
         return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE_TYPE, _too_large(most))

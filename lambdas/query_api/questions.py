@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from retrieval.buyer_search import Exclude
 from retrieval.diversity import MAX_PER_LABEL, Diversity
 from retrieval.events import Interaction
 from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
-from retrieval.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS
+from retrieval.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS, require_id
 from retrieval.search import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
 
 MAX_FUSION_CHARS = 64
@@ -31,9 +32,10 @@ Price = Annotated[float, Field(ge=0, le=MAX_PRICE, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]  # JSON has no times; a number would be taken for one
 Cap = Annotated[int, Field(ge=1, le=MAX_PER_LABEL)]
-ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES)]
+ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(partial(require_id, "item_id"))]
 BuyerId = Annotated[
     str,
+    AfterValidator(partial(require_id, "buyer_id")),
     Field(
         min_length=1,
         max_length=MAX_ID_BYTES,

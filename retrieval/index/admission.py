@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from retrieval.index.base import Filter
-from retrieval.index.lot_columns import lower_case
 from retrieval.items import epoch_ms
+from retrieval.text import fold_label
 
 
 def has_ended(document: Mapping[str, Any], where: Filter) -> bool:
@@ -21,7 +21,7 @@ def admits(where: Filter, document: Mapping[str, Any]) -> bool:
     if has_ended(document, where):
         return False
     for name, wanted in (("category", where.category), ("brand", where.brand)):
-        if wanted is not None and (name not in document or lower_case(document[name]) != lower_case(wanted)):
+        if wanted is not None and (name not in document or fold_label(document[name]) != fold_label(wanted)):
             return False
     price, rating = _number(document, "current_price"), _number(document, "seller_rating")
     # a missing number is NaN, which no comparison holds for

@@ -1,5 +1,6 @@
 """The index port: what search and indexing need of an index, and the order that every adapter answers in."""
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,8 +84,8 @@ class Filter:
     """Which lots may come back. A lot whose auction has ended never does, whatever else is asked.
 
     Attributes:
-        category: only this category, without regard to case.
-        brand: only this brand, without regard to case.
+        category: only this category, without regard to case, composed (NFC) or not, and unseen characters.
+        brand: only this brand, likewise.
         min_price: only lots with a known current price >= this.
         max_price: only lots with a known current price <= this.
         min_seller_rating: only lots with a known seller rating >= this.
@@ -97,6 +98,11 @@ class Filter:
     max_price: float | None = None
     min_seller_rating: float | None = None
     now: datetime = field(default_factory=utc_now)
+
+    def __post_init__(self) -> None:
+        for name in ("category", "brand"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, unicodedata.normalize("NFC", value))
 
 
 @dataclass(frozen=True, slots=True)

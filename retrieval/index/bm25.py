@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.files import PARTIAL, commit_folder, crc32_of, seal_json, unseal_json
-from retrieval.index.analysis import ANALYSIS, words
 from retrieval.index.entries import batches
 from retrieval.index.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
 from retrieval.index.stemming import caching_stemmer, stem
 from retrieval.schema import DEFAULT_LANGUAGE
 from retrieval.settings import hyperparameters
+from retrieval.text import ANALYSIS, words
 
 STATISTICS_FILE = "statistics.json"
 VOCABULARY_FILE = "vocabulary.txt"

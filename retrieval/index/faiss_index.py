@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.fuse import Fusion, fuse
-from retrieval.index.analysis import shares_word
 from retrieval.index.base import (
     Candidate,
     Filter,
@@ -31,6 +30,7 @@ from retrieval.index.lot_store import LotStore, damaged
 from retrieval.index.main_index import embedded_spec
 from retrieval.index.read_write_lock import ReadWriteLock
 from retrieval.index.renewed_graph import RenewedGraph
+from retrieval.index.stemming import shares_stem
 from retrieval.index.title_words import LotTitles, corrections
 from retrieval.schema import DEFAULT_LANGUAGE, check_language
 from retrieval.tuning import Tuning
@@ -184,7 +184,7 @@ class FaissIndex:
         with self._lock.reading():
             labels = current.columns.labels
         titles = self._titles.current()
-        said = {word for word in unknown for label in labels if shares_word(word, label, self.language)}
+        said = {word for word in unknown for label in labels if shares_stem(word, label, self.language)}
         return {word: titles.near(word) for word in unknown if word not in said}
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from retrieval.index.base import Filter, TopField
 from retrieval.index.lot_store import LotFields
 from retrieval.items import epoch_ms
+from retrieval.text import fold_label
 
 Mask = NDArray[np.bool_]
 
@@ -105,7 +106,7 @@ class LotColumns:
         mask: Mask = column("alive") & (column("ends_at") > epoch_ms(where.now))
         for name, wanted in (("category", where.category), ("brand", where.brand)):
             if wanted is not None:
-                mask &= column(name) == self._codes.get(lower_case(wanted), NONE - 1)
+                mask &= column(name) == self._codes.get(fold_label(wanted), NONE - 1)
         # a missing price or rating is NaN, which no comparison holds for
         if where.min_price is not None:
             mask &= column("current_price") >= np.float32(where.min_price)
@@ -136,9 +137,4 @@ class LotColumns:
         )
 
     def _code(self, text: str | None) -> int:
-        return NONE if text is None else self._codes.setdefault(lower_case(text), len(self._codes))
-
-
-def lower_case(text: str) -> str:
-    """Lower case one character at a time, as Lucene does: without a final sigma, and İ becomes a plain i."""
-    return text.lower() if text.isascii() else "".join(character.lower()[0] for character in text)
+        return NONE if text is None else self._codes.setdefault(fold_label(text), len(self._codes))

@@ -14,10 +14,12 @@ from retrieval.index.opensearch_connection import connect
 from retrieval.index.opensearch_errors import opensearch_errors
 from retrieval.index.opensearch_index import OpenSearchIndex
 from retrieval.schema import DEFAULT_LANGUAGE, HYBRID_PIPELINE, Engine, check_language, index_body, pipeline_name
+from retrieval.text import ANALYSIS
 from retrieval.tuning import Tuning, untuned
 
 __all__ = ["OpenSearchIndex", "OpenSearchStore"]
 
+logger = logging.getLogger(__name__)
 logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of what comes back as an exception
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -88,6 +90,8 @@ class OpenSearchStore:
             return None
         live = self._live_name()
         name = live if live is not None and live in names else max(names)  # names of one tower differ in their time stamp alone
+        if metas[name].get("analysis") != ANALYSIS:
+            logger.warning("index %s cuts words as an older version did; `gavel index --rebuild` cuts them anew", name)
         return self._index(name, metas[name])
 
     def live(self) -> OpenSearchIndex:

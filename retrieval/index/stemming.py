@@ -12,6 +12,7 @@ from snowballstemmer.german_stemmer import GermanStemmer
 from snowballstemmer.spanish_stemmer import SpanishStemmer
 
 from retrieval.arabic import has_arabic
+from retrieval.text import words
 
 SNOWBALL = {"en": EnglishStemmer, "de": GermanStemmer, "fr": FrenchStemmer, "es": SpanishStemmer}
 
@@ -64,6 +65,13 @@ def stem(word: str, language: str) -> str:
 @lru_cache(maxsize=65_536)
 def _cached_stem(word: str, language: str) -> str:
     return stemmer(language)(word)
+
+
+def shares_stem(word: str, text: str, language: str) -> bool:
+    """Whether a text has a word, in whatever ending."""
+    if text.isascii() and word[:2] not in text:  # which no ending touches, and no folding
+        return False
+    return stem(word, language) in (stem(other, language) for other in words(text))
 
 
 def stem_arabic(word: str) -> str:

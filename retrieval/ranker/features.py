@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.arabic import fold_letters
 from retrieval.fuse import RRF_RANK_CONSTANT
 from retrieval.index.base import Candidate, Vector
 from retrieval.items import epoch_ms, query_text
+from retrieval.text import words
 
 MS_PER_HOUR = 3_600_000
-WORD = re.compile(r"\w+")
 MISSING = math.nan  # XGBoost sends a missing value down the branch that training found best for it
 
 Column = NDArray[np.float64]
@@ -208,8 +207,7 @@ def feature_matrix(
     """
     if not candidates:
         return np.empty((0, len(FEATURES)), dtype=np.float32)
-    words = WORD.findall(query_text(query).lower())
-    context = RankingContext(words, vector, buyer, now, candidates, np.stack([c.vector for c in candidates]))
+    context = RankingContext(words(query_text(query)), vector, buyer, now, candidates, np.stack([c.vector for c in candidates]))
     return np.stack([feature(context) for feature in _BY_NAME.values()], axis=1).astype(np.float32)  # (N, F)
 
 
@@ -233,7 +231,7 @@ def _named(context: RankingContext, field: str) -> Column:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(WORD.findall(fold_letters(text).lower()))
+    return frozenset(words(unicodedata.normalize("NFKC", text)))  # as item_text() and queries are
 
 
 def _share(wanted: frozenset[str], said: frozenset[str]) -> float:

@@ -48,6 +48,18 @@ def store(opensearch_url, alias):
     return OpenSearchStore(opensearch_url, alias)
 
 
+def test_an_index_whose_words_an_older_version_cut_is_found_and_told(store, client, alias, caplog):
+    body = index_body(TOWER_ID, len(WORDS) + 1)
+    del body["mappings"]["_meta"]["analysis"]
+    client.indices.create(index=f"{alias}-{TOWER_ID}-20261121", body=body)
+    index = store.find(TOWER_ID)
+    assert index.name in caplog.text
+    assert "`gavel index --rebuild`" in caplog.text
+    caplog.clear()
+    assert store.find(store.create(TOWER_ID, len(WORDS) + 1).tower_id).name > index.name
+    assert caplog.text == ""
+
+
 def vector(text):
     return WordEncoder().encode([text])[0]
 

@@ -1,5 +1,6 @@
 """New lots beside the inverted lists: found by their words at once, with the scores of one index, joined with it later."""
 
+import json
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from retrieval.index import lot_keywords, title_words
 from retrieval.index.base import Filter, IndexedItem, Tombstone
 from retrieval.index.bm25 import Bm25Delta, Bm25Index, bm25_scores, kept_length
 from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.text import ANALYSIS
 from retrieval.tuning import FieldBoosts, Tuning
 
 WORDS = ("gold", "silver", "watch", "vase", "lamp", "ring")
@@ -237,6 +239,16 @@ def test_a_snapshot_with_one_wrong_byte_is_built_again(index: FaissIndex, name: 
     path.write_bytes(content)
     assert len(found(FaissIndex(index._folder), "watch")) == 300
     assert Bm25Index.load(index._folder / folder).knows("watch")
+
+
+def test_a_snapshot_whose_words_an_older_version_cut_is_built_again(index: FaissIndex) -> None:
+    (folder,) = snapshots(index)
+    index.close()
+    path = index._folder / folder / "statistics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"analysis": ANALYSIS - 1}))
+    vocabulary = index._folder / folder / "vocabulary.txt"
+    vocabulary.write_text(vocabulary.read_text().replace("watch", "wat-ch"))  # as words were once cut
+    assert len(found(FaissIndex(index._folder), "watch")) == 300
 
 
 def test_a_snapshot_that_cannot_be_written_is_no_loss(index: FaissIndex, monkeypatch: pytest.MonkeyPatch) -> None:

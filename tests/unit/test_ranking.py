@@ -42,6 +42,24 @@ def test_similarity_is_the_cosine_of_query_and_lot() -> None:
     assert feature("similarity", candidate(vector=EAST), candidate(vector=NORTH), candidate(vector=-EAST)) == [1, 0, -1]
 
 
+@pytest.mark.parametrize(
+    ("title", "query"),
+    [
+        ("घड़ी", "घड\u093cी"),
+        ("นาฬิกา", "นาฬิกา"),
+        ("Cafe\u0301", "CAFÉ"),
+        ("Ro\u200blex", "ro\u00adlex"),
+        ("ＣＡＮＯＮ", "canon"),
+        ("İPEK", "ipek"),
+        ("מְנוֹרָה", "מְנוֹרָה"),
+    ],
+)
+def test_overlaps_count_the_words_that_the_index_finds(title: str, query: str) -> None:
+    for name, field in (("title_overlap", "title"), ("text_overlap", "text"), ("brand_match", "brand")):
+        assert feature(name, candidate(**{field: title}), query=query) == [1.0]
+    assert feature("query_words", candidate(), query=query) == [1]
+
+
 def test_reciprocal_rank_follows_the_order_of_the_first_stage() -> None:
     assert feature("reciprocal_rank", candidate(), candidate(), candidate()) == pytest.approx([1, 1 / 2, 1 / 3])
 

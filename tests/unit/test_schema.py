@@ -23,6 +23,7 @@ from retrieval.schema import (
     vector_to_json,
     visible_fields,
 )
+from retrieval.text import ANALYSIS
 
 EVENING = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
@@ -87,7 +88,7 @@ def test_every_field_of_a_document_but_texts_and_paths_is_mapped():
 def test_the_index_names_its_tower_and_its_hnsw_graph():
     body = index_body("tower", 128, engine="faiss", shards=3, replicas=1)
     method = body["mappings"]["properties"][VECTOR_FIELD]["method"]
-    assert body["mappings"]["_meta"] == {"tower_id": "tower", "dimensions": 128, "shards": 3}
+    assert body["mappings"]["_meta"] == {"tower_id": "tower", "dimensions": 128, "shards": 3, "analysis": ANALYSIS}
     assert method == {
         "name": "hnsw",
         "engine": "faiss",

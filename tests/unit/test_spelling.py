@@ -10,6 +10,7 @@ from retrieval.errors import IndexUnavailable
 from retrieval.index.faiss import FaissStore
 from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.title_words import PREFIX, TitleWords
+from retrieval.items import query_text
 from retrieval.search import Mode, SearchRequest, SearchService
 from retrieval.spelling import MOST_WORDS, corrected, doubtful_words
 
@@ -83,6 +84,13 @@ def test_words_are_in_doubt_that_no_found_lot_says() -> None:
     assert doubtful_words("Red vasse by MEISSEN, guilloche étagères 2024 eos550d", documents) == ["vasse"]
     assert doubtful_words(" ".join(f"{letter}xyz" for letter in "abcdefghi"), []) == []
     assert MOST_WORDS == 8
+
+
+def test_words_of_every_script_are_whole_words_in_doubt_and_in_the_correction() -> None:
+    lots = [{"title": "विंटेज घड़ी"}, {"title": "นาฬิกา"}, {"brand": "Cafe\u0301teria"}]
+    assert doubtful_words(query_text("घड\u093cी นาฬิกา caf\u00e9teria"), lots) == []
+    assert doubtful_words(query_text("विंटेजा"), lots) == ["विंटेजा"]
+    assert corrected("विंटेजा, 👩\u200d🚀 ro\u200dlexx!", {"विंटेजा": "विंटेज", "rolexx": "rolex"}) == "विंटेज, 👩\u200d🚀 rolex!"
 
 
 def test_what_is_not_corrected_stays_as_it_was_typed() -> None:
