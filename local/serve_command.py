@@ -54,12 +54,12 @@ def page_and_api(settings: Settings, photos: Sequence[Path], currency: str) -> t
     from lambdas.query_api.events import events_router
     from local.page_app import add_page
     from local.photo_shelf import PhotoShelf
-    from local.wiring import event_sink, search_service
+    from local.wiring import event_sink, search_service, signing_lists
 
-    home, service = Home(settings), search_service(settings)
+    home, service, lists = Home(settings), search_service(settings), signing_lists(settings)
     index = service.live().index
-    app = create_app(lambda: service, settings.origins)
-    app.include_router(events_router(event_sink(settings), service.buyers.keep))
+    app = create_app(lambda: service, settings.origins, lists=lists)
+    app.include_router(events_router(event_sink(settings), service.buyers.keep, lists))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 

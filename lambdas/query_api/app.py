@@ -22,6 +22,7 @@ from lambdas.query_api.questions import (
 from retrieval.errors import InvalidQuery
 from retrieval.items import MAX_ID_BYTES
 from retrieval.search import SearchAnswer, SearchService
+from retrieval.served_lists import UNSIGNED, ServedLists
 
 __all__ = ["PROBLEM_TYPE", "create_app"]
 
@@ -33,6 +34,7 @@ def create_app(
     service: Service,
     cors_origins: Sequence[str] = (),
     on_answer: Callable[[SearchAnswer], None] = lambda answer: None,
+    lists: ServedLists = UNSIGNED,
 ) -> FastAPI:
     """Build the app.
 
@@ -40,12 +42,13 @@ def create_app(
         service: gives the search service; called on the first request, so that importing loads no model.
         cors_origins: origins whose pages may read the answers.
         on_answer: is told of every search that was answered, for measurements.
+        lists: signs the lists that searches in words are answered with.
     """
     app = FastAPI(title="Gavel", version="1", description="Find the auction lots to look at.", responses=PROBLEMS)
     answer_problems(app)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=METHODS, allow_headers=["*"])
-    _add_search(app, service, on_answer)
+    _add_search(app, service, on_answer, lists)
     add_image_search(app, service, on_answer)
     _add_nearest(app, service)
     add_buyers(app, service)
@@ -53,13 +56,13 @@ def create_app(
     return app
 
 
-def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswer], None]) -> None:
+def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswer], None], lists: ServedLists) -> None:
     @app.get("/search")
     def search(query: Annotated[SearchQuery, Query()]) -> Answer:
         """Search by query string."""
         answer = service().search(query.request())
         on_answer(answer)
-        return Answer.of(answer)
+        return Answer.of(answer).signed(lists, query.q)
 
     @app.post("/search")
     def search_by_body(body: Searches) -> Answer | list[Answer]:
@@ -68,7 +71,7 @@ def _add_search(app: FastAPI, service: Service, on_answer: Callable[[SearchAnswe
         answers = service().search_many([query.request() for query in queries])
         for answer in answers:
             on_answer(answer)
-        told = [Answer.of(answer) for answer in answers]
+        told = [Answer.of(answer).signed(lists, query.q) for answer, query in zip(answers, queries, strict=True)]
         return told if isinstance(body, list) else told[0]
 
     @app.get("/health")

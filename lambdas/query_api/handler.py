@@ -15,6 +15,7 @@ from lambdas.query_api.events import events_router
 from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
 from lambdas.query_api.wiring import service
 from retrieval.errors import GavelError
+from retrieval.served_lists import KEYS_VARIABLE, ServedLists, parse_keys
 from retrieval.settings import Settings
 
 TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
@@ -30,8 +31,10 @@ def warm_up() -> None:
 
 settings = Settings.from_env()
 metrics.set_default_dimensions(stage=settings.stage)
-app = create_app(service, settings.origins, measure)
-app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().buyers.keep(acts)))
+keys = os.environ.get(KEYS_VARIABLE)  # unset where somebody imports this elsewhere: lists are not signed, and no event teaches
+lists = ServedLists(parse_keys(keys.encode(), KEYS_VARIABLE) if keys else ())
+app = create_app(service, settings.origins, measure, lists)
+app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().buyers.keep(acts), lists))
 answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
 
 
