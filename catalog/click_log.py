@@ -170,7 +170,7 @@ def parse_click(row: Mapping[str, Any] | str, item_ids: set[str] | None = None) 
     if isinstance(row, str):
         raise InvalidInput(row)
     event_type = str(first_value(row, ALIASES["event_type"]) or "")
-    touched = event_type.strip().lower() not in SHOWN
+    touched = event_type.strip().lower() not in ("", *SHOWN)
     act = parse_interaction(row if touched else {**row, "event_type": "view"})
     query = str(first_value(row, ALIASES["query"]) or "")
     if not fold(query):

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -129,8 +130,8 @@ def served_lists(path: Path) -> ServedLists:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            made = path.with_name(f".{path.name}.{os.getpid()}")
-            with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            number, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # readable by its owner alone
+            with os.fdopen(number, "wb") as file:
                 file.write(f"{secrets.token_hex(MIN_KEY_BYTES)}\n".encode())
                 file.flush()
                 os.fsync(file.fileno())
@@ -139,7 +140,7 @@ def served_lists(path: Path) -> ServedLists:
             except FileExistsError:
                 pass
             finally:
-                made.unlink()
+                Path(made).unlink()
         return ServedLists(parse_keys(path.read_bytes(), str(path)))
     except OSError as error:
         logger.warning("lists are not signed, so nothing is learnt from events: %s cannot be read or made (%s)", path, error)

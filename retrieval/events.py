@@ -13,7 +13,7 @@ from retrieval.settings import hyperparameters
 EventType = Literal["view", "add_to_cart", "bid", "purchase"]  # the fields of settings.EventWeights
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)  # from the least that a buyer does to the most
 IMPRESSION = "impression"  # a lot was shown: no act of a buyer, so no EventType
-SHOWN = ("", IMPRESSION, "impressions", "shown")  # how logs write it
+SHOWN = (IMPRESSION, "impressions", "shown")  # how logs write it
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "buyer_id": ("buyer_id", "distinct_id"),

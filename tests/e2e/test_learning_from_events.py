@@ -130,6 +130,7 @@ def test_clicks_change_the_order_of_a_search_in_the_way_they_say(home: Home) -> 
     found = gavel("search", "gold")
     assert found["reranked"]
     after = wanted_at(home)
+    print(report["held_out"], report["reason"])
     print(f"\nnDCG@10 of what is wanted: {before:.3f} of the first stage, {after:.3f} re-ranked; bias {report['position_bias']}")
     assert after > before + 0.2
 
