@@ -10,6 +10,7 @@ from local import pipeline
 from local.command_options import CatalogOption, Json, Seed, print_json, report
 from local.console import Stages, console, progress, show_table
 from local.home import Home
+from models.schedule import cut_steps
 from retrieval.errors import InvalidInput
 from retrieval.settings import Settings
 
@@ -129,7 +130,9 @@ def train(
     go_on = home.tower(start_from) if start_from else None
     with progress("train towers") as step:
         tower = pipeline.train_towers(home, source, config, negatives=negatives, start_from=go_on, resume=resume, progress=step)
-    report({"tower_id": tower.name, "tower": str(tower)}, as_json)
+    cut = cut_steps(tower)
+    told = {"cut_by_clock": f"after {cut[0]} of {cut[1]} steps; the same command again trains on"} if cut else {}
+    report({"tower_id": tower.name, "tower": str(tower), **told}, as_json)
 
 
 def train_buyers(
@@ -237,7 +240,7 @@ def show_rounds(run: "RoundsReport") -> None:
             made.tower_id,
             *(f"{value:.3f}" for value in (flat["recall@50"], flat["ndcg@10"], hnsw["recall@50"])),
             f"{built['flat']:.2f} / {built['hnsw']:.2f} s",
-            f"{sum(made.seconds.values()):.0f} s",
+            f"{sum(made.seconds.values()):.0f} s{', cut by the clock' if cut_steps(run.tower.parent / made.tower_id) else ''}",
         )
         rows.append([f"[bold]{cell}[/]" for cell in cells] if made.number == run.best else cells)
     show_table("Val queries, round by round; the best one is bold and the newest tower now", header, rows, right_from=3)
