@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from retrieval.errors import InvalidSettings
 from retrieval.items import EPOCH, epoch_ms, query_text
 
-KEYS_VARIABLE = "GAVEL_EVENTS_KEYS"  # a secret, so no field of Settings: those are printed
 MIN_KEY_BYTES = 32
 PROOF_BYTES = 12  # 16 characters; 2 ** 96 tries to guess one
 LIST_ID_BYTES = 9

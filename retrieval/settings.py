@@ -20,6 +20,7 @@ OpenSearchAuth = Literal["none", "sigv4"]
 QueryTowerKind = Literal["full", "small"]
 IndexLanguage = Literal["en", "de", "fr", "es"]
 PREFIX = "GAVEL_"
+EVENTS_KEYS = PREFIX + "EVENTS_KEYS"  # a secret, so no field of Settings: those are printed
 T = TypeVar("T")
 
 

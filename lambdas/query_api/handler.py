@@ -15,8 +15,8 @@ from lambdas.query_api.events import events_router
 from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
 from lambdas.query_api.wiring import service
 from retrieval.errors import GavelError
-from retrieval.served_lists import KEYS_VARIABLE, ServedLists, parse_keys
-from retrieval.settings import Settings
+from retrieval.served_lists import ServedLists, parse_keys
+from retrieval.settings import EVENTS_KEYS, Settings
 
 TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
 
@@ -31,8 +31,8 @@ def warm_up() -> None:
 
 settings = Settings.from_env()
 metrics.set_default_dimensions(stage=settings.stage)
-keys = os.environ.get(KEYS_VARIABLE)  # unset where somebody imports this elsewhere: lists are not signed, and no event teaches
-lists = ServedLists(parse_keys(keys.encode(), KEYS_VARIABLE) if keys else ())
+keys = os.environ.get(EVENTS_KEYS)  # unset where somebody imports this elsewhere: lists are not signed, and no event teaches
+lists = ServedLists(parse_keys(keys.encode(), EVENTS_KEYS) if keys else ())
 app = create_app(service, settings.origins, measure, lists)
 app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().buyers.keep(acts), lists))
 answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
