@@ -29,7 +29,7 @@ from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
 from retrieval.errors import InvalidInput
 from retrieval.events import ALIASES as EVENT_ALIASES
-from retrieval.events import EVENT_TYPES, event_weight, parse_interaction
+from retrieval.events import EVENT_TYPES, SHOWN, event_weight, parse_interaction
 from retrieval.feedback import MAX_QUERY_CHARS
 from retrieval.item_files import find_item_files, numbered_items, numbered_rows
 from retrieval.items import Item, Reject, first_value, parse_text
@@ -42,8 +42,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "position": ("position", "rank"),
     **EVENT_ALIASES,
 }
-SHOWN = ("", "impression", "impressions", "shown")  # event types of a lot that was shown and not touched
-GRADES: Mapping[str | None, int] = {None: 0, "view": 2, "add_to_cart": 2, "purchase": 3}
+GRADES: Mapping[str | None, int] = {None: 0, "view": 2, "add_to_cart": 2, "bid": 2, "purchase": 3}
 SHARES: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}  # of the queries
 ITEMS_FILE = "items.parquet"
 EXAMPLE_QUERIES = 4
@@ -142,6 +141,8 @@ def read_clicks(where: Path, item_ids: set[str], progress: Progress | None = Non
         for line, row in numbered_rows(path, ALIASES):
             rows += 1
             try:
+                if not isinstance(row, str) and row.get("served") is False:  # as POST /events says of a list that nobody was shown
+                    raise InvalidInput("no search is known to have answered with the lot at this position (`served` is false)")
                 clicks.append(parse_click(row, item_ids))
             except InvalidInput as error:
                 rejects.append(Reject(path.name, line, str(error)))
@@ -172,7 +173,7 @@ def parse_click(row: Mapping[str, Any] | str, item_ids: set[str] | None = None) 
     if isinstance(row, str):
         raise InvalidInput(row)
     event_type = str(first_value(row, ALIASES["event_type"]) or "")
-    touched = event_type.strip().lower() not in SHOWN
+    touched = event_type.strip().lower() not in ("", *SHOWN)
     act = parse_interaction(row if touched else {**row, "event_type": "view"})
     query = parse_text("query", first_value(row, ALIASES["query"]), MAX_QUERY_CHARS)
     if not fold(query):

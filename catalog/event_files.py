@@ -24,7 +24,7 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class EventFiles:
-    """What was read: rows = events + duplicates + rejects.
+    """What was read: rows = events + duplicates + unproven + rejects.
 
     Attributes:
         clicks: impressions, list by list, best position first; several events of one are one.
@@ -33,6 +33,7 @@ class EventFiles:
         duplicates: rows that told an event once more.
         rejects: rows that broke the contract, with file, line and reason.
         files: how many there were.
+        unproven: rows of lots that no search is known to have answered with; they teach nothing.
     """
 
     clicks: list[Click]
@@ -41,14 +42,19 @@ class EventFiles:
     duplicates: int
     rejects: list[Reject]
     files: int
+    unproven: int = 0
 
 
-def read_events(places: Sequence[Path], progress: Progress | None = None) -> EventFiles:
+def read_events(places: Sequence[Path], progress: Progress | None = None, *, trust_unsigned: bool = False) -> EventFiles:
     """Read event files, plain or gzip, whatever they are called.
+
+    Of one served list, an event on a lot counts once, however often and by whomever it is told: who was served one list cannot
+    make many of it.
 
     Args:
         places: files, or folders that are searched to the bottom; hidden files are passed over.
         progress: called with (files read, files).
+        trust_unsigned: take rows whose list was not proved to be served, too: they come from a system of one's own.
 
     Raises:
         InvalidInput: a place does not exist, or there is no file.
@@ -57,7 +63,7 @@ def read_events(places: Sequence[Path], progress: Progress | None = None) -> Eve
     clicks: list[Click] = []
     rejects: list[Reject] = []
     seen: set[str] = set()
-    rows = duplicates = 0
+    rows = duplicates = unproven = 0
     for number, path in enumerate(files, 1):
         for line, row in numbered_events(path):
             rows += 1
@@ -68,15 +74,19 @@ def read_events(places: Sequence[Path], progress: Progress | None = None) -> Eve
                 rejects.append(Reject(str(path), line, str(error)))
                 continue
             assert isinstance(row, dict)
-            known, key = len(seen), event_id(row)
+            served = row.get("served") is True
+            if not served and not trust_unsigned:
+                unproven += 1
+                continue
+            known, key = len(seen), f"{row.get('query_id')} {click.event_type} {click.item_id}" if served else event_id(row)
             seen.add(key)
             if len(seen) == known:
                 duplicates += 1
             else:
-                clicks.append(click)
+                clicks.append(replace(click, client=str(row.get("client") or "")))
         if progress:
             progress(number, len(files))
-    return EventFiles(impressions(clicks), rows, len(seen), duplicates, rejects, len(files))
+    return EventFiles(impressions(clicks), rows, len(seen), duplicates, rejects, len(files), unproven)
 
 
 def event_files(places: Iterable[Path]) -> list[Path]:

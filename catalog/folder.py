@@ -121,6 +121,7 @@ class Click:
         event_type: one of retrieval.events.EVENT_TYPES, the furthest step that the buyer took; None: shown, not touched.
         buyer_id: who.
         timestamp: UTC; the lots of one list share query, buyer and timestamp.
+        client: keyed hash of the network address that told it; empty where that is not known, and in a catalogue.
     """
 
     query: str
@@ -129,6 +130,7 @@ class Click:
     event_type: str | None
     buyer_id: str
     timestamp: datetime
+    client: str = ""
 
 
 @dataclass(frozen=True)

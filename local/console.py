@@ -30,7 +30,15 @@ def progress(label: str) -> Iterator[Step]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=notes) as bars:
         task = bars.add_task(label, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        planned = 0
+
+        def step(done: int, total: int) -> None:
+            nonlocal planned
+            planned = max(planned, total)
+            cut = f" (cut from {planned:,})" if total < planned else ""  # the clock leaves steps out at the end
+            bars.update(task, completed=done, total=total, description=label + cut)
+
+        yield step
         if bars.tasks[0].total is None:  # there was nothing to do
             bars.update(task, visible=False)
 

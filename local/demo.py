@@ -15,6 +15,7 @@ from local import pipeline
 from local.console import Step, console, progress, show_answer, show_quality, show_table
 from local.home import Home
 from local.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
+from models.schedule import cut_steps
 from processing.ledger import Done, Ledger
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.ranker.features import FEATURES_HASH
@@ -141,7 +142,10 @@ class Demo:
             config = pipeline.training_config(catalog, text_only=name == TEXT, seed=self.plan.seed)
             return str(pipeline.train_towers(self.home, catalog, config, progress=step))
 
-        return Path(self._step(f"train towers, {name}", self._base, run))
+        def finished(path: Any) -> bool:
+            return Path(path).exists() and not cut_steps(Path(path))
+
+        return Path(self._step(f"train towers, {name}", self._base, run, finished))
 
     def _release(self, name: str, catalog: CatalogFolder, tower: Path) -> Path:
         lots = catalog.item_files("test")  # of the grocery photos only those that training has not seen
@@ -233,15 +237,15 @@ def show_report(demo: Demo) -> None:
     for query, answer in report.answers.items():
         show_answer(query, answer)
     show_quality(f"How good: {demo.plan.catalog} catalogue, test queries", report.quality)
-    rows = [
-        (
-            label,
-            "already there" if done.reused else f"{done.seconds:.1f} s",
-            done.value if isinstance(done.value, str) else report.plot,
-        )
-        for label, done in report.steps.items()
-    ]
-    show_table("What was built", ("step", "took", "where"), rows, right_from=9)
+    rows, cuts = [], {}
+    for label, done in report.steps.items():
+        where = done.value if isinstance(done.value, str) else report.plot
+        if cut := cut_steps(Path(where)):
+            cuts[label] = f"cut by the clock after {cut[0]:,} of {cut[1]:,} steps"
+        rows.append((label, "already there" if done.reused else f"{done.seconds:.1f} s", cuts.get(label, "whole"), where))
+    show_table("What was built", ("step", "took", "", "where"), rows, right_from=9)
+    for label, cut in cuts.items():
+        console.print(f"{label}: {cut}; `gavel demo` again trains on", style="yellow", highlight=False, soft_wrap=True)
     console.print("\nTry next", style="bold")
     for command, why in (
         ('gavel search "red vase" --max-price 200', "ten lots, filtered"),

@@ -1,14 +1,22 @@
-"""What buyers did, appended to a file a day."""
+"""What buyers did, appended to a file a day, and the key that tells served lists from made-up ones."""
 
+import fcntl
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from retrieval.errors import FeedbackUnavailable
 from retrieval.index.base import utc_now
+from retrieval.served_lists import MIN_KEY_BYTES, ServedLists, parse_keys
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".ndjson"
 
@@ -27,24 +35,24 @@ class EventLog:
         self._clock = clock
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows in one write, so that no other writer's lines come between and a crash leaves whole batches.
+        """Append rows, all of them or none; they are on the disk when this returns.
+
+        A write that the disk takes in part is cut back, and a line that a crash left unfinished is ended, so that no row is glued
+        to half a row.
 
         Raises:
-            FeedbackUnavailable: the disk did not take them all.
+            FeedbackUnavailable: the disk did not take them all. It is safe to send them again: each has its event_id.
         """
         data = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
         path = self._folder / f"{self._clock():%Y-%m-%d}{SUFFIX}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                written = os.write(file, data)
-            finally:
-                os.close(file)
+            with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+b", buffering=0) as file:
+                with _locked(file):
+                    _append_whole(file, data)
+                os.fsync(file.fileno())  # outside the lock, so that the disk takes several requests in one go
         except OSError as error:
             raise FeedbackUnavailable(f"{path} cannot be written ({error.strerror}); free space or mend its permissions") from error
-        if written != len(data):
-            raise FeedbackUnavailable(f"{path} took {written} of {len(data)} bytes; free space on its disk")
 
     def erase(self, buyer_id: str) -> int:
         """Blank the lines of a buyer where they stand; how many there were.
@@ -57,10 +65,37 @@ class EventLog:
         return sum(_blank(path, buyer_id) for path in sorted(self._folder.glob(f"*{SUFFIX}")))
 
 
+def _append_whole(file: BinaryIO, data: bytes) -> None:
+    """Append all bytes or none to a file that is locked.
+
+    Raises:
+        OSError: the disk did not take them all.
+    """
+    end = file.seek(0, os.SEEK_END)
+    if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
+        data = b"\n" + data
+    try:
+        while data:  # a disk that is nearly full takes a part first, and then says why it takes no more
+            data = data[file.write(data) :]
+    except OSError:
+        file.truncate(end)
+        raise
+
+
+@contextmanager
+def _locked(file: BinaryIO) -> Iterator[None]:
+    """Keep other threads and processes that append or erase out while the block runs."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
 def _blank(path: Path, buyer_id: str) -> int:
     blanked = 0
     try:
-        with path.open("r+b") as file:
+        with path.open("r+b") as file, _locked(file):
             start = 0
             for line in file.read().splitlines(keepends=True):
                 if _buyer_of(line) == buyer_id:
@@ -68,6 +103,8 @@ def _blank(path: Path, buyer_id: str) -> int:
                     file.write(b" " * len(line.rstrip(b"\n")))
                     blanked += 1
                 start += len(line)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise FeedbackUnavailable(f"{path} cannot be written ({error.strerror}); mend its permissions and erase again") from error
     return blanked
@@ -79,3 +116,32 @@ def _buyer_of(line: bytes) -> object:
     except ValueError:
         return None
     return row.get("buyer_id") if isinstance(row, dict) else None
+
+
+def served_lists(path: Path) -> ServedLists:
+    """Read the keys of a home, or make one on first use; processes that do so at the same time end with the same one.
+
+    Args:
+        path: file of keys, one a line, the newest first; readable by its owner alone.
+
+    Raises:
+        InvalidSettings: the file holds no key.
+    """
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            number, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # readable by its owner alone
+            with os.fdopen(number, "wb") as file:
+                file.write(f"{secrets.token_hex(MIN_KEY_BYTES)}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(made, path)  # unlike a rename it leaves a key that another process has put there
+            except FileExistsError:
+                pass
+            finally:
+                Path(made).unlink()
+        return ServedLists(parse_keys(path.read_bytes(), str(path)))
+    except OSError as error:
+        logger.warning("lists are not signed, so nothing is learnt from events: %s cannot be read or made (%s)", path, error)
+        return ServedLists()

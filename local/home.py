@@ -19,6 +19,7 @@ from retrieval.tower import CARD_FILE
 # <home>/sources/<release_id>.json folders of the catalogue files that a release was made of; its photos lie below them
 # <home>/thumbnails/              squares of lots' photos that the page shows; to be deleted at any time
 # <home>/events/<day>.ndjson       what buyers did with the lots that they were shown
+# <home>/events.keys               what signs the lists that were shown, the newest key first
 # <home>/buyers.sqlite             what each buyer did lately
 # <home>/index/                    the embedded index
 # <home>/opensearch/               the data of a node that `gavel up` started
@@ -93,6 +94,11 @@ class Home:
     def events(self) -> Path:
         """What buyers did, a file a day: a click log that `gavel catalog prepare clicks` reads."""
         return self.settings.home / "events"
+
+    @property
+    def events_keys(self) -> Path:
+        """The keys by which events are known to be of a list that was shown."""
+        return self.settings.home / "events.keys"
 
     @property
     def buyers(self) -> Path:

@@ -312,12 +312,25 @@ def train_buyers(
     return train_on_release(log, home.release_of_tower(tower_id), home.tower(tower_id), config, progress)
 
 
-def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: bool, stages: Callable[[str], Step]) -> "EventsReport":
+def train_on_events(
+    home: Home,
+    places: Sequence[Path],
+    *,
+    judgments: Path | None,
+    trust_unsigned: bool,
+    source_share: float | None,
+    seed: int,
+    force: bool,
+    stages: Callable[[str], Step],
+) -> "EventsReport":
     """Train the re-ranker of the live index's tower on what POST /events kept; the one that is there stays if it is better.
 
     Args:
         home: its settings name the index; it gets the booster.
         places: files of events, or folders of them.
+        judgments: catalogue whose judgments have a say; None is the newest one of the home, where there is one.
+        trust_unsigned: learn from lists that no search is known to have served, too.
+        source_share: of the lists, the most that one session or client may teach; None is SOURCE_SHARE.
         seed: of the training.
         force: replace the re-ranker that is there in any case.
         stages: shows progress: given a stage's label, a function of (done, total).
@@ -327,10 +340,17 @@ def train_on_events(home: Home, places: Sequence[Path], *, seed: int, force: boo
     from retrieval.ranker.parameters import BoosterParameters
 
     service, path = _without_ranker(home)
-    log = read_events(places, stages("read events"))
+    log = read_events(places, stages("read events"), trust_unsigned=trust_unsigned)
     step = stages("train re-ranker")
     given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
-    return train_on_events(log, service, path, force=force, seed=seed, progress=step, **given)
+    try:
+        catalog = CatalogFolder.load(home.catalog(judgments))
+    except InvalidInput:
+        if judgments:
+            raise
+        catalog = None  # lots without judgments are the usual case
+    share = _given({"source_share": source_share})
+    return train_on_events(log, service, path, judgments=catalog, force=force, seed=seed, progress=step, **share, **given)
 
 
 def _without_ranker(home: Home) -> tuple[SearchService, Path]:

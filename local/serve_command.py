@@ -99,9 +99,9 @@ def page_and_api(
     from local.admission import Admission, request_queues
     from local.page_app import add_page
     from local.photo_shelf import PhotoShelf
-    from local.wiring import event_sink, search_service
+    from local.wiring import event_sink, search_service, signing_lists
 
-    home, service = Home(settings), search_service(settings)
+    home, service, lists = Home(settings), search_service(settings), signing_lists(settings)
     index = service.live().index
     queues = request_queues(settings, workers)
     app = create_app(
@@ -110,10 +110,11 @@ def page_and_api(
         limits=limits or CallerLimits(),
         queries_per_request=settings.queries_per_request,
         queues=lambda: {kind: queue.figures() for kind, queue in queues.items()},
+        lists=lists,
     )
     # innermost: what other middleware refuses needs no turn, and what this one refuses has their headers
     app.user_middleware.append(Middleware(Admission, queues=queues))
-    app.include_router(events_router(event_sink(settings), service.keep))
+    app.include_router(events_router(event_sink(settings), service.keep, lists))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 

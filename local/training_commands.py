@@ -1,7 +1,7 @@
 """`gavel train`, `gavel adapt` and `gavel mine`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,7 @@ from local import pipeline
 from local.command_options import CatalogOption, Json, Seed, print_json, report
 from local.console import Stages, console, progress, show_table
 from local.home import Home
+from models.schedule import cut_steps
 from retrieval.errors import InvalidInput
 from retrieval.settings import Settings
 
@@ -62,7 +63,17 @@ def train(
         typer.Option(help="Train buyers on these events (CSV, NDJSON, parquet) instead of a catalogue's clicks; may be repeated."),
     ] = None,
     heads: Annotated[int | None, typer.Option(min=1, max=16, help="Of the attention, for train buyers; 1.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="With --from-events: save the re-ranker even if it is no better.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --from-events: save the re-ranker whatever the comparisons say.")
+    ] = False,
+    trust_unsigned: Annotated[
+        bool,
+        typer.Option("--trust-unsigned", help="With --from-events: learn from lists that no search is known to have served, too."),
+    ] = False,
+    source_share: Annotated[
+        float | None,
+        typer.Option(help="With --from-events: of the lists, the most that one session or network client may teach; .05."),
+    ] = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
@@ -76,14 +87,21 @@ def train(
     if events:
         raise InvalidInput("--events belongs to `gavel train buyers`; leave it out, or say --from-events for the re-ranker")
     if from_events:
-        if catalog or labels:
-            raise InvalidInput(
-                "--from-events learns what buyers did with the lots of the live index; leave --catalog and --labels out"
-            )
-        train_on_events(home, from_events, seed, force, as_json)
+        if labels:
+            raise InvalidInput("--from-events learns what buyers did with the lots of the live index; leave --labels out")
+        train_on_events(
+            home,
+            from_events,
+            as_json,
+            judgments=catalog,
+            trust_unsigned=trust_unsigned,
+            source_share=source_share,
+            seed=seed,
+            force=force,
+        )
         return
-    if force:
-        raise InvalidInput("--force belongs to --from-events; leave it out")
+    if force or trust_unsigned or source_share is not None:
+        raise InvalidInput("--force, --trust-unsigned and --source-share belong to --from-events; leave them out")
     source = CatalogFolder.load(home.catalog(catalog))
     if reranker or what == "reranker":
         with progress("train re-ranker") as step:
@@ -112,7 +130,9 @@ def train(
     go_on = home.tower(start_from) if start_from else None
     with progress("train towers") as step:
         tower = pipeline.train_towers(home, source, config, negatives=negatives, start_from=go_on, resume=resume, progress=step)
-    report({"tower_id": tower.name, "tower": str(tower)}, as_json)
+    cut = cut_steps(tower)
+    told = {"cut_by_clock": f"after {cut[0]} of {cut[1]} steps; the same command again trains on"} if cut else {}
+    report({"tower_id": tower.name, "tower": str(tower), **told}, as_json)
 
 
 def train_buyers(
@@ -137,21 +157,21 @@ def train_buyers(
     console.print("next: start `gavel serve` anew; nothing is embedded or indexed again", style="dim", highlight=False)
 
 
-def train_on_events(home: Home, places: list[Path], seed: int, force: bool, as_json: bool) -> None:
-    """Train the re-ranker on events, and show what held-out sessions say of it."""
+def train_on_events(home: Home, places: list[Path], as_json: bool, **given: Any) -> None:
+    """Train the re-ranker on events, and show what held-out sources say of it; `given` as pipeline.train_on_events() takes it."""
     with Stages() as stages:
-        made = pipeline.train_on_events(home, places, seed=seed, force=force, stages=stages)
+        made = pipeline.train_on_events(home, places, stages=stages, **given)
     if as_json:
         print_json(made.to_dict())
         return
-    values = made.to_dict()
-    held_out = made.held_out
-    del values["held_out"]
-    report(values, as_json=False)
-    cells = (f"{held_out.queries:,}", f"{held_out.base:.3f}", f"{held_out.new:.3f}", f"{held_out.difference:+.3f}")
-    interval = f"{held_out.low:+.3f} to {held_out.high:+.3f}"
-    header = ("held-out queries", f"nDCG@10, {made.before}", "nDCG@10, new", "difference", "95 % interval", "p")
-    show_table("", header, [(*cells, interval, f"{held_out.p_value:.3f}")], right_from=0)
+    report({name: value for name, value in made.to_dict().items() if name not in ("held_out", "judged")}, as_json=False)
+    header = ("queries", "", f"nDCG@10, {made.before}", "nDCG@10, new", "difference", "95 % interval", "p")
+    rows = []
+    for name, found in (("held-out queries", made.held_out), ("judged queries", made.judged)):
+        if found:
+            cells = (f"{found.base:.3f}", f"{found.new:.3f}", f"{found.difference:+.3f}")
+            rows.append((name, f"{found.queries:,}", *cells, f"{found.low:+.3f} to {found.high:+.3f}", f"{found.p_value:.3f}"))
+    show_table("", header, rows)
 
 
 def adapt(
@@ -220,7 +240,7 @@ def show_rounds(run: "RoundsReport") -> None:
             made.tower_id,
             *(f"{value:.3f}" for value in (flat["recall@50"], flat["ndcg@10"], hnsw["recall@50"])),
             f"{built['flat']:.2f} / {built['hnsw']:.2f} s",
-            f"{sum(made.seconds.values()):.0f} s",
+            f"{sum(made.seconds.values()):.0f} s{', cut by the clock' if cut_steps(run.tower.parent / made.tower_id) else ''}",
         )
         rows.append([f"[bold]{cell}[/]" for cell in cells] if made.number == run.best else cells)
     show_table("Val queries, round by round; the best one is bold and the newest tower now", header, rows, right_from=3)

@@ -1,5 +1,6 @@
 """Which adapters stand behind the ports on one machine: the only place that knows."""
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,8 @@ from retrieval.photo_search import PhotoEncoder, load_image_branch
 from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
 from retrieval.search import Encoder, SearchService
-from retrieval.settings import Settings
+from retrieval.served_lists import ServedLists, parse_keys
+from retrieval.settings import EVENTS_KEYS, Settings
 from retrieval.tower_files import tower_buyers, tower_folder, tower_tuning
 from retrieval.tuning import Tuning
 
@@ -81,6 +83,15 @@ def event_sink(settings: Settings) -> EventSink:
     from local.event_log import EventLog
 
     return EventLog(Home(settings).events)
+
+
+def signing_lists(settings: Settings) -> ServedLists:
+    """What signs lists and verifies events: the keys of the environment, or those of this home."""
+    if keys := os.environ.get(EVENTS_KEYS):
+        return ServedLists(parse_keys(keys.encode(), EVENTS_KEYS))
+    from local.event_log import served_lists
+
+    return served_lists(Home(settings).events_keys)
 
 
 def buyer_store(settings: Settings) -> BuyerStore:

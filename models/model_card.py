@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.run_record import RECORD_FILE
+from models.schedule import RECORD_FILE
 from retrieval.errors import TowerError
 from retrieval.files import replace_file
 from retrieval.tower import TowerCard
@@ -117,7 +117,11 @@ def _training(record: Json) -> str:
 
 
 def _length(record: Json) -> str:
-    return f"{len(record['losses'])} steps" if "losses" in record else f"{len(record.get('history', ()))} epochs"
+    if "losses" in record:
+        return f"{len(record['losses'])} steps"
+    steps = record.get("steps", {})
+    cut = f", cut by the clock after {steps['run']:,} of {steps['planned']:,} steps" if steps.get("cut_by_clock") else ""
+    return f"{len(record.get('history', ()))} epochs{cut}"
 
 
 def _figures(record: Json, evaluations: Mapping[str, Json]) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
+from models.schedule import RECORD_FILE
 from models.training_config import TrainingConfig
 from retrieval.files import replace_file
 
-RECORD_FILE = "training.json"
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 
@@ -35,9 +35,12 @@ def data_hash(catalog: CatalogFolder) -> str:
 def run_key(
     config: TrainingConfig, stage: int, data: str, negatives: Mapping[str, Sequence[str]] | None, start_from: Path | None
 ) -> str:
-    """Name a run by everything that its outcome depends on: twelve hexadecimal digits."""
+    """Name a run by everything that its outcome depends on: twelve hexadecimal digits.
+
+    max_seconds is left out, so that a run that was cut goes on when it is given more time.
+    """
     mined = {query: list(found) for query, found in negatives.items()} if negatives is not None else None
-    parts = [asdict(config), stage, data, mined, start_from.name if start_from else None, torch.__version__]
+    parts = [asdict(config) | {"max_seconds": None}, stage, data, mined, start_from.name if start_from else None, torch.__version__]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

@@ -1,26 +1,32 @@
 """How far a training run is, and the learning rate that belongs there."""
 
+import json
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 PACE_SHARE = 0.1  # of a run, after which its pace is known
+RECORD_FILE = "training.json"  # beside the artefact that a run made
 
 
 class Clock:
     """How far a run is, by its steps; it takes fewer of them where the time would not do for all.
 
+    A run that was cut goes on from its checkpoint with the steps that were left out, and has max_seconds for them anew.
+
     Attributes:
+        planned: how many steps the schedule asks for.
         steps: how many the run has; falls when the pace so far would end the run after max_seconds.
         steps_run: how many are done.
     """
 
     def __init__(self, steps: int, max_seconds: float | None) -> None:
-        self.steps = steps
+        self.planned = self.steps = steps
         self.steps_run = 0
         self._max_seconds = max_seconds or math.inf
-        self._pace_known = steps * PACE_SHARE
+        self._first_step, self._first_second = 0, 0.0  # where the time began that max_seconds limits
         self._before = 0.0  # seconds that the run had taken when it was stopped
         self._started = time.monotonic()
 
@@ -42,18 +48,37 @@ class Clock:
     def tick(self) -> None:
         """Count a step, and take out those at the end for which there will be no time."""
         self.steps_run += 1
-        if self.steps_run >= self._pace_known and self._max_seconds < math.inf:
-            affordable = int(self.steps_run * self._max_seconds / self.seconds)
+        done, left = self.steps_run - self._first_step, self.planned - self._first_step
+        if done >= left * PACE_SHARE and self._max_seconds < math.inf:
+            affordable = self._first_step + int(done * self._max_seconds / (self.seconds - self._first_second))
             self.steps = min(self.steps, max(self.steps_run, affordable))
 
     def state_dict(self) -> dict[str, Any]:
         """How far the run is."""
-        return {"steps": self.steps, "steps_run": self.steps_run, "seconds": self.seconds}
+        first = {"first_step": self._first_step, "first_second": self._first_second}
+        return {"steps": self.steps, "steps_run": self.steps_run, "seconds": self.seconds, **first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there; a run that had ended before its planned steps has all of them again."""
         self.steps, self.steps_run, self._before = state["steps"], state["steps_run"], state["seconds"]
+        self._first_step, self._first_second = state.get("first_step", 0), state.get("first_second", 0.0)
+        if self.over:
+            self.steps, self._first_step, self._first_second = self.planned, self.steps_run, self._before
         self._started = time.monotonic()
+
+
+def cut_steps(folder: Path) -> tuple[int, int] | None:
+    """Steps that were run and that were planned of a tower whose training the clock cut; None where it was not cut.
+
+    Args:
+        folder: `towers/<tower_id>`; one without a readable record was not cut as far as anybody knows.
+    """
+    try:
+        steps = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["steps"]
+        run, planned = int(steps["run"]), int(steps["planned"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (run, planned) if steps["cut_by_clock"] else None
 
 
 def learning_rate_factor(share: float, warmup: float) -> float:

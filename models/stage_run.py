@@ -61,6 +61,8 @@ class StageRun:
         history: the epochs so far.
         best: the epoch whose weights are kept; None before the first.
         resumed_at: the step that a checkpoint let it go on from; 0 for a run from its start.
+        clock: how many steps are run and were planned.
+        cut_by_clock: whether max_seconds ended the run before its planned steps; a checkpoint is left, to go on from.
     """
 
     def __init__(
@@ -93,13 +95,14 @@ class StageRun:
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._step = TrainingStep(towers, self._optimizer, accelerator, config, stage)
         self._epoch_steps = -(-batches.per_epoch // config.accumulate)
-        self._clock = Clock(config.stage_epochs(stage) * self._epoch_steps, config.max_seconds)
+        self.clock = Clock(config.stage_epochs(stage) * self._epoch_steps, config.max_seconds)
         self._sums = torch.zeros(3, device=accelerator.device)  # of the epoch's loss, accuracy, recall@10
         self._summed = 0
         self._kept: dict[str, Tensor] = {}
         self.history: list[EpochRecord] = []
         self.best: EpochRecord | None = None
         self.resumed_at = 0
+        self.cut_by_clock = False
         self._resume()
 
     def run(self, progress: ProgressCallback | None = None) -> None:
@@ -112,28 +115,31 @@ class StageRun:
             between_steps(self._accelerator.num_processes == 1) as interruption,
             Board.open(self._board, self.resumed_at) as board,
         ):
-            while not self._clock.over and not self._patience_gone():
+            while not self.clock.over and not self._patience_gone():
                 self._one_step(board)
-                ended = self._clock.over or self._clock.steps_run % self._epoch_steps == 0
+                ended = self.clock.over or self.clock.steps_run % self._epoch_steps == 0
                 if ended:
                     self._end_epoch(board)
                 if self._checkpoints.due(ended):
                     self._checkpoints.save(self._state())
                 try:
                     if progress:
-                        progress(self._clock.steps_run, self._clock.steps)
+                        progress(self.clock.steps_run, self.clock.steps)
                     if interruption.asked:
                         raise KeyboardInterrupt
                 except KeyboardInterrupt:
                     self._checkpoints.save(self._state())
                     raise
+        self.cut_by_clock = self.clock.over and self.clock.steps_run < self.clock.planned
+        if self.cut_by_clock:
+            self._checkpoints.save(self._state())
         if self._kept:
             self._towers.load_state_dict(self._kept)
         self._towers.cpu().eval()
 
     def _one_step(self, board: Board) -> None:
-        number, count = self._clock.steps_run, self._config.accumulate
-        factor = learning_rate_factor(self._clock.share, self._config.warmup)
+        number, count = self.clock.steps_run, self._config.accumulate
+        factor = learning_rate_factor(self.clock.share, self._config.warmup)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         torch.manual_seed(seed_of(self._config.seed, DROPOUT, number, self._accelerator.process_index))
@@ -141,25 +147,25 @@ class StageRun:
         figures = self._step.run([self._batches.batch(n, device) for n in range(number * count, (number + 1) * count)])
         self._sums += torch.stack(list(figures))
         self._summed += 1
-        self._clock.tick()
+        self.clock.tick()
         if self._accelerator.num_processes > 1:
-            self._clock.steps = self._agree(self._clock.steps)
-        if self._clock.steps_run % BOARD_STEPS == 0:
-            board.show_step(self._clock.steps_run, figures._asdict(), factor, 1 / self._towers.scale.item())
+            self.clock.steps = self._agree(self.clock.steps)
+        if self.clock.steps_run % BOARD_STEPS == 0:
+            board.show_step(self.clock.steps_run, figures._asdict(), factor, 1 / self._towers.scale.item())
 
     def _end_epoch(self, board: Board) -> None:
-        epoch = -(-self._clock.steps_run // self._epoch_steps)
-        due = self._clock.over or epoch % self._config.validate_every == 0
+        epoch = -(-self.clock.steps_run // self._epoch_steps)
+        due = self.clock.over or epoch % self._config.validate_every == 0
         figures = None
         if self._validation and due:
             figures = self._agree(self._validation.measure(self._towers) if self._accelerator.is_main_process else None)
         loss, accuracy, recall = (self._sums / self._summed).tolist()
-        record = EpochRecord(epoch, loss, self._clock.seconds, figures, accuracy, recall)
+        record = EpochRecord(epoch, loss, self.clock.seconds, figures, accuracy, recall)
         self._sums.zero_()
         self._summed = 0
         self.history.append(record)
         log.info("%s", record)
-        board.show_epoch(self._clock.steps_run, asdict(record))
+        board.show_epoch(self.clock.steps_run, asdict(record))
         if _better(record, self.best, self._config.judge):
             self.best, self._kept = record, copy.deepcopy(self._towers.state_dict())
 
@@ -174,11 +180,11 @@ class StageRun:
         return {
             "towers": self._towers.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "clock": self._clock.state_dict(),
+            "clock": self.clock.state_dict(),
             "sums": self._sums,
             "summed": self._summed,
             "history": [asdict(record) for record in self.history],
-            "best_epoch": self.best.epoch if self.best else None,
+            "best": self.history.index(self.best) if self.best else None,  # a place, for a cut epoch is finished under its number
             "kept": self._kept,
             "frequency": frequency.state_dict() if frequency else None,
             "scaler": scaler.state_dict() if scaler else None,
@@ -190,18 +196,18 @@ class StageRun:
             return
         self._towers.load_state_dict(state["towers"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._clock.load_state_dict(state["clock"])
+        self.clock.load_state_dict(state["clock"])
         self._sums.copy_(state["sums"])
         self._summed = state["summed"]
         self.history = [EpochRecord.from_dict(values) for values in state["history"]]
-        self.best = next((record for record in self.history if record.epoch == state["best_epoch"]), None)
+        self.best = self.history[state["best"]] if state.get("best") is not None else None
         self._kept = state["kept"]
         if self._batches.frequency:
             self._batches.frequency.load_state_dict(state["frequency"])
         if self._accelerator.scaler:
             self._accelerator.scaler.load_state_dict(state["scaler"])
-        self.resumed_at = self._clock.steps_run
-        log.warning("goes on from step %d of %d (%s)", self.resumed_at, self._clock.steps, self._checkpoints.folder)
+        self.resumed_at = self.clock.steps_run
+        log.warning("goes on from step %d of %d (%s)", self.resumed_at, self.clock.steps, self._checkpoints.folder)
 
     def _agree(self, value: Any) -> Any:
         """The first process's value, on all."""

@@ -58,6 +58,9 @@ class TrainingReport:
         queries: distinct training queries.
         parameters: numbers in both towers.
         seconds: from reading the catalogue to the artefact, of this process.
+        steps: that were run.
+        planned_steps: that the schedule asks for; more than `steps` where max_seconds or patience ended the run.
+        cut_by_clock: whether max_seconds did. The next training of the same settings goes on from there.
         resumed_at: the step that a checkpoint let the run go on from; 0 for a run from its start.
     """
 
@@ -70,6 +73,9 @@ class TrainingReport:
     queries: int
     parameters: int
     seconds: float
+    steps: int
+    planned_steps: int
+    cut_by_clock: bool
     resumed_at: int = 0
 
 
@@ -99,8 +105,8 @@ def train_towers(
         start_from: folder of the tower whose weights and tokenizer the stage goes on from; None begins with fresh or
             pretrained ones.
         negatives: cleaned query -> item ids that were mined for it, for a stage that draws hard negatives.
-        resume: go on from the checkpoint of a run of the same settings on the same data, if one was stopped; False
-            removes it and begins anew.
+        resume: go on from the checkpoint of a run of the same settings on the same data, if one was stopped, or cut by
+            max_seconds; False removes it and begins anew.
         checkpoint_seconds: time between two checkpoints; 0 makes one after every step.
 
     Returns:
@@ -141,7 +147,16 @@ def train_towers(
     report = _report(folder, run, batches, queries, len(lots.ids), towers, time.monotonic() - started)
     if main:
         write_record(folder, _record(report, config, stage, start_from, catalog, data, len(queries.lots)), began)
-        checkpoints.remove()
+        if run.cut_by_clock:
+            log.warning(
+                "max_seconds (%g) cut the training after %d of %d steps; the same command again trains on, with a larger "
+                "--max-seconds to the end in one go",
+                config.max_seconds,
+                report.steps,
+                report.planned_steps,
+            )
+        else:
+            checkpoints.remove()
     accelerator.wait_for_everyone()
     return report
 
@@ -159,6 +174,9 @@ def _report(
         queries=len(queries.texts),
         parameters=sum(p.numel() for p in towers.parameters()),
         seconds=seconds,
+        steps=run.clock.steps_run,
+        planned_steps=run.clock.planned,
+        cut_by_clock=run.cut_by_clock,
         resumed_at=run.resumed_at,
     )
 
@@ -239,6 +257,7 @@ def _record(
         "seconds": round(report.seconds, 1),
         "settings": asdict(config),
         "stage": config.stages[stage].name,
+        "steps": {"run": report.steps, "planned": report.planned_steps, "cut_by_clock": report.cut_by_clock},
         "start_from": start_from.name if start_from else None,
         "data": {
             "catalog": catalog.name,

@@ -112,7 +112,7 @@ class TrainingConfig:
         patience: measurements in a row without a better one after which training stops; None trains to the end.
         mixed_precision: "auto" is bf16 on a GPU and float32 on a CPU.
         max_seconds: the schedule is shortened, if need be, to end after so long; None for no limit. Runs that are cut by
-            the clock do not repeat exactly.
+            the clock say so, are gone on with by the next run of the same settings, and do not repeat exactly.
         seed: of weights, order, dropout and augmentation.
     """
 

@@ -4,7 +4,7 @@ Lists of one query and day are taken together, at the moment of the first: aucti
 must still be found as it was then.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -18,7 +18,7 @@ from catalog.query_splits import share_of
 from processing.ranking_labels import clicked_gains
 from retrieval.ranker.xgboost import RankingData
 
-PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "held_out": 0.2}  # of the sessions
+PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "held_out": 0.2}  # of the sources
 
 Key = tuple[str, date]  # a query as it was first typed, and the UTC day
 Candidates = Callable[[str, datetime], tuple[Sequence[str], NDArray[np.float32]]]
@@ -60,6 +60,41 @@ class ShownQuery:
         return (self.features[shown], labels) if len(set(labels.tolist())) > 1 else None
 
 
+def source_of(click: Click) -> str:
+    """Who told of an impression: the network client where it is known, else the session, which costs nothing to make up."""
+    return click.client or click.buyer_id
+
+
+def list_of(click: Click) -> tuple[str, str, datetime]:
+    """What the lots of one shown list have in common."""
+    return click.query, click.buyer_id, click.timestamp
+
+
+def limit_sources(clicks: Sequence[Click], share: float, seed: int) -> list[Click]:
+    """Leave out lists of sessions and clients of whom there are too many, so that nobody teaches more than a share.
+
+    Args:
+        clicks: impressions.
+        share: of the lists that are left, above 0 to 1; the most that come from one session, and from one client.
+        seed: chooses which lists of a source stay, so that the source does not.
+
+    Returns:
+        Impressions of the lists that are left, in their order; none where there are fewer than 1 / share sessions or clients.
+    """
+    for who in (lambda click: click.buyer_id, source_of):
+        lists = {list_of(click): who(click) for click in clicks}
+        counts, limit = Counter(lists.values()), len(lists)
+        while limit > (fair := int(share * sum(min(count, limit) for count in counts.values()))):
+            limit = fair
+        kept, taken = set(), Counter[str]()
+        for shown in sorted(lists, key=lambda shown: share_of(repr(shown), seed)):
+            taken[lists[shown]] += 1
+            if taken[lists[shown]] <= limit:
+                kept.add(shown)
+        clicks = [click for click in clicks if list_of(click) in kept]
+    return list(clicks)
+
+
 def by_query_and_day(clicks: Iterable[Click]) -> dict[Key, list[Click]]:
     """Impressions by query, however it was spelt, and day; every click has the first spelling."""
     spelt: dict[str, str] = {}
@@ -70,9 +105,9 @@ def by_query_and_day(clicks: Iterable[Click]) -> dict[Key, list[Click]]:
     return found
 
 
-def part_of(session: str, seed: int) -> str:
-    """The part of a session, the same whatever else is in the log."""
-    place, upto = share_of(session, seed), 0.0
+def part_of(source: str, seed: int) -> str:
+    """The part of a source, the same whatever else is in the log."""
+    place, upto = share_of(source, seed), 0.0
     for part, share in PARTS.items():
         upto += share
         if place < upto:
@@ -95,7 +130,7 @@ def find_candidates(
     for done, ((query, _), shown) in enumerate(clicks.items(), 1):
         parts: dict[str, list[Click]] = defaultdict(list)
         for click in shown:
-            parts[part_of(click.buyer_id, seed)].append(click)
+            parts[part_of(source_of(click), seed)].append(click)
         found.append(ShownQuery(*candidates(query, min(click.timestamp for click in shown)), parts))
         if progress:
             progress(done, len(clicks))

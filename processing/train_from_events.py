@@ -9,8 +9,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,9 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.event_files import EventFiles, read_events
-from catalog.folder import Click
-from processing.ranking_labels import position_bias
-from processing.shown_lists import ShownQuery, by_query_and_day, find_candidates, ndcg, part_of, ranking_data
+from catalog.folder import CatalogFolder
+from processing.corpus import catalog_moment
+from processing.ranking_labels import judged_gains, position_bias
+from processing.shown_lists import (
+    Candidates,
+    ShownQuery,
+    by_query_and_day,
+    find_candidates,
+    limit_sources,
+    list_of,
+    ndcg,
+    part_of,
+    ranking_data,
+    source_of,
+)
 from processing.train_reranker import (
     CANDIDATES,
     EXIT_USAGE,
@@ -43,6 +54,8 @@ Labelled = tuple[NDArray[np.float32], NDArray[np.float32]]  # features (M, F), g
 
 LEAST_TOUCHED = 100  # lists on which something was clicked, bid on or bought
 LEAST_HELD_OUT = 5  # queries that tell which order is better: below, chance alone decides
+SOURCE_SHARE = 0.05  # of the lists, the most that one session or one network client may teach
+MAX_GAIN = 0.5  # in nDCG@10: above it the lists are rather made up than so much better understood; simulated buyers bring .16
 REJECTS_SUFFIX = ".rejects.ndjson"
 
 
@@ -55,14 +68,18 @@ class EventsReport:
         saved: whether the new one is there now.
         reason: why, or why not.
         before: what the new one was compared with: the re-ranker that was there, else the first stage's order.
-        held_out: nDCG@10 of `before` and of the new one on the held-out sessions, their clicks freed of their positions.
+        held_out: nDCG@10 of `before` and of the new one on the held-out sources, their clicks freed of their positions.
+        judged: the same on a catalogue's judgments; None where there are none of lots in the index.
         position_bias: how fast buyers stop looking, see ranking_labels.position_bias; None: clicks count as they are.
         events: different ones that were read.
         duplicates: rows that told one once more.
+        unproven: rows of lots that no search is known to have answered with.
         rejects: rows that were set aside.
         rejects_file: with their files, lines and reasons; None when there are none.
         sessions: different ones.
+        clients: different network clients, where they are known.
         lists: that were shown.
+        left_out: lists of sessions or clients that told of more than their share; the other counts are without them.
         touched: lists on which something was clicked, bid on or bought.
         impressions: lots in the lists.
         not_found: of them, those that the first stage finds no more.
@@ -75,13 +92,17 @@ class EventsReport:
     reason: str
     before: Before
     held_out: PairedComparison
+    judged: PairedComparison | None
     position_bias: float | None
     events: int
     duplicates: int
+    unproven: int
     rejects: int
     rejects_file: Path | None
     sessions: int
+    clients: int
     lists: int
+    left_out: int
     touched: int
     impressions: int
     not_found: int
@@ -104,9 +125,14 @@ def train_on_events(
     candidates: int = CANDIDATES,
     seed: int = 0,
     parameters: BoosterParameters | None = None,
+    source_share: float = SOURCE_SHARE,
+    judgments: CatalogFolder | None = None,
     progress: Progress | None = None,
 ) -> EventsReport:
-    """Train LambdaMART on the events of most sessions, and compare it with what ranks today on the others.
+    """Train LambdaMART on the events of most sources, and compare it with what ranks today on the others.
+
+    A source is a network client, or a session where no client is known: who makes up lists makes up those that measure, too,
+    but none of theirs trains and measures. A gain that is too good to be true is not believed, and judgments have a veto.
 
     The rows are the candidates that the first stage finds today, with the features that serving computes, at the moment when
     the lists were shown; what nobody was shown is left out. A query may stand in both parts, as buyers ask the same things.
@@ -116,20 +142,30 @@ def train_on_events(
         service: searches the index whose candidates are to be put in order.
         path: the booster that is there, and where a better one goes.
         debias: free clicks of their positions, in training.
-        force: put the new one there even if it is no better.
+        force: put the new one there whatever the comparisons say.
         candidates: first-stage candidates a query, as in serving.
         seed: deals the sessions, and of the training.
         parameters: of the trees; None takes the defaults.
+        source_share: of the lists, the most that one session or client may teach, above 0 to 1.
+        judgments: a catalogue whose `val` judgments must not be lost on; None asks none.
         progress: called with (queries done, queries in all).
 
     Raises:
         InvalidInput: there are too few events; the message says how many are needed.
     """
+    if not 0 < source_share <= 1:
+        raise InvalidInput(f"the share of one source is {source_share:g}; allowed is above 0 to 1")
     rejects_file = _set_aside(log, path)
-    touched = {_list(click) for click in log.clicks if click.event_type}
-    if len(touched) < LEAST_TOUCHED:
-        raise InvalidInput(_too_few(log, f"{len(touched)} lists with a click, bid or purchase", f"{LEAST_TOUCHED} such lists"))
-    fall = position_bias([click for click in log.clicks if part_of(click.buyer_id, seed) == "train"])
+    _enough_touched(log)
+    all_lists = len({list_of(click) for click in log.clicks})
+    log = replace(log, clicks=limit_sources(log.clicks, source_share, seed))
+    if not log.clicks:
+        raise InvalidInput(
+            _too_few(log, f"{all_lists} lists of too few sessions or clients", f"{1 / source_share:.0f} of each")
+            + f"; --source-share above {source_share:g} lets each teach more"
+        )
+    touched = _enough_touched(log)
+    fall = position_bias([click for click in log.clicks if part_of(source_of(click), seed) == "train"])
     find = partial(candidate_features, service, candidates=candidates)
     queries = find_candidates(by_query_and_day(log.clicks), find, seed, progress)
     train, val = (ranking_data(queries, part, (fall or 0.0) if debias else 0.0) for part in ("train", "val"))
@@ -138,22 +174,30 @@ def train_on_events(
     booster = fit_booster(train, val, seed=seed, parameters=parameters)
     before, old = _ranks_today(path)
     compared = compare_paired(_measured(old, held_out), _measured(booster, held_out))
-    saved = force or compared.difference > 0
+    rows = _judged(judgments, find) if judgments else {}
+    judged = compare_paired(_measured(old, rows), _measured(booster, rows)) if len(rows) >= LEAST_HELD_OUT else None
+    counts = _counts(log)
+    objection = _objection(compared, judged, counts)
+    saved = force or not objection
     if saved:
         booster.save(path, service.live().index.tower_id)
+    gained = f"nDCG@10 {compared.base:.3f} of the {before} before, {compared.new:.3f} of the new one"
+    kept = "saved all the same" if force else "what was there stays, --force would replace it"
     return EventsReport(
         path=path,
         saved=saved,
-        reason=_reason(compared, before, force),
+        reason=f"{gained}{objection}; {kept}" if objection else gained,
         before=before,
         held_out=compared,
+        judged=judged,
         position_bias=fall if debias else None,
         rejects_file=rejects_file,
-        touched=len(touched),
+        touched=touched,
         not_found=sum(query.not_found for query in queries),
         train_queries=len(train),
         val_queries=len(val),
-        **_counts(log),
+        left_out=all_lists - counts["lists"],
+        **counts,
     )
 
 
@@ -162,11 +206,21 @@ def _counts(log: EventFiles) -> dict[str, int]:
     return {
         "events": log.events,
         "duplicates": log.duplicates,
+        "unproven": log.unproven,
         "rejects": len(log.rejects),
         "sessions": len({click.buyer_id for click in log.clicks}),
-        "lists": len({_list(click) for click in log.clicks}),
+        "clients": len({click.client for click in log.clicks if click.client}),
+        "lists": len({list_of(click) for click in log.clicks}),
         "impressions": len(log.clicks),
     }
+
+
+def _enough_touched(log: EventFiles) -> int:
+    """How many lists something was done on; refuses a log of too few."""
+    touched = len({list_of(click) for click in log.clicks if click.event_type})
+    if touched < LEAST_TOUCHED:
+        raise InvalidInput(_too_few(log, f"{touched} lists with a click, bid or purchase", f"{LEAST_TOUCHED} such lists"))
+    return touched
 
 
 def _check_enough(log: EventFiles, parts: Mapping[str, tuple[int, int]]) -> None:
@@ -180,6 +234,17 @@ def _held_out(queries: Sequence[ShownQuery], fall: float) -> dict[str, Labelled]
     """Number of a query -> what the held-out sessions say; never as clicks fell, for so they praise the order they were shown."""
     labelled = {str(number): query.labelled("held_out", fall) for number, query in enumerate(queries)}
     return {number: rows for number, rows in labelled.items() if rows is not None}
+
+
+def _judged(catalog: CatalogFolder, find: Candidates) -> dict[str, Labelled]:
+    """Query -> what the val judgments say of its candidates, where they tell them apart; an unjudged one counts as wrong."""
+    labelled = {}
+    for query, gains in judged_gains(catalog.qrels("val")).items() if "val" in catalog.splits else ():
+        found, features = find(query, catalog_moment(catalog))
+        labels = np.array([gains.get(item_id, 0.0) for item_id in found], dtype=np.float32)
+        if len(set(labels.tolist())) > 1:
+            labelled[query] = features, labels
+    return labelled
 
 
 def _measured(ranker: Ranker | None, held_out: dict[str, Labelled]) -> dict[str, float]:
@@ -198,17 +263,29 @@ def _ranks_today(path: Path) -> tuple[Before, Ranker | None]:
         return "first stage", None
 
 
-def _reason(compared: PairedComparison, before: Before, force: bool) -> str:
-    gained = f"nDCG@10 {compared.base:.3f} of the {before} before, {compared.new:.3f} of the new one"
-    if compared.difference > 0:
-        return gained
-    return f"{gained}; saved all the same" if force else f"{gained}; what was there stays, --force would replace it"
+def _objection(compared: PairedComparison, judged: PairedComparison | None, counts: Mapping[str, int]) -> str:
+    """What speaks against the new booster; empty where nothing does."""
+    if compared.difference <= 0:
+        return ", no gain"
+    if compared.difference > MAX_GAIN:
+        return (
+            f", which is more than buyers' lists bring: look whether people stand behind the {counts['lists']} lists of "
+            f"{counts['sessions']} sessions and {counts['clients']} clients (`buyer_id` and `client` in the files)"
+        )
+    if judged and judged.high < 0:
+        return (
+            f", but {judged.base:.3f} before and {judged.new:.3f} of the new one on {judged.queries} judged queries: what the "
+            "lists say is not what the judges say"
+        )
+    return ""
 
 
 def _too_few(log: EventFiles, have: str, need: str) -> str:
     return (
         f"{log.events} events hold {have}; at least {need} are needed to train on some and measure on others "
-        f"({log.duplicates} duplicates and {len(log.rejects)} rejected rows not counted); collect more with `gavel serve`"
+        f"({log.duplicates} duplicates, {len(log.rejects)} rejected rows and {log.unproven} rows of lists that no search is known "
+        "to have served not counted); collect more with `gavel serve`"
+        + (", or say --trust-unsigned where all rows come from a system of your own" if log.unproven else "")
     )
 
 
@@ -223,10 +300,6 @@ def _set_aside(log: EventFiles, path: Path) -> Path | None:
     return file
 
 
-def _list(click: Click) -> tuple[str, str, datetime]:
-    return click.query, click.buyer_id, click.timestamp
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job from the command line; the report is printed as one line of JSON.
 
@@ -237,11 +310,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
-        log = read_events([flags.events])
+        log = read_events([flags.events], trust_unsigned=flags.trust_unsigned)
         if flags.before.is_file():
             flags.output.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(flags.before, flags.output)
-        given = {name: getattr(flags, name) for name in ("debias", "force", "candidates", "seed")}
+        given = {name: getattr(flags, name) for name in ("debias", "force", "candidates", "seed", "source_share")}
+        given["judgments"] = CatalogFolder.load(flags.catalog) if flags.catalog else None
         with service_of_release(flags.tower, flags.release) as service:
             report = train_on_events(log, service, flags.output, **given)
     except GavelError as error:
@@ -257,7 +331,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--before", type=Path, default=ROOT / "input/ranker/reranker.ubj", help="the booster to be better than")
     add_places(parser)
     parser.add_argument("--debias", action=argparse.BooleanOptionalAction, default=True, help="free clicks of their positions")
-    parser.add_argument("--force", action="store_true", help="take the new booster even if it is no better")
+    parser.add_argument("--force", action="store_true", help="take the new booster whatever the comparisons say")
+    parser.add_argument(
+        "--trust-unsigned", action="store_true", help="learn from lists that no search is known to have served, too"
+    )
+    parser.add_argument("--source-share", type=float, default=SOURCE_SHARE, help="of the lists, the most that one session teaches")
+    parser.add_argument("--catalog", type=Path, help="catalogue whose val judgments the new booster must not lose on")
     return parser
 
 

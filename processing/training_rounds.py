@@ -28,6 +28,7 @@ from typing import Any
 from catalog.folder import CatalogFolder
 from models.negatives import HardNegatives
 from models.run_record import data_hash
+from models.schedule import cut_steps
 from models.training import train_towers
 from models.training_config import TrainingConfig, three_stages
 from processing.embed_items import embed
@@ -239,7 +240,11 @@ class _Run:
             return report.tower_id
 
         made_of = (stage, before and before.tower_id)
-        return self._step(number, "train", made_of, run, lambda tower_id: (self._towers / tower_id / CARD_FILE).is_file())
+
+        def finished(tower_id: str) -> bool:
+            return (self._towers / tower_id / CARD_FILE).is_file() and not cut_steps(self._towers / tower_id)
+
+        return self._step(number, "train", made_of, run, finished)
 
     def _embed(self, number: int, split: str, tower: Path) -> Done:
         out = self.folder / str(number) / split / "embeddings"

@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 from retrieval.errors import InvalidInput
 from retrieval.items import MAX_DESCRIPTION_CHARS, first_value, parse_id, parse_text, parse_time
-from retrieval.settings import EventWeights, hyperparameters
+from retrieval.settings import hyperparameters
 
-EVENT_TYPES = tuple(kind.name for kind in fields(EventWeights))  # from the least that a buyer does to the most
+EventType = Literal["view", "add_to_cart", "bid", "purchase"]  # the fields of settings.EventWeights
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)  # from the least that a buyer does to the most
+IMPRESSION = "impression"  # a lot was shown: no act of a buyer, so no EventType
+SHOWN = (IMPRESSION, "impressions", "shown")  # how logs write it
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "buyer_id": ("buyer_id", "distinct_id"),
@@ -26,6 +29,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
              "detailpageview"),
     "add_to_cart": ("addedtocart", "addtobasket", "addedtobasket", "addtobag", "addedtobag", "itemaddedtocart",
                     "productaddedtocart", "productadded"),
+    "bid": ("bids", "bidplaced", "placebid", "placedbid", "placeabid"),
     "purchase": ("purchases", "purchased", "buy", "bought", "itempurchased", "productpurchased", "ordercompleted"),
 }  # fmt: skip
 MAX_NAME_CHARS = 60  # of an unknown name, in a message
@@ -84,7 +88,7 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
 
 
 def event_weight(event_type: str) -> float:
-    """How much an act says about interest: view 1, add_to_cart 5, purchase 10, unless GAVEL_EVENT_WEIGHTS says otherwise."""
+    """How much an act says about interest: view 1, add_to_cart 5, bid 7, purchase 10, unless GAVEL_EVENT_WEIGHTS says otherwise."""
     weight: float = getattr(hyperparameters().event_weights, event_type)
     return weight
 
@@ -103,7 +107,10 @@ def parse_event_type(value: Any) -> str:
     Raises:
         InvalidInput: nobody knows what the name means, or it may mean more than one act.
     """
-    known = _EVENT_TYPES.get(MARKS.sub("", str(value).lower()))
+    name = MARKS.sub("", str(value).lower())
+    known = _EVENT_TYPES.get(name)
+    if name in SHOWN:
+        raise InvalidInput(f"event_type {value!r} says that a lot was shown, which is no act; acts are {', '.join(EVENT_TYPES)}")
     if known is None:
         raise InvalidInput(f"event_type {str(value)[:MAX_NAME_CHARS]!r} is unknown; known are {', '.join(EVENT_TYPES)}")
     return known

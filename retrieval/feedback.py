@@ -15,15 +15,14 @@ from typing import Any, Literal, Protocol
 from retrieval.errors import InvalidQuery
 from retrieval.events import EVENT_TYPES, Interaction
 from retrieval.items import query_text, require_id
+from retrieval.served_lists import LONGEST_OPEN, UNSIGNED, ServedLists
 from retrieval.text import check_asked
 
-ActKind = Literal["impression", "click", "bid", "purchase"]
-# what a buyer does in an auction -> the event type of training (retrieval/events.py); an impression is no act
-EVENT_TYPE_OF: Mapping[ActKind, str] = {"impression": "impression", "click": "view", "bid": "add_to_cart", "purchase": "purchase"}
+# what a page may say: events.IMPRESSION, the EVENT_TYPES, and click, which is written down as a view
+ActKind = Literal["impression", "click", "view", "add_to_cart", "bid", "purchase"]
 MAX_ACTS = 200
 MAX_POSITION = 1_000
 MAX_QUERY_CHARS = 512
-OLDEST = timedelta(days=30)  # a list may stay open in a tab for days, and a bid comes later still
 CLOCK_AHEAD = timedelta(days=1)  # what a buyer's clock may be wrong by
 
 
@@ -32,16 +31,18 @@ class Act:
     """One thing that a buyer did with one lot of a list.
 
     Attributes:
-        kind: impression (it was seen), click, bid or purchase.
+        kind: impression (it was seen), or what the buyer did.
         item_id: the lot.
         position: its place in the list, from 1.
         at: when; it has a time zone.
+        proof: that a search answered with the lot at this position; empty where the page has none.
     """
 
     kind: ActKind
     item_id: str
     position: int
     at: datetime
+    proof: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Feedback:
     """Acts on one list.
 
     Attributes:
-        query_id: of the list; every showing of one has its own.
+        query_id: of the list, as the search answered it; every answer has its own.
         session_id: stands for the buyer.
         query: as typed.
         shown_at: when the list was shown; it has a time zone.
@@ -74,15 +75,20 @@ class EventSink(Protocol):
         """
 
 
-def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
-    """The rows of a click log, with `query_id`, `happened_at` and `event_id` besides.
+def feedback_rows(feedback: Feedback, now: datetime, lists: ServedLists = UNSIGNED, address: str = "") -> list[dict[str, Any]]:
+    """The rows of a click log, with `query_id`, `happened_at`, `event_id`, `served` and `client` besides.
+
+    Proofs are verified here, once, so that training needs no key.
 
     Args:
         feedback: what a page sent.
         now: UTC; decides which times can be.
+        lists: verifies the proofs.
+        address: network address that the request came from.
 
     Returns:
-        One row an act, in their order; times in ISO 8601, UTC.
+        One row an act, in their order; times in ISO 8601, UTC. Where `served` is true, the proof holds and `timestamp` is the
+        moment of the search's answer instead of the page's word.
 
     Raises:
         InvalidQuery: a value is out of its limits; the message names it.
@@ -92,20 +98,23 @@ def feedback_rows(feedback: Feedback, now: datetime) -> list[dict[str, Any]]:
     if not 1 <= len(item_ids) <= MAX_ACTS:
         raise InvalidQuery(f"there are {len(item_ids)} events; allowed are 1 to {MAX_ACTS}, send the rest in another request")
     query, shown_at = parse_query(feedback.query), _moment("shown_at", feedback.shown_at, now)
-    rows = [
-        {
+    client, rows = lists.client(address), []
+    for item_id, act in zip(item_ids, feedback.acts, strict=True):
+        row = {
             "query": query,
             "item_id": item_id,
             "position": _position(act.position),
-            "event_type": EVENT_TYPE_OF[act.kind],
+            "event_type": "view" if act.kind == "click" else act.kind,
             "buyer_id": buyer_id,
             "timestamp": shown_at,
             "query_id": query_id,
             "happened_at": _moment("timestamp", act.at, now),
         }
-        for item_id, act in zip(item_ids, feedback.acts, strict=True)
-    ]
-    return [{**row, "event_id": event_id(row)} for row in rows]
+        served_at = lists.served_at(query_id, query, item_id, act.position, act.proof, now)
+        served = served_at is not None and act.at >= served_at - CLOCK_AHEAD  # nobody acts on a list before it is there
+        told = {"event_id": event_id(row), "served": served, "client": client}
+        rows.append({**row, **({"timestamp": _written(served_at)} if served_at and served else {}), **told})
+    return rows
 
 
 def acts_in(rows: Sequence[Mapping[str, Any]]) -> list[Interaction]:
@@ -142,6 +151,10 @@ def _position(position: int) -> int:
 
 
 def _moment(field: str, moment: datetime, now: datetime) -> str:
-    if not now - OLDEST <= moment <= now + CLOCK_AHEAD:
+    if not now - LONGEST_OPEN <= moment <= now + CLOCK_AHEAD:
         raise InvalidQuery(f"{field} is {moment.isoformat()}; allowed is what lies between 30 days ago and tomorrow")
+    return _written(moment)
+
+
+def _written(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")

@@ -21,6 +21,7 @@ OpenSearchAuth = Literal["none", "sigv4"]
 QueryTowerKind = Literal["full", "small"]
 IndexLanguage = Literal["en", "de", "fr", "es"]
 PREFIX = "GAVEL_"
+EVENTS_KEYS = PREFIX + "EVENTS_KEYS"  # a secret, so no field of Settings: those are printed
 T = TypeVar("T")
 
 
@@ -140,12 +141,14 @@ class EventWeights:
 
     Attributes:
         view: looked at a lot.
-        add_to_cart: put it into the cart, or bid on it.
+        add_to_cart: put it into the cart, or on a watch list.
+        bid: bid on it.
         purchase: bought it.
     """
 
     view: float = limited(1.0, above=0)
     add_to_cart: float = limited(5.0, above=0)
+    bid: float = limited(7.0, above=0)
     purchase: float = limited(10.0, above=0)
 
 

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from retrieval.buyer_search import PastAct
 from retrieval.buyers import BuyerVector
 from retrieval.cache import CacheUse
+from retrieval.events import EventType
 from retrieval.search import Mode, SearchAnswer
 from retrieval.search_answer import Source
+from retrieval.served_lists import ServedLists
 
 A_LOT = {
     "rank": 1,
@@ -20,6 +22,7 @@ A_LOT = {
     "similarity": 0.81,
     "fields": {"title": "red vase", "current_price": 10.0, "ends_at": 1795723200000},
     "explanation": None,
+    "proof": "p9rXq2m7VdE0aZc1",
 }
 
 
@@ -49,6 +52,7 @@ class Lot(BaseModel):
         description="What the lot is; a long description is cut, `description_cut` says so, and `/items/{item_id}` has the whole."
     )
     explanation: Explained | None
+    proof: str | None = Field(None, description="Sent back to `/events` with what a buyer did with the lot.")
 
 
 class Answer(BaseModel):
@@ -68,6 +72,7 @@ class Answer(BaseModel):
                 "unknown_items": [],
                 "did_you_mean": None,
                 "source": None,
+                "query_id": "19a8b1c2d3e.x1Yq0zK3aB7c",
             }
         }
     )
@@ -86,11 +91,22 @@ class Answer(BaseModel):
         description="What lots for a buyer were found by: their `history`, or, where nothing is known of it, `popular_and_fresh` "
         "lots, those with the most bids and the newest in turn; null for other questions."
     )
+    query_id: str | None = Field(
+        None, description="Of this answer to a search in words, for `/events`; null for other questions, and where no key is set."
+    )
 
     @classmethod
     def of(cls, answer: SearchAnswer) -> "Answer":
         """The core's answer as it is sent."""
         return cls.model_validate(answer, from_attributes=True)
+
+    def signed(self, lists: ServedLists, query: str) -> "Answer":
+        """Give the list an id and every lot a proof, so that events can say which of them they are about."""
+        first = self.results[0].rank if self.results else 1
+        self.query_id, proofs = lists.sign(query, [lot.item_id for lot in self.results], first, datetime.now(UTC))
+        for lot, proof in zip(self.results, proofs, strict=True):
+            lot.proof = proof
+        return self
 
 
 class Whole(BaseModel):
@@ -128,7 +144,7 @@ class Done(BaseModel):
     """One act of a buyer; `fields` are those of the lot as it is now, null when it is gone."""
 
     item_id: str
-    event_type: Literal["view", "add_to_cart", "purchase"]
+    event_type: EventType
     timestamp: datetime
     fields: dict[str, Any] | None
 

@@ -25,6 +25,7 @@ from lambdas.query_api.strict_route import StrictRoute
 from retrieval.errors import InvalidQuery
 from retrieval.items import MAX_ID_BYTES
 from retrieval.search import MAX_QUERIES, SearchAnswer, SearchService
+from retrieval.served_lists import UNSIGNED, ServedLists
 
 __all__ = ["PROBLEM_TYPE", "create_app"]
 
@@ -39,6 +40,7 @@ def create_app(
     limits: CallerLimits = NO_LIMITS,
     queries_per_request: int = MAX_QUERIES,
     queues: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
+    lists: ServedLists = UNSIGNED,
 ) -> FastAPI:
     """Build the app.
 
@@ -49,6 +51,7 @@ def create_app(
         limits: what callers may do.
         queries_per_request: how many searches one `POST /search` may hold, 1 to MAX_QUERIES; 1 where a quota counts requests.
         queues: kind of request -> the figures of its Queue, for /health.
+        lists: signs the lists that searches in words are answered with.
     """
     app = FastAPI(
         title="Gavel",
@@ -63,7 +66,7 @@ def create_app(
     app.add_middleware(CallerCheck, limits=limits, origins=cors_origins)
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=METHODS, allow_headers=["*"])
-    _add_search(app, service, on_answer, queues, queries_per_request)
+    _add_search(app, service, on_answer, lists, queues, queries_per_request)
     add_image_search(app, service, on_answer)
     _add_nearest(app, service)
     add_buyers(app, service)
@@ -75,6 +78,7 @@ def _add_search(
     app: FastAPI,
     service: Service,
     on_answer: Callable[[SearchAnswer], None],
+    lists: ServedLists,
     queues: Callable[[], Mapping[str, Mapping[str, float]]],
     queries_per_request: int,
 ) -> None:
@@ -83,7 +87,7 @@ def _add_search(
         """Search by query string."""
         answer = service().search(query.request())
         on_answer(answer)
-        return Answer.of(answer)
+        return Answer.of(answer).signed(lists, query.q)
 
     async def counted(body: Searches, request: Request) -> SearchBody | list[SearchBody]:  # async: before it waits for a thread
         queries = len(body) if isinstance(body, list) else 1
@@ -99,7 +103,7 @@ def _add_search(
         answers = service().search_many([query.request() for query in queries])
         for answer in answers:
             on_answer(answer)
-        told = [Answer.of(answer) for answer in answers]
+        told = [Answer.of(answer).signed(lists, query.q) for answer, query in zip(answers, queries, strict=True)]
         return told if isinstance(body, list) else told[0]
 
     @app.get("/health")

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from lambdas.query_api.problems import BAD_BODY, FOREIGN_ORIGIN
 from lambdas.query_api.strict_route import StrictRoute
 from retrieval.events import Interaction
 from retrieval.feedback import MAX_ACTS, MAX_POSITION, MAX_QUERY_CHARS, Act, ActKind, EventSink, Feedback, acts_in, feedback_rows
+from retrieval.served_lists import UNSIGNED, ServedLists
 
 
 class Event(BaseModel):
@@ -22,6 +23,9 @@ class Event(BaseModel):
     item_id: str = Field(min_length=1, max_length=512)
     position: int = Field(ge=1, le=MAX_POSITION, description="Place in the list, from 1.")
     timestamp: AwareDatetime = Field(description="When it happened.")
+    proof: str = Field(
+        "", max_length=64, description="The lot's `proof` in the answer of the search; without it the event teaches nothing."
+    )
 
 
 class ShownList(BaseModel):
@@ -31,18 +35,24 @@ class ShownList(BaseModel):
         extra="forbid",
         json_schema_extra={
             "example": {
-                "query_id": "6d1c0f6e",
+                "query_id": "19a8b1c2d3e.x1Yq0zK3aB7c",
                 "session_id": "b2a7c1d4",
                 "query": "red vase",
                 "shown_at": "2026-11-21T18:00:00Z",
                 "events": [
-                    {"event_type": "click", "item_id": "lot-00042", "position": 3, "timestamp": "2026-11-21T18:00:09Z"},
+                    {
+                        "event_type": "click",
+                        "item_id": "lot-00042",
+                        "position": 3,
+                        "timestamp": "2026-11-21T18:00:09Z",
+                        "proof": "p9rXq2m7VdE0aZc1",
+                    },
                 ],
             }
         },
     )
 
-    query_id: str = Field(min_length=1, max_length=128, description="Of this showing of the list.")
+    query_id: str = Field(min_length=1, max_length=128, description="The `query_id` of the search's answer.")
     session_id: str = Field(
         min_length=1, max_length=128, description="Stands for the buyer, as `buyer_id` elsewhere; no name, no address."
     )
@@ -52,14 +62,15 @@ class ShownList(BaseModel):
 
     def feedback(self) -> Feedback:
         """The same as the core reads it."""
-        acts = [Act(event.event_type, event.item_id, event.position, event.timestamp) for event in self.events]
+        acts = [Act(event.event_type, event.item_id, event.position, event.timestamp, event.proof) for event in self.events]
         return Feedback(self.query_id, self.session_id, self.query, self.shown_at, acts)
 
 
 class Kept(BaseModel):
-    """How many events were written down."""
+    """How many events were written down, and how many of them a search answered with: training learns from these alone."""
 
     accepted: int
+    served: int
     unknown_items: list[str] = Field(
         default=[],
         description="Lots of clicks, bids and purchases that the index does not have: these events are in the log and in no "
@@ -67,12 +78,17 @@ class Kept(BaseModel):
     )
 
 
-def events_router(sink: EventSink, keep: Callable[[Sequence[Interaction]], Sequence[str]] = lambda acts: ()) -> APIRouter:
+def events_router(
+    sink: EventSink,
+    keep: Callable[[Sequence[Interaction]], Sequence[str]] = lambda acts: (),
+    lists: ServedLists = UNSIGNED,
+) -> APIRouter:
     """`POST /events`.
 
     Args:
         sink: where the rows go.
         keep: takes what the buyer did, for their history, and does not raise; returns the ids that no lot has.
+        lists: as create_app()'s.
     """
     router = APIRouter(route_class=StrictRoute)
 
@@ -82,11 +98,12 @@ def events_router(sink: EventSink, keep: Callable[[Sequence[Interaction]], Seque
         response_model_exclude_defaults=True,
         responses={**BAD_BODY, **FOREIGN_ORIGIN},
     )
-    def events(shown: ShownList) -> Kept:
+    def events(shown: ShownList, request: Request) -> Kept:
         """Tell what buyers did with a list: impressions, clicks, bids, purchases."""
-        rows = feedback_rows(shown.feedback(), datetime.now(UTC))
+        rows = feedback_rows(shown.feedback(), datetime.now(UTC), lists, request.client.host if request.client else "")
         sink.append(rows)
         acts = acts_in(rows)
-        return Kept(accepted=len(rows), unknown_items=list(keep(acts)) if acts else [])
+        unknown = list(keep(acts)) if acts else []
+        return Kept(accepted=len(rows), served=sum(row["served"] for row in rows), unknown_items=unknown)
 
     return router

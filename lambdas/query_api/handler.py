@@ -15,7 +15,8 @@ from lambdas.query_api.events import events_router
 from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
 from lambdas.query_api.wiring import service
 from retrieval.errors import GavelError
-from retrieval.settings import Settings
+from retrieval.served_lists import ServedLists, parse_keys
+from retrieval.settings import EVENTS_KEYS, Settings
 
 TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
 
@@ -30,8 +31,10 @@ def warm_up() -> None:
 
 settings = Settings.from_env()
 metrics.set_default_dimensions(stage=settings.stage)
-app = create_app(service, settings.origins, measure, queries_per_request=settings.queries_per_request)
-app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().keep(acts)))
+keys = os.environ.get(EVENTS_KEYS)  # unset where somebody imports this elsewhere: lists are not signed, and no event teaches
+lists = ServedLists(parse_keys(keys.encode(), EVENTS_KEYS) if keys else ())
+app = create_app(service, settings.origins, measure, queries_per_request=settings.queries_per_request, lists=lists)
+app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().keep(acts), lists))
 answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
 
 

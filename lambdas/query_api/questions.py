@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from retrieval.buyer_search import Exclude
 from retrieval.diversity import MAX_PER_LABEL, Diversity
-from retrieval.events import Interaction
+from retrieval.events import EventType, Interaction
 from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
 from retrieval.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS, require_id
@@ -79,7 +79,7 @@ class Act(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     item_id: ItemId
-    event_type: Literal["view", "add_to_cart", "purchase"] = Field(description="Weighs 1, 5 or 10.")
+    event_type: EventType = Field(description="Weighs 1, 5, 7 or 10, from the first to the last.")
     timestamp: Moment = Field(description="With a time zone.")
 
     def interaction(self) -> Interaction:

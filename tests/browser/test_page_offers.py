@@ -65,6 +65,7 @@ def test_what_was_seen_and_opened_becomes_a_click_log_that_training_reads(page, 
     (log,) = (server.home / "events").glob("*.ndjson")
     rows = [row for line in log.read_text().splitlines() if (row := json.loads(line))["query"] == "green lamp page test"]
     assert {row["event_type"] for row in rows} == {"impression", "view"}
+    assert all(row["served"] for row in rows), "the page sends back what the search gave it"
     assert [(row["item_id"], row["position"]) for row in rows if row["event_type"] == "view"] == [(item_id, 3)]
 
     out = tmp_path / "clicks"

@@ -98,16 +98,35 @@ def buyers_at(url: str) -> None:
         for number in range(LISTS_A_QUERY):
             for word in WORDS:
                 mode = ("hybrid", "semantic", "keyword")[number % 3]
-                found = client.get("/search", params={"q": word, "k": SHOWN, "mode": mode}).json()["results"]
-                now = datetime.now(UTC).isoformat()
+                answer = client.get("/search", params={"q": word, "k": SHOWN, "mode": mode}).json()
+                found, now = answer["results"], datetime.now(UTC).isoformat()
+                proofs = {lot["item_id"]: {"proof": lot["proof"], "timestamp": now} for lot in found}
                 acts = [{"event_type": "impression", "item_id": lot["item_id"], "position": lot["rank"]} for lot in found]
                 for lot in found:
                     looked_at = rng.random() < lot["rank"] ** -FALL
                     if looked_at and rng.random() < (WANTED if is_wanted(lot["item_id"]) else NOT_WANTED):
                         acts.append({"event_type": "click", "item_id": lot["item_id"], "position": lot["rank"]})
-                ids = {"query_id": f"list-{number}-{word}", "session_id": f"session-{number}-{word}"}
+                ids = {"query_id": answer["query_id"], "session_id": f"session-{number}-{word}"}
                 body = {**ids, "query": word, "shown_at": now}
-                told = client.post("/events", json={**body, "events": [{**act, "timestamp": now} for act in acts]})
+                told = client.post("/events", json={**body, "events": [{**act, **proofs[act["item_id"]]} for act in acts]})
+                assert (told.status_code, told.json()["served"]) == (202, len(acts)), told.text
+
+
+def invent_lists_at(url: str) -> None:
+    """Lists that nobody was shown: the dearest lots first and all of them bought, under ids and proofs of lists that there are."""
+    with httpx.Client(base_url=url) as client:
+        for number in range(28):
+            for word in WORDS:
+                real = client.get("/search", params={"q": word, "k": SHOWN}).json()
+                dear = sorted((i for i in LOTS if i.startswith(f"{word}-")), key=lambda i: -LOTS[i]["price"])[:SHOWN]
+                now = datetime.now(UTC).isoformat()
+                acts = [
+                    {"event_type": "purchase" if place < 8 else "impression", "item_id": item_id, "position": SHOWN - place}
+                    | {"timestamp": now, "proof": real["results"][place]["proof"]}
+                    for place, item_id in enumerate(dear)
+                ]
+                ids = {"query_id": real["query_id"], "session_id": f"nobody-{number}-{word}"}
+                told = client.post("/events", json={**ids, "query": word, "shown_at": now, "events": acts})
                 assert told.status_code == 202, told.text
 
 
@@ -165,7 +184,18 @@ def test_what_a_person_reads_says_the_same_and_bad_lines_lie_beside_the_booster(
     arguments = ["train", "reranker", "--from-events", str(home.events), "--from-events", str(tmp_path), "--force"]
     shown = CliRunner(env={"COLUMNS": "160"}).invoke(app, arguments)
     assert shown.exit_code == 0, shown.exception
-    for words in ("held-out queries", "nDCG@10, new", "95 % interval", "position_bias"):
+    for words in ("held-out queries", "nDCG@10, new", "95 % interval", "position_bias", "unproven"):
         assert words in shown.stdout
     (rejects,) = home.settings.home.glob("rankers/*.rejects.ndjson")
     assert json.loads(rejects.read_text())["source"] == str(tmp_path / "bad.ndjson")
+
+
+def test_336_invented_lists_teach_nothing(home: Home) -> None:
+    gavel("train", "reranker", "--from-events", home.events, "--force")
+    before = wanted_at(home)
+    with serving(home.settings) as url:
+        invent_lists_at(url)
+    report = gavel("train", "reranker", "--from-events", home.events, "--force")
+    assert report["lists"] - LISTS_A_QUERY * len(WORDS) <= 336 * 0.05, "a lot may stand by chance where its proof says"
+    assert report["unproven"] > 0.9 * 336 * SHOWN
+    assert wanted_at(home) > before - 0.02

@@ -13,7 +13,7 @@ from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
 from retrieval.release import RECEIPT_FILE
 from retrieval.search import MAX_QUERIES
-from retrieval.settings import Hyperparameters, Settings
+from retrieval.settings import EVENTS_KEYS, Hyperparameters, Settings
 from retrieval.tower import CARD_FILE
 
 
@@ -240,6 +240,14 @@ def test_events_without_a_list_are_refused_before_the_function(stage):
     models = stage.of_type("AWS::ApiGateway::Model")
     asked = method(stage, "/events", "POST")["RequestModels"]["application/json"]["Ref"]
     assert set(models[asked]["Properties"]["Schema"]["required"]) == set(ShownList.model_fields)
+
+
+def test_the_query_function_alone_has_the_key_that_signs_lists_and_no_template_holds_it(stage):
+    ((secret, _),) = [kept for kept in stage.of_type("AWS::SecretsManager::Secret").items() if "EventsKey" in kept[0]]
+    keys = function(stage, "lambdas.query_api.handler.handler")["Environment"]["Variables"][EVENTS_KEYS]
+    assert keys == {"Fn::Join": ["", ["{{resolve:secretsmanager:", {"Ref": secret}, ":SecretString:::}}"]]}
+    others = [f for f in stage.properties("AWS::Lambda::Function") if f["Handler"] != "lambdas.query_api.handler.handler"]
+    assert not any(EVENTS_KEYS in f.get("Environment", {}).get("Variables", {}) for f in others)
 
 
 def test_the_query_function_may_send_events_and_is_told_where(stage):

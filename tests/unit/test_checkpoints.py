@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, and what names a run."""
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -10,7 +11,9 @@ from painted_lots import write_painted_catalog
 from small_tower import small_config
 
 from models.checkpoints import CHECKPOINT_FILE, Checkpoints, between_steps
+from models.model_card import write_model_card
 from models.run_record import data_hash, run_key
+from models.schedule import RECORD_FILE, cut_steps
 from models.training import Stage, TrainingConfig, train_towers
 
 
@@ -102,6 +105,7 @@ def test_a_run_is_named_by_all_that_decides_its_outcome(catalog, tmp_path):
     data = data_hash(catalog)
     key = run_key(config, 0, data, None, None)
     assert key == run_key(config, 0, data, None, None)
+    assert key == run_key(replace(config, max_seconds=5.0), 0, data, None, None), "more time lets a cut run go on"
     others = [
         run_key(replace(config, seed=8), 0, data, None, None),
         run_key(replace(config, stages=(Stage("in-batch", rate=0.5),)), 0, data, None, None),
@@ -112,6 +116,31 @@ def test_a_run_is_named_by_all_that_decides_its_outcome(catalog, tmp_path):
         run_key(config, 0, data, None, tmp_path / "0123456789ab"),
     ]
     assert len({key, *others}) == len(others) + 1
+
+
+def test_a_training_that_the_clock_cut_says_so_and_the_next_one_trains_on(catalog, tmp_path, quick_export, caplog):
+    config = TrainingConfig(tower=small_config(use_image=False), epochs=2, batch_size=16)
+    seen: list[tuple[int, int]] = []
+    cut = train_towers(catalog, replace(config, max_seconds=1e-9), tmp_path, lambda *step: seen.append(step))
+    assert (cut.cut_by_clock, cut.steps < cut.planned_steps) == (True, True)
+    assert seen[0][1] == cut.planned_steps
+    assert seen[-1] == (cut.steps, cut.steps)
+    assert cut_steps(cut.tower_folder) == (cut.steps, cut.planned_steps)
+    assert f"cut the training after {cut.steps} of {cut.planned_steps} steps; the same command again trains on" in caplog.text
+    record = json.loads((cut.tower_folder / RECORD_FILE).read_text())
+    assert record["steps"] == {"run": cut.steps, "planned": cut.planned_steps, "cut_by_clock": True}
+    card = write_model_card(cut.tower_folder).read_text()
+    assert f"cut by the clock after {cut.steps} of {cut.planned_steps} steps" in card
+    whole = train_towers(catalog, config, tmp_path)
+    assert (whole.resumed_at, whole.steps, whole.cut_by_clock) == (cut.steps, cut.planned_steps, False)
+    assert cut_steps(whole.tower_folder) is None
+    assert not list(tmp_path.rglob(CHECKPOINT_FILE))
+
+
+def test_a_run_that_patience_ended_is_not_cut_by_the_clock(catalog, tmp_path, quick_export):
+    config = TrainingConfig(tower=small_config(use_image=False), epochs=9, batch_size=16, validate_every=1, patience=1)
+    made = train_towers(catalog, replace(config, learning_rate=1e-12), tmp_path)
+    assert (made.cut_by_clock, made.steps < made.planned_steps, cut_steps(made.tower_folder)) == (False, True, None)
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_the_next_run_goes_on_from_unless_told_otherwise(catalog, tmp_path, quick_export):

@@ -66,7 +66,7 @@ def test_the_acts_of_each_buyer_come_sorted_by_time(tmp_path):
 def test_each_kind_of_bad_row_is_counted_and_told_with_its_line(tmp_path):
     path = log(
         tmp_path,
-        f"{HEADER}ann,lot-1,View,2026-11-01T10:00:00Z\nann,lot-1,Bid,2026-11-01T10:00:00Z\nann,lot-9,View,2026-11-01T10:00:00Z\n"
+        f"{HEADER}ann,lot-1,View,2026-11-01T10:00:00Z\nann,lot-1,Stare,2026-11-01T10:00:00Z\nann,lot-9,View,2026-11-01T10:00:00Z\n"
         "ann,lot-1,View,yesterday\nann,lot-1,View,2027-01-01T10:00:00Z\nann,lot-1,View,1970-01-01T00:00:00Z\n"
         ",lot-1,View,2026-11-01T10:00:00Z\nann,,View,2026-11-01T10:00:00Z\nann,lot-1,,2026-11-01T10:00:00Z\nann,lot-1,View\n"
         "ann,lot-1,View,2026-11-01T10:00:00Z,more\nann,lot-1,view,2026-11-01 10:00:00\n",
@@ -79,7 +79,7 @@ def test_each_kind_of_bad_row_is_counted_and_told_with_its_line(tmp_path):
     by_line = {reject.line: reject for reject in rejects}
     told = {line: reject.reason for line, reject in by_line.items()}
     assert sorted(told) == list(range(3, 13))
-    assert told[3] == "event_type 'Bid' is unknown; known are view, add_to_cart, purchase"
+    assert told[3] == "event_type 'Stare' is unknown; known are view, add_to_cart, bid, purchase"
     assert told[4] == "item_id 'lot-9' is not among the 1 items"
     assert told[6] == "timestamp lies in the future: 2027-01-01T10:00:00+00:00"
     assert told[7] == "timestamp is before 1973-03-03: 1970-01-01T00:00:00+00:00"
@@ -90,7 +90,7 @@ def test_each_kind_of_bad_row_is_counted_and_told_with_its_line(tmp_path):
 
 def test_of_many_rejects_of_a_kind_the_table_keeps_the_first(tmp_path):
     rejects: list[Reject] = []
-    table = read(log(tmp_path, HEADER + "ann,lot-1,Bid,2026-11-01T10:00:00Z\n" * 50), on_reject=rejects.append)
+    table = read(log(tmp_path, HEADER + "ann,lot-1,Stare,2026-11-01T10:00:00Z\n" * 50), on_reject=rejects.append)
     assert table.rejected == {"unknown_event": 50}
     assert len(rejects) == 50
     assert table.examples["unknown_event"] == rejects[:3]
@@ -196,7 +196,7 @@ def test_progress_ends_with_the_whole_and_files_are_read_once(tmp_path):
 
 def test_rows_in_blocks_cut_anywhere_are_the_same_rows(tmp_path, monkeypatch):
     rows = [(f"b{n % 7}", f'"lot" {n}\n{n}', "view", f"2026-11-01T10:{n % 60:02}:00Z") for n in range(200)]
-    path = log(tmp_path, as_csv([*rows, ("b", "l", "bid", "2026-11-01")]))
+    path = log(tmp_path, as_csv([*rows, ("b", "l", "stare", "2026-11-01")]))
     whole, rejects = read(path), []
     monkeypatch.setattr(event_batches, "BLOCK_BYTES", 97)
     cut = read(path, on_reject=rejects.append)

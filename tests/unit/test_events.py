@@ -1,5 +1,6 @@
 """The interaction contract: event types, aliases and weights."""
 
+from dataclasses import fields
 from datetime import UTC, datetime
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from retrieval.errors import InvalidInput
 from retrieval.events import EVENT_TYPES, Interaction, parse_interaction
 from retrieval.items import parse_item
+from retrieval.settings import EventWeights
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -26,9 +28,13 @@ def test_a_row_is_read_under_the_names_of_product_analytics():
     assert parse_interaction(seen) == Interaction("7", "9", "add_to_cart", NOON)
 
 
-def test_a_purchase_weighs_ten_views_and_a_cart_five():
-    weights = {e: parse_interaction(row(event_type=e)).weight for e in ("View", "AddToCart", "Purchase")}
-    assert weights == {"View": 1.0, "AddToCart": 5.0, "Purchase": 10.0}
+def test_a_purchase_weighs_ten_views_a_bid_seven_and_a_cart_five():
+    weights = {e: parse_interaction(row(event_type=e)).weight for e in ("View", "AddToCart", "Bid", "Purchase")}
+    assert weights == {"View": 1.0, "AddToCart": 5.0, "Bid": 7.0, "Purchase": 10.0}
+
+
+def test_every_type_of_event_has_a_weight_and_every_weight_a_type():
+    assert tuple(weight.name for weight in fields(EventWeights)) == EVENT_TYPES
 
 
 @given(st.sampled_from(EVENT_TYPES), st.sampled_from(["_", "-", " ", ""]), st.booleans())
@@ -46,6 +52,7 @@ def test_event_types_are_known_however_they_are_written(event_type, dash, capita
         ("Add To Cart", "add_to_cart"),
         ("added to basket", "add_to_cart"),
         ("ProductAdded", "add_to_cart"),
+        ("Bid Placed", "bid"),
         ("product.purchased", "purchase"),
         ("Order\u2013Completed", "purchase"),
         ("  BOUGHT ", "purchase"),
@@ -71,8 +78,13 @@ def test_a_missing_field_is_refused_by_name(field, value):
 
 
 def test_an_unknown_event_type_is_refused_with_the_known_ones():
-    with pytest.raises(InvalidInput, match="event_type 'bid' is unknown; known are view, add_to_cart, purchase"):
-        parse_interaction(row(event_type="bid"))
+    with pytest.raises(InvalidInput, match="event_type 'stare' is unknown; known are view, add_to_cart, bid, purchase"):
+        parse_interaction(row(event_type="stare"))
+
+
+def test_a_lot_that_was_only_shown_is_no_act_and_that_is_told():
+    with pytest.raises(InvalidInput, match="event_type 'impression' says that a lot was shown, which is no act"):
+        parse_interaction(row(event_type="impression"))
 
 
 @pytest.mark.parametrize("value", ["yesterday", True, 1e300])

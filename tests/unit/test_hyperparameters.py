@@ -94,7 +94,7 @@ def test_event_weights_count_in_the_vector_of_a_buyer_and_in_training_alike(havi
     east, north = buyer_vector(acts, fetch).vector
     assert north == pytest.approx(10 * east)
     assert [pair.weight for pair in click_pairs(click)] == [0.1, 1.0]
-    having(event_weights="view=4,purchase=4")
+    having(event_weights="view=4,bid=4,purchase=4")
     east, north = buyer_vector(acts, fetch).vector
     assert north == pytest.approx(east)
     assert [pair.weight for pair in click_pairs(click)] == [0.8, 0.8]  # add_to_cart, the heaviest now, still weighs 5

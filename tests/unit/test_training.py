@@ -153,6 +153,20 @@ def test_a_run_that_would_take_too_long_is_shortened_once_its_pace_is_known():
     assert (clock.steps, clock.over) == (100, True)
 
 
+def test_a_run_that_was_cut_has_its_time_anew_for_the_steps_that_were_left_out():
+    clock = Clock(1_000, 1e-9)
+    for _ in range(100):
+        clock.tick()
+    later = Clock(1_000, 3600.0)
+    later.load_state_dict(clock.state_dict())
+    assert (later.steps, later.steps_run, later.over) == (1_000, 100, False)
+    again = Clock(1_000, 1e-9)
+    again.load_state_dict(clock.state_dict())
+    while not again.over:
+        again.tick()
+    assert again.steps == 190, "the pace is known after a tenth of the 900"
+
+
 def test_enough_time_changes_nothing():
     limited, free = Clock(10, 3600.0), Clock(10, None)
     for clock in (limited, free):

@@ -51,8 +51,11 @@ export class Api {
     return new URL(path, this.base);
   }
 
-  search(params, signal) {
-    return this.ask(withParams(this.at("search"), params), { signal });
+  /** Every lot is given the id of its answer, for pages of several answers stand in one list. */
+  async search(params, signal) {
+    const answer = await this.ask(withParams(this.at("search"), params), { signal });
+    for (const one of answer.results) one.query_id = answer.query_id;
+    return answer;
   }
 
   /** As many lots as `wanted` of one list, page by page, going on from `known`, an answer with fewer or more of them. */

@@ -39,7 +39,7 @@ export function card(api, result, { on, explain, eager, note, heading = "h2" }) 
   const origin = [fields.brand, fields.category].filter(Boolean).join(" · ");
   return h(
     "li",
-    { class: "card", data: { itemId: result.item_id, rank: result.rank } },
+    { class: "card", data: { itemId: result.item_id, rank: result.rank, queryId: result.query_id ?? "", proof: result.proof ?? "" } },
     photo(api, result.item_id, fields, eager),
     h(
       "div",

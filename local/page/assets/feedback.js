@@ -21,7 +21,7 @@ export class Feedback {
   /** A list was shown for a query; `cards` are watched until the next one is. */
   shown(query, cards) {
     this.forget();
-    this.list = { query_id: randomId(), session_id: buyerId(), query, shown_at: new Date().toISOString() };
+    this.list = { query_id: randomId(), session_id: buyerId(), query, shown_at: new Date().toISOString() }; // its own id where the API gives none
     for (const card of cards) this.eyes.observe(card);
   }
 
@@ -34,7 +34,7 @@ export class Feedback {
 
   opened(result) {
     if (this.list) noteOpened();
-    this.add("click", result.item_id, result.rank);
+    this.add("click", result.item_id, result.rank, result.query_id, result.proof);
     this.flush();
   }
 
@@ -48,17 +48,24 @@ export class Feedback {
     for (const { target, isIntersecting } of entries) {
       if (!isIntersecting) continue;
       this.eyes.unobserve(target);
-      this.add("impression", target.dataset.itemId, Number(target.dataset.rank));
+      const { itemId, rank, queryId, proof } = target.dataset;
+      this.add("impression", itemId, Number(rank), queryId, proof);
     }
   }
 
-  add(kind, itemId, position) {
-    if (this.list) this.waiting.push({ event_type: kind, item_id: itemId, position, timestamp: new Date().toISOString() });
+  /** The proof says that a search answered with the lot at this place; without it nobody learns from the event. */
+  add(kind, itemId, position, queryId, proof) {
+    if (!this.list) return;
+    const event = { event_type: kind, item_id: itemId, position, timestamp: new Date().toISOString(), ...(proof ? { proof } : {}) };
+    this.waiting.push({ queryId: queryId || this.list.query_id, event });
   }
 
   flush() {
     while (this.list && this.waiting.length) {
-      this.send(JSON.stringify({ ...this.list, events: this.waiting.splice(0, MOST) }));
+      const [{ queryId }] = this.waiting;
+      const events = this.waiting.filter((one) => one.queryId === queryId).map((one) => one.event);
+      this.waiting = this.waiting.filter((one) => one.queryId !== queryId);
+      while (events.length) this.send(JSON.stringify({ ...this.list, query_id: queryId, events: events.splice(0, MOST) }));
     }
     this.waiting = [];
   }

@@ -1,0 +1,107 @@
+"""Proof that a search answered a query with an item at a position: a short MAC that comes back with the buyer's events (ADR 22)."""
+
+import hashlib
+import hmac
+import ipaddress
+import json
+import re
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from retrieval.errors import InvalidSettings
+from retrieval.items import EPOCH, epoch_ms, query_text
+
+MIN_KEY_BYTES = 32
+PROOF_BYTES = 12  # 16 characters; 2 ** 96 tries to guess one
+LIST_ID_BYTES = 9
+IPV6_CLIENT_BITS = 64  # a household's or a server's network; the rest of an address is free to its owner
+CLOCKS_APART = timedelta(minutes=1)  # of the servers that share a key
+LONGEST_OPEN = timedelta(days=30)  # a list may stay open in a tab for days, and a bid comes later still
+
+
+class ServedLists:
+    """Signs lists of search results, and verifies what is said of them later. Threads may share it."""
+
+    def __init__(self, keys: Sequence[bytes] = ()) -> None:
+        """Take the keys.
+
+        Args:
+            keys: the first signs, all of them verify, so that a new key can be put before an old one. None: no list is signed,
+                and no event is verified.
+        """
+        self._keys = [hashlib.sha256(key).digest() for key in keys]
+
+    def sign(self, query: str, item_ids: Sequence[str], first: int, now: datetime) -> tuple[str | None, list[str | None]]:
+        """Sign one list.
+
+        Args:
+            query: as it was searched for.
+            item_ids: in their order.
+            first: position of the first of them, from 1.
+            now: UTC.
+
+        Returns:
+            The list's query_id, which holds `now` in ms, and a proof an item; None where there is no key.
+        """
+        if not self._keys:
+            return None, [None] * len(item_ids)
+        query_id, query = f"{epoch_ms(now):x}.{secrets.token_urlsafe(LIST_ID_BYTES)}", query_text(query)
+        return query_id, [_proof(self._keys[0], query_id, query, item, place) for place, item in enumerate(item_ids, first)]
+
+    def served_at(self, query_id: str, query: str, item_id: str, position: int, proof: str, now: datetime) -> datetime | None:
+        """Return the moment when a list was served, in ms; None unless the proof holds and is at most LONGEST_OPEN old."""
+        expected = [_proof(key, query_id, query_text(query), item_id, position) for key in self._keys]
+        if not any(hmac.compare_digest(known.encode(), proof.encode(errors="replace")) for known in expected):
+            return None
+        served = EPOCH + timedelta(milliseconds=int(query_id.split(".")[0], 16))
+        return served if now - LONGEST_OPEN <= served <= now + CLOCKS_APART else None
+
+    def client(self, address: str) -> str:
+        """Return a keyed hash of a public network address, 16 hexadecimal digits.
+
+        Args:
+            address: as the server sees it. One that is not public is a proxy's or this machine's and tells nobody apart.
+
+        Returns:
+            The hash; empty for an address that is not public, or without a key.
+        """
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return ""
+        if isinstance(parsed, ipaddress.IPv6Address):
+            parsed = parsed.ipv4_mapped or parsed
+        if not parsed.is_global or not self._keys:
+            return ""
+        bits = IPV6_CLIENT_BITS if parsed.version == 6 else parsed.max_prefixlen
+        network = ipaddress.ip_network((parsed, bits), strict=False)
+        return hmac.digest(self._keys[0], f"client {network}".encode(), "sha256").hex()[:16]
+
+
+UNSIGNED = ServedLists()
+
+
+def parse_keys(text: bytes, source: str) -> list[bytes]:
+    """Read keys with spaces, line ends or commas between them.
+
+    Args:
+        text: the keys, each of MIN_KEY_BYTES or more.
+        source: file or variable, for the message.
+
+    Raises:
+        InvalidSettings: there is none, or one is too short.
+    """
+    keys = [key for key in re.split(rb"[\s,]+", text) if key]
+    if not keys or min(map(len, keys)) < MIN_KEY_BYTES:
+        raise InvalidSettings(
+            f"{source} holds {len(keys)} keys, each must have {MIN_KEY_BYTES} characters or more; delete it, or write "
+            "the output of `openssl rand -hex 32` into it. Lists that are open in browsers now will not be learnt from"
+        )
+    return keys
+
+
+def _proof(key: bytes, query_id: str, query: str, item_id: str, position: int) -> str:
+    said = json.dumps([query_id, query, item_id, position]).encode()
+    return urlsafe_b64encode(hmac.digest(key, said, "sha256")[:PROOF_BYTES]).decode()
