@@ -218,9 +218,9 @@ def embed(
     return home.embeddings / manifest.release_id
 
 
-def index(settings: Settings, release: Path, *, progress: Step) -> ReleaseReport:
-    """Index a release and make it live."""
-    return index_release(release, open_store(settings), progress)
+def index(settings: Settings, release: Path, *, progress: Step, force: bool = False) -> ReleaseReport:
+    """Index a release and make it live; `force` as of index_release()."""
+    return index_release(release, open_store(settings), progress, force=force)
 
 
 def train_reranker(

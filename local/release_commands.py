@@ -9,7 +9,7 @@ from local.command_entry import EXIT_ERROR, say
 from local.command_options import Json, report
 from local.console import progress
 from local.home import Home
-from retrieval.release import REJECTS_FILE, Manifest
+from retrieval.release import INDEX_REJECTS_FILE, REJECTS_FILE, Manifest
 from retrieval.settings import Settings
 
 ALREADY_THERE = "already there, unchanged; --force embeds again"
@@ -69,6 +69,9 @@ def _described(folder: Path, manifest: Manifest, already: bool, as_json: bool) -
 
 def index(
     release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make it live although it has far fewer lots than the live index, or many were refused.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Index a release and make it live."""
@@ -77,13 +80,10 @@ def index(
     settings = Settings.from_env()
     folder = Home(settings).release(release)
     with progress("index lots") as step:
-        made = pipeline.index(settings, folder, progress=step)
-    counts = {
-        "indexed": made.upserts.indexed,
-        "stale": made.upserts.stale,
-        "refused": len(made.upserts.rejected),
-        "lots": made.lots,
-    }
+        made = pipeline.index(settings, folder, force=force, progress=step)
+    counts: dict[str, object] = {**made.upserts.counts, "lots": made.lots}
+    if made.upserts.rejected and not as_json:
+        counts["refused"] = f"{len(made.upserts.rejected)} ({folder / INDEX_REJECTS_FILE})"
     report(
         {"index": made.index, "kind": settings.index, "tower_id": made.tower_id, **counts, "recall@10": made.recall_at_10}, as_json
     )

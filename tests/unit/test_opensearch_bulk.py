@@ -120,13 +120,13 @@ def test_a_server_that_stays_busy_is_unavailable_and_says_why(serve):
 
 def test_an_older_version_counts_as_stale_and_is_not_sent_again(serve):
     server, writer = serve(lambda *_: STALE)
-    assert writer.write([lot("a"), Tombstone("b", 1)]) == UpsertReport(stale=2)
+    assert writer.write([lot("a"), Tombstone("b", 1)]) == UpsertReport(stale_ids=("a", "b"))
     assert len(server.requests) == 1
 
 
 def test_a_tombstone_for_an_unknown_lot_is_carried_out(serve):
     _, writer = serve(lambda *_: {"status": 404, "result": "not_found"})
-    assert writer.write([Tombstone("a", 1)]) == UpsertReport(deleted=1)
+    assert writer.write([Tombstone("a", 1)]) == UpsertReport(deleted_ids=("a",))
 
 
 def test_a_document_that_the_mapping_refuses_is_rejected_with_the_reason_and_the_rest_is_written(serve):
