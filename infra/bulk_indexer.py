@@ -16,8 +16,10 @@ from infra.stage import Stage
 from infra.vector_index import WRITER, VectorIndex
 from retrieval.settings import Settings
 
-# RECEIPT_FILE of retrieval/release.py and CARD_FILE of retrieval/tower.py, which infra does not import; a test holds them together
+# RECEIPT_FILE, PART_RECEIPTS and INDEX_REJECTS_FILE of retrieval/release.py and CARD_FILE of retrieval/tower.py, which infra does
+# not import; a test holds them together
 RECEIPTS, CARDS = "indexed.json", "tower.json"
+PART_RECEIPTS, REJECTS = "receipts", "index-rejects.ndjson"
 
 
 def indexer_arn(scope: Construct, stage: Stage) -> str:
@@ -89,13 +91,11 @@ class BulkIndexer(Construct):
             "/*",
             "The parts and manifests of every release, to read alone.",
         )
-        allow_below(
-            self.role,
-            ["s3:PutObject"],
-            embeddings,
-            embeddings.bucket_arn,
-            f"/*/{RECEIPTS}",
-            "The receipts of releases alone, one for each.",
-        )
+        for written, reason in (
+            (RECEIPTS, "The receipts of releases alone, one for each."),
+            (f"{PART_RECEIPTS}/*", "The receipts of parts alone, one for each."),
+            (REJECTS, "The items that the index refused alone, one object a release."),
+        ):
+            allow_below(self.role, ["s3:PutObject"], embeddings, embeddings.bucket_arn, f"/*/{written}", reason)
         index.connect(self.role)
         index.admit(self, "Writer", self.role, WRITER)

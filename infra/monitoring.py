@@ -67,7 +67,7 @@ class StageMonitoring(Construct):
         self._watch_queries(api)
         self._alarm("events-undelivered", events.age(period=Duration.minutes(5)), MOST_UNDELIVERED_S, 3)
         self._alarm("buyers-throttled", buyers.throttles(MINUTE), MOST_THROTTLED, 5)
-        self._watch_indexing(store, releases)
+        self._watch_indexing(store, releases, self._logged(indexer, "Refused", "part indexed", "$.refused"))
         self._watch_nights(rebuild)
         self._watch_opensearch(domain)
         for guard in guards:
@@ -130,11 +130,12 @@ class StageMonitoring(Construct):
         )
         return counted.metric(statistic="sum", period=Duration.hours(1))
 
-    def _watch_indexing(self, store: ItemStore, releases: cloudwatch.Metric) -> None:
+    def _watch_indexing(self, store: ItemStore, releases: cloudwatch.Metric, refused: cloudwatch.Metric) -> None:
         self._alarm("dead-letters", _visible(store.dead_letters), 1)
         age = store.arrivals.metric_approximate_age_of_oldest_message(statistic="max", period=MINUTE)
         self._alarm("parts-waiting", age, MOST_WAITING_S, 5)
         hours = self._stage.release_age_hours
+        self._alarm("items-refused", refused, 1)
         self._alarm("release-age", releases, 1, hours, comparison_operator=BELOW, treat_missing_data=BREACHING)
 
     def _watch_nights(self, rebuild: Rebuild) -> None:

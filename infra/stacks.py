@@ -68,7 +68,8 @@ class Serving(Stack):
             query_tower=stage.query_tower,
             stage=stage.name,
         )
-        self.indexer = BulkIndexer(self, "BulkIndexer", settings=given, **shared)
+        releases = replace(given, embeddings_bucket=storage.store.embeddings.bucket_name)
+        self.indexer = BulkIndexer(self, "BulkIndexer", settings=releases, **shared)
         self.reranker: Reranker | None = None  # without one, search answers in first-stage order
         if stage.reranker:
             self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)

@@ -232,9 +232,9 @@ def embed(
     return home.embeddings / manifest.release_id
 
 
-def index(settings: Settings, release: Path, *, progress: Step) -> ReleaseReport:
-    """Index a release and make it live."""
-    return index_release(release, open_store(settings), progress)
+def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool = False, force: bool = False) -> ReleaseReport:
+    """Index a release and make it live; `overwrite` and `force` as of index_release()."""
+    return index_release(release, open_store(settings), progress, overwrite=overwrite, force=force)
 
 
 def rebuild(settings: Settings, tower_id: str | None, *, progress: Step) -> tuple[ReleaseReport, list[Path]]:

@@ -9,7 +9,7 @@ from local.command_entry import EXIT_ERROR, say
 from local.command_options import Json, report
 from local.console import progress
 from local.home import Home
-from retrieval.release import REJECTS_FILE, Manifest, load_release
+from retrieval.release import INDEX_REJECTS_FILE, REJECTS_FILE, Manifest, load_release
 from retrieval.settings import Settings
 
 ALREADY_THERE = "already there, unchanged; --force embeds again"
@@ -73,6 +73,12 @@ def index(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build a new index from all releases of the live tower, or of RELEASE's, instead.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write the release's lots even where the index has newer ones, after wrong times.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make it live although it has far fewer lots than the live index, or many were refused.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Index a release and make it live; or, where an index is damaged, build it anew."""
@@ -85,15 +91,15 @@ def index(
             tower_id = load_release(folders[0]).tower_id if folders else None
             made, folders = pipeline.rebuild(settings, tower_id, progress=step)
         else:
-            made = pipeline.index(settings, folders[0], progress=step)
+            made = pipeline.index(settings, folders[0], overwrite=overwrite, force=force, progress=step)
     releases = [folder.name for folder in folders]
-    counts = {
+    counts: dict[str, object] = {
         **({"releases": releases if as_json else ", ".join(releases)} if rebuild else {}),
-        "indexed": made.upserts.indexed,
-        "stale": made.upserts.stale,
-        "refused": len(made.upserts.rejected),
+        **made.upserts.counts,
         "lots": made.lots,
     }
+    if made.upserts.rejected and not as_json and not rebuild:
+        counts["refused"] = f"{len(made.upserts.rejected)} ({folders[0] / INDEX_REJECTS_FILE})"
     report(
         {"index": made.index, "kind": settings.index, "tower_id": made.tower_id, **counts, "recall@10": made.recall_at_10}, as_json
     )

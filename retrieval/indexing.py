@@ -1,22 +1,24 @@
-"""From embedding parts to a live index: upserts part by part, then count check, recall probe and alias swap for a release.
+"""From embedding parts to a live index: upserts part by part, then a release's receipts, recall probe and alias swap.
 
 Parts may come in any order, several at once, and more than once: an entry carries the version of its lot, and an older one
 changes nothing. `gavel index` and the bulk-index Lambda are shells over this file.
 """
 
 import gzip
+import hashlib
 import json
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from io import TextIOWrapper
-from itertools import chain
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, ReleaseError
+from retrieval.files import replace_file
 from retrieval.index.base import (
     SCORE_DECIMALS,
     Filter,
@@ -27,8 +29,16 @@ from retrieval.index.base import (
     Vector,
     VectorIndex,
 )
-from retrieval.release import Manifest, check_part, load_release
-from retrieval.schema import parse_bulk_lines
+from retrieval.release import (
+    INDEX_REJECTS_FILE,
+    Manifest,
+    PartReceipt,
+    check_part,
+    load_release,
+    rejects_of,
+    unproved_parts,
+)
+from retrieval.schema import BadLine, parse_bulk_lines
 
 Entry = IndexedItem | Tombstone
 Progress = Callable[[int, int], None]
@@ -37,8 +47,13 @@ logger = logging.getLogger(__name__)
 PROBES = 50
 PROBE_K = 10
 LEAST_RECALL = 0.95
+MIN_SHARE = 0.5  # of the live index's lots, for a release to take the alias to another tower's index; no day's lots are so many
+MAX_REFUSED_SHARE = 0.01  # of a release's items, for it to go live without --force
+FEW_REFUSED = 3  # items of a small release, unless they are more than half of it
 PROGRESS_STEP = 250
+HEAD = 100  # lots of a part that vote on the length of a new index's vectors
 REASONS_SHOWN = 3
+REASON_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +63,7 @@ class ReleaseReport:
     Attributes:
         index: physical name of the index that holds it.
         tower_id: whose vectors those are.
-        upserts: what became of the entries of its parts; nothing in it when only the checks were made.
+        upserts: what became of the entries of its parts.
         lots: lots in the index, those of other releases included.
         recall_at_10: share of the exact ten nearest that HNSW finds, mean over the probes, in [0, 1].
         published: True when the alias was moved; False when the index was live before.
@@ -64,31 +79,111 @@ class ReleaseReport:
     def to_json(self) -> str:
         """The report as JSON, but for what became of single entries."""
         told = {name: getattr(self, name) for name in ("index", "tower_id", "lots", "recall_at_10", "published")}
-        return json.dumps(told, indent=2) + "\n"
+        return json.dumps({**told, **self.upserts.counts}, indent=2) + "\n"
 
 
-def read_part(source: Path | BinaryIO) -> Iterator[Entry]:
-    """Read an embedding part as a stream.
+class PartReader:
+    """The lines of an embedding part, read once as a stream.
 
     Args:
         source: a .ndjson.gz file, or anything that reads its bytes, such as the body of an S3 object.
 
-    Raises:
-        ReleaseError: the bytes are not gzip, end too early, are none at all, or hold a line that is no bulk line.
+    Attributes:
+        sha256: hexadecimal hash of the bytes, once the last line was read.
+        bad_lines: lines that could not be read, as (item_id, reason).
     """
-    empty = True
-    try:
-        with gzip.open(source, "rb") as unzipped, TextIOWrapper(unzipped, encoding="utf-8", newline="\n") as lines:
-            for entry in parse_bulk_lines(lines):
-                empty = False
-                yield entry
-    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ReleaseError(f"{source} is not a whole embedding part: {error}; run `gavel embed` again") from error
-    if empty:  # gzip takes a file of no bytes for a whole one, and no run writes a part without entries
-        raise ReleaseError(f"{source} holds no entry; run `gavel embed` again")
+
+    def __init__(self, source: Path | BinaryIO) -> None:
+        self.sha256 = ""
+        self.bad_lines: list[tuple[str, str]] = []
+        self._source = source
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The entries; damaged lines are set aside.
+
+        Raises:
+            ReleaseError: the bytes are not gzip, end too early or are none at all.
+        """
+        empty = True
+        with self._source.open("rb") if isinstance(self._source, Path) else nullcontext(self._source) as file:
+            hashed = _HashedFile(file)
+            try:
+                with gzip.open(hashed, "rb") as lines:  # type: ignore[call-overload]  # it reads, and gzip asks for no more
+                    for entry in parse_bulk_lines(lines):
+                        empty = False
+                        if isinstance(entry, BadLine):
+                            self.bad_lines.append((entry.item_id, entry.reason))
+                        else:
+                            yield entry
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+                raise ReleaseError(f"{self._source} is not a whole embedding part: {error}; run `gavel embed` again") from error
+        if empty:  # gzip takes a file of no bytes for a whole one, and no run writes a part without entries
+            raise ReleaseError(f"{self._source} holds no entry; run `gavel embed` again")
+        self.sha256 = hashed.digest.hexdigest()
 
 
-def index_part(entries: Iterable[Entry], store: IndexStore) -> UpsertReport:
+class _HashedFile:
+    """A file that hashes what is read of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.digest = hashlib.sha256()
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        return data
+
+
+def read_part(source: Path | BinaryIO) -> Iterator[Entry]:
+    """Read an embedding part of which every line must be sound, as a stream.
+
+    Args:
+        source: as of PartReader.
+
+    Raises:
+        ReleaseError: the part is not whole, or holds a damaged line.
+    """
+    part = PartReader(source)
+    for entry in chain(part, [None]):
+        if part.bad_lines:
+            raise ReleaseError(f"{source}: {part.bad_lines[0][1]}; run `gavel embed` again")
+        if entry is not None:
+            yield entry
+
+
+def take_in_part(
+    name: str,
+    source: Path | BinaryIO,
+    store: IndexStore,
+    passing: Callable[[Iterable[Entry]], Iterable[Entry]] = iter,
+    *,
+    overwrite: bool = False,
+) -> PartReceipt:
+    """Index a part and write down what became of each of its items; damaged lines are set aside, and the others go in.
+
+    Args:
+        name: of the part.
+        source: as of PartReader.
+        store: where indices live.
+        passing: looks on while the entries pass.
+        overwrite: as of VectorIndex.upsert().
+
+    Returns:
+        The receipt, once the index acknowledged the part.
+
+    Raises:
+        ReleaseError, IndexUnavailable: as index_part() and PartReader raise them. The part may be sent again.
+    """
+    part = PartReader(source)
+    receipt = index_part(passing(part), store, overwrite=overwrite)
+    rejected = tuple((item_id, reason[:REASON_CHARS]) for item_id, reason in (*part.bad_lines, *receipt.rejected))
+    if rejected:
+        logger.error("part %s: %d items refused: %s", name, len(rejected), _reasons(rejected))
+    return replace(receipt, part=name, sha256=part.sha256, rejected=rejected)
+
+
+def index_part(entries: Iterable[Entry], store: IndexStore, *, overwrite: bool = False) -> PartReceipt:
     """Bring the entries of one part into the index of their tower, which is made when there is none.
 
     A part of another tower than the live one goes into an index of its own, so the live one never sees it.
@@ -97,9 +192,11 @@ def index_part(entries: Iterable[Entry], store: IndexStore) -> UpsertReport:
     Args:
         entries: what read_part() yields; read once, never held as a whole.
         store: where indices live.
+        overwrite: as of VectorIndex.upsert().
 
     Returns:
-        What became of every entry. Refused entries are logged with their reasons; sending them again would not help.
+        What became of every entry in which index; the part's name and hash are empty. Sending refused entries again would not
+        help.
 
     Raises:
         ReleaseError: the part is damaged, or holds vectors of several towers.
@@ -109,17 +206,20 @@ def index_part(entries: Iterable[Entry], store: IndexStore) -> UpsertReport:
     remaining = iter(entries)
     tombstones, first = _leading_tombstones(remaining)
     if first is None:
-        return store.live().upsert(tombstones) if tombstones else UpsertReport()
+        if not tombstones:
+            return PartReceipt()
+        index = store.live()
+        return _receipt(index, index.upsert(tombstones, overwrite=overwrite))
     tower_id = _tower_of(first)
-    index = ensure_index(tower_id, len(first.vector), store)
-    report = index.upsert(_of_one_tower(chain(tombstones, [first], remaining), tower_id))
+    head = [first, *islice(remaining, HEAD)]
+    lengths = Counter(len(entry.vector) for entry in head if isinstance(entry, IndexedItem))
+    index = ensure_index(tower_id, lengths.most_common(1)[0][0], store)  # one odd lot must not decide for all
+    report = index.upsert(_of_one_tower(chain(tombstones, head, remaining), tower_id), overwrite=overwrite)
     index.refresh()
     current = store.find(tower_id)
     if current is None or current.name != index.name:  # two workers met no index, and each made one
         raise IndexUnavailable(f"another index of tower {tower_id} took the place of {index.name}; send the part again")
-    if report.rejected:
-        logger.error("index %s refused %d lots: %s", index.name, len(report.rejected), _reasons(report))
-    return report
+    return _receipt(index, report)
 
 
 def ensure_index(tower_id: str, dimensions: int, store: IndexStore) -> VectorIndex:
@@ -130,13 +230,17 @@ def ensure_index(tower_id: str, dimensions: int, store: IndexStore) -> VectorInd
     return store.find(tower_id) or store.create(tower_id, dimensions)
 
 
-def index_release(folder: Path, store: IndexStore, progress: Progress | None = None) -> ReleaseReport:
-    """Index a whole release from this machine and make it live.
+def index_release(
+    folder: Path, store: IndexStore, progress: Progress | None = None, *, overwrite: bool = False, force: bool = False
+) -> ReleaseReport:
+    """Index a whole release from this machine and make it live. Refused items are written to INDEX_REJECTS_FILE in its folder.
 
     Args:
         folder: `embeddings/<release_id>`.
         store: where indices live.
         progress: called with (lots done, lots in all).
+        overwrite: as of VectorIndex.upsert().
+        force: as of publish_release().
 
     Raises:
         ReleaseError: the release is unfinished, damaged or empty, or fails one of publish_release()'s checks.
@@ -150,20 +254,20 @@ def index_release(folder: Path, store: IndexStore, progress: Progress | None = N
         )
     for part in manifest.parts:
         check_part(part, folder / part.name)
+    if not force:
+        _check_share(manifest, store)  # before an index is made that would never go live
+    ensure_index(manifest.tower_id, manifest.dimensions, store)
     watch = _Watch(manifest.items_embedded, progress)
-    report = UpsertReport()
-    for part in manifest.parts:
-        report += index_part(watch.passing(read_part(folder / part.name)), store)
-    return publish_release(manifest, store, watch.probes, report)
+    receipts = [take_in_part(part.name, folder / part.name, store, watch.passing, overwrite=overwrite) for part in manifest.parts]
+    rejects = folder / INDEX_REJECTS_FILE
+    rejects.unlink(missing_ok=True)
+    if refused := rejects_of(receipts):
+        replace_file(rejects, refused)
+    return publish_release(manifest, store, watch.probes, receipts, force=force)
 
 
 def publish_release(
-    manifest: Manifest,
-    store: IndexStore,
-    probes: Sequence[Vector],
-    upserts: UpsertReport | None = None,
-    *,
-    least_share: float = 0.0,
+    manifest: Manifest, store: IndexStore, probes: Sequence[Vector], receipts: Sequence[PartReceipt], *, force: bool = False
 ) -> ReleaseReport:
     """Check the index that holds a release, and point the alias at it unless it is live already.
 
@@ -171,13 +275,13 @@ def publish_release(
         manifest: of the whole release; manifests of several instances are merged before.
         store: where the parts were indexed.
         probes: (dimensions,) vectors whose ten nearest HNSW must find; about 50 of the release's own.
-        upserts: what index_part() reported, when the caller knows.
-        least_share: share of the live index's lots that the release itself must hold for the alias to leave that index; above
-            0 where releases of a single day come by themselves, which must not take the place of all lots.
+        receipts: of the release's parts.
+        force: publish although the release holds less than MIN_SHARE of the live index's lots, or the index refused too many.
 
     Raises:
-        ReleaseError: lots are missing in the index (some part is not indexed yet), the release is too small to take the
-            place of the live index, or HNSW finds fewer than 95% of the exact ten nearest. The alias stays where it was.
+        ReleaseError: a part is not proved to be whole in the index, too many items were refused, the release is too small to
+            take the place of another tower's live index, or HNSW finds fewer than 95% of the exact ten nearest. The alias
+            stays where it was.
         IndexUnavailable: the index does not answer.
     """
     index = store.find(manifest.tower_id)
@@ -185,16 +289,18 @@ def publish_release(
         raise ReleaseError(
             f"release {manifest.release_id} has no lot in any index of tower {manifest.tower_id}; index its parts first"
         )
+    _check_parts(manifest, receipts, index)
+    upserts = sum(receipts, UpsertReport())
+    if not force:
+        _check_refused(manifest, upserts)
+        _check_share(manifest, store)
     index.refresh()
     lots, live = index.count(), _is_live(index, store)
-    if not live:  # from a live index lots may have been deleted since
-        _check_count(manifest, index, lots, upserts)
-        _check_share(manifest, store, least_share)
     recall = _checked_recall(index, probes)
     if not live:
         store.publish(index.name)
         logger.info("index %s is live: %d lots, recall@10 %.3f", index.name, lots, recall)
-    return ReleaseReport(index.name, index.tower_id, upserts or UpsertReport(), lots, recall, not live)
+    return ReleaseReport(index.name, index.tower_id, upserts, lots, recall, not live)
 
 
 def rebuild_index(folders: Sequence[Path], store: IndexStore, progress: Progress | None = None) -> ReleaseReport:
@@ -218,7 +324,9 @@ def rebuild_index(folders: Sequence[Path], store: IndexStore, progress: Progress
         for manifest, folder in zip(manifests, folders, strict=True):
             for part in manifest.parts:
                 check_part(part, folder / part.name)
-                report += index.upsert(_of_one_tower(watch.passing(read_part(folder / part.name)), tower_id))
+                lines = PartReader(folder / part.name)
+                report += index.upsert(_of_one_tower(watch.passing(lines), tower_id))
+                report += UpsertReport(rejected=lines.bad_lines)
         index.refresh()
         recall = _checked_recall(index, watch.probes)
         store.publish(index.name)
@@ -253,7 +361,7 @@ def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
 
 
 def _checked_recall(index: VectorIndex, probes: Sequence[Vector]) -> float:
-    recall = recall_at_10(index, probes)
+    recall = recall_at_10(index, [probe for probe in probes if probe.shape == (index.dimensions,)])  # others were refused
     if recall < LEAST_RECALL:
         raise ReleaseError(
             f"index {index.name} finds {recall:.3f} of the exact ten nearest over {len(probes)} probes, "
@@ -315,31 +423,54 @@ def _is_live(index: VectorIndex, store: IndexStore) -> bool:
         return False
 
 
-def _check_count(manifest: Manifest, index: VectorIndex, lots: int, upserts: UpsertReport | None) -> None:
-    if lots < manifest.lots:
-        refused = f"; it refused {_reasons(upserts)}" if upserts and upserts.rejected else ""
+def _receipt(index: VectorIndex, report: UpsertReport) -> PartReceipt:
+    return PartReceipt(
+        report.indexed, report.deleted_ids, report.stale_ids, report.rejected, index=index.name, tower_id=index.tower_id
+    )
+
+
+def _check_parts(manifest: Manifest, receipts: Sequence[PartReceipt], index: VectorIndex) -> None:
+    """Refuse a release of which some part is not whole in the index: a count of lots would not show whose they are."""
+    if faults := unproved_parts(manifest, receipts, index.name):
         raise ReleaseError(
-            f"index {index.name} holds {lots} of the {manifest.lots} lots of release {manifest.release_id}{refused}; "
-            "index the missing parts, then publish again"
+            f"index {index.name} does not hold {len(faults)} of the {len(manifest.parts)} parts of release {manifest.release_id}: "
+            f"{_some([f'{name} {fault}' for name, fault in faults.items()])}; index these parts with the bytes that the manifest "
+            "names, or run `gavel embed` again"
         )
 
 
-def _check_share(manifest: Manifest, store: IndexStore, least_share: float) -> None:
+def _check_refused(manifest: Manifest, upserts: UpsertReport) -> None:
+    refused, items = len(upserts.rejected), manifest.items_embedded
+    if refused > min(max(FEW_REFUSED, MAX_REFUSED_SHARE * items), items / 2):
+        raise ReleaseError(
+            f"{refused} of the {items} items of release {manifest.release_id} were refused: {_reasons(upserts.rejected)}; "
+            f"see {INDEX_REJECTS_FILE} beside its manifest, mend the rows and run `gavel embed` again, or do without them by "
+            "`gavel index --force`"
+        )
+
+
+def _check_share(manifest: Manifest, store: IndexStore) -> None:
     """Refuse a release that would take the alias from an index of another tower with many more lots."""
     try:
         live = store.live()
     except IndexMissing:
         return
+    if live.tower_id == manifest.tower_id:
+        return
     lots = live.count()
-    if manifest.lots < least_share * lots:
+    if manifest.lots < MIN_SHARE * lots:
         raise ReleaseError(
             f"release {manifest.release_id} of tower {manifest.tower_id} has {manifest.lots} lots, the live index {live.name} of "
-            f"tower {live.tower_id} has {lots}; below {least_share:.0%} of them the alias stays: rebuild with the new tower "
-            "(docs/operations.md), or name the live tower in current.json again"
+            f"tower {live.tower_id} has {lots}; below {MIN_SHARE:.0%} of them the alias stays: rebuild with the new tower, that is "
+            f"embed all lots with it, or embed these with tower {live.tower_id} (`gavel embed --tower`), or replace the index all "
+            "the same with `gavel index --force`; on AWS see docs/operations.md, or name the live tower in current.json again"
         )
 
 
-def _reasons(report: UpsertReport) -> str:
-    shown = "; ".join(f"{item_id}: {reason}" for item_id, reason in report.rejected[:REASONS_SHOWN])
-    more = len(report.rejected) - REASONS_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+def _reasons(rejected: Sequence[tuple[str, str]]) -> str:
+    return _some([f"{item_id!r}: {reason}" if item_id else reason for item_id, reason in rejected])
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = len(texts) - REASONS_SHOWN
+    return "; ".join(texts[:REASONS_SHOWN]) + (f" and {more} more" if more > 0 else "")

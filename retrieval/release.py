@@ -1,17 +1,20 @@
-"""A release: the parts of one embedding run and the manifest that commits them."""
+"""A release: the parts of one embedding run, the manifest that commits them, and what became of each part in an index."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from retrieval.errors import ReleaseError
 from retrieval.files import replace_file, sha256_of
+from retrieval.index.base import UpsertReport
 
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.ndjson"
 RECEIPT_FILE = "indexed.json"  # written beside the manifest once the release is live
+PART_RECEIPTS = "receipts"  # the folder of PartReceipts beside the manifest
+INDEX_REJECTS_FILE = "index-rejects.ndjson"  # items of the release that the index refused, with the reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,62 @@ class Part:
     items: int
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartReceipt(UpsertReport):
+    """What became of every item of a part in one index.
+
+    Attributes:
+        part: name of the part.
+        sha256: hexadecimal hash of the bytes that were read.
+        index: physical name of the index; empty where no entry of the part could be read.
+        tower_id: whose vectors the index holds; empty likewise.
+    """
+
+    part: str = ""
+    sha256: str = ""
+    index: str = ""
+    tower_id: str = ""
+
+    @property
+    def key(self) -> str:
+        """Where the receipt lies below the release's folder; S3 tells the indexer of no object with this ending."""
+        return f"{PART_RECEIPTS}/{self.part}.receipt"
+
+    def to_json(self) -> str:
+        """The receipt as indented JSON."""
+        return json.dumps({"counts": self.counts, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "PartReceipt":
+        """Read to_json()'s text back.
+
+        Raises:
+            ReleaseError: the text is no receipt.
+        """
+        try:
+            values = json.loads(text)
+            del values["counts"]
+            return cls(**{**values, "rejected": [(item_id, reason) for item_id, reason in values["rejected"]]})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ReleaseError(f"not the receipt of a part: {error}; index the part again") from error
+
+    def fault(self, part: Part, index: str) -> str | None:
+        """Say why the receipt does not prove that an index holds a part whole; None where it does.
+
+        Args:
+            part: as the manifest names it.
+            index: physical name.
+        """
+        if self.sha256 != part.sha256:
+            return "was read with other bytes than its manifest names"
+        if self.index not in (index, ""):
+            return f"was indexed into {self.index}"
+        unnamed = sum(not item_id for item_id, _ in self.rejected)  # damaged lines, each of an item or of none
+        if not self.total - self.deleted - unnamed <= part.items <= self.total:
+            return f"has {self.total} items, its manifest says {part.items}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -166,3 +225,31 @@ def check_part(part: Part, path: Path) -> None:
         raise ReleaseError(f"{path} is missing; run `gavel embed` again") from None
     if digest != part.sha256:
         raise ReleaseError(f"{path} is damaged ({path.stat().st_size} bytes, {part.bytes} expected); run `gavel embed` again")
+
+
+def unproved_parts(manifest: Manifest, receipts: Iterable[PartReceipt], index: str) -> dict[str, str]:
+    """Find the parts of a release that no receipt proves to be whole in an index.
+
+    Args:
+        manifest: of the whole release.
+        receipts: of its parts; others are passed over.
+        index: physical name.
+
+    Returns:
+        Part name -> what is amiss.
+    """
+    by_part = {receipt.part: receipt for receipt in receipts}
+    faults = {
+        part.name: by_part[part.name].fault(part, index) if part.name in by_part else "is not indexed yet"
+        for part in manifest.parts
+    }
+    return {name: fault for name, fault in faults.items() if fault}
+
+
+def rejects_of(receipts: Iterable[PartReceipt]) -> str:
+    """The refused items of parts as the lines of INDEX_REJECTS_FILE."""
+    return "".join(
+        json.dumps({"part": receipt.part, "item_id": item_id, "reason": reason}) + "\n"
+        for receipt in receipts
+        for item_id, reason in receipt.rejected
+    )

@@ -1,15 +1,15 @@
 """How a lot stands in an index: the mapping, the document, and the bulk lines of an embedding part."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
 
 from retrieval.arabic import LETTERS
-from retrieval.errors import InvalidInput, ReleaseError
+from retrieval.errors import InvalidInput
 from retrieval.fuse import RRF_RANK_CONSTANT, Fusion
 from retrieval.index.base import IndexedItem, Tombstone, Vector
 from retrieval.items import Item, epoch_ms, item_text
@@ -243,35 +243,90 @@ def _action_of(entry: IndexedItem | Tombstone) -> dict[str, Any]:
     return {"_id": entry.item_id, "version": entry.version, "version_type": "external_gte"}
 
 
-def parse_bulk_lines(lines: Iterable[str]) -> Iterator[IndexedItem | Tombstone]:
-    """Read the lines of an embedding part.
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line of an embedding part that is not what bulk_lines() writes.
 
-    Raises:
-        ReleaseError: a line is not what bulk_lines() writes; the message names the line.
+    Attributes:
+        item_id: the lot that it is about; empty where no one can say.
+        reason: what is wrong, with the number of the line.
     """
-    numbered = enumerate(lines, 1)
-    for number, line in numbered:
-        try:
-            ((verb, action),) = json.loads(line).items()
-            item_id, version = _action(action)
-            if verb == "delete":
-                yield Tombstone(item_id, version)
-            elif verb == "index":
-                number, source = next(numbered)
-                document = json.loads(source)
-                vector = vector_from_json(document.pop(VECTOR_FIELD))
-                yield IndexedItem(item_id, version, document, vector)
-            else:
-                raise InvalidInput(f"the action {verb!r} is unknown")
-        except (ValueError, KeyError, TypeError, AttributeError, StopIteration, InvalidInput) as error:
-            raise ReleaseError(f"line {number} is not a bulk line of an embedding part: {error!r}") from error
+
+    item_id: str
+    reason: str
 
 
-def _action(action: Mapping[str, Any]) -> tuple[str, int]:
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, InvalidInput)
+
+
+def parse_bulk_lines(lines: Iterable[str | bytes]) -> Iterator[IndexedItem | Tombstone | BadLine]:
+    """Read the lines of an embedding part; a bad line costs its own lot alone, and blank ones are passed over.
+
+    An action names itself: it is an object of one key that holds an object. So reading goes on at the next action, whatever
+    stands before it, and what follows a damaged action is taken for its document.
+    """
+    group: list[tuple[int, Any]] = []  # an action and its document, each with its line number
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        values = _parsed(line)
+        if group and (_is_action(values) or len(group) == 2 or _is_action(group[0][1], "delete")):
+            yield _read_entry(group)
+            group = []
+        group.append((number, values))
+    if group:
+        yield _read_entry(group)
+
+
+def _parsed(line: str | bytes) -> Any:
+    """What a line holds; the error itself where it is no JSON."""
+    try:
+        return json.loads(line.decode() if isinstance(line, bytes) else line)
+    except UNREADABLE as error:
+        return error
+
+
+def _is_action(values: Any, verb: str = "") -> bool:
+    """True for {verb: {...}}, of any verb if none is given."""
+    return isinstance(values, dict) and len(values) == 1 and all(isinstance(v, dict) and verb in ("", k) for k, v in values.items())
+
+
+def _read_entry(group: Sequence[tuple[int, Any]]) -> IndexedItem | Tombstone | BadLine:
+    (number, action), *documents = group
+    item_id = ""
+    try:
+        if not _is_action(action):
+            item_id = _text_of(documents[0][1], "item_id") if documents else ""
+            raise action if isinstance(action, Exception) else InvalidInput("an action was expected")
+        ((verb, target),) = action.items()
+        item_id = _text_of(target, "_id")
+        version = _version_of(target)
+        if verb == "delete":
+            return Tombstone(item_id, version)
+        if verb != "index" or not documents:
+            raise InvalidInput(f"the action {verb!r} is unknown" if verb != "index" else "its document is missing")
+        ((number, document),) = documents
+        if isinstance(document, Exception):
+            raise document
+        vector = vector_from_json(document.pop(VECTOR_FIELD))
+        if not _text_of(document, "tower_id"):
+            raise InvalidInput("the document does not say which tower its vector is of")
+        return IndexedItem(item_id, version, document, vector)
+    except UNREADABLE as error:
+        return BadLine(item_id, f"line {number} is not a bulk line of an embedding part: {error!r}")
+
+
+def _text_of(values: Any, name: str) -> str:
+    """A text in an object; empty where there is none."""
+    value = values.get(name) if isinstance(values, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _version_of(action: Mapping[str, Any]) -> int:
     item_id, version = action["_id"], action["version"]
-    if not isinstance(item_id, str) or not isinstance(version, int) or version < 0:
+    if not isinstance(item_id, str) or type(version) is not int or version < 0:
         raise InvalidInput(f"_id must be text and version a whole number from 0, not {item_id!r} and {version!r}")
-    return item_id, version
+    return version
 
 
 def vector_to_json(vector: Vector) -> list[float]:

@@ -66,6 +66,7 @@ class Settings:
         cached_mb: megabytes that each cache of a process may take, >= 0: encoded queries, encoded photos, answers.
         ranker_endpoint: name of the SageMaker endpoint that re-ranks; empty re-ranks in process, or not at all.
         ranker_timeout_s: seconds until the endpoint's answer is given up, and search answers in first-stage order.
+        embeddings_bucket: bucket of releases, for a message to the bulk indexer that names a key alone.
         events_stream: Firehose delivery stream that POST /events sends to; empty writes files below home, or refuses on Lambda.
         buyer_events_table: DynamoDB table of buyers' recent acts; empty keeps a file below home, or none on Lambda.
         buyer_events_days: how long a buyer's act is kept there, 1 to 3650 days.
@@ -102,6 +103,7 @@ class Settings:
     ranker_timeout_s: float = limited(
         0.05, above=0
     )  # half of what a whole query may take; an endpoint that is well needs a fifth of it
+    embeddings_bucket: str = ""
     events_stream: str = ""
     buyer_events_table: str = ""
     buyer_events_days: int = limited(90, least=1, most=3_650)

@@ -6,7 +6,7 @@ from math import ceil
 from typing import BinaryIO
 
 from retrieval.index.base import IndexedItem, Vector
-from retrieval.indexing import PROBES, read_part
+from retrieval.indexing import PROBES, PartReader
 from retrieval.release import Manifest
 
 
@@ -20,6 +20,6 @@ def release_probes(manifest: Manifest, open_part: Callable[[str], BinaryIO]) -> 
     parts = manifest.parts[:: max(1, len(manifest.parts) // PROBES)][:PROBES]
     vectors: list[Vector] = []
     for part in parts:
-        lots = (entry for entry in read_part(open_part(part.name)) if isinstance(entry, IndexedItem))
+        lots = (entry for entry in PartReader(open_part(part.name)) if isinstance(entry, IndexedItem))
         vectors += [lot.vector for lot in islice(lots, ceil(PROBES / len(parts)))]
     return vectors

@@ -50,26 +50,41 @@ class UpsertReport:
 
     Attributes:
         indexed: written.
-        deleted: tombstones carried out, also those of lots that were never there.
-        stale: older than what is stored, and so without effect.
+        deleted_ids: of the tombstones carried out, also those of lots that were never there.
+        stale_ids: of the entries that are older than what is stored, and so without effect.
         rejected: (item_id, reason) of the entries that the index refuses.
     """
 
     indexed: int = 0
-    deleted: int = 0
-    stale: int = 0
+    deleted_ids: Sequence[str] = ()
+    stale_ids: Sequence[str] = ()
     rejected: Sequence[tuple[str, str]] = ()
+
+    @property
+    def deleted(self) -> int:
+        """Tombstones carried out."""
+        return len(self.deleted_ids)
+
+    @property
+    def stale(self) -> int:
+        """Entries without effect."""
+        return len(self.stale_ids)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What became of entries, as people and logs are told -> how many."""
+        return {"indexed": self.indexed, "stale": self.stale, "refused": len(self.rejected), "withdrawn": self.deleted}
 
     @property
     def total(self) -> int:
         """Entries that the report speaks of."""
-        return self.indexed + self.deleted + self.stale + len(self.rejected)
+        return sum(self.counts.values())
 
     def __add__(self, other: "UpsertReport") -> "UpsertReport":
         return UpsertReport(
             self.indexed + other.indexed,
-            self.deleted + other.deleted,
-            self.stale + other.stale,
+            (*self.deleted_ids, *other.deleted_ids),
+            (*self.stale_ids, *other.stale_ids),
             (*self.rejected, *other.rejected),
         )
 

@@ -128,7 +128,8 @@ class LotStore:
 
     def write(self, entries: Sequence[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write entries in order in one transaction, with `overwrite` also over newer ones; then they outlive a crash."""
-        indexed = deleted = stale = changed = 0
+        indexed = changed = 0
+        deleted_ids, stale_ids = list[str](), list[str]()
         rejected: list[tuple[str, str]] = []
         with self._writing, translated(self.path), _transaction(self._writer) as writer:
             for entry in entries:
@@ -136,16 +137,16 @@ class LotStore:
                 if isinstance(encoded, str):
                     rejected.append((entry.item_id, encoded))
                 elif not overwrite and entry.version < _known_version(writer, entry.item_id):
-                    stale += 1
+                    stale_ids.append(entry.item_id)
                 elif encoded is None:
                     changed += _bury(writer, entry)
-                    deleted += 1
+                    deleted_ids.append(entry.item_id)
                 else:
                     changed += _put(writer, entry, *encoded)
                     indexed += 1
             if changed:
                 writer.execute("UPDATE meta SET generation = generation + 1")
-        return UpsertReport(indexed, deleted, stale, tuple(rejected))
+        return UpsertReport(indexed, tuple(deleted_ids), tuple(stale_ids), tuple(rejected))
 
     def at(self, positions: Sequence[int]) -> dict[int, StoredLot]:
         """The lots at these positions; one that was replaced or deleted in the meantime is left out."""

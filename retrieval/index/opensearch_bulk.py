@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -63,10 +63,13 @@ class _Delivery:
 
     def report(self) -> UpsertReport:
         """What became of all of them."""
-        count: Callable[[Outcome], int] = list(self.outcomes.values()).count
-        ordered = sorted(self.outcomes.items(), key=lambda pair: pair[0])
-        refused = tuple((self.lines[place].item_id, reason) for place, reason in ordered if isinstance(reason, str))
-        return UpsertReport(count(Outcome.INDEXED), count(Outcome.DELETED), count(Outcome.STALE), refused)
+        ordered = [(self.lines[place].item_id, self.outcomes[place]) for place in sorted(self.outcomes)]
+        indexed, deleted, stale = (
+            tuple(item_id for item_id, outcome in ordered if outcome is one)
+            for one in (Outcome.INDEXED, Outcome.DELETED, Outcome.STALE)
+        )
+        refused = tuple((item_id, reason) for item_id, reason in ordered if isinstance(reason, str))
+        return UpsertReport(len(indexed), deleted, stale, refused)
 
 
 class BulkWriter:

@@ -3,11 +3,14 @@
 import gzip
 import hashlib
 import json
+import random
 from collections import Counter
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from urllib.parse import quote_plus
 
 import boto3
+import numpy as np
 import pytest
 from lots import TOWER_ID, lot, publish
 from moto import mock_aws
@@ -15,10 +18,10 @@ from moto import mock_aws
 from lambdas.bulk_indexer import handler as lambda_module
 from lambdas.bulk_indexer import tower_index
 from lambdas.bulk_indexer.handler import handler
-from retrieval.errors import IndexMissing, IndexUnavailable, TowerError
-from retrieval.index.base import Filter
+from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, TowerError
+from retrieval.index.base import Filter, Tombstone
 from retrieval.index.faiss import FaissStore
-from retrieval.release import RECEIPT_FILE, Manifest, Part
+from retrieval.release import INDEX_REJECTS_FILE, RECEIPT_FILE, Manifest, Part, PartReceipt
 from retrieval.schema import bulk_lines
 from retrieval.tower import CARD_FILE, TowerCard
 
@@ -49,7 +52,8 @@ def lots(count, start=0, **fields):
 
 
 def put_part(bucket, entries, number=0) -> Part:
-    data = gzip.compress("".join(line + "\n" for entry in entries for line in bulk_lines(entry)).encode())
+    text = "".join(line + "\n" for entry in entries for line in bulk_lines(entry))
+    data = gzip.compress(text.encode(), mtime=0)  # the same entries, the same bytes
     name = f"part-{number:05}.ndjson.gz"
     bucket.put_object(Key=FOLDER + name, Body=data)
     return Part(name, len(entries), len(data), hashlib.sha256(data).hexdigest())
@@ -102,14 +106,100 @@ def test_a_bare_s3_event_from_the_console_is_taken_too(bucket, store):
     assert store.find(TOWER_ID).count() == 2
 
 
-@pytest.mark.parametrize("body", ["", "{}", {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": BUCKET}])
-def test_a_message_that_names_no_object_is_done(bucket, store, body):
-    assert failures(handler(sqs_event(body), None)) == []
+def created(key):
+    """As EventBridge tells of an object: the key as it is."""
+    return {"source": "aws.s3", "detail-type": "Object Created", "detail": {"bucket": {"name": BUCKET}, "object": {"key": key}}}
 
 
-@pytest.mark.parametrize("event", [{}, {"Records": []}])
-def test_an_event_without_records_is_done(bucket, store, event):
-    assert failures(handler(event, None)) == []
+def sns(message):
+    return {"Type": "Notification", "TopicArn": "arn:aws:sns:eu-west-1:123456789012:parts", "Message": json.dumps(message)}
+
+
+def of_function(message):
+    """As SNS calls a function."""
+    return {"Records": [{"EventSource": "aws:sns", "Sns": {"Message": json.dumps(message)}}]}
+
+
+FORMS = {
+    "S3": lambda key: s3_event(key.removeprefix(FOLDER)),
+    "SNS": lambda key: sns(s3_event(key.removeprefix(FOLDER))),
+    "EventBridge": created,
+    "SNS of EventBridge": lambda key: sns(created(key)),
+    "SNS of SNS": lambda key: sns(sns(created(key))),
+    "SNS as it calls a function": lambda key: of_function(created(key)),
+    "SQS in SNS": lambda key: sns(sqs_event(created(key))),
+    "by hand": lambda key: {"s3_key": key},
+    "by hand, of a bucket": lambda key: {"s3_key": key, "bucket": BUCKET},
+    "S3 without an event": lambda key: {"s3": {"bucket": {"name": BUCKET}, "object": {"key": quote_plus(key, "/")}}},
+    "S3 with an event of null": lambda key: {"Records": [s3_event(key.removeprefix(FOLDER))["Records"][0] | {"eventName": None}]},
+    "S3 as MinIO says it": lambda key: s3_event(key.removeprefix(FOLDER), event="s3:ObjectCreated:Put"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("queued", [True, False], ids=["queued", "called"])
+def test_a_part_is_found_in_every_wrapping_of_its_message(bucket, store, monkeypatch, form, queued):
+    monkeypatch.setenv("GAVEL_EMBEDDINGS_BUCKET", BUCKET)
+    message = form(FOLDER + put_part(bucket, lots(2)).name)
+    assert handler(sqs_event(message) if queued else message, None) == {"batchItemFailures": []}
+    assert store.find(TOWER_ID).count() == 2
+
+
+DONE = {
+    "test": {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": BUCKET},
+    "test in SNS": sns({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": BUCKET}),
+    "removed": s3_event("part-00009.ndjson.gz", event="ObjectRemoved:DeleteMarkerCreated"),
+    "expired": s3_event("part-00009.ndjson.gz", event="LifecycleExpiration:Delete"),
+    "removed, by EventBridge": {**created(FOLDER + "part-00009.ndjson.gz"), "detail-type": "Object Deleted"},
+}
+
+
+@pytest.mark.parametrize("message", DONE.values(), ids=DONE)
+def test_a_message_that_asks_for_nothing_is_done(bucket, store, message):
+    assert failures(handler(sqs_event(message), None)) == []
+    assert handler(message, None) == {"batchItemFailures": []}
+    assert store.find(TOWER_ID) is None
+
+
+UNKNOWN = {
+    "nothing": "",
+    "null": "null",
+    "list": "[]",
+    "list of one": [{"s3_key": "x.ndjson.gz"}],
+    "number": "5",
+    "text": '"part-00000.ndjson.gz"',
+    "no JSON": "{oops",
+    "empty": {},
+    "no records": {"Records": []},
+    "records of null": {"Records": [None]},
+    "records that are none": {"Records": "part-00000.ndjson.gz"},
+    "S3 without s3": {"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]},
+    "S3 without a key": {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": BUCKET}, "object": {}}}]},
+    "another event of S3": s3_event("part-00000.ndjson.gz", event="ObjectTagging:Put"),
+    "another event of EventBridge": {"source": "aws.ec2", "detail-type": "EC2 Instance State-change", "detail": {}},
+    "another source": {**created("part-00000.ndjson.gz"), "source": "shop"},
+    "SNS that is no JSON": {"Type": "Notification", "Message": "hello"},
+    "SNS of nothing known": sns({"hello": "world"}),
+    "a subscription": {"Type": "SubscriptionConfirmation", "Message": "You have chosen to subscribe"},
+    "a key that is none": {"s3_key": 5},
+    "a key of no part": {"s3_key": "night/part-00000.ndjson"},
+    "of another program": {"job": "resize", "image": "a.jpg"},
+}
+
+
+@pytest.mark.parametrize("message", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_message_that_nobody_understands_is_never_done(bucket, store, message):
+    good = s3_event(put_part(bucket, lots(2)).name)
+    assert failures(handler(sqs_event(message, good), None)) == ["m-0"]
+    assert store.find(TOWER_ID).count() == 2
+    with pytest.raises(InvalidInput, match=r"the bulk indexer does not know|the message is no JSON"):
+        handler(message, None)
+
+
+def test_a_key_alone_needs_a_bucket(bucket, store, monkeypatch):
+    monkeypatch.delenv("GAVEL_EMBEDDINGS_BUCKET", raising=False)
+    with pytest.raises(InvalidInput, match=r'names no bucket: add "bucket", or set GAVEL_EMBEDDINGS_BUCKET'):
+        handler({"s3_key": FOLDER + put_part(bucket, lots(2)).name}, None)
 
 
 def test_other_objects_and_removals_are_passed_over(bucket, store):
@@ -174,6 +264,130 @@ def test_a_manifest_that_is_quicker_than_its_parts_comes_again(bucket, store):
     assert RECEIPT_FILE not in [entry.key.removeprefix(FOLDER) for entry in bucket.objects.all()]
     assert failures(handler(sqs_event(s3_event(parts[1].name), s3_event(manifest)), None)) == []
     assert store.live().count() == 6
+
+
+def receipt_of(bucket):
+    """What the release's receipt says; None where there is none."""
+    there = [entry.key for entry in bucket.objects.filter(Prefix=FOLDER + RECEIPT_FILE)]
+    return json.loads(bucket.Object(there[0]).get()["Body"].read()) if there else None
+
+
+def rejects_of(bucket):
+    return [json.loads(line) for line in bucket.Object(FOLDER + INDEX_REJECTS_FILE).get()["Body"].read().splitlines()]
+
+
+@pytest.fixture(params=["new index", "live index"])
+def shop(request, store):
+    """A store without an index, and one whose live index holds more lots than any release."""
+    if request.param == "live index":
+        publish(store, lots(100, start=500))
+    return store
+
+
+def test_a_manifest_before_its_part_is_not_done_and_the_part_publishes(bucket, shop):
+    data_of = put_part(bucket, lots(30))
+    manifest = put_manifest(bucket, data_of)
+    bucket.Object(FOLDER + data_of.name).delete()  # the event of the manifest is quicker than the upload of its part
+    assert failures(handler(sqs_event(s3_event(manifest)), None)) == ["m-0"]
+    assert receipt_of(bucket) is None
+    part = put_part(bucket, lots(30))
+    assert failures(handler(sqs_event(s3_event(part.name)), None)) == [], "it waits for no second look at the manifest"
+    assert receipt_of(bucket)["indexed"] == 30
+    moved = receipt_of(bucket)["published"]
+    assert failures(handler(sqs_event(s3_event(manifest)), None)) == []
+    assert receipt_of(bucket)["published"] == moved
+
+
+def test_a_manifest_whose_part_failed_is_not_done(bucket, shop):
+    parts = [put_part(bucket, lots(30, start=30 * n), n) for n in range(2)]
+    whole = bucket.Object(FOLDER + parts[1].name).get()["Body"].read()
+    bucket.put_object(Key=FOLDER + parts[1].name, Body=whole[: len(whole) // 2])
+    events = [s3_event(name) for name in (parts[0].name, parts[1].name, put_manifest(bucket, *parts))]
+    assert failures(handler(sqs_event(*events), None)) == ["m-1", "m-2"]
+    assert receipt_of(bucket) is None
+    bucket.put_object(Key=FOLDER + parts[1].name, Body=whole)
+    assert failures(handler(sqs_event(*events[1:]), None)) == []
+    assert receipt_of(bucket)["indexed"] == 60
+
+
+@pytest.mark.parametrize("manifest_first", [True, False])
+def test_a_part_that_was_cut_to_a_shorter_whole_one_fails_until_the_whole_one_comes(bucket, shop, manifest_first):
+    part = put_part(bucket, lots(20))
+    manifest = put_manifest(bucket, part)
+    put_part(bucket, lots(10))
+    order = [s3_event(manifest), s3_event(part.name)] if manifest_first else [s3_event(part.name), s3_event(manifest)]
+    assert failures(handler(sqs_event(*order), None)) == ["m-0", "m-1"]
+    assert receipt_of(bucket) is None
+    put_part(bucket, lots(20))
+    assert failures(handler(sqs_event(*order[::-1]), None)) == []
+    assert receipt_of(bucket)["indexed"] == 20
+
+
+def test_an_item_that_the_index_refuses_is_in_the_rejects_and_the_rest_is_live(bucket, shop, caplog):
+    entries = [*lots(19), replace(lots(20)[19], vector=np.zeros(13, np.float32))]
+    part = put_part(bucket, entries)
+    assert failures(handler(sqs_event(s3_event(part.name), s3_event(put_manifest(bucket, part))), None)) == []
+    assert (receipt_of(bucket)["indexed"], receipt_of(bucket)["refused"]) == (19, 1)
+    assert rejects_of(bucket) == [{"part": part.name, "item_id": "lot-19", "reason": "the vector has length 0, not 1"}]
+    (told,) = [record for record in caplog.records if record.message == "part indexed"]
+    assert (told.indexed, told.refused) == (19, 1), "the metric and its alarm count this line"
+
+
+def test_a_release_of_which_most_was_refused_is_not_done_and_tells_why(bucket, shop):
+    part = put_part(bucket, [*lots(4), *[replace(entry, vector=np.zeros(13, np.float32)) for entry in lots(20, start=4)]])
+    assert failures(handler(sqs_event(s3_event(part.name), s3_event(put_manifest(bucket, part))), None)) == ["m-1"]
+    assert receipt_of(bucket) is None
+    assert len(rejects_of(bucket)) == 20
+
+
+def test_a_rebuild_into_an_index_that_is_there_already_needs_its_own_lots(bucket, store):
+    """The index of the tower was filled before; its lots are not those of the rebuild."""
+    publish(store, [replace(e, document={**e.document, "tower_id": "f" * 12}) for e in lots(9)], tower_id="f" * 12)
+    there = store.create(TOWER_ID, 13)
+    there.upsert(lots(100, start=500))
+    part = put_part(bucket, lots(100))
+    manifest = put_manifest(bucket, part)
+    assert failures(handler(sqs_event(s3_event(manifest)), None)) == ["m-0"]
+    assert store.live().tower_id == "f" * 12
+    assert failures(handler(sqs_event(s3_event(part.name)), None)) == []
+    assert (store.live().name, receipt_of(bucket)["indexed"]) == (there.name, 100)
+    assert len(store.live().fetch([f"lot-{i}" for i in range(100)])) == 100
+
+
+def test_the_receipt_of_a_part_says_what_was_stale_and_withdrawn_and_the_next_one_replaces_it(bucket, store):
+    index = store.create(TOWER_ID, 13)
+    index.upsert(lots(2, updated_at=datetime(2026, 11, 22, tzinfo=UTC)))
+    part = put_part(bucket, [*lots(5), Tombstone("lot-4", 9**15)])
+    handler(sqs_event(s3_event(part.name)), None)
+    receipt = PartReceipt.from_json(bucket.Object(FOLDER + PartReceipt(part=part.name).key).get()["Body"].read().decode())
+    assert (receipt.index, receipt.tower_id, receipt.sha256) == (index.name, TOWER_ID, part.sha256)
+    assert (receipt.indexed, receipt.stale_ids, receipt.deleted_ids) == (3, ["lot-0", "lot-1"], ["lot-4"])
+    again = put_part(bucket, lots(3, start=7))
+    handler(sqs_event(s3_event(part.name)), None)
+    receipt = PartReceipt.from_json(bucket.Object(FOLDER + PartReceipt(part=part.name).key).get()["Body"].read().decode())
+    assert (receipt.indexed, receipt.stale, receipt.sha256) == (3, 0, again.sha256)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sixteen_parts_shuffled_and_doubled_are_right_to_the_last_item(bucket, shop, seed):
+    before = 100 if shop.find(TOWER_ID) else 0
+    parts = [put_part(bucket, lots(5, start=5 * n), n) for n in range(16)]
+    manifests = [put_manifest(bucket, *parts[n::2], instance=n, instances=2) for n in range(2)]
+    waiting = [*(part.name for part in parts), *manifests] * 2
+    random.Random(seed).shuffle(waiting)
+    while waiting:
+        failed = failures(handler(sqs_event(*map(s3_event, waiting)), None))
+        waiting = [waiting[int(name.removeprefix("m-"))] for name in failed]
+    assert receipt_of(bucket)["indexed"] == 80
+    assert shop.live().count() == before + 80
+
+
+def test_a_manifest_of_another_program_beside_a_release_does_not_hold_it_back(bucket, store):
+    bucket.put_object(Key=FOLDER + "manifest-of-photos.json", Body=b'{"photos": []}')
+    part = put_part(bucket, lots(3))
+    events = map(s3_event, (part.name, put_manifest(bucket, part), "manifest-of-photos.json"))
+    assert failures(handler(sqs_event(*events), None)) == []
+    assert store.live().count() == 3
 
 
 def test_the_manifest_of_the_last_instance_publishes_the_release(bucket, store):

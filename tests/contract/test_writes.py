@@ -49,7 +49,7 @@ def test_a_newer_version_replaces_the_lot_everywhere(filled: Fill) -> None:
 
 def test_an_older_version_is_stale_and_an_equal_one_overwrites(index: VectorIndex) -> None:
     assert index.upsert([lot("a", version=5, title="five")]) == UpsertReport(indexed=1)
-    assert index.upsert([lot("a", version=4, title="four")]) == UpsertReport(stale=1)
+    assert index.upsert([lot("a", version=4, title="four")]) == UpsertReport(stale_ids=("a",))
     assert title_of(index, "a") == "five"
     assert index.upsert([lot("a", version=5, title="five again")]) == UpsertReport(indexed=1)
     assert title_of(index, "a") == "five again"
@@ -67,7 +67,7 @@ def test_the_same_part_twice_changes_nothing(filled: Fill) -> None:
 
 def test_a_deleted_lot_is_gone_from_every_search(filled: Fill) -> None:
     index = filled([lot("a", title="clock"), lot("b", title="clock")])
-    assert index.upsert([Tombstone("a", 2)]) == UpsertReport(deleted=1)
+    assert index.upsert([Tombstone("a", 2)]) == UpsertReport(deleted_ids=("a",))
     index.refresh()
     assert index.count() == 1
     assert index.fetch(["a"]) == []
@@ -77,7 +77,7 @@ def test_a_deleted_lot_is_gone_from_every_search(filled: Fill) -> None:
 
 def test_an_event_older_than_the_delete_comes_too_late(index: VectorIndex) -> None:
     index.upsert([lot("a", version=1), Tombstone("a", 7)])
-    assert index.upsert([lot("a", version=6, title="late")]) == UpsertReport(stale=1)
+    assert index.upsert([lot("a", version=6, title="late")]) == UpsertReport(stale_ids=("a",))
     assert title_of(index, "a") is None
     assert index.upsert([lot("a", version=8, title="listed again")]) == UpsertReport(indexed=1)
     assert title_of(index, "a") == "listed again"
@@ -85,13 +85,13 @@ def test_an_event_older_than_the_delete_comes_too_late(index: VectorIndex) -> No
 
 def test_a_delete_older_than_the_lot_is_stale(index: VectorIndex) -> None:
     index.upsert([lot("a", version=5, title="five")])
-    assert index.upsert([Tombstone("a", 4)]) == UpsertReport(stale=1)
+    assert index.upsert([Tombstone("a", 4)]) == UpsertReport(stale_ids=("a",))
     assert title_of(index, "a") == "five"
 
 
 def test_the_delete_of_a_lot_never_seen_counts_and_is_remembered(index: VectorIndex) -> None:
-    assert index.upsert([Tombstone("a", 3)]) == UpsertReport(deleted=1)
-    assert index.upsert([lot("a", version=2)]) == UpsertReport(stale=1)
+    assert index.upsert([Tombstone("a", 3)]) == UpsertReport(deleted_ids=("a",))
+    assert index.upsert([lot("a", version=2)]) == UpsertReport(stale_ids=("a",))
     assert title_of(index, "a") is None
 
 
@@ -134,7 +134,7 @@ def test_an_operator_may_write_over_a_newer_version_and_rows_count_from_there_on
 
 def test_entries_of_one_upsert_are_carried_out_in_order(index: VectorIndex) -> None:
     report = index.upsert([lot("a", version=1), lot("a", version=3, title="three"), lot("a", version=2), Tombstone("b", 1)])
-    assert report == UpsertReport(indexed=2, stale=1, deleted=1)
+    assert report == UpsertReport(indexed=2, stale_ids=("a",), deleted_ids=("b",))
     assert title_of(index, "a") == "three"
 
 

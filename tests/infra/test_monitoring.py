@@ -10,6 +10,7 @@ from test_reranker import RERANKER
 from infra.event_stream import BUFFER_S
 from infra.monitoring import MOST_FALLBACKS, NAMESPACE, SEARCH_STAGES
 from lambdas.query_api import measurements
+from retrieval.release import PartReceipt
 
 RUN_BOOK = (ROOT / "docs" / "operations.md").read_text()
 SECTIONS = {
@@ -79,14 +80,28 @@ def test_a_rebuild_that_fails_rings_as_a_night_does(stage):
 
 def test_releases_and_lots_are_counted_by_the_words_that_the_indexer_logs(stage):
     source = (ROOT / "lambdas" / "bulk_indexer" / "handler.py").read_text()
-    counted = {}
+    counted = set()
     for metric_filter in stage.properties("AWS::Logs::MetricFilter"):
         (words,) = re.findall(r'\$\.message = "(.+?)"', metric_filter["FilterPattern"])
         (metric,) = metric_filter["MetricTransformations"]
         assert f'logger.info("{words}"' in source
-        counted[words] = metric["MetricValue"]
-    assert counted == {"release checked": "1", "part indexed": "$.indexed"}
-    assert 'logger.info("part indexed", key=key, indexed=' in source
+        counted.add((words, metric["MetricValue"]))
+    assert counted == {("release checked", "1"), ("part indexed", "$.indexed"), ("part indexed", "$.refused")}
+    assert 'logger.info("part indexed", key=key, **receipt.counts)' in source
+    assert {"indexed", "refused"} <= set(PartReceipt().counts)
+
+
+def test_the_first_item_that_the_index_refuses_rings(stage):
+    alarm = alarms(stage)["items-refused"]
+    assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (1, "GreaterThanOrEqualToThreshold")
+    assert (alarm["Statistic"], alarm["TreatMissingData"]) == ("Sum", "notBreaching")
+    (metric,) = [
+        m
+        for f in stage.properties("AWS::Logs::MetricFilter")
+        for m in f["MetricTransformations"]
+        if m["MetricValue"] == "$.refused"
+    ]
+    assert (alarm["Namespace"], alarm["MetricName"]) == (metric["MetricNamespace"], metric["MetricName"])
 
 
 @pytest.mark.parametrize(("name", "fallbacks"), [("rerank-fallbacks", "rerank_fallbacks"), ("half-searches", "half_searches")])

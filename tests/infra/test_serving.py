@@ -4,14 +4,14 @@ import json
 
 from conftest import synthesise
 
-from infra.bulk_indexer import CARDS, RECEIPTS
-from infra.item_store import DELIVERIES, INDEXER_TIMEOUT, VISIBILITY
+from infra.bulk_indexer import CARDS, PART_RECEIPTS, RECEIPTS, REJECTS
+from infra.item_store import DELIVERIES, INDEXED_SUFFIXES, INDEXER_TIMEOUT, VISIBILITY
 from infra.query_api import PHOTO_PATH
 from lambdas.query_api.app import create_app
 from lambdas.query_api.event_stream import EventStream
 from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
-from retrieval.release import RECEIPT_FILE
+from retrieval.release import INDEX_REJECTS_FILE, RECEIPT_FILE, PartReceipt
 from retrieval.search import MAX_QUERIES
 from retrieval.settings import EVENTS_KEYS, Hyperparameters, Settings
 from retrieval.tower import CARD_FILE
@@ -48,8 +48,29 @@ def test_a_part_is_not_handed_out_again_while_it_is_indexed():
     assert DELIVERIES * VISIBILITY.to_minutes() >= 60  # a manifest may come that long before its last part is indexed
 
 
-def test_the_receipt_has_the_name_that_the_indexer_writes():
-    assert RECEIPTS == RECEIPT_FILE
+def test_what_the_indexer_may_write_has_the_names_that_it_writes(stage):
+    assert (RECEIPTS, REJECTS) == (RECEIPT_FILE, INDEX_REJECTS_FILE)
+    assert PartReceipt(part="part-00000.ndjson.gz").key.startswith(f"{PART_RECEIPTS}/")
+    writes = [
+        str(resource)
+        for policy in stage.properties("AWS::IAM::Policy")
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Action"] == "s3:PutObject" and "BulkIndexer" in json.dumps(policy["Roles"])
+        for resource in ([statement["Resource"]] if isinstance(statement["Resource"], dict) else statement["Resource"])
+    ]
+    for name in (RECEIPT_FILE, PartReceipt(part="*").key.removesuffix(".receipt"), INDEX_REJECTS_FILE):
+        assert any(f"/*/{name}" in resource for resource in writes), name
+    assert len(writes) == 3
+
+
+def test_what_the_indexer_writes_does_not_call_it_again():
+    for name in (PartReceipt(part="part-00000.ndjson.gz").key, INDEX_REJECTS_FILE):
+        assert not name.endswith(INDEXED_SUFFIXES)
+
+
+def test_the_indexer_knows_the_bucket_of_releases(stage):
+    variables = function(stage, "lambdas.bulk_indexer.handler.handler")["Environment"]["Variables"]
+    assert "Embeddings" in json.dumps(variables["GAVEL_EMBEDDINGS_BUCKET"])
 
 
 def test_the_card_has_the_name_that_a_tower_is_saved_with():

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -14,8 +15,8 @@ from retrieval import indexing
 from retrieval.errors import IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.index.base import Filter, Tombstone
 from retrieval.index.faiss import FaissStore
-from retrieval.indexing import ensure_index, index_part, index_release, publish_release, read_part, recall_at_10
-from retrieval.release import Manifest, Part
+from retrieval.indexing import ensure_index, index_part, index_release, publish_release, read_part, recall_at_10, take_in_part
+from retrieval.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
 from retrieval.schema import bulk_lines
 
 OTHER_TOWER = "f" * 12
@@ -51,6 +52,27 @@ def write_release(folder, *parts, tower_id=TOWER_ID, **counts):
     manifest = Manifest("release", tower_id, 13, embedded, embedded, 0, 0, rows, **counts)
     manifest.save(folder)
     return manifest
+
+
+def take_in(folder, store, manifest, *numbers):
+    """Index parts of a release, all if no number is given; their receipts."""
+    parts = [manifest.parts[n] for n in numbers] if numbers else manifest.parts
+    return [take_in_part(part.name, folder / part.name, store) for part in parts]
+
+
+def write_lines(folder, *lines, items, name="part-00000.ndjson.gz"):
+    """A release of one part of these lines, whatever they hold; its manifest names the bytes."""
+    folder.mkdir(parents=True)
+    data = gzip.compress(b"".join(line if isinstance(line, bytes) else line.encode() for line in lines))
+    (folder / name).write_bytes(data)
+    part = Part(name, items, len(data), hashlib.sha256(data).hexdigest())
+    manifest = Manifest("release", TOWER_ID, 13, items, items, 0, 0, [part])
+    manifest.save(folder)
+    return manifest
+
+
+def lines_of(*entries):
+    return "".join(line + "\n" for entry in entries for line in bulk_lines(entry))
 
 
 def test_a_part_is_read_as_it_was_written_from_a_file_and_from_a_stream(tmp_path):
@@ -151,11 +173,71 @@ def test_a_part_must_come_again_when_another_worker_made_a_newer_index_meanwhile
     assert racing.find(TOWER_ID).count() == 3
 
 
-def test_what_the_index_refuses_is_reported_and_logged(store, caplog):
-    entry = lots(2)[1]
-    report = index_part([lots(1)[0], replace(entry, vector=np.zeros(13, np.float32))], store)
-    assert (report.indexed, [item_id for item_id, _ in report.rejected]) == (1, ["lot-1"])
-    assert "refused 1 lots: lot-1: " in caplog.text
+def test_what_the_index_refuses_is_reported_and_logged(store, tmp_path, caplog):
+    manifest = write_release(tmp_path / "r", [lots(1)[0], replace(lots(2)[1], vector=np.zeros(13, np.float32))])
+    (receipt,) = take_in(tmp_path / "r", store, manifest)
+    assert (receipt.indexed, [item_id for item_id, _ in receipt.rejected]) == (1, ["lot-1"])
+    assert "part-00000.ndjson.gz: 1 items refused: 'lot-1': " in caplog.text
+
+
+def test_the_receipt_of_a_part_says_what_became_of_each_item(store, tmp_path):
+    later = datetime(2026, 11, 22, tzinfo=UTC)
+    index_part(lots(2, updated_at=later), store)
+    entries = [*lots(4), Tombstone("lot-3", 9**15), replace(lots(5)[4], vector=np.zeros(13, np.float32))]
+    manifest = write_release(tmp_path / "r", entries)
+    (receipt,) = take_in(tmp_path / "r", store, manifest)
+    assert (receipt.part, receipt.sha256) == (manifest.parts[0].name, manifest.parts[0].sha256)
+    assert (receipt.index, receipt.tower_id) == (store.find(TOWER_ID).name, TOWER_ID)
+    assert receipt.counts == {"indexed": 2, "stale": 2, "refused": 1, "withdrawn": 1}
+    assert (receipt.stale_ids, receipt.deleted_ids) == (("lot-0", "lot-1"), ("lot-3",))
+    assert [item_id for item_id, _ in receipt.rejected] == ["lot-4"]
+    back = PartReceipt.from_json(receipt.to_json())
+    assert back.fault(manifest.parts[0], receipt.index) is None
+    assert back.counts == receipt.counts
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"counts": {}, "colour": 1}', '{"counts": {}, "rejected": [3]}'])
+def test_what_is_no_receipt_is_refused(text):
+    with pytest.raises(ReleaseError, match=r"not the receipt of a part: .*index the part again"):
+        PartReceipt.from_json(text)
+
+
+BAD_LINES = {
+    "no JSON": '{oops}\n{"embedding": [1.0]}\n',
+    "bytes that are no text": b'{"index": {"_id": "x", "version": 1}}\n\xff\xfe\n',
+    "a number that is none": '{"index": {"_id": "x", "version": 1}}\n{"embedding": [NaN], "tower_id": "t"}\n',
+    "half a character": '{"index": {"_id": "\\ud83d", "version": 1}}\n{"embedding": [1.0], "tower_id": "a1b2c3d4e5f6"}\n',
+    "no document": '{"index": {"_id": "x", "version": 1}}\n',
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_bad_line_costs_its_own_item_alone_and_is_told(store, tmp_path, bad, at):
+    pieces = [lines_of(*lots(8)), lines_of(*lots(8, start=8))]
+    pieces.insert(at, bad)
+    write_lines(tmp_path / "r", *pieces, items=17)
+    report = index_release(tmp_path / "r", store)
+    assert (report.lots, report.published, report.upserts.counts["refused"]) == (16, True, 1)
+    (told,) = [json.loads(line) for line in (tmp_path / "r" / INDEX_REJECTS_FILE).read_text().splitlines()]
+    assert told["part"] == "part-00000.ndjson.gz"
+    assert told["reason"]
+
+
+def test_the_rejects_of_a_release_go_once_it_has_none(store, tmp_path):
+    write_lines(tmp_path / "r", lines_of(*lots(9)), "{oops\n", items=10)
+    index_release(tmp_path / "r", store)
+    assert (tmp_path / "r" / INDEX_REJECTS_FILE).exists()
+    write_release(tmp_path / "r", lots(10))
+    index_release(tmp_path / "r", store)
+    assert not (tmp_path / "r" / INDEX_REJECTS_FILE).exists()
+
+
+def test_one_odd_vector_at_the_head_does_not_decide_the_length_of_an_index(store):
+    odd = replace(lots(1)[0], vector=np.ones(1, np.float32))
+    report = index_part([odd, *lots(6)[1:]], store)
+    assert (store.find(TOWER_ID).dimensions, report.indexed) == (13, 5)
+    assert [item_id for item_id, _ in report.rejected] == ["lot-0"]
 
 
 def test_a_release_is_indexed_checked_and_made_live(store, tmp_path):
@@ -191,13 +273,24 @@ def test_a_release_leaves_the_alias_to_an_index_of_many_more_lots(store, tmp_pat
     index_release(write_release(tmp_path / "a", lots(10)) and tmp_path / "a", store)
     others = [of_other_tower(entry) for entry in lots(held)]
     manifest = write_release(tmp_path / "b", others, tower_id=OTHER_TOWER)
-    index_part(others, store)
+    receipts = take_in(tmp_path / "b", store, manifest)
     if published:
-        assert publish_release(manifest, store, [], least_share=0.5).published
+        assert publish_release(manifest, store, [], receipts).published
     else:
         with pytest.raises(ReleaseError, match=r"has 4 lots, the live index .* has 10; below 50% .* the alias stays: rebuild"):
-            publish_release(manifest, store, [], least_share=0.5)
+            publish_release(manifest, store, [], receipts)
     assert store.live().tower_id == (OTHER_TOWER if published else TOWER_ID)
+
+
+def test_one_lot_of_another_tower_does_not_take_a_shop_down_unless_it_is_forced(store, tmp_path):
+    index_release(write_release(tmp_path / "shop", lots(40)) and tmp_path / "shop", store)
+    write_release(tmp_path / "one", [of_other_tower(lots(1)[0])], tower_id=OTHER_TOWER)
+    with pytest.raises(ReleaseError, match=r"has 1 lots, the live index .* has 40; .*`gavel index --force`"):
+        index_release(tmp_path / "one", store)
+    assert (store.live().tower_id, store.live().count()) == (TOWER_ID, 40)
+    assert store.find(OTHER_TOWER) is None, "no index stays that would never go live"
+    report = index_release(tmp_path / "one", store, force=True)
+    assert (report.published, store.live().tower_id, store.live().count()) == (True, OTHER_TOWER, 1)
 
 
 def test_what_counts_is_the_release_and_not_what_its_index_held_before(store, tmp_path):
@@ -209,7 +302,7 @@ def test_what_counts_is_the_release_and_not_what_its_index_held_before(store, tm
     )
     night = write_release(tmp_path / "night", old[:1])
     with pytest.raises(ReleaseError, match=r"has 1 lots"):
-        publish_release(night, store, [], least_share=0.5)
+        publish_release(night, store, [], take_in(tmp_path / "night", store, night))
     assert store.live().tower_id == OTHER_TOWER
 
 
@@ -217,34 +310,83 @@ def test_what_counts_is_the_release_and_not_what_its_index_held_before(store, tm
 def test_a_day_goes_live_by_itself_in_the_index_that_is_live_and_where_none_is(store, tmp_path, lots_held):
     if lots_held:
         index_release(write_release(tmp_path / "a", lots(10)) and tmp_path / "a", store)
-    index_part(lots(1), store)
-    report = publish_release(write_release(tmp_path / "night", lots(1)), store, [], least_share=0.5)
+    night = write_release(tmp_path / "night", lots(1))
+    report = publish_release(night, store, [], take_in(tmp_path / "night", store, night))
     assert report.published == (not lots_held)
 
 
-def test_a_release_is_not_published_before_all_its_parts_are_indexed(store, tmp_path):
+@pytest.mark.parametrize("live", [False, True])
+def test_a_release_is_not_done_before_all_its_parts_are_indexed(store, tmp_path, live):
+    """Enough lots of other releases prove nothing, in a live index or another one."""
+    if live:
+        index_release(write_release(tmp_path / "before", lots(20, start=50)) and tmp_path / "before", store)
+    else:
+        index_part(lots(20, start=50), store)
     manifest = write_release(tmp_path / "r", lots(3), lots(3, start=3))
+    with pytest.raises(
+        ReleaseError, match=r"does not hold 2 of the 2 parts of release release: part-00000\S+ is not indexed yet; part"
+    ):
+        publish_release(manifest, store, [], [])
+    first = take_in(tmp_path / "r", store, manifest, 0)
+    with pytest.raises(ReleaseError, match=r"1 of the 2 parts of release release: part-00001\S+ is not indexed yet; index these"):
+        publish_release(manifest, store, [], first)
+    if not live:
+        with pytest.raises(IndexMissing):
+            store.live()
+    assert publish_release(manifest, store, [], first + take_in(tmp_path / "r", store, manifest, 1)).lots == 26
+
+
+def test_a_release_whose_tower_has_no_index_says_so(store, tmp_path):
     with pytest.raises(ReleaseError, match="has no lot in any index of tower"):
-        publish_release(manifest, store, [])
-    index_part(lots(3), store)
-    with pytest.raises(ReleaseError, match="holds 3 of the 6 lots of release release"):
-        publish_release(manifest, store, [])
+        publish_release(write_release(tmp_path / "r", lots(3)), store, [], [])
+
+
+def test_a_part_that_was_cut_to_a_shorter_whole_one_is_not_the_part_of_the_manifest(store, tmp_path):
+    manifest = write_release(tmp_path / "r", lots(20))
+    (tmp_path / "r" / "part-00000.ndjson.gz").write_bytes(packed(lots(10)))
+    receipts = take_in(tmp_path / "r", store, manifest)
+    assert receipts[0].indexed == 10
+    with pytest.raises(ReleaseError, match=r"part-00000\S+ was read with other bytes than its manifest names"):
+        publish_release(manifest, store, [], receipts)
+
+
+def test_a_part_that_went_into_another_index_does_not_count(store, tmp_path):
+    manifest = write_release(tmp_path / "r", lots(20))
+    receipts = take_in(tmp_path / "r", store, manifest)
+    store.create(TOWER_ID, 13)  # an index of the same tower, which takes over
+    with pytest.raises(ReleaseError, match=rf"part-00000\S+ was indexed into {receipts[0].index}"):
+        publish_release(manifest, store, [], receipts)
     with pytest.raises(IndexMissing):
         store.live()
-    index_part(lots(3, start=3), store)
-    assert publish_release(manifest, store, []).published
+
+
+def test_a_part_with_another_number_of_items_than_its_manifest_says_is_not_whole(store, tmp_path):
+    for said in (9, 11):
+        folder = tmp_path / str(said)
+        manifest = write_lines(folder, lines_of(*lots(10)), items=said)
+        with pytest.raises(ReleaseError, match=rf"has 10 items, its manifest says {said}"):
+            publish_release(manifest, store, [], take_in(folder, store, manifest))
+
+
+@pytest.mark.parametrize(
+    ("items", "refused", "done"), [(20, 1, True), (20, 3, True), (20, 4, False), (2, 2, False), (600, 6, True), (600, 7, False)]
+)
+def test_a_release_of_which_too_much_was_refused_is_not_done_unless_it_is_forced(store, tmp_path, items, refused, done):
+    bad = [replace(entry, vector=np.zeros(13, np.float32)) for entry in lots(refused)]
+    write_release(tmp_path / "r", [*bad, *lots(items - refused, start=refused)])
+    if not done:
+        with pytest.raises(ReleaseError, match=rf"{refused} of the {items} items .* were refused: 'lot-0': .*{INDEX_REJECTS_FILE}"):
+            index_release(tmp_path / "r", store)
+        with pytest.raises(IndexMissing):
+            store.live()
+    assert index_release(tmp_path / "r", store, force=not done).lots == items - refused
+    assert len((tmp_path / "r" / INDEX_REJECTS_FILE).read_text().splitlines()) == refused
 
 
 def test_a_lot_that_comes_twice_in_a_release_is_counted_once(store, tmp_path):
     write_release(tmp_path / "r", lots(3), lots(1, updated_at=datetime(2026, 11, 21, tzinfo=UTC)), items_superseded=1)
     report = index_release(tmp_path / "r", store)
     assert (report.lots, report.upserts.indexed) == (3, 4)
-
-
-def test_a_release_that_the_index_refuses_in_part_names_the_reason(store, tmp_path):
-    write_release(tmp_path / "r", [lots(1)[0], replace(lots(2)[1], vector=np.ones(13, np.float32))])
-    with pytest.raises(ReleaseError, match=r"holds 1 of the 2 lots .* it refused lot-1: .*length"):
-        index_release(tmp_path / "r", store)
 
 
 def test_a_damaged_or_missing_part_stops_a_release_before_anything_is_written(store, tmp_path):
@@ -287,10 +429,10 @@ def test_recall_is_whole_where_every_auction_has_ended(store):
 
 def test_an_index_that_finds_too_little_is_not_published(store, tmp_path, monkeypatch):
     manifest = write_release(tmp_path / "r", lots(40))
-    index_part(lots(40), store)
+    receipts = take_in(tmp_path / "r", store, manifest)
     monkeypatch.setattr(store, "find", lambda tower_id: Blunt(FaissStore.find(store, tower_id), 1))
     with pytest.raises(ReleaseError, match=r"finds 0\.900 of the exact ten nearest over 1 probes, 0\.95 is the least"):
-        publish_release(manifest, store, [lots(1)[0].vector])
+        publish_release(manifest, store, [lots(1)[0].vector], receipts)
     with pytest.raises(IndexMissing):
         store.live()
 

@@ -120,7 +120,7 @@ def test_a_server_that_stays_busy_is_unavailable_and_says_why(serve):
 
 def test_an_older_version_counts_as_stale_and_is_not_sent_again(serve):
     server, writer = serve(lambda *_: STALE)
-    assert writer.write([lot("a"), Tombstone("b", 1)]) == UpsertReport(stale=2)
+    assert writer.write([lot("a"), Tombstone("b", 1)]) == UpsertReport(stale_ids=("a", "b"))
     assert len(server.requests) == 1
 
 

@@ -1,6 +1,8 @@
 """How a lot stands in an index: mapping, document, bulk lines."""
 
 import json
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from retrieval.errors import InvalidInput, ReleaseError
+from retrieval.errors import InvalidInput
 from retrieval.index.base import IndexedItem, Tombstone
 from retrieval.items import Item
 from retrieval.schema import (
     TEXT_FIELD,
     VECTOR_FIELD,
+    BadLine,
     bulk_lines,
     document_of,
     index_body,
@@ -158,10 +161,38 @@ def test_what_is_no_flat_list_of_finite_numbers_is_no_vector(numbers):
         '{"index": {"_id": "1", "version": 1}}\n[1]',
     ],
 )
-def test_a_damaged_line_is_named_by_its_number(bad):
-    lines = [*bulk_lines(entry()), *bad.split("\n")]
-    with pytest.raises(ReleaseError, match=r"line [34] is not a bulk line"):
-        list(parse_bulk_lines(lines))
+def test_a_damaged_line_is_set_aside_by_its_number_and_the_lots_around_it_are_read(bad):
+    lines = [*bulk_lines(entry()), *bad.split("\n"), *bulk_lines(replace(entry(), item_id="after"))]
+    before, damaged, after = parse_bulk_lines(lines)
+    assert (before.item_id, after.item_id) == ("lot-1", "after")
+    assert isinstance(damaged, BadLine)
+    assert re.match(r"line [34] is not a bulk line of an embedding part: ", damaged.reason)
+    assert damaged.item_id in ("", "1")
+
+
+@pytest.mark.parametrize(
+    ("lines", "read"),
+    [
+        (["{oops", "DOCUMENT"], ["bad lot-1"]),  # the document names the lot of a damaged action
+        (["ACTION", "{oops"], ["bad lot-1"]),
+        (["ACTION", "DOCUMENT", "{oops", "ACTION", "DOCUMENT"], ["lot-1", "bad ", "lot-1"]),
+        (["ACTION", "ACTION", "DOCUMENT"], ["bad lot-1", "lot-1"]),
+        (["ACTION", "DOCUMENT", "ACTION"], ["lot-1", "bad lot-1"]),
+        (["DOCUMENT", "ACTION", "DOCUMENT"], ["bad ", "lot-1"]),
+        (["", "ACTION", "  ", "DOCUMENT", ""], ["lot-1"]),
+        (["ACTION", "DOCUMENT\r", "ACTION", b"\xff"], ["lot-1", "bad lot-1"]),
+        (["ACTION", "[" * 100_000], ["bad lot-1"]),
+        (['{"index": {"_id": "1", "version": 1}}', '{"embedding": [1.0]}'], ["bad 1"]),  # it names no tower
+        (['{"index": {"_id": "1", "version": true}}', "DOCUMENT"], ["bad 1"]),
+        (["ACTION", '{"embedding": [NaN, 1.0], "tower_id": "t"}'], ["bad lot-1"]),
+        (["ACTION", '{"embedding": [1' + "0" * 400 + '], "tower_id": "t"}'], ["bad lot-1"]),
+    ],
+)
+def test_after_a_damaged_line_reading_goes_on_at_the_next_action(lines, read):
+    action, source = bulk_lines(entry())
+    given = [line.replace("ACTION", action).replace("DOCUMENT", source) if isinstance(line, str) else line for line in lines]
+    told = [f"bad {found.item_id}" if isinstance(found, BadLine) else found.item_id for found in parse_bulk_lines(given)]
+    assert told == read
 
 
 def test_a_buyer_does_not_see_how_a_lot_was_indexed():
