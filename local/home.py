@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.errors import InvalidInput, ReleaseError
+from retrieval.files import replace_file
 from retrieval.release import check_part, load_release
 from retrieval.settings import Settings
 from retrieval.tower import CARD_FILE
@@ -111,17 +112,25 @@ class Home:
         return self.settings.home / "thumbnails"
 
     def sources(self, release_id: str) -> list[Path]:
-        """The folders of the catalogue files that a release was made of, and those that were opened to it; none when it was made
-        elsewhere."""
+        """The folders of the catalogue files that a release was made of, and those opened to it; none if it was made elsewhere.
+
+        Raises:
+            InvalidInput: the file that says so is damaged.
+        """
         path = self._sources_file(release_id)
-        return [Path(folder) for folder in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+        try:
+            return [Path(folder) for folder in json.loads(path.read_bytes())] if path.is_file() else []
+        except (OSError, ValueError, TypeError) as error:
+            raise InvalidInput(
+                f"{path} is damaged ({error}); delete it, or run `gavel embed --force` on the same files, so that photos are found"
+            ) from error
 
     def remember_sources(self, release_id: str, inputs: Iterable[Path]) -> None:
         """Write down where the catalogue files of a release lie: its lots name their photos relative to them."""
         folders = sorted({str((path if path.is_dir() else path.parent).absolute()) for path in inputs})
         path = self._sources_file(release_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(folders), encoding="utf-8")
+        replace_file(path, json.dumps(folders))
 
     def _sources_file(self, release_id: str) -> Path:
         return self.settings.home / "sources" / f"{Path(release_id).name}.json"

@@ -32,9 +32,12 @@ class Ledger:
         """Read the ledger, or start one; an unreadable one counts as empty, for everything in it can be made again."""
         self._path = path
         try:
-            self._entries: dict[str, dict[str, Any]] = json.loads(path.read_text())
+            read = json.loads(path.read_bytes())
         except (FileNotFoundError, ValueError):
-            self._entries = {}
+            read = {}
+        steps = read.items() if isinstance(read, dict) else ()
+        whole = {"key", "value", "seconds"}
+        self._entries = {name: step for name, step in steps if isinstance(step, dict) and step.keys() >= whole}
 
     def step(self, name: str, key: str, run: Callable[[], Any], still_there: Callable[[Any], bool] = lambda value: True) -> Done:
         """Run a step, unless it has run with the same key and what it made is still there.

@@ -175,9 +175,14 @@ def load_release(folder: Path) -> Manifest:
         folder: `embeddings/<release_id>`.
 
     Raises:
-        ReleaseError: no manifest (the run did not finish), or the manifest of an instance is missing.
+        ReleaseError: no manifest (the run did not finish), a damaged one, or the manifest of an instance is missing.
     """
-    shards = [Manifest.from_json(path.read_text()) for path in sorted(folder.glob("manifest*.json"))]
+    shards = []
+    for path in sorted(folder.glob("manifest*.json")):
+        try:
+            shards.append(Manifest.from_json(path.read_text()))
+        except (ReleaseError, OSError, UnicodeDecodeError) as error:
+            raise ReleaseError(f"{path} is damaged ({error}); embed its lots again with `gavel embed`") from error
     if not shards:
         raise ReleaseError(f"{folder} holds no {MANIFEST_FILE}: the embedding run did not finish; run `gavel embed` again")
     return merge_manifests(shards)

@@ -209,6 +209,24 @@ def test_a_search_is_answered_with_the_tower_that_the_index_names_fetched_from_s
     assert sorted(path.name for path in (tmp_path / "writable" / tower.name).iterdir()) == sorted(SERVING_FILES)
 
 
+def test_a_query_tower_that_is_not_its_cards_is_not_searched_with_and_fetched_again(imported, published, bucket, tower, tmp_path):
+    bucket.put_object(Key=f"{tower.name}/query_tower.onnx", Body=(tower / "query_tower.onnx").read_bytes() + b" ")
+    module = imported()
+    status, body = ask(module)
+    assert (status, body["degraded"]) == (200, ["semantic"])
+    status, body = ask(module, query={"q": "red watch", "mode": "semantic"})
+    assert (status, body["type"]) == (503, "tower_unavailable")
+    bucket.upload_file(str(tower / "query_tower.onnx"), f"{tower.name}/query_tower.onnx")
+    status, body = ask(imported_again(imported))
+    assert (status, body["degraded"]) == (200, [])
+
+
+def imported_again(imported) -> ModuleType:
+    """The handler of another process on the same machine, which finds what the one before fetched."""
+    forget()
+    return imported()
+
+
 def test_a_stage_of_small_query_towers_fetches_no_network(imported, published, bucket, store, tower, tmp_path, monkeypatch):
     monkeypatch.setenv("GAVEL_QUERY_TOWER", "small")
     card, random = TowerCard.load(tower), np.random.default_rng(0)

@@ -1,16 +1,23 @@
 """The query tower that serves says what the query tower that was trained says."""
 
 import json
+import random
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from small_tower import save_spread_tower
+from typer.testing import CliRunner
 
+from lambdas.query_api.app import create_app
+from local.export_commands import export_app
 from local.wiring import open_store, search_service
 from models.artefact import load_towers
 from models.tokenizer import train_wordpiece
@@ -20,7 +27,7 @@ from retrieval.errors import TowerError
 from retrieval.indexing import index_release
 from retrieval.search import SearchRequest
 from retrieval.settings import Settings
-from retrieval.tower import QUERY_TOWER_FILE, TOKENIZER_FILE
+from retrieval.tower import QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.tower_files import tower_folder
 
 COLOURS = ("red", "blue", "emerald", "golden", "off-white")
@@ -164,3 +171,62 @@ def test_serving_needs_neither_torch_nor_transformers(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A copy of the tower, under its own name."""
+    return shutil.copytree(folder, tmp_path / "towers" / folder.name)
+
+
+def flip_bits(path, bits=64):
+    content, chance = bytearray(path.read_bytes()), random.Random(0)
+    for _ in range(bits):
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [QUERY_TOWER_FILE, TOKENIZER_FILE])
+def test_a_file_with_flipped_bits_or_of_another_tower_is_refused(copied, name):
+    path = copied / name
+    whole = path.read_bytes()
+    flip_bits(path)
+    with pytest.raises(TowerError, match=f"{name} is not the file that tower {copied.name} was saved with; copy it again"):
+        QueryEncoder.load(copied)
+    path.write_bytes(whole + b" ")  # it can still be read
+    with pytest.raises(TowerError, match=f"{name} is not the file that tower {copied.name} was saved with; copy it again"):
+        QueryEncoder.load(copied)
+    path.write_bytes(whole)
+    assert QueryEncoder.load(copied).encode(["red vase"]).shape == (1, 128)
+
+
+def test_a_damaged_query_tower_is_told_in_the_answer_and_never_ends_in_an_internal_error(copied, tmp_path):
+    settings = Settings(home=tmp_path, index="faiss")
+    lots = tmp_path / "lots.ndjson"
+    lots.write_text("".join(json.dumps({"item_id": str(n), "title": text}) + "\n" for n, text in enumerate(TEXTS[:20])))
+    index_release(tmp_path / "embeddings" / embed([lots], copied, tmp_path / "embeddings").release_id, open_store(settings))
+    flip_bits(copied / QUERY_TOWER_FILE)
+    service = search_service(settings)
+    client = TestClient(create_app(lambda: service), raise_server_exceptions=False)
+    assert client.get("/search", params={"q": "red vase"}).json()["degraded"] == ["semantic"]
+    refused = client.get("/search", params={"q": "red vase", "mode": "semantic"})
+    assert (refused.status_code, refused.json()["type"]) == (503, "tower_unavailable")
+
+
+def test_a_card_of_an_older_version_is_loaded_unchecked_and_given_its_checksums_by_a_command(copied, monkeypatch, caplog):
+    card = TowerCard.load(copied)
+    replace(card, files={}).save(copied)
+    for _ in range(2):
+        QueryEncoder.load(copied)
+    told = [record.getMessage() for record in caplog.records if QUERY_TOWER_FILE in record.getMessage()]
+    assert len(told) == 1, "once a process"
+    assert f"`gavel export checksums {copied.name}`" in told[0]
+    monkeypatch.setenv("GAVEL_HOME", str(copied.parent.parent))
+    assert CliRunner().invoke(export_app, ["checksums", copied.name]).exit_code == 0
+    assert TowerCard.load(copied, verify=True) == card
+
+
+def test_a_folder_with_the_files_of_another_tower_is_refused(copied):
+    renamed = copied.rename(copied.with_name("0123456789ab"))
+    with pytest.raises(TowerError, match=f"holds tower {copied.name}; copy each tower to the folder of its own id"):
+        tower_folder(str(renamed.parent), "0123456789ab", renamed.parent)

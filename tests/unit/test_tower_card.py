@@ -136,3 +136,12 @@ def test_a_tower_under_the_id_of_another_is_refused(folder, tmp_path):
     create(folder).save(tmp_path / "0123456789ab")
     with pytest.raises(TowerError, match=r"0123456789ab holds tower [0-9a-f]{12}; copy each tower to the folder of its own id"):
         tower_card(str(tmp_path), "0123456789ab", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("field", ["max_length", "image_size", "dimensions"])
+def test_a_card_whose_fields_were_changed_is_refused(folder, field):
+    create(folder).save(folder)
+    values = json.loads((folder / CARD_FILE).read_text())
+    (folder / CARD_FILE).write_text(json.dumps(values | {field: values[field] + 1}))
+    with pytest.raises(TowerError, match=rf"{CARD_FILE} is not a tower card: .* copy it again"):
+        TowerCard.load(folder)
