@@ -173,11 +173,13 @@ class Admission:
         try:
             while more:
                 message = await receive()
-                if message["type"] == "http.disconnect" or self._unfinished_bytes > MAX_UNFINISHED_BYTES:
+                if message["type"] == "http.disconnect":
                     return None
                 body += message.get("body", b"")
                 self._unfinished_bytes += len(message.get("body", b""))
                 more = message.get("more_body", False)
+                if more and self._unfinished_bytes > MAX_UNFINISHED_BYTES:
+                    return None
             return bytes(body)
         finally:
             self._unfinished_bytes -= len(body)
