@@ -93,7 +93,7 @@ class BulkWriter:
         for entry in entries:
             fault = entry_fault(entry, self._dimensions)
             if fault is None:
-                text = "".join(f"{line}\n" for line in bulk_lines(entry))
+                text = "".join(f"{line}\n" for line in bulk_lines(entry, spread=True))
                 fault = _encoding_fault(text)
             if fault is None:
                 yield _Line(entry.item_id, text)
