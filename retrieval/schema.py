@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from hashlib import shake_128
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with 
 LISTED_CHARS = 400  # of a description in a list; the lot itself is asked for the whole
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
+SPREAD = 4  # units of the decimal after them, see spread_vector()
 DELETED_FIELD = "deleted_at"  # of the document that stands for a withdrawn lot
 DELETE_MEMORY = "1d"  # how long a node remembers a delete that somebody else sends; in memory, so until it restarts
 SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # of one shard, and of one lot; what takes longer goes to the slow log
@@ -220,13 +222,19 @@ def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) 
     }
 
 
-def bulk_lines(entry: IndexedItem | Tombstone) -> Iterator[str]:
-    """The lines of one lot in an embedding part, as OpenSearch's `_bulk` takes them; without an index name."""
+def bulk_lines(entry: IndexedItem | Tombstone, *, spread: bool = False) -> Iterator[str]:
+    """The lines of one lot in an embedding part, as OpenSearch's `_bulk` takes them; without an index name.
+
+    Args:
+        entry: a lot or a tombstone.
+        spread: write its vector with spread_vector(), for the graph of an index.
+    """
     if isinstance(entry, Tombstone):
         yield json.dumps({"delete": _action_of(entry)})
         return
     yield json.dumps({"index": _action_of(entry)})
-    yield json.dumps({**entry.document, VECTOR_FIELD: vector_to_json(entry.vector)}, ensure_ascii=False)
+    numbers = spread_vector(entry.item_id, entry.vector) if spread else vector_to_json(entry.vector)
+    yield json.dumps({**entry.document, VECTOR_FIELD: numbers}, ensure_ascii=False)
 
 
 def deletion_lines(entry: Tombstone, moment: datetime) -> Iterator[str]:
@@ -335,14 +343,31 @@ def vector_to_json(vector: Vector) -> list[float]:
     return rounded
 
 
+def spread_vector(item_id: str, vector: Vector) -> list[float]:
+    """The numbers of vector_to_json() with one decimal more, which differs from item to item and says nothing.
+
+    Lucene links equal vectors to each other alone, and a search that comes among them finds nothing else. Vectors that differ by a
+    rounding error are linked like any others (docs/adr/0017-equal-vectors.md). Reading them rounds the difference away.
+
+    Args:
+        item_id: the same id has the same decimals.
+        vector: (D,) float32.
+    """
+    digest = shake_128(item_id.encode(errors="surrogatepass")).digest(len(vector))
+    units = np.frombuffer(digest, dtype=np.uint8) % (2 * SPREAD + 1) - float(SPREAD)  # (D,) in [-SPREAD, SPREAD]
+    exact = np.round(vector.astype(np.float64), VECTOR_DECIMALS)
+    numbers: list[float] = np.round(exact + units * 10.0 ** -(VECTOR_DECIMALS + 1), VECTOR_DECIMALS + 1).tolist()
+    return numbers
+
+
 def vector_from_json(numbers: Any) -> Vector:
-    """Read vector_to_json()'s numbers back.
+    """Read the numbers of vector_to_json() or spread_vector() back.
 
     Raises:
         InvalidInput: not a flat list of finite numbers.
     """
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
-        vector = np.asarray(numbers, dtype=np.float32)
+        vector: Vector = np.round(np.asarray(numbers, dtype=np.float64), VECTOR_DECIMALS).astype(np.float32)
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise InvalidInput("the embedding is not a flat list of finite numbers")
     return vector

@@ -262,11 +262,16 @@ def cosines(vector: Vector, candidates: Sequence[Candidate]) -> list[float]:
     """The exact cosine of a (dimensions,) vector with that of each candidate, in [-1, 1], rounded to 6 decimals."""
     if not candidates:
         return []
-    stored = np.stack([c.vector for c in candidates]).astype(np.float64)  # (N, D)
-    query = vector.astype(np.float64)  # (D,)
-    lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(query)  # (N,)
-    rounded = np.round(stored @ query / np.maximum(lengths, 1e-12), SCORE_DECIMALS)
-    return [float(cosine) for cosine in np.clip(rounded, -1.0, 1.0)]
+    cosines: list[float] = cosines_with(vector, np.stack([c.vector for c in candidates])).tolist()
+    return cosines
+
+
+def cosines_with(vector: Vector, stored: Vector) -> NDArray[np.float64]:
+    """(N,) float64: the exact cosines of a (D,) vector with (N, D) others, in [-1, 1], rounded to 6 decimals."""
+    others, query = stored.astype(np.float64), vector.astype(np.float64)
+    lengths = np.linalg.norm(others, axis=1) * np.linalg.norm(query)  # (N,)
+    rounded: NDArray[np.float64] = np.round(others @ query / np.maximum(lengths, 1e-12), SCORE_DECIMALS)
+    return np.clip(rounded, -1.0, 1.0)
 
 
 class Scored(Protocol):

@@ -12,6 +12,7 @@ import numpy as np
 from retrieval.errors import InvalidInput
 from retrieval.files import replacing
 from retrieval.index.base import OVERFETCH, Vector
+from retrieval.index.equal_vectors import PAIR_BYTES, EqualVectors
 from retrieval.index.families import AnnIndex, mapped_vectors
 from retrieval.index.family_build import trained
 from retrieval.index.hnsw import nearest_slots
@@ -33,7 +34,7 @@ class CodedVectors:
     there are four times as many vectors as it was trained for, or enough for the first time, it is `outgrown` and to be built
     again: a third of all work, over time, for lists and codes that suit what is there.
 
-    In its file FAISS's own format comes first, then the whole vectors (N, D) float32, then positions and footer. All is mapped.
+    In its file FAISS's own format comes first, then the whole vectors (N, D) float32, pairs of equal slots, positions, footer.
 
     Args:
         dimensions: length of the vectors.
@@ -53,6 +54,7 @@ class CodedVectors:
         self._index: Any = None  # what _ann searches
         self._trained_for = 0
         self._mapped: MappedIndex | None = None  # what the index is a view of
+        self._equal = EqualVectors()  # of a graph
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -72,7 +74,7 @@ class CodedVectors:
     def copy(self) -> Self:
         """The same vectors, the index in memory of its own; of several copies of one, one may be added to and kept."""
         made = type(self)(self.dimensions, self._spec, self._folder)
-        made._vectors, made._trained_for = self._vectors.copy(), self._trained_for
+        made._vectors, made._trained_for, made._equal = self._vectors.copy(), self._trained_for, self._equal.copy()
         if self._ann is not None:
             made._search_in(self._mapped.copy() if self._mapped else faiss.clone_index(self._index), self._ann.spec)
         return made
@@ -86,7 +88,7 @@ class CodedVectors:
         assert self._mapped is None
         self._vectors.add(vectors)
         if self._index is not None:
-            self._index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+            self._add_to(self._index, vectors)
 
     def train(self, before_stride: Callable[[], None]) -> None:
         """Make the index of the vectors that are there, on a sample of them, where they are enough.
@@ -97,10 +99,10 @@ class CodedVectors:
         if len(self) < self._least:
             return
         sized = self._spec.sized(len(self))
-        index = trained(sized, self._vectors)
+        index, self._equal = trained(sized, self._vectors), EqualVectors()
         for start in range(0, len(self), ROWS_A_STRIDE):
             before_stride()
-            index.add(self._vectors.rows(start, start + ROWS_A_STRIDE))
+            self._add_to(index, self._vectors.rows(start, start + ROWS_A_STRIDE))
         self._trained_for = len(self)
         self._search_in(index, sized)
 
@@ -114,7 +116,9 @@ class CodedVectors:
         if self._ann is None or count <= exact_below:
             return self.exact(query, k, allowed)
         every = count == len(self)
-        found = self._ann.search(query, k + OVERFETCH, None if every else allowed, compare=exact_below > 0).slots
+        leading = None if every else self._equal.leading_to(allowed)
+        found = self._equal.with_equals(self._ann.search(query, k + OVERFETCH, leading, compare=exact_below > 0).slots)
+        found = found[allowed[found]]
         return found if len(found) >= min(k, count) else self.exact(query, k, allowed)
 
     def exact(self, query: Vector, k: int, allowed: Mask) -> Slots:
@@ -129,8 +133,9 @@ class CodedVectors:
             if self._index is not None:
                 faiss.write_index(self._index, str(partial))
             start = self._write_vectors(partial)
+            self._equal.append_to(partial)
             spec = str(self._ann.spec) if self._ann else ""
-            told = {"spec": spec, "vectors_at": start, "trained_for": self._trained_for}
+            told = {"spec": spec, "vectors_at": start, "trained_for": self._trained_for, "equal": len(self._equal)}
             return self._in_file(partial, seal(partial, positions, database_id, told), self.dimensions, self._spec, self._folder)
 
     @classmethod
@@ -150,7 +155,8 @@ class CodedVectors:
         made, told = cls(dimensions, spec, folder), footer.told
         if not {"spec", "vectors_at", "trained_for"} <= told.keys():
             raise ValueError("it is of another kind of index")
-        if footer.payload != told["vectors_at"] + footer.slots * (4 * dimensions + 8):
+        equal = told.get("equal", 0)  # not in files of before
+        if footer.payload != told["vectors_at"] + footer.slots * (4 * dimensions + 8) + PAIR_BYTES * equal:
             raise ValueError(f"it does not hold {footer.slots} vectors of {dimensions} dimensions")
         if footer.slots:
             saved = mapped_vectors(path, (footer.slots, dimensions), told["vectors_at"])
@@ -164,7 +170,15 @@ class CodedVectors:
                 raise ValueError(f"it is {built}, not {spec}")
             made._mapped, made._trained_for = MappedIndex(path), int(told["trained_for"])
             made._search_in(made._mapped.index, built)
+            made._equal = EqualVectors.read_from(path, footer.payload - 8 * footer.slots, equal)
         return made
+
+    def _add_to(self, index: Any, vectors: Vector) -> None:
+        rows = np.ascontiguousarray(vectors, dtype=np.float32)
+        if isinstance(index, faiss.IndexHNSW):
+            self._equal.add_to(index, rows, self.take)
+        else:
+            index.add(rows)
 
     def _search_in(self, index: Any, built: IndexSpec) -> None:
         """Search in FAISS's index from now on, with the effort and the rescoring of the spec that was asked for."""

@@ -17,12 +17,12 @@ from retrieval.index.base import (
     TopField,
     UpsertReport,
     Vector,
-    rank_by_cosine,
+    cosines_with,
     scores_of,
     with_ranks,
 )
 from retrieval.index.entries import batches, entry_chars
-from retrieval.index.hits import Hit, Hits, best_hits, keyword_hits, top_hits
+from retrieval.index.hits import Hit, Hits, best_hits, best_places, keyword_hits, top_hits
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_graph import LotGraph
 from retrieval.index.lot_keywords import LotKeywords
@@ -217,10 +217,10 @@ class FaissIndex:
             if not allowed.any():
                 return []
             slots = vectors.exact(query, k, allowed) if exact else vectors.nearest(query, k, allowed, self._exact_below)
-            stored = vectors.take(slots)  # (N, D)
-            found = [Candidate(columns.item_ids[slot], 0.0, {}, vector) for slot, vector in zip(slots, stored, strict=True)]
-            positions = {c.item_id: int(columns.positions[slot]) for c, slot in zip(found, slots, strict=True)}
-        return [Hit(positions[c.item_id], c.item_id, c.score) for c in rank_by_cosine(vector, found, k)]
+            scores = cosines_with(vector, vectors.take(slots))  # (N,)
+            best = best_places(slots, scores, columns.item_ids, k)
+            places = zip(slots[best].tolist(), scores[best].tolist(), strict=True)
+            return best_hits((Hit(int(columns.positions[s]), columns.item_ids[s], score) for s, score in places), k)
 
     def _keyword_hits(self, text: str, k: int, where: Filter) -> Hits:
         if k <= 0:

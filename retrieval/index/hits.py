@@ -57,7 +57,7 @@ def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], colu
             break
         depth *= HELD_AGAINST_FILTER
     rows, slots = rows[passing], slots[passing]
-    best = _best(slots, scores[rows], columns.item_ids, k)
+    best = best_places(slots, scores[rows], columns.item_ids, k)
     ids = [columns.item_ids[slot] for slot in slots[best]]
     hits = map(Hit, positions[rows[best]].tolist(), ids, scores[rows[best]].tolist())
     return best_hits(hits, k)
@@ -73,11 +73,11 @@ def top_hits(columns: LotColumns, field: TopField, where: Filter, k: int) -> Hit
     slots = np.flatnonzero(columns.allowed(where))
     numbers = columns.numbers(field)[slots]
     slots, numbers = slots[~np.isnan(numbers)], numbers[~np.isnan(numbers)]
-    best = slots[_best(slots, numbers, columns.item_ids, k)].tolist()
+    best = slots[best_places(slots, numbers, columns.item_ids, k)].tolist()
     return best_hits((Hit(int(columns.positions[s]), columns.item_ids[s], float(columns.numbers(field)[s])) for s in best), k)
 
 
-def _best(slots: NDArray[np.int64], numbers: NDArray[Any], item_ids: Sequence[str], k: int) -> list[int]:
+def best_places(slots: NDArray[np.int64], numbers: NDArray[Any], item_ids: Sequence[str], k: int) -> list[int]:
     """Which k of some slots have the highest numbers, ties by item_id, in no order; lots of one day or one title may all tie."""
     if len(numbers) <= k:
         return list(range(len(numbers)))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from retrieval.files import replacing
 from retrieval.index.base import OVERFETCH, Vector
+from retrieval.index.equal_vectors import EqualVectors
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.inner_products import inner_products
 from retrieval.index.lot_columns import Mask
@@ -39,6 +40,7 @@ class HnswGraph:
         self._spec = spec
         self._index: Any = self._empty(dimensions)
         self._mapped: MappedIndex | None = None  # what the index is a view of
+        self._equal = EqualVectors()
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -62,6 +64,7 @@ class HnswGraph:
         """The same vectors in memory of their own, whatever this one is a view of."""
         made = type(self)(self.dimensions, self._spec)
         made._index = self._mapped.copy() if self._mapped else faiss.clone_index(self._index)
+        made._equal = self._equal.copy()
         return made
 
     def take(self, slots: Slots) -> Vector:
@@ -72,9 +75,9 @@ class HnswGraph:
         """Nothing: vectors are linked as they are added."""
 
     def add(self, vectors: Vector) -> None:
-        """Add (N, D) unit vectors at the next slots; to one in memory alone, for FAISS ends the process that changes a file's."""
+        """Append (N, D) unit vectors. In-memory indexes only: FAISS aborts the process if a memory-mapped index is modified."""
         assert self._mapped is None
-        self._index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+        self._equal.add_to(self._index, np.ascontiguousarray(vectors, dtype=np.float32), self.take)
 
     def nearest(self, query: Vector, k: int, allowed: Mask, exact_below: int) -> Slots:
         """The slots with the highest cosine among the allowed ones.
@@ -124,18 +127,19 @@ class HnswGraph:
         return inner_products(vectors, query, slots)
 
     def _beam(self, query: Vector, k: int, ef_search: int, allowed: Mask | None) -> Slots:
-        selector = None if allowed is None else _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        bits = None if allowed is None else np.packbits(self._equal.leading_to(allowed), bitorder="little")
+        selector = None if bits is None else _faiss.IDSelectorBitmap(bits)
         parameters = _faiss.SearchParametersHNSW(efSearch=min(ef_search, len(self)), sel=selector)
         _, labels = self._index.search(query[None], k, params=parameters)  # (1, k)
-        found: Slots = labels[0][labels[0] >= 0]  # FAISS fills up with -1
-        return found
+        found = self._equal.with_equals(labels[0][labels[0] >= 0])  # FAISS fills up with -1
+        return found if allowed is None else found[allowed[found]]
 
     def write(self, path: Path) -> None:
         """Write the bare index in FAISS's own format, which any program with faiss reads."""
         faiss.write_index(self._index, str(path))
 
     def save(self, path: Path, positions: Positions, database_id: str) -> Self:
-        """Write all to a file in one step: FAISS's own format, then the positions, then a footer with a checksum.
+        """Write all to a file in one step: FAISS's own format, pairs of equal slots, positions, a footer with a checksum.
 
         Args:
             path: replaced if it is there.
@@ -147,7 +151,9 @@ class HnswGraph:
         """
         with replacing(path) as partial:
             self.write(partial)
-            return self._in_file(partial, seal(partial, positions, database_id), self.dimensions, self._spec)
+            self._equal.append_to(partial)
+            footer = seal(partial, positions, database_id, {"equal": len(self._equal)})
+            return self._in_file(partial, footer, self.dimensions, self._spec)
 
     @classmethod
     def load(cls, path: Path, dimensions: int, database_id: str, spec: IndexSpec = GRAPH) -> tuple[Self, Positions]:
@@ -172,6 +178,7 @@ class HnswGraph:
         made._index, made._mapped = mapped.index, mapped
         if (len(made), made._index.d) != (footer.slots, dimensions):
             raise ValueError(f"it holds {len(made)} vectors of {made._index.d} dimensions, not {footer.slots} of {dimensions}")
+        made._equal = EqualVectors.read_from(path, footer.payload - 8 * footer.slots, footer.told.get("equal", 0))
         return made
 
     def _empty(self, dimensions: int) -> Any:
@@ -196,6 +203,11 @@ class FlatVectors(HnswGraph):
             return np.empty((0, dimensions), dtype=np.float32)
         view: Vector = faiss.rev_swig_ptr(self._index.get_xb(), size * dimensions).reshape(size, dimensions)
         return view
+
+    def add(self, vectors: Vector) -> None:
+        """Append (N, D) unit vectors. In-memory indexes only, as HnswGraph.add."""
+        assert self._mapped is None
+        self._index.add(np.ascontiguousarray(vectors, dtype=np.float32))
 
     def nearest(self, query: Vector, k: int, allowed: Mask, exact_below: int) -> Slots:
         """The slots with the highest cosine among the allowed ones, as exact() finds them; exact_below is not looked at."""

@@ -105,7 +105,7 @@ class BulkWriter:
         for entry in entries:
             fault = entry_fault(entry, self._dimensions)
             if fault is None:
-                lines = deletion_lines(entry, utc_now()) if isinstance(entry, Tombstone) else bulk_lines(entry)
+                lines = deletion_lines(entry, utc_now()) if isinstance(entry, Tombstone) else bulk_lines(entry, spread=True)
                 text = "".join(f"{line}\n" for line in lines)
                 fault = _encoding_fault(text)
             if fault is None:
