@@ -1,0 +1,93 @@
+"""What both indices answer for a release: receipts item by item, and no alias or end before every part is in."""
+
+import gzip
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from index_lots import DIMENSIONS, TOWER_ID, axis, lot
+
+from retrieval.errors import IndexMissing, ReleaseError
+from retrieval.index.base import IndexedItem, IndexStore, Tombstone
+from retrieval.indexing import publish_release, take_in_part
+from retrieval.release import Manifest, Part, PartReceipt
+from retrieval.schema import bulk_lines
+
+OTHER_TOWER = "f" * 12
+Entries = Sequence[IndexedItem | Tombstone]
+
+
+def packed(entries: Entries) -> bytes:
+    """The bytes of a part."""
+    return gzip.compress("".join(f"{line}\n" for entry in entries for line in bulk_lines(entry)).encode(), mtime=0)
+
+
+def release_of(*parts: Entries, tower_id: str = TOWER_ID) -> Manifest:
+    """The manifest of these parts."""
+    named = [
+        Part(f"part-{n:05}.ndjson.gz", len(part), len(packed(part)), hashlib.sha256(packed(part)).hexdigest())
+        for n, part in enumerate(parts)
+    ]
+    items = sum(map(len, parts))
+    return Manifest("night", tower_id, DIMENSIONS, items, items, 0, 0, named)
+
+
+def take_in(store: IndexStore, number: int, entries: Entries, more: bytes = b"") -> PartReceipt:
+    """Index a part, with what else stands in it."""
+    return take_in_part(f"part-{number:05}.ndjson.gz", io.BytesIO(packed(entries) + more), store)
+
+
+def lots(count: int, start: int = 0) -> list[IndexedItem]:
+    """Lots along different axes."""
+    return [lot(f"lot-{i}", axis(i, tilt=i / 100)) for i in range(start, start + count)]
+
+
+def test_a_receipt_says_which_items_were_stale_refused_and_withdrawn(store: IndexStore) -> None:
+    index = store.create(TOWER_ID, DIMENSIONS)
+    index.upsert([lot("lot-0", version=9), lot("lot-1", version=9)])
+    refused = replace(lot("lot-9"), vector=np.zeros(DIMENSIONS, np.float32))
+    receipt = take_in(store, 0, [*lots(4), refused, Tombstone("lot-3", 2)], gzip.compress(b'{oops\n{"item_id": "lot-8"}\n'))
+    assert (receipt.indexed, receipt.stale_ids, receipt.deleted_ids) == (2, ("lot-0", "lot-1"), ("lot-3",))
+    assert [item_id for item_id, _ in receipt.rejected] == ["lot-8", "lot-9"]
+    assert (receipt.index, receipt.tower_id) == (index.name, TOWER_ID)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_lots_of_other_releases_do_not_stand_for_a_part(store: IndexStore, live: bool) -> None:
+    index = store.create(TOWER_ID, DIMENSIONS)
+    index.upsert(lots(60, start=100))
+    index.refresh()
+    if live:
+        store.publish(index.name)
+    parts = [lots(20), lots(10, start=20)]
+    manifest = release_of(*parts)
+    cut = [take_in(store, 0, parts[0]), take_in(store, 1, parts[1][:5])]
+    for receipts, fault in (
+        ([], "part-00000.ndjson.gz is not indexed yet"),
+        (cut, "part-00001.ndjson.gz was read with other bytes"),
+    ):
+        with pytest.raises(ReleaseError, match=fault):
+            publish_release(manifest, store, [], receipts)
+    if not live:
+        with pytest.raises(IndexMissing):
+            store.live()
+    report = publish_release(manifest, store, [], [cut[0], take_in(store, 1, parts[1])])
+    assert (report.index, report.published, report.upserts.indexed) == (index.name, not live, 30)
+    assert len(store.live().fetch([f"lot-{i}" for i in range(30)])) == 30
+
+
+def test_one_lot_of_another_tower_does_not_take_the_alias_unless_it_is_forced(store: IndexStore) -> None:
+    index = store.create(TOWER_ID, DIMENSIONS)
+    index.upsert(lots(20))
+    index.refresh()
+    store.publish(index.name)
+    one = [replace(lots(1)[0], document={**lots(1)[0].document, "tower_id": OTHER_TOWER})]
+    manifest, receipts = release_of(one, tower_id=OTHER_TOWER), [take_in(store, 0, one)]
+    with pytest.raises(ReleaseError, match=r"has 1 lots, the live index .* has 20; .*`gavel index --force`"):
+        publish_release(manifest, store, [], receipts)
+    assert store.live().tower_id == TOWER_ID
+    assert publish_release(manifest, store, [], receipts, force=True).published
+    assert store.live().tower_id == OTHER_TOWER
