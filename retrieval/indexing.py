@@ -34,6 +34,7 @@ Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 PROBES = 50
+DRAWN_PER_PROBE = 4  # lots drawn, so that equal ones, which are one probe, leave enough others
 PROBE_K = 10
 LEAST_RECALL = 0.95
 PROGRESS_STEP = 250
@@ -153,13 +154,12 @@ def index_release(folder: Path, store: IndexStore, progress: Progress | None = N
     report = UpsertReport()
     for part in manifest.parts:
         report += index_part(watch.passing(read_part(folder / part.name)), store)
-    return publish_release(manifest, store, watch.probes, report)
+    return publish_release(manifest, store, report)
 
 
 def publish_release(
     manifest: Manifest,
     store: IndexStore,
-    probes: Sequence[Vector],
     upserts: UpsertReport | None = None,
     *,
     least_share: float = 0.0,
@@ -169,14 +169,14 @@ def publish_release(
     Args:
         manifest: of the whole release; manifests of several instances are merged before.
         store: where the parts were indexed.
-        probes: (dimensions,) vectors whose ten nearest HNSW must find; about 50 of the release's own.
         upserts: what index_part() reported, when the caller knows.
         least_share: share of the live index's lots that the release itself must hold for the alias to leave that index; above
             0 where releases of a single day come by themselves, which must not take the place of all lots.
 
     Raises:
         ReleaseError: lots are missing in the index (some part is not indexed yet), the release is too small to take the
-            place of the live index, or HNSW finds fewer than 95% of the exact ten nearest. The alias stays where it was.
+            place of the live index, or the whole index finds fewer than 95% of the exact ten nearest. The alias stays where it
+            was.
         IndexUnavailable: the index does not answer.
     """
     index = store.find(manifest.tower_id)
@@ -189,16 +189,35 @@ def publish_release(
     if not live:  # from a live index lots may have been deleted since
         _check_count(manifest, index, lots, upserts)
         _check_share(manifest, store, least_share)
-    recall = recall_at_10(index, probes)
+    recall = probe_index(index)
     if recall < LEAST_RECALL:
-        raise ReleaseError(
-            f"index {index.name} finds {recall:.3f} of the exact ten nearest over {len(probes)} probes, "
-            f"{LEAST_RECALL} is the least; build it with a larger m or ef_construction"
-        )
+        raise ReleaseError(f"{low_recall(index.name, recall)}; {'it is live already' if live else 'it was not published'}")
     if not live:
         store.publish(index.name)
         logger.info("index %s is live: %d lots, recall@10 %.3f", index.name, lots, recall)
     return ReleaseReport(index.name, index.tower_id, upserts or UpsertReport(), lots, recall, not live)
+
+
+def probe_index(index: VectorIndex, seed: int = 0) -> float:
+    """Mean recall@10 of lots drawn from the whole index, whatever was written to it last.
+
+    Args:
+        index: refreshed.
+        seed: the same seed draws the same lots as long as nothing is written.
+
+    Returns:
+        In [0, 1], over up to 50 different vectors of lots that a search may find; 1 where there is none.
+    """
+    drawn = index.sample(DRAWN_PER_PROBE * PROBES, Filter(), seed)
+    return recall_at_10(index, list({vector.tobytes(): vector for vector in drawn}.values())[:PROBES])
+
+
+def low_recall(name: str, recall: float) -> str:
+    """Say that an index finds too little, and the way out."""
+    return (
+        f"index {name} finds {recall:.3f} of the exact ten nearest of lots drawn from all of it, {LEAST_RECALL} is the least: "
+        "build it again with `gavel index --rebuild`, with a larger GAVEL_HNSW_M where it stays so"
+    )
 
 
 def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
@@ -225,19 +244,15 @@ def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
 
 
 class _Watch:
-    """Looks on while the entries of a release pass: counts them, and keeps every so-many-th vector as a probe."""
+    """Looks on while the entries of a release pass, and counts them."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
-        self.probes: list[Vector] = []
         self._seen = 0
         self._total = total
         self._progress = progress
-        self._step = max(1, total // PROBES)
 
     def passing(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         for entry in entries:
-            if isinstance(entry, IndexedItem) and self._seen % self._step == 0 and len(self.probes) < PROBES:
-                self.probes.append(entry.vector)
             self._seen += 1
             if self._progress and (self._seen % PROGRESS_STEP == 0 or self._seen >= self._total):
                 self._progress(self._seen, max(self._total, self._seen))

@@ -2,23 +2,24 @@
 
 It takes S3 events wrapped in SQS messages, one or several a message, and bare S3 events from the console. A message that
 fails comes again by itself: the answer names it (ReportBatchItemFailures), and writing a part twice changes nothing.
-The state machines call it directly too, before a job: {"ensure_index": {"tower_id": …}}.
+The state machines call it directly too, before a job: {"ensure_index": {"tower_id": …}}. A schedule asks it for the recall of the
+live index, {"probe": {}}, because the engine merges its segments at any hour.
 """
 
 from functools import cache
 from json import loads
 from pathlib import PurePosixPath
+from time import time
 from typing import Any
 from urllib.parse import unquote_plus
 
 import boto3
 from aws_lambda_powertools import Logger
 
-from lambdas.bulk_indexer.probes import release_probes
 from lambdas.bulk_indexer.tower_index import make_index
 from retrieval.index.base import IndexStore
 from retrieval.index.opensearch_client import open_store
-from retrieval.indexing import index_part, publish_release, read_part
+from retrieval.indexing import index_part, probe_index, publish_release, read_part
 from retrieval.release import RECEIPT_FILE, Manifest, merge_manifests
 from retrieval.settings import Settings
 
@@ -30,6 +31,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Take in every object that the event names; report the messages that must come again."""
     if "ensure_index" in event:
         return make_index(event["ensure_index"]["tower_id"], store())
+    if "probe" in event:
+        return _probe()
     records = event.get("Records", [])
     if not any(record.get("eventSource") == "aws:sqs" for record in records):
         _take_in(event)
@@ -42,6 +45,14 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             logger.exception("message failed", message_id=message["messageId"])
             failed.append({"itemIdentifier": message["messageId"]})
     return {"batchItemFailures": failed}
+
+
+def _probe() -> dict[str, Any]:
+    """Log the recall of the live index, of other lots each time; an alarm watches it."""
+    index = store().live()
+    told = {"index": index.name, "lots": index.count(), "recall": probe_index(index, seed=int(time()))}
+    logger.info("index probed", **told)
+    return told
 
 
 def _take_in(event: dict[str, Any]) -> None:
@@ -73,8 +84,7 @@ def _publish(bucket: str, key: str, folder: str) -> None:
         logger.info("release waits for other instances", folder=folder, there=len(shards), instances=instances)
         return
     manifest = merge_manifests(shards)
-    probes = release_probes(manifest, lambda name: _body(bucket, folder + name))
-    report = publish_release(manifest, store(), probes, least_share=LEAST_SHARE)
+    report = publish_release(manifest, store(), least_share=LEAST_SHARE)
     s3().put_object(Bucket=bucket, Key=folder + RECEIPT_FILE, Body=report.to_json().encode())
     logger.info("release checked", index=report.index, lots=report.lots, recall=report.recall_at_10, published=report.published)
 

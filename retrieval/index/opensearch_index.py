@@ -38,6 +38,7 @@ from retrieval.index.opensearch_queries import (
     exact_body,
     hybrid_body,
     keyword_body,
+    sample_body,
     semantic_body,
     top_body,
 )
@@ -196,6 +197,10 @@ class OpenSearchIndex:
             body = {"ids": list(item_ids[start : start + FETCH_CHUNK])}
             found += [_candidate(hit) for hit in self._documents(body) if hit.get("found")]
         return found
+
+    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+        """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
+        return [_candidate(hit).vector for hit in self._hits(sample_body(count, where, seed))] if count > 0 else []
 
     def within(self, seconds: float) -> "OpenSearchIndex":
         """The same index on the same connections, whose searches and fetches are given up after so many seconds."""
