@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from lots import TOWER_ID, lot
 
-from retrieval import indexing
 from retrieval.errors import IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.index.base import Filter, Tombstone
 from retrieval.index.faiss import FaissStore
-from retrieval.indexing import ensure_index, index_part, index_release, publish_release, read_part, recall_at_10
+from retrieval.indexing import ensure_index, index_part, index_release, probe_index, publish_release, read_part, recall_at_10
 from retrieval.release import Manifest, Part
 from retrieval.schema import bulk_lines
 
@@ -193,10 +192,10 @@ def test_a_release_leaves_the_alias_to_an_index_of_many_more_lots(store, tmp_pat
     manifest = write_release(tmp_path / "b", others, tower_id=OTHER_TOWER)
     index_part(others, store)
     if published:
-        assert publish_release(manifest, store, [], least_share=0.5).published
+        assert publish_release(manifest, store, least_share=0.5).published
     else:
         with pytest.raises(ReleaseError, match=r"has 4 lots, the live index .* has 10; below 50% .* the alias stays: rebuild"):
-            publish_release(manifest, store, [], least_share=0.5)
+            publish_release(manifest, store, least_share=0.5)
     assert store.live().tower_id == (OTHER_TOWER if published else TOWER_ID)
 
 
@@ -209,7 +208,7 @@ def test_what_counts_is_the_release_and_not_what_its_index_held_before(store, tm
     )
     night = write_release(tmp_path / "night", old[:1])
     with pytest.raises(ReleaseError, match=r"has 1 lots"):
-        publish_release(night, store, [], least_share=0.5)
+        publish_release(night, store, least_share=0.5)
     assert store.live().tower_id == OTHER_TOWER
 
 
@@ -218,21 +217,21 @@ def test_a_day_goes_live_by_itself_in_the_index_that_is_live_and_where_none_is(s
     if lots_held:
         index_release(write_release(tmp_path / "a", lots(10)) and tmp_path / "a", store)
     index_part(lots(1), store)
-    report = publish_release(write_release(tmp_path / "night", lots(1)), store, [], least_share=0.5)
+    report = publish_release(write_release(tmp_path / "night", lots(1)), store, least_share=0.5)
     assert report.published == (not lots_held)
 
 
 def test_a_release_is_not_published_before_all_its_parts_are_indexed(store, tmp_path):
     manifest = write_release(tmp_path / "r", lots(3), lots(3, start=3))
     with pytest.raises(ReleaseError, match="has no lot in any index of tower"):
-        publish_release(manifest, store, [])
+        publish_release(manifest, store)
     index_part(lots(3), store)
     with pytest.raises(ReleaseError, match="holds 3 of the 6 lots of release release"):
-        publish_release(manifest, store, [])
+        publish_release(manifest, store)
     with pytest.raises(IndexMissing):
         store.live()
     index_part(lots(3, start=3), store)
-    assert publish_release(manifest, store, []).published
+    assert publish_release(manifest, store).published
 
 
 def test_a_lot_that_comes_twice_in_a_release_is_counted_once(store, tmp_path):
@@ -289,17 +288,42 @@ def test_an_index_that_finds_too_little_is_not_published(store, tmp_path, monkey
     manifest = write_release(tmp_path / "r", lots(40))
     index_part(lots(40), store)
     monkeypatch.setattr(store, "find", lambda tower_id: Blunt(FaissStore.find(store, tower_id), 1))
-    with pytest.raises(ReleaseError, match=r"finds 0\.900 of the exact ten nearest over 1 probes, 0\.95 is the least"):
-        publish_release(manifest, store, [lots(1)[0].vector])
+    with pytest.raises(ReleaseError, match=r"finds 0\.900 of the exact ten nearest .*, 0\.95 is the least: .*not published"):
+        publish_release(manifest, store)
     with pytest.raises(IndexMissing):
         store.live()
 
 
-def test_probes_are_spread_over_the_whole_release():
-    watch = indexing._Watch(400, None)
-    assert len(list(watch.passing(lots(400)))) == 400
-    assert len(watch.probes) == indexing.PROBES
-    np.testing.assert_array_equal(watch.probes[-1], lots(400)[392].vector)
+def test_a_release_that_finds_itself_does_not_pass_for_an_index_that_lost_the_others(store, tmp_path, monkeypatch):
+    index_release(write_release(tmp_path / "a", lots(40)) and tmp_path / "a", store)
+    late = lots(1, start=100)
+
+    class Forgetful(Blunt):
+        def semantic(self, vector, k, where, *, exact=False):
+            found = self._index.semantic(vector, k, where, exact=True)
+            return found if exact or (vector == late[0].vector).all() else []
+
+    find = store.find
+    monkeypatch.setattr(store, "find", lambda tower_id: Forgetful(find(tower_id), 0))
+    manifest = write_release(tmp_path / "b", late)
+    index_part(late, store)
+    with pytest.raises(ReleaseError, match=r"of lots drawn from all of it, .* `gavel index --rebuild`.*it is live already"):
+        publish_release(manifest, store)
+
+
+def test_equal_lots_are_one_probe(store):
+    copies = [replace(lots(1)[0], item_id=f"copy-{i}") for i in range(60)]
+    index_part([*copies, *lots(3)], store)
+    index = store.find(TOWER_ID)
+    asked = []
+
+    class Watched(Blunt):
+        def semantic(self, vector, k, where, *, exact=False):
+            asked.append(vector.tobytes())
+            return self._index.semantic(vector, k, where, exact=exact)
+
+    assert probe_index(Watched(index, 0)) == 1.0
+    assert len(asked) == 2 * len(set(asked)) == 2 * len({entry.vector.tobytes() for entry in lots(3)})
 
 
 def test_a_release_without_lots_is_refused_with_the_way_out(store, tmp_path):
