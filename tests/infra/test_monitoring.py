@@ -10,6 +10,7 @@ from test_reranker import RERANKER
 from infra.event_stream import BUFFER_S
 from infra.monitoring import MOST_FALLBACKS, NAMESPACE, SEARCH_STAGES
 from lambdas.query_api import measurements
+from retrieval.indexing import LEAST_RECALL
 
 RUN_BOOK = (ROOT / "docs" / "operations.md").read_text()
 SECTIONS = {
@@ -85,8 +86,22 @@ def test_releases_and_lots_are_counted_by_the_words_that_the_indexer_logs(stage)
         (metric,) = metric_filter["MetricTransformations"]
         assert f'logger.info("{words}"' in source
         counted[words] = metric["MetricValue"]
-    assert counted == {"release checked": "1", "part indexed": "$.indexed"}
+    assert counted == {"release checked": "1", "part indexed": "$.indexed", "index probed": "$.recall"}
     assert 'logger.info("part indexed", key=key, indexed=' in source
+
+
+def test_the_live_index_is_probed_every_few_hours_and_too_low_a_recall_or_none_rings(stage):
+    (rule,) = [rule for rule in stage.properties("AWS::Events::Rule") if "ScheduleExpression" in rule]
+    (target,) = rule["Targets"]
+    assert (rule["ScheduleExpression"], target["Input"]) == ("rate(3 hours)", '{"probe":{}}')
+    assert "BulkIndexer" in json.dumps(target["Arn"])
+    alarm = alarms(stage)["index-recall"]
+    assert (alarm["Threshold"], alarm["ComparisonOperator"], alarm["TreatMissingData"]) == (
+        LEAST_RECALL,
+        "LessThanThreshold",
+        "breaching",
+    )
+    assert (alarm["Statistic"], alarm["Period"]) == ("Minimum", 3 * 3600)
 
 
 @pytest.mark.parametrize(("name", "fallbacks"), [("rerank-fallbacks", "rerank_fallbacks"), ("half-searches", "half_searches")])
