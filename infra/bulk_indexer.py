@@ -1,6 +1,8 @@
 """Parts that land in the bucket go into the index: queue -> Lambda -> OpenSearch."""
 
-from aws_cdk import ArnFormat, Stack
+from aws_cdk import ArnFormat, Duration, Stack
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_event_sources as sources
@@ -18,6 +20,7 @@ from retrieval.settings import Settings
 
 # RECEIPT_FILE, PART_RECEIPTS and INDEX_REJECTS_FILE of retrieval/release.py and CARD_FILE of retrieval/tower.py, which infra does
 # not import; a test holds them together
+PROBE_EVERY = Duration.hours(3)  # of the live index: the engine merges its segments, and so their graphs, at any hour
 RECEIPTS, CARDS = "indexed.json", "tower.json"
 PART_RECEIPTS, REJECTS = "receipts", "index-rejects.ndjson"
 
@@ -67,6 +70,13 @@ class BulkIndexer(Construct):
             sources.SqsEventSource(
                 store.arrivals, batch_size=1, max_concurrency=stage.indexer_concurrency, report_batch_item_failures=True
             )
+        )
+        events.Rule(
+            self,
+            "Probe",
+            description="Measure the recall of the live index",
+            schedule=events.Schedule.rate(PROBE_EVERY),
+            targets=[targets.LambdaFunction(self.function, event=events.RuleTargetInput.from_object({"probe": {}}))],
         )
         self._allow(store, index)
 

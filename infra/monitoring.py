@@ -10,7 +10,7 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from infra.bulk_indexer import BulkIndexer
+from infra.bulk_indexer import PROBE_EVERY, BulkIndexer
 from infra.buyer_events import BuyerEvents
 from infra.event_stream import EventStream
 from infra.item_store import ItemStore
@@ -28,6 +28,7 @@ MOST_ERRORS = 0.01  # share of requests
 MOST_HEAP_PERCENT = 85
 MOST_FALLBACKS = 0.05  # share of searches
 SEARCH_STAGES = ("encode", "retrieve", "rerank", "total")  # as lambdas/query_api/measurements.py calls them
+LEAST_RECALL = 0.95  # as retrieval/indexing.py has it
 LEAST_FREE_SHARE = 0.2  # of a data node's volume
 MINUTE = Duration.minutes(1)
 BREACHING, FINE = cloudwatch.TreatMissingData.BREACHING, cloudwatch.TreatMissingData.NOT_BREACHING
@@ -68,11 +69,13 @@ class StageMonitoring(Construct):
         self._alarm("events-undelivered", events.age(period=Duration.minutes(5)), MOST_UNDELIVERED_S, 3)
         self._alarm("buyers-throttled", buyers.throttles(MINUTE), MOST_THROTTLED, 5)
         self._watch_indexing(store, releases, self._logged(indexer, "Refused", "part indexed", "$.refused"))
+        recall = self._logged(indexer, "Recall", "index probed", "$.recall", statistic="min", period=PROBE_EVERY)
+        self._alarm("index-recall", recall, LEAST_RECALL, 2, comparison_operator=BELOW, treat_missing_data=BREACHING)
         self._watch_nights(rebuild)
         self._watch_opensearch(domain)
         for guard in guards:
             guard.add_alarm_action(self._tell)
-        self._dashboard(api, store, [releases, indexed], domain)
+        self._dashboard(api, store, [releases, indexed, recall], domain)
         self._budget()
 
     def _alarm(self, name: str, metric: cloudwatch.IMetric, threshold: float, minutes: int = 1, **settings: object) -> None:
@@ -117,8 +120,16 @@ class StageMonitoring(Construct):
             label=f"{name} {statistic}",
         )
 
-    def _logged(self, indexer: BulkIndexer, id: str, words: str, value: str) -> cloudwatch.Metric:
-        """What the indexer logs (lambdas/bulk_indexer), summed: 1 a line, or one of its values."""
+    def _logged(
+        self,
+        indexer: BulkIndexer,
+        id: str,
+        words: str,
+        value: str,
+        statistic: str = "sum",
+        period: Duration = Duration.hours(1),  # noqa: B008 -- it never changes
+    ) -> cloudwatch.Metric:
+        """What the indexer logs (lambdas/bulk_indexer), by default summed: 1 a line, or one of its values."""
         counted = logs.MetricFilter(
             self,
             id,
@@ -128,7 +139,7 @@ class StageMonitoring(Construct):
             metric_name=f"{id.lower()}-{self._stage.name}",
             metric_value=value,
         )
-        return counted.metric(statistic="sum", period=Duration.hours(1))
+        return counted.metric(statistic=statistic, period=period)
 
     def _watch_indexing(self, store: ItemStore, releases: cloudwatch.Metric, refused: cloudwatch.Metric) -> None:
         self._alarm("dead-letters", _visible(store.dead_letters), 1)
@@ -175,7 +186,7 @@ class StageMonitoring(Construct):
             "Requests and errors": [api.api.metric_count(), api.api.metric_client_error(), api.api.metric_server_error()],
             "Cold starts": [_cold_starts(api)],
             "Parts that wait, dead letters": [_visible(store.arrivals), _visible(store.dead_letters)],
-            "Releases, and lots indexed": logged,
+            "Releases, lots indexed, recall": logged,
             "OpenSearch": domain_latency,
             "Lots in OpenSearch": [_domain_metric(domain, "SearchableDocuments", "max")],
         }

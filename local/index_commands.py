@@ -1,12 +1,15 @@
-"""`gavel index [RELEASE]` and `gavel index advise`."""
+"""`gavel index [RELEASE]`, `gavel index probe` and `gavel index advise`."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from local.advise_command import advise
+from local.command_entry import EXIT_ERROR, say
+from local.command_options import Json, report
 from local.release_commands import index
+from retrieval.settings import Settings
 
 DEFAULT = "build"
 
@@ -19,6 +22,24 @@ class _WithDefault(TyperGroup):
         return super().parse_args(ctx, args if named else [DEFAULT, *args])
 
 
-index_app = typer.Typer(cls=_WithDefault, help="Index a release and make it live: `gavel index [RELEASE]`; or choose an index.")
+def probe(
+    seed: Annotated[int, typer.Option(min=0, help="Draws other lots.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure how much of the exact answer the live index finds, over lots drawn from all of it; exit status 1 below .95."""
+    from local.wiring import open_store
+    from retrieval.indexing import LEAST_RECALL, low_recall, probe_index
+
+    live = open_store(Settings.from_env()).live()
+    live.refresh()
+    recall = probe_index(live, seed)
+    report({"index": live.name, "tower_id": live.tower_id, "lots": live.count(), "recall@10": recall}, as_json)
+    if recall < LEAST_RECALL:
+        say(low_recall(live.name, recall))
+        raise typer.Exit(EXIT_ERROR)
+
+
+index_app = typer.Typer(cls=_WithDefault, help="Index a release and make it live: `gavel index [RELEASE]`; measure or choose one.")
 index_app.command(DEFAULT)(index)
+index_app.command()(probe)
 index_app.command()(advise)

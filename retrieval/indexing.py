@@ -45,6 +45,7 @@ Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 PROBES = 50
+DRAWN_PER_PROBE = 4  # lots drawn, so that equal ones, which are one probe, leave enough others
 PROBE_K = 10
 LEAST_RECALL = 0.95
 MIN_SHARE = 0.5  # of the live index's lots, for a release to take the alias to another tower's index; no day's lots are so many
@@ -263,25 +264,24 @@ def index_release(
     rejects.unlink(missing_ok=True)
     if refused := rejects_of(receipts):
         replace_file(rejects, refused)
-    return publish_release(manifest, store, watch.probes, receipts, force=force)
+    return publish_release(manifest, store, receipts, force=force)
 
 
 def publish_release(
-    manifest: Manifest, store: IndexStore, probes: Sequence[Vector], receipts: Sequence[PartReceipt], *, force: bool = False
+    manifest: Manifest, store: IndexStore, receipts: Sequence[PartReceipt], *, force: bool = False
 ) -> ReleaseReport:
     """Check the index that holds a release, and point the alias at it unless it is live already.
 
     Args:
         manifest: of the whole release; manifests of several instances are merged before.
         store: where the parts were indexed.
-        probes: (dimensions,) vectors whose ten nearest HNSW must find; about 50 of the release's own.
         receipts: of the release's parts.
         force: publish although the release holds less than MIN_SHARE of the live index's lots, or the index refused too many.
 
     Raises:
         ReleaseError: a part is not proved to be whole in the index, too many items were refused, the release is too small to
-            take the place of another tower's live index, or HNSW finds fewer than 95% of the exact ten nearest. The alias
-            stays where it was.
+            take the place of another tower's live index, or the whole index finds fewer than 95% of the exact ten nearest.
+            The alias stays where it was.
         IndexUnavailable: the index does not answer.
     """
     index = store.find(manifest.tower_id)
@@ -296,7 +296,7 @@ def publish_release(
         _check_share(manifest, store)
     index.refresh()
     lots, live = index.count(), _is_live(index, store)
-    recall = _checked_recall(index, probes)
+    recall = _checked_recall(index, live=live)
     if not live:
         store.publish(index.name)
         logger.info("index %s is live: %d lots, recall@10 %.3f", index.name, lots, recall)
@@ -328,13 +328,35 @@ def rebuild_index(folders: Sequence[Path], store: IndexStore, progress: Progress
                 report += index.upsert(_of_one_tower(watch.passing(lines), tower_id))
                 report += UpsertReport(rejected=lines.bad_lines)
         index.refresh()
-        recall = _checked_recall(index, watch.probes)
+        recall = _checked_recall(index, live=False)
         store.publish(index.name)
     except BaseException:
         with suppress(GavelError):
             store.drop(index.name)
         raise
     return ReleaseReport(index.name, tower_id, report, index.count(), recall, published=True)
+
+
+def probe_index(index: VectorIndex, seed: int = 0) -> float:
+    """Mean recall@10 of lots drawn from the whole index, whatever was written to it last.
+
+    Args:
+        index: refreshed.
+        seed: the same seed draws the same lots as long as nothing is written.
+
+    Returns:
+        In [0, 1], over up to 50 different vectors of lots that a search may find; 1 where there is none.
+    """
+    drawn = index.sample(DRAWN_PER_PROBE * PROBES, Filter(), seed)
+    return recall_at_10(index, list({vector.tobytes(): vector for vector in drawn}.values())[:PROBES])
+
+
+def low_recall(name: str, recall: float) -> str:
+    """Say that an index finds too little, and the way out."""
+    return (
+        f"index {name} finds {recall:.3f} of the exact ten nearest of lots drawn from all of it, {LEAST_RECALL} is the least: "
+        "build it again with `gavel index --rebuild`, with a larger GAVEL_HNSW_M where it stays so"
+    )
 
 
 def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
@@ -360,30 +382,23 @@ def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
     return sum(shares) / len(shares) if shares else 1.0
 
 
-def _checked_recall(index: VectorIndex, probes: Sequence[Vector]) -> float:
-    recall = recall_at_10(index, [probe for probe in probes if probe.shape == (index.dimensions,)])  # others were refused
+def _checked_recall(index: VectorIndex, *, live: bool) -> float:
+    recall = probe_index(index)
     if recall < LEAST_RECALL:
-        raise ReleaseError(
-            f"index {index.name} finds {recall:.3f} of the exact ten nearest over {len(probes)} probes, "
-            f"{LEAST_RECALL} is the least; build it with a larger m or ef_construction"
-        )
+        raise ReleaseError(f"{low_recall(index.name, recall)}; {'it is live already' if live else 'it was not published'}")
     return recall
 
 
 class _Watch:
-    """Looks on while the entries of a release pass: counts them, and keeps every so-many-th vector as a probe."""
+    """Looks on while the entries of a release pass, and counts them."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
-        self.probes: list[Vector] = []
         self._seen = 0
         self._total = total
         self._progress = progress
-        self._step = max(1, total // PROBES)
 
     def passing(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         for entry in entries:
-            if isinstance(entry, IndexedItem) and self._seen % self._step == 0 and len(self.probes) < PROBES:
-                self.probes.append(entry.vector)
             self._seen += 1
             if self._progress and (self._seen % PROGRESS_STEP == 0 or self._seen >= self._total):
                 self._progress(self._seen, max(self._total, self._seen))

@@ -4,7 +4,8 @@ It takes SQS messages and direct calls. Either tells of objects in any of these 
 S3 events, EventBridge's "Object Created", SNS notifications, and {"s3_key": …} with an optional "bucket", to send an object
 again by hand. A message that fails comes again by itself: the answer names it (ReportBatchItemFailures), and writing a part
 twice changes nothing. A message that is none of these fails, too.
-The state machines call it directly too, before a job: {"ensure_index": {"tower_id": …}}.
+The state machines call it directly too, before a job: {"ensure_index": {"tower_id": …}}. A schedule asks it for the recall
+of the live index, {"probe": {}}, because the engine merges its segments at any hour.
 """
 
 import re
@@ -14,18 +15,18 @@ from dataclasses import replace
 from functools import cache, partial
 from json import loads
 from pathlib import PurePosixPath
+from time import time
 from typing import Any
 from urllib.parse import unquote_plus
 
 import boto3
 from aws_lambda_powertools import Logger
 
-from lambdas.bulk_indexer.probes import release_probes
 from lambdas.bulk_indexer.tower_index import make_index
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.index.base import IndexStore
 from retrieval.index.opensearch_client import open_store
-from retrieval.indexing import publish_release, take_in_part
+from retrieval.indexing import probe_index, publish_release, take_in_part
 from retrieval.release import (
     INDEX_REJECTS_FILE,
     PART_RECEIPTS,
@@ -50,10 +51,20 @@ def handler(event: Any, context: object) -> dict[str, Any]:
     match event:
         case {"ensure_index": {"tower_id": str(tower_id)}}:
             return make_index(tower_id, store())
+        case {"probe": {}}:
+            return _probe()
         case {"Records": [{"eventSource": "aws:sqs"}, *_] as messages}:
             return {"batchItemFailures": [{"itemIdentifier": m["messageId"]} for m in messages if not _succeeds(m)]}
     _take_in(event)
     return {"batchItemFailures": []}
+
+
+def _probe() -> dict[str, Any]:
+    """Log the recall of the live index, of other lots each time; an alarm watches it."""
+    index = store().live()
+    told = {"index": index.name, "lots": index.count(), "recall": probe_index(index, seed=int(time()))}
+    logger.info("index probed", **told)
+    return told
 
 
 def _succeeds(message: dict[str, Any]) -> bool:
@@ -165,10 +176,8 @@ def _publish(bucket: str, folder: str, *, manifest_key: str = "", receipt: PartR
     with ThreadPoolExecutor(READERS) as readers:
         receipts = list(map(PartReceipt.from_json, readers.map(partial(_text, bucket), keys)))
     _put(bucket, folder + INDEX_REJECTS_FILE, rejects_of(receipts))
-    complete = len(keys) == len(manifest.parts)  # else the release is refused, and a part to draw from may not be there
-    probes = release_probes(manifest, lambda name: _body(bucket, folder + name)) if complete else []
     try:
-        report = publish_release(manifest, store(), probes, receipts)
+        report = publish_release(manifest, store(), receipts)
     except ReleaseError as error:
         if not sound:
             raise

@@ -199,6 +199,9 @@ class VectorIndex(Protocol):
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
 
+    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+        """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
+
     def within(self, seconds: float) -> "VectorIndex":
         """The same index, whose searches and fetches are given up after so many seconds; an embedded one waits for nobody."""
 

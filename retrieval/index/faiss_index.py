@@ -29,6 +29,7 @@ from retrieval.index.lot_keywords import LotKeywords
 from retrieval.index.lot_store import LotStore, damaged
 from retrieval.index.main_index import embedded_spec
 from retrieval.index.read_write_lock import ReadWriteLock
+from retrieval.index.renewal import enough_memory
 from retrieval.index.renewed_graph import RenewedGraph
 from retrieval.index.stemming import shares_stem
 from retrieval.index.title_words import LotTitles, corrections
@@ -118,26 +119,28 @@ class FaissIndex:
     def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order, a transaction for every 1,000; what is acknowledged is durable."""
         report = UpsertReport()
-        for batch in batches(entries, ENTRIES_A_COMMIT, entry_chars):
-            report += self._lots.write(batch, overwrite=overwrite)
+        with enough_memory(self.name):
+            for batch in batches(entries, ENTRIES_A_COMMIT, entry_chars):
+                report += self._lots.write(batch, overwrite=overwrite)
         return report
 
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
         self._refreshed = self._lots.generation()
-        if self._current_graph().overdue:
-            try:
-                self._graph.renew(self._refreshed, wait=True)
-            except IndexUnavailable as error:
-                logger.warning("%s: %s; the new lots are searched beside the others", self.name, error)
+        self._current_graph()
+        try:
+            self._graph.renew_if_due(self._refreshed)
+        except IndexUnavailable as error:
+            logger.warning("%s: %s; the new lots are searched beside the others", self.name, error)
 
     def prepare(self) -> None:
         """Build and save all that a first search needs."""
         self.refresh()
-        self._graph.renew(self._refreshed, wait=True)
-        self._keywords.current(self._refreshed)
-        self._keywords.merge(wait=True)
-        self._titles.prepare()
+        with enough_memory(self.name):
+            self._graph.renew(self._refreshed, wait=True)
+            self._keywords.current(self._refreshed)
+            self._keywords.merge(wait=True)
+            self._titles.prepare()
         self._lots.seal()
 
     def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
@@ -176,21 +179,30 @@ class FaissIndex:
 
     def near_titles(self, words: Sequence[str]) -> dict[str, dict[str, int]]:
         """Each of these words that no lot has -> the words of titles that are near to it, and how many titles have them."""
-        current = self._current_graph()
-        keywords = self._keywords.current(self._refreshed)
-        unknown = [word for word in words if not keywords.knows(word)]
-        if not unknown:
-            return {}
-        with self._lock.reading():
-            labels = current.columns.labels
-        titles = self._titles.current()
-        said = {word for word in unknown for label in labels if shares_stem(word, label, self.language)}
-        return {word: titles.near(word) for word in unknown if word not in said}
+        with enough_memory(self.name):
+            current = self._current_graph()
+            keywords = self._keywords.current(self._refreshed)
+            unknown = [word for word in words if not keywords.knows(word)]
+            if not unknown:
+                return {}
+            with self._lock.reading():
+                labels = current.columns.labels
+            titles = self._titles.current()
+            said = {word for word in unknown for label in labels if shares_stem(word, label, self.language)}
+            return {word: titles.near(word) for word in unknown if word not in said}
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
         lots = self._lots.of(list(dict.fromkeys(item_ids)))
         return [Candidate(i, 0.0, lots[i].document, lots[i].vector) for i in item_ids if i in lots]
+
+    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+        """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
+        current = self._current_graph()
+        with self._lock.reading():
+            slots = np.flatnonzero(current.columns.allowed(where))
+            drawn = np.random.default_rng(seed).choice(slots, min(count, len(slots)), replace=False)
+            return list(current.vectors.take(drawn))
 
     def within(self, seconds: float) -> "FaissIndex":
         """Itself: what is computed here cannot be given up."""
@@ -251,8 +263,9 @@ class FaissIndex:
         for attempt in range(ATTEMPTS):
             if attempt:
                 self._refreshed = self._lots.generation()
-            hits = search()
-            lots = self._lots.at([hit.position for hit in hits])
+            with enough_memory(self.name):
+                hits = search()
+                lots = self._lots.at([hit.position for hit in hits])
             if left_out := [hit.item_id for hit in hits if hit.position in self._lots.damaged]:
                 current = self._current_graph()
                 with self._lock.writing():  # or they would take the places of other lots in each search
@@ -265,7 +278,8 @@ class FaissIndex:
         return found
 
     def _current_graph(self) -> LotGraph:
-        return self._graph.current(self._refreshed)
+        with enough_memory(self.name):
+            return self._graph.current(self._refreshed)
 
     def _living_lots(self) -> tuple[NDArray[np.int64], int]:
         """Positions of the lots that are there, ascending, and up to which position that is known.

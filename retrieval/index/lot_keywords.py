@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.index.bm25 import TEXTS_A_STEP, Bm25Delta, Bm25Index
 from retrieval.index.entries import batches
 from retrieval.index.keyword_fields import FieldRows, KeywordFields
 from retrieval.index.lot_store import LotStore
-from retrieval.index.renewal import Closed, renew_apart
+from retrieval.index.renewal import Closed, Renewal
 from retrieval.schema import TEXT_FIELD
 from retrieval.tuning import FieldBoosts
 
@@ -76,6 +77,7 @@ class LotKeywords:
         self._merging = threading.Lock()  # one thread at a time makes a new main index
         self._held: _Held | None = None
         self._exchanging = self._closed = False
+        self._renewal = Renewal(f"words of {folder.name}")
 
     @property
     def merging(self) -> bool:
@@ -95,11 +97,14 @@ class LotKeywords:
             if held.generation < generation:
                 held = self._caught_up(held)
             self._held = held
+        except (MemoryError, GavelError):
+            self._held = None  # what was taken in half-way would be taken in twice
+            raise
         finally:
             self._turn.release()
         if self._overdue(held) and not self.merging:
             name = self._folder.name
-            renew_apart(f"words of {name}", lambda: self.merge(wait=False), f"{name} keeps its words in main and delta as they are")
+            self._renewal.start(lambda: self.merge(wait=False), f"{name} keeps its words in main and delta as they are")
         return held.fields
 
     def merge(self, *, wait: bool) -> None:
@@ -114,12 +119,13 @@ class LotKeywords:
             held = self._held
             if held is None:
                 return
-            saved = None if wait else self._load(held.main_generation)
-            if saved is None and (held.main_generation < held.generation or not held.saved):
-                joined = held if held.main_generation == held.generation else self._merged(held, self._go_on)
-                saved = self._save(joined)
-            if saved is not None:
-                self._exchange(self._caught_up(saved))
+            with self._renewal.attempt():
+                saved = None if wait else self._load(held.main_generation)
+                if saved is None and (held.main_generation < held.generation or not held.saved):
+                    joined = held if held.main_generation == held.generation else self._merged(held, self._go_on)
+                    saved = self._save(joined)
+                if saved is not None:
+                    self._exchange(self._caught_up(saved))
         except Closed:
             pass
         finally:
@@ -165,9 +171,16 @@ class LotKeywords:
         fields = KeywordFields([*self._weights.values()], held.fields.mains, views, held.fields.rows)
         caught_up = _Held(generation, held.main_generation, held.saved, fields, held.deltas)
         in_main, in_delta = fields.lots
-        if in_main + in_delta <= SMALL:
-            return self._merged(caught_up)
-        return self._save(self._merged(caught_up)) if in_delta > in_main else caught_up
+        small = in_main + in_delta <= SMALL
+        if not (small or in_delta > in_main) or not self._renewal.due:
+            return caught_up
+        try:
+            with self._renewal.attempt():
+                merged = self._merged(caught_up)
+        except IndexUnavailable as error:
+            logger.warning("%s; new words are searched beside the others", error)
+            return caught_up
+        return merged if small else self._save(merged)
 
     def _overdue(self, held: _Held) -> bool:
         in_main, in_delta = held.fields.lots

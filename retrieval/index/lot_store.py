@@ -30,6 +30,15 @@ logger = logging.getLogger(__name__)
 
 SEAL_FILE = "lots.json"
 BUSY_TIMEOUT_S = 60.0  # how long a writer waits for another process to commit
+# of SQLite's errors: the disk or a quota is full, or may not be written; what was committed is whole
+UNWRITABLE = (
+    "SQLITE_FULL",
+    "SQLITE_READONLY",
+    "SQLITE_IOERR_WRITE",
+    "SQLITE_IOERR_FSYNC",
+    "SQLITE_IOERR_TRUNCATE",
+    "SQLITE_IOERR_SHM",
+)
 IDS_A_QUERY = 500  # bound variables of one statement; SQLite allows 999 at least
 
 SCHEMA = """
@@ -311,8 +320,10 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
             raise IndexUnavailable(f"{path} is locked by another process that writes to it; try again when it has ended") from error
-        if "full" in str(error) or "readonly" in str(error):
-            raise IndexUnavailable(f"{path} cannot be written ({error}); free some space or mend its permissions") from error
+        if getattr(error, "sqlite_errorname", "").startswith(UNWRITABLE):
+            raise IndexUnavailable(
+                f"{path} cannot be written ({error}); free some space, raise the quota or mend its permissions"
+            ) from error
         raise damaged(path, error) from error
     except (sqlite3.Error, ValueError, TypeError) as error:
         raise damaged(path, error) from error

@@ -42,6 +42,7 @@ from retrieval.index.opensearch_queries import (
     exact_body,
     hybrid_body,
     keyword_body,
+    sample_body,
     semantic_body,
     top_body,
 )
@@ -216,6 +217,10 @@ class OpenSearchIndex:
             hits = (hit for hit in self._documents(body) if hit.get("found") and DELETED_FIELD not in hit["_source"])
             found += self._candidates(hits)
         return found
+
+    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+        """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
+        return [found.vector for found in self._candidates(self._hits(sample_body(count, where, seed)))] if count > 0 else []
 
     def within(self, seconds: float) -> "OpenSearchIndex":
         """The same index on the same connections, whose searches and fetches are given up after so many seconds."""

@@ -76,6 +76,12 @@ def top_body(field: TopField, k: int, where: Filter) -> dict[str, Any]:
     return {"size": min(k, MAX_RESULTS), "query": query, "sort": [{field: "desc"}, {"item_id": "asc"}]}
 
 
+def sample_body(count: int, where: Filter, seed: int) -> dict[str, Any]:
+    """Random lots; the order of a seed hangs on when each lot was written."""
+    random = {"query": filter_query(where), "random_score": {"seed": seed, "field": "_seq_no"}, "boost_mode": "replace"}
+    return {"size": min(count, MAX_RESULTS), "query": {"function_score": random}}
+
+
 def corrections_body(words: Sequence[str]) -> dict[str, Any]:
     """Which of the words some lot has, and what titles have near them; both under the number of the word."""
     fields = [TEXT_FIELD, WORD_FIELDS["brand"], WORD_FIELDS["category"]]

@@ -7,7 +7,7 @@ from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_graph import LotGraph
 from retrieval.index.lot_store import LotStore
 from retrieval.index.read_write_lock import ReadWriteLock
-from retrieval.index.renewal import Closed, renew_apart
+from retrieval.index.renewal import Closed, Renewal
 
 
 class RenewedGraph:
@@ -28,6 +28,7 @@ class RenewedGraph:
         self._turn = threading.Lock()  # one thread at a time catches up
         self._renewing = threading.Lock()  # one thread at a time makes a new graph
         self._exchanging = self._closed = False
+        self._renewal = Renewal(f"merge {self._path.parent.name}")
         self.known: LotGraph | None = None
 
     @property
@@ -48,12 +49,24 @@ class RenewedGraph:
             if current.generation < generation:
                 with self._lots.snapshot() as snapshot:
                     current.catch_up(snapshot, self._lock)
+        except MemoryError:
+            self.known = None  # a lot may have got a vector and no columns
+            raise
         finally:
             self._turn.release()
         if (current.overdue or current.worn) and not self._renewing.locked():
             name = self._path.parent.name
-            renew_apart(f"merge {name}", lambda: self.renew(least, wait=False), f"{name} keeps its graph and its delta as they are")
+            self._renewal.start(lambda: self.renew(least, wait=False), f"{name} keeps its graph and its delta as they are")
         return current
+
+    def renew_if_due(self, least: int) -> None:
+        """Put a delta that has grown into the graph, unless that failed just now.
+
+        Raises:
+            IndexUnavailable: memory or disk do not suffice; the new lots are searched beside the others.
+        """
+        if self.current(least).overdue and self._renewal.due:
+            self.renew(least, wait=True)
 
     def renew(self, least: int, *, wait: bool) -> None:
         """Put the delta into the graph, or build that again where much of it is dead; searches go on meanwhile.
@@ -61,18 +74,22 @@ class RenewedGraph:
         Args:
             least: generation that must be in it.
             wait: for another thread that does the same, to go on from there and save all; else there is nothing to do.
+
+        Raises:
+            IndexUnavailable: memory or disk do not suffice.
         """
         if not self._renewing.acquire(blocking=wait):
             return
         try:
             # apart, it must not catch up: searches that came meanwhile would go on with what was before
             current = self.current(least) if wait else self.known or self.current(least)
-            if current.worn:
-                current = LotGraph.build(self._lots, self._spec, self._go_on)
-                self._exchange(current)
-            else:
-                current.vectors.merge(self._lock, self._go_on)
-            current.save(self._lots, self._path, self._lock, everything=wait)
+            with self._renewal.attempt():
+                if current.worn:
+                    current = LotGraph.build(self._lots, self._spec, self._go_on)
+                    self._exchange(current)
+                else:
+                    current.vectors.merge(self._lock, self._go_on)
+                current.save(self._lots, self._path, self._lock, everything=wait)
         except Closed:
             pass
         finally:

@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.managers import BaseManager
 from pathlib import Path
+from random import Random
 from typing import Any, TypeVar
 
 from retrieval.errors import GavelError, IndexUnavailable
@@ -44,7 +45,10 @@ from retrieval.tuning import Tuning
 logger = logging.getLogger(__name__)
 
 SHARDS_FILE = "shards.json"
-ASKED = ("count", "damaged", "upsert", "refresh", "prepare", "semantic", "keyword", "top", "near_titles", "fetch", "close")
+ASKED = (
+    *("count", "damaged", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
+    *("near_titles", "fetch", "sample", "close"),
+)
 
 Found = TypeVar("Found")
 
@@ -220,6 +224,11 @@ class ShardedIndex:
             parts[self._number(item_id)].append(item_id)
         found = {lot.item_id: lot for lots in self._each(lambda shard, part: shard.ask("fetch", part), parts) for lot in lots}
         return [found[item_id] for item_id in item_ids if item_id in found]
+
+    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+        """At most `count` stored (dimensions,) vectors of random lots that pass a filter, from all shards alike."""
+        drawn = [vector for vectors in self._of_all("sample", count, where, seed) for vector in vectors]
+        return Random(seed).sample(drawn, min(count, len(drawn)))
 
     def within(self, seconds: float) -> "ShardedIndex":
         """Itself: what is computed here cannot be given up."""

@@ -123,7 +123,7 @@ class LotTitles:
         with self._lots.snapshot() as snapshot:
             try:
                 counted = _caught_up(counted, snapshot)
-            except GavelError:
+            except (MemoryError, GavelError):
                 self._counted = None  # what was counted on half-way would count twice
                 raise
             if (all_from is None or counted.lots <= all_from) and counted.lots != snapshot.count():

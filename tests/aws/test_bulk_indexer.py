@@ -450,6 +450,13 @@ def test_a_tower_that_is_not_in_the_bucket_gets_no_index(store, towers):
     assert store.find("f" * 12) is None
 
 
+def test_a_schedule_gets_the_recall_of_the_live_index(store):
+    with pytest.raises(IndexMissing):
+        handler({"probe": {}}, None)
+    live = publish(store, lots(30))
+    assert handler({"probe": {}}, None) == {"index": live.name, "lots": 30, "recall": 1.0}
+
+
 def test_a_release_of_a_day_does_not_take_the_alias_from_an_index_of_another_tower(bucket, store):
     publish(store, [replace(e, document={**e.document, "tower_id": "f" * 12}) for e in lots(9)], tower_id="f" * 12)
     part = put_part(bucket, lots(3))

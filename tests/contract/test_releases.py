@@ -70,11 +70,11 @@ def test_lots_of_other_releases_do_not_stand_for_a_part(store: IndexStore, live:
         (cut, "part-00001.ndjson.gz was read with other bytes"),
     ):
         with pytest.raises(ReleaseError, match=fault):
-            publish_release(manifest, store, [], receipts)
+            publish_release(manifest, store, receipts)
     if not live:
         with pytest.raises(IndexMissing):
             store.live()
-    report = publish_release(manifest, store, [], [cut[0], take_in(store, 1, parts[1])])
+    report = publish_release(manifest, store, [cut[0], take_in(store, 1, parts[1])])
     assert (report.index, report.published, report.upserts.indexed) == (index.name, not live, 30)
     assert len(store.live().fetch([f"lot-{i}" for i in range(30)])) == 30
 
@@ -87,7 +87,7 @@ def test_one_lot_of_another_tower_does_not_take_the_alias_unless_it_is_forced(st
     one = [replace(lots(1)[0], document={**lots(1)[0].document, "tower_id": OTHER_TOWER})]
     manifest, receipts = release_of(one, tower_id=OTHER_TOWER), [take_in(store, 0, one)]
     with pytest.raises(ReleaseError, match=r"has 1 lots, the live index .* has 20; .*`gavel index --force`"):
-        publish_release(manifest, store, [], receipts)
+        publish_release(manifest, store, receipts)
     assert store.live().tower_id == TOWER_ID
-    assert publish_release(manifest, store, [], receipts, force=True).published
+    assert publish_release(manifest, store, receipts, force=True).published
     assert store.live().tower_id == OTHER_TOWER

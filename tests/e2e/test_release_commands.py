@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from small_tower import save_small_item_tower
 from test_command_line import ROOT, environment
 
 from local.home import Home
+from local.index_commands import probe
 from local.serve_command import listen
 from retrieval.errors import InvalidInput
 from retrieval.settings import Settings
@@ -88,3 +90,22 @@ def test_a_benchmark_without_an_index_is_one_line(home: Path, tmp_path: Path) ->
 
 def test_stopping_what_does_not_run_says_so_in_words(tmp_path: Path) -> None:
     assert gavel(tmp_path, "down").stdout == "nothing ran here\n"
+
+
+def test_index_probe_tells_the_recall_of_the_live_index_and_fails_below_the_bar(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = gavel(home, "index", "probe")
+    assert missing.returncode == 1
+    assert "build one with `" in missing.stderr
+    assert gavel(home, "embed", str(home.parent / "lots.csv"), "--release", "probed").returncode == 0
+    assert gavel(home, "index", "probed").returncode == 0
+    run = gavel(home, "index", "probe", "--json")
+    said = json.loads(run.stdout)
+    assert (run.returncode, said["lots"], said["recall@10"]) == (0, 2, 1.0)
+    monkeypatch.setenv("GAVEL_HOME", str(home))
+    monkeypatch.setattr("retrieval.indexing.recall_at_10", lambda index, probes: 0.5)
+    with pytest.raises(typer.Exit) as stopped:
+        probe()
+    assert stopped.value.exit_code == 1
+    assert "finds 0.500 of the exact ten nearest of lots drawn from all of it, 0.95 is the least" in capsys.readouterr().err

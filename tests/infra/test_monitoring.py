@@ -10,6 +10,7 @@ from test_reranker import RERANKER
 from infra.event_stream import BUFFER_S
 from infra.monitoring import MOST_FALLBACKS, NAMESPACE, SEARCH_STAGES
 from lambdas.query_api import measurements
+from retrieval.indexing import LEAST_RECALL
 from retrieval.release import PartReceipt
 
 RUN_BOOK = (ROOT / "docs" / "operations.md").read_text()
@@ -86,7 +87,12 @@ def test_releases_and_lots_are_counted_by_the_words_that_the_indexer_logs(stage)
         (metric,) = metric_filter["MetricTransformations"]
         assert f'logger.info("{words}"' in source
         counted.add((words, metric["MetricValue"]))
-    assert counted == {("release checked", "1"), ("part indexed", "$.indexed"), ("part indexed", "$.refused")}
+    assert counted == {
+        ("release checked", "1"),
+        ("part indexed", "$.indexed"),
+        ("part indexed", "$.refused"),
+        ("index probed", "$.recall"),
+    }
     assert 'logger.info("part indexed", key=key, **receipt.counts)' in source
     assert {"indexed", "refused"} <= set(PartReceipt().counts)
 
@@ -102,6 +108,20 @@ def test_the_first_item_that_the_index_refuses_rings(stage):
         if m["MetricValue"] == "$.refused"
     ]
     assert (alarm["Namespace"], alarm["MetricName"]) == (metric["MetricNamespace"], metric["MetricName"])
+
+
+def test_the_live_index_is_probed_every_few_hours_and_too_low_a_recall_or_none_rings(stage):
+    (rule,) = [rule for rule in stage.properties("AWS::Events::Rule") if "ScheduleExpression" in rule]
+    (target,) = rule["Targets"]
+    assert (rule["ScheduleExpression"], target["Input"]) == ("rate(3 hours)", '{"probe":{}}')
+    assert "BulkIndexer" in json.dumps(target["Arn"])
+    alarm = alarms(stage)["index-recall"]
+    assert (alarm["Threshold"], alarm["ComparisonOperator"], alarm["TreatMissingData"]) == (
+        LEAST_RECALL,
+        "LessThanThreshold",
+        "breaching",
+    )
+    assert (alarm["Statistic"], alarm["Period"]) == ("Minimum", 3 * 3600)
 
 
 @pytest.mark.parametrize(("name", "fallbacks"), [("rerank-fallbacks", "rerank_fallbacks"), ("half-searches", "half_searches")])

@@ -1,0 +1,159 @@
+"""A merge without memory or disk: searches go on with what there is, and it is tried again later, not by each of them."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from embedded_lots import ALL, D, lot, vector
+
+from retrieval.errors import IndexUnavailable
+from retrieval.index import renewal
+from retrieval.index.bm25 import Bm25Index
+from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.index.hnsw import HnswGraph
+from retrieval.index.lot_graph import LEAST_DELTA, LotGraph
+from retrieval.index.lot_store import translated
+from retrieval.index.renewal import Renewal
+
+Fail = Callable[..., None]
+
+
+def out_of_memory(*_: object, **__: object) -> None:
+    raise MemoryError
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> FaissIndex:
+    """A live index of 1,500 lots, all of them in the graph."""
+    store = FaissStore(tmp_path / "index")
+    made = store.create("tower", D)
+    made.upsert(lot(number) for number in range(1_500))
+    store.publish(made.name)
+    return made
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device"), RuntimeError("Error in faiss")])
+def test_a_merge_that_fails_is_tried_again_later_and_not_by_every_search(
+    index: FaissIndex, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    tried = []
+
+    def fail(graph: HnswGraph) -> HnswGraph:
+        tried.append(time.monotonic())
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(HnswGraph, "copy", fail)
+        broken.setattr(renewal, "FIRST_WAIT_S", 60.0)
+        index._graph._renewal._wait_s = 60.0
+        index.upsert(lot(number) for number in range(2_000, 2_001 + LEAST_DELTA))
+        for number in range(2_000, 2_040):
+            assert index.semantic(vector(number), 1, ALL)[0].item_id == f"lot-{number:05}"
+            wait_until(lambda: not index.renewing)
+        index.refresh()
+        index.upsert([lot(4_000)])
+        index.refresh()
+        assert index.semantic(vector(4_000), 1, ALL)[0].item_id == "lot-04000"
+        assert len(tried) == 1
+    index.prepare()
+    assert index.semantic(vector(4_000), 1, ALL)[0].item_id == "lot-04000"
+
+
+def test_the_wait_grows_up_to_a_limit_and_ends_with_the_first_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(renewal.time, "monotonic", lambda: now)
+    merge, waits = Renewal("merge"), []
+    for _ in range(12):
+        with pytest.raises(IndexUnavailable, match="merge: the memory does not suffice; free some"), merge.attempt():
+            raise MemoryError
+        began = now
+        while not merge.due:
+            now += 0.5
+        waits.append(now - began)
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+    with merge.attempt():
+        pass
+    with pytest.raises(IndexUnavailable), merge.attempt():
+        raise MemoryError
+    now += 1.0
+    assert merge.due
+
+
+def test_words_that_no_memory_joins_are_found_beside_the_others(index: FaissIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def fail(*_: object) -> Bm25Index:
+        tried.append(1)
+        raise MemoryError
+
+    index.keyword("watch", 1, ALL)
+    monkeypatch.setattr(Bm25Index, "merged", fail)
+    index._keywords._renewal._wait_s = 60.0
+    for number in range(3_000, 3_010):
+        index.upsert([lot(number, text="a teapot")])
+        assert f"lot-{number:05}" in [hit.item_id for hit in index.keyword("teapot", 100, ALL)]
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda index: index.semantic(vector(1), 3, ALL),
+        lambda index: index.keyword("watch", 3, ALL),
+        lambda index: index.hybrid("watch", vector(1), 3, ALL),
+        lambda index: index.top("bid_count", 3, ALL),
+        lambda index: index.sample(3, ALL, 0),
+        lambda index: index.corrections(["wahtc"]),
+    ],
+)
+def test_a_search_that_runs_out_of_memory_is_an_unavailable_index_and_the_next_is_answered(
+    index: FaissIndex, monkeypatch: pytest.MonkeyPatch, ask: Callable[[FaissIndex], object]
+) -> None:
+    before = ask(index)
+    index.upsert([lot(5, version=2)])
+    with monkeypatch.context() as broken:
+        broken.setattr(LotGraph, "catch_up", out_of_memory)
+        with pytest.raises(IndexUnavailable, match=r"the memory does not suffice; free some, or give the process more"):
+            ask(index)
+    assert type(ask(index)) is type(before)
+    assert index.semantic(vector(5), 1, ALL)[0].item_id == "lot-00005"
+
+
+def test_a_full_disk_or_quota_is_told_as_such_and_nothing_is_distrusted(tmp_path: Path) -> None:
+    """The size of a file is limited, as a quota does it."""
+    import resource
+
+    store = FaissStore(tmp_path / "index")
+    index = store.create("tower", D)
+    index.upsert(lot(number) for number in range(1_500))
+    store.publish(index.name)
+    files = {path: path.read_bytes() for path in (tmp_path / "index" / index.name).rglob("*.faiss")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
+    try:
+        with pytest.raises(IndexUnavailable, match=r"lots\.sqlite cannot be written .*free some space, raise the quota") as told:
+            index.upsert(lot(number) for number in range(2_000, 3_000))
+        assert "damaged" not in str(told.value)
+        assert index.semantic(vector(7), 1, ALL)[0].item_id == "lot-00007"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path: path.read_bytes() for path in files} == files
+    assert index.upsert([lot(2_000)]).indexed == 1
+    assert index.semantic(vector(2_000), 1, ALL)[0].item_id == "lot-02000"
+
+
+@pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_READONLY_DBMOVED", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"])
+def test_what_sqlite_says_of_a_full_disk_is_no_damage(name: str) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = name
+    with pytest.raises(IndexUnavailable, match="cannot be written"), translated(Path("lots.sqlite")):
+        raise error
