@@ -130,8 +130,14 @@ def search(
             say(str(error))
 
 
+def _read(photo: Path) -> bytes:
+    from retrieval.photos import read_photo_file  # brings Pillow
+
+    return read_photo_file(photo.resolve())
+
+
 def _answer(service: SearchService, request: SearchRequest, as_json: bool, photo: Path | None = None) -> None:
-    answer = service.search(request) if photo is None else service.search_image(photo.read_bytes(), request)
+    answer = service.search(request) if photo is None else service.search_image(_read(photo), request)
     asked = " + ".join(part for part in (photo.name if photo else "", request.query) if part)
     print_json(asdict(answer)) if as_json else show_answer(asked, answer)
 

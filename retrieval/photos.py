@@ -113,10 +113,8 @@ def read_query_photo(data: bytes, size: int) -> Photo:
         As decode_photo().
 
     Raises:
-        InvalidPhoto: as decode_photo(), or it is empty or animated.
+        InvalidPhoto: as decode_photo(), or it is animated.
     """
-    if not data:
-        raise InvalidPhoto("the photo is empty; send the bytes of a JPEG, PNG or WebP")
     return decode_photo(data, size, still=True)
 
 
@@ -133,8 +131,10 @@ def decode_photo(data: bytes, size: int, *, still: bool = False, enlarge: bool =
         (size, size, 3) uint8 RGB, transparency on white.
 
     Raises:
-        InvalidPhoto: it is of another format, damaged, cut short, animated or has too many pixels; the message says which.
+        InvalidPhoto: it is empty, of another format, damaged, cut short, animated or has too many pixels; the message says which.
     """
+    if not data:
+        raise InvalidPhoto("the photo is empty; send the bytes of a JPEG, PNG or WebP")
     if len(data) > MAX_BYTES:
         raise InvalidPhoto(f"the photo has more than {MAX_BYTES:,} bytes; scale it down", "too_large")
     try:

@@ -104,7 +104,7 @@ def test_queries_go_to_a_published_version_that_snapstart_has_a_picture_of(stage
 
 
 def test_no_method_is_open(stage):
-    assert len(methods(stage)) == 11
+    assert len(methods(stage)) == 12
     assert all(method["ApiKeyRequired"] for method in methods(stage))
 
 
@@ -236,7 +236,7 @@ def test_photos_reach_the_function_as_bytes_and_no_other_body_does(stage):
 
 def test_pages_of_the_listed_origins_may_ask(dev):
     preflights = [m for m in dev.properties("AWS::ApiGateway::Method") if m["HttpMethod"] == "OPTIONS"]
-    assert len(preflights) == 8
+    assert len(preflights) == 9
     assert all("http://localhost:8000" in json.dumps(method["Integration"]) for method in preflights)
 
 
