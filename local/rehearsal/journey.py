@@ -137,10 +137,12 @@ class Journey:
     def tell(self) -> None:
         """Post a click as the page does; a moment later the trainer must read it from the bucket."""
         now = datetime.now(UTC).isoformat()
-        click = {"event_type": "click", "item_id": self._ask()[1]["results"][0]["item_id"], "position": 1, "timestamp": now}
-        shown = {"query_id": "list-1", "session_id": BUYER, "query": QUERY, "shown_at": now, "events": [click]}
+        _, found = self._ask()
+        best = {name: found["results"][0][name] for name in ("item_id", "proof")}
+        click = {"event_type": "click", "position": 1, "timestamp": now, **best}
+        shown = {"query_id": found["query_id"], "session_id": BUYER, "query": QUERY, "shown_at": now, "events": [click]}
         status, answer = self._call(proxy_event("/events", {}, json.dumps(shown)))
-        if status != 202 or answer != {"accepted": 1}:
+        if status != 202 or answer != {"accepted": 1, "served": 1}:
             raise RehearsalFailed(f"a click was answered {status}: {answer}")
         with TemporaryDirectory() as folder:
             Bucket(self.stage.output("EventsBucket")).download("events/", Path(folder))

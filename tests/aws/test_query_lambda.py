@@ -563,7 +563,7 @@ def test_what_buyers_did_goes_to_the_stream_of_the_setting_and_into_no_log(impor
     boto3.client("firehose").create_delivery_stream(DeliveryStreamName="told", ExtendedS3DestinationConfiguration=place)
     monkeypatch.setenv("GAVEL_EVENTS_STREAM", "told")
     status, body = ask(imported(), method="POST", path="/events", query=None, body=shown_list())
-    assert (status, body) == (202, {"accepted": 1})
+    assert (status, body) == (202, {"accepted": 1, "served": 0})
     (told,) = bucket.objects.filter(Prefix="events/")
     assert json.loads(told.get()["Body"].read())["query"] == f"{SECRET} watch"
     assert SECRET not in capsys.readouterr().out

@@ -97,10 +97,10 @@ def test_an_erased_buyer_is_gone_from_history_and_event_files_and_the_others_sta
     written = b"".join(path.read_bytes() for path in (home / "events").iterdir())
     assert b'"one"' not in written
     assert {path: path.stat().st_size for path in size} == size, "no line has moved"
-    left = read_events([home / "events"])
+    left = read_events([home / "events"], trust_unsigned=True)
     assert [click.buyer_id for click in left.clicks] == ["two"]
     log.append(feedback_rows(Feedback("list-3", "two", "vase", NOW, [Act("click", "v2", 1, NOW)]), NOW))
-    assert len(read_events([home / "events"]).clicks) == 2
+    assert len(read_events([home / "events"], trust_unsigned=True).clicks) == 2
 
 
 def test_a_damaged_store_is_told_by_every_command(home: Path, tmp_path: Path) -> None:
@@ -114,5 +114,5 @@ def test_a_damaged_store_is_told_by_every_command(home: Path, tmp_path: Path) ->
 def test_what_was_shown_is_no_act_and_what_was_done_happened_when_it_did() -> None:
     acts = [Act("impression", "v1", 1, NOW), Act("bid", "v2", 2, NOW - timedelta(minutes=1))]
     (act,) = acts_in(feedback_rows(Feedback("list", "one", "red vase", NOW - timedelta(hours=1), acts), NOW))
-    assert (act.buyer_id, act.item_id, act.event_type, act.query) == ("one", "v2", "add_to_cart", "")
+    assert (act.buyer_id, act.item_id, act.event_type, act.query) == ("one", "v2", "bid", "")
     assert abs(act.timestamp - (NOW - timedelta(minutes=1))) < timedelta(milliseconds=1)

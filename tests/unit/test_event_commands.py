@@ -12,7 +12,7 @@ from retrieval.errors import InvalidInput
 HEADER = "distinct_id,product_id,event_name,created_at\n"
 LOG = (
     "ann,lot-1,View,2026-11-01T10:00:00Z\nann,lot-1,View,2026-11-01T10:00:00Z\nann,lot-2,Add To Cart,2026-11-01T10:01:00Z\n"
-    "bob,lot-2,Bid,2026-11-01T10:00:00Z\nbob,lot-9,view,2026-11-01T10:00:00Z\nbob,lot-2,purchase,yesterday\n"
+    "bob,lot-2,Stare,2026-11-01T10:00:00Z\nbob,lot-9,view,2026-11-01T10:00:00Z\nbob,lot-2,purchase,yesterday\n"
 )
 
 
@@ -33,7 +33,7 @@ def shop(tmp_path) -> Path:
 def test_rows_are_counted_by_what_became_of_them(shop):
     told = json.loads(gavel(shop / "events.csv", "--products", shop / "products.csv", "--json").stdout)
     assert told["rows"] == told["events"] + told["duplicates"] + told["rejected"] == 6
-    assert told["event_types"] == {"view": 1, "add_to_cart": 1, "purchase": 0}
+    assert told["event_types"] == {"view": 1, "add_to_cart": 1, "bid": 0, "purchase": 0}
     assert told["rejected_by_reason"] == {"unknown_event": 1, "unknown_product": 1, "bad_time": 1}
     assert (told["products"], told["products_rejected"], told["buyers"], told["items"]) == (2, 1, 1, 2)
     assert (told["first"], told["last"]) == ("2026-11-01T10:00:00+00:00", "2026-11-01T10:01:00+00:00")
@@ -42,9 +42,9 @@ def test_rows_are_counted_by_what_became_of_them(shop):
 
 def test_without_json_a_table_shows_the_first_of_each_kind(shop):
     shown = gavel(shop / "events.csv").stdout
-    assert "view 2, add_to_cart 1, purchase 0" in shown
+    assert "view 2, add_to_cart 1, bid 0, purchase 0" in shown
     assert "events.csv:5" in shown
-    assert "event_type 'Bid' is unknown" in shown
+    assert "event_type 'Stare' is unknown" in shown
 
 
 def test_rows_that_are_set_aside_are_written_to_a_file(shop):
@@ -54,7 +54,7 @@ def test_rows_that_are_set_aside_are_written_to_a_file(shop):
 
 
 def test_a_log_of_which_nothing_can_be_used_fails(shop):
-    (shop / "bids.csv").write_text(HEADER + "bob,lot-2,Bid,2026-11-01T10:00:00Z\n")
+    (shop / "bids.csv").write_text(HEADER + "bob,lot-2,Stare,2026-11-01T10:00:00Z\n")
     run = gavel(shop / "bids.csv")
     assert run.exit_code == 1
     assert "no row of the log could be used" in run.stderr
