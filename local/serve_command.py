@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 REACHABLE = (
     "[yellow]Every machine that reaches this address may search, send events (POST /events), and read and erase the history of "
-    "any buyer whose id it knows (/buyers).[/] Leave --host out, or put a proxy before the server that asks for a password. Requests "
-    "are answered under loopback names and this address; --allow-host NAME adds the name under which others reach it."
+    "any buyer whose id it knows (/buyers).[/] Leave --host out, or put a proxy before the server that asks for a password. "
+    "Requests are answered under loopback names and this address; --allow-host NAME adds the name under which others reach it."
 )
 
 
