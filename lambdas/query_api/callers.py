@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lambdas.query_api.problems import problem
+from lambdas.query_api.problems import SECURITY_HEADERS, problem
 
 BURST_S = 5  # a client that was quiet may send as much at once as it may send in so many seconds
 MAX_CLIENTS = 10_000  # whose latest requests are remembered
@@ -24,12 +24,6 @@ IPV6_PREFIX_BITS = 64  # what one subscriber is given
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SEARCH_PATHS = frozenset({"/search", "/search/image", "/encode_buyer", "/retrieve"})  # their POST changes nothing
 CHARGE = "gavel.charge_searches"  # key of an ASGI scope
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,13 @@ PUBLIC_DETAIL: tuple[tuple[type[Exception], str], ...] = (
     (FeedbackUnavailable, "what buyers did cannot be written, read or erased right now; send the request again in a moment"),
     (Exception, "the server failed, and its log says why; try again, and tell whoever runs it if that does not help"),
 )
+# of every answer that does not set its own
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
 TOO_LARGE_TYPE = "body_too_large"  # the phrase of 413 depends on the version of Python
 HTTP_TYPES = {HTTPStatus.BAD_REQUEST: "invalid_query", HTTPStatus.REQUEST_ENTITY_TOO_LARGE: TOO_LARGE_TYPE}
 
@@ -233,8 +240,8 @@ async def _gavel_problem(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unforeseen_problem(request: Request, error: Exception) -> JSONResponse:
-    """Answer an error that nobody foresaw; Starlette raises it again for the server's log."""
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", _public_detail(error))
+    """Answer an error that nobody foresaw, outside of all middleware; Starlette raises it again for the server's log."""
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", _public_detail(error), SECURITY_HEADERS)
 
 
 def _public_detail(error: Exception) -> str:

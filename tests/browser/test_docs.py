@@ -2,6 +2,8 @@
 
 from urllib.parse import urlsplit
 
+import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 
@@ -30,3 +32,12 @@ def test_redoc_leads_to_it(page: Page) -> None:
     page.goto("/redoc")
     expect(page.get_by_role("heading", level=1)).to_have_text("Gavel: the API")
     assert urlsplit(page.url).path == "/docs"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_wrong_with_it(scheme, page: Page) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto("/docs")
+    page.locator(".operation summary").first.click()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()

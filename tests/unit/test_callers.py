@@ -274,6 +274,14 @@ def test_the_largest_request_of_events_is_taken_and_a_larger_one_is_not(tmp_path
     refused(shop.post("/events", json=shown_list(*["v1"] * (MAX_ACTS + 1))), 400, "invalid_query")
 
 
+def test_events_are_obeyed_whole_or_refused(tmp_path: Path) -> None:
+    shop = client(tmp_path)
+    twice = json.dumps(shown_list()).replace('"query":', '"query": "blue vase", "query":')
+    assert refused(shop.post("/events", content=twice, headers=JSON), 400, "invalid_query").startswith("'query': given 2 times")
+    assert refused(shop.post("/events?dry_run=1", json=shown_list()), 400, "invalid_query").startswith("dry_run: ")
+    assert not (tmp_path / "events").exists()
+
+
 # events of unknown lots
 
 
@@ -320,6 +328,7 @@ def test_a_failure_of_ours_names_no_address_and_no_path_and_the_log_says_it_whol
     told = answer.text
     assert not [word for word in ("10.0.0.7", "9200", "/srv", "swordfish") if word in told]
     assert len(answer.json()["detail"].split()) > 5
+    assert answer.headers["x-content-type-options"] == "nosniff"
     if issubclass(kind, errors.GavelError):
         assert INNER in caplog.text
     assert ("retry-after" in answer.headers) == (answer.status_code == 503)

@@ -40,7 +40,7 @@ function bodyOf({ description, content }, schemas) {
   const [kind, { schema }] = Object.entries(content)[0];
   const named = [schema, ...(schema.anyOf ?? schema.oneOf ?? [])].map((one) => schemas[one.$ref?.split("/").pop()]).find(Boolean);
   return [
-    h("h3", {}, `Body: ${Object.keys(content).join(", ")}`),
+    h("h2", {}, `Body: ${Object.keys(content).join(", ")}`),
     h("p", {}, description ?? (kind === "application/json" ? limitsOf(schema) : "")),
     named ? listOf(fieldsOf(named)) : null,
     ...examplesOf(content, schemas),
@@ -51,10 +51,10 @@ function operation(path, method, told, schemas) {
   return h("details", { class: "operation" },
     h("summary", {}, h("span", { class: "method" }, method.toUpperCase()), h("code", {}, path), " ", told.summary),
     h("p", {}, told.description),
-    told.parameters?.length ? [h("h3", {}, "Parameters"), listOf(told.parameters)] : null,
+    told.parameters?.length ? [h("h2", {}, "Parameters"), listOf(told.parameters)] : null,
     told.requestBody ? bodyOf(told.requestBody, schemas) : null,
     Object.entries(told.responses).map(([status, answer]) => [
-      h("h3", {}, `${status} ${answer.description}`), ...examplesOf(answer.content, schemas),
+      h("h2", {}, `${status} ${answer.description}`), ...examplesOf(answer.content, schemas),
     ]).flat());
 }
 

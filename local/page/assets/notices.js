@@ -10,6 +10,7 @@ const REMEDIES = {
   unknown_item: ["This lot is no longer here", "Its auction may have ended. Search for lots like it by words."],
   index_unavailable: ["The lots cannot be reached right now", "The search is there, its index is not. Try again in a moment."],
   tower_unavailable: ["The search is being set up", "Its model is not loaded yet. Try again in a moment, or search by keyword."],
+  too_many_requests: ["Too many requests came from your address", "Others may share it. Wait a moment and try again."],
   feedback_unavailable: ["What is kept of you cannot be reached right now", "Nothing was forgotten yet. Try again in a moment."],
   unreachable: ["The search does not answer", "It may be starting anew, or your connection is down. Check it and try again."],
   too_slow: ["The search takes too long", "It did not answer within 15 seconds. Try again, or with fewer words."],
