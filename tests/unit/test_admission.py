@@ -114,10 +114,10 @@ def test_a_search_that_waited_as_long_as_it_may_is_a_503_that_says_when_to_ask_a
 
 
 def test_a_search_that_would_wait_too_long_is_refused_at_once(tmp_path: Path) -> None:
-    with served(tmp_path, max_wait_s=5.0) as (url, gate), ThreadPoolExecutor(3) as buyers:
+    with served(tmp_path, max_wait_s=4.0) as (url, gate), ThreadPoolExecutor(3) as buyers:
         slow = buyers.submit(search, url, "slow")
         gate.begun.acquire()
-        time.sleep(6.0)  # what a turn takes on average, from now on
+        time.sleep(3.0)  # what a turn takes on average, from now on
         gate.opened.set()
         slow.result()
         gate.opened.clear()

@@ -1,0 +1,28 @@
+"""The benchmark of overload, small: every load is told, and a server with half-sent requests stops."""
+
+from benchmarks.overload import BOMB_ID, HALF_SENT, made_home, run_benchmark
+
+RUSHES = [
+    "1 × capacity",
+    "2 × capacity",
+    "3 × capacity",
+    "half of the capacity",
+    "half, and a monstrous photo",
+    "half, and half-sent requests",
+]
+
+
+def test_every_load_is_measured_and_the_server_stops_although_requests_are_half_sent() -> None:
+    phases: list[str] = []
+    with made_home(60, bomb_side=1_000) as home:
+        result = run_benchmark(home, BOMB_ID, seconds=1.0, half_sent=HALF_SENT, on_phase=phases.append)
+    assert list(result.rushes) == RUSHES
+    assert set(RUSHES) < set(phases)
+    assert result.lots == 61
+    assert result.capacity > 0
+    for rush in result.rushes.values():
+        answered = rush.latency.searches if rush.latency else 0
+        assert rush.outcomes.get("200", 0) == answered
+        assert rush.goodput > 0
+    assert result.half_sent == (HALF_SENT, HALF_SENT)
+    assert result.stop_s < 10
