@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,12 @@ def replace_file(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def commit_folder(building: Path, folder: Path, before_rename: Callable[[], None] = lambda: None) -> None:
+def commit_folder(building: Path, folder: Path) -> None:
     """Give a finished folder its name, once all its files are on the disk.
 
     Args:
         building: folder of finished files, on the disk of `folder`.
-        folder: the name; nothing stands there, or before_rename() takes it away.
-        before_rename: called when all files are on the disk.
+        folder: the name; nothing stands there.
 
     Raises:
         FileUnwritable: the disk is full, or the folder may not be written.
@@ -76,7 +75,6 @@ def commit_folder(building: Path, folder: Path, before_rename: Callable[[], None
     try:
         for path in (*building.rglob("*"), building):
             _sync(path)
-        before_rename()
         building.rename(folder)
         _sync(folder.parent)
     except OSError as error:
