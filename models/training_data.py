@@ -219,8 +219,8 @@ class PhotoTable:
         table = cls._decode(photos, side)
         cache.mkdir(parents=True, exist_ok=True)
         for array, file in ((table.pixels, pixels_file), (table.has_image, seen_file)):
-            with replacing(file) as partial:
-                np.save(partial, array)
+            with replacing(file) as partial, partial.open("wb") as opened:
+                np.save(opened, array)
         return table
 
     @classmethod
