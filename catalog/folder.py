@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrieval.errors import InvalidInput
-from retrieval.files import commit_folder, replace_file
+from retrieval.files import replace_file
 from retrieval.items import Item
 
 CATALOG_FILE = "catalog.json"
@@ -267,8 +267,9 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     try:
         building.mkdir(parents=True)
         yield building
-        # a rename cannot replace a full folder
-        commit_folder(building, folder, lambda: folder.exists() and folder.rename(outgoing))
+        if folder.exists():
+            folder.rename(outgoing)  # a rename cannot replace a full folder
+        building.rename(folder)  # without a sync of each photo, which takes minutes: a catalogue can be made again
     finally:
         _remove(building, outgoing)
 

@@ -20,6 +20,7 @@ from local.opensearch_node import (
     wait_until_healthy,
 )
 from retrieval.errors import GavelError, IndexUnavailable, InvalidInput
+from retrieval.files import replace_file
 
 CLUSTER_FILE = "cluster.json"  # the ports of the members, which find each other there again
 DEFAULT_HEAP = "512m"
@@ -117,7 +118,7 @@ def _members(data: Path, nodes: int, port: int | None) -> list[Member]:
         for member in members:
             require_free_port(member.port)
             require_free_port(member.transport_port)
-    file.write_text(json.dumps([str(member) for member in members]) + "\n")
+    replace_file(file, json.dumps([str(member) for member in members]) + "\n")
     return members
 
 

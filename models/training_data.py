@@ -212,13 +212,15 @@ class PhotoTable:
         """
         kept = cache / f"photos-{side}px-{_fingerprint(photos)}"
         pixels_file, seen_file = kept.with_suffix(".pixels.npy"), kept.with_suffix(".seen.npy")
-        if seen_file.is_file() and pixels_file.is_file():  # seen_file is written last
+        try:
             return cls(np.load(pixels_file, mmap_mode="r"), np.load(seen_file))
+        except (OSError, ValueError, EOFError):  # not there, or cut short; seen_file is written last
+            pass
         table = cls._decode(photos, side)
         cache.mkdir(parents=True, exist_ok=True)
         for array, file in ((table.pixels, pixels_file), (table.has_image, seen_file)):
-            with replacing(file) as partial:
-                np.save(partial, array)
+            with replacing(file) as partial, partial.open("wb") as opened:
+                np.save(opened, array)
         return table
 
     @classmethod

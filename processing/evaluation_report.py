@@ -17,6 +17,7 @@ from processing.plots import plot_latency, plot_quality, plot_recall_by_depth
 from processing.runs import SERVED, Latency
 from retrieval.errors import InvalidInput
 from retrieval.evaluation import Run
+from retrieval.files import replace_file
 from retrieval.significance import PairedComparison
 
 MARKDOWN_FILE, JSON_FILE, RUNS_FOLDER, RUN_SUFFIX = "report.md", "report.json", "runs", ".ndjson.gz"
@@ -139,7 +140,7 @@ def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) ->
         plot_recall_by_depth(evaluation.quality, evaluation.title, folder / RECALL_PLOT)
         latency = {name: asdict(result.latency) for name, result in evaluation.results.items()}
         plot_latency(latency, f"{evaluation.title}, one search at a time", folder / LATENCY_PLOT)
-    (folder / JSON_FILE).write_text(json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace_file(folder / JSON_FILE, json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False) + "\n")
     shown = [name for name in PLOTS if (folder / name).is_file()]
     (folder / MARKDOWN_FILE).write_text(markdown(evaluation, shown))
     return folder / MARKDOWN_FILE
@@ -246,7 +247,7 @@ def run_path(folder: Path, name: str) -> Path:
 def save_run(run: Run, path: Path) -> None:
     """Write a run; equal runs are equal files."""
     lines = (json.dumps({"query_id": query, "items": list(items)}, ensure_ascii=False) for query, items in run.items())
-    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
+    replace_file(path, gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
 
 
 def load_run(path: Path) -> dict[str, list[str]]:

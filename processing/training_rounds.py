@@ -38,6 +38,7 @@ from processing.mining_rules import MiningRules
 from processing.round_index import build, is_built, measure_kinds, open_store
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import InvalidInput
+from retrieval.files import replace_file
 from retrieval.tower import CARD_FILE
 
 Progress = Callable[[int, int], None]
@@ -143,7 +144,7 @@ def train_rounds(
     tower = towers / best.tower_id
     (tower / CARD_FILE).touch()  # the newest tower is the one that the other commands take
     report = RoundsReport(run.folder, tower, best.number, made)
-    (run.folder / "rounds.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    replace_file(run.folder / "rounds.json", json.dumps(report.to_dict(), indent=2) + "\n")
     return report
 
 

@@ -116,8 +116,8 @@ def save_buyer_tower(
         "figures": dict(figures or {}),
     }
     path = folder / BUYER_TOWER_FILE
-    with replacing(path) as partial:
-        np.savez(partial, allow_pickle=False, card=np.array(json.dumps(card)), **arrays)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, card=np.array(json.dumps(card)), **arrays)
     return path
 
 

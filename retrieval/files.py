@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from retrieval.errors import FileUnwritable
 
 BLOCK_BYTES = 1 << 20
 SEAL = "sha256"  # key under which JSON carries its own checksum
-PARTIAL = ".partial-"  # begins the name of a file that is being written: .partial-<process>-<thread>-<name>
+PARTIAL = ".partial"  # no reader, bucket event or upload takes a name that ends so for a whole file
 _being_written: set[Path] = set()  # by this process
 
 
@@ -23,8 +23,8 @@ _being_written: set[Path] = set()  # by this process
 def replacing(path: Path) -> Iterator[Path]:
     """Yield the path of a new file that takes the place of `path`, durably and in one step, when the block ends.
 
-    The file has another name in the same folder and the same suffix. It is removed if the block raises. Files that killed processes
-    left behind for the same `path` are removed, too.
+    The file has another name in the same folder. It is removed if the block raises. Files that killed processes left behind for the
+    same `path` are removed, too.
 
     Args:
         path: file to write; its folder exists.
@@ -32,10 +32,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         FileUnwritable: the disk is full, or the folder is missing or may not be written.
     """
-    for left in path.parent.glob(f"{PARTIAL}*-{path.name}"):
-        if left not in _being_written and not _runs(left.name.removeprefix(PARTIAL).partition("-")[0]):
+    for left in path.parent.glob(f"{path.name}.*{PARTIAL}"):
+        if left not in _being_written and not _runs(left.suffixes[-2][1:].partition("-")[0]):
             left.unlink(missing_ok=True)
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{threading.get_ident()}-{path.name}")
+    partial = partial_path(path)
     _being_written.add(partial)
     try:
         yield partial
@@ -51,6 +51,11 @@ def replacing(path: Path) -> Iterator[Path]:
         _being_written.discard(partial)
 
 
+def partial_path(path: Path) -> Path:
+    """The name under which this thread writes what shall be `path`: <name>.<process>-<thread>.partial."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
+
+
 def replace_file(path: Path, content: bytes | str) -> Path:
     """Write a file in place of another, durably and in one step; text is written as UTF-8.
 
@@ -62,13 +67,12 @@ def replace_file(path: Path, content: bytes | str) -> Path:
     return path
 
 
-def commit_folder(building: Path, folder: Path, before_rename: Callable[[], None] = lambda: None) -> None:
+def commit_folder(building: Path, folder: Path) -> None:
     """Give a finished folder its name, once all its files are on the disk.
 
     Args:
         building: folder of finished files, on the disk of `folder`.
-        folder: the name; nothing stands there, or before_rename() takes it away.
-        before_rename: called when all files are on the disk.
+        folder: the name; nothing stands there.
 
     Raises:
         FileUnwritable: the disk is full, or the folder may not be written.
@@ -76,7 +80,6 @@ def commit_folder(building: Path, folder: Path, before_rename: Callable[[], None
     try:
         for path in (*building.rglob("*"), building):
             _sync(path)
-        before_rename()
         building.rename(folder)
         _sync(folder.parent)
     except OSError as error:

@@ -66,9 +66,9 @@ class SmallQueryTower:
     def save(self, folder: Path) -> Path:
         """Write the file into the folder of the tower; it appears whole or not at all."""
         path = folder / SMALL_QUERY_TOWER_FILE
-        with replacing(path) as partial:
+        with replacing(path) as partial, partial.open("wb") as file:
             np.savez_compressed(
-                partial,
+                file,
                 tower_id=np.array(self.tower_id),
                 tokens=self.tokens.rows,
                 token_scales=self.tokens.scales,

@@ -1,12 +1,12 @@
 """Re-rankers in a stage's bucket, packed as the endpoint's container unpacks them."""
 
-import hashlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from local.aws.account import DeployedStage
 from local.aws.buckets import Bucket
 from retrieval.errors import InvalidInput
+from retrieval.files import sha256_of
 
 RANKERS = "rerankers"  # in the towers bucket
 ARCHIVE = "model.tar.gz"
@@ -36,7 +36,7 @@ def upload_ranker(stage: DeployedStage, booster: Path, tower_id: str) -> tuple[s
     bucket = Bucket(stage.output("TowersBucket"))
     with TemporaryDirectory(prefix="gavel-ranker-") as folder:
         archive = pack_model(booster, Path(folder) / ARCHIVE)
-        prefix = f"{RANKERS}/{tower_id}-{hashlib.sha256(archive.read_bytes()).hexdigest()[:12]}"
+        prefix = f"{RANKERS}/{tower_id}-{sha256_of(archive)[:12]}"
         if bucket.holds(f"{prefix}/{ARCHIVE}"):
             return f"{prefix}/{ARCHIVE}", False
         bucket.upload(Path(folder), prefix)

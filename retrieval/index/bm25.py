@@ -4,9 +4,7 @@ Tokens, stems, statistics and document lengths follow the analyzer of schema.ind
 OpenSearch put the same lots in the same order.
 """
 
-import os
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.files import PARTIAL, commit_folder, crc32_of, seal_json, unseal_json
+from retrieval.files import commit_folder, crc32_of, partial_path, seal_json, unseal_json
 from retrieval.index.entries import batches
 from retrieval.index.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
 from retrieval.index.stemming import caching_stemmer, stem
@@ -152,7 +150,7 @@ class Bm25Index:
             folder: made here.
             database_id: the database that the positions are of.
         """
-        partial = folder.with_name(f"{PARTIAL}{os.getpid()}-{threading.get_ident()}-{folder.name}")
+        partial = partial_path(folder)
         try:
             partial.mkdir()
             for name, values in self._arrays().items():

@@ -3,17 +3,19 @@
 root/auction-items.json                      the alias: which index is live
 root/auction-items-<tower_id>-<stamp>/       one physical index
     lots.sqlite                              every acknowledged lot and tombstone
+    lots.json                                its checksum when it was published
     shard-00/, shards.json                   or these, each shard with files as below
     <family>.faiss, bm25-<generation>…/  snapshots for a quick start; rebuilt when missing or damaged, read on from when old
 """
 
+import json
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
-from retrieval.files import commit_folder, replace_file, seal_json, unseal_json
+from retrieval.files import commit_folder, replace_file
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
 from retrieval.index.index_spec import IndexSpec
@@ -119,7 +121,7 @@ class FaissStore:
         """
         self._open(name).prepare()
         try:
-            replace_file(self._pointer, seal_json({"live": name}))
+            replace_file(self._pointer, json.dumps({"live": name}))
         except OSError as error:
             raise IndexUnavailable(f"{self._pointer} cannot be written: {error}; the index before stays live") from error
 
@@ -172,7 +174,7 @@ class FaissStore:
 
     def _live_name(self) -> str | None:
         try:
-            return str(unseal_json(self._pointer.read_bytes())["live"])
+            return str(json.loads(self._pointer.read_bytes())["live"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -211,12 +211,12 @@ def test_another_effort_or_another_graph_takes_the_file_that_is_there(tmp_path: 
 def test_what_a_killed_process_had_written_goes_with_the_next_save(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    names = [f".partial-{pid}-1-flat.faiss" for pid in (ended.pid, os.getpid(), os.getppid())]  # that of a process that runs stays
+    names = [f"flat.faiss.{pid}-1.partial" for pid in (ended.pid, os.getpid(), os.getppid())]  # that of a process that runs stays
     for name in names:
         (tmp_path / name).write_bytes(b"half")
     with replacing(tmp_path / "flat.faiss") as partial:
         partial.write_bytes(b"whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [names[2], "flat.faiss"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flat.faiss", names[2]]
 
 
 @pytest.mark.parametrize("spec", ["ivf_sq8", "pq:pq_m=8,pq_bits=4"])

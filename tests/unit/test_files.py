@@ -16,12 +16,12 @@ def test_a_replaced_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
     synced: list[tuple[str, str]] = []
 
     def watch(descriptor: int, sync=os.fsync) -> None:
-        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name.split("-")[-1], path.read_text()))
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name.split(".")[0], path.read_text()))
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watch)
     replace_file(path, "new")
-    assert synced == [("card.json", "old"), (tmp_path.name.split("-")[-1], "new")]
+    assert synced == [("card", "old"), (tmp_path.name, "new")]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])

@@ -203,6 +203,24 @@ def test_a_damaged_booster_is_refused_with_the_remedy(content: bytes, tmp_path: 
         BoosterRanker.load(tmp_path / "r.ubj")
 
 
+def test_a_booster_with_flipped_bits_or_of_another_tower_is_refused(booster: BoosterRanker, tmp_path: Path) -> None:
+    path = tmp_path / "r.ubj"
+    booster.save(path, "1a2b3c4d5e6f")
+    whole = path.read_bytes()
+    for place in range(0, whole.rindex(b"sha256"), 197):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(RankerUnavailable, match="train it again with `gavel train reranker`"):
+            BoosterRanker.load(path)
+    path.write_bytes(whole)
+    BoosterRanker.load(path, "1a2b3c4d5e6f")
+    with pytest.raises(RankerUnavailable, match="was trained on candidates of tower 1a2b3c4d5e6f, not of 0123456789ab"):
+        BoosterRanker.load(path, "0123456789ab")
+    model = adapter.xgboost.Booster()
+    model.load_model(path)  # as any program with XGBoost reads it
+    model.save_model(path)  # without a checksum, as an older version wrote it
+    BoosterRanker.load(path, "1a2b3c4d5e6f")
+
+
 def test_a_matrix_of_the_wrong_width_is_an_error_and_no_score(booster: BoosterRanker) -> None:
     with pytest.raises(RankerUnavailable):
         booster.score(np.zeros((3, 2), dtype=np.float32))

@@ -85,3 +85,19 @@ def test_a_hybrid_search_fuses_as_was_tuned_unless_the_request_says_otherwise(tm
     tuned = FaissStore(tmp_path, tuning=lambda tower_id: Tuning(TUNED.fusion)).live()
     assert [c.score for c in tuned.hybrid("watch", vector, 5, OPEN)] != [c.score for c in even]
     assert [(c.item_id, c.score) for c in tuned.hybrid("watch", vector, 5, OPEN, Fusion())] == [(c.item_id, c.score) for c in even]
+
+
+@pytest.mark.parametrize("change", [("0.3", "0.4"), ('"min_max"', '"l2"')])
+def test_a_tuning_whose_numbers_were_changed_is_refused(change: tuple[str, str], tmp_path: Path) -> None:
+    path = TUNED.save(tmp_path)
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(TowerError, match=r"its checksum does not hold.*delete it, or write it anew with `gavel tune hybrid`"):
+        Tuning.load(tmp_path)
+
+
+def test_a_tuning_of_another_tower_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "ours").mkdir()
+    TUNED.save(tmp_path / "theirs").rename(tmp_path / "ours" / TUNING_FILE)
+    with pytest.raises(TowerError, match="it was tuned for tower theirs"):
+        Tuning.load(tmp_path / "ours")
