@@ -136,13 +136,16 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("queued", [True, False], ids=["queued", "called"])
-def test_a_part_is_found_in_every_wrapping_of_its_message(bucket, store, monkeypatch, form, queued):
+def test_a_part_is_found_in_every_wrapping_of_its_message(bucket, store, monkeypatch, queued):
     monkeypatch.setenv("GAVEL_EMBEDDINGS_BUCKET", BUCKET)
-    message = form(FOLDER + put_part(bucket, lots(2)).name)
-    assert handler(sqs_event(message) if queued else message, None) == {"batchItemFailures": []}
-    assert store.find(TOWER_ID).count() == 2
+    parts = [put_part(bucket, lots(2, start=2 * n), n) for n in range(len(FORMS))]
+    messages = [form(FOLDER + part.name) for form, part in zip(FORMS.values(), parts, strict=True)]
+    if queued:
+        assert [list(FORMS)[int(name.removeprefix("m-"))] for name in failures(handler(sqs_event(*messages), None))] == []
+    else:
+        assert [handler(message, None) for message in messages] == [{"batchItemFailures": []}] * len(FORMS)
+    assert store.find(TOWER_ID).count() == 2 * len(FORMS)
 
 
 DONE = {
@@ -154,10 +157,10 @@ DONE = {
 }
 
 
-@pytest.mark.parametrize("message", DONE.values(), ids=DONE)
-def test_a_message_that_asks_for_nothing_is_done(bucket, store, message):
-    assert failures(handler(sqs_event(message), None)) == []
-    assert handler(message, None) == {"batchItemFailures": []}
+def test_a_message_that_asks_for_nothing_is_done(bucket, store):
+    assert failures(handler(sqs_event(*DONE.values()), None)) == []
+    for message in DONE.values():
+        assert handler(message, None) == {"batchItemFailures": []}
     assert store.find(TOWER_ID) is None
 
 
@@ -187,11 +190,15 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize("message", UNKNOWN.values(), ids=UNKNOWN)
-def test_a_message_that_nobody_understands_is_never_done(bucket, store, message):
+def test_a_message_that_nobody_understands_is_never_done(bucket, store):
     good = s3_event(put_part(bucket, lots(2)).name)
-    assert failures(handler(sqs_event(message, good), None)) == ["m-0"]
-    assert store.find(TOWER_ID).count() == 2
+    failed = failures(handler(sqs_event(*UNKNOWN.values(), good), None))
+    assert [list(UNKNOWN)[int(name.removeprefix("m-"))] for name in failed] == list(UNKNOWN)
+    assert store.find(TOWER_ID).count() == 2, "one bad message does not hold back the others"
+
+
+@pytest.mark.parametrize("message", [None, 5, [], *UNKNOWN.values()])
+def test_a_call_that_nobody_understands_is_an_error(message):
     with pytest.raises(InvalidInput, match=r"the bulk indexer does not know|the message is no JSON"):
         handler(message, None)
 
