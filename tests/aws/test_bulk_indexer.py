@@ -18,7 +18,7 @@ from moto import mock_aws
 from lambdas.bulk_indexer import handler as lambda_module
 from lambdas.bulk_indexer import tower_index
 from lambdas.bulk_indexer.handler import handler
-from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, TowerError
+from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, ReleaseError, TowerError
 from retrieval.index.base import Filter, Tombstone
 from retrieval.index.faiss import FaissStore
 from retrieval.release import INDEX_REJECTS_FILE, RECEIPT_FILE, Manifest, Part, PartReceipt
@@ -310,6 +310,8 @@ def test_a_manifest_whose_part_failed_is_not_done(bucket, shop):
     whole = bucket.Object(FOLDER + parts[1].name).get()["Body"].read()
     bucket.put_object(Key=FOLDER + parts[1].name, Body=whole[: len(whole) // 2])
     events = [s3_event(name) for name in (parts[0].name, parts[1].name, put_manifest(bucket, *parts))]
+    with pytest.raises(ReleaseError, match=rf"^{parts[1].name} is not a whole embedding part: .* `gavel embed` again"):
+        handler(events[1], None)
     assert failures(handler(sqs_event(*events), None)) == ["m-1", "m-2"]
     assert receipt_of(bucket) is None
     bucket.put_object(Key=FOLDER + parts[1].name, Body=whole)
