@@ -377,13 +377,12 @@ def test_the_receipt_of_a_part_says_what_was_stale_and_withdrawn_and_the_next_on
     assert (receipt.indexed, receipt.stale, receipt.sha256) == (3, 0, again.sha256)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_sixteen_parts_shuffled_and_doubled_are_right_to_the_last_item(bucket, shop, seed):
+def test_sixteen_parts_shuffled_and_doubled_are_right_to_the_last_item(bucket, shop):
     before = 100 if shop.find(TOWER_ID) else 0
     parts = [put_part(bucket, lots(5, start=5 * n), n) for n in range(16)]
     manifests = [put_manifest(bucket, *parts[n::2], instance=n, instances=2) for n in range(2)]
     waiting = [*(part.name for part in parts), *manifests] * 2
-    random.Random(seed).shuffle(waiting)
+    random.Random(7).shuffle(waiting)
     while waiting:
         failed = failures(handler(sqs_event(*map(s3_event, waiting)), None))
         waiting = [waiting[int(name.removeprefix("m-"))] for name in failed]
