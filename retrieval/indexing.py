@@ -88,15 +88,17 @@ class PartReader:
 
     Args:
         source: a .ndjson.gz file, or anything that reads its bytes, such as the body of an S3 object.
+        name: what errors call it; its path where there is one.
 
     Attributes:
         sha256: hexadecimal hash of the bytes, once the last line was read.
         bad_lines: lines that could not be read, as (item_id, reason).
     """
 
-    def __init__(self, source: Path | BinaryIO) -> None:
+    def __init__(self, source: Path | BinaryIO, name: str = "the part") -> None:
         self.sha256 = ""
         self.bad_lines: list[tuple[str, str]] = []
+        self.name = str(source) if isinstance(source, Path) else name
         self._source = source
 
     def __iter__(self) -> Iterator[Entry]:
@@ -117,9 +119,9 @@ class PartReader:
                         else:
                             yield entry
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                raise ReleaseError(f"{self._source} is not a whole embedding part: {error}; run `gavel embed` again") from error
+                raise ReleaseError(f"{self.name} is not a whole embedding part: {error}; run `gavel embed` again") from error
         if empty:  # gzip takes a file of no bytes for a whole one, and no run writes a part without entries
-            raise ReleaseError(f"{self._source} holds no entry; run `gavel embed` again")
+            raise ReleaseError(f"{self.name} holds no entry; run `gavel embed` again")
         self.sha256 = hashed.digest.hexdigest()
 
 
@@ -148,7 +150,7 @@ def read_part(source: Path | BinaryIO) -> Iterator[Entry]:
     part = PartReader(source)
     for entry in chain(part, [None]):
         if part.bad_lines:
-            raise ReleaseError(f"{source}: {part.bad_lines[0][1]}; run `gavel embed` again")
+            raise ReleaseError(f"{part.name}: {part.bad_lines[0][1]}; run `gavel embed` again")
         if entry is not None:
             yield entry
 
@@ -176,7 +178,7 @@ def take_in_part(
     Raises:
         ReleaseError, IndexUnavailable: as index_part() and PartReader raise them. The part may be sent again.
     """
-    part = PartReader(source)
+    part = PartReader(source, name)
     receipt = index_part(passing(part), store, overwrite=overwrite)
     rejected = tuple((item_id, reason[:REASON_CHARS]) for item_id, reason in (*part.bad_lines, *receipt.rejected))
     if rejected:
@@ -450,7 +452,7 @@ def _check_parts(manifest: Manifest, receipts: Sequence[PartReceipt], index: Vec
         raise ReleaseError(
             f"index {index.name} does not hold {len(faults)} of the {len(manifest.parts)} parts of release {manifest.release_id}: "
             f"{_some([f'{name} {fault}' for name, fault in faults.items()])}; index these parts with the bytes that the manifest "
-            "names, or run `gavel embed` again"
+            "names (docs/operations.md, dead-letters), or run `gavel embed` again"
         )
 
 

@@ -18,7 +18,7 @@ from moto import mock_aws
 from lambdas.bulk_indexer import handler as lambda_module
 from lambdas.bulk_indexer import tower_index
 from lambdas.bulk_indexer.handler import handler
-from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, TowerError
+from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, ReleaseError, TowerError
 from retrieval.index.base import Filter, Tombstone
 from retrieval.index.faiss import FaissStore
 from retrieval.release import INDEX_REJECTS_FILE, RECEIPT_FILE, Manifest, Part, PartReceipt
@@ -136,13 +136,16 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("queued", [True, False], ids=["queued", "called"])
-def test_a_part_is_found_in_every_wrapping_of_its_message(bucket, store, monkeypatch, form, queued):
+def test_a_part_is_found_in_every_wrapping_of_its_message(bucket, store, monkeypatch, queued):
     monkeypatch.setenv("GAVEL_EMBEDDINGS_BUCKET", BUCKET)
-    message = form(FOLDER + put_part(bucket, lots(2)).name)
-    assert handler(sqs_event(message) if queued else message, None) == {"batchItemFailures": []}
-    assert store.find(TOWER_ID).count() == 2
+    parts = [put_part(bucket, lots(2, start=2 * n), n) for n in range(len(FORMS))]
+    messages = [form(FOLDER + part.name) for form, part in zip(FORMS.values(), parts, strict=True)]
+    if queued:
+        assert [list(FORMS)[int(name.removeprefix("m-"))] for name in failures(handler(sqs_event(*messages), None))] == []
+    else:
+        assert [handler(message, None) for message in messages] == [{"batchItemFailures": []}] * len(FORMS)
+    assert store.find(TOWER_ID).count() == 2 * len(FORMS)
 
 
 DONE = {
@@ -154,10 +157,10 @@ DONE = {
 }
 
 
-@pytest.mark.parametrize("message", DONE.values(), ids=DONE)
-def test_a_message_that_asks_for_nothing_is_done(bucket, store, message):
-    assert failures(handler(sqs_event(message), None)) == []
-    assert handler(message, None) == {"batchItemFailures": []}
+def test_a_message_that_asks_for_nothing_is_done(bucket, store):
+    assert failures(handler(sqs_event(*DONE.values()), None)) == []
+    for message in DONE.values():
+        assert handler(message, None) == {"batchItemFailures": []}
     assert store.find(TOWER_ID) is None
 
 
@@ -187,11 +190,15 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize("message", UNKNOWN.values(), ids=UNKNOWN)
-def test_a_message_that_nobody_understands_is_never_done(bucket, store, message):
+def test_a_message_that_nobody_understands_is_never_done(bucket, store):
     good = s3_event(put_part(bucket, lots(2)).name)
-    assert failures(handler(sqs_event(message, good), None)) == ["m-0"]
-    assert store.find(TOWER_ID).count() == 2
+    failed = failures(handler(sqs_event(*UNKNOWN.values(), good), None))
+    assert [list(UNKNOWN)[int(name.removeprefix("m-"))] for name in failed] == list(UNKNOWN)
+    assert store.find(TOWER_ID).count() == 2, "one bad message does not hold back the others"
+
+
+@pytest.mark.parametrize("message", [None, 5, [], *UNKNOWN.values()])
+def test_a_call_that_nobody_understands_is_an_error(message):
     with pytest.raises(InvalidInput, match=r"the bulk indexer does not know|the message is no JSON"):
         handler(message, None)
 
@@ -303,6 +310,8 @@ def test_a_manifest_whose_part_failed_is_not_done(bucket, shop):
     whole = bucket.Object(FOLDER + parts[1].name).get()["Body"].read()
     bucket.put_object(Key=FOLDER + parts[1].name, Body=whole[: len(whole) // 2])
     events = [s3_event(name) for name in (parts[0].name, parts[1].name, put_manifest(bucket, *parts))]
+    with pytest.raises(ReleaseError, match=rf"^{parts[1].name} is not a whole embedding part: .* `gavel embed` again"):
+        handler(events[1], None)
     assert failures(handler(sqs_event(*events), None)) == ["m-1", "m-2"]
     assert receipt_of(bucket) is None
     bucket.put_object(Key=FOLDER + parts[1].name, Body=whole)
@@ -368,13 +377,12 @@ def test_the_receipt_of_a_part_says_what_was_stale_and_withdrawn_and_the_next_on
     assert (receipt.indexed, receipt.stale, receipt.sha256) == (3, 0, again.sha256)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_sixteen_parts_shuffled_and_doubled_are_right_to_the_last_item(bucket, shop, seed):
+def test_sixteen_parts_shuffled_and_doubled_are_right_to_the_last_item(bucket, shop):
     before = 100 if shop.find(TOWER_ID) else 0
     parts = [put_part(bucket, lots(5, start=5 * n), n) for n in range(16)]
     manifests = [put_manifest(bucket, *parts[n::2], instance=n, instances=2) for n in range(2)]
     waiting = [*(part.name for part in parts), *manifests] * 2
-    random.Random(seed).shuffle(waiting)
+    random.Random(7).shuffle(waiting)
     while waiting:
         failed = failures(handler(sqs_event(*map(s3_event, waiting)), None))
         waiting = [waiting[int(name.removeprefix("m-"))] for name in failed]
