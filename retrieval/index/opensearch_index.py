@@ -42,7 +42,7 @@ from retrieval.index.opensearch_queries import (
     semantic_body,
     top_body,
 )
-from retrieval.schema import VECTOR_FIELD, fusion_pipeline, vector_from_json
+from retrieval.schema import fusion_pipeline, pop_vector
 from retrieval.spelling import can_be_misspelt
 from retrieval.tuning import Tuning
 
@@ -257,7 +257,7 @@ class OpenSearchIndex:
 
 def _candidate(hit: Mapping[str, Any]) -> Candidate:
     document = dict(hit["_source"])
-    vector = vector_from_json(document.pop(VECTOR_FIELD))
+    vector = pop_vector(hit["_id"], document)
     return Candidate(hit["_id"], float(hit.get("_score") or 0.0), document, vector)
 
 
