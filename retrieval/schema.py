@@ -30,7 +30,7 @@ TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
 # Lucene links equal vectors to each other alone, and a search that comes among them finds nothing else; a float32 score cannot tell
 # vectors apart that are nearer than 5e-4 (docs/adr/0017-equal-vectors.md)
-SPREAD_LENGTH = 1.5e-3
+SPREAD_LENGTH = 3e-3
 SPREAD_FIELD = "embedding_spread"  # of a stored document whose vector was moved so far
 TOMBSTONE_RETENTION = "1d"  # how long a delete outranks older events that come late
 SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # of one shard, and of one lot; what takes longer goes to the slow log

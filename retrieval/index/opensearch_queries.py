@@ -46,7 +46,7 @@ def semantic_body(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
 
 
 def exact_body(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
-    """Nearest neighbours by comparing with every allowed lot; scores are 1 + cosine, to about 1e-4, as vectors are spread."""
+    """Nearest neighbours by comparing with every allowed lot; scores are 1 + cosine, to about 3e-4, as vectors are spread."""
     script = {
         "lang": "knn",
         "source": "knn_score",
