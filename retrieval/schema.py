@@ -1,6 +1,7 @@
 """How a lot stands in an index: the mapping, the document, and the bulk lines of an embedding part."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -8,6 +9,7 @@ from hashlib import shake_128
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.arabic import LETTERS
 from retrieval.errors import InvalidInput
@@ -29,7 +31,10 @@ WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with 
 LISTED_CHARS = 400  # of a description in a list; the lot itself is asked for the whole
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
-SPREAD = 4  # units of the decimal after them, see spread_vector()
+# Lucene links equal vectors to each other alone, and a search that comes among them finds nothing else; a float32 score cannot tell
+# vectors apart that are nearer than 5e-4 (docs/adr/0017-equal-vectors.md)
+SPREAD_LENGTH = 3e-3
+SPREAD_FIELD = "embedding_spread"  # of a stored document whose vector was moved so far
 DELETED_FIELD = "deleted_at"  # of the document that stands for a withdrawn lot
 DELETE_MEMORY = "1d"  # how long a node remembers a delete that somebody else sends; in memory, so until it restarts
 SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # of one shard, and of one lot; what takes longer goes to the slow log
@@ -227,14 +232,17 @@ def bulk_lines(entry: IndexedItem | Tombstone, *, spread: bool = False) -> Itera
 
     Args:
         entry: a lot or a tombstone.
-        spread: write its vector with spread_vector(), for the graph of an index.
+        spread: move the vector a little, each item's in a direction of its own, for the graph of an index; pop_vector() undoes it.
     """
     if isinstance(entry, Tombstone):
         yield json.dumps({"delete": _action_of(entry)})
         return
     yield json.dumps({"index": _action_of(entry)})
-    numbers = spread_vector(entry.item_id, entry.vector) if spread else vector_to_json(entry.vector)
-    yield json.dumps({**entry.document, VECTOR_FIELD: numbers}, ensure_ascii=False)
+    source = {**entry.document, VECTOR_FIELD: vector_to_json(entry.vector)}
+    if spread:
+        moved = np.asarray(source[VECTOR_FIELD]) + _offsets(entry.item_id, len(entry.vector))
+        source |= {VECTOR_FIELD: vector_to_json(moved), SPREAD_FIELD: True}
+    yield json.dumps(source, ensure_ascii=False)
 
 
 def deletion_lines(entry: Tombstone, moment: datetime) -> Iterator[str]:
@@ -337,37 +345,35 @@ def _version_of(action: Mapping[str, Any]) -> int:
     return version
 
 
-def vector_to_json(vector: Vector) -> list[float]:
+def vector_to_json(vector: Vector | NDArray[np.float64]) -> list[float]:
     """The vector as JSON numbers of at most 7 decimals, which every engine reads as the same float32."""
     rounded: list[float] = np.round(vector.astype(np.float64), VECTOR_DECIMALS).tolist()
     return rounded
 
 
-def spread_vector(item_id: str, vector: Vector) -> list[float]:
-    """The numbers of vector_to_json() with one decimal more, which differs from item to item and says nothing.
+def pop_vector(item_id: str, document: dict[str, Any]) -> Vector:
+    """Take the vector out of a stored document, as it was before bulk_lines() spread it."""
+    numbers = document.pop(VECTOR_FIELD)
+    if not document.pop(SPREAD_FIELD, False):
+        return vector_from_json(numbers)
+    return vector_from_json(np.round(np.asarray(numbers, dtype=np.float64) - _offsets(item_id, len(numbers)), VECTOR_DECIMALS))
 
-    Lucene links equal vectors to each other alone, and a search that comes among them finds nothing else. Vectors that differ by a
-    rounding error are linked like any others (docs/adr/0017-equal-vectors.md). Reading them rounds the difference away.
 
-    Args:
-        item_id: the same id has the same decimals.
-        vector: (D,) float32.
-    """
-    digest = shake_128(item_id.encode(errors="surrogatepass")).digest(len(vector))
-    units = np.frombuffer(digest, dtype=np.uint8) % (2 * SPREAD + 1) - float(SPREAD)  # (D,) in [-SPREAD, SPREAD]
-    exact = np.round(vector.astype(np.float64), VECTOR_DECIMALS)
-    numbers: list[float] = np.round(exact + units * 10.0 ** -(VECTOR_DECIMALS + 1), VECTOR_DECIMALS + 1).tolist()
-    return numbers
+def _offsets(item_id: str, dimensions: int) -> NDArray[np.float64]:
+    """(dimensions,) float64 of length SPREAD_LENGTH in a direction that the id gives, in whole units of the last decimal."""
+    digest = shake_128(item_id.encode(errors="surrogatepass")).digest(dimensions)
+    signs = 1.0 - 2.0 * (np.frombuffer(digest, dtype=np.uint8) & 1).astype(np.float64)
+    return signs * round(SPREAD_LENGTH / math.sqrt(dimensions), VECTOR_DECIMALS)
 
 
 def vector_from_json(numbers: Any) -> Vector:
-    """Read the numbers of vector_to_json() or spread_vector() back.
+    """Read vector_to_json()'s numbers back.
 
     Raises:
         InvalidInput: not a flat list of finite numbers.
     """
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
-        vector: Vector = np.round(np.asarray(numbers, dtype=np.float64), VECTOR_DECIMALS).astype(np.float32)
+        vector = np.asarray(numbers, dtype=np.float32)
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise InvalidInput("the embedding is not a flat list of finite numbers")
     return vector

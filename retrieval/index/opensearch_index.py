@@ -47,7 +47,7 @@ from retrieval.index.opensearch_queries import (
     top_body,
 )
 from retrieval.items import epoch_ms
-from retrieval.schema import DELETED_FIELD, VECTOR_FIELD, fusion_pipeline, vector_from_json
+from retrieval.schema import DELETED_FIELD, fusion_pipeline, pop_vector
 from retrieval.spelling import can_be_misspelt
 from retrieval.tuning import Tuning
 
@@ -289,7 +289,7 @@ class OpenSearchIndex:
         for hit in hits:
             try:
                 document = dict(hit["_source"])
-                vector = vector_from_json(document.pop(VECTOR_FIELD))
+                vector = pop_vector(hit["_id"], document)
                 if vector.shape != (self._dimensions,):
                     raise ValueError(f"its vector has shape {vector.shape}")
             except (KeyError, TypeError, ValueError, InvalidInput) as error:

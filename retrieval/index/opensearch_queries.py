@@ -12,6 +12,7 @@ from retrieval.tuning import FieldBoosts
 
 DEFAULT_EF_SEARCH = 100  # where the hyperparameters leave it open
 MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query
+EXACT_OVERFETCH = 100  # candidates beyond k of an exact search, so that spread vectors do not keep one of the k best out
 NO_BOOSTS = FieldBoosts()
 KNOWN_WORDS = "known"  # the aggregation that counts lots by the words in doubt
 OPTIONS = 10  # for one word; the best of them that is a word is taken
@@ -45,14 +46,14 @@ def semantic_body(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
 
 
 def exact_body(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
-    """Nearest neighbours by comparing with every allowed lot; scores are 1 + cosine."""
+    """Nearest neighbours by comparing with every allowed lot; scores are 1 + cosine, to about 3e-4, as vectors are spread."""
     script = {
         "lang": "knn",
         "source": "knn_score",
         "params": {"field": VECTOR_FIELD, "query_value": vector.tolist(), "space_type": "cosinesimil"},
     }
     query = {"script_score": {"query": filter_query(where), "script": script}}
-    return {"size": depth_of(k), "query": query, "sort": _best_first()}
+    return {"size": min(k + EXACT_OVERFETCH, MAX_RESULTS), "query": query, "sort": _best_first()}
 
 
 def keyword_body(text: str, k: int, where: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
