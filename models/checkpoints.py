@@ -70,8 +70,8 @@ class Checkpoints:
         """
         if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self.folder / CHECKPOINT_FILE) as partial:
-                torch.save(state, partial)
+            with replacing(self.folder / CHECKPOINT_FILE) as partial, partial.open("wb") as file:
+                torch.save(state, file)
         self._last = time.monotonic()
 
     def remove(self) -> None:
