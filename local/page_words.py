@@ -3,6 +3,7 @@
 import math
 import re
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -19,6 +20,9 @@ KEEP_S = 300.0  # until they are looked at again
 MOST = {"categories": 60, "brands": 300, "phrases": 2_000}
 WORDS_IN_PHRASE = 3
 PART_SHARE = 0.8  # of a phrase's lots: if a longer one has as many, the shorter is a part of it, as "art" of "art deco"
+# letters, digits, and what stands at them in most scripts of Asia, which Python's \w does not have
+_LETTER = f"[^\\W_]|[\u200c\u200d{''.join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == 'M')}]"
+_WORD = re.compile(rf"(?:{_LETTER})+(?:['’\-](?:{_LETTER})+)*")
 LINKS = frozenset(("a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))  # no end of a phrase
 
 
@@ -84,7 +88,7 @@ def _sample(index: VectorIndex, most: int) -> list[Mapping[str, Any]]:
 
 
 def _phrases(title: str) -> Iterable[str]:
-    words = re.findall(r"[^\W_]+(?:['’\-][^\W_]+)*", title.lower())
+    words = _WORD.findall(title.lower())
     for start in range(len(words)):
         for end in range(start + 1, min(start + WORDS_IN_PHRASE, len(words)) + 1):
             phrase = words[start:end]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import InvalidQuery
 from retrieval.index.base import Candidate
+from retrieval.text import fold_label
 
 MAX_PER_LABEL = 100
 LABELS = ("brand", "seller")  # fields of a document that can be capped
@@ -70,7 +71,7 @@ def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], want
         return []
     vectors = np.stack([c.vector for c in candidates])  # (N, D)
     relevance = (1 - wanted.strength) * _from_0_to_1(scores)  # (N,)
-    labels = {field: [str(c.document.get(field, "")).lower() for c in candidates] for field in wanted.caps}
+    labels = {field: [fold_label(str(c.document.get(field, ""))) for c in candidates] for field in wanted.caps}
     likeness = np.zeros(len(candidates))  # (N,) with the likest lot above; before the first, all are alike
     left, taken, order = np.ones(len(candidates), dtype=np.bool_), {field: Counter[str]() for field in labels}, list[int]()
     for _ in candidates:

@@ -93,6 +93,8 @@ def test_a_lot_past_the_cap_of_its_brand_or_seller_comes_after_the_others() -> N
     assert diversify(lots, scores, Diversity(most_per_brand=1)) == [0, 2, 1]
     assert diversify(lots, scores, Diversity(most_per_seller=1)) == [0, 1, 2]
     assert diversify(lots, scores, Diversity(most_per_brand=2)) == [0, 1, 2]
+    lots = [candidate(brand="Cafe\u0301"), candidate(brand="CAF\u00c9"), candidate(brand="Ca\u00adfe")]
+    assert diversify(lots, scores, Diversity(most_per_brand=1)) == [0, 2, 1], "one brand, composed or not"
 
 
 def test_both_caps_hold_at_once() -> None:

@@ -226,6 +226,13 @@ def test_the_words_are_those_of_lots_that_can_be_bid_on(shop: Path) -> None:
     assert not [phrase for phrase in words["phrases"] if "gold" in phrase]
 
 
+def test_words_of_every_script_are_suggested_whole() -> None:
+    titles = ["विंटेज घड़ी", "นาฬิกา", "می\u200cخواهم", "Levi's T-shirt", "Cafe\u0301"]
+    phrases = words_of([{"item_id": title, "title": title} for title in titles], most=9)["phrases"]
+    assert {"विंटेज घड़ी", "นาฬิกา", "می\u200cخواهم", "levi's t-shirt", "cafe\u0301"} <= set(phrases)
+    assert "cafe" not in phrases
+
+
 def test_a_part_of_a_phrase_is_not_suggested_beside_it() -> None:
     titles = ["Vintage art deco vase", "Art deco lamp", "Vintage lamp", "Art deco mirror of brass"]
     phrases = words_of([{"item_id": str(number), "title": title} for number, title in enumerate(titles)], most=9)["phrases"]
