@@ -24,6 +24,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from catalog.folder import write_items
 from local.home import Home
 from local.opensearch_node import free_port
+from processing.thumbnails import Thumbnails
 from retrieval.encoder import OUTPUT, QueryEncoder
 from retrieval.index.base import IndexedItem
 from retrieval.index.faiss import FaissStore
@@ -127,6 +128,8 @@ def make_shop(root: Path) -> Path:
     made = lots(items)
     write_items(items / "lots.parquet", made)
     paint(root / "shop" / "secret.png", "red", 1)
+    for photo in (items / "photos").iterdir():
+        Thumbnails(home.thumbnails).draw(photo.resolve())
     home.remember_sources("shop", [items / "lots.parquet"])
     store = FaissStore(home.index, home.settings.index_alias)
     index = store.create(encoder.tower_id, encoder.card.dimensions)

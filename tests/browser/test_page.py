@@ -19,7 +19,7 @@ def test_a_search_shows_lots_with_photo_price_bids_and_time_to_the_end(page):
     expect(lot.locator(".bidding")).to_contain_text(re.compile("bid"))
     expect(lot.locator("time")).to_contain_text(re.compile(r"\d+ d \d+ h left"))
     lot.scroll_into_view_if_needed()
-    expect(lot.locator("img")).to_have_js_property("naturalWidth", 480)
+    expect(lot.locator("img")).not_to_have_js_property("naturalWidth", 0)
     assert address(page) == {"q": "red vase"}
     assert page.title() == "red vase · Gavel"
 
