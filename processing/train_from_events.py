@@ -265,19 +265,20 @@ def _ranks_today(path: Path) -> tuple[Before, Ranker | None]:
 
 def _objection(compared: PairedComparison, judged: PairedComparison | None, counts: Mapping[str, int]) -> str:
     """What speaks against the new booster; empty where nothing does."""
+    told = ""
     if compared.difference <= 0:
-        return ", no gain"
-    if compared.difference > MAX_GAIN:
-        return (
+        told = ", no gain"
+    elif compared.difference > MAX_GAIN:
+        told = (
             f", which is more than buyers' lists bring: look whether people stand behind the {counts['lists']} lists of "
             f"{counts['sessions']} sessions and {counts['clients']} clients (`buyer_id` and `client` in the files)"
         )
     if judged and judged.high < 0:
-        return (
+        told += (
             f", but {judged.base:.3f} before and {judged.new:.3f} of the new one on {judged.queries} judged queries: what the "
             "lists say is not what the judges say"
         )
-    return ""
+    return told
 
 
 def _too_few(log: EventFiles, have: str, need: str) -> str:

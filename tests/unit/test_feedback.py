@@ -313,3 +313,10 @@ def test_feedback_that_cannot_be_kept_is_a_503(tmp_path: Path) -> None:
 
 def test_the_route_is_described_so_that_a_page_can_find_it(tmp_path: Path) -> None:
     assert "/events" in client(tmp_path).get("/openapi.json").json()["paths"]
+
+
+def test_a_click_log_sets_aside_what_was_not_served(tmp_path: Path) -> None:
+    EventLog(tmp_path, lambda: NOW).append([*feedback_rows(feedback(), NOW, LISTS), *feedback_rows(served(), NOW, LISTS)])
+    log = read_clicks(tmp_path, {"v1"})
+    assert (len(log.clicks), [reject.line for reject in log.rejects]) == (1, [1])
+    assert "no search is known to have answered" in log.rejects[0].reason
