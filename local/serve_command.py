@@ -90,7 +90,7 @@ def page_and_api(
     app = create_app(
         lambda: service, settings.origins, limits=limits or CallerLimits(), queries_per_request=settings.queries_per_request
     )
-    app.include_router(events_router(event_sink(settings), service.keep))
+    app.include_router(events_router(event_sink(settings), service.record_interactions))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 

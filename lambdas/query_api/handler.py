@@ -31,7 +31,7 @@ def warm_up() -> None:
 settings = Settings.from_env()
 metrics.set_default_dimensions(stage=settings.stage)
 app = create_app(service, settings.origins, measure, queries_per_request=settings.queries_per_request)
-app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().keep(acts)))
+app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().record_interactions(acts)))
 answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
 
 
