@@ -17,11 +17,13 @@ from retrieval.settings import Settings
 
 MAX_UNFINISHED_BYTES = 64_000_000  # of all bodies together that are still being sent
 NEWEST_SHARE = 0.1  # of the latest request in the average service time: some twenty requests settle it
-KINDS = {  # first part of a path -> kind of the request; the others read files of the page, or a number of the index
+PHOTO_SEARCHES = "photo_searches"
+KINDS = {  # a path, or its first part -> kind of the request; the others read files of the page, or a number of the index
     "search": "searches",
     "items": "searches",
     "retrieve": "searches",
     "encode_buyer": "searches",
+    "search/image": PHOTO_SEARCHES,  # wait for one another, and may hold up no other search meanwhile
     "photos": "photos",
     "events": "writes",
     "buyers": "writes",
@@ -29,7 +31,7 @@ KINDS = {  # first part of a path -> kind of the request; the others read files 
 OTHERS = "others"
 LEAST_SEARCHES = 2  # at a time, so that one slow request, such as a large photo, never holds up all the others
 SEARCHES_ELSEWHERE = 40  # at a time, where they wait for another machine
-OTHER_TURNS = {"photos": 4, "writes": 2, OTHERS: 8}
+OTHER_TURNS = {PHOTO_SEARCHES: 24, "photos": 4, "writes": 2, OTHERS: 8}
 
 
 def request_queues(settings: Settings, workers: int = 1) -> "dict[str, Queue]":
@@ -146,7 +148,8 @@ class Admission:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        queue = self._queues[KINDS.get(scope["path"].lstrip("/").partition("/")[0], OTHERS)]
+        path = scope["path"].strip("/")
+        queue = self._queues[KINDS.get(path) or KINDS.get(path.partition("/")[0], OTHERS)]
         body = None if queue.is_full else await self._whole_body(receive)
         if body is None or queue.is_full:  # it may have filled up while the body came
             return await _refuse(queue)(scope, receive, send)

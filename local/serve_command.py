@@ -114,7 +114,7 @@ def page_and_api(
     )
     # innermost: what other middleware refuses needs no turn, and what this one refuses has their headers
     app.user_middleware.append(Middleware(Admission, queues=queues))
-    app.include_router(events_router(event_sink(settings), service.keep, lists))
+    app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
     add_page(app, lambda: service, PhotoShelf(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 

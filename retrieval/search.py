@@ -275,23 +275,23 @@ class SearchService:
         buyer = KnownBuyer(acts, parse_buyer_id(buyer_id) if buyer_id else "", exclude)
         return self.buyers.retrieve(self.live(), buyer, k, where or Filter(), Deadline.of_request(self._deadline_s))
 
-    def keep(self, acts: Sequence[Interaction]) -> list[str]:
-        """Add acts to the histories of their buyers; acts on lots that the live index does not have are left out.
+    def record_interactions(self, interactions: Sequence[Interaction]) -> list[str]:
+        """Add interactions to the histories of their buyers; those with items that the live index does not have are left out.
 
-        Invented ids would push real acts out of a history. Where index or store does not answer, a warning says so.
+        Invented ids would push real interactions out of a history. Where index or store does not answer, a warning says so.
 
         Returns:
-            The item ids that no lot has, each once, in the order of the acts.
+            The item ids that the index does not have, each once, in the order of the interactions.
         """
-        named = list(dict.fromkeys(act.item_id for act in acts))
+        item_ids = list(dict.fromkeys(interaction.item_id for interaction in interactions))
         try:
-            lots = self._first_stage.fetch(self.live().index, named, Deadline.of_request(self._deadline_s))
+            items = self._first_stage.fetch(self.live().index, item_ids, Deadline.of_request(self._deadline_s))
         except GavelError as error:
-            logger.warning("%d acts are in no buyer's history: %s", len(acts), error)
+            logger.warning("%d acts are in no buyer's history: %s", len(interactions), error)
             return []
-        known = {lot.item_id for lot in lots}
-        self.buyers.keep([act for act in acts if act.item_id in known])
-        return [item_id for item_id in named if item_id not in known]
+        indexed = {item.item_id for item in items}
+        self.buyers.keep([interaction for interaction in interactions if interaction.item_id in indexed])
+        return [item_id for item_id in item_ids if item_id not in indexed]
 
     def history(self, buyer_id: str, limit: int = MAX_INTERACTIONS) -> list[PastAct]:
         """What is kept of a buyer, the latest act first, each with its lot.

@@ -9,7 +9,6 @@ from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address
 from threading import Lock
-from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, MutableHeaders
@@ -127,8 +126,8 @@ class CallerCheck:
         headers, path = Headers(scope=scope), scope["path"]
         if self._hosts is not None and (refused := _refuse_host(headers.getlist("host"), self._hosts)):
             return refused
-        searches = path in SEARCH_PATHS or path.endswith("/similar")
-        if searches or scope["method"] in SAFE_METHODS:
+        if scope["method"] in SAFE_METHODS or path in SEARCH_PATHS:
+            searches = path in SEARCH_PATHS or path.endswith("/similar")
             limit, sent = (self._searches if searches else None), "searches"
         elif refused := self._refuse_origin(headers):
             return refused
@@ -144,7 +143,7 @@ class CallerCheck:
     def _refuse_origin(self, headers: Headers) -> Response | None:
         """Refuse a write that a page of another origin sends: a browser names the page's origin, other programs name none."""
         origin = headers.get("origin")
-        if origin is None or urlsplit(origin).netloc == headers.get("host") or not self._origins.isdisjoint({origin, "*"}):
+        if origin is None or origin.partition("://")[2] == headers.get("host") or not self._origins.isdisjoint({origin, "*"}):
             return None
         detail = f"pages of {origin[:100]!r} may not write here; name their origin in GAVEL_CORS_ORIGINS"
         return problem(HTTPStatus.FORBIDDEN, "foreign_origin", detail)

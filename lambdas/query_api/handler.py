@@ -34,7 +34,7 @@ metrics.set_default_dimensions(stage=settings.stage)
 keys = os.environ.get(EVENTS_KEYS)  # unset where somebody imports this elsewhere: lists are not signed, and no event teaches
 lists = ServedLists(parse_keys(keys.encode(), EVENTS_KEYS) if keys else ())
 app = create_app(service, settings.origins, measure, queries_per_request=settings.queries_per_request, lists=lists)
-app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().keep(acts), lists))
+app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().record_interactions(acts), lists))
 answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
 
 

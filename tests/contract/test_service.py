@@ -96,12 +96,12 @@ def test_acts_on_lots_that_the_index_does_not_have_are_no_history(store: IndexSt
     buyers = BuyerEvents(tmp_path / "buyers.sqlite", 90)
     searching = SearchService(store, WordEncoder, buyer_store=buyers, deadline_s=60)
     acts = [Interaction("b-1", item_id, "view", NOW) for item_id in ("lot-001", "invented", "lot-002", "invented")]
-    assert searching.keep(acts) == ["invented"]
+    assert searching.record_interactions(acts) == ["invented"]
     assert {act.item_id for act in buyers.recent("b-1")} == {"lot-001", "lot-002"}
 
 
 def test_before_the_first_release_acts_are_no_history_and_no_error(store: IndexStore, tmp_path: Path) -> None:
     buyers = BuyerEvents(tmp_path / "buyers.sqlite", 90)
     searching = SearchService(store, WordEncoder, buyer_store=buyers)
-    assert searching.keep([Interaction("b-1", "lot-001", "view", NOW)]) == []
+    assert searching.record_interactions([Interaction("b-1", "lot-001", "view", NOW)]) == []
     assert buyers.recent("b-1") == []

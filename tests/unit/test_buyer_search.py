@@ -69,7 +69,7 @@ class Shop:
         self.store = store or BuyerEvents(folder / "buyers.sqlite", 90)
         self.service = SearchService(lots, WordEncoder, buyer_store=self.store, **settings)
         app = create_app(lambda: self.service)
-        app.include_router(events_router(EventLog(folder / "events"), self.service.keep))
+        app.include_router(events_router(EventLog(folder / "events"), self.service.record_interactions))
         self.client = TestClient(app, raise_server_exceptions=False)
 
     def tell(self, *acts: tuple[str, str], buyer_id: str = BUYER) -> None:

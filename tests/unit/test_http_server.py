@@ -1,5 +1,6 @@
 """How `gavel serve` holds its connections and its processes: no client holds it up by what it does not send."""
 
+import json
 import socket
 import threading
 import time
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
+from urllib.request import Request as Question
 from urllib.request import urlopen
 
 import pytest
@@ -142,3 +144,24 @@ def test_a_server_stops_at_once_whatever_is_half_sent_and_running_requests_are_a
             started = time.monotonic()
         assert time.monotonic() - started < 5
         assert answer.result() == b'"done"'
+
+
+@pytest.mark.parametrize(("proxies", "client"), [(None, "127.0.0.1"), ("127.0.0.1", "198.51.100.7")])
+def test_another_address_than_the_clients_own_is_believed_from_a_named_proxy_alone(
+    proxies: str | None, client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server.gc, "freeze", lambda: None)  # of the tests' own process
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    if proxies:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", proxies)
+    app = FastAPI()
+
+    @app.get("/")
+    def who(request: Request) -> str:
+        return request.client.host
+
+    with listen("127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        threading.Thread(target=http_server.serve_app, args=(app, listener), daemon=True).start()
+        with urlopen(Question(url, headers={"X-Forwarded-For": "198.51.100.7"}), timeout=20) as answer:
+            assert json.load(answer) == client
