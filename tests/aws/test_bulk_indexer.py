@@ -18,6 +18,7 @@ from moto import mock_aws
 from lambdas.bulk_indexer import handler as lambda_module
 from lambdas.bulk_indexer import tower_index
 from lambdas.bulk_indexer.handler import handler
+from lambdas.bulk_indexer.publishing import Bucket
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, ReleaseError, TowerError
 from retrieval.index.base import Filter, Tombstone
 from retrieval.index.faiss import FaissStore
@@ -421,7 +422,7 @@ def test_a_part_of_another_tower_does_not_reach_the_live_index(bucket, store):
 def test_a_part_is_streamed_and_never_read_whole(bucket, store, monkeypatch):
     part = put_part(bucket, lots(2_000, description="x" * 500))
     reads = Counter()
-    body = lambda_module._body
+    body = Bucket.body
 
     class Watched:
         def __init__(self, stream):
@@ -432,7 +433,7 @@ def test_a_part_is_streamed_and_never_read_whole(bucket, store, monkeypatch):
             reads["unbounded"] += size is None or size < 0
             return self._stream.read(size)
 
-    monkeypatch.setattr(lambda_module, "_body", lambda *where: Watched(body(*where)))
+    monkeypatch.setattr(Bucket, "body", lambda releases, key: Watched(body(releases, key)))
     assert failures(handler(sqs_event(s3_event(part.name)), None)) == []
     assert reads["unbounded"] == 0
     assert reads["calls"] > 1
