@@ -18,9 +18,11 @@ from moto import mock_aws
 from lambdas.bulk_indexer import handler as lambda_module
 from lambdas.bulk_indexer import tower_index
 from lambdas.bulk_indexer.handler import handler
+from lambdas.bulk_indexer.publishing import Bucket
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, ReleaseError, TowerError
 from retrieval.index.base import Filter, Tombstone
 from retrieval.index.faiss import FaissStore
+from retrieval.items import latest_version
 from retrieval.release import INDEX_REJECTS_FILE, RECEIPT_FILE, Manifest, Part, PartReceipt
 from retrieval.schema import bulk_lines
 from retrieval.tower import CARD_FILE, TowerCard
@@ -366,7 +368,7 @@ def test_a_rebuild_into_an_index_that_is_there_already_needs_its_own_lots(bucket
 def test_the_receipt_of_a_part_says_what_was_stale_and_withdrawn_and_the_next_one_replaces_it(bucket, store):
     index = store.create(TOWER_ID, 13)
     index.upsert(lots(2, updated_at=datetime(2026, 11, 22, tzinfo=UTC)))
-    part = put_part(bucket, [*lots(5), Tombstone("lot-4", 9**15)])
+    part = put_part(bucket, [*lots(5), Tombstone("lot-4", latest_version())])
     handler(sqs_event(s3_event(part.name)), None)
     receipt = PartReceipt.from_json(bucket.Object(FOLDER + PartReceipt(part=part.name).key).get()["Body"].read().decode())
     assert (receipt.index, receipt.tower_id, receipt.sha256) == (index.name, TOWER_ID, part.sha256)
@@ -421,7 +423,7 @@ def test_a_part_of_another_tower_does_not_reach_the_live_index(bucket, store):
 def test_a_part_is_streamed_and_never_read_whole(bucket, store, monkeypatch):
     part = put_part(bucket, lots(2_000, description="x" * 500))
     reads = Counter()
-    body = lambda_module._body
+    body = Bucket.body
 
     class Watched:
         def __init__(self, stream):
@@ -432,7 +434,7 @@ def test_a_part_is_streamed_and_never_read_whole(bucket, store, monkeypatch):
             reads["unbounded"] += size is None or size < 0
             return self._stream.read(size)
 
-    monkeypatch.setattr(lambda_module, "_body", lambda *where: Watched(body(*where)))
+    monkeypatch.setattr(Bucket, "body", lambda releases, key: Watched(body(releases, key)))
     assert failures(handler(sqs_event(s3_event(part.name)), None)) == []
     assert reads["unbounded"] == 0
     assert reads["calls"] > 1

@@ -80,7 +80,7 @@ def test_a_rebuild_that_fails_rings_as_a_night_does(stage):
 
 
 def test_releases_and_lots_are_counted_by_the_words_that_the_indexer_logs(stage):
-    source = (ROOT / "lambdas" / "bulk_indexer" / "handler.py").read_text()
+    source = "".join((ROOT / "lambdas" / "bulk_indexer" / name).read_text() for name in ("handler.py", "publishing.py"))
     counted = set()
     for metric_filter in stage.properties("AWS::Logs::MetricFilter"):
         (words,) = re.findall(r'\$\.message = "(.+?)"', metric_filter["FilterPattern"])

@@ -24,6 +24,7 @@ from retrieval.indexing import (
     recall_at_10,
     take_in_part,
 )
+from retrieval.items import latest_version
 from retrieval.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
 from retrieval.schema import bulk_lines
 
@@ -191,7 +192,7 @@ def test_what_the_index_refuses_is_reported_and_logged(store, tmp_path, caplog):
 def test_the_receipt_of_a_part_says_what_became_of_each_item(store, tmp_path):
     later = datetime(2026, 11, 22, tzinfo=UTC)
     index_part(lots(2, updated_at=later), store)
-    entries = [*lots(4), Tombstone("lot-3", 9**15), replace(lots(5)[4], vector=np.zeros(13, np.float32))]
+    entries = [*lots(4), Tombstone("lot-3", latest_version()), replace(lots(5)[4], vector=np.zeros(13, np.float32))]
     manifest = write_release(tmp_path / "r", entries)
     (receipt,) = take_in(tmp_path / "r", store, manifest)
     assert (receipt.part, receipt.sha256) == (manifest.parts[0].name, manifest.parts[0].sha256)

@@ -1,0 +1,63 @@
+"""Which objects a message tells of, however services wrapped it."""
+
+from collections.abc import Iterator
+from json import loads
+from typing import Any
+from urllib.parse import unquote_plus
+
+from retrieval.errors import InvalidInput
+from retrieval.settings import Settings
+
+PART_SUFFIX = ".ndjson.gz"
+CREATED, REMOVED = "ObjectCreated", ("ObjectRemoved", "LifecycleExpiration")
+
+
+def objects_of(message: Any) -> Iterator[tuple[str, str]]:
+    """(bucket, key) of the objects that a message tells of, however it is wrapped; none of one that was removed.
+
+    Raises:
+        InvalidInput: the message is of no known form, so that it must not count as done.
+    """
+    match message:
+        case {"Records": [_, *_] as records}:
+            for record in records:
+                yield from objects_of(record)
+        case {"eventSource": "aws:sqs", "body": str(inner)} | {"Type": "Notification", "Message": str(inner)}:
+            yield from objects_of(_parsed(inner))
+        case {"Sns": {"Message": str(inner)}}:
+            yield from objects_of(_parsed(inner))
+        case {"s3": {"bucket": {"name": str(bucket)}, "object": {"key": str(key)}}}:
+            name = str(message.get("eventName") or CREATED).removeprefix("s3:")  # who names an object and no event means it
+            if name.startswith(CREATED):
+                yield bucket, unquote_plus(key)
+            elif not name.startswith(REMOVED):
+                raise InvalidInput(f"the bulk indexer does not know the S3 event {name!r}; have the bucket tell of {CREATED} alone")
+        case {
+            "source": "aws.s3",
+            "detail-type": "Object Created",
+            "detail": {"bucket": {"name": str(bucket)}, "object": {"key": str(key)}},
+        }:
+            yield bucket, key  # EventBridge, unlike S3, tells keys as they are
+        case {"source": "aws.s3", "detail-type": "Object Deleted"} | {"Service": "Amazon S3", "Event": "s3:TestEvent"}:
+            return
+        case {"s3_key": str(key)} if key.endswith((PART_SUFFIX, ".json")):
+            yield message.get("bucket") or _own_bucket(), key
+        case _:
+            raise InvalidInput(
+                f"the bulk indexer does not know this message: {str(message)[:200]!r}; send an S3 event, bare or wrapped by SNS, "
+                'SQS or EventBridge, or {"s3_key": "<key of a part or manifest>"}'
+            )
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return loads(text)
+    except ValueError as error:
+        raise InvalidInput(f'the message is no JSON ({error}): {text[:200]!r}; send an S3 event or {{"s3_key": …}}') from error
+
+
+def _own_bucket() -> str:
+    bucket = Settings.from_env().embeddings_bucket
+    if not bucket:
+        raise InvalidInput('the message names no bucket: add "bucket", or set GAVEL_EMBEDDINGS_BUCKET')
+    return bucket

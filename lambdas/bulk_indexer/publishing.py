@@ -1,0 +1,100 @@
+"""A release goes live once the manifests of all its instances and the receipts of all its parts are in the bucket."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from json import loads
+from typing import Any
+
+from aws_lambda_powertools import Logger
+
+from retrieval.errors import ReleaseError
+from retrieval.index.base import IndexStore
+from retrieval.indexing import publish_release
+from retrieval.release import (
+    INDEX_REJECTS_FILE,
+    PART_RECEIPTS,
+    RECEIPT_FILE,
+    Manifest,
+    PartReceipt,
+    merge_manifests,
+    rejects_of,
+    unproved_parts,
+)
+
+logger = Logger(service="bulk-indexer")
+READERS = 8  # threads that fetch receipts; a rebuild has thousands of parts
+is_manifest = re.compile(r"manifest(-\d{5}-of-\d{5})?\.json").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket of releases.
+
+    Attributes:
+        name: of the bucket.
+        s3: boto3 client.
+    """
+
+    name: str
+    s3: Any
+
+    def listed(self, prefix: str) -> list[dict[str, Any]]:
+        """What S3 lists below a prefix."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        return [entry for page in pages for entry in page.get("Contents", [])]
+
+    def body(self, key: str) -> Any:
+        """An object as a stream."""
+        return self.s3.get_object(Bucket=self.name, Key=key)["Body"]
+
+    def text(self, key: str) -> str:
+        """An object's text."""
+        return str(self.body(key).read().decode())
+
+    def put(self, key: str, text: str) -> None:
+        """Write an object."""
+        self.s3.put_object(Bucket=self.name, Key=key, Body=text.encode())
+
+
+def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str = "", receipt: PartReceipt | None = None) -> None:
+    """Publish a release once the manifests of all its instances and all its parts are there, whichever comes last.
+
+    Args:
+        bucket: of releases.
+        folder: of the release.
+        store: where indices live.
+        manifest_key: the manifest that came. A missing part is an error then, so that the manifest comes again.
+        receipt: of the part that came. If the part is sound it waits for no other, and what is amiss fails the manifest alone.
+    """
+    listed = bucket.listed(f"{folder}manifest")
+    manifests = {entry["Key"]: entry["LastModified"] for entry in listed if is_manifest(entry["Key"].removeprefix(folder))}
+    if not manifests:
+        return
+    read = {key: Manifest.from_json(bucket.text(key)) for key in manifests}
+    instances = read[manifest_key or max(manifests, key=lambda key: manifests[key])].instances
+    shards = [shard for shard in read.values() if shard.instances == instances]  # others are of an earlier run
+    if len(shards) < instances:
+        logger.info("release waits for other instances", folder=folder, there=len(shards), instances=instances)
+        return
+    manifest = merge_manifests(shards)
+    written = {entry["Key"] for entry in bucket.listed(f"{folder}{PART_RECEIPTS}/")}
+    keys = [key for part in manifest.parts if (key := folder + PartReceipt(part=part.name).key) in written]
+    sound = receipt is not None and receipt.part not in unproved_parts(manifest, [receipt], receipt.index)
+    if sound and len(keys) < len(manifest.parts):
+        logger.info("release waits for parts", folder=folder, there=len(keys), parts=len(manifest.parts))
+        return
+    with ThreadPoolExecutor(READERS) as readers:
+        receipts = list(map(PartReceipt.from_json, readers.map(bucket.text, keys)))
+    bucket.put(folder + INDEX_REJECTS_FILE, rejects_of(receipts))
+    try:
+        report = publish_release(manifest, store, receipts)
+    except ReleaseError as error:
+        if not sound:
+            raise
+        logger.warning("release not published", folder=folder, reason=str(error))  # what is amiss is not this part's doing
+        return
+    before = [loads(bucket.text(entry["Key"])) for entry in bucket.listed(folder + RECEIPT_FILE)]
+    moved = any(told["index"] == report.index and told["published"] for told in before)  # by the last part, before its manifest
+    bucket.put(folder + RECEIPT_FILE, replace(report, published=report.published or moved).to_json())
+    logger.info("release checked", index=report.index, lots=report.lots, recall=report.recall_at_10, published=report.published)
