@@ -240,7 +240,7 @@ def test_a_snapshot_with_one_wrong_byte_is_built_again(index: FaissIndex, name: 
 
 
 def test_a_snapshot_that_cannot_be_written_is_no_loss(index: FaissIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Bm25Index, folder: Path) -> None:
+    def fail(self: Bm25Index, folder: Path, database_id: str) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Bm25Index, "save", fail)
