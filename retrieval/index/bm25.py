@@ -173,8 +173,8 @@ class Bm25Index:
             shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
-    def load(cls, folder: Path, language: str = DEFAULT_LANGUAGE, database_id: str = "") -> "Bm25Index":
-        """Map what save() wrote for an index of a language.
+    def load(cls, folder: Path, language: str = DEFAULT_LANGUAGE, database_id: str | None = None) -> "Bm25Index":
+        """Map what save() wrote for an index of a language, and of a database where one is given.
 
         Raises:
             OSError: no such folder.
@@ -182,7 +182,7 @@ class Bm25Index:
         """
         try:
             statistics = unseal_json((folder / STATISTICS_FILE).read_bytes())
-            if statistics["database_id"] != database_id:
+            if database_id not in (None, statistics["database_id"]):
                 raise ValueError(f"{folder} is of another index")
             if (statistics["analysis"], statistics["language"]) != (ANALYSIS, language):
                 raise ValueError(f"{folder} was written by another version of Gavel, or for another language")

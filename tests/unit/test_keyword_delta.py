@@ -252,7 +252,7 @@ def test_a_snapshot_whose_words_an_older_version_cut_is_built_again(index: Faiss
 
 
 def test_a_snapshot_that_cannot_be_written_is_no_loss(index: FaissIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Bm25Index, folder: Path) -> None:
+    def fail(self: Bm25Index, folder: Path, database_id: str) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Bm25Index, "save", fail)
