@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import connection
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from retrieval.errors import GavelError
+from retrieval.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +263,7 @@ def _work(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent's word counts
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(partial(os.kill, os.getpid(), signal.SIGTERM))
     try:
         app, line = make_app()
     except GavelError as error:
@@ -271,13 +273,6 @@ def _work(
     news.close()
     with listener:
         serve_app(app, listener)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lambdas.query_api.problems import SECURITY_HEADERS, problem
+from retrieval.served_lists import client_network
 
 BURST_S = 5  # a client that was quiet may send as much at once as it may send in so many seconds
 MAX_CLIENTS = 10_000  # whose latest requests are remembered
-IPV6_PREFIX_BITS = 64  # what one subscriber is given
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SEARCH_PATHS = frozenset({"/search", "/search/image", "/encode_buyer", "/retrieve"})  # their POST changes nothing
 CHARGE = "gavel.charge_searches"  # key of an ASGI scope
@@ -184,12 +184,6 @@ def _haste(wait_s: float, sent: str) -> tuple[str, dict[str, str]]:
 
 
 def _client_key(scope: Scope) -> str:
-    """Who counts as one client: an IPv4 address, or the network that an IPv6 subscriber has."""
+    """Name the client of a request by its network; by what stands there where a server tells no address."""
     host = (scope.get("client") or ("",))[0] or ""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    if address.version == 4 or address.ipv4_mapped:
-        return str(getattr(address, "ipv4_mapped", None) or address)
-    return f"{int(address) >> (128 - IPV6_PREFIX_BITS):x}::"
+    return str(client_network(host) or host)

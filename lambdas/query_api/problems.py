@@ -129,15 +129,6 @@ BAD_PHOTO = {
     ),
     **TOO_LARGE,
 }
-PHOTOS_WAIT = described(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    {
-        "overloaded": "other photos are looked at before this one; ask again in a few seconds",
-        "index_unavailable": "the index does not answer",
-        "tower_unavailable": "the query cannot be encoded right now",
-    },
-    RETRY_AFTER,
-)
 NO_FEEDBACK = described(
     HTTPStatus.SERVICE_UNAVAILABLE,
     {"feedback_unavailable": "what buyers did cannot be read right now", "index_unavailable": "the index does not answer"},
