@@ -1,4 +1,4 @@
-"""How `gavel serve` runs its app: uvicorn in one process or several, which no client can hold up by what it does not send."""
+"""uvicorn as `gavel serve` runs it: in one process or several, with time limits for whatever clients send or take."""
 
 import asyncio
 import gc
@@ -163,7 +163,7 @@ def serve_app(app: FastAPI, listener: socket.socket) -> None:
 
 
 def connection_limit() -> int:
-    """How many connections a process may have; asks the system for as many open files as that takes."""
+    """Raise the limit of open files and return how many connections a process may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + FILES_BESIDE
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -230,7 +230,7 @@ def serve_in_workers(
 
 
 class _Worker:
-    """A process that serves, and what it has to tell: a line when it is ready, or the error for which it could not start."""
+    """A process that serves. It reports once: a line when it is ready, or the error that kept it from starting."""
 
     def __init__(self, make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket) -> None:
         context = multiprocessing.get_context("spawn")
@@ -241,11 +241,11 @@ class _Worker:
         theirs.close()
 
     def watched(self) -> Sequence[int | connection.Connection]:
-        """What connection.wait() shall wake up for."""
+        """Return the handles for connection.wait()."""
         return [self.process.sentinel] if self._news is None else [self.process.sentinel, self._news]
 
     def read(self) -> str | GavelError | None:
-        """What it has to tell, once; None while there is nothing."""
+        """Return its report, once; None while there is none."""
         if self._news is None or not self._news.poll():
             return None
         try:

@@ -153,7 +153,7 @@ class PhotoLoader:
 
 
 def yield_to_searches() -> None:
-    """Have a worker process that decodes beside a server leave it the machine, keep within its memory, and end with it."""
+    """Set up a worker process that decodes beside a server: low priority, bounded memory, and an end with its parent."""
     end_with_parent(END)
     os.nice(NICE)
     with suppress(OSError, ValueError):  # where there is no /proc

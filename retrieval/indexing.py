@@ -126,7 +126,7 @@ class PartReader:
 
 
 class _HashedFile:
-    """A file that hashes what is read of it."""
+    """A file that hashes the bytes that are read from it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.digest = hashlib.sha256()

@@ -25,7 +25,7 @@ class ServedLists:
     """Signs lists of search results, and verifies what is said of them later. Threads may share it."""
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
-        """Take the keys.
+        """Hold the keys.
 
         Args:
             keys: the first signs, all of them verify, so that a new key can be put before an old one. None: no list is signed,

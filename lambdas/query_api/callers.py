@@ -1,4 +1,4 @@
-"""Who may call the API, under which name, and how often; and the headers that keep an answer from being read as anything else."""
+"""Checks of a caller: host name, origin and rate; and the security headers of every answer."""
 
 import math
 import time
@@ -27,7 +27,7 @@ CHARGE = "gavel.charge_searches"  # key of an ASGI scope
 
 @dataclass(frozen=True, slots=True)
 class CallerLimits:
-    """What callers of an app may do.
+    """Limits of the callers of an app.
 
     Attributes:
         hosts: names and addresses under which loopback may be addressed besides its own; None accepts any name.
@@ -170,7 +170,7 @@ def _refuse_host(named: Sequence[str], hosts: frozenset[str]) -> Response | None
 
 
 def _host_key(host: str) -> str:
-    """A Host header or a name without its port, as names are compared."""
+    """Strip the port of a Host header or name and lower its case, as names are compared."""
     name, _, port = host.rpartition(":")
     if not port.isdigit() or (":" in name and not name.endswith("]")):  # no port, or the end of an IPv6 address
         name = host
@@ -178,7 +178,7 @@ def _host_key(host: str) -> str:
 
 
 def _haste(wait_s: float, sent: str) -> tuple[str, dict[str, str]]:
-    """The detail and the headers of a 429."""
+    """Make the detail and the headers of a 429."""
     seconds = str(math.ceil(wait_s))
     return f"your address sends more {sent} than one client may; go on in {seconds} s", {"Retry-After": seconds}
 
