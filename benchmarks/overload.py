@@ -1,4 +1,4 @@
-"""What `gavel serve` does with more searches than it can answer, and with clients that mean it harm.
+"""Load `gavel serve` with more searches than it can answer, and with clients that mean it harm.
 
 python -m benchmarks.overload                                  # over a home of random weights that it makes
 GAVEL_HOME=.gavel python -m benchmarks.overload --given
@@ -57,7 +57,7 @@ LATE, BROKEN = "late", "broken"
 
 @dataclass(frozen=True, slots=True)
 class Rush:
-    """What came of questions at a rate.
+    """Outcome of searches at one rate.
 
     Attributes:
         asked_rate: questions a second.
@@ -76,7 +76,7 @@ class Rush:
 
 @dataclass(frozen=True, slots=True)
 class OverloadResult:
-    """All of a run.
+    """Results of one run.
 
     Attributes:
         lots: in the index.
@@ -84,7 +84,7 @@ class OverloadResult:
         patience_s: after which a client hangs up.
         capacity: answers a second of the closed loop.
         rushes: what was asked, and what happened meanwhile -> what came of it.
-        half_sent: connections that were held, and how many of them were still open at the end of their load.
+        half_sent: connections that were held, and those of them that were open at the end of their load.
         stop_s: from SIGTERM to the end of the server, with them held.
         pss_mb: memory of all processes of the server, pages that they share counted once; MB, after the rushes.
         machine: what it ran on, and the load before.

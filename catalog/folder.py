@@ -234,7 +234,7 @@ class CatalogFolder:
 
 
 def photo_folders(items: Path) -> list[Path]:
-    """The folders beside its own whose photos the lots of an item file may name: those that a catalogue was prepared from.
+    """Return the folders that a catalogue was prepared from; its lots may name photos of these, too.
 
     Args:
         items: folder of the item file; the items/ of a catalogue, or any other.

@@ -73,7 +73,7 @@ class QueryApi(Construct):
             self._firewall(round(settings.writes_per_second * RATE_WINDOW_S))
 
     def _signing_key(self) -> secretsmanager.Secret:
-        """The key that tells lists that were served from made-up ones; to rotate it, put a new one before it and deploy."""
+        """Make the key that signs served lists. To rotate it, put a new one before it and deploy."""
         drawn = secretsmanager.SecretStringGenerator(password_length=64, exclude_punctuation=True)
         key = secretsmanager.Secret(
             self, "EventsKey", description="Signs the lists that searches answer with", generate_secret_string=drawn
@@ -148,7 +148,7 @@ class QueryApi(Construct):
         return api
 
     def _routes(self, queries_per_request: int) -> list[apigateway.Method]:
-        """Add the routes; returns the methods that write."""
+        """Add the routes and return the methods that write."""
         by_query = apigateway.LambdaIntegration(self.live, proxy=True)
         validator = self.api.add_request_validator("Validator", validate_request_body=True, validate_request_parameters=True)
         asks = {"request_validator": validator, **self._authorisation()}
@@ -221,7 +221,7 @@ class QueryApi(Construct):
         return key
 
     def _firewall(self, writes_per_window: int) -> None:
-        """AWS's managed rules, in their own order, and a limit of writes an address.
+        """Add AWS's managed rules in their own order, and a limit of writes per address.
 
         Rules that would refuse a photo for its bytes let /search/image pass.
         """

@@ -1,4 +1,4 @@
-"""Which requests `gavel serve` takes on: those that it can answer in time (docs/adr/0020-what-a-full-server-does.md)."""
+"""Admission of requests to `gavel serve`: those that it can answer in time (docs/adr/0020-what-a-full-server-does.md)."""
 
 import asyncio
 import math
@@ -35,7 +35,7 @@ OTHER_TURNS = {PHOTO_SEARCHES: 24, "photos": 4, "writes": 2, OTHERS: 8}
 
 
 def request_queues(settings: Settings, workers: int = 1) -> "dict[str, Queue]":
-    """The queues of one process, a kind of request each.
+    """Make the queues of one process, one for each kind of request.
 
     Where the process does all the work it answers a few searches at a time, because more of them only take turns at the interpreter
     and all come late.
@@ -72,12 +72,14 @@ class Queue:
 
     @property
     def is_full(self) -> bool:
-        """True if a request which came now would wait too long. As many as there are turns may always wait: so no turn is idle,
-        and the average finds back after some slow requests."""
+        """True if a request that came now would wait too long.
+
+        As many as there are turns may always wait. So no turn is idle, and the average recovers after some slow requests.
+        """
         return len(self._waiting) >= self.turns and self.expected_wait_s > self._max_wait_s
 
     def figures(self) -> dict[str, float]:
-        """The fields of a Queue of /health."""
+        """Return the fields of a Queue of /health."""
         return {
             "turns": self.turns,
             "running": self._running,
@@ -129,7 +131,7 @@ class Queue:
 
 
 class Admission:
-    """ASGI middleware: a request has its turn once it is here whole, or is a 503 at once; what nobody waits for is not begun.
+    """ASGI middleware that gives a whole request its turn or refuses it with 503; abandoned requests are not begun.
 
     Plain ASGI, for the reasons that problems.py gives. A body is read before the turn, so that one which is sent slowly, or never
     to its end, keeps no turn from others.
@@ -189,7 +191,7 @@ class Admission:
 
 
 def _replay(body: bytes, hung_up: "asyncio.Future[Message]") -> Receive:
-    """What the app receives: the whole body, then the end of the connection."""
+    """Hand the app the whole body, then the end of the connection."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

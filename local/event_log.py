@@ -1,4 +1,4 @@
-"""What buyers did, appended to a file a day, and the key that tells served lists from made-up ones."""
+"""Events of buyers, appended to a file a day, and the keys that sign served lists."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""How `gavel serve` runs its app: uvicorn in one process or several, which no client can hold up by what it does not send."""
+"""uvicorn as `gavel serve` runs it: in one process or several, with time limits for whatever clients send or take."""
 
 import asyncio
 import gc
@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import connection
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from retrieval.errors import GavelError
+from retrieval.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +163,7 @@ def serve_app(app: FastAPI, listener: socket.socket) -> None:
 
 
 def connection_limit() -> int:
-    """How many connections a process may have; asks the system for as many open files as that takes."""
+    """Raise the limit of open files and return how many connections a process may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + FILES_BESIDE
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -228,7 +230,7 @@ def serve_in_workers(
 
 
 class _Worker:
-    """A process that serves, and what it has to tell: a line when it is ready, or the error for which it could not start."""
+    """A process that serves. It reports once: a line when it is ready, or the error that kept it from starting."""
 
     def __init__(self, make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket) -> None:
         context = multiprocessing.get_context("spawn")
@@ -239,11 +241,11 @@ class _Worker:
         theirs.close()
 
     def watched(self) -> Sequence[int | connection.Connection]:
-        """What connection.wait() shall wake up for."""
+        """Return the handles for connection.wait()."""
         return [self.process.sentinel] if self._news is None else [self.process.sentinel, self._news]
 
     def read(self) -> str | GavelError | None:
-        """What it has to tell, once; None while there is nothing."""
+        """Return its report, once; None while there is none."""
         if self._news is None or not self._news.poll():
             return None
         try:
@@ -261,7 +263,7 @@ def _work(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent's word counts
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(partial(os.kill, os.getpid(), signal.SIGTERM))
     try:
         app, line = make_app()
     except GavelError as error:
@@ -271,13 +273,6 @@ def _work(
     news.close()
     with listener:
         serve_app(app, listener)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def words_of(documents: Sequence[Mapping[str, Any]], most: int) -> dict[str, Any
 
 
 def _sample_size(index: VectorIndex) -> int:
-    """How many lots may be held in memory together, by the length of the texts of a few."""
+    """Return how many lots may be held in memory together, by the length of the texts of a few."""
     lengths = [sum(len(text) for text in lot.values() if isinstance(text, str)) for lot in _sample(index, FEW)]
     return int(np.clip(SAMPLE_CHARS / max(float(np.mean(lengths or [0])), 1.0), FEW, SAMPLE))
 

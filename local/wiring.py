@@ -86,7 +86,7 @@ def event_sink(settings: Settings) -> EventSink:
 
 
 def signing_lists(settings: Settings) -> ServedLists:
-    """What signs lists and verifies events: the keys of the environment, or those of this home."""
+    """Load the keys that sign lists and verify events: those of the environment, or those of this home."""
     if keys := os.environ.get(EVENTS_KEYS):
         return ServedLists(parse_keys(keys.encode(), EVENTS_KEYS))
     from local.event_log import served_lists

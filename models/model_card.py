@@ -39,9 +39,9 @@ def write_model_card(folder: Path, evaluation: Json | None = None) -> Path:
     evaluations = _read(folder / EVALUATIONS_FILE)
     if evaluation is not None:
         evaluations[f"{evaluation['catalog']} {evaluation['split']}"] = _kept(evaluation)
-        _write(folder / EVALUATIONS_FILE, json.dumps(evaluations, indent=2, ensure_ascii=False) + "\n")
+        replace_file(folder / EVALUATIONS_FILE, json.dumps(evaluations, indent=2, ensure_ascii=False) + "\n")
     path = folder / MODEL_CARD_FILE
-    _write(path, model_card(card, _read(folder / RECORD_FILE), evaluations, _read(folder / SMALL_QUERY_RECORD_FILE)))
+    replace_file(path, model_card(card, _read(folder / RECORD_FILE), evaluations, _read(folder / SMALL_QUERY_RECORD_FILE)))
     return path
 
 
@@ -206,10 +206,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise TowerError(f"{path} cannot be read ({error}); remove it and evaluate or train again") from error
     return values
-
-
-def _write(path: Path, text: str) -> None:
-    replace_file(path, text)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

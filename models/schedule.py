@@ -68,7 +68,7 @@ class Clock:
 
 
 def cut_steps(folder: Path) -> tuple[int, int] | None:
-    """Steps that were run and that were planned of a tower whose training the clock cut; None where it was not cut.
+    """Return the steps that were run and planned if the clock cut the training of a tower; else None.
 
     Args:
         folder: `towers/<tower_id>`; one without a readable record was not cut as far as anybody knows.

@@ -11,20 +11,21 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from processing.stages import Stopwatch
 from processing.thumbnails import Thumbnails
 from retrieval.errors import InvalidInput, InvalidPhoto
 from retrieval.photos import MAX_BYTES, Photo, decode_photo, locate_photo, read_photo_file
+from retrieval.processes import end_with_parent
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 DECODING_BYTES = 1 << 30  # that a worker beside a server may take; the largest photo that is taken needs 400 MB
 NICE = 10
+END = partial(os._exit, 1)  # of a worker whose job was killed: it would wait for its next batch for ever
 LOOK_AHEAD = 2  # batches beyond one for each worker that are decoded before the encoder asks
 ABSENT = ("403", "404", "AccessDenied", "NoSuchBucket", "NoSuchKey")  # a fault of the one URI, not of the connection
 S3_TIMEOUT_S = 20
@@ -115,7 +116,7 @@ class PhotoLoader:
         if workers and size:
             # not fork: the parent holds torch's threads, and a forked child may wait for their locks for ever
             context = multiprocessing.get_context("forkserver")
-            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent, initargs=(END,))
 
     def __enter__(self) -> "PhotoLoader":
         return self
@@ -151,21 +152,9 @@ class PhotoLoader:
         return photos
 
 
-def _end_with_parent() -> None:
-    """Let this worker process end when the one that started it is killed: it would wait for its next batch for ever."""
-    job = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if job is not None:
-            job.join()
-            os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
 def yield_to_searches() -> None:
-    """Have a worker process that decodes beside a server leave it the machine, keep within its memory, and end with it."""
-    _end_with_parent()
+    """Set up a worker process that decodes beside a server: low priority, bounded memory, and an end with its parent."""
+    end_with_parent(END)
     os.nice(NICE)
     with suppress(OSError, ValueError):  # where there is no /proc
         used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()

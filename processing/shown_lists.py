@@ -61,12 +61,12 @@ class ShownQuery:
 
 
 def source_of(click: Click) -> str:
-    """Who told of an impression: the network client where it is known, else the session, which costs nothing to make up."""
+    """Return the source of an impression: its network client if known, else its session, which costs nothing to make up."""
     return click.client or click.buyer_id
 
 
 def list_of(click: Click) -> tuple[str, str, datetime]:
-    """What the lots of one shown list have in common."""
+    """Return the key of the shown list that an impression belongs to."""
     return click.query, click.buyer_id, click.timestamp
 
 

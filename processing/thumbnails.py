@@ -35,14 +35,14 @@ class Thumbnails:
     folder: Path
 
     def read(self, photo: Path, side: Side) -> bytes | None:
-        """The bytes of a thumbnail; None when it is not there, or damaged.
+        """Read a thumbnail; None if it is not there or damaged.
 
         Args:
             photo: as locate_photo() found it.
             side: of the square in pixels; a smaller photo is not enlarged.
 
         Raises:
-            InvalidPhoto: draw() has found that there is none to be had.
+            InvalidPhoto: draw() found that the photo cannot be drawn.
         """
         with suppress(OSError):
             data = self._file(photo, f"{side}.jpg").read_bytes()
@@ -53,7 +53,7 @@ class Thumbnails:
         return None
 
     def draw(self, photo: Path, data: bytes | None = None) -> None:
-        """Draw a photo at every side, unless that was done before; remember why, where that cannot be.
+        """Draw a photo at every side unless that was done before; if it cannot be drawn, remember why.
 
         Args:
             photo: as locate_photo() found it.
@@ -76,7 +76,7 @@ class Thumbnails:
                 self._write(photo, f"{side}.jpg", out.getvalue())
 
     def refuse(self, photo: Path, reason: str) -> None:
-        """Remember that there is no thumbnail of a photo to be had, until the photo changes."""
+        """Remember until the photo changes that it has no thumbnail."""
         self._write(photo, "refused", reason.encode())
 
     def _file(self, photo: Path, ending: str) -> Path:

@@ -216,7 +216,7 @@ def _counts(log: EventFiles) -> dict[str, int]:
 
 
 def _enough_touched(log: EventFiles) -> int:
-    """How many lists something was done on; refuses a log of too few."""
+    """Count the lists with a click, bid or purchase; refuse a log of too few."""
     touched = len({list_of(click) for click in log.clicks if click.event_type})
     if touched < LEAST_TOUCHED:
         raise InvalidInput(_too_few(log, f"{touched} lists with a click, bid or purchase", f"{LEAST_TOUCHED} such lists"))
@@ -264,7 +264,7 @@ def _ranks_today(path: Path) -> tuple[Before, Ranker | None]:
 
 
 def _objection(compared: PairedComparison, judged: PairedComparison | None, counts: Mapping[str, int]) -> str:
-    """What speaks against the new booster; empty where nothing does."""
+    """Say why the new booster should not be saved; empty if nothing speaks against it."""
     told = ""
     if compared.difference <= 0:
         told = ", no gain"

@@ -23,7 +23,7 @@ class CacheUse:
         entries: what it holds.
         hits: lookups that found something, since the process started.
         misses: those that did not.
-        bytes: what its entries take in memory, about.
+        bytes: estimated memory of its entries.
     """
 
     entries: int
@@ -99,7 +99,7 @@ class LruCache(Generic[Value]):
         self._bytes -= kept[1] if kept else 0
 
     def _sweep(self) -> None:
-        """Drop what is too old, once in a lifetime of an entry."""
+        """Drop entries that are too old, once in a lifetime of an entry."""
         now = time.monotonic()
         if now - self._swept > self._seconds:
             self._swept = now
@@ -108,7 +108,7 @@ class LruCache(Generic[Value]):
 
 
 def size_of(value: Any) -> int:
-    """Bytes that a value takes in memory, with what it holds; what is held twice counts twice.
+    """Estimate the bytes of a value in memory, its parts included; a part that is held twice counts twice.
 
     Args:
         value: text, numbers, arrays, and mappings, sequences and dataclasses of them.

@@ -9,7 +9,7 @@ from retrieval.errors import IndexUnavailable, RequestAbandoned
 
 
 class Arrival:
-    """When a server had the whole of a request, and whether the client still waits.
+    """The moment when a server had a whole request, and the state of its client.
 
     Attributes:
         at: by time.monotonic(), seconds.
@@ -26,7 +26,7 @@ ARRIVAL: ContextVar[Arrival | None] = ContextVar("arrival", default=None)  # of 
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """Take the time that the block needs off the time of this request."""
+    """Leave the time of the block out of the time that this request may take."""
     arrival, started = ARRIVAL.get(), time.monotonic()
     try:
         yield

@@ -45,8 +45,8 @@ class InvalidPhoto(InvalidQuery):
     """A photo is not a picture that Gavel reads: of another format, damaged, animated, monstrous, or not to be read.
 
     Attributes:
-        fault: what is wrong with it, for who counts faults: missing or damaged; neither JPEG, PNG nor WebP; too many pixels or
-            bytes; outside the folders whose photos may be read.
+        fault: kind of the fault, for counts: missing or damaged; neither JPEG, PNG nor WebP; too many pixels or bytes; outside
+            the folders whose photos may be read.
     """
 
     def __init__(self, message: str, fault: PhotoFault = "unreadable") -> None:

@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def partial_path(path: Path) -> Path:
-    """The name under which this thread writes what shall be `path`: <name>.<process>-<thread>.partial."""
+    """Return the temporary name of `path` for this thread: <name>.<process>-<thread>.partial."""
     return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
 
 
@@ -87,7 +87,7 @@ def commit_folder(building: Path, folder: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> FileUnwritable:
-    """The error of a file that the disk does not take, with the remedy."""
+    """Make the error of a file that the disk does not take, with the remedy."""
     return FileUnwritable(f"{path} cannot be written ({error.strerror or error}); free space on its disk or mend its permissions")
 
 

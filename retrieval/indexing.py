@@ -126,7 +126,7 @@ class PartReader:
 
 
 class _HashedFile:
-    """A file that hashes what is read of it."""
+    """A file that hashes the bytes that are read from it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.digest = hashlib.sha256()
@@ -305,7 +305,9 @@ def publish_release(
     return ReleaseReport(index.name, index.tower_id, upserts, lots, recall, not live)
 
 
-def rebuild_index(folders: Sequence[Path], store: IndexStore, progress: Progress | None = None) -> ReleaseReport:
+def rebuild_index(
+    folders: Sequence[Path], store: IndexStore, progress: Progress | None = None, *, force: bool = False
+) -> ReleaseReport:
     """Build a new index from whole releases of one tower and make it live; the one before stays as it is.
 
     If it cannot be finished, the new index is dropped and the alias stays where it was.
@@ -314,9 +316,11 @@ def rebuild_index(folders: Sequence[Path], store: IndexStore, progress: Progress
         folders: `embeddings/<release_id>` each; of several versions of a lot the highest counts, whatever the order.
         store: where indices live.
         progress: called with (lots done, lots in all).
+        force: make it live although it holds less than MIN_SHARE of the live index's lots, or refused too many.
 
     Raises:
-        ReleaseError: a release is damaged, holds lots of several towers, or HNSW finds too few of the nearest lots.
+        ReleaseError: a release is damaged, holds lots of several towers, or HNSW finds too few of the nearest lots; too many
+            items were refused, or the live index has far more lots.
         IndexUnavailable: the index does not answer.
     """
     manifests = [load_release(folder) for folder in folders]
@@ -330,6 +334,8 @@ def rebuild_index(folders: Sequence[Path], store: IndexStore, progress: Progress
                 report += index.upsert(_of_one_tower(watch.passing(lines), tower_id))
                 report += UpsertReport(rejected=lines.bad_lines)
         index.refresh()
+        if not force:
+            _check_rebuilt(report, index, store)
         recall = _checked_recall(index, live=False)
         store.publish(index.name)
     except BaseException:
@@ -456,9 +462,34 @@ def _check_parts(manifest: Manifest, receipts: Sequence[PartReceipt], index: Vec
         )
 
 
+def _refused_too_many(refused: int, items: int) -> bool:
+    return refused > min(max(FEW_REFUSED, MAX_REFUSED_SHARE * items), items / 2)
+
+
+def _check_rebuilt(upserts: UpsertReport, index: VectorIndex, store: IndexStore) -> None:
+    """Refuse a rebuilt index that would take lots out of the search; a live index that cannot be read has none to lose."""
+    refused = len(upserts.rejected)
+    if _refused_too_many(refused, upserts.total):
+        raise ReleaseError(
+            f"{refused} of the {upserts.total} items of the releases were refused: {_reasons(upserts.rejected)}; the alias stays: "
+            "embed these lots again and delete the release that holds them, or do without them by `gavel index --rebuild --force`"
+        )
+    try:
+        live = store.live()
+        before, lots = live.count(), index.count()
+    except IndexUnavailable:
+        return
+    if lots < MIN_SHARE * before:
+        raise ReleaseError(
+            f"the releases of tower {index.tower_id} have {lots} lots, the live index {live.name} has {before}; below "
+            f"{MIN_SHARE:.0%} of them the alias stays: put the releases back that are missing, or embed all lots again, or replace "
+            "the index all the same with `gavel index --rebuild --force`"
+        )
+
+
 def _check_refused(manifest: Manifest, upserts: UpsertReport) -> None:
     refused, items = len(upserts.rejected), manifest.items_embedded
-    if refused > min(max(FEW_REFUSED, MAX_REFUSED_SHARE * items), items / 2):
+    if _refused_too_many(refused, items):
         raise ReleaseError(
             f"{refused} of the {items} items of release {manifest.release_id} were refused: {_reasons(upserts.rejected)}; "
             f"see {INDEX_REJECTS_FILE} beside its manifest, mend the rows and run `gavel embed` again, or do without them by "

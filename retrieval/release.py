@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class PartReceipt(UpsertReport):
-    """What became of every item of a part in one index.
+    """The outcome of every item of a part in one index.
 
     Attributes:
         part: name of the part.
@@ -52,7 +52,7 @@ class PartReceipt(UpsertReport):
 
     @property
     def key(self) -> str:
-        """Where the receipt lies below the release's folder; S3 tells the indexer of no object with this ending."""
+        """Key of the receipt below the release's folder; S3 tells the indexer of no object with this ending."""
         return f"{PART_RECEIPTS}/{self.part}.receipt"
 
     def to_json(self) -> str:
@@ -252,7 +252,7 @@ def unproved_parts(manifest: Manifest, receipts: Iterable[PartReceipt], index: s
 
 
 def rejects_of(receipts: Iterable[PartReceipt]) -> str:
-    """The refused items of parts as the lines of INDEX_REJECTS_FILE."""
+    """Write the refused items of parts as the lines of INDEX_REJECTS_FILE."""
     return "".join(
         json.dumps({"part": receipt.part, "item_id": item_id, "reason": reason}) + "\n"
         for receipt in receipts

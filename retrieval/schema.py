@@ -295,7 +295,7 @@ def parse_bulk_lines(lines: Iterable[str | bytes]) -> Iterator[IndexedItem | Tom
 
 
 def _parsed(line: str | bytes) -> Any:
-    """What a line holds; the error itself where it is no JSON."""
+    """Parse a line; return the error itself if it is no JSON."""
     try:
         return json.loads(line.decode() if isinstance(line, bytes) else line)
     except UNREADABLE as error:
@@ -333,7 +333,7 @@ def _read_entry(group: Sequence[tuple[int, Any]]) -> IndexedItem | Tombstone | B
 
 
 def _text_of(values: Any, name: str) -> str:
-    """A text in an object; empty where there is none."""
+    """Return a text field of an object; empty if there is none."""
     value = values.get(name) if isinstance(values, dict) else None
     return value if isinstance(value, str) else ""
 
@@ -386,7 +386,7 @@ def visible_fields(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """As visible_fields(), with a long description cut at a word, and `description_cut` to say so: what a list tells of a lot."""
+    """Return the fields of a lot in a list: visible_fields(), a long description cut at a word, `description_cut` to say so."""
     shown = visible_fields(document)
     description = str(shown.get("description", ""))
     if len(description) > LISTED_CHARS:

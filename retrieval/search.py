@@ -209,7 +209,7 @@ class SearchService:
         return self._stages.answer(live, asked, with_words(vector, words), timings, Deadline.of_request(self._deadline_s))
 
     def item(self, item_id: str) -> dict[str, Any]:
-        """What a buyer may see of a lot, whole; its auction may have ended.
+        """Return all fields of a lot that a buyer may see; its auction may have ended.
 
         Raises:
             InvalidQuery: the id holds half a character.
@@ -363,6 +363,6 @@ class SearchService:
 
 
 def _cache_key(live: Live, request: SearchRequest) -> tuple[object, ...]:
-    """What makes two requests the same: all of them but the moment, over one index; of the query its text, and the id it may be."""
+    """Build the cache key of a request: index, tower, all fields but the moment, the cleaned query, and the id it may be."""
     timeless = replace(request, query=query_text(request.query), where=replace(request.where, now=EPOCH))
     return live.index.name, live.encoder.tower_id, timeless, request.named_id

@@ -25,7 +25,7 @@ class ServedLists:
     """Signs lists of search results, and verifies what is said of them later. Threads may share it."""
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
-        """Take the keys.
+        """Hold the keys.
 
         Args:
             keys: the first signs, all of them verify, so that a new key can be put before an old one. None: no list is signed,
@@ -67,20 +67,24 @@ class ServedLists:
         Returns:
             The hash; empty for an address that is not public, or without a key.
         """
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
+        network = client_network(address)
+        if network is None or not network.network_address.is_global or not self._keys:
             return ""
-        if isinstance(parsed, ipaddress.IPv6Address):
-            parsed = parsed.ipv4_mapped or parsed
-        if not parsed.is_global or not self._keys:
-            return ""
-        bits = IPV6_CLIENT_BITS if parsed.version == 6 else parsed.max_prefixlen
-        network = ipaddress.ip_network((parsed, bits), strict=False)
         return hmac.digest(self._keys[0], f"client {network}".encode(), "sha256").hex()[:16]
 
 
 UNSIGNED = ServedLists()
+
+
+def client_network(address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """Return the network that counts as one client: an IPv4 address, or the /64 of an IPv6 one; None if this is no address."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv6Address):
+        parsed = parsed.ipv4_mapped or parsed
+    return ipaddress.ip_network((parsed, IPV6_CLIENT_BITS if parsed.version == 6 else parsed.max_prefixlen), strict=False)
 
 
 def parse_keys(text: bytes, source: str) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Text from outside: what is refused, how it is normalised, and the one way in which it is cut into words.
+"""Text from outside: checks, normal forms, and the one way in which it is cut into words.
 
 Every row, query, filter, event and file name goes through here. Both indices, the ranking features and the spelling take their
 words from words(); the analyzers of retrieval.schema are made of the same tables.
@@ -62,7 +62,7 @@ def check_asked(text: str, name: str) -> None:
 
 
 def readable(text: str) -> str:
-    r"""Text that can be written down: a byte of a file name that is no UTF-8 becomes \xe9, other half characters \ud83d."""
+    r"""Escape half characters, so that a text can be written: a byte that is no UTF-8 becomes \xe9, others \ud83d."""
     return text if text.isascii() else _HALF.sub(_escaped, text)
 
 
@@ -80,21 +80,21 @@ def clean_text(text: str) -> str:
 
 
 def fold_text(text: str) -> str:
-    """As clean_text(), with Arabic letters, digits and signs folded (retrieval.arabic); other scripts are only cleaned."""
+    """Clean text and fold Arabic letters, digits and signs (retrieval.arabic); other scripts are only cleaned."""
     cleaned = clean_text(text)
     folded = fold_arabic(cleaned)
     return folded if folded == cleaned else clean_text(folded)  # where signs went, white space may stand together
 
 
 def fold_label(text: str) -> str:
-    """The form in which brands and categories are compared: NFC, lower case, without unseen characters."""
+    """Fold a brand or category for comparison: NFC, lower case, without unseen characters."""
     if text.isascii():
         return text.lower()
     return "".join(map(_lower_case, _UNSEEN_IN_WORDS.sub("", unicodedata.normalize("NFC", text))))
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, before stemming.
+    """Cut a text into words, before stemming.
 
     Returns:
         Runs of letters, marks and digits, in lower case and NFC, Arabic letters folded, unseen characters gone; in their order.
@@ -106,7 +106,7 @@ def words(text: str) -> list[str]:
 
 
 def map_words(text: str, replacements: Mapping[str, str]) -> str:
-    """A text with some of its words replaced, all else as it was.
+    """Replace some words of a text, all else as it was.
 
     Args:
         text: in NFC.

@@ -1,4 +1,4 @@
-"""Which objects a message tells of, however services wrapped it."""
+"""Read the objects that a message names, however services wrapped it."""
 
 from collections.abc import Iterator
 from json import loads
@@ -13,7 +13,7 @@ CREATED, REMOVED = "ObjectCreated", ("ObjectRemoved", "LifecycleExpiration")
 
 
 def objects_of(message: Any) -> Iterator[tuple[str, str]]:
-    """(bucket, key) of the objects that a message tells of, however it is wrapped; none of one that was removed.
+    """Yield (bucket, key) of the objects that a message names; nothing for one that was removed.
 
     Raises:
         InvalidInput: the message is of no known form, so that it must not count as done.

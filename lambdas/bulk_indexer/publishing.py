@@ -1,4 +1,4 @@
-"""A release goes live once the manifests of all its instances and the receipts of all its parts are in the bucket."""
+"""Publish a release once the manifests of all its instances and the receipts of all its parts are in the bucket."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -40,16 +40,16 @@ class Bucket:
     s3: Any
 
     def listed(self, prefix: str) -> list[dict[str, Any]]:
-        """What S3 lists below a prefix."""
+        """List the objects below a prefix, over all pages."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
         return [entry for page in pages for entry in page.get("Contents", [])]
 
     def body(self, key: str) -> Any:
-        """An object as a stream."""
+        """Open an object as a stream."""
         return self.s3.get_object(Bucket=self.name, Key=key)["Body"]
 
     def text(self, key: str) -> str:
-        """An object's text."""
+        """Read an object as UTF-8 text."""
         return str(self.body(key).read().decode())
 
     def put(self, key: str, text: str) -> None:

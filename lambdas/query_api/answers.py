@@ -110,7 +110,7 @@ class Answer(BaseModel):
 
 
 class Whole(BaseModel):
-    """One lot with all that a buyer may see of it; its auction may have ended."""
+    """One lot with all fields that a buyer may see; its auction may have ended."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"item_id": "v1", "fields": A_LOT["fields"]}})
 

@@ -1,4 +1,4 @@
-"""Who may call the API, under which name, and how often; and the headers that keep an answer from being read as anything else."""
+"""Checks of a caller: host name, origin and rate; and the security headers of every answer."""
 
 import math
 import time
@@ -16,10 +16,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lambdas.query_api.problems import SECURITY_HEADERS, problem
+from retrieval.served_lists import client_network
 
 BURST_S = 5  # a client that was quiet may send as much at once as it may send in so many seconds
 MAX_CLIENTS = 10_000  # whose latest requests are remembered
-IPV6_PREFIX_BITS = 64  # what one subscriber is given
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SEARCH_PATHS = frozenset({"/search", "/search/image", "/encode_buyer", "/retrieve"})  # their POST changes nothing
 CHARGE = "gavel.charge_searches"  # key of an ASGI scope
@@ -27,7 +27,7 @@ CHARGE = "gavel.charge_searches"  # key of an ASGI scope
 
 @dataclass(frozen=True, slots=True)
 class CallerLimits:
-    """What callers of an app may do.
+    """Limits of the callers of an app.
 
     Attributes:
         hosts: names and addresses under which loopback may be addressed besides its own; None accepts any name.
@@ -170,7 +170,7 @@ def _refuse_host(named: Sequence[str], hosts: frozenset[str]) -> Response | None
 
 
 def _host_key(host: str) -> str:
-    """A Host header or a name without its port, as names are compared."""
+    """Strip the port of a Host header or name and lower its case, as names are compared."""
     name, _, port = host.rpartition(":")
     if not port.isdigit() or (":" in name and not name.endswith("]")):  # no port, or the end of an IPv6 address
         name = host
@@ -178,18 +178,12 @@ def _host_key(host: str) -> str:
 
 
 def _haste(wait_s: float, sent: str) -> tuple[str, dict[str, str]]:
-    """The detail and the headers of a 429."""
+    """Make the detail and the headers of a 429."""
     seconds = str(math.ceil(wait_s))
     return f"your address sends more {sent} than one client may; go on in {seconds} s", {"Retry-After": seconds}
 
 
 def _client_key(scope: Scope) -> str:
-    """Who counts as one client: an IPv4 address, or the network that an IPv6 subscriber has."""
+    """Name the client of a request by its network; by what stands there where a server tells no address."""
     host = (scope.get("client") or ("",))[0] or ""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    if address.version == 4 or address.ipv4_mapped:
-        return str(getattr(address, "ipv4_mapped", None) or address)
-    return f"{int(address) >> (128 - IPV6_PREFIX_BITS):x}::"
+    return str(client_network(host) or host)

@@ -67,7 +67,7 @@ class ShownList(BaseModel):
 
 
 class Kept(BaseModel):
-    """How many events were written down, and how many of them a search answered with: training learns from these alone."""
+    """Counts of the events that were written down, and of those about served lists: training learns from these alone."""
 
     accepted: int
     served: int

@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI, Query, Request
 from pydantic import Field
 
 from lambdas.query_api.answers import Answer
-from lambdas.query_api.problems import BAD_PHOTO, MAX_BODY_BYTES, PHOTOS_WAIT
+from lambdas.query_api.problems import BAD_PHOTO, MAX_BODY_BYTES
 from lambdas.query_api.questions import Nearest
 from retrieval.errors import InvalidPhoto, Overloaded
 from retrieval.search import MAX_OFFSET, MAX_QUERY_CHARS, SearchAnswer, SearchRequest, SearchService
@@ -61,7 +61,7 @@ def add_image_search(app: FastAPI, service: Callable[[], SearchService], on_answ
     turn = anyio.Lock()
     waiting = 0
 
-    @app.post("/search/image", responses={**BAD_PHOTO, **PHOTOS_WAIT}, openapi_extra=BODY)
+    @app.post("/search/image", responses=BAD_PHOTO, openapi_extra=BODY)
     async def search_image(query: Annotated[PhotoQuery, Query()], photo: Annotated[bytes, Depends(sent_photo)]) -> Answer:
         """Search by a photo, alone or with words beside it. Vectors alone are searched; the re-ranker takes no part."""
         nonlocal waiting

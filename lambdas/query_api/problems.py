@@ -51,7 +51,7 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
-# What a caller is told of a failure of ours; the error's own message names addresses and paths, and goes to the log alone.
+# The detail of a failure of ours; the error's own message names addresses and paths, and goes to the log alone.
 # The first row that fits decides.
 PUBLIC_DETAIL: tuple[tuple[type[Exception], str], ...] = (
     (IndexMissing, "nothing has been indexed yet; whoever runs this server indexes a release with `gavel index`"),
@@ -129,15 +129,6 @@ BAD_PHOTO = {
     ),
     **TOO_LARGE,
 }
-PHOTOS_WAIT = described(
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    {
-        "overloaded": "other photos are looked at before this one; ask again in a few seconds",
-        "index_unavailable": "the index does not answer",
-        "tower_unavailable": "the query cannot be encoded right now",
-    },
-    RETRY_AFTER,
-)
 NO_FEEDBACK = described(
     HTTPStatus.SERVICE_UNAVAILABLE,
     {"feedback_unavailable": "what buyers did cannot be read right now", "index_unavailable": "the index does not answer"},

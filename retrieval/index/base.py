@@ -72,7 +72,7 @@ class UpsertReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What became of entries, as people and logs are told -> how many."""
+        """Outcome -> number of entries, under the names that reports and logs use."""
         return {"indexed": self.indexed, "stale": self.stale, "refused": len(self.rejected), "withdrawn": self.deleted}
 
     @property

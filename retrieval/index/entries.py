@@ -1,4 +1,4 @@
-"""Which entries an index refuses, and why, the same answer from every adapter; and how many are written at a time."""
+"""Checks of entries, the same for every adapter, and batches of bounded size."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -330,7 +330,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def damaged(path: Path, reason: object) -> IndexUnavailable:
-    """The error of a file that an index cannot do without."""
+    """Make the error of a file that an index cannot do without."""
     return IndexUnavailable(f"{path} is missing, closed or damaged ({' '.join(str(reason).split())}); {REBUILD}")
 
 

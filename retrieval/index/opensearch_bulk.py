@@ -179,7 +179,7 @@ class BulkWriter:
         again: list[int] = []
         busy_ids: dict[str, str] = {}
         for place, result in zip(delivery.pending, answer["items"], strict=True):
-            ((_, told),) = result.items()
+            (told,) = result.values()
             item_id = delivery.lines[place].item_id
             if told["status"] in BUSY:
                 busy_ids[item_id] = _reason(told)

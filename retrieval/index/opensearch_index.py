@@ -61,8 +61,6 @@ LOTS = {"query": {"bool": {"must_not": {"exists": {"field": DELETED_FIELD}}}}}
 # order hung on which lots lie together. An index of one shard is not asked twice: the server sees that there is no need.
 ALL_SHARDS_WORDS = "dfs_query_then_fetch"
 
-
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # A shard that fails must not pass for an answer with fewer hits
 WHOLE = {"allow_partial_search_results": "false"}

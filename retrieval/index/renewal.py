@@ -23,7 +23,7 @@ class Closed(Exception):
 
 
 class Renewal:
-    """A rebuild that is tried again later where memory or disk did not suffice, and not by every search meanwhile.
+    """A background rebuild with back-off: after a failure for want of memory or disk it is due again only later.
 
     Args:
         name: of the thread, and for the log.

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 from random import Random
@@ -40,6 +40,7 @@ from retrieval.index.faiss_index import ENTRIES_A_COMMIT, FaissIndex
 from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_store import damaged
 from retrieval.index.title_words import corrections
+from retrieval.processes import end_with_parent
 from retrieval.tuning import Tuning
 
 logger = logging.getLogger(__name__)
@@ -278,11 +279,4 @@ def _open(folder: Path, exact_below: int, spec: IndexSpec | None, tuning: Tuning
 def _live_with_parent() -> None:
     """Leave Ctrl-C to the parent, and end when it does, however it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(0)  # what was acknowledged is on the disk
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with_parent(partial(os._exit, 0))  # what was acknowledged is on the disk

@@ -51,7 +51,7 @@ def stemmer(language: str) -> Callable[[str], str]:
 
 
 def caching_stemmer(language: str, most_words: int) -> Callable[[str], str]:
-    """As stemmer(), with the stems of so many words cached; a long word is stemmed anew each time."""
+    """Make a stemmer() that caches the stems of `most_words` words; long words are stemmed each time."""
     stem_anew = stemmer(language)
     stem_cached = lru_cache(most_words)(stem_anew)
     return lambda word: stem_cached(word) if len(word) <= CACHED_LETTERS else stem_anew(word)
@@ -68,7 +68,7 @@ def _cached_stem(word: str, language: str) -> str:
 
 
 def shares_stem(word: str, text: str, language: str) -> bool:
-    """Whether a text has a word, in whatever ending."""
+    """True if a text has a word, in whatever ending."""
     if text.isascii() and word[:2] not in text:  # which no ending touches, and no folding
         return False
     return stem(word, language) in (stem(other, language) for other in words(text))

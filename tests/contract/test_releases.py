@@ -5,6 +5,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from index_lots import DIMENSIONS, TOWER_ID, axis, lot
 
 from retrieval.errors import IndexMissing, ReleaseError
 from retrieval.index.base import IndexedItem, IndexStore, Tombstone
-from retrieval.indexing import publish_release, take_in_part
+from retrieval.indexing import index_release, publish_release, rebuild_index, take_in_part
 from retrieval.release import Manifest, Part, PartReceipt
 from retrieval.schema import bulk_lines
 
@@ -91,3 +92,33 @@ def test_one_lot_of_another_tower_does_not_take_the_alias_unless_it_is_forced(st
     assert store.live().tower_id == TOWER_ID
     assert publish_release(manifest, store, receipts, force=True).published
     assert store.live().tower_id == OTHER_TOWER
+
+
+def written(folder: Path, entries: Entries, tower_id: str = TOWER_ID) -> Path:
+    """A release of one part in a folder."""
+    folder.mkdir()
+    (folder / "part-00000.ndjson.gz").write_bytes(packed(entries))
+    replace(release_of(entries, tower_id=tower_id), release_id=folder.name).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("tower_id", [TOWER_ID, OTHER_TOWER])
+def test_a_rebuild_of_few_lots_takes_the_alias_only_if_it_is_forced(store: IndexStore, tmp_path: Path, tower_id: str) -> None:
+    before = index_release(written(tmp_path / "all", lots(20)), store).index
+    few = [replace(entry, document={**entry.document, "tower_id": tower_id}) for entry in lots(2)]
+    release = written(tmp_path / "few", few, tower_id)
+    with pytest.raises(ReleaseError, match=r"have 2 lots, the live index .* has 20; .*`gavel index --rebuild --force`"):
+        rebuild_index([release], store)
+    assert store.live().name == before
+    assert rebuild_index([release], store, force=True).lots == 2
+    assert (store.live().tower_id, store.live().count()) == (tower_id, 2)
+
+
+def test_a_rebuild_that_refuses_most_items_does_not_take_the_alias(store: IndexStore, tmp_path: Path) -> None:
+    before = index_release(written(tmp_path / "all", lots(4)), store).index
+    bad = [replace(entry, vector=np.zeros(DIMENSIONS, np.float32)) for entry in lots(6)]
+    release = written(tmp_path / "bad", [*lots(6), *bad[:4]])
+    with pytest.raises(ReleaseError, match=r"4 of the 10 items of the releases were refused: .*`gavel index --rebuild --force`"):
+        rebuild_index([release], store)
+    assert store.live().name == before
+    assert rebuild_index([release], store, force=True).lots == 6

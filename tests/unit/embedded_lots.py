@@ -1,10 +1,12 @@
 """Small lots for tests of the embedded index."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
 from retrieval.index.base import Filter, IndexedItem, Vector
+from retrieval.index.faiss import FaissIndex, FaissStore
 
 D = 8
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -21,3 +23,12 @@ def lot(number: int, version: int = 1, text: str = "a watch", **fields: object) 
     """Lot number N with the N-th vector."""
     item_id = f"lot-{number:05}"
     return IndexedItem(item_id, version, {"item_id": item_id, "title": text, "text": text, **fields}, vector(number))
+
+
+def live_index(folder: Path) -> FaissIndex:
+    """Publish an index of 1,500 lots, all of them in the graph."""
+    store = FaissStore(folder)
+    made = store.create("tower", D)
+    made.upsert(lot(number) for number in range(1_500))
+    store.publish(made.name)
+    return made

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedded_lots import ALL, D, lot, vector
+from embedded_lots import ALL, D, live_index, lot, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,12 +21,7 @@ from retrieval.index.read_write_lock import ReadWriteLock
 
 @pytest.fixture
 def index(tmp_path: Path) -> FaissIndex:
-    """A live index of 1,500 lots, all of them in the graph."""
-    store = FaissStore(tmp_path / "index")
-    made = store.create("tower", D)
-    made.upsert(lot(number) for number in range(1_500))
-    store.publish(made.name)
-    return made
+    return live_index(tmp_path / "index")
 
 
 def vectors(*numbers: int) -> Vector:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from embedded_lots import ALL, D, lot, vector
+from embedded_lots import ALL, D, live_index, lot, vector
 
 from retrieval.errors import IndexUnavailable
 from retrieval.index import renewal
@@ -26,12 +26,7 @@ def out_of_memory(*_: object, **__: object) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path) -> FaissIndex:
-    """A live index of 1,500 lots, all of them in the graph."""
-    store = FaissStore(tmp_path / "index")
-    made = store.create("tower", D)
-    made.upsert(lot(number) for number in range(1_500))
-    store.publish(made.name)
-    return made
+    return live_index(tmp_path / "index")
 
 
 def wait_until(reached: Callable[[], bool]) -> None:

@@ -1,0 +1,22 @@
+"""The end of a process together with the one that started it."""
+
+import threading
+from collections.abc import Callable
+from multiprocessing import parent_process
+
+
+def end_with_parent(end: Callable[[], object]) -> None:
+    """Call `end` in a thread once the process that started this one has ended, killed or not.
+
+    Args:
+        end: ends this process.
+    """
+    parent = parent_process()
+    if parent is None:  # not a process that multiprocessing started
+        return
+
+    def watch() -> None:
+        parent.join()
+        end()
+
+    threading.Thread(target=watch, daemon=True).start()
