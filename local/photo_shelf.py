@@ -19,7 +19,7 @@ from retrieval.photos import locate_photo
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S = 10.0  # how long a request waits for a thumbnail to be drawn
+PATIENCE_S = 30.0  # how long a request waits for a thumbnail to be drawn; the first ones, until the process that draws has started
 
 
 class PhotoShelf:

@@ -118,6 +118,7 @@ def test_a_photo_that_embedding_has_drawn_is_sent_without_a_look_at_the_original
         answer = asked.get("/photos/v1", params={"side": side})
         assert Image.open(io.BytesIO(answer.content)).size == (side, side)
     assert asked.get("/photos/v1", params={"side": 4_000}).status_code == 400
+    assert asked.get("/photos/v1?side=256&side=640").json()["detail"] == "side: given 2 times; give it once"
 
 
 def test_a_photo_of_a_release_from_before_is_drawn_once_however_many_ask(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
