@@ -60,7 +60,7 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
         currency: ISO 4217 code of the prices, such as EUR; empty shows bare numbers.
     """
     words = PageWords()
-    routes = APIRouter(include_in_schema=False)
+    routes = APIRouter(include_in_schema=False, lifespan=photos.lifespan)
 
     @routes.get("/")
     def page() -> FileResponse:
