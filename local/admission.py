@@ -31,7 +31,8 @@ KINDS = {  # a path, or its first part -> kind of the request; the others read f
 OTHERS = "others"
 LEAST_SEARCHES = 2  # at a time, so that one slow request, such as a large photo, never holds up all the others
 SEARCHES_ELSEWHERE = 40  # at a time, where they wait for another machine
-OTHER_TURNS = {PHOTO_SEARCHES: 24, "photos": 4, "writes": 2, OTHERS: 8}
+# photos that are still to be drawn wait for one another on the shelf: all those of a page, and without a thread
+OTHER_TURNS = {PHOTO_SEARCHES: 24, "photos": 24, "writes": 2, OTHERS: 8}
 
 
 def request_queues(settings: Settings, workers: int = 1) -> "dict[str, Queue]":

@@ -21,8 +21,12 @@ notes = Console(stderr=True)  # what is not the answer itself, so that --json st
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Step]:
+def progress(label: str, *, estimated: bool = False) -> Iterator[Step]:
     """Show a bar on stderr while a long step runs.
+
+    Args:
+        label: of the bar.
+        estimated: the total is an estimate; else one that shrinks says that the clock left steps out.
 
     Yields:
         A function of (done, total).
@@ -35,7 +39,7 @@ def progress(label: str) -> Iterator[Step]:
         def step(done: int, total: int) -> None:
             nonlocal planned
             planned = max(planned, total)
-            cut = f" (cut from {planned:,})" if total < planned else ""  # the clock leaves steps out at the end
+            cut = f" (cut from {planned:,})" if total < planned and not estimated else ""
             bars.update(task, completed=done, total=total, description=label + cut)
 
         yield step

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from multiprocessing import connection
 from typing import ClassVar
 
@@ -22,12 +23,13 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from lambdas.query_api.problems import RETRY_AFTER_S, SECURITY_HEADERS, problem
 from retrieval.errors import GavelError
 from retrieval.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
-THREADS = 64  # more than the queues have turns: those are what bounds the work
+THREADS = 128  # more than the queues have turns: those are what bounds the work
 HEAD_S = 10.0  # from the connection, or the last answer, to the end of a request's head
 BODY_S = 30.0  # for the body: a photo of 1 MB by a slow telephone
 ANSWER_S = 60.0  # for the client to take an answer
@@ -57,14 +59,15 @@ class _Connection(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         self._expect(HEAD_S)
         if full and not late:
-            self._answer(b"503 Service Unavailable")
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "too many connections are open; ask again in a few seconds")
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(b"431 Request Header Fields Too Large")
+                told = f"the request's head may have at most {MAX_HEAD_BYTES:,} bytes; send a shorter address or fewer headers"
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, told)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -104,20 +107,26 @@ class _Connection(HttpToolsProtocol):
             if late_s > ANSWER_S:
                 self.end()
         elif late_s > self._limit_s:
-            self._refuse(b"408 Request Timeout")
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the request was not here whole after {self._limit_s:g} s; send it again")
 
     def _expect(self, seconds: float) -> None:
         self.since, self._limit_s = time.monotonic(), seconds
 
-    def _refuse(self, status: bytes) -> None:
+    def send_400_response(self, msg: str) -> None:
+        self._answer(HTTPStatus.BAD_REQUEST, "invalid_request", "this is no valid HTTP/1.1 request; mind its encoding and lengths")
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Refuse a request that is not here whole, and end the connection."""
         answered = self.cycle is None or self.cycle.response_complete
         if answered if self._head_bytes is not None else not answered and not self.cycle.response_started:
-            self._answer(status)
+            self._answer(status, status.name.lower(), detail)
         self.transport.close()
 
-    def _answer(self, status: bytes) -> None:
-        self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+    def _answer(self, status: HTTPStatus, kind: str, detail: str) -> None:
+        retry = {"Retry-After": str(RETRY_AFTER_S)} if status is HTTPStatus.SERVICE_UNAVAILABLE else {}
+        answer = problem(status, kind, detail, {**SECURITY_HEADERS, **retry, "Connection": "close"})
+        head = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
+        self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, status.phrase.encode(), head, answer.body))
         self.transport.close()
 
 

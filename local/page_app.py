@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from lambdas.query_api.problems import RETRY_AFTER_S
+from lambdas.query_api.strict_route import StrictRoute
 from local.page_words import PageWords
 from local.photo_shelf import PhotoShelf
 from processing.thumbnails import Side
@@ -59,7 +60,7 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
         currency: ISO 4217 code of the prices, such as EUR; empty shows bare numbers.
     """
     words = PageWords()
-    routes = APIRouter(include_in_schema=False)
+    routes = APIRouter(include_in_schema=False, lifespan=photos.lifespan)
 
     @routes.get("/")
     def page() -> FileResponse:
@@ -81,7 +82,6 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
     def words_to_suggest() -> dict[str, Any]:
         return words.of(service().live().index)
 
-    @routes.get("/photos/{item_id:path}")
     async def photo(item_id: str, side: Side = Side.LARGE) -> Response:
         named = require_id("item_id", item_id)
         found = await run_in_threadpool(lambda: service().live().index.fetch([named]))
@@ -96,5 +96,6 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
             raise HTTPException(HTTPStatus.NOT_FOUND, f"lot {item_id!r} has no photo in a folder that may be shown; see --photos")
         return Response(jpeg, media_type="image/jpeg", headers=PHOTO_HEADERS)
 
+    routes.add_api_route("/photos/{item_id:path}", photo, route_class_override=StrictRoute)
     app.include_router(routes)
     app.mount("/assets", _Assets(directory=PAGE / "assets"))

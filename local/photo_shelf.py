@@ -3,12 +3,16 @@
 import asyncio
 import logging
 import multiprocessing
-from collections.abc import Mapping, Sequence
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from fastapi import FastAPI
 
 from catalog.folder import photo_folders
 from local.home import Home
@@ -19,7 +23,12 @@ from retrieval.photos import locate_photo
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S = 10.0  # how long a request waits for a thumbnail to be drawn
+PATIENCE_S = 30.0  # how long a request waits for a thumbnail to be drawn; the first ones, until the process that draws has started
+
+
+def _prepare_drawing() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the server ends this one
+    yield_to_searches()
 
 
 class PhotoShelf:
@@ -66,12 +75,25 @@ class PhotoShelf:
             return None
         return drawn
 
-    async def _draw(self, path: Path) -> None:
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Start the process that draws before its first photo is asked for, where nothing is drawn yet; end it with the server."""
+        if not self._thumbnails.folder.exists():
+            self._drawing().submit(os.getpid)
+        yield
+        if self._drawer:
+            await asyncio.to_thread(self._drawer.shutdown, cancel_futures=True)
+            self._drawer = None
+
+    def _drawing(self) -> ProcessPoolExecutor:
         if self._drawer is None:
             context = multiprocessing.get_context("forkserver")  # not fork: this process holds threads
-            self._drawer = ProcessPoolExecutor(1, mp_context=context, initializer=yield_to_searches)
+            self._drawer = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare_drawing)
+        return self._drawer
+
+    async def _draw(self, path: Path) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._drawer, self._thumbnails.draw, path)
+            await asyncio.get_running_loop().run_in_executor(self._drawing(), self._thumbnails.draw, path)
         except BrokenProcessPool:
             self._drawer = None
             self._thumbnails.refuse(path, "the photo ended the process that drew it")

@@ -45,7 +45,7 @@ def embed(
     made = None if force else pipeline.find_release(home, inputs, folder, **asked)
     already = made is not None
     if made is None:
-        with progress("embed lots") as step:
+        with progress("embed lots", estimated=True) as step:
             made = pipeline.embed(home, inputs, folder, workers=workers, force=force, progress=step, **asked)
     manifest = load_release(made)
     report(_described(made, manifest, already, as_json), as_json)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
+from starlette.routing import Match
+from starlette.types import Scope
 
 from lambdas.query_api.answers import Answer, EncodedBuyer, Health, Queue, Whole, caches
 from lambdas.query_api.buyers import add_buyers
@@ -23,7 +25,7 @@ from lambdas.query_api.questions import (
 )
 from lambdas.query_api.strict_route import StrictRoute
 from retrieval.errors import InvalidQuery
-from retrieval.items import MAX_ID_BYTES
+from retrieval.items import MAX_ID_BYTES, require_id
 from retrieval.search import MAX_QUERIES, SearchAnswer, SearchService
 from retrieval.served_lists import UNSIGNED, ServedLists
 
@@ -124,8 +126,17 @@ def _add_search(
         )
 
 
+class _SimilarRoute(StrictRoute):
+    """Leaves `/items/a%2Fsimilar` to the lot whose id is `a/similar`. On AWS, where paths come decoded, it is of `a`."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return whether the route is asked for, and what of the path names the lot."""
+        if (scope.get("raw_path") or b"").lower().endswith(b"%2fsimilar"):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
 def _add_nearest(app: FastAPI, service: Service) -> None:
-    @app.get("/items/{item_id:path}/similar", responses=UNKNOWN_ITEM)
     def similar(
         item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, examples=["v1"])],
         query: Annotated[Nearest, Query()],
@@ -133,10 +144,14 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
         """The lots nearest to a lot, without itself; also for one whose auction has ended."""
         return Answer.of(service().similar(item_id, query.k, query.where()))
 
+    app.router.add_api_route(
+        "/items/{item_id:path}/similar", similar, responses=UNKNOWN_ITEM, route_class_override=_SimilarRoute, methods=["GET"]
+    )
+
     @app.get("/items/{item_id:path}", responses=UNKNOWN_ITEM)
     def item(item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, examples=["v1"])]) -> Whole:
         """A lot, whole; also one whose auction has ended: its `ends_at` says so."""
-        return Whole(item_id=item_id, fields=service().item(item_id))
+        return Whole(item_id=require_id("item_id", item_id), fields=service().item(item_id))
 
     @app.post("/encode_buyer", responses=BAD_BODY)
     def encode_buyer(body: BuyerEvents) -> EncodedBuyer:

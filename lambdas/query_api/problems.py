@@ -245,6 +245,8 @@ async def _validation_problem(request: Request, error: Exception) -> JSONRespons
 
 
 def _complaint(found: dict[str, Any]) -> str:
+    if found["type"] == "json_invalid":
+        return f"body: no valid JSON ({found['ctx']['error']} at character {found['loc'][-1]})"
     where = ".".join(str(part) for part in found["loc"][1:] if part not in (SINGLE, SEVERAL)) or "body"
     return f"{where}: {found['msg']}"
 

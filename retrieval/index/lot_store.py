@@ -108,9 +108,10 @@ class LotStore:
             self._reader = self._connect()
             self._writer = self._connect()
             self._writer.execute("PRAGMA synchronous = FULL")  # acknowledged means on the disk
-            for table, column in ADDED_COLUMNS:
-                if column.split()[0] not in {row[1] for row in self._writer.execute(f"PRAGMA table_info({table})")}:
-                    self._writer.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+            if _missing_columns(self._writer):
+                with _transaction(self._writer) as writer:  # another worker may have added them by now
+                    for table, column in _missing_columns(writer):
+                        writer.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
             row = self._reader.execute("SELECT database_id, tower_id, dimensions, language FROM meta").fetchone()
             if row is None:
                 raise ValueError("it names no tower")
@@ -348,6 +349,12 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
         connection.rollback()
         raise
     connection.execute("COMMIT")
+
+
+def _missing_columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Those of ADDED_COLUMNS that a database does not have."""
+    names = {table: {row[1] for row in connection.execute(f"PRAGMA table_info({table})")} for table in ("lots", "meta")}
+    return [(table, column) for table, column in ADDED_COLUMNS if column.split()[0] not in names[table]]
 
 
 def _count(connection: sqlite3.Connection, damaged: set[int]) -> int:

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from rich.console import Console
 
 from local import cli, command_entry
 from local import console as shown
@@ -59,3 +60,12 @@ def test_an_error_of_a_command_is_one_line_and_its_kind_is_the_status(capsys):
         command_entry.run_command(refuse, "bench")
     assert end.value.code == 2
     assert capsys.readouterr().err == "bench: k is 0\n"
+
+
+@pytest.mark.parametrize(("estimated", "says"), [(False, True), (True, False)])
+def test_a_bar_says_that_the_clock_left_steps_out_and_not_that_a_total_was_an_estimate(estimated, says, monkeypatch, capsys):
+    monkeypatch.setattr(shown, "notes", Console(stderr=True, force_terminal=True, width=100))
+    with shown.progress("steps", estimated=estimated) as step:
+        step(1, 29)
+        step(28, 28)
+    assert ("steps (cut from 29)" in capsys.readouterr().err) is says

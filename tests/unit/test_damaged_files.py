@@ -4,9 +4,11 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from judged_lots import write_release
@@ -17,6 +19,7 @@ from local.home import Home
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
+from retrieval.index.lot_store import LotStore
 from retrieval.indexing import index_release
 from retrieval.items import Item
 from retrieval.settings import Settings
@@ -200,6 +203,20 @@ def test_a_database_that_another_version_made_without_checksums_is_searched_and_
     (folder / "language.txt").write_text("klingon")
     with opened(home) as store, pytest.raises(IndexUnavailable, match=r"language\.txt .*`gavel index --rebuild`"):
         store.live()
+
+
+def test_workers_that_start_together_over_a_database_of_an_older_version_all_open_it(tmp_path: Path) -> None:
+    path, workers = tmp_path / "lots.sqlite", 4
+    for _ in range(10):
+        LotStore.create(path, "tower", 8)
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("ALTER TABLE lots DROP COLUMN checksum")
+            database.execute("ALTER TABLE meta DROP COLUMN language")
+        together = Barrier(workers)
+        with ThreadPoolExecutor(workers) as pool:
+            for opening in [pool.submit(lambda: (together.wait(), LotStore(path))) for _ in range(workers)]:  # noqa: B023
+                opening.result()[1].close()
+        path.unlink()
 
 
 def test_a_rebuild_without_a_whole_release_says_how_to_make_one_and_leaves_the_index(tmp_path: Path) -> None:

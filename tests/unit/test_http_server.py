@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.client import HTTPConnection
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request as Question
 from urllib.request import urlopen
@@ -61,6 +62,16 @@ def all_of(connection: socket.socket) -> bytes:
     return received
 
 
+def problem_in(answer: bytes, status: int, kind: str) -> dict[str, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"content-type: application/problem+json" in head
+    assert b"\r\ncontent-length: %d\r\n" % len(body) in head + b"\r\n"
+    told: dict[str, Any] = json.loads(body)
+    assert (told["status"], told["type"]) == (status, kind)
+    return told
+
+
 def dribble(connection: socket.socket, byte: bytes, seconds: float) -> float:
     """Send a byte ten times a second until the server ends the connection; how long it took."""
     started = time.monotonic()
@@ -89,13 +100,23 @@ def test_a_head_that_dribbles_in_after_an_answer_does_not_either() -> None:
 
 def test_a_body_that_never_ends_is_a_408() -> None:
     with served_in_thread(echo()) as url, connect(url, HALF_A_BODY) as connection:
-        assert all_of(connection).startswith(b"HTTP/1.1 408 ")
+        assert problem_in(all_of(connection), 408, "request_timeout")["detail"].startswith(
+            "the request was not here whole after 1 s"
+        )
 
 
 def test_a_head_without_end_is_a_431() -> None:
     with served_in_thread(echo()) as url, connect(url, b"GET / HTTP/1.1\r\n") as connection:
         connection.sendall(b"X: %s\r\n" % (b"x" * 1_000) * 70)
-        assert all_of(connection).startswith(b"HTTP/1.1 431 ")
+        assert "65,536 bytes" in problem_in(all_of(connection), 431, "request_header_fields_too_large")["detail"]
+
+
+def test_what_is_no_http_is_a_problem_too() -> None:
+    with (
+        served_in_thread(echo()) as url,
+        connect(url, b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx") as connection,
+    ):
+        assert problem_in(all_of(connection), 400, "invalid_request")
 
 
 def test_slow_but_whole_requests_and_idle_connections_in_use_are_answered() -> None:

@@ -4,7 +4,9 @@ import asyncio
 import io
 import os
 import re
+import signal
 from datetime import UTC, datetime, timedelta
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,7 @@ def test_a_photo_that_embedding_has_drawn_is_sent_without_a_look_at_the_original
         answer = asked.get("/photos/v1", params={"side": side})
         assert Image.open(io.BytesIO(answer.content)).size == (side, side)
     assert asked.get("/photos/v1", params={"side": 4_000}).status_code == 400
+    assert asked.get("/photos/v1?side=256&side=640").json()["detail"] == "side: given 2 times; give it once"
 
 
 def test_a_photo_of_a_release_from_before_is_drawn_once_however_many_ask(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +140,20 @@ def test_a_photo_of_a_release_from_before_is_drawn_once_however_many_ask(shop: P
     stored[0].write_bytes(b"")
     assert asked.get("/photos/v1").status_code == asked.get("/photos/v1?side=256").status_code == 200
     assert drawn == ["vase.png"] * 2, "what was damaged is drawn again"
+
+
+def test_the_process_that_draws_starts_and_ends_with_the_server_and_hears_no_ctrl_c(shop: Path) -> None:
+    before = set(active_children())
+    with client(shop.parent, lot("v1", image="photos/vase.png")) as asked:
+        (process,) = set(active_children()) - before
+        assert asked.get("/photos/v1").status_code == 200
+        os.kill(process.pid or 0, signal.SIGINT)
+        Image.new("RGB", (90, 70), "blue").save(shop / "photos" / "vase.png")
+        assert asked.get("/photos/v1").status_code == 200
+        assert process.is_alive()
+    assert process not in active_children()
+    with client(shop.parent, lot("v1")):
+        assert set(active_children()) <= before, "what is drawn already needs none"
 
 
 async def all_at_once(app: Any, paths: list[str]) -> list[Any]:

@@ -113,6 +113,18 @@ def test_an_item_id_may_hold_a_slash(client: TestClient) -> None:
     assert ids(client.get("/items/a%2Fb/similar"))[0] == "w1"
 
 
+def test_an_item_id_may_end_as_another_route_does(tmp_path: Path) -> None:
+    asked = shop(tmp_path, lot("a", "red vase"), lot("a/similar", "blue vase"), lot("similar", "gold ring"))
+    assert [asked.get(f"/items/{name}").json()["item_id"] for name in ("a%2Fsimilar", "a", "similar")] == [
+        "a/similar",
+        "a",
+        "similar",
+    ]
+    assert ids(asked.get("/items/a/similar"))[0] == "a/similar"
+    assert ids(asked.get("/items/a%2Fsimilar/similar"))[0] == "a"
+    assert asked.get("/items/a%20").json()["item_id"] == "a", "the lot's own id, however it was asked for"
+
+
 def test_a_lot_that_is_not_there_is_a_404(client: TestClient) -> None:
     assert "'v9'" in refused(client.get("/items/v9/similar"), "unknown_item", 404)
 
