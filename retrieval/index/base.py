@@ -202,6 +202,9 @@ class VectorIndex(Protocol):
     def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
 
+    def deletions(self) -> list[Tombstone]:
+        """The lots that were withdrawn and did not come back, as far as the index remembers them."""
+
     def within(self, seconds: float) -> "VectorIndex":
         """The same index, whose searches and fetches are given up after so many seconds; an embedded one waits for nobody."""
 

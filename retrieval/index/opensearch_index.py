@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from opensearchpy import OpenSearch
+from opensearchpy.helpers import scan
 
 from retrieval.deadline import Deadline
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
@@ -221,6 +222,13 @@ class OpenSearchIndex:
     def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
         return [found.vector for found in self._candidates(self._hits(sample_body(count, where, seed)))] if count > 0 else []
+
+    def deletions(self) -> list[Tombstone]:
+        """The lots that were withdrawn within DELETION_RETENTION and did not come back."""
+        body = {"query": {"exists": {"field": DELETED_FIELD}}, "version": True, "_source": False}
+        with opensearch_errors(self._url):
+            hits = scan(self._client, query=body, index=self._name, size=FETCH_CHUNK, request_timeout=WRITE_TIMEOUT_S)
+            return [Tombstone(hit["_id"], hit["_version"]) for hit in hits]
 
     def within(self, seconds: float) -> "OpenSearchIndex":
         """The same index on the same connections, whose searches and fetches are given up after so many seconds."""
