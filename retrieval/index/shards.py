@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 SHARDS_FILE = "shards.json"
 ASKED = (
-    *("count", "damaged", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
+    *("count", "damaged", "deletions", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
     *("near_titles", "fetch", "sample", "close"),
 )
 
