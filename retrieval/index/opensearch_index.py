@@ -15,7 +15,7 @@ from opensearchpy import OpenSearch
 from opensearchpy.helpers import scan
 
 from retrieval.deadline import Deadline
-from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
+from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.fuse import Fusion
 from retrieval.index.base import (
     REBUILD,
@@ -48,7 +48,7 @@ from retrieval.index.opensearch_queries import (
     top_body,
 )
 from retrieval.items import epoch_ms
-from retrieval.schema import DELETED_FIELD, fusion_pipeline, pop_vector
+from retrieval.schema import DELETED_FIELD, EPOCH_MILLIS, fusion_pipeline, pop_vector
 from retrieval.spelling import can_be_misspelt
 from retrieval.tuning import Tuning
 
@@ -133,9 +133,8 @@ class OpenSearchIndex:
             IndexMissing: the index was dropped; it is not made anew without its mapping.
             IndexUnavailable: the server does not answer, or stays too busy. It is safe to send all of it again.
         """
-        with opensearch_errors(self._url):
-            if not self._client.indices.exists(index=self._name):
-                raise IndexMissing(f"OpenSearch at {self._url} has no index {self._name}; build one with `gavel index`")
+        with opensearch_errors(self._url):  # one that an older version made does not know the field
+            self._client.indices.put_mapping(index=self._name, body={"properties": {DELETED_FIELD: EPOCH_MILLIS}})
         report = self._writer.write(entries, overwrite=overwrite)
         if report.deleted:
             self._purge_deletions(utc_now() - DELETION_RETENTION)

@@ -99,7 +99,7 @@ def test_a_deletion_outlives_a_restart(index: VectorIndex, store: IndexStore, re
     index.upsert([lot("a", version=1, title="clock"), lot("b", title="clock"), Tombstone("a", 7)])
     restart(index)
     index = store.find(TOWER_ID) or index
-    assert index.upsert([lot("a", version=6, title="a clock that comes late")]) == UpsertReport(stale=1)
+    assert index.upsert([lot("a", version=6, title="a clock that comes late")]) == UpsertReport(stale_ids=("a",))
     index.refresh()
     assert (index.count(), index.fetch(["a"])) == (1, [])
     for found in (
@@ -127,8 +127,9 @@ def test_an_operator_may_write_over_a_newer_version_and_rows_count_from_there_on
     assert index.upsert(rows, overwrite=True) == UpsertReport(indexed=4)
     assert title_of(index, "frozen") == "five"
     assert index.count() == 4
-    assert index.upsert([lot("frozen", version=4)]) == UpsertReport(stale=1)
-    assert index.upsert([lot("frozen", version=6, title="six"), Tombstone("withdrawn", 6)]) == UpsertReport(indexed=1, deleted=1)
+    assert index.upsert([lot("frozen", version=4)]) == UpsertReport(stale_ids=("frozen",))
+    report = index.upsert([lot("frozen", version=6, title="six"), Tombstone("withdrawn", 6)])
+    assert report == UpsertReport(indexed=1, deleted_ids=("withdrawn",))
     assert (title_of(index, "frozen"), title_of(index, "withdrawn")) == ("six", None)
 
 
