@@ -99,7 +99,7 @@ class Filter:
     """Which lots may come back. A lot whose auction has ended never does, whatever else is asked.
 
     Attributes:
-        category: only this category, without regard to case, composed (NFC) or not, and unseen characters.
+        category: only this category, without regard to case, composed (NFC) or not, unseen characters, and white space around it.
         brand: only this brand, likewise.
         min_price: only lots with a known current price >= this.
         max_price: only lots with a known current price <= this.
@@ -117,7 +117,7 @@ class Filter:
     def __post_init__(self) -> None:
         for name in ("category", "brand"):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, unicodedata.normalize("NFC", value))
+                object.__setattr__(self, name, unicodedata.normalize("NFC", value).strip())
 
 
 @dataclass(frozen=True, slots=True)
