@@ -93,7 +93,8 @@ def test_lots_among_thousands_of_copies_are_found_by_their_vectors(tmp_path: Pat
 
 
 def test_a_file_without_pairs_of_equal_slots_is_read_as_before(tmp_path: Path) -> None:
-    from retrieval.index.vector_file import replacing, seal
+    from retrieval.files import replacing
+    from retrieval.index.vector_file import seal
 
     graph = HnswGraph(D)
     graph.add(np.stack([vector(number) for number in range(50)]))

@@ -130,7 +130,7 @@ def test_a_missing_damaged_or_wrong_branch_is_the_towers_fault(tmp_path):
     directions = {"red": np.eye(4, dtype=np.float32)[0], "blue": np.eye(4, dtype=np.float32)[1]}
     card = save_colour_tower(tmp_path, directions)
     replace(card, dimensions=5).save(tmp_path)
-    with pytest.raises(TowerError, match="not the one of its card"):
+    with pytest.raises(TowerError, match="its fields are not those that"):
         ImageEncoder.load(tmp_path)
     card.save(tmp_path)
     (tmp_path / IMAGE_TOWER_FILE).write_bytes((tmp_path / IMAGE_TOWER_FILE).read_bytes()[:200])

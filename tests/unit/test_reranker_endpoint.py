@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xgboost
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -201,6 +202,7 @@ def test_what_is_no_booster_of_todays_features_is_not_packed(ranker, tmp_path, m
 
 def test_a_booster_has_the_base_score_that_the_containers_xgboost_reads_right(ranker, tmp_path):
     """XGBoost 3.0 takes the list that newer ones write for 0.5, whatever stands in it."""
-    ranker.save(tmp_path / "r.json")
-    saved = json.loads((tmp_path / "r.json").read_text())["learner"]["learner_model_param"]["base_score"]
+    ranker.save(tmp_path / "r.ubj")
+    booster = xgboost.Booster(model_file=tmp_path / "r.ubj")
+    saved = json.loads(booster.save_raw("json"))["learner"]["learner_model_param"]["base_score"]
     assert [float(number) for number in saved.strip("[]").split(",")] == [0.5]

@@ -29,6 +29,7 @@ from retrieval.errors import InvalidInput, TowerError
 from retrieval.indexing import index_release
 from retrieval.items import Item
 from retrieval.query_towers import load_query_tower
+from retrieval.release import MANIFEST_FILE
 from retrieval.search import SearchRequest
 from retrieval.settings import Settings
 from retrieval.small_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower, find_pairs, pair_keys
@@ -216,7 +217,7 @@ def test_a_file_that_does_not_fit_its_tower_is_refused(copied, change, said):
 
 def test_a_tokenizer_of_more_tokens_is_refused(copied):
     train_wordpiece([f"{title} {number}" for number, title in enumerate(TITLES)], 3_000).save(str(copied / TOKENIZER_FILE))
-    with pytest.raises(TowerError, match=r"knows .* tokens, the tokenizer beside it"):
+    with pytest.raises(TowerError, match=r"tokenizer.json is not the file that tower \w+ was saved with"):
         SmallQueryEncoder.load(copied)
 
 
@@ -244,9 +245,10 @@ def test_serving_needs_neither_torch_nor_transformers(made, tower):
 
 
 def test_a_release_of_another_tower_and_a_catalogue_without_val_are_refused(catalog, copied, release, tmp_path):
-    (copied / "tower.json").write_text((copied / "tower.json").read_text().replace(copied.name, "0" * 12))
+    other = Path(shutil.copytree(release, tmp_path / "other"))
+    (other / MANIFEST_FILE).write_text((other / MANIFEST_FILE).read_text().replace(copied.name, "0" * 12))
     with pytest.raises(InvalidInput, match=r"is of tower .*, not of"):
-        distil_query(catalog, copied, release, CONFIG)
+        distil_query(catalog, copied, other, CONFIG)
     write_items(tmp_path / "c" / "items" / "lots.parquet", [Item("a", "red vase")])
     write_catalog(tmp_path / "c", name="bare", seed=0, splits={"train": SplitData(["lots.parquet"])}, example_queries=[])
     with pytest.raises(InvalidInput, match="no split 'val'"):
