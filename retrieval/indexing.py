@@ -377,7 +377,9 @@ def _live_state(store: IndexStore) -> tuple[int, list[Tombstone]]:
     except IndexMissing:
         pass
     except IndexUnavailable as error:
-        logger.warning("the live index cannot be read, so lots that were withdrawn from it are withdrawn no more: %s", error)
+        logger.warning(
+            "withdrawn lots come back where a release has them, withdraw these again; the live index is unreadable: %s", error
+        )
     return 0, []
 
 
