@@ -237,13 +237,16 @@ def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool 
     return index_release(release, open_store(settings), progress, overwrite=overwrite, force=force)
 
 
-def rebuild(settings: Settings, tower_id: str | None, *, progress: Step, force: bool = False) -> tuple[ReleaseReport, list[Path]]:
+def rebuild(
+    settings: Settings, tower_id: str | None, *, progress: Step, overwrite: bool = False, force: bool = False
+) -> tuple[ReleaseReport, list[Path]]:
     """Build the live index anew from the releases in the home, and make that live.
 
     Args:
         settings: name home and index.
         tower_id: whose releases; None is the tower of the live index.
         progress: called with (lots done, lots in all).
+        overwrite: as of rebuild_index().
         force: as of rebuild_index().
 
     Returns:
@@ -264,7 +267,7 @@ def rebuild(settings: Settings, tower_id: str | None, *, progress: Step, force: 
             f"{home.embeddings} holds no whole release of tower {tower_id}; embed the lots again with `gavel embed{flags}`, then "
             "build the index with `gavel index --rebuild`; until then it stays as it is"
         )
-    return rebuild_index(releases, store, progress, force=force), releases
+    return rebuild_index(releases, store, progress, overwrite=overwrite, force=force), releases
 
 
 def train_reranker(

@@ -94,7 +94,7 @@ def index(
     with progress("index lots") as step:
         if rebuild:
             tower_id = load_release(folders[0]).tower_id if folders else None
-            made, folders = pipeline.rebuild(settings, tower_id, progress=step, force=force)
+            made, folders = pipeline.rebuild(settings, tower_id, overwrite=overwrite, force=force, progress=step)
         else:
             made = pipeline.index(settings, folders[0], overwrite=overwrite, force=force, progress=step)
     releases = [folder.name for folder in folders]
@@ -103,8 +103,9 @@ def index(
         **made.upserts.counts,
         "lots": made.lots,
     }
-    if made.upserts.rejected and not as_json and not rebuild:
-        counts["refused"] = f"{len(made.upserts.rejected)} ({folders[0] / INDEX_REJECTS_FILE})"
+    if made.upserts.rejected and not as_json:
+        where = f"{INDEX_REJECTS_FILE} in the folders of the releases" if rebuild else folders[0] / INDEX_REJECTS_FILE
+        counts["refused"] = f"{len(made.upserts.rejected)} ({where})"
     report(
         {"index": made.index, "kind": settings.index, "tower_id": made.tower_id, **counts, "recall@10": made.recall_at_10}, as_json
     )

@@ -29,6 +29,7 @@ from retrieval.index.base import (
     Vector,
     VectorIndex,
 )
+from retrieval.items import latest_version
 from retrieval.release import (
     INDEX_REJECTS_FILE,
     Manifest,
@@ -179,7 +180,11 @@ def take_in_part(
         ReleaseError, IndexUnavailable: as index_part() and PartReader raise them. The part may be sent again.
     """
     part = PartReader(source, name)
-    receipt = index_part(passing(part), store, overwrite=overwrite)
+    return _accounted(name, part, index_part(passing(part), store, overwrite=overwrite))
+
+
+def _accounted(name: str, part: PartReader, receipt: PartReceipt) -> PartReceipt:
+    """The receipt of a part that was read, with its name, its hash and its damaged lines."""
     rejected = tuple((item_id, reason[:REASON_CHARS]) for item_id, reason in (*part.bad_lines, *receipt.rejected))
     if rejected:
         logger.error("part %s: %d items refused: %s", name, len(rejected), _reasons(rejected))
@@ -262,11 +267,15 @@ def index_release(
     ensure_index(manifest.tower_id, manifest.dimensions, store)
     watch = _Watch(manifest.items_embedded, progress)
     receipts = [take_in_part(part.name, folder / part.name, store, watch.passing, overwrite=overwrite) for part in manifest.parts]
+    _write_rejects(folder, receipts)
+    return publish_release(manifest, store, receipts, force=force)
+
+
+def _write_rejects(folder: Path, receipts: Sequence[PartReceipt]) -> None:
     rejects = folder / INDEX_REJECTS_FILE
     rejects.unlink(missing_ok=True)
     if refused := rejects_of(receipts):
         replace_file(rejects, refused)
-    return publish_release(manifest, store, receipts, force=force)
 
 
 def publish_release(
@@ -306,21 +315,28 @@ def publish_release(
 
 
 def rebuild_index(
-    folders: Sequence[Path], store: IndexStore, progress: Progress | None = None, *, force: bool = False
+    folders: Sequence[Path],
+    store: IndexStore,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+    force: bool = False,
 ) -> ReleaseReport:
     """Build a new index from whole releases of one tower and make it live; the one before stays as it is.
 
-    If it cannot be finished, the new index is dropped and the alias stays where it was.
+    What the live index knows to be withdrawn stays withdrawn. If the new index cannot be finished, it is dropped and the alias
+    stays where it was. Refused items are written to INDEX_REJECTS_FILE in the folder of their release.
 
     Args:
-        folders: `embeddings/<release_id>` each; of several versions of a lot the highest counts, whatever the order.
+        folders: `embeddings/<release_id>` each, the oldest first.
         store: where indices live.
         progress: called with (lots done, lots in all).
-        force: make it live although it holds less than MIN_SHARE of the live index's lots, or refused too many.
+        overwrite: of several versions of a lot the one in the latest folder counts, not the highest.
+        force: publish although the index holds less than MIN_SHARE of the live index's lots, or too many items were refused.
 
     Raises:
-        ReleaseError: a release is damaged, holds lots of several towers, or HNSW finds too few of the nearest lots; too many
-            items were refused, or the live index has far more lots.
+        ReleaseError: a release is damaged, holds lots of several towers, or HNSW finds too few of the nearest lots; or the new
+            index would be too small, or too many items were refused.
         IndexUnavailable: the index does not answer.
     """
     manifests = [load_release(folder) for folder in folders]
@@ -328,14 +344,21 @@ def rebuild_index(
     index = store.create(tower_id, manifests[0].dimensions)
     try:
         for manifest, folder in zip(manifests, folders, strict=True):
+            receipts = []
             for part in manifest.parts:
                 check_part(part, folder / part.name)
                 lines = PartReader(folder / part.name)
-                report += index.upsert(_of_one_tower(watch.passing(lines), tower_id))
-                report += UpsertReport(rejected=lines.bad_lines)
+                written = index.upsert(_of_one_tower(watch.passing(lines), tower_id), overwrite=overwrite)
+                receipts.append(_accounted(part.name, lines, _receipt(index, written)))
+            _write_rejects(folder, receipts)
+            _check_parts(manifest, receipts, index)
+            report += sum(receipts, UpsertReport())
+        lots_before, withdrawn = _live_state(store)
+        deletions = index.upsert(withdrawn)
+        report += UpsertReport(deleted_ids=deletions.deleted_ids)  # one that is stale is of a lot that came back since
         index.refresh()
         if not force:
-            _check_rebuilt(report, index, store)
+            _check_rebuilt(index, report, lots_before)
         recall = _checked_recall(index, live=False)
         store.publish(index.name)
     except BaseException:
@@ -343,6 +366,40 @@ def rebuild_index(
             store.drop(index.name)
         raise
     return ReleaseReport(index.name, tower_id, report, index.count(), recall, published=True)
+
+
+def _live_state(store: IndexStore) -> tuple[int, list[Tombstone]]:
+    """How many lots are live, and what was withdrawn; nothing where there is no live index, or a damaged one."""
+    try:
+        live = store.live()
+        latest = latest_version()  # one that lies in the future would be refused
+        return live.count(), [replace(gone, version=min(gone.version, latest)) for gone in live.deletions()]
+    except IndexMissing:
+        pass
+    except IndexUnavailable as error:
+        logger.warning(
+            "withdrawn lots come back where a release has them, withdraw these again; the live index is unreadable: %s", error
+        )
+    return 0, []
+
+
+def _check_rebuilt(index: VectorIndex, report: UpsertReport, lots_before: int) -> None:
+    """Refuse an index that would take many lots out of the search."""
+    lots = index.count()
+    there = {found.item_id for found in index.fetch(sorted({item_id for item_id, _ in report.rejected if item_id}))}
+    lost = [(item_id, reason) for item_id, reason in report.rejected if item_id not in there]  # of no release that was sound
+    if lots < MIN_SHARE * lots_before or not lots:
+        raise ReleaseError(
+            f"the releases leave {lots} lots of tower {index.tower_id} in a new index, the live one has {lots_before}; below "
+            f"{MIN_SHARE:.0%} of them the alias stays{f', and {len(lost)} items were refused: {_reasons(lost)}' if lost else ''}: "
+            "embed the lots that are missing, or replace the index all the same with `gavel index --rebuild --force`"
+        )
+    if len(lost) > _most_refused(report.total):
+        raise ReleaseError(
+            f"{len(lost)} of the {report.total} items of the releases were refused: {_reasons(lost)}; see {INDEX_REJECTS_FILE} "
+            "beside their manifests, mend the rows and run `gavel embed` again, or do without them by "
+            "`gavel index --rebuild --force`"
+        )
 
 
 def probe_index(index: VectorIndex, seed: int = 0) -> float:
@@ -462,39 +519,18 @@ def _check_parts(manifest: Manifest, receipts: Sequence[PartReceipt], index: Vec
         )
 
 
-def _refused_too_many(refused: int, items: int) -> bool:
-    return refused > min(max(FEW_REFUSED, MAX_REFUSED_SHARE * items), items / 2)
-
-
-def _check_rebuilt(upserts: UpsertReport, index: VectorIndex, store: IndexStore) -> None:
-    """Refuse a rebuilt index that would take lots out of the search; a live index that cannot be read has none to lose."""
-    refused = len(upserts.rejected)
-    if _refused_too_many(refused, upserts.total):
-        raise ReleaseError(
-            f"{refused} of the {upserts.total} items of the releases were refused: {_reasons(upserts.rejected)}; the alias stays: "
-            "embed these lots again and delete the release that holds them, or do without them by `gavel index --rebuild --force`"
-        )
-    try:
-        live = store.live()
-        before, lots = live.count(), index.count()
-    except IndexUnavailable:
-        return
-    if lots < MIN_SHARE * before:
-        raise ReleaseError(
-            f"the releases of tower {index.tower_id} have {lots} lots, the live index {live.name} has {before}; below "
-            f"{MIN_SHARE:.0%} of them the alias stays: put the releases back that are missing, or embed all lots again, or replace "
-            "the index all the same with `gavel index --rebuild --force`"
-        )
-
-
 def _check_refused(manifest: Manifest, upserts: UpsertReport) -> None:
     refused, items = len(upserts.rejected), manifest.items_embedded
-    if _refused_too_many(refused, items):
+    if refused > _most_refused(items):
         raise ReleaseError(
             f"{refused} of the {items} items of release {manifest.release_id} were refused: {_reasons(upserts.rejected)}; "
             f"see {INDEX_REJECTS_FILE} beside its manifest, mend the rows and run `gavel embed` again, or do without them by "
             "`gavel index --force`"
         )
+
+
+def _most_refused(items: int) -> float:
+    return min(max(FEW_REFUSED, MAX_REFUSED_SHARE * items), items / 2)
 
 
 def _check_share(manifest: Manifest, store: IndexStore) -> None:

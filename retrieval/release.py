@@ -71,7 +71,7 @@ class PartReceipt(UpsertReport):
             del values["counts"]
             return cls(**{**values, "rejected": [(item_id, reason) for item_id, reason in values["rejected"]]})
         except (ValueError, TypeError, KeyError) as error:
-            raise ReleaseError(f"not the receipt of a part: {error}; index the part again") from error
+            raise ReleaseError(f"not the receipt of a part: {error}") from error
 
     def fault(self, part: Part, index: str) -> str | None:
         """Say why the receipt does not prove that an index holds a part whole; None where it does.
@@ -159,9 +159,13 @@ class Manifest:
         """
         try:
             values = json.loads(text)
-            return cls(**{**values, "parts": [Part(**part) for part in values["parts"]]})
+            made = cls(**{**values, "parts": [Part(**part) for part in values["parts"]]})
         except (ValueError, TypeError, KeyError) as error:
             raise ReleaseError(f"not a release manifest: {error}") from error
+        counts = (made.dimensions, made.instance, made.instances, *(part.items for part in made.parts))
+        if any(type(count) is not int or count < 0 for count in counts):
+            raise ReleaseError("not a release manifest: its counts are no whole numbers")
+        return made
 
     def save(self, folder: Path) -> Path:
         """Write the manifest, in one step, so that no reader sees half of it."""

@@ -36,6 +36,7 @@ VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
 SPREAD_LENGTH = 3e-3
 SPREAD_FIELD = "embedding_spread"  # of a stored document whose vector was moved so far
 DELETED_FIELD = "deleted_at"  # of the document that stands for a withdrawn lot
+EPOCH_MILLIS = {"type": "date", "format": "epoch_millis"}
 DELETE_MEMORY = "1d"  # how long a node remembers a delete that somebody else sends; in memory, so until it restarts
 SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # of one shard, and of one lot; what takes longer goes to the slow log
 
@@ -194,7 +195,6 @@ def _lot_fields() -> dict[str, Any]:
     keyword = {"type": "keyword", "normalizer": "lowercase"}
     named = {**keyword, "fields": {"words": text}}
     exact = {"type": "keyword"}
-    time = {"type": "date", "format": "epoch_millis"}
     return {
         TEXT_FIELD: text,
         "title": {**text, "fields": {"spelling": {"type": "text", "analyzer": "spelling"}}},
@@ -205,11 +205,11 @@ def _lot_fields() -> dict[str, Any]:
         "bid_count": {"type": "integer"},
         "seller_rating": {"type": "float"},
         "seller": exact,
-        **dict.fromkeys(TIME_FIELDS, time),
+        **dict.fromkeys(TIME_FIELDS, EPOCH_MILLIS),
         "has_image": {"type": "boolean"},
         "tower_id": exact,
         "release_id": exact,
-        DELETED_FIELD: {"type": "date", "format": "epoch_millis"},
+        DELETED_FIELD: EPOCH_MILLIS,
     }
 
 

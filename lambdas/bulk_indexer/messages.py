@@ -40,7 +40,7 @@ def objects_of(message: Any) -> Iterator[tuple[str, str]]:
             yield bucket, key  # EventBridge, unlike S3, tells keys as they are
         case {"source": "aws.s3", "detail-type": "Object Deleted"} | {"Service": "Amazon S3", "Event": "s3:TestEvent"}:
             return
-        case {"s3_key": str(key)} if key.endswith((PART_SUFFIX, ".json")):
+        case {"s3_key": str(key)} if key.endswith((PART_SUFFIX, ".json")) and isinstance(message.get("bucket", ""), str):
             yield message.get("bucket") or _own_bucket(), key
         case _:
             raise InvalidInput(

@@ -1,10 +1,11 @@
 """Publish a release once the manifests of all its instances and the receipts of all its parts are in the bucket."""
 
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from json import loads
-from typing import Any
+from typing import Any, TypeVar
 
 from aws_lambda_powertools import Logger
 
@@ -23,6 +24,7 @@ from retrieval.release import (
 )
 
 logger = Logger(service="bulk-indexer")
+T = TypeVar("T")
 READERS = 8  # threads that fetch receipts; a rebuild has thousands of parts
 is_manifest = re.compile(r"manifest(-\d{5}-of-\d{5})?\.json").fullmatch
 
@@ -49,8 +51,8 @@ class Bucket:
         return self.s3.get_object(Bucket=self.name, Key=key)["Body"]
 
     def text(self, key: str) -> str:
-        """Read an object as UTF-8 text."""
-        return str(self.body(key).read().decode())
+        """Read an object as text; what is no UTF-8 becomes what no reader takes for JSON."""
+        return str(self.body(key).read().decode(errors="replace"))
 
     def put(self, key: str, text: str) -> None:
         """Write an object."""
@@ -71,7 +73,7 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
     manifests = {entry["Key"]: entry["LastModified"] for entry in listed if is_manifest(entry["Key"].removeprefix(folder))}
     if not manifests:
         return
-    read = {key: Manifest.from_json(bucket.text(key)) for key in manifests}
+    read = {key: _parsed(bucket, key, Manifest.from_json, "embed its lots again with `gavel embed`") for key in manifests}
     instances = read[manifest_key or max(manifests, key=lambda key: manifests[key])].instances
     shards = [shard for shard in read.values() if shard.instances == instances]  # others are of an earlier run
     if len(shards) < instances:
@@ -85,7 +87,7 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
         logger.info("release waits for parts", folder=folder, there=len(keys), parts=len(manifest.parts))
         return
     with ThreadPoolExecutor(READERS) as readers:
-        receipts = list(map(PartReceipt.from_json, readers.map(bucket.text, keys)))
+        receipts = list(readers.map(lambda key: _parsed(bucket, key, PartReceipt.from_json, "index its part again"), keys))
     bucket.put(folder + INDEX_REJECTS_FILE, rejects_of(receipts))
     try:
         report = publish_release(manifest, store, receipts)
@@ -98,3 +100,10 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
     moved = any(told["index"] == report.index and told["published"] for told in before)  # by the last part, before its manifest
     bucket.put(folder + RECEIPT_FILE, replace(report, published=report.published or moved).to_json())
     logger.info("release checked", index=report.index, lots=report.lots, recall=report.recall_at_10, published=report.published)
+
+
+def _parsed(bucket: Bucket, key: str, parse: Callable[[str], T], remedy: str) -> T:
+    try:
+        return parse(bucket.text(key))
+    except ReleaseError as error:
+        raise ReleaseError(f"s3://{bucket.name}/{key} is damaged ({error}); {remedy}") from error

@@ -16,6 +16,7 @@ from lambdas.query_api.image_search import add_image_search
 from lambdas.query_api.problems import BAD_BODY, PROBLEM_TYPE, PROBLEMS, UNKNOWN_ITEM, answer_problems
 from lambdas.query_api.questions import (
     BuyerEvents,
+    ItemId,
     Nearest,
     RetrieveBody,
     RetrieveQuery,
@@ -149,7 +150,7 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
     )
 
     @app.get("/items/{item_id:path}", responses=UNKNOWN_ITEM)
-    def item(item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, examples=["v1"])]) -> Whole:
+    def item(item_id: Annotated[ItemId, Path(examples=["v1"])]) -> Whole:
         """A lot, whole; also one whose auction has ended: its `ends_at` says so."""
         return Whole(item_id=require_id("item_id", item_id), fields=service().item(item_id))
 

@@ -99,7 +99,7 @@ class Filter:
     """Which lots may come back. A lot whose auction has ended never does, whatever else is asked.
 
     Attributes:
-        category: only this category, without regard to case, composed (NFC) or not, and unseen characters.
+        category: only this category, without regard to case, composed (NFC) or not, unseen characters, and white space around it.
         brand: only this brand, likewise.
         min_price: only lots with a known current price >= this.
         max_price: only lots with a known current price <= this.
@@ -117,7 +117,7 @@ class Filter:
     def __post_init__(self) -> None:
         for name in ("category", "brand"):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, unicodedata.normalize("NFC", value))
+                object.__setattr__(self, name, unicodedata.normalize("NFC", value).strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +201,9 @@ class VectorIndex(Protocol):
 
     def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
+
+    def deletions(self) -> list[Tombstone]:
+        """The lots that were withdrawn and did not come back, as far as the index remembers them."""
 
     def within(self, seconds: float) -> "VectorIndex":
         """The same index, whose searches and fetches are given up after so many seconds; an embedded one waits for nobody."""

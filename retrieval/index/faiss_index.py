@@ -116,6 +116,10 @@ class FaissIndex:
         """Number of lots that are left out because their rows are damaged."""
         return self._lots.left_out()
 
+    def deletions(self) -> list[Tombstone]:
+        """The lots that were withdrawn and did not come back."""
+        return self._lots.deletions()
+
     def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order, a transaction for every 1,000; what is acknowledged is durable."""
         report = UpsertReport()

@@ -171,6 +171,12 @@ class LotStore:
         with self._reading, translated(self.path):
             return int(self._reader.execute("SELECT count(*) FROM lots").fetchone()[0]) - _count(self._reader, self.damaged)
 
+    def deletions(self) -> list[Tombstone]:
+        """The tombstones, oldest first."""
+        with self._reading, translated(self.path):
+            rows = self._reader.execute("SELECT item_id, version FROM tombstones ORDER BY sequence").fetchall()
+        return [Tombstone(item_id, version) for item_id, version in rows]
+
     @contextmanager
     def snapshot(self) -> Iterator["LotSnapshot"]:
         """One state of the database, whatever is committed while it is read."""

@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from opensearchpy import OpenSearch
+from opensearchpy.helpers import scan
 
 from retrieval.deadline import Deadline
-from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
+from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.fuse import Fusion
 from retrieval.index.base import (
     REBUILD,
@@ -47,7 +48,7 @@ from retrieval.index.opensearch_queries import (
     top_body,
 )
 from retrieval.items import epoch_ms
-from retrieval.schema import DELETED_FIELD, fusion_pipeline, pop_vector
+from retrieval.schema import DELETED_FIELD, EPOCH_MILLIS, fusion_pipeline, pop_vector
 from retrieval.spelling import can_be_misspelt
 from retrieval.tuning import Tuning
 
@@ -130,9 +131,8 @@ class OpenSearchIndex:
             IndexMissing: the index was dropped; it is not made anew without its mapping.
             IndexUnavailable: the server does not answer, or stays too busy. It is safe to send all of it again.
         """
-        with opensearch_errors(self._url):
-            if not self._client.indices.exists(index=self._name):
-                raise IndexMissing(f"OpenSearch at {self._url} has no index {self._name}; build one with `gavel index`")
+        with opensearch_errors(self._url):  # one that an older version made does not know the field
+            self._client.indices.put_mapping(index=self._name, body={"properties": {DELETED_FIELD: EPOCH_MILLIS}})
         report = self._writer.write(entries, overwrite=overwrite)
         if report.deleted:
             self._purge_deletions(utc_now() - DELETION_RETENTION)
@@ -219,6 +219,13 @@ class OpenSearchIndex:
     def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
         return [found.vector for found in self._candidates(self._hits(sample_body(count, where, seed)))] if count > 0 else []
+
+    def deletions(self) -> list[Tombstone]:
+        """The lots that were withdrawn within DELETION_RETENTION and did not come back."""
+        body = {"query": {"exists": {"field": DELETED_FIELD}}, "version": True, "_source": False}
+        with opensearch_errors(self._url):
+            hits = scan(self._client, query=body, index=self._name, size=FETCH_CHUNK, request_timeout=WRITE_TIMEOUT_S)
+            return [Tombstone(hit["_id"], hit["_version"]) for hit in hits]
 
     def within(self, seconds: float) -> "OpenSearchIndex":
         """The same index on the same connections, whose searches and fetches are given up after so many seconds."""

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 SHARDS_FILE = "shards.json"
 ASKED = (
-    *("count", "damaged", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
+    *("count", "damaged", "deletions", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
     *("near_titles", "fetch", "sample", "close"),
 )
 
@@ -172,6 +172,10 @@ class ShardedIndex:
     def damaged(self) -> int:
         """Number of lots that are left out because their rows are damaged."""
         return sum(self._of_all("damaged"))
+
+    def deletions(self) -> list[Tombstone]:
+        """The lots that were withdrawn and did not come back."""
+        return [gone for of_shard in self._of_all("deletions") for gone in of_shard]
 
     def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, those of a lot in their order; what is acknowledged is durable."""

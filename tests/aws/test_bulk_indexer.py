@@ -187,6 +187,7 @@ UNKNOWN = {
     "SNS of nothing known": sns({"hello": "world"}),
     "a subscription": {"Type": "SubscriptionConfirmation", "Message": "You have chosen to subscribe"},
     "a key that is none": {"s3_key": 5},
+    "a bucket that is none": {"s3_key": "night/part-00000.ndjson.gz", "bucket": 5},
     "a key of no part": {"s3_key": "night/part-00000.ndjson"},
     "of another program": {"job": "resize", "image": "a.jpg"},
 }
@@ -398,6 +399,28 @@ def test_a_manifest_of_another_program_beside_a_release_does_not_hold_it_back(bu
     events = map(s3_event, (part.name, put_manifest(bucket, part), "manifest-of-photos.json"))
     assert failures(handler(sqs_event(*events), None)) == []
     assert store.live().count() == 3
+
+
+@pytest.mark.parametrize("text", [b"", b"null", b"{}", b"\xff\xfe", b'{"parts": 3}', "instances"], ids=str)
+def test_a_manifest_that_is_damaged_is_named(bucket, store, text):
+    part = put_part(bucket, lots(3))
+    there = bucket.Object(FOLDER + put_manifest(bucket, part))
+    text = there.get()["Body"].read().replace(b'"instances": 1', b'"instances": "1"') if text == "instances" else text
+    there.put(Body=text)
+    with pytest.raises(
+        ReleaseError, match=r"^s3://embeddings/.*/manifest.json is damaged \(not a release manifest: .*\); .* `gavel embed`"
+    ):
+        handler(s3_event("manifest.json"), None)
+
+
+def test_a_receipt_that_is_damaged_is_named_until_its_part_comes_again(bucket, store):
+    part = put_part(bucket, lots(3))
+    handler(s3_event(part.name), None)
+    bucket.put_object(Key=FOLDER + PartReceipt(part=part.name).key, Body=b"\xff")
+    with pytest.raises(ReleaseError, match=r"\.receipt is damaged \(not the receipt of a part: .*\); index its part again"):
+        handler(s3_event(put_manifest(bucket, part)), None)
+    handler(s3_event(part.name), None)
+    assert receipt_of(bucket)["indexed"] == 3
 
 
 def test_the_manifest_of_the_last_instance_publishes_the_release(bucket, store):

@@ -14,7 +14,8 @@ from index_lots import DIMENSIONS, TOWER_ID, axis, lot
 from retrieval.errors import IndexMissing, ReleaseError
 from retrieval.index.base import IndexedItem, IndexStore, Tombstone
 from retrieval.indexing import index_release, publish_release, rebuild_index, take_in_part
-from retrieval.release import Manifest, Part, PartReceipt
+from retrieval.items import latest_version
+from retrieval.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
 from retrieval.schema import bulk_lines
 
 OTHER_TOWER = "f" * 12
@@ -94,31 +95,63 @@ def test_one_lot_of_another_tower_does_not_take_the_alias_unless_it_is_forced(st
     assert store.live().tower_id == OTHER_TOWER
 
 
-def written(folder: Path, entries: Entries, tower_id: str = TOWER_ID) -> Path:
-    """A release of one part in a folder."""
+def written(folder: Path, *parts: Entries) -> Path:
+    """A release on the disk."""
     folder.mkdir()
-    (folder / "part-00000.ndjson.gz").write_bytes(packed(entries))
-    replace(release_of(entries, tower_id=tower_id), release_id=folder.name).save(folder)
+    manifest = release_of(*parts)
+    for part, entries in zip(manifest.parts, parts, strict=True):
+        (folder / part.name).write_bytes(packed(entries))
+    manifest.save(folder)
     return folder
 
 
-@pytest.mark.parametrize("tower_id", [TOWER_ID, OTHER_TOWER])
-def test_a_rebuild_of_few_lots_takes_the_alias_only_if_it_is_forced(store: IndexStore, tmp_path: Path, tower_id: str) -> None:
-    before = index_release(written(tmp_path / "all", lots(20)), store).index
-    few = [replace(entry, document={**entry.document, "tower_id": tower_id}) for entry in lots(2)]
-    release = written(tmp_path / "few", few, tower_id)
-    with pytest.raises(ReleaseError, match=r"have 2 lots, the live index .* has 20; .*`gavel index --rebuild --force`"):
-        rebuild_index([release], store)
-    assert store.live().name == before
-    assert rebuild_index([release], store, force=True).lots == 2
-    assert (store.live().tower_id, store.live().count()) == (tower_id, 2)
+def test_a_withdrawn_lot_stays_withdrawn_when_the_index_is_built_again(store: IndexStore, tmp_path: Path) -> None:
+    night = written(tmp_path / "night", [lot(f"lot-{i}", axis(i), version=5) for i in range(8)])
+    index_release(night, store)
+    store.live().upsert([Tombstone("lot-1", 6), Tombstone("lot-2", 6)])
+    store.live().upsert([lot("lot-2", axis(2), version=7)])
+    later = written(tmp_path / "later", [lot("lot-2", axis(2), version=7)])
+    store.live().refresh()
+    assert list(store.live().deletions()) == [Tombstone("lot-1", 6)]
+    for folders in ([night, later], [later, night]):  # the second is built from what the first remembers
+        report = rebuild_index(folders, store)
+        assert (report.lots, report.upserts.deleted_ids) == (7, ("lot-1",))
+        assert [found.item_id for found in store.live().fetch(["lot-0", "lot-1", "lot-2"])] == ["lot-0", "lot-2"]
 
 
-def test_a_rebuild_that_refuses_most_items_does_not_take_the_alias(store: IndexStore, tmp_path: Path) -> None:
-    before = index_release(written(tmp_path / "all", lots(4)), store).index
-    bad = [replace(entry, vector=np.zeros(DIMENSIONS, np.float32)) for entry in lots(6)]
-    release = written(tmp_path / "bad", [*lots(6), *bad[:4]])
-    with pytest.raises(ReleaseError, match=r"4 of the 10 items of the releases were refused: .*`gavel index --rebuild --force`"):
-        rebuild_index([release], store)
-    assert store.live().name == before
-    assert rebuild_index([release], store, force=True).lots == 6
+def test_rows_that_were_written_over_newer_ones_are_so_again_when_the_index_is_built_again(
+    store: IndexStore, tmp_path: Path
+) -> None:
+    wrong = written(tmp_path / "wrong", [lot(f"lot-{i}", axis(i), version=9, title="wrong") for i in range(4)])
+    right = written(tmp_path / "right", [lot("lot-1", axis(1), version=3, title="right")])
+    for overwrite, title in ((False, "wrong"), (True, "right")):
+        rebuild_index([wrong, right], store, overwrite=overwrite)
+        assert [found.document["title"] for found in store.live().fetch(["lot-1"])] == [title]
+
+
+FUTURE = latest_version() + 86_400_000
+
+
+def test_releases_that_are_refused_leave_the_live_index_unless_it_is_forced(store: IndexStore, tmp_path: Path) -> None:
+    sound = written(tmp_path / "sound", lots(20))
+    live = index_release(sound, store).index
+    frozen = written(tmp_path / "frozen", [replace(entry, version=FUTURE) for entry in lots(30)])
+    with pytest.raises(
+        ReleaseError, match=r"leave 0 lots .* the live one has 20; .* 30 items were refused: .* `gavel index --rebuild --force`"
+    ):
+        rebuild_index([frozen], store)
+    with pytest.raises(ReleaseError, match=r"10 of the 50 items of the releases were refused: .* `gavel index --rebuild --force`"):
+        rebuild_index([sound, frozen], store)  # of the others sound rows are there
+    assert (store.live().name, store.live().count()) == (live, 20)
+    assert len((frozen / INDEX_REJECTS_FILE).read_text().splitlines()) == 30
+    assert rebuild_index([sound, frozen], store, force=True).lots == 20
+    assert rebuild_index([sound, written(tmp_path / "again", lots(10, start=20)), frozen], store).lots == 30
+
+
+def test_an_index_is_not_built_again_from_far_fewer_lots_unless_it_is_forced(store: IndexStore, tmp_path: Path) -> None:
+    live = index_release(written(tmp_path / "shop", lots(20)), store).index
+    night = written(tmp_path / "night", lots(9))
+    with pytest.raises(ReleaseError, match=r"leave 9 lots .* the live one has 20; .* `gavel index --rebuild --force`"):
+        rebuild_index([night], store)
+    assert store.live().name == live
+    assert rebuild_index([night], store, force=True).lots == 9

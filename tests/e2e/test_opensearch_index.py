@@ -177,6 +177,16 @@ def test_upsert_into_a_dropped_index_does_not_make_a_new_one_without_mapping(sto
     assert not client.indices.exists(index=index.name)
 
 
+def test_withdrawn_lots_are_told_apart_in_an_index_that_an_older_version_made(store, client, alias):
+    body = index_body(TOWER_ID, len(WORDS) + 1)
+    del body["mappings"]["properties"]["deleted_at"]
+    client.indices.create(index=f"{alias}-{TOWER_ID}-20261121", body=body)
+    index = store.find(TOWER_ID)
+    index.upsert([lot("a"), lot("b"), Tombstone("a", 1)])
+    index.refresh()
+    assert (index.count(), index.deletions()) == (1, [Tombstone("a", 1)])
+
+
 def test_publishing_moves_the_alias_and_keeps_the_index_before(store, client, alias):
     first, second = (publish(store, [lot("a")]) for _ in range(2))
     assert list(client.indices.get_alias(name=alias)) == [second.name]
@@ -225,6 +235,7 @@ def test_a_password_in_the_url_stays_out_of_the_message():
 def test_the_record_of_a_deletion_goes_when_no_event_so_old_can_come_any_more(store, client):
     index = store.create(TOWER_ID, 2)
     index.upsert([Tombstone("withdrawn long ago", 1)])
+    index.refresh()
     aged = {"script": {"source": "ctx._source.deleted_at -= 31L * 24 * 3600 * 1000"}, "query": {"match_all": {}}}
     client.update_by_query(index=index.name, body=aged, params={"refresh": "true"})
     index.upsert([Tombstone("withdrawn now", 1)])

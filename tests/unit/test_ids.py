@@ -146,6 +146,7 @@ def test_what_a_page_tells_and_asks_has_the_same_ids(tmp_path: Path) -> None:
     for asked in ("12", "12.0", " 12 ", APART, TOGETHER):
         found = client.get("/search", params={"q": asked, "k": 1}).json()["results"]
         assert [lot["item_id"] for lot in found] == ["12" if "12" in asked else TOGETHER]
+        assert client.get(f"/items/{asked}").json()["item_id"] == client.get(f"/items/{asked}").json()["fields"]["item_id"]
         assert client.get(f"/items/{asked}/similar").status_code == 200
         assert client.get("/retrieve", params={"item_id": asked}).json()["unknown_items"] == []
         act = {"item_id": asked, "event_type": "view", "timestamp": (datetime.now(UTC) - timedelta(days=1)).isoformat()}

@@ -207,7 +207,7 @@ def test_the_receipt_of_a_part_says_what_became_of_each_item(store, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"counts": {}, "colour": 1}', '{"counts": {}, "rejected": [3]}'])
 def test_what_is_no_receipt_is_refused(text):
-    with pytest.raises(ReleaseError, match=r"not the receipt of a part: .*index the part again"):
+    with pytest.raises(ReleaseError, match=r"not the receipt of a part: "):
         PartReceipt.from_json(text)
 
 

@@ -72,6 +72,7 @@ def test_a_thousand_random_queries_under_filters_find_the_same_lots_with_the_sam
 def test_lots_are_counted_fetched_and_found_by_word_whatever_shard_they_are_in(sharded: VectorIndex, whole: VectorIndex) -> None:
     assert isinstance(sharded, ShardedIndex)
     assert sharded.count() == whole.count()
+    assert sorted(map(repr, sharded.deletions())) == sorted(map(repr, whole.deletions())) != []
     wanted = ["lot-00007", "nowhere", "lot-00001", "lot-00007", "lot-00050"]
     assert [(c.item_id, c.vector.tolist()) for c in sharded.fetch(wanted)] == [
         (c.item_id, c.vector.tolist()) for c in whole.fetch(wanted)
