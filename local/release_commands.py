@@ -9,7 +9,6 @@ from local.command_entry import EXIT_ERROR, say
 from local.command_options import Json, report
 from local.console import progress
 from local.home import Home
-from retrieval.errors import InvalidInput
 from retrieval.release import INDEX_REJECTS_FILE, REJECTS_FILE, Manifest, load_release
 from retrieval.settings import Settings
 
@@ -85,10 +84,6 @@ def index(
     """Index a release and make it live; or, where an index is damaged, build it anew."""
     from local import pipeline
 
-    if rebuild and overwrite:
-        raise InvalidInput(
-            "a rebuild keeps the newest row of each lot; leave --overwrite out, and delete the releases with wrong times before"
-        )
     settings = Settings.from_env()
     folders = [Home(settings).release(release)] if release or not rebuild else []
     with progress("index lots") as step:
