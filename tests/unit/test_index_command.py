@@ -9,7 +9,7 @@ from test_indexing import OTHER_TOWER, lots, of_other_tower, write_release
 from typer.testing import CliRunner
 
 from local.index_commands import index_app
-from retrieval.errors import InvalidInput, ReleaseError
+from retrieval.errors import ReleaseError
 from retrieval.index.base import Tombstone
 from retrieval.items import latest_version
 from retrieval.release import INDEX_REJECTS_FILE
@@ -59,15 +59,3 @@ def test_a_release_of_another_tower_with_one_lot_takes_the_shop_only_if_it_is_fo
         gavel_index("one")
     assert json.loads(gavel_index("shop", "--json"))["index"] == shop["index"]
     assert json.loads(gavel_index("one", "--force", "--json"))["tower_id"] == OTHER_TOWER
-
-
-def test_a_rebuild_is_forced_and_does_not_overwrite(releases):
-    for name, count in (("shop", 30), ("one", 1)):
-        write_release(releases / name, lots(count))
-    gavel_index("shop")
-    (releases / "shop" / "manifest.json").unlink()
-    with pytest.raises(InvalidInput, match="leave --overwrite out"):
-        gavel_index("--rebuild", "--overwrite")
-    with pytest.raises(ReleaseError, match="have 1 lots"):
-        gavel_index("--rebuild")
-    assert json.loads(gavel_index("--rebuild", "--force", "--json"))["lots"] == 1
