@@ -59,3 +59,13 @@ def test_a_release_of_another_tower_with_one_lot_takes_the_shop_only_if_it_is_fo
         gavel_index("one")
     assert json.loads(gavel_index("shop", "--json"))["index"] == shop["index"]
     assert json.loads(gavel_index("one", "--force", "--json"))["tower_id"] == OTHER_TOWER
+
+
+def test_a_rebuild_that_has_far_fewer_lots_than_the_live_index_is_forced(releases):
+    for name, count in (("shop", 30), ("one", 1)):
+        write_release(releases / name, lots(count))
+    gavel_index("shop")
+    (releases / "shop" / "manifest.json").unlink()
+    with pytest.raises(ReleaseError, match=r"1 lots?\b.*--force"):
+        gavel_index("--rebuild")
+    assert json.loads(gavel_index("--rebuild", "--force", "--json"))["lots"] == 1
