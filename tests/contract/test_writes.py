@@ -128,8 +128,9 @@ def test_an_operator_may_write_over_a_newer_version_and_rows_count_from_there_on
     assert title_of(index, "frozen") == "five"
     assert index.count() == 4
     assert index.upsert([lot("frozen", version=4)]) == UpsertReport(stale_ids=("frozen",))
-    report = index.upsert([lot("frozen", version=6, title="six"), Tombstone("withdrawn", 6)])
-    assert report == UpsertReport(indexed=1, deleted_ids=("withdrawn",))
+    assert index.upsert([lot("frozen", version=6, title="six"), Tombstone("withdrawn", 6)]) == UpsertReport(
+        indexed=1, deleted_ids=("withdrawn",)
+    )
     assert (title_of(index, "frozen"), title_of(index, "withdrawn")) == ("six", None)
 
 

@@ -1,10 +1,12 @@
 """The small query tower says what the full one says, near enough, and the setting chooses between them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
