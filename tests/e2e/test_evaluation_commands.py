@@ -119,7 +119,9 @@ def test_what_was_tuned_stands_beside_the_tower_and_is_searched_by(home: Path, m
     assert Path(tuned["plot"]).read_bytes().startswith(b"\x89PNG")
     written = Path(tuned["written"])
     assert written == home / "towers" / made["tower_id"] / "hybrid.json"
-    assert json.loads(written.read_text()) == {name: tuned["chosen"][name] for name in ("fusion", "boosts")}
+    stored = json.loads(written.read_text())
+    assert {name: stored[name] for name in ("fusion", "boosts")} == {name: tuned["chosen"][name] for name in ("fusion", "boosts")}
+    assert stored["tower_id"] == made["tower_id"]
     everything = ("search", "vase", "--no-rerank", "-k", "20")
     served = answer(home, *everything)["results"]
     written.write_text(json.dumps({"fusion": {"kind": "min_max", "weights": [1, 0]}, "boosts": {"title": 0.5}}))

@@ -1,5 +1,7 @@
 """The benchmark of overload, small: every load is told, and a server with half-sent requests stops."""
 
+import pytest
+
 from benchmarks.overload import BOMB_ID, HALF_SENT, made_home, run_benchmark
 
 RUSHES = [
@@ -12,6 +14,7 @@ RUSHES = [
 ]
 
 
+@pytest.mark.timeout(1_200)  # a home is made and a server started first
 def test_every_load_is_measured_and_the_server_stops_although_requests_are_half_sent() -> None:
     phases: list[str] = []
     with made_home(60, bomb_side=1_000) as home:

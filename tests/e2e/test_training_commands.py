@@ -108,7 +108,7 @@ def test_a_reranker_is_trained_on_clicks_or_judgments_and_takes_the_place_of_one
     older.load_model(trained["path"])
     older.set_attr(features=json.dumps(["colour"]), features_hash="0" * 12)
     older.save_model(trained["path"])
-    with pytest.raises(FeatureMismatch, match="train it again with `gavel train`"):
+    with pytest.raises(FeatureMismatch, match="train it again with `gavel train reranker`"):
         gavel("search", "red vase")
     gavel("train", "--reranker", *labels)
     assert gavel("search", "red vase")["reranked"]
