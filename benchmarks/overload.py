@@ -50,7 +50,7 @@ BACK_OFF_S = 0.1  # of one that was refused
 QUERIES = 100
 BOMB_ID, BOMB_SIDE = "bomb", 10_000  # pixels
 HALF_SENT = 1_100
-HALF_A_REQUEST = b"POST /search HTTP/1.1\r\nHost: gavel\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+HALF_A_REQUEST = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
 STOP_S = 30.0  # until a server that does not stop is killed
 LATE, BROKEN = "late", "broken"
 
