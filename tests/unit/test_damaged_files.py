@@ -214,8 +214,11 @@ def test_workers_that_start_together_over_a_database_of_an_older_version_all_ope
             database.execute("ALTER TABLE meta DROP COLUMN language")
         together = Barrier(workers)
         with ThreadPoolExecutor(workers) as pool:
-            for opening in [pool.submit(lambda: (together.wait(), LotStore(path))) for _ in range(workers)]:  # noqa: B023
-                opening.result()[1].close()
+            openings = [pool.submit(lambda: (together.wait(), LotStore(path))) for _ in range(workers)]  # noqa: B023
+            stores = [opening.result()[1] for opening in openings]
+        assert [store.tower_id for store in stores] == ["tower"] * workers
+        for store in stores:
+            store.close()
         path.unlink()
 
 
