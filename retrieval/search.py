@@ -162,7 +162,7 @@ class SearchService:
             pending = [request for request, answer in zip(requests, kept, strict=True) if answer is None]
             vectors: Mapping[str, Vector] = {}
             if pending:
-                Deadline.of_request(self._deadline_s).limit(self._deadline_s)  # encode for nobody who has left
+                self._deadline().limit(self._deadline_s)  # encode for nobody who has left
                 with timed(timings, "encode"):
                     vectors = self._encoded(live, [query_text(request.query) for request in pending])
         answers = [
@@ -200,13 +200,13 @@ class SearchService:
                 live = self.live()
                 with uncounted():
                     encoder = self._photos.encoder(live.index.tower_id)
-            Deadline.of_request(self._deadline_s).limit(self._deadline_s)
+            self._deadline().limit(self._deadline_s)
             with timed(timings, "encode"):
                 vector = self._photos.vector(encoder, photo)
                 words = self._encoded(live, [text]).get(text) if text else None
         if text and words is None:
             raise TowerError("the words beside the photo could not be encoded; the log says why, and the photo alone can be sent")
-        return self._stages.answer(live, asked, with_words(vector, words), timings, Deadline.of_request(self._deadline_s))
+        return self._stages.answer(live, asked, with_words(vector, words), timings, self._deadline())
 
     def item(self, item_id: str) -> dict[str, Any]:
         """Return all fields of a lot that a buyer may see; its auction may have ended.
@@ -217,7 +217,7 @@ class SearchService:
             IndexUnavailable: the index does not answer.
         """
         item_id = require_id("item_id", item_id)
-        return visible_fields(self._lot(self.live(), item_id, Deadline.of_request(self._deadline_s)).document)
+        return visible_fields(self._lot(self.live(), item_id, self._deadline()).document)
 
     def similar(self, item_id: str, k: int = 10, where: Filter | None = None) -> SearchAnswer:
         """The lots nearest to a lot, by its stored vector; the lot itself is left out. Its own auction may have ended.
@@ -228,7 +228,7 @@ class SearchService:
             IndexUnavailable: the index does not answer.
         """
         item_id = require_id("item_id", item_id)
-        live, deadline = self.live(), Deadline.of_request(self._deadline_s)
+        live, deadline = self.live(), self._deadline()
         vector = self._lot(live, item_id, deadline).vector
         return self._nearest(live, vector, k, where, deadline, without=[item_id])
 
@@ -243,7 +243,7 @@ class SearchService:
         live = self.live()
         if len(numbers) != live.index.dimensions:
             raise InvalidQuery(f"the vector has {len(numbers)} numbers; index {live.index.name} takes {live.index.dimensions}")
-        return self._nearest(live, unit_vector(numbers), k, where, Deadline.of_request(self._deadline_s))
+        return self._nearest(live, unit_vector(numbers), k, where, self._deadline())
 
     def nearest_to_buyer(
         self,
@@ -273,7 +273,7 @@ class SearchService:
         if exclude not in EXCLUDES:
             raise InvalidQuery(f"exclude is {exclude!r}; allowed are {', '.join(EXCLUDES)}")
         buyer = KnownBuyer(acts, parse_buyer_id(buyer_id) if buyer_id else "", exclude)
-        return self.buyers.retrieve(self.live(), buyer, k, where or Filter(), Deadline.of_request(self._deadline_s))
+        return self.buyers.retrieve(self.live(), buyer, k, where or Filter(), self._deadline())
 
     def record_interactions(self, interactions: Sequence[Interaction]) -> list[str]:
         """Add interactions to the histories of their buyers; those with items that the live index does not have are left out.
@@ -285,7 +285,7 @@ class SearchService:
         """
         item_ids = list(dict.fromkeys(interaction.item_id for interaction in interactions))
         try:
-            items = self._first_stage.fetch(self.live().index, item_ids, Deadline.of_request(self._deadline_s))
+            items = self._first_stage.fetch(self.live().index, item_ids, self._deadline())
         except GavelError as error:
             logger.warning("%d acts are in no buyer's history: %s", len(interactions), error)
             return []
@@ -301,7 +301,7 @@ class SearchService:
             FeedbackUnavailable: the store does not answer.
             IndexUnavailable: the index does not answer.
         """
-        return self.buyers.history(self.live(), buyer_id, limit, Deadline.of_request(self._deadline_s))
+        return self.buyers.history(self.live(), buyer_id, limit, self._deadline())
 
     def encode_buyer(self, acts: Sequence[Interaction]) -> tuple[str, BuyerVector]:
         """The tower of the live index, and where a buyer stands in its space.
@@ -312,9 +312,11 @@ class SearchService:
         """
         live = self.live()
         check_interactions(tuple(acts))
-        return live.index.tower_id, self._first_stage.buyer(
-            live.index, acts, live.buyer_tower, Deadline.of_request(self._deadline_s)
-        )
+        return live.index.tower_id, self._first_stage.buyer(live.index, acts, live.buyer_tower, self._deadline())
+
+    def _deadline(self) -> Deadline:
+        """Return the deadline of the request that is answered here."""
+        return Deadline.of_request(self._deadline_s)
 
     def _lot(self, live: Live, item_id: str, deadline: Deadline) -> Candidate:
         lots = self._first_stage.fetch(live.index, [item_id], deadline)
@@ -330,7 +332,7 @@ class SearchService:
 
     def _fresh(self, live: Live, request: SearchRequest, vector: Vector | None, timings: Mapping[str, float]) -> SearchAnswer:
         """An answer of this moment, kept for a while if nothing failed on its way."""
-        answer = self._stages.answer(live, request, vector, timings, Deadline.of_request(self._deadline_s))
+        answer = self._stages.answer(live, request, vector, timings, self._deadline())
         if not answer.degraded:
             self._answers.put(_cache_key(live, request), answer)
         return answer
