@@ -241,10 +241,12 @@ def show_report(demo: Demo) -> None:
     rows, cuts = [], {}
     for label, done in report.steps.items():
         where = done.value if isinstance(done.value, str) else report.plot
+        took = "already there" if done.reused else f"{done.seconds:.1f} s"
         if cut := cut_steps(Path(where)):
             cuts[label] = f"cut by the clock after {cut[0]:,} of {cut[1]:,} steps"
-        rows.append((label, "already there" if done.reused else f"{done.seconds:.1f} s", cuts.get(label, "whole"), where))
-    show_table("What was built", ("step", "took", "", "where"), rows, right_from=9)
+            took = f"{took}, {cuts[label]}"
+        rows.append((label, took, where))
+    show_table("What was built", ("step", "took", "where"), rows, right_from=9)
     for label, cut in cuts.items():
         console.print(f"{label}: {cut}; `gavel demo` again trains on", style="yellow", highlight=False, soft_wrap=True)
     console.print("\nTry next", style="bold")
