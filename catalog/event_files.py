@@ -24,7 +24,7 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class EventFiles:
-    """What was read: rows = events + duplicates + unproven + rejects.
+    """The rows of event files: rows = events + duplicates + unproven + rejects.
 
     Attributes:
         clicks: impressions, list by list, best position first; several events of one are one.

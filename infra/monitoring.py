@@ -129,7 +129,7 @@ class StageMonitoring(Construct):
         statistic: str = "sum",
         period: Duration = Duration.hours(1),  # noqa: B008 -- it never changes
     ) -> cloudwatch.Metric:
-        """What the indexer logs (lambdas/bulk_indexer), by default summed: 1 a line, or one of its values."""
+        """Return a metric of the indexer's log lines (lambdas/bulk_indexer), by default summed: 1 a line, or one of its values."""
         counted = logs.MetricFilter(
             self,
             id,

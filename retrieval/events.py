@@ -88,7 +88,7 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
 
 
 def event_weight(event_type: str) -> float:
-    """How much an act says about interest: view 1, add_to_cart 5, bid 7, purchase 10, unless GAVEL_EVENT_WEIGHTS says otherwise."""
+    """Weight of an act: view 1, add_to_cart 5, bid 7, purchase 10, unless GAVEL_EVENT_WEIGHTS says otherwise."""
     weight: float = getattr(hyperparameters().event_weights, event_type)
     return weight
 

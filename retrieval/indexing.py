@@ -369,7 +369,7 @@ def rebuild_index(
 
 
 def _live_state(store: IndexStore) -> tuple[int, list[Tombstone]]:
-    """How many lots are live, and what was withdrawn; nothing where there is no live index, or a damaged one."""
+    """Return the number of live lots, and the withdrawn ones; 0 and none if there is no live index, or a damaged one."""
     try:
         live = store.live()
         latest = latest_version()  # one that lies in the future would be refused

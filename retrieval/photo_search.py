@@ -91,7 +91,7 @@ class PhotoQueries:
             return self._known
 
     def use(self) -> CacheUse:
-        """How the cache of encoded photos does."""
+        """Return the use of the cache of encoded photos."""
         return self._vectors.use()
 
     def vector(self, encoder: PhotoEncoder, photo: bytes) -> Vector:

@@ -151,7 +151,7 @@ def _settings(shards: int, replicas: int, language: str, numbers: Hyperparameter
 
 
 def _analysis(language: str) -> dict[str, Any]:
-    """How words are cut: of texts in NFC the same words, endings and lengths as text.words() and the embedded index have.
+    """Return the analysis settings: of texts in NFC the same words, endings and lengths as text.words() and the embedded index.
 
     Each stemmer leaves the letters of the other's script alone.
     """

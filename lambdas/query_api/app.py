@@ -111,7 +111,7 @@ def _add_search(
 
     @app.get("/health")
     def health() -> Health:
-        """Whether the live index answers, how many lots it holds, and how caches, circuits and queues of this process do."""
+        """State of the live index with its number of lots, and of the caches, circuits and queues of this process."""
         asked = service()
         index = asked.live().index
         return Health(
