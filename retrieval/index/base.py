@@ -1,5 +1,6 @@
 """The index port: what search and indexing need of an index, and the order that every adapter answers in."""
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.fuse import Fusion, fuse
-from retrieval.text import compose
 
 Vector = NDArray[np.float32]
 TopField = Literal["bid_count", "listed_at"]  # numbers of a lot that a list may be ordered by
@@ -117,7 +117,8 @@ class Filter:
     def __post_init__(self) -> None:
         for name in ("category", "brand"):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, compose(value).strip())  # as items.parse_text() reads a label
+                value = unicodedata.normalize("NFC", value).strip()  # control characters stay: a question with one is refused
+                object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True)

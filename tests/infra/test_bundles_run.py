@@ -77,7 +77,7 @@ def test_the_query_functions_bundle_reads_photos_and_encodes_them(tmp_path):
 
 
 def test_the_bulk_indexer_takes_an_event_without_objects(call):
-    called = call("bulk_indexer", {"Records": []})
+    called = call("bulk_indexer", {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"})
     assert not called.failed, called.log
     assert called.answer == {"batchItemFailures": []}
 
