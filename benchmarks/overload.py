@@ -5,9 +5,11 @@ GAVEL_HOME=.gavel python -m benchmarks.overload --given
 
 The server runs on one core, its clients on another, over the loopback. Some clients ask again as soon as they are answered: that is
 the capacity. Then questions come as chance has it at 1, 2 and 3 times that rate, whether or not earlier ones were answered, and a
-client hangs up when its patience ends. Goodput is the answers a second that came before. At half of the capacity, searches are
-timed while nothing else happens, while the monstrous photo of a lot is asked for again and again, and while connections are held
-whose requests never end; with those held, the server is told to stop. It keeps neither answers nor encoded queries.
+client hangs up when its patience ends. Goodput is the answers a second that came before that, and before the load ended. A machine
+is quicker in one second than in the next: each of these loads stands between two measurements of the capacity, whose mean its
+goodput is compared with, and is repeated. At half of the capacity, searches are timed while nothing else happens, while the
+monstrous photo of a lot is asked for again and again, and while connections are held whose requests never end; with those held, the
+server is told to stop. It keeps neither answers nor encoded queries.
 """
 
 import asyncio
@@ -26,6 +28,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -45,6 +48,7 @@ from retrieval.settings import Settings
 
 TIMES = (1.0, 2.0, 3.0)  # the capacity
 QUIET = 0.5
+ROUNDS = 8  # of each load beyond half of the capacity
 CLIENTS = 16  # of the closed loop: enough to keep the server busy, few enough to wait for a turn
 BACK_OFF_S = 0.1  # of one that was refused
 QUERIES = 100
@@ -62,14 +66,14 @@ class Rush:
     Attributes:
         asked_rate: questions a second.
         goodput: answers a second that came in time.
-        share: goodput over capacity; below capacity, over the rate.
+        shares: goodput of each round over the capacity beside it; where fewer were asked, over those.
         outcomes: HTTP status, `late` or `broken` -> how often.
         latency: of the answers that came in time; None where none did.
     """
 
     asked_rate: float
     goodput: float
-    share: float
+    shares: list[float]
     outcomes: dict[str, int]
     latency: Latency | None
 
@@ -82,7 +86,7 @@ class OverloadResult:
         lots: in the index.
         workers: processes of the server.
         patience_s: after which a client hangs up.
-        capacity: answers a second of the closed loop.
+        capacity: answers a second of the closed loop; mean of all times that it was measured.
         rushes: what was asked, and what happened meanwhile -> what came of it.
         half_sent: connections that were held, and those of them that were open at the end of their load.
         stop_s: from SIGTERM to the end of the server, with them held.
@@ -105,7 +109,8 @@ def main(
     given: Annotated[bool, typer.Option("--given", help="Serve GAVEL_HOME, not a home that is made.")] = False,
     photo: Annotated[str, typer.Option(help="item_id of a lot with a monstrous photo.")] = BOMB_ID,
     lots: Annotated[int, typer.Option(min=10, help="Lots of the home that is made.")] = 2_000,
-    seconds: Annotated[float, typer.Option(min=0.5, max=60.0, help="Of each load.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60.0, help="Of each load.")] = 3.0,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="Of each load beyond half of the capacity.")] = ROUNDS,
     patience: Annotated[float, typer.Option(min=0.05, max=10.0, help="Seconds after which a client hangs up.")] = 1.0,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Processes of the server; one is held to a core.")] = 1,
     half_sent: Annotated[int, typer.Option(min=1, max=4_000, help="Connections whose requests never end.")] = HALF_SENT,
@@ -113,7 +118,9 @@ def main(
 ) -> None:
     """Load a server beyond its capacity."""
     with nullcontext(Settings.from_env().home) if given else made_home(lots) as home:
-        result = run_benchmark(home, photo, seconds=seconds, patience_s=patience, workers=workers, half_sent=half_sent)
+        result = run_benchmark(
+            home, photo, seconds=seconds, rounds=rounds, patience_s=patience, workers=workers, half_sent=half_sent
+        )
     if as_json:
         print(json.dumps(asdict(result), indent=2))
         return
@@ -128,14 +135,16 @@ def main(
 def _row(name: str, rush: Rush) -> tuple[str, ...]:
     p99 = f"{rush.latency.p99_ms:.0f}" if rush.latency else ""
     refused, late = (sum(rush.outcomes.get(outcome, 0) for outcome in outcomes) for outcomes in (("503",), (LATE, BROKEN)))
-    return (name, f"{rush.asked_rate:.1f}", f"{rush.goodput:.1f}", f"{rush.share:.2f}", p99, str(refused), str(late))
+    share = f"{fmean(rush.shares):.2f}" + (f" ({min(rush.shares):.2f} to {max(rush.shares):.2f})" if len(rush.shares) > 1 else "")
+    return (name, f"{rush.asked_rate:.1f}", f"{rush.goodput:.1f}", share, p99, str(refused), str(late))
 
 
 def run_benchmark(
     home: Path,
     photo: str,
     *,
-    seconds: float = 10.0,
+    seconds: float = 3.0,
+    rounds: int = ROUNDS,
     patience_s: float = 1.0,
     workers: int = 1,
     half_sent: int = HALF_SENT,
@@ -147,6 +156,7 @@ def run_benchmark(
         home: with a release and an index of it.
         photo: item_id of the lot whose photo is asked for.
         seconds: of each load.
+        rounds: of each load beyond half of the capacity, > 0.
         patience_s: seconds after which a client hangs up.
         workers: processes of the server.
         half_sent: connections whose requests never end.
@@ -160,29 +170,42 @@ def run_benchmark(
     with served({**UNCACHED, "GAVEL_HOME": str(home)}, workers) as (url, server), _on_core(USERS_CORE if workers == 1 else None):
         clients = _Clients(url, texts, patience_s)
 
-        def rush(name: str, times: float, beside: Callable[[float], Coroutine[Any, Any, Any]] | None = None) -> None:
+        def measure_capacity() -> float:
+            measured.append(asyncio.run(clients.capacity(seconds)))
+            if not measured[-1]:
+                raise GavelError("no search was answered; see what `gavel serve` says")
+            return measured[-1]
+
+        def rush(name: str, beside: Callable[[float], Coroutine[Any, Any, Any]] | None = None) -> None:
             on_phase(name)
-            rushes[name] = asyncio.run(clients.rush(capacity, times, seconds, beside))
+            load = asyncio.run(clients.rush(measured[-1] * QUIET, seconds, beside))
+            rushes[name] = _rush_of([load], [load.goodput / load.asked_rate])
 
         on_phase("warm up")
         asyncio.run(clients.capacity(min(seconds, 3.0)))
         on_phase("capacity")
-        capacity = asyncio.run(clients.capacity(seconds))
-        if not capacity:
-            raise GavelError("no search was answered; see what `gavel serve` says")
+        measured: list[float] = []
         rushes: dict[str, Rush] = {}
+        before = measure_capacity()
         for times in TIMES:
-            rush(f"{times:g} × capacity", times)
+            on_phase(f"{times:g} × capacity")
+            loads, shares = [], []
+            for _ in range(rounds):
+                loads.append(asyncio.run(clients.rush(before * times, seconds)))
+                after = measure_capacity()
+                shares.append(loads[-1].goodput / min(loads[-1].asked_rate, (before + after) / 2))
+                before = after
+            rushes[f"{times:g} × capacity"] = _rush_of(loads, shares)
         lots = json.loads(asyncio.run(clients.get("/health", 10.0))[1])["items"]
         pss_mb = _pss_mb(server)
-        rush("half of the capacity", QUIET)
-        rush("half, and a monstrous photo", QUIET, lambda seconds: clients.again_and_again(f"/photos/{quote(photo)}", seconds))
+        rush("half of the capacity")
+        rush("half, and a monstrous photo", lambda seconds: clients.again_and_again(f"/photos/{quote(photo)}", seconds))
         with _half_sent(url, half_sent) as held:
-            rush("half, and half-sent requests", QUIET)
+            rush("half, and half-sent requests")
             still = sum(map(_is_open, held))
             stop_s = _stop(server)
     return OverloadResult(
-        *(lots, workers, patience_s, round(capacity, 1), rushes, (half_sent, still), round(stop_s, 1), pss_mb, machine)
+        *(lots, workers, patience_s, round(fmean(measured), 1), rushes, (half_sent, still), round(stop_s, 1), pss_mb, machine)
     )
 
 
@@ -236,31 +259,51 @@ class _Clients:
             await self.get(path, left)
 
     async def rush(
-        self, capacity: float, times: float, seconds: float, beside: Callable[[float], Coroutine[Any, Any, None]] | None
-    ) -> Rush:
-        """Search at a multiple of the capacity, as a Poisson process has it."""
+        self, rate: float, seconds: float, beside: Callable[[float], Coroutine[Any, Any, None]] | None = None
+    ) -> "_Load":
+        """Search so many times a second, as a Poisson process has it."""
         outcomes: Counter[str] = Counter()
         in_time: list[float] = []
+        answered = 0  # before the end of the load: what waits then is answered by a server that has nothing else to do
+        due = started = time.perf_counter()
 
         async def ask() -> None:
+            nonlocal answered
             asked = time.perf_counter()
             outcome = await self.search(self._patience_s)
             outcomes[outcome] += 1
             if outcome == "200":
                 in_time.append((time.perf_counter() - asked) * 1_000)
+                answered += time.perf_counter() < started + seconds
 
-        rate = capacity * times
         async with asyncio.TaskGroup() as group:
             if beside:
                 group.create_task(beside(seconds))
-            due = started = time.perf_counter()
             while (due := due + random.expovariate(rate)) < started + seconds:
                 await asyncio.sleep(due - time.perf_counter())
                 group.create_task(ask())
-        goodput = len(in_time) / seconds
-        share = goodput / min(rate, capacity)
-        latency = summarise_ms(in_time) if in_time else None
-        return Rush(round(outcomes.total() / seconds, 1), round(goodput, 1), round(share, 3), dict(outcomes), latency)
+        return _Load(outcomes.total() / seconds, answered / seconds, outcomes, in_time)
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    asked_rate: float
+    goodput: float
+    outcomes: Counter[str]
+    in_time_ms: list[float]
+
+
+def _rush_of(loads: Sequence[_Load], shares: Sequence[float]) -> Rush:
+    """Summarise the rounds of a load."""
+    outcomes = sum((load.outcomes for load in loads), Counter[str]())
+    in_time = [took for load in loads for took in load.in_time_ms]
+    return Rush(
+        round(fmean(load.asked_rate for load in loads), 1),
+        round(fmean(load.goodput for load in loads), 1),
+        [round(share, 3) for share in shares],
+        dict(outcomes),
+        summarise_ms(in_time) if in_time else None,
+    )
 
 
 @contextmanager

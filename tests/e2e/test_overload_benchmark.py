@@ -18,7 +18,7 @@ RUSHES = [
 def test_every_load_is_measured_and_the_server_stops_although_requests_are_half_sent() -> None:
     phases: list[str] = []
     with made_home(60, bomb_side=1_000) as home:
-        result = run_benchmark(home, BOMB_ID, seconds=1.0, half_sent=HALF_SENT, on_phase=phases.append)
+        result = run_benchmark(home, BOMB_ID, seconds=1.0, rounds=2, half_sent=HALF_SENT, on_phase=phases.append)
     assert list(result.rushes) == RUSHES
     assert set(RUSHES) < set(phases)
     assert result.lots == 61
@@ -27,5 +27,7 @@ def test_every_load_is_measured_and_the_server_stops_although_requests_are_half_
         answered = rush.latency.searches if rush.latency else 0
         assert rush.outcomes.get("200", 0) == answered
         assert rush.goodput > 0
+        assert all(0 < share < 2 for share in rush.shares)
+    assert [len(rush.shares) for rush in result.rushes.values()] == [2, 2, 2, 1, 1, 1]
     assert result.half_sent == (HALF_SENT, HALF_SENT)
     assert result.stop_s < 10
