@@ -1,6 +1,7 @@
 # The verbs of the README. Everything is installed into .venv, whatever other environment is active.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS := --numprocesses auto --dist loadfile  # of pytest; a file's tests share fixtures
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # many images set it; without bytecode each start compiles torch and transformers anew, for seconds
 
@@ -17,14 +18,14 @@ serve: .venv/installed            ## a search page, and the API, on http://127.0
 
 test: .venv/installed-dev            ## every test, against a real OpenSearch node
 	@$(PYTHON) local/prerequisites.py java
-	$(BIN)/pytest
+	$(BIN)/pytest $(WORKERS)
 
 check: .venv/installed-dev            ## lint, types, import arrows, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest tests/unit tests/architecture
+	$(BIN)/pytest $(WORKERS) tests/unit tests/architecture
 
 fuzz: .venv/installed-dev            ## 5,000 requests made from the API's own description
 	GAVEL_FUZZ_CASES=5000 $(BIN)/pytest tests/e2e/test_described_api.py --timeout 3600 -s

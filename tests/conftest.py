@@ -1,7 +1,10 @@
 """What every kind of test shares: a real OpenSearch node of its own."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,22 +18,32 @@ settings.register_profile("any-machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any-machine")
 
 
+NODE_FOLDER = "GAVEL_TEST_NODE"  # variable: data folder of the node that all workers of a run share
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # pytest-xdist's mark of a worker
+        os.environ[NODE_FOLDER] = tempfile.mkdtemp(prefix="gavel-node-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        data = Path(os.environ.pop(NODE_FOLDER))
+        opensearch_node.stop(data)
+        shutil.rmtree(data, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
-def opensearch_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a real OpenSearch: the one at OPENSEARCH_URL, or a node that lives as long as the session.
+def opensearch_url() -> str:
+    """URL of a real OpenSearch: the one at OPENSEARCH_URL, or a node that lives as long as the run and is shared by its workers.
 
     Without a Java the tests that ask for it are skipped with the remedy, except in CI (CI=true), where that is a failure.
     """
     given = os.environ.get("OPENSEARCH_URL")
     if given:
-        yield given
-        return
+        return given
     _require_java()
-    data = tmp_path_factory.mktemp("opensearch")
-    try:
-        yield opensearch_node.start(data, opensearch_node.free_port(), heap="768m").url
-    finally:
-        opensearch_node.stop(data)
+    return opensearch_node.start(Path(os.environ[NODE_FOLDER]), opensearch_node.free_port(), heap="768m").url
 
 
 @pytest.fixture(scope="session")

@@ -15,16 +15,19 @@ import pytest
 LOTS = 150
 GAVEL = [sys.executable, "-m", "local.cli"]
 ROOT = Path(__file__).resolve().parents[2]
+UNHURRIED = Path(__file__).with_name("unhurried.toml")
+pytestmark = pytest.mark.timeout(900)  # a demo is made first
 
 
 def environment(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GAVEL_")}
-    return {**kept, "GAVEL_HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    given = {"GAVEL_HOME": home, "GAVEL_CONFIG": UNHURRIED, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "PYTHONPATH": ROOT}
+    return kept | {name: str(value) for name, value in given.items()}
 
 
 def gavel(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*GAVEL, *arguments], env=environment(home), input=stdin, capture_output=True, text=True, timeout=280, check=False
+        [*GAVEL, *arguments], env=environment(home), input=stdin, capture_output=True, text=True, timeout=600, check=False
     )
 
 

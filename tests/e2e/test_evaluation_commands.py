@@ -12,13 +12,16 @@ import pytest
 
 LOTS = 120
 ROOT = Path(__file__).resolve().parents[2]
+UNHURRIED = Path(__file__).with_name("unhurried.toml")
+pytestmark = pytest.mark.timeout(900)  # a demo is made first
 
 
 def gavel(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GAVEL_")}
-    environment = {**kept, "GAVEL_HOME": str(home), "HF_HUB_OFFLINE": "1", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    given = {"GAVEL_HOME": home, "GAVEL_CONFIG": UNHURRIED, "HF_HUB_OFFLINE": "1", "COLUMNS": "120", "PYTHONPATH": ROOT}
+    environment = kept | {name: str(value) for name, value in given.items()}
     command = [sys.executable, "-m", "local.cli", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def answer(home: Path, *arguments: str) -> Any:

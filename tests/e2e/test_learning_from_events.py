@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from lots import WORDS
+from rich.console import Console
 from small_tower import small_config
 from typer.testing import CliRunner
 
@@ -179,10 +180,13 @@ def test_a_few_events_are_refused_with_the_number_that_is_needed(home: Home, tmp
         gavel("train", "reranker", "--from-events", tmp_path / "few.ndjson")
 
 
-def test_what_a_person_reads_says_the_same_and_bad_lines_lie_beside_the_booster(home: Home, tmp_path: Path) -> None:
+def test_what_a_person_reads_says_the_same_and_bad_lines_lie_beside_the_booster(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("local.console.console", Console(width=160))
     (tmp_path / "bad.ndjson").write_text("no event\n")
     arguments = ["train", "reranker", "--from-events", str(home.events), "--from-events", str(tmp_path), "--force"]
-    shown = CliRunner(env={"COLUMNS": "160"}).invoke(app, arguments)
+    shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.exception
     for words in ("held-out queries", "nDCG@10, new", "95 % interval", "position_bias", "unproven"):
         assert words in shown.stdout

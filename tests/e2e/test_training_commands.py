@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import xgboost
+from rich.console import Console
 from small_tower import save_small_encoder, small_config
 from typer.testing import CliRunner
 
@@ -75,9 +76,10 @@ def test_flags_that_contradict_each_other_are_refused(home: Path) -> None:
         gavel("mine", "--per-query", 50, "--depth", 10)
 
 
-def test_a_table_tells_round_from_round(run: Any, home: Path) -> None:
+def test_a_table_tells_round_from_round(run: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local.console.console", Console(width=160))
     arguments = ["train", "--rounds", "1", "--text-only", "--batch-size", "32", "--stages", str(home / "stages.yaml")]
-    shown = CliRunner(env={"COLUMNS": "160"}).invoke(app, [*arguments, "--per-query", "3"])
+    shown = CliRunner().invoke(app, [*arguments, "--per-query", "3"])
     assert shown.exit_code == 0, shown.exception
     for made in run["rounds"]:
         assert made["tower_id"][:6] in shown.stdout

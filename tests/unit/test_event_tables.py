@@ -117,9 +117,12 @@ def test_events_of_one_moment_are_ordered_by_item_then_by_how_much_they_say(tmp_
         ((HEADER + "ann,lot-1,View,2026-11-01T10:00:00Z").replace(",", ";"), "european.csv"),
         ((HEADER + "ann,lot-1,View,2026-11-01T10:00:00Z\n\n").replace(",", "\t"), "tabs.CSV"),
         ('distinct_id,note,product_id,event_name,created_at\n"ann","two\nlines, ""so""",lot-1," View ","2026-11-01"\n', "q.csv"),
-        (gzip.compress((HEADER + "ann,lot-1,View,2026-11-01T10:00:00Z\n").encode()), "packed.csv.gz"),
+        (gzip.compress((HEADER + "ann,lot-1,View,2026-11-01T10:00:00Z\n").encode(), mtime=0), "packed.csv.gz"),
         ('{"buyer_id": "ann", "item_id": "lot-1", "event_type": "VIEW", "timestamp": 1793527200}\n\n', "rows.ndjson"),
-        (gzip.compress(b'{"distinct_id":"ann","item_id":"lot-1","event_name":"view","created_at":"2026-11-01"}'), "r.jsonl.gz"),
+        (
+            gzip.compress(b'{"distinct_id":"ann","item_id":"lot-1","event_name":"view","created_at":"2026-11-01"}', mtime=0),
+            "r.jsonl.gz",
+        ),
     ],
 )
 def test_an_export_is_read_however_it_was_written(tmp_path, text, name):

@@ -92,7 +92,11 @@ def test_a_part_is_read_as_it_was_written_from_a_file_and_from_a_stream(tmp_path
         assert [e.item_id for e in read_part(source)] == ["lot-0", "lot-1", "lot-2", "gone"]
 
 
-@pytest.mark.parametrize("data", [b"no gzip", packed(lots(2))[:-20], b"", gzip.compress(b"\xff\n"), gzip.compress(b"{}\n")])
+@pytest.mark.parametrize(
+    "data",
+    [b"no gzip", packed(lots(2))[:-20], b"", gzip.compress(b"\xff\n"), gzip.compress(b"{}\n")],
+    ids=["no gzip", "cut", "empty", "no text", "no action"],
+)
 def test_a_damaged_part_is_refused(data):
     with pytest.raises(ReleaseError):
         list(read_part(io.BytesIO(data)))
