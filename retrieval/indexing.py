@@ -283,15 +283,18 @@ def publish_release(
 ) -> ReleaseReport:
     """Check the index that holds a release, and point the alias at it unless it is live already.
 
+    What the live index knows to be withdrawn stays withdrawn.
+
     Args:
         manifest: of the whole release; manifests of several instances are merged before.
         store: where the parts were indexed.
         receipts: of the release's parts.
-        force: publish although the release holds less than MIN_SHARE of the live index's lots, or the index refused too many.
+        force: publish although the release holds less than MIN_SHARE of the live index's lots, its index as few open ones, or
+            the index refused too many.
 
     Raises:
-        ReleaseError: a part is not proved to be whole in the index, too many items were refused, the release is too small to
-            take the place of another tower's live index, or the whole index finds fewer than 95% of the exact ten nearest.
+        ReleaseError: a part is not proved to be whole in the index, too many items were refused, the release or its index is too
+            small to take the place of the live index, or the whole index finds fewer than 95% of the exact ten nearest.
             The alias stays where it was.
         IndexUnavailable: the index does not answer.
     """
@@ -305,13 +308,16 @@ def publish_release(
     if not force:
         _check_refused(manifest, upserts)
         _check_share(manifest, store)
+    live = _is_live(index, store)
+    open_before, withdrawn = (0, UpsertReport()) if live else _take_over_withdrawals(index, store)
     index.refresh()
-    lots, live = index.count(), _is_live(index, store)
-    recall = _checked_recall(index, live=live)
+    if not live and not force:
+        _check_open(index, open_before)
+    lots, recall = index.count(), _checked_recall(index, live=live)
     if not live:
         store.publish(index.name)
         logger.info("index %s is live: %d lots, recall@10 %.3f", index.name, lots, recall)
-    return ReleaseReport(index.name, index.tower_id, upserts, lots, recall, not live)
+    return ReleaseReport(index.name, index.tower_id, upserts + withdrawn, lots, recall, not live)
 
 
 def rebuild_index(
@@ -353,12 +359,11 @@ def rebuild_index(
             _write_rejects(folder, receipts)
             _check_parts(manifest, receipts, index)
             report += sum(receipts, UpsertReport())
-        lots_before, withdrawn = _live_state(store)
-        deletions = index.upsert(withdrawn)
-        report += UpsertReport(deleted_ids=deletions.deleted_ids)  # one that is stale is of a lot that came back since
+        open_before, withdrawn = _take_over_withdrawals(index, store)
+        report += withdrawn
         index.refresh()
         if not force:
-            _check_rebuilt(index, report, lots_before)
+            _check_rebuilt(index, report, open_before)
         recall = _checked_recall(index, live=False)
         store.publish(index.name)
     except BaseException:
@@ -368,32 +373,44 @@ def rebuild_index(
     return ReleaseReport(index.name, tower_id, report, index.count(), recall, published=True)
 
 
-def _live_state(store: IndexStore) -> tuple[int, list[Tombstone]]:
-    """Return the number of live lots, and the withdrawn ones; 0 and none if there is no live index, or a damaged one."""
+def _take_over_withdrawals(index: VectorIndex, store: IndexStore) -> tuple[int, UpsertReport]:
+    """Withdraw from an index what the live one knows to be withdrawn; nothing where none is live, or it cannot be read.
+
+    Returns:
+        The number of open lots of the live index, and what was withdrawn. A withdrawal that is older than the lot is left out:
+        the lot came back since.
+    """
     try:
         live = store.live()
         latest = latest_version()  # one that lies in the future would be refused
-        return live.count(), [replace(gone, version=min(gone.version, latest)) for gone in live.deletions()]
+        withdrawn = [replace(gone, version=min(gone.version, latest)) for gone in live.deletions()]
+        open_lots = live.count(Filter())
     except IndexMissing:
-        pass
+        return 0, UpsertReport()
     except IndexUnavailable as error:
         logger.warning(
             "withdrawn lots come back where a release has them, withdraw these again; the live index is unreadable: %s", error
         )
-    return 0, []
+        return 0, UpsertReport()
+    return open_lots, UpsertReport(deleted_ids=index.upsert(withdrawn).deleted_ids)
 
 
-def _check_rebuilt(index: VectorIndex, report: UpsertReport, lots_before: int) -> None:
+def _check_open(index: VectorIndex, open_before: int, rejected: Sequence[tuple[str, str]] = ()) -> None:
+    """Refuse an index that would take many open lots out of the search, or holds none at all."""
+    lots = index.count(Filter())
+    if lots < MIN_SHARE * open_before or not index.count():
+        raise ReleaseError(
+            f"index {index.name} would hold {lots} open lots, the live one has {open_before}; below {MIN_SHARE:.0%} of them the "
+            f"alias stays{f', and {len(rejected)} items were refused: {_reasons(rejected)}' if rejected else ''}: embed the lots "
+            "that are missing, or replace the index all the same by adding --force to `gavel index`; on AWS see docs/operations.md"
+        )
+
+
+def _check_rebuilt(index: VectorIndex, report: UpsertReport, open_before: int) -> None:
     """Refuse an index that would take many lots out of the search."""
-    lots = index.count()
     there = {found.item_id for found in index.fetch(sorted({item_id for item_id, _ in report.rejected if item_id}))}
     lost = [(item_id, reason) for item_id, reason in report.rejected if item_id not in there]  # of no release that was sound
-    if lots < MIN_SHARE * lots_before or not lots:
-        raise ReleaseError(
-            f"the releases leave {lots} lots of tower {index.tower_id} in a new index, the live one has {lots_before}; below "
-            f"{MIN_SHARE:.0%} of them the alias stays{f', and {len(lost)} items were refused: {_reasons(lost)}' if lost else ''}: "
-            "embed the lots that are missing, or replace the index all the same with `gavel index --rebuild --force`"
-        )
+    _check_open(index, open_before, lost)
     if len(lost) > _most_refused(report.total):
         raise ReleaseError(
             f"{len(lost)} of the {report.total} items of the releases were refused: {_reasons(lost)}; see {INDEX_REJECTS_FILE} "

@@ -164,8 +164,8 @@ class VectorIndex(Protocol):
     def dimensions(self) -> int:
         """Length of its vectors."""
 
-    def count(self) -> int:
-        """Number of lots in it, ended ones included."""
+    def count(self, where: Filter | None = None) -> int:
+        """Return the number of lots in it, ended ones included; with a filter, of those that pass it."""
 
     def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order; what is acknowledged is durable.

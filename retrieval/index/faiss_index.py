@@ -108,9 +108,13 @@ class FaissIndex:
         """Whether the words of new lots go into the inverted lists, while searches go on."""
         return self._keywords.merging
 
-    def count(self) -> int:
-        """Number of lots in it, ended ones included."""
-        return self._lots.count()
+    def count(self, where: Filter | None = None) -> int:
+        """Return the number of lots in it, ended ones included; with a filter, of those that pass it."""
+        if where is None:
+            return self._lots.count()
+        current = self._current_graph()
+        with self._lock.reading():
+            return int(np.count_nonzero(current.columns.allowed(where)))
 
     def damaged(self) -> int:
         """Number of lots that are left out because their rows are damaged."""

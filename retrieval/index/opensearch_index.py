@@ -41,6 +41,7 @@ from retrieval.index.opensearch_queries import (
     corrections_body,
     depth_of,
     exact_body,
+    filter_query,
     hybrid_body,
     keyword_body,
     sample_body,
@@ -111,10 +112,11 @@ class OpenSearchIndex:
         """Length of its vectors."""
         return self._dimensions
 
-    def count(self) -> int:
-        """Number of lots that a search can see, ended ones included."""
+    def count(self, where: Filter | None = None) -> int:
+        """Return the number of lots that a search can see, ended ones included; with a filter, of those that pass it."""
+        body = LOTS if where is None else {"query": filter_query(where)}
         return int(
-            self._asked(lambda limits: whole_answer(self._client.count(index=self._name, body=LOTS, params=limits)))["count"]
+            self._asked(lambda limits: whole_answer(self._client.count(index=self._name, body=body, params=limits)))["count"]
         )
 
     def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:

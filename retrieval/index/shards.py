@@ -165,9 +165,9 @@ class ShardedIndex:
         """Physical name, auction-items-<tower_id>-<stamp>."""
         return self._folder.name
 
-    def count(self) -> int:
-        """Number of lots in it, ended ones included."""
-        return sum(self._of_all("count"))
+    def count(self, where: Filter | None = None) -> int:
+        """Return the number of lots in it, ended ones included; with a filter, of those that pass it."""
+        return sum(self._of_all("count", where))
 
     def damaged(self) -> int:
         """Number of lots that are left out because their rows are damaged."""

@@ -5,6 +5,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -95,14 +96,62 @@ def test_one_lot_of_another_tower_does_not_take_the_alias_unless_it_is_forced(st
     assert store.live().tower_id == OTHER_TOWER
 
 
-def written(folder: Path, *parts: Entries) -> Path:
+def written(folder: Path, *parts: Entries, tower_id: str = TOWER_ID) -> Path:
     """A release on the disk."""
     folder.mkdir()
-    manifest = release_of(*parts)
+    manifest = release_of(*parts, tower_id=tower_id)
     for part, entries in zip(manifest.parts, parts, strict=True):
         (folder / part.name).write_bytes(packed(entries))
     manifest.save(folder)
     return folder
+
+
+def of_other_tower(entries: Sequence[IndexedItem]) -> list[IndexedItem]:
+    """The same lots, embedded with the other tower."""
+    return [replace(entry, document={**entry.document, "tower_id": OTHER_TOWER}) for entry in entries]
+
+
+def test_a_withdrawn_lot_stays_withdrawn_when_another_tower_takes_the_alias_and_when_the_first_takes_it_back(
+    store: IndexStore, tmp_path: Path
+) -> None:
+    first = written(tmp_path / "first", lots(20))
+    other = written(tmp_path / "other", of_other_tower(lots(20)), tower_id=OTHER_TOWER)
+    index_release(first, store)
+    store.live().upsert([Tombstone("lot-5", 2)])
+    store.live().refresh()
+    report = index_release(other, store)
+    assert (report.published, report.lots, report.upserts.deleted_ids) == (True, 19, ("lot-5",))
+    store.live().upsert([Tombstone("lot-7", 2)])
+    store.live().refresh()
+    assert (index_release(first, store).lots, store.live().tower_id) == (18, TOWER_ID)
+    assert store.live().fetch(["lot-5", "lot-7"]) == []
+
+
+def test_lots_that_have_ended_or_are_withdrawn_do_not_take_the_alias_unless_that_is_forced(
+    store: IndexStore, tmp_path: Path
+) -> None:
+    live = index_release(written(tmp_path / "open", lots(20)), store).index
+    ended = [lot(f"lot-{i}", axis(i), version=2, ends_at=datetime(2020, 1, 1, tzinfo=UTC)) for i in range(20)]
+    over = written(tmp_path / "over", of_other_tower(ended), tower_id=OTHER_TOWER)
+    with pytest.raises(ReleaseError, match=r"would hold 0 open lots, the live one has 20; .* --force"):
+        index_release(over, store)
+    with pytest.raises(ReleaseError, match=r"would hold 0 open lots"):
+        rebuild_index([written(tmp_path / "again", ended)], store)
+    gone = store.create("e" * 12, DIMENSIONS)
+    gone.upsert([Tombstone(f"lot-{i}", 9) for i in range(20)])
+    late = [replace(entry, document={**entry.document, "tower_id": "e" * 12}) for entry in lots(20)]
+    with pytest.raises(ReleaseError, match=r"would hold 0 open lots"):
+        index_release(written(tmp_path / "late", late, tower_id="e" * 12), store)
+    assert store.live().name == live
+    assert index_release(over, store, force=True).published
+
+
+def test_an_index_without_a_lot_does_not_go_live(store: IndexStore) -> None:
+    store.create(TOWER_ID, DIMENSIONS)
+    with pytest.raises(ReleaseError, match=r"would hold 0 open lots, the live one has 0"):
+        publish_release(release_of(), store, [])
+    with pytest.raises(IndexMissing):
+        store.live()
 
 
 def test_a_withdrawn_lot_stays_withdrawn_when_the_index_is_built_again(store: IndexStore, tmp_path: Path) -> None:
@@ -136,9 +185,7 @@ def test_releases_that_are_refused_leave_the_live_index_unless_it_is_forced(stor
     sound = written(tmp_path / "sound", lots(20))
     live = index_release(sound, store).index
     frozen = written(tmp_path / "frozen", [replace(entry, version=FUTURE) for entry in lots(30)])
-    with pytest.raises(
-        ReleaseError, match=r"leave 0 lots .* the live one has 20; .* 30 items were refused: .* `gavel index --rebuild --force`"
-    ):
+    with pytest.raises(ReleaseError, match=r"would hold 0 open lots, the live one has 20; .* 30 items were refused: .* --force"):
         rebuild_index([frozen], store)
     with pytest.raises(ReleaseError, match=r"10 of the 50 items of the releases were refused: .* `gavel index --rebuild --force`"):
         rebuild_index([sound, frozen], store)  # of the others sound rows are there
@@ -151,7 +198,7 @@ def test_releases_that_are_refused_leave_the_live_index_unless_it_is_forced(stor
 def test_an_index_is_not_built_again_from_far_fewer_lots_unless_it_is_forced(store: IndexStore, tmp_path: Path) -> None:
     live = index_release(written(tmp_path / "shop", lots(20)), store).index
     night = written(tmp_path / "night", lots(9))
-    with pytest.raises(ReleaseError, match=r"leave 9 lots .* the live one has 20; .* `gavel index --rebuild --force`"):
+    with pytest.raises(ReleaseError, match=r"would hold 9 open lots, the live one has 20; .* --force"):
         rebuild_index([night], store)
     assert store.live().name == live
     assert rebuild_index([night], store, force=True).lots == 9
