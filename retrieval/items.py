@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from retrieval.errors import InvalidInput, InvalidQuery
-from retrieval.text import check_text, clean_text, compose, fold_text, readable
+from retrieval.text import UNSEEN_IN_WORDS, check_text, clean_text, compose, fold_text, readable
 
 MAX_ID_BYTES = 512  # OpenSearch refuses a longer _id
 MAX_TITLE_CHARS = 1_000
@@ -28,6 +28,7 @@ MOST_SECONDS = 10**11  # above, a number counts milliseconds
 FIRST_NUMERIC, END_NUMERIC = datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # what a number may say
 YEAR_TO_HOUR = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])(\.0+)?")  # also a count of seconds
 TIMES = "write ISO 8601, such as 2026-11-21T20:00:00Z, or epoch seconds or milliseconds"
+UNSEEN = re.compile(UNSEEN_IN_WORDS)
 FLOAT_ID = re.compile(r"(-?(?:0|[1-9]\d*))\.0+", re.ASCII)  # what pandas and decimals write of a whole number
 MAX_FLOAT_ID = 2**53 - 1  # above, neighbouring whole numbers are one float
 
@@ -238,8 +239,8 @@ def parse_id(field: str, value: Any) -> str:
             raise InvalidInput(f"{field} is {value}, too large for a number with a point to be exact; write ids as text")
     if len(text.encode()) > MAX_ID_BYTES:
         raise InvalidInput(f"{field} is longer than {MAX_ID_BYTES} bytes: {text[:40]!r}…")
-    if not text.isprintable():
-        raise InvalidInput(f"{field} holds unprintable characters: {text!r}")
+    if not text.isprintable() or UNSEEN.search(text):
+        raise InvalidInput(f"{field} holds unprintable characters: {text!a}")
     return text
 
 

@@ -294,6 +294,14 @@ def test_a_reject_is_one_line_of_json():
     assert json.loads(line) == {"source": "lots.csv", "line": 7, "item_id": "lot-7", "reason": "price is\nodd"}
 
 
+@pytest.mark.parametrize("unseen", "\ufe0f\ufe0e\u3164\u115f\u034f\u180b\u17b4\u200b\u200d\U000e0041\U000e0100")
+def test_an_id_with_what_nobody_can_see_is_no_id(unseen):
+    for written in (f"lot-1{unseen}", f"lot{unseen}-1", f"❤{unseen}"):
+        with pytest.raises(InvalidInput, match=r"item_id holds unprintable characters: .*\\[uU]"):
+            parse_id("item_id", written)
+    assert parse_id("item_id", "❤") == "❤"
+
+
 def test_ids_have_one_form_in_every_file():
     assert parse_id("item_id", " lot-1 ") == parse_id("item_id", "lot-1") == "lot-1"
     assert parse_id("item_id", 5.0) == parse_id("item_id", 5) == parse_id("item_id", "5") == "5"
