@@ -141,8 +141,12 @@ def read_clicks(where: Path, item_ids: set[str], progress: Progress | None = Non
         for line, row in numbered_rows(path, ALIASES):
             rows += 1
             try:
-                if not isinstance(row, str) and row.get("served") is False:  # as POST /events says of a list that nobody was shown
-                    raise InvalidInput("no search is known to have answered with the lot at this position (`served` is false)")
+                served = None if isinstance(row, str) else first_value(row, ("served",))  # as POST /events says of a list
+                if served is not None and str(served).strip().lower() not in ("true", "1"):
+                    raise InvalidInput(
+                        "no search is known to have answered with the lot at this position "
+                        f"(`served` is {str(served)[:40]!r}, neither true nor 1)"
+                    )
                 clicks.append(parse_click(row, item_ids))
             except InvalidInput as error:
                 rejects.append(Reject(path.name, line, str(error)))

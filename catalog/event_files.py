@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,8 +49,8 @@ class EventFiles:
 def read_events(places: Sequence[Path], progress: Progress | None = None, *, trust_unsigned: bool = False) -> EventFiles:
     """Read event files, plain or gzip, whatever they are called.
 
-    Of one served list, an event on a lot counts once, however often and by whomever it is told: who was served one list cannot
-    make many of it.
+    Of one served list, an event on a lot counts once, however often and by whomever it is told, and all its rows have the buyer,
+    client and time of the first: who was served one list cannot make many of it.
 
     Args:
         places: files, or folders that are searched to the bottom; hidden files are passed over.
@@ -63,6 +64,7 @@ def read_events(places: Sequence[Path], progress: Progress | None = None, *, tru
     clicks: list[Click] = []
     rejects: list[Reject] = []
     seen: set[str] = set()
+    tellers: dict[str, tuple[str, str, datetime]] = {}  # query_id of a served list -> buyer, client and time of its first row
     rows = duplicates = unproven = 0
     for number, path in enumerate(files, 1):
         for line, row in numbered_events(path):
@@ -74,16 +76,20 @@ def read_events(places: Sequence[Path], progress: Progress | None = None, *, tru
                 rejects.append(Reject(str(path), line, str(error)))
                 continue
             assert isinstance(row, dict)
-            served = row.get("served") is True
+            query_id, client = str(row.get("query_id") or ""), str(row.get("client") or "")
+            served = row.get("served") is True and query_id != ""
             if not served and not trust_unsigned:
                 unproven += 1
                 continue
-            known, key = len(seen), f"{row.get('query_id')} {click.event_type} {click.item_id}" if served else event_id(row)
+            known, key = len(seen), f"{query_id} {click.event_type} {click.item_id}" if served else event_id(row)
             seen.add(key)
             if len(seen) == known:
                 duplicates += 1
-            else:
-                clicks.append(replace(click, client=str(row.get("client") or "")))
+                continue
+            buyer_id, timestamp = click.buyer_id, click.timestamp
+            if served:
+                buyer_id, client, timestamp = tellers.setdefault(query_id, (buyer_id, client, timestamp))
+            clicks.append(replace(click, buyer_id=buyer_id, client=client, timestamp=timestamp))
         if progress:
             progress(number, len(files))
     return EventFiles(impressions(clicks), rows, len(seen), duplicates, rejects, len(files), unproven)

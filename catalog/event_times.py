@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 from catalog.event_batches import Column
 from retrieval.errors import InvalidInput
 from retrieval.events import missing
-from retrieval.items import EPOCH, LEAST_NUMERIC_TIME, first_value, parse_time
+from retrieval.items import (
+    END_NUMERIC,
+    EPOCH,
+    FIRST_NUMERIC,
+    LEAST_NUMERIC_TIME,
+    MOST_SECONDS,
+    epoch_ms,
+    first_value,
+    parse_time,
+)
 
 MICROSECOND = timedelta(microseconds=1)
 EARLIEST_US = int(LEAST_NUMERIC_TIME) * 1_000_000  # 1970 and year 1 are how software writes that it knows no time
-LAST_SECOND, MAX_SECONDS = 253_402_300_799, 100_000_000_000  # of year 9999; above the second a number counts milliseconds
+MAY_BE_DATES = (1_900_000_000, 2_100_000_000)  # numbers from the first to below the second may be YYYYMMDDHH
 BAD_TIME, FUTURE_TIME, EARLY_TIME = "bad_time", "future_time", "early_time"
 
 
@@ -73,9 +82,12 @@ def _cast_times(column: pa.Array) -> NDArray[np.int64] | None:
         numbers = np.asarray(told.cast(pa.int64()).to_numpy())
         if pa.types.is_timestamp(kind):
             return numbers
-        if not len(numbers) or numbers.min() < LEAST_NUMERIC_TIME or numbers.max() > LAST_SECOND * 1_000:
+        if not len(numbers) or numbers.min() < LEAST_NUMERIC_TIME or numbers.max() >= epoch_ms(END_NUMERIC):
             return None
-        return np.where(numbers > MAX_SECONDS, numbers * 1_000, numbers * 1_000_000)
+        times = np.where(numbers > MOST_SECONDS, numbers * 1_000, numbers * 1_000_000)
+        refused = (times < microseconds(FIRST_NUMERIC)) | (times >= microseconds(END_NUMERIC))
+        dates = (numbers >= MAY_BE_DATES[0]) & (numbers < MAY_BE_DATES[1])
+        return None if (refused | dates).any() else times  # parse_time() says why
     return None
 
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from retrieval.errors import InvalidInput, InvalidQuery
-from retrieval.text import check_text, clean_text, compose, fold_text, readable
+from retrieval.text import UNSEEN_IN_WORDS, check_text, clean_text, compose, fold_text, readable
 
 MAX_ID_BYTES = 512  # OpenSearch refuses a longer _id
 MAX_TITLE_CHARS = 1_000
@@ -24,6 +24,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ZONE_SLACK = timedelta(hours=14)  # a time without a zone is taken as UTC, and may be a local one that far ahead of it
 NUMERIC_TIME = re.compile(r"-?\d{9,}(\.\d+)?")  # eight digits are an ISO 8601 date
 LEAST_NUMERIC_TIME = 1e8  # the same of a number
+MOST_SECONDS = 10**11  # above, a number counts milliseconds
+FIRST_NUMERIC, END_NUMERIC = datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # what a number may say
+YEAR_TO_HOUR = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])(\.0+)?")  # also a count of seconds
+TIMES = "write ISO 8601, such as 2026-11-21T20:00:00Z, or epoch seconds or milliseconds"
+UNSEEN = re.compile(UNSEEN_IN_WORDS)
 FLOAT_ID = re.compile(r"(-?(?:0|[1-9]\d*))\.0+", re.ASCII)  # what pandas and decimals write of a whole number
 MAX_FLOAT_ID = 2**53 - 1  # above, neighbouring whole numbers are one float
 
@@ -176,6 +181,8 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
 def parse_time(field: str, value: Any) -> datetime | None:
     """Read a time: a datetime, an ISO 8601 text, or a number of seconds (or, above 10^11, milliseconds) since 1970.
 
+    A number that says no time from 1990 to 2200, or may be YYYYMMDDHH, is refused: compact dates would be read as other years.
+
     Args:
         field: name for the error message.
         value: None stays None; a time without a zone is taken as UTC. A number below 10^8, before March 1973, is no time,
@@ -194,15 +201,21 @@ def parse_time(field: str, value: Any) -> datetime | None:
             raise ValueError
         if isinstance(value, datetime):
             moment = value
-        elif isinstance(value, (int, float)) and abs(value) >= LEAST_NUMERIC_TIME:
-            moment = datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
-        elif NUMERIC_TIME.fullmatch(text := str(value).strip()):
-            return parse_time(field, float(text))  # CSV has no numbers, only text
+        elif NUMERIC_TIME.fullmatch(text := str(value).strip()) or (
+            isinstance(value, (int, float)) and abs(value) >= LEAST_NUMERIC_TIME
+        ):
+            number = float(text)  # CSV has no numbers, only text
+            moment = datetime.fromtimestamp(number / 1000 if abs(number) > MOST_SECONDS else number, UTC)
+            if not FIRST_NUMERIC <= moment < END_NUMERIC or YEAR_TO_HOUR.fullmatch(text):
+                raise InvalidInput(
+                    f"{field} is not a time: {value!r} counts no seconds or milliseconds from 1990 to 2200, or may be YYYYMMDDHH; "
+                    f"{TIMES}"
+                )
         else:
             moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError, OSError):
-        raise InvalidInput(f"{field} is not a time: {value!r} (write ISO 8601, such as 2026-11-21T20:00:00Z)") from None
+        raise InvalidInput(f"{field} is not a time: {value!r} ({TIMES})") from None
 
 
 def parse_id(field: str, value: Any) -> str:
@@ -226,8 +239,8 @@ def parse_id(field: str, value: Any) -> str:
             raise InvalidInput(f"{field} is {value}, too large for a number with a point to be exact; write ids as text")
     if len(text.encode()) > MAX_ID_BYTES:
         raise InvalidInput(f"{field} is longer than {MAX_ID_BYTES} bytes: {text[:40]!r}…")
-    if not text.isprintable():
-        raise InvalidInput(f"{field} holds unprintable characters: {text!r}")
+    if not text.isprintable() or UNSEEN.search(text):
+        raise InvalidInput(f"{field} holds unprintable characters: {text!a}")
     return text
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.click_log import click_pairs, click_qrels, prepare, split_of_query
+from catalog.click_log import click_pairs, click_qrels, prepare, read_clicks, split_of_query
 from catalog.folder import Click
 from catalog.pseudo_queries import fold
 from retrieval.errors import InvalidInput
@@ -121,6 +121,22 @@ def test_bad_rows_are_set_aside_with_line_and_reason(tmp_path, items, caplog):
         assert word in reject["reason"]
     assert len(all_clicks(catalog)) == 2
     assert "6 rows are set aside" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".ndjson"])
+def test_only_rows_that_were_served_are_clicks_however_that_is_written(tmp_path, items, suffix):
+    yes = ["true", "True", " TRUE ", "1", ""] if suffix == ".csv" else [True, 1, "true", "1", None, ""]
+    no = ["False", "false", "0", "no", "2"] if suffix == ".csv" else [False, 0, "false", "False", "0", "null", []]
+    rows = [{**row(position=n), "buyer_id": f"{n}", "served": served} for n, served in enumerate((*yes, *no), 1)]
+    path = tmp_path / f"log{suffix}"
+    if suffix == ".csv":
+        write_csv(path, rows)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = read_clicks(path, {"1"})
+    assert [click.position for click in sorted(log.clicks, key=lambda c: c.position)] == list(range(1, len(yes) + 1))
+    assert len(log.rejects) == len(no)
+    assert all("no search is known" in reject.reason and "neither true nor 1" in reject.reason for reject in log.rejects)
 
 
 def test_items_keep_their_contract_and_photos_are_found_from_anywhere(tmp_path, items):

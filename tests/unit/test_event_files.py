@@ -11,6 +11,7 @@ import pytest
 from catalog.event_files import read_events
 from catalog.folder import Click
 from local.event_log import EventLog
+from processing.shown_lists import list_of
 from retrieval.errors import InvalidInput
 from retrieval.feedback import Act, ActKind, Feedback, event_id, feedback_rows
 from retrieval.served_lists import MIN_KEY_BYTES, ServedLists
@@ -125,6 +126,29 @@ def test_one_served_list_told_many_times_under_many_sessions_is_one_list(tmp_pat
     (tmp_path / "a.ndjson").write_bytes(lines(*told))
     found = read_events([tmp_path])
     assert (len(found.clicks), found.events, found.duplicates) == (1, 2, 98)
+
+
+def test_a_served_list_of_which_each_lot_is_told_under_another_session_is_one_list(tmp_path: Path) -> None:
+    item_ids = [f"v{n}" for n in range(20)]
+    query_id, proofs = LISTS.sign("red vase", item_ids, 1, NOW)
+    told = []
+    for place, (item_id, proof) in enumerate(zip(item_ids, proofs, strict=True), 1):
+        for number, kind in enumerate(("impression", "view", "purchase")):
+            said = Feedback(query_id or "", f"s-{place}-{number}", "red vase", NOW, [Act(kind, item_id, place, NOW, proof or "")])
+            told += feedback_rows(said, NOW, LISTS, f"203.0.113.{place}")
+    told[-1]["timestamp"] = (NOW + timedelta(hours=1)).isoformat()
+    (tmp_path / "a.ndjson").write_bytes(lines(*told))
+    found = read_events([tmp_path])
+    assert found.events == 60
+    assert {list_of(click) for click in found.clicks} == {("red vase", "s-1-0", NOW)}
+    assert {(click.client, click.event_type) for click in found.clicks} == {(LISTS.client("203.0.113.1"), "purchase")}
+    assert [click.position for click in found.clicks] == list(range(1, 21))
+
+
+def test_a_row_that_names_no_list_is_not_served(tmp_path: Path) -> None:
+    told = [{**row, "query_id": None} for row in served_rows("session-1", NOW)]
+    (tmp_path / "a.ndjson").write_bytes(lines(*told))
+    assert read_events([tmp_path]).unproven == 2
 
 
 QUERY_ID, (PROOF,) = LISTS.sign("red vase", ["v1"], 2, NOW)

@@ -88,6 +88,18 @@ def test_each_kind_of_bad_row_is_counted_and_told_with_its_line(tmp_path):
     assert (by_line[4].item_id, by_line[5].item_id, by_line[9].item_id) == ("lot-9", "lot-1", None)
 
 
+@pytest.mark.parametrize("number", [2026112120, 202611212000, 20261121200000])
+def test_a_column_of_numbers_is_read_but_for_compact_times(tmp_path, number):
+    columns = {name: pa.array(["ann"] * 3 if name == "buyer_id" else ["view"] * 3) for name in HEADER.strip().split(",")}
+    times = pa.array([1793527200, number, 1793527201])
+    pq.write_table(pa.table({**columns, HEADER.strip().split(",")[-1]: times}), tmp_path / "log.parquet")
+    rejects: list[Reject] = []
+    table = read(tmp_path / "log.parquet", on_reject=rejects.append)
+    assert [act.timestamp.second for act in acts(table)] == [0, 1]
+    assert [(reject.line, "write ISO 8601" in reject.reason) for reject in rejects] == [(2, True)]
+    assert table.rejected == {"bad_time": 1}
+
+
 def test_of_many_rejects_of_a_kind_the_table_keeps_the_first(tmp_path):
     rejects: list[Reject] = []
     table = read(log(tmp_path, HEADER + "ann,lot-1,Stare,2026-11-01T10:00:00Z\n" * 50), on_reject=rejects.append)
@@ -236,6 +248,7 @@ times = (
             "",
         ]
     )
+    | st.sampled_from(["2026112120", "202611012000", "20261101200000", "631151999", "7258118400", "1926132300"])
     | st.sampled_from(["99999999999999", "-1", "1970-01-01", "2030-01-01", "0001-01-01", "9999-12-31T23:00:00-05:00"])
 )
 written = st.one_of(st.tuples(names, names, kinds, times), st.tuples(st.just("ann"), st.just("lot"), st.just("View"), times))

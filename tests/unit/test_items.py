@@ -217,6 +217,30 @@ def test_a_moment_is_the_same_however_it_is_written(value):
     assert parse_time("ends_at", value) == EVENING
 
 
+@pytest.mark.parametrize("as_number", [str, int, float])
+@pytest.mark.parametrize(
+    "compact",
+    ["2026112120", "1999123123", "202611212000", "202712312000", "20261121200000", "20251231200000", "20261121200000000"],
+)
+def test_a_compact_time_is_refused_instead_of_read_as_another_year(compact, as_number):
+    for field in ("listed_at", "ends_at", "updated_at"):
+        with pytest.raises(InvalidInput, match=f"{field} is not a time: .*write ISO 8601.* or epoch seconds or milliseconds"):
+            parse_item(row(**{field: as_number(compact)}))
+
+
+@pytest.mark.parametrize("number", [631151999, 631151999999, 7258118400, 7258118400000, -1795291200, "-1795291200"])
+def test_a_number_that_says_no_time_from_1990_to_2200_is_refused(number):
+    with pytest.raises(InvalidInput, match="from 1990 to 2200"):
+        parse_time("ends_at", number)
+
+
+@pytest.mark.parametrize("number", [631152000, 631152000000, 1699999999, 1926132300, 2026132120, 7258118399, 7258118399999])
+def test_other_numbers_are_seconds_or_milliseconds(number):
+    read = parse_time("ends_at", number)
+    assert read == parse_time("ends_at", str(number))
+    assert epoch_ms(read) == (number if number > 10**11 else number * 1000)
+
+
 def test_a_date_is_its_first_moment_and_none_stays_none():
     assert parse_time("ends_at", date(2026, 11, 21)) == datetime(2026, 11, 21, tzinfo=UTC)
     assert parse_time("ends_at", "20261121") == datetime(2026, 11, 21, tzinfo=UTC)
@@ -268,6 +292,14 @@ def test_a_reject_is_one_line_of_json():
     line = Reject("lots.csv", 7, "price is\nodd", "lot-7").to_json()
     assert "\n" not in line
     assert json.loads(line) == {"source": "lots.csv", "line": 7, "item_id": "lot-7", "reason": "price is\nodd"}
+
+
+@pytest.mark.parametrize("unseen", "\ufe0f\ufe0e\u3164\u115f\u034f\u180b\u17b4\u200b\u200d\U000e0041\U000e0100")
+def test_an_id_with_what_nobody_can_see_is_no_id(unseen):
+    for written in (f"lot-1{unseen}", f"lot{unseen}-1", f"❤{unseen}"):
+        with pytest.raises(InvalidInput, match=r"item_id holds unprintable characters: .*\\[uU]"):
+            parse_id("item_id", written)
+    assert parse_id("item_id", "❤") == "❤"
 
 
 def test_ids_have_one_form_in_every_file():
