@@ -226,9 +226,15 @@ class OpenSearchIndex:
         """The lots that were withdrawn within DELETION_RETENTION and did not come back."""
         body = {"query": {"exists": {"field": DELETED_FIELD}}, "version": True, "_source": False}
         with opensearch_errors(self._url):
-            # a scroll ends by itself; to end one is an action on all indices, which the indexer's role does not hold
-            kept = {"scroll": "1m", "clear_scroll": False, "request_timeout": WRITE_TIMEOUT_S}
-            hits = scan(self._client, query=body, index=self._name, size=FETCH_CHUNK, **kept)
+            hits = scan(
+                self._client,
+                query=body,
+                index=self._name,
+                size=FETCH_CHUNK,
+                scroll="1m",
+                clear_scroll=False,  # names no index, so that a role would need a permission on all of them; a scroll ends by itself
+                request_timeout=WRITE_TIMEOUT_S,
+            )
             return [Tombstone(hit["_id"], hit["_version"]) for hit in hits]
 
     def within(self, seconds: float) -> "OpenSearchIndex":
