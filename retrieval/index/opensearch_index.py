@@ -232,7 +232,7 @@ class OpenSearchIndex:
                 index=self._name,
                 size=FETCH_CHUNK,
                 scroll="1m",
-                clear_scroll=False,  # names no index, so that a role would need a permission on all of them; a scroll ends by itself
+                clear_scroll=False,  # names no index: a role would need a permission on all; a scroll ends by itself
                 request_timeout=WRITE_TIMEOUT_S,
             )
             return [Tombstone(hit["_id"], hit["_version"]) for hit in hits]
