@@ -1,6 +1,7 @@
 """A merge without memory or disk: searches go on with what there is, and it is tried again later, not by each of them."""
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,31 @@ def test_a_merge_that_fails_is_tried_again_later_and_not_by_every_search(
         assert len(tried) == 1
     index.prepare()
     assert index.semantic(vector(4_000), 1, ALL)[0].item_id == "lot-04000"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_search_is_answered_when_no_thread_can_be_started_and_the_merge_waits(
+    index: FaissIndex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    tried = []
+
+    def fail(thread: threading.Thread) -> None:
+        tried.append(thread.name)
+        raise error
+
+    index._graph._renewal._wait_s = index._keywords._renewal._wait_s = 60.0
+    index.keyword("watch", 1, ALL)
+    index.upsert(lot(number) for number in range(2_000, 2_001 + LEAST_DELTA))
+    with monkeypatch.context() as broken:
+        broken.setattr(threading.Thread, "start", fail)
+        for number in range(2_000, 2_010):
+            assert index.hybrid("watch", vector(number), 1, ALL)
+            assert index.semantic(vector(number), 1, ALL)[0].item_id == f"lot-{number:05}"
+        index.refresh()
+    assert len(tried) == len(set(tried)) > 0, "each merge tried once"
+    assert "keeps its graph and its delta as they are" in caplog.text
+    index.prepare()
+    assert index.semantic(vector(2_005), 1, ALL)[0].item_id == "lot-02005"
 
 
 def test_the_wait_grows_up_to_a_limit_and_ends_with_the_first_success(monkeypatch: pytest.MonkeyPatch) -> None:
