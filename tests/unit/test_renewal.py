@@ -14,8 +14,9 @@ from retrieval.index import renewal
 from retrieval.index.bm25 import Bm25Index
 from retrieval.index.faiss import FaissIndex, FaissStore
 from retrieval.index.hnsw import HnswGraph
+from retrieval.index.lot_columns import LotColumns
 from retrieval.index.lot_graph import LEAST_DELTA, LotGraph
-from retrieval.index.lot_store import translated
+from retrieval.index.lot_store import LotStore, translated
 from retrieval.index.renewal import Renewal
 
 Fail = Callable[..., None]
@@ -147,6 +148,26 @@ def test_a_search_that_runs_out_of_memory_is_an_unavailable_index_and_the_next_i
             ask(index)
     assert type(ask(index)) is type(before)
     assert index.semantic(vector(5), 1, ALL)[0].item_id == "lot-00005"
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "ask"),
+    [
+        (LotStore, "of", lambda index: [lot.item_id for lot in index.fetch(["lot-00001"])]),
+        (LotStore, "count", lambda index: index.count()),
+        (LotStore, "deletions", lambda index: index.deletions()),
+        (LotColumns, "allowed", lambda index: len(index.sample(3, ALL, 0))),
+    ],
+)
+def test_a_question_that_runs_out_of_memory_is_an_unavailable_index(
+    index: FaissIndex, monkeypatch: pytest.MonkeyPatch, part: type, method: str, ask: Callable[[FaissIndex], object]
+) -> None:
+    before = ask(index)
+    with monkeypatch.context() as broken:
+        broken.setattr(part, method, out_of_memory)
+        with pytest.raises(IndexUnavailable, match=r"the memory does not suffice; free some, or give the process more"):
+            ask(index)
+    assert ask(index) == before
 
 
 def test_a_full_disk_or_quota_is_told_as_such_and_nothing_is_distrusted(tmp_path: Path) -> None:
