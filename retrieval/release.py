@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from retrieval.errors import ReleaseError
-from retrieval.files import replace_file, sha256_of
+from retrieval.files import replace_file, sha256_of, shortage
 from retrieval.index.base import UpsertReport
 
 MANIFEST_FILE = "manifest.json"
@@ -186,7 +186,8 @@ def load_release(folder: Path) -> Manifest:
         try:
             shards.append(Manifest.from_json(path.read_text()))
         except (ReleaseError, OSError, UnicodeDecodeError) as error:
-            raise ReleaseError(f"{path} is damaged ({error}); embed its lots again with `gavel embed`") from error
+            told = shortage(path, error) or f"{path} is damaged ({error}); embed its lots again with `gavel embed`"
+            raise ReleaseError(told) from error
     if not shards:
         raise ReleaseError(f"{folder} holds no {MANIFEST_FILE}: the embedding run did not finish; run `gavel embed` again")
     return merge_manifests(shards)

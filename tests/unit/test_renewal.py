@@ -1,5 +1,6 @@
 """A merge without memory or disk: searches go on with what there is, and it is tried again later, not by each of them."""
 
+import resource
 import sqlite3
 import threading
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from embedded_lots import ALL, D, live_index, lot, vector
+from shortages import limited
 
 from retrieval.errors import IndexUnavailable
 from retrieval.index import renewal
@@ -172,30 +174,45 @@ def test_a_question_that_runs_out_of_memory_is_an_unavailable_index(
 
 def test_a_full_disk_or_quota_is_told_as_such_and_nothing_is_distrusted(tmp_path: Path) -> None:
     """The size of a file is limited, as a quota does it."""
-    import resource
-
     store = FaissStore(tmp_path / "index")
     index = store.create("tower", D)
     index.upsert(lot(number) for number in range(1_500))
     store.publish(index.name)
     files = {path: path.read_bytes() for path in (tmp_path / "index" / index.name).rglob("*.faiss")}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
-    try:
-        with pytest.raises(IndexUnavailable, match=r"lots\.sqlite cannot be written .*free some space, raise the quota") as told:
+    with limited(resource.RLIMIT_FSIZE, 4_096):
+        with pytest.raises(IndexUnavailable, match=r"lots\.sqlite cannot be used now .*free space, .* raise their limits") as told:
             index.upsert(lot(number) for number in range(2_000, 3_000))
         assert "damaged" not in str(told.value)
         assert index.semantic(vector(7), 1, ALL)[0].item_id == "lot-00007"
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path: path.read_bytes() for path in files} == files
     assert index.upsert([lot(2_000)]).indexed == 1
     assert index.semantic(vector(2_000), 1, ALL)[0].item_id == "lot-02000"
+
+
+def test_without_file_descriptors_nothing_is_told_to_be_damaged_or_to_be_built_again(tmp_path: Path) -> None:
+    store = FaissStore(tmp_path / "index")
+    index = store.create("tower", D)
+    index.upsert(lot(number) for number in range(100))
+    store.publish(index.name)
+    index.upsert([lot(200)])  # so that the next search opens the database anew
+    with limited(resource.RLIMIT_NOFILE, 0):
+        for ask, file in (
+            (lambda: index.semantic(vector(1), 1, ALL), "lots.sqlite"),
+            (lambda: index.keyword("watch", 1, ALL), "lots.sqlite"),
+            (lambda: FaissStore(tmp_path / "index").live(), "auction-items.json"),
+            (lambda: LotStore(tmp_path / "index" / index.name / "lots.sqlite"), "lots.sqlite"),
+        ):
+            with pytest.raises(IndexUnavailable, match=rf"{file} cannot be used now .*free .*descriptors") as told:
+                ask()
+            assert "damaged" not in str(told.value)
+            assert "gavel index" not in str(told.value)
+    assert index.semantic(vector(200), 1, ALL)[0].item_id == "lot-00200"
+    assert FaissStore(tmp_path / "index").live().count() == 101
 
 
 @pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_READONLY_DBMOVED", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"])
 def test_what_sqlite_says_of_a_full_disk_is_no_damage(name: str) -> None:
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorname = name
-    with pytest.raises(IndexUnavailable, match="cannot be written"), translated(Path("lots.sqlite")):
+    with pytest.raises(IndexUnavailable, match="cannot be used now"), translated(Path("lots.sqlite")):
         raise error
