@@ -423,6 +423,17 @@ def test_a_receipt_that_is_damaged_is_named_until_its_part_comes_again(bucket, s
     assert receipt_of(bucket)["indexed"] == 3
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"5", b"null", b"\xff", b'{"index": "x", "published": 1}'])
+def test_the_receipt_of_a_release_that_is_damaged_or_of_another_is_written_anew(bucket, store, damage):
+    part = put_part(bucket, lots(3))
+    handler(s3_event(part.name, put_manifest(bucket, part)), None)
+    for name in (RECEIPT_FILE, f"{RECEIPT_FILE}.bak"):
+        bucket.put_object(Key=FOLDER + name, Body=damage)
+    assert failures(handler(sqs_event(s3_event(part.name), s3_event("manifest.json")), None)) == []
+    assert (receipt_of(bucket)["lots"], receipt_of(bucket)["published"]) == (3, False)
+    assert bucket.Object(f"{FOLDER}{RECEIPT_FILE}.bak").get()["Body"].read() == damage
+
+
 def test_the_manifest_of_the_last_instance_publishes_the_release(bucket, store):
     parts = [put_part(bucket, lots(3, start=3 * n), n) for n in range(2)]
     handler(sqs_event(s3_event(*[part.name for part in parts])), None)
