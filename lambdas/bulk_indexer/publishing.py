@@ -1,6 +1,5 @@
 """Publish a release once the manifests of all its instances and the receipts of all its parts are in the bucket."""
 
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 
 from aws_lambda_powertools import Logger
 
+from lambdas.bulk_indexer.messages import is_manifest
 from retrieval.errors import ReleaseError
 from retrieval.index.base import IndexStore
 from retrieval.indexing import publish_release
@@ -26,7 +26,6 @@ from retrieval.release import (
 logger = Logger(service="bulk-indexer")
 T = TypeVar("T")
 READERS = 8  # threads that fetch receipts; a rebuild has thousands of parts
-is_manifest = re.compile(r"manifest(-\d{5}-of-\d{5})?\.json").fullmatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,6 +189,10 @@ UNKNOWN = {
     "a key that is none": {"s3_key": 5},
     "a bucket that is none": {"s3_key": "night/part-00000.ndjson.gz", "bucket": 5},
     "a key of no part": {"s3_key": "night/part-00000.ndjson"},
+    **{
+        f"{name} by hand": {"s3_key": f"night/{name}", "bucket": BUCKET}
+        for name in ("Manifest.json", "manifest-1-of-2.json", "manifests.json", "rejects.json", "indexed.json", "manifest.json/")
+    },
     "of another program": {"job": "resize", "image": "a.jpg"},
 }
 
