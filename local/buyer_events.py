@@ -11,6 +11,7 @@ from pathlib import Path
 from retrieval.buyer_store import MOST_ACTS, act_key, moment_of, oldest_kept, worth_keeping
 from retrieval.errors import FeedbackUnavailable
 from retrieval.events import Interaction
+from retrieval.files import shortage
 from retrieval.index.base import utc_now
 from retrieval.items import epoch_ms
 
@@ -86,7 +87,7 @@ class BuyerEvents:
         """A connection to the file, made readable by its owner alone.
 
         Raises:
-            FeedbackUnavailable: the file is damaged or locked, or cannot be made.
+            FeedbackUnavailable: the file is damaged, locked or out of reach, or cannot be made.
         """
         try:
             if not self._path.exists():
@@ -95,7 +96,7 @@ class BuyerEvents:
                 connection.execute("PRAGMA secure_delete = ON")
                 yield connection
         except (sqlite3.Error, OSError) as error:
-            raise FeedbackUnavailable(f"{self._path} {_complaint(error)}") from error
+            raise FeedbackUnavailable(shortage(self._path, error) or f"{self._path} {_complaint(error)}") from error
 
     def _create(self) -> None:
         """Make the file whole under another name and give it its own in one step: whoever opens it finds it ready."""
@@ -116,6 +117,6 @@ def _complaint(error: sqlite3.Error | OSError) -> str:
     """What is wrong with the file, and the way out."""
     if isinstance(error, OSError):
         return f"cannot be opened ({error.strerror}); mend its permissions"
-    if any(word in str(error) for word in ("locked", "busy", "full", "readonly")):
-        return f"does not answer ({error}); free it, some space or its permissions"
+    if any(word in str(error) for word in ("locked", "busy")):
+        return f"does not answer ({error}); try again when the process that writes to it has ended"
     return f"is damaged ({error}); delete it with the -wal and -shm beside it, it holds recent acts alone"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.errors import InvalidInput, ReleaseError
-from retrieval.files import replace_file
+from retrieval.files import replace_file, shortage
 from retrieval.release import check_part, load_release
 from retrieval.settings import Settings
 from retrieval.tower import CARD_FILE
@@ -122,7 +122,8 @@ class Home:
             return [Path(folder) for folder in json.loads(path.read_bytes())] if path.is_file() else []
         except (OSError, ValueError, TypeError) as error:
             raise InvalidInput(
-                f"{path} is damaged ({error}); delete it, or run `gavel embed --force` on the same files, so that photos are found"
+                shortage(path, error)
+                or f"{path} is damaged ({error}); delete it, or run `gavel embed --force` on the same files, so photos are found"
             ) from error
 
     def remember_sources(self, release_id: str, inputs: Iterable[Path]) -> None:

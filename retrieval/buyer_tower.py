@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from retrieval.buyers import AVERAGE, BuyerTower, WeightedAverage
 from retrieval.errors import TowerError
-from retrieval.files import replacing
+from retrieval.files import replacing, shortage
 from retrieval.index.base import Vector
 from retrieval.tower import TowerCard, split_tower_id
 
@@ -83,7 +83,7 @@ def load_buyer_tower(folder: Path, tower_id: str = "") -> BuyerTower:
     except FileNotFoundError:
         return AVERAGE
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise TowerError(f"{path} is damaged ({error!r}); copy it again, or {REMEDY}") from error
+        raise TowerError(shortage(path, error) or f"{path} is damaged ({error!r}); copy it again, or {REMEDY}") from error
     wanted, shorter = split_tower_id(tower_id or folder.name)
     if card["tower_id"] != wanted:
         raise TowerError(f"{path} belongs to tower {card['tower_id']}; copy that of {wanted}, or {REMEDY}")

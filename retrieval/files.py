@@ -1,5 +1,6 @@
 """Durable replacement of files and folders, and checksums: the one place that commits what Gavel writes to a disk."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,13 @@ from retrieval.errors import FileUnwritable
 BLOCK_BYTES = 1 << 20
 SEAL = "sha256"  # key under which JSON carries its own checksum
 PARTIAL = ".partial"  # no reader, bucket event or upload takes a name that ends so for a whole file
+# errors that say nothing against a file: space, memory, descriptors or permissions are wanting
+SHORT_OF = (
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOLCK),
+)
+SQLITE_SHORT_OF = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_NOMEM", "SQLITE_IOERR")
+SQLITE_TORN = ("SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_CORRUPTFS", "SQLITE_IOERR_DATA")
 _being_written: set[Path] = set()  # by this process
 
 
@@ -89,6 +97,21 @@ def commit_folder(building: Path, folder: Path) -> None:
 def unwritable(path: Path, error: OSError) -> FileUnwritable:
     """Make the error of a file that the disk does not take, with the remedy."""
     return FileUnwritable(f"{path} cannot be written ({error.strerror or error}); free space on its disk or mend its permissions")
+
+
+def shortage(path: Path, error: object) -> str | None:
+    """Say that a file cannot be used now though it may be whole, with the remedy; None where it is missing or damaged.
+
+    Args:
+        path: of the file.
+        error: what using it raised, an OSError or one of SQLite's; any other is no shortage.
+    """
+    name = str(getattr(error, "sqlite_errorname", ""))
+    short = isinstance(error, OSError) and error.errno in SHORT_OF
+    short = short or (name.startswith(SQLITE_SHORT_OF) and not name.startswith(SQLITE_TORN))
+    if short or (name.startswith("SQLITE_CANTOPEN") and os.path.isfile(path)):  # noqa: PTH113 -- raises nothing
+        return f"{path} cannot be used now ({error}); free space, memory or descriptors, raise their limits or mend permissions"
+    return None
 
 
 def sha256_of(path: Path) -> str:

@@ -1,13 +1,14 @@
 """A release: the parts of one embedding run, the manifest that commits them, and what became of each part in an index."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
 from retrieval.errors import ReleaseError
-from retrieval.files import replace_file, sha256_of
+from retrieval.files import replace_file, sha256_of, shortage
 from retrieval.index.base import UpsertReport
 
 MANIFEST_FILE = "manifest.json"
@@ -15,6 +16,10 @@ REJECTS_FILE = "rejects.ndjson"
 RECEIPT_FILE = "indexed.json"  # written beside the manifest once the release is live
 PART_RECEIPTS = "receipts"  # the folder of PartReceipts beside the manifest
 INDEX_REJECTS_FILE = "index-rejects.ndjson"  # items of the release that the index refused, with the reasons
+MOST = {"dimensions": 16_000, "instances": 99_999}  # as OpenSearch takes them, and as names of manifests have room
+MOST_COUNTED = 10**12  # lots or bytes
+PART_NAME = re.compile(r"part-\d+\.ndjson\.gz", re.ASCII)
+TOWER_ID = re.compile(r"[\w.-]*", re.ASCII)  # part of the name of a folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,14 @@ class PartReceipt(UpsertReport):
         try:
             values = json.loads(text)
             del values["counts"]
-            return cls(**{**values, "rejected": [(item_id, reason) for item_id, reason in values["rejected"]]})
-        except (ValueError, TypeError, KeyError) as error:
+            made = cls(**{**values, "rejected": [(item_id, reason) for item_id, reason in values["rejected"]]})
+            _check_fields(made)
+            for texts in (made.deleted_ids, made.stale_ids, *made.rejected):
+                if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+                    raise ValueError("its ids and reasons are no texts")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ReleaseError(f"not the receipt of a part: {error}") from error
+        return made
 
     def fault(self, part: Part, index: str) -> str | None:
         """Say why the receipt does not prove that an index holds a part whole; None where it does.
@@ -160,16 +170,36 @@ class Manifest:
         try:
             values = json.loads(text)
             made = cls(**{**values, "parts": [Part(**part) for part in values["parts"]]})
-        except (ValueError, TypeError, KeyError) as error:
+            _check_fields(made)
+            for part in made.parts:
+                _check_fields(part)
+            if not made.instance < made.instances:
+                raise ValueError(f"instance {made.instance} of {made.instances} cannot be")
+            if TOWER_ID.fullmatch(made.tower_id) is None:
+                raise ValueError(f"{made.tower_id!r} is no tower")
+            if odd := [part.name for part in made.parts if PART_NAME.fullmatch(part.name) is None]:
+                raise ValueError(f"{odd[0]!r} is no name of a part")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ReleaseError(f"not a release manifest: {error}") from error
-        counts = (made.dimensions, made.instance, made.instances, *(part.items for part in made.parts))
-        if any(type(count) is not int or count < 0 for count in counts):
-            raise ReleaseError("not a release manifest: its counts are no whole numbers")
         return made
 
     def save(self, folder: Path) -> Path:
         """Write the manifest, in one step, so that no reader sees half of it."""
         return replace_file(folder / self.file_name, self.to_json())
+
+
+def _check_fields(described: Manifest | Part | PartReceipt) -> None:
+    """Check what JSON brought into the fields that are counts or texts.
+
+    Raises:
+        ValueError: a count is no whole number in its range, or a text is none that can be shown.
+    """
+    for field in fields(described):
+        value, most = getattr(described, field.name), MOST.get(field.name, MOST_COUNTED)
+        if field.type is int and not (type(value) is int and 0 <= value <= most):
+            raise ValueError(f"{field.name} is no whole number from 0 to {most}: {value!r}")
+        if field.type is str and not (isinstance(value, str) and value.isprintable()):
+            raise ValueError(f"{field.name} is no text: {value!r}")
 
 
 def load_release(folder: Path) -> Manifest:
@@ -186,7 +216,8 @@ def load_release(folder: Path) -> Manifest:
         try:
             shards.append(Manifest.from_json(path.read_text()))
         except (ReleaseError, OSError, UnicodeDecodeError) as error:
-            raise ReleaseError(f"{path} is damaged ({error}); embed its lots again with `gavel embed`") from error
+            told = shortage(path, error) or f"{path} is damaged ({error}); embed its lots again with `gavel embed`"
+            raise ReleaseError(told) from error
     if not shards:
         raise ReleaseError(f"{folder} holds no {MANIFEST_FILE}: the embedding run did not finish; run `gavel embed` again")
     return merge_manifests(shards)
@@ -201,9 +232,10 @@ def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
     first = shards[0]
     if len({(s.release_id, s.tower_id, s.dimensions, s.inputs, s.instances) for s in shards}) > 1:
         raise ReleaseError(f"the manifests of release {first.release_id} are of different runs, inputs or towers")
-    missing = set(range(first.instances)) - {s.instance for s in shards}
-    if missing:
-        raise ReleaseError(f"release {first.release_id} waits for the manifest of instance {min(missing)} of {first.instances}")
+    there = {s.instance for s in shards}
+    missing = next((instance for instance in range(first.instances) if instance not in there), None)
+    if missing is not None:
+        raise ReleaseError(f"release {first.release_id} waits for the manifest of instance {missing} of {first.instances}")
     parts = sorted((part for s in shards for part in s.parts), key=lambda part: part.name)
     for one, other in pairwise(parts):
         if one.name == other.name:

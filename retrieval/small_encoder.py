@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from retrieval.encoder import MAX_WORD_CHARS, load_tokenizer, to_unit_length
 from retrieval.errors import TowerError
-from retrieval.files import replacing
+from retrieval.files import replacing, shortage
 from retrieval.items import query_text
 from retrieval.tower import SMALL_QUERY_TOWER_FILE, TowerCard
 
@@ -101,7 +101,8 @@ class SmallQueryTower:
             found.check(card)
         except UNREADABLE as error:
             raise TowerError(
-                f"{path} is not a small query tower: {error}; copy it again, or make it again with {DISTIL}"
+                shortage(path, error)
+                or f"{path} is not a small query tower: {error}; copy it again, or make it again with {DISTIL}"
             ) from error
         return found
 

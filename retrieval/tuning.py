@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from retrieval.errors import InvalidInput, TowerError
-from retrieval.files import replace_file, seal_json, unseal_json
+from retrieval.files import replace_file, seal_json, shortage, unseal_json
 from retrieval.fuse import Fusion
 
 TUNING_FILE = "hybrid.json"  # beside the tower's card, and published with it
@@ -72,7 +72,9 @@ class Tuning:
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, KeyError, TypeError, InvalidInput) as error:
-            raise TowerError(f"{path} is damaged ({error!r}); delete it, or write it anew with `gavel tune hybrid`") from error
+            told = shortage(path, error)
+            message = told or f"{path} is damaged ({error!r}); delete it, or write it anew with `gavel tune hybrid`"
+            raise TowerError(message) from error
 
 
 def untuned(tower_id: str) -> Tuning:

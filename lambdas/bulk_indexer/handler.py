@@ -16,8 +16,8 @@ from typing import Any
 import boto3
 from aws_lambda_powertools import Logger
 
-from lambdas.bulk_indexer.messages import PART_SUFFIX, objects_of
-from lambdas.bulk_indexer.publishing import Bucket, is_manifest, publish
+from lambdas.bulk_indexer.messages import PART_SUFFIX, is_manifest, objects_of
+from lambdas.bulk_indexer.publishing import Bucket, publish
 from lambdas.bulk_indexer.tower_index import make_index
 from retrieval.index.base import IndexStore
 from retrieval.index.opensearch_client import open_store

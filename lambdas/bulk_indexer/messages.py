@@ -1,5 +1,6 @@
 """Read the objects that a message names, however services wrapped it."""
 
+import re
 from collections.abc import Iterator
 from json import loads
 from typing import Any
@@ -9,6 +10,7 @@ from retrieval.errors import InvalidInput
 from retrieval.settings import Settings
 
 PART_SUFFIX = ".ndjson.gz"
+is_manifest = re.compile(r"manifest(-\d{5}-of-\d{5})?\.json").fullmatch  # of an object's name
 CREATED, REMOVED = "ObjectCreated", ("ObjectRemoved", "LifecycleExpiration")
 
 
@@ -40,13 +42,18 @@ def objects_of(message: Any) -> Iterator[tuple[str, str]]:
             yield bucket, key  # EventBridge, unlike S3, tells keys as they are
         case {"source": "aws.s3", "detail-type": "Object Deleted"} | {"Service": "Amazon S3", "Event": "s3:TestEvent"}:
             return
-        case {"s3_key": str(key)} if key.endswith((PART_SUFFIX, ".json")) and isinstance(message.get("bucket", ""), str):
+        case {"s3_key": str(key)} if _asks_for_work(key) and isinstance(message.get("bucket", ""), str):
             yield message.get("bucket") or _own_bucket(), key
         case _:
             raise InvalidInput(
                 f"the bulk indexer does not know this message: {str(message)[:200]!r}; send an S3 event, bare or wrapped by SNS, "
                 'SQS or EventBridge, or {"s3_key": "<key of a part or manifest>"}'
             )
+
+
+def _asks_for_work(key: str) -> bool:
+    """Tell whether a key names a part or a manifest."""
+    return key.endswith(PART_SUFFIX) or is_manifest(key.rpartition("/")[2]) is not None
 
 
 def _parsed(text: str) -> Any:

@@ -1,6 +1,5 @@
 """Publish a release once the manifests of all its instances and the receipts of all its parts are in the bucket."""
 
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 
 from aws_lambda_powertools import Logger
 
+from lambdas.bulk_indexer.messages import is_manifest
 from retrieval.errors import ReleaseError
 from retrieval.index.base import IndexStore
 from retrieval.indexing import publish_release
@@ -26,7 +26,6 @@ from retrieval.release import (
 logger = Logger(service="bulk-indexer")
 T = TypeVar("T")
 READERS = 8  # threads that fetch receipts; a rebuild has thousands of parts
-is_manifest = re.compile(r"manifest(-\d{5}-of-\d{5})?\.json").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +95,20 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
             raise
         logger.warning("release not published", folder=folder, reason=str(error))  # what is amiss is not this part's doing
         return
-    before = [loads(bucket.text(entry["Key"])) for entry in bucket.listed(folder + RECEIPT_FILE)]
-    moved = any(told["index"] == report.index and told["published"] for told in before)  # by the last part, before its manifest
+    moved = _published_before(bucket, folder + RECEIPT_FILE, report.index)  # by the last part, before its manifest
     bucket.put(folder + RECEIPT_FILE, replace(report, published=report.published or moved).to_json())
     logger.info("release checked", index=report.index, lots=report.lots, recall=report.recall_at_10, published=report.published)
+
+
+def _published_before(bucket: Bucket, key: str, index: str) -> bool:
+    """Tell whether a receipt is there that says that its release made this index live; one that cannot be read says nothing."""
+    if key not in {entry["Key"] for entry in bucket.listed(key)}:
+        return False
+    try:
+        told = loads(bucket.text(key))
+        return bool(told["index"] == index and told["published"] is True)
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def _parsed(bucket: Bucket, key: str, parse: Callable[[str], T], remedy: str) -> T:

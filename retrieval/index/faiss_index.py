@@ -110,11 +110,12 @@ class FaissIndex:
 
     def count(self, where: Filter | None = None) -> int:
         """Return the number of lots in it, ended ones included; with a filter, of those that pass it."""
-        if where is None:
-            return self._lots.count()
-        current = self._current_graph()
-        with self._lock.reading():
-            return int(np.count_nonzero(current.columns.allowed(where)))
+        with enough_memory(self.name):
+            if where is None:
+                return self._lots.count()
+            current = self._current_graph()
+            with self._lock.reading():
+                return int(np.count_nonzero(current.columns.allowed(where)))
 
     def damaged(self) -> int:
         """Number of lots that are left out because their rows are damaged."""
@@ -122,7 +123,8 @@ class FaissIndex:
 
     def deletions(self) -> list[Tombstone]:
         """The lots that were withdrawn and did not come back."""
-        return self._lots.deletions()
+        with enough_memory(self.name):
+            return self._lots.deletions()
 
     def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order, a transaction for every 1,000; what is acknowledged is durable."""
@@ -201,13 +203,14 @@ class FaissIndex:
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
-        lots = self._lots.of(list(dict.fromkeys(item_ids)))
-        return [Candidate(i, 0.0, lots[i].document, lots[i].vector) for i in item_ids if i in lots]
+        with enough_memory(self.name):
+            lots = self._lots.of(list(dict.fromkeys(item_ids)))
+            return [Candidate(i, 0.0, lots[i].document, lots[i].vector) for i in item_ids if i in lots]
 
     def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
         current = self._current_graph()
-        with self._lock.reading():
+        with enough_memory(self.name), self._lock.reading():
             slots = np.flatnonzero(current.columns.allowed(where))
             drawn = np.random.default_rng(seed).choice(slots, min(count, len(slots)), replace=False)
             return list(current.vectors.take(drawn))

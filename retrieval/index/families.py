@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import IndexUnavailable, InvalidInput
-from retrieval.files import crc32_of
+from retrieval.files import crc32_of, shortage
 from retrieval.index.base import OVERFETCH, Vector
 from retrieval.index.hnsw import SHARE_OF_PASSES, exact_is_cheaper, nearest_slots, share_near
 from retrieval.index.index_spec import IndexSpec
@@ -93,7 +93,8 @@ class AnnIndex:
                 raise ValueError(f"{INDEX_FILE} holds {index.ntotal} vectors of {index.d} numbers, not {shape}")
             vectors = None if spec.keeps_vectors else mapped_vectors(folder / VECTORS_FILE, shape)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, InvalidInput) as error:
-            raise IndexUnavailable(f"the vector index in {folder} cannot be opened ({error}); build it again") from error
+            told = shortage(folder, error) or f"the vector index in {folder} cannot be opened ({error}); build it again"
+            raise IndexUnavailable(told) from error
         return cls(index, spec, vectors)
 
     def search(

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import IndexUnavailable
-from retrieval.files import crc32_of, replace_file, seal_json, unseal_json
+from retrieval.files import crc32_of, replace_file, seal_json, shortage, unseal_json
 from retrieval.index.base import REBUILD, IndexedItem, Tombstone, UpsertReport, Vector
 from retrieval.index.entries import entry_fault
 
@@ -30,15 +30,6 @@ logger = logging.getLogger(__name__)
 
 SEAL_FILE = "lots.json"
 BUSY_TIMEOUT_S = 60.0  # how long a writer waits for another process to commit
-# of SQLite's errors: the disk or a quota is full, or may not be written; what was committed is whole
-UNWRITABLE = (
-    "SQLITE_FULL",
-    "SQLITE_READONLY",
-    "SQLITE_IOERR_WRITE",
-    "SQLITE_IOERR_FSYNC",
-    "SQLITE_IOERR_TRUNCATE",
-    "SQLITE_IOERR_SHM",
-)
 IDS_A_QUERY = 500  # bound variables of one statement; SQLite allows 999 at least
 
 SCHEMA = """
@@ -205,7 +196,11 @@ class LotStore:
         for row in self._writer.execute("SELECT item_id, version FROM tombstones ORDER BY sequence"):
             deletions = zlib.crc32(repr(row).encode(), deletions)
         known = {name: getattr(self, name) for name in ("database_id", "tower_id", "dimensions", "language")}
-        return {**known, "generation": _generation(self._writer), "deletions": deletions, "crc32": crc32_of(self.path)}
+        try:
+            checksum = crc32_of(self.path)
+        except OSError as error:
+            raise damaged(self.path, error) from error
+        return {**known, "generation": _generation(self._writer), "deletions": deletions, "crc32": checksum}
 
     def _is_sealed(self) -> bool:
         """True if the file is the one that seal() saw; False if every row has to be looked at.
@@ -329,18 +324,15 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
             raise IndexUnavailable(f"{path} is locked by another process that writes to it; try again when it has ended") from error
-        if getattr(error, "sqlite_errorname", "").startswith(UNWRITABLE):
-            raise IndexUnavailable(
-                f"{path} cannot be written ({error}); free some space, raise the quota or mend its permissions"
-            ) from error
         raise damaged(path, error) from error
     except (sqlite3.Error, ValueError, TypeError) as error:
         raise damaged(path, error) from error
 
 
 def damaged(path: Path, reason: object) -> IndexUnavailable:
-    """Make the error of a file that an index cannot do without."""
-    return IndexUnavailable(f"{path} is missing, closed or damaged ({' '.join(str(reason).split())}); {REBUILD}")
+    """Make the error of a file that an index cannot do without; what is a shortage is told as such."""
+    told = shortage(path, reason)
+    return IndexUnavailable(told or f"{path} is missing, closed or damaged ({' '.join(str(reason).split())}); {REBUILD}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -49,7 +49,7 @@ class Renewal:
             with enough_memory(self._name):
                 yield
         except (IndexUnavailable, OSError, RuntimeError) as error:  # RuntimeError is FAISS's
-            self._not_before, self._wait_s = time.monotonic() + self._wait_s, min(2 * self._wait_s, LONGEST_WAIT_S)
+            self._put_off()
             raise error if isinstance(error, IndexUnavailable) else IndexUnavailable(f"{self._name}: {error}") from error
         self._wait_s = FIRST_WAIT_S
 
@@ -72,7 +72,14 @@ class Renewal:
             except GavelError as error:
                 logger.error("%s: %s", otherwise, error)
 
-        threading.Thread(target=run, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=run, name=self._name, daemon=True).start()
+        except (RuntimeError, MemoryError) as error:  # the system gives no more threads; who asked goes on without
+            self._put_off()
+            logger.error("%s: %s", otherwise, error)
+
+    def _put_off(self) -> None:
+        self._not_before, self._wait_s = time.monotonic() + self._wait_s, min(2 * self._wait_s, LONGEST_WAIT_S)
 
 
 @contextmanager

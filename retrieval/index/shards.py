@@ -255,8 +255,16 @@ class ShardedIndex:
         return self._each(lambda shard, _: shard.ask(method, *given, **named), self._shards)
 
     def _each(self, ask: Callable[[Shard, Any], Found], parts: Sequence[Any]) -> list[Found]:
-        """Ask all shards at once, each with its part; the answers in the order of the shards."""
-        return list(self._threads.map(ask, self._shards, parts))
+        """Ask all shards at once, each with its part; the answers in the order of the shards.
+
+        Raises:
+            IndexUnavailable: no thread can be started, or the index is closed; or as the shards raise it.
+        """
+        try:
+            answers = self._threads.map(ask, self._shards, parts)
+        except RuntimeError as error:
+            raise IndexUnavailable(f"the shards of {self.name} cannot be asked ({error}); ask again") from error
+        return list(answers)
 
     def _number(self, item_id: str) -> int:
         return shard_of(item_id, len(self._shards))

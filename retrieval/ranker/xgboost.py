@@ -12,7 +12,7 @@ import xgboost
 from numpy.typing import NDArray
 
 from retrieval.errors import FeatureMismatch, RankerUnavailable
-from retrieval.files import replace_file
+from retrieval.files import replace_file, shortage
 from retrieval.ranker.features import FEATURES, FEATURES_HASH
 from retrieval.ranker.parameters import BoosterParameters
 
@@ -89,7 +89,7 @@ class BoosterRanker:
                 raise ValueError("its checksum does not hold")
             booster.load_model(path)  # not from memory: XGBoost ends the process on bytes that are no model
         except (xgboost.core.XGBoostError, OSError, ValueError) as error:
-            raise RankerUnavailable(f"{path} is not a readable booster; {REMEDY}") from error
+            raise RankerUnavailable(shortage(path, error) or f"{path} is not a readable booster; {REMEDY}") from error
         if tower_id and (trained_on := booster.attr("tower_id") or tower_id) != tower_id:
             raise RankerUnavailable(f"{path} was trained on candidates of tower {trained_on}, not of {tower_id}; {REMEDY}")
         if booster.attr("features_hash") != FEATURES_HASH:

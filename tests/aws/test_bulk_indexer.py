@@ -189,6 +189,10 @@ UNKNOWN = {
     "a key that is none": {"s3_key": 5},
     "a bucket that is none": {"s3_key": "night/part-00000.ndjson.gz", "bucket": 5},
     "a key of no part": {"s3_key": "night/part-00000.ndjson"},
+    **{
+        f"{name} by hand": {"s3_key": f"night/{name}", "bucket": BUCKET}
+        for name in ("Manifest.json", "manifest-1-of-2.json", "manifests.json", "rejects.json", "indexed.json", "manifest.json/")
+    },
     "of another program": {"job": "resize", "image": "a.jpg"},
 }
 
@@ -421,6 +425,17 @@ def test_a_receipt_that_is_damaged_is_named_until_its_part_comes_again(bucket, s
         handler(s3_event(put_manifest(bucket, part)), None)
     handler(s3_event(part.name), None)
     assert receipt_of(bucket)["indexed"] == 3
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"5", b"null", b"\xff", b'{"index": "x", "published": 1}'])
+def test_the_receipt_of_a_release_that_is_damaged_or_of_another_is_written_anew(bucket, store, damage):
+    part = put_part(bucket, lots(3))
+    handler(s3_event(part.name, put_manifest(bucket, part)), None)
+    for name in (RECEIPT_FILE, f"{RECEIPT_FILE}.bak"):
+        bucket.put_object(Key=FOLDER + name, Body=damage)
+    assert failures(handler(sqs_event(s3_event(part.name), s3_event("manifest.json")), None)) == []
+    assert (receipt_of(bucket)["lots"], receipt_of(bucket)["published"]) == (3, False)
+    assert bucket.Object(f"{FOLDER}{RECEIPT_FILE}.bak").get()["Body"].read() == damage
 
 
 def test_the_manifest_of_the_last_instance_publishes_the_release(bucket, store):

@@ -1,5 +1,6 @@
 """The file of buyers' recent acts on one machine: damaged, locked, shared, erased."""
 
+import resource
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from shortages import limited
 
 from local.buyer_events import BuyerEvents
 from retrieval.errors import FeedbackUnavailable
@@ -68,6 +70,21 @@ def test_a_file_that_another_process_holds_is_told_soon_and_read_meanwhile(tmp_p
     assert [one.item_id for one in store.recent("buyer-1")] == ["v1"]
     other.close()
     assert store.append([act("v2")]) == 1
+
+
+@pytest.mark.parametrize(("kind", "soft"), [(resource.RLIMIT_FSIZE, 2_000), (resource.RLIMIT_NOFILE, 0)])
+def test_a_full_quota_and_a_want_of_file_descriptors_are_no_damage(kind: int, soft: int, tmp_path: Path) -> None:
+    store = events(tmp_path / "buyers.sqlite")
+    store.append([act(f"v{n}", minutes_ago=n) for n in range(50)])
+    calls = [lambda: store.append([act(f"w{n}", minutes_ago=n) for n in range(200)]), lambda: store.erase("buyer-1")]
+    with limited(kind, soft):
+        for call in calls:
+            with pytest.raises(FeedbackUnavailable, match=r"buyers\.sqlite cannot be used now .*free space, .*descriptors") as told:
+                call()
+            assert "delete" not in str(told.value)
+            assert "damaged" not in str(told.value)
+    assert len(store.recent("buyer-1")) == 50
+    assert store.append([act("x")]) == 1
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import errno
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from retrieval.errors import FileUnwritable, GavelError
-from retrieval.files import commit_folder, replace_file, replacing, seal_json, unseal_json
+from retrieval.files import commit_folder, replace_file, replacing, seal_json, shortage, unseal_json
 
 
 def test_a_replaced_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,3 +71,39 @@ def test_json_tells_when_it_is_not_what_was_written() -> None:
     for damaged in (sealed.replace("2.5", "2.6"), sealed[:-5], "[]", ""):
         with pytest.raises(ValueError, match=r"."):
             unseal_json(damaged)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EDQUOT])
+def test_what_the_system_lacks_is_said_of_no_file(tmp_path: Path, code: int) -> None:
+    told = shortage(tmp_path / "card.json", OSError(code, os.strerror(code)))
+    assert told is not None
+    assert f"card.json cannot be used now ([Errno {code}] {os.strerror(code)}); free space" in told
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "x"), OSError(errno.EIO, "x"), ValueError("x"), "it is another's"]
+)
+def test_what_is_missing_or_damaged_is_no_shortage(tmp_path: Path, error: object) -> None:
+    assert shortage(tmp_path / "card.json", error) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "short"),
+    [
+        ("SQLITE_IOERR_NOMEM", True, True),
+        ("SQLITE_IOERR_SHMSIZE", True, True),
+        ("SQLITE_CANTOPEN", True, True),
+        ("SQLITE_CANTOPEN", False, False),
+        ("SQLITE_CORRUPT", True, False),
+        ("SQLITE_NOTADB", True, False),
+        ("SQLITE_IOERR_SHORT_READ", True, False),
+        ("SQLITE_ERROR", True, False),
+    ],
+)
+def test_an_error_of_sqlite_is_a_shortage_or_damage(tmp_path: Path, name: str, there: bool, short: bool) -> None:
+    path = tmp_path / "lots.sqlite"
+    if there:
+        path.touch()
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = name
+    assert (shortage(path, error) is not None) == short

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import ReleaseError
-from retrieval.release import Manifest, Part, check_part, load_release, merge_manifests
+from retrieval.release import Manifest, Part, PartReceipt, check_part, load_release, merge_manifests
 
 
 def part(number=0, items=3, data=b"lots"):
@@ -57,6 +57,71 @@ def test_a_manifest_with_a_field_that_nobody_knows_is_refused():
     values = json.loads(manifest().to_json()) | {"colour": "red"}
     with pytest.raises(ReleaseError, match=r"not a release manifest.*colour"):
         Manifest.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("field", [name for name in json.loads(manifest().to_json()) if name != "parts"])
+@pytest.mark.parametrize("value", [None, "a\0b", "\ud800", -1, 1.5, True, [], {}, 10**30])
+def test_a_manifest_with_a_field_of_another_kind_is_refused_in_one_sentence(field, value, tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps(json.loads(manifest().to_json()) | {field: value}))
+    with pytest.raises(ReleaseError, match=r"manifest\.json is damaged \(.*\); embed its lots again"):
+        load_release(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("name", value) for value in (None, 1, "", "x", "a\0b", "/etc/passwd", "../part-00000.ndjson.gz", "part-00000.ndjson")),
+        *((name, value) for name in ("items", "bytes") for value in (None, "3", -1, 3.0, True, 10**30)),
+        *(("sha256", value) for value in (None, 1, [], "a\0b")),
+    ],
+)
+def test_a_part_with_a_field_of_another_kind_is_refused(field, value):
+    values = json.loads(manifest().to_json())
+    values["parts"][0][field] = value
+    with pytest.raises(ReleaseError, match=r"not a release manifest|do not add up"):
+        Manifest.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("field", ["instance", "instances", "dimensions"])
+def test_a_manifest_of_more_instances_or_dimensions_than_there_can_be_is_refused(field):
+    with pytest.raises(ReleaseError, match="not a release manifest"):
+        Manifest.from_json(json.dumps(json.loads(manifest().to_json()) | {field: 100_000}))
+    with pytest.raises(ReleaseError, match="instance 0 of 0 cannot be"):
+        Manifest.from_json(manifest(instances=0).to_json())
+
+
+def test_the_instance_that_is_missing_among_more_than_memory_holds_is_told_at_once():
+    with pytest.raises(ReleaseError, match="waits for the manifest of instance 1 of 1000000000000000000000000000000"):
+        merge_manifests([shard(0, 10**30)])
+
+
+@pytest.mark.parametrize("tower_id", ["../elsewhere", "a/b", "a b"])
+def test_a_tower_that_would_lead_out_of_the_folder_is_refused(tower_id):
+    with pytest.raises(ReleaseError, match="is no tower"):
+        Manifest.from_json(manifest(tower_id=tower_id).to_json())
+
+
+def receipt(**given):
+    values = {"indexed": 1, "stale_ids": ["b"], "deleted_ids": ["c"], "rejected": [("d", "too long")], "sha256": "0" * 64}
+    return PartReceipt(**{"part": part().name, "index": "auction-items-t-1", "tower_id": "t"} | values | given)
+
+
+def test_a_receipt_reads_back_as_it_was_written():
+    assert PartReceipt.from_json(receipt().to_json()) == receipt()
+    assert PartReceipt.from_json(PartReceipt().to_json()).total == 0
+
+
+@pytest.mark.parametrize("field", [name for name in json.loads(receipt().to_json()) if name != "counts"])
+@pytest.mark.parametrize("value", [None, 1.5, -1, True, {"a": 1}, [1], [["a"]], [["a", 1]], [[1, "b"]], [["a", "b", "c"]]])
+def test_a_receipt_with_a_field_of_another_kind_is_refused(field, value):
+    with pytest.raises(ReleaseError, match="not the receipt of a part"):
+        PartReceipt.from_json(json.dumps(json.loads(receipt().to_json()) | {field: value}))
+
+
+@pytest.mark.parametrize(("field", "value"), [("indexed", "x"), ("stale_ids", 0), ("stale_ids", "abc"), ("part", 5)])
+def test_a_receipt_of_other_kinds_is_refused(field, value):
+    with pytest.raises(ReleaseError, match="not the receipt of a part"):
+        PartReceipt.from_json(json.dumps(json.loads(receipt().to_json()) | {field: value}))
 
 
 def test_a_saved_release_is_loaded_and_nothing_half_written_stays(tmp_path):

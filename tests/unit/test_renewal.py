@@ -1,20 +1,24 @@
 """A merge without memory or disk: searches go on with what there is, and it is tried again later, not by each of them."""
 
+import resource
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from embedded_lots import ALL, D, live_index, lot, vector
+from shortages import limited
 
 from retrieval.errors import IndexUnavailable
 from retrieval.index import renewal
 from retrieval.index.bm25 import Bm25Index
 from retrieval.index.faiss import FaissIndex, FaissStore
 from retrieval.index.hnsw import HnswGraph
+from retrieval.index.lot_columns import LotColumns
 from retrieval.index.lot_graph import LEAST_DELTA, LotGraph
-from retrieval.index.lot_store import translated
+from retrieval.index.lot_store import LotStore, translated
 from retrieval.index.renewal import Renewal
 
 Fail = Callable[..., None]
@@ -61,6 +65,31 @@ def test_a_merge_that_fails_is_tried_again_later_and_not_by_every_search(
         assert len(tried) == 1
     index.prepare()
     assert index.semantic(vector(4_000), 1, ALL)[0].item_id == "lot-04000"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_a_search_is_answered_when_no_thread_can_be_started_and_the_merge_waits(
+    index: FaissIndex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    tried = []
+
+    def fail(thread: threading.Thread) -> None:
+        tried.append(thread.name)
+        raise error
+
+    index._graph._renewal._wait_s = index._keywords._renewal._wait_s = 60.0
+    index.keyword("watch", 1, ALL)
+    index.upsert(lot(number) for number in range(2_000, 2_001 + LEAST_DELTA))
+    with monkeypatch.context() as broken:
+        broken.setattr(threading.Thread, "start", fail)
+        for number in range(2_000, 2_010):
+            assert index.hybrid("watch", vector(number), 1, ALL)
+            assert index.semantic(vector(number), 1, ALL)[0].item_id == f"lot-{number:05}"
+        index.refresh()
+    assert len(tried) == len(set(tried)) > 0, "each merge tried once"
+    assert "keeps its graph and its delta as they are" in caplog.text
+    index.prepare()
+    assert index.semantic(vector(2_005), 1, ALL)[0].item_id == "lot-02005"
 
 
 def test_the_wait_grows_up_to_a_limit_and_ends_with_the_first_success(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,32 +152,67 @@ def test_a_search_that_runs_out_of_memory_is_an_unavailable_index_and_the_next_i
     assert index.semantic(vector(5), 1, ALL)[0].item_id == "lot-00005"
 
 
+@pytest.mark.parametrize(
+    ("part", "method", "ask"),
+    [
+        (LotStore, "of", lambda index: [lot.item_id for lot in index.fetch(["lot-00001"])]),
+        (LotStore, "count", lambda index: index.count()),
+        (LotStore, "deletions", lambda index: index.deletions()),
+        (LotColumns, "allowed", lambda index: len(index.sample(3, ALL, 0))),
+    ],
+)
+def test_a_question_that_runs_out_of_memory_is_an_unavailable_index(
+    index: FaissIndex, monkeypatch: pytest.MonkeyPatch, part: type, method: str, ask: Callable[[FaissIndex], object]
+) -> None:
+    before = ask(index)
+    with monkeypatch.context() as broken:
+        broken.setattr(part, method, out_of_memory)
+        with pytest.raises(IndexUnavailable, match=r"the memory does not suffice; free some, or give the process more"):
+            ask(index)
+    assert ask(index) == before
+
+
 def test_a_full_disk_or_quota_is_told_as_such_and_nothing_is_distrusted(tmp_path: Path) -> None:
     """The size of a file is limited, as a quota does it."""
-    import resource
-
     store = FaissStore(tmp_path / "index")
     index = store.create("tower", D)
     index.upsert(lot(number) for number in range(1_500))
     store.publish(index.name)
     files = {path: path.read_bytes() for path in (tmp_path / "index" / index.name).rglob("*.faiss")}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, limits[1]))
-    try:
-        with pytest.raises(IndexUnavailable, match=r"lots\.sqlite cannot be written .*free some space, raise the quota") as told:
+    with limited(resource.RLIMIT_FSIZE, 4_096):
+        with pytest.raises(IndexUnavailable, match=r"lots\.sqlite cannot be used now .*free space, .* raise their limits") as told:
             index.upsert(lot(number) for number in range(2_000, 3_000))
         assert "damaged" not in str(told.value)
         assert index.semantic(vector(7), 1, ALL)[0].item_id == "lot-00007"
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path: path.read_bytes() for path in files} == files
     assert index.upsert([lot(2_000)]).indexed == 1
     assert index.semantic(vector(2_000), 1, ALL)[0].item_id == "lot-02000"
+
+
+def test_without_file_descriptors_nothing_is_told_to_be_damaged_or_to_be_built_again(tmp_path: Path) -> None:
+    store = FaissStore(tmp_path / "index")
+    index = store.create("tower", D)
+    index.upsert(lot(number) for number in range(100))
+    store.publish(index.name)
+    index.upsert([lot(200)])  # so that the next search opens the database anew
+    with limited(resource.RLIMIT_NOFILE, 0):
+        for ask, file in (
+            (lambda: index.semantic(vector(1), 1, ALL), "lots.sqlite"),
+            (lambda: index.keyword("watch", 1, ALL), "lots.sqlite"),
+            (lambda: FaissStore(tmp_path / "index").live(), "auction-items.json"),
+            (lambda: LotStore(tmp_path / "index" / index.name / "lots.sqlite"), "lots.sqlite"),
+        ):
+            with pytest.raises(IndexUnavailable, match=rf"{file} cannot be used now .*free .*descriptors") as told:
+                ask()
+            assert "damaged" not in str(told.value)
+            assert "gavel index" not in str(told.value)
+    assert index.semantic(vector(200), 1, ALL)[0].item_id == "lot-00200"
+    assert FaissStore(tmp_path / "index").live().count() == 101
 
 
 @pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_READONLY_DBMOVED", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"])
 def test_what_sqlite_says_of_a_full_disk_is_no_damage(name: str) -> None:
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorname = name
-    with pytest.raises(IndexUnavailable, match="cannot be written"), translated(Path("lots.sqlite")):
+    with pytest.raises(IndexUnavailable, match="cannot be used now"), translated(Path("lots.sqlite")):
         raise error

@@ -147,3 +147,17 @@ def test_a_damaged_list_of_shards_is_named_with_the_way_out(tmp_path: Path) -> N
     (tmp_path / name / SHARDS_FILE).write_text("{")
     with pytest.raises(IndexUnavailable, match=r"shards.json is missing, closed or damaged.*`gavel index --rebuild`"):
         FaissStore(tmp_path).find("tower")
+
+
+def test_a_search_for_which_no_thread_can_be_started_is_an_unavailable_index(
+    sharded: VectorIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    assert isinstance(sharded, ShardedIndex)
+    with monkeypatch.context() as broken:
+        broken.setattr(sharded._threads, "submit", fail)
+        with pytest.raises(IndexUnavailable, match=r"cannot be asked \(can't start new thread\); ask again"):
+            sharded.semantic(vector(1), 3, ALL)
+    assert sharded.semantic(vector(1), 3, ALL)

@@ -1,9 +1,11 @@
 """What was tuned for a tower: its file, and how an index of the tower searches by it."""
 
+import resource
 from pathlib import Path
 
 import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
+from shortages import limited
 
 from retrieval.errors import InvalidInput, TowerError
 from retrieval.fuse import Fusion
@@ -101,3 +103,11 @@ def test_a_tuning_of_another_tower_is_refused(tmp_path: Path) -> None:
     TUNED.save(tmp_path / "theirs").rename(tmp_path / "ours" / TUNING_FILE)
     with pytest.raises(TowerError, match="it was tuned for tower theirs"):
         Tuning.load(tmp_path / "ours")
+
+
+def test_a_tuning_that_cannot_be_read_for_want_of_descriptors_is_not_to_be_deleted(tmp_path: Path) -> None:
+    TUNED.save(tmp_path)
+    with limited(resource.RLIMIT_NOFILE, 0), pytest.raises(TowerError, match=rf"{TUNING_FILE} cannot be used now") as told:
+        Tuning.load(tmp_path)
+    assert "delete" not in str(told.value)
+    assert Tuning.load(tmp_path) == TUNED
