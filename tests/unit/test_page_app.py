@@ -229,6 +229,43 @@ def test_a_release_cannot_name_a_file_outside_the_home(shop: Path) -> None:
     assert home.sources("test") == [shop]
 
 
+@pytest.mark.parametrize("damaged", ["x", "null", "[1]", '{"a": 1}', '"abc"', "", "\xff", "[" * 100_000])
+def test_where_the_folders_of_a_release_are_damaged_its_lots_have_no_photo_which_is_told_once(
+    damaged: str, shop: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = client(shop.parent, lot("v1", image="photos/vase.png"))
+    (shop.parent / "home" / "sources" / "test.json").write_text(damaged, encoding="latin-1")
+    assert [asked.get("/photos/v1").status_code for _ in range(3)] == [404] * 3
+    (told,) = [record.getMessage() for record in caplog.records if "test.json" in record.getMessage()]
+    assert "gavel embed --force" in told
+
+
+def test_a_photo_of_an_opened_folder_is_found_though_the_folders_of_its_release_are_damaged(shop: Path) -> None:
+    asked = client(shop.parent, lot("v1", image="photos/vase.png"), opened=(shop,))
+    (shop.parent / "home" / "sources" / "test.json").write_text("null")
+    assert asked.get("/photos/v1").status_code == 200
+
+
+def test_a_pipe_in_a_folder_whose_name_is_no_utf8_is_no_photo(shop: Path) -> None:
+    folder = shop / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    os.mkfifo(folder / "vase.png")
+    (shop / "link").symlink_to(folder)
+    asked = client(shop.parent, lot("v1", image="link/vase.png"))
+    assert [asked.get("/photos/v1").status_code for _ in range(2)] == [404] * 2
+
+
+def test_a_photo_whose_refusal_is_damaged_is_drawn_again(shop: Path) -> None:
+    photo = shop / "photos" / "vase.png"
+    thumbnails = Thumbnails(shop.parent / "home" / "thumbnails")
+    thumbnails.refuse(photo, "it was too large")
+    asked = client(shop.parent, lot("v1", image="photos/vase.png"))
+    assert asked.get("/photos/v1").status_code == 404
+    (refusal,) = thumbnails.folder.rglob("*-refused")
+    refusal.write_bytes(b"\xff\xfe")
+    assert asked.get("/photos/v1").status_code == 200
+
+
 def test_the_words_are_those_of_lots_that_can_be_bid_on(shop: Path) -> None:
     ended = datetime.now(UTC) - timedelta(hours=1)
     lots = [
