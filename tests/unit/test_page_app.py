@@ -98,6 +98,21 @@ def test_the_api_stays_where_it_was(shop: Path) -> None:
     assert asked.get("/config.json").json()["currency"] == "EUR"
 
 
+@pytest.mark.parametrize("path", ["/config.json", "/words.json", "/photos/v1"])
+def test_the_data_of_the_page_takes_no_parameter_that_it_does_not_know(path: str, shop: Path) -> None:
+    asked = client(shop.parent, lot("v1", image="photos/vase.png"))
+    assert asked.get(path).status_code == 200
+    for query in ("x=1", "x=1&x=1"):
+        answer = asked.get(f"{path}?{query}")
+        assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
+        assert answer.json()["detail"].startswith("x: there is no such parameter")
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/assets/app.js"])
+def test_the_address_of_the_page_may_hold_its_state(path: str, shop: Path) -> None:
+    assert client(shop.parent, lot("v1")).get(f"{path}?q=vase&brand=a&brand=b").status_code == 200
+
+
 def test_a_lots_photo_is_drawn_anew_as_a_jpeg(shop: Path) -> None:
     asked = client(shop.parent, lot("a/b ?#", image="photos/vase.png"))
     answer = asked.get("/photos/a%2Fb%20%3F%23")
