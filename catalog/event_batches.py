@@ -170,7 +170,9 @@ def _columns(table: pa.Table | pa.RecordBatch) -> dict[str, Column]:
     """Field -> values, of a table that has a column for each field."""
     named = {field: [name for name in accepted if name in table.schema.names] for field, accepted in ALIASES.items()}
     if any(len(present) > 1 for present in named.values()):  # a field is the first of its columns that a row has
-        rows = table.to_pylist()
+        plain = {name: _plain(table.column(name)) for present in named.values() for name in present}
+        cells = [column if isinstance(column, list) else column.to_pylist() for column in plain.values()]
+        rows = [dict(zip(plain, row, strict=True)) for row in zip(*cells, strict=True)]
         return {field: [first_value(row, ALIASES[field]) for row in rows] for field in FIELDS}
     return {field: _plain(table.column(present[0])) for field, present in named.items()}
 

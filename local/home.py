@@ -119,8 +119,11 @@ class Home:
         """
         path = self._sources_file(release_id)
         try:
-            return [Path(folder) for folder in json.loads(path.read_bytes())] if path.is_file() else []
-        except (OSError, ValueError, TypeError) as error:
+            folders = json.loads(path.read_bytes()) if path.is_file() else []
+            if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+                raise ValueError("it holds no list of folders")
+            return [Path(folder) for folder in folders]
+        except (OSError, ValueError, RecursionError) as error:
             raise InvalidInput(
                 shortage(path, error)
                 or f"{path} is damaged ({error}); delete it, or run `gavel embed --force` on the same files, so photos are found"

@@ -61,6 +61,7 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
     """
     words = PageWords()
     routes = APIRouter(include_in_schema=False, lifespan=photos.lifespan)
+    data = APIRouter(include_in_schema=False, route_class=StrictRoute)  # a page's own address may hold any parameters
 
     @routes.get("/")
     def page() -> FileResponse:
@@ -74,14 +75,15 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
     def redoc() -> RedirectResponse:
         return RedirectResponse("docs")
 
-    @routes.get("/config.json")
+    @data.get("/config.json")
     def config() -> dict[str, str]:
         return {"api": "", "photos": "photos/", "words": "words.json", "currency": currency}
 
-    @routes.get("/words.json")
+    @data.get("/words.json")
     def words_to_suggest() -> dict[str, Any]:
         return words.of(service().live().index)
 
+    @data.get("/photos/{item_id:path}")
     async def photo(item_id: str, side: Side = Side.LARGE) -> Response:
         named = require_id("item_id", item_id)
         found = await run_in_threadpool(lambda: service().live().index.fetch([named]))
@@ -96,6 +98,6 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoSh
             raise HTTPException(HTTPStatus.NOT_FOUND, f"lot {item_id!r} has no photo in a folder that may be shown; see --photos")
         return Response(jpeg, media_type="image/jpeg", headers=PHOTO_HEADERS)
 
-    routes.add_api_route("/photos/{item_id:path}", photo, route_class_override=StrictRoute)
     app.include_router(routes)
+    app.include_router(data)
     app.mount("/assets", _Assets(directory=PAGE / "assets"))

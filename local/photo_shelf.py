@@ -18,7 +18,7 @@ from catalog.folder import photo_folders
 from local.home import Home
 from processing.item_photos import yield_to_searches
 from processing.thumbnails import Side, Thumbnails
-from retrieval.errors import InvalidPhoto
+from retrieval.errors import InvalidInput, InvalidPhoto
 from retrieval.photos import locate_photo
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class PhotoShelf:
         self._home = home
         self._opened = list(opened)
         self._thumbnails = Thumbnails(home.thumbnails)
+        self._told: set[str] = set()
         self._turn = asyncio.Lock()
         self._drawer: ProcessPoolExecutor | None = None
 
@@ -104,8 +105,18 @@ class PhotoShelf:
         image = str(document.get("image") or "")
         if not image or "://" in image:
             return None
-        own = self._home.sources(str(document.get("release_id") or ""))
+        own = self._sources(str(document.get("release_id") or ""))
         for folder in [*own, *self._opened]:
             with suppress(InvalidPhoto):
                 return locate_photo(image, folder, [*self._opened, *own, *photo_folders(folder)])
         return None
+
+    def _sources(self, release_id: str) -> list[Path]:
+        """Look up the folders of a release; none where the file that names them is damaged, which is told once."""
+        try:
+            return self._home.sources(release_id)
+        except InvalidInput as error:
+            if release_id not in self._told:
+                self._told.add(release_id)
+                logger.warning("%s", error)
+            return []

@@ -12,6 +12,7 @@ from PIL import Image
 
 from retrieval.errors import InvalidPhoto
 from retrieval.photos import decode_photo, read_photo_file
+from retrieval.text import readable
 
 QUALITY = 82
 JPEG_ENDS = (b"\xff\xd8", b"\xff\xd9")
@@ -48,9 +49,11 @@ class Thumbnails:
             data = self._file(photo, f"{side}.jpg").read_bytes()
             if (data[:2], data[-2:]) == JPEG_ENDS:
                 return data
-        with suppress(OSError):
-            raise InvalidPhoto(self._file(photo, "refused").read_text(encoding="utf-8"))
-        return None
+        try:
+            reason = self._file(photo, "refused").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+        raise InvalidPhoto(reason)
 
     def draw(self, photo: Path, data: bytes | None = None) -> None:
         """Draw a photo at every side unless that was done before; if it cannot be drawn, remember why.
@@ -77,7 +80,7 @@ class Thumbnails:
 
     def refuse(self, photo: Path, reason: str) -> None:
         """Remember until the photo changes that it has no thumbnail."""
-        self._write(photo, "refused", reason.encode())
+        self._write(photo, "refused", readable(reason).encode())
 
     def _file(self, photo: Path, ending: str) -> Path:
         status = photo.stat()

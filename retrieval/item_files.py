@@ -110,10 +110,10 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[s
 
 
 def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
-    """Rows of a record batch; a row that Python cannot hold (nanoseconds, a year past 9999) is a reason instead."""
+    """Rows of a record batch; one that Python cannot hold (nanoseconds, a year past 9999, an odd zone) is a reason instead."""
     try:
         yield from _in_microseconds(batch).to_pylist()
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, LookupError) as error:
         if batch.num_rows == 1:
             yield f"the row cannot be read: {error}"
             return
@@ -122,12 +122,16 @@ def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
 
 
 def _in_microseconds(batch: Any) -> Any:
-    """Times as Python can hold them; with pandas installed, as in SageMaker's containers, pyarrow makes its Timestamps of them."""
+    """Times as Python can hold them, those with a zone in UTC: Python may not know the zone.
+
+    With pandas installed, as in SageMaker's containers, pyarrow makes its Timestamps of nanoseconds.
+    """
     import pyarrow as pa
 
     for place, field in enumerate(batch.schema):
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
-            times = batch.column(place).cast(pa.timestamp("us", field.type.tz))  # ValueError where nanoseconds would be lost
+        if pa.types.is_timestamp(field.type) and (field.type.tz or field.type.unit == "ns"):
+            kind = pa.timestamp("us", field.type.tz and "UTC")
+            times = batch.column(place).cast(kind)  # ValueError where nanoseconds would be lost
             batch = batch.set_column(place, field.name, times)
     return batch
 

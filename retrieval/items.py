@@ -230,7 +230,11 @@ def parse_id(field: str, value: Any) -> str:
         InvalidInput: longer than 512 bytes, with characters that nobody can see, or a number that is not whole or too large
             to be exact.
     """
-    if isinstance(value, bool) or (isinstance(value, (float, Decimal)) and value % 1 != 0):
+    if isinstance(value, Decimal):
+        whole_number = value.is_finite() and value == value.to_integral_value()
+    else:
+        whole_number = not isinstance(value, bool) and (not isinstance(value, float) or value.is_integer())
+    if not whole_number:
         raise InvalidInput(f"{field} is {value}, no whole number; write ids as whole numbers or as text")
     text = unicodedata.normalize("NFC", _as_written(field, f"{value:.1f}" if isinstance(value, float) else value, MAX_ID_BYTES))
     if whole := FLOAT_ID.fullmatch(text):
@@ -265,7 +269,7 @@ def first_value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
         if isinstance(value, bytes):  # what a parquet column that does not say that it holds text comes as
             value = value.decode(errors="surrogateescape")
         absent = value is None or (isinstance(value, str) and not value.strip())
-        absent = absent or (isinstance(value, (float, Decimal)) and math.isnan(value))
+        absent = absent or (value.is_nan() if isinstance(value, Decimal) else isinstance(value, float) and math.isnan(value))
         if not absent:
             return value
     return None
@@ -293,8 +297,10 @@ def _object(field: str, text: str) -> Any:
         if not text.lstrip().startswith("{"):
             return None
     try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        read = ast.literal_eval(text.strip())
+        repr(read)  # ValueError: a hexadecimal number of more digits than Python writes
+        return read
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # TypeError: a list as a key
         raise InvalidInput(f"{field} is no JSON object: {text.strip()[:40]!r}") from None
 
 

@@ -7,13 +7,16 @@ for lots, for thumbnails and for photos that are searched by.
 import io
 import os
 import stat
+import struct
 import warnings
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from retrieval.errors import InvalidPhoto, PhotoFault
 
@@ -27,8 +30,22 @@ Photo = NDArray[np.uint8]
 MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF")  # how they begin
 SCAN = b"\xff\xda"  # start of a scan; among compressed data a byte of 255 is never followed by this one
 
+# EXIF orientation -> how the picture is turned upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 # what Pillow's decoders raise on damaged files
-DAMAGED = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, IndexError, KeyError, TypeError, RuntimeError, MemoryError)
+DAMAGED = (
+    *(OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError),
+    *(RuntimeError, MemoryError, struct.error, zlib.error),
+)
 
 
 def locate_photo(image: str, folder: Path, opened: Sequence[Path] = ()) -> Path:
@@ -146,8 +163,7 @@ def decode_photo(data: bytes, size: int, *, still: bool = False, enlarge: bool =
                     raise InvalidPhoto("the picture is animated; send one of its frames")
                 side = size if enlarge else min(size, *image.size)
                 image.draft("RGB", (side, side))  # JPEG: decode at a fraction of the size, a large photo 4x faster
-                ImageOps.exif_transpose(image, in_place=True)  # a copy of 24 megapixels would take 100 MB
-                square = ImageOps.fit(_to_rgb(image), (side, side), Image.Resampling.BILINEAR)
+                square = _turn_upright(image, ImageOps.fit(_to_rgb(image), (side, side), Image.Resampling.BILINEAR))
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
         fault: PhotoFault = "unreadable" if data.startswith(MAGIC) else "format"
@@ -170,6 +186,14 @@ def _check_head(image: Image.Image, data: bytes) -> None:
     scans = data.count(SCAN) if image.format in ("JPEG", "MPO") else 0
     if scans > MAX_SCANS:
         raise InvalidPhoto(f"the JPEG has {scans} scans, at most {MAX_SCANS} are taken; save it again", "too_large")
+
+
+def _turn_upright(image: Image.Image, square: Image.Image) -> Image.Image:
+    """Turn the square that was made of a picture as the picture's EXIF says; EXIF that cannot be read says nothing."""
+    turn = None
+    with suppress(*DAMAGED):  # not ImageOps.exif_transpose(), which writes all tags anew and ends at one of an odd type
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return square if turn is None else square.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -142,10 +142,11 @@ class CallerCheck:
 
     def _refuse_origin(self, headers: Headers) -> Response | None:
         """Refuse a write that a page of another origin sends: a browser names the page's origin, other programs name none."""
-        origin = headers.get("origin")
-        if origin is None or origin.partition("://")[2] == headers.get("host") or not self._origins.isdisjoint({origin, "*"}):
+        own = {f"{scheme}://{headers.get('host')}" for scheme in ("http", "https")}  # https where a proxy stands before
+        foreign = [origin for origin in headers.getlist("origin") if origin not in own and self._origins.isdisjoint({origin, "*"})]
+        if not foreign:
             return None
-        detail = f"pages of {origin[:100]!r} may not write here; name their origin in GAVEL_CORS_ORIGINS"
+        detail = f"pages of {foreign[0][:100]!r} may not write here; name their origin in GAVEL_CORS_ORIGINS"
         return problem(HTTPStatus.FORBIDDEN, "foreign_origin", detail)
 
 

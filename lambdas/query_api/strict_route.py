@@ -1,6 +1,7 @@
 """Routes that obey a request whole or refuse it: nothing is given twice, nothing is ignored, a body is what it says it is."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from inspect import isclass
@@ -43,14 +44,13 @@ class StrictRoute(APIRoute):
 
     def _check_parameters(self, request: Request, repeatable: dict[str, bool]) -> None:
         route = f"{request.method} {self.path_format}"
-        names = [name for name, _ in request.query_params.multi_items()]
-        for name in names:
+        for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
             shown = name[:MAX_NAME_CHARS]
             if name not in repeatable:
                 takes = f"takes {', '.join(repeatable)}" if repeatable else "takes no query parameters"
                 raise HTTPException(HTTPStatus.BAD_REQUEST, f"{shown}: there is no such parameter; {route} {takes}")
-            if names.count(name) > 1 and not repeatable[name]:
-                raise HTTPException(HTTPStatus.BAD_REQUEST, f"{shown}: given {names.count(name)} times; give it once")
+            if times > 1 and not repeatable[name]:
+                raise HTTPException(HTTPStatus.BAD_REQUEST, f"{shown}: given {times} times; give it once")
 
 
 class _StrictRequest(Request):
@@ -63,11 +63,9 @@ class _StrictRequest(Request):
 def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, times = next((name, times) for name, times in Counter(name for name, _ in pairs).items() if times > 1)
         raise HTTPException(
-            HTTPStatus.BAD_REQUEST,
-            f"{twice[:MAX_NAME_CHARS]!a}: given {names.count(twice)} times in one object of the body; give it once",
+            HTTPStatus.BAD_REQUEST, f"{twice[:MAX_NAME_CHARS]!a}: given {times} times in one object of the body; give it once"
         )
     return read
 

@@ -162,6 +162,25 @@ def test_a_page_of_another_origin_may_not_write(origin: str, tmp_path: Path) -> 
     assert [act["item_id"] for act in shop.get("/buyers/s-1").json()["acts"]] == ["v1"]
 
 
+def test_a_write_with_a_foreign_origin_beside_the_own_is_refused(tmp_path: Path) -> None:
+    shop = client(tmp_path)
+    for origins in ([OWN, "http://evil.example"], ["http://evil.example", OWN]):
+        answer = shop.post("/events", json=shown_list(), headers=[("Origin", origin) for origin in origins])
+        assert "evil.example" in refused(answer, 403, "foreign_origin")
+    assert shop.post("/events", json=shown_list(), headers=[("Origin", OWN), ("Origin", OWN)]).status_code == 202
+
+
+@pytest.mark.parametrize("scheme", ["chrome-extension", "file", "ftp", ""])
+def test_only_a_web_page_under_the_own_name_is_the_own_page(scheme: str, tmp_path: Path) -> None:
+    answer = client(tmp_path).post("/events", json=shown_list(), headers={"Origin": f"{scheme}://127.0.0.1:8000"})
+    refused(answer, 403, "foreign_origin")
+
+
+def test_the_own_page_behind_a_proxy_that_speaks_https_may_write(tmp_path: Path) -> None:
+    answer = client(tmp_path).post("/events", json=shown_list(), headers={"Origin": OWN.replace("http", "https")})
+    assert answer.status_code == 202
+
+
 def test_the_own_page_and_pages_of_listed_origins_may_write(tmp_path: Path) -> None:
     shop = client(tmp_path, origins=["https://shop.example"])
     for origin in (OWN, "https://shop.example"):

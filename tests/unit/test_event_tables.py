@@ -47,6 +47,15 @@ def as_csv(rows: list[tuple[Any, ...]], header: str = HEADER, quoting: Any = csv
     return text.getvalue()
 
 
+@pytest.mark.parametrize("more", [{}, {"product_id": [None]}])
+@pytest.mark.parametrize("zone", ["Not/AZone", "+99:99"])
+def test_a_parquet_time_in_an_unknown_zone_is_the_moment_that_it_counts(zone, more, tmp_path):
+    told = pa.array([datetime(2026, 11, 1, 8, tzinfo=UTC)], pa.timestamp("ms", zone))
+    table = {"buyer_id": ["ann"], "item_id": ["lot-1"], "event_type": ["view"], "timestamp": told, **more}
+    pq.write_table(pa.table(table), tmp_path / "log.parquet")
+    assert [act.timestamp for act in acts(read(tmp_path / "log.parquet"))] == [datetime(2026, 11, 1, 8, tzinfo=UTC)]
+
+
 def test_the_acts_of_each_buyer_come_sorted_by_time(tmp_path):
     table = read(
         log(

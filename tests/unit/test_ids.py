@@ -25,7 +25,7 @@ from retrieval.errors import InvalidInput
 from retrieval.feedback import Act, Feedback, feedback_rows
 from retrieval.index.faiss import FaissStore
 from retrieval.item_files import read_items
-from retrieval.items import Item, parse_id
+from retrieval.items import Item, first_value, parse_id
 from retrieval.search import SearchService
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -47,6 +47,7 @@ APART, TOGETHER = "caf\u0065\u0301", "caf\u00e9"
         ("-0.0", "0"),
         (9007199254740993, "9007199254740993"),
         (Decimal("9007199254740993"), "9007199254740993"),
+        (Decimal("1" * 74 + ".00"), "1" * 74),
         ("9007199254740993", "9007199254740993"),
         (2.0**53 - 1, "9007199254740991"),
         ("007", "007"),
@@ -66,10 +67,34 @@ def test_an_id_has_one_form(written: Any, read: str) -> None:
         assert parse_buyer_id(written) == read
 
 
-@pytest.mark.parametrize("written", [1.5, Decimal("18.50"), 2.0**53, "9007199254740992.0", 1e300, float("inf"), True])
+@pytest.mark.parametrize(
+    "written",
+    [
+        *(1.5, 2.0**53, "9007199254740992.0", 1e300, float("inf"), float("nan"), True),
+        *map(Decimal, ("18.50", "1" * 30 + ".50", "Infinity", "-Infinity", "NaN", "sNaN")),
+    ],
+)
 def test_a_number_that_is_no_exact_whole_number_is_no_id(written: Any) -> None:
     with pytest.raises(InvalidInput, match=r"item_id is .*text"):
         parse_id("item_id", written)
+
+
+@pytest.mark.parametrize("missing", ["NaN", "-NaN", "sNaN"])
+def test_a_decimal_that_is_no_number_is_missing(missing: str) -> None:
+    assert first_value({"id": Decimal(missing), "item_id": None}, ("item_id", "id")) is None
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(38, 2), pa.decimal256(76, 2)])
+def test_decimals_of_many_digits_are_ids_of_lots_and_events(kind: pa.DataType, tmp_path: Path) -> None:
+    ids = pa.array([Decimal("1" * 36 + ".00"), Decimal("1" * 36 + ".50")], kind)
+    pq.write_table(pa.table({"id": ids, "title": ["Watch", "Ring"]}), tmp_path / "lots.parquet")
+    whole, odd = read_items(tmp_path / "lots.parquet")
+    assert (whole, getattr(odd, "line", None)) == (Item("1" * 36, "Watch"), 2)
+    log = {"buyer_id": ids, "item_id": ["a", "b"], "event_type": ["view"] * 2, "timestamp": ["2026-11-01T10:00:00Z"] * 2}
+    pq.write_table(pa.table(log), tmp_path / "events.parquet")
+    table = read_event_table(tmp_path / "events.parquet")
+    assert [buyer for buyer, _ in table.sequences()] == ["1" * 36]
+    assert sum(table.rejected.values()) == 1
 
 
 @given(st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20) | st.integers(-(2**60), 2**60))

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -161,6 +161,43 @@ def test_a_parquet_time_with_nanoseconds_rejects_its_row_alone(tmp_path):
     assert isinstance(odd, Reject)
     assert odd.line == 1
     assert plain.ends_at.replace(tzinfo=None) == datetime(2026, 11, 21, 20)
+
+
+@pytest.mark.parametrize("zone", ["Not/AZone", "+99:99", "", "Europe/Berlin", "+05:30"])
+@pytest.mark.parametrize("unit", ["ms", "ns"])
+def test_a_parquet_time_in_any_zone_is_the_moment_that_it_counts(unit, zone, tmp_path):
+    ends_at = pa.array([datetime(2026, 11, 21, 20, tzinfo=UTC)], pa.timestamp(unit, zone))
+    pq.write_table(pa.table({"id": ["1"], "title": ["Watch"], "ends_at": ends_at}), tmp_path / "lots.parquet")
+    assert list(read_items(tmp_path / "lots.parquet")) == [Item("1", "Watch", ends_at=datetime(2026, 11, 21, 20, tzinfo=UTC))]
+
+
+def test_a_nested_parquet_time_in_an_unknown_zone_rejects_its_row_alone(tmp_path):
+    seen = pa.array([{"seen": datetime(2026, 11, 21, tzinfo=UTC)}, None], pa.struct({"seen": pa.timestamp("ms", "Not/AZone")}))
+    pq.write_table(pa.table({"id": ["1", "2"], "title": ["Watch", "Ring"], "metadata": seen}), tmp_path / "lots.parquet")
+    odd, plain = read_items(tmp_path / "lots.parquet")
+    assert isinstance(odd, Reject)
+    assert "Not/AZone" in odd.reason
+    assert plain == Item("2", "Ring")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ndjson"])
+@pytest.mark.parametrize(
+    "metadata", ["{[1]: 2}", "{{}: 1}", "{" * 5_000, "{'a': " + "-" * 100_000 + "1}", f"{{'brand': 0x{'f' * 5_000}}}"]
+)
+def test_metadata_that_is_no_object_rejects_its_row_alone(metadata, suffix, tmp_path):
+    path = tmp_path / f"lots.{suffix}"
+    rows = [{"id": "1", "title": "Watch", "metadata": metadata}, {"id": "2", "title": "Ring", "metadata": ""}]
+    if suffix == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["id", "title", "metadata"])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    odd, plain = read_items(path)
+    assert isinstance(odd, Reject)
+    assert (odd.item_id, odd.reason) == ("1", f"metadata is no JSON object: {metadata[:40]!r}")
+    assert plain == Item("2", "Ring")
 
 
 def test_nested_metadata_of_a_parquet_file_is_reached(tmp_path):

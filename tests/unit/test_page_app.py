@@ -98,6 +98,21 @@ def test_the_api_stays_where_it_was(shop: Path) -> None:
     assert asked.get("/config.json").json()["currency"] == "EUR"
 
 
+@pytest.mark.parametrize("path", ["/config.json", "/words.json", "/photos/v1"])
+def test_the_data_of_the_page_takes_no_parameter_that_it_does_not_know(path: str, shop: Path) -> None:
+    asked = client(shop.parent, lot("v1", image="photos/vase.png"))
+    assert asked.get(path).status_code == 200
+    for query in ("x=1", "x=1&x=1"):
+        answer = asked.get(f"{path}?{query}")
+        assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
+        assert answer.json()["detail"].startswith("x: there is no such parameter")
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/assets/app.js"])
+def test_the_address_of_the_page_may_hold_its_state(path: str, shop: Path) -> None:
+    assert client(shop.parent, lot("v1")).get(f"{path}?q=vase&brand=a&brand=b").status_code == 200
+
+
 def test_a_lots_photo_is_drawn_anew_as_a_jpeg(shop: Path) -> None:
     asked = client(shop.parent, lot("a/b ?#", image="photos/vase.png"))
     answer = asked.get("/photos/a%2Fb%20%3F%23")
@@ -227,6 +242,43 @@ def test_a_release_cannot_name_a_file_outside_the_home(shop: Path) -> None:
     (shop.parent / "evil.json").write_text(f'["{shop.parent}"]')
     assert home.sources("../../evil") == []
     assert home.sources("test") == [shop]
+
+
+@pytest.mark.parametrize("damaged", ["x", "null", "[1]", '{"a": 1}', '"abc"', "", "\xff", "[" * 100_000])
+def test_where_the_folders_of_a_release_are_damaged_its_lots_have_no_photo_which_is_told_once(
+    damaged: str, shop: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = client(shop.parent, lot("v1", image="photos/vase.png"))
+    (shop.parent / "home" / "sources" / "test.json").write_text(damaged, encoding="latin-1")
+    assert [asked.get("/photos/v1").status_code for _ in range(3)] == [404] * 3
+    (told,) = [record.getMessage() for record in caplog.records if "test.json" in record.getMessage()]
+    assert "gavel embed --force" in told
+
+
+def test_a_photo_of_an_opened_folder_is_found_though_the_folders_of_its_release_are_damaged(shop: Path) -> None:
+    asked = client(shop.parent, lot("v1", image="photos/vase.png"), opened=(shop,))
+    (shop.parent / "home" / "sources" / "test.json").write_text("null")
+    assert asked.get("/photos/v1").status_code == 200
+
+
+def test_a_pipe_in_a_folder_whose_name_is_no_utf8_is_no_photo(shop: Path) -> None:
+    folder = shop / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    os.mkfifo(folder / "vase.png")
+    (shop / "link").symlink_to(folder)
+    asked = client(shop.parent, lot("v1", image="link/vase.png"))
+    assert [asked.get("/photos/v1").status_code for _ in range(2)] == [404] * 2
+
+
+def test_a_photo_whose_refusal_is_damaged_is_drawn_again(shop: Path) -> None:
+    photo = shop / "photos" / "vase.png"
+    thumbnails = Thumbnails(shop.parent / "home" / "thumbnails")
+    thumbnails.refuse(photo, "it was too large")
+    asked = client(shop.parent, lot("v1", image="photos/vase.png"))
+    assert asked.get("/photos/v1").status_code == 404
+    (refusal,) = thumbnails.folder.rglob("*-refused")
+    refusal.write_bytes(b"\xff\xfe")
+    assert asked.get("/photos/v1").status_code == 200
 
 
 def test_the_words_are_those_of_lots_that_can_be_bid_on(shop: Path) -> None:

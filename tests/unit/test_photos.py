@@ -1,6 +1,8 @@
 """Decoding: what sellers upload comes out as a square, or as None, and never as an exception."""
 
+import io
 import os
+import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,7 +13,7 @@ import pytest
 from hostile_photos import HOSTILE, animated, encoded, plain, two_in_one_jpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from retrieval import photos
 from retrieval.errors import InvalidPhoto
@@ -59,6 +61,35 @@ def test_a_photo_is_turned_as_its_camera_was_held():
     exif[0x0112] = 3  # upside down
     photo = read_photo(encoded(sideways, "JPEG", exif=exif, quality=95), 8)
     assert photo[0, 4, 0] > 200, "red, the lower half, is on top now"
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_way_to_hold_a_camera_is_turned_upright_as_pillow_does(turn):
+    corners = Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    photo = encoded(corners, exif=exif)
+    with Image.open(io.BytesIO(photo)) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(read_photo(photo, 2), upright)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("odd", [(0x10F, 5, 1, 8), (0x100, 11, 1, 0), (0x10F, 12, 9, 0), (0x8769, 4, 1, 2**31)])
+def test_a_photo_with_a_tag_of_an_odd_type_is_turned_upright_too(odd, format):
+    tags = [(0x112, 3, 1, 3), odd]
+    written = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + written + bytes(64)
+    upside_down = Image.new("RGB", (16, 16), "blue")
+    upside_down.paste("red", (0, 0, 16, 8))
+    photo = read_photo(encoded(upside_down, format, exif=exif), 8)
+    assert photo[0, 0, 2] > 200 > 60 > photo[0, 0, 0]
+    assert photo[-1, 0, 0] > 200 > 60 > photo[-1, 0, 2]
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0nonsense"])
+def test_a_photo_whose_exif_cannot_be_read_stays_as_it_is(exif):
+    assert read_photo(encoded(Image.new("RGB", (8, 8), "red"), "JPEG", exif=exif), 8) is not None
 
 
 def test_the_middle_of_a_wide_photo_is_kept():

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import HTTPException
 from fastapi.testclient import TestClient
 from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 
+from lambdas.query_api import strict_route
 from lambdas.query_api.app import create_app
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchService
@@ -166,6 +168,34 @@ def test_a_key_that_a_body_has_twice_is_refused_by_name(
     answer = client.post(path, content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
     assert answer.json()["detail"] == f"'{name}': given 2 times in one object of the body; give it once"
+
+
+class CountedKey(str):
+    """A key that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        CountedKey.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_the_key_that_is_given_twice_is_found_among_many_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(CountedKey(n), n) for n in [*range(20_000), 19_999]]
+    monkeypatch.setattr(CountedKey, "compared", 0)
+    with pytest.raises(HTTPException, match="'19999': given 2 times in one object of the body"):
+        strict_route._read_object(pairs)
+    assert CountedKey.compared < 10 * len(pairs)
+
+
+def test_thousands_of_keys_and_parameters_are_refused(client: TestClient, store: FaissStore) -> None:
+    publish(store, LOTS)
+    keys = ", ".join(f'"{n}": {n}' for n in [*range(20_000), 19_999])
+    answer = client.post("/retrieve", content=f"{{{keys}}}", headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["detail"][:22]) == (400, "'19999': given 2 times")
+    answer = client.get(f"/search?{'q=vase&' * 8_000}")
+    assert (answer.status_code, answer.json()["detail"]) == (400, "q: given 8000 times; give it once")
 
 
 def test_a_field_that_is_misspelt_is_named_beside_the_one_that_is_missing(client: TestClient, store: FaissStore) -> None:
