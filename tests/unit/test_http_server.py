@@ -119,6 +119,19 @@ def test_what_is_no_http_is_a_problem_too() -> None:
         assert problem_in(all_of(connection), 400, "invalid_request")
 
 
+def test_a_client_that_takes_no_answer_is_let_go_however_many_it_is_still_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "ANSWER_S", 1.0)
+    app = FastAPI()
+
+    @app.get("/")
+    def large() -> str:
+        return "x" * 1_000_000
+
+    with served_in_thread(app) as url, connect(url, b"GET / HTTP/1.1\r\nHost: gavel\r\n\r\n" * 40) as connection:
+        time.sleep(4.0)
+        assert len(all_of(connection)) < 30_000_000  # what the buffers between held
+
+
 def test_slow_but_whole_requests_and_idle_connections_in_use_are_answered() -> None:
     with served_in_thread(echo()) as url, connect(url) as connection:
         for part in (b"POST / HTTP/1.1\r\nHost: gavel\r\n", b"Content-Length: 4\r\n\r\n", b"bo", b"dy"):
