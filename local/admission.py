@@ -135,7 +135,7 @@ class Admission:
     """ASGI middleware that gives a whole request its turn or refuses it with 503; abandoned requests are not begun.
 
     Plain ASGI, for the reasons that problems.py gives. A body is read before the turn, so that one which is sent slowly, or never
-    to its end, keeps no turn from others.
+    to its end, keeps no turn from others; nor does an answer that is taken slowly, or never.
     """
 
     def __init__(self, app: ASGIApp, queues: Mapping[str, Queue]) -> None:
@@ -160,12 +160,12 @@ class Admission:
         hung_up.add_done_callback(lambda _: setattr(arrival, "abandoned", True))
         try:
             if await queue.enter(hung_up):
-                started = time.monotonic()
+                turn = _Turn(queue, send)
                 try:
                     ARRIVAL.set(arrival)
-                    await self._app(scope, _replay(body, hung_up), send)
+                    await self._app(scope, _replay(body, hung_up), turn.send)
                 finally:
-                    queue.leave(time.monotonic() - started)
+                    turn.end()
             elif not hung_up.done():
                 await _refuse(queue)(scope, receive, send)
             else:
@@ -189,6 +189,25 @@ class Admission:
             return bytes(body)
         finally:
             self._unfinished_bytes -= len(body)
+
+
+class _Turn:
+    """A turn that ends when the answer is worked out, however long its client takes to read that and the answers before it."""
+
+    def __init__(self, queue: Queue, send: Send) -> None:
+        self._queue, self._send = queue, send
+        self._started: float | None = time.monotonic()  # None once the turn has ended
+
+    async def send(self, message: Message) -> None:
+        """End the turn, then send; the head of an answer already waits until earlier answers of its connection are taken."""
+        self.end()
+        await self._send(message)
+
+    def end(self) -> None:
+        """End the turn unless it has ended."""
+        if self._started is not None:
+            self._queue.leave(time.monotonic() - self._started)
+            self._started = None
 
 
 def _replay(body: bytes, hung_up: "asyncio.Future[Message]") -> Receive:

@@ -49,6 +49,7 @@ class _Connection(HttpToolsProtocol):
     limit: ClassVar[int] = MAX_CONNECTIONS  # of a process
     since: float | None = None  # when the client began to owe us something, by time.monotonic(); None while we owe an answer
     _limit_s = HEAD_S
+    _paused: float | None = None  # since when the client takes too little of what it asked for; None while it takes enough
     _head_bytes: int | None = None  # of a head that has begun
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,7 +76,16 @@ class _Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = None
+        app = self.app
+        if self.parser.should_upgrade() and any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0") for name, value in self.headers
+        ):
+            detail = "a body with an Upgrade header is not read; send HTTP/1.1 without Upgrade"  # httptools ends it at its head
+            refusal = problem(HTTPStatus.BAD_REQUEST, "invalid_request", detail, {**SECURITY_HEADERS, "Connection": "close"})
+            self.app = refusal  # type: ignore[assignment]
+            self.flow.pause_reading()  # the body would be taken for the next request
         super().on_headers_complete()
+        self.app = app
         self._expect(BODY_S)
 
     def on_message_complete(self) -> None:
@@ -88,6 +98,14 @@ class _Connection(HttpToolsProtocol):
         super().on_response_complete()
         if not another:
             self._expect(HEAD_S)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._paused = time.monotonic()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._paused = None
 
     def shutdown(self) -> None:
         if self.since is None:
@@ -104,7 +122,8 @@ class _Connection(HttpToolsProtocol):
         """End the connection if its client is late."""
         late_s = 0.0 if self.since is None else now - self.since
         if self.transport.get_write_buffer_size():
-            if late_s > ANSWER_S:
+            paused_s = 0.0 if self._paused is None else now - self._paused  # also while we owe further answers
+            if max(late_s, paused_s) > ANSWER_S:
                 self.end()
         elif late_s > self._limit_s:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the request was not here whole after {self._limit_s:g} s; send it again")

@@ -27,7 +27,19 @@ DECODING_BYTES = 1 << 30  # that a worker beside a server may take; the largest 
 NICE = 10
 END = partial(os._exit, 1)  # of a worker whose job was killed: it would wait for its next batch for ever
 LOOK_AHEAD = 2  # batches beyond one for each worker that are decoded before the encoder asks
-ABSENT = ("403", "404", "AccessDenied", "NoSuchBucket", "NoSuchKey")  # a fault of the one URI, not of the connection
+BUCKET = re.compile(r"[a-z0-9.-]{3,63}")  # no ARN, which leads elsewhere
+# S3's errors of the job's credentials, clock or pace; what else it says of less than 500 is a fault of the one URI
+NOT_THE_URI = (
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "RequestTimeout",
+    "SignatureDoesNotMatch",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+)
 S3_TIMEOUT_S = 20
 S3_ATTEMPTS = 5
 
@@ -178,7 +190,7 @@ def _fetch(uri: str) -> bytes:
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     bucket, _, key = uri[len("s3://") :].partition("/")
-    if not bucket or not key:
+    if not BUCKET.fullmatch(bucket) or not key:
         raise InvalidPhoto(f"{uri} names no object; write s3://bucket/key")
     try:
         answer = _s3().get_object(Bucket=bucket, Key=key)
@@ -188,7 +200,8 @@ def _fetch(uri: str) -> bytes:
     except ParamValidationError as error:
         raise InvalidPhoto(f"{uri} is no name that an object can have; mend it") from error
     except ClientError as error:
-        if error.response["Error"]["Code"] in ABSENT:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+        if status < 500 and status != 429 and error.response["Error"]["Code"] not in NOT_THE_URI:
             raise InvalidPhoto(f"{uri} cannot be had ({error}); mend it, or let the job read it") from error
         raise InvalidInput(f"{uri} cannot be fetched: {error}; mend it and run the job again, it goes on where it was") from error
     except BotoCoreError as error:

@@ -178,14 +178,16 @@ class LotStore:
             yield LotSnapshot(connection, self.dimensions, self._scanned, self.damaged)
 
     def seal(self) -> None:
-        """Move all commits into the database's own file and write its checksum beside it, unless others use it just now."""
+        """Move all commits into the database's own file and seal it; while others use it, write the generation alone."""
         with self._writing, translated(self.path):
             self._writer.execute("PRAGMA busy_timeout = 1000")
             busy = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             self._writer.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_TIMEOUT_S)}")
             seal = self._seal()
             if busy or self.damaged or _generation(self._writer) != seal["generation"]:
-                return
+                if self._last_seal().get("generation", -1) >= seal["generation"]:
+                    return
+                seal["crc32"] = None  # the file is not whole without its log; if that is lost, the generation tells
         try:
             replace_file(self.path.with_name(SEAL_FILE), seal_json(seal))
         except OSError as error:
@@ -202,21 +204,29 @@ class LotStore:
             raise damaged(self.path, error) from error
         return {**known, "generation": _generation(self._writer), "deletions": deletions, "crc32": checksum}
 
+    def _last_seal(self) -> dict[str, Any]:
+        """Read what seal() wrote last; empty if that is missing or damaged."""
+        try:
+            return unseal_json(self.path.with_name(SEAL_FILE).read_bytes())
+        except (OSError, ValueError):
+            return {}
+
     def _is_sealed(self) -> bool:
         """True if the file is the one that seal() saw; False if every row has to be looked at.
 
         Raises:
             ValueError: it is damaged in more than its rows, or another index's.
         """
-        try:
-            sealed = unseal_json(self.path.with_name(SEAL_FILE).read_bytes())
-            database_id, generation = sealed["database_id"], sealed["generation"]
-        except (OSError, ValueError, KeyError):
+        sealed = self._last_seal()
+        if not {"database_id", "generation", "crc32"} <= sealed.keys():
             return False
+        database_id, generation = sealed["database_id"], sealed["generation"]
         if database_id != self.database_id:
             raise ValueError("it is the database of another index")
+        if (lost := generation - _generation(self._writer)) > 0:
+            raise ValueError(f"it lacks the last {lost} commits, or was replaced by an older state of itself")
         log = self.path.with_name(f"{self.path.name}-wal")
-        if generation != _generation(self._writer) or (log.exists() and log.stat().st_size):
+        if sealed["crc32"] is None or generation != _generation(self._writer) or (log.exists() and log.stat().st_size):
             return False
         found = self._seal()
         if found == sealed or found["generation"] != generation:  # another process has just written

@@ -1,9 +1,11 @@
 """Photos behind s3:// URIs: what is wrong with one object costs that photo, what is wrong with S3 stops the job."""
 
 import io
+from types import SimpleNamespace
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 from PIL import Image
 
@@ -17,9 +19,10 @@ from retrieval.errors import InvalidInput
 def credentials(monkeypatch):
     for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
-    item_photos._s3.cache_clear()
+    client = item_photos._s3
+    client.cache_clear()
     yield monkeypatch
-    item_photos._s3.cache_clear()
+    client.cache_clear()
 
 
 @pytest.fixture
@@ -54,10 +57,41 @@ def test_a_photo_in_a_bucket_is_read(bucket, tmp_path, uri):
         "s3://photos",
         "s3:///a.png",
         "s3://A B/c.png",
+        "s3://Photos_1/c.png",
+        "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/photos/c.png",
     ],
 )
 def test_a_uri_behind_which_there_is_no_picture_costs_that_photo_alone(bucket, tmp_path, uri):
     assert load(uri, tmp_path) == (None, PhotoState.UNREADABLE)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "stops"),
+    [
+        (301, "PermanentRedirect", False),
+        (400, "KeyTooLongError", False),
+        (400, "InvalidBucketName", False),
+        (403, "AccessDenied", False),
+        (403, "InvalidObjectState", False),
+        (400, "ExpiredToken", True),
+        (403, "InvalidAccessKeyId", True),
+        (403, "SignatureDoesNotMatch", True),
+        (400, "RequestTimeout", True),
+        (429, "TooManyRequests", True),
+        (503, "SlowDown", True),
+        (500, "InternalError", True),
+    ],
+)
+def test_only_an_error_that_is_not_of_one_object_stops_the_job(credentials, tmp_path, status, code, stops):
+    def get_object(**_):
+        raise ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
+
+    credentials.setattr(item_photos, "_s3", lambda: SimpleNamespace(get_object=get_object))
+    if stops:
+        with pytest.raises(InvalidInput, match=f"cannot be fetched: .*{code}"):
+            load("s3://photos/red.png", tmp_path)
+    else:
+        assert load("s3://photos/red.png", tmp_path) == (None, PhotoState.UNREADABLE)
 
 
 def test_a_bucket_that_does_not_answer_stops_the_job_with_the_uri_and_the_remedy(credentials, tmp_path):

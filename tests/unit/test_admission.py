@@ -1,5 +1,6 @@
 """What `gavel serve` does with more requests than it can answer."""
 
+import asyncio
 import json
 import os
 import socket
@@ -170,6 +171,48 @@ def test_a_body_that_is_never_whole_takes_no_turn_from_others(tmp_path: Path) ->
         assert queue_of(url)["waiting"] == 0
         for connection in held:
             connection.close()
+
+
+def test_answers_that_nobody_reads_take_no_turn_from_others() -> None:
+    app, queues = FastAPI(), {"searches": Queue(1, 0.5), "others": Queue(8, 0.5)}
+
+    @app.get("/search")
+    def large() -> str:
+        return "x" * 1_000_000
+
+    app.user_middleware.append(Middleware(Admission, queues=queues))
+    with served_in_thread(app) as url:
+        held = [connect(url, b"GET /search HTTP/1.1\r\nHost: gavel\r\n\r\n" * 40) for _ in range(4)]
+        time.sleep(1.5)  # until the buffers between are full
+        assert [search(url, "vase")[0] for _ in range(3)] == [200] * 3
+        for connection in held:
+            connection.close()
+    assert queues["searches"].figures()["running"] == 0
+
+
+@pytest.mark.parametrize("sent", [0, 1, 2])
+def test_a_turn_ends_once_wherever_its_app_fails(sent: int) -> None:
+    queue, answer = Queue(1, 0.5), [{"type": "http.response.start", "status": 200}, {"type": "http.response.body", "body": b""}]
+
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        assert queue.figures()["running"] == 1
+        for message in answer[:sent]:
+            await send(message)
+        raise ValueError("a fault of the app")
+
+    async def receive() -> Any:
+        if not asked:
+            asked.append(True)
+            return {"type": "http.request", "body": b""}
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        assert queue.figures()["running"] == 0
+
+    asked: list[bool] = []
+    with pytest.raises(ValueError, match="a fault of the app"):
+        asyncio.run(Admission(fail, {"others": queue})({"type": "http", "path": "/"}, receive, send))
+    assert queue.figures()["running"] == 0
 
 
 def test_bodies_that_are_sent_at_a_time_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
 
+import numpy as np
 import pytest
 from judged_lots import write_release
 from lots import WordEncoder
@@ -17,7 +18,7 @@ from lots import WordEncoder
 from local import pipeline
 from local.home import Home
 from retrieval.errors import GavelError, IndexUnavailable
-from retrieval.index.base import Filter
+from retrieval.index.base import Filter, IndexedItem
 from retrieval.index.faiss import FaissStore
 from retrieval.index.lot_store import LotStore
 from retrieval.indexing import index_release
@@ -176,6 +177,55 @@ def test_one_damaged_lot_is_left_out_and_the_others_are_found(tmp_path: Path, co
         index_release(home / "embeddings" / "night", store)
         if column != "version":
             assert ([hit.item_id for hit in index.fetch(["lot-7"])], index.damaged()) == (["lot-7"], 0)
+
+
+def test_an_older_database_beside_a_newer_seal_is_told_with_the_remedy(tmp_path: Path) -> None:
+    home = write_home(tmp_path / "home", 0)
+    path = next(home.glob("index/*/lots.sqlite"))
+    shutil.copy(path, tmp_path / "older.sqlite")
+    with opened(home) as store:
+        index_release(write_release(tmp_path / "later", lots(40)), store)
+        store.live().prepare()
+    shutil.copy(tmp_path / "older.sqlite", path)
+    with opened(home) as store, pytest.raises(IndexUnavailable, match=r"lacks the last \d+ commits.*`gavel index --rebuild`"):
+        store.live()
+
+
+@pytest.mark.parametrize(
+    "damage", [None, cut, DAMAGES["deleted"], DAMAGES["emptied"], flip(1, 1)], ids=["whole", "cut", "deleted", "emptied", "bit"]
+)
+def test_a_damaged_log_of_what_was_published_while_another_process_read_is_told(tmp_path: Path, damage: Damage | None) -> None:
+    path = tmp_path / "made" / "lots.sqlite"
+    path.parent.mkdir()
+    LotStore.create(path, "tower", 2)
+    store = LotStore(path)
+    store.write([IndexedItem("a", 1, {"title": "vase"}, np.array([1.0, 0.0], np.float32))])
+    with store.snapshot() as reading:
+        assert reading.count() == 1
+        store.write([IndexedItem("b", 1, {"title": "lamp"}, np.array([1.0, 0.0], np.float32))])
+        store.seal()
+        copied = tmp_path / "copied" / "lots.sqlite"
+        shutil.copytree(path.parent, copied.parent, ignore=shutil.ignore_patterns("*-shm"))
+    store.close()
+    if damage is not None:
+        damage(copied.with_name("lots.sqlite-wal"), copied)
+        with pytest.raises(IndexUnavailable, match="`gavel index --rebuild`"):
+            LotStore(copied)
+    else:
+        with closing(LotStore(copied)) as again:
+            assert again.count() == 2
+
+
+def test_commits_after_the_seal_that_only_the_log_holds_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "lots.sqlite"
+    path.parent.mkdir()
+    LotStore.create(path, "tower", 2)
+    with closing(LotStore(path)) as store:
+        store.seal()
+        store.write([IndexedItem("a", 1, {"title": "vase"}, np.array([1.0, 0.0], np.float32))])
+        shutil.copytree(path.parent, tmp_path / "killed", ignore=shutil.ignore_patterns("*-shm"))
+    with closing(LotStore(tmp_path / "killed" / "lots.sqlite")) as again:
+        assert again.count() == 1
 
 
 def test_a_damaged_shard_is_told_with_the_remedy(tmp_path: Path) -> None:
