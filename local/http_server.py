@@ -76,16 +76,7 @@ class _Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = None
-        app = self.app
-        if self.parser.should_upgrade() and any(
-            name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0") for name, value in self.headers
-        ):
-            detail = "a body with an Upgrade header is not read; send HTTP/1.1 without Upgrade"  # httptools ends it at its head
-            refusal = problem(HTTPStatus.BAD_REQUEST, "invalid_request", detail, {**SECURITY_HEADERS, "Connection": "close"})
-            self.app = refusal  # type: ignore[assignment]
-            self.flow.pause_reading()  # the body would be taken for the next request
         super().on_headers_complete()
-        self.app = app
         self._expect(BODY_S)
 
     def on_message_complete(self) -> None:

@@ -132,33 +132,6 @@ def test_a_client_that_takes_no_answer_is_let_go_however_many_it_is_still_owed(m
         assert len(all_of(connection)) < 30_000_000  # what the buffers between held
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 0.3])
-@pytest.mark.parametrize(
-    "body",
-    [b"Content-Length: 4\r\n\r\nbody", b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"],
-    ids=["length", "chunked"],
-)
-def test_a_body_that_an_upgrade_would_lose_is_refused_in_its_turn(body: bytes, pause_s: float) -> None:
-    head = b"POST / HTTP/1.1\r\nHost: gavel\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAE\r\n"
-    declared, _, content = body.partition(b"\r\n\r\n")
-    first = b"GET / HTTP/1.1\r\nHost: gavel\r\n\r\n"
-    with served_in_thread(echo()) as url, connect(url, first + head + declared + b"\r\n\r\n") as connection:
-        time.sleep(pause_s)
-        if not pause_s:
-            connection.sendall(content)
-        answered, _, refused = all_of(connection).partition(b'"ready"')
-        assert answered.startswith(b"HTTP/1.1 200 ")
-        assert "without Upgrade" in problem_in(refused, 400, "invalid_request")["detail"]
-
-
-def test_an_upgrade_without_a_body_is_answered_in_http_1() -> None:
-    head = b"GET / HTTP/1.1\r\nHost: gavel\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAE\r\n\r\n"
-    with served_in_thread(echo()) as url, connect(url, head) as connection:
-        for _ in range(2):
-            assert connection.recv(65_536).endswith(b'"ready"')
-            connection.sendall(head)
-
-
 def test_slow_but_whole_requests_and_idle_connections_in_use_are_answered() -> None:
     with served_in_thread(echo()) as url, connect(url) as connection:
         for part in (b"POST / HTTP/1.1\r\nHost: gavel\r\n", b"Content-Length: 4\r\n\r\n", b"bo", b"dy"):
