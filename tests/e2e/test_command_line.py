@@ -162,7 +162,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_that_a_rerun_trips_over(tmp_path: P
             time.sleep(0.1)  # until the catalogue stands and the training has begun
         time.sleep(4)
         run.send_signal(signal.SIGINT)
-        said = run.communicate(timeout=60)[1]
+        said = run.communicate(timeout=300)[1]
     assert run.returncode == 130, said
     assert "interrupted" in said
     assert "Traceback" not in said
