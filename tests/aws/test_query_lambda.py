@@ -1,5 +1,6 @@
 """The query Lambda, imported as Lambda imports it: events of API Gateway, a tower in S3 (moto), the re-rank endpoint, SnapStart."""
 
+import asyncio
 import base64
 import importlib
 import json
@@ -260,6 +261,13 @@ def test_an_index_is_searched_as_was_tuned_for_the_tower_that_lies_in_s3(importe
     assert ask(imported())[0] == 200
     assert given[0](tower.name) == chosen
     assert given[0]("0123456789ab") == Tuning()  # nothing was tuned for that one
+
+
+def test_a_request_is_answered_after_other_code_of_the_process_ran_a_loop_of_its_own(imported, published):
+    module = imported()
+    assert ask(module)[0] == 200
+    asyncio.run(asyncio.sleep(0))  # it leaves the thread without an event loop, which Mangum asks for
+    assert ask(module)[0] == 200
 
 
 def test_a_search_by_body_is_the_same_search(imported, published):
