@@ -15,10 +15,10 @@ from local.command_entry import run_command
 from local.console import progress, show_table
 from local.home import Home
 from local.wiring import load_encoder, open_store
+from retrieval.config.settings import Settings
+from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter, VectorIndex
-from retrieval.items import query_text
-from retrieval.settings import Settings
 
 K = 50
 

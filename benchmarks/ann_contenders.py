@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import MissingPrerequisite
 from retrieval.index.base import OVERFETCH, Vector
-from retrieval.index.index_spec import IndexSpec
 
 Ids = NDArray[np.int64]
 Ask = Callable[[Vector], Ids]  # one (D,) query -> ids of the nearest, best first

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.ann_contenders import BUILD_THREADS
+from retrieval.config.index_spec import IndexSpec
 from retrieval.index.index_advice import Calibration, Measured
-from retrieval.index.index_spec import IndexSpec
 
 by_first = itemgetter(0)
 

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from benchmarks.ann_contenders import LIBRARIES, Contender, build_cost
-from retrieval.index.index_spec import IndexSpec
+from retrieval.config.index_spec import IndexSpec
 
 WARM_UP = 20
 

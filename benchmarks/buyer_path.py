@@ -24,8 +24,8 @@ from local.http_server import served_in_thread
 from processing.runs import Counter, Latency, Progress, summarise_ms
 from retrieval.buyer_tower import Attention
 from retrieval.buyers import BuyerTower
+from retrieval.contracts.events import EVENT_TYPES
 from retrieval.errors import GavelError, TowerError
-from retrieval.events import EVENT_TYPES
 from retrieval.index.base import IndexStore, utc_now
 from retrieval.index.main_index import embedded_spec
 from retrieval.search import MAX_INTERACTIONS, SearchService

@@ -22,8 +22,8 @@ from processing.embed_items import embed_with
 from processing.embedding_run import BATCH_SIZE, EmbeddingRun
 from processing.item_photos import PhotoPlace, load_photo
 from processing.stages import Stopwatch
-from retrieval.item_files import read_items
-from retrieval.items import Item, item_text
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item, item_text
 
 if TYPE_CHECKING:
     from models.item_encoder import ItemBatch, ItemEncoder
@@ -166,8 +166,8 @@ def random_encoder(preset: str, texts: list[str], device: str | None, *, seed: i
     from models.presets import preset as find_preset
     from models.tokenizer import train_wordpiece
     from models.towers import TwoTowers
+    from retrieval.contracts.tower_card import TowerCard
     from retrieval.encoder import prepare_tokenizer
-    from retrieval.tower import TowerCard
 
     torch.manual_seed(seed)
     config = find_preset(preset).fresh()

@@ -25,10 +25,10 @@ from models.presets import preset
 from models.tokenizer import train_wordpiece
 from models.towers import TwoTowers
 from processing.runs import Latency, summarise_ms
+from retrieval.contracts.items import query_text
+from retrieval.contracts.tower_card import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE
 from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
-from retrieval.items import query_text
 from retrieval.small_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower, pair_keys, token_ids
-from retrieval.tower import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE
 
 TORCH, INT8, SMALL = "torch, float32", "int8 ONNX artefact", "small query tower"
 QUERIES, LOTS = 40, 400

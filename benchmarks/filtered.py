@@ -19,12 +19,12 @@ from benchmarks.ann_contenders import BUILD_THREADS, Contender, build_cost
 from benchmarks.filters import KINDS, Filters
 from benchmarks.machine import describe_machine
 from processing.runs import Counter, Progress, summarise_ms
+from retrieval.config.index_spec import IndexSpec
 from retrieval.index.ann_recall import recall_of
 from retrieval.index.base import Vector
 from retrieval.index.faiss_index import EXACT_BELOW
 from retrieval.index.families import AnnIndex
 from retrieval.index.hnsw import HnswGraph, Slots
-from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_columns import Mask
 
 SHARES = (0.9, 0.5, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)

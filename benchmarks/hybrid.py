@@ -19,11 +19,11 @@ from catalog.folder import CatalogFolder
 from local.console import Stages, console, show_table
 from local.home import Home
 from processing.tune_hybrid import AIMS, Choice, JudgedLists, choose, judged_lists
+from retrieval.config.settings import Settings
+from retrieval.contracts.release import load_release
+from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoder import QueryEncoder
-from retrieval.release import load_release
-from retrieval.settings import Settings
 from retrieval.significance import compare_paired
-from retrieval.tower import split_tower_id
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]

@@ -38,10 +38,10 @@ from models.item_encoder import ItemEncoder
 from models.training import TrainingConfig, train_towers
 from models.training_data import Lots
 from processing.zero_shot import SentenceEncoder
+from retrieval.contracts.items import Item, item_text, query_text
 from retrieval.encoder import QueryEncoder
 from retrieval.evaluation import Run, evaluate_per_query, fuse_runs
 from retrieval.index.bm25 import Bm25Index
-from retrieval.items import Item, item_text, query_text
 from retrieval.photos import read_photo
 
 MEASURE = "recall@10"

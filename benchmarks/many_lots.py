@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processing.corpus import release_entries
+from retrieval.contracts.items import query_text
+from retrieval.contracts.release import load_release
 from retrieval.encoder import to_unit_length
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.index.base import IndexedItem, IndexStore, Vector, VectorIndex
-from retrieval.items import query_text
 from retrieval.live_index import Encoder
-from retrieval.release import load_release
 
 NOISE = 0.3  # length of what is added to a unit vector: copies are at a cosine of about .96 to their lot, .92 to each other
 A_WRITE = 20_000  # lots between two steps of the progress bar

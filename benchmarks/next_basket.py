@@ -42,7 +42,7 @@ from models.presets import sentence_towers
 from models.towers import TwoTowers
 from models.whitening import start_white
 from processing.zero_shot import SentenceEncoder
-from retrieval.items import item_text
+from retrieval.contracts.items import item_text
 from retrieval.significance import PairedComparison, compare_paired
 
 POPULARITY, OWN, KNN = "popularity", "own products by frequency", "item-kNN"

@@ -43,8 +43,8 @@ from benchmarks.many_lots import questions
 from local.console import console, notes, show_table
 from local.home import Home
 from processing.runs import Latency, summarise_ms
+from retrieval.config.settings import Settings
 from retrieval.errors import GavelError
-from retrieval.settings import Settings
 
 TIMES = (1.0, 2.0, 3.0)  # the capacity
 QUIET = 0.5

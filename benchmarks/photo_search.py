@@ -24,13 +24,13 @@ from local.console import console, progress, show_quality
 from local.home import Home
 from local.wiring import load_encoder, load_image_encoder
 from processing.corpus import build_corpus
+from retrieval.config.settings import Settings
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
 from retrieval.index.faiss import FaissStore
-from retrieval.item_files import read_items
-from retrieval.items import Item
 from retrieval.photos import read_photo
 from retrieval.search import SearchRequest, SearchService
-from retrieval.settings import Settings
 
 DEPTH = 10
 RIGHT = 2  # a judgment from here on says that the lot shows what the query asks for

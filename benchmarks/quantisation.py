@@ -31,12 +31,12 @@ from local.command_options import Json, print_json
 from local.console import console, progress, show_table
 from local.home import Home
 from processing.runs import summarise_ms
+from retrieval.config.index_spec import IndexSpec
+from retrieval.config.settings import Settings
 from retrieval.encoder import to_unit_length
 from retrieval.index.ann_recall import exact_cut, recall_of
 from retrieval.index.base import Vector
-from retrieval.index.index_spec import IndexSpec
 from retrieval.index.opensearch_connection import connect
-from retrieval.settings import Settings
 
 FIELD, INDEX = "embedding", "quantisation"
 GRAPH = IndexSpec("hnsw", ef_search=100)  # of every graph here

@@ -15,12 +15,12 @@ from opensearchpy import OpenSearch
 
 from benchmarks.machine import describe_machine
 from processing.runs import Counter, Latency, Progress, summarise_ms
+from retrieval.contracts.documents import VECTOR_FIELD
+from retrieval.contracts.items import query_text
 from retrieval.index.base import Candidate, Filter, IndexStore, Vector
-from retrieval.items import query_text
 from retrieval.live_index import Encoder, Live
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import feature_matrix
-from retrieval.schema import VECTOR_FIELD
 from retrieval.search import SearchRequest, SearchService, retrieve
 
 CANDIDATES, K = 50, 10

@@ -28,15 +28,15 @@ from local.opensearch_node import free_port
 from processing.corpus import publish_corpus
 from processing.reranker_endpoint.inference import BOOSTER_FILE
 from processing.runs import Latency, summarise_ms
+from retrieval.contracts.documents import document_of
+from retrieval.contracts.items import Item
 from retrieval.index.base import Candidate, Filter, IndexedItem, Vector
 from retrieval.index.faiss import FaissStore
-from retrieval.items import Item
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import FEATURES, feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.sagemaker import EndpointRanker
 from retrieval.ranker.xgboost import BoosterRanker, RankingData, fit_booster
-from retrieval.schema import document_of
 
 LOTS, DIMENSIONS, QUERIES = 2_000, 128, 200
 ROUNDS = 300  # trees: what a training makes at most

@@ -20,11 +20,11 @@ from local.console import Stages, console, show_table
 from local.home import Home
 from models.small_query import SmallQueryConfig
 from processing.distil_query import AIMS, FULL, SMALL, distil_query, measure_query_towers
+from retrieval.config.settings import Settings
+from retrieval.contracts.release import load_release
+from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoder import QueryEncoder
-from retrieval.release import load_release
-from retrieval.settings import Settings
 from retrieval.small_encoder import SmallQueryEncoder
-from retrieval.tower import split_tower_id
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]

@@ -27,13 +27,13 @@ from catalog.folder import (
 )
 from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
+from retrieval.contracts.events import ALIASES as EVENT_ALIASES
+from retrieval.contracts.events import EVENT_TYPES, SHOWN, event_weight, parse_interaction
+from retrieval.contracts.item_files import find_item_files, numbered_items, numbered_rows
+from retrieval.contracts.items import Item, Reject, first_value, parse_text
 from retrieval.errors import InvalidInput
-from retrieval.events import ALIASES as EVENT_ALIASES
-from retrieval.events import EVENT_TYPES, SHOWN, event_weight, parse_interaction
 from retrieval.feedback import MAX_QUERY_CHARS
-from retrieval.item_files import find_item_files, numbered_items, numbered_rows
-from retrieval.items import Item, Reject, first_value, parse_text
-from retrieval.text import check_text
+from retrieval.text.analysis import check_text
 
 logger = logging.getLogger(__name__)
 

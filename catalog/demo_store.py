@@ -26,8 +26,8 @@ from catalog.folder import (
 )
 from catalog.pseudo_queries import Listing, PseudoQuery, fold, make_pseudo_queries, plural
 from catalog.query_splits import deal, query_key
+from retrieval.contracts.items import Item, Reject, item_text, parse_item
 from retrieval.errors import InvalidInput
-from retrieval.items import Item, Reject, item_text, parse_item
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from catalog.folder import (
 )
 from catalog.pseudo_queries import fold
 from catalog.query_splits import deal
+from retrieval.contracts.items import Item, item_text
 from retrieval.errors import InvalidInput
-from retrieval.items import Item, item_text
 
 logger = logging.getLogger(__name__)
 

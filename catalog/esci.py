@@ -31,8 +31,8 @@ from catalog.folder import (
 from catalog.markup import plain_text
 from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
+from retrieval.contracts.items import Item, Reject, parse_item
 from retrieval.errors import InvalidInput
-from retrieval.items import Item, Reject, parse_item
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from retrieval.contracts.events import ALIASES
+from retrieval.contracts.item_files import csv_rows, csv_separator, json_rows, require_columns
+from retrieval.contracts.items import first_value
 from retrieval.errors import InvalidInput
-from retrieval.events import ALIASES
-from retrieval.item_files import csv_rows, csv_separator, json_rows, require_columns
-from retrieval.items import first_value
 
 PACKED = ".gz"
 SUFFIXES = (".csv", ".ndjson", ".jsonl", ".parquet", ".csv.gz", ".ndjson.gz", ".jsonl.gz")

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 from catalog.click_log import impressions, parse_click
 from catalog.folder import Click, Progress
+from retrieval.contracts.items import Reject
 from retrieval.errors import InvalidInput
 from retrieval.feedback import event_id, parse_query
-from retrieval.items import Reject
 
 GZIP_MARK = b"\x1f\x8b"
 _DECODER = json.JSONDecoder()

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from catalog.event_batches import FIELDS, Batch, Column, event_batches, event_table_files
 from catalog.event_times import MICROSECOND, Fault, microseconds, read_times
 from catalog.folder import Progress
+from retrieval.contracts.events import EVENT_TYPES, Interaction, missing, parse_event_type
+from retrieval.contracts.items import EPOCH, ZONE_SLACK, Reject, first_value, parse_id
 from retrieval.errors import InvalidInput
-from retrieval.events import EVENT_TYPES, Interaction, missing, parse_event_type
-from retrieval.items import EPOCH, ZONE_SLACK, Reject, first_value, parse_id
 
 EXAMPLES = 3  # rejects of a kind that are kept for the report
 PARTS = 1_000  # that progress is told in
@@ -97,7 +97,7 @@ def read_event_table(
     on_reject: Callable[[Reject], None] | None = None,
     now: datetime | None = None,
 ) -> EventTable:
-    """Read logs of events: CSV, NDJSON or parquet under the contract of retrieval.events, in any order.
+    """Read logs of events: CSV, NDJSON or parquet under the contract of retrieval.contracts.events, in any order.
 
     Args:
         paths: files, or folders of them.

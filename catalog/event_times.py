@@ -9,9 +9,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from catalog.event_batches import Column
-from retrieval.errors import InvalidInput
-from retrieval.events import missing
-from retrieval.items import (
+from retrieval.contracts.events import missing
+from retrieval.contracts.items import (
     END_NUMERIC,
     EPOCH,
     FIRST_NUMERIC,
@@ -21,6 +20,7 @@ from retrieval.items import (
     first_value,
     parse_time,
 )
+from retrieval.errors import InvalidInput
 
 MICROSECOND = timedelta(microseconds=1)
 EARLIEST_US = int(LEAST_NUMERIC_TIME) * 1_000_000  # 1970 and year 1 are how software writes that it knows no time

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
-from retrieval.items import Item
 
 CATALOG_FILE = "catalog.json"
 ITEMS_FOLDER = "items"
@@ -118,7 +118,7 @@ class Click:
         query: what the buyer had typed.
         item_id: the lot that was shown.
         position: its rank in that list, from 1.
-        event_type: one of retrieval.events.EVENT_TYPES, the furthest step that the buyer took; None: shown, not touched.
+        event_type: one of retrieval.contracts.events.EVENT_TYPES, the furthest step that the buyer took; None: shown, not touched.
         buyer_id: who.
         timestamp: UTC; the lots of one list share query, buyer and timestamp.
         client: keyed hash of the network address that told it; empty where that is not known, and in a catalogue.

@@ -22,9 +22,9 @@ from catalog.folder import (
     write_items,
 )
 from catalog.phrases import distinctive_words, phrases_of
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
 from retrieval.evaluation import RELEVANT_GRADE
-from retrieval.items import Item
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ item was on offer: late items are known by few interactions.
 
 <folder>/users.parquet         buyer_id, age_group, region, favourite_category, second_category
 <folder>/items.parquet         item_id, category, brand, price, seller_rating, listed_at
-<folder>/interactions.parquet  buyer_id, item_id, event_type, timestamp (the events contract of retrieval.events), split
+<folder>/interactions.parquet  buyer_id, item_id, event_type, timestamp (the events contract of retrieval.contracts.events), split
 <folder>/catalog.json          written last: its presence says that the tables are whole
 """
 

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from catalog.photos import COLOURS, CONDITIONS
 from catalog.silhouettes import SILHOUETTES
 from catalog.vocabulary import ERAS, KINDS, MAKERS, REMARKS, STYLES, WRITTEN, makers_of, wordings
-from retrieval.items import Item
+from retrieval.contracts.items import Item
 
 COLOUR_TOLD = 0.15  # share of sellers who mention the colour
 NOUN_LEFT_OUT = 0.10  # share of titles that do not say what the thing is

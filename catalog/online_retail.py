@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import IO
 
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.events import Interaction
-from retrieval.items import Item
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from retrieval.items import query_text
+from retrieval.contracts.items import query_text
 
 TYPE, PLURAL, BRAND_TYPE, ATTRIBUTE_TYPE, FAMILY, MODEL = "type", "plural", "brand+type", "attribute+type", "family", "model"
 KINDS = (TYPE, PLURAL, BRAND_TYPE, ATTRIBUTE_TYPE, FAMILY, MODEL)

@@ -6,8 +6,8 @@ import numpy as np
 
 from catalog.folder import CatalogFolder
 from catalog.query_splits import query_key
-from retrieval.item_files import read_items
-from retrieval.items import Item, item_text, query_text
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item, item_text, query_text
 
 MAX_WORDS = 4  # of a text that is cut from a lot's
 MAX_QUERY_WORDS = 8  # of a training query: a whole title that shall find its description is none that a buyer types

@@ -16,9 +16,9 @@ from infra.permissions import allow_below
 from infra.python_asset import bundled_code
 from infra.stage import Stage
 from infra.vector_index import WRITER, VectorIndex
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
 
-# RECEIPT_FILE, PART_RECEIPTS and INDEX_REJECTS_FILE of retrieval/release.py and CARD_FILE of retrieval/tower.py, which infra does
+# RECEIPT_FILE, PART_RECEIPTS and INDEX_REJECTS_FILE of retrieval/contracts/release.py and CARD_FILE of retrieval/contracts/tower_card.py, which infra does
 # not import; a test holds them together
 PROBE_EVERY = Duration.hours(3)  # of the live index: the engine merges its segments, and so their graphs, at any hour
 RECEIPTS, CARDS = "indexed.json", "tower.json"

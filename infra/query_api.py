@@ -16,7 +16,7 @@ from infra.permissions import allow_below
 from infra.python_asset import bundled_code
 from infra.stage import Stage
 from infra.vector_index import READER, VectorIndex
-from retrieval.settings import EVENTS_KEYS, Settings
+from retrieval.config.settings import EVENTS_KEYS, Settings
 
 QUERY_TIMEOUT = Duration.seconds(20)  # the first query of a new environment loads a tower; later ones take milliseconds
 CORS_METHODS = ["GET", "POST", "DELETE"]

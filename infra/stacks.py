@@ -19,7 +19,7 @@ from infra.reranker import Reranker
 from infra.stage import Stage
 from infra.stage_outputs import publish
 from infra.vector_index import VectorIndex
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
 
 INDEX_ALIAS = Settings().index_alias
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from retrieval.settings import PREFIX, Hyperparameters, IndexLanguage, InvalidSettings, QueryTowerKind, write_pairs
+from retrieval.config.settings import PREFIX, Hyperparameters, IndexLanguage, InvalidSettings, QueryTowerKind, write_pairs
 
 ApiAuth = Literal["api_key", "iam"]
 
@@ -51,7 +51,7 @@ class Stage:
         index_replicas: copies of each shard, fewer than opensearch_nodes.
         language: of words in Latin letters, by which an index that is made stems them.
         query_memory_mib: memory of the query Lambda; CPU follows it.
-        hyperparameters: fields of retrieval.settings.Hyperparameters that this stage has otherwise; absent, None, for none.
+        hyperparameters: fields of retrieval.config.settings.Hyperparameters that this stage has otherwise; absent, None, for none.
         query_tower: what encodes queries: full, or small where every tower that is published has a small query tower.
         indexer_memory_mib: memory of the bulk-index Lambda.
         indexer_concurrency: parts that are indexed at once, >= 2 (the least that an SQS event source allows).

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lambdas.query_api.problems import problem
+from retrieval.config.settings import Settings
 from retrieval.deadline import ARRIVAL, Arrival
-from retrieval.settings import Settings
 
 MAX_UNFINISHED_BYTES = 64_000_000  # of all bodies together that are still being sent
 NEWEST_SHARE = 0.1  # of the latest request in the average service time: some twenty requests settle it

@@ -9,8 +9,8 @@ import typer
 from local.command_options import Json, print_json
 from local.console import console, progress, show_table
 from local.home import Home
+from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.settings import Settings
 
 if TYPE_CHECKING:
     from retrieval.index.index_advice import Advice, Calibration
@@ -82,7 +82,7 @@ def _measured(release: Path | None) -> "Calibration":
     from benchmarks.ann import run_sizes
     from benchmarks.ann_contenders import contenders
     from benchmarks.ann_data import release_vectors
-    from retrieval.index.index_spec import default_specs
+    from retrieval.config.index_spec import default_specs
 
     home = Home(Settings.from_env())
     data, drawn, (count,) = release_vectors(home.release(release), QUERIES, 0.1)

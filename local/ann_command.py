@@ -9,8 +9,8 @@ import typer
 from local.command_options import Json, Seed, print_json
 from local.console import console, notes, progress, show_table
 from local.home import Home
+from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.settings import Settings
 
 if TYPE_CHECKING:
     from benchmarks.ann_standings import AnnResult, Standing
@@ -38,8 +38,8 @@ def ann(
     from benchmarks.ann_contenders import RIVALS, contenders
     from benchmarks.ann_data import release_vectors, synthetic_vectors
     from benchmarks.ann_plot import plot as draw
+    from retrieval.config.index_spec import IndexSpec, default_specs
     from retrieval.index.index_advice import parse_items
-    from retrieval.index.index_spec import IndexSpec, default_specs
 
     home = Home(Settings.from_env())
     if release is not None:

@@ -9,7 +9,7 @@ import typer
 from local.command_options import Json, print_json, report
 from local.console import progress, show_table, show_values
 from local.home import Home
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
 
 if TYPE_CHECKING:
     from local.aws.status import StageStatus

@@ -14,7 +14,7 @@ from local.console import console, notes, progress, show_table
 from local.filter_command import filters
 from local.home import Home
 from local.repetition_commands import batches, caches
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
 
 if TYPE_CHECKING:
     from benchmarks.query_path import QueryPathResult
@@ -134,7 +134,7 @@ def query(
     from benchmarks.many_lots import CutEncoder, index_of_copies, questions
     from benchmarks.query_path import run_benchmark
     from local.wiring import load_encoder, load_ranker, open_store
-    from retrieval.release import load_release
+    from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()
     home = Home(settings)

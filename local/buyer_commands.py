@@ -10,7 +10,7 @@ from local.console import notes, progress, show_table
 from local.event_commands import described, show_events
 from local.home import Home
 from retrieval.buyer_store import MOST_ACTS, parse_buyer_id
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
 
 ACTS_A_CALL = 10_000
 

@@ -9,11 +9,11 @@ from datetime import datetime
 from pathlib import Path
 
 from retrieval.buyer_store import MOST_ACTS, act_key, moment_of, oldest_kept, worth_keeping
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
-from retrieval.events import Interaction
 from retrieval.files import shortage
 from retrieval.index.base import utc_now
-from retrieval.items import epoch_ms
 
 BUSY_TIMEOUT_S = 5.0  # how long a writer waits for others to commit; a search, which reads, never does
 SCHEMA = """

@@ -8,7 +8,7 @@ import typer
 from local.command_options import Json, Seed, print_json, report
 from local.console import progress, show_table
 from local.home import Home
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
 
 catalog_app = typer.Typer(no_args_is_help=True, help="Make catalogues to try Gavel on.")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from local.console import show_values
-from retrieval.settings import QueryTowerKind
+from retrieval.config.settings import QueryTowerKind
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]

@@ -17,8 +17,8 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from local.config_sections import SECTIONS, Section
+from retrieval.config.settings import PREFIX, allowed, read_field, write_pairs
 from retrieval.errors import InvalidInput, InvalidSettings
-from retrieval.settings import PREFIX, allowed, read_field, write_pairs
 
 CONFIG_FILE = Path("gavel.toml")
 CONFIG_VARIABLE = PREFIX + "CONFIG"

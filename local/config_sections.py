@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from retrieval.settings import Hyperparameters, Settings
+from retrieval.config.settings import Hyperparameters, Settings
 
 
 @dataclass(frozen=True)

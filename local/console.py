@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retrieval.search import SearchAnswer
-from retrieval.text import clean_text
+from retrieval.text.analysis import clean_text
 
 Step = Callable[[int, int], None]
 WIDE = 100  # columns; below, a table of lots leaves out what can be left out

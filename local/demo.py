@@ -17,10 +17,10 @@ from local.home import Home
 from local.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
 from models.schedule import cut_steps
 from processing.ledger import Done, Ledger
+from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.ranker.features import FEATURES_HASH
 from retrieval.search import SearchAnswer, SearchRequest, SearchService
-from retrieval.settings import Settings
 
 CATALOGS = ("synthetic", "grocery")
 EXAMPLES_SHOWN = 4

@@ -10,8 +10,8 @@ from local.command_options import CatalogOption, Json, Seed, print_json
 from local.config import configured
 from local.console import Stages, console, show_quality
 from local.home import Home
-from retrieval.settings import Settings
-from retrieval.tower import split_tower_id
+from retrieval.config.settings import Settings
+from retrieval.contracts.tower_card import split_tower_id
 
 distill_app = typer.Typer(no_args_is_help=True, help="Make small models that say what big ones say.")
 
@@ -41,7 +41,7 @@ def distill_query(
     from catalog.folder import CatalogFolder
     from models.small_query import SmallQueryConfig
     from processing.distil_query import FULL, SMALL, distil_query
-    from retrieval.release import load_release
+    from retrieval.contracts.release import load_release
 
     home = Home(Settings.from_env())
     source = CatalogFolder.load(home.catalog(catalog))

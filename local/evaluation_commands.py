@@ -13,8 +13,8 @@ from rich.table import Table
 from local.command_options import CatalogOption, Json, Seed, print_json
 from local.console import Stages, console, progress, show_quality, show_table
 from local.home import Home
+from retrieval.config.settings import Settings
 from retrieval.search import Mode
-from retrieval.settings import Settings
 
 if TYPE_CHECKING:
     from processing.compare_runs import Place, QueryComparison, RunComparison
@@ -41,7 +41,7 @@ def evaluate(
     from catalog.folder import CatalogFolder
     from local.wiring import find_tower
     from processing.evaluate import Plan, evaluate_to_folder
-    from retrieval.release import load_release
+    from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()
     home = Home(settings)

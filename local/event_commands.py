@@ -12,8 +12,8 @@ import typer
 from local.command_entry import EXIT_ERROR, say
 from local.command_options import Json, print_json
 from local.console import notes, progress, show_table, show_values
-from retrieval.events import EVENT_TYPES
-from retrieval.items import Reject
+from retrieval.contracts.events import EVENT_TYPES
+from retrieval.contracts.items import Reject
 
 if TYPE_CHECKING:
     from catalog.event_tables import EventTable
@@ -59,7 +59,7 @@ def check(
 
 
 def _item_ids(products: Path) -> tuple[set[str], int]:
-    from retrieval.item_files import find_item_files, read_items
+    from retrieval.contracts.item_files import find_item_files, read_items
 
     known: set[str] = set()
     rejected = 0

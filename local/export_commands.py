@@ -8,8 +8,8 @@ import typer
 from local.command_options import Json, report
 from local.console import progress
 from local.home import Home
-from retrieval.settings import Settings
-from retrieval.tower import HASHED_FILES, IMAGE_TOWER_FILE, TowerCard
+from retrieval.config.settings import Settings
+from retrieval.contracts.tower_card import HASHED_FILES, IMAGE_TOWER_FILE, TowerCard
 
 export_app = typer.Typer(no_args_is_help=True, help="Write a release or a tower's image branch in forms that others read.")
 

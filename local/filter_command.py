@@ -8,8 +8,8 @@ import typer
 from local.command_options import Json, Seed, print_json
 from local.console import console, notes, progress, show_table
 from local.home import Home
+from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.settings import Settings
 
 if TYPE_CHECKING:
     from benchmarks.filtered import FilteredResult

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from retrieval.config.settings import Settings
+from retrieval.contracts.release import check_part, load_release
+from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replace_file, shortage
-from retrieval.release import check_part, load_release
-from retrieval.settings import Settings
-from retrieval.tower import CARD_FILE
 
 # <home>/catalogs/<name>/          catalogues, with photos, judgments and clicks
 # <home>/towers/<tower_id>/        tower artefacts

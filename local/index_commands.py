@@ -9,7 +9,7 @@ from local.advise_command import advise
 from local.command_entry import EXIT_ERROR, say
 from local.command_options import Json, report
 from local.release_commands import index
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
 
 DEFAULT = "build"
 
@@ -28,7 +28,7 @@ def probe(
 ) -> None:
     """Measure how much of the exact answer the live index finds, over lots drawn from all of it; exit status 1 below .95."""
     from local.wiring import open_store
-    from retrieval.indexing import LEAST_RECALL, low_recall, probe_index
+    from retrieval.ingestion import LEAST_RECALL, low_recall, probe_index
 
     live = open_store(Settings.from_env()).live()
     live.refresh()

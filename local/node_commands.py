@@ -9,7 +9,7 @@ from local.command_entry import as_called, say
 from local.command_options import Json, print_json, report
 from local.console import console
 from local.home import Home
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
 
 NAMES = {"node": "the node on this machine's Java", "container": "the container", "cluster": "the cluster"}
 

@@ -17,8 +17,8 @@ from lambdas.query_api.strict_route import StrictRoute
 from local.page_words import PageWords
 from local.photo_shelf import PhotoShelf
 from processing.thumbnails import Side
+from retrieval.contracts.items import require_id
 from retrieval.errors import UnknownItem
-from retrieval.items import require_id
 from retrieval.search import SearchService
 
 PAGE = Path(__file__).parent / "page"

@@ -13,12 +13,12 @@ from local.config import configured
 from local.console import Step
 from local.home import Home
 from local.wiring import load_buyers, load_encoder, open_store
+from retrieval.config.settings import Settings
+from retrieval.contracts.release import load_release
+from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import InvalidInput
-from retrieval.indexing import ReleaseReport, index_release, rebuild_index
-from retrieval.release import load_release
+from retrieval.ingestion import ReleaseReport, index_release, rebuild_index
 from retrieval.search import SearchService
-from retrieval.settings import Settings
-from retrieval.tower import TowerCard, split_tower_id
 
 logger = logging.getLogger(__name__)
 

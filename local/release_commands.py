@@ -9,8 +9,8 @@ from local.command_entry import EXIT_ERROR, say
 from local.command_options import Json, report
 from local.console import progress
 from local.home import Home
-from retrieval.release import INDEX_REJECTS_FILE, REJECTS_FILE, Manifest, load_release
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
+from retrieval.contracts.release import INDEX_REJECTS_FILE, REJECTS_FILE, Manifest, load_release
 
 ALREADY_THERE = "already there, unchanged; --force embeds again"
 
@@ -35,7 +35,7 @@ def embed(
     from catalog.folder import CatalogFolder
     from local import pipeline
     from processing.embed_items import nothing_embedded
-    from retrieval.item_files import find_item_files
+    from retrieval.contracts.item_files import find_item_files
 
     home = Home(Settings.from_env())
     inputs = find_item_files(source) if source else CatalogFolder.load(home.catalog(None)).item_files()

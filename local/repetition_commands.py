@@ -8,7 +8,7 @@ import typer
 from local.command_options import Json, Seed, print_json
 from local.console import console, notes, progress, show_table
 from local.home import Home
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
 
 RATES = (1, 10, 100)  # searches a second for which hits are worked out
 

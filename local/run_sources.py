@@ -14,10 +14,10 @@ from processing.compare_runs import Judged
 from processing.corpus import build_corpus
 from processing.evaluation_report import JSON_FILE, RUN_SUFFIX, RUNS_FOLDER, load_run, run_path
 from processing.runs import Counter, RememberingEncoder, Variant, search_run
+from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput
 from retrieval.evaluation import Run
 from retrieval.index.faiss import FaissStore
-from retrieval.release import load_release
 from retrieval.search import Mode, SearchService
 
 WAY_MARK = ":"  # <report>:<way of searching>

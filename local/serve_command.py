@@ -14,8 +14,8 @@ import typer
 from local.command_options import QueryTower
 from local.console import console
 from local.home import Home
+from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -11,8 +11,8 @@ from local.command_options import CatalogOption, Json, Seed, print_json, report
 from local.console import Stages, console, progress, show_table
 from local.home import Home
 from models.schedule import cut_steps
+from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.settings import Settings
 
 if TYPE_CHECKING:  # imports torch
     from processing.training_rounds import RoundsReport

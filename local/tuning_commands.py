@@ -9,8 +9,8 @@ import typer
 from local.command_options import CatalogOption, Json, print_json
 from local.console import Stages, console, show_quality
 from local.home import Home
+from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.settings import Settings
 
 if TYPE_CHECKING:
     from processing.tune_hybrid import Choice
@@ -37,7 +37,7 @@ def tune_hybrid(
     from local.wiring import find_tower, load_encoder
     from processing.plots import plot_shares
     from processing.tune_hybrid import choose, judged_lists, ndcg_by_share
-    from retrieval.release import load_release
+    from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()
     home = Home(settings)

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 from models.export import export_image_tower, export_query_tower
 from models.presets import TowerConfig
 from models.towers import TwoTowers
+from retrieval.contracts.tower_card import COPY, IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.errors import NoImageBranch, TowerError
 from retrieval.files import commit_folder, replacing
-from retrieval.tower import COPY, IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 SHARED_PREFIX = "query_tower.text_encoder."
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.buyer_tower import Acts
-from retrieval.events import Interaction
+from retrieval.contracts.events import Interaction
 
 MAX_ACTS = 200  # of a history, the latest: what serving takes (retrieval.search.MAX_INTERACTIONS)
 

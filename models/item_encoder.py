@@ -16,11 +16,11 @@ from models.feature_tower import Features
 from models.lot_features import lot_row
 from models.pixels import normalise, to_unit
 from models.towers import ItemTower, Photos, Tokens
+from retrieval.contracts.items import Item
+from retrieval.contracts.tower_card import TowerCard
 from retrieval.encoder import load_tokenizer, tokenize
 from retrieval.errors import TowerError
-from retrieval.items import Item
 from retrieval.photos import Photo
-from retrieval.tower import TowerCard
 
 
 class ItemBatch(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 
 from models.feature_tower import FeatureSpec, Scale
 from models.presets import TowerConfig
-from retrieval.items import Item
+from retrieval.contracts.items import Item
 
 CATEGORIES = ("category", "brand")
 NUMBERS = ("current_price", "seller_rating", "bid_count")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from models.schedule import RECORD_FILE
+from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import TowerError
 from retrieval.files import replace_file
-from retrieval.tower import TowerCard
 
 MODEL_CARD_FILE = "MODEL_CARD.md"
 EVALUATIONS_FILE = "evaluations.json"

@@ -24,7 +24,7 @@ class HardNegatives:
     """The hard negatives of a catalogue's training queries, with what they were mined from and how.
 
     Attributes:
-        by_query: cleaned query text (retrieval.items.query_text) -> item ids, the highest score first; a query for which
+        by_query: cleaned query text (retrieval.contracts.items.query_text) -> item ids, the highest score first; a query for which
             none was found is not in it.
         scores: the same keys -> cosine of query and lot in [-1, 1], in the order of by_query.
         settings: everything that decides which negatives come out: tower_id, index, the catalogue's hash, rules, counts.

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from catalog.folder import CatalogFolder, Qrels, TrainingPair
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item, item_text, query_text
 from retrieval.encoder import tokenize
 from retrieval.errors import InvalidInput
 from retrieval.files import replacing
-from retrieval.item_files import read_items
-from retrieval.items import Item, item_text, query_text
 from retrieval.photos import read_photo
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from models.pixels import normalise, to_unit
 from models.presets import TowerConfig
 from models.towers import Photos, TwoTowers
 from models.training_data import Lots, PhotoTable, TokenTable
+from retrieval.contracts.items import query_text
 from retrieval.evaluation import RELEVANT_GRADE
-from retrieval.items import query_text
 
 BATCH = 128
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from catalog.folder import Click
-from retrieval.events import Interaction
+from retrieval.contracts.events import Interaction
 from retrieval.search import MAX_INTERACTIONS
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from catalog.folder import CatalogFolder
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item
+from retrieval.contracts.release import load_release
 from retrieval.errors import ReleaseError
 from retrieval.index.base import IndexedItem, IndexStore, utc_now
-from retrieval.indexing import read_part
-from retrieval.item_files import read_items
-from retrieval.items import Item
-from retrieval.release import load_release
+from retrieval.ingestion import read_part
 
 
 @dataclass(frozen=True, slots=True)

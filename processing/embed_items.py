@@ -26,11 +26,11 @@ from processing.embedding_steps import EmbeddingSteps, plan_parts
 from processing.item_photos import PhotoLoader, PhotoState
 from processing.stages import Stopwatch
 from processing.thumbnails import Thumbnails
+from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
+from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import GavelError, InvalidInput, ReleaseError
 from retrieval.files import replacing
 from retrieval.photos import MAX_BYTES, MAX_PIXELS
-from retrieval.release import REJECTS_FILE, Manifest, load_release
-from retrieval.tower import TowerCard
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import this file and need none
     from models.item_encoder import ItemEncoder

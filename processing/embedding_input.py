@@ -10,9 +10,9 @@ from typing import IO
 from catalog.folder import photo_folders
 from processing.embedding_parts import Lot
 from processing.item_photos import PhotoPlace
-from retrieval.item_files import SUFFIXES, find_item_files, numbered_items
-from retrieval.items import Item, Reject
-from retrieval.release import REJECTS_FILE
+from retrieval.contracts.item_files import SUFFIXES, find_item_files, numbered_items
+from retrieval.contracts.items import Item, Reject
+from retrieval.contracts.release import REJECTS_FILE
 
 CHUNK_BYTES = 1 << 20
 

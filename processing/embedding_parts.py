@@ -10,13 +10,13 @@ from pathlib import Path
 
 from processing.item_photos import PhotoPlace, PhotoState
 from processing.stages import Stopwatch
+from retrieval.contracts.documents import bulk_lines
+from retrieval.contracts.items import Item
+from retrieval.contracts.release import MANIFEST_FILE, Manifest, Part
 from retrieval.errors import InvalidPhoto
 from retrieval.files import replace_file, replacing, seal_json, sha256_of, unseal_json
 from retrieval.index.base import IndexedItem
-from retrieval.items import Item
 from retrieval.photos import locate_photo
-from retrieval.release import MANIFEST_FILE, Manifest, Part
-from retrieval.schema import bulk_lines
 
 FORMAT = 2  # of the bytes in a part; another number makes every receipt void
 COMPRESSION = 4  # half the time of 6 for 7% more bytes

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from processing.embedding_input import input_files
 from processing.embedding_parts import PartFolder
+from retrieval.contracts.release import REJECTS_FILE
 from retrieval.errors import InvalidInput
-from retrieval.release import REJECTS_FILE
 
 RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 BATCH_SIZE = 64

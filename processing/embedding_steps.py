@@ -19,10 +19,10 @@ from processing.embedding_input import Rows
 from processing.embedding_parts import Lot, PartFolder, Receipt
 from processing.item_photos import Decoded, PhotoLoader, PhotoState
 from processing.stages import Stopwatch, ahead
+from retrieval.contracts.documents import document_of
+from retrieval.contracts.items import item_text
 from retrieval.index.base import IndexedItem, Vector
 from retrieval.index.entries import batches
-from retrieval.items import item_text
-from retrieval.schema import document_of
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import these files and need none
     from models.item_encoder import ItemBatch, ItemEncoder

@@ -24,13 +24,13 @@ from processing.evaluation_plan import DEPTH, HYBRID, KEYWORD, RERANKED, SEMANTI
 from processing.evaluation_report import SPACE_PLOT, Evaluation, IndexSize, Result, write_report
 from processing.plots import plot_space
 from processing.runs import Counter, Progress, RememberingEncoder, Variant, measure_latency, search_run
+from retrieval.contracts.release import load_release
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, TowerMismatch
 from retrieval.evaluation import RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
 from retrieval.index.base import IndexStore
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.base import Ranker
-from retrieval.release import load_release
 from retrieval.search import Encoder, Mode, SearchService
 from retrieval.significance import PairedComparison, compare_paired
 from retrieval.tuning import Tuning

@@ -28,11 +28,11 @@ from pathlib import Path
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
 from models.negatives import HardNegatives
 from processing.mining_rules import DEEPEST, SPLIT, Choice, MiningRules, TrainingQuery, choose, training_lots, training_queries
+from retrieval.contracts.items import EPOCH
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import GavelError, TowerMismatch
 from retrieval.index.base import Candidate, Filter, Vector, VectorIndex, cosines
-from retrieval.indexing import index_release
-from retrieval.items import EPOCH
+from retrieval.ingestion import index_release
 from retrieval.search import Encoder
 
 Progress = Callable[[int, int], None]

@@ -13,9 +13,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from catalog.folder import CatalogFolder
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item, query_text
 from retrieval.errors import InvalidInput
-from retrieval.item_files import read_items
-from retrieval.items import Item, query_text
 
 SPLIT = "train"
 DEEPEST = 10_000  # hits that OpenSearch gives a search

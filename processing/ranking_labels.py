@@ -14,7 +14,7 @@ from statistics import fmean
 import numpy as np
 
 from catalog.folder import Click, Qrels
-from retrieval.events import event_weight
+from retrieval.contracts.events import event_weight
 
 LEAST_PROPENSITY = 0.1  # a click deeper than this counts ten times and no more: one chance click must not decide
 MOST_FALL = 3.0

@@ -12,7 +12,7 @@ from PIL import Image
 
 from retrieval.errors import InvalidPhoto
 from retrieval.photos import decode_photo, read_photo_file
-from retrieval.text import readable
+from retrieval.text.analysis import readable
 
 QUALITY = 82
 JPEG_ENDS = (b"\xff\xd8", b"\xff\xd9")

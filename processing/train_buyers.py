@@ -20,10 +20,10 @@ from models.buyer_training import BuyerModel, BuyerTrainingConfig, Figures, Stor
 from processing.corpus import release_entries
 from retrieval.buyer_tower import save_buyer_tower
 from retrieval.buyers import WeightedAverage
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.release import load_release
+from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import InvalidInput
-from retrieval.events import Interaction
-from retrieval.release import load_release
-from retrieval.tower import TowerCard
 
 log = logging.getLogger(__name__)
 

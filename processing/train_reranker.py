@@ -24,17 +24,17 @@ from processing.corpus import catalog_moment
 from processing.ranking_labels import clicked_gains, judged_gains, position_bias
 from retrieval.buyer_tower import load_buyer_tower
 from retrieval.buyers import buyer_vector, drawn_towards
+from retrieval.contracts.items import query_text
+from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, InvalidQuery
 from retrieval.index.base import Filter, Vector
-from retrieval.indexing import index_release
-from retrieval.items import query_text
+from retrieval.ingestion import index_release
 from retrieval.live_index import Live
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
 from retrieval.search import SearchRequest, SearchService, retrieve
-from retrieval.tower import split_tower_id
 
 Progress = Callable[[int, int], None]
 Labels = Literal["clicks", "judgments"]

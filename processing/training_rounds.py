@@ -36,10 +36,10 @@ from processing.ledger import Done, Ledger
 from processing.mine_negatives import mine_or_reuse
 from processing.mining_rules import MiningRules
 from processing.round_index import build, is_built, measure_kinds, open_store
+from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
-from retrieval.tower import CARD_FILE
 
 Progress = Callable[[int, int], None]
 Steps = Callable[[str], AbstractContextManager[Progress]]  # a step's label -> a context that gives its progress bar

@@ -17,11 +17,11 @@ from models.encoders import TextEncoder
 from models.presets import PRESETS, TextEncoderSpec
 from models.tokenizer import make_tokenizer
 from processing.corpus import Published, publish_corpus, split_items
+from retrieval.contracts.documents import document_of
+from retrieval.contracts.items import item_text
+from retrieval.contracts.tower_card import TOWER_ID_CHARS
 from retrieval.encoder import prepare_tokenizer, tokenize
 from retrieval.index.base import IndexedItem, IndexStore
-from retrieval.items import item_text
-from retrieval.schema import document_of
-from retrieval.tower import TOWER_ID_CHARS
 
 MAX_LENGTH = 256  # tokens, what sentence encoders of this size are made for
 BATCH = 64

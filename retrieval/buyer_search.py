@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from retrieval.buyer_store import BuyerStore, joined, parse_buyer_id
-from retrieval.circuit import Circuit
+from retrieval.contracts.documents import listed_fields
+from retrieval.contracts.events import Interaction
 from retrieval.deadline import Deadline
 from retrieval.errors import FeedbackUnavailable, InvalidQuery
-from retrieval.events import Interaction
 from retrieval.first_stage import FirstStage
 from retrieval.index.base import Filter
 from retrieval.live_index import Live
 from retrieval.nearest import nearest_lots, popular_and_fresh
-from retrieval.schema import listed_fields
+from retrieval.resilience import Circuit
 from retrieval.search_answer import SearchAnswer
 from retrieval.search_request import MAX_INTERACTIONS, SearchRequest
 

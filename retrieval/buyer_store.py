@@ -9,9 +9,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from retrieval.events import Interaction
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.items import EPOCH, epoch_ms, require_id
 from retrieval.feedback import CLOCK_AHEAD
-from retrieval.items import EPOCH, epoch_ms, require_id
 
 MOST_ACTS = 200  # of one buyer: as many as a search takes (search_request.MAX_INTERACTIONS)
 

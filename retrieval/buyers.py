@@ -8,10 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.config.settings import hyperparameters
+from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidQuery
-from retrieval.events import Interaction
 from retrieval.index.base import Candidate, Vector
-from retrieval.settings import hyperparameters
 
 
 class BuyerTower(Protocol):

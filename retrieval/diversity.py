@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import InvalidQuery
 from retrieval.index.base import Candidate
-from retrieval.text import fold_label
+from retrieval.text.analysis import fold_label
 
 MAX_PER_LABEL = 100
 LABELS = ("brand", "seller")  # fields of a document that can be capped

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from tokenizers import Tokenizer
 
+from retrieval.contracts.items import query_text
+from retrieval.contracts.tower_card import COPY, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.errors import TowerError
-from retrieval.items import query_text
-from retrieval.tower import COPY, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 MAX_WORD_CHARS = 100  # WordPiece takes a longer word for [UNK], so max_length tokens never span more characters than this each
 PAD_TOKEN = "[PAD]"

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
+from retrieval.contracts.events import EVENT_TYPES, Interaction
+from retrieval.contracts.items import query_text, require_id
 from retrieval.errors import InvalidQuery
-from retrieval.events import EVENT_TYPES, Interaction
-from retrieval.items import query_text, require_id
 from retrieval.served_lists import LONGEST_OPEN, UNSIGNED, ServedLists
-from retrieval.text import check_asked
+from retrieval.text.analysis import check_asked
 
 # what a page may say: events.IMPRESSION, the EVENT_TYPES, and click, which is written down as a view
 ActKind = Literal["impression", "click", "view", "add_to_cart", "bid", "purchase"]

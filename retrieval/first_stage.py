@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from retrieval.buyers import BuyerTower, BuyerVector, buyer_vector
-from retrieval.circuit import Circuit
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, InvalidInput, TowerError
-from retrieval.events import Interaction
 from retrieval.fuse import Fusion
 from retrieval.index.base import Candidate, Filter, TopField, Vector, VectorIndex, fused_candidates
-from retrieval.items import query_text
+from retrieval.resilience import Circuit
 from retrieval.search_request import SearchRequest
 
 logger = logging.getLogger(__name__)

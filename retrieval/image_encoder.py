@@ -7,10 +7,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from retrieval.contracts.tower_card import COPY, IMAGE_TOWER_FILE, TowerCard
 from retrieval.encoder import UNRUNNABLE, load_session, to_unit_length
 from retrieval.errors import NoImageBranch, TowerError
 from retrieval.photos import read_query_photo
-from retrieval.tower import COPY, IMAGE_TOWER_FILE, TowerCard
 
 PIXELS, PHOTO_VECTOR = "pixels", "photo_vector"  # input and output of the graph
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.buyers import BuyerTower
-from retrieval.circuit import Circuit
 from retrieval.errors import IndexMissing, IndexUnavailable, RankerUnavailable, TowerError, TowerMismatch
 from retrieval.index.base import IndexStore, VectorIndex
 from retrieval.ranker.base import Ranker
+from retrieval.resilience import Circuit
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from retrieval.buyers import unit_vector
 from retrieval.cache import CacheUse, LruCache
+from retrieval.config.settings import hyperparameters
+from retrieval.contracts.tower_card import split_tower_id
 from retrieval.errors import NoImageBranch, TowerMismatch
 from retrieval.index.base import Vector
-from retrieval.settings import hyperparameters
-from retrieval.tower import split_tower_id
 from retrieval.tower_files import image_tower_folder
 
 CACHED_PHOTOS = 1_000  # vectors, so that a later page of an answer does not decode the photo again

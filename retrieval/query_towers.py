@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from retrieval.config.settings import Settings
+from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoder import QueryEncoder
-from retrieval.settings import Settings
 from retrieval.small_encoder import SmallQueryEncoder
-from retrieval.tower import split_tower_id
 from retrieval.tower_files import SERVING_FILES, SMALL_SERVING_FILES, tower_folder
 
 

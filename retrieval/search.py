@@ -10,18 +10,18 @@ from retrieval.buyer_search import EXCLUDES, BuyerSearch, Exclude, KnownBuyer, P
 from retrieval.buyer_store import BuyerStore, NoBuyerStore, parse_buyer_id
 from retrieval.buyers import AVERAGE, BuyerTower, BuyerVector, unit_vector
 from retrieval.cache import CacheUse, LruCache
+from retrieval.contracts.documents import visible_fields
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.items import EPOCH, query_text, require_id
 from retrieval.deadline import Deadline, uncounted
 from retrieval.errors import GavelError, InvalidQuery, TowerError, UnknownItem
-from retrieval.events import Interaction
 from retrieval.first_stage import FirstStage, retrieve
 from retrieval.index.admission import has_ended
 from retrieval.index.base import Candidate, Filter, IndexStore, Vector
-from retrieval.items import EPOCH, query_text, require_id
 from retrieval.live_index import Encoder, Live, LiveIndex
 from retrieval.nearest import nearest_lots
 from retrieval.photo_search import PhotoEncoder, PhotoQueries, no_image_branch, with_words
 from retrieval.ranker.base import Ranker
-from retrieval.schema import visible_fields
 from retrieval.search_answer import Explanation, SearchAnswer, SearchResult
 from retrieval.search_request import (
     MAX_INTERACTIONS,

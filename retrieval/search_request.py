@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from retrieval.buyer_store import MOST_ACTS, parse_buyer_id
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.items import MAX_PRICE, MAX_SELLER_RATING, parse_id, query_text
 from retrieval.diversity import Diversity
 from retrieval.errors import InvalidInput, InvalidQuery
-from retrieval.events import Interaction
 from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
-from retrieval.items import MAX_PRICE, MAX_SELLER_RATING, parse_id, query_text
-from retrieval.text import check_asked
+from retrieval.text.analysis import check_asked
 
 Mode = Literal["hybrid", "semantic", "keyword"]
 MODES: tuple[Mode, ...] = get_args(Mode)

@@ -10,8 +10,8 @@ from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from retrieval.contracts.items import EPOCH, epoch_ms, query_text
 from retrieval.errors import InvalidSettings
-from retrieval.items import EPOCH, epoch_ms, query_text
 
 MIN_KEY_BYTES = 32
 PROOF_BYTES = 12  # 16 characters; 2 ** 96 tries to guess one

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from retrieval.buyer_store import BuyerStore
 from retrieval.buyers import BuyerTower
+from retrieval.config.settings import Settings
 from retrieval.index.base import IndexStore
 from retrieval.live_index import Encoder
 from retrieval.photo_search import PhotoEncoder
 from retrieval.ranker.base import Ranker
 from retrieval.search import SearchService
-from retrieval.settings import Settings
 
 
 def search_service(

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from retrieval.contracts.items import query_text
+from retrieval.contracts.tower_card import SMALL_QUERY_TOWER_FILE, TowerCard
 from retrieval.encoder import MAX_WORD_CHARS, load_tokenizer, to_unit_length
 from retrieval.errors import TowerError
 from retrieval.files import replacing, shortage
-from retrieval.items import query_text
-from retrieval.tower import SMALL_QUERY_TOWER_FILE, TowerCard
 
 DISTIL = "`gavel distill query`"
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)

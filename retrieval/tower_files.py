@@ -6,8 +6,7 @@ from pathlib import Path
 
 from retrieval.buyer_tower import BUYER_TOWER_FILE, load_buyer_tower
 from retrieval.buyers import AVERAGE, BuyerTower
-from retrieval.errors import TowerError
-from retrieval.tower import (
+from retrieval.contracts.tower_card import (
     CARD_FILE,
     IMAGE_TOWER_FILE,
     QUERY_TOWER_FILE,
@@ -16,6 +15,7 @@ from retrieval.tower import (
     TowerCard,
     split_tower_id,
 )
+from retrieval.errors import TowerError
 from retrieval.tuning import TUNING_FILE, Tuning
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.buyers import drawn_towards
-from retrieval.circuit import Circuit
+from retrieval.contracts.documents import listed_fields
+from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
 from retrieval.diversity import Diversity, diversify
 from retrieval.errors import IndexUnavailable, InvalidQuery, RankerUnavailable
@@ -18,14 +19,13 @@ from retrieval.explain import explanations
 from retrieval.first_stage import FirstStage
 from retrieval.index.admission import admits
 from retrieval.index.base import Candidate, Vector, cosines
-from retrieval.items import query_text
 from retrieval.live_index import Live
 from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import feature_matrix
-from retrieval.schema import listed_fields
+from retrieval.resilience import Circuit
 from retrieval.search_answer import SearchAnswer, SearchResult
 from retrieval.search_request import MAX_OFFSET, MAX_REACH, SearchRequest
-from retrieval.spelling import corrected, doubtful_words
+from retrieval.text.spelling import corrected, doubtful_words
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from itertools import product
 from pathlib import Path
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_catalog, write_items
-from retrieval.items import Item
+from retrieval.contracts.items import Item
 
 LANGUAGES = ("en", "ar")
 # group -> its name, kinds and variants, each in English and Arabic

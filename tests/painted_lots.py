@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_catalog, write_items
-from retrieval.items import Item
+from retrieval.contracts.items import Item
 
 COLOURS = {"red": (205, 40, 40), "blue": (40, 60, 200), "green": (40, 160, 60), "yellow": (225, 205, 50)}
 KINDS = ("vase", "watch", "lamp", "chair")

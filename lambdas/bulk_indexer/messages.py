@@ -6,8 +6,8 @@ from json import loads
 from typing import Any
 from urllib.parse import unquote_plus
 
+from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.settings import Settings
 
 PART_SUFFIX = ".ndjson.gz"
 is_manifest = re.compile(r"manifest(-\d{5}-of-\d{5})?\.json").fullmatch  # of an object's name

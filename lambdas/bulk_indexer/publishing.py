@@ -9,10 +9,7 @@ from typing import Any, TypeVar
 from aws_lambda_powertools import Logger
 
 from lambdas.bulk_indexer.messages import is_manifest
-from retrieval.errors import ReleaseError
-from retrieval.index.base import IndexStore
-from retrieval.indexing import publish_release
-from retrieval.release import (
+from retrieval.contracts.release import (
     INDEX_REJECTS_FILE,
     PART_RECEIPTS,
     RECEIPT_FILE,
@@ -22,6 +19,9 @@ from retrieval.release import (
     rejects_of,
     unproved_parts,
 )
+from retrieval.errors import ReleaseError
+from retrieval.index.base import IndexStore
+from retrieval.ingestion import publish_release
 
 logger = Logger(service="bulk-indexer")
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from retrieval.buyer_search import PastAct
 from retrieval.buyers import BuyerVector
 from retrieval.cache import CacheUse
-from retrieval.events import EventType
+from retrieval.contracts.events import EventType
 from retrieval.search import Mode, SearchAnswer
 from retrieval.search_answer import Source
 from retrieval.served_lists import ServedLists

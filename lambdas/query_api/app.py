@@ -25,8 +25,8 @@ from lambdas.query_api.questions import (
     SearchQuery,
 )
 from lambdas.query_api.strict_route import StrictRoute
+from retrieval.contracts.items import MAX_ID_BYTES, require_id
 from retrieval.errors import InvalidQuery
-from retrieval.items import MAX_ID_BYTES, require_id
 from retrieval.search import MAX_QUERIES, SearchAnswer, SearchService
 from retrieval.served_lists import UNSIGNED, ServedLists
 

@@ -12,10 +12,10 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from retrieval.buyer_store import MOST_ACTS, act_key, moment_of, oldest_kept, worth_keeping
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
-from retrieval.events import Interaction
 from retrieval.index.base import utc_now
-from retrieval.items import epoch_ms
 
 WRITES_A_CALL = 25  # the most that BatchWriteItem takes
 ATTEMPTS = 5  # until everything of a call is taken

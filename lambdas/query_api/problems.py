@@ -28,7 +28,7 @@ from retrieval.errors import (
     TowerError,
     UnknownItem,
 )
-from retrieval.text import readable
+from retrieval.text.analysis import readable
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from retrieval.buyer_store import BuyerStore, NoBuyerStore
 from retrieval.buyers import BuyerTower
+from retrieval.config.settings import Settings
 from retrieval.index.opensearch_client import open_store
 from retrieval.photo_search import load_image_branch
 from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
 from retrieval.search import Encoder, SearchService
 from retrieval.serving import search_service
-from retrieval.settings import Settings
 from retrieval.tower_files import tower_buyers, tower_tuning
 from retrieval.tuning import Tuning
 

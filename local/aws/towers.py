@@ -6,9 +6,9 @@ from pathlib import Path
 
 from local.aws.account import DeployedStage
 from local.aws.buckets import Bucket
+from retrieval.contracts.release import RECEIPT_FILE
+from retrieval.contracts.tower_card import CARD_FILE, TowerCard
 from retrieval.errors import InvalidInput, TowerError
-from retrieval.release import RECEIPT_FILE
-from retrieval.tower import CARD_FILE, TowerCard
 from retrieval.tuning import TUNING_FILE
 
 CURRENT = "current.json"  # what the nightly machine reads: infra/nightly_states.py

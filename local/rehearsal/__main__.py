@@ -126,8 +126,8 @@ def rehearse(
 ) -> None:
     """Deploy stages against an AWS that is emulated on this machine, run a night there and answer a search."""
     from catalog.synthetic import generate
-    from retrieval.item_files import read_items
-    from retrieval.items import Item
+    from retrieval.contracts.item_files import read_items
+    from retrieval.contracts.items import Item
 
     logging.disable(logging.ERROR)  # moto's; what goes wrong comes back from the command line and the machines
     with TemporaryDirectory(prefix="gavel-rehearsal-") as folder, Stages() as stages:

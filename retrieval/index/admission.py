@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.contracts.items import epoch_ms
 from retrieval.index.base import Filter
-from retrieval.items import epoch_ms
-from retrieval.text import fold_label
+from retrieval.text.analysis import fold_label
 
 
 def has_ended(document: Mapping[str, Any], where: Filter) -> bool:

@@ -14,14 +14,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import DEFAULT_LANGUAGE, check_language
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.files import commit_folder, replace_file
 from retrieval.index.base import index_name, utc_now
 from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
-from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_store import damaged
 from retrieval.index.shards import ShardedIndex, is_sharded
-from retrieval.schema import DEFAULT_LANGUAGE, check_language
 from retrieval.tuning import Tuning, untuned
 
 __all__ = ["FaissIndex", "FaissStore"]

@@ -17,13 +17,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.release import check_part, load_release
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replacing, sha256_of
 from retrieval.index.base import Tombstone, Vector
 from retrieval.index.family_build import trained
-from retrieval.index.index_spec import IndexSpec
-from retrieval.indexing import read_part
-from retrieval.release import check_part, load_release
+from retrieval.ingestion import read_part
 
 EMBEDDINGS_FILE = "product_embeddings.npy"
 IDS_FILE = "product_ids.npy"

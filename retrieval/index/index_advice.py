@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.errors import InvalidInput
-from retrieval.index.index_spec import FAMILIES, IndexSpec
 
 CALIBRATION = Path(__file__).with_name("calibration.json")
 HEADROOM = 0.9  # of the memory; the rest is the process's own, and what the system needs

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.bm25 import Bm25Index, DeltaDocuments, Documents, bm25_scores
-from retrieval.index.stemming import stem
+from retrieval.text.stemming import stem
 
 Scores = tuple[NDArray[np.float32], NDArray[np.int64]]  # (N,) scores of lots, and the ascending positions of these
 

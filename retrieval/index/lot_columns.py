@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.items import epoch_ms
 from retrieval.index.base import Filter, TopField
 from retrieval.index.lot_store import LotFields
-from retrieval.items import epoch_ms
-from retrieval.text import fold_label
+from retrieval.text.analysis import fold_label
 
 Mask = NDArray[np.bool_]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
-from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_columns import GoneLot, LotColumns
 from retrieval.index.lot_store import LotFields, LotSnapshot, LotStore
 from retrieval.index.main_and_delta import MainAndDelta

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from opensearchpy import OpenSearch
 from opensearchpy.helpers import scan
 
+from retrieval.contracts.documents import DELETED_FIELD, EPOCH_MILLIS, fusion_pipeline, pop_vector
+from retrieval.contracts.items import epoch_ms
 from retrieval.deadline import Deadline
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.fuse import Fusion
@@ -48,9 +50,7 @@ from retrieval.index.opensearch_queries import (
     semantic_body,
     top_body,
 )
-from retrieval.items import epoch_ms
-from retrieval.schema import DELETED_FIELD, EPOCH_MILLIS, fusion_pipeline, pop_vector
-from retrieval.spelling import can_be_misspelt
+from retrieval.text.spelling import can_be_misspelt
 from retrieval.tuning import Tuning
 
 logger = logging.getLogger(__name__)

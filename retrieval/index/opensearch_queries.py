@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from retrieval.config.settings import hyperparameters
+from retrieval.contracts.documents import SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
+from retrieval.contracts.items import epoch_ms
 from retrieval.index.base import OVERFETCH, Filter, TopField, Vector
-from retrieval.items import epoch_ms
-from retrieval.schema import SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
-from retrieval.settings import hyperparameters
-from retrieval.spelling import LEAST_LETTERS, most_edits
+from retrieval.text.spelling import LEAST_LETTERS, most_edits
 from retrieval.tuning import FieldBoosts
 
 DEFAULT_EF_SEARCH = 100  # where the hyperparameters leave it open

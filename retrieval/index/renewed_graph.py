@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from retrieval.index.index_spec import IndexSpec
+from retrieval.config.index_spec import IndexSpec
 from retrieval.index.lot_graph import LotGraph
 from retrieval.index.lot_store import LotStore
 from retrieval.index.read_write_lock import ReadWriteLock

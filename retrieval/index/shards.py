@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.files import seal_json, unseal_json
 from retrieval.fuse import Fusion
@@ -37,7 +38,6 @@ from retrieval.index.base import (
 )
 from retrieval.index.entries import batches, entry_chars
 from retrieval.index.faiss_index import ENTRIES_A_COMMIT, FaissIndex
-from retrieval.index.index_spec import IndexSpec
 from retrieval.index.lot_store import damaged
 from retrieval.index.title_words import corrections
 from retrieval.processes import end_with_parent

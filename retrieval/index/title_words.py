@@ -20,8 +20,8 @@ from rapidfuzz.distance import OSA
 from retrieval.errors import GavelError
 from retrieval.files import replace_file, seal_json, unseal_json
 from retrieval.index.lot_store import LotSnapshot, LotStore
-from retrieval.spelling import can_be_misspelt, most_edits
-from retrieval.text import ANALYSIS, words
+from retrieval.text.analysis import ANALYSIS, words
+from retrieval.text.spelling import can_be_misspelt, most_edits
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.items import epoch_ms, query_text
 from retrieval.fuse import RRF_RANK_CONSTANT
 from retrieval.index.base import Candidate, Vector
-from retrieval.items import epoch_ms, query_text
-from retrieval.text import words
+from retrieval.text.analysis import words
 
 MS_PER_HOUR = 3_600_000
 MISSING = math.nan  # XGBoost sends a missing value down the branch that training found best for it

@@ -26,11 +26,11 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
 from lambdas.bulk_indexer import handler as indexer
 from lambdas.bulk_indexer import tower_index
 from local.rehearsal.state_machines import as_on_aws
+from retrieval.contracts.documents import bulk_lines
+from retrieval.contracts.release import Manifest, Part
+from retrieval.contracts.tower_card import TowerCard
 from retrieval.index.base import IndexedItem
 from retrieval.index.faiss import FaissStore
-from retrieval.release import Manifest, Part
-from retrieval.schema import bulk_lines
-from retrieval.tower import TowerCard
 
 TOWER = "0123456789ab"
 DIMENSIONS = 13  # of the vectors of tests/lots.py

@@ -11,8 +11,8 @@ from moto import mock_aws
 
 from lambdas.query_api import buyer_table
 from lambdas.query_api.buyer_table import ATTEMPTS, BuyerTable
+from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable
-from retrieval.events import Interaction
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 TABLE = "buyers"

@@ -17,9 +17,9 @@ from lambdas.query_api.event_stream import ATTEMPTS, EventStream
 from lambdas.query_api.events import events_router
 from local.event_log import EventLog
 from local.wiring import event_sink
+from retrieval.config.settings import Settings
 from retrieval.errors import FeedbackUnavailable
 from retrieval.feedback import MAX_ACTS, Act, Feedback, feedback_rows
-from retrieval.settings import Settings
 
 STREAM, BUCKET = "gavel-dev-events", "events-bucket"
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -11,9 +11,9 @@ from opensearchpy.exceptions import NotFoundError
 from recording_server import recording_server
 
 from lambdas.index_setup.handler import apply, handler
+from retrieval.contracts.documents import HYBRID_PIPELINE, SLOW_SEARCH, VECTOR_FIELD, pipeline_name, template_body
 from retrieval.index.base import Filter
 from retrieval.index.opensearch import OpenSearchStore
-from retrieval.schema import HYBRID_PIPELINE, SLOW_SEARCH, VECTOR_FIELD, pipeline_name, template_body
 
 
 @pytest.fixture

@@ -25,10 +25,11 @@ from trained_booster import trained_booster
 from lambdas.query_api.buyer_table import BuyerTable
 from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
-from retrieval import circuit
+from retrieval import resilience as circuit
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.tower_card import IMAGE_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TowerCard
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import IndexUnavailable
-from retrieval.events import Interaction
 from retrieval.fuse import Fusion
 from retrieval.image_encoder import ImageEncoder
 from retrieval.index import opensearch_client
@@ -38,7 +39,6 @@ from retrieval.ranker import sagemaker
 from retrieval.ranker.features import FEATURES
 from retrieval.search import SearchRequest, SearchService
 from retrieval.small_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower
-from retrieval.tower import IMAGE_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TowerCard
 from retrieval.tower_files import SERVING_FILES, SMALL_SERVING_FILES
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 

@@ -15,12 +15,12 @@ from trained_booster import feature_rows, trained_booster
 from local import wiring
 from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
+from retrieval.config.settings import Settings
 from retrieval.errors import RankerUnavailable
 from retrieval.ranker import sagemaker as adapter
 from retrieval.ranker.base import ExplainingRanker
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.sagemaker import EndpointRanker
-from retrieval.settings import Settings
 
 PATIENT_S = 5.0
 

@@ -25,13 +25,13 @@ from catalog.folder import write_items
 from local.home import Home
 from local.opensearch_node import free_port
 from processing.thumbnails import Thumbnails
+from retrieval.config.settings import Settings
+from retrieval.contracts.documents import document_of
+from retrieval.contracts.items import Item
+from retrieval.contracts.tower_card import ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.encoder import OUTPUT, QueryEncoder
 from retrieval.index.base import IndexedItem
 from retrieval.index.faiss import FaissStore
-from retrieval.items import Item
-from retrieval.schema import document_of
-from retrieval.settings import Settings
-from retrieval.tower import ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 4  # lots of each colour and kind

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.contracts.documents import document_of, vector_from_json, vector_to_json
+from retrieval.contracts.items import Item
 from retrieval.index.base import Filter, IndexedItem, Vector
-from retrieval.items import Item
-from retrieval.schema import document_of, vector_from_json, vector_to_json
 
 TOWER_ID = "0123456789ab"
 DIMENSIONS = 16

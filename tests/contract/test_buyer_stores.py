@@ -11,7 +11,7 @@ from moto import mock_aws
 from lambdas.query_api.buyer_table import BuyerTable
 from local.buyer_events import BuyerEvents
 from retrieval.buyer_store import MOST_ACTS, BuyerStore
-from retrieval.events import Interaction
+from retrieval.contracts.events import Interaction
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 DAYS = 90

@@ -12,7 +12,7 @@ from lots import WordEncoder
 
 from retrieval.index.base import Filter, IndexStore, VectorIndex
 from retrieval.index.faiss import FaissStore
-from retrieval.indexing import index_release, rebuild_index
+from retrieval.ingestion import index_release, rebuild_index
 
 WORDS = WordEncoder()
 OPEN = Filter(now=LISTED)

@@ -12,7 +12,7 @@ from opensearch_stores import opensearch_store
 
 from retrieval.index.base import Filter, IndexedItem, IndexStore, Tombstone, VectorIndex
 from retrieval.index.faiss import FaissIndex, FaissStore
-from retrieval.indexing import LEAST_RECALL, probe_index, recall_at_10
+from retrieval.ingestion import LEAST_RECALL, probe_index, recall_at_10
 
 D = 64
 OTHERS, GROUPS, COPIES = 800, 3, 300

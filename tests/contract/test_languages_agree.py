@@ -14,15 +14,15 @@ from index_lots import DIMENSIONS, EVERYTHING, NOW, TOWER_ID, axis, lot
 from opensearchpy import OpenSearch
 
 from catalog.emoji import read_emoji
+from retrieval.config.settings import IndexLanguage
+from retrieval.contracts.documents import STEMMERS, index_body
+from retrieval.contracts.items import parse_item, query_text
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter, IndexStore
 from retrieval.index.faiss import FaissStore
 from retrieval.index.opensearch import OpenSearchStore
-from retrieval.index.stemming import SNOWBALL, stem
-from retrieval.items import parse_item, query_text
-from retrieval.schema import STEMMERS, index_body
-from retrieval.settings import IndexLanguage
-from retrieval.text import words
+from retrieval.text.analysis import words
+from retrieval.text.stemming import SNOWBALL, stem
 
 # names from the CLDR's annotations, every ending and article of the stemmer, and letters that are folded
 ARABIC = """

@@ -8,8 +8,8 @@ from lots import WordEncoder, lot, publish
 from catalog.folder import CatalogFolder, SplitData, TrainingPair, write_catalog, write_items
 from processing.mine_negatives import mine_negatives
 from processing.mining_rules import MiningRules
+from retrieval.contracts.items import Item
 from retrieval.index.base import IndexStore
-from retrieval.items import Item
 
 TITLES = {
     "red-vase": "red vase",

@@ -8,7 +8,7 @@ import pytest
 from lots import WordEncoder, lot, publish
 
 from local.buyer_events import BuyerEvents
-from retrieval.events import Interaction
+from retrieval.contracts.events import Interaction
 from retrieval.index.admission import admits
 from retrieval.index.base import Filter, IndexStore, utc_now
 from retrieval.search import Mode, SearchRequest, SearchService

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from index_lots import DIMENSIONS, EVERYTHING, TOWER_ID, axis, lot
 
+from retrieval.contracts.items import epoch_ms
 from retrieval.index.base import IndexedItem, IndexStore, Tombstone, UpsertReport, VectorIndex, utc_now
-from retrieval.items import epoch_ms
 
 Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
 

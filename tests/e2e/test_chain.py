@@ -30,12 +30,12 @@ from lambdas.query_api import wiring
 from models.augmentation import Augmentation
 from models.training import train_towers
 from models.training_config import TrainingConfig
+from retrieval.contracts.documents import bulk_lines
+from retrieval.contracts.items import Item
+from retrieval.contracts.release import load_release
 from retrieval.index.base import IndexedItem, Tombstone
 from retrieval.index.opensearch import OpenSearchStore
-from retrieval.indexing import read_part
-from retrieval.items import Item
-from retrieval.release import load_release
-from retrieval.schema import bulk_lines
+from retrieval.ingestion import read_part
 
 NOW = datetime.now(UTC)
 LISTED = NOW - timedelta(days=2)

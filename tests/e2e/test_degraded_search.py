@@ -11,7 +11,7 @@ from lots import WordEncoder, lot, publish
 
 from lambdas.query_api.app import create_app
 from local import opensearch_node
-from retrieval import circuit
+from retrieval import resilience as circuit
 from retrieval.errors import IndexUnavailable, TowerError
 from retrieval.index.opensearch import OpenSearchStore
 from retrieval.search import SearchRequest, SearchService

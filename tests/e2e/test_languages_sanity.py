@@ -24,12 +24,12 @@ from models.tokenizer import make_tokenizer
 from models.towers import TwoTowers
 from models.training import TrainingConfig, train_towers
 from retrieval.buyers import buyer_vector
+from retrieval.contracts.documents import document_of
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.items import item_text
 from retrieval.encoder import QueryEncoder
-from retrieval.events import Interaction
 from retrieval.index.base import Filter, IndexedItem, VectorIndex
 from retrieval.index.faiss import FaissStore
-from retrieval.items import item_text
-from retrieval.schema import document_of
 
 MODEL_VARIABLE = "GAVEL_MULTILINGUAL_MODEL"
 ALIKE, UNLIKE = 0.7, 0.3

@@ -21,13 +21,13 @@ from models.tokenizer import make_tokenizer
 from models.towers import TwoTowers
 from models.training import TrainingConfig, train_towers
 from processing.embed_items import embed
+from retrieval.contracts.items import query_text
+from retrieval.contracts.release import load_release
 from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.indexing import read_part
-from retrieval.items import query_text
-from retrieval.release import load_release
+from retrieval.ingestion import read_part
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 PIECES, POSITIONS = 400, 34

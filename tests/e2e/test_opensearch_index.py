@@ -9,12 +9,12 @@ from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 from opensearchpy import OpenSearch
 
 from local.opensearch_node import free_port
+from retrieval.contracts.documents import bulk_lines, fusion_pipeline, index_body
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.fuse import Fusion
 from retrieval.index.base import Filter, Tombstone
 from retrieval.index.opensearch import OpenSearchStore
 from retrieval.index.opensearch_queries import hybrid_body
-from retrieval.schema import bulk_lines, fusion_pipeline, index_body
 
 WHERE = Filter()
 TITLES = (

@@ -14,8 +14,8 @@ from test_command_line import ROOT, environment
 from local.home import Home
 from local.index_commands import probe
 from local.serve_command import listen
+from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.settings import Settings
 
 
 def gavel(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -104,7 +104,7 @@ def test_index_probe_tells_the_recall_of_the_live_index_and_fails_below_the_bar(
     said = json.loads(run.stdout)
     assert (run.returncode, said["lots"], said["recall@10"]) == (0, 2, 1.0)
     monkeypatch.setenv("GAVEL_HOME", str(home))
-    monkeypatch.setattr("retrieval.indexing.recall_at_10", lambda index, probes: 0.5)
+    monkeypatch.setattr("retrieval.ingestion.recall_at_10", lambda index, probes: 0.5)
     with pytest.raises(typer.Exit) as stopped:
         probe()
     assert stopped.value.exit_code == 1

@@ -16,10 +16,10 @@ from processing import training_rounds
 from processing.mining_rules import MiningRules
 from processing.round_index import open_store
 from processing.training_rounds import RoundsReport, in_stages, train_rounds
+from retrieval.contracts.items import EPOCH
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter
-from retrieval.items import EPOCH
 
 LOTS = 80
 STAGES = (

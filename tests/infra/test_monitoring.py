@@ -10,8 +10,8 @@ from test_reranker import RERANKER
 from infra.event_stream import BUFFER_S
 from infra.monitoring import MOST_FALLBACKS, NAMESPACE, SEARCH_STAGES
 from lambdas.query_api import measurements
-from retrieval.indexing import LEAST_RECALL
-from retrieval.release import PartReceipt
+from retrieval.contracts.release import PartReceipt
+from retrieval.ingestion import LEAST_RECALL
 
 RUN_BOOK = (ROOT / "docs" / "operations.md").read_text()
 SECTIONS = {

@@ -11,10 +11,10 @@ from lambdas.query_api.app import create_app
 from lambdas.query_api.event_stream import EventStream
 from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
-from retrieval.release import INDEX_REJECTS_FILE, RECEIPT_FILE, PartReceipt
+from retrieval.config.settings import EVENTS_KEYS, Hyperparameters, Settings
+from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, PartReceipt
+from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.search import MAX_QUERIES
-from retrieval.settings import EVENTS_KEYS, Hyperparameters, Settings
-from retrieval.tower import CARD_FILE
 
 
 def function(stage, handler):

@@ -4,7 +4,7 @@ import pytest
 from conftest import CONTEXT
 
 from infra.stage import RerankerArtefact, StageError, read_stage
-from retrieval.settings import EventWeights, Hyperparameters
+from retrieval.config.settings import EventWeights, Hyperparameters
 
 STAGES = CONTEXT["stages"]
 RERANKER = {

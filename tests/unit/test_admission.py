@@ -25,11 +25,11 @@ from lambdas.query_api.app import create_app
 from lambdas.query_api.problems import PROBLEM_TYPE
 from local.admission import Admission, Queue, request_queues
 from local.http_server import served_in_thread
+from retrieval.config.settings import Settings
 from retrieval.deadline import ARRIVAL, Arrival, Deadline
 from retrieval.errors import IndexUnavailable, RequestAbandoned
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchRequest, SearchService
-from retrieval.settings import Settings
 
 HALF_A_SEARCH = b"POST /search HTTP/1.1\r\nHost: gavel\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
 

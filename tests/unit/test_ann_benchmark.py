@@ -14,9 +14,9 @@ from benchmarks.ann_plot import pareto_front
 from benchmarks.ann_standings import AnnResult, Point, Standing, exponent
 from benchmarks.clustered import clustered, clustered_queries
 from local.cli import app
+from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import InvalidInput
 from retrieval.index.index_advice import Calibration
-from retrieval.index.index_spec import IndexSpec
 
 GRAPH = IndexSpec.parse("hnsw:m=8,ef_construction=64")
 

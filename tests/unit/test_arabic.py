@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.pseudo_queries import fold
-from retrieval.arabic import fold_arabic, fold_letters, has_arabic
-from retrieval.items import MAX_TITLE_CHARS, item_text, parse_item, query_text
+from retrieval.contracts.items import MAX_TITLE_CHARS, item_text, parse_item, query_text
 from retrieval.search_request import MAX_QUERY_CHARS
-from retrieval.spelling import doubtful_words
-from retrieval.text import clean_text
+from retrieval.text.analysis import clean_text
+from retrieval.text.arabic import fold_arabic, fold_letters, has_arabic
+from retrieval.text.spelling import doubtful_words
 
 ARABIC_LETTERS = st.characters(min_codepoint=0x0600, max_codepoint=0x06FF)
 PRESENTATION = st.one_of(

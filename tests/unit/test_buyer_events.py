@@ -11,8 +11,8 @@ import pytest
 from shortages import limited
 
 from local.buyer_events import BuyerEvents
+from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable
-from retrieval.events import Interaction
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 

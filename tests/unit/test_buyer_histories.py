@@ -13,10 +13,10 @@ from catalog.folder import CatalogFolder, Click, SplitData, write_catalog, write
 from processing import train_reranker as job
 from processing.buyer_histories import Asked, BuyerHistories
 from processing.corpus import catalog_moment
-from retrieval.events import Interaction
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.items import Item
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.items import Item
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.xgboost import RankingData
 from retrieval.search import MAX_INTERACTIONS, SearchRequest, SearchService

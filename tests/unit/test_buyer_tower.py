@@ -13,8 +13,8 @@ from models.buyer_tower import Acts, BuyerAttention
 from models.buyer_training import to_numpy
 from retrieval.buyer_tower import BUYER_TOWER_FILE, Attention, load_buyer_tower, save_buyer_tower
 from retrieval.buyers import AVERAGE, WeightedAverage, unit_vector
+from retrieval.contracts.tower_card import LENGTH_MARK, TowerCard
 from retrieval.errors import TowerError
-from retrieval.tower import LENGTH_MARK, TowerCard
 
 DIMENSIONS = 16
 CARD = TowerCard(

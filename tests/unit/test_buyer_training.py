@@ -14,8 +14,8 @@ from models.feature_tower import FeatureSpec
 from models.presets import TowerConfig
 from models.towers import ItemTower, TwoTowers
 from models.whitening import start_white
+from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidInput
-from retrieval.events import Interaction
 from retrieval.search import MAX_INTERACTIONS
 
 DAY = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -19,9 +19,9 @@ from catalog.chorus import (
     split_queries,
 )
 from catalog.query_splits import query_key
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.item_files import read_items
-from retrieval.items import Item
 
 
 def product(number: int, **fields) -> dict:

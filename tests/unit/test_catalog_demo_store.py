@@ -8,9 +8,9 @@ import yaml
 from catalog.demo_store import judge, prepare, read_products
 from catalog.pseudo_queries import PseudoQuery
 from catalog.query_splits import query_key
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.item_files import read_items
-from retrieval.items import Item
 
 MATERIALS = ("leather", "canvas", "silver", "denim", "oak")
 STYLES = {"backpack": "accessories", "belt": "accessories", "sofa": "furniture", "table": "furniture"}

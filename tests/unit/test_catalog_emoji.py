@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from catalog.emoji import KEYWORD_WEIGHT, NAME_WEIGHT, Emoji, prepare, split_texts
 from catalog.pseudo_queries import fold
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.item_files import read_items
-from retrieval.items import Item
 
 
 @pytest.fixture

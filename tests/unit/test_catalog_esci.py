@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from catalog.esci import EXAMPLES_FILE, GRADES, PAIR_WEIGHTS, PRODUCTS_FILE, JudgedQuery, prepare, split_queries
 from catalog.pseudo_queries import fold
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.item_files import read_items
-from retrieval.items import Item
 
 EXAMPLES = pa.schema(  # the published files' own schemas
     {

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from catalog.folder import CatalogFolder, Click, Qrels, SplitData, TrainingPair, replace_folder, write_catalog, write_items
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.item_files import read_items
-from retrieval.items import Item
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 PAIR = TrainingPair("red vase", "lot-1", 2.0)

@@ -8,9 +8,9 @@ from PIL import Image
 
 from catalog.grocery import prepare
 from catalog.phrases import MIN_WORDS, distinctive_words, phrases_of
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import item_text
 from retrieval.errors import InvalidInput
-from retrieval.item_files import read_items
-from retrieval.items import item_text
 
 CLASSES = [  # name, coarse, department, description
     ("Granny-Smith", "Apple", "Fruit", "Granny Smith is a green apple with white, firm pulp and a clear acidity in the flavor."),

@@ -14,10 +14,10 @@ from catalog.questions import draw_questions
 from catalog.silhouettes import SILHOUETTES
 from catalog.synthetic import generate
 from catalog.vocabulary import COLOUR_WORDS, CONDITION_WORDS, KINDS, wordings
+from retrieval.contracts.events import EVENT_TYPES
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item, item_text
 from retrieval.errors import InvalidInput
-from retrieval.events import EVENT_TYPES
-from retrieval.item_files import read_items
-from retrieval.items import Item, item_text
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 

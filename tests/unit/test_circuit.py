@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from retrieval import circuit
+from retrieval import resilience as circuit
 from retrieval.cache import LruCache
-from retrieval.circuit import Circuit
 from retrieval.deadline import Deadline
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, InvalidInput
+from retrieval.resilience import Circuit
 
 
 def fail(guarded: Circuit, error: GavelError) -> None:

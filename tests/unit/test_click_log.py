@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from catalog.click_log import click_pairs, click_qrels, prepare, read_clicks, split_of_query
 from catalog.folder import Click
 from catalog.pseudo_queries import fold
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.item_files import read_items
-from retrieval.items import Item
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 COLUMNS = ("query", "item_id", "position", "event_type", "buyer_id", "timestamp")

@@ -18,9 +18,9 @@ from local.config_text import all_settings, config_text
 from models.buyer_config import BuyerTrainingConfig
 from models.training_config import Stage, TrainingConfig
 from processing.mining_rules import MiningRules
+from retrieval.config.settings import EventWeights, Hyperparameters, Settings
 from retrieval.errors import InvalidSettings
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
-from retrieval.settings import EventWeights, Hyperparameters, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 

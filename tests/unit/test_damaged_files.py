@@ -17,13 +17,13 @@ from lots import WordEncoder
 
 from local import pipeline
 from local.home import Home
+from retrieval.config.settings import Settings
+from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.index.base import Filter, IndexedItem
 from retrieval.index.faiss import FaissStore
 from retrieval.index.lot_store import LotStore
-from retrieval.indexing import index_release
-from retrieval.items import Item
-from retrieval.settings import Settings
+from retrieval.ingestion import index_release
 
 LISTED = datetime(2026, 11, 20, tzinfo=UTC)
 OPEN = Filter(now=LISTED)

@@ -10,7 +10,7 @@ from judged_lots import write_judged_catalog
 from local import pipeline
 from local.demo import TEXT, Demo, Plan, show_report
 from models.schedule import RECORD_FILE
-from retrieval.settings import Settings
+from retrieval.config.settings import Settings
 
 
 @pytest.fixture

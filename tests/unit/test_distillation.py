@@ -17,10 +17,10 @@ from models.towers import TwoTowers
 from models.training import train_towers
 from models.training_config import TrainingConfig
 from models.training_data import Lots, Queries
+from retrieval.contracts.items import Item
+from retrieval.contracts.tower_card import ITEM_TOWER_FILE
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import InvalidInput
-from retrieval.items import Item
-from retrieval.tower import ITEM_TOWER_FILE
 
 COLOURS = ("red", "blue", "green", "gold", "black", "white")
 KINDS = ("vase", "watch", "lamp", "chair", "ring", "mirror", "teapot", "camera")

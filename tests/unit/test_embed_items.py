@@ -19,12 +19,12 @@ from models.item_encoder import ItemEncoder
 from processing import embed_items, embedding_steps
 from processing.embed_items import EmbeddingRun, embed, find_release, main, read_instances
 from processing.thumbnails import Thumbnails
+from retrieval.contracts.items import Item, item_text
+from retrieval.contracts.release import check_part, load_release
+from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
 from retrieval.errors import InvalidInput, ReleaseError, TowerError
-from retrieval.indexing import read_part
-from retrieval.items import Item, item_text
+from retrieval.ingestion import read_part
 from retrieval.photos import read_photo
-from retrieval.release import check_part, load_release
-from retrieval.tower import ITEM_TOWER_FILE, TowerCard
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from embedded_lots import NOW
 from benchmarks.clustered import clustered, clustered_queries
 from benchmarks.embedded_families import measure
 from benchmarks.kills import KillReport, survive
+from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.files import replacing
 from retrieval.index.base import Filter, IndexedItem, Tombstone, Vector
 from retrieval.index.coded_vectors import OUTGROWN, CodedVectors
 from retrieval.index.faiss import FaissIndex, FaissStore
 from retrieval.index.hnsw import HnswGraph
-from retrieval.index.index_spec import FAMILIES, IndexSpec
 from retrieval.index.main_index import MainIndex, embedded_spec, new_main
 from retrieval.index.whole_vectors import WholeVectors
 

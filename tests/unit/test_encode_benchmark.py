@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.encode import INT8, SMALL, TORCH, run_benchmark
-from retrieval.tower import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE
+from retrieval.contracts.tower_card import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE
 
 
 def test_all_three_are_measured_against_torch() -> None:

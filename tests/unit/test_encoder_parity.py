@@ -22,12 +22,12 @@ from local.wiring import open_store, search_service
 from models.artefact import load_towers
 from models.tokenizer import train_wordpiece
 from processing.embed_items import embed
+from retrieval.config.settings import Settings
+from retrieval.contracts.tower_card import QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
-from retrieval.indexing import index_release
+from retrieval.ingestion import index_release
 from retrieval.search import SearchRequest
-from retrieval.settings import Settings
-from retrieval.tower import QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.tower_files import tower_folder
 
 COLOURS = ("red", "blue", "emerald", "golden", "off-white")

@@ -19,9 +19,9 @@ from processing.evaluate import HYBRID, KEYWORD, SEMANTIC, Plan, evaluate_to_fol
 from processing.evaluation_report import load_run, run_path, save_run
 from processing.plots import plot_space
 from processing.runs import RememberingEncoder, summarise_ms
+from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput, ReleaseError, TowerMismatch
 from retrieval.fuse import Fusion
-from retrieval.release import load_release
 from retrieval.tuning import FieldBoosts, Tuning
 
 

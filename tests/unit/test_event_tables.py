@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from benchmarks.event_tables import table_bytes, write_log
 from catalog import event_batches
 from catalog.event_tables import EventTable, read_event_table
+from retrieval.contracts.events import ALIASES, Interaction, parse_interaction
+from retrieval.contracts.items import Reject
 from retrieval.errors import InvalidInput
-from retrieval.events import ALIASES, Interaction, parse_interaction
-from retrieval.items import Reject
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HEADER = "distinct_id,product_id,event_name,created_at\n"

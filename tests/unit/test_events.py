@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.config.settings import EventWeights
+from retrieval.contracts.events import EVENT_TYPES, Interaction, parse_interaction
+from retrieval.contracts.items import parse_item
 from retrieval.errors import InvalidInput
-from retrieval.events import EVENT_TYPES, Interaction, parse_interaction
-from retrieval.items import parse_item
-from retrieval.settings import EventWeights
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

@@ -13,13 +13,13 @@ from lots import WordEncoder
 from typer.testing import CliRunner
 
 from local.cli import app
+from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.items import Item, item_text, parse_time
+from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.index.faiss import FaissStore
 from retrieval.index.faiss_export import export_release
-from retrieval.index.index_spec import IndexSpec
-from retrieval.indexing import index_release, read_part
-from retrieval.items import Item, item_text, parse_time
-from retrieval.release import load_release
+from retrieval.ingestion import index_release, read_part
 from retrieval.search import SearchRequest, SearchService
 
 LOTS = [Item(f"lot-{number}", title) for number, title in enumerate(TITLES)]

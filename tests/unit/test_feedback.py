@@ -21,8 +21,8 @@ from catalog.folder import Click
 from lambdas.query_api.app import create_app
 from lambdas.query_api.events import events_router
 from local.event_log import EventLog, served_lists
+from retrieval.contracts.events import EVENT_TYPES, IMPRESSION
 from retrieval.errors import FeedbackUnavailable, InvalidQuery, InvalidSettings
-from retrieval.events import EVENT_TYPES, IMPRESSION
 from retrieval.feedback import MAX_ACTS, Act, ActKind, Feedback, acts_in, feedback_rows
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchService

@@ -14,7 +14,7 @@ from models.frozen_features import encode_photo_table, encode_text_table, is_fro
 from models.towers import TextEncodings, Tokens, TwoTowers
 from models.training import TrainingConfig, fit_vocabulary, train_towers
 from models.training_data import PhotoTable, TokenTable
-from retrieval.tower import ITEM_TOWER_FILE
+from retrieval.contracts.tower_card import ITEM_TOWER_FILE
 
 CPU = torch.device("cpu")
 CONFIG = fit_vocabulary(small_config(), 60)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from local.home import Home
+from retrieval.config.settings import Settings
+from retrieval.contracts.release import Manifest
 from retrieval.errors import InvalidInput
-from retrieval.release import Manifest
-from retrieval.settings import Settings
 
 
 def write(path: Path, age_s: int) -> None:

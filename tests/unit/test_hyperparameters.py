@@ -14,19 +14,19 @@ from catalog.click_log import click_pairs
 from catalog.folder import Click
 from processing.ranking_labels import clicked_gains
 from retrieval.buyers import AVERAGE, buyer_vector, drawn_towards
+from retrieval.config.index_spec import IndexSpec
+from retrieval.config.settings import EventWeights, Hyperparameters, hyperparameters
+from retrieval.contracts.documents import index_body
+from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidSettings
-from retrieval.events import Interaction
 from retrieval.index.base import Candidate, Filter
 from retrieval.index.bm25 import Bm25Index
 from retrieval.index.hnsw import HnswGraph
-from retrieval.index.index_spec import IndexSpec
 from retrieval.index.main_index import embedded_spec
 from retrieval.index.opensearch_queries import semantic_body
 from retrieval.photo_search import with_words
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
 from retrieval.ranker.xgboost import fit_booster, fit_few_queries
-from retrieval.schema import index_body
-from retrieval.settings import EventWeights, Hyperparameters, hyperparameters
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 EAST, NORTH = np.array([1, 0], np.float32), np.array([0, 1], np.float32)

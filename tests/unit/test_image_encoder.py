@@ -20,10 +20,10 @@ from models.feature_tower import FeatureSpec
 from models.pixels import normalise, to_unit
 from models.tokenizer import train_wordpiece
 from models.towers import Addition, Photos, TextEncodings, TwoTowers
+from retrieval.contracts.tower_card import CARD_FILE, IMAGE_TOWER_FILE, TowerCard
 from retrieval.errors import InvalidPhoto, NoImageBranch, TowerError
 from retrieval.image_encoder import ImageEncoder
 from retrieval.photos import read_photo
-from retrieval.tower import CARD_FILE, IMAGE_TOWER_FILE, TowerCard
 
 ROWS = [{"category": kind, "current_price": price} for kind in ("vase", "ring") for price in (10.0, 20.0, 90.0)]
 FEATURES = FeatureSpec.fit(ROWS, categories=["category"], numbers=["current_price"])

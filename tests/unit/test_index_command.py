@@ -9,10 +9,10 @@ from test_indexing import OTHER_TOWER, lots, of_other_tower, write_release
 from typer.testing import CliRunner
 
 from local.index_commands import index_app
+from retrieval.contracts.items import latest_version
+from retrieval.contracts.release import INDEX_REJECTS_FILE
 from retrieval.errors import ReleaseError
 from retrieval.index.base import Tombstone
-from retrieval.items import latest_version
-from retrieval.release import INDEX_REJECTS_FILE
 
 
 def gavel_index(*arguments):

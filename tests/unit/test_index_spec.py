@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.config.index_spec import FAMILIES, PARAMETERS, ZERO_ALLOWED, IndexSpec, default_specs
 from retrieval.errors import InvalidInput
-from retrieval.index.index_spec import FAMILIES, PARAMETERS, ZERO_ALLOWED, IndexSpec, default_specs
 
 
 @st.composite

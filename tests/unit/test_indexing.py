@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from lots import TOWER_ID, lot
 
+from retrieval.contracts.documents import bulk_lines
+from retrieval.contracts.items import latest_version
+from retrieval.contracts.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
 from retrieval.errors import IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.index.base import Filter, Tombstone
 from retrieval.index.faiss import FaissStore
-from retrieval.indexing import (
+from retrieval.ingestion import (
     ensure_index,
     index_part,
     index_release,
@@ -24,9 +27,6 @@ from retrieval.indexing import (
     recall_at_10,
     take_in_part,
 )
-from retrieval.items import latest_version
-from retrieval.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
-from retrieval.schema import bulk_lines
 
 OTHER_TOWER = "f" * 12
 TITLES = ("red vase", "gold watch", "silver ring", "blue lamp")

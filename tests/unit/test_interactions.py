@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalog.interactions import SPLITS, InteractionFolder, generate
+from retrieval.contracts.events import parse_interaction
 from retrieval.errors import InvalidInput
-from retrieval.events import parse_interaction
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from small_tower import save_small_item_tower, small_config
 from models.item_encoder import ItemEncoder
 from models.lot_features import LOT_FEATURES, fit_features
 from processing.embed_items import embed
+from retrieval.contracts.documents import parse_bulk_lines
+from retrieval.contracts.items import Item
+from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import TowerError
-from retrieval.items import Item
-from retrieval.schema import parse_bulk_lines
-from retrieval.tower import TowerCard
 
 LOTS = [
     Item("a", "Old ring", category="jewellery", brand="Lalique", current_price=900.0, seller_rating=4.5, bid_count=3),

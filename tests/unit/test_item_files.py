@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval.contracts.item_files import find_item_files, read_items
+from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
-from retrieval.item_files import find_item_files, read_items
-from retrieval.items import Item, Reject
 
 cell = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 

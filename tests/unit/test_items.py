@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.contracts.items import Item, Reject, epoch_ms, item_text, parse_id, parse_item, parse_time, query_text
 from retrieval.errors import InvalidInput
-from retrieval.items import Item, Reject, epoch_ms, item_text, parse_id, parse_item, parse_time, query_text
-from retrieval.text import clean_text
+from retrieval.text.analysis import clean_text
 
 EVENING = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.datetimes()

@@ -18,7 +18,7 @@ from retrieval.index import lot_keywords, title_words
 from retrieval.index.base import Filter, IndexedItem, Tombstone
 from retrieval.index.bm25 import Bm25Delta, Bm25Index, bm25_scores, kept_length
 from retrieval.index.faiss import FaissIndex, FaissStore
-from retrieval.text import ANALYSIS
+from retrieval.text.analysis import ANALYSIS
 from retrieval.tuning import FieldBoosts, Tuning
 
 WORDS = ("gold", "silver", "watch", "vase", "lamp", "ring")

@@ -13,8 +13,8 @@ from models.artefact import load_towers, save_towers
 from models.presets import TowerConfig, preset
 from models.tokenizer import make_tokenizer
 from models.towers import Tokens, TwoTowers
+from retrieval.contracts.tower_card import QUERY_TOWER_FILE
 from retrieval.encoder import QueryEncoder, tokenize
-from retrieval.tower import QUERY_TOWER_FILE
 
 COLOURS = ("red", "blue", "emerald", "golden", "Off-White")
 KINDS = ("vase", "watch", "armless chair", "toy car with a crack", "film camera", "ring", "teapot", "mirror")

@@ -12,10 +12,10 @@ from lots import TOWER_ID, WordEncoder, lot, publish
 from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_catalog, write_items
 from processing.mine_negatives import mine_negatives, mine_or_reuse
 from processing.mining_rules import MiningRules, TrainingQuery, choose
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput, TowerMismatch
 from retrieval.index.base import VectorIndex
 from retrieval.index.faiss import FaissStore
-from retrieval.items import Item
 
 TITLES = {
     "red-vase": "red vase",

@@ -8,8 +8,8 @@ import pytest
 
 from models.model_card import EVALUATIONS_FILE, MODEL_CARD_FILE, write_model_card
 from models.run_record import RECORD_FILE
+from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import TowerError
-from retrieval.tower import TowerCard
 
 RECORD = {
     "gavel": "0.1.0",

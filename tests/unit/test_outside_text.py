@@ -22,13 +22,13 @@ from lambdas.query_api.app import create_app
 from local.command_entry import run_command
 from local.console import console
 from processing.embedding_input import survey
+from retrieval.config.settings import Settings
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import ALIASES, Item, Reject
 from retrieval.errors import InvalidInput, InvalidSettings
 from retrieval.index.faiss import FaissStore
-from retrieval.item_files import read_items
-from retrieval.items import ALIASES, Item, Reject
 from retrieval.search import SearchService
-from retrieval.settings import Settings
-from retrieval.text import readable
+from retrieval.text.analysis import readable
 
 HALVES = ["\ud83d", "\udc00", "lot-\ud83d", "\udce9t\u00e9"]
 GOOD = {"item_id": "1", "title": "Vase"}

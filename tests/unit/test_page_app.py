@@ -25,9 +25,9 @@ from local.page_app import PAGE, add_page
 from local.page_words import words_of
 from local.photo_shelf import PhotoShelf
 from processing.thumbnails import Thumbnails
+from retrieval.config.settings import Settings
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchService
-from retrieval.settings import Settings
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from benchmarks.many_lots import CutEncoder, copies, copy_ids, index_of_copies, 
 from benchmarks.query_path import PARTS, run_benchmark
 from local.opensearch_node import free_port
 from retrieval.buyers import AVERAGE
+from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, InvalidInput
 from retrieval.index import lot_keywords
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.items import Item
 
 TITLES = ("red round vase", "blue old vase", "gold ring", "silver ring for two", "old luxury watch", "new lamp")
 

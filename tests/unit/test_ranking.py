@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trained_booster import feature_rows, ranking_data, trained_booster
 
+from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeatureMismatch, RankerUnavailable
 from retrieval.index.base import Candidate
-from retrieval.items import epoch_ms
 from retrieval.ranker import xgboost as adapter
 from retrieval.ranker.base import ExplainingRanker
 from retrieval.ranker.features import FEATURES, feature_matrix

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.contracts.release import Manifest, Part, PartReceipt, check_part, load_release, merge_manifests
 from retrieval.errors import ReleaseError
-from retrieval.release import Manifest, Part, PartReceipt, check_part, load_release, merge_manifests
 
 
 def part(number=0, items=3, data=b"lots"):

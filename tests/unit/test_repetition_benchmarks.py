@@ -11,10 +11,10 @@ from lots import WordEncoder, lot, publish
 
 from benchmarks import batches, caches
 from benchmarks.ann_data import synthetic_vectors
+from retrieval.contracts.items import epoch_ms
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter, Tombstone, utc_now
 from retrieval.index.faiss import FaissStore
-from retrieval.items import epoch_ms
 from retrieval.search import SearchRequest, SearchService
 
 

@@ -11,10 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from retrieval.errors import InvalidInput
-from retrieval.index.base import IndexedItem, Tombstone
-from retrieval.items import Item
-from retrieval.schema import (
+from retrieval.contracts.documents import (
     TEXT_FIELD,
     VECTOR_FIELD,
     BadLine,
@@ -26,7 +23,10 @@ from retrieval.schema import (
     vector_to_json,
     visible_fields,
 )
-from retrieval.text import ANALYSIS
+from retrieval.contracts.items import Item
+from retrieval.errors import InvalidInput
+from retrieval.index.base import IndexedItem, Tombstone
+from retrieval.text.analysis import ANALYSIS
 
 EVENING = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.config.settings import Settings
 from retrieval.errors import InvalidSettings
-from retrieval.settings import Settings
 
 word = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
 

@@ -26,16 +26,16 @@ from models.tokenizer import train_wordpiece
 from models.training import CACHE_FOLDER
 from processing.distil_query import distil_query
 from processing.embed_items import embed
+from retrieval.config.settings import Settings
+from retrieval.contracts.items import Item
+from retrieval.contracts.release import MANIFEST_FILE
+from retrieval.contracts.tower_card import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.encoder import QueryEncoder
 from retrieval.errors import InvalidInput, TowerError
-from retrieval.indexing import index_release
-from retrieval.items import Item
+from retrieval.ingestion import index_release
 from retrieval.query_towers import load_query_tower
-from retrieval.release import MANIFEST_FILE
 from retrieval.search import SearchRequest
-from retrieval.settings import Settings
 from retrieval.small_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower, find_pairs, pair_keys
-from retrieval.tower import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 
 COLOURS = ("red", "blue", "emerald", "golden", "white", "black")
 KINDS = ("vase", "watch", "chair", "toy car", "film camera", "ring", "teapot", "mirror")

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from lots import WordEncoder, lot, publish
 
+from retrieval.contracts.items import query_text
 from retrieval.errors import IndexUnavailable
 from retrieval.index.faiss import FaissStore
 from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.title_words import PREFIX, TitleWords
-from retrieval.items import query_text
 from retrieval.search import Mode, SearchRequest, SearchService
-from retrieval.spelling import MOST_WORDS, corrected, doubtful_words
+from retrieval.text.spelling import MOST_WORDS, corrected, doubtful_words
 
 LOTS = [
     lot("v1", "Red vase", brand="Meissen", category="vases"),

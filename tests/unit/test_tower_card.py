@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from retrieval.contracts.tower_card import CARD_FILE, HASHED_FILES, TowerCard, split_tower_id
 from retrieval.errors import TowerError
 from retrieval.files import sha256_of
-from retrieval.tower import CARD_FILE, HASHED_FILES, TowerCard, split_tower_id
 from retrieval.tower_files import tower_card
 
 

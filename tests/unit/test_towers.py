@@ -17,8 +17,8 @@ from models.presets import PRESETS, TowerConfig, preset
 from models.steps import batch_loss
 from models.towers import Photos, TextEncodings, Tokens, TwoTowers
 from models.training_config import TrainingConfig
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput, TowerError
-from retrieval.items import Item
 
 
 @cache

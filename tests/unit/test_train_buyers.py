@@ -14,11 +14,11 @@ from processing import train_buyers as job
 from processing.train_buyers import EventLog, logged_events, time_cut, train_on_release
 from retrieval.buyer_tower import Attention, load_buyer_tower
 from retrieval.buyers import WeightedAverage, buyer_vector
+from retrieval.contracts.events import Interaction
+from retrieval.contracts.items import Item
+from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import InvalidInput
-from retrieval.events import Interaction
 from retrieval.index.base import Candidate
-from retrieval.items import Item
-from retrieval.tower import TowerCard
 
 START = datetime(2026, 1, 1, 9, tzinfo=UTC)
 KINDS, LOTS = 8, 160

@@ -23,10 +23,10 @@ from processing import train_from_events, train_reranker
 from processing.shown_lists import PARTS, by_query_and_day, ndcg, part_of, source_of
 from processing.train_from_events import LEAST_HELD_OUT, LEAST_TOUCHED, MAX_GAIN, SOURCE_SHARE, train_on_events
 from processing.train_reranker import EXIT_USAGE
+from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.items import Item, Reject
 from retrieval.ranker.xgboost import BoosterRanker
 from retrieval.search import SearchRequest, SearchService
 

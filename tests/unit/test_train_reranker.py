@@ -12,10 +12,10 @@ from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 from catalog.folder import CatalogFolder, Click, Qrels, SplitData, write_catalog, write_items
 from processing import train_reranker as job
 from processing.train_reranker import Labels, train_reranker
+from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.items import Item
 from retrieval.ranker.xgboost import BoosterRanker
 from retrieval.search import SearchRequest, SearchService
 

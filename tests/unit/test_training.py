@@ -19,9 +19,9 @@ from models.tokenizer import make_tokenizer
 from models.training import TrainingConfig, train_towers
 from models.training_data import Lots, PhotoTable, Queries, TokenTable, read_training_lots
 from models.validation import rank_figures
+from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
 from retrieval.encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput, TowerError
-from retrieval.tower import ITEM_TOWER_FILE, TowerCard
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from snowballstemmer.french_stemmer import FrenchStemmer
 from snowballstemmer.german_stemmer import GermanStemmer
 from snowballstemmer.spanish_stemmer import SpanishStemmer
 
-from retrieval.arabic import has_arabic
-from retrieval.text import words
+from retrieval.text.analysis import words
+from retrieval.text.arabic import has_arabic
 
 SNOWBALL = {"en": EnglishStemmer, "de": GermanStemmer, "fr": FrenchStemmer, "es": SpanishStemmer}
 

@@ -1,7 +1,7 @@
 """Text from outside: checks, normal forms, and the one way in which it is cut into words.
 
 Every row, query, filter, event and file name goes through here. Both indices, the ranking features and the spelling take their
-words from words(); the analyzers of retrieval.schema are made of the same tables.
+words from words(); the analyzers of retrieval.contracts.documents are made of the same tables.
 """
 
 import re
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from itertools import groupby
 
-from retrieval.arabic import fold_arabic, fold_letters
 from retrieval.errors import InvalidInput, InvalidQuery
+from retrieval.text.arabic import fold_arabic, fold_letters
 
 ANALYSIS = 4  # to be raised when words, stems or files made of them change, so that what older versions made is told apart
 JOINERS = "\u200c\u200d"
@@ -80,7 +80,7 @@ def clean_text(text: str) -> str:
 
 
 def fold_text(text: str) -> str:
-    """Clean text and fold Arabic letters, digits and signs (retrieval.arabic); other scripts are only cleaned."""
+    """Clean text and fold Arabic letters, digits and signs (retrieval.text.arabic); other scripts are only cleaned."""
     cleaned = clean_text(text)
     folded = fold_arabic(cleaned)
     return folded if folded == cleaned else clean_text(folded)  # where signs went, white space may stand together

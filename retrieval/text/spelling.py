@@ -7,7 +7,7 @@ holds it nowhere: in no text, brand or category. Its correction is a word of tit
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from retrieval.text import map_words, words
+from retrieval.text.analysis import map_words, words
 
 LEAST_LETTERS = 4
 ONE_EDIT_BELOW = 6  # letters; a longer word may have two edits

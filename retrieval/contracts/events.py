@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
+from retrieval.config.settings import hyperparameters
+from retrieval.contracts.items import MAX_DESCRIPTION_CHARS, first_value, parse_id, parse_text, parse_time
 from retrieval.errors import InvalidInput
-from retrieval.items import MAX_DESCRIPTION_CHARS, first_value, parse_id, parse_text, parse_time
-from retrieval.settings import hyperparameters
 
 EventType = Literal["view", "add_to_cart", "bid", "purchase"]  # the fields of settings.EventWeights
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)  # from the least that a buyer does to the most

@@ -17,6 +17,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
+from retrieval.contracts.documents import BadLine, parse_bulk_lines
+from retrieval.contracts.items import latest_version
+from retrieval.contracts.release import (
+    INDEX_REJECTS_FILE,
+    Manifest,
+    PartReceipt,
+    check_part,
+    load_release,
+    rejects_of,
+    unproved_parts,
+)
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.files import replace_file
 from retrieval.index.base import (
@@ -29,17 +40,6 @@ from retrieval.index.base import (
     Vector,
     VectorIndex,
 )
-from retrieval.items import latest_version
-from retrieval.release import (
-    INDEX_REJECTS_FILE,
-    Manifest,
-    PartReceipt,
-    check_part,
-    load_release,
-    rejects_of,
-    unproved_parts,
-)
-from retrieval.schema import BadLine, parse_bulk_lines
 
 Entry = IndexedItem | Tombstone
 Progress = Callable[[int, int], None]

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.arabic import LETTERS
+from retrieval.config.settings import Hyperparameters, hyperparameters
+from retrieval.contracts.items import Item, epoch_ms, item_text
 from retrieval.errors import InvalidInput
 from retrieval.fuse import RRF_RANK_CONSTANT, Fusion
 from retrieval.index.base import IndexedItem, Tombstone, Vector
-from retrieval.items import Item, epoch_ms, item_text
-from retrieval.settings import Hyperparameters, hyperparameters
-from retrieval.text import ANALYSIS, UNSEEN_IN_WORDS, WORD_PATTERN
+from retrieval.text.analysis import ANALYSIS, UNSEEN_IN_WORDS, WORD_PATTERN
+from retrieval.text.arabic import LETTERS
 
 Engine = Literal["lucene", "faiss"]
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from retrieval.errors import InvalidInput, InvalidQuery
-from retrieval.text import UNSEEN_IN_WORDS, check_text, clean_text, compose, fold_text, readable
+from retrieval.text.analysis import UNSEEN_IN_WORDS, check_text, clean_text, compose, fold_text, readable
 
 MAX_ID_BYTES = 512  # OpenSearch refuses a longer _id
 MAX_TITLE_CHARS = 1_000

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from retrieval.contracts.items import ALIASES, REQUIRED, Item, Reject, parse_item
 from retrieval.errors import InvalidInput
-from retrieval.items import ALIASES, REQUIRED, Item, Reject, parse_item
 
 SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
 PARQUET_BATCH_ROWS = 256  # a row may have a description of 400 kB

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.errors import InvalidInput, InvalidSettings
-from retrieval.index.index_spec import FAMILIES, IndexSpec
-from retrieval.text import check_text
+from retrieval.text.analysis import check_text
 
 IndexKind = Literal["faiss", "opensearch"]
 OpenSearchAuth = Literal["none", "sigv4"]
