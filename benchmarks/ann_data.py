@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.clustered import clustered, clustered_queries
 from processing.corpus import release_entries
-from retrieval.encoder import to_unit_length
+from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Vector
 

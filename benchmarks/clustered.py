@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from retrieval.encoder import to_unit_length
+from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.base import Vector
 
 LOTS_A_KIND = 25

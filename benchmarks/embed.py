@@ -167,7 +167,7 @@ def random_encoder(preset: str, texts: list[str], device: str | None, *, seed: i
     from models.tokenizer import train_wordpiece
     from models.towers import TwoTowers
     from retrieval.contracts.tower_card import TowerCard
-    from retrieval.encoder import prepare_tokenizer
+    from retrieval.encoders.query_encoder import prepare_tokenizer
 
     torch.manual_seed(seed)
     config = find_preset(preset).fresh()

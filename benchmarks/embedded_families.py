@@ -24,7 +24,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.many_lots import NOISE
 from local.console import console, progress, show_table
 from processing.runs import Latency, summarise_ms
-from retrieval.encoder import to_unit_length
+from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.base import Filter, Vector
 from retrieval.index.faiss import FaissStore
 from retrieval.index.faiss_index import LOTS_FILE

@@ -27,8 +27,8 @@ from models.towers import TwoTowers
 from processing.runs import Latency, summarise_ms
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE
-from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
-from retrieval.small_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower, pair_keys, token_ids
+from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize
+from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower, pair_keys, token_ids
 
 TORCH, INT8, SMALL = "torch, float32", "int8 ONNX artefact", "small query tower"
 QUERIES, LOTS = 40, 400

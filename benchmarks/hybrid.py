@@ -22,7 +22,7 @@ from processing.tune_hybrid import AIMS, Choice, JudgedLists, choose, judged_lis
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import split_tower_id
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.significance import compare_paired
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)

@@ -39,10 +39,10 @@ from models.training import TrainingConfig, train_towers
 from models.training_data import Lots
 from processing.zero_shot import SentenceEncoder
 from retrieval.contracts.items import Item, item_text, query_text
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.photos import read_photo
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.evaluation import Run, evaluate_per_query, fuse_runs
 from retrieval.index.bm25 import Bm25Index
-from retrieval.photos import read_photo
 
 MEASURE = "recall@10"
 DEPTH = 50

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from processing.corpus import release_entries
 from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
-from retrieval.encoder import to_unit_length
+from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.index.base import IndexedItem, IndexStore, Vector, VectorIndex
 from retrieval.live_index import Encoder

@@ -20,7 +20,7 @@ from models.item_encoder import ItemEncoder
 from models.training import TrainingConfig, train_towers
 from models.training_data import Lots
 from models.validation import Figures, rank_figures
-from retrieval.encoder import QueryEncoder, to_unit_length
+from retrieval.encoders.query_encoder import QueryEncoder, to_unit_length
 
 SPLIT = "test"
 LENGTHS = [64, 32, 16]

@@ -26,7 +26,7 @@ from processing.embed_items import embed
 from processing.mine_negatives import mine_negatives
 from processing.mining_rules import MiningRules
 from processing.round_index import build, measure_kinds, open_store
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.index.faiss import FaissIndex
 

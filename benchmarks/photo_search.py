@@ -27,9 +27,9 @@ from processing.corpus import build_corpus
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item
+from retrieval.encoders.photos import read_photo
 from retrieval.errors import InvalidInput
 from retrieval.index.faiss import FaissStore
-from retrieval.photos import read_photo
 from retrieval.search import SearchRequest, SearchService
 
 DEPTH = 10

@@ -33,7 +33,7 @@ from local.home import Home
 from processing.runs import summarise_ms
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import Settings
-from retrieval.encoder import to_unit_length
+from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.ann_recall import exact_cut, recall_of
 from retrieval.index.base import Vector
 from retrieval.index.opensearch_connection import connect

@@ -23,8 +23,8 @@ from processing.distil_query import AIMS, FULL, SMALL, distil_query, measure_que
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import split_tower_id
-from retrieval.encoder import QueryEncoder
-from retrieval.small_encoder import SmallQueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
+from retrieval.encoders.static_query_encoder import SmallQueryEncoder
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]

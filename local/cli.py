@@ -131,7 +131,7 @@ def search(
 
 
 def _read(photo: Path) -> bytes:
-    from retrieval.photos import read_photo_file  # brings Pillow
+    from retrieval.encoders.photos import read_photo_file  # brings Pillow
 
     return read_photo_file(photo.resolve())
 

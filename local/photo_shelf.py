@@ -18,8 +18,8 @@ from catalog.folder import photo_folders
 from local.home import Home
 from processing.item_photos import yield_to_searches
 from processing.thumbnails import Side, Thumbnails
+from retrieval.encoders.photos import locate_photo
 from retrieval.errors import InvalidInput, InvalidPhoto
-from retrieval.photos import locate_photo
 
 logger = logging.getLogger(__name__)
 

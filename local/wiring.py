@@ -10,14 +10,14 @@ from retrieval import serving
 from retrieval.buyer_store import BuyerStore
 from retrieval.buyers import BuyerTower
 from retrieval.config.settings import EVENTS_KEYS, Settings
+from retrieval.encoders.query_towers import load_query_tower
+from retrieval.encoders.tower_store import tower_buyers, tower_folder, tower_tuning
 from retrieval.feedback import EventSink
 from retrieval.index.base import IndexStore
 from retrieval.photo_search import PhotoEncoder, load_image_branch
-from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
 from retrieval.search import Encoder, SearchService
 from retrieval.served_lists import ServedLists, parse_keys
-from retrieval.tower_files import tower_buyers, tower_folder, tower_tuning
 from retrieval.tuning import Tuning
 
 

@@ -33,7 +33,7 @@ from models.towers import TextEncodings, TwoTowers
 from models.training import CACHE_FOLDER
 from models.training_data import Lots, Queries, TokenTable, read_training_lots
 from models.validation import Figures, Validation
-from retrieval.encoder import prepare_tokenizer
+from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
 from retrieval.index.bm25 import Bm25Index
 

@@ -15,8 +15,8 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from models.photo_tower import PhotoTower
 from models.towers import QueryTower, TwoTowers
-from retrieval.encoder import OUTPUT
-from retrieval.image_encoder import PHOTO_VECTOR, PIXELS
+from retrieval.encoders.image_encoder import PHOTO_VECTOR, PIXELS
+from retrieval.encoders.query_encoder import OUTPUT
 
 QUANTISED_NODES = ("MatMul", "Gemm", "Gather")  # Gather looks up the embeddings of tokens and positions
 BLOCK = 32  # numbers of an activation that share one range, where one for all would flatten them

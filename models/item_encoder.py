@@ -18,9 +18,9 @@ from models.pixels import normalise, to_unit
 from models.towers import ItemTower, Photos, Tokens
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import TowerCard
-from retrieval.encoder import load_tokenizer, tokenize
+from retrieval.encoders.photos import Photo
+from retrieval.encoders.query_encoder import load_tokenizer, tokenize
 from retrieval.errors import TowerError
-from retrieval.photos import Photo
 
 
 class ItemBatch(NamedTuple):

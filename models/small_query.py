@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from models.distillation_config import SmallQueryConfig
 from models.schedule import learning_rate_factor
-from retrieval.small_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
+from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
 
 Progress = Callable[[int, int], None]
 RIDGE = 1e-3  # share of the mean variance that is added to all: embeddings have directions that no text of a catalogue uses

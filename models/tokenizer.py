@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from models.encoders import unreachable
 from models.presets import TowerConfig
-from retrieval.encoder import PAD_TOKEN
+from retrieval.encoders.query_encoder import PAD_TOKEN
 from retrieval.errors import InvalidInput, TowerError
 
 SPECIAL_TOKENS = (PAD_TOKEN, "[UNK]", "[CLS]", "[SEP]", "[MASK]")

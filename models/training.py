@@ -28,7 +28,7 @@ from models.training_config import Stage, TrainingConfig, three_stages
 from models.training_data import Lots, Queries, read_training_lots
 from models.validation import Validation
 from retrieval.contracts.tower_card import TOKENIZER_FILE
-from retrieval.encoder import prepare_tokenizer
+from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
 
 __all__ = ["EpochRecord", "ProgressCallback", "Stage", "TrainingConfig", "TrainingReport", "three_stages", "train_towers"]

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 from catalog.folder import CatalogFolder, Qrels, TrainingPair
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item, item_text, query_text
-from retrieval.encoder import tokenize
+from retrieval.encoders.photos import read_photo
+from retrieval.encoders.query_encoder import tokenize
 from retrieval.errors import InvalidInput
 from retrieval.files import replacing
-from retrieval.photos import read_photo
 
 log = logging.getLogger(__name__)
 

@@ -27,12 +27,12 @@ from processing.corpus import build_corpus
 from processing.runs import Progress, Variant, measure
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
-from retrieval.encoder import QueryEncoder, load_tokenizer
+from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer
+from retrieval.encoders.static_query_encoder import SmallQueryEncoder, SmallQueryTower
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
 from retrieval.index.faiss import FaissStore
 from retrieval.search import Encoder, SearchService
-from retrieval.small_encoder import SmallQueryEncoder, SmallQueryTower
 
 LEAST_SHARE = 0.98  # of the full query tower's Recall@50
 SPLIT = "val"

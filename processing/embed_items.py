@@ -28,9 +28,9 @@ from processing.stages import Stopwatch
 from processing.thumbnails import Thumbnails
 from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
 from retrieval.contracts.tower_card import TowerCard
+from retrieval.encoders.photos import MAX_BYTES, MAX_PIXELS
 from retrieval.errors import GavelError, InvalidInput, ReleaseError
 from retrieval.files import replacing
-from retrieval.photos import MAX_BYTES, MAX_PIXELS
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import this file and need none
     from models.item_encoder import ItemEncoder

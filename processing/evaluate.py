@@ -25,7 +25,7 @@ from processing.evaluation_report import SPACE_PLOT, Evaluation, IndexSize, Resu
 from processing.plots import plot_space
 from processing.runs import Counter, Progress, RememberingEncoder, Variant, measure_latency, search_run
 from retrieval.contracts.release import load_release
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, TowerMismatch
 from retrieval.evaluation import RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
 from retrieval.index.base import IndexStore

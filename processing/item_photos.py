@@ -18,8 +18,8 @@ from typing import Any
 
 from processing.stages import Stopwatch
 from processing.thumbnails import Thumbnails
+from retrieval.encoders.photos import MAX_BYTES, Photo, decode_photo, locate_photo, read_photo_file
 from retrieval.errors import InvalidInput, InvalidPhoto
-from retrieval.photos import MAX_BYTES, Photo, decode_photo, locate_photo, read_photo_file
 from retrieval.processes import end_with_parent
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")

@@ -29,7 +29,7 @@ from catalog.folder import TRAINING_FOLDER, CatalogFolder
 from models.negatives import HardNegatives
 from processing.mining_rules import DEEPEST, SPLIT, Choice, MiningRules, TrainingQuery, choose, training_lots, training_queries
 from retrieval.contracts.items import EPOCH
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, TowerMismatch
 from retrieval.index.base import Candidate, Filter, Vector, VectorIndex, cosines
 from retrieval.ingestion import index_release

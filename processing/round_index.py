@@ -11,7 +11,7 @@ from catalog.folder import CatalogFolder
 from processing.corpus import release_entries
 from processing.runs import RememberingEncoder, Variant, measure
 from retrieval.contracts.release import load_release
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import IndexMissing, ReleaseError
 from retrieval.index.faiss import FaissStore
 from retrieval.index.main_index import embedded_spec

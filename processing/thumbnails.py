@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from retrieval.encoders.photos import decode_photo, read_photo_file
 from retrieval.errors import InvalidPhoto
-from retrieval.photos import decode_photo, read_photo_file
 from retrieval.text.analysis import readable
 
 QUALITY = 82

@@ -26,7 +26,7 @@ from retrieval.buyer_tower import load_buyer_tower
 from retrieval.buyers import buyer_vector, drawn_towards
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, InvalidQuery
 from retrieval.index.base import Filter, Vector
 from retrieval.ingestion import index_release

@@ -37,7 +37,7 @@ from processing.mine_negatives import mine_or_reuse
 from processing.mining_rules import MiningRules
 from processing.round_index import build, is_built, measure_kinds, open_store
 from retrieval.contracts.tower_card import CARD_FILE
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
 

@@ -10,9 +10,9 @@ from retrieval.buyers import unit_vector
 from retrieval.cache import CacheUse, LruCache
 from retrieval.config.settings import hyperparameters
 from retrieval.contracts.tower_card import split_tower_id
+from retrieval.encoders.tower_store import image_tower_folder
 from retrieval.errors import NoImageBranch, TowerMismatch
 from retrieval.index.base import Vector
-from retrieval.tower_files import image_tower_folder
 
 CACHED_PHOTOS = 1_000  # vectors, so that a later page of an answer does not decode the photo again
 CACHED_PHOTOS_S = 3_600.0
@@ -46,7 +46,7 @@ def load_image_branch(towers: str, cache: Path, tower_id: str) -> PhotoEncoder:
         NoImageBranch: the tower has none; the message names the remedy.
         TowerError: there is no such tower, or its files are missing or damaged.
     """
-    from retrieval.image_encoder import ImageEncoder  # brings Pillow: who never sees a photo pays nothing
+    from retrieval.encoders.image_encoder import ImageEncoder  # brings Pillow: who never sees a photo pays nothing
 
     return ImageEncoder.load(image_tower_folder(towers, tower_id, cache), split_tower_id(tower_id)[1])
 

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from painted_lots import COLOURS
 
 from retrieval.contracts.tower_card import IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
-from retrieval.encoder import load_session
-from retrieval.image_encoder import PHOTO_VECTOR, PIXELS, ImageEncoder
+from retrieval.encoders.image_encoder import PHOTO_VECTOR, PIXELS, ImageEncoder
+from retrieval.encoders.query_encoder import load_session
 
 SIDE = 32
 SHARPNESS = 0.001  # of the choice between two colours, per squared step of 255

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.config.settings import Settings
+from retrieval.encoders.tower_store import tower_card
 from retrieval.index.base import IndexStore
 from retrieval.ingestion import ensure_index
-from retrieval.tower_files import tower_card
 
 CARD_CACHE = Path("/tmp/cards")  # the one folder that Lambda lets a function write to
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from retrieval.buyer_store import BuyerStore, NoBuyerStore
 from retrieval.buyers import BuyerTower
 from retrieval.config.settings import Settings
+from retrieval.encoders.query_towers import load_query_tower
+from retrieval.encoders.tower_store import tower_buyers, tower_tuning
 from retrieval.index.opensearch_client import open_store
 from retrieval.photo_search import load_image_branch
-from retrieval.query_towers import load_query_tower
 from retrieval.ranker.base import Ranker
 from retrieval.search import Encoder, SearchService
 from retrieval.serving import search_service
-from retrieval.tower_files import tower_buyers, tower_tuning
 from retrieval.tuning import Tuning
 
 TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to

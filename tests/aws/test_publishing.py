@@ -18,11 +18,11 @@ from local.aws.account import deployed_stage
 from local.aws.rankers import upload_ranker
 from local.aws.towers import upload_tower
 from processing.reranker_endpoint import inference
+from retrieval.encoders.tower_store import tower_tuning
 from retrieval.errors import InvalidInput, RankerUnavailable
 from retrieval.fuse import Fusion
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost import fit_booster
-from retrieval.tower_files import tower_tuning
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
 TOWER = "0123456789ab"

@@ -28,18 +28,18 @@ from processing.reranker_endpoint.inference import BOOSTER_FILE
 from retrieval import resilience as circuit
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.tower_card import IMAGE_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TowerCard
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.image_encoder import ImageEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
+from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower
+from retrieval.encoders.tower_store import SERVING_FILES, SMALL_SERVING_FILES
 from retrieval.errors import IndexUnavailable
 from retrieval.fuse import Fusion
-from retrieval.image_encoder import ImageEncoder
 from retrieval.index import opensearch_client
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker import sagemaker
 from retrieval.ranker.features import FEATURES
 from retrieval.search import SearchRequest, SearchService
-from retrieval.small_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower
-from retrieval.tower_files import SERVING_FILES, SMALL_SERVING_FILES
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
 BUCKET = "towers-bucket"

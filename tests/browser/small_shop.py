@@ -29,7 +29,7 @@ from retrieval.config.settings import Settings
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
-from retrieval.encoder import OUTPUT, QueryEncoder
+from retrieval.encoders.query_encoder import OUTPUT, QueryEncoder
 from retrieval.index.base import IndexedItem
 from retrieval.index.faiss import FaissStore
 

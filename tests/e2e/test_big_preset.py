@@ -11,7 +11,7 @@ from models.presets import preset
 from models.tokenizer import train_wordpiece
 from models.towers import TwoTowers
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, QUERY_TOWER_FILE
-from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
+from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize
 
 TEXTS = [f"{colour} {kind} of the {year}s" for colour in ("red", "blue") for kind in ("vase", "watch") for year in (1920, 1950)]
 

@@ -27,7 +27,7 @@ from retrieval.buyers import buyer_vector
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import item_text
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.index.base import Filter, IndexedItem, VectorIndex
 from retrieval.index.faiss import FaissStore
 

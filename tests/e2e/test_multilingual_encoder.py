@@ -23,7 +23,7 @@ from models.training import TrainingConfig, train_towers
 from processing.embed_items import embed
 from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
-from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
+from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore

@@ -13,8 +13,8 @@ from models.augmentation import Augmentation
 from models.item_encoder import ItemEncoder
 from models.training import TrainingConfig, TrainingReport, train_towers
 from processing import train_towers as job
-from retrieval.encoder import QueryEncoder
-from retrieval.photos import read_photo
+from retrieval.encoders.photos import read_photo
+from retrieval.encoders.query_encoder import QueryEncoder
 
 
 def train(folder: Path, *, use_image: bool) -> TrainingReport:

@@ -17,7 +17,7 @@ from processing.mining_rules import MiningRules
 from processing.round_index import open_store
 from processing.training_rounds import RoundsReport, in_stages, train_rounds
 from retrieval.contracts.items import EPOCH
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter
 

@@ -17,7 +17,7 @@ from models.batches import Batch, Slice, TrainingBatches, mined_rows
 from models.tokenizer import make_tokenizer
 from models.training_config import Stage, TrainingConfig
 from models.training_data import Lots, Queries, read_training_lots
-from retrieval.encoder import prepare_tokenizer
+from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
 
 CPU = torch.device("cpu")

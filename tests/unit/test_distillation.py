@@ -19,7 +19,7 @@ from models.training_config import TrainingConfig
 from models.training_data import Lots, Queries
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 
 COLOURS = ("red", "blue", "green", "gold", "black", "white")

@@ -22,9 +22,9 @@ from processing.thumbnails import Thumbnails
 from retrieval.contracts.items import Item, item_text
 from retrieval.contracts.release import check_part, load_release
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
+from retrieval.encoders.photos import read_photo
 from retrieval.errors import InvalidInput, ReleaseError, TowerError
 from retrieval.ingestion import read_part
-from retrieval.photos import read_photo
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,11 @@ from models.tokenizer import train_wordpiece
 from processing.embed_items import embed
 from retrieval.config.settings import Settings
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
-from retrieval.encoder import QueryEncoder, load_tokenizer, tokenize
+from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize
+from retrieval.encoders.tower_store import tower_folder
 from retrieval.errors import TowerError
 from retrieval.ingestion import index_release
 from retrieval.search import SearchRequest
-from retrieval.tower_files import tower_folder
 
 COLOURS = ("red", "blue", "emerald", "golden", "off-white")
 KINDS = ("vase", "watch", "armless chair", "toy car with a crack", "film camera", "ring", "teapot", "mirror")
@@ -165,7 +165,7 @@ def test_a_folder_without_a_tower_says_how_to_get_one(tmp_path):
 
 def test_serving_needs_neither_torch_nor_transformers(folder):
     code = (
-        "import sys; from pathlib import Path; from retrieval.encoder import QueryEncoder; "
+        "import sys; from pathlib import Path; from retrieval.encoders.query_encoder import QueryEncoder; "
         f"QueryEncoder.load(Path({str(folder)!r})).encode(['a red vase']); "
         "print(sorted({'torch', 'transformers', 'faiss', 'pandas', 'xgboost'} & set(sys.modules)))"
     )

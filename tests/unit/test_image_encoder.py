@@ -21,9 +21,9 @@ from models.pixels import normalise, to_unit
 from models.tokenizer import train_wordpiece
 from models.towers import Addition, Photos, TextEncodings, TwoTowers
 from retrieval.contracts.tower_card import CARD_FILE, IMAGE_TOWER_FILE, TowerCard
+from retrieval.encoders.image_encoder import ImageEncoder
+from retrieval.encoders.photos import read_photo
 from retrieval.errors import InvalidPhoto, NoImageBranch, TowerError
-from retrieval.image_encoder import ImageEncoder
-from retrieval.photos import read_photo
 
 ROWS = [{"category": kind, "current_price": price} for kind in ("vase", "ring") for price in (10.0, 20.0, 90.0)]
 FEATURES = FeatureSpec.fit(ROWS, categories=["category"], numbers=["current_price"])
@@ -146,8 +146,8 @@ def test_a_missing_damaged_or_wrong_branch_is_the_towers_fault(tmp_path):
 def test_serving_photos_needs_neither_torch_nor_transformers_and_serving_words_no_pillow(tmp_path):
     save_colour_tower(tmp_path, {"red": np.eye(4, dtype=np.float32)[0]})
     code = (
-        "import sys; from pathlib import Path; import lambdas.query_api.app, retrieval.search, retrieval.encoder; "
-        "before = 'PIL' in sys.modules; from retrieval.image_encoder import ImageEncoder; "
+        "import sys; from pathlib import Path; import lambdas.query_api.app, retrieval.search, retrieval.encoders.query_encoder; "
+        "before = 'PIL' in sys.modules; from retrieval.encoders.image_encoder import ImageEncoder; "
         f"ImageEncoder.load(Path({str(tmp_path)!r})).encode(bytes.fromhex({JPEG.hex()!r})); "
         "print(before, sorted({'torch', 'transformers', 'faiss', 'pandas', 'xgboost'} & set(sys.modules)))"
     )

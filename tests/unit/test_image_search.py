@@ -16,8 +16,8 @@ from painted_lots import COLOURS
 
 from lambdas.query_api import image_search
 from lambdas.query_api.app import create_app
+from retrieval.encoders.image_encoder import ImageEncoder
 from retrieval.errors import TowerError
-from retrieval.image_encoder import ImageEncoder
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.features import FEATURES
 from retrieval.search import SearchRequest, SearchService

@@ -14,7 +14,7 @@ from models.presets import TowerConfig, preset
 from models.tokenizer import make_tokenizer
 from models.towers import Tokens, TwoTowers
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE
-from retrieval.encoder import QueryEncoder, tokenize
+from retrieval.encoders.query_encoder import QueryEncoder, tokenize
 
 COLOURS = ("red", "blue", "emerald", "golden", "Off-White")
 KINDS = ("vase", "watch", "armless chair", "toy car with a crack", "film camera", "ring", "teapot", "mirror")

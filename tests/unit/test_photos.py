@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from retrieval import photos
+from retrieval.encoders import photos
+from retrieval.encoders.photos import FORMATS, MAX_BYTES, MAX_PIXELS, locate_photo, read_photo, read_photo_file, read_query_photo
 from retrieval.errors import InvalidPhoto
-from retrieval.photos import FORMATS, MAX_BYTES, MAX_PIXELS, locate_photo, read_photo, read_photo_file, read_query_photo
 
 RED_JPEG = encoded(Image.new("RGB", (300, 200), (250, 10, 10)), "JPEG")
 
@@ -194,7 +194,7 @@ def test_of_an_animated_photo_of_a_lot_the_first_frame_is_taken(format):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from retrieval.photos import read_photo
+from retrieval.encoders.photos import read_photo
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert read_photo(Path(sys.argv[1]).read_bytes(), 640) is not None
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

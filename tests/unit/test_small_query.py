@@ -30,12 +30,12 @@ from retrieval.config.settings import Settings
 from retrieval.contracts.items import Item
 from retrieval.contracts.release import MANIFEST_FILE
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
-from retrieval.encoder import QueryEncoder
+from retrieval.encoders.query_encoder import QueryEncoder
+from retrieval.encoders.query_towers import load_query_tower
+from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower, find_pairs, pair_keys
 from retrieval.errors import InvalidInput, TowerError
 from retrieval.ingestion import index_release
-from retrieval.query_towers import load_query_tower
 from retrieval.search import SearchRequest
-from retrieval.small_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower, find_pairs, pair_keys
 
 COLOURS = ("red", "blue", "emerald", "golden", "white", "black")
 KINDS = ("vase", "watch", "chair", "toy car", "film camera", "ring", "teapot", "mirror")
@@ -238,7 +238,7 @@ def test_vectors_have_unit_length_whatever_is_typed(made, tower):
 
 def test_serving_needs_neither_torch_nor_transformers(made, tower):
     code = (
-        "import sys; from pathlib import Path; from retrieval.small_encoder import SmallQueryEncoder; "
+        "import sys; from pathlib import Path; from retrieval.encoders.static_query_encoder import SmallQueryEncoder; "
         f"SmallQueryEncoder.load(Path({str(tower)!r})).encode(['a red vase']); "
         "print(sorted({'torch', 'transformers', 'faiss', 'pandas', 'xgboost'} & set(sys.modules)))"
     )

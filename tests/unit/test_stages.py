@@ -19,7 +19,7 @@ from models.towers import TwoTowers
 from models.training import Stage, TrainingConfig, fit_vocabulary, three_stages, train_towers
 from models.training_data import read_training_lots
 from models.validation import Figures
-from retrieval.encoder import prepare_tokenizer
+from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput, TowerError
 
 CPU = torch.device("cpu")

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from retrieval.contracts.tower_card import CARD_FILE, HASHED_FILES, TowerCard, split_tower_id
+from retrieval.encoders.tower_store import tower_card
 from retrieval.errors import TowerError
 from retrieval.files import sha256_of
-from retrieval.tower_files import tower_card
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from models.training import TrainingConfig, train_towers
 from models.training_data import Lots, PhotoTable, Queries, TokenTable, read_training_lots
 from models.validation import rank_figures
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
-from retrieval.encoder import prepare_tokenizer
+from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput, TowerError
 
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from retrieval.contracts.tower_card import COPY, IMAGE_TOWER_FILE, TowerCard
-from retrieval.encoder import UNRUNNABLE, load_session, to_unit_length
+from retrieval.encoders.photos import read_query_photo
+from retrieval.encoders.query_encoder import UNRUNNABLE, load_session, to_unit_length
 from retrieval.errors import NoImageBranch, TowerError
-from retrieval.photos import read_query_photo
 
 PIXELS, PHOTO_VECTOR = "pixels", "photo_vector"  # input and output of the graph
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import SMALL_QUERY_TOWER_FILE, TowerCard
-from retrieval.encoder import MAX_WORD_CHARS, load_tokenizer, to_unit_length
+from retrieval.encoders.query_encoder import MAX_WORD_CHARS, load_tokenizer, to_unit_length
 from retrieval.errors import TowerError
 from retrieval.files import replacing, shortage
 

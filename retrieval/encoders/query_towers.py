@@ -4,9 +4,9 @@ from pathlib import Path
 
 from retrieval.config.settings import Settings
 from retrieval.contracts.tower_card import split_tower_id
-from retrieval.encoder import QueryEncoder
-from retrieval.small_encoder import SmallQueryEncoder
-from retrieval.tower_files import SERVING_FILES, SMALL_SERVING_FILES, tower_folder
+from retrieval.encoders.query_encoder import QueryEncoder
+from retrieval.encoders.static_query_encoder import SmallQueryEncoder
+from retrieval.encoders.tower_store import SERVING_FILES, SMALL_SERVING_FILES, tower_folder
 
 
 def load_query_tower(settings: Settings, tower_id: str, cache: Path) -> QueryEncoder | SmallQueryEncoder:
