@@ -22,8 +22,8 @@ from benchmarks.machine import describe_machine
 from lambdas.query_api.app import create_app
 from local.http_server import served_in_thread
 from processing.runs import Counter, Latency, Progress, summarise_ms
-from retrieval.buyer_tower import Attention
-from retrieval.buyers import BuyerTower
+from retrieval.buyers.attention import Attention
+from retrieval.buyers.vector import BuyerTower
 from retrieval.contracts.events import EVENT_TYPES
 from retrieval.errors import GavelError, TowerError
 from retrieval.index.base import IndexStore, utc_now

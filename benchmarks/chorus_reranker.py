@@ -28,11 +28,11 @@ from processing.runs import RememberingEncoder, Variant, search_run
 from processing.train_reranker import train_reranker
 from processing.zero_shot import SentenceEncoder, build_zero_shot_corpus
 from retrieval.errors import IndexMissing
-from retrieval.evaluation import evaluate_per_query
+from retrieval.evaluation.metrics import evaluate_per_query
+from retrieval.evaluation.significance import compare_paired
 from retrieval.index.faiss import FaissStore
-from retrieval.ranker.xgboost import BoosterRanker
+from retrieval.ranker.xgboost_ranker import BoosterRanker
 from retrieval.search import SearchService
-from retrieval.significance import compare_paired
 
 MEASURES = ("recall@10", "ndcg@10", "mrr")
 BM25, HYBRID, RERANKED = "BM25", "hybrid (RRF)", "hybrid, re-ranked"

@@ -23,7 +23,7 @@ from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
-from retrieval.significance import compare_paired
+from retrieval.evaluation.significance import compare_paired
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]

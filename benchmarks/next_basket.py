@@ -43,7 +43,7 @@ from models.towers import TwoTowers
 from models.whitening import start_white
 from processing.zero_shot import SentenceEncoder
 from retrieval.contracts.items import item_text
-from retrieval.significance import PairedComparison, compare_paired
+from retrieval.evaluation.significance import PairedComparison, compare_paired
 
 POPULARITY, OWN, KNN = "popularity", "own products by frequency", "item-kNN"
 UNTRAINED, AVERAGE, ATTENTION = "average, untrained", "average, trained", "attention"

@@ -32,11 +32,11 @@ from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import Item
 from retrieval.index.base import Candidate, Filter, IndexedItem, Vector
 from retrieval.index.faiss import FaissStore
-from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import FEATURES, feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
-from retrieval.ranker.sagemaker import EndpointRanker
-from retrieval.ranker.xgboost import BoosterRanker, RankingData, fit_booster
+from retrieval.ranker.port import Ranker
+from retrieval.ranker.sagemaker_ranker import EndpointRanker
+from retrieval.ranker.xgboost_ranker import BoosterRanker, RankingData, fit_booster
 
 LOTS, DIMENSIONS, QUERIES = 2_000, 128, 200
 ROUNDS = 300  # trees: what a training makes at most

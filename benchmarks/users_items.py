@@ -23,7 +23,7 @@ from benchmarks.seeds import summarise
 from catalog.interactions import START, InteractionFolder, generate
 from local.console import console, progress, show_table
 from models.feature_training import FeatureTrainingConfig, InteractionData, mine, recall, train_stage
-from retrieval.evaluation import evaluate_per_query
+from retrieval.evaluation.metrics import evaluate_per_query
 
 POPULARITY, IN_BATCH, CORRECTED = "popularity", "in-batch", "in-batch + log q"
 MINED, CORRECTED_MINED = "in-batch + mined", "in-batch + log q + mined"

@@ -21,7 +21,7 @@ from catalog.pseudo_queries import Listing, fold, make_pseudo_queries
 from catalog.query_splits import order_by_chance, query_key, share_of, without_held_back
 from retrieval.contracts.items import Item, parse_id, parse_time
 from retrieval.errors import InvalidInput
-from retrieval.evaluation import RELEVANT_GRADE
+from retrieval.evaluation.metrics import RELEVANT_GRADE
 
 logger = logging.getLogger(__name__)
 

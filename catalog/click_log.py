@@ -32,7 +32,7 @@ from retrieval.contracts.events import EVENT_TYPES, SHOWN, event_weight, parse_i
 from retrieval.contracts.item_files import find_item_files, numbered_items, numbered_rows
 from retrieval.contracts.items import Item, Reject, first_value, parse_text
 from retrieval.errors import InvalidInput
-from retrieval.feedback import MAX_QUERY_CHARS
+from retrieval.feedback.rows import MAX_QUERY_CHARS
 from retrieval.text.analysis import check_text
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from catalog.click_log import impressions, parse_click
 from catalog.folder import Click, Progress
 from retrieval.contracts.items import Reject
 from retrieval.errors import InvalidInput
-from retrieval.feedback import event_id, parse_query
+from retrieval.feedback.rows import event_id, parse_query
 
 GZIP_MARK = b"\x1f\x8b"
 _DECODER = json.JSONDecoder()

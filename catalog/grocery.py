@@ -24,7 +24,7 @@ from catalog.folder import (
 from catalog.phrases import distinctive_words, phrases_of
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.evaluation import RELEVANT_GRADE
+from retrieval.evaluation.metrics import RELEVANT_GRADE
 
 logger = logging.getLogger(__name__)
 

@@ -176,7 +176,7 @@ def buyers(
     """Time `/encode_buyer` and `/retrieve` over many lots in the embedded index, beside a bare vector search by faiss."""
     from benchmarks.buyer_path import random_attention, run_benchmark
     from benchmarks.many_lots import copy_ids
-    from retrieval.buyers import AVERAGE
+    from retrieval.buyers.vector import AVERAGE
 
     home = Home(Settings.from_env())
     found = home.release(release)

@@ -9,7 +9,7 @@ from local.command_options import Json, print_json, report
 from local.console import notes, progress, show_table
 from local.event_commands import described, show_events
 from local.home import Home
-from retrieval.buyer_store import MOST_ACTS, parse_buyer_id
+from retrieval.buyers.history_store import MOST_ACTS, parse_buyer_id
 from retrieval.config.settings import Settings
 
 ACTS_A_CALL = 10_000
@@ -67,8 +67,8 @@ def erase(
     as_json: Json = False,
 ) -> None:
     """Forget a buyer: their history, and their lines in the event files below home."""
-    from local.event_log import EventLog
     from local.wiring import buyer_store
+    from retrieval.feedback.file_sink import EventLog
 
     settings = Settings.from_env()
     named = parse_buyer_id(buyer_id)

@@ -16,7 +16,7 @@ from processing.evaluation_report import JSON_FILE, RUN_SUFFIX, RUNS_FOLDER, loa
 from processing.runs import Counter, RememberingEncoder, Variant, search_run
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput
-from retrieval.evaluation import Run
+from retrieval.evaluation.metrics import Run
 from retrieval.index.faiss import FaissStore
 from retrieval.search import Mode, SearchService
 

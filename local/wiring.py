@@ -7,17 +7,17 @@ from pathlib import Path
 
 from local.home import Home
 from retrieval import serving
-from retrieval.buyer_store import BuyerStore
-from retrieval.buyers import BuyerTower
+from retrieval.buyers.history_store import BuyerStore
+from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import EVENTS_KEYS, Settings
 from retrieval.encoders.query_towers import load_query_tower
 from retrieval.encoders.tower_store import tower_buyers, tower_folder, tower_tuning
-from retrieval.feedback import EventSink
+from retrieval.feedback.rows import EventSink
+from retrieval.feedback.served_lists import ServedLists, parse_keys
 from retrieval.index.base import IndexStore
 from retrieval.photo_search import PhotoEncoder, load_image_branch
-from retrieval.ranker.base import Ranker
+from retrieval.ranker.port import Ranker
 from retrieval.search import Encoder, SearchService
-from retrieval.served_lists import ServedLists, parse_keys
 from retrieval.tuning import Tuning
 
 
@@ -63,13 +63,13 @@ def load_buyers(settings: Settings, tower_id: str) -> BuyerTower:
 def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
     """The endpoint of the settings, or the booster that was trained on this tower's candidates; None before one was trained."""
     if settings.ranker_endpoint:
-        from retrieval.ranker.sagemaker import EndpointRanker
+        from retrieval.ranker.sagemaker_ranker import EndpointRanker
 
         return EndpointRanker(settings.ranker_endpoint, settings.ranker_timeout_s)
     path = Home(settings).ranker(tower_id)
     if not path.is_file():
         return None
-    from retrieval.ranker.xgboost import BoosterRanker
+    from retrieval.ranker.xgboost_ranker import BoosterRanker
 
     return BoosterRanker.load(path, tower_id)
 
@@ -77,10 +77,10 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
 def event_sink(settings: Settings) -> EventSink:
     """Where feedback goes: the delivery stream of the settings, or a file a day below home."""
     if settings.events_stream:
-        from lambdas.query_api.event_stream import EventStream
+        from retrieval.feedback.firehose_sink import EventStream
 
         return EventStream(settings.events_stream)
-    from local.event_log import EventLog
+    from retrieval.feedback.file_sink import EventLog
 
     return EventLog(Home(settings).events)
 
@@ -89,7 +89,7 @@ def signing_lists(settings: Settings) -> ServedLists:
     """Load the keys that sign lists and verify events: those of the environment, or those of this home."""
     if keys := os.environ.get(EVENTS_KEYS):
         return ServedLists(parse_keys(keys.encode(), EVENTS_KEYS))
-    from local.event_log import served_lists
+    from retrieval.feedback.file_sink import served_lists
 
     return served_lists(Home(settings).events_keys)
 
@@ -97,10 +97,10 @@ def signing_lists(settings: Settings) -> ServedLists:
 def buyer_store(settings: Settings) -> BuyerStore:
     """Where the recent acts of buyers are kept: the table of the settings, or a file below home."""
     if settings.buyer_events_table:
-        from lambdas.query_api.buyer_table import BuyerTable
+        from retrieval.buyers.dynamodb_history import BuyerTable
 
         return BuyerTable(settings.buyer_events_table, settings.buyer_events_days)
-    from local.buyer_events import BuyerEvents
+    from retrieval.buyers.sqlite_history import BuyerEvents
 
     return BuyerEvents(Home(settings).buyers, settings.buyer_events_days)
 

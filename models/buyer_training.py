@@ -27,8 +27,8 @@ from models.frequency import StreamingFrequency
 from models.losses import info_nce
 from models.schedule import learning_rate_factor
 from models.towers import ItemTower, TextEncodings
-from retrieval.buyer_tower import Attention
-from retrieval.buyers import WeightedAverage
+from retrieval.buyers.attention import Attention
+from retrieval.buyers.vector import WeightedAverage
 from retrieval.errors import InvalidInput
 
 CUTOFF = 50

@@ -17,7 +17,7 @@ from models.presets import TowerConfig
 from models.towers import Photos, TwoTowers
 from models.training_data import Lots, PhotoTable, TokenTable
 from retrieval.contracts.items import query_text
-from retrieval.evaluation import RELEVANT_GRADE
+from retrieval.evaluation.metrics import RELEVANT_GRADE
 
 BATCH = 128
 

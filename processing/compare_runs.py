@@ -7,8 +7,8 @@ from catalog.folder import CatalogFolder
 from processing.corpus import catalog_moment, open_grades, split_items
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
-from retrieval.evaluation import MEASURES, Run, evaluate_per_query
-from retrieval.significance import PairedComparison, compare_paired
+from retrieval.evaluation.metrics import MEASURES, Run, evaluate_per_query
+from retrieval.evaluation.significance import PairedComparison, compare_paired
 
 TESTED = ("ndcg@10", "recall@50")
 SORTED_BY = "ndcg@10"

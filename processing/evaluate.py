@@ -27,12 +27,12 @@ from processing.runs import Counter, Progress, RememberingEncoder, Variant, meas
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, TowerMismatch
-from retrieval.evaluation import RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
+from retrieval.evaluation.metrics import RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
+from retrieval.evaluation.significance import PairedComparison, compare_paired
 from retrieval.index.base import IndexStore
 from retrieval.index.faiss import FaissStore
-from retrieval.ranker.base import Ranker
+from retrieval.ranker.port import Ranker
 from retrieval.search import Encoder, Mode, SearchService
-from retrieval.significance import PairedComparison, compare_paired
 from retrieval.tuning import Tuning
 
 TESTED = ("ndcg@10", "recall@50")
@@ -163,7 +163,7 @@ def _corpora(plan: Plan, folder: Path, stages: Stages) -> Iterator[tuple[str, _C
 def _ranker(booster: Path | None) -> Ranker | None:
     if booster is None:
         return None
-    from retrieval.ranker.xgboost import BoosterRanker
+    from retrieval.ranker.xgboost_ranker import BoosterRanker
 
     return BoosterRanker.load(booster)
 

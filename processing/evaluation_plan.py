@@ -5,7 +5,7 @@ from pathlib import Path
 
 from catalog.folder import CatalogFolder
 from retrieval.errors import InvalidInput
-from retrieval.evaluation import RECALL_DEPTHS
+from retrieval.evaluation.metrics import RECALL_DEPTHS
 
 KEYWORD, SEMANTIC, HYBRID, RERANKED = "BM25", "semantic", "hybrid", "hybrid, re-ranked"
 ZERO_SHOT, ZERO_SHOT_FUSED = "zero-shot", "BM25 + zero-shot"

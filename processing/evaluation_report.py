@@ -16,9 +16,9 @@ from typing import Any
 from processing.plots import plot_latency, plot_quality, plot_recall_by_depth
 from processing.runs import SERVED, Latency
 from retrieval.errors import InvalidInput
-from retrieval.evaluation import Run
+from retrieval.evaluation.metrics import Run
+from retrieval.evaluation.significance import PairedComparison
 from retrieval.files import replace_file
-from retrieval.significance import PairedComparison
 
 MARKDOWN_FILE, JSON_FILE, RUNS_FOLDER, RUN_SUFFIX = "report.md", "report.json", "runs", ".ndjson.gz"
 QUALITY_PLOT, RECALL_PLOT, LATENCY_PLOT, SPACE_PLOT = "quality.png", "recall.png", "latency.png", "space.png"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from catalog.folder import CatalogFolder
 from processing.corpus import catalog_moment, open_grades
 from retrieval.contracts.items import query_text
-from retrieval.evaluation import MEASURES, evaluate
+from retrieval.evaluation.metrics import MEASURES, evaluate
 from retrieval.index.base import Filter
 from retrieval.search import Encoder, Mode, SearchRequest, SearchService, retrieve
 

@@ -18,8 +18,8 @@ from catalog.folder import CatalogFolder
 from models.buyer_data import Basket, next_baskets, training_baskets
 from models.buyer_training import BuyerModel, BuyerTrainingConfig, Figures, StoredLots, measure, to_numpy, train_buyers
 from processing.corpus import release_entries
-from retrieval.buyer_tower import save_buyer_tower
-from retrieval.buyers import WeightedAverage
+from retrieval.buyers.attention import save_buyer_tower
+from retrieval.buyers.vector import WeightedAverage
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard

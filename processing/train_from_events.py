@@ -43,11 +43,11 @@ from processing.train_reranker import (
     service_of_release,
 )
 from retrieval.errors import FeatureMismatch, GavelError, InvalidInput, RankerUnavailable
-from retrieval.ranker.base import Ranker
+from retrieval.evaluation.significance import PairedComparison, compare_paired
 from retrieval.ranker.parameters import BoosterParameters
-from retrieval.ranker.xgboost import BoosterRanker, fit_booster
+from retrieval.ranker.port import Ranker
+from retrieval.ranker.xgboost_ranker import BoosterRanker, fit_booster
 from retrieval.search import SearchService
-from retrieval.significance import PairedComparison, compare_paired
 
 Before = Literal["re-ranker", "first stage"]
 Labelled = tuple[NDArray[np.float32], NDArray[np.float32]]  # features (M, F), gains (M,)

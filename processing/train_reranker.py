@@ -22,8 +22,8 @@ from catalog.folder import CatalogFolder, Click
 from processing.buyer_histories import Asked, BuyerHistories
 from processing.corpus import catalog_moment
 from processing.ranking_labels import clicked_gains, judged_gains, position_bias
-from retrieval.buyer_tower import load_buyer_tower
-from retrieval.buyers import buyer_vector, drawn_towards
+from retrieval.buyers.attention import load_buyer_tower
+from retrieval.buyers.vector import buyer_vector, drawn_towards
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
@@ -33,7 +33,7 @@ from retrieval.ingestion import index_release
 from retrieval.live_index import Live
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
-from retrieval.ranker.xgboost import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
+from retrieval.ranker.xgboost_ranker import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
 from retrieval.search import SearchRequest, SearchService, retrieve
 
 Progress = Callable[[int, int], None]

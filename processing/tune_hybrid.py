@@ -14,7 +14,7 @@ from processing.corpus import build_corpus, catalog_moment, open_grades
 from processing.runs import Counter, Progress
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
-from retrieval.evaluation import MEASURES, RELEVANT_GRADE, Grades, evaluate_per_query
+from retrieval.evaluation.metrics import MEASURES, RELEVANT_GRADE, Grades, evaluate_per_query
 from retrieval.fuse import FUSION_KINDS, Fusion, FusionKind, Scored, fuse
 from retrieval.index.base import Candidate, Filter
 from retrieval.index.faiss import FaissStore

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from retrieval.buyer_store import BuyerStore, joined, parse_buyer_id
+from retrieval.buyers.history_store import BuyerStore, joined, parse_buyer_id
 from retrieval.contracts.documents import listed_fields
 from retrieval.contracts.events import Interaction
 from retrieval.deadline import Deadline

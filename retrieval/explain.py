@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from retrieval.errors import RankerUnavailable
 from retrieval.index.base import Candidate, Vector, cosines
-from retrieval.ranker.base import ExplainingRanker, Ranker
 from retrieval.ranker.features import FEATURES
+from retrieval.ranker.port import ExplainingRanker, Ranker
 from retrieval.search_answer import Explanation
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from retrieval.buyers import BuyerTower, BuyerVector, buyer_vector
+from retrieval.buyers.vector import BuyerTower, BuyerVector, buyer_vector
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline

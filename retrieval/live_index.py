@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.buyers import BuyerTower
+from retrieval.buyers.vector import BuyerTower
 from retrieval.errors import IndexMissing, IndexUnavailable, RankerUnavailable, TowerError, TowerMismatch
 from retrieval.index.base import IndexStore, VectorIndex
-from retrieval.ranker.base import Ranker
+from retrieval.ranker.port import Ranker
 from retrieval.resilience import Circuit
 
 logger = logging.getLogger(__name__)

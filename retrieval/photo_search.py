@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from retrieval.buyers import unit_vector
+from retrieval.buyers.vector import unit_vector
 from retrieval.cache import CacheUse, LruCache
 from retrieval.config.settings import hyperparameters
 from retrieval.contracts.tower_card import split_tower_id

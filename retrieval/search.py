@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from retrieval.buyer_search import EXCLUDES, BuyerSearch, Exclude, KnownBuyer, PastAct
-from retrieval.buyer_store import BuyerStore, NoBuyerStore, parse_buyer_id
-from retrieval.buyers import AVERAGE, BuyerTower, BuyerVector, unit_vector
+from retrieval.buyers.history_store import BuyerStore, NoBuyerStore, parse_buyer_id
+from retrieval.buyers.vector import AVERAGE, BuyerTower, BuyerVector, unit_vector
 from retrieval.cache import CacheUse, LruCache
 from retrieval.contracts.documents import visible_fields
 from retrieval.contracts.events import Interaction
@@ -21,7 +21,7 @@ from retrieval.index.base import Candidate, Filter, IndexStore, Vector
 from retrieval.live_index import Encoder, Live, LiveIndex
 from retrieval.nearest import nearest_lots
 from retrieval.photo_search import PhotoEncoder, PhotoQueries, no_image_branch, with_words
-from retrieval.ranker.base import Ranker
+from retrieval.ranker.port import Ranker
 from retrieval.search_answer import Explanation, SearchAnswer, SearchResult
 from retrieval.search_request import (
     MAX_INTERACTIONS,

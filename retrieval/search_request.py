@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from retrieval.buyer_store import MOST_ACTS, parse_buyer_id
+from retrieval.buyers.history_store import MOST_ACTS, parse_buyer_id
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import MAX_PRICE, MAX_SELLER_RATING, parse_id, query_text
 from retrieval.diversity import Diversity

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from retrieval.buyer_store import BuyerStore
-from retrieval.buyers import BuyerTower
+from retrieval.buyers.history_store import BuyerStore
+from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import Settings
 from retrieval.index.base import IndexStore
 from retrieval.live_index import Encoder
 from retrieval.photo_search import PhotoEncoder
-from retrieval.ranker.base import Ranker
+from retrieval.ranker.port import Ranker
 from retrieval.search import SearchService
 
 

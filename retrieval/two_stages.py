@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.buyers import drawn_towards
+from retrieval.buyers.vector import drawn_towards
 from retrieval.contracts.documents import listed_fields
 from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
@@ -20,8 +20,8 @@ from retrieval.first_stage import FirstStage
 from retrieval.index.admission import admits
 from retrieval.index.base import Candidate, Vector, cosines
 from retrieval.live_index import Live
-from retrieval.ranker.base import Ranker
 from retrieval.ranker.features import feature_matrix
+from retrieval.ranker.port import Ranker
 from retrieval.resilience import Circuit
 from retrieval.search_answer import SearchAnswer, SearchResult
 from retrieval.search_request import MAX_OFFSET, MAX_REACH, SearchRequest

@@ -9,8 +9,8 @@ from colour_tower import colour_branch
 from lots import TOWER_ID, WordEncoder, lot, publish
 
 from lambdas.query_api.app import create_app
-from local.buyer_events import BuyerEvents
 from local.http_server import served_in_thread
+from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.index.base import utc_now
 from retrieval.index.faiss import FaissStore

@@ -4,7 +4,7 @@ import numpy as np
 
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.parameters import BoosterParameters
-from retrieval.ranker.xgboost import BoosterRanker, RankingData, fit_booster
+from retrieval.ranker.xgboost_ranker import BoosterRanker, RankingData, fit_booster
 
 
 def ranking_data(seed: int) -> RankingData:

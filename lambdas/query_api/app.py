@@ -27,8 +27,8 @@ from lambdas.query_api.questions import (
 from lambdas.query_api.strict_route import StrictRoute
 from retrieval.contracts.items import MAX_ID_BYTES, require_id
 from retrieval.errors import InvalidQuery
+from retrieval.feedback.served_lists import UNSIGNED, ServedLists
 from retrieval.search import MAX_QUERIES, SearchAnswer, SearchService
-from retrieval.served_lists import UNSIGNED, ServedLists
 
 __all__ = ["PROBLEM_TYPE", "create_app"]
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lambdas.query_api.problems import SECURITY_HEADERS, problem
-from retrieval.served_lists import client_network
+from retrieval.feedback.served_lists import client_network
 
 BURST_S = 5  # a client that was quiet may send as much at once as it may send in so many seconds
 MAX_CLIENTS = 10_000  # whose latest requests are remembered

@@ -10,8 +10,18 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from lambdas.query_api.problems import BAD_BODY, FOREIGN_ORIGIN
 from lambdas.query_api.strict_route import StrictRoute
 from retrieval.contracts.events import Interaction
-from retrieval.feedback import MAX_ACTS, MAX_POSITION, MAX_QUERY_CHARS, Act, ActKind, EventSink, Feedback, acts_in, feedback_rows
-from retrieval.served_lists import UNSIGNED, ServedLists
+from retrieval.feedback.rows import (
+    MAX_ACTS,
+    MAX_POSITION,
+    MAX_QUERY_CHARS,
+    Act,
+    ActKind,
+    EventSink,
+    Feedback,
+    acts_in,
+    feedback_rows,
+)
+from retrieval.feedback.served_lists import UNSIGNED, ServedLists
 
 
 class Event(BaseModel):

@@ -11,13 +11,13 @@ from typing import Any
 from mangum import Mangum
 
 from lambdas.query_api.app import PROBLEM_TYPE, create_app
-from lambdas.query_api.event_stream import EventStream
 from lambdas.query_api.events import events_router
 from lambdas.query_api.measurements import log_as_json, logger, measure, metrics
 from lambdas.query_api.wiring import service
 from retrieval.config.settings import EVENTS_KEYS, Settings
 from retrieval.errors import GavelError
-from retrieval.served_lists import ServedLists, parse_keys
+from retrieval.feedback.firehose_sink import EventStream
+from retrieval.feedback.served_lists import ServedLists, parse_keys
 
 TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 
-from retrieval.buyer_store import BuyerStore, NoBuyerStore
-from retrieval.buyers import BuyerTower
+from retrieval.buyers.history_store import BuyerStore, NoBuyerStore
+from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import Settings
 from retrieval.encoders.query_towers import load_query_tower
 from retrieval.encoders.tower_store import tower_buyers, tower_tuning
 from retrieval.index.opensearch_client import open_store
 from retrieval.photo_search import load_image_branch
-from retrieval.ranker.base import Ranker
+from retrieval.ranker.port import Ranker
 from retrieval.search import Encoder, SearchService
 from retrieval.serving import search_service
 from retrieval.tuning import Tuning
@@ -52,7 +52,7 @@ def _buyers(settings: Settings, tower_id: str) -> BuyerTower:
 def _buyer_store(settings: Settings) -> BuyerStore:
     if not settings.buyer_events_table:
         return NoBuyerStore()
-    from lambdas.query_api.buyer_table import BuyerTable
+    from retrieval.buyers.dynamodb_history import BuyerTable
 
     return BuyerTable(settings.buyer_events_table, settings.buyer_events_days)
 
@@ -61,6 +61,6 @@ def _buyer_store(settings: Settings) -> BuyerStore:
 def _ranker(settings: Settings, tower_id: str) -> Ranker | None:
     if not settings.ranker_endpoint:
         return None
-    from retrieval.ranker.sagemaker import EndpointRanker  # boto3 costs a stage without an endpoint nothing
+    from retrieval.ranker.sagemaker_ranker import EndpointRanker  # boto3 costs a stage without an endpoint nothing
 
     return EndpointRanker(settings.ranker_endpoint, settings.ranker_timeout_s)

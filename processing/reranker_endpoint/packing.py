@@ -7,7 +7,7 @@ from pathlib import Path
 
 from processing.reranker_endpoint import inference
 from retrieval.files import replacing
-from retrieval.ranker.xgboost import BoosterRanker
+from retrieval.ranker.xgboost_ranker import BoosterRanker
 
 SCRIPT = "code/inference.py"  # where the model's environment points (infra/reranker.py)
 

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from retrieval.buyer_tower import BUYER_TOWER_FILE, load_buyer_tower
-from retrieval.buyers import AVERAGE, BuyerTower
+from retrieval.buyers.attention import BUYER_TOWER_FILE, load_buyer_tower
+from retrieval.buyers.vector import AVERAGE, BuyerTower
 from retrieval.contracts.tower_card import (
     CARD_FILE,
     IMAGE_TOWER_FILE,

@@ -9,8 +9,8 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 from buyer_tables import make_buyer_table
 from moto import mock_aws
 
-from lambdas.query_api import buyer_table
-from lambdas.query_api.buyer_table import ATTEMPTS, BuyerTable
+from retrieval.buyers import dynamodb_history as buyer_table
+from retrieval.buyers.dynamodb_history import ATTEMPTS, BuyerTable
 from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable
 

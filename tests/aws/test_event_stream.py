@@ -11,15 +11,15 @@ from fastapi.testclient import TestClient
 from moto import mock_aws
 
 from catalog.event_files import read_events
-from lambdas.query_api import event_stream
 from lambdas.query_api.app import create_app
-from lambdas.query_api.event_stream import ATTEMPTS, EventStream
 from lambdas.query_api.events import events_router
-from local.event_log import EventLog
 from local.wiring import event_sink
 from retrieval.config.settings import Settings
 from retrieval.errors import FeedbackUnavailable
-from retrieval.feedback import MAX_ACTS, Act, Feedback, feedback_rows
+from retrieval.feedback import firehose_sink as event_stream
+from retrieval.feedback.file_sink import EventLog
+from retrieval.feedback.firehose_sink import ATTEMPTS, EventStream
+from retrieval.feedback.rows import MAX_ACTS, Act, Feedback, feedback_rows
 
 STREAM, BUCKET = "gavel-dev-events", "events-bucket"
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -22,7 +22,7 @@ from retrieval.encoders.tower_store import tower_tuning
 from retrieval.errors import InvalidInput, RankerUnavailable
 from retrieval.fuse import Fusion
 from retrieval.ranker.parameters import BoosterParameters
-from retrieval.ranker.xgboost import fit_booster
+from retrieval.ranker.xgboost_ranker import fit_booster
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
 TOWER = "0123456789ab"

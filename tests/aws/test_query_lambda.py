@@ -22,10 +22,10 @@ from rerank_servers import faulty_server, ranker_server
 from small_tower import WORDS, small_config
 from trained_booster import trained_booster
 
-from lambdas.query_api.buyer_table import BuyerTable
 from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
 from retrieval import resilience as circuit
+from retrieval.buyers.dynamodb_history import BuyerTable
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.tower_card import IMAGE_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TowerCard
 from retrieval.encoders.image_encoder import ImageEncoder
@@ -37,7 +37,7 @@ from retrieval.fuse import Fusion
 from retrieval.index import opensearch_client
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.ranker import sagemaker
+from retrieval.ranker import sagemaker_ranker as sagemaker
 from retrieval.ranker.features import FEATURES
 from retrieval.search import SearchRequest, SearchService
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning

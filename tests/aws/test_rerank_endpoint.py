@@ -17,10 +17,10 @@ from local.opensearch_node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
 from retrieval.config.settings import Settings
 from retrieval.errors import RankerUnavailable
-from retrieval.ranker import sagemaker as adapter
-from retrieval.ranker.base import ExplainingRanker
+from retrieval.ranker import sagemaker_ranker as adapter
 from retrieval.ranker.features import FEATURES
-from retrieval.ranker.sagemaker import EndpointRanker
+from retrieval.ranker.port import ExplainingRanker
+from retrieval.ranker.sagemaker_ranker import EndpointRanker
 
 PATIENT_S = 5.0
 

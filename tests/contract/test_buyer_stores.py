@@ -8,9 +8,9 @@ import pytest
 from buyer_tables import make_buyer_table
 from moto import mock_aws
 
-from lambdas.query_api.buyer_table import BuyerTable
-from local.buyer_events import BuyerEvents
-from retrieval.buyer_store import MOST_ACTS, BuyerStore
+from retrieval.buyers.dynamodb_history import BuyerTable
+from retrieval.buyers.history_store import MOST_ACTS, BuyerStore
+from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lots import WordEncoder, lot, publish
 
-from local.buyer_events import BuyerEvents
+from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.index.admission import admits
 from retrieval.index.base import Filter, IndexStore, utc_now

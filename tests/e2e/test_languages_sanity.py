@@ -23,7 +23,7 @@ from models.presets import TowerConfig
 from models.tokenizer import make_tokenizer
 from models.towers import TwoTowers
 from models.training import TrainingConfig, train_towers
-from retrieval.buyers import buyer_vector
+from retrieval.buyers.vector import buyer_vector
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import item_text

@@ -8,12 +8,12 @@ from infra.bulk_indexer import CARDS, PART_RECEIPTS, RECEIPTS, REJECTS
 from infra.item_store import DELIVERIES, INDEXED_SUFFIXES, INDEXER_TIMEOUT, VISIBILITY
 from infra.query_api import PHOTO_PATH
 from lambdas.query_api.app import create_app
-from lambdas.query_api.event_stream import EventStream
 from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
 from retrieval.config.settings import EVENTS_KEYS, Hyperparameters, Settings
 from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, PartReceipt
 from retrieval.contracts.tower_card import CARD_FILE
+from retrieval.feedback.firehose_sink import EventStream
 from retrieval.search import MAX_QUERIES
 
 

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from catalog.event_files import read_events
 from local.buyer_commands import buyers_app
-from local.event_log import EventLog
 from retrieval.errors import FeedbackUnavailable, InvalidInput, InvalidQuery
-from retrieval.feedback import Act, Feedback, acts_in, feedback_rows
+from retrieval.feedback.file_sink import EventLog
+from retrieval.feedback.rows import Act, Feedback, acts_in, feedback_rows
 
 NOW = datetime.now(UTC)
 

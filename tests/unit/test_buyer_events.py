@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from shortages import limited
 
-from local.buyer_events import BuyerEvents
+from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable
 
@@ -60,7 +60,7 @@ def test_a_damaged_file_is_named_with_the_way_out(damage: bytes, tmp_path: Path)
 
 
 def test_a_file_that_another_process_holds_is_told_soon_and_read_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local.buyer_events.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("retrieval.buyers.sqlite_history.BUSY_TIMEOUT_S", 0.05)
     store = events(tmp_path / "buyers.sqlite")
     store.append([act()])
     other = sqlite3.connect(tmp_path / "buyers.sqlite", isolation_level=None)

@@ -15,11 +15,11 @@ from lots import WordEncoder, lot, publish
 
 from lambdas.query_api.app import create_app
 from lambdas.query_api.events import events_router
-from local.buyer_events import BuyerEvents
-from local.event_log import EventLog
 from retrieval import resilience as circuit
+from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable, InvalidQuery
+from retrieval.feedback.file_sink import EventLog
 from retrieval.index.base import utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.features import FEATURES

@@ -16,12 +16,12 @@ from lambdas.query_api.callers import BURST_S, MAX_CLIENTS, CallerLimits, Client
 from lambdas.query_api.events import events_router
 from lambdas.query_api.problems import MAX_EVENTS_BYTES
 from local import serve_command
-from local.buyer_events import BuyerEvents
 from local.cli import app as command
-from local.event_log import EventLog
 from local.opensearch_node import free_port
 from retrieval import errors
-from retrieval.feedback import MAX_ACTS
+from retrieval.buyers.sqlite_history import BuyerEvents
+from retrieval.feedback.file_sink import EventLog
+from retrieval.feedback.rows import MAX_ACTS
 from retrieval.index.faiss import FaissStore
 from retrieval.search import MAX_QUERIES, SearchService
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from retrieval.errors import InvalidInput
-from retrieval.evaluation import ALL_MEASURES, evaluate, evaluate_per_query, fuse_runs, measures_to
-from retrieval.significance import compare_paired
+from retrieval.evaluation.metrics import ALL_MEASURES, evaluate, evaluate_per_query, fuse_runs, measures_to
+from retrieval.evaluation.significance import compare_paired
 
 
 def test_recall_counts_grades_of_two_and_three() -> None:

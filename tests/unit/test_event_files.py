@@ -10,11 +10,11 @@ import pytest
 
 from catalog.event_files import read_events
 from catalog.folder import Click
-from local.event_log import EventLog
 from processing.shown_lists import list_of
 from retrieval.errors import InvalidInput
-from retrieval.feedback import Act, ActKind, Feedback, event_id, feedback_rows
-from retrieval.served_lists import MIN_KEY_BYTES, ServedLists
+from retrieval.feedback.file_sink import EventLog
+from retrieval.feedback.rows import Act, ActKind, Feedback, event_id, feedback_rows
+from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LISTS = ServedLists([b"k" * MIN_KEY_BYTES])

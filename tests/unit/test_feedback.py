@@ -20,13 +20,13 @@ from catalog.event_tables import read_event_table
 from catalog.folder import Click
 from lambdas.query_api.app import create_app
 from lambdas.query_api.events import events_router
-from local.event_log import EventLog, served_lists
 from retrieval.contracts.events import EVENT_TYPES, IMPRESSION
 from retrieval.errors import FeedbackUnavailable, InvalidQuery, InvalidSettings
-from retrieval.feedback import MAX_ACTS, Act, ActKind, Feedback, acts_in, feedback_rows
+from retrieval.feedback.file_sink import EventLog, served_lists
+from retrieval.feedback.rows import MAX_ACTS, Act, ActKind, Feedback, acts_in, feedback_rows
+from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchService
-from retrieval.served_lists import MIN_KEY_BYTES, ServedLists
 
 KEY = b"k" * MIN_KEY_BYTES
 LISTS = ServedLists([KEY])
@@ -202,7 +202,7 @@ def test_a_write_that_the_disk_cuts_short_is_cut_back_and_the_next_one_is_whole(
 import json, resource, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from local.event_log import EventLog
+from retrieval.feedback.file_sink import EventLog
 from retrieval.errors import FeedbackUnavailable
 log = EventLog(Path(sys.argv[1]), lambda: datetime(2026, 11, 21, tzinfo=UTC))
 log.append([{"n": 1}])

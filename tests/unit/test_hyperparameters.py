@@ -13,7 +13,7 @@ from trained_booster import ranking_data
 from catalog.click_log import click_pairs
 from catalog.folder import Click
 from processing.ranking_labels import clicked_gains
-from retrieval.buyers import AVERAGE, buyer_vector, drawn_towards
+from retrieval.buyers.vector import AVERAGE, buyer_vector, drawn_towards
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import EventWeights, Hyperparameters, hyperparameters
 from retrieval.contracts.documents import index_body
@@ -26,7 +26,7 @@ from retrieval.index.main_index import embedded_spec
 from retrieval.index.opensearch_queries import semantic_body
 from retrieval.photo_search import with_words
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
-from retrieval.ranker.xgboost import fit_booster, fit_few_queries
+from retrieval.ranker.xgboost_ranker import fit_booster, fit_few_queries
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 EAST, NORTH = np.array([1, 0], np.float32), np.array([0, 1], np.float32)

@@ -20,11 +20,11 @@ from catalog.click_log import prepare
 from catalog.event_files import read_events
 from catalog.event_tables import read_event_table
 from lambdas.query_api.app import create_app
-from retrieval.buyer_store import parse_buyer_id
+from retrieval.buyers.history_store import parse_buyer_id
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item, first_value, parse_id
 from retrieval.errors import InvalidInput
-from retrieval.feedback import Act, Feedback, feedback_rows
+from retrieval.feedback.rows import Act, Feedback, feedback_rows
 from retrieval.index.faiss import FaissStore
 from retrieval.search import SearchService
 

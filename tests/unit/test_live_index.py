@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
-from retrieval.buyers import AVERAGE
+from retrieval.buyers.vector import AVERAGE
 from retrieval.errors import IndexUnavailable, TowerError
 from retrieval.index.base import VectorIndex
 from retrieval.index.faiss import FaissStore

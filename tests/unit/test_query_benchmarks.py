@@ -17,7 +17,7 @@ from benchmarks.load_users import LoadPlan, LoadSeen
 from benchmarks.many_lots import CutEncoder, copies, copy_ids, index_of_copies, questions
 from benchmarks.query_path import PARTS, run_benchmark
 from local.opensearch_node import free_port
-from retrieval.buyers import AVERAGE
+from retrieval.buyers.vector import AVERAGE
 from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, InvalidInput
 from retrieval.index import lot_keywords

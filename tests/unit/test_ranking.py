@@ -16,11 +16,11 @@ from trained_booster import feature_rows, ranking_data, trained_booster
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeatureMismatch, RankerUnavailable
 from retrieval.index.base import Candidate
-from retrieval.ranker import xgboost as adapter
-from retrieval.ranker.base import ExplainingRanker
+from retrieval.ranker import xgboost_ranker as adapter
 from retrieval.ranker.features import FEATURES, feature_matrix
 from retrieval.ranker.parameters import FewQueries
-from retrieval.ranker.xgboost import BoosterRanker, RankingData, fit_few_queries
+from retrieval.ranker.port import ExplainingRanker
+from retrieval.ranker.xgboost_ranker import BoosterRanker, RankingData, fit_few_queries
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 EAST, NORTH = np.eye(2, dtype=np.float32)

@@ -20,9 +20,9 @@ from processing.reranker_endpoint import inference
 from processing.reranker_endpoint.inference import ServerError, input_fn, model_fn, output_fn, predict_fn
 from processing.reranker_endpoint.packing import pack_model
 from retrieval.errors import FeatureMismatch, RankerUnavailable
-from retrieval.ranker import xgboost as adapter
+from retrieval.ranker import xgboost_ranker as adapter
 from retrieval.ranker.features import FEATURES
-from retrieval.ranker.xgboost import BoosterRanker
+from retrieval.ranker.xgboost_ranker import BoosterRanker
 
 NAMES = ",".join(FEATURES)
 ROW = ",".join(["0.5"] * len(FEATURES))

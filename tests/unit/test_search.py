@@ -10,7 +10,7 @@ from lots import TOWER_ID, WordEncoder, lot, publish
 from retrieval.errors import FeatureMismatch, IndexMissing, IndexUnavailable, InvalidQuery, RankerUnavailable, TowerMismatch
 from retrieval.index.base import Filter, utc_now
 from retrieval.index.faiss import FaissStore
-from retrieval.ranker.base import Ranker
+from retrieval.ranker.port import Ranker
 from retrieval.search import SearchRequest, SearchService
 
 LOTS = [

@@ -12,8 +12,8 @@ from small_tower import save_small_item_tower
 from models.buyer_training import BuyerTrainingConfig
 from processing import train_buyers as job
 from processing.train_buyers import EventLog, logged_events, time_cut, train_on_release
-from retrieval.buyer_tower import Attention, load_buyer_tower
-from retrieval.buyers import WeightedAverage, buyer_vector
+from retrieval.buyers.attention import Attention, load_buyer_tower
+from retrieval.buyers.vector import WeightedAverage, buyer_vector
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import TowerCard

@@ -27,7 +27,7 @@ from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.ranker.xgboost import BoosterRanker
+from retrieval.ranker.xgboost_ranker import BoosterRanker
 from retrieval.search import SearchRequest, SearchService
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)

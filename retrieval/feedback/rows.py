@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from retrieval.contracts.events import EVENT_TYPES, Interaction
 from retrieval.contracts.items import query_text, require_id
 from retrieval.errors import InvalidQuery
-from retrieval.served_lists import LONGEST_OPEN, UNSIGNED, ServedLists
+from retrieval.feedback.served_lists import LONGEST_OPEN, UNSIGNED, ServedLists
 from retrieval.text.analysis import check_asked
 
 # what a page may say: events.IMPRESSION, the EVENT_TYPES, and click, which is written down as a view

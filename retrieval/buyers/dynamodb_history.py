@@ -11,7 +11,7 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from retrieval.buyer_store import MOST_ACTS, act_key, moment_of, oldest_kept, worth_keeping
+from retrieval.buyers.history_store import MOST_ACTS, act_key, moment_of, oldest_kept, worth_keeping
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from retrieval.buyer_store import MOST_ACTS, act_key, moment_of, oldest_kept, worth_keeping
+from retrieval.buyers.history_store import MOST_ACTS, act_key, moment_of, oldest_kept, worth_keeping
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.buyers import AVERAGE, BuyerTower, WeightedAverage
+from retrieval.buyers.vector import AVERAGE, BuyerTower, WeightedAverage
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import TowerError
 from retrieval.files import replacing, shortage

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import EPOCH, epoch_ms, require_id
-from retrieval.feedback import CLOCK_AHEAD
+from retrieval.feedback.rows import CLOCK_AHEAD
 
 MOST_ACTS = 200  # of one buyer: as many as a search takes (search_request.MAX_INTERACTIONS)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from retrieval.errors import FeedbackUnavailable
+from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists, parse_keys
 from retrieval.index.base import utc_now
-from retrieval.served_lists import MIN_KEY_BYTES, ServedLists, parse_keys
 
 logger = logging.getLogger(__name__)
 
