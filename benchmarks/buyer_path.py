@@ -28,7 +28,7 @@ from retrieval.contracts.events import EVENT_TYPES
 from retrieval.errors import GavelError, TowerError
 from retrieval.index.base import IndexStore, utc_now
 from retrieval.index.main_index import embedded_spec
-from retrieval.search import MAX_INTERACTIONS, SearchService
+from retrieval.search.service import MAX_INTERACTIONS, SearchService
 
 K = 10
 WARM_UP = 20

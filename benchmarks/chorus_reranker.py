@@ -32,7 +32,7 @@ from retrieval.evaluation.metrics import evaluate_per_query
 from retrieval.evaluation.significance import compare_paired
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.xgboost_ranker import BoosterRanker
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 
 MEASURES = ("recall@10", "ndcg@10", "mrr")
 BM25, HYBRID, RERANKED = "BM25", "hybrid (RRF)", "hybrid, re-ranked"

@@ -30,7 +30,7 @@ from retrieval.contracts.items import Item
 from retrieval.encoders.photos import read_photo
 from retrieval.errors import InvalidInput
 from retrieval.index.faiss import FaissStore
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 
 DEPTH = 10
 RIGHT = 2  # a judgment from here on says that the lot shows what the query asks for

@@ -18,10 +18,10 @@ from processing.runs import Counter, Latency, Progress, summarise_ms
 from retrieval.contracts.documents import VECTOR_FIELD
 from retrieval.contracts.items import query_text
 from retrieval.index.base import Candidate, Filter, IndexStore, Vector
-from retrieval.live_index import Encoder, Live
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
-from retrieval.search import SearchRequest, SearchService, retrieve
+from retrieval.search.live_index import Encoder, Live
+from retrieval.search.service import SearchRequest, SearchService, retrieve
 
 CANDIDATES, K = 50, 10
 WARM_UP = 20

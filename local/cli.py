@@ -28,11 +28,11 @@ from local.serve_command import serve
 from local.training_commands import adapt, mine, train
 from local.tuning_commands import tune_app
 from retrieval.config.settings import Settings
-from retrieval.diversity import Diversity
 from retrieval.errors import GavelError
 from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
-from retrieval.search import Mode, SearchRequest, SearchService
+from retrieval.search.diversification import Diversity
+from retrieval.search.service import Mode, SearchRequest, SearchService
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
 app.add_typer(aws_app, name="aws")

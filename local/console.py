@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from retrieval.search import SearchAnswer
+from retrieval.search.service import SearchAnswer
 from retrieval.text.analysis import clean_text
 
 Step = Callable[[int, int], None]

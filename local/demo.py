@@ -20,7 +20,7 @@ from processing.ledger import Done, Ledger
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.ranker.features import FEATURES_HASH
-from retrieval.search import SearchAnswer, SearchRequest, SearchService
+from retrieval.search.service import SearchAnswer, SearchRequest, SearchService
 
 CATALOGS = ("synthetic", "grocery")
 EXAMPLES_SHOWN = 4

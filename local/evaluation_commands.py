@@ -14,7 +14,7 @@ from local.command_options import CatalogOption, Json, Seed, print_json
 from local.console import Stages, console, progress, show_quality, show_table
 from local.home import Home
 from retrieval.config.settings import Settings
-from retrieval.search import Mode
+from retrieval.search.service import Mode
 
 if TYPE_CHECKING:
     from processing.compare_runs import Place, QueryComparison, RunComparison

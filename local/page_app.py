@@ -19,7 +19,7 @@ from local.photo_shelf import PhotoShelf
 from processing.thumbnails import Side
 from retrieval.contracts.items import require_id
 from retrieval.errors import UnknownItem
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 
 PAGE = Path(__file__).parent / "page"
 POLICY = {

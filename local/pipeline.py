@@ -18,7 +18,7 @@ from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import InvalidInput
 from retrieval.ingestion import ReleaseReport, index_release, rebuild_index
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
 from retrieval.index.faiss import FaissStore
-from retrieval.search import Mode, SearchService
+from retrieval.search.service import Mode, SearchService
 
 WAY_MARK = ":"  # <report>:<way of searching>
 

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from local.home import Home
-from retrieval import serving
 from retrieval.buyers.history_store import BuyerStore
 from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import EVENTS_KEYS, Settings
@@ -15,9 +14,10 @@ from retrieval.encoders.tower_store import tower_buyers, tower_folder, tower_tun
 from retrieval.feedback.rows import EventSink
 from retrieval.feedback.served_lists import ServedLists, parse_keys
 from retrieval.index.base import IndexStore
-from retrieval.photo_search import PhotoEncoder, load_image_branch
 from retrieval.ranker.port import Ranker
-from retrieval.search import Encoder, SearchService
+from retrieval.search import serving
+from retrieval.search.image_query import PhotoEncoder, load_image_branch
+from retrieval.search.service import Encoder, SearchService
 from retrieval.tuning import Tuning
 
 

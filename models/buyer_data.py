@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.buyer_tower import Acts
 from retrieval.contracts.events import Interaction
 
-MAX_ACTS = 200  # of a history, the latest: what serving takes (retrieval.search.MAX_INTERACTIONS)
+MAX_ACTS = 200  # of a history, the latest: what serving takes (retrieval.search.service.MAX_INTERACTIONS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from catalog.folder import Click
 from retrieval.contracts.events import Interaction
-from retrieval.search import MAX_INTERACTIONS
+from retrieval.search.service import MAX_INTERACTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from retrieval.encoders.static_query_encoder import SmallQueryEncoder, SmallQuer
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
 from retrieval.index.faiss import FaissStore
-from retrieval.search import Encoder, SearchService
+from retrieval.search.service import Encoder, SearchService
 
 LEAST_SHARE = 0.98  # of the full query tower's Recall@50
 SPLIT = "val"

@@ -32,7 +32,7 @@ from retrieval.evaluation.significance import PairedComparison, compare_paired
 from retrieval.index.base import IndexStore
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.port import Ranker
-from retrieval.search import Encoder, Mode, SearchService
+from retrieval.search.service import Encoder, Mode, SearchService
 from retrieval.tuning import Tuning
 
 TESTED = ("ndcg@10", "recall@50")

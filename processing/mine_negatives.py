@@ -33,7 +33,7 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, TowerMismatch
 from retrieval.index.base import Candidate, Filter, Vector, VectorIndex, cosines
 from retrieval.ingestion import index_release
-from retrieval.search import Encoder
+from retrieval.search.service import Encoder
 
 Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import IndexMissing, ReleaseError
 from retrieval.index.faiss import FaissStore
 from retrieval.index.main_index import embedded_spec
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 
 Progress = Callable[[int, int], None]
 KINDS = ("flat", "hnsw")

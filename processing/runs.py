@@ -13,7 +13,7 @@ from processing.corpus import catalog_moment, open_grades
 from retrieval.contracts.items import query_text
 from retrieval.evaluation.metrics import MEASURES, evaluate
 from retrieval.index.base import Filter
-from retrieval.search import Encoder, Mode, SearchRequest, SearchService, retrieve
+from retrieval.search.service import Encoder, Mode, SearchRequest, SearchService, retrieve
 
 Progress = Callable[[int, int], None]
 SERVED = 50  # ranks that are taken from the service as it answers; deeper ones only lengthen the list

@@ -47,7 +47,7 @@ from retrieval.evaluation.significance import PairedComparison, compare_paired
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.port import Ranker
 from retrieval.ranker.xgboost_ranker import BoosterRanker, fit_booster
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 
 Before = Literal["re-ranker", "first stage"]
 Labelled = tuple[NDArray[np.float32], NDArray[np.float32]]  # features (M, F), gains (M,)

@@ -30,11 +30,11 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, InvalidQuery
 from retrieval.index.base import Filter, Vector
 from retrieval.ingestion import index_release
-from retrieval.live_index import Live
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost_ranker import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
-from retrieval.search import SearchRequest, SearchService, retrieve
+from retrieval.search.live_index import Live
+from retrieval.search.service import SearchRequest, SearchService, retrieve
 
 Progress = Callable[[int, int], None]
 Labels = Literal["clicks", "judgments"]

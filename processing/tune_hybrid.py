@@ -18,7 +18,7 @@ from retrieval.evaluation.metrics import MEASURES, RELEVANT_GRADE, Grades, evalu
 from retrieval.fuse import FUSION_KINDS, Fusion, FusionKind, Scored, fuse
 from retrieval.index.base import Candidate, Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.search import Encoder
+from retrieval.search.service import Encoder
 from retrieval.tuning import FieldBoosts, Tuning
 
 AIMS = ("ndcg@10", "recall@50")  # their mean is what is chosen by

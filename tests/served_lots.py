@@ -14,7 +14,7 @@ from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.index.base import utc_now
 from retrieval.index.faiss import FaissStore
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 
 KNOWN_BUYER = "b2a7c1d4"  # the example of the API's description
 LOTS = [

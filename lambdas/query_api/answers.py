@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from retrieval.buyer_search import PastAct
 from retrieval.buyers.vector import BuyerVector
-from retrieval.cache import CacheUse
 from retrieval.contracts.events import EventType
 from retrieval.feedback.served_lists import ServedLists
-from retrieval.search import Mode, SearchAnswer
-from retrieval.search_answer import Source
+from retrieval.search.cache import CacheUse
+from retrieval.search.recommendations import PastAct
+from retrieval.search.response import Source
+from retrieval.search.service import Mode, SearchAnswer
 
 A_LOT = {
     "rank": 1,

@@ -28,7 +28,7 @@ from lambdas.query_api.strict_route import StrictRoute
 from retrieval.contracts.items import MAX_ID_BYTES, require_id
 from retrieval.errors import InvalidQuery
 from retrieval.feedback.served_lists import UNSIGNED, ServedLists
-from retrieval.search import MAX_QUERIES, SearchAnswer, SearchService
+from retrieval.search.service import MAX_QUERIES, SearchAnswer, SearchService
 
 __all__ = ["PROBLEM_TYPE", "create_app"]
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Path, Query
 from lambdas.query_api.answers import Done, Erased, History
 from lambdas.query_api.problems import FOREIGN_ORIGIN, NO_FEEDBACK
 from retrieval.contracts.items import MAX_ID_BYTES
-from retrieval.search import MAX_INTERACTIONS, SearchService
+from retrieval.search.service import MAX_INTERACTIONS, SearchService
 
 BuyerInPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, examples=["b2a7c1d4"])]
 

@@ -12,7 +12,7 @@ from lambdas.query_api.answers import Answer
 from lambdas.query_api.problems import BAD_PHOTO, MAX_BODY_BYTES
 from lambdas.query_api.questions import Nearest
 from retrieval.errors import InvalidPhoto, Overloaded
-from retrieval.search import MAX_OFFSET, MAX_QUERY_CHARS, SearchAnswer, SearchRequest, SearchService
+from retrieval.search.service import MAX_OFFSET, MAX_QUERY_CHARS, SearchAnswer, SearchRequest, SearchService
 
 # API Gateway knows a body of these types for binary (infra/query_api.py), and hands over others as text, which ruins a photo
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")

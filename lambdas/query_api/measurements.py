@@ -10,7 +10,7 @@ import warnings
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from retrieval.search import SearchAnswer
+from retrieval.search.service import SearchAnswer
 
 NAMESPACE = "Gavel"
 MEASURED = ("load", "encode", "retrieve", "rerank", "total")

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from retrieval.buyer_search import Exclude
 from retrieval.contracts.events import EventType, Interaction
 from retrieval.contracts.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS, require_id
-from retrieval.diversity import MAX_PER_LABEL, Diversity
 from retrieval.fuse import Fusion
 from retrieval.index.base import Filter
-from retrieval.search import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
+from retrieval.search.diversification import MAX_PER_LABEL, Diversity
+from retrieval.search.recommendations import Exclude
+from retrieval.search.service import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
 
 MAX_FUSION_CHARS = 64
 MAX_DIMENSIONS = 4_096  # of a vector that is sent; the index then says how many it takes

@@ -39,7 +39,7 @@ from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker import sagemaker_ranker as sagemaker
 from retrieval.ranker.features import FEATURES
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
 BUCKET = "towers-bucket"

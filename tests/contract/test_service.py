@@ -11,7 +11,7 @@ from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.index.admission import admits
 from retrieval.index.base import Filter, IndexStore, utc_now
-from retrieval.search import Mode, SearchRequest, SearchService
+from retrieval.search.service import Mode, SearchRequest, SearchService
 
 NOW = utc_now()
 COLOURS = ("red", "blue", "gold", "silver", "old", "new", "round", "luxury")

@@ -7,7 +7,7 @@ import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
 from retrieval.index.base import IndexStore
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 
 SWAPS = 40
 SEARCHERS = 3
@@ -17,7 +17,7 @@ OTHER_TOWER = "b1b2c3d4e5f6"
 def test_searches_while_the_alias_moves_are_each_answered_whole_by_one_index(
     store: IndexStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retrieval.live_index.LIVE_CHECK_S", 0.0)
+    monkeypatch.setattr("retrieval.search.live_index.LIVE_CHECK_S", 0.0)
     names, lots = [], {}
     for tower_id in (TOWER_ID, OTHER_TOWER):
         index = publish(store, [lot(f"{tower_id}-{n}", "red vase") for n in range(12)], tower_id)

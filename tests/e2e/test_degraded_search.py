@@ -14,7 +14,7 @@ from local import opensearch_node
 from retrieval import resilience as circuit
 from retrieval.errors import IndexUnavailable, TowerError
 from retrieval.index.opensearch import OpenSearchStore
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 
 LOTS = [lot("v1", "red vase"), lot("v2", "blue vase"), lot("w1", "gold watch"), lot("w2", "silver watch")]
 TIMEOUT_S = 2.0

@@ -30,7 +30,7 @@ from processing.shown_lists import ndcg
 from processing.train_from_events import LEAST_TOUCHED, train_on_events
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.search import SearchRequest
+from retrieval.search.service import SearchRequest
 
 SHOWN = 15
 FALL = 1.0  # a lot at position p is looked at with probability 1 / p

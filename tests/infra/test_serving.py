@@ -14,7 +14,7 @@ from retrieval.config.settings import EVENTS_KEYS, Hyperparameters, Settings
 from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, PartReceipt
 from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.feedback.firehose_sink import EventStream
-from retrieval.search import MAX_QUERIES
+from retrieval.search.service import MAX_QUERIES
 
 
 def function(stage, handler):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from catalog.pseudo_queries import fold
 from retrieval.contracts.items import MAX_TITLE_CHARS, item_text, parse_item, query_text
-from retrieval.search_request import MAX_QUERY_CHARS
+from retrieval.search.request import MAX_QUERY_CHARS
 from retrieval.text.analysis import clean_text
 from retrieval.text.arabic import fold_arabic, fold_letters, has_arabic
 from retrieval.text.spelling import doubtful_words

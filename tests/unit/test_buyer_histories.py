@@ -19,7 +19,7 @@ from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.xgboost_ranker import RankingData
-from retrieval.search import MAX_INTERACTIONS, SearchRequest, SearchService
+from retrieval.search.service import MAX_INTERACTIONS, SearchRequest, SearchService
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 HOUR = timedelta(hours=1)

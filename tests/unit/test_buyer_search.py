@@ -23,7 +23,7 @@ from retrieval.feedback.file_sink import EventLog
 from retrieval.index.base import utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.features import FEATURES
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 
 NOW = utc_now()
 BUYER = "b-4f1c"

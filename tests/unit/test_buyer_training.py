@@ -16,7 +16,7 @@ from models.towers import ItemTower, TwoTowers
 from models.whitening import start_white
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidInput
-from retrieval.search import MAX_INTERACTIONS
+from retrieval.search.service import MAX_INTERACTIONS
 
 DAY = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LOTS = 120

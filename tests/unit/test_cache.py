@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from retrieval import cache
-from retrieval.cache import LruCache, size_of
+from retrieval.search import cache
+from retrieval.search.cache import LruCache, size_of
 
 
 @pytest.fixture

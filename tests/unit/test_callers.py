@@ -23,7 +23,7 @@ from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.feedback.file_sink import EventLog
 from retrieval.feedback.rows import MAX_ACTS
 from retrieval.index.faiss import FaissStore
-from retrieval.search import MAX_QUERIES, SearchService
+from retrieval.search.service import MAX_QUERIES, SearchService
 
 OWN = "http://127.0.0.1:8000"
 JSON = {"Content-Type": "application/json"}

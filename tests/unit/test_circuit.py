@@ -6,10 +6,10 @@ import time
 import pytest
 
 from retrieval import resilience as circuit
-from retrieval.cache import LruCache
 from retrieval.deadline import Deadline
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.resilience import Circuit
+from retrieval.search.cache import LruCache
 
 
 def fail(guarded: Circuit, error: GavelError) -> None:

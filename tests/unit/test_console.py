@@ -9,7 +9,7 @@ from local import cli, command_entry
 from local import console as shown
 from local.command_options import report
 from retrieval.errors import InvalidInput
-from retrieval.search import SearchAnswer
+from retrieval.search.service import SearchAnswer
 
 
 @pytest.fixture

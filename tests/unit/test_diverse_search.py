@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from lots import TOWER_ID, WORDS, WordEncoder, lot
 
-from retrieval.diversity import Diversity
 from retrieval.fuse import Fusion
 from retrieval.index.base import IndexedItem
 from retrieval.index.faiss import FaissStore
-from retrieval.search import Mode, SearchAnswer, SearchRequest, SearchService
+from retrieval.search.diversification import Diversity
+from retrieval.search.service import Mode, SearchAnswer, SearchRequest, SearchService
 
 BRANDS = ("Acme", "Bolt", "Cog")
 CANDIDATES = 12

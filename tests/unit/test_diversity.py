@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.diversity import Diversity, diversify
 from retrieval.errors import InvalidQuery
 from retrieval.index.base import Candidate
+from retrieval.search.diversification import Diversity, diversify
 
 EAST, NORTH = np.eye(2, dtype=np.float32)
 

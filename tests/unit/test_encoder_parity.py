@@ -28,7 +28,7 @@ from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, token
 from retrieval.encoders.tower_store import tower_folder
 from retrieval.errors import TowerError
 from retrieval.ingestion import index_release
-from retrieval.search import SearchRequest
+from retrieval.search.service import SearchRequest
 
 COLOURS = ("red", "blue", "emerald", "golden", "off-white")
 KINDS = ("vase", "watch", "armless chair", "toy car with a crack", "film camera", "ring", "teapot", "mirror")

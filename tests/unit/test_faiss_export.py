@@ -20,7 +20,7 @@ from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.index.faiss import FaissStore
 from retrieval.index.faiss_export import export_release
 from retrieval.ingestion import index_release, read_part
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 
 LOTS = [Item(f"lot-{number}", title) for number, title in enumerate(TITLES)]
 QUERIES = ("red vase", "old gold watch", "silver ring", "lamp")

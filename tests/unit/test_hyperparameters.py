@@ -24,9 +24,9 @@ from retrieval.index.bm25 import Bm25Index
 from retrieval.index.hnsw import HnswGraph
 from retrieval.index.main_index import embedded_spec
 from retrieval.index.opensearch_queries import semantic_body
-from retrieval.photo_search import with_words
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
 from retrieval.ranker.xgboost_ranker import fit_booster, fit_few_queries
+from retrieval.search.image_query import with_words
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 EAST, NORTH = np.array([1, 0], np.float32), np.array([0, 1], np.float32)

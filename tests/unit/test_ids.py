@@ -26,7 +26,7 @@ from retrieval.contracts.items import Item, first_value, parse_id
 from retrieval.errors import InvalidInput
 from retrieval.feedback.rows import Act, Feedback, feedback_rows
 from retrieval.index.faiss import FaissStore
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TIME = "2026-11-01T10:00:00Z"

@@ -20,7 +20,7 @@ from retrieval.encoders.image_encoder import ImageEncoder
 from retrieval.errors import TowerError
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.features import FEATURES
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 
 KNOWN = ("red", "blue")
 LOTS = [

@@ -10,8 +10,8 @@ from retrieval.buyers.vector import AVERAGE
 from retrieval.errors import IndexUnavailable, TowerError
 from retrieval.index.base import VectorIndex
 from retrieval.index.faiss import FaissStore
-from retrieval.live_index import LiveIndex
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.live_index import LiveIndex
+from retrieval.search.service import SearchRequest, SearchService
 
 
 class Store(FaissStore):
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(autouse=True)
 def looks_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retrieval.live_index.LIVE_CHECK_S", 0.0)
+    monkeypatch.setattr("retrieval.search.live_index.LIVE_CHECK_S", 0.0)
 
 
 def following(store: Store) -> LiveIndex:

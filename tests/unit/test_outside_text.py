@@ -27,7 +27,7 @@ from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import ALIASES, Item, Reject
 from retrieval.errors import InvalidInput, InvalidSettings
 from retrieval.index.faiss import FaissStore
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 from retrieval.text.analysis import readable
 
 HALVES = ["\ud83d", "\udc00", "lot-\ud83d", "\udce9t\u00e9"]

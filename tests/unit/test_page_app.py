@@ -27,7 +27,7 @@ from local.photo_shelf import PhotoShelf
 from processing.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
 from retrieval.index.faiss import FaissStore
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 
 
 @pytest.fixture

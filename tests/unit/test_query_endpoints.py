@@ -12,7 +12,7 @@ from lambdas.query_api.app import create_app
 from retrieval.index.base import IndexedItem, utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.features import FEATURES
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 
 LOTS = [
     lot("v1", "red vase", category="vases", current_price=10.0),

@@ -15,7 +15,7 @@ from retrieval.contracts.items import epoch_ms
 from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter, Tombstone, utc_now
 from retrieval.index.faiss import FaissStore
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 
 
 def test_every_family_is_searched_in_batches_on_one_thread_and_on_two(tmp_path: Path) -> None:
@@ -74,5 +74,5 @@ def test_a_withdrawn_lot_stays_in_kept_answers_no_longer_than_they_are_kept(
     store.live().refresh()
     assert found() == [["v2"], ["v1", "v2"]]
     later = time.monotonic() + 5.1
-    monkeypatch.setattr("retrieval.cache.time.monotonic", lambda: later)
+    monkeypatch.setattr("retrieval.search.cache.time.monotonic", lambda: later)
     assert found() == [["v2"], ["v2"]]

@@ -11,7 +11,7 @@ from retrieval.errors import FeatureMismatch, IndexMissing, IndexUnavailable, In
 from retrieval.index.base import Filter, utc_now
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.port import Ranker
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 
 LOTS = [
     lot("v1", "red vase", category="vases", current_price=10.0, seller_rating=4.5),
@@ -171,12 +171,12 @@ def test_a_swapped_alias_is_seen_without_a_restart(store: FaissStore, monkeypatc
     running = service(store)
     running.search(SearchRequest("lamp"))
     publish(store, [lot("l1", "new lamp")])
-    monkeypatch.setattr("retrieval.live_index.LIVE_CHECK_S", 0.0)
+    monkeypatch.setattr("retrieval.search.live_index.LIVE_CHECK_S", 0.0)
     assert [r.item_id for r in running.search(SearchRequest("lamp")).results] == ["l1"]
 
 
 def test_models_are_loaded_once_a_tower_and_not_once_a_search(store: FaissStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retrieval.live_index.LIVE_CHECK_S", 0.0)
+    monkeypatch.setattr("retrieval.search.live_index.LIVE_CHECK_S", 0.0)
     loaded: list[str] = []
 
     def load(tower_id: str) -> WordEncoder:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from lots import WordEncoder, lot, publish
 
-from retrieval.diversity import Diversity
 from retrieval.errors import RankerUnavailable
 from retrieval.fuse import Fusion
 from retrieval.index.base import Filter, utc_now
 from retrieval.index.faiss import FaissStore
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.diversification import Diversity
+from retrieval.search.service import SearchRequest, SearchService
 
 NOW = utc_now()
 LOTS = [lot("v1", "red vase", ends_at=NOW + timedelta(hours=1)), lot("v2", "blue vase"), lot("w1", "gold watch")]
@@ -128,7 +128,7 @@ def test_an_answer_that_did_without_something_is_not_kept(store: FaissStore) -> 
 def test_another_index_has_answers_of_its_own(service: SearchService, store: FaissStore, monkeypatch: pytest.MonkeyPatch) -> None:
     service.search(at())
     publish(store, [lot("n1", "new red vase")])
-    monkeypatch.setattr("retrieval.live_index.LIVE_CHECK_S", 0.0)
+    monkeypatch.setattr("retrieval.search.live_index.LIVE_CHECK_S", 0.0)
     assert [result.item_id for result in service.search(at()).results] == ["n1"]
 
 

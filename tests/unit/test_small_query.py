@@ -35,7 +35,7 @@ from retrieval.encoders.query_towers import load_query_tower
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower, find_pairs, pair_keys
 from retrieval.errors import InvalidInput, TowerError
 from retrieval.ingestion import index_release
-from retrieval.search import SearchRequest
+from retrieval.search.service import SearchRequest
 
 COLOURS = ("red", "blue", "emerald", "golden", "white", "black")
 KINDS = ("vase", "watch", "chair", "toy car", "film camera", "ring", "teapot", "mirror")

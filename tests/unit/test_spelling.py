@@ -11,7 +11,7 @@ from retrieval.errors import IndexUnavailable
 from retrieval.index.faiss import FaissStore
 from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.title_words import PREFIX, TitleWords
-from retrieval.search import Mode, SearchRequest, SearchService
+from retrieval.search.service import Mode, SearchRequest, SearchService
 from retrieval.text.spelling import MOST_WORDS, corrected, doubtful_words
 
 LOTS = [

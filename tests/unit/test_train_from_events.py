@@ -28,7 +28,7 @@ from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.xgboost_ranker import BoosterRanker
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 PRICES = (900.0, 800.0, 30.0, 700.0, 600.0, 20.0, 500.0, 950.0, 40.0, 850.0)

@@ -17,7 +17,7 @@ from retrieval.errors import InvalidInput
 from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
 from retrieval.ranker.xgboost_ranker import BoosterRanker
-from retrieval.search import SearchRequest, SearchService
+from retrieval.search.service import SearchRequest, SearchService
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 QUERIES = {"train": WORDS[:8], "val": WORDS[8:]}

@@ -11,7 +11,7 @@ from processing.runs import Variant, measure
 from processing.zero_shot import SentenceEncoder, build_zero_shot_corpus
 from retrieval.errors import TowerError
 from retrieval.index.faiss import FaissStore
-from retrieval.search import SearchService
+from retrieval.search.service import SearchService
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ from collections.abc import Collection, Iterator
 from itertools import islice, zip_longest
 
 from retrieval.deadline import Deadline
-from retrieval.first_stage import FirstStage
 from retrieval.index.base import Candidate, Filter, Vector
-from retrieval.live_index import Live
-from retrieval.search_answer import SearchAnswer, Source
-from retrieval.two_stages import Scored, ranked, timed
+from retrieval.search.candidates import FirstStage
+from retrieval.search.live_index import Live
+from retrieval.search.pipeline import Scored, ranked, timed
+from retrieval.search.response import SearchAnswer, Source
 
 
 def nearest_lots(

@@ -11,7 +11,7 @@ from retrieval.errors import RankerUnavailable
 from retrieval.index.base import Candidate, Vector, cosines
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.port import ExplainingRanker, Ranker
-from retrieval.search_answer import Explanation
+from retrieval.search.response import Explanation
 
 logger = logging.getLogger(__name__)
 

@@ -13,18 +13,18 @@ from retrieval.buyers.vector import drawn_towards
 from retrieval.contracts.documents import listed_fields
 from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
-from retrieval.diversity import Diversity, diversify
 from retrieval.errors import IndexUnavailable, InvalidQuery, RankerUnavailable
-from retrieval.explain import explanations
-from retrieval.first_stage import FirstStage
 from retrieval.index.admission import admits
 from retrieval.index.base import Candidate, Vector, cosines
-from retrieval.live_index import Live
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
 from retrieval.resilience import Circuit
-from retrieval.search_answer import SearchAnswer, SearchResult
-from retrieval.search_request import MAX_OFFSET, MAX_REACH, SearchRequest
+from retrieval.search.candidates import FirstStage
+from retrieval.search.diversification import Diversity, diversify
+from retrieval.search.explanation import explanations
+from retrieval.search.live_index import Live
+from retrieval.search.request import MAX_OFFSET, MAX_REACH, SearchRequest
+from retrieval.search.response import SearchAnswer, SearchResult
 from retrieval.text.spelling import corrected, doubtful_words
 
 logger = logging.getLogger(__name__)

@@ -6,24 +6,24 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-from retrieval.buyer_search import EXCLUDES, BuyerSearch, Exclude, KnownBuyer, PastAct
 from retrieval.buyers.history_store import BuyerStore, NoBuyerStore, parse_buyer_id
 from retrieval.buyers.vector import AVERAGE, BuyerTower, BuyerVector, unit_vector
-from retrieval.cache import CacheUse, LruCache
 from retrieval.contracts.documents import visible_fields
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import EPOCH, query_text, require_id
 from retrieval.deadline import Deadline, uncounted
 from retrieval.errors import GavelError, InvalidQuery, TowerError, UnknownItem
-from retrieval.first_stage import FirstStage, retrieve
 from retrieval.index.admission import has_ended
 from retrieval.index.base import Candidate, Filter, IndexStore, Vector
-from retrieval.live_index import Encoder, Live, LiveIndex
-from retrieval.nearest import nearest_lots
-from retrieval.photo_search import PhotoEncoder, PhotoQueries, no_image_branch, with_words
 from retrieval.ranker.port import Ranker
-from retrieval.search_answer import Explanation, SearchAnswer, SearchResult
-from retrieval.search_request import (
+from retrieval.search.cache import CacheUse, LruCache
+from retrieval.search.candidates import FirstStage, retrieve
+from retrieval.search.image_query import PhotoEncoder, PhotoQueries, no_image_branch, with_words
+from retrieval.search.live_index import Encoder, Live, LiveIndex
+from retrieval.search.nearest import nearest_lots
+from retrieval.search.pipeline import TwoStages, timed
+from retrieval.search.recommendations import EXCLUDES, BuyerSearch, Exclude, KnownBuyer, PastAct
+from retrieval.search.request import (
     MAX_INTERACTIONS,
     MAX_K,
     MAX_OFFSET,
@@ -36,7 +36,7 @@ from retrieval.search_request import (
     check_question,
     check_request,
 )
-from retrieval.two_stages import TwoStages, timed
+from retrieval.search.response import Explanation, SearchAnswer, SearchResult
 
 __all__ = [
     "MAX_INTERACTIONS",

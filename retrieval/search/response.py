@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from retrieval.search_request import Mode
+from retrieval.search.request import Mode
 
 Source = Literal["history", "popular_and_fresh"]
 

@@ -10,13 +10,13 @@ from retrieval.contracts.documents import listed_fields
 from retrieval.contracts.events import Interaction
 from retrieval.deadline import Deadline
 from retrieval.errors import FeedbackUnavailable, InvalidQuery
-from retrieval.first_stage import FirstStage
 from retrieval.index.base import Filter
-from retrieval.live_index import Live
-from retrieval.nearest import nearest_lots, popular_and_fresh
 from retrieval.resilience import Circuit
-from retrieval.search_answer import SearchAnswer
-from retrieval.search_request import MAX_INTERACTIONS, SearchRequest
+from retrieval.search.candidates import FirstStage
+from retrieval.search.live_index import Live
+from retrieval.search.nearest import nearest_lots, popular_and_fresh
+from retrieval.search.request import MAX_INTERACTIONS, SearchRequest
+from retrieval.search.response import SearchAnswer
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from retrieval.buyers.history_store import BuyerStore
 from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import Settings
 from retrieval.index.base import IndexStore
-from retrieval.live_index import Encoder
-from retrieval.photo_search import PhotoEncoder
 from retrieval.ranker.port import Ranker
-from retrieval.search import SearchService
+from retrieval.search.image_query import PhotoEncoder
+from retrieval.search.live_index import Encoder
+from retrieval.search.service import SearchService
 
 
 def search_service(

@@ -7,12 +7,12 @@ from threading import Lock
 from typing import Protocol
 
 from retrieval.buyers.vector import unit_vector
-from retrieval.cache import CacheUse, LruCache
 from retrieval.config.settings import hyperparameters
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.tower_store import image_tower_folder
 from retrieval.errors import NoImageBranch, TowerMismatch
 from retrieval.index.base import Vector
+from retrieval.search.cache import CacheUse, LruCache
 
 CACHED_PHOTOS = 1_000  # vectors, so that a later page of an answer does not decode the photo again
 CACHED_PHOTOS_S = 3_600.0

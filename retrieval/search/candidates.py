@@ -12,7 +12,7 @@ from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, Invalid
 from retrieval.fuse import Fusion
 from retrieval.index.base import Candidate, Filter, TopField, Vector, VectorIndex, fused_candidates
 from retrieval.resilience import Circuit
-from retrieval.search_request import SearchRequest
+from retrieval.search.request import SearchRequest
 
 logger = logging.getLogger(__name__)
 
