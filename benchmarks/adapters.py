@@ -18,7 +18,7 @@ from local.wiring import load_encoder, open_store
 from retrieval.config.settings import Settings
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
-from retrieval.index.base import Filter, VectorIndex
+from retrieval.index.port import Filter, VectorIndex
 
 K = 50
 

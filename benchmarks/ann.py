@@ -23,7 +23,7 @@ from processing.runs import Counter, Progress, summarise_ms
 from retrieval.errors import IndexUnavailable
 from retrieval.files import crc32_of
 from retrieval.index.ann_recall import exact_cut, recall_of
-from retrieval.index.base import Vector
+from retrieval.index.port import Vector
 
 VECTORS, QUERIES = "vectors.npy", "queries.npy"
 BUILT_FILE = "built.json"  # in an index's folder, written last: of what vectors it is, and what it cost

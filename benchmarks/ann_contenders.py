@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import MissingPrerequisite
-from retrieval.index.base import OVERFETCH, Vector
+from retrieval.index.port import OVERFETCH, Vector
 
 Ids = NDArray[np.int64]
 Ask = Callable[[Vector], Ids]  # one (D,) query -> ids of the nearest, best first

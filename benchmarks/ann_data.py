@@ -10,7 +10,7 @@ from benchmarks.clustered import clustered, clustered_queries
 from processing.corpus import release_entries
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import InvalidInput
-from retrieval.index.base import Vector
+from retrieval.index.port import Vector
 
 SEED = 7
 

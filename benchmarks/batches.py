@@ -16,8 +16,8 @@ from benchmarks.filtered import opened
 from benchmarks.machine import describe_machine
 from processing.runs import Counter, Progress
 from retrieval.errors import InvalidInput
-from retrieval.index.base import Vector
 from retrieval.index.families import AnnIndex
+from retrieval.index.port import Vector
 
 SPECS = ("flat", "ivf:nprobe=64", "ivf_sq8:nprobe=64", "hnsw")
 BATCHES = (1, 8, 64, 256)

@@ -30,9 +30,9 @@ from local.console import console, notes, show_table
 from local.opensearch_cluster import find_cluster, start_cluster, stop_cluster, urls_of
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexUnavailable
-from retrieval.index.base import IndexedItem
 from retrieval.index.opensearch import OpenSearchIndex, OpenSearchStore
 from retrieval.index.opensearch_connection import connect
+from retrieval.index.port import IndexedItem
 
 SHARDS, REPLICAS = 3, 1
 NODES, THREADS = 3, 4

@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.cluster_lots import NOW, K, Question, ids
 from processing.runs import Latency, summarise_ms
-from retrieval.index.base import SCORE_DECIMALS, Candidate, IndexedItem
 from retrieval.index.opensearch import OpenSearchIndex, OpenSearchStore
+from retrieval.index.port import SCORE_DECIMALS, Candidate, IndexedItem
 
 LIVE_EVERY = 20  # searches; then the alias is looked at again, as a server does every few seconds
 A_WRITE, BETWEEN_WRITES_S = 50, 0.1

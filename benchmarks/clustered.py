@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from retrieval.encoders.query_encoder import to_unit_length
-from retrieval.index.base import Vector
+from retrieval.index.port import Vector
 
 LOTS_A_KIND = 25
 MOVED = 0.7  # scale of a lot's move, of its kind's

@@ -21,11 +21,11 @@ from benchmarks.machine import describe_machine
 from processing.runs import Counter, Progress, summarise_ms
 from retrieval.config.index_spec import IndexSpec
 from retrieval.index.ann_recall import recall_of
-from retrieval.index.base import Vector
 from retrieval.index.faiss_index import EXACT_BELOW
 from retrieval.index.families import AnnIndex
 from retrieval.index.hnsw import HnswGraph, Slots
 from retrieval.index.lot_columns import Mask
+from retrieval.index.port import Vector
 
 SHARES = (0.9, 0.5, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
 SPECS = ("hnsw", "hnsw_sq8", "ivf_sq8:nprobe=256")

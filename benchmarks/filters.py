@@ -6,8 +6,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.base import Vector
 from retrieval.index.lot_columns import Mask
+from retrieval.index.port import Vector
 
 Kind = Literal["independent", "own", "other", "opposite"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

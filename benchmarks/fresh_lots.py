@@ -21,9 +21,9 @@ from benchmarks.machine import describe_machine
 from processing.runs import Latency, summarise_ms
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import GavelError
-from retrieval.index.base import Filter, IndexedItem, Vector
 from retrieval.index.faiss import FaissStore
 from retrieval.index.faiss_index import FaissIndex
+from retrieval.index.port import Filter, IndexedItem, Vector
 
 K = 10
 WARM_UP, IDLE = 400, 2_000

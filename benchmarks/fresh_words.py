@@ -15,9 +15,9 @@ import numpy as np
 from processing.runs import Latency, summarise_ms
 from retrieval.contracts.items import query_text
 from retrieval.errors import GavelError
-from retrieval.index.base import Filter, IndexedItem, Vector
 from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.lot_keywords import DELTA_SHARE, LEAST_DELTA
+from retrieval.index.port import Filter, IndexedItem, Vector
 
 K = 10
 WARM_UP, IDLE = 200, 1_000

@@ -29,9 +29,9 @@ from benchmarks.machine import describe_machine
 from local.console import console, progress
 from retrieval.errors import GavelError
 from retrieval.index import lot_keywords
-from retrieval.index.base import Filter, IndexedItem, Tombstone, Vector
 from retrieval.index.faiss import FaissIndex, FaissStore
 from retrieval.index.main_index import DEFAULT_INDEX, embedded_spec
+from retrieval.index.port import Filter, IndexedItem, Tombstone, Vector
 
 DIMENSIONS, TOWER = 16, "killed"
 ITEMS = 3_000  # different ids that come and go

@@ -17,7 +17,7 @@ from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import IndexMissing, InvalidInput
-from retrieval.index.base import IndexedItem, IndexStore, Vector, VectorIndex
+from retrieval.index.port import IndexedItem, IndexStore, Vector, VectorIndex
 from retrieval.search.live_index import Encoder
 
 NOISE = 0.3  # length of what is added to a unit vector: copies are at a cosine of about .96 to their lot, .92 to each other

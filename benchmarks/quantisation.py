@@ -35,8 +35,8 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import Settings
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.ann_recall import exact_cut, recall_of
-from retrieval.index.base import Vector
 from retrieval.index.opensearch_connection import connect
+from retrieval.index.port import Vector
 
 FIELD, INDEX = "embedding", "quantisation"
 GRAPH = IndexSpec("hnsw", ef_search=100)  # of every graph here

@@ -17,7 +17,7 @@ from benchmarks.machine import describe_machine
 from processing.runs import Counter, Latency, Progress, summarise_ms
 from retrieval.contracts.documents import VECTOR_FIELD
 from retrieval.contracts.items import query_text
-from retrieval.index.base import Candidate, Filter, IndexStore, Vector
+from retrieval.index.port import Candidate, Filter, IndexStore, Vector
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
 from retrieval.search.live_index import Encoder, Live

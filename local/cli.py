@@ -29,8 +29,8 @@ from local.training_commands import adapt, mine, train
 from local.tuning_commands import tune_app
 from retrieval.config.settings import Settings
 from retrieval.errors import GavelError
-from retrieval.fuse import Fusion
-from retrieval.index.base import Filter
+from retrieval.index.fusion import Fusion
+from retrieval.index.port import Filter
 from retrieval.search.diversification import Diversity
 from retrieval.search.service import Mode, SearchRequest, SearchService
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.index.base import Filter, VectorIndex
+from retrieval.index.port import Filter, VectorIndex
 
 SAMPLE, FEW = 2_000, 100  # lots that are looked at: at most, and where their texts are long at least
 SAMPLE_CHARS = 32_000_000  # of their texts, which come along

@@ -13,12 +13,12 @@ from retrieval.encoders.query_towers import load_query_tower
 from retrieval.encoders.tower_store import tower_buyers, tower_folder, tower_tuning
 from retrieval.feedback.rows import EventSink
 from retrieval.feedback.served_lists import ServedLists, parse_keys
-from retrieval.index.base import IndexStore
+from retrieval.index.hybrid_tuning import Tuning
+from retrieval.index.port import IndexStore
 from retrieval.ranker.port import Ranker
 from retrieval.search import serving
 from retrieval.search.image_query import PhotoEncoder, load_image_branch
 from retrieval.search.service import Encoder, SearchService
-from retrieval.tuning import Tuning
 
 
 def open_store(settings: Settings) -> IndexStore:

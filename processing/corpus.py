@@ -14,7 +14,7 @@ from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item
 from retrieval.contracts.release import load_release
 from retrieval.errors import ReleaseError
-from retrieval.index.base import IndexedItem, IndexStore, utc_now
+from retrieval.index.port import IndexedItem, IndexStore, utc_now
 from retrieval.ingestion import read_part
 
 

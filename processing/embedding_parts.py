@@ -16,7 +16,7 @@ from retrieval.contracts.release import MANIFEST_FILE, Manifest, Part
 from retrieval.encoders.photos import locate_photo
 from retrieval.errors import InvalidPhoto
 from retrieval.files import replace_file, replacing, seal_json, sha256_of, unseal_json
-from retrieval.index.base import IndexedItem
+from retrieval.index.port import IndexedItem
 
 FORMAT = 2  # of the bytes in a part; another number makes every receipt void
 COMPRESSION = 4  # half the time of 6 for 7% more bytes

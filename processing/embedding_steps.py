@@ -21,8 +21,8 @@ from processing.item_photos import Decoded, PhotoLoader, PhotoState
 from processing.stages import Stopwatch, ahead
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import item_text
-from retrieval.index.base import IndexedItem, Vector
-from retrieval.index.entries import batches
+from retrieval.index.port import IndexedItem, Vector
+from retrieval.index.validation import batches
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import these files and need none
     from models.item_encoder import ItemBatch, ItemEncoder

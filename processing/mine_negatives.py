@@ -31,7 +31,7 @@ from processing.mining_rules import DEEPEST, SPLIT, Choice, MiningRules, Trainin
 from retrieval.contracts.items import EPOCH
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, TowerMismatch
-from retrieval.index.base import Candidate, Filter, Vector, VectorIndex, cosines
+from retrieval.index.port import Candidate, Filter, Vector, VectorIndex, cosines
 from retrieval.ingestion import index_release
 from retrieval.search.service import Encoder
 

@@ -28,7 +28,7 @@ from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, InvalidQuery
-from retrieval.index.base import Filter, Vector
+from retrieval.index.port import Filter, Vector
 from retrieval.ingestion import index_release
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.parameters import BoosterParameters

@@ -15,11 +15,11 @@ from processing.runs import Counter, Progress
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import MEASURES, RELEVANT_GRADE, Grades, evaluate_per_query
-from retrieval.fuse import FUSION_KINDS, Fusion, FusionKind, Scored, fuse
-from retrieval.index.base import Candidate, Filter
 from retrieval.index.faiss import FaissStore
+from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, Scored, fuse
+from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
+from retrieval.index.port import Candidate, Filter
 from retrieval.search.service import Encoder
-from retrieval.tuning import FieldBoosts, Tuning
 
 AIMS = ("ndcg@10", "recall@50")  # their mean is what is chosen by
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))  # of the keyword list

@@ -21,7 +21,7 @@ from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import item_text
 from retrieval.contracts.tower_card import TOWER_ID_CHARS
 from retrieval.encoders.query_encoder import prepare_tokenizer, tokenize
-from retrieval.index.base import IndexedItem, IndexStore
+from retrieval.index.port import IndexedItem, IndexStore
 
 MAX_LENGTH = 256  # tokens, what sentence encoders of this size are made for
 BATCH = 64

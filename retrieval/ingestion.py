@@ -30,7 +30,7 @@ from retrieval.contracts.release import (
 )
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.files import replace_file
-from retrieval.index.base import (
+from retrieval.index.port import (
     SCORE_DECIMALS,
     Filter,
     IndexedItem,

@@ -11,7 +11,7 @@ from catalog.folder import CatalogFolder, Qrels, SplitData, write_catalog, write
 from retrieval.contracts.documents import bulk_lines, document_of
 from retrieval.contracts.items import Item, item_text
 from retrieval.contracts.release import Manifest, Part
-from retrieval.index.base import IndexedItem
+from retrieval.index.port import IndexedItem
 
 LISTED = datetime(2020, 5, 1, 12, tzinfo=UTC)
 ENDS = LISTED + timedelta(days=7)

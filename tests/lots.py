@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import Item
-from retrieval.index.base import IndexedItem, IndexStore, VectorIndex
+from retrieval.index.port import IndexedItem, IndexStore, VectorIndex
 
 TOWER_ID = "a1b2c3d4e5f6"
 WORDS = ("vase", "watch", "ring", "lamp", "red", "blue", "gold", "silver", "round", "old", "new", "luxury")

@@ -12,8 +12,8 @@ from lambdas.query_api.app import create_app
 from local.http_server import served_in_thread
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
-from retrieval.index.base import utc_now
 from retrieval.index.faiss import FaissStore
+from retrieval.index.port import utc_now
 from retrieval.search.service import SearchService
 
 KNOWN_BUYER = "b2a7c1d4"  # the example of the API's description

@@ -20,7 +20,7 @@ from retrieval.contracts.release import (
     unproved_parts,
 )
 from retrieval.errors import ReleaseError
-from retrieval.index.base import IndexStore
+from retrieval.index.port import IndexStore
 from retrieval.ingestion import publish_release
 
 logger = Logger(service="bulk-indexer")

@@ -5,7 +5,7 @@ from typing import Any
 
 from retrieval.config.settings import Settings
 from retrieval.encoders.tower_store import tower_card
-from retrieval.index.base import IndexStore
+from retrieval.index.port import IndexStore
 from retrieval.ingestion import ensure_index
 
 CARD_CACHE = Path("/tmp/cards")  # the one folder that Lambda lets a function write to

@@ -9,12 +9,12 @@ from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import Settings
 from retrieval.encoders.query_towers import load_query_tower
 from retrieval.encoders.tower_store import tower_buyers, tower_tuning
+from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.opensearch_client import open_store
 from retrieval.ranker.port import Ranker
 from retrieval.search.image_query import load_image_branch
 from retrieval.search.service import Encoder, SearchService
 from retrieval.search.serving import search_service
-from retrieval.tuning import Tuning
 
 TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
 

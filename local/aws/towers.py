@@ -9,7 +9,7 @@ from local.aws.buckets import Bucket
 from retrieval.contracts.release import RECEIPT_FILE
 from retrieval.contracts.tower_card import CARD_FILE, TowerCard
 from retrieval.errors import InvalidInput, TowerError
-from retrieval.tuning import TUNING_FILE
+from retrieval.index.hybrid_tuning import TUNING_FILE
 
 CURRENT = "current.json"  # what the nightly machine reads: infra/nightly_states.py
 

@@ -15,7 +15,7 @@ from retrieval.buyers.vector import AVERAGE, BuyerTower, WeightedAverage
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import TowerError
 from retrieval.files import replacing, shortage
-from retrieval.index.base import Vector
+from retrieval.index.port import Vector
 
 BUYER_TOWER_FILE = "buyer_tower.npz"  # trained after the others, or never: no part of the tower's identity
 AVERAGE_KIND, ATTENTION_KIND = "average", "attention"

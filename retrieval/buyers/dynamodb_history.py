@@ -15,7 +15,7 @@ from retrieval.buyers.history_store import MOST_ACTS, act_key, moment_of, oldest
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
-from retrieval.index.base import utc_now
+from retrieval.index.port import utc_now
 
 WRITES_A_CALL = 25  # the most that BatchWriteItem takes
 ATTEMPTS = 5  # until everything of a call is taken

@@ -13,7 +13,7 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
 from retrieval.files import shortage
-from retrieval.index.base import utc_now
+from retrieval.index.port import utc_now
 
 BUSY_TIMEOUT_S = 5.0  # how long a writer waits for others to commit; a search, which reads, never does
 SCHEMA = """

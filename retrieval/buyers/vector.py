@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from retrieval.config.settings import hyperparameters
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidQuery
-from retrieval.index.base import Candidate, Vector
+from retrieval.index.port import Candidate, Vector
 
 
 class BuyerTower(Protocol):

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from retrieval.config.settings import Hyperparameters, hyperparameters
 from retrieval.contracts.items import Item, epoch_ms, item_text
 from retrieval.errors import InvalidInput
-from retrieval.fuse import RRF_RANK_CONSTANT, Fusion
-from retrieval.index.base import IndexedItem, Tombstone, Vector
+from retrieval.index.fusion import RRF_RANK_CONSTANT, Fusion
+from retrieval.index.port import IndexedItem, Tombstone, Vector
 from retrieval.text.analysis import ANALYSIS, UNSEEN_IN_WORDS, WORD_PATTERN
 from retrieval.text.arabic import LETTERS
 

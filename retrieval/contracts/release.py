@@ -9,7 +9,7 @@ from pathlib import Path
 
 from retrieval.errors import ReleaseError
 from retrieval.files import replace_file, sha256_of, shortage
-from retrieval.index.base import UpsertReport
+from retrieval.index.port import UpsertReport
 
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.ndjson"

@@ -16,7 +16,7 @@ from retrieval.contracts.tower_card import (
     split_tower_id,
 )
 from retrieval.errors import TowerError
-from retrieval.tuning import TUNING_FILE, Tuning
+from retrieval.index.hybrid_tuning import TUNING_FILE, Tuning
 
 logger = logging.getLogger(__name__)
 

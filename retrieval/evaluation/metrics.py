@@ -7,7 +7,7 @@ from typing import Any
 import ir_measures
 from ir_measures import AP, RR, P, R, Success, nDCG
 
-from retrieval.fuse import reciprocal_rank_fusion
+from retrieval.index.fusion import reciprocal_rank_fusion
 
 RELEVANT_GRADE = 2  # grades run from 0 to 3; from here on a lot is what the buyer asked for
 RECALL_DEPTHS = (1, 5, 10, 20, 50, 100, 200, 1000)

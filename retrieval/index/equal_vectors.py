@@ -13,8 +13,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.base import Vector
 from retrieval.index.lot_columns import Mask
+from retrieval.index.port import Vector
 from retrieval.index.whole_vectors import Slots
 
 _faiss: Any = faiss  # its type stubs know the C++ signatures alone

@@ -10,8 +10,14 @@ from numpy.typing import NDArray
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import DEFAULT_LANGUAGE, check_language
 from retrieval.errors import IndexUnavailable, InvalidInput
-from retrieval.fuse import Fusion, fuse
-from retrieval.index.base import (
+from retrieval.index.fusion import Fusion, fuse
+from retrieval.index.hits import Hit, Hits, best_hits, best_places, keyword_hits, top_hits
+from retrieval.index.hybrid_tuning import Tuning
+from retrieval.index.lot_graph import LotGraph
+from retrieval.index.lot_keywords import LotKeywords
+from retrieval.index.lot_store import LotStore, damaged
+from retrieval.index.main_index import embedded_spec
+from retrieval.index.port import (
     Candidate,
     Filter,
     IndexedItem,
@@ -23,18 +29,12 @@ from retrieval.index.base import (
     scores_of,
     with_ranks,
 )
-from retrieval.index.entries import batches, entry_chars
-from retrieval.index.hits import Hit, Hits, best_hits, best_places, keyword_hits, top_hits
-from retrieval.index.lot_graph import LotGraph
-from retrieval.index.lot_keywords import LotKeywords
-from retrieval.index.lot_store import LotStore, damaged
-from retrieval.index.main_index import embedded_spec
 from retrieval.index.read_write_lock import ReadWriteLock
 from retrieval.index.renewal import enough_memory
 from retrieval.index.renewed_graph import RenewedGraph
 from retrieval.index.title_words import LotTitles, corrections
+from retrieval.index.validation import batches, entry_chars
 from retrieval.text.stemming import shares_stem
-from retrieval.tuning import Tuning
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.files import replacing
-from retrieval.index.base import OVERFETCH, Vector
 from retrieval.index.equal_vectors import EqualVectors
 from retrieval.index.inner_products import inner_products
 from retrieval.index.lot_columns import Mask
+from retrieval.index.port import OVERFETCH, Vector
 from retrieval.index.vector_file import Footer, MappedIndex, Positions, checked, positions_in, seal
 from retrieval.index.whole_vectors import Slots
 

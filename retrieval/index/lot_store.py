@@ -23,8 +23,8 @@ import numpy as np
 
 from retrieval.errors import IndexUnavailable
 from retrieval.files import crc32_of, replace_file, seal_json, shortage, unseal_json
-from retrieval.index.base import REBUILD, IndexedItem, Tombstone, UpsertReport, Vector
-from retrieval.index.entries import entry_fault
+from retrieval.index.port import REBUILD, IndexedItem, Tombstone, UpsertReport, Vector
+from retrieval.index.validation import entry_fault
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.base import Vector
 from retrieval.index.hnsw import FlatVectors
 from retrieval.index.lot_columns import Mask
 from retrieval.index.main_index import MainIndex
+from retrieval.index.port import Vector
 from retrieval.index.read_write_lock import ReadWriteLock
 from retrieval.index.whole_vectors import Slots
 

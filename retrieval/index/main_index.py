@@ -6,10 +6,10 @@ from typing import Protocol, Self
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import hyperparameters
-from retrieval.index.base import Vector
 from retrieval.index.coded_vectors import CodedVectors
 from retrieval.index.hnsw import FlatVectors, HnswGraph
 from retrieval.index.lot_columns import Mask
+from retrieval.index.port import Vector
 from retrieval.index.vector_file import Positions
 from retrieval.index.whole_vectors import Slots
 

@@ -18,22 +18,8 @@ from retrieval.contracts.documents import DELETED_FIELD, EPOCH_MILLIS, fusion_pi
 from retrieval.contracts.items import epoch_ms
 from retrieval.deadline import Deadline
 from retrieval.errors import IndexUnavailable, InvalidInput
-from retrieval.fuse import Fusion
-from retrieval.index.base import (
-    REBUILD,
-    Candidate,
-    Filter,
-    IndexedItem,
-    Tombstone,
-    TopField,
-    UpsertReport,
-    Vector,
-    fused_candidates,
-    in_order,
-    rank_by_cosine,
-    utc_now,
-    with_ranks,
-)
+from retrieval.index.fusion import Fusion
+from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.opensearch_answers import ask_again, refreshed, whole_answer, whole_answers, whole_documents
 from retrieval.index.opensearch_bulk import BulkWriter
 from retrieval.index.opensearch_errors import opensearch_errors
@@ -50,8 +36,22 @@ from retrieval.index.opensearch_queries import (
     semantic_body,
     top_body,
 )
+from retrieval.index.port import (
+    REBUILD,
+    Candidate,
+    Filter,
+    IndexedItem,
+    Tombstone,
+    TopField,
+    UpsertReport,
+    Vector,
+    fused_candidates,
+    in_order,
+    rank_by_cosine,
+    utc_now,
+    with_ranks,
+)
 from retrieval.text.spelling import can_be_misspelt
-from retrieval.tuning import Tuning
 
 logger = logging.getLogger(__name__)
 

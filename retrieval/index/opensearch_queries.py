@@ -6,9 +6,9 @@ from typing import Any
 from retrieval.config.settings import hyperparameters
 from retrieval.contracts.documents import SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
 from retrieval.contracts.items import epoch_ms
-from retrieval.index.base import OVERFETCH, Filter, TopField, Vector
+from retrieval.index.hybrid_tuning import FieldBoosts
+from retrieval.index.port import OVERFETCH, Filter, TopField, Vector
 from retrieval.text.spelling import LEAST_LETTERS, most_edits
-from retrieval.tuning import FieldBoosts
 
 DEFAULT_EF_SEARCH = 100  # where the hyperparameters leave it open
 MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query

@@ -23,8 +23,11 @@ from typing import Any, TypeVar
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.files import seal_json, unseal_json
-from retrieval.fuse import Fusion
-from retrieval.index.base import (
+from retrieval.index.faiss_index import ENTRIES_A_COMMIT, FaissIndex
+from retrieval.index.fusion import Fusion
+from retrieval.index.hybrid_tuning import Tuning
+from retrieval.index.lot_store import damaged
+from retrieval.index.port import (
     Candidate,
     Filter,
     IndexedItem,
@@ -36,12 +39,9 @@ from retrieval.index.base import (
     in_order,
     with_ranks,
 )
-from retrieval.index.entries import batches, entry_chars
-from retrieval.index.faiss_index import ENTRIES_A_COMMIT, FaissIndex
-from retrieval.index.lot_store import damaged
 from retrieval.index.title_words import corrections
+from retrieval.index.validation import batches, entry_chars
 from retrieval.processes import end_with_parent
-from retrieval.tuning import Tuning
 
 logger = logging.getLogger(__name__)
 

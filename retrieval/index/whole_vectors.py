@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import IndexUnavailable
-from retrieval.index.base import Vector
+from retrieval.index.port import Vector
 
 Slots = NDArray[np.int64]
 BLOCK_ROWS = 65_536  # vectors gathered at a time

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts.items import epoch_ms, query_text
-from retrieval.fuse import RRF_RANK_CONSTANT
-from retrieval.index.base import Candidate, Vector
+from retrieval.index.fusion import RRF_RANK_CONSTANT
+from retrieval.index.port import Candidate, Vector
 from retrieval.text.analysis import words
 
 MS_PER_HOUR = 3_600_000

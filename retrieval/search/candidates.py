@@ -9,8 +9,8 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, InvalidInput, TowerError
-from retrieval.fuse import Fusion
-from retrieval.index.base import Candidate, Filter, TopField, Vector, VectorIndex, fused_candidates
+from retrieval.index.fusion import Fusion
+from retrieval.index.port import Candidate, Filter, TopField, Vector, VectorIndex, fused_candidates
 from retrieval.resilience import Circuit
 from retrieval.search.request import SearchRequest
 

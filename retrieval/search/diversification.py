@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import InvalidQuery
-from retrieval.index.base import Candidate
+from retrieval.index.port import Candidate
 from retrieval.text.analysis import fold_label
 
 MAX_PER_LABEL = 100

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import RankerUnavailable
-from retrieval.index.base import Candidate, Vector, cosines
+from retrieval.index.port import Candidate, Vector, cosines
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.port import ExplainingRanker, Ranker
 from retrieval.search.response import Explanation

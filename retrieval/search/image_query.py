@@ -11,7 +11,7 @@ from retrieval.config.settings import hyperparameters
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.tower_store import image_tower_folder
 from retrieval.errors import NoImageBranch, TowerMismatch
-from retrieval.index.base import Vector
+from retrieval.index.port import Vector
 from retrieval.search.cache import CacheUse, LruCache
 
 CACHED_PHOTOS = 1_000  # vectors, so that a later page of an answer does not decode the photo again

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval.buyers.vector import BuyerTower
 from retrieval.errors import IndexMissing, IndexUnavailable, RankerUnavailable, TowerError, TowerMismatch
-from retrieval.index.base import IndexStore, VectorIndex
+from retrieval.index.port import IndexStore, VectorIndex
 from retrieval.ranker.port import Ranker
 from retrieval.resilience import Circuit
 

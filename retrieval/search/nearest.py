@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from itertools import islice, zip_longest
 
 from retrieval.deadline import Deadline
-from retrieval.index.base import Candidate, Filter, Vector
+from retrieval.index.port import Candidate, Filter, Vector
 from retrieval.search.candidates import FirstStage
 from retrieval.search.live_index import Live
 from retrieval.search.pipeline import Scored, ranked, timed

@@ -14,8 +14,8 @@ from retrieval.contracts.documents import listed_fields
 from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
 from retrieval.errors import IndexUnavailable, InvalidQuery, RankerUnavailable
-from retrieval.index.admission import admits
-from retrieval.index.base import Candidate, Vector, cosines
+from retrieval.index.filters import admits
+from retrieval.index.port import Candidate, Vector, cosines
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
 from retrieval.resilience import Circuit

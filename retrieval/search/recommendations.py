@@ -10,7 +10,7 @@ from retrieval.contracts.documents import listed_fields
 from retrieval.contracts.events import Interaction
 from retrieval.deadline import Deadline
 from retrieval.errors import FeedbackUnavailable, InvalidQuery
-from retrieval.index.base import Filter
+from retrieval.index.port import Filter
 from retrieval.resilience import Circuit
 from retrieval.search.candidates import FirstStage
 from retrieval.search.live_index import Live

@@ -13,8 +13,8 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import EPOCH, query_text, require_id
 from retrieval.deadline import Deadline, uncounted
 from retrieval.errors import GavelError, InvalidQuery, TowerError, UnknownItem
-from retrieval.index.admission import has_ended
-from retrieval.index.base import Candidate, Filter, IndexStore, Vector
+from retrieval.index.filters import has_ended
+from retrieval.index.port import Candidate, Filter, IndexStore, Vector
 from retrieval.ranker.port import Ranker
 from retrieval.search.cache import CacheUse, LruCache
 from retrieval.search.candidates import FirstStage, retrieve

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from retrieval.buyers.history_store import BuyerStore
 from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import Settings
-from retrieval.index.base import IndexStore
+from retrieval.index.port import IndexStore
 from retrieval.ranker.port import Ranker
 from retrieval.search.image_query import PhotoEncoder
 from retrieval.search.live_index import Encoder

@@ -29,8 +29,8 @@ from local.rehearsal.state_machines import as_on_aws
 from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.release import Manifest, Part
 from retrieval.contracts.tower_card import TowerCard
-from retrieval.index.base import IndexedItem
 from retrieval.index.faiss import FaissStore
+from retrieval.index.port import IndexedItem
 
 TOWER = "0123456789ab"
 DIMENSIONS = 13  # of the vectors of tests/lots.py

@@ -24,8 +24,8 @@ from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, Manifest, Part, PartReceipt
 from retrieval.contracts.tower_card import CARD_FILE, TowerCard
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, ReleaseError, TowerError
-from retrieval.index.base import Filter, Tombstone
 from retrieval.index.faiss import FaissStore
+from retrieval.index.port import Filter, Tombstone
 
 BUCKET = "embeddings"
 FOLDER = "embeddings/night 1+2/"  # a blank and a plus, which S3 encodes in event keys

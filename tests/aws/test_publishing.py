@@ -20,10 +20,10 @@ from local.aws.towers import upload_tower
 from processing.reranker_endpoint import inference
 from retrieval.encoders.tower_store import tower_tuning
 from retrieval.errors import InvalidInput, RankerUnavailable
-from retrieval.fuse import Fusion
+from retrieval.index.fusion import Fusion
+from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost_ranker import fit_booster
-from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
 TOWER = "0123456789ab"
 STACKS = {

@@ -33,14 +33,14 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower
 from retrieval.encoders.tower_store import SERVING_FILES, SMALL_SERVING_FILES
 from retrieval.errors import IndexUnavailable
-from retrieval.fuse import Fusion
 from retrieval.index import opensearch_client
-from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
+from retrieval.index.fusion import Fusion
+from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
+from retrieval.index.port import Filter
 from retrieval.ranker import sagemaker_ranker as sagemaker
 from retrieval.ranker.features import FEATURES
 from retrieval.search.service import SearchRequest, SearchService
-from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
 
 BUCKET = "towers-bucket"
 SECRET = "vintage"  # a word of the query that must not be written down anywhere
@@ -453,7 +453,7 @@ def test_with_an_endpoint_lots_come_in_the_order_of_the_booster_in_process(
     imported, published, endpoint_named, model_dir, in_process, store, tower, monkeypatch, capsys
 ):
     moment = Filter().now
-    monkeypatch.setattr("retrieval.index.base.utc_now", lambda: moment)
+    monkeypatch.setattr("retrieval.index.port.utc_now", lambda: moment)
     with ranker_server(model_dir) as url:
         endpoint_named(url)
         status, body = ask(imported())

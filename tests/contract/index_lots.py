@@ -8,7 +8,7 @@ import numpy as np
 
 from retrieval.contracts.documents import document_of, vector_from_json, vector_to_json
 from retrieval.contracts.items import Item
-from retrieval.index.base import Filter, IndexedItem, Vector
+from retrieval.index.port import Filter, IndexedItem, Vector
 
 TOWER_ID = "0123456789ab"
 DIMENSIONS = 16

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator
 
-from retrieval.index.base import IndexStore
+from retrieval.index.port import IndexStore
 
 
 def opensearch_store(url: str) -> Iterator[IndexStore]:

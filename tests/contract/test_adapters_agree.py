@@ -8,12 +8,12 @@ import pytest
 from index_lots import NOW, TOWER_ID, clustered, lot
 from opensearch_stores import opensearch_store
 
-from retrieval.fuse import Fusion
-from retrieval.index.base import Candidate, Filter, IndexedItem, Vector, VectorIndex
 from retrieval.index.faiss import FaissStore
+from retrieval.index.fusion import Fusion
+from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.opensearch import OpenSearchStore
+from retrieval.index.port import Candidate, Filter, IndexedItem, Vector, VectorIndex
 from retrieval.ranker.features import feature_matrix
-from retrieval.tuning import FieldBoosts, Tuning
 
 LOTS, QUERIES, K, WIDTH = 2_000, 200, 50, 64
 WORDS = """

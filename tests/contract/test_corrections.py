@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import pytest
 from index_lots import TOWER_ID, lot
 
-from retrieval.index.base import IndexedItem, IndexStore, Tombstone, VectorIndex
+from retrieval.index.port import IndexedItem, IndexStore, Tombstone, VectorIndex
 
 Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
 

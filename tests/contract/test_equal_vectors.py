@@ -10,8 +10,8 @@ import pytest
 from index_lots import EVERYTHING, NOW, TOWER_ID, clustered, lot, unit
 from opensearch_stores import opensearch_store
 
-from retrieval.index.base import Filter, IndexedItem, IndexStore, Tombstone, VectorIndex
 from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.index.port import Filter, IndexedItem, IndexStore, Tombstone, VectorIndex
 from retrieval.ingestion import LEAST_RECALL, probe_index, recall_at_10
 
 D = 64

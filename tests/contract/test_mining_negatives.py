@@ -9,7 +9,7 @@ from catalog.folder import CatalogFolder, SplitData, TrainingPair, write_catalog
 from processing.mine_negatives import mine_negatives
 from processing.mining_rules import MiningRules
 from retrieval.contracts.items import Item
-from retrieval.index.base import IndexStore
+from retrieval.index.port import IndexStore
 
 TITLES = {
     "red-vase": "red vase",

@@ -16,7 +16,7 @@ from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
 from retrieval.errors import IndexMissing, ReleaseError
-from retrieval.index.base import IndexedItem, IndexStore, Tombstone
+from retrieval.index.port import IndexedItem, IndexStore, Tombstone
 from retrieval.ingestion import index_release, publish_release, rebuild_index, take_in_part
 
 OTHER_TOWER = "f" * 12

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from index_lots import DIMENSIONS, EVERYTHING, NOW, TOWER_ID, axis, clustered, lot, unit
 
-from retrieval.fuse import FUSION_KINDS, Fusion, FusionKind, fuse
-from retrieval.index.base import Candidate, Filter, IndexedItem, IndexStore, Tombstone, VectorIndex
+from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, fuse
+from retrieval.index.port import Candidate, Filter, IndexedItem, IndexStore, Tombstone, VectorIndex
 
 Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
 

@@ -9,8 +9,8 @@ from lots import WordEncoder, lot, publish
 
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
-from retrieval.index.admission import admits
-from retrieval.index.base import Filter, IndexStore, utc_now
+from retrieval.index.filters import admits
+from retrieval.index.port import Filter, IndexStore, utc_now
 from retrieval.search.service import Mode, SearchRequest, SearchService
 
 NOW = utc_now()

@@ -4,7 +4,7 @@ import pytest
 from index_lots import DIMENSIONS, EVERYTHING, TOWER_ID, axis, lot
 
 from retrieval.errors import GavelError, IndexMissing
-from retrieval.index.base import IndexStore
+from retrieval.index.port import IndexStore
 
 
 def test_a_new_index_names_its_tower_and_dimensions_and_holds_nothing(store: IndexStore) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
-from retrieval.index.base import IndexStore
+from retrieval.index.port import IndexStore
 from retrieval.search.service import SearchRequest, SearchService
 
 SWAPS = 40

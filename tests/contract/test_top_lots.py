@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from index_lots import EVERYTHING, NOW, lot
 
-from retrieval.index.base import Candidate, Filter, IndexedItem, Tombstone, VectorIndex
+from retrieval.index.port import Candidate, Filter, IndexedItem, Tombstone, VectorIndex
 
 Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
 

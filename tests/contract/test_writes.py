@@ -9,7 +9,7 @@ import pytest
 from index_lots import DIMENSIONS, EVERYTHING, TOWER_ID, axis, lot
 
 from retrieval.contracts.items import epoch_ms
-from retrieval.index.base import IndexedItem, IndexStore, Tombstone, UpsertReport, VectorIndex, utc_now
+from retrieval.index.port import IndexedItem, IndexStore, Tombstone, UpsertReport, VectorIndex, utc_now
 
 Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
 

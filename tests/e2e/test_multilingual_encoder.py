@@ -25,8 +25,8 @@ from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
-from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
+from retrieval.index.port import Filter
 from retrieval.ingestion import read_part
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")

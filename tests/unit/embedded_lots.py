@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.index.base import Filter, IndexedItem, Vector
 from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.index.port import Filter, IndexedItem, Vector
 
 D = 8
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

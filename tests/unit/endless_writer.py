@@ -8,8 +8,8 @@ from pathlib import Path
 
 from embedded_lots import lot
 
-from retrieval.index.base import Tombstone
 from retrieval.index.faiss import FaissStore
+from retrieval.index.port import Tombstone
 
 index = FaissStore(Path(sys.argv[1])).live()
 number = int(sys.argv[2])

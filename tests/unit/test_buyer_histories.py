@@ -15,8 +15,8 @@ from processing.buyer_histories import Asked, BuyerHistories
 from processing.corpus import catalog_moment
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import Item
-from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
+from retrieval.index.port import Filter
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.xgboost_ranker import RankingData
 from retrieval.search.service import MAX_INTERACTIONS, SearchRequest, SearchService

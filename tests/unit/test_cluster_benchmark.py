@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.cluster_load import fault, recall_of
 from benchmarks.cluster_lots import K, ask, make_lots
-from retrieval.index.base import Candidate
+from retrieval.index.port import Candidate
 
 LOTS = make_lots(300, 16)
 KNOWN = {lot.item_id: lot for lot in LOTS}

@@ -20,9 +20,9 @@ from local.home import Home
 from retrieval.config.settings import Settings
 from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, IndexUnavailable
-from retrieval.index.base import Filter, IndexedItem
 from retrieval.index.faiss import FaissStore
 from retrieval.index.lot_store import LotStore
+from retrieval.index.port import Filter, IndexedItem
 from retrieval.ingestion import index_release
 
 LISTED = datetime(2026, 11, 20, tzinfo=UTC)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from lots import TOWER_ID, WORDS, WordEncoder, lot
 
-from retrieval.fuse import Fusion
-from retrieval.index.base import IndexedItem
 from retrieval.index.faiss import FaissStore
+from retrieval.index.fusion import Fusion
+from retrieval.index.port import IndexedItem
 from retrieval.search.diversification import Diversity
 from retrieval.search.service import Mode, SearchAnswer, SearchRequest, SearchService
 

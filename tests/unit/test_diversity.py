@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import InvalidQuery
-from retrieval.index.base import Candidate
+from retrieval.index.port import Candidate
 from retrieval.search.diversification import Diversity, diversify
 
 EAST, NORTH = np.eye(2, dtype=np.float32)

@@ -17,11 +17,11 @@ from benchmarks.kills import KillReport, survive
 from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.files import replacing
-from retrieval.index.base import Filter, IndexedItem, Tombstone, Vector
 from retrieval.index.coded_vectors import OUTGROWN, CodedVectors
 from retrieval.index.faiss import FaissIndex, FaissStore
 from retrieval.index.hnsw import HnswGraph
 from retrieval.index.main_index import MainIndex, embedded_spec, new_main
+from retrieval.index.port import Filter, IndexedItem, Tombstone, Vector
 from retrieval.index.whole_vectors import WholeVectors
 
 N, MORE, D, K = 3_000, 1_100, 16, 10

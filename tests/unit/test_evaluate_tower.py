@@ -21,8 +21,8 @@ from processing.plots import plot_space
 from processing.runs import RememberingEncoder, summarise_ms
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput, ReleaseError, TowerMismatch
-from retrieval.fuse import Fusion
-from retrieval.tuning import FieldBoosts, Tuning
+from retrieval.index.fusion import Fusion
+from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 
 
 @pytest.fixture

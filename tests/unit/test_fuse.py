@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import InvalidQuery
-from retrieval.fuse import FUSION_KINDS, Fusion, FusionKind, Scored, fuse, reciprocal_rank_fusion
+from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, Scored, fuse, reciprocal_rank_fusion
 
 rankings = st.lists(st.lists(st.sampled_from("abcdefgh"), unique=True), max_size=4)
 

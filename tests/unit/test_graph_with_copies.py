@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.config.index_spec import IndexSpec
-from retrieval.index.base import Tombstone, Vector
 from retrieval.index.faiss import FaissStore
 from retrieval.index.hnsw import HnswGraph
+from retrieval.index.port import Tombstone, Vector
 
 GRAPHS = ("hnsw", "hnsw_sq8")
 

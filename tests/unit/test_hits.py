@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.index import hits
-from retrieval.index.base import Filter
 from retrieval.index.lot_columns import GoneLot, LotColumns
 from retrieval.index.lot_store import LotFields
+from retrieval.index.port import Filter
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 

@@ -19,11 +19,11 @@ from retrieval.config.settings import EventWeights, Hyperparameters, hyperparame
 from retrieval.contracts.documents import index_body
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidSettings
-from retrieval.index.base import Candidate, Filter
 from retrieval.index.bm25 import Bm25Index
 from retrieval.index.hnsw import HnswGraph
 from retrieval.index.main_index import embedded_spec
 from retrieval.index.opensearch_queries import semantic_body
+from retrieval.index.port import Candidate, Filter
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
 from retrieval.ranker.xgboost_ranker import fit_booster, fit_few_queries
 from retrieval.search.image_query import with_words

@@ -12,7 +12,7 @@ from local.index_commands import index_app
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE
 from retrieval.errors import ReleaseError
-from retrieval.index.base import Tombstone
+from retrieval.index.port import Tombstone
 
 
 def gavel_index(*arguments):

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retrieval.index import lot_keywords, title_words
-from retrieval.index.base import Filter, IndexedItem, Tombstone
 from retrieval.index.bm25 import Bm25Delta, Bm25Index, bm25_scores, kept_length
 from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
+from retrieval.index.port import Filter, IndexedItem, Tombstone
 from retrieval.text.analysis import ANALYSIS
-from retrieval.tuning import FieldBoosts, Tuning
 
 WORDS = ("gold", "silver", "watch", "vase", "lamp", "ring")
 QUERY = "gold watch ring gold"

@@ -10,8 +10,8 @@ from opensearchpy import OpenSearch
 
 from retrieval.errors import IndexUnavailable
 from retrieval.index import opensearch_bulk
-from retrieval.index.base import IndexedItem, Tombstone, UpsertReport
 from retrieval.index.opensearch_bulk import BulkWriter
+from retrieval.index.port import IndexedItem, Tombstone, UpsertReport
 
 WRITTEN = {"status": 201, "result": "created"}
 BUSY = {"status": 429, "error": {"type": "rejected_execution_exception", "reason": "queue is full"}}

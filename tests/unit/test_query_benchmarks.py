@@ -21,8 +21,8 @@ from retrieval.buyers.vector import AVERAGE
 from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, InvalidInput
 from retrieval.index import lot_keywords
-from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
+from retrieval.index.port import Filter
 
 TITLES = ("red round vase", "blue old vase", "gold ring", "silver ring for two", "old luxury watch", "new lamp")
 

@@ -15,7 +15,7 @@ from trained_booster import feature_rows, ranking_data, trained_booster
 
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeatureMismatch, RankerUnavailable
-from retrieval.index.base import Candidate
+from retrieval.index.port import Candidate
 from retrieval.ranker import xgboost_ranker as adapter
 from retrieval.ranker.features import FEATURES, feature_matrix
 from retrieval.ranker.parameters import FewQueries

@@ -25,7 +25,7 @@ from retrieval.contracts.documents import (
 )
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.index.base import IndexedItem, Tombstone
+from retrieval.index.port import IndexedItem, Tombstone
 from retrieval.text.analysis import ANALYSIS
 
 EVENING = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)

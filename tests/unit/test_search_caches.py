@@ -9,9 +9,9 @@ import pytest
 from lots import WordEncoder, lot, publish
 
 from retrieval.errors import RankerUnavailable
-from retrieval.fuse import Fusion
-from retrieval.index.base import Filter, utc_now
 from retrieval.index.faiss import FaissStore
+from retrieval.index.fusion import Fusion
+from retrieval.index.port import Filter, utc_now
 from retrieval.search.diversification import Diversity
 from retrieval.search.service import SearchRequest, SearchService
 

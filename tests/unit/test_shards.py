@@ -16,8 +16,8 @@ from embedded_lots import ALL, NOW, D, lot, vector
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
-from retrieval.index.base import Filter, IndexStore, Tombstone, VectorIndex
 from retrieval.index.faiss import FaissStore
+from retrieval.index.port import Filter, IndexStore, Tombstone, VectorIndex
 from retrieval.index.shards import SHARDS_FILE, ShardedIndex, shard_of
 
 LOTS, SHARDS = 3_000, 3

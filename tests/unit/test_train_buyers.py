@@ -18,7 +18,7 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import InvalidInput
-from retrieval.index.base import Candidate
+from retrieval.index.port import Candidate
 
 START = datetime(2026, 1, 1, 9, tzinfo=UTC)
 KINDS, LOTS = 8, 160

@@ -11,8 +11,8 @@ from catalog.folder import CatalogFolder, Qrels, SplitData, write_catalog
 from processing.plots import plot_shares
 from processing.tune_hybrid import AIMS, BOOSTS, JudgedLists, Lists, choose, fusions, judged_lists, ndcg_by_share
 from retrieval.errors import InvalidInput
-from retrieval.fuse import FUSION_KINDS, Fusion, Scored
-from retrieval.tuning import FieldBoosts, Tuning
+from retrieval.index.fusion import FUSION_KINDS, Fusion, Scored
+from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 
 WRONG: Scored = [(f"false-{n}", 1 - n / 20) for n in range(9)]
 

@@ -8,10 +8,10 @@ from lots import TOWER_ID, WordEncoder, lot, publish
 from shortages import limited
 
 from retrieval.errors import InvalidInput, TowerError
-from retrieval.fuse import Fusion
-from retrieval.index.base import Filter
 from retrieval.index.faiss import FaissStore
-from retrieval.tuning import TUNING_FILE, FieldBoosts, Tuning
+from retrieval.index.fusion import Fusion
+from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
+from retrieval.index.port import Filter
 
 TUNED = Tuning(Fusion("min_max", (0.3, 0.7)), FieldBoosts(brand=3))
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from retrieval.contracts.items import MAX_ID_BYTES, latest_version
-from retrieval.index.base import IndexedItem, Tombstone
+from retrieval.index.port import IndexedItem, Tombstone
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 TEXT_FIELDS = ("text", "title", "category", "brand", "seller")

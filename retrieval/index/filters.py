@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.contracts.items import epoch_ms
-from retrieval.index.base import Filter
+from retrieval.index.port import Filter
 from retrieval.text.analysis import fold_label
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.fuse import Fusion, fuse
+from retrieval.index.fusion import Fusion, fuse
 
 Vector = NDArray[np.float32]
 TopField = Literal["bid_count", "listed_at"]  # numbers of a lot that a list may be ordered by
@@ -146,7 +146,7 @@ class Candidate:
 
 
 class VectorIndex(Protocol):
-    """One physical index: the lots of one tower, searched as was tuned for it (retrieval.tuning).
+    """One physical index: the lots of one tower, searched as was tuned for it (retrieval.index.hybrid_tuning).
 
     Every search answers with at most k candidates by descending score, ties by item_id; fewer than k is a normal answer.
     Every method raises IndexUnavailable when the index does not answer.

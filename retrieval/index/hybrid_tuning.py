@@ -6,7 +6,7 @@ from pathlib import Path
 
 from retrieval.errors import InvalidInput, TowerError
 from retrieval.files import replace_file, seal_json, shortage, unseal_json
-from retrieval.fuse import Fusion
+from retrieval.index.fusion import Fusion
 
 TUNING_FILE = "hybrid.json"  # beside the tower's card, and published with it
 
