@@ -22,7 +22,7 @@ from benchmarks.machine import describe_machine
 from processing.runs import Counter, Progress, summarise_ms
 from retrieval.errors import IndexUnavailable
 from retrieval.files import crc32_of
-from retrieval.index.ann_recall import exact_cut, recall_of
+from retrieval.index.ann.recall import exact_cut, recall_of
 from retrieval.index.port import Vector
 
 VECTORS, QUERIES = "vectors.npy", "queries.npy"

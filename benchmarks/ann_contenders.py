@@ -83,13 +83,13 @@ class Library(Protocol):
 
 
 class Gavel:
-    """retrieval.index.families: mapped from the disk, answers in the order of exact cosines."""
+    """retrieval.index.ann.families: mapped from the disk, answers in the order of exact cosines."""
 
     def build(self, contender: Contender, vectors: Vector, folder: Path) -> None:
         """As family_build.build() does, in steps."""
         import faiss
 
-        from retrieval.index.family_build import build
+        from retrieval.index.ann.build import build
 
         faiss.omp_set_num_threads(BUILD_THREADS)
         build(contender.spec, np.array_split(vectors, max(1, len(vectors) // 50_000)), vectors.shape[1], folder)
@@ -98,7 +98,7 @@ class Gavel:
         """Mapped, its checksum looked at before."""
         import faiss
 
-        from retrieval.index.families import AnnIndex
+        from retrieval.index.ann.families import AnnIndex
 
         faiss.omp_set_num_threads(1)
         return AnnIndex.open(folder, check=False)

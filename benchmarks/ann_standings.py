@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.ann_contenders import BUILD_THREADS
 from retrieval.config.index_spec import IndexSpec
-from retrieval.index.index_advice import Calibration, Measured
+from retrieval.index.ann.advice import Calibration, Measured
 
 by_first = itemgetter(0)
 

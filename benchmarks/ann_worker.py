@@ -50,7 +50,7 @@ def serve(contender: Contender, folder: Path, queries: np.ndarray) -> None:
 def _import_all(library: str) -> None:
     """Load the libraries before memory is first looked at."""
     if library in ("gavel", "faiss"):
-        import retrieval.index.families  # noqa: F401
+        import retrieval.index.ann.families  # noqa: F401
     elif library == "hnswlib":
         import hnswlib  # noqa: F401
     else:

@@ -16,7 +16,7 @@ from benchmarks.filtered import opened
 from benchmarks.machine import describe_machine
 from processing.runs import Counter, Progress
 from retrieval.errors import InvalidInput
-from retrieval.index.families import AnnIndex
+from retrieval.index.ann.families import AnnIndex
 from retrieval.index.port import Vector
 
 SPECS = ("flat", "ivf:nprobe=64", "ivf_sq8:nprobe=64", "hnsw")

@@ -20,10 +20,10 @@ from benchmarks.filters import KINDS, Filters
 from benchmarks.machine import describe_machine
 from processing.runs import Counter, Progress, summarise_ms
 from retrieval.config.index_spec import IndexSpec
-from retrieval.index.ann_recall import recall_of
+from retrieval.index.ann.families import AnnIndex
+from retrieval.index.ann.recall import recall_of
+from retrieval.index.ann.vector_index import HnswGraph, Slots
 from retrieval.index.faiss_index import EXACT_BELOW
-from retrieval.index.families import AnnIndex
-from retrieval.index.hnsw import HnswGraph, Slots
 from retrieval.index.lot_columns import Mask
 from retrieval.index.port import Vector
 

@@ -34,7 +34,7 @@ from processing.runs import summarise_ms
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import Settings
 from retrieval.encoders.query_encoder import to_unit_length
-from retrieval.index.ann_recall import exact_cut, recall_of
+from retrieval.index.ann.recall import exact_cut, recall_of
 from retrieval.index.opensearch_connection import connect
 from retrieval.index.port import Vector
 

@@ -13,7 +13,7 @@ from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from retrieval.index.index_advice import Advice, Calibration
+    from retrieval.index.ann.advice import Advice, Calibration
 
 SAMPLE = 100_000  # vectors of a release that are measured, at most
 QUERIES = 200
@@ -31,8 +31,8 @@ def advise(
     as_json: Json = False,
 ) -> None:
     """Say which kind of vector index fits a number of items, a memory and a recall."""
-    from retrieval.index.index_advice import Calibration, parse_bytes, parse_items, shards_needed
-    from retrieval.index.index_advice import advise as weigh
+    from retrieval.index.ann.advice import Calibration, parse_bytes, parse_items, shards_needed
+    from retrieval.index.ann.advice import advise as weigh
 
     count, limit = parse_items(items), parse_bytes(memory)
     calibration = _measured(release) if measure or release else Calibration.load()

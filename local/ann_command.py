@@ -39,7 +39,7 @@ def ann(
     from benchmarks.ann_data import release_vectors, synthetic_vectors
     from benchmarks.ann_plot import plot as draw
     from retrieval.config.index_spec import IndexSpec, default_specs
-    from retrieval.index.index_advice import parse_items
+    from retrieval.index.ann.advice import parse_items
 
     home = Home(Settings.from_env())
     if release is not None:

@@ -22,7 +22,7 @@ def faiss(
     as_json: Json = False,
 ) -> None:
     """Write a release's vectors and ids as NumPy files, with a plain FAISS index over them."""
-    from retrieval.index.faiss_export import export_release
+    from retrieval.index.ann.export import export_release
     from retrieval.index.main_index import embedded_spec
 
     home = Home(Settings.from_env())

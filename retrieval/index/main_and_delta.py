@@ -10,12 +10,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.hnsw import FlatVectors
+from retrieval.index.ann.vector_index import FlatVectors
+from retrieval.index.ann.whole_vectors import Slots
 from retrieval.index.lot_columns import Mask
 from retrieval.index.main_index import MainIndex
 from retrieval.index.port import Vector
 from retrieval.index.read_write_lock import ReadWriteLock
-from retrieval.index.whole_vectors import Slots
 
 ROWS_A_STRIDE = 4_096  # added to an index that nobody searches; FAISS pays for every vector of a graph at each stride
 

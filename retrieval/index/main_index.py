@@ -6,12 +6,12 @@ from typing import Protocol, Self
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import hyperparameters
-from retrieval.index.coded_vectors import CodedVectors
-from retrieval.index.hnsw import FlatVectors, HnswGraph
+from retrieval.index.ann.quantised_index import CodedVectors
+from retrieval.index.ann.storage import Positions
+from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
+from retrieval.index.ann.whole_vectors import Slots
 from retrieval.index.lot_columns import Mask
 from retrieval.index.port import Vector
-from retrieval.index.vector_file import Positions
-from retrieval.index.whole_vectors import Slots
 
 DEFAULT_INDEX = "hnsw"
 

@@ -16,7 +16,7 @@ from benchmarks.clustered import clustered, clustered_queries
 from local.cli import app
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import InvalidInput
-from retrieval.index.index_advice import Calibration
+from retrieval.index.ann.advice import Calibration
 
 GRAPH = IndexSpec.parse("hnsw:m=8,ef_construction=64")
 

@@ -17,12 +17,12 @@ from benchmarks.kills import KillReport, survive
 from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.files import replacing
-from retrieval.index.coded_vectors import OUTGROWN, CodedVectors
+from retrieval.index.ann.quantised_index import OUTGROWN, CodedVectors
+from retrieval.index.ann.vector_index import HnswGraph
+from retrieval.index.ann.whole_vectors import WholeVectors
 from retrieval.index.faiss import FaissIndex, FaissStore
-from retrieval.index.hnsw import HnswGraph
 from retrieval.index.main_index import MainIndex, embedded_spec, new_main
 from retrieval.index.port import Filter, IndexedItem, Tombstone, Vector
-from retrieval.index.whole_vectors import WholeVectors
 
 N, MORE, D, K = 3_000, 1_100, 16, 10
 
@@ -245,7 +245,8 @@ def test_a_beam_follows_the_number_of_vectors_unless_one_is_named(monkeypatch: p
     asked: list[int] = []
     real = faiss.SearchParametersHNSW
     monkeypatch.setattr(
-        "retrieval.index.hnsw._faiss.SearchParametersHNSW", lambda efSearch, sel: asked.append(efSearch) or real(efSearch=efSearch)
+        "retrieval.index.ann.vector_index._faiss.SearchParametersHNSW",
+        lambda efSearch, sel: asked.append(efSearch) or real(efSearch=efSearch),
     )
     for spec in (IndexSpec("hnsw"), IndexSpec("hnsw", ef_search=77)):
         graph = HnswGraph(D, spec)

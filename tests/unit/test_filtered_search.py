@@ -11,8 +11,8 @@ from benchmarks.ann_data import synthetic_vectors
 from benchmarks.filtered import FilteredResult, run_benchmark
 from benchmarks.filters import KINDS, Filters
 from local.cli import app
-from retrieval.index.hnsw import HnswGraph, share_near
-from retrieval.index.inner_products import inner_products
+from retrieval.index.ann.inner_products import inner_products
+from retrieval.index.ann.vector_index import HnswGraph, share_near
 from retrieval.index.port import Vector
 
 LOTS, D = 6_000, 16

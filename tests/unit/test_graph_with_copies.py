@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.config.index_spec import IndexSpec
+from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.faiss import FaissStore
-from retrieval.index.hnsw import HnswGraph
 from retrieval.index.port import Tombstone, Vector
 
 GRAPHS = ("hnsw", "hnsw_sq8")
@@ -94,7 +94,7 @@ def test_lots_among_thousands_of_copies_are_found_by_their_vectors(tmp_path: Pat
 
 def test_a_file_without_pairs_of_equal_slots_is_read_as_before(tmp_path: Path) -> None:
     from retrieval.files import replacing
-    from retrieval.index.vector_file import seal
+    from retrieval.index.ann.storage import seal
 
     graph = HnswGraph(D)
     graph.add(np.stack([vector(number) for number in range(50)]))

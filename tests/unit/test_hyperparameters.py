@@ -19,8 +19,8 @@ from retrieval.config.settings import EventWeights, Hyperparameters, hyperparame
 from retrieval.contracts.documents import index_body
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidSettings
+from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.bm25 import Bm25Index
-from retrieval.index.hnsw import HnswGraph
 from retrieval.index.main_index import embedded_spec
 from retrieval.index.opensearch_queries import semantic_body
 from retrieval.index.port import Candidate, Filter
@@ -129,7 +129,8 @@ def test_the_graph_of_both_indices_is_built_and_searched_by_the_settings(having,
     asked: list[int] = []
     real = faiss.SearchParametersHNSW
     monkeypatch.setattr(
-        "retrieval.index.hnsw._faiss.SearchParametersHNSW", lambda efSearch, sel: asked.append(efSearch) or real(efSearch=efSearch)
+        "retrieval.index.ann.vector_index._faiss.SearchParametersHNSW",
+        lambda efSearch, sel: asked.append(efSearch) or real(efSearch=efSearch),
     )
     graph.add(np.repeat(EAST[None], 500, axis=0))
     graph.nearest(EAST, 3, np.ones(500, dtype=bool), exact_below=0)

@@ -10,7 +10,7 @@ from local.cli import app
 from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.index.index_advice import Calibration, Measured, advise, parse_bytes, parse_items, shards_needed
+from retrieval.index.ann.advice import Calibration, Measured, advise, parse_bytes, parse_items, shards_needed
 
 GB = 10**9
 

@@ -11,9 +11,9 @@ import pytest
 from benchmarks.clustered import clustered, clustered_queries
 from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.errors import IndexUnavailable, InvalidInput
-from retrieval.index.ann_recall import exact_cut, mean_recall, recall_of, tune
-from retrieval.index.families import AnnIndex
-from retrieval.index.family_build import build
+from retrieval.index.ann.build import build
+from retrieval.index.ann.families import AnnIndex
+from retrieval.index.ann.recall import exact_cut, mean_recall, recall_of, tune
 
 N, D, K = 4_000, 16, 20
 TEXTS = {

@@ -11,8 +11,8 @@ from embedded_lots import ALL, D, live_index, lot, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
 from retrieval.index.faiss import FaissIndex, FaissStore
-from retrieval.index.hnsw import FlatVectors, HnswGraph
 from retrieval.index.lot_graph import LEAST_DELTA
 from retrieval.index.main_and_delta import MainAndDelta
 from retrieval.index.port import Tombstone, Vector

@@ -13,9 +13,9 @@ from shortages import limited
 
 from retrieval.errors import IndexUnavailable
 from retrieval.index import renewal
+from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.bm25 import Bm25Index
 from retrieval.index.faiss import FaissIndex, FaissStore
-from retrieval.index.hnsw import HnswGraph
 from retrieval.index.lot_columns import LotColumns
 from retrieval.index.lot_graph import LEAST_DELTA, LotGraph
 from retrieval.index.lot_store import LotStore, translated

@@ -21,7 +21,7 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.release import check_part, load_release
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replacing, sha256_of
-from retrieval.index.family_build import trained
+from retrieval.index.ann.build import trained
 from retrieval.index.port import Tombstone, Vector
 from retrieval.ingestion import read_part
 

@@ -12,14 +12,14 @@ import numpy as np
 from retrieval.config.index_spec import LEAST_TO_TRAIN, IndexSpec
 from retrieval.errors import InvalidInput
 from retrieval.files import replacing
-from retrieval.index.equal_vectors import PAIR_BYTES, EqualVectors
-from retrieval.index.families import AnnIndex, mapped_vectors
-from retrieval.index.family_build import trained
-from retrieval.index.hnsw import nearest_slots
+from retrieval.index.ann.build import trained
+from retrieval.index.ann.equal_vectors import PAIR_BYTES, EqualVectors
+from retrieval.index.ann.families import AnnIndex, mapped_vectors
+from retrieval.index.ann.storage import Footer, MappedIndex, Positions, checked, positions_in, seal
+from retrieval.index.ann.vector_index import nearest_slots
+from retrieval.index.ann.whole_vectors import BLOCK_ROWS, Slots, WholeVectors
 from retrieval.index.lot_columns import Mask
 from retrieval.index.port import OVERFETCH, Vector
-from retrieval.index.vector_file import Footer, MappedIndex, Positions, checked, positions_in, seal
-from retrieval.index.whole_vectors import BLOCK_ROWS, Slots, WholeVectors
 
 ROWS_A_STRIDE = 10_000  # coded between two chances to give up
 OUTGROWN = 4  # times the vectors that it was trained for

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.files import replacing
-from retrieval.index.equal_vectors import EqualVectors
-from retrieval.index.inner_products import inner_products
+from retrieval.index.ann.equal_vectors import EqualVectors
+from retrieval.index.ann.inner_products import inner_products
+from retrieval.index.ann.storage import Footer, MappedIndex, Positions, checked, positions_in, seal
+from retrieval.index.ann.whole_vectors import Slots
 from retrieval.index.lot_columns import Mask
 from retrieval.index.port import OVERFETCH, Vector
-from retrieval.index.vector_file import Footer, MappedIndex, Positions, checked, positions_in, seal
-from retrieval.index.whole_vectors import Slots
 
 _faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors
 

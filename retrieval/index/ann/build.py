@@ -12,9 +12,9 @@ import numpy as np
 from retrieval.config.index_spec import POINTS_A_CENTROID, IndexSpec
 from retrieval.errors import InvalidInput
 from retrieval.files import crc32_of, replace_file
-from retrieval.index.families import CARD_FILE, INDEX_FILE, VECTORS_FILE, AnnIndex, mapped_vectors
+from retrieval.index.ann.families import CARD_FILE, INDEX_FILE, VECTORS_FILE, AnnIndex, mapped_vectors
+from retrieval.index.ann.whole_vectors import WholeVectors
 from retrieval.index.port import Vector
-from retrieval.index.whole_vectors import WholeVectors
 
 ROWS_A_STEP = 10_000  # added between two steps of a progress bar
 SAMPLE_SEED = 7

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.files import crc32_of, shortage
-from retrieval.index.hnsw import SHARE_OF_PASSES, exact_is_cheaper, nearest_slots, share_near
-from retrieval.index.inner_products import inner_products
+from retrieval.index.ann.inner_products import inner_products
+from retrieval.index.ann.vector_index import SHARE_OF_PASSES, exact_is_cheaper, nearest_slots, share_near
+from retrieval.index.ann.whole_vectors import Slots, WholeVectors
 from retrieval.index.lot_columns import Mask
 from retrieval.index.port import OVERFETCH, Vector
-from retrieval.index.whole_vectors import Slots, WholeVectors
 
 INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"
 SIFTED_MARGIN = 1.5  # of what would be enough if the allowed were spread evenly

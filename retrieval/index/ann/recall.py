@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
-from retrieval.index.families import AnnIndex
+from retrieval.index.ann.families import AnnIndex
 from retrieval.index.port import Vector
 
 BLOCK_ROWS = 50_000  # vectors that all queries are compared with at a time

@@ -13,9 +13,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.index.ann.whole_vectors import Slots
 from retrieval.index.lot_columns import Mask
 from retrieval.index.port import Vector
-from retrieval.index.whole_vectors import Slots
 
 _faiss: Any = faiss  # its type stubs know the C++ signatures alone
 
