@@ -26,7 +26,7 @@ from retrieval.buyers.attention import Attention
 from retrieval.buyers.vector import BuyerTower
 from retrieval.contracts.events import EVENT_TYPES
 from retrieval.errors import GavelError, TowerError
-from retrieval.index.main_index import embedded_spec
+from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.port import IndexStore, utc_now
 from retrieval.search.service import MAX_INTERACTIONS, SearchService
 

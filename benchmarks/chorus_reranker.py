@@ -30,7 +30,7 @@ from processing.zero_shot import SentenceEncoder, build_zero_shot_corpus
 from retrieval.errors import IndexMissing
 from retrieval.evaluation.metrics import evaluate_per_query
 from retrieval.evaluation.significance import compare_paired
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.ranker.xgboost_ranker import BoosterRanker
 from retrieval.search.service import SearchService
 

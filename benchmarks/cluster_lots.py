@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.clustered import clustered, clustered_queries
 from retrieval.contracts.documents import document_of, vector_from_json, vector_to_json
 from retrieval.contracts.items import Item
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Candidate, Filter, IndexedItem, Vector, VectorIndex
 
 K = 10

@@ -25,10 +25,10 @@ from benchmarks.many_lots import NOISE
 from local.console import console, progress, show_table
 from processing.runs import Latency, summarise_ms
 from retrieval.encoders.query_encoder import to_unit_length
-from retrieval.index.faiss import FaissStore
-from retrieval.index.faiss_index import LOTS_FILE
-from retrieval.index.lot_store import LotStore
-from retrieval.index.main_index import embedded_spec
+from retrieval.index.embedded.database import LotStore
+from retrieval.index.embedded.index import LOTS_FILE
+from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, Vector
 
 KS = (10, 50)

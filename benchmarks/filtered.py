@@ -23,8 +23,8 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.index.ann.families import AnnIndex
 from retrieval.index.ann.recall import recall_of
 from retrieval.index.ann.vector_index import HnswGraph, Slots
-from retrieval.index.faiss_index import EXACT_BELOW
-from retrieval.index.lot_columns import Mask
+from retrieval.index.embedded.filter_columns import Mask
+from retrieval.index.embedded.index import EXACT_BELOW
 from retrieval.index.port import Vector
 
 SHARES = (0.9, 0.5, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)

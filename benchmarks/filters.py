@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.lot_columns import Mask
+from retrieval.index.embedded.filter_columns import Mask
 from retrieval.index.port import Vector
 
 Kind = Literal["independent", "own", "other", "opposite"]

@@ -21,8 +21,8 @@ from benchmarks.machine import describe_machine
 from processing.runs import Latency, summarise_ms
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import GavelError
-from retrieval.index.faiss import FaissStore
-from retrieval.index.faiss_index import FaissIndex
+from retrieval.index.embedded.index import FaissIndex
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, IndexedItem, Vector
 
 K = 10

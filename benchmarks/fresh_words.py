@@ -15,8 +15,8 @@ import numpy as np
 from processing.runs import Latency, summarise_ms
 from retrieval.contracts.items import query_text
 from retrieval.errors import GavelError
-from retrieval.index.faiss_index import FaissIndex
-from retrieval.index.lot_keywords import DELTA_SHARE, LEAST_DELTA
+from retrieval.index.embedded.index import FaissIndex
+from retrieval.index.embedded.keywords import DELTA_SHARE, LEAST_DELTA
 from retrieval.index.port import Filter, IndexedItem, Vector
 
 K = 10

@@ -28,9 +28,9 @@ import typer
 from benchmarks.machine import describe_machine
 from local.console import console, progress
 from retrieval.errors import GavelError
-from retrieval.index import lot_keywords
-from retrieval.index.faiss import FaissIndex, FaissStore
-from retrieval.index.main_index import DEFAULT_INDEX, embedded_spec
+from retrieval.index.embedded import keywords as lot_keywords
+from retrieval.index.embedded.main_index import DEFAULT_INDEX, embedded_spec
+from retrieval.index.embedded.store import FaissIndex, FaissStore
 from retrieval.index.port import Filter, IndexedItem, Tombstone, Vector
 
 DIMENSIONS, TOWER = 16, "killed"

@@ -42,7 +42,7 @@ from retrieval.contracts.items import Item, item_text, query_text
 from retrieval.encoders.photos import read_photo
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.evaluation.metrics import Run, evaluate_per_query, fuse_runs
-from retrieval.index.bm25 import Bm25Index
+from retrieval.index.embedded.bm25 import Bm25Index
 
 MEASURE = "recall@10"
 DEPTH = 50

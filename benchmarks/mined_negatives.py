@@ -28,7 +28,7 @@ from processing.mining_rules import MiningRules
 from processing.round_index import build, measure_kinds, open_store
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
-from retrieval.index.faiss import FaissIndex
+from retrieval.index.embedded.store import FaissIndex
 
 FURTHER = 2  # lots for each query beside those of the batch
 SPLIT = "test"  # val chooses the epochs

@@ -29,7 +29,7 @@ from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item
 from retrieval.encoders.photos import read_photo
 from retrieval.errors import InvalidInput
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import SearchRequest, SearchService
 
 DEPTH = 10

@@ -30,7 +30,7 @@ from processing.reranker_endpoint.inference import BOOSTER_FILE
 from processing.runs import Latency, summarise_ms
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import Item
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Candidate, Filter, IndexedItem, Vector
 from retrieval.ranker.features import FEATURES, feature_matrix
 from retrieval.ranker.parameters import BoosterParameters

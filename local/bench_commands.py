@@ -19,7 +19,7 @@ from retrieval.config.settings import Settings
 if TYPE_CHECKING:
     from benchmarks.query_path import QueryPathResult
     from processing.runs import Latency
-    from retrieval.index.faiss import FaissStore
+    from retrieval.index.embedded.store import FaissStore
 
 Lots = Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")]
 Dimensions = Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")]
@@ -148,7 +148,7 @@ def query(
 
         store, bare = open_store(apart), connect(settings.opensearch_url, settings.request_timeout_s)
     else:
-        from retrieval.index.faiss import FaissStore
+        from retrieval.index.embedded.store import FaissStore
 
         store = FaissStore(home.benches, kept)
     encoder, ranker = CutEncoder(load_encoder(settings, tower_id), dimensions), load_ranker(settings, tower_id)
@@ -234,7 +234,7 @@ def fresh(
 def _copies(home: Home, release: Path, lots: int, dimensions: int) -> "FaissStore":
     """The embedded index that benchmarks keep of so many copies of a release's lots, made where it is not there."""
     from benchmarks.many_lots import index_of_copies
-    from retrieval.index.faiss import FaissStore
+    from retrieval.index.embedded.store import FaissStore
 
     store = FaissStore(home.benches, _bench_alias(release, lots, dimensions))
     with progress("index lots") as written:

@@ -203,7 +203,7 @@ def measure_variants(
     """
     from processing.corpus import build_corpus
     from processing.runs import Variant, measure
-    from retrieval.index.faiss import FaissStore
+    from retrieval.index.embedded.store import FaissStore
 
     with tempfile.TemporaryDirectory(prefix="gavel-measure-") as folder:
         services = {}

@@ -17,7 +17,7 @@ from processing.runs import Counter, RememberingEncoder, Variant, search_run
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import Mode, SearchService
 
 WAY_MARK = ":"  # <report>:<way of searching>

@@ -27,8 +27,8 @@ def open_store(settings: Settings) -> IndexStore:
         from retrieval.index import opensearch_client
 
         return opensearch_client.open_store(settings, partial(load_tuning, settings))
-    from retrieval.index.faiss import FaissStore
-    from retrieval.index.main_index import embedded_spec
+    from retrieval.index.embedded.main_index import embedded_spec
+    from retrieval.index.embedded.store import FaissStore
 
     made_with = {"language": settings.language, "shards": settings.index_shards, "tuning": partial(load_tuning, settings)}
     spec = embedded_spec(settings.embedded_index)

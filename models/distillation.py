@@ -35,7 +35,7 @@ from models.training_data import Lots, Queries, TokenTable, read_training_lots
 from models.validation import Figures, Validation
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
-from retrieval.index.bm25 import Bm25Index
+from retrieval.index.embedded.bm25 import Bm25Index
 
 CPU = torch.device("cpu")
 Stages = Callable[[str], Callable[[int, int], None]]  # label of a stage -> a function of (done, total)

@@ -31,7 +31,7 @@ from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer
 from retrieval.encoders.static_query_encoder import SmallQueryEncoder, SmallQueryTower
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import Encoder, SearchService
 
 LEAST_SHARE = 0.98  # of the full query tower's Recall@50

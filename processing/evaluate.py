@@ -29,7 +29,7 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, TowerMismatch
 from retrieval.evaluation.metrics import RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
 from retrieval.evaluation.significance import PairedComparison, compare_paired
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import IndexStore
 from retrieval.ranker.port import Ranker

@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace, rules: MiningRules) -> HardNegatives:
-    from retrieval.index.faiss import FaissStore
+    from retrieval.index.embedded.store import FaissStore
 
     with tempfile.TemporaryDirectory(prefix="gavel-mine-") as scratch:
         store = FaissStore(Path(scratch))

@@ -13,8 +13,8 @@ from processing.runs import RememberingEncoder, Variant, measure
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import IndexMissing, ReleaseError
-from retrieval.index.faiss import FaissStore
-from retrieval.index.main_index import embedded_spec
+from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import SearchService
 
 Progress = Callable[[int, int], None]

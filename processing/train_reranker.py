@@ -277,7 +277,7 @@ def service_of_release(tower: Path, release: Path) -> Iterator[SearchService]:
         tower: folder of the artefact that the release was embedded with.
         release: its folder.
     """
-    from retrieval.index.faiss import FaissStore
+    from retrieval.index.embedded.store import FaissStore
 
     with tempfile.TemporaryDirectory(prefix="gavel-reranker-") as scratch:
         store = FaissStore(Path(scratch))

@@ -15,7 +15,7 @@ from processing.runs import Counter, Progress
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import MEASURES, RELEVANT_GRADE, Grades, evaluate_per_query
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, Scored, fuse
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.port import Candidate, Filter

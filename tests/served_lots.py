@@ -12,7 +12,7 @@ from lambdas.query_api.app import create_app
 from local.http_server import served_in_thread
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import utc_now
 from retrieval.search.service import SearchService
 

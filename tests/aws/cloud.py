@@ -29,7 +29,7 @@ from local.rehearsal.state_machines import as_on_aws
 from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.release import Manifest, Part
 from retrieval.contracts.tower_card import TowerCard
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import IndexedItem
 
 TOWER = "0123456789ab"

@@ -24,7 +24,7 @@ from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, Manifest, Part, PartReceipt
 from retrieval.contracts.tower_card import CARD_FILE, TowerCard
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, ReleaseError, TowerError
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, Tombstone
 
 BUCKET = "embeddings"

@@ -34,7 +34,7 @@ from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder
 from retrieval.encoders.tower_store import SERVING_FILES, SMALL_SERVING_FILES
 from retrieval.errors import IndexUnavailable
 from retrieval.index import opensearch_client
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
 from retrieval.index.port import Filter

@@ -30,7 +30,7 @@ from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.encoders.query_encoder import OUTPUT, QueryEncoder
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import IndexedItem
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from index_lots import DIMENSIONS, TOWER_ID
 from opensearch_stores import opensearch_store
 from opensearchpy import OpenSearch
 
-from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.index.embedded.store import FaissIndex, FaissStore
 from retrieval.index.port import IndexedItem, IndexStore, Tombstone, VectorIndex
 
 ADAPTERS = ("faiss", "opensearch")

@@ -8,7 +8,7 @@ import pytest
 from index_lots import NOW, TOWER_ID, clustered, lot
 from opensearch_stores import opensearch_store
 
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.opensearch import OpenSearchStore

@@ -10,7 +10,7 @@ from judged_lots import ENDED, LISTED, judged_items, write_release
 from lots import TOWER_ID as RELEASE_TOWER_ID
 from lots import WordEncoder
 
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, IndexStore, VectorIndex
 from retrieval.ingestion import index_release, rebuild_index
 

@@ -10,7 +10,7 @@ import pytest
 from index_lots import EVERYTHING, NOW, TOWER_ID, clustered, lot, unit
 from opensearch_stores import opensearch_store
 
-from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.index.embedded.store import FaissIndex, FaissStore
 from retrieval.index.port import Filter, IndexedItem, IndexStore, Tombstone, VectorIndex
 from retrieval.ingestion import LEAST_RECALL, probe_index, recall_at_10
 

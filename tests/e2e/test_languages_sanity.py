@@ -28,7 +28,7 @@ from retrieval.contracts.documents import document_of
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import item_text
 from retrieval.encoders.query_encoder import QueryEncoder
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, IndexedItem, VectorIndex
 
 MODEL_VARIABLE = "GAVEL_MULTILINGUAL_MODEL"

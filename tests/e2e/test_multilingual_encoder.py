@@ -25,7 +25,7 @@ from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter
 from retrieval.ingestion import read_part
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.index.embedded.store import FaissIndex, FaissStore
 from retrieval.index.port import Filter, IndexedItem, Vector
 
 D = 8

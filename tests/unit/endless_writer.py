@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embedded_lots import lot
 
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Tombstone
 
 index = FaissStore(Path(sys.argv[1])).live()

@@ -28,7 +28,7 @@ from local.http_server import served_in_thread
 from retrieval.config.settings import Settings
 from retrieval.deadline import ARRIVAL, Arrival, Deadline
 from retrieval.errors import IndexUnavailable, RequestAbandoned
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import SearchRequest, SearchService
 
 HALF_A_SEARCH = b"POST /search HTTP/1.1\r\nHost: gavel\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"

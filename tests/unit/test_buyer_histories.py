@@ -15,7 +15,7 @@ from processing.buyer_histories import Asked, BuyerHistories
 from processing.corpus import catalog_moment
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import Item
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.xgboost_ranker import RankingData

@@ -20,7 +20,7 @@ from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable, InvalidQuery
 from retrieval.feedback.file_sink import EventLog
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import utc_now
 from retrieval.ranker.features import FEATURES
 from retrieval.search.service import SearchRequest, SearchService

@@ -22,7 +22,7 @@ from retrieval import errors
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.feedback.file_sink import EventLog
 from retrieval.feedback.rows import MAX_ACTS
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import MAX_QUERIES, SearchService
 
 OWN = "http://127.0.0.1:8000"

@@ -20,8 +20,8 @@ from local.home import Home
 from retrieval.config.settings import Settings
 from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, IndexUnavailable
-from retrieval.index.faiss import FaissStore
-from retrieval.index.lot_store import LotStore
+from retrieval.index.embedded.database import LotStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, IndexedItem
 from retrieval.ingestion import index_release
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lots import TOWER_ID, WORDS, WordEncoder, lot
 
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.port import IndexedItem
 from retrieval.search.diversification import Diversity

@@ -20,8 +20,8 @@ from retrieval.files import replacing
 from retrieval.index.ann.quantised_index import OUTGROWN, CodedVectors
 from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.ann.whole_vectors import WholeVectors
-from retrieval.index.faiss import FaissIndex, FaissStore
-from retrieval.index.main_index import MainIndex, embedded_spec, new_main
+from retrieval.index.embedded.main_index import MainIndex, embedded_spec, new_main
+from retrieval.index.embedded.store import FaissIndex, FaissStore
 from retrieval.index.port import Filter, IndexedItem, Tombstone, Vector
 
 N, MORE, D, K = 3_000, 1_100, 16, 10

@@ -18,7 +18,7 @@ from retrieval.contracts.items import Item, item_text, parse_time
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.index.ann.export import export_release
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.ingestion import index_release, read_part
 from retrieval.search.service import SearchRequest, SearchService
 

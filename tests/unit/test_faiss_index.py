@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.ann.vector_index import HnswGraph
-from retrieval.index.bm25 import Bm25Index, kept_length
-from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.index.embedded.bm25 import Bm25Index, kept_length
+from retrieval.index.embedded.store import FaissIndex, FaissStore
 from retrieval.index.port import Filter, IndexedItem, Tombstone, Vector
 from retrieval.text.analysis import words
 

@@ -25,7 +25,7 @@ from retrieval.errors import FeedbackUnavailable, InvalidQuery, InvalidSettings
 from retrieval.feedback.file_sink import EventLog, served_lists
 from retrieval.feedback.rows import MAX_ACTS, Act, ActKind, Feedback, acts_in, feedback_rows
 from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import SearchService
 
 KEY = b"k" * MIN_KEY_BYTES

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.index.ann.vector_index import HnswGraph
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Tombstone, Vector
 
 GRAPHS = ("hnsw", "hnsw_sq8")

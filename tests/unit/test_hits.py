@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.index import hits
-from retrieval.index.lot_columns import GoneLot, LotColumns
-from retrieval.index.lot_store import LotFields
+from retrieval.index.embedded import top_k as hits
+from retrieval.index.embedded.database import LotFields
+from retrieval.index.embedded.filter_columns import GoneLot, LotColumns
 from retrieval.index.port import Filter
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

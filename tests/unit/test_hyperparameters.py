@@ -20,8 +20,8 @@ from retrieval.contracts.documents import index_body
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidSettings
 from retrieval.index.ann.vector_index import HnswGraph
-from retrieval.index.bm25 import Bm25Index
-from retrieval.index.main_index import embedded_spec
+from retrieval.index.embedded.bm25 import Bm25Index
+from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.opensearch_queries import semantic_body
 from retrieval.index.port import Candidate, Filter
 from retrieval.ranker.parameters import BoosterParameters, FewQueries

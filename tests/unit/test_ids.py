@@ -25,7 +25,7 @@ from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item, first_value, parse_id
 from retrieval.errors import InvalidInput
 from retrieval.feedback.rows import Act, Feedback, feedback_rows
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import SearchService
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -18,7 +18,7 @@ from lambdas.query_api import image_search
 from lambdas.query_api.app import create_app
 from retrieval.encoders.image_encoder import ImageEncoder
 from retrieval.errors import TowerError
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.ranker.features import FEATURES
 from retrieval.search.service import SearchRequest, SearchService
 

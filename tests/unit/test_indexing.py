@@ -15,7 +15,7 @@ from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
 from retrieval.errors import IndexMissing, IndexUnavailable, ReleaseError
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, Tombstone
 from retrieval.ingestion import (
     ensure_index,

@@ -14,9 +14,10 @@ from embedded_lots import ALL, D, lot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrieval.index import lot_keywords, title_words
-from retrieval.index.bm25 import Bm25Delta, Bm25Index, bm25_scores, kept_length
-from retrieval.index.faiss import FaissIndex, FaissStore
+from retrieval.index.embedded import keywords as lot_keywords
+from retrieval.index.embedded import title_terms as title_words
+from retrieval.index.embedded.bm25 import Bm25Delta, Bm25Index, bm25_scores, kept_length
+from retrieval.index.embedded.store import FaissIndex, FaissStore
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.port import Filter, IndexedItem, Tombstone
 from retrieval.text.analysis import ANALYSIS
@@ -109,7 +110,7 @@ def test_joined_lists_are_those_of_an_index_of_the_lots_that_are_left(texts: lis
 def test_lists_are_joined_in_strides_as_in_one_and_a_join_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     main, delta = split([f"{a} {b} {n}" for n, a in enumerate(WORDS) for b in WORDS], 20)
     whole = main.merged(delta.view(), everything)
-    monkeypatch.setattr("retrieval.index.postings.POSTINGS_A_STRIDE", 7)
+    monkeypatch.setattr("retrieval.index.embedded.postings.POSTINGS_A_STRIDE", 7)
     strides: list[None] = []
     in_strides = main.merged(delta.view(), everything, lambda: strides.append(None))
     assert len(strides) > 10

@@ -8,7 +8,7 @@ from lots import TOWER_ID, WordEncoder, lot, publish
 
 from retrieval.buyers.vector import AVERAGE
 from retrieval.errors import IndexUnavailable, TowerError
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import VectorIndex
 from retrieval.search.live_index import LiveIndex
 from retrieval.search.service import SearchRequest, SearchService

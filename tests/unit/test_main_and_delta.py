@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
-from retrieval.index.faiss import FaissIndex, FaissStore
-from retrieval.index.lot_graph import LEAST_DELTA
-from retrieval.index.main_and_delta import MainAndDelta
+from retrieval.index.embedded.main_and_delta import MainAndDelta
+from retrieval.index.embedded.read_write_lock import ReadWriteLock
+from retrieval.index.embedded.store import FaissIndex, FaissStore
+from retrieval.index.embedded.vectors import LEAST_DELTA
 from retrieval.index.port import Tombstone, Vector
-from retrieval.index.read_write_lock import ReadWriteLock
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from processing.mine_negatives import mine_negatives, mine_or_reuse
 from processing.mining_rules import MiningRules, TrainingQuery, choose
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput, TowerMismatch
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import VectorIndex
 
 TITLES = {

@@ -26,7 +26,7 @@ from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import ALIASES, Item, Reject
 from retrieval.errors import InvalidInput, InvalidSettings
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import SearchService
 from retrieval.text.analysis import readable
 

@@ -26,7 +26,7 @@ from local.page_words import words_of
 from local.photo_shelf import PhotoShelf
 from processing.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import SearchService
 
 

@@ -13,7 +13,7 @@ from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 
 from lambdas.query_api import strict_route
 from lambdas.query_api.app import create_app
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import SearchService
 
 LOTS = [lot("v1", "red vase", category="vases", current_price=10.0), lot("v2", "blue vase", category="vases", current_price=90.0)]

@@ -20,8 +20,8 @@ from local.opensearch_node import free_port
 from retrieval.buyers.vector import AVERAGE
 from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, InvalidInput
-from retrieval.index import lot_keywords
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded import keywords as lot_keywords
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter
 
 TITLES = ("red round vase", "blue old vase", "gold ring", "silver ring for two", "old luxury watch", "new lamp")

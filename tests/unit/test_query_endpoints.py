@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 
 from lambdas.query_api.app import create_app
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import IndexedItem, utc_now
 from retrieval.ranker.features import FEATURES
 from retrieval.search.service import SearchService

@@ -12,14 +12,14 @@ from embedded_lots import ALL, D, live_index, lot, vector
 from shortages import limited
 
 from retrieval.errors import IndexUnavailable
-from retrieval.index import renewal
 from retrieval.index.ann.vector_index import HnswGraph
-from retrieval.index.bm25 import Bm25Index
-from retrieval.index.faiss import FaissIndex, FaissStore
-from retrieval.index.lot_columns import LotColumns
-from retrieval.index.lot_graph import LEAST_DELTA, LotGraph
-from retrieval.index.lot_store import LotStore, translated
-from retrieval.index.renewal import Renewal
+from retrieval.index.embedded import background as renewal
+from retrieval.index.embedded.background import Renewal
+from retrieval.index.embedded.bm25 import Bm25Index
+from retrieval.index.embedded.database import LotStore, translated
+from retrieval.index.embedded.filter_columns import LotColumns
+from retrieval.index.embedded.store import FaissIndex, FaissStore
+from retrieval.index.embedded.vectors import LEAST_DELTA, LotGraph
 
 Fail = Callable[..., None]
 

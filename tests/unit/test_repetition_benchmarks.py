@@ -13,7 +13,7 @@ from benchmarks import batches, caches
 from benchmarks.ann_data import synthetic_vectors
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import InvalidInput
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, Tombstone, utc_now
 from retrieval.search.service import SearchRequest, SearchService
 

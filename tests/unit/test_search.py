@@ -8,7 +8,7 @@ import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
 from retrieval.errors import FeatureMismatch, IndexMissing, IndexUnavailable, InvalidQuery, RankerUnavailable, TowerMismatch
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, utc_now
 from retrieval.ranker.port import Ranker
 from retrieval.search.service import SearchRequest, SearchService

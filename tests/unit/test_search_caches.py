@@ -9,7 +9,7 @@ import pytest
 from lots import WordEncoder, lot, publish
 
 from retrieval.errors import RankerUnavailable
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.port import Filter, utc_now
 from retrieval.search.diversification import Diversity

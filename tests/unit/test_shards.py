@@ -16,9 +16,9 @@ from embedded_lots import ALL, NOW, D, lot, vector
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.sharding import SHARDS_FILE, ShardedIndex, shard_of
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, IndexStore, Tombstone, VectorIndex
-from retrieval.index.shards import SHARDS_FILE, ShardedIndex, shard_of
 
 LOTS, SHARDS = 3_000, 3
 REPOSITORY = Path(__file__).parents[2]
@@ -115,7 +115,7 @@ def test_a_shard_whose_process_is_killed_is_started_again_with_all_it_had_acknow
 
 def test_shards_end_with_the_process_that_asks_them_however_it_ends(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from retrieval.index.faiss import FaissStore\n"
+        "import sys, time; from pathlib import Path; from retrieval.index.embedded.store import FaissStore\n"
         "if __name__ == '__main__':\n"
         "    index = FaissStore(Path(sys.argv[1]), shards=2).create('tower', 8); print('ready', flush=True); time.sleep(60)\n"
     )

@@ -8,9 +8,9 @@ from lots import WordEncoder, lot, publish
 
 from retrieval.contracts.items import query_text
 from retrieval.errors import IndexUnavailable
-from retrieval.index.faiss import FaissStore
-from retrieval.index.faiss_index import FaissIndex
-from retrieval.index.title_words import PREFIX, TitleWords
+from retrieval.index.embedded.index import FaissIndex
+from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.title_terms import PREFIX, TitleWords
 from retrieval.search.service import Mode, SearchRequest, SearchService
 from retrieval.text.spelling import MOST_WORDS, corrected, doubtful_words
 

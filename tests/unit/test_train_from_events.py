@@ -25,7 +25,7 @@ from processing.train_from_events import LEAST_HELD_OUT, LEAST_TOUCHED, MAX_GAIN
 from processing.train_reranker import EXIT_USAGE
 from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter
 from retrieval.ranker.xgboost_ranker import BoosterRanker
 from retrieval.search.service import SearchRequest, SearchService

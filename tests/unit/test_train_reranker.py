@@ -14,7 +14,7 @@ from processing import train_reranker as job
 from processing.train_reranker import Labels, train_reranker
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter
 from retrieval.ranker.xgboost_ranker import BoosterRanker
 from retrieval.search.service import SearchRequest, SearchService

@@ -8,7 +8,7 @@ from lots import TOWER_ID, WordEncoder, lot, publish
 from shortages import limited
 
 from retrieval.errors import InvalidInput, TowerError
-from retrieval.index.faiss import FaissStore
+from retrieval.index.embedded.store import FaissStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
 from retrieval.index.port import Filter

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.ann.whole_vectors import Slots
-from retrieval.index.lot_columns import Mask
+from retrieval.index.embedded.filter_columns import Mask
 from retrieval.index.port import Vector
 
 _faiss: Any = faiss  # its type stubs know the C++ signatures alone

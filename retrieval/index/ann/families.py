@@ -23,7 +23,7 @@ from retrieval.files import crc32_of, shortage
 from retrieval.index.ann.inner_products import inner_products
 from retrieval.index.ann.vector_index import SHARE_OF_PASSES, exact_is_cheaper, nearest_slots, share_near
 from retrieval.index.ann.whole_vectors import Slots, WholeVectors
-from retrieval.index.lot_columns import Mask
+from retrieval.index.embedded.filter_columns import Mask
 from retrieval.index.port import OVERFETCH, Vector
 
 INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"

@@ -18,7 +18,7 @@ from retrieval.index.ann.families import AnnIndex, mapped_vectors
 from retrieval.index.ann.storage import Footer, MappedIndex, Positions, checked, positions_in, seal
 from retrieval.index.ann.vector_index import nearest_slots
 from retrieval.index.ann.whole_vectors import BLOCK_ROWS, Slots, WholeVectors
-from retrieval.index.lot_columns import Mask
+from retrieval.index.embedded.filter_columns import Mask
 from retrieval.index.port import OVERFETCH, Vector
 
 ROWS_A_STRIDE = 10_000  # coded between two chances to give up

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts.items import epoch_ms
-from retrieval.index.lot_store import LotFields
+from retrieval.index.embedded.database import LotFields
 from retrieval.index.port import Filter, TopField
 from retrieval.text.analysis import fold_label
 

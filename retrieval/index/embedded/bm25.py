@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from retrieval.config.settings import hyperparameters
 from retrieval.contracts.documents import DEFAULT_LANGUAGE
 from retrieval.files import commit_folder, crc32_of, partial_path, seal_json, unseal_json
-from retrieval.index.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
+from retrieval.index.embedded.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
 from retrieval.index.validation import batches
 from retrieval.text.analysis import ANALYSIS, words
 from retrieval.text.stemming import caching_stemmer, stem

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.lot_columns import LotColumns
+from retrieval.index.embedded.filter_columns import LotColumns
 from retrieval.index.port import Filter, TopField
 
 HELD_AGAINST_FILTER = 1_000  # lots of a keyword search, the best first; many times more where a filter leaves too few of them

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from retrieval.index.ann.vector_index import FlatVectors
 from retrieval.index.ann.whole_vectors import Slots
-from retrieval.index.lot_columns import Mask
-from retrieval.index.main_index import MainIndex
+from retrieval.index.embedded.filter_columns import Mask
+from retrieval.index.embedded.main_index import MainIndex
+from retrieval.index.embedded.read_write_lock import ReadWriteLock
 from retrieval.index.port import Vector
-from retrieval.index.read_write_lock import ReadWriteLock
 
 ROWS_A_STRIDE = 4_096  # added to an index that nobody searches; FAISS pays for every vector of a graph at each stride
 

@@ -4,10 +4,10 @@ import threading
 from pathlib import Path
 
 from retrieval.config.index_spec import IndexSpec
-from retrieval.index.lot_graph import LotGraph
-from retrieval.index.lot_store import LotStore
-from retrieval.index.read_write_lock import ReadWriteLock
-from retrieval.index.renewal import Closed, Renewal
+from retrieval.index.embedded.background import Closed, Renewal
+from retrieval.index.embedded.database import LotStore
+from retrieval.index.embedded.read_write_lock import ReadWriteLock
+from retrieval.index.embedded.vectors import LotGraph
 
 
 class RenewedGraph:

@@ -10,7 +10,7 @@ from retrieval.index.ann.quantised_index import CodedVectors
 from retrieval.index.ann.storage import Positions
 from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
 from retrieval.index.ann.whole_vectors import Slots
-from retrieval.index.lot_columns import Mask
+from retrieval.index.embedded.filter_columns import Mask
 from retrieval.index.port import Vector
 
 DEFAULT_INDEX = "hnsw"

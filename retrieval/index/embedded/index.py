@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import DEFAULT_LANGUAGE, check_language
 from retrieval.errors import IndexUnavailable, InvalidInput
+from retrieval.index.embedded.background import enough_memory
+from retrieval.index.embedded.database import LotStore, damaged
+from retrieval.index.embedded.keywords import LotKeywords
+from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.read_write_lock import ReadWriteLock
+from retrieval.index.embedded.renewed_graph import RenewedGraph
+from retrieval.index.embedded.title_terms import LotTitles, corrections
+from retrieval.index.embedded.top_k import Hit, Hits, best_hits, best_places, keyword_hits, top_hits
+from retrieval.index.embedded.vectors import LotGraph
 from retrieval.index.fusion import Fusion, fuse
-from retrieval.index.hits import Hit, Hits, best_hits, best_places, keyword_hits, top_hits
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.lot_graph import LotGraph
-from retrieval.index.lot_keywords import LotKeywords
-from retrieval.index.lot_store import LotStore, damaged
-from retrieval.index.main_index import embedded_spec
 from retrieval.index.port import (
     Candidate,
     Filter,
@@ -29,10 +33,6 @@ from retrieval.index.port import (
     scores_of,
     with_ranks,
 )
-from retrieval.index.read_write_lock import ReadWriteLock
-from retrieval.index.renewal import enough_memory
-from retrieval.index.renewed_graph import RenewedGraph
-from retrieval.index.title_words import LotTitles, corrections
 from retrieval.index.validation import batches, entry_chars
 from retrieval.text.stemming import shares_stem
 

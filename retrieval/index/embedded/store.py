@@ -18,11 +18,11 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import DEFAULT_LANGUAGE, check_language
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.files import commit_folder, replace_file
-from retrieval.index.faiss_index import EXACT_BELOW, FaissIndex
+from retrieval.index.embedded.database import damaged
+from retrieval.index.embedded.index import EXACT_BELOW, FaissIndex
+from retrieval.index.embedded.sharding import ShardedIndex, is_sharded
 from retrieval.index.hybrid_tuning import Tuning, untuned
-from retrieval.index.lot_store import damaged
 from retrieval.index.port import index_name, utc_now
-from retrieval.index.shards import ShardedIndex, is_sharded
 
 __all__ = ["FaissIndex", "FaissStore"]
 

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from retrieval.contracts.documents import TEXT_FIELD
 from retrieval.errors import GavelError, IndexUnavailable
-from retrieval.index.bm25 import TEXTS_A_STEP, Bm25Delta, Bm25Index
+from retrieval.index.embedded.background import Closed, Renewal
+from retrieval.index.embedded.bm25 import TEXTS_A_STEP, Bm25Delta, Bm25Index
+from retrieval.index.embedded.database import LotStore
+from retrieval.index.embedded.keyword_fields import FieldRows, KeywordFields
 from retrieval.index.hybrid_tuning import FieldBoosts
-from retrieval.index.keyword_fields import FieldRows, KeywordFields
-from retrieval.index.lot_store import LotStore
-from retrieval.index.renewal import Closed, Renewal
 from retrieval.index.validation import batches
 
 logger = logging.getLogger(__name__)

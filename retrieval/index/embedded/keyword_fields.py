@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.bm25 import Bm25Index, DeltaDocuments, Documents, bm25_scores
+from retrieval.index.embedded.bm25 import Bm25Index, DeltaDocuments, Documents, bm25_scores
 from retrieval.text.stemming import stem
 
 Scores = tuple[NDArray[np.float32], NDArray[np.int64]]  # (N,) scores of lots, and the ascending positions of these

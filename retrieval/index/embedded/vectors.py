@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
-from retrieval.index.lot_columns import GoneLot, LotColumns
-from retrieval.index.lot_store import LotFields, LotSnapshot, LotStore
-from retrieval.index.main_and_delta import MainAndDelta
-from retrieval.index.main_index import load_main, new_main
-from retrieval.index.read_write_lock import ReadWriteLock
+from retrieval.index.embedded.database import LotFields, LotSnapshot, LotStore
+from retrieval.index.embedded.filter_columns import GoneLot, LotColumns
+from retrieval.index.embedded.main_and_delta import MainAndDelta
+from retrieval.index.embedded.main_index import load_main, new_main
+from retrieval.index.embedded.read_write_lock import ReadWriteLock
 
 logger = logging.getLogger(__name__)
 

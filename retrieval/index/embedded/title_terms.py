@@ -19,7 +19,7 @@ from rapidfuzz.distance import OSA
 
 from retrieval.errors import GavelError
 from retrieval.files import replace_file, seal_json, unseal_json
-from retrieval.index.lot_store import LotSnapshot, LotStore
+from retrieval.index.embedded.database import LotSnapshot, LotStore
 from retrieval.text.analysis import ANALYSIS, words
 from retrieval.text.spelling import can_be_misspelt, most_edits
 

@@ -23,10 +23,11 @@ from typing import Any, TypeVar
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.files import seal_json, unseal_json
-from retrieval.index.faiss_index import ENTRIES_A_COMMIT, FaissIndex
+from retrieval.index.embedded.database import damaged
+from retrieval.index.embedded.index import ENTRIES_A_COMMIT, FaissIndex
+from retrieval.index.embedded.title_terms import corrections
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.lot_store import damaged
 from retrieval.index.port import (
     Candidate,
     Filter,
@@ -39,7 +40,6 @@ from retrieval.index.port import (
     in_order,
     with_ranks,
 )
-from retrieval.index.title_words import corrections
 from retrieval.index.validation import batches, entry_chars
 from retrieval.processes import end_with_parent
 
