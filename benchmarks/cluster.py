@@ -30,8 +30,8 @@ from local.console import console, notes, show_table
 from local.opensearch_cluster import find_cluster, start_cluster, stop_cluster, urls_of
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexUnavailable
-from retrieval.index.opensearch import OpenSearchIndex, OpenSearchStore
-from retrieval.index.opensearch_connection import connect
+from retrieval.index.opensearch.client import connect
+from retrieval.index.opensearch.store import OpenSearchIndex, OpenSearchStore
 from retrieval.index.port import IndexedItem
 
 SHARDS, REPLICAS = 3, 1

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.cluster_lots import NOW, K, Question, ids
 from processing.runs import Latency, summarise_ms
-from retrieval.index.opensearch import OpenSearchIndex, OpenSearchStore
+from retrieval.index.opensearch.store import OpenSearchIndex, OpenSearchStore
 from retrieval.index.port import SCORE_DECIMALS, Candidate, IndexedItem
 
 LIVE_EVERY = 20  # searches; then the alias is looked at again, as a server does every few seconds

@@ -35,7 +35,7 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import Settings
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.ann.recall import exact_cut, recall_of
-from retrieval.index.opensearch_connection import connect
+from retrieval.index.opensearch.client import connect
 from retrieval.index.port import Vector
 
 FIELD, INDEX = "embedding", "quantisation"

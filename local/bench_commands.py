@@ -144,7 +144,7 @@ def query(
     apart = replace(settings, index_alias=kept, request_timeout_s=600.0)
     bare = None
     if settings.index == "opensearch":
-        from retrieval.index.opensearch_connection import connect
+        from retrieval.index.opensearch.client import connect
 
         store, bare = open_store(apart), connect(settings.opensearch_url, settings.request_timeout_s)
     else:

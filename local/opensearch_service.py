@@ -15,7 +15,7 @@ from local.opensearch_cluster import find_cluster, start_cluster, stop_cluster, 
 from local.opensearch_jars import Progress
 from local.opensearch_jvm import HOST
 from retrieval.errors import IndexUnavailable, MissingPrerequisite
-from retrieval.index.opensearch_connection import connect
+from retrieval.index.opensearch.client import connect
 
 Kind = Literal["given", "container", "node", "cluster"]
 

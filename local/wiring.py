@@ -24,7 +24,7 @@ from retrieval.search.service import Encoder, SearchService
 def open_store(settings: Settings) -> IndexStore:
     """The index that the settings choose: embedded FAISS, or OpenSearch."""
     if settings.index == "opensearch":
-        from retrieval.index import opensearch_client
+        from retrieval.index.opensearch import opening as opensearch_client
 
         return opensearch_client.open_store(settings, partial(load_tuning, settings))
     from retrieval.index.embedded.main_index import embedded_spec

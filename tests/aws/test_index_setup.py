@@ -12,7 +12,7 @@ from recording_server import recording_server
 
 from lambdas.index_setup.handler import apply, handler
 from retrieval.contracts.documents import HYBRID_PIPELINE, SLOW_SEARCH, VECTOR_FIELD, pipeline_name, template_body
-from retrieval.index.opensearch import OpenSearchStore
+from retrieval.index.opensearch.store import OpenSearchStore
 from retrieval.index.port import Filter
 
 

@@ -33,10 +33,10 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower
 from retrieval.encoders.tower_store import SERVING_FILES, SMALL_SERVING_FILES
 from retrieval.errors import IndexUnavailable
-from retrieval.index import opensearch_client
 from retrieval.index.embedded.store import FaissStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
+from retrieval.index.opensearch import opening as opensearch_client
 from retrieval.index.port import Filter
 from retrieval.ranker import sagemaker_ranker as sagemaker
 from retrieval.ranker.features import FEATURES

@@ -10,7 +10,7 @@ def opensearch_store(url: str) -> Iterator[IndexStore]:
     """A store behind an alias of its own on a real node; its indices are deleted in the end."""
     from opensearchpy import OpenSearch
 
-    from retrieval.index.opensearch import OpenSearchStore
+    from retrieval.index.opensearch.store import OpenSearchStore
 
     alias = f"lots-{uuid.uuid4().hex[:8]}"
     yield OpenSearchStore(url, alias=alias)

@@ -11,7 +11,7 @@ from opensearch_stores import opensearch_store
 from retrieval.index.embedded.store import FaissStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
-from retrieval.index.opensearch import OpenSearchStore
+from retrieval.index.opensearch.store import OpenSearchStore
 from retrieval.index.port import Candidate, Filter, IndexedItem, Vector, VectorIndex
 from retrieval.ranker.features import feature_matrix
 

@@ -19,7 +19,7 @@ from retrieval.contracts.documents import STEMMERS, index_body
 from retrieval.contracts.items import parse_item, query_text
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import FaissStore
-from retrieval.index.opensearch import OpenSearchStore
+from retrieval.index.opensearch.store import OpenSearchStore
 from retrieval.index.port import Filter, IndexStore
 from retrieval.text.analysis import words
 from retrieval.text.stemming import SNOWBALL, stem

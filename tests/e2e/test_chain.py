@@ -33,7 +33,7 @@ from models.training_config import TrainingConfig
 from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.items import Item
 from retrieval.contracts.release import load_release
-from retrieval.index.opensearch import OpenSearchStore
+from retrieval.index.opensearch.store import OpenSearchStore
 from retrieval.index.port import IndexedItem, Tombstone
 from retrieval.ingestion import read_part
 

@@ -13,7 +13,7 @@ from lambdas.query_api.app import create_app
 from local import opensearch_node
 from retrieval import resilience as circuit
 from retrieval.errors import IndexUnavailable, TowerError
-from retrieval.index.opensearch import OpenSearchStore
+from retrieval.index.opensearch.store import OpenSearchStore
 from retrieval.search.service import SearchRequest, SearchService
 
 LOTS = [lot("v1", "red vase"), lot("v2", "blue vase"), lot("w1", "gold watch"), lot("w2", "silver watch")]

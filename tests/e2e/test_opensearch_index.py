@@ -12,8 +12,8 @@ from local.opensearch_node import free_port
 from retrieval.contracts.documents import bulk_lines, fusion_pipeline, index_body
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.fusion import Fusion
-from retrieval.index.opensearch import OpenSearchStore
-from retrieval.index.opensearch_queries import hybrid_body
+from retrieval.index.opensearch.queries import hybrid_body
+from retrieval.index.opensearch.store import OpenSearchStore
 from retrieval.index.port import Filter, Tombstone
 
 WHERE = Filter()

@@ -358,7 +358,7 @@ def test_a_failure_of_ours_names_no_address_and_no_path_and_the_log_says_it_whol
 
 
 def test_an_index_out_of_reach_is_told_without_its_address(tmp_path: Path) -> None:
-    from retrieval.index.opensearch import OpenSearchStore
+    from retrieval.index.opensearch.store import OpenSearchStore
 
     app = create_app(lambda: SearchService(OpenSearchStore("http://127.0.0.1:9/", timeout_s=1), WordEncoder))
     for path in ("/search?q=vase", "/health", "/items/v1/similar"):

@@ -22,7 +22,7 @@ from retrieval.errors import InvalidSettings
 from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.embedded.bm25 import Bm25Index
 from retrieval.index.embedded.main_index import embedded_spec
-from retrieval.index.opensearch_queries import semantic_body
+from retrieval.index.opensearch.queries import semantic_body
 from retrieval.index.port import Candidate, Filter
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
 from retrieval.ranker.xgboost_ranker import fit_booster, fit_few_queries

@@ -3,7 +3,7 @@
 import pytest
 from opensearchpy.exceptions import ConnectionTimeout, TransportError
 
-from retrieval.index.opensearch_answers import ask_again, refreshed, whole_answer, whole_answers, whole_documents
+from retrieval.index.opensearch.responses import ask_again, refreshed, whole_answer, whole_answers, whole_documents
 
 WHOLE = {"timed_out": False, "_shards": {"total": 3, "successful": 3, "failed": 0}, "hits": {"hits": []}}
 FAILURE = {"shard": 1, "reason": {"type": "node_disconnected_exception", "reason": "gone"}}

@@ -9,8 +9,8 @@ import pytest
 from opensearchpy import OpenSearch
 
 from retrieval.errors import IndexUnavailable
-from retrieval.index import opensearch_bulk
-from retrieval.index.opensearch_bulk import BulkWriter
+from retrieval.index.opensearch import bulk as opensearch_bulk
+from retrieval.index.opensearch.bulk import BulkWriter
 from retrieval.index.port import IndexedItem, Tombstone, UpsertReport
 
 WRITTEN = {"status": 201, "result": "created"}

@@ -8,8 +8,8 @@ import pytest
 from recording_server import recording_server
 
 from retrieval.errors import IndexUnavailable, InvalidInput
-from retrieval.index.opensearch import OpenSearchStore
-from retrieval.index.opensearch_connection import connect
+from retrieval.index.opensearch.client import connect
+from retrieval.index.opensearch.store import OpenSearchStore
 
 
 def test_a_server_that_does_not_answer_is_one_error_without_stack_traces_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

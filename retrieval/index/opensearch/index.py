@@ -20,10 +20,9 @@ from retrieval.deadline import Deadline
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.opensearch_answers import ask_again, refreshed, whole_answer, whole_answers, whole_documents
-from retrieval.index.opensearch_bulk import BulkWriter
-from retrieval.index.opensearch_errors import opensearch_errors
-from retrieval.index.opensearch_queries import (
+from retrieval.index.opensearch.bulk import BulkWriter
+from retrieval.index.opensearch.errors import opensearch_errors
+from retrieval.index.opensearch.queries import (
     KEYWORD_QUERY,
     KNOWN_WORDS,
     corrections_body,
@@ -36,6 +35,7 @@ from retrieval.index.opensearch_queries import (
     semantic_body,
     top_body,
 )
+from retrieval.index.opensearch.responses import ask_again, refreshed, whole_answer, whole_answers, whole_documents
 from retrieval.index.port import (
     REBUILD,
     Candidate,

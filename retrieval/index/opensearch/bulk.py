@@ -13,7 +13,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from retrieval.contracts.documents import DELETE_MEMORY, bulk_lines, deletion_lines
 from retrieval.errors import IndexUnavailable
-from retrieval.index.opensearch_errors import opensearch_errors
+from retrieval.index.opensearch.errors import opensearch_errors
 from retrieval.index.port import IndexedItem, Tombstone, UpsertReport, utc_now
 from retrieval.index.validation import entry_fault
 

@@ -7,8 +7,8 @@ from opensearchpy import OpenSearch, Urllib3AWSV4SignerAuth
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidSettings
 from retrieval.index.hybrid_tuning import Tuning, untuned
-from retrieval.index.opensearch import OpenSearchStore
-from retrieval.index.opensearch_connection import connect
+from retrieval.index.opensearch.client import connect
+from retrieval.index.opensearch.store import OpenSearchStore
 
 SIGNING_NAME = "es"  # what Amazon OpenSearch Service is called in a signature
 

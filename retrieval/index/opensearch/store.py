@@ -10,10 +10,10 @@ from opensearchpy import OpenSearch
 from retrieval.contracts.documents import DEFAULT_LANGUAGE, HYBRID_PIPELINE, Engine, check_language, index_body, pipeline_name
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.index.hybrid_tuning import Tuning, untuned
-from retrieval.index.opensearch_answers import ask_again
-from retrieval.index.opensearch_connection import connect
-from retrieval.index.opensearch_errors import opensearch_errors
-from retrieval.index.opensearch_index import OpenSearchIndex
+from retrieval.index.opensearch.client import connect
+from retrieval.index.opensearch.errors import opensearch_errors
+from retrieval.index.opensearch.index import OpenSearchIndex
+from retrieval.index.opensearch.responses import ask_again
 from retrieval.index.port import index_name, utc_now
 from retrieval.text.analysis import ANALYSIS
 
