@@ -16,8 +16,8 @@ import typer
 from benchmarks.seeds import mean_and_spread
 from catalog import chorus
 from local.console import Stages, console, show_table
-from models.distillation import DistillationConfig, distil_towers
-from models.presets import sentence_towers
+from models.towers.config import sentence_towers
+from models.training.adaptation import DistillationConfig, distil_towers
 from processing.embed_items import embed
 from processing.evaluate import evaluate_to_folder
 from processing.evaluation_plan import HYBRID, SEMANTIC, Plan

@@ -26,7 +26,7 @@ from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item, item_text
 
 if TYPE_CHECKING:
-    from models.item_encoder import ItemBatch, ItemEncoder
+    from models.artefacts.item_encoder import ItemBatch, ItemEncoder
 
 Progress = Callable[[int, int], None]
 STAGES = ("decode", "collate", "transfer", "compute", "write")
@@ -162,10 +162,10 @@ def random_encoder(preset: str, texts: list[str], device: str | None, *, seed: i
     """
     import torch
 
-    from models.item_encoder import ItemEncoder
-    from models.presets import preset as find_preset
-    from models.tokenizer import train_wordpiece
-    from models.towers import TwoTowers
+    from models.artefacts.item_encoder import ItemEncoder
+    from models.towers.config import preset as find_preset
+    from models.towers.tokenizer import train_wordpiece
+    from models.towers.two_towers import TwoTowers
     from retrieval.contracts.tower_card import TowerCard
     from retrieval.encoders.query_encoder import prepare_tokenizer
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
 from catalog.lots import draw_lots
-from models.artefact import save_towers
-from models.presets import preset
-from models.tokenizer import train_wordpiece
-from models.towers import TwoTowers
+from models.artefacts.tower_files import save_towers
+from models.towers.config import preset
+from models.towers.tokenizer import train_wordpiece
+from models.towers.two_towers import TwoTowers
 from processing.runs import Latency, summarise_ms
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE

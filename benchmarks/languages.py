@@ -34,9 +34,9 @@ from benchmarks.machine import describe_machine
 from catalog import emoji
 from catalog.folder import CatalogFolder, Qrels
 from local.console import console, progress, show_table
-from models.item_encoder import ItemEncoder
-from models.training import TrainingConfig, train_towers
-from models.training_data import Lots
+from models.artefacts.item_encoder import ItemEncoder
+from models.data.tables import Lots
+from models.training.two_towers import TrainingConfig, train_towers
 from processing.zero_shot import SentenceEncoder
 from retrieval.contracts.items import Item, item_text, query_text
 from retrieval.encoders.photos import read_photo

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from catalog.folder import CatalogFolder
 from local.console import progress, show_table
-from models.item_encoder import ItemEncoder
-from models.training import TrainingConfig, train_towers
-from models.training_data import Lots
-from models.validation import Figures, rank_figures
+from models.artefacts.item_encoder import ItemEncoder
+from models.data.tables import Lots
+from models.training.two_towers import TrainingConfig, train_towers
+from models.training.validation import Figures, rank_figures
 from retrieval.encoders.query_encoder import QueryEncoder, to_unit_length
 
 SPLIT = "test"

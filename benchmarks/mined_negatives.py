@@ -20,8 +20,8 @@ import typer
 
 from catalog.folder import CatalogFolder
 from local.console import progress, show_table
-from models.training import train_towers
-from models.training_config import Stage, TrainingConfig
+from models.config.training import Stage, TrainingConfig
+from models.training.two_towers import train_towers
 from processing.embed_items import embed
 from processing.mine_negatives import mine_negatives
 from processing.mining_rules import MiningRules

@@ -27,8 +27,11 @@ from benchmarks.machine import describe_machine
 from benchmarks.seeds import mean_and_spread
 from catalog.online_retail import Invoices, Months, read_invoices
 from local.console import console, progress, show_table
-from models.buyer_data import Basket, next_baskets, training_baskets
-from models.buyer_training import (
+from models.data.baskets import Basket, next_baskets, training_baskets
+from models.towers.config import sentence_towers
+from models.towers.features import Features, FeatureSpec
+from models.towers.two_towers import TwoTowers
+from models.training.buyers import (
     BuyerModel,
     BuyerTrainingConfig,
     ProjectedLots,
@@ -37,10 +40,7 @@ from models.buyer_training import (
     measure,
     train_buyers,
 )
-from models.feature_tower import Features, FeatureSpec
-from models.presets import sentence_towers
-from models.towers import TwoTowers
-from models.whitening import start_white
+from models.training.whitening import start_white
 from processing.zero_shot import SentenceEncoder
 from retrieval.contracts.items import item_text
 from retrieval.evaluation.significance import PairedComparison, compare_paired

@@ -309,10 +309,10 @@ def _rush_of(loads: Sequence[_Load], shares: Sequence[float]) -> Rush:
 @contextmanager
 def made_home(lots: int, bomb_side: int = BOMB_SIDE) -> Iterator[Path]:
     """A home with an index of lots with random weights, one of them with a monstrous photo, while the block runs."""
-    from models.artefact import save_towers
-    from models.presets import preset
-    from models.tokenizer import train_wordpiece
-    from models.towers import TwoTowers
+    from models.artefacts.tower_files import save_towers
+    from models.towers.config import preset
+    from models.towers.tokenizer import train_wordpiece
+    from models.towers.two_towers import TwoTowers
 
     with tempfile.TemporaryDirectory(prefix="gavel-overload-") as folder:
         home, shop = Path(folder) / "home", Path(folder) / "shop"

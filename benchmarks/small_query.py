@@ -18,7 +18,7 @@ from benchmarks.seeds import mean_and_spread
 from catalog.folder import CatalogFolder
 from local.console import Stages, console, show_table
 from local.home import Home
-from models.small_query import SmallQueryConfig
+from models.training.static_query import SmallQueryConfig
 from processing.distil_query import AIMS, FULL, SMALL, distil_query, measure_query_towers
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release

@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.seeds import summarise
 from catalog.interactions import START, InteractionFolder, generate
 from local.console import console, progress, show_table
-from models.feature_training import FeatureTrainingConfig, InteractionData, mine, recall, train_stage
+from models.training.features import FeatureTrainingConfig, InteractionData, mine, recall, train_stage
 from retrieval.evaluation.metrics import evaluate_per_query
 
 POPULARITY, IN_BATCH, CORRECTED = "popularity", "in-batch", "in-batch + log q"

@@ -25,13 +25,13 @@ class Section:
 
 
 def _training() -> Any:
-    from models.training_config import TrainingConfig
+    from models.config.training import TrainingConfig
 
     return TrainingConfig()
 
 
 def _buyers() -> Any:
-    from models.buyer_config import BuyerTrainingConfig
+    from models.config.buyers import BuyerTrainingConfig
 
     return BuyerTrainingConfig()
 
@@ -49,13 +49,13 @@ def _reranker() -> Any:
 
 
 def _distillation() -> Any:
-    from models.distillation_config import DistillationConfig
+    from models.config.distillation import DistillationConfig
 
     return DistillationConfig()
 
 
 def _small_query() -> Any:
-    from models.distillation_config import SmallQueryConfig
+    from models.config.distillation import SmallQueryConfig
 
     return SmallQueryConfig()
 

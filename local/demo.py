@@ -15,7 +15,7 @@ from local import pipeline
 from local.console import Step, console, progress, show_answer, show_quality, show_table
 from local.home import Home
 from local.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
-from models.schedule import cut_steps
+from models.training.schedule import cut_steps
 from processing.ledger import Done, Ledger
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput

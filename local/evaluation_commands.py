@@ -64,7 +64,7 @@ def evaluate(
     report = out or home.reports / f"{source.name}-{split}-{tower_id}"
     with Stages() as stages:
         made = evaluate_to_folder(plan, report, plots=not no_plots, stages=stages)
-    from models.model_card import write_model_card  # it takes torch along, which a refused plan need not wait for
+    from models.artefacts.model_card import write_model_card  # it takes torch along, which a refused plan need not wait for
 
     card = write_model_card(folder, made.to_dict())
     if as_json:

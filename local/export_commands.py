@@ -53,7 +53,7 @@ def image(
     as_json: Json = False,
 ) -> None:
     """Give a tower the image branch that searches by photo encode with, where an older version saved it without."""
-    from models.artefact import add_image_tower
+    from models.artefacts.tower_files import add_image_tower
 
     folder = Home(Settings.from_env()).tower(tower)
     added = add_image_tower(folder)

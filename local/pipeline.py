@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 # torch and what stands on it take seconds to import: a search must not wait for them, so they are imported where they work
 if TYPE_CHECKING:
-    from models.distillation import DistillationReport
-    from models.negatives import HardNegatives
-    from models.training_config import TrainingConfig
+    from models.config.training import TrainingConfig
+    from models.data.hard_negatives import HardNegatives
+    from models.training.adaptation import DistillationReport
     from processing.mining_rules import MiningRules
     from processing.train_buyers import BuyersReport
     from processing.train_from_events import EventsReport
@@ -50,16 +50,16 @@ def training_config(
 
     Args:
         catalog: its name chooses the schedule.
-        preset: a name in models.presets.PRESETS.
+        preset: a name in models.towers.config.PRESETS.
         text_only: leave the photos out.
         seed: of the run.
         text_model: hub name or local folder of a pretrained text encoder in place of the preset's.
         dimensions: length of the vectors in place of the preset's.
-        hidden_text: share of the lots with a photo whose text is hidden, see models.presets.
+        hidden_text: share of the lots with a photo whose text is hidden, see models.towers.config.
         stages: file of stages, see processing.stage_files.
         changes: fields of TrainingConfig -> value; None leaves a field as it is.
     """
-    from models.training_config import TrainingConfig
+    from models.config.training import TrainingConfig
     from processing.stage_files import read_stages
 
     config = TrainingConfig.for_catalog(catalog.name, preset=preset, use_image=not text_only, seed=seed)
@@ -113,8 +113,8 @@ def train_towers(
     Returns:
         The tower's folder.
     """
-    from models.negatives import HardNegatives
-    from models.training import train_towers
+    from models.data.hard_negatives import HardNegatives
+    from models.training.two_towers import train_towers
     from processing.training_rounds import MINED, in_stages
 
     stage, mined = 0, None
@@ -131,7 +131,7 @@ def train_towers(
 def adapt(
     home: Home, catalog: CatalogFolder, model: str, stages: Callable[[str], Step], *, max_length: int | None, **settings: Any
 ) -> "DistillationReport":
-    """Adapt a sentence encoder to a catalogue and save the towers, see models.distillation.
+    """Adapt a sentence encoder to a catalogue and save the towers, see models.training.adaptation.
 
     Args:
         home: gets the towers.
@@ -141,8 +141,8 @@ def adapt(
         max_length: tokens of a text that are read; None takes the preset's.
         settings: fields of DistillationConfig; None takes what gavel.toml says.
     """
-    from models.distillation import DistillationConfig, distil_towers
-    from models.presets import sentence_towers
+    from models.towers.config import sentence_towers
+    from models.training.adaptation import DistillationConfig, distil_towers
 
     tower = sentence_towers(model)
     tower = replace(tower, max_length=max_length or tower.max_length)
@@ -304,7 +304,7 @@ def train_buyers(
         seed: of the training.
         progress: called with (epochs done, epochs).
     """
-    from models.buyer_config import BuyerTrainingConfig
+    from models.config.buyers import BuyerTrainingConfig
     from processing.train_buyers import catalog_events, logged_events, train_on_release
 
     log = logged_events(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))

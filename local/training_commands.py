@@ -10,7 +10,7 @@ from local import pipeline
 from local.command_options import CatalogOption, Json, Seed, print_json, report
 from local.console import Stages, console, progress, show_table
 from local.home import Home
-from models.schedule import cut_steps
+from models.training.schedule import cut_steps
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 

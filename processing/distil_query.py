@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from catalog.folder import CatalogFolder
 from catalog.short_texts import short_texts
-from models.artefact import load_towers
-from models.frozen_features import encode_text_table
-from models.model_card import SMALL_QUERY_RECORD_FILE, write_model_card
-from models.run_record import data_hash, git_commit, hardware, versions
-from models.small_query import SmallQueryConfig, learn_small_query
-from models.towers import TextEncodings
-from models.training import CACHE_FOLDER
-from models.training_data import TokenTable
+from models.artefacts.model_card import SMALL_QUERY_RECORD_FILE, write_model_card
+from models.artefacts.run_record import data_hash, git_commit, hardware, versions
+from models.artefacts.tower_files import load_towers
+from models.data.encoding_cache import encode_text_table
+from models.data.tables import TokenTable
+from models.towers.two_towers import TextEncodings
+from models.training.static_query import SmallQueryConfig, learn_small_query
+from models.training.two_towers import CACHE_FOLDER
 from processing.corpus import build_corpus
 from processing.runs import Progress, Variant, measure
 from retrieval.contracts.release import load_release

@@ -33,7 +33,7 @@ from retrieval.errors import GavelError, InvalidInput, ReleaseError
 from retrieval.files import replacing
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import this file and need none
-    from models.item_encoder import ItemEncoder
+    from models.artefacts.item_encoder import ItemEncoder
 
 Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def _tell(manifest: Manifest, receipts: Sequence[Receipt]) -> None:
 
 
 def _load_encoder(tower: Path, dimensions: int | None) -> "ItemEncoder":
-    from models.item_encoder import ItemEncoder
+    from models.artefacts.item_encoder import ItemEncoder
 
     return ItemEncoder.load(tower, dimensions=dimensions)
 

@@ -25,7 +25,7 @@ from retrieval.index.port import IndexedItem, Vector
 from retrieval.index.validation import batches
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import these files and need none
-    from models.item_encoder import ItemBatch, ItemEncoder
+    from models.artefacts.item_encoder import ItemBatch, ItemEncoder
 
 PART_CHARS = 32_000_000  # of the texts of a part's lots, as those of two parts are held in memory
 DEPTH = 2  # batches that may wait between two steps

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
-from models.negatives import HardNegatives
+from models.data.hard_negatives import HardNegatives
 from processing.mining_rules import DEEPEST, SPLIT, Choice, MiningRules, TrainingQuery, choose, training_lots, training_queries
 from retrieval.contracts.items import EPOCH
 from retrieval.encoders.query_encoder import QueryEncoder

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from models.training_config import Stage
+from models.config.training import Stage
 from retrieval.errors import InvalidInput
 
 EXAMPLE = "{name: in-batch, epochs: 10, random_negatives: 1}"

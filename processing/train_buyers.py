@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from catalog.event_tables import read_event_table
 from catalog.folder import CatalogFolder
-from models.buyer_data import Basket, next_baskets, training_baskets
-from models.buyer_training import BuyerModel, BuyerTrainingConfig, Figures, StoredLots, measure, to_numpy, train_buyers
+from models.data.baskets import Basket, next_baskets, training_baskets
+from models.training.buyers import BuyerModel, BuyerTrainingConfig, Figures, StoredLots, measure, to_numpy, train_buyers
 from processing.corpus import release_entries
 from retrieval.buyers.attention import save_buyer_tower
 from retrieval.buyers.vector import WeightedAverage

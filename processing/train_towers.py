@@ -16,9 +16,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from catalog.folder import CatalogFolder
-from models.negatives import HardNegatives
-from models.presets import PRESETS, TowerConfig
-from models.training import ProgressCallback, TrainingConfig, TrainingReport, train_towers
+from models.data.hard_negatives import HardNegatives
+from models.towers.config import PRESETS, TowerConfig
+from models.training.two_towers import ProgressCallback, TrainingConfig, TrainingReport, train_towers
 from processing.training_rounds import in_stages
 from retrieval.errors import GavelError
 

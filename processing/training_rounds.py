@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from catalog.folder import CatalogFolder
-from models.negatives import HardNegatives
-from models.run_record import data_hash
-from models.schedule import cut_steps
-from models.training import train_towers
-from models.training_config import TrainingConfig, three_stages
+from models.artefacts.run_record import data_hash
+from models.config.training import TrainingConfig, three_stages
+from models.data.hard_negatives import HardNegatives
+from models.training.schedule import cut_steps
+from models.training.two_towers import train_towers
 from processing.embed_items import embed
 from processing.ledger import Done, Ledger
 from processing.mine_negatives import mine_or_reuse

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from catalog.folder import CatalogFolder
-from models.encoders import TextEncoder
-from models.presets import PRESETS, TextEncoderSpec
-from models.tokenizer import make_tokenizer
+from models.towers.config import PRESETS, TextEncoderSpec
+from models.towers.encoders import TextEncoder
+from models.towers.tokenizer import make_tokenizer
 from processing.corpus import Published, publish_corpus, split_items
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import item_text

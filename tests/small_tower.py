@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 if TYPE_CHECKING:
-    from models.presets import TowerConfig
+    from models.towers.config import TowerConfig
 
 WORDS = "red blue green steel gold watch ring vase lamp chair old new luxury vintage . , and the a of"
 
 
 def small_config(*, use_image: bool = True) -> "TowerConfig":
     """Compact towers of 16 dimensions that look at photos of 32 pixels."""
-    from models.presets import PRESETS, ImageEncoderSpec
+    from models.towers.config import PRESETS, ImageEncoderSpec
 
     compact = PRESETS["compact"]
     text = {**compact.text.config, "dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 2}
@@ -38,16 +38,16 @@ def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True, *
     """
     import torch
 
-    from models.artefact import save_towers
-    from models.tokenizer import train_wordpiece
-    from models.towers import TwoTowers
+    from models.artefacts.tower_files import save_towers
+    from models.towers.tokenizer import train_wordpiece
+    from models.towers.two_towers import TwoTowers
 
     torch.manual_seed(seed)
     config = replace(small_config(use_image=use_image), **changes)
     tokenizer = train_wordpiece([WORDS], config.vocabulary)
     text = replace(config.text, config={**config.text.config, "vocab_size": tokenizer.get_vocab_size()})
     empty = {name: lambda tower, path: path.touch() for name in ("export_query_tower", "export_image_tower")}
-    with patch.multiple("models.artefact", **empty):  # the exports take seconds
+    with patch.multiple("models.artefacts.tower_files", **empty):  # the exports take seconds
         return save_towers(TwoTowers(replace(config, text=text)), tokenizer, out)
 
 
@@ -60,7 +60,7 @@ def save_small_encoder(folder: Path, texts: list[str]) -> Path:
     import torch
     from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
-    from models.tokenizer import train_wordpiece
+    from models.towers.tokenizer import train_wordpiece
 
     tokenizer = train_wordpiece(texts, 100)
     config = DistilBertConfig(vocab_size=100, dim=24, n_layers=1, n_heads=2, hidden_dim=48, max_position_embeddings=32)
@@ -78,11 +78,11 @@ def save_spread_tower(texts: list[str], out: Path) -> Path:
     """
     import torch
 
-    from models.artefact import save_towers
-    from models.presets import preset
-    from models.tokenizer import train_wordpiece
-    from models.towers import TwoTowers
-    from models.training import fit_vocabulary
+    from models.artefacts.tower_files import save_towers
+    from models.towers.config import preset
+    from models.towers.tokenizer import train_wordpiece
+    from models.towers.two_towers import TwoTowers
+    from models.training.two_towers import fit_vocabulary
 
     tokenizer = train_wordpiece(texts, 500)
     torch.manual_seed(0)

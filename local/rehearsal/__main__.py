@@ -108,10 +108,10 @@ def make_tower(out: Path, texts: list[str], seed: int) -> Path:
     """A compact tower of fresh weights: it is embedded with and searched with like any other, and knows nothing yet."""
     import torch
 
-    from models.artefact import save_towers
-    from models.presets import preset
-    from models.tokenizer import make_tokenizer
-    from models.towers import TwoTowers
+    from models.artefacts.tower_files import save_towers
+    from models.towers.config import preset
+    from models.towers.tokenizer import make_tokenizer
+    from models.towers.two_towers import TwoTowers
 
     torch.manual_seed(seed)
     config = preset("compact")

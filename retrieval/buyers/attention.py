@@ -27,7 +27,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Attention over a buyer's acts, added to their weighted average: what models.buyer_tower.BuyerAttention trains.
+    """Attention over a buyer's acts, added to their weighted average: what models.towers.buyer_tower.BuyerAttention trains.
 
     Attributes:
         context: (H, D) what each head looks for.

@@ -58,9 +58,9 @@ def tower(tmp_path_factory):
     """The folder of small towers with random weights."""
     import torch
 
-    from models.artefact import save_towers
-    from models.tokenizer import train_wordpiece
-    from models.towers import TwoTowers
+    from models.artefacts.tower_files import save_towers
+    from models.towers.tokenizer import train_wordpiece
+    from models.towers.two_towers import TwoTowers
 
     torch.manual_seed(0)
     config = small_config()

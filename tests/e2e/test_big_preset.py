@@ -5,11 +5,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from models.artefact import load_towers, save_towers
-from models.item_encoder import ItemEncoder
-from models.presets import preset
-from models.tokenizer import train_wordpiece
-from models.towers import TwoTowers
+from models.artefacts.item_encoder import ItemEncoder
+from models.artefacts.tower_files import load_towers, save_towers
+from models.towers.config import preset
+from models.towers.tokenizer import train_wordpiece
+from models.towers.two_towers import TwoTowers
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, QUERY_TOWER_FILE
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize
 

@@ -27,9 +27,9 @@ from catalog.folder import write_items
 from lambdas.bulk_indexer import handler as bulk_indexer
 from lambdas.query_api import handler as query_api
 from lambdas.query_api import wiring
-from models.augmentation import Augmentation
-from models.training import train_towers
-from models.training_config import TrainingConfig
+from models.config.training import TrainingConfig
+from models.data.images import Augmentation
+from models.training.two_towers import train_towers
 from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.items import Item
 from retrieval.contracts.release import load_release

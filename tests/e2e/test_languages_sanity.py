@@ -17,12 +17,12 @@ import torch
 from bilingual_shop import LANGUAGES, lots, write_bilingual_catalog
 from small_tower import small_config
 
-from models.artefact import save_towers
-from models.item_encoder import ItemEncoder
-from models.presets import TowerConfig
-from models.tokenizer import make_tokenizer
-from models.towers import TwoTowers
-from models.training import TrainingConfig, train_towers
+from models.artefacts.item_encoder import ItemEncoder
+from models.artefacts.tower_files import save_towers
+from models.towers.config import TowerConfig
+from models.towers.tokenizer import make_tokenizer
+from models.towers.two_towers import TwoTowers
+from models.training.two_towers import TrainingConfig, train_towers
 from retrieval.buyers.vector import buyer_vector
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.events import Interaction

@@ -25,7 +25,7 @@ from local.http_server import served_in_thread
 from local.pipeline import _without_ranker
 from local.serve_command import page_and_api
 from local.wiring import search_service
-from models.presets import PRESETS
+from models.towers.config import PRESETS
 from processing.shown_lists import ndcg
 from processing.train_from_events import LEAST_TOUCHED, train_on_events
 from retrieval.config.settings import Settings

@@ -15,11 +15,11 @@ from bilingual_shop import lots, title, write_bilingual_catalog
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
-from models.artefact import load_towers
-from models.presets import MULTILINGUAL_MINILM, preset
-from models.tokenizer import make_tokenizer
-from models.towers import TwoTowers
-from models.training import TrainingConfig, train_towers
+from models.artefacts.tower_files import load_towers
+from models.towers.config import MULTILINGUAL_MINILM, preset
+from models.towers.tokenizer import make_tokenizer
+from models.towers.two_towers import TwoTowers
+from models.training.two_towers import TrainingConfig, train_towers
 from processing.embed_items import embed
 from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release

@@ -9,9 +9,9 @@ import pytest
 from painted_lots import paint, write_painted_catalog
 from small_tower import small_config
 
-from models.augmentation import Augmentation
-from models.item_encoder import ItemEncoder
-from models.training import TrainingConfig, TrainingReport, train_towers
+from models.artefacts.item_encoder import ItemEncoder
+from models.data.images import Augmentation
+from models.training.two_towers import TrainingConfig, TrainingReport, train_towers
 from processing import train_towers as job
 from retrieval.encoders.photos import read_photo
 from retrieval.encoders.query_encoder import QueryEncoder

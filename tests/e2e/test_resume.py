@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from painted_lots import write_painted_catalog
 
-from models.checkpoints import CHECKPOINT_FILE
+from models.training.checkpoints import CHECKPOINT_FILE
 
 SCRIPT = Path(__file__).parent / "train_small.py"
 STEPS = 3 * 10

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from catalog.synthetic import generate
 from local.cli import app
-from models.presets import PRESETS
+from models.towers.config import PRESETS
 from retrieval.errors import FeatureMismatch, InvalidInput
 
 STAGES = """

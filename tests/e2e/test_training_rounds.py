@@ -9,8 +9,8 @@ from small_tower import small_config
 
 from catalog.folder import CatalogFolder
 from catalog.synthetic import generate
-from models.negatives import HardNegatives
-from models.training_config import Stage, TrainingConfig
+from models.config.training import Stage, TrainingConfig
+from models.data.hard_negatives import HardNegatives
 from processing import mine_negatives as job
 from processing import training_rounds
 from processing.mining_rules import MiningRules

@@ -18,7 +18,7 @@ import torch
 from small_tower import small_config
 
 from catalog.folder import CatalogFolder
-from models.training import Stage, TrainingConfig, train_towers
+from models.training.two_towers import Stage, TrainingConfig, train_towers
 
 
 def train(catalog: Path, out: str, kill: int = 0, photos: bool = False, dropout: float = 0.2, **options: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def train(catalog: Path, out: str, kill: int = 0, photos: bool = False, dropout:
         if done == kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with patch("models.artefact.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds
+    with patch("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds
         report = train_towers(folder, config, Path(out), after_step, negatives=negatives, checkpoint_seconds=seconds)
     losses = [record.loss for record in report.history]
     return {"out": Path(out).name, "tower_id": report.tower_id, "resumed_at": report.resumed_at, "losses": losses}

@@ -79,7 +79,10 @@ def test_what_a_function_imports_is_in_its_bundle(bundled):
 
 
 def test_what_the_embedding_job_imports_is_in_its_packages_or_in_its_image():
-    wanted = foreign_imports(ROOT, "processing.embed_items", "models.item_encoder") | {"boto3", "pyarrow"}  # photos, parquet
+    wanted = foreign_imports(ROOT, "processing.embed_items", "models.artefacts.item_encoder") | {
+        "boto3",
+        "pyarrow",
+    }  # photos, parquet
     assert "torch" in wanted
     assert missing(bundle_packages(ROOT, BUNDLES), wanted - IMAGES_OWN) == set()
 
@@ -96,4 +99,6 @@ def test_the_job_starts_on_the_images_python_with_its_packages_and_nothing_else(
 
     assert "--release-id" in run("-m", "processing.embed_items", "--help").stdout
     assert run("-c", "import boto3, onnx, onnxruntime, PIL.Image, pyarrow.parquet, transformers, yaml").returncode == 0
-    assert run("-c", "import models.item_encoder").stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'torch'"
+    assert (
+        run("-c", "import models.artefacts.item_encoder").stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'torch'"
+    )

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.augmentation import Augmentation, augment
+from models.data.images import Augmentation, augment
 
 NOTHING = Augmentation(crop=1.0, stretch=1.0, flip=0.0, light=0.0)
 

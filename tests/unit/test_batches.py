@@ -13,10 +13,10 @@ from painted_lots import write_painted_catalog
 from small_tower import small_config
 
 from catalog.folder import Qrels, TrainingPair
-from models.batches import Batch, Slice, TrainingBatches, mined_rows
-from models.tokenizer import make_tokenizer
-from models.training_config import Stage, TrainingConfig
-from models.training_data import Lots, Queries, read_training_lots
+from models.config.training import Stage, TrainingConfig
+from models.data.batches import Batch, Slice, TrainingBatches, mined_rows
+from models.data.tables import Lots, Queries, read_training_lots
+from models.towers.tokenizer import make_tokenizer
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
 
@@ -179,7 +179,7 @@ def test_known_is_what_a_loop_would_find(answers, lots, data):
 
 
 def test_features_of_the_lots_come_with_the_batch(tmp_path):
-    from models.lot_features import LOT_FEATURES, fit_features
+    from models.towers.lot_features import LOT_FEATURES, fit_features
 
     catalog = write_painted_catalog(tmp_path / "painted")
     lots, queries = read_training_lots(catalog, keep_items=True)

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.buyer_tower import Acts, BuyerAttention
-from models.buyer_training import to_numpy
+from models.towers.buyer_tower import Acts, BuyerAttention
+from models.training.buyers import to_numpy
 from retrieval.buyers.attention import BUYER_TOWER_FILE, Attention, load_buyer_tower, save_buyer_tower
 from retrieval.buyers.vector import AVERAGE, WeightedAverage, unit_vector
 from retrieval.contracts.tower_card import LENGTH_MARK, TowerCard

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.buyer_data import MAX_ACTS, Basket, next_baskets, pad, training_baskets
-from models.buyer_training import BuyerModel, BuyerTrainingConfig, ProjectedLots, StoredLots, measure, train_buyers
-from models.feature_tower import FeatureSpec
-from models.presets import TowerConfig
-from models.towers import ItemTower, TwoTowers
-from models.whitening import start_white
+from models.data.baskets import MAX_ACTS, Basket, next_baskets, pad, training_baskets
+from models.towers.config import TowerConfig
+from models.towers.features import FeatureSpec
+from models.towers.two_towers import ItemTower, TwoTowers
+from models.training.buyers import BuyerModel, BuyerTrainingConfig, ProjectedLots, StoredLots, measure, train_buyers
+from models.training.whitening import start_white
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidInput
 from retrieval.search.service import MAX_INTERACTIONS

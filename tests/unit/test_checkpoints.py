@@ -10,11 +10,11 @@ import torch
 from painted_lots import write_painted_catalog
 from small_tower import small_config
 
-from models.checkpoints import CHECKPOINT_FILE, Checkpoints, between_steps
-from models.model_card import write_model_card
-from models.run_record import data_hash, run_key
-from models.schedule import RECORD_FILE, cut_steps
-from models.training import Stage, TrainingConfig, train_towers
+from models.artefacts.model_card import write_model_card
+from models.artefacts.run_record import data_hash, run_key
+from models.training.checkpoints import CHECKPOINT_FILE, Checkpoints, between_steps
+from models.training.schedule import RECORD_FILE, cut_steps
+from models.training.two_towers import Stage, TrainingConfig, train_towers
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def catalog(tmp_path_factory):
 
 @pytest.fixture
 def quick_export(monkeypatch):
-    monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
-    monkeypatch.setattr("models.artefact.export_image_tower", lambda towers, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
@@ -74,7 +74,7 @@ def test_processes_other_than_the_first_write_nothing(tmp_path):
 
 def test_the_end_of_an_epoch_brings_a_checkpoint_nearer(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("models.checkpoints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("models.training.checkpoints.time.monotonic", lambda: now[0])
     checkpoints = Checkpoints(tmp_path, 60.0)
     now[0] += 11
     assert (checkpoints.due(), checkpoints.due(epoch_ended=True)) == (False, True)

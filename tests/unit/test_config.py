@@ -15,8 +15,8 @@ from local import pipeline
 from local.config import ConfigFile, check_config, configured, use_config
 from local.config_sections import SECTIONS
 from local.config_text import all_settings, config_text
-from models.buyer_config import BuyerTrainingConfig
-from models.training_config import Stage, TrainingConfig
+from models.config.buyers import BuyerTrainingConfig
+from models.config.training import Stage, TrainingConfig
 from processing.mining_rules import MiningRules
 from retrieval.config.settings import EventWeights, Hyperparameters, Settings
 from retrieval.errors import InvalidSettings

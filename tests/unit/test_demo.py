@@ -9,7 +9,7 @@ from judged_lots import write_judged_catalog
 
 from local import pipeline
 from local.demo import TEXT, Demo, Plan, show_report
-from models.schedule import RECORD_FILE
+from models.training.schedule import RECORD_FILE
 from retrieval.config.settings import Settings
 
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from small_tower import save_small_encoder
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_catalog, write_items
-from models.distillation import DistillationConfig, Teacher, distil_towers, listwise_distillation
-from models.presets import TowerConfig, preset
-from models.towers import TwoTowers
-from models.training import train_towers
-from models.training_config import TrainingConfig
-from models.training_data import Lots, Queries
+from models.config.training import TrainingConfig
+from models.data.tables import Lots, Queries
+from models.towers.config import TowerConfig, preset
+from models.towers.two_towers import TwoTowers
+from models.training.adaptation import DistillationConfig, Teacher, distil_towers, listwise_distillation
+from models.training.two_towers import train_towers
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE
 from retrieval.encoders.query_encoder import QueryEncoder
@@ -52,7 +52,7 @@ def catalog(tmp_path_factory) -> CatalogFolder:
 
 
 def distil(catalog, tower, out, config=CONFIG, **given):
-    with patch("models.artefact.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds
+    with patch("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds
         return distil_towers(catalog, tower, config, out, **given)
 
 

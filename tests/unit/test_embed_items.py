@@ -15,7 +15,7 @@ from PIL import Image
 from small_tower import save_small_item_tower
 
 from catalog.folder import SplitData, write_catalog, write_items
-from models.item_encoder import ItemEncoder
+from models.artefacts.item_encoder import ItemEncoder
 from processing import embed_items, embedding_steps
 from processing.embed_items import EmbeddingRun, embed, find_release, main, read_instances
 from processing.thumbnails import Thumbnails

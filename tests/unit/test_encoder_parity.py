@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from lambdas.query_api.app import create_app
 from local.export_commands import export_app
 from local.wiring import open_store, search_service
-from models.artefact import load_towers
-from models.tokenizer import train_wordpiece
+from models.artefacts.tower_files import load_towers
+from models.towers.tokenizer import train_wordpiece
 from processing.embed_items import embed
 from retrieval.config.settings import Settings
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard

@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 from small_tower import save_small_encoder
 from transformers import DistilBertModel
 
-from models.encoders import ImageEncoder, TextEncoder
-from models.presets import ImageEncoderSpec, TextEncoderSpec, TowerConfig, preset
-from models.tokenizer import make_tokenizer, train_wordpiece
-from models.towers import TwoTowers
+from models.towers.config import ImageEncoderSpec, TextEncoderSpec, TowerConfig, preset
+from models.towers.encoders import ImageEncoder, TextEncoder
+from models.towers.tokenizer import make_tokenizer, train_wordpiece
+from models.towers.two_towers import TwoTowers
 from retrieval.errors import InvalidInput, TowerError
 
 SMALL = ImageEncoderSpec(name="small-resnet", width=4, blocks=(1, 1))

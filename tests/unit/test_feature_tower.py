@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.feature_tower import FURTHEST, FeatureSpec, FeatureTower, Scale
+from models.towers.features import FURTHEST, FeatureSpec, FeatureTower, Scale
 from retrieval.errors import InvalidInput
 
 ROWS = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.frequency import StreamingFrequency
+from models.data.sampling_frequency import StreamingFrequency
 from retrieval.errors import InvalidInput
 
 ITEMS, BATCH = 500, 32

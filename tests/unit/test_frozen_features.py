@@ -9,11 +9,11 @@ from painted_lots import write_painted_catalog
 from safetensors.torch import load_file
 from small_tower import small_config
 
-from models.encoders import ImageEncoder, TextEncoder
-from models.frozen_features import encode_photo_table, encode_text_table, is_frozen, text_inputs
-from models.towers import TextEncodings, Tokens, TwoTowers
-from models.training import TrainingConfig, fit_vocabulary, train_towers
-from models.training_data import PhotoTable, TokenTable
+from models.data.encoding_cache import encode_photo_table, encode_text_table, is_frozen, text_inputs
+from models.data.tables import PhotoTable, TokenTable
+from models.towers.encoders import ImageEncoder, TextEncoder
+from models.towers.two_towers import TextEncodings, Tokens, TwoTowers
+from models.training.two_towers import TrainingConfig, fit_vocabulary, train_towers
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE
 
 CPU = torch.device("cpu")
@@ -115,8 +115,8 @@ def test_an_encoder_is_frozen_when_none_of_it_is_trained(trainable, frozen):
 
 
 def test_heads_train_on_what_frozen_encoders_made_and_the_encoders_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
-    monkeypatch.setattr("models.artefact.export_image_tower", lambda towers, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
     catalog = write_painted_catalog(tmp_path / "catalog")
     tower = small_config()
     tower = replace(tower, text=replace(tower.text, trainable="none"), image=replace(tower.image, trainable="none"))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.gradient_cache import backward_in_chunks
-from models.losses import info_nce
+from models.training.gradient_cache import backward_in_chunks
+from models.training.losses import info_nce
 
 
 def encoders(dropout: float) -> nn.ModuleDict:

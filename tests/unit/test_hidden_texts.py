@@ -6,9 +6,9 @@ import pytest
 import torch
 from small_tower import small_config
 
-from models.photo_tower import PhotoTower
-from models.presets import TowerConfig
-from models.towers import Photos, Tokens, TwoTowers
+from models.artefacts.photo_tower import PhotoTower
+from models.towers.config import TowerConfig
+from models.towers.two_towers import Photos, Tokens, TwoTowers
 from retrieval.errors import InvalidInput
 
 TOKENS = Tokens(torch.arange(32).reshape(8, 4), torch.ones(8, 4, dtype=torch.int64))

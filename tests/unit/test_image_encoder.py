@@ -15,11 +15,11 @@ from hostile_photos import JPEG, encoded, plain
 from PIL import Image
 from small_tower import WORDS, save_small_item_tower, small_config
 
-from models.artefact import add_image_tower, load_towers, save_towers
-from models.feature_tower import FeatureSpec
-from models.pixels import normalise, to_unit
-from models.tokenizer import train_wordpiece
-from models.towers import Addition, Photos, TextEncodings, TwoTowers
+from models.artefacts.tower_files import add_image_tower, load_towers, save_towers
+from models.data.pixels import normalise, to_unit
+from models.towers.features import FeatureSpec
+from models.towers.tokenizer import train_wordpiece
+from models.towers.two_towers import Addition, Photos, TextEncodings, TwoTowers
 from retrieval.contracts.tower_card import CARD_FILE, IMAGE_TOWER_FILE, TowerCard
 from retrieval.encoders.image_encoder import ImageEncoder
 from retrieval.encoders.photos import read_photo
@@ -46,7 +46,7 @@ def save(out, **changes):
             module.running_var.uniform_(0.5, 1.5)
     if isinstance(towers.item_tower.projection, Addition):
         torch.nn.init.normal_(towers.item_tower.projection.others.weight, std=0.1)
-    with patch("models.artefact.export_query_tower", lambda tower, path: path.touch()):
+    with patch("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch()):
         return save_towers(towers, tokenizer, out)
 
 

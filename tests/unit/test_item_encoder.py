@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_tower import save_small_item_tower, small_config
 
-from models.item_encoder import ItemEncoder
-from models.lot_features import LOT_FEATURES, fit_features
+from models.artefacts.item_encoder import ItemEncoder
+from models.towers.lot_features import LOT_FEATURES, fit_features
 from processing.embed_items import embed
 from retrieval.contracts.documents import parse_bulk_lines
 from retrieval.contracts.items import Item

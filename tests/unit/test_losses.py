@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.losses import contrastive, info_nce, triplet
+from models.training.losses import contrastive, info_nce, triplet
 
 OPTIONS = ("known", "weights", "log_q", "symmetric")
 

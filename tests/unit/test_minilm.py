@@ -9,10 +9,10 @@ from minilm import minilm_folder
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 
-from models.artefact import load_towers, save_towers
-from models.presets import TowerConfig, preset
-from models.tokenizer import make_tokenizer
-from models.towers import Tokens, TwoTowers
+from models.artefacts.tower_files import load_towers, save_towers
+from models.towers.config import TowerConfig, preset
+from models.towers.tokenizer import make_tokenizer
+from models.towers.two_towers import Tokens, TwoTowers
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE
 from retrieval.encoders.query_encoder import QueryEncoder, tokenize
 

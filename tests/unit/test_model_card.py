@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from models.model_card import EVALUATIONS_FILE, MODEL_CARD_FILE, write_model_card
-from models.run_record import RECORD_FILE
+from models.artefacts.model_card import EVALUATIONS_FILE, MODEL_CARD_FILE, write_model_card
+from models.artefacts.run_record import RECORD_FILE
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import TowerError
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.negatives import HardNegatives
+from models.data.hard_negatives import HardNegatives
 from retrieval.errors import InvalidInput
 
 MINED = HardNegatives(
@@ -28,7 +28,7 @@ def test_no_negatives_are_a_file_too(tmp_path: Path) -> None:
 
 
 def test_more_rows_than_a_group_come_back_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.negatives.ROWS_A_GROUP", 4)
+    monkeypatch.setattr("models.data.hard_negatives.ROWS_A_GROUP", 4)
     many = HardNegatives({f"q{n}": ["a", "b", "c"] for n in range(9)}, {f"q{n}": [0.5, 0.25, 0.0] for n in range(9)})
     many.save(tmp_path / "n.parquet")
     assert HardNegatives.load(tmp_path / "n.parquet") == many

@@ -20,10 +20,10 @@ from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_
 from catalog.short_texts import short_texts
 from lambdas.query_api.app import create_app
 from local.wiring import open_store, search_service
-from models.model_card import MODEL_CARD_FILE, SMALL_QUERY_RECORD_FILE
-from models.small_query import SmallQueryConfig, first_vectors
-from models.tokenizer import train_wordpiece
-from models.training import CACHE_FOLDER
+from models.artefacts.model_card import MODEL_CARD_FILE, SMALL_QUERY_RECORD_FILE
+from models.towers.tokenizer import train_wordpiece
+from models.training.static_query import SmallQueryConfig, first_vectors
+from models.training.two_towers import CACHE_FOLDER
 from processing.distil_query import distil_query
 from processing.embed_items import embed
 from retrieval.config.settings import Settings

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.training_config import Stage
+from models.config.training import Stage
 from processing.stage_files import read_stages
 from retrieval.errors import InvalidInput
 

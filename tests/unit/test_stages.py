@@ -9,16 +9,16 @@ from accelerate import Accelerator
 from painted_lots import write_painted_catalog
 from small_tower import small_config
 
-from models.artefact import load_towers
-from models.batches import TrainingBatches
-from models.checkpoints import Checkpoints
-from models.stage_run import EpochRecord, StageRun
-from models.steps import TrainingStep, in_batch_figures, saves_padding
-from models.tokenizer import make_tokenizer
-from models.towers import TwoTowers
-from models.training import Stage, TrainingConfig, fit_vocabulary, three_stages, train_towers
-from models.training_data import read_training_lots
-from models.validation import Figures
+from models.artefacts.tower_files import load_towers
+from models.data.batches import TrainingBatches
+from models.data.tables import read_training_lots
+from models.towers.tokenizer import make_tokenizer
+from models.towers.two_towers import TwoTowers
+from models.training.checkpoints import Checkpoints
+from models.training.loop import EpochRecord, StageRun
+from models.training.step import TrainingStep, in_batch_figures, saves_padding
+from models.training.two_towers import Stage, TrainingConfig, fit_vocabulary, three_stages, train_towers
+from models.training.validation import Figures
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput, TowerError
 
@@ -32,8 +32,8 @@ def catalog(tmp_path_factory):
 
 @pytest.fixture
 def quick_export(monkeypatch):
-    monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
-    monkeypatch.setattr("models.artefact.export_image_tower", lambda towers, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
 
 
 def step_of(catalog, cache, **changes) -> tuple[TwoTowers, TrainingBatches, TrainingStep]:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from small_tower import small_config
 
-from models.batches import Batch
-from models.losses import info_nce
-from models.lot_features import LOT_FEATURES, fit_features, lot_row
-from models.matryoshka import prefixes
-from models.presets import PRESETS, TowerConfig, preset
-from models.steps import batch_loss
-from models.towers import Photos, TextEncodings, Tokens, TwoTowers
-from models.training_config import TrainingConfig
+from models.config.training import TrainingConfig
+from models.data.batches import Batch
+from models.towers.config import PRESETS, TowerConfig, preset
+from models.towers.lot_features import LOT_FEATURES, fit_features, lot_row
+from models.towers.two_towers import Photos, TextEncodings, Tokens, TwoTowers
+from models.training.losses import info_nce
+from models.training.matryoshka import prefixes
+from models.training.step import batch_loss
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput, TowerError
 

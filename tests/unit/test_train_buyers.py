@@ -9,7 +9,7 @@ import pytest
 from judged_lots import TOWER_ID, write_release
 from small_tower import save_small_item_tower
 
-from models.buyer_training import BuyerTrainingConfig
+from models.training.buyers import BuyerTrainingConfig
 from processing import train_buyers as job
 from processing.train_buyers import EventLog, logged_events, time_cut, train_on_release
 from retrieval.buyers.attention import Attention, load_buyer_tower

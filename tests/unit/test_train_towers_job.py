@@ -7,7 +7,7 @@ import pytest
 from painted_lots import write_painted_catalog
 from small_tower import small_config
 
-from models.negatives import HardNegatives
+from models.data.hard_negatives import HardNegatives
 from processing import train_towers as job
 
 
@@ -18,9 +18,9 @@ def catalog(tmp_path_factory):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
-    monkeypatch.setattr("models.artefact.export_image_tower", lambda towers, path: path.touch())
-    monkeypatch.setattr("models.training_config.find_preset", lambda name: small_config())
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
+    monkeypatch.setattr("models.config.training.find_preset", lambda name: small_config())
 
 
 def arguments(catalog, out, *more: str) -> list[str]:

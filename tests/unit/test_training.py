@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from small_tower import small_config
 
 from catalog.folder import TrainingPair
-from models.artefact import load_towers
-from models.batches import TrainingBatches
-from models.schedule import Clock, learning_rate_factor
-from models.tokenizer import make_tokenizer
-from models.training import TrainingConfig, train_towers
-from models.training_data import Lots, PhotoTable, Queries, TokenTable, read_training_lots
-from models.validation import rank_figures
+from models.artefacts.tower_files import load_towers
+from models.data.batches import TrainingBatches
+from models.data.tables import Lots, PhotoTable, Queries, TokenTable, read_training_lots
+from models.towers.tokenizer import make_tokenizer
+from models.training.schedule import Clock, learning_rate_factor
+from models.training.two_towers import TrainingConfig, train_towers
+from models.training.validation import rank_figures
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput, TowerError
@@ -34,8 +34,8 @@ def catalog(tmp_path_factory):
 @pytest.fixture
 def quick_export(monkeypatch):
     """The export to ONNX takes seconds and has tests of its own."""
-    monkeypatch.setattr("models.artefact.export_query_tower", lambda tower, path: path.touch())
-    monkeypatch.setattr("models.artefact.export_image_tower", lambda towers, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
 
 
 def batches(catalog, cache: Path, **changes) -> tuple[TrainingBatches, Lots]:
@@ -222,7 +222,7 @@ def test_an_interrupted_save_leaves_no_artefact(catalog, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("models.artefact.export_query_tower", interrupt)
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_towers(catalog, TrainingConfig(tower=small_config(use_image=False), epochs=1, batch_size=16), tmp_path)
     assert [p for p in tmp_path.iterdir() if not p.name.startswith(".")] == []

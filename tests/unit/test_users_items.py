@@ -22,7 +22,7 @@ from benchmarks.users_items import (
     table,
 )
 from catalog.interactions import InteractionFolder, generate
-from models.feature_training import FeatureTowers, FeatureTrainingConfig, InteractionData, mine, recall, train_stage
+from models.training.features import FeatureTowers, FeatureTrainingConfig, InteractionData, mine, recall, train_stage
 
 QUICK = FeatureTrainingConfig(dimensions=24, hidden=0, id_width=16, batch_size=64, epochs=4, rate=1e-2, mined_depth=30)
 

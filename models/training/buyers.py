@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.buyer_config import BuyerTrainingConfig
-from models.buyer_data import Basket, pad
-from models.buyer_tower import BuyerAttention
-from models.checkpoints import Checkpoints
-from models.feature_tower import Features
-from models.frequency import StreamingFrequency
-from models.losses import info_nce
-from models.schedule import learning_rate_factor
-from models.towers import ItemTower, TextEncodings
+from models.config.buyers import BuyerTrainingConfig
+from models.data.baskets import Basket, pad
+from models.data.sampling_frequency import StreamingFrequency
+from models.towers.buyer_tower import BuyerAttention
+from models.towers.features import Features
+from models.towers.two_towers import ItemTower, TextEncodings
+from models.training.checkpoints import Checkpoints
+from models.training.losses import info_nce
+from models.training.schedule import learning_rate_factor
 from retrieval.buyers.attention import Attention
 from retrieval.buyers.vector import WeightedAverage
 from retrieval.errors import InvalidInput

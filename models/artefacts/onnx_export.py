@@ -13,8 +13,8 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-from models.photo_tower import PhotoTower
-from models.towers import QueryTower, TwoTowers
+from models.artefacts.photo_tower import PhotoTower
+from models.towers.two_towers import QueryTower, TwoTowers
 from retrieval.encoders.image_encoder import PHOTO_VECTOR, PIXELS
 from retrieval.encoders.query_encoder import OUTPUT
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.pixels import normalise, to_unit
-from models.presets import TowerConfig
-from models.towers import ItemTower
+from models.data.pixels import normalise, to_unit
+from models.towers.config import TowerConfig
+from models.towers.two_towers import ItemTower
 
 
 class PhotoTower(nn.Module):

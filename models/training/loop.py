@@ -12,19 +12,19 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from models.batches import TrainingBatches, seed_of
-from models.board import Board
-from models.checkpoints import Checkpoints, between_steps
-from models.schedule import Clock, learning_rate_factor
-from models.steps import TrainingStep
-from models.towers import TwoTowers
-from models.training_config import Stage, TrainingConfig
-from models.validation import Figures, Validation
+from models.config.training import Stage, TrainingConfig
+from models.data.batches import TrainingBatches, seed_of
+from models.towers.two_towers import TwoTowers
+from models.training.checkpoints import Checkpoints, between_steps
+from models.training.schedule import Clock, learning_rate_factor
+from models.training.step import TrainingStep
+from models.training.tensorboard import Board
+from models.training.validation import Figures, Validation
 
 log = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[int, int], None]  # (steps done, steps in all)
-DROPOUT = 3  # what a generator is for, beside those of models/batches.py
+DROPOUT = 3  # what a generator is for, beside those of models/data/batches.py
 BOARD_STEPS = 10  # between two points of TensorBoard's curves of steps
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.encoders import ImageEncoder, TextEncoder
-from models.feature_tower import Features, FeatureSpec, FeatureTower
-from models.presets import TowerConfig
+from models.towers.config import TowerConfig
+from models.towers.encoders import ImageEncoder, TextEncoder
+from models.towers.features import Features, FeatureSpec, FeatureTower
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
 UNKNOWN_RATE = 0.1  # share of categories and brands that training hides, so that a new one meets a trained embedding

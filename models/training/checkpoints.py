@@ -1,7 +1,7 @@
 """Where a stopped training run goes on from, exactly.
 
 A checkpoint holds everything that the rest of a run depends on. Batches and dropout follow from the seed and the number of
-the step (models/batches.py), so no state of a random generator is among it.
+the step (models/data/batches.py), so no state of a random generator is among it.
 """
 
 import logging

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from models.feature_tower import FeatureSpec, Scale
-from models.presets import TowerConfig
+from models.towers.config import TowerConfig
+from models.towers.features import FeatureSpec, Scale
 from retrieval.contracts.items import Item
 
 CATEGORIES = ("category", "brand")

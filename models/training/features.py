@@ -1,7 +1,7 @@
 """Trains two feature towers on interactions: in-batch negatives, then mined ones among them.
 
 Small enough to hold users, items and all their scores in memory: exact search stands in for an index. Towers over texts
-and photos are trained by models.training.
+and photos are trained by models.training.two_towers.
 """
 
 import copy
@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.feature_tower import Features, FeatureSpec, FeatureTower, Row
-from models.frequency import StreamingFrequency
-from models.losses import info_nce
-from models.schedule import learning_rate_factor
+from models.data.sampling_frequency import StreamingFrequency
+from models.towers.features import Features, FeatureSpec, FeatureTower, Row
+from models.training.losses import info_nce
+from models.training.schedule import learning_rate_factor
 
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
 CUTOFF = 50  # of the Recall that epochs are chosen by

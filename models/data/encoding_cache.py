@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.encoders import ImageEncoder, TextEncoder
-from models.pixels import normalise, to_unit
-from models.presets import TowerConfig
-from models.towers import TextEncodings, Texts, Tokens
-from models.training_data import PhotoTable, TokenTable
+from models.data.pixels import normalise, to_unit
+from models.data.tables import PhotoTable, TokenTable
+from models.towers.config import TowerConfig
+from models.towers.encoders import ImageEncoder, TextEncoder
+from models.towers.two_towers import TextEncodings, Texts, Tokens
 from retrieval.files import replacing
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.distillation_config import SmallQueryConfig
-from models.schedule import learning_rate_factor
+from models.config.distillation import SmallQueryConfig
+from models.training.schedule import learning_rate_factor
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
 
 Progress = Callable[[int, int], None]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.towers import Addition
+from models.towers.two_towers import Addition
 from retrieval.errors import InvalidInput
 
 LEAST_VARIANCE = 1e-4  # added to that of every direction, so that those that hold noise alone are not blown up

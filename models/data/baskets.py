@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.buyer_tower import Acts
+from models.towers.buyer_tower import Acts
 from retrieval.contracts.events import Interaction
 
 MAX_ACTS = 200  # of a history, the latest: what serving takes (retrieval.search.service.MAX_INTERACTIONS)

@@ -22,17 +22,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from catalog.folder import CatalogFolder
-from models.artefact import save_towers
-from models.distillation_config import DistillationConfig
-from models.frozen_features import encode_text_table
-from models.presets import TowerConfig
-from models.run_record import data_hash, write_record
-from models.schedule import learning_rate_factor
-from models.tokenizer import make_tokenizer
-from models.towers import TextEncodings, TwoTowers
-from models.training import CACHE_FOLDER
-from models.training_data import Lots, Queries, TokenTable, read_training_lots
-from models.validation import Figures, Validation
+from models.artefacts.run_record import data_hash, write_record
+from models.artefacts.tower_files import save_towers
+from models.config.distillation import DistillationConfig
+from models.data.encoding_cache import encode_text_table
+from models.data.tables import Lots, Queries, TokenTable, read_training_lots
+from models.towers.config import TowerConfig
+from models.towers.tokenizer import make_tokenizer
+from models.towers.two_towers import TextEncodings, TwoTowers
+from models.training.schedule import learning_rate_factor
+from models.training.two_towers import CACHE_FOLDER
+from models.training.validation import Figures, Validation
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.bm25 import Bm25Index

@@ -15,18 +15,18 @@ from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 
 from catalog.folder import CatalogFolder
-from models.artefact import load_towers, save_towers
-from models.batches import Slice, TrainingBatches
-from models.checkpoints import Checkpoints
-from models.lot_features import fit_features
-from models.presets import TowerConfig
-from models.run_record import data_hash, run_key, write_record
-from models.stage_run import EpochRecord, ProgressCallback, StageRun
-from models.tokenizer import make_tokenizer
-from models.towers import TwoTowers
-from models.training_config import Stage, TrainingConfig, three_stages
-from models.training_data import Lots, Queries, read_training_lots
-from models.validation import Validation
+from models.artefacts.run_record import data_hash, run_key, write_record
+from models.artefacts.tower_files import load_towers, save_towers
+from models.config.training import Stage, TrainingConfig, three_stages
+from models.data.batches import Slice, TrainingBatches
+from models.data.tables import Lots, Queries, read_training_lots
+from models.towers.config import TowerConfig
+from models.towers.lot_features import fit_features
+from models.towers.tokenizer import make_tokenizer
+from models.towers.two_towers import TwoTowers
+from models.training.checkpoints import Checkpoints
+from models.training.loop import EpochRecord, ProgressCallback, StageRun
+from models.training.validation import Validation
 from retrieval.contracts.tower_card import TOKENIZER_FILE
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput

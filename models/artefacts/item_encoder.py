@@ -11,11 +11,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.artefact import load_towers
-from models.feature_tower import Features
-from models.lot_features import lot_row
-from models.pixels import normalise, to_unit
-from models.towers import ItemTower, Photos, Tokens
+from models.artefacts.tower_files import load_towers
+from models.data.pixels import normalise, to_unit
+from models.towers.features import Features
+from models.towers.lot_features import lot_row
+from models.towers.two_towers import ItemTower, Photos, Tokens
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.encoders.photos import Photo

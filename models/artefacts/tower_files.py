@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from models.export import export_image_tower, export_query_tower
-from models.presets import TowerConfig
-from models.towers import TwoTowers
+from models.artefacts.onnx_export import export_image_tower, export_query_tower
+from models.towers.config import TowerConfig
+from models.towers.two_towers import TwoTowers
 from retrieval.contracts.tower_card import COPY, IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.errors import NoImageBranch, TowerError
 from retrieval.files import commit_folder, replacing

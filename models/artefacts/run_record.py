@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
-from models.schedule import RECORD_FILE
-from models.training_config import TrainingConfig
+from models.config.training import TrainingConfig
+from models.training.schedule import RECORD_FILE
 from retrieval.files import replace_file
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")

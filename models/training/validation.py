@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from catalog.folder import CatalogFolder
-from models.frozen_features import PhotoEncodings, TextTable, encode_photo_table, encode_text_table, is_frozen, text_inputs
-from models.lot_features import lot_row
-from models.pixels import normalise, to_unit
-from models.presets import TowerConfig
-from models.towers import Photos, TwoTowers
-from models.training_data import Lots, PhotoTable, TokenTable
+from models.data.encoding_cache import PhotoEncodings, TextTable, encode_photo_table, encode_text_table, is_frozen, text_inputs
+from models.data.pixels import normalise, to_unit
+from models.data.tables import Lots, PhotoTable, TokenTable
+from models.towers.config import TowerConfig
+from models.towers.lot_features import lot_row
+from models.towers.two_towers import Photos, TwoTowers
 from retrieval.contracts.items import query_text
 from retrieval.evaluation.metrics import RELEVANT_GRADE
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from models.presets import TowerConfig
-from models.presets import preset as find_preset
+from models.towers.config import TowerConfig
+from models.towers.config import preset as find_preset
 from retrieval.errors import InvalidInput
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
-from models.presets import SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
-from models.residual import BasicBlock
+from models.towers.config import SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
+from models.towers.residual import BasicBlock
 from retrieval.errors import InvalidInput, TowerError
 
 # what transformers writes into a configuration besides the architecture

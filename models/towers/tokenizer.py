@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
-from models.encoders import unreachable
-from models.presets import TowerConfig
+from models.towers.config import TowerConfig
+from models.towers.encoders import unreachable
 from retrieval.encoders.query_encoder import PAD_TOKEN
 from retrieval.errors import InvalidInput, TowerError
 

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from models.augmentation import augment
-from models.feature_tower import Features
-from models.frequency import StreamingFrequency
-from models.frozen_features import PhotoEncodings, TextTable, encode_photo_table, encode_text_table, is_frozen
-from models.lot_features import lot_row
-from models.pixels import normalise, to_unit
-from models.towers import Photos, TwoTowers
-from models.training_config import Stage, TrainingConfig
-from models.training_data import Lots, PhotoTable, Queries, TokenTable
+from models.config.training import Stage, TrainingConfig
+from models.data.encoding_cache import PhotoEncodings, TextTable, encode_photo_table, encode_text_table, is_frozen
+from models.data.images import augment
+from models.data.pixels import normalise, to_unit
+from models.data.sampling_frequency import StreamingFrequency
+from models.data.tables import Lots, PhotoTable, Queries, TokenTable
+from models.towers.features import Features
+from models.towers.lot_features import lot_row
+from models.towers.two_towers import Photos, TwoTowers
 from retrieval.errors import InvalidInput
 
 PHOTO_MARGIN = 1.25  # photos are kept this much larger than the tower sees them, so that crops stay sharp

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from retrieval.errors import InvalidInput, TowerError
 
 if TYPE_CHECKING:
-    from models.feature_tower import FeatureSpec
+    from models.towers.features import FeatureSpec
 
 Rgb = tuple[float, float, float]
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
@@ -234,7 +234,7 @@ PRESETS["multilingual"] = replace(
 def _read_features(values: Mapping[str, Any] | None) -> "FeatureSpec | None":
     if values is None:
         return None
-    from models.feature_tower import FeatureSpec  # brings torch, which a list of presets does not need
+    from models.towers.features import FeatureSpec  # brings torch, which a list of presets does not need
 
     return FeatureSpec.from_json(values)
 

@@ -10,14 +10,14 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.batches import Batch
-from models.frozen_features import text_inputs
-from models.gathering import average_gradients, gather, share_buffers
-from models.gradient_cache import Chunk, backward_in_chunks
-from models.losses import contrastive, info_nce, triplet
-from models.matryoshka import prefixes
-from models.towers import Photos, TwoTowers
-from models.training_config import Stage, TrainingConfig
+from models.config.training import Stage, TrainingConfig
+from models.data.batches import Batch
+from models.data.encoding_cache import text_inputs
+from models.towers.two_towers import Photos, TwoTowers
+from models.training.gathering import average_gradients, gather, share_buffers
+from models.training.gradient_cache import Chunk, backward_in_chunks
+from models.training.losses import contrastive, info_nce, triplet
+from models.training.matryoshka import prefixes
 
 LIKE_LENGTH_CHUNK = 32  # texts; fewer would leave cores idle
 WORTH_SORTING = 0.8  # share of the tokens that must remain for texts to be encoded in chunks of like length

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.training_config import Augmentation
+from models.config.training import Augmentation
 
 
 def augment(pixels: Tensor, side: int, how: Augmentation, generator: torch.Generator) -> Tensor:
