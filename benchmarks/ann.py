@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.ann_contenders import BUILD_THREADS, Contender, K
 from benchmarks.ann_standings import AnnResult, Point, Standing
 from benchmarks.machine import describe_machine
-from processing.runs import Counter, Progress, summarise_ms
+from processing.evaluation.runs import Counter, Progress, summarise_ms
 from retrieval.errors import IndexUnavailable
 from retrieval.files import crc32_of
 from retrieval.index.ann.recall import exact_cut, recall_of

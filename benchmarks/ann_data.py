@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.clustered import clustered, clustered_queries
-from processing.corpus import release_entries
+from processing.evaluation.corpus import release_entries
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import InvalidInput
 from retrieval.index.port import Vector

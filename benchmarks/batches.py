@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.filtered import opened
 from benchmarks.machine import describe_machine
-from processing.runs import Counter, Progress
+from processing.evaluation.runs import Counter, Progress
 from retrieval.errors import InvalidInput
 from retrieval.index.ann.families import AnnIndex
 from retrieval.index.port import Vector

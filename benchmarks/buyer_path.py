@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe_machine
 from lambdas.query_api.app import create_app
 from local.http_server import served_in_thread
-from processing.runs import Counter, Latency, Progress, summarise_ms
+from processing.evaluation.runs import Counter, Latency, Progress, summarise_ms
 from retrieval.buyers.attention import Attention
 from retrieval.buyers.vector import BuyerTower
 from retrieval.contracts.events import EVENT_TYPES

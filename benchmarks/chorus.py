@@ -18,10 +18,10 @@ from catalog import chorus
 from local.console import Stages, console, show_table
 from models.towers.config import sentence_towers
 from models.training.adaptation import DistillationConfig, distil_towers
-from processing.embed_items import embed
-from processing.evaluate import evaluate_to_folder
-from processing.evaluation_plan import HYBRID, SEMANTIC, Plan
-from processing.ledger import Ledger
+from processing.embedding.job import embed
+from processing.evaluation.job import evaluate_to_folder
+from processing.evaluation.plan import HYBRID, SEMANTIC, Plan
+from processing.training.step_cache import Ledger
 
 MEASURES = ("recall@10", "recall@50", "ndcg@10", "mrr")
 DEPTH = 200

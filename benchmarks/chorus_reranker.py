@@ -23,10 +23,10 @@ from benchmarks.seeds import mean_and_spread
 from catalog import chorus
 from catalog.folder import CatalogFolder
 from local.console import console, progress, show_table
-from processing.corpus import catalog_moment
-from processing.runs import RememberingEncoder, Variant, search_run
-from processing.train_reranker import train_reranker
-from processing.zero_shot import SentenceEncoder, build_zero_shot_corpus
+from processing.evaluation.corpus import catalog_moment
+from processing.evaluation.runs import RememberingEncoder, Variant, search_run
+from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus
+from processing.ranking.train_job import train_reranker
 from retrieval.errors import IndexMissing
 from retrieval.evaluation.metrics import evaluate_per_query
 from retrieval.evaluation.significance import compare_paired

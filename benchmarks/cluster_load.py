@@ -10,7 +10,7 @@ from itertools import count
 import numpy as np
 
 from benchmarks.cluster_lots import NOW, K, Question, ids
-from processing.runs import Latency, summarise_ms
+from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.index.opensearch.store import OpenSearchIndex, OpenSearchStore
 from retrieval.index.port import SCORE_DECIMALS, Candidate, IndexedItem
 

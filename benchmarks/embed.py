@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from processing.embed_items import embed_with
-from processing.embedding_run import BATCH_SIZE, EmbeddingRun
-from processing.item_photos import PhotoPlace, load_photo
-from processing.stages import Stopwatch
+from processing.embedding.job import embed_with
+from processing.embedding.photos import PhotoPlace, load_photo
+from processing.embedding.plan import BATCH_SIZE, EmbeddingRun
+from processing.embedding.prefetch import Stopwatch
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item, item_text
 

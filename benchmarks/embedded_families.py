@@ -23,7 +23,7 @@ from benchmarks.ann_worker import memory
 from benchmarks.machine import describe_machine
 from benchmarks.many_lots import NOISE
 from local.console import console, progress, show_table
-from processing.runs import Latency, summarise_ms
+from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.embedded.database import LotStore
 from retrieval.index.embedded.index import LOTS_FILE

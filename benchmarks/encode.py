@@ -24,7 +24,7 @@ from models.artefacts.tower_files import save_towers
 from models.towers.config import preset
 from models.towers.tokenizer import train_wordpiece
 from models.towers.two_towers import TwoTowers
-from processing.runs import Latency, summarise_ms
+from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize

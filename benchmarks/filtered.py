@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.ann_contenders import BUILD_THREADS, Contender, build_cost
 from benchmarks.filters import KINDS, Filters
 from benchmarks.machine import describe_machine
-from processing.runs import Counter, Progress, summarise_ms
+from processing.evaluation.runs import Counter, Progress, summarise_ms
 from retrieval.config.index_spec import IndexSpec
 from retrieval.index.ann.families import AnnIndex
 from retrieval.index.ann.recall import recall_of

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.fresh_words import FreshWordsResult, measure, questions_of, words_of
 from benchmarks.machine import describe_machine
-from processing.runs import Latency, summarise_ms
+from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import GavelError
 from retrieval.index.embedded.index import FaissIndex

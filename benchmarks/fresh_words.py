@@ -12,7 +12,7 @@ from itertools import count, cycle
 
 import numpy as np
 
-from processing.runs import Latency, summarise_ms
+from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.items import query_text
 from retrieval.errors import GavelError
 from retrieval.index.embedded.index import FaissIndex

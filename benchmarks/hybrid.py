@@ -18,7 +18,7 @@ from catalog import chorus as chorus_shop
 from catalog.folder import CatalogFolder
 from local.console import Stages, console, show_table
 from local.home import Home
-from processing.tune_hybrid import AIMS, Choice, JudgedLists, choose, judged_lists
+from processing.ranking.tune_hybrid import AIMS, Choice, JudgedLists, choose, judged_lists
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import split_tower_id

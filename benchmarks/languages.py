@@ -37,7 +37,7 @@ from local.console import console, progress, show_table
 from models.artefacts.item_encoder import ItemEncoder
 from models.data.tables import Lots
 from models.training.two_towers import TrainingConfig, train_towers
-from processing.zero_shot import SentenceEncoder
+from processing.evaluation.zero_shot import SentenceEncoder
 from retrieval.contracts.items import Item, item_text, query_text
 from retrieval.encoders.photos import read_photo
 from retrieval.encoders.query_encoder import QueryEncoder

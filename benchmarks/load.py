@@ -23,7 +23,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 from benchmarks.load_users import LoadPlan, LoadSeen
 from benchmarks.machine import describe_machine
 from local.opensearch_node import free_port
-from processing.runs import Latency, summarise_ms
+from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.errors import GavelError, InvalidInput
 
 START_S = 120.0

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.corpus import release_entries
+from processing.evaluation.corpus import release_entries
 from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import to_unit_length

@@ -22,10 +22,10 @@ from catalog.folder import CatalogFolder
 from local.console import progress, show_table
 from models.config.training import Stage, TrainingConfig
 from models.training.two_towers import train_towers
-from processing.embed_items import embed
-from processing.mine_negatives import mine_negatives
-from processing.mining_rules import MiningRules
-from processing.round_index import build, measure_kinds, open_store
+from processing.embedding.job import embed
+from processing.training.mining import mine_negatives
+from processing.training.mining_rules import MiningRules
+from processing.training.round_index import build, measure_kinds, open_store
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import FaissIndex

@@ -41,7 +41,7 @@ from models.training.buyers import (
     train_buyers,
 )
 from models.training.whitening import start_white
-from processing.zero_shot import SentenceEncoder
+from processing.evaluation.zero_shot import SentenceEncoder
 from retrieval.contracts.items import item_text
 from retrieval.evaluation.significance import PairedComparison, compare_paired
 

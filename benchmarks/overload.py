@@ -42,7 +42,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.many_lots import questions
 from local.console import console, notes, show_table
 from local.home import Home
-from processing.runs import Latency, summarise_ms
+from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.config.settings import Settings
 from retrieval.errors import GavelError
 

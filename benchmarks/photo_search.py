@@ -23,7 +23,7 @@ from local import pipeline
 from local.console import console, progress, show_quality
 from local.home import Home
 from local.wiring import load_encoder, load_image_encoder
-from processing.corpus import build_corpus
+from processing.evaluation.corpus import build_corpus
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item

@@ -30,7 +30,7 @@ from local.command_entry import run_command
 from local.command_options import Json, print_json
 from local.console import console, progress, show_table
 from local.home import Home
-from processing.runs import summarise_ms
+from processing.evaluation.runs import summarise_ms
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import Settings
 from retrieval.encoders.query_encoder import to_unit_length

@@ -14,7 +14,7 @@ from typing import Any
 from opensearchpy import OpenSearch
 
 from benchmarks.machine import describe_machine
-from processing.runs import Counter, Latency, Progress, summarise_ms
+from processing.evaluation.runs import Counter, Latency, Progress, summarise_ms
 from retrieval.contracts.documents import VECTOR_FIELD
 from retrieval.contracts.items import query_text
 from retrieval.index.port import Candidate, Filter, IndexStore, Vector

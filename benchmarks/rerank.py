@@ -25,9 +25,9 @@ from benchmarks.machine import describe_machine
 from catalog.lots import draw_lots
 from catalog.questions import draw_questions
 from local.opensearch_node import free_port
-from processing.corpus import publish_corpus
+from processing.evaluation.corpus import publish_corpus
+from processing.evaluation.runs import Latency, summarise_ms
 from processing.reranker_endpoint.inference import BOOSTER_FILE
-from processing.runs import Latency, summarise_ms
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import Item
 from retrieval.index.embedded.store import FaissStore

@@ -19,7 +19,7 @@ from catalog.folder import CatalogFolder
 from local.console import Stages, console, show_table
 from local.home import Home
 from models.training.static_query import SmallQueryConfig
-from processing.distil_query import AIMS, FULL, SMALL, distil_query, measure_query_towers
+from processing.training.query_distillation import AIMS, FULL, SMALL, distil_query, measure_query_towers
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import split_tower_id

@@ -10,7 +10,7 @@ from infra.acknowledgements import acknowledge
 from infra.stage import Stage
 
 INDEXED_SUFFIXES = (".ndjson.gz", ".json")  # parts and manifests; rejects.ndjson is nobody's business but a person's
-INDEXER_TIMEOUT = Duration.minutes(2)  # a part has 5,000 lots (processing/embedding_run.py)
+INDEXER_TIMEOUT = Duration.minutes(2)  # a part has 5,000 lots (processing/embedding/plan.py)
 VISIBILITY = Duration.minutes(3)  # a manifest that outran its parts comes again after it
 DELIVERIES = 20  # of one message, an hour, before it goes to the dead letters: as long may a manifest wait for its last part
 

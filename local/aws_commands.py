@@ -50,7 +50,7 @@ def train(
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
-    """Train towers with a job; further flags go to processing.train_towers as they stand."""
+    """Train towers with a job; further flags go to processing.training.towers_job as they stand."""
     from local.aws import jobs
     from local.aws.account import deployed_stage
 

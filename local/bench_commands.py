@@ -18,7 +18,7 @@ from retrieval.config.settings import Settings
 
 if TYPE_CHECKING:
     from benchmarks.query_path import QueryPathResult
-    from processing.runs import Latency
+    from processing.evaluation.runs import Latency
     from retrieval.index.embedded.store import FaissStore
 
 Lots = Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")]

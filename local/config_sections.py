@@ -37,7 +37,7 @@ def _buyers() -> Any:
 
 
 def _mining() -> Any:
-    from processing.mining_rules import MiningRules
+    from processing.training.mining_rules import MiningRules
 
     return MiningRules()
 

@@ -16,7 +16,7 @@ from local.console import Step, console, progress, show_answer, show_quality, sh
 from local.home import Home
 from local.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
 from models.training.schedule import cut_steps
-from processing.ledger import Done, Ledger
+from processing.training.step_cache import Done, Ledger
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.ranker.features import FEATURES_HASH
@@ -174,7 +174,7 @@ class Demo:
 
         def run(step: Step) -> dict[str, dict[str, float]]:
             quality = measure_variants(self.settings, catalog, releases, "test", step)
-            from processing.plots import plot_quality
+            from processing.evaluation.plots import plot_quality
 
             plot_quality(quality, f"{catalog.name}: test queries", plot)
             return quality
@@ -201,8 +201,8 @@ def measure_variants(
         split: val or test.
         step: progress.
     """
-    from processing.corpus import build_corpus
-    from processing.runs import Variant, measure
+    from processing.evaluation.corpus import build_corpus
+    from processing.evaluation.runs import Variant, measure
     from retrieval.index.embedded.store import FaissStore
 
     with tempfile.TemporaryDirectory(prefix="gavel-measure-") as folder:

@@ -15,7 +15,7 @@ from retrieval.contracts.tower_card import split_tower_id
 
 distill_app = typer.Typer(no_args_is_help=True, help="Make small models that say what big ones say.")
 
-# a number that processing.distil_query has, too: importing it here would make every command slower
+# a number that processing.training.query_distillation has, too: importing it here would make every command slower
 Least = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of the full query tower's Recall@50 on val; below it, no file.")
 ]
@@ -40,7 +40,7 @@ def distill_query(
     """Make a tower's small query tower: it adds up vectors of tokens, no network; GAVEL_QUERY_TOWER=small serves it."""
     from catalog.folder import CatalogFolder
     from models.training.static_query import SmallQueryConfig
-    from processing.distil_query import FULL, SMALL, distil_query
+    from processing.training.query_distillation import FULL, SMALL, distil_query
     from retrieval.contracts.release import load_release
 
     home = Home(Settings.from_env())

@@ -17,8 +17,8 @@ from retrieval.config.settings import Settings
 from retrieval.search.service import Mode
 
 if TYPE_CHECKING:
-    from processing.compare_runs import Place, QueryComparison, RunComparison
-    from processing.evaluation_report import Evaluation
+    from processing.evaluation.compare import Place, QueryComparison, RunComparison
+    from processing.evaluation.report import Evaluation
 
 UNJUDGED = "?"  # id of a query that was typed and is not judged
 Split = Annotated[str, typer.Option(help="Whose queries: test for a report, val for choices.")]
@@ -40,7 +40,7 @@ def evaluate(
     """Measure a tower against BM25 and, if wanted, an untrained encoder: quality, speed, size, and a report of it."""
     from catalog.folder import CatalogFolder
     from local.wiring import find_tower
-    from processing.evaluate import Plan, evaluate_to_folder
+    from processing.evaluation.job import Plan, evaluate_to_folder
     from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()
@@ -88,7 +88,7 @@ def compare(
     """Hold two ways of searching against each other: both lists for a query, or which won where over all queries."""
     from catalog.folder import CatalogFolder
     from local.run_sources import find_source
-    from processing.compare_runs import Judged, compare_runs, side_by_side
+    from processing.evaluation.compare import Judged, compare_runs, side_by_side
 
     home = Home(Settings.from_env())
     judged = Judged(CatalogFolder.load(home.catalog(catalog)), split)
@@ -111,7 +111,7 @@ def compare(
 
 
 def _show_evaluation(made: "Evaluation") -> None:
-    from processing.evaluation_report import COMPARISON_HEADER, COST_HEADER, HEADLINE, comparison_rows, cost_rows
+    from processing.evaluation.report import COMPARISON_HEADER, COST_HEADER, HEADLINE, comparison_rows, cost_rows
 
     headline = {name: {m: q[m] for m in HEADLINE if m in q} for name, q in made.quality.items()}
     show_quality(made.title, headline)
@@ -120,7 +120,7 @@ def _show_evaluation(made: "Evaluation") -> None:
 
 
 def _show_comparison(compared: "RunComparison") -> None:
-    from processing.evaluation_report import interval_text, p_text
+    from processing.evaluation.report import interval_text, p_text
 
     rows = [
         (

@@ -16,7 +16,7 @@ from lambdas.query_api.problems import RETRY_AFTER_S
 from lambdas.query_api.strict_route import StrictRoute
 from local.page_words import PageWords
 from local.photo_shelf import PhotoShelf
-from processing.thumbnails import Side
+from processing.embedding.thumbnails import Side
 from retrieval.contracts.items import require_id
 from retrieval.errors import UnknownItem
 from retrieval.search.service import SearchService

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 
 from catalog.folder import photo_folders
 from local.home import Home
-from processing.item_photos import yield_to_searches
-from processing.thumbnails import Side, Thumbnails
+from processing.embedding.photos import yield_to_searches
+from processing.embedding.thumbnails import Side, Thumbnails
 from retrieval.encoders.photos import locate_photo
 from retrieval.errors import InvalidInput, InvalidPhoto
 

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from models.config.training import TrainingConfig
     from models.data.hard_negatives import HardNegatives
     from models.training.adaptation import DistillationReport
-    from processing.mining_rules import MiningRules
-    from processing.train_buyers import BuyersReport
-    from processing.train_from_events import EventsReport
-    from processing.train_reranker import Labels, RerankerReport
-    from processing.training_rounds import RoundsReport
+    from processing.ranking.train_from_events import EventsReport
+    from processing.ranking.train_job import Labels, RerankerReport
+    from processing.training.buyers import BuyersReport
+    from processing.training.mining_rules import MiningRules
+    from processing.training.rounds import RoundsReport
 
 
 def training_config(
@@ -56,11 +56,11 @@ def training_config(
         text_model: hub name or local folder of a pretrained text encoder in place of the preset's.
         dimensions: length of the vectors in place of the preset's.
         hidden_text: share of the lots with a photo whose text is hidden, see models.towers.config.
-        stages: file of stages, see processing.stage_files.
+        stages: file of stages, see processing.training.schedule_files.
         changes: fields of TrainingConfig -> value; None leaves a field as it is.
     """
     from models.config.training import TrainingConfig
-    from processing.stage_files import read_stages
+    from processing.training.schedule_files import read_stages
 
     config = TrainingConfig.for_catalog(catalog.name, preset=preset, use_image=not text_only, seed=seed)
     config = configured(config, "training")
@@ -78,8 +78,8 @@ def training_config(
 
 
 def mining_rules(*, no_margin: bool = False, **values: Any) -> "MiningRules":
-    """Rules of mining, see processing.mining_rules; None takes what gavel.toml says."""
-    from processing.mining_rules import MiningRules
+    """Rules of mining, see processing.training.mining_rules; None takes what gavel.toml says."""
+    from processing.training.mining_rules import MiningRules
 
     rules = replace(configured(MiningRules(), "mining"), **_given(values))
     return replace(rules, margin=None) if no_margin else rules
@@ -115,7 +115,7 @@ def train_towers(
     """
     from models.data.hard_negatives import HardNegatives
     from models.training.two_towers import train_towers
-    from processing.training_rounds import MINED, in_stages
+    from processing.training.rounds import MINED, in_stages
 
     stage, mined = 0, None
     if negatives is not None:
@@ -161,7 +161,7 @@ def train_rounds(
     steps: Callable[[str], AbstractContextManager[Step]],
 ) -> "RoundsReport":
     """Train a baseline, rounds on mined negatives and a last stage; the best tower is the newest of the home."""
-    from processing.training_rounds import train_rounds
+    from processing.training.rounds import train_rounds
 
     return train_rounds(catalog, config, home.towers, home.rounds, rounds=rounds, rules=rules, resume=resume, steps=steps)
 
@@ -174,7 +174,7 @@ def mine(
     Returns:
         The negatives, their file, and whether they were there already.
     """
-    from processing.mine_negatives import mine_or_reuse
+    from processing.training.mining import mine_or_reuse
 
     index = open_store(home.settings).live()
     path = out or home.negatives(index.tower_id)
@@ -193,8 +193,8 @@ def find_release(
     photos: Sequence[Path] = (),
 ) -> Path | None:
     """The folder of the committed release that embed() would write once more; None when anything it comes from has changed."""
-    from processing.embed_items import find_release
-    from processing.embedding_run import EmbeddingRun
+    from processing.embedding.job import find_release
+    from processing.embedding.plan import EmbeddingRun
 
     card = TowerCard.load(tower, verify=True).at(dimensions)
     found = find_release(EmbeddingRun(list(inputs), home.embeddings, release_id=release_id, photos=photos), card)
@@ -223,7 +223,7 @@ def embed(
     Returns:
         The release's folder.
     """
-    from processing.embed_items import embed
+    from processing.embedding.job import embed
 
     settings = {"release_id": release_id, "workers": workers, "force": force, "dimensions": dimensions, "photos": photos}
     settings["thumbnails"] = home.thumbnails
@@ -282,7 +282,7 @@ def train_reranker(
         progress: called with (queries done, queries in all).
         labels: clicks or judgments; None takes clicks where there are any.
     """
-    from processing.train_reranker import train_reranker
+    from processing.ranking.train_job import train_reranker
     from retrieval.ranker.parameters import BoosterParameters
 
     service, path = _without_ranker(home)
@@ -305,7 +305,7 @@ def train_buyers(
         progress: called with (epochs done, epochs).
     """
     from models.config.buyers import BuyerTrainingConfig
-    from processing.train_buyers import catalog_events, logged_events, train_on_release
+    from processing.training.buyers import catalog_events, logged_events, train_on_release
 
     log = logged_events(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
     tower_id, shorter = split_tower_id(open_store(home.settings).live().tower_id)
@@ -340,7 +340,7 @@ def train_on_events(
         stages: shows progress: given a stage's label, a function of (done, total).
     """
     from catalog.event_files import read_events
-    from processing.train_from_events import train_on_events
+    from processing.ranking.train_from_events import train_on_events
     from retrieval.ranker.parameters import BoosterParameters
 
     service, path = _without_ranker(home)

@@ -34,7 +34,7 @@ def embed(
     """Embed lots into a release: bulk files with vectors, and the rows that were set aside."""
     from catalog.folder import CatalogFolder
     from local import pipeline
-    from processing.embed_items import nothing_embedded
+    from processing.embedding.job import nothing_embedded
     from retrieval.contracts.item_files import find_item_files
 
     home = Home(Settings.from_env())

@@ -10,10 +10,10 @@ from typing import Protocol
 from local.console import Step
 from local.home import Home
 from local.wiring import load_encoder, load_ranker, load_tuning
-from processing.compare_runs import Judged
-from processing.corpus import build_corpus
-from processing.evaluation_report import JSON_FILE, RUN_SUFFIX, RUNS_FOLDER, load_run, run_path
-from processing.runs import Counter, RememberingEncoder, Variant, search_run
+from processing.evaluation.compare import Judged
+from processing.evaluation.corpus import build_corpus
+from processing.evaluation.report import JSON_FILE, RUN_SUFFIX, RUNS_FOLDER, load_run, run_path
+from processing.evaluation.runs import Counter, RememberingEncoder, Variant, search_run
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run

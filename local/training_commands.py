@@ -15,7 +15,7 @@ from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 
 if TYPE_CHECKING:  # imports torch
-    from processing.training_rounds import RoundsReport
+    from processing.training.rounds import RoundsReport
 
 # None takes what the settings file or the dataclass says: importing that here would make every command slower
 PerQuery = Annotated[int | None, typer.Option("--per-query", min=1, help="Hard negatives mined for each query; 15.")]

@@ -13,7 +13,7 @@ from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from processing.tune_hybrid import Choice
+    from processing.ranking.tune_hybrid import Choice
 
 tune_app = typer.Typer(no_args_is_help=True, help="Choose settings on judged queries.")
 
@@ -35,8 +35,8 @@ def tune_hybrid(
     """Choose fusion, weights and field boosts of hybrid searches, and have this tower's searches use them from now on."""
     from catalog.folder import CatalogFolder
     from local.wiring import find_tower, load_encoder
-    from processing.plots import plot_shares
-    from processing.tune_hybrid import choose, judged_lists, ndcg_by_share
+    from processing.evaluation.plots import plot_shares
+    from processing.ranking.tune_hybrid import choose, judged_lists, ndcg_by_share
     from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()

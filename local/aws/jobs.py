@@ -148,7 +148,7 @@ def train(stage: DeployedStage, catalog: str, flags: Sequence[str], launch: Laun
     Args:
         stage: where.
         catalog: what put_up_catalog() returned.
-        flags: of processing.train_towers.
+        flags: of processing.training.towers_job.
         launch: how.
 
     Raises:

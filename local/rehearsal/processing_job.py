@@ -16,7 +16,7 @@ PACKAGES = "packages"  # of the container's Python; this one has its own
 MAIN = """
 import sys
 from pathlib import Path
-from processing import embed_items
+from processing.embedding import job as embed_items
 
 embed_items.SAGEMAKER, instances = Path(sys.argv.pop(1)), int(sys.argv.pop(1))
 for instance in range(instances):

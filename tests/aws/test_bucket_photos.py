@@ -10,8 +10,8 @@ from moto import mock_aws
 from PIL import Image
 
 from local.opensearch_node import free_port
-from processing import item_photos
-from processing.item_photos import PhotoPlace, PhotoState, load_photo
+from processing.embedding import photos as item_photos
+from processing.embedding.photos import PhotoPlace, PhotoState, load_photo
 from retrieval.errors import InvalidInput
 
 

@@ -24,7 +24,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from catalog.folder import write_items
 from local.home import Home
 from local.opensearch_node import free_port
-from processing.thumbnails import Thumbnails
+from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import Item

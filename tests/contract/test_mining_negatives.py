@@ -6,8 +6,8 @@ import pytest
 from lots import WordEncoder, lot, publish
 
 from catalog.folder import CatalogFolder, SplitData, TrainingPair, write_catalog, write_items
-from processing.mine_negatives import mine_negatives
-from processing.mining_rules import MiningRules
+from processing.training.mining import mine_negatives
+from processing.training.mining_rules import MiningRules
 from retrieval.contracts.items import Item
 from retrieval.index.port import IndexStore
 

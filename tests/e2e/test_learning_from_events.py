@@ -26,8 +26,8 @@ from local.pipeline import _without_ranker
 from local.serve_command import page_and_api
 from local.wiring import search_service
 from models.towers.config import PRESETS
-from processing.shown_lists import ndcg
-from processing.train_from_events import LEAST_TOUCHED, train_on_events
+from processing.ranking.impressions import ndcg
+from processing.ranking.train_from_events import LEAST_TOUCHED, train_on_events
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 from retrieval.search.service import SearchRequest

@@ -20,7 +20,7 @@ from models.towers.config import MULTILINGUAL_MINILM, preset
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.two_towers import TrainingConfig, train_towers
-from processing.embed_items import embed
+from processing.embedding.job import embed
 from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize

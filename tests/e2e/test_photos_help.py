@@ -12,7 +12,7 @@ from small_tower import small_config
 from models.artefacts.item_encoder import ItemEncoder
 from models.data.images import Augmentation
 from models.training.two_towers import TrainingConfig, TrainingReport, train_towers
-from processing import train_towers as job
+from processing.training import towers_job as job
 from retrieval.encoders.photos import read_photo
 from retrieval.encoders.query_encoder import QueryEncoder
 

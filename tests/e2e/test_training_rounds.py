@@ -11,11 +11,11 @@ from catalog.folder import CatalogFolder
 from catalog.synthetic import generate
 from models.config.training import Stage, TrainingConfig
 from models.data.hard_negatives import HardNegatives
-from processing import mine_negatives as job
-from processing import training_rounds
-from processing.mining_rules import MiningRules
-from processing.round_index import open_store
-from processing.training_rounds import RoundsReport, in_stages, train_rounds
+from processing.training import mining as job
+from processing.training import rounds as training_rounds
+from processing.training.mining_rules import MiningRules
+from processing.training.round_index import open_store
+from processing.training.rounds import RoundsReport, in_stages, train_rounds
 from retrieval.contracts.items import EPOCH
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput

@@ -79,7 +79,7 @@ def test_what_a_function_imports_is_in_its_bundle(bundled):
 
 
 def test_what_the_embedding_job_imports_is_in_its_packages_or_in_its_image():
-    wanted = foreign_imports(ROOT, "processing.embed_items", "models.artefacts.item_encoder") | {
+    wanted = foreign_imports(ROOT, "processing.embedding.job", "models.artefacts.item_encoder") | {
         "boto3",
         "pyarrow",
     }  # photos, parquet
@@ -97,7 +97,7 @@ def test_the_job_starts_on_the_images_python_with_its_packages_and_nothing_else(
         python = [lambda_python(), "-S", "-B", *arguments]  # -S: without that interpreter's own packages
         return subprocess.run(python, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
 
-    assert "--release-id" in run("-m", "processing.embed_items", "--help").stdout
+    assert "--release-id" in run("-m", "processing.embedding.job", "--help").stdout
     assert run("-c", "import boto3, onnx, onnxruntime, PIL.Image, pyarrow.parquet, transformers, yaml").returncode == 0
     assert (
         run("-c", "import models.artefacts.item_encoder").stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'torch'"

@@ -10,9 +10,9 @@ import pytest
 from lots import WordEncoder, lot, publish
 
 from catalog.folder import CatalogFolder, Click, SplitData, write_catalog, write_items
-from processing import train_reranker as job
-from processing.buyer_histories import Asked, BuyerHistories
-from processing.corpus import catalog_moment
+from processing.evaluation.corpus import catalog_moment
+from processing.ranking import train_job as job
+from processing.ranking.histories import Asked, BuyerHistories
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import Item
 from retrieval.index.embedded.store import FaissStore

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from judged_lots import write_judged_catalog
 
-from processing.compare_runs import Judged, compare_runs, side_by_side
+from processing.evaluation.compare import Judged, compare_runs, side_by_side
 from retrieval.errors import InvalidInput
 
 BASE = {"q1": ["lot-1", "lot-0"], "q2": ["lot-3", "lot-4"], "q3": ["lot-6"]}

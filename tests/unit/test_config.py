@@ -17,7 +17,7 @@ from local.config_sections import SECTIONS
 from local.config_text import all_settings, config_text
 from models.config.buyers import BuyerTrainingConfig
 from models.config.training import Stage, TrainingConfig
-from processing.mining_rules import MiningRules
+from processing.training.mining_rules import MiningRules
 from retrieval.config.settings import EventWeights, Hyperparameters, Settings
 from retrieval.errors import InvalidSettings
 from retrieval.ranker.parameters import BoosterParameters, FewQueries

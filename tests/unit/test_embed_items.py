@@ -16,9 +16,10 @@ from small_tower import save_small_item_tower
 
 from catalog.folder import SplitData, write_catalog, write_items
 from models.artefacts.item_encoder import ItemEncoder
-from processing import embed_items, embedding_steps
-from processing.embed_items import EmbeddingRun, embed, find_release, main, read_instances
-from processing.thumbnails import Thumbnails
+from processing.embedding import job as embed_items
+from processing.embedding import pipeline as embedding_steps
+from processing.embedding.job import EmbeddingRun, embed, find_release, main, read_instances
+from processing.embedding.thumbnails import Thumbnails
 from retrieval.contracts.items import Item, item_text
 from retrieval.contracts.release import check_part, load_release
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard

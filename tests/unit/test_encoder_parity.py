@@ -21,7 +21,7 @@ from local.export_commands import export_app
 from local.wiring import open_store, search_service
 from models.artefacts.tower_files import load_towers
 from models.towers.tokenizer import train_wordpiece
-from processing.embed_items import embed
+from processing.embedding.job import embed
 from retrieval.config.settings import Settings
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize

@@ -13,12 +13,12 @@ from PIL import Image
 
 from catalog.folder import Click, Qrels, SplitData, write_catalog
 from catalog.synthetic import generate
-from processing import evaluate as job
-from processing.corpus import catalog_moment, sample_lots, split_items
-from processing.evaluate import HYBRID, KEYWORD, SEMANTIC, Plan, evaluate_to_folder, evaluate_tower, main
-from processing.evaluation_report import load_run, run_path, save_run
-from processing.plots import plot_space
-from processing.runs import RememberingEncoder, summarise_ms
+from processing.evaluation import job as job
+from processing.evaluation.corpus import catalog_moment, sample_lots, split_items
+from processing.evaluation.job import HYBRID, KEYWORD, SEMANTIC, Plan, evaluate_to_folder, evaluate_tower, main
+from processing.evaluation.plots import plot_space
+from processing.evaluation.report import load_run, run_path, save_run
+from processing.evaluation.runs import RememberingEncoder, summarise_ms
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput, ReleaseError, TowerMismatch
 from retrieval.index.fusion import Fusion

@@ -10,7 +10,7 @@ import pytest
 
 from catalog.event_files import read_events
 from catalog.folder import Click
-from processing.shown_lists import list_of
+from processing.ranking.impressions import list_of
 from retrieval.errors import InvalidInput
 from retrieval.feedback.file_sink import EventLog
 from retrieval.feedback.rows import Act, ActKind, Feedback, event_id, feedback_rows

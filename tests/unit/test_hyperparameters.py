@@ -12,7 +12,7 @@ from trained_booster import ranking_data
 
 from catalog.click_log import click_pairs
 from catalog.folder import Click
-from processing.ranking_labels import clicked_gains
+from processing.ranking.labels import clicked_gains
 from retrieval.buyers.vector import AVERAGE, buyer_vector, drawn_towards
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import EventWeights, Hyperparameters, hyperparameters

@@ -9,7 +9,7 @@ from small_tower import save_small_item_tower, small_config
 
 from models.artefacts.item_encoder import ItemEncoder
 from models.towers.lot_features import LOT_FEATURES, fit_features
-from processing.embed_items import embed
+from processing.embedding.job import embed
 from retrieval.contracts.documents import parse_bulk_lines
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import TowerCard

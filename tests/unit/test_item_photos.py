@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from processing import item_photos
-from processing.item_photos import PhotoLoader, PhotoPlace, PhotoState, load_photo
+from processing.embedding import photos as item_photos
+from processing.embedding.photos import PhotoLoader, PhotoPlace, PhotoState, load_photo
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_job_that_is_killed_leaves_no_worker_behind(folder):
     code = f"""
 import os, signal
 from pathlib import Path
-from processing.item_photos import PhotoLoader, PhotoPlace
+from processing.embedding.photos import PhotoLoader, PhotoPlace
 if __name__ == "__main__":
     with PhotoLoader(8, workers=1) as loader:
         next(loader.load([[PhotoPlace("red.png", Path({str(folder)!r}))]] * 9))
@@ -87,5 +87,5 @@ def environment():
 
 
 def test_the_process_that_decodes_photos_needs_no_torch():
-    code = "import sys, processing.embed_items, processing.item_photos; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, processing.embedding.job, processing.embedding.photos; print({'torch', 'transformers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from processing.ledger import Ledger
+from processing.training.step_cache import Ledger
 
 
 def fail() -> None:

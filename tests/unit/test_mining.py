@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from lots import TOWER_ID, WordEncoder, lot, publish
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_catalog, write_items
-from processing.mine_negatives import mine_negatives, mine_or_reuse
-from processing.mining_rules import MiningRules, TrainingQuery, choose
+from processing.training.mining import mine_negatives, mine_or_reuse
+from processing.training.mining_rules import MiningRules, TrainingQuery, choose
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput, TowerMismatch
 from retrieval.index.embedded.store import FaissStore

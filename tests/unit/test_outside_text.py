@@ -21,7 +21,7 @@ from catalog.event_tables import read_event_table
 from lambdas.query_api.app import create_app
 from local.command_entry import run_command
 from local.console import console
-from processing.embedding_input import survey
+from processing.embedding.input import survey
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import ALIASES, Item, Reject

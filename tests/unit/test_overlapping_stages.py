@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processing.stages import Stopwatch, ahead
+from processing.embedding.prefetch import Stopwatch, ahead
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 4))

@@ -24,7 +24,7 @@ from local.home import Home
 from local.page_app import PAGE, add_page
 from local.page_words import words_of
 from local.photo_shelf import PhotoShelf
-from processing.thumbnails import Thumbnails
+from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
 from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import SearchService

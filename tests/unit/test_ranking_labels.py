@@ -11,7 +11,7 @@ from catalog.clicks import EXAMINED_FALL, simulate_clicks
 from catalog.folder import Click, Qrels
 from catalog.lots import draw_lots
 from catalog.questions import draw_questions
-from processing.ranking_labels import LEAST_PROPENSITY, MOST_FALL, clicked_gains, judged_gains, position_bias, propensity
+from processing.ranking.labels import LEAST_PROPENSITY, MOST_FALL, clicked_gains, judged_gains, position_bias, propensity
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

@@ -24,8 +24,8 @@ from models.artefacts.model_card import MODEL_CARD_FILE, SMALL_QUERY_RECORD_FILE
 from models.towers.tokenizer import train_wordpiece
 from models.training.static_query import SmallQueryConfig, first_vectors
 from models.training.two_towers import CACHE_FOLDER
-from processing.distil_query import distil_query
-from processing.embed_items import embed
+from processing.embedding.job import embed
+from processing.training.query_distillation import distil_query
 from retrieval.config.settings import Settings
 from retrieval.contracts.items import Item
 from retrieval.contracts.release import MANIFEST_FILE

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.config.training import Stage
-from processing.stage_files import read_stages
+from processing.training.schedule_files import read_stages
 from retrieval.errors import InvalidInput
 
 MIXED = """

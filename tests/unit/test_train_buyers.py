@@ -10,8 +10,8 @@ from judged_lots import TOWER_ID, write_release
 from small_tower import save_small_item_tower
 
 from models.training.buyers import BuyerTrainingConfig
-from processing import train_buyers as job
-from processing.train_buyers import EventLog, logged_events, time_cut, train_on_release
+from processing.training import buyers as job
+from processing.training.buyers import EventLog, logged_events, time_cut, train_on_release
 from retrieval.buyers.attention import Attention, load_buyer_tower
 from retrieval.buyers.vector import WeightedAverage, buyer_vector
 from retrieval.contracts.events import Interaction

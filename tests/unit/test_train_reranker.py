@@ -10,8 +10,8 @@ from judged_lots import write_release
 from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 
 from catalog.folder import CatalogFolder, Click, Qrels, SplitData, write_catalog, write_items
-from processing import train_reranker as job
-from processing.train_reranker import Labels, train_reranker
+from processing.ranking import train_job as job
+from processing.ranking.train_job import Labels, train_reranker
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import FaissStore

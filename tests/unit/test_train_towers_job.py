@@ -8,7 +8,7 @@ from painted_lots import write_painted_catalog
 from small_tower import small_config
 
 from models.data.hard_negatives import HardNegatives
-from processing import train_towers as job
+from processing.training import towers_job as job
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from judged_lots import write_judged_catalog, write_release
 from lots import WordEncoder
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, write_catalog
-from processing.plots import plot_shares
-from processing.tune_hybrid import AIMS, BOOSTS, JudgedLists, Lists, choose, fusions, judged_lists, ndcg_by_share
+from processing.evaluation.plots import plot_shares
+from processing.ranking.tune_hybrid import AIMS, BOOSTS, JudgedLists, Lists, choose, fusions, judged_lists, ndcg_by_share
 from retrieval.errors import InvalidInput
 from retrieval.index.fusion import FUSION_KINDS, Fusion, Scored
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning

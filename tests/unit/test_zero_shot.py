@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from judged_lots import write_judged_catalog
 
-from processing.runs import Variant, measure
-from processing.zero_shot import SentenceEncoder, build_zero_shot_corpus
+from processing.evaluation.runs import Variant, measure
+from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus
 from retrieval.errors import TowerError
 from retrieval.index.embedded.store import FaissStore
 from retrieval.search.service import SearchService

@@ -1,8 +1,8 @@
 """Trains both towers on a catalogue: a SageMaker Processing job, or a command on any machine, on one process or several.
 
-python -m processing.train_towers --input .gavel/catalogs/synthetic --output .gavel/towers
-accelerate launch -m processing.train_towers --input … --output …                    # all GPUs of the machine
-torchrun --nproc-per-node 2 -m processing.train_towers --input … --output …          # two processes, GPUs or not
+python -m processing.training.towers_job --input .gavel/catalogs/synthetic --output .gavel/towers
+accelerate launch -m processing.training.towers_job --input … --output …                    # all GPUs of the machine
+torchrun --nproc-per-node 2 -m processing.training.towers_job --input … --output …          # two processes, GPUs or not
 """
 
 import argparse
@@ -19,7 +19,7 @@ from catalog.folder import CatalogFolder
 from models.data.hard_negatives import HardNegatives
 from models.towers.config import PRESETS, TowerConfig
 from models.training.two_towers import ProgressCallback, TrainingConfig, TrainingReport, train_towers
-from processing.training_rounds import in_stages
+from processing.training.rounds import in_stages
 from retrieval.errors import GavelError
 
 INPUT = Path("/opt/ml/processing/input")
@@ -151,7 +151,7 @@ def _add_stage(group: argparse._ArgumentGroup) -> None:
         "--stage", type=int, default=0, help="0 in-batch and random negatives, 1 mined ones, 2 weak positives (default %(default)s)"
     )
     group.add_argument("--start-from", type=Path, help="folder of the tower whose weights are gone on from")
-    group.add_argument("--negatives", type=Path, help="file that processing.mine_negatives wrote")
+    group.add_argument("--negatives", type=Path, help="file that processing.training.mining wrote")
 
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:

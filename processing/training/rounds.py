@@ -31,11 +31,11 @@ from models.config.training import TrainingConfig, three_stages
 from models.data.hard_negatives import HardNegatives
 from models.training.schedule import cut_steps
 from models.training.two_towers import train_towers
-from processing.embed_items import embed
-from processing.ledger import Done, Ledger
-from processing.mine_negatives import mine_or_reuse
-from processing.mining_rules import MiningRules
-from processing.round_index import build, is_built, measure_kinds, open_store
+from processing.embedding.job import embed
+from processing.training.mining import mine_or_reuse
+from processing.training.mining_rules import MiningRules
+from processing.training.round_index import build, is_built, measure_kinds, open_store
+from processing.training.step_cache import Done, Ledger
 from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput

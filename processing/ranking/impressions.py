@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from catalog.folder import Click
 from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
-from processing.ranking_labels import clicked_gains
+from processing.ranking.labels import clicked_gains
 from retrieval.ranker.xgboost_ranker import RankingData
 
 PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "held_out": 0.2}  # of the sources

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby, tee
 from typing import TYPE_CHECKING
 
-from processing.embedding_input import Rows
-from processing.embedding_parts import Lot, PartFolder, Receipt
-from processing.item_photos import Decoded, PhotoLoader, PhotoState
-from processing.stages import Stopwatch, ahead
+from processing.embedding.input import Rows
+from processing.embedding.parts import Lot, PartFolder, Receipt
+from processing.embedding.photos import Decoded, PhotoLoader, PhotoState
+from processing.embedding.prefetch import Stopwatch, ahead
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import item_text
 from retrieval.index.port import IndexedItem, Vector

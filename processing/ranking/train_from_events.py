@@ -1,6 +1,6 @@
 """Trains the re-ranker on what POST /events kept, and puts it in its place if held-out sessions say that it is better.
 
-python -m processing.train_from_events --events EVENTS --tower TOWER --release RELEASE --before OLD --output reranker.ubj
+python -m processing.ranking.train_from_events --events EVENTS --tower TOWER --release RELEASE --before OLD --output reranker.ubj
 """
 
 import argparse
@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from catalog.event_files import EventFiles, read_events
 from catalog.folder import CatalogFolder
-from processing.corpus import catalog_moment
-from processing.ranking_labels import judged_gains, position_bias
-from processing.shown_lists import (
+from processing.evaluation.corpus import catalog_moment
+from processing.ranking.impressions import (
     Candidates,
     ShownQuery,
     by_query_and_day,
@@ -33,7 +32,8 @@ from processing.shown_lists import (
     ranking_data,
     source_of,
 )
-from processing.train_reranker import (
+from processing.ranking.labels import judged_gains, position_bias
+from processing.ranking.train_job import (
     CANDIDATES,
     EXIT_USAGE,
     ROOT,

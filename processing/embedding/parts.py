@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from processing.item_photos import PhotoPlace, PhotoState
-from processing.stages import Stopwatch
+from processing.embedding.photos import PhotoPlace, PhotoState
+from processing.embedding.prefetch import Stopwatch
 from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.items import Item
 from retrieval.contracts.release import MANIFEST_FILE, Manifest, Part

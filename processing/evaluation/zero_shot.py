@@ -16,7 +16,7 @@ from catalog.folder import CatalogFolder
 from models.towers.config import PRESETS, TextEncoderSpec
 from models.towers.encoders import TextEncoder
 from models.towers.tokenizer import make_tokenizer
-from processing.corpus import Published, publish_corpus, split_items
+from processing.evaluation.corpus import Published, publish_corpus, split_items
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import item_text
 from retrieval.contracts.tower_card import TOWER_ID_CHARS

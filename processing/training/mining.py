@@ -1,9 +1,9 @@
 """Mines hard negatives: the wrong lots that the current index ranks highest for each training query.
 
-python -m processing.mine_negatives --catalog .gavel/catalogs/synthetic --tower .gavel/towers/<tower_id> \
+python -m processing.training.mining --catalog .gavel/catalogs/synthetic --tower .gavel/towers/<tower_id> \
     --release .gavel/embeddings/<release_id> --output negatives.parquet
 
-What is taken and what is left out: processing/mining_rules.py.
+What is taken and what is left out: processing/training/mining_rules.py.
 
 An auction that has ended is a lot like any other here: nothing is shown to a buyer, and a catalogue must not train worse for
 lying a month on the disk. So the index is asked as of 1970, when none had ended.
@@ -27,7 +27,16 @@ from pathlib import Path
 
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
 from models.data.hard_negatives import HardNegatives
-from processing.mining_rules import DEEPEST, SPLIT, Choice, MiningRules, TrainingQuery, choose, training_lots, training_queries
+from processing.training.mining_rules import (
+    DEEPEST,
+    SPLIT,
+    Choice,
+    MiningRules,
+    TrainingQuery,
+    choose,
+    training_lots,
+    training_queries,
+)
 from retrieval.contracts.items import EPOCH
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, TowerMismatch

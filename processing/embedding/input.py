@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import IO
 
 from catalog.folder import photo_folders
-from processing.embedding_parts import Lot
-from processing.item_photos import PhotoPlace
+from processing.embedding.parts import Lot
+from processing.embedding.photos import PhotoPlace
 from retrieval.contracts.item_files import SUFFIXES, find_item_files, numbered_items
 from retrieval.contracts.items import Item, Reject
 from retrieval.contracts.release import REJECTS_FILE

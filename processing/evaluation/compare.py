@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from catalog.folder import CatalogFolder
-from processing.corpus import catalog_moment, open_grades, split_items
+from processing.evaluation.corpus import catalog_moment, open_grades, split_items
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import MEASURES, Run, evaluate_per_query

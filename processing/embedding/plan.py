@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from processing.embedding_input import input_files
-from processing.embedding_parts import PartFolder
+from processing.embedding.input import input_files
+from processing.embedding.parts import PartFolder
 from retrieval.contracts.release import REJECTS_FILE
 from retrieval.errors import InvalidInput
 

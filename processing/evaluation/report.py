@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from processing.plots import plot_latency, plot_quality, plot_recall_by_depth
-from processing.runs import SERVED, Latency
+from processing.evaluation.plots import plot_latency, plot_quality, plot_recall_by_depth
+from processing.evaluation.runs import SERVED, Latency
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
 from retrieval.evaluation.significance import PairedComparison

@@ -23,8 +23,8 @@ from models.data.tables import TokenTable
 from models.towers.two_towers import TextEncodings
 from models.training.static_query import SmallQueryConfig, learn_small_query
 from models.training.two_towers import CACHE_FOLDER
-from processing.corpus import build_corpus
-from processing.runs import Progress, Variant, measure
+from processing.evaluation.corpus import build_corpus
+from processing.evaluation.runs import Progress, Variant, measure
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer

@@ -1,6 +1,6 @@
 """Trains the re-ranker, on judgments or on what buyers did with the lots that a search showed them.
 
-python -m processing.train_reranker --catalog CATALOG --tower TOWER --release RELEASE --output reranker.ubj
+python -m processing.ranking.train_job --catalog CATALOG --tower TOWER --release RELEASE --output reranker.ubj
 """
 
 import argparse
@@ -19,9 +19,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from catalog.folder import CatalogFolder, Click
-from processing.buyer_histories import Asked, BuyerHistories
-from processing.corpus import catalog_moment
-from processing.ranking_labels import clicked_gains, judged_gains, position_bias
+from processing.evaluation.corpus import catalog_moment
+from processing.ranking.histories import Asked, BuyerHistories
+from processing.ranking.labels import clicked_gains, judged_gains, position_bias
 from retrieval.buyers.attention import load_buyer_tower
 from retrieval.buyers.vector import buyer_vector, drawn_towards
 from retrieval.contracts.items import query_text

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.folder import CatalogFolder
-from processing.corpus import catalog_moment, open_grades
+from processing.evaluation.corpus import catalog_moment, open_grades
 from retrieval.contracts.items import query_text
 from retrieval.evaluation.metrics import MEASURES, evaluate
 from retrieval.index.port import Filter

@@ -1,6 +1,6 @@
 """Measures a tower against what needs no training, on the judgments of one split: a job in a container, or `gavel evaluate`.
 
-python -m processing.evaluate --input .gavel/catalogs/synthetic --release .gavel/embeddings/<release_id> \\
+python -m processing.evaluation.job --input .gavel/catalogs/synthetic --release .gavel/embeddings/<release_id> \\
     --tower .gavel/towers/<tower_id> --output .gavel/reports/evaluation
 """
 
@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from catalog.folder import CatalogFolder
-from processing.corpus import Published, build_corpus, catalog_moment, open_grades, sample_lots
-from processing.evaluation_plan import DEPTH, HYBRID, KEYWORD, RERANKED, SEMANTIC, ZERO_SHOT, ZERO_SHOT_FUSED, Plan
-from processing.evaluation_report import SPACE_PLOT, Evaluation, IndexSize, Result, write_report
-from processing.plots import plot_space
-from processing.runs import Counter, Progress, RememberingEncoder, Variant, measure_latency, search_run
+from processing.evaluation.corpus import Published, build_corpus, catalog_moment, open_grades, sample_lots
+from processing.evaluation.plan import DEPTH, HYBRID, KEYWORD, RERANKED, SEMANTIC, ZERO_SHOT, ZERO_SHOT_FUSED, Plan
+from processing.evaluation.plots import plot_space
+from processing.evaluation.report import SPACE_PLOT, Evaluation, IndexSize, Result, write_report
+from processing.evaluation.runs import Counter, Progress, RememberingEncoder, Variant, measure_latency, search_run
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, TowerMismatch
@@ -151,7 +151,7 @@ def _corpora(plan: Plan, folder: Path, stages: Stages) -> Iterator[tuple[str, _C
     published = build_corpus(plan.catalog, plan.split, plan.release, store)
     yield SEMANTIC, _corpus(store, published, folder / "tower", tower, _ranker(plan.booster), plan.candidates)
     if plan.zero_shot:
-        from processing.zero_shot import SentenceEncoder, build_zero_shot_corpus
+        from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus
 
         encoder = SentenceEncoder(plan.zero_shot)
         store = FaissStore(folder / "zero-shot")

@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from processing.stages import Stopwatch
-from processing.thumbnails import Thumbnails
+from processing.embedding.prefetch import Stopwatch
+from processing.embedding.thumbnails import Thumbnails
 from retrieval.encoders.photos import MAX_BYTES, Photo, decode_photo, locate_photo, read_photo_file
 from retrieval.errors import InvalidInput, InvalidPhoto
 from retrieval.processes import end_with_parent

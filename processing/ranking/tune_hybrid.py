@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from catalog.folder import CatalogFolder
-from processing.corpus import build_corpus, catalog_moment, open_grades
-from processing.runs import Counter, Progress
+from processing.evaluation.corpus import build_corpus, catalog_moment, open_grades
+from processing.evaluation.runs import Counter, Progress
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import MEASURES, RELEVANT_GRADE, Grades, evaluate_per_query

@@ -8,8 +8,8 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from catalog.folder import CatalogFolder
-from processing.corpus import release_entries
-from processing.runs import RememberingEncoder, Variant, measure
+from processing.evaluation.corpus import release_entries
+from processing.evaluation.runs import RememberingEncoder, Variant, measure
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import IndexMissing, ReleaseError

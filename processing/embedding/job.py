@@ -19,13 +19,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from processing.embedding_input import Rows, item_folders, survey
-from processing.embedding_parts import Receipt
-from processing.embedding_run import BATCH_SIZE, PART_ITEMS, EmbeddingRun
-from processing.embedding_steps import EmbeddingSteps, plan_parts
-from processing.item_photos import PhotoLoader, PhotoState
-from processing.stages import Stopwatch
-from processing.thumbnails import Thumbnails
+from processing.embedding.input import Rows, item_folders, survey
+from processing.embedding.parts import Receipt
+from processing.embedding.photos import PhotoLoader, PhotoState
+from processing.embedding.pipeline import EmbeddingSteps, plan_parts
+from processing.embedding.plan import BATCH_SIZE, PART_ITEMS, EmbeddingRun
+from processing.embedding.prefetch import Stopwatch
+from processing.embedding.thumbnails import Thumbnails
 from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.encoders.photos import MAX_BYTES, MAX_PIXELS

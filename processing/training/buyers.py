@@ -17,7 +17,7 @@ from catalog.event_tables import read_event_table
 from catalog.folder import CatalogFolder
 from models.data.baskets import Basket, next_baskets, training_baskets
 from models.training.buyers import BuyerModel, BuyerTrainingConfig, Figures, StoredLots, measure, to_numpy, train_buyers
-from processing.corpus import release_entries
+from processing.evaluation.corpus import release_entries
 from retrieval.buyers.attention import save_buyer_tower
 from retrieval.buyers.vector import WeightedAverage
 from retrieval.contracts.events import Interaction
