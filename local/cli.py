@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.cli.main import bench_app
 from local.aws_commands import aws_app
-from local.bench_commands import bench_app
 from local.buyer_commands import buyers_app
 from local.catalog_commands import catalog_app
 from local.command_entry import run_command, say

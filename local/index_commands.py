@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from local.advise_command import advise
+from benchmarks.cli.advise import advise
 from local.command_entry import EXIT_ERROR, say
 from local.command_options import Json, report
 from local.release_commands import index

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.cluster import VICTIMS, run_benchmark
+from benchmarks.reliability.cluster import VICTIMS, run_benchmark
 from local import opensearch_cluster
 from local.opensearch_node import free_port
 from retrieval.errors import InvalidInput

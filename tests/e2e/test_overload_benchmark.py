@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.overload import BOMB_ID, HALF_SENT, made_home, run_benchmark
+from benchmarks.reliability.overload import BOMB_ID, HALF_SENT, made_home, run_benchmark
 
 RUSHES = [
     "1 × capacity",

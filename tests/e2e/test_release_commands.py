@@ -81,10 +81,10 @@ def test_an_address_of_another_machine_is_refused() -> None:
 
 
 def test_a_benchmark_without_an_index_is_one_line(home: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.adapters"]
+    command = [sys.executable, "-m", "benchmarks.reliability.adapters"]
     run = subprocess.run(command, env=environment(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == 1
-    assert run.stderr.startswith("benchmarks.adapters: ")
+    assert run.stderr.startswith("benchmarks.reliability.adapters: ")
     assert "Traceback" not in run.stderr
 
 

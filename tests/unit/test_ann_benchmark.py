@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.ann import run_benchmark
-from benchmarks.ann_contenders import Contender, contenders
-from benchmarks.ann_data import synthetic_vectors
-from benchmarks.ann_plot import pareto_front
-from benchmarks.ann_standings import AnnResult, Point, Standing, exponent
-from benchmarks.clustered import clustered, clustered_queries
+from benchmarks.ann.benchmark import run_benchmark
+from benchmarks.ann.candidates import Contender, contenders
+from benchmarks.ann.clustered import clustered, clustered_queries
+from benchmarks.ann.data import synthetic_vectors
+from benchmarks.ann.plot import pareto_front
+from benchmarks.ann.targets import AnnResult, Point, Standing, exponent
 from local.cli import app
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import InvalidInput

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.chorus import MEASURES
-from benchmarks.seeds import mean_and_spread
+from benchmarks.quality.chorus import MEASURES
+from benchmarks.quality.seeds import mean_and_spread
 
 
 def test_a_way_that_one_seed_measured_has_no_spread_and_the_others_have() -> None:

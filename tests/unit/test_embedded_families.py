@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from embedded_lots import NOW
 
-from benchmarks.clustered import clustered, clustered_queries
-from benchmarks.embedded_families import measure
-from benchmarks.kills import KillReport, survive
+from benchmarks.ann.clustered import clustered, clustered_queries
+from benchmarks.ann.embedded_families import measure
+from benchmarks.reliability.kills import KillReport, survive
 from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.files import replacing

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.encode import INT8, SMALL, TORCH, run_benchmark
+from benchmarks.speed.encode import INT8, SMALL, TORCH, run_benchmark
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.event_tables import table_bytes, write_log
+from benchmarks.quality.event_tables import table_bytes, write_log
 from catalog import event_batches
 from catalog.event_tables import EventTable, read_event_table
 from retrieval.contracts.events import ALIASES, Interaction, parse_interaction

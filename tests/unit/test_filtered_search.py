@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.ann_data import synthetic_vectors
-from benchmarks.filtered import FilteredResult, run_benchmark
-from benchmarks.filters import KINDS, Filters
+from benchmarks.ann.data import synthetic_vectors
+from benchmarks.ann.filtered import FilteredResult, run_benchmark
+from benchmarks.ann.filters import KINDS, Filters
 from local.cli import app
 from retrieval.index.ann.inner_products import inner_products
 from retrieval.index.ann.vector_index import HnswGraph, share_near

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import pytest
 
-from benchmarks.clustered import clustered, clustered_queries
+from benchmarks.ann.clustered import clustered, clustered_queries
 from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.ann.build import build

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from emoji_dataset import write_dataset
 
-from benchmarks.languages import (
+from benchmarks.quality.languages import (
     BM25,
     CHANCE,
     TITLES,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from opensearchpy.exceptions import ConnectionTimeout
 
-from benchmarks.ann_data import synthetic_vectors
-from benchmarks.quantisation import _reason, _stored, embedded_specs, first_numbers, opensearch_ways
+from benchmarks.ann.data import synthetic_vectors
+from benchmarks.ann.quantisation import _reason, _stored, embedded_specs, first_numbers, opensearch_ways
 
 
 def test_ways_come_with_ever_fewer_bytes_for_every_length() -> None:

@@ -12,10 +12,10 @@ from lots import WordEncoder
 from served_lots import served_lots
 from trained_booster import trained_booster
 
-from benchmarks import buyer_path, fresh_lots, fresh_words, load
-from benchmarks.load_users import LoadPlan, LoadSeen
-from benchmarks.many_lots import CutEncoder, copies, copy_ids, index_of_copies, questions
-from benchmarks.query_path import PARTS, run_benchmark
+from benchmarks.speed import buyer_path, fresh_lots, fresh_words, load
+from benchmarks.speed.load_users import LoadPlan, LoadSeen
+from benchmarks.speed.many_lots import CutEncoder, copies, copy_ids, index_of_copies, questions
+from benchmarks.speed.query_path import PARTS, run_benchmark
 from local.opensearch_node import free_port
 from retrieval.buyers.vector import AVERAGE
 from retrieval.contracts.items import Item
@@ -120,7 +120,7 @@ def test_a_home_without_an_index_is_told_in_the_words_of_the_server(tmp_path, mo
 
 
 def ask(plan: LoadPlan) -> LoadSeen:
-    command = [sys.executable, "-m", "benchmarks.load_users"]
+    command = [sys.executable, "-m", "benchmarks.speed.load_users"]
     ran = subprocess.run(command, input=json.dumps(asdict(plan)), capture_output=True, text=True, check=True)
     return LoadSeen(**json.loads(ran.stdout))
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from lots import WordEncoder, lot, publish
 
-from benchmarks import batches, caches
-from benchmarks.ann_data import synthetic_vectors
+from benchmarks.ann import batches
+from benchmarks.ann.data import synthetic_vectors
+from benchmarks.speed import caches
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import FaissStore

@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from benchmarks import chorus_reranker, rerank
-from benchmarks.chorus_reranker import BM25, HYBRID, RERANKED, lead
+from benchmarks.quality import chorus_reranker
+from benchmarks.quality.chorus_reranker import BM25, HYBRID, RERANKED, lead
+from benchmarks.speed import rerank
 
 
 def run(values: dict[str, list[float]]) -> chorus_reranker.PerQuery:

@@ -1,6 +1,6 @@
 """Mean and spread over seeds."""
 
-from benchmarks.seeds import summarise
+from benchmarks.quality.seeds import summarise
 
 
 def test_a_cell_is_the_mean_with_the_sample_deviation_over_the_seeds() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.users_items import (
+from benchmarks.quality.users_items import (
     BARS,
     IN_BATCH,
     POPULARITY,

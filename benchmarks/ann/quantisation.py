@@ -1,0 +1,304 @@
+"""Bytes an item, recall and latency of vectors that are cut or rounded, in the embedded index and in OpenSearch.
+
+python -m benchmarks.ann.quantisation --items 20000                  # clustered vectors; --release for those of a release
+
+Embedded: every family once as plain faiss answers from what is compressed, and once with candidates scored again from full vectors.
+OpenSearch: the same vectors in one index a way of storing them, merged to one segment; a node is started unless --url names one.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import faiss
+import numpy as np
+import typer
+from opensearchpy import OpenSearch
+from opensearchpy.exceptions import OpenSearchException
+
+from benchmarks.ann.benchmark import run_benchmark
+from benchmarks.ann.candidates import K, contenders
+from benchmarks.ann.data import release_vectors, synthetic_vectors
+from benchmarks.machine import describe_machine
+from local import opensearch_node
+from local.command_entry import run_command
+from local.command_options import Json, print_json
+from local.console import console, progress, show_table
+from local.home import Home
+from processing.evaluation.runs import summarise_ms
+from retrieval.config.index_spec import IndexSpec
+from retrieval.config.settings import Settings
+from retrieval.encoders.query_encoder import to_unit_length
+from retrieval.index.ann.recall import exact_cut, recall_of
+from retrieval.index.opensearch.client import connect
+from retrieval.index.port import Vector
+
+FIELD, INDEX = "embedding", "quantisation"
+GRAPH = IndexSpec("hnsw", ef_search=100)  # of every graph here
+BYTE_SCALE = 127  # the largest number of a signed byte
+BULK = 1_000
+WARM_UP = 20
+PROBE_S = 20  # until a node that does not answer is taken to lack the engine
+Mapping = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way of storing vectors.
+
+    Attributes:
+        engine: embedded or opensearch.
+        way: of storing them.
+        bytes_per_item: of the index; full vectors that nothing but scoring again reads are not counted.
+        disk_per_item: of all its files.
+        recall: @50.
+        p50_ms: of single queries, over HTTP for OpenSearch.
+        p99_ms: likewise.
+        failed: why there is nothing to say; empty where there is.
+    """
+
+    engine: str
+    way: str
+    bytes_per_item: float = 0.0
+    disk_per_item: float = 0.0
+    recall: float = 0.0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    failed: str = ""
+
+
+def embedded_specs(dimensions: int) -> list[IndexSpec]:
+    """Whole vectors, then ever fewer bytes: halves, bytes, principal axes, product codes; exhaustive and in a graph."""
+    half = dimensions // 2
+    flat = ["flat", "fp16:rescore=2", "sq8:rescore=2", f"flat:pca={half}", f"sq8:rescore=4,pca={half}"]
+    codes = [f"pq:pq_m={half},rescore=4", f"pq:pq_m={half // 2},rescore=8"]
+    graphs = ["hnsw", "hnsw_sq8:rescore=2", f"hnsw:pca={half}"]
+    return [IndexSpec.parse(text) for text in (*flat, *codes, *graphs)]
+
+
+def embedded(vectors: Vector, queries: Vector, folder: Path) -> list[Row]:
+    """Every spec with and without scoring again, at GRAPH.ef_search or the least beam that brings enough where it has a graph."""
+    specs, rows = embedded_specs(vectors.shape[1]), []
+    with progress("embedded indices") as built:
+        standings = run_benchmark(vectors, queries, contenders(specs, ("faiss",)), folder, rounds=2, on_built=built)
+    for seen in standings:
+        spec = IndexSpec.parse(seen.spec)
+        if seen.library == "faiss" and spec.keeps_vectors:
+            continue  # nothing to score again, and so nothing to compare
+        point = next(point for point in seen.points if not point.effort or point.effort >= GRAPH.ef_search)
+        way = f"{spec.family}{f' of {spec.pca} axes' if spec.pca else ''}{f', {spec.pq_m} codes' if 'pq' in spec.family else ''}"
+        again = "" if spec.keeps_vectors else ", scored again" if seen.library == "gavel" else ", as it is"
+        size = seen.file_bytes / seen.items
+        disk = size + (0 if spec.keeps_vectors or seen.library == "faiss" else 4 * seen.dimensions)
+        rows.append(Row("embedded", way + again, size, disk, point.recall, point.p50_ms, point.p99_ms))
+    return rows
+
+
+def first_numbers(vectors: Vector, queries: Vector, kept: int) -> Row:
+    """Vectors cut to their first numbers, as a tower trained at several lengths allows; exhaustive, candidates not scored again."""
+    faiss.omp_set_num_threads(1)
+    cut, index = exact_cut(vectors, queries, K), faiss.IndexFlatIP(kept)
+    index.add(to_unit_length(np.ascontiguousarray(vectors[:, :kept])))
+    asked = to_unit_length(np.ascontiguousarray(queries[:, :kept]))
+    times, recalls = [], []
+    for query, short, limit in zip(queries, asked, cut, strict=True):
+        start = time.perf_counter()
+        found = index.search(short[None], K)[1][0]
+        times.append((time.perf_counter() - start) * 1000)
+        recalls.append(recall_of(vectors[found].astype(np.float64) @ query, limit, K))
+    taken = summarise_ms(times)
+    way = f"flat of the first {kept} numbers, as it is"
+    return Row("embedded", way, 4.0 * kept, 4.0 * kept, round(float(np.mean(recalls)), 4), taken.p50_ms, taken.p99_ms)
+
+
+def opensearch_ways(dimensions: int) -> dict[str, Mapping]:
+    """way -> mapping of the vector field; those of the engine faiss come last, for they need native libraries."""
+
+    def field(engine: str, space: str = "cosinesimil", encoder: Mapping | None = None, **more: Any) -> Mapping:
+        parameters: Mapping = {"m": GRAPH.m, "ef_construction": GRAPH.ef_construction, **({"encoder": encoder} if encoder else {})}
+        method = {"name": "hnsw", "engine": engine, "space_type": space, "parameters": parameters}
+        return {"type": "knn_vector", "dimension": dimensions, "method": method, **more}
+
+    on_disk = {"type": "knn_vector", "dimension": dimensions, "space_type": "innerproduct", "mode": "on_disk"}
+    return {
+        "lucene float32": field("lucene"),
+        "lucene scalar quantisation, 7 bits": field("lucene", encoder={"name": "sq", "parameters": {"bits": 7}}),
+        "lucene byte vectors": field("lucene", data_type="byte"),
+        "faiss float32": field("faiss", "innerproduct"),
+        "faiss fp16": field("faiss", "innerproduct", {"name": "sq", "parameters": {"type": "fp16"}}),
+        "faiss on disk, 32 times smaller": {**on_disk, "compression_level": "32x"},
+    }
+
+
+def opensearch(client: OpenSearch, vectors: Vector, queries: Vector, log: Path | None = None) -> list[Row]:
+    """Every way of storing vectors that this node has; what it has not says why.
+
+    Args:
+        client: of the node.
+        vectors: (N, D) of unit length.
+        queries: (Q, D) likewise.
+        log: of the node, which says what is missing; None where it lies elsewhere.
+    """
+    cut, rows, missing = exact_cut(vectors, queries, K), [], ""
+    with progress("OpenSearch indices") as step:
+        ways = opensearch_ways(vectors.shape[1])
+        for done, (way, mapping) in enumerate(ways.items(), 1):
+            native = way.startswith("faiss")
+            try:
+                if native and not missing:
+                    _probe(client, mapping)
+                if not missing:
+                    rows.append(_measured(client, way, mapping, vectors, queries, cut, mapping.get("data_type") == "byte"))
+            except OpenSearchException as error:
+                missing = _reason(error, log) if native else missing
+                rows += [] if native else [Row("opensearch", way, failed=_reason(error, log))]
+            if native and missing:
+                rows.append(Row("opensearch", way, failed=missing))
+            step(done, len(ways))
+    return rows
+
+
+def _probe(client: OpenSearch, mapping: Mapping) -> None:
+    """Store one vector: without its native library the thread that builds the graph dies, and the node never answers."""
+    _create(client, mapping)
+    client.index(index=INDEX, body={FIELD: [1.0] * mapping["dimension"]})
+    client.indices.refresh(index=INDEX, request_timeout=PROBE_S)
+    client.indices.stats(index=INDEX, request_timeout=PROBE_S)
+    _nearest(client, [1.0] * mapping["dimension"], None)
+
+
+def _create(client: OpenSearch, mapping: Mapping) -> None:
+    client.indices.delete(index=INDEX, ignore_unavailable=True)
+    settings: Mapping = {"knn": True, "number_of_shards": 1, "number_of_replicas": 0, "refresh_interval": -1}
+    if mapping.get("method", {}).get("engine") != "lucene":
+        settings["knn.advanced.approximate_threshold"] = 0  # a graph however few vectors a segment has
+    fields = {"_source": {"enabled": False}, "properties": {FIELD: mapping}}
+    client.indices.create(index=INDEX, body={"settings": {"index": settings}, "mappings": fields})
+
+
+def _measured(
+    client: OpenSearch, way: str, mapping: Mapping, vectors: Vector, queries: Vector, cut: np.ndarray, as_bytes: bool
+) -> Row:
+    """One way, over HTTP."""
+    _create(client, mapping)
+    for start in range(0, len(vectors), BULK):
+        rows = range(start, min(start + BULK, len(vectors)))
+        lines = [line for row in rows for line in ({"index": {"_id": str(row)}}, {FIELD: _stored(vectors[row], as_bytes)})]
+        answer = client.bulk(index=INDEX, body=lines, request_timeout=120)
+        if answer["errors"]:
+            raise OpenSearchException(json.dumps(next(item for item in answer["items"] if "error" in item["index"]))[:300])
+    client.indices.forcemerge(index=INDEX, max_num_segments=1, request_timeout=600)
+    client.indices.refresh(index=INDEX)
+    asked = {"ef_search": GRAPH.ef_search} if "method" in mapping else None
+    times, recalls = [], []
+    for number, query in enumerate([*queries[:WARM_UP], *queries]):
+        start = time.perf_counter()
+        found = _nearest(client, _stored(query, as_bytes), asked)
+        if number >= WARM_UP:
+            times.append((time.perf_counter() - start) * 1000)
+            recalls.append(recall_of(vectors[found].astype(np.float64) @ query, cut[number - WARM_UP], K))
+    taken = summarise_ms(times)
+    searched, disk = _bytes(client, quantised="quantisation" in way)
+    each = len(vectors)
+    return Row("opensearch", way, searched / each, disk / each, round(float(np.mean(recalls)), 4), taken.p50_ms, taken.p99_ms)
+
+
+def _stored(vector: Vector, as_bytes: bool) -> list[float] | list[int]:
+    if not as_bytes:
+        return [float(number) for number in vector]
+    scaled = vector / np.abs(vector).max() * BYTE_SCALE  # cosine does not see the length
+    return [int(number) for number in np.rint(scaled)]
+
+
+def _nearest(client: OpenSearch, vector: list[Any], parameters: Mapping | None) -> list[int]:
+    asked: Mapping = {"vector": vector, "k": K, **({"method_parameters": parameters} if parameters else {})}
+    body = {"size": K, "_source": False, "query": {"knn": {FIELD: asked}}}
+    return [int(hit["_id"]) for hit in client.search(index=INDEX, body=body)["hits"]["hits"]]
+
+
+def _bytes(client: OpenSearch, *, quantised: bool) -> tuple[int, int]:
+    """Bytes of the vector files that a search reads, and of all vector files; quantised ones keep raw vectors to merge from."""
+    stats = client.indices.stats(index=INDEX, metric="segments", include_segment_file_sizes=True)
+    files = stats["_all"]["primaries"]["segments"]["file_sizes"]
+    vector_files = {name: sizes["size_in_bytes"] for name, sizes in files.items() if name.startswith(("ve", "fa", "cfs"))}
+    whole = sum(vector_files.values())
+    return whole - (vector_files.get("vec", 0) if quantised else 0), whole
+
+
+def _reason(error: OpenSearchException, log: Path | None) -> str:
+    """What the node's log says of a native library, else the error."""
+    lines = log.read_text(errors="replace").splitlines() if log and log.is_file() else []
+    missing = next((line for line in lines if "UnsatisfiedLinkError" in line), "")
+    said = missing.partition("UnsatisfiedLinkError: ")[2].partition(" in java.library.path")[0]
+    return f"this node has {said}, the native library of the engine" if said else " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def _client(url: str | None) -> Iterator[tuple[OpenSearch, Path | None]]:
+    """Of the node at a URL, or of one that lives as long as the measurement, with its log."""
+    if url:
+        yield connect(url, 60), None
+        return
+    with tempfile.TemporaryDirectory(prefix="gavel-quantisation-") as folder:
+        try:
+            started = opensearch_node.start(Path(folder), opensearch_node.free_port())
+            yield connect(started.url, 60), started.log
+        finally:
+            opensearch_node.stop(Path(folder))
+
+
+def show(rows: Sequence[Row], title: str) -> None:
+    """One table, a row a way."""
+    cells = [
+        (row.engine, row.way, row.failed)
+        if row.failed
+        else (
+            row.engine,
+            row.way,
+            *(f"{size:.0f}" for size in (row.bytes_per_item, row.disk_per_item)),
+            f"{row.recall:.4f}",
+            f"{row.p50_ms:.3f}",
+            f"{row.p99_ms:.3f}",
+        )
+        for row in rows
+    ]
+    show_table(title, ("", "", "B an item", "on disk", "recall@50", "p50 ms", "p99 ms"), cells, right_from=2)
+
+
+def main(
+    items: Annotated[int, typer.Option(min=1_000, help="Clustered vectors.")] = 20_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Of them.")] = 128,
+    release: Annotated[Path | None, typer.Option(help="Release folder or release_id, instead.")] = None,
+    queries: Annotated[int, typer.Option(min=20, help="Different ones.")] = 300,
+    url: Annotated[str | None, typer.Option(help="Of an OpenSearch; else a node is started.")] = None,
+    node: Annotated[bool, typer.Option("--opensearch/--no-opensearch", help="Whether to measure OpenSearch, too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Measure all ways of storing vectors, embedded and in OpenSearch."""
+    home, machine = Home(Settings.from_env()), describe_machine()
+    if release:
+        data, drawn, (items,) = release_vectors(home.release(release), queries, 0.1)
+    else:
+        data, drawn = synthetic_vectors(dimensions, queries, 7)
+    vectors, asked = drawn(items)
+    rows = [*embedded(vectors, asked, home.benches / "quantisation"), first_numbers(vectors, asked, vectors.shape[1] // 2)]
+    if node:
+        with _client(url) as (client, log):
+            rows += opensearch(client, vectors, asked, log)
+    if as_json:
+        print_json({"data": f"{items} x {data}", "machine": machine, "rows": [asdict(row) for row in rows]})
+        return
+    show(rows, f"{items:,} x {data}")
+    for row in rows:
+        if row.failed:
+            console.print(f"{row.way}: {row.failed}", style="dim", highlight=False, soft_wrap=True)
+    console.print(machine, style="dim", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run_command(lambda: typer.run(main), "benchmarks.ann.quantisation")

@@ -1,0 +1,101 @@
+"""`gavel index advise`: which kind of vector index for how many items in how much memory."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from local.command_options import Json, print_json
+from local.console import console, progress, show_table
+from local.home import Home
+from retrieval.config.settings import Settings
+from retrieval.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from retrieval.index.ann.advice import Advice, Calibration
+
+SAMPLE = 100_000  # vectors of a release that are measured, at most
+QUERIES = 200
+
+
+def advise(
+    items: Annotated[str, typer.Option(help="How many, like 50e6.")],
+    memory: Annotated[str, typer.Option(help="That the index and its process may take, like 16GB.")],
+    dimensions: Annotated[int, typer.Option(min=2, help="Of the vectors.")] = 128,
+    recall: Annotated[float, typer.Option(min=0.01, max=1.0, help="Wanted @50.")] = 0.98,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure on a sample of the newest release, instead of the table shipped.")
+    ] = False,
+    release: Annotated[Path | None, typer.Option(help="Release folder or release_id to measure; implies --measure.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say which kind of vector index fits a number of items, a memory and a recall."""
+    from retrieval.index.ann.advice import Calibration, parse_bytes, parse_items, shards_needed
+    from retrieval.index.ann.advice import advise as weigh
+
+    count, limit = parse_items(items), parse_bytes(memory)
+    calibration = _measured(release) if measure or release else Calibration.load()
+    advices = weigh(calibration, count, dimensions, limit, recall)
+    if not advices:
+        raise InvalidInput("the calibration holds no measurement; make one with `gavel bench ann --calibration FILE`")
+    chosen = advices[0] if not advices[0].why_not else None
+    if as_json:
+        print_json(
+            {
+                "recommended": asdict(chosen) if chosen else None,
+                "shards": 1 if chosen else shards_needed(advices, limit),
+                "families": [asdict(advice) for advice in advices],
+                "calibration": {"made_by": calibration.made_by, "data": calibration.data},
+            }
+        )
+        return
+    _show(advices, f"{count:,} x {dimensions} in {memory}, recall@50 {recall:g}")
+    said = "~ beyond what was measured; B and GB by formula; full vectors to score from are read from the disk"
+    console.print(f"{said}; {calibration.made_by}; {calibration.data}", style="dim", highlight=False, soft_wrap=True)
+    if chosen:
+        console.print(f"GAVEL_EMBEDDED_INDEX={chosen.spec}", style="bold", highlight=False, soft_wrap=True)
+    else:
+        shards = shards_needed(advices, limit)
+        way = f"{shards} machines of this memory hold the smallest: OpenSearch shards it" if shards else "ask for less recall"
+        console.print(f"no family is fit; {way}", style="bold", highlight=False, soft_wrap=True)
+
+
+def _show(advices: "list[Advice]", title: str) -> None:
+    rows = [
+        (
+            advice.spec,
+            f"{advice.memory_bytes / 1e9:,.2f}",
+            f"{advice.disk_bytes / 1e9:,.2f}",
+            f"{'~' * advice.estimated}{advice.recall:.3f}",
+            f"{'~' * advice.estimated}{advice.p50_ms:g}",
+            f"{'~' * advice.estimated}{advice.build_hours:g}",
+            advice.why_not or "fits",
+        )
+        for advice in advices
+    ]
+    show_table(title, ("index", "memory GB", "disk GB", "recall@50", "p50 ms", "build h", ""), rows)
+
+
+def _measured(release: Path | None) -> "Calibration":
+    """What every family shows on a sample of a release, at a third of it and whole."""
+    from benchmarks.ann.benchmark import run_sizes
+    from benchmarks.ann.candidates import contenders
+    from benchmarks.ann.data import release_vectors
+    from retrieval.config.index_spec import default_specs
+
+    home = Home(Settings.from_env())
+    data, drawn, (count,) = release_vectors(home.release(release), QUERIES, 0.1)
+    whole = min(count, SAMPLE)
+    with progress("build") as built, progress("ask") as asked:
+        result = run_sizes(
+            data,
+            drawn,
+            [whole // 3, whole],
+            lambda size: contenders(default_specs(drawn.dimensions), ()),
+            home.benches / "advise",
+            rounds=1,
+            on_built=built,
+            on_asked=asked,
+        )
+    return result.calibration("gavel index advise --measure")

@@ -1,0 +1,111 @@
+"""`gavel bench ann`: vector indices of every family beside plain faiss, hnswlib and usearch."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from local.command_options import Json, Seed, print_json
+from local.console import console, notes, progress, show_table
+from local.home import Home
+from retrieval.config.settings import Settings
+from retrieval.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from benchmarks.ann.targets import AnnResult, Standing
+
+RELEASE_QUERIES = 0.1  # of a release's lots, at most, are taken out and asked for
+
+
+def ann(
+    release: Annotated[Path | None, typer.Option(help="Release folder or release_id, instead of synthetic vectors.")] = None,
+    lots: Annotated[int, typer.Option(min=1_000, help="Synthetic vectors.")] = 1_000_000,
+    sizes: Annotated[str, typer.Option(help="Several numbers of them, with commas, to see how cost grows: 10000,100000.")] = "",
+    dimensions: Annotated[int, typer.Option(min=8, help="Of synthetic vectors.")] = 128,
+    spec: Annotated[list[str] | None, typer.Option(help="Such as hnsw:m=16; may be repeated. Every family by default.")] = None,
+    rival: Annotated[list[str] | None, typer.Option(help="faiss, hnswlib, usearch; gavel for none. All by default.")] = None,
+    queries: Annotated[int, typer.Option(min=20, help="Different ones.")] = 300,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries, in turns.")] = 3,
+    seed: Seed = 7,
+    reuse: Annotated[bool, typer.Option(help="Take indices that an earlier run built of the same vectors.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="PNG to write; home/reports/ann.png by default.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="File to write for `gavel index advise`.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sweep recall, latency, memory and build time of vector indices beside plain faiss, hnswlib and usearch."""
+    from benchmarks.ann import benchmark as bench
+    from benchmarks.ann.candidates import RIVALS, contenders
+    from benchmarks.ann.data import release_vectors, synthetic_vectors
+    from benchmarks.ann.plot import plot as draw
+    from retrieval.config.index_spec import IndexSpec, default_specs
+    from retrieval.index.ann.advice import parse_items
+
+    home = Home(Settings.from_env())
+    if release is not None:
+        data, drawn, counts = release_vectors(home.release(release), queries, RELEASE_QUERIES)
+    else:
+        data, drawn = synthetic_vectors(dimensions, queries, seed)
+        counts = [parse_items(size) for size in sizes.split(",") if size.strip()] or [lots]
+    wanted = [IndexSpec.parse(text) for text in spec or []]
+    rivals = tuple(rival) if rival else RIVALS
+    if unknown := set(rivals) - {*RIVALS, "gavel"}:
+        raise InvalidInput(f"there is no rival {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}, and gavel for none")
+    with progress("build") as built, progress("ask") as asked:
+        result = bench.run_sizes(
+            data,
+            drawn,
+            counts,
+            lambda size: contenders(wanted or default_specs(drawn.dimensions), rivals),
+            home.benches / "ann",
+            rounds=rounds,
+            reuse=reuse,
+            on_built=built,
+            on_asked=asked,
+        )
+    picture = draw(result.largest(), f"{result.largest()[0].items:,} x {data}", plot or home.reports / "ann.png")
+    if calibration is not None:
+        result.calibration(" ".join(["gavel", *sys.argv[1:]])).save(calibration)
+    if as_json:
+        print_json({**result.to_dict(), "plot": str(picture)})
+    else:
+        _tell(result, data, picture)
+
+
+def _tell(result: "AnnResult", data: str, picture: Path) -> None:
+    for size in sorted({standing.items for standing in result.standings}):
+        _show([standing for standing in result.standings if standing.items == size], data)
+    _show_growth(result)
+    console.print(f"bars: {result.bars()}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+    notes.print(f"picture: {picture}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _show(standings: "list[Standing]", data: str) -> None:
+    rows = [
+        (
+            standing.name,
+            f"{point.effort or ''}",
+            f"{point.recall:.4f}",
+            f"{point.p50_ms:.3f}",
+            f"{point.p99_ms:.3f}",
+            f"{standing.file_bytes / standing.items:.0f}",
+            f"{standing.resident_bytes / 1e6:,.0f}",
+            f"{standing.own_bytes / 1e6:,.0f}",
+            "" if standing.build_s is None else f"{standing.build_s:,.1f}",
+            "" if standing.build_cpu_s is None else f"{standing.build_cpu_s:,.1f}",
+        )
+        for standing in standings
+        for point in standing.points
+    ]
+    header = ("", "effort", "recall@50", "p50 ms", "p99 ms", "B an item", "resident MB", "not of files", "build s", "CPU s")
+    show_table(f"{standings[0].items:,} x {data}", header, rows)
+
+
+def _show_growth(result: "AnnResult") -> None:
+    grown = result.exponents()
+    if grown:
+        rows = [
+            (name, *(f"{fits[measure]:.2f}" if measure in fits else "" for measure in ("p50_ms", "build_cpu_s", "file_bytes")))
+            for name, fits in grown.items()
+        ]
+        show_table("cost grows with the items to the power of", ("", "p50 at recall .95", "build, processor time", "bytes"), rows)

@@ -1,0 +1,68 @@
+"""`gavel bench filters`: recall and latency of filtered vector searches."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from local.command_options import Json, Seed, print_json
+from local.console import console, notes, progress, show_table
+from local.home import Home
+from retrieval.config.settings import Settings
+from retrieval.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from benchmarks.ann.filtered import FilteredResult
+
+
+def filters(
+    lots: Annotated[int, typer.Option(min=1_000, help="Clustered vectors.")] = 100_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Of them.")] = 128,
+    spec: Annotated[list[str] | None, typer.Option(help="Such as hnsw:m=16; hnsw, hnsw_sq8 and ivf_sq8 by default.")] = None,
+    share: Annotated[list[float] | None, typer.Option(help="Of the lots that pass; .9 to .0001 by default.")] = None,
+    queries: Annotated[int, typer.Option(min=2, help="Different ones, each with filters of its own.")] = 100,
+    k: Annotated[int, typer.Option("-k", help="Lots that are wanted, of the table and the picture: 10 or 50.")] = 50,
+    choosing: Annotated[bool, typer.Option("--choosing", help="Ask other queries, on which thresholds may be chosen.")] = False,
+    seed: Seed = 7,
+    plot: Annotated[Path | None, typer.Option(help="PNG to write; home/reports/filters.png by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search under filters that lie to the query in four ways, beside plain faiss and beside filtering afterwards."""
+    from benchmarks.ann import filtered
+    from benchmarks.ann.data import synthetic_vectors
+    from benchmarks.ann.filtered_plot import plot as draw
+
+    if k not in filtered.DEPTHS:
+        raise InvalidInput(f"-k is {k}; measured are {' and '.join(map(str, filtered.DEPTHS))}")
+    home = Home(Settings.from_env())
+    data, drawn = synthetic_vectors(dimensions, 2 * queries, seed)
+    vectors, asked = drawn(lots)
+    with progress("build") as built, progress("ask") as step:
+        result = filtered.run_benchmark(
+            data,
+            vectors,
+            asked[:queries] if choosing else asked[queries:],
+            home.benches / "filters" / f"{lots}x{dimensions}-{seed}",
+            specs=spec or filtered.SPECS,
+            shares=share or filtered.SHARES,
+            on_built=built,
+            on_asked=step,
+        )
+    picture = draw(result, k, plot or home.reports / "filters.png")
+    if as_json:
+        print_json({**result.to_dict(), "plot": str(picture)})
+        return
+    _show(result, k)
+    notes.print(f"picture: {picture}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _show(result: "FilteredResult", k: int) -> None:
+    """Recall and p50 of every way, a row a filter."""
+    rows = [row for row in result.rows if row.k == k]
+    ways = list(dict.fromkeys(row.way for row in rows))
+    cells = [
+        (kind, f"{share:.2%}", *(f"{(row := result.row(way, kind, share, k)).recall:.3f} {row.p50_ms:.2f}" for way in ways))
+        for kind, share in dict.fromkeys((row.kind, row.share) for row in rows)
+    ]
+    show_table(f"{result.lots:,} x {result.data}: recall@{k}, p50 in ms", ("filter", "passes", *ways), cells, right_from=1)
+    console.print(f"{result.queries} queries; {result.machine}", style="dim", highlight=False, soft_wrap=True)

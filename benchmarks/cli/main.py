@@ -1,0 +1,311 @@
+"""`gavel bench …`: measurements of this machine."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmarks.cli.ann import ann
+from benchmarks.cli.filters import filters
+from benchmarks.cli.repetitions import batches, caches
+from local.command_options import Json, print_json, report
+from local.console import console, notes, progress, show_table
+from local.home import Home
+from retrieval.config.settings import Settings
+
+if TYPE_CHECKING:
+    from benchmarks.speed.query_path import QueryPathResult
+    from processing.evaluation.runs import Latency
+    from retrieval.index.embedded.store import FaissStore
+
+Lots = Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")]
+Dimensions = Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")]
+Release = Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")]
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine; every figure is a ratio to something named.")
+bench_app.command()(ann)
+bench_app.command()(filters)
+bench_app.command()(batches)
+bench_app.command()(caches)
+
+
+@bench_app.command()
+def embed(
+    preset: Annotated[str, typer.Option(help="Architecture: compact, or distilbert-resnet50; its weights are random.")] = "compact",
+    lots: Annotated[int, typer.Option(min=1, help="How many lots; each gets a JPEG of its own.")] = 1_024,
+    photo_size: Annotated[int, typer.Option(min=16, help="Side of the JPEGs in pixels.")] = 640,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos; 0 decodes in a thread.")] = 0,
+    device: Annotated[str | None, typer.Option(help="torch device; the GPU when there is one.")] = None,
+    repetitions: Annotated[int, typer.Option(min=1, help="Passes of each, in turns; the median counts.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Embed lots from JPEG files and titles, and compare with the model alone over the same batches in memory."""
+    from benchmarks.speed.embed import STAGES, run_benchmark
+
+    with tempfile.TemporaryDirectory(prefix="gavel-bench-") as folder, progress("photos") as made, progress("passes") as passed:
+        result = run_benchmark(
+            preset,
+            lots=lots,
+            photo_size=photo_size,
+            workers=workers,
+            device=device,
+            repetitions=repetitions,
+            folder=Path(folder),
+            photos=made,
+            passes=passed,
+        )
+    if as_json:
+        print_json(result.to_dict())
+        return
+    rows = [
+        ("from JPEG files to a committed release", f"{result.items_per_s:,.1f} items/s"),
+        ("the model alone, same batches in memory", f"{result.model_items_per_s:,.1f} items/s"),
+        ("ratio, median of the repetitions", f"{result.ratio:.3f}"),
+        ("ratio of processor time, model / job", f"{result.cpu_ratio:.3f}"),
+        *((f"busy: {stage}", f"{result.share(stage):.1%}") for stage in STAGES),
+    ]
+    show_table(f"{preset}, {lots} lots, JPEGs of {photo_size} pixels ({result.photo_kb:.0f} kB), {workers} workers", ("", ""), rows)
+    note = f"{result.hardware}; load before {result.load}; {result.date}; stages overlap"
+    console.print(note, style="dim", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
+def encode(
+    preset: Annotated[str, typer.Option(help="Architecture; its weights are random.")] = "distilbert-resnet50",
+    tokens: Annotated[int, typer.Option(min=1, max=10, help="Of a query, without [CLS] and [SEP].")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries, the three in turns.")] = 15,
+    as_json: Json = False,
+) -> None:
+    """Time how a query becomes a vector: torch in float32, the int8 artefact, a small query tower; one thread."""
+    from benchmarks.speed.encode import run_benchmark
+
+    with progress("rounds") as step:
+        result = run_benchmark(preset, tokens=tokens, rounds=rounds, progress=step)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    rows = [
+        (
+            name,
+            *(f"{ms:.3f}" for ms in (way.latency.p50_ms, way.latency.p99_ms, way.cpu_ms)),
+            f"{way.ratio:.1f}",
+            f"{way.cpu_ratio:.1f}",
+        )
+        for name, way in result.ways.items()
+    ]
+    header = ("", "p50 ms", "p99 ms", "processor ms", "times faster", "by processor time")
+    show_table(f"{preset}: queries of {tokens} tokens, one thread, {rounds} rounds", header, rows)
+    sizes = ", ".join(f"{file} {size / 1e6:.1f} MB" for file, size in result.bytes.items())
+    console.print(f"{sizes}; {result.machine}; {result.date}", style="dim", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
+def rerank(
+    candidates: Annotated[int, typer.Option(min=1, max=100, help="First-stage lots a query.")] = 50,
+    repetitions: Annotated[int, typer.Option(min=1, help="Passes over the queries.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Time features and scores of one query's candidates, in process and through the local ranker server."""
+    from benchmarks.speed.rerank import run_benchmark
+
+    result = run_benchmark(candidates=candidates, repetitions=repetitions)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    ways = {"features": result.features, "features + booster in process": result.in_process, "through the server": result.server}
+    _show_latencies(f"{candidates} candidates, {result.features.searches} queries, ms", ways)
+    busy = f"processor time: {result.in_process_cpu_ms:.2f} ms in process, {result.server_cpu_ms:.2f} ms through the server"
+    console.print(f"{busy}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
+def query(
+    lots: Lots = 1_000_000,
+    dimensions: Dimensions = 128,
+    release: Release = None,
+    queries: Annotated[int, typer.Option(min=1, help="Different ones, of the lots' titles.")] = 300,
+    repetitions: Annotated[int, typer.Option(min=1, help="Passes over the queries.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Time searches over many lots, whole and beside their parts measured alone; GAVEL_INDEX says in which index."""
+    from benchmarks.speed.many_lots import CutEncoder, index_of_copies, questions
+    from benchmarks.speed.query_path import run_benchmark
+    from local.wiring import load_encoder, load_ranker, open_store
+    from retrieval.contracts.release import load_release
+
+    settings = Settings.from_env()
+    home = Home(settings)
+    found = home.release(release)
+    tower_id = load_release(found).tower_id
+    kept = _bench_alias(found, lots, dimensions)
+    apart = replace(settings, index_alias=kept, request_timeout_s=600.0)
+    bare = None
+    if settings.index == "opensearch":
+        from retrieval.index.opensearch.client import connect
+
+        store, bare = open_store(apart), connect(settings.opensearch_url, settings.request_timeout_s)
+    else:
+        from retrieval.index.embedded.store import FaissStore
+
+        store = FaissStore(home.benches, kept)
+    encoder, ranker = CutEncoder(load_encoder(settings, tower_id), dimensions), load_ranker(settings, tower_id)
+    texts = questions(found, queries)
+    with progress("index lots") as written:
+        index_of_copies(store, found, lots, dimensions, written)
+    with progress("queries") as asked:
+        result = run_benchmark(store, encoder, ranker, texts, repetitions=repetitions, bare=bare, progress=asked)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _show_query_path(result, reranked=ranker is not None)
+
+
+@bench_app.command()
+def buyers(
+    lots: Lots = 1_000_000,
+    dimensions: Dimensions = 128,
+    release: Release = None,
+    count: Annotated[int, typer.Option("--buyers", min=1, help="Different ones, with 1 to 200 acts each.")] = 300,
+    heads: Annotated[int, typer.Option(min=0, help="Of a buyer tower of random weights; 0 takes the weighted average.")] = 1,
+    repetitions: Annotated[int, typer.Option(min=1, help="Passes over the buyers.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Time `/encode_buyer` and `/retrieve` over many lots in the embedded index, beside a bare vector search by faiss."""
+    from benchmarks.speed.buyer_path import random_attention, run_benchmark
+    from benchmarks.speed.many_lots import copy_ids
+    from retrieval.buyers.vector import AVERAGE
+
+    home = Home(Settings.from_env())
+    found = home.release(release)
+    store = _copies(home, found, lots, dimensions)
+    with progress("buyers") as asked:
+        tower = random_attention(dimensions, heads) if heads else AVERAGE
+        result = run_benchmark(
+            store, home.benches, tower, copy_ids(found, lots), buyers=count, repetitions=repetitions, progress=asked
+        )
+    if as_json:
+        print_json(result.to_dict())
+        return
+    ways = {
+        "POST /encode_buyer": result.encode_buyer,
+        "POST /retrieve with the vector": result.retrieve,
+        "both, one after the other": result.both,
+        "POST /retrieve with the acts": result.in_one,
+        "bare vector search, plain faiss": result.bare,
+    }
+    title = f"{result.lots:,} lots of {result.dimensions} dimensions, buyers with {result.acts} acts on average, ms"
+    _show_latencies(title, ways)
+    console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
+def fresh(
+    lots: Lots = 1_000_000,
+    dimensions: Dimensions = 128,
+    release: Release = None,
+    written: Annotated[int, typer.Option(min=1, help="How many new ones.")] = 30_000,
+    as_json: Json = False,
+) -> None:
+    """Time how new lots come into the embedded index, and searches meanwhile."""
+    from benchmarks.speed.fresh_lots import run_benchmark
+
+    home = Home(Settings.from_env())
+    found = home.release(release)
+    _copies(home, found, lots, dimensions).close()
+    alias = _bench_alias(found, lots, dimensions)
+    result = run_benchmark(home.benches, alias, written=written, on_phase=lambda phase: notes.print(phase, style="dim"))
+    if as_json:
+        print_json(result.to_dict())
+        return
+    ways = {"idle": result.idle, "while lots are written": result.writing, "while the graph takes them in": result.renewing}
+    _show_latencies(f"searches over {result.lots:,} lots and {result.written:,} new ones, ms", ways)
+    words = result.words
+    ways = {"idle": words.idle, "while lots are written": words.writing, "while their words are joined": words.joining}
+    _show_latencies(f"hybrid searches; {words.joined:,} lots are joined in {words.joining_s:.1f} s, ms", ways)
+    found = f"a lot is found {result.first_found_ms:.1f} ms after it is sent, by its word after {words.first_found_ms:.1f} ms"
+    taken_in = f"the keyword search that takes {words.joined:,} in takes {words.caught_up_ms:.0f} ms"
+    told = f"{result.upserts_a_second:,.0f} upserts a second; {found}; {taken_in}"
+    console.print(f"{told}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _copies(home: Home, release: Path, lots: int, dimensions: int) -> "FaissStore":
+    """The embedded index that benchmarks keep of so many copies of a release's lots, made where it is not there."""
+    from benchmarks.speed.many_lots import index_of_copies
+    from retrieval.index.embedded.store import FaissStore
+
+    store = FaissStore(home.benches, _bench_alias(release, lots, dimensions))
+    with progress("index lots") as written:
+        index_of_copies(store, release, lots, dimensions, written)
+    return store
+
+
+def _bench_alias(release: Path, lots: int, dimensions: int) -> str:
+    """Name of the index that benchmarks keep of so many copies of a release's lots."""
+    return f"bench-{release.name}-{lots}x{dimensions}".lower()
+
+
+def _show_query_path(result: "QueryPathResult", reranked: bool) -> None:
+    """One table: the searches as they are served, their stages, and the same work measured alone."""
+    stages = {f"  {stage}, in it": taken for stage, taken in result.stages.items()}
+    alone = {f"{part} alone": taken for part, taken in result.alone.items()}
+    ways = {"search, as it is served": result.whole, **stages, **alone, "encode + retrieve + rerank": result.sum_alone}
+    title = f"{result.lots:,} lots of {result.dimensions} dimensions, {result.whole.searches} searches, ms"
+    _show_latencies(title, ways)
+    without = "" if reranked else "; nothing was re-ranked, for this tower has no re-ranker: `gavel train --reranker`"
+    console.print(f"p50 {result.overhead:.3f} of its parts, p99 {result.tail:.2f} of p50{without}", highlight=False, soft_wrap=True)
+    console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _show_latencies(title: str, ways: Mapping[str, "Latency"]) -> None:
+    rows = [(way, *(f"{ms:.2f}" for ms in (took.p50_ms, took.p95_ms, took.p99_ms))) for way, took in ways.items()]
+    show_table(title, ("", "p50", "p95", "p99"), rows)
+
+
+@bench_app.command()
+def load(
+    release: Annotated[Path | None, typer.Option(help="Release whose titles are searched for; the newest one by default.")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Different ones.")] = 2_000,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Of each load.")] = 20.0,
+    as_json: Json = False,
+) -> None:
+    """Search `gavel serve`, held to one core, as fast as it answers, then at half of that; loopback alone."""
+    from benchmarks.speed.load import run_benchmark
+    from benchmarks.speed.many_lots import questions
+
+    texts = questions(Home(Settings.from_env()).release(release), queries)
+    result = run_benchmark(texts, seconds=seconds, on_phase=lambda phase: notes.print(phase, style="dim"))
+    if as_json:
+        print_json(result.to_dict())
+        return
+    loads = {"as fast as it answers": result.limit, "half of that": result.half}
+    rows = [
+        (
+            way,
+            f"{seen.rate:.1f}",
+            *(f"{ms:.1f}" for ms in (seen.latency.p50_ms, seen.latency.p95_ms, seen.latency.p99_ms)),
+            f"{sum(seen.errors.values())}",
+            f"{seen.reranked:.0%}",
+            f"{seen.server_cpu:.2f}",
+        )
+        for way, seen in loads.items()
+    ]
+    header = ("", "queries/s", "p50 ms", "p95 ms", "p99 ms", "errors", "re-ranked", "server's core")
+    show_table(f"{result.lots:,} lots, hybrid, one core", header, rows)
+    console.print(f"server {result.rss_mb:.0f} MB; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
+def start(
+    query: Annotated[str | None, typer.Option(help="Search for it, in the OpenSearch of the settings.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Fresh interpreters.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Time the query Lambda's start: its imports, and the way to its first answer."""
+    from benchmarks.speed.cold_start import run_benchmark
+
+    with progress("starts") as started:
+        result = run_benchmark(query, runs=runs, on_run=started)
+    report(result.to_dict(), as_json)

@@ -1,0 +1,112 @@
+"""What tuning the fusion of hybrid searches gains on queries that did not choose.
+
+python -m benchmarks.quality.hybrid chorus .gavel/chorus       the work folder of benchmarks.quality.chorus: its towers, 5 folds by query
+python -m benchmarks.quality.hybrid homes .gavel …             homes where the demo ran: val chooses, test is read once
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Annotated, Any
+
+import typer
+
+from catalog import chorus as chorus_shop
+from catalog.folder import CatalogFolder
+from local.console import Stages, console, show_table
+from local.home import Home
+from processing.ranking.tune_hybrid import AIMS, Choice, JudgedLists, choose, judged_lists
+from retrieval.config.settings import Settings
+from retrieval.contracts.release import load_release
+from retrieval.contracts.tower_card import split_tower_id
+from retrieval.encoders.query_encoder import QueryEncoder
+from retrieval.evaluation.significance import compare_paired
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+UNTUNED, BEST, CHOSEN = "untuned", "best of the choosing queries", "chosen by gavel tune"
+
+
+@app.command()
+def chorus(
+    work: Annotated[Path, typer.Argument(help="Work folder of benchmarks.quality.chorus.")],
+    seed: Annotated[int, typer.Option(help="Deals the queries into folds.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Five folds by query for every tower; no judgment trained one, so all queries of the other folds choose."""
+    runs = {}
+    for name, run in json.loads((work / "ledger.json").read_text()).items():
+        tower_id = run["value"]["tower_id"]
+        (release,) = (work / "embeddings").glob(f"{tower_id}-*")
+        catalog = CatalogFolder.load(work / f"catalog-{name.split()[-1]}")
+        with tempfile.TemporaryDirectory() as folder:
+            runs[name] = list(_folds(_lists(catalog, "test", release, work / "towers", Path(folder)), seed))
+    _report(runs, as_json)
+
+
+@app.command()
+def homes(
+    paths: Annotated[list[Path], typer.Argument(help="GAVEL_HOME of each demo.")],
+    as_json: Json = False,
+) -> None:
+    """Choose on the val queries of the newest catalogue of each home, measure on its test queries."""
+    runs = {}
+    for path in paths:
+        home = Home(Settings(home=path))
+        catalog, release = CatalogFolder.load(home.catalog(None)), home.release(None)
+        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+            choice = choose(_lists(catalog, "val", release, home.towers, Path(one)))
+            runs[f"{catalog.name} {path.name}"] = [_measured(choice, _lists(catalog, "test", release, home.towers, Path(two)))]
+    _report(runs, as_json)
+
+
+def _lists(catalog: CatalogFolder, split: str, release: Path, towers: Path, folder: Path) -> JudgedLists:
+    artefact, dimensions = split_tower_id(load_release(release).tower_id)
+    encoder = QueryEncoder.load(towers / artefact, dimensions)
+    with Stages() as stages:
+        return judged_lists(catalog, split, release, encoder, folder, progress=stages(f"search {split}"))
+
+
+def _folds(lists: JudgedLists, seed: int) -> Iterator[dict[str, Any]]:
+    queries = sorted(lists.grades)
+    for fold in range(chorus_shop.FOLDS):
+        split = chorus_shop.split_queries(queries, fold=fold, seed=seed)
+        choice = choose(lists.part([query for query in queries if split[query] != "test"]))
+        yield _measured(choice, lists.part([query for query in queries if split[query] == "test"]))
+
+
+def _measured(choice: Choice, tested: JudgedLists) -> dict[str, Any]:
+    """The three tunings of a choice on queries that did not choose: their values by query."""
+    trials = {UNTUNED: choice.base.tuning, BEST: choice.best.tuning, CHOSEN: choice.chosen.tuning}
+    return {
+        "tunings": {name: asdict(tuning) for name, tuning in trials.items()},
+        "shown": {name: str(tuning) for name, tuning in trials.items()},
+        "values": {name: tested.values(tuning) for name, tuning in trials.items()},
+    }
+
+
+def _report(runs: dict[str, Sequence[dict[str, Any]]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(runs, indent=2))
+        return
+    for name, folds in runs.items():
+        rows = []
+        for way in (UNTUNED, BEST, CHOSEN):
+            means = {m: [fmean(fold["values"][way][m].values()) for fold in folds] for m in AIMS}
+            rows.append((way, *(f"{fmean(found):.3f} ± {pstdev(found):.3f}" for found in means.values())))
+        show_table(f"{name}: mean ± spread over {len(folds)} folds", ("tuning", *AIMS), rows)
+        for measure in AIMS:
+            base, new = ({q: v for fold in folds for q, v in fold["values"][way][measure].items()} for way in (UNTUNED, BEST))
+            test = compare_paired(base, new)
+            console.print(f"{measure}: best against untuned over {len(base)} queries {test.difference:+.4f}, p {test.p_value:.2f}")
+        for fold in folds:
+            console.print(
+                "  ", fold["shown"][BEST], "| chosen" if fold["shown"][BEST] == fold["shown"][CHOSEN] else "| kept untuned"
+            )
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,255 @@
+"""Two languages, no pretrained weights: towers trained on emoji, asked in English and Arabic for emoji that training never saw.
+
+python -m benchmarks.quality.languages ../shared/data/emoji-noto-cldr --seeds 3
+
+A seed deals the 1,576 emoji into train, val and test, and draws weights and batches. Training sees the names and keywords of the
+train emoji in both languages, and lots listed in either. Measured is Recall@10 of every text (name or keyword) that only held-out
+emoji have, among all 1,576 lots, in five set-ups by the language of query and lots:
+
+- same language, which the first bar reads: Arabic queries over lots listed in Arabic, English ones over lots listed in English;
+  Arabic shall have no less than English minus 5 points.
+- across, which the second bar reads: Arabic queries over lots listed in English (and the reverse, for comparison); ten times what a
+  random order has, at least.
+- a shop of both, each lot listed in one language that the seed draws: either query.
+
+A lot's text is its name and its keywords, so that in one language a query stands in its lot word for word, and BM25 finds it;
+"titles alone" has keywords as queries and nothing but names as lots, where they share no more than single words.
+Vocabulary and epochs were chosen by --split val; the test split was read once, when all was fixed.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+
+from benchmarks.machine import describe_machine
+from catalog import emoji
+from catalog.folder import CatalogFolder, Qrels
+from local.console import console, progress, show_table
+from models.artefacts.item_encoder import ItemEncoder
+from models.data.tables import Lots
+from models.training.two_towers import TrainingConfig, train_towers
+from processing.evaluation.zero_shot import SentenceEncoder
+from retrieval.contracts.items import Item, item_text, query_text
+from retrieval.encoders.photos import read_photo
+from retrieval.encoders.query_encoder import QueryEncoder
+from retrieval.evaluation.metrics import Run, evaluate_per_query, fuse_runs
+from retrieval.index.embedded.bm25 import Bm25Index
+
+MEASURE = "recall@10"
+DEPTH = 50
+VOCABULARY, EPOCHS = 1_500, 10  # so few pieces that rare words are spelt in training, as the unknown ones of held-out emoji are
+ROUNDS, LEVEL = 2_000, 95  # of the bootstrap
+GAP, TIMES = 0.05, 10.0  # the bars
+TOWER, PHOTOS, BM25, FUSED, CHANCE = "tower", "tower, pictures", "BM25", "tower + BM25", "random order"
+PUBLISHED, TITLES = "encoder as published", "titles alone"
+SAME = {language: (language, language) for language in emoji.LANGUAGES}  # (query, lots)
+
+Values = dict[tuple[str, str, str], NDArray[np.float64]]  # (way, language of queries, listing) -> value of every query
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Lots in one listing, with the judged queries of a split."""
+
+    listing: str
+    lots: Lots
+    qrels: Qrels
+
+    def run(self, scores: NDArray[np.float32]) -> Run:
+        """The best DEPTH lots of every query by (Q, N) scores, ties by the order of the lots; 0 of BM25 is no answer."""
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
+        found = zip(self.qrels.queries, best, scores, strict=True)
+        return {query: [self.lots.ids[row] for row in rows if own[row] != 0] for query, rows, own in found}
+
+
+def read_corpora(data: Path, folder: Path, split: str, seed: int) -> tuple[CatalogFolder, list[Corpus]]:
+    """The catalogue to train on, and the corpora to search: one a listing, and the names alone of one language."""
+    made = {listed: emoji.prepare(data, folder / listed, seed=seed, listed_in=listed) for listed in emoji.LISTED_IN}
+    corpora = [
+        Corpus(listed, Lots.read(each.item_files(split), keep_items=True), each.qrels(split)) for listed, each in made.items()
+    ]
+    names = [_names_alone(corpus) for corpus in corpora if corpus.listing in emoji.LANGUAGES]
+    return made[emoji.EITHER], [*corpora, *names]
+
+
+def _names_alone(corpus: Corpus) -> Corpus:
+    """The same lots known by their titles, asked for by keywords of the same language that are nobody's name."""
+    grades = corpus.qrels.grades
+    asked = {
+        query: text
+        for query, text in corpus.qrels.queries.items()
+        if query.startswith(f"{corpus.listing}/") and emoji.NAME_GRADE not in grades[query].values()
+    }
+    items: Sequence[Item] = corpus.lots.items
+    lots = replace(corpus.lots, texts=[item_text(item.title, "") for item in items])
+    return Corpus(f"{TITLES}, {corpus.listing}", lots, Qrels(asked, {query: grades[query] for query in asked}))
+
+
+def train(catalog: CatalogFolder, out: Path, seed: int, *, photos: bool, epochs: int, step: Callable[[int, int], None]) -> Path:
+    """Train compact towers from scratch on the train emoji."""
+    config = TrainingConfig.for_catalog(catalog.name, use_image=photos, seed=seed)
+    tower = replace(config.tower, vocabulary=VOCABULARY)
+    settings = replace(config, tower=tower, epochs=epochs, validate_every=epochs)
+    return train_towers(catalog, settings, out, step).tower_folder
+
+
+def rank(corpus: Corpus, tower: Path, *, photos: bool) -> Run:
+    """The best lots by the vectors that serve: item tower, and query tower in int8."""
+    encoder = ItemEncoder.load(tower)
+    shown = [read_photo(path, encoder.card.image_size) if photos and path else None for path in corpus.lots.photos]
+    items = encoder.encode(corpus.lots.texts, shown)  # (N, D)
+    return corpus.run(QueryEncoder.load(tower).encode(list(corpus.qrels.queries.values())) @ items.T)
+
+
+def rank_by_words(corpus: Corpus) -> Run:
+    """The best lots by BM25."""
+    index = Bm25Index.build(enumerate(corpus.lots.texts))
+    scores = np.zeros((len(corpus.qrels.queries), len(corpus.lots.ids)), dtype=np.float32)
+    for row, text in enumerate(corpus.qrels.queries.values()):
+        scores[row, index.positions] = index.scores(query_text(text))
+    return corpus.run(scores)
+
+
+def rank_by_chance(corpus: Corpus, seed: int) -> Run:
+    """All lots in a random order for every query."""
+    random = np.random.default_rng(seed)
+    return corpus.run(random.random((len(corpus.qrels.queries), len(corpus.lots.ids)), dtype=np.float32) + 1)
+
+
+def rank_by_encoder(corpus: Corpus, model: Path) -> Run:
+    """The best lots by a sentence encoder as it was published."""
+    encoder = SentenceEncoder(str(model))
+    queries = encoder.encode([query_text(text) for text in corpus.qrels.queries.values()])
+    return corpus.run(queries @ encoder.encode(corpus.lots.texts).T)
+
+
+def measure(corpus: Corpus, runs: Mapping[str, Run]) -> Values:
+    """Recall@10 of every query, by way of ranking and language of the query."""
+    values: Values = {}
+    for way, run in runs.items():
+        found = evaluate_per_query(corpus.qrels.grades, run)[MEASURE]
+        for language in emoji.LANGUAGES:
+            of_language = [value for query, value in found.items() if query.startswith(f"{language}/")]
+            if of_language:
+                values[way, language, corpus.listing] = np.array(of_language)
+    return values
+
+
+def run_seed(data: Path, seed: int, split: str, *, photos: bool, model: Path | None, epochs: int) -> Values:
+    """Train on one deal of the emoji and measure every way of ranking in every set-up."""
+    values: Values = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        catalog, corpora = read_corpora(data, Path(scratch), split, seed)
+        towers = {}
+        for name in (TOWER, PHOTOS) if photos else (TOWER,):
+            with progress(f"{name}, seed {seed}") as step:
+                towers[name] = train(catalog, Path(scratch) / "towers", seed, photos=name == PHOTOS, epochs=epochs, step=step)
+        for corpus in corpora:
+            runs = {name: rank(corpus, folder, photos=name == PHOTOS) for name, folder in towers.items()}
+            runs[BM25] = rank_by_words(corpus)
+            runs[FUSED] = fuse_runs([runs[TOWER], runs[BM25]], DEPTH)
+            runs[CHANCE] = rank_by_chance(corpus, seed)
+            if model and corpus.listing.endswith("en"):
+                runs[PUBLISHED] = rank_by_encoder(corpus, model)
+            values |= measure(corpus, runs)
+    return values
+
+
+def interval(seeds: Sequence[NDArray[np.float64]], minus: Sequence[NDArray[np.float64]] | None = None) -> tuple[float, float]:
+    """Bootstrap interval (Efron 1979) of the mean over seeds of the mean over queries, queries drawn anew within each seed.
+
+    Args:
+        seeds: values of the queries, one array a seed.
+        minus: values of other queries whose mean is taken off, drawn on their own.
+
+    Returns:
+        The 2.5th and the 97.5th percentile of the resampled means.
+    """
+    random = np.random.default_rng(0)
+
+    def drawn(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values[random.integers(len(values), size=(ROUNDS, len(values)))].mean(axis=1)  # (ROUNDS,)
+
+    means = np.mean([drawn(values) for values in seeds], axis=0)
+    if minus is not None:
+        means = means - np.mean([drawn(values) for values in minus], axis=0)
+    low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def summarise(runs: Sequence[Values]) -> dict[str, dict[str, Any]]:
+    """ "way | query language | listing" -> mean and standard deviation over seeds, interval over queries, number of queries."""
+    table = {}
+    for way, language, listing in runs[0]:
+        found = [run[way, language, listing] for run in runs]
+        means = [float(values.mean()) for values in found]
+        low, high = interval(found)
+        table[f"{way} | {language} | {listing}"] = {
+            "mean": fmean(means),
+            "sd": stdev(means) if len(means) > 1 else 0.0,
+            "interval": [low, high],
+            "queries": sum(map(len, found)),
+        }
+    return table
+
+
+def judge(runs: Sequence[Values], way: str = TOWER) -> dict[str, dict[str, Any]]:
+    """Both bars, of one way of ranking."""
+
+    def of(name: str, query: str, listing: str) -> list[NDArray[np.float64]]:
+        return [run[name, query, listing] for run in runs]
+
+    arabic, english = of(way, *SAME["ar"]), of(way, *SAME["en"])
+    gap = fmean(float(a.mean() - b.mean()) for a, b in zip(arabic, english, strict=True))
+    across, chance = of(way, "ar", "en"), of(CHANCE, "ar", "en")
+    times = fmean(float(v.mean()) for v in across) / fmean(float(v.mean()) for v in chance)
+    least = interval(across)[0] / interval(chance)[1]
+    return {
+        "Arabic - English": {"value": gap, "interval": interval(arabic, english), "passed": gap >= -GAP},
+        "Arabic over English / random order": {"value": times, "at_least": least, "passed": times >= TIMES},
+    }
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder of the emoji.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many deals of the emoji; the first has the seed --seed.")] = 3,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
+    split: Annotated[str, typer.Option(help="val, to choose by, or test.")] = "test",
+    photos: Annotated[bool, typer.Option("--photos", help="Train a second tower that sees the pictures, too.")] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a sentence encoder, measured as published over English lots.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = EPOCHS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+) -> None:
+    """Print Recall@10 in every set-up, mean ± standard deviation over the seeds, beside the bars; exit 1 below one of them."""
+    machine = describe_machine()
+    torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
+    runs = [run_seed(data, number, split, photos=photos, model=model, epochs=epochs) for number in range(seed, seed + seeds)]
+    table, bars = summarise(runs), judge(runs)
+    if as_json:
+        print(json.dumps({"machine": machine, "split": split, "recall@10": table, "bars": bars}, indent=2))
+    else:
+        rows = [
+            (*name.split(" | "), f"{cell['mean']:.3f} ± {cell['sd']:.3f}", "{:.3f} to {:.3f}".format(*cell["interval"]))
+            for name, cell in table.items()
+        ]
+        header = ("way", "queries", "lots", "recall@10", f"{LEVEL} % interval")
+        show_table(f"emoji, {split}: held-out emoji among all, {seeds} seeds", header, rows)
+        for name, bar in bars.items():
+            console.print(f"{name}: {bar['value']:.3f}, {'passed' if bar['passed'] else 'MISSED'}")
+        console.print(machine, style="dim")
+    raise typer.Exit(0 if all(bar["passed"] for bar in bars.values()) else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

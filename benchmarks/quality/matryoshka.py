@@ -1,0 +1,78 @@
+"""What is lost when vectors are cut: a plain tower against one that was trained at the shorter lengths, too.
+
+gavel catalog generate && python -m benchmarks.quality.matryoshka .gavel/catalogs/synthetic --seed 7 --seed 8 --seed 9
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from catalog.folder import CatalogFolder
+from local.console import progress, show_table
+from models.artefacts.item_encoder import ItemEncoder
+from models.data.tables import Lots
+from models.training.two_towers import TrainingConfig, train_towers
+from models.training.validation import Figures, rank_figures
+from retrieval.encoders.query_encoder import QueryEncoder, to_unit_length
+
+SPLIT = "test"
+LENGTHS = [64, 32, 16]
+
+
+def measure(catalog: CatalogFolder, tower: Path, lengths: Sequence[int]) -> list[Figures]:
+    """Figures of a tower on the test queries, at several lengths of its vectors, by exact search.
+
+    Args:
+        catalog: with a test split.
+        tower: the artefact; its query tower is the one that serves, in int8.
+        lengths: how many of the first numbers are kept.
+    """
+    lots, qrels = Lots.read(catalog.item_files(SPLIT)), catalog.qrels(SPLIT)
+    items = ItemEncoder.load(tower).encode(lots.texts, [None] * len(lots.ids))  # (N, D)
+    queries = QueryEncoder.load(tower).encode(list(qrels.queries.values()))  # (Q, D)
+    grades = np.array([[qrels.grades.get(query, {}).get(lot, 0) for lot in lots.ids] for query in qrels.queries])
+    return [rank_figures(_cut(queries, length) @ _cut(items, length).T, grades) for length in lengths]
+
+
+def _cut(vectors: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    return to_unit_length(vectors[:, :length])
+
+
+def main(
+    catalog: Annotated[Path, typer.Argument(help="Folder of a catalogue.")],
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="May be repeated; 7 by default.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each training, on text alone.")] = 8,
+) -> None:
+    """Print Recall@50 and nDCG@10 of both towers at every length."""
+    source = CatalogFolder.load(catalog)
+    config = replace(TrainingConfig.for_catalog(source.name, use_image=False), epochs=epochs, max_seconds=None)
+    lengths = [config.tower.dimensions, *LENGTHS]
+    found: dict[str, list[list[Figures]]] = {}
+    with tempfile.TemporaryDirectory() as out:
+        for seed in seeds or [config.seed]:
+            for name, kept in (("plain", ()), ("Matryoshka", tuple(LENGTHS))):
+                arm = replace(config, tower=replace(config.tower, matryoshka=kept), seed=seed)
+                with progress(f"{name}, seed {seed}") as step:
+                    folder = train_towers(source, arm, Path(out), step).tower_folder
+                found.setdefault(name, []).append(measure(source, folder, lengths))
+    rows = [
+        (name, str(length), _spread([run[place].recall_at_50 for run in runs]), _spread([run[place].ndcg_at_10 for run in runs]))
+        for name, runs in found.items()
+        for place, length in enumerate(lengths)
+    ]
+    show_table(f"{source.name}, text alone, test queries", ("tower", "numbers", "recall@50", "ndcg@10"), rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{fmean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,338 @@
+"""Next baskets of a gift shop (UCI Online Retail): does a trained buyer tower find more than averages, counts and popularity?
+
+python -m benchmarks.quality.next_basket ../shared/data/online-retail --model sentence-transformers/all-MiniLM-L6-v2 --seeds 3
+
+The last 30 days test; the 30 days before them, val, chose everything (`--month val` measures there). What is measured on a month
+is trained on all that came before it. A buyer's history is all before their first basket of the month, the target that basket's
+products; every product of the shop is ranked, those of the history too.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from benchmarks.machine import describe_machine
+from benchmarks.quality.seeds import mean_and_spread
+from catalog.online_retail import Invoices, Months, read_invoices
+from local.console import console, progress, show_table
+from models.data.baskets import Basket, next_baskets, training_baskets
+from models.towers.config import sentence_towers
+from models.towers.features import Features, FeatureSpec
+from models.towers.two_towers import TwoTowers
+from models.training.buyers import (
+    BuyerModel,
+    BuyerTrainingConfig,
+    ProjectedLots,
+    StoredLots,
+    best_lots,
+    measure,
+    train_buyers,
+)
+from models.training.whitening import start_white
+from processing.evaluation.zero_shot import SentenceEncoder
+from retrieval.contracts.items import item_text
+from retrieval.evaluation.significance import PairedComparison, compare_paired
+
+POPULARITY, OWN, KNN = "popularity", "own products by frequency", "item-kNN"
+UNTRAINED, AVERAGE, ATTENTION = "average, untrained", "average, trained", "attention"
+TRAINED = {AVERAGE: 0, ATTENTION: 1}  # heads
+MEASURES = ("recall@50", "hit_rate@50", "recall@50, new", "hit_rate@50, new")
+K = 50
+MAX_LENGTH = 64  # tokens of a title
+POPULARITY_DAYS = (7, 14, 30, 60, 90, 365)
+HALF_LIVES = (None, 30.0, 60.0, 120.0)
+NEIGHBOURS, SHRINKS, OWN_SHARES = (50, None), (0.0, 10.0), (0.0, 1.0)
+BAR = 2.0  # times popularity
+# Chosen on val, seed 7: see docs/performance.md, "Next basket".
+CONFIG = BuyerTrainingConfig(epochs=12, rate=2e-3)
+
+Scores = NDArray[np.float64]  # (buyers, products)
+Values = dict[str, NDArray[np.float64]]  # measure -> value of every buyer, NaN where there is no target
+
+
+@dataclass(frozen=True)
+class Period:
+    """A month to find baskets of, and what is known before it.
+
+    Attributes:
+        train: baskets before it.
+        wanted: its first basket of each buyer with a history.
+        counts: (I, days) purchases of each product, by days before the month: column 0 is the day before.
+        together: "baskets" or "buyers" -> (I, I) how many of them hold both products, before the month.
+    """
+
+    train: Sequence[Basket]
+    wanted: Sequence[Basket]
+    counts: NDArray[np.float64]
+    together: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Products as the towers read them."""
+
+    encodings: NDArray[np.float32]
+    features: Features
+    spec: FeatureSpec
+    model: str
+
+
+def read_period(invoices: Invoices, rows: Mapping[str, int], start: Any, end: Any) -> Period:
+    """Cut out a month."""
+    before = [act for act in invoices.purchases if act.timestamp < start]
+    counts = np.zeros((len(rows), max(POPULARITY_DAYS)))
+    for act in before:
+        counts[rows[act.item_id], min((start - act.timestamp) // timedelta(days=1), max(POPULARITY_DAYS) - 1)] += 1
+    held = {
+        "baskets": {((act.buyer_id, act.timestamp.date()), rows[act.item_id]) for act in before},
+        "buyers": {(act.buyer_id, rows[act.item_id]) for act in before},
+    }
+    together = {over: _together(pairs, len(rows)) for over, pairs in held.items()}
+    wanted = next_baskets(invoices.purchases, rows, start, end)
+    return Period(training_baskets(before, rows, start), wanted, counts, together)
+
+
+def _together(pairs: set[tuple[Any, int]], products: int) -> NDArray[np.float64]:
+    numbers: dict[Any, int] = {}
+    holders = [numbers.setdefault(holder, len(numbers)) for holder, _ in pairs]
+    held = csr_matrix((np.ones(len(pairs)), (holders, [row for _, row in pairs])), shape=(len(numbers), products))
+    return np.asarray((held.T @ held).todense())
+
+
+def popularity(period: Period, days: int) -> Scores:
+    """What was bought most in the last days."""
+    return np.tile(period.counts[:, :days].sum(axis=1), (len(period.wanted), 1))
+
+
+def own_counts(baskets: Sequence[Basket], products: int, half_life: float | None) -> Scores:
+    """How often each buyer took each product, older times counting less: (B, I)."""
+    counts = np.zeros((len(baskets), products))
+    for row, basket in enumerate(baskets):
+        shares = 1.0 if half_life is None else 0.5 ** (basket.ages_days / half_life)
+        np.add.at(counts[row], basket.items, shares)
+    return counts
+
+
+def own_frequency(period: Period, half_life: float | None, days: int) -> Scores:
+    """A buyer's own products by frequency, then what is popular."""
+    popular = popularity(period, days)
+    return own_counts(period.wanted, popular.shape[1], half_life) + 1e-6 * popular
+
+
+def item_knn(period: Period, over: str, neighbours: int | None, shrink: float, own: float, half_life: float | None) -> Scores:
+    """Products that were bought with the buyer's own: cosine over baskets or buyers (Sarwar et al. 2001)."""
+    together = period.together[over]  # (I, I)
+    norms = np.sqrt(together.diagonal())
+    similar = together / (np.outer(norms, norms) + shrink + 1e-9)
+    if neighbours:
+        least = np.sort(similar, axis=1)[:, -neighbours][:, None]
+        similar = np.where(similar >= least, similar, 0.0)
+    np.fill_diagonal(similar, own * similar.diagonal())
+    return own_counts(period.wanted, len(norms), half_life) @ similar
+
+
+def values_of(scores: NDArray[Any], baskets: Sequence[Basket]) -> Values:
+    """Recall@50 and HitRate@50 of every buyer: of all products of the basket, and of those never bought before."""
+    fresh = scores.astype(np.float64)
+    for row, basket in enumerate(baskets):
+        fresh[row, list(basket.owned)] = -np.inf
+    found: dict[str, list[float]] = {name: [] for name in MEASURES}
+    for basket, best, best_fresh in zip(baskets, best_lots(scores, K), best_lots(fresh, K), strict=True):
+        new = np.setdiff1d(basket.targets, np.array(sorted(basket.owned)))
+        for suffix, top, targets in (("", best, basket.targets), (", new", best_fresh, new)):
+            hits = len(np.intersect1d(top, targets))
+            found[f"recall@50{suffix}"].append(hits / len(targets) if len(targets) else np.nan)
+            found[f"hit_rate@50{suffix}"].append(float(hits > 0) if len(targets) else np.nan)
+    return {name: np.array(numbers) for name, numbers in found.items()}
+
+
+def choose(way: Callable[..., Scores], period: Period, tried: Sequence[tuple[Any, ...]]) -> tuple[tuple[Any, ...], float]:
+    """The parameters with the best Recall@50 on val, the first of them on a tie."""
+    found = [(measure(way(period, *given), period.wanted).recall_at_50, given) for given in tried]
+    best = max(found, key=lambda entry: entry[0])
+    return best[1], best[0]
+
+
+def projected(shop: Shop, seed: int) -> ProjectedLots:
+    """The item tower: frozen encoder, linear projection that starts as a whitening, embeddings of the product series."""
+    torch.manual_seed(seed)
+    config = replace(sentence_towers(shop.model), linear=True, features=shop.spec)
+    tower = TwoTowers(config).item_tower
+    start_white(tower.projection, shop.encodings)
+    return ProjectedLots(tower, shop.encodings, shop.features, shop.encodings.shape[1])
+
+
+def train_way(shop: Shop, heads: int, seed: int, period: Period, kept: Path, step: Callable[[int, int], None]) -> Scores:
+    """Train on everything before the month, the last epoch kept, and score its buyers; what is kept is not trained again."""
+    config = replace(CONFIG, heads=heads, seed=seed)
+    known_by = repr((config, shop.model, len(period.train), shop.encodings.sum()))
+    path = kept / f"{hashlib.sha256(known_by.encode()).hexdigest()[:16]}.npy"
+    if not path.is_file():
+        model = train_buyers(projected(shop, seed), period.train, (), config, kept / ".checkpoints" / path.stem, step).model
+        np.save(path, model.scores(period.wanted))
+    return np.asarray(np.load(path), dtype=np.float64)
+
+
+def read_shop(invoices: Invoices, model: str, known: set[str]) -> Shop:
+    """Encode all titles once; the series embeddings know what was bought before the test month."""
+    encoder = SentenceEncoder(model, MAX_LENGTH)
+    encodings = encoder.encode([item_text(item.title, item.description) for item in invoices.products])
+    rows = [{"category": item.category} for item in invoices.products]
+    seen = [row for row, item in zip(rows, invoices.products, strict=True) if item.item_id in known]
+    spec = FeatureSpec.fit(seen, ["category"], min_count=2)
+    return Shop(encodings, spec.encode(rows), spec, model)
+
+
+def rankings(
+    invoices: Invoices, shop: Shop, month: str, seeds: Sequence[int], kept: Path, step: Callable[[int, int], None]
+) -> tuple[Any, ...]:
+    """Score every buyer of a month in every way; parameters of the untrained ways are chosen on val.
+
+    Returns:
+        The month's baskets; way -> its scores, one array a seed or one in all; way -> what was chosen, with Recall@50 on val.
+    """
+    rows = {item.item_id: row for row, item in enumerate(invoices.products)}
+    months = Months.of(invoices.purchases)
+    val = read_period(invoices, rows, months.val, months.test)
+    period = val if month == "val" else read_period(invoices, rows, months.test, months.end)
+    days, reached = choose(popularity, val, [(days,) for days in POPULARITY_DAYS])
+    chosen = {POPULARITY: (days, reached)}
+    chosen[OWN] = choose(own_frequency, val, [(half_life, *days) for half_life in HALF_LIVES])
+    grid = product(("baskets", "buyers"), NEIGHBOURS, SHRINKS, OWN_SHARES, (None, 60.0))
+    chosen[KNN] = choose(item_knn, val, list(grid))
+    lots = StoredLots(shop.encodings)
+
+    def untrained(period: Period, half_life: float | None) -> Scores:
+        config = BuyerTrainingConfig(heads=0, half_life_days=half_life)
+        return BuyerModel(lots, config).scores(period.wanted).astype(np.float64)
+
+    chosen[UNTRAINED] = choose(untrained, val, [(half_life,) for half_life in HALF_LIVES])
+    ways: dict[str, Callable[..., Scores]] = {POPULARITY: popularity, OWN: own_frequency, KNN: item_knn, UNTRAINED: untrained}
+    scores = {name: [way(period, *chosen[name][0])] for name, way in ways.items()}
+    total, done = len(TRAINED) * len(seeds) * CONFIG.epochs, 0
+    for name, heads in TRAINED.items():
+        scores[name] = []
+        for seed in seeds:
+            before = done
+            scores[name].append(train_way(shop, heads, seed, period, kept, lambda epoch, _, at=before: step(at + epoch, total)))
+            done += CONFIG.epochs
+    return period.wanted, scores, chosen
+
+
+def compare(values: Mapping[str, Sequence[Values]], better: str, worse: str, measure: str) -> PairedComparison:
+    """Two ways, buyer by buyer, each the mean over its seeds."""
+    means = [np.mean([run[measure] for run in values[way]], axis=0) for way in (worse, better)]
+    kept = ~np.isnan(means[0])
+    base, new = ({str(buyer): float(value) for buyer, value in enumerate(mean[kept])} for mean in means)
+    return compare_paired(base, new)
+
+
+def ratio_interval(values: Mapping[str, Sequence[Values]], way: str, measure: str) -> tuple[float, float, float]:
+    """A way over popularity with its 95 % bootstrap interval over buyers."""
+    new, base = (np.mean([run[measure] for run in values[name]], axis=0) for name in (way, POPULARITY))
+    random = np.random.default_rng(0)
+    drawn = random.integers(len(new), size=(2_000, len(new)))
+    low, high = np.percentile(new[drawn].mean(axis=1) / base[drawn].mean(axis=1), [2.5, 97.5])
+    return float(new.mean() / base.mean()), float(low), float(high)
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder of online_retail.csv.gz.")],
+    model: Annotated[str, typer.Option(help="Sentence encoder: preset, hub name or folder.")] = "minilm",
+    month: Annotated[str, typer.Option(help="val or test.")] = "test",
+    seeds: Annotated[int, typer.Option(min=1, help="How many; the first is --seed.")] = 3,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
+    work: Annotated[Path, typer.Option(help="Folder for what is trained; a second call goes on there.")] = Path(
+        ".gavel/next-basket"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures into this PNG.")] = None,
+) -> None:
+    """Print HitRate@50 and Recall@50 of every way, mean ± standard deviation over the seeds; exit 1 below a bar."""
+    if month not in ("val", "test"):
+        raise typer.BadParameter("--month is val or test")
+    torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
+    machine = describe_machine()
+    work.mkdir(parents=True, exist_ok=True)
+    invoices = read_invoices(data)
+    months = Months.of(invoices.purchases)
+    shop = read_shop(invoices, model, {act.item_id for act in invoices.purchases if act.timestamp < getattr(months, month)})
+    with progress("train") as step:
+        baskets, scores, chosen = rankings(invoices, shop, month, range(seed, seed + seeds), work, step)
+    values = {way: [values_of(one, baskets) for one in runs] for way, runs in scores.items()}
+    result = summary(values, chosen) | {
+        "month": month,
+        "buyers": len(baskets),
+        "machine": machine,
+        "set_aside": invoices.set_aside,
+    }
+    print(json.dumps(result, indent=2)) if as_json else show(result)
+    if plot:
+        draw(values, plot)
+    raise typer.Exit(0 if all(result["bars"].values()) else 1)
+
+
+def summary(values: Mapping[str, Sequence[Values]], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """All figures, and the bars."""
+    table: dict[str, Any] = {}
+    for way, runs in values.items():
+        per_seed = [{way: {name: float(np.nanmean(run[name])) for name in MEASURES}} for run in runs]
+        table |= mean_and_spread(per_seed)
+    gains = {
+        f"{better} - {worse}, {name}": asdict(compare(values, better, worse, name))
+        for better, worse in ((ATTENTION, AVERAGE), (ATTENTION, OWN), (ATTENTION, KNN))
+        for name in MEASURES
+    }
+    ratios = {name: ratio_interval(values, ATTENTION, name) for name in MEASURES[:2]}
+    bars = {f"{name} >= {BAR:g} x popularity": ratio[0] >= BAR for name, ratio in ratios.items()}
+    bars |= {f"{name} above the trained average": gains[f"{ATTENTION} - {AVERAGE}, {name}"]["low"] > 0 for name in MEASURES[:2]}
+    return {"mean_and_sd": table, "gains": gains, "over popularity": ratios, "bars": bars, "chosen on val": dict(chosen)}
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print the figures as tables."""
+    rows = [
+        (way, *(f"{mean:.3f} ± {spread:.3f}" for mean, spread in cells.values())) for way, cells in result["mean_and_sd"].items()
+    ]
+    show_table(f"Next baskets of {result['buyers']} buyers, {result['month']} month", ("way", *MEASURES), rows)
+    rows = [
+        (name, f"{gain['difference']:+.4f}", f"[{gain['low']:+.4f}, {gain['high']:+.4f}]") for name, gain in result["gains"].items()
+    ]
+    show_table("Paired gains with 95 % bootstrap intervals over buyers", ("gain", "mean", "interval"), rows)
+    for name, (ratio, low, high) in result["over popularity"].items():
+        console.print(f"{ATTENTION} / popularity, {name}: {ratio:.2f} [{low:.2f}, {high:.2f}]", highlight=False)
+    for bar, passed in result["bars"].items():
+        console.print(f"{bar}: {'yes' if passed else 'NO'}", highlight=False)
+    console.print(f"chosen on val: {result['chosen on val']}\n{result['machine']}", style="dim", highlight=False)
+
+
+def draw(values: Mapping[str, Sequence[Values]], path: Path) -> None:
+    """Draw a bar a way with a dot a seed, a panel a measure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(MEASURES), sharey=True)
+    panels[0].invert_yaxis()  # the first way on top; the axis is shared
+    for panel, name in zip(panels, MEASURES, strict=True):
+        means = {way: [float(np.nanmean(run[name])) for run in runs] for way, runs in values.items()}
+        panel.barh(list(means), [fmean(seeds) for seeds in means.values()], color="#9db4c8")
+        for place, seeds in enumerate(means.values()):
+            panel.plot(seeds, [place] * len(seeds), "o", color="#1f3a52", markersize=3)
+        panel.set_title(name, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,139 @@
+"""What a search by photo finds: for each lot of a catalogue's split that has a photo, the lots that show the same thing.
+
+python -m benchmarks.quality.photo_search .gavel            a home where a tower was trained on a catalogue with photos
+
+The photo of a lot is the question, and the answers are lots of the same split. Two things are asked of them: is the lot itself
+among the first ten; and, the lot itself left out, are lots of its class? Its class is the query with the fewest right answers
+of which it is one, such as "Granny Smith". Words beside a photo are those of that query.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated
+
+import typer
+
+from catalog.folder import CatalogFolder, Qrels
+from local import pipeline
+from local.console import console, progress, show_quality
+from local.home import Home
+from local.wiring import load_encoder, load_image_encoder
+from processing.evaluation.corpus import build_corpus
+from retrieval.config.settings import Settings
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.items import Item
+from retrieval.encoders.photos import read_photo
+from retrieval.errors import InvalidInput
+from retrieval.index.embedded.store import FaissStore
+from retrieval.search.service import SearchRequest, SearchService
+
+DEPTH = 10
+RIGHT = 2  # a judgment from here on says that the lot shows what the query asks for
+OWN, CLASS_HIT, CLASS_FIRST = f"own lot in {DEPTH}", f"class in {DEPTH}", "class first"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A photo to search by.
+
+    Attributes:
+        item_id: of the lot that it shows.
+        photo: its bytes.
+        words: of the query that names its class.
+        others: the other lots of the class; none where it stands alone.
+    """
+
+    item_id: str
+    photo: bytes
+    words: str
+    others: frozenset[str]
+
+
+def questions(catalog: CatalogFolder, split: str) -> list[Question]:
+    """Every lot of a split that has a photo and a judgment."""
+    qrels, asked = catalog.qrels(split), []
+    classes = _classes(qrels)
+    for file in catalog.item_files(split):
+        for lot in read_items(file):
+            if not isinstance(lot, Item) or not lot.image or lot.item_id not in classes:
+                continue
+            path = file.parent / lot.image
+            if read_photo(path, 8) is None:
+                continue
+            named = classes[lot.item_id]
+            others = frozenset(i for i, grade in qrels.grades[named].items() if grade >= RIGHT and i != lot.item_id)
+            asked.append(Question(lot.item_id, path.read_bytes(), qrels.queries[named], others))
+    if not asked:
+        raise InvalidInput(f"no lot of the split {split} of {catalog.path} has a photo and a judgment; take another catalogue")
+    return asked
+
+
+def _classes(qrels: Qrels) -> dict[str, str]:
+    """item_id -> the query with the fewest right answers of which it is one, ties by id."""
+    right = {name: {i for i, grade in graded.items() if grade >= RIGHT} for name, graded in qrels.grades.items()}
+    classes: dict[str, str] = {}
+    for name in sorted(right, key=lambda name: (-len(right[name]), name)):  # the smallest comes last and stays
+        classes.update(dict.fromkeys(right[name], name))
+    return classes
+
+
+def measure(service: SearchService, asked: Sequence[Question], ways: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Way of asking -> figures over the questions."""
+    found: dict[str, dict[str, list[float]]] = {way: {OWN: [], CLASS_HIT: [], CLASS_FIRST: []} for way in ways}
+    with progress("search by photo") as step:
+        for done, question in enumerate(asked, 1):
+            for way in ways:
+                answer = _ask(service, question, way)
+                found[way][OWN].append(float(question.item_id in answer[:DEPTH]))
+                if question.others:
+                    others = [item_id for item_id in answer if item_id != question.item_id][:DEPTH]
+                    found[way][CLASS_HIT].append(float(bool(question.others & set(others))))
+                    found[way][CLASS_FIRST].append(float(others[0] in question.others))
+            step(done, len(asked))
+    return {way: {name: fmean(values) for name, values in figures.items()} for way, figures in found.items()}
+
+
+PHOTO, BOTH, WORDS = "photo", "photo + words", "words (vectors alone)"
+
+
+def _ask(service: SearchService, question: Question, way: str) -> list[str]:
+    request = SearchRequest("" if way == PHOTO else question.words, k=DEPTH + 1, mode="semantic", rerank=False)
+    answer = service.search(request) if way == WORDS else service.search_image(question.photo, request)
+    return [result.item_id for result in answer.results]
+
+
+def main(
+    home: Annotated[Path, typer.Argument(help="GAVEL_HOME of a trained tower.")],
+    split: Annotated[str, typer.Option(help="val or test.")] = "test",
+    tower: Annotated[str | None, typer.Option(help="tower_id; the newest by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+) -> None:
+    """Print how often a photo finds its own lot, and lots of its class."""
+    there = Home(Settings(home=home))
+    catalog, folder = CatalogFolder.load(there.catalog(None)), there.tower(tower)
+    lots = catalog.item_files(split)
+    release = pipeline.find_release(there, lots, folder, release_id=None)
+    if release is None:
+        with progress("embed lots") as step:
+            release = pipeline.embed(there, lots, folder, release_id=None, workers=0, progress=step)
+    with tempfile.TemporaryDirectory(prefix="gavel-photos-") as scratch:
+        store = FaissStore(Path(scratch))
+        build_corpus(catalog, split, release, store)
+        encoders = partial(load_encoder, there.settings), partial(load_image_encoder, there.settings)
+        service = SearchService(store, encoders[0], load_image_encoder=encoders[1])
+        asked = questions(catalog, split)
+        quality = measure(service, asked, (PHOTO, BOTH, WORDS))
+    if as_json:
+        print(json.dumps({"tower_id": folder.name, "photos": len(asked), "quality": quality}, indent=2))
+    else:
+        show_quality(f"{catalog.name}, {split}: {len(asked)} photos among {service.live().index.count()} lots", quality)
+        console.print(f"tower {folder.name}", style="dim")
+
+
+if __name__ == "__main__":
+    typer.run(main)

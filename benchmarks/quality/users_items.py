@@ -1,0 +1,190 @@
+"""The classic two-tower exercise: popularity, in-batch negatives, correction of popularity, mined hard negatives.
+
+python -m benchmarks.quality.users_items --seeds 5
+
+Every seed draws its own users, items and interactions. All towers share their first stage and the length of the second, so
+that they differ in their negatives alone; epochs are chosen on the val interactions, and the test interactions are read
+once, when all is trained. What a user took before is left out of the lists.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.quality.seeds import summarise
+from catalog.interactions import START, InteractionFolder, generate
+from local.console import console, progress, show_table
+from models.training.features import FeatureTrainingConfig, InteractionData, mine, recall, train_stage
+from retrieval.evaluation.metrics import evaluate_per_query
+
+POPULARITY, IN_BATCH, CORRECTED = "popularity", "in-batch", "in-batch + log q"
+MINED, CORRECTED_MINED = "in-batch + mined", "in-batch + log q + mined"
+MEASURES = ("recall@50", "ndcg@10")
+DEPTH = 50
+BARS = ((MINED, IN_BATCH), (IN_BATCH, POPULARITY))  # the first shall beat the second
+SHOWN = (*BARS, (CORRECTED, IN_BATCH), (CORRECTED_MINED, CORRECTED))
+ROUNDS, LEVEL = 2000, 95  # of the bootstrap
+
+USER_COLUMNS = {"categories": ["buyer_id", "age_group", "region", "favourite_category", "second_category"]}
+ITEM_COLUMNS = {"categories": ["item_id", "category", "brand"], "numbers": ["price", "seller_rating", "days_late"]}
+
+Values = dict[str, dict[str, NDArray[np.float64]]]  # way -> measure -> value of every user
+Step = Callable[[], None]
+
+
+def load_data(folder: InteractionFolder) -> InteractionData:
+    """The train interactions with the features of all users and items; the day of listing becomes a number."""
+    items = [{**row, "days_late": (row["listed_at"] - START).days} for row in folder.items]
+    pairs = folder.interactions("train")
+    return InteractionData.build(folder.users, items, pairs, user_columns=USER_COLUMNS, item_columns=ITEM_COLUMNS)
+
+
+def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Step = lambda: None) -> Iterator[tuple[str, Tensor]]:
+    """Train every way of ranking, on train and val interactions alone.
+
+    Args:
+        folder: users, items, interactions.
+        config: of both stages; the second goes at later_rate, whatever its negatives.
+        step: called after each of the 6 stages.
+
+    Yields:
+        A way and its (U, I) scores.
+    """
+    data = load_data(folder)
+    wanted = table(folder, "val")
+
+    def judge(scores: Tensor) -> float:
+        return float(recall(scores, data.taken, wanted).mean())
+
+    yield POPULARITY, data.taken.sum(0).float().expand(data.taken.shape)
+    for plain, with_mined, correct in ((IN_BATCH, MINED, False), (CORRECTED, CORRECTED_MINED, True)):
+        training = replace(config, correct_popularity=correct)
+        start = train_stage(data, training, judge).towers
+        step()
+        for name, mined in ((plain, None), (with_mined, mine(start, data, training))):
+            yield name, train_stage(data, training, judge, start_from=start, mined=mined).towers.scores(data)
+            step()
+
+
+def table(folder: InteractionFolder, *splits: str) -> Tensor:
+    """(U, I) bool, True where the user took the item in one of the splits."""
+    taken = torch.zeros(len(folder.users), len(folder.items), dtype=torch.bool)
+    for split in splits:
+        users, items = folder.interactions(split).T
+        taken[users, items] = True
+    return taken
+
+
+def measure(folder: InteractionFolder, scores: Mapping[str, Tensor]) -> Values:
+    """Judge rankings by the test interactions; items of train and val are left out of the lists."""
+    hidden, wanted = table(folder, "train", "val"), table(folder, "test")
+    grades = {str(user): dict.fromkeys(map(str, row.nonzero().flatten().tolist()), 2) for user, row in enumerate(wanted)}
+    values: Values = {}
+    for way, ranking in scores.items():
+        best = ranking.masked_fill(hidden, -torch.inf).sort(dim=1, descending=True, stable=True).indices[:, :DEPTH]  # (U, 50)
+        found = evaluate_per_query(grades, {str(user): list(map(str, row)) for user, row in enumerate(best.tolist())})
+        values[way] = {name: np.array([found[name][user] for user in grades]) for name in MEASURES}
+    return values
+
+
+def paired_interval(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
+    """Mean of paired differences with its bootstrap interval (Efron 1979), users drawn anew within each seed.
+
+    Args:
+        differences: (seeds, users), what one way gains over another for every user.
+        seed: of the draws.
+
+    Returns:
+        mean, and the 2.5th and 97.5th percentile of the resampled means.
+    """
+    random = np.random.default_rng(seed)
+    seeds, users = differences.shape
+    rows = np.arange(seeds)[:, None]
+    means = [differences[rows, random.integers(users, size=(seeds, users))].mean() for _ in range(ROUNDS)]
+    low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return float(differences.mean()), float(low), float(high)
+
+
+def compare(runs: list[Values]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """What each way of SHOWN gains over its rival, by measure: mean, lower and upper end of the interval."""
+    return {
+        f"{better} − {worse}": {
+            name: paired_interval(np.stack([run[better][name] - run[worse][name] for run in runs])) for name in MEASURES
+        }
+        for better, worse in SHOWN
+    }
+
+
+def main(
+    seeds: Annotated[int, typer.Option(min=2, help="How many sets of users and items; the first has the seed --seed.")] = 5,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
+    users: Annotated[int, typer.Option(min=100, help="Users of a set.")] = 2000,
+    items: Annotated[int, typer.Option(min=300, help="Items of a set.")] = 1500,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures into this PNG.")] = None,
+) -> None:
+    """Train on every seed, print mean ± standard deviation over the seeds and the paired gains; exit 1 below the bar."""
+    torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
+    runs = []
+    with progress("stages") as step, tempfile.TemporaryDirectory() as folder:
+        for number in range(seeds):
+            drawn = generate(Path(folder) / "set", users=users, items=items, seed=seed + number)
+            done = iter(range(6 * number + 1, 6 * number + 7))
+            config = FeatureTrainingConfig(seed=seed + number)
+            scores = dict(rankings(drawn, config, lambda done=done: step(next(done), 6 * seeds)))
+            runs.append(measure(drawn, scores))
+    means = [{way: {name: float(v.mean()) for name, v in values.items()} for way, values in run.items()} for run in runs]
+    gains = compare(runs)
+    if as_json:
+        console.print_json(data={"seeds": means, "gains": gains, "passed": passed(gains)})
+    else:
+        _show(means, gains)
+    if plot:
+        draw(means, plot)
+    raise typer.Exit(0 if passed(gains) else 1)
+
+
+def passed(gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> bool:
+    """Whether every way of BARS beats its rival in every measure, its whole interval above zero."""
+    return all(low > 0 for better, worse in BARS for _, low, _ in gains[f"{better} − {worse}"].values())
+
+
+def _show(means: list[dict[str, dict[str, float]]], gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> None:
+    rows = [(way, *cells.values()) for way, cells in summarise(means).items()]
+    show_table(f"Test interactions, mean ± standard deviation over {len(means)} seeds", ("way", *MEASURES), rows)
+    rows = [
+        (name, *(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in by_measure.values()))
+        for name, by_measure in gains.items()
+    ]
+    show_table(f"Paired gains with {LEVEL} % bootstrap intervals over users", ("gain", *MEASURES), rows)
+    bar = " > ".join((BARS[0][0], BARS[1][0], BARS[1][1]))
+    console.print(f"{bar}, outside the {LEVEL} % interval: {'yes' if passed(gains) else 'NO'}")
+
+
+def draw(means: list[dict[str, dict[str, float]]], path: Path) -> None:
+    """Draw a bar a way with a dot a seed, a panel a measure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    ways = list(means[0])
+    panels = figure.subplots(1, len(MEASURES), sharey=True)
+    panels[0].invert_yaxis()  # the first way on top; the axis is shared
+    for panel, name in zip(panels, MEASURES, strict=True):
+        values = np.array([[run[way][name] for way in ways] for run in means])  # (seeds, ways)
+        panel.barh(ways, values.mean(axis=0), color="#9db4c8")
+        for place in range(len(ways)):
+            panel.plot(values[:, place], [place] * len(means), "o", color="#1f3a52", markersize=3)
+        panel.set_title(name, fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,58 @@
+"""Holds the embedded index and OpenSearch against each other: the same release, the same queries.
+
+gavel demo && gavel up && GAVEL_INDEX=opensearch gavel index && python -m benchmarks.reliability.adapters
+"""
+
+from dataclasses import replace
+from itertools import islice
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from catalog.folder import CatalogFolder
+from local.command_entry import run_command
+from local.console import progress, show_table
+from local.home import Home
+from local.wiring import load_encoder, open_store
+from retrieval.config.settings import Settings
+from retrieval.contracts.items import query_text
+from retrieval.errors import InvalidInput
+from retrieval.index.port import Filter, VectorIndex
+
+K = 50
+
+
+def ids(index: VectorIndex, vector: np.ndarray, where: Filter, *, exact: bool) -> list[str]:
+    """Item ids of the K nearest lots, best first."""
+    return [candidate.item_id for candidate in index.semantic(vector, K, where, exact=exact)]
+
+
+def main(queries: Annotated[int, typer.Option(min=1, help="How many of the catalogue's queries to ask.")] = 200) -> None:
+    """Print how many exact answers are equal, id by id, and how far the HNSW answers overlap."""
+    settings = Settings.from_env()
+    faiss, opensearch = (open_store(replace(settings, index=kind)).live() for kind in ("faiss", "opensearch"))
+    if faiss.tower_id != opensearch.tower_id:
+        raise InvalidInput(
+            f"the live indexes are of towers {faiss.tower_id} and {opensearch.tower_id}; index one release into both"
+        )
+    catalog = CatalogFolder.load(Home(settings).catalog(None))
+    texts = list(islice((text for split in ("test", "val") for text in catalog.qrels(split).queries.values()), queries))
+    vectors = load_encoder(settings, faiss.tower_id).encode([query_text(text) for text in texts])  # (N, D)
+    where, equal, overlaps = Filter(), 0, []
+    with progress("queries") as step:
+        for done, vector in enumerate(vectors, 1):
+            equal += ids(faiss, vector, where, exact=True) == ids(opensearch, vector, where, exact=True)
+            found = [set(ids(index, vector, where, exact=False)) for index in (faiss, opensearch)]
+            overlaps.append(len(found[0] & found[1]) / max(1, len(found[0])))
+            step(done, len(vectors))
+    rows = [
+        ("exact search: answers equal in ids and order", f"{equal} of {len(vectors)}"),
+        (f"HNSW: overlap at k = {K}, mean", f"{np.mean(overlaps):.4f}"),
+        (f"HNSW: overlap at k = {K}, least", f"{np.min(overlaps):.4f}"),
+    ]
+    show_table(f"FAISS and OpenSearch, {faiss.count()} lots, tower {faiss.tower_id}", ("", ""), rows)
+
+
+if __name__ == "__main__":
+    run_command(lambda: typer.run(main), "benchmarks.reliability.adapters")

@@ -1,0 +1,225 @@
+"""Whether a cluster of OpenSearch nodes answers as one unsharded exact index does, and goes on when nodes are killed.
+
+python -m benchmarks.reliability.cluster
+
+Three nodes are started in a temporary folder, and lots are indexed in three shards with one replica. All questions are asked of it
+and of an embedded index that compares with every lot. Then threads search and write, connected to all nodes, while first the
+cluster manager and then another node is killed with SIGKILL and started again; every answer is held against the right one.
+"""
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from opensearchpy import OpenSearch
+from opensearchpy.exceptions import OpenSearchException
+
+from benchmarks.machine import describe_machine
+from benchmarks.reliability.cluster_load import Load, Seen, Writes, fault, recall_of
+from benchmarks.reliability.cluster_lots import TOWER, K, Question, ask, fill, ids, make_lots
+from local.command_entry import run_command
+from local.command_options import Json, print_json
+from local.console import console, notes, show_table
+from local.opensearch_cluster import find_cluster, start_cluster, stop_cluster, urls_of
+from retrieval.config.settings import Settings
+from retrieval.errors import IndexUnavailable
+from retrieval.index.opensearch.client import connect
+from retrieval.index.opensearch.store import OpenSearchIndex, OpenSearchStore
+from retrieval.index.port import IndexedItem
+
+SHARDS, REPLICAS = 3, 1
+NODES, THREADS = 3, 4
+VICTIMS = ("cluster manager", "another node")
+GREEN_S, POLL_S = 180.0, 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterResult:
+    """What came of it.
+
+    Attributes:
+        lots: indexed.
+        questions: different ones.
+        exact: of them, how many exact searches by vector gave the same ids in the same order.
+        by_words: likewise of searches by words.
+        sound: likewise of approximate ones that brought no lot that must not come, and no wrong score.
+        recall: of approximate searches against exact ones, mean.
+        phases: before, killed (a node is gone), returning (it starts and is given its shards), after.
+        written: lots that were acknowledged while nodes were killed.
+        writes_failed: writes that were not acknowledged.
+        lost: acknowledged lots that are not there in the end.
+        machine: what it ran on, and the load before.
+    """
+
+    lots: int
+    questions: int
+    exact: int
+    by_words: int
+    sound: int
+    recall: float
+    phases: dict[str, Seen]
+    written: int
+    writes_failed: list[str]
+    lost: int
+    machine: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can write it."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return {**plain, "phases": {phase: seen.to_dict() for phase, seen in self.phases.items()}}
+
+
+def run_benchmark(
+    folder: Path,
+    *,
+    lots: int = 20_000,
+    dimensions: int = 128,
+    questions: int = 600,
+    seconds: float = 10.0,
+    victims: Sequence[str] = VICTIMS,
+    heap: str = "512m",
+    on_phase: Callable[[str], None] = lambda phase: None,
+) -> ClusterResult:
+    """Start a cluster, compare, kill.
+
+    Args:
+        folder: empty; the nodes are stopped in the end, their data stays there.
+        lots: how many.
+        dimensions: of their vectors.
+        questions: how many, a sixth of them without a filter.
+        seconds: how long there is load before a kill, while the node is gone, and after all.
+        victims: who is killed, one after the other: VICTIMS.
+        heap: memory of each node.
+        on_phase: called with what begins.
+    """
+    machine = describe_machine()
+    try:
+        on_phase("start three nodes")
+        url = urls_of(start_cluster(folder / "cluster", NODES, None, heap=heap))
+        on_phase("index")
+        entries = make_lots(lots, dimensions)
+        asked = ask(folder / "exact", entries, questions)
+        store = OpenSearchStore(url, "lots", timeout_s=60, shards=SHARDS, replicas=REPLICAS)
+        index = fill(store.create(TOWER, dimensions), entries)
+        assert isinstance(index, OpenSearchIndex)
+        store.publish(index.name)
+        wait_until_green(url)
+        on_phase("compare")
+        known = {entry.item_id: entry for entry in entries}
+        agreed = _compare(index, asked, known)
+        apart = OpenSearchStore(url, "written", shards=SHARDS, replicas=REPLICAS).create(TOWER, dimensions)
+        load = Load(url, "lots", asked, known, threads=THREADS, seconds=Settings().request_timeout_s)
+        with load, Writes(apart, entries) as writes:
+            time.sleep(seconds)
+            for victim in victims:
+                _lose(victim, folder / "cluster", load, seconds, heap, on_phase)
+            load.phase = "after"
+            time.sleep(seconds)
+        lost = writes.lost()
+        return ClusterResult(lots, questions, *agreed, dict(load.phases), len(writes.acknowledged), writes.failed, lost, machine)
+    finally:
+        stop_cluster(folder / "cluster")
+
+
+def _compare(index: OpenSearchIndex, questions: Sequence[Question], known: dict[str, IndexedItem]) -> tuple[int, int, int, float]:
+    """How many exact, keyword and approximate answers are right, and the recall of the last."""
+    exact = sum(ids(index.semantic(q.vector, K, q.where, exact=True)) == q.nearest for q in questions)
+    by_words = sum(ids(index.keyword(q.text, K, q.where)) == q.by_words for q in questions)
+    near = [index.semantic(q.vector, K, q.where) for q in questions]
+    sound = sum(not fault(q, found, known) for q, found in zip(questions, near, strict=True))
+    recall = float(np.mean([recall_of(q, found) for q, found in zip(questions, near, strict=True)]))
+    return exact, by_words, sound, round(recall, 4)
+
+
+def _lose(victim: str, cluster: Path, load: Load, seconds: float, heap: str, on_phase: Callable[[str], None]) -> None:
+    """Kill a node under load, start it again after a while, and wait until every shard has its copies."""
+    nodes = find_cluster(cluster)
+    url = urls_of(nodes)
+    with connect(url, 30) as client:
+        manager = client.cat.cluster_manager(params={"format": "json"})[0]["node"]
+    node = next(node for node in nodes if (f"gavel-{node.port}" == manager) == (victim == VICTIMS[0]))
+    on_phase(f"kill {victim}")
+    load.phase = "killed"
+    os.kill(node.pid, signal.SIGKILL)
+    time.sleep(seconds)
+    on_phase("start it again")
+    load.phase = "returning"
+    start_cluster(cluster, NODES, None, heap=heap)
+    wait_until_green(url)
+
+
+def wait_until_green(url: str) -> None:
+    """Wait until every shard has all its copies.
+
+    Raises:
+        IndexUnavailable: they did not come.
+    """
+    deadline = time.monotonic() + GREEN_S
+    with connect(url, 30) as client:
+        while (seen := _health(client)) != ("green", NODES):
+            if time.monotonic() > deadline:
+                raise IndexUnavailable(f"the cluster at {url} is {seen[0]} with {seen[1]} nodes")
+            time.sleep(POLL_S)
+
+
+def _health(client: OpenSearch) -> tuple[str, int]:
+    """Colour and number of nodes; while they choose a cluster manager none may say."""
+    try:
+        health = client.cluster.health()
+    except OpenSearchException as error:
+        return type(error).__name__, 0
+    return health["status"], int(health["number_of_nodes"])
+
+
+def main(
+    lots: Annotated[int, typer.Option(min=100, help="How many.")] = 20_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Of their vectors.")] = 128,
+    questions: Annotated[int, typer.Option(min=6, help="Different ones, with and without filters.")] = 600,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Of load before, while a node is gone, and after.")] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Measure, and print."""
+    with tempfile.TemporaryDirectory(prefix="gavel-cluster-") as folder:
+        result = run_benchmark(
+            Path(folder),
+            lots=lots,
+            dimensions=dimensions,
+            questions=questions,
+            seconds=seconds,
+            on_phase=lambda phase: notes.print(phase, style="dim"),
+        )
+    if as_json:
+        print_json(result.to_dict())
+        return
+    told = [(phase, seen, seen.latency) for phase, seen in result.phases.items()]
+    rows = [
+        (
+            phase,
+            *(str(n) for n in (seen.answers, len(seen.failed), len(seen.wrong))),
+            f"{took.p50_ms:.1f}",
+            f"{took.p99_ms:.1f}",
+            f"{max(seen.ms):.0f}",
+        )
+        for phase, seen, took in told
+    ]
+    show_table(
+        f"{lots:,} lots, {NODES} nodes, {SHARDS} shards, {REPLICAS} replica, {THREADS} threads",
+        ("", "answers", "failed", "wrong", "p50 ms", "p99 ms", "longest"),
+        rows,
+    )
+    right = f"{result.exact} exact, {result.by_words} by words"
+    console.print(f"of {result.questions} questions, answered as by the unsharded exact index: {right}", highlight=False)
+    kept = f"{result.written} lots written meanwhile, {len(result.writes_failed)} writes failed, {result.lost} lots lost"
+    console.print(f"HNSW recall@{K} {result.recall:.4f}; {kept}", highlight=False)
+    console.print(result.machine, style="dim", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run_command(lambda: typer.run(main), "benchmarks.reliability.cluster")

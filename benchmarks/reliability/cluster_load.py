@@ -1,0 +1,205 @@
+"""Searches and writes that go on while nodes of a cluster are lost, every answer held against the right one."""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+import numpy as np
+
+from benchmarks.reliability.cluster_lots import NOW, K, Question, ids
+from processing.evaluation.runs import Latency, summarise_ms
+from retrieval.index.opensearch.store import OpenSearchIndex, OpenSearchStore
+from retrieval.index.port import SCORE_DECIMALS, Candidate, IndexedItem
+
+LIVE_EVERY = 20  # searches; then the alias is looked at again, as a server does every few seconds
+A_WRITE, BETWEEN_WRITES_S = 50, 0.1
+Known = Mapping[str, IndexedItem]
+
+
+@dataclass
+class Seen:
+    """What came back in one phase.
+
+    Attributes:
+        answers: searches.
+        failed: without an answer, and why.
+        wrong: answers other than the right one, and which.
+        ms: how long each took, in milliseconds.
+        recall: of approximate searches.
+    """
+
+    answers: int = 0
+    failed: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    ms: list[float] = field(default_factory=list)
+    recall: list[float] = field(default_factory=list)
+
+    @property
+    def latency(self) -> Latency:
+        """Of the searches."""
+        return summarise_ms(self.ms)
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON can write it."""
+        return {
+            "answers": self.answers,
+            "failed": len(self.failed),
+            "wrong": len(self.wrong),
+            "p50_ms": self.latency.p50_ms,
+            "p99_ms": self.latency.p99_ms,
+            "longest_ms": round(max(self.ms), 1),
+            "recall": round(float(np.mean(self.recall)), 4) if self.recall else None,
+            "first_failures": [*self.failed, *self.wrong][:3],
+        }
+
+
+def fault(question: Question, found: Sequence[Candidate], known: Known) -> str:
+    """What is wrong with an answer of an approximate search by vector; empty when nothing is.
+
+    It may miss a near lot, but not bring one that the filter forbids or that is not there, give another score, or fewer lots.
+    """
+    for lot in found:
+        entry = known.get(lot.item_id)
+        if entry is None or not _allowed(question, entry):
+            return f"{lot.item_id} must not come"
+        cosine = float(entry.vector.astype(np.float64) @ question.vector / np.linalg.norm(question.vector))
+        if abs(cosine - lot.score) > 10 * 10**-SCORE_DECIMALS:
+            return f"{lot.item_id} has the cosine {cosine:.6f}, not {lot.score}"
+    in_order = sorted(found, key=lambda lot: (-lot.score, lot.item_id))
+    if ids(in_order) != ids(found) or len(set(ids(found))) < len(found):
+        return "the order is another"
+    return "" if len(found) == len(question.nearest) else f"{len(found)} lots, not {len(question.nearest)}"
+
+
+def _allowed(question: Question, entry: IndexedItem) -> bool:
+    where, lot = question.where, entry.document
+    return (
+        lot["ends_at"] > NOW.timestamp() * 1000
+        and where.category in (None, lot["category"])
+        and where.brand in (None, lot["brand"])
+        and (where.min_price is None or lot["current_price"] >= where.min_price)
+        and (where.max_price is None or lot["current_price"] <= where.max_price)
+        and (where.min_seller_rating is None or lot["seller_rating"] >= where.min_seller_rating)
+    )
+
+
+class Load:
+    """Threads that search all the time, and count by phase. A context: it stops them at its end.
+
+    Args:
+        url: of all nodes.
+        alias: behind which the lots stand.
+        questions: with the right answers.
+        known: the lots, by id.
+        threads: how many, each with connections of its own.
+        seconds: that a search may take.
+    """
+
+    def __init__(self, url: str, alias: str, questions: Sequence[Question], known: Known, *, threads: int, seconds: float) -> None:
+        self.phase = "before"
+        self.phases: dict[str, Seen] = defaultdict(Seen)
+        self._url, self._alias, self._questions, self._known, self._seconds = url, alias, questions, known, seconds
+        self._stopped, self._lock = threading.Event(), threading.Lock()
+        self._threads = [threading.Thread(target=self._search_on, args=(number,)) for number in range(threads)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _search_on(self, first: int) -> None:
+        store = OpenSearchStore(self._url, self._alias)
+        index: OpenSearchIndex | None = None
+        for number in count(first * 7):
+            if self._stopped.is_set():
+                break
+            phase, start = self.phase, time.perf_counter()
+            failed, wrong, recall = "", "", None
+            try:
+                if index is None or number % LIVE_EVERY == 0:
+                    index = store.live().within(self._seconds)
+                wrong, recall = self._asked(index, number)
+            except Exception as error:  # whatever it is, it is no answer
+                failed = f"{type(error).__name__}: {error}"
+            ms = (time.perf_counter() - start) * 1000
+            with self._lock:
+                self._count(self.phases[phase], ms, failed, wrong, recall)
+
+    def _asked(self, index: OpenSearchIndex, number: int) -> tuple[str, float | None]:
+        """Ask one question in one of three ways; what is wrong with the answer, and the recall of an approximate one."""
+        question = self._questions[number // 3 % len(self._questions)]
+        if number % 3 == 0:
+            found = ids(index.semantic(question.vector, K, question.where, exact=True))
+            return ("" if found == question.nearest else f"exact: {found}, not {question.nearest}"), None
+        if number % 3 == 1:
+            found = ids(index.keyword(question.text, K, question.where))
+            return ("" if found == question.by_words else f"by words: {found}, not {question.by_words}"), None
+        near = index.semantic(question.vector, K, question.where)
+        return fault(question, near, self._known), recall_of(question, near)
+
+    @staticmethod
+    def _count(seen: Seen, ms: float, failed: str, wrong: str, recall: float | None) -> None:
+        seen.answers += 1
+        seen.ms.append(ms)
+        seen.failed += [failed] if failed else []
+        seen.wrong += [wrong] if wrong else []
+        seen.recall += [recall] if recall is not None else []
+
+
+def recall_of(question: Question, found: Sequence[Candidate]) -> float:
+    """Share of the nearest lots that are among those found."""
+    return len(set(question.nearest) & set(ids(found))) / len(question.nearest) if question.nearest else 1.0
+
+
+class Writes:
+    """A thread that writes new lots into an index of their own, and remembers those that were acknowledged. A context, as Load.
+
+    Args:
+        index: empty.
+        lots: are written again and again under new ids; their vectors differ, for a graph of equal ones is slow to build.
+    """
+
+    def __init__(self, index: OpenSearchIndex, lots: Sequence[IndexedItem]) -> None:
+        self.acknowledged: list[str] = []
+        self.failed: list[str] = []
+        self._index, self._lots = index, lots
+        self._stopped, self._thread = threading.Event(), threading.Thread(target=self._write_on)
+
+    def __enter__(self) -> "Writes":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def lost(self) -> int:
+        """How many lots that were acknowledged are not there; to be asked after the end."""
+        self._index.refresh()
+        return len(self.acknowledged) - len(self._index.fetch(self.acknowledged))
+
+    def _write_on(self) -> None:
+        for first in count(0, A_WRITE):
+            if self._stopped.wait(BETWEEN_WRITES_S):
+                break
+            lots = [self._copy(number) for number in range(first, first + A_WRITE)]
+            try:
+                report = self._index.upsert(lots)
+                if report.indexed < len(lots):
+                    self.failed.append(str(report))
+                else:
+                    self.acknowledged += [lot.item_id for lot in lots]
+            except Exception as error:  # whatever it is, it was not written
+                self.failed.append(f"{type(error).__name__}: {error}")
+
+    def _copy(self, number: int) -> IndexedItem:
+        lot, item_id = self._lots[number % len(self._lots)], f"written-{number}"
+        return replace(lot, item_id=item_id, document={**lot.document, "item_id": item_id})

@@ -1,0 +1,117 @@
+"""Lots for the cluster benchmark, questions, and the right answers to them by exact search in one embedded index."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.ann.clustered import clustered, clustered_queries
+from retrieval.contracts.documents import document_of, vector_from_json, vector_to_json
+from retrieval.contracts.items import Item
+from retrieval.index.embedded.store import FaissStore
+from retrieval.index.port import Candidate, Filter, IndexedItem, Vector, VectorIndex
+
+K = 10
+TOWER = "c1u57e4"
+NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
+WORDS, CATEGORIES, BRANDS = 2_000, 20, 50
+ENDED = 0.1  # of the lots
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, and the right answers.
+
+    Attributes:
+        vector: (D,) float32.
+        text: two words.
+        where: which lots may come.
+        nearest: ids of the K lots of the highest cosine, in order.
+        scores: their cosines.
+        by_words: ids of the K lots of the highest BM25 score, in order.
+    """
+
+    vector: Vector
+    text: str
+    where: Filter
+    nearest: Sequence[str]
+    scores: Sequence[float]
+    by_words: Sequence[str]
+
+
+def make_lots(count: int, dimensions: int, seed: int = 7) -> list[IndexedItem]:
+    """Lots with titles of few and frequent words, categories, brands, prices and ratings; some of the auctions have ended."""
+    rng = np.random.default_rng(seed)
+    vectors = np.concatenate(list(clustered(count, dimensions, seed)))
+    return [_lot(number, vector, rng) for number, vector in enumerate(vectors)]
+
+
+def _lot(number: int, vector: Vector, rng: np.random.Generator) -> IndexedItem:
+    ends = NOW + timedelta(days=-1 if rng.random() < ENDED else 30)
+    item = Item(
+        item_id=f"lot-{number:07}",
+        title=" ".join(_word(rng) for _ in range(rng.integers(3, 9))),
+        category=f"category-{rng.integers(CATEGORIES)}",
+        brand=f"brand-{rng.integers(BRANDS)}",
+        current_price=round(float(rng.lognormal(4, 1)), 2),
+        seller_rating=round(float(rng.uniform(1, 5)), 1),
+        ends_at=ends,
+    )
+    document = document_of(item, has_image=False, tower_id=TOWER, release_id="cluster")
+    return IndexedItem(item.item_id, 1, document, vector_from_json(vector_to_json(vector)))
+
+
+def _word(rng: np.random.Generator) -> str:
+    """A few words are in many titles."""
+    return f"w{min(int(rng.pareto(0.8)), WORDS - 1)}"
+
+
+def ask(folder: Path, lots: Sequence[IndexedItem], count: int, seed: int = 7) -> list[Question]:
+    """Questions with and without filters, answered by comparing with every lot of an unsharded index.
+
+    Args:
+        folder: in which the embedded index is made.
+        lots: what it holds.
+        count: how many questions.
+        seed: of them.
+    """
+    store, rng = FaissStore(folder), np.random.default_rng([seed, 1])
+    index = fill(store.create(TOWER, len(lots[0].vector)), lots)
+    vectors = clustered_queries(count, index.dimensions, seed, of=len(lots))
+    asked = [_question(index, vector, _filter(number, rng), f"{_word(rng)} {_word(rng)}") for number, vector in enumerate(vectors)]
+    index.close()
+    return asked
+
+
+def fill(index: VectorIndex, lots: Sequence[IndexedItem]) -> VectorIndex:
+    """Write lots and make them visible."""
+    report = index.upsert(lots)
+    assert report.indexed == len(lots), report
+    index.refresh()
+    return index
+
+
+def _question(index: VectorIndex, vector: Vector, where: Filter, text: str) -> Question:
+    nearest = index.semantic(vector, K, where, exact=True)
+    return Question(vector, text, where, ids(nearest), [c.score for c in nearest], ids(index.keyword(text, K, where)))
+
+
+def ids(found: Sequence[Candidate]) -> list[str]:
+    """Of candidates, in order."""
+    return [candidate.item_id for candidate in found]
+
+
+def _filter(number: int, rng: np.random.Generator) -> Filter:
+    """None, one of each kind, then several at once."""
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"category": f"category-{rng.integers(CATEGORIES)}"},
+        {"brand": f"brand-{rng.integers(BRANDS)}"},
+        {"min_price": 20.0, "max_price": float(rng.uniform(30, 200))},
+        {"min_seller_rating": float(rng.uniform(2, 4.5))},
+        {"category": f"category-{rng.integers(CATEGORIES)}", "max_price": 80.0},
+    ]
+    return Filter(now=NOW, **kinds[number % len(kinds)])

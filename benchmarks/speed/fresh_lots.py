@@ -1,0 +1,175 @@
+"""What new lots cost an embedded index: how many it takes a second, when they are found, and what searches feel of it.
+
+The index of many lots is copied, for this benchmark changes it. One thread writes, another searches by vectors; then the lots that
+were written go into the graph, while searches go on. Then the same of their words (benchmarks/speed/fresh_words.py).
+"""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import describe_machine
+from benchmarks.speed.fresh_words import FreshWordsResult, measure, questions_of, words_of
+from processing.evaluation.runs import Latency, summarise_ms
+from retrieval.encoders.query_encoder import to_unit_length
+from retrieval.errors import GavelError
+from retrieval.index.embedded.index import FaissIndex
+from retrieval.index.embedded.store import FaissStore
+from retrieval.index.port import Filter, IndexedItem, Vector
+
+K = 10
+WARM_UP, IDLE = 400, 2_000
+A_WRITE = 1_000  # lots of one upsert, which is one transaction
+
+
+@dataclass(frozen=True, slots=True)
+class FreshLotsResult:
+    """How new lots came in.
+
+    Attributes:
+        lots: in the index before.
+        written: new ones.
+        upserts_a_second: acknowledged, and so on the disk, while searches went on.
+        first_found_ms: from the call that writes one lot to the answer that has it.
+        idle: searches with nothing else to do.
+        writing: searches while lots were written.
+        renewing: searches while the graph took them in.
+        words: the same of keyword and hybrid searches.
+        machine: what it ran on, and the load before.
+    """
+
+    lots: int
+    written: int
+    upserts_a_second: float
+    first_found_ms: float
+    idle: Latency
+    writing: Latency
+    renewing: Latency
+    words: FreshWordsResult
+    machine: str
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON can write it."""
+        ratio = round(self.renewing.p99_ms / self.idle.p99_ms, 2)
+        return {**asdict(self), "words": self.words.to_dict(), "renewing_to_idle_p99": ratio}
+
+
+def run_benchmark(
+    root: Path, alias: str, *, written: int = 30_000, seed: int = 7, on_phase: Callable[[str], None] = lambda phase: None
+) -> FreshLotsResult:
+    """Measure on a copy of a store's live index.
+
+    Args:
+        root: of the store.
+        alias: its live index is copied.
+        written: how many lots; enough that the graph must take them in.
+        seed: of their vectors and of the queries.
+        on_phase: called with the name of each phase as it begins.
+
+    Raises:
+        GavelError: a lot that was acknowledged is not found.
+    """
+    machine = describe_machine()
+    on_phase("copy")
+    with _copied(root, alias) as index:
+        count = index.count()
+        rng = np.random.default_rng(seed)
+        queries = cycle(to_unit_length(rng.standard_normal((400, index.dimensions)).astype(np.float32)))
+        fresh, questions = _fresh(index, written + 1, rng), questions_of(index, rng)
+        on_phase("idle")
+        _searches(index, queries, _times(WARM_UP))
+        idle = _searches(index, queries, _times(IDLE))
+        on_phase("write")
+        writer = _Writer(index, fresh[:-1])
+        writer.start()
+        writing = _searches(index, queries, writer.is_alive)
+        _check_found(index, fresh[-2])
+        on_phase("renew the graph")
+        renewing = _searches(index, queries, lambda: index.renewing)
+        start = time.perf_counter()
+        index.upsert(fresh[-1:])
+        _check_found(index, fresh[-1])
+        found_ms = (time.perf_counter() - start) * 1000
+        rate = round(written / writer.seconds, 1)
+        words = measure(index, _endless(index, rng), written, questions, on_phase)
+        return FreshLotsResult(count, written, rate, round(found_ms, 2), idle, writing, renewing, words, machine)
+
+
+class _Writer(threading.Thread):
+    """Upserts lots, one transaction after the other."""
+
+    def __init__(self, index: FaissIndex, lots: Sequence[IndexedItem]) -> None:
+        super().__init__(name="writer")
+        self._index, self._lots = index, lots
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        start = time.perf_counter()
+        for first in range(0, len(self._lots), A_WRITE):
+            self._index.upsert(self._lots[first : first + A_WRITE])
+        self.seconds = time.perf_counter() - start
+
+
+@contextmanager
+def _copied(root: Path, alias: str) -> Iterator[FaissIndex]:
+    name = FaissStore(root, alias).live().name
+    with tempfile.TemporaryDirectory(dir=root, prefix="fresh-") as folder:
+        shutil.copytree(root / name, Path(folder) / name)
+        shutil.copy(root / f"{alias}.json", folder)
+        index = FaissStore(Path(folder), alias).live()
+        assert isinstance(index, FaissIndex)
+        try:
+            yield index
+        finally:
+            index.close()
+
+
+def _fresh(index: FaissIndex, count: int, rng: np.random.Generator) -> list[IndexedItem]:
+    """New lots with the document of one that is there."""
+    document = index.semantic(np.ones(index.dimensions, dtype=np.float32), 1, Filter())[0].document
+    vectors = to_unit_length(rng.standard_normal((count, index.dimensions)).astype(np.float32))  # (N, D)
+    lot = IndexedItem("", 1, document, vectors[0])
+    ids = [f"fresh-{number}" for number in range(count)]
+    return [replace(lot, item_id=i, document={**document, "item_id": i}, vector=v) for i, v in zip(ids, vectors, strict=True)]
+
+
+def _endless(index: FaissIndex, rng: np.random.Generator) -> Iterator[IndexedItem]:
+    """New lots with the documents of some that are there, and a word of its own in each."""
+    some = [c.document for c in index.semantic(rng.standard_normal(index.dimensions).astype(np.float32), A_WRITE, Filter())]
+    for number, document in enumerate(cycle(some)):
+        item_id = f"new-{number}"
+        title, text = (f"{document[field]} {words_of(item_id)}" for field in ("title", "text"))
+        vector = to_unit_length(rng.standard_normal((1, index.dimensions)).astype(np.float32))[0]
+        yield IndexedItem(item_id, 1, {**document, "item_id": item_id, "title": title, "text": text}, vector)
+
+
+def _searches(index: FaissIndex, queries: Iterator[Vector], go_on: Callable[[], bool]) -> Latency:
+    """Search, one after the other, as long as that is wanted; at least once."""
+    taken: list[float] = []
+    while not taken or go_on():
+        query = next(queries)
+        start = time.perf_counter()
+        found = index.semantic(query, K, Filter())
+        taken.append((time.perf_counter() - start) * 1000)
+        if len(found) < K:
+            raise GavelError(f"a search found {len(found)} lots, not {K}")
+    return summarise_ms(taken)
+
+
+def _times(count: int) -> Callable[[], bool]:
+    left = iter(range(count - 1))
+    return lambda: next(left, None) is not None
+
+
+def _check_found(index: FaissIndex, lot: IndexedItem) -> None:
+    found = index.semantic(lot.vector, 1, Filter())
+    if not found or found[0].item_id != lot.item_id:
+        raise GavelError(f"{lot.item_id} was acknowledged and is not found")

@@ -1,0 +1,196 @@
+"""How many searches a second one core serves, and how quick they are at half of that.
+
+`gavel serve` runs on one core, the buyers (Locust) on another, over the loopback. First they ask as fast as they are answered:
+that is the limit. Then they ask at half of it, one by one as chance has it. The server keeps neither answers nor encoded queries,
+so that every search is worked out.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import psutil
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from benchmarks.machine import describe_machine
+from benchmarks.speed.load_users import LoadPlan, LoadSeen
+from local.opensearch_node import free_port
+from processing.evaluation.runs import Latency, summarise_ms
+from retrieval.errors import GavelError, InvalidInput
+
+START_S = 120.0
+WARM_UP_S = 3.0
+USERS_AT_LIMIT = 8  # enough to keep one core busy at all times
+USERS_AT_RATE = 64  # so many may wait before a question is asked late
+SERVER_CORE, USERS_CORE = 0, 1
+UNCACHED = {"GAVEL_CACHED_ANSWERS_S": "0", "GAVEL_CACHED_QUERIES": "0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of one load.
+
+    Attributes:
+        asked_rate: queries a second that were to be asked; 0 is as many as are answered.
+        rate: answers a second.
+        latency: as the buyers saw it.
+        reranked: share of the answers.
+        degraded: answers without one of their parts.
+        errors: what went wrong -> how often.
+        server_cpu: processor seconds of the server in a second.
+    """
+
+    asked_rate: float
+    rate: float
+    latency: Latency
+    reranked: float
+    degraded: int
+    errors: dict[str, int]
+    server_cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """The limit of a server, and how it does at half of it.
+
+    Attributes:
+        lots: in its index.
+        limit: as fast as it answers.
+        half: at half of the limit.
+        rss_mb: memory of the server at the end, MB.
+        machine: what it ran on, and the load before.
+    """
+
+    lots: int
+    limit: Load
+    half: Load
+    rss_mb: float
+    machine: str
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON can write it."""
+        return asdict(self)
+
+
+def run_benchmark(
+    texts: Sequence[str], *, seconds: float = 20.0, on_phase: Callable[[str], None] = lambda phase: None
+) -> LoadResult:
+    """Serve the index of this home, and load it.
+
+    Args:
+        texts: queries.
+        seconds: of each of the two loads.
+        on_phase: called with the name of each phase as it begins.
+
+    Raises:
+        InvalidInput: this machine has one core alone, or no Locust.
+        GavelError: the server did not start; the message has its last words.
+    """
+    if (psutil.cpu_count() or 1) < 2:
+        raise InvalidInput("server and load tool want a core each, and this machine has one")
+    if find_spec("locust") is None:
+        raise InvalidInput("`gavel bench load` wants Locust; `make .venv/installed-dev` or `pip install locust` installs it")
+    machine = describe_machine()
+    on_phase("start")
+    with served() as (url, server):
+        health = json.load(urlopen(f"{url}/health"))
+        on_phase("warm up")
+        _warm_up(url, texts, server)
+        on_phase("limit")
+        limit = _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, seconds), server)
+        on_phase("half of the limit")
+        half = _load(LoadPlan(url, list(texts), USERS_AT_RATE, seconds, limit.rate / 2), server)
+        return LoadResult(health["items"], limit, half, round(server.memory_info().rss / 1e6, 1), machine)
+
+
+def limit_of(texts: Sequence[str], seconds: float, settings: Mapping[str, str] = UNCACHED) -> tuple[Load, dict[str, Any]]:
+    """What a server of this home does as fast as it answers, and how its caches did.
+
+    Args:
+        texts: queries, asked in turn; the warm-up asks the last ones.
+        seconds: of the load.
+        settings: of the server's environment.
+    """
+    with served(settings) as (url, server):
+        _warm_up(url, texts[::-1], server)
+        before = _caches(url)
+        load = _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, seconds), server)
+        after = _caches(url)
+        return load, {cache: {kind: after[cache][kind] - before[cache][kind] for kind in ("hits", "misses")} for cache in after}
+
+
+def _caches(url: str) -> dict[str, Any]:
+    caches: dict[str, Any] = json.load(urlopen(f"{url}/health"))["caches"]
+    return caches
+
+
+@contextmanager
+def served(settings: Mapping[str, str] = UNCACHED, workers: int = 1) -> Iterator[tuple[str, psutil.Process]]:
+    """`gavel serve` in so many processes, a single one on a core of its own: its address and its process."""
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "local.cli",
+        "serve",
+        "--port",
+        str(port),
+        *(["--workers", str(workers)] if workers > 1 else []),
+    ]
+    server = subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        process = psutil.Process(server.pid)
+        if workers == 1:
+            process.cpu_affinity([SERVER_CORE])
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(f"{url}/health", server)
+        yield url, process
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@retry(retry=retry_if_exception_type(OSError), stop=stop_after_delay(START_S), wait=wait_fixed(0.1), reraise=True)
+def _wait_for(url: str, server: "subprocess.Popen[str]") -> None:
+    if server.poll() is not None:
+        said = server.stderr.read().strip() if server.stderr else ""
+        raise GavelError(f"`gavel serve` ended before it answered: {said or 'without a word'}")
+    with urlopen(url, timeout=5):
+        pass
+
+
+def _warm_up(url: str, texts: Sequence[str], server: psutil.Process) -> None:
+    """Search once, however long what is loaded then takes, and a while after."""
+    with urlopen(f"{url}/search?{urlencode({'q': texts[0]})}", timeout=START_S):
+        pass
+    _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, WARM_UP_S), server)
+
+
+def _load(plan: LoadPlan, server: psutil.Process) -> Load:
+    busy = sum(server.cpu_times()[:2])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    users = subprocess.Popen([sys.executable, "-m", "benchmarks.speed.load_users"], text=True, **pipes)
+    psutil.Process(users.pid).cpu_affinity([USERS_CORE])
+    told, said = users.communicate(json.dumps(asdict(plan)))
+    if users.returncode:
+        raise GavelError(f"the load tool failed: {said.strip().splitlines()[-1] if said.strip() else users.returncode}")
+    seen = LoadSeen(**json.loads(told))
+    if not seen.milliseconds:
+        raise GavelError(f"no search was answered: {seen.errors}")
+    return Load(
+        round(plan.rate, 1),
+        round(seen.rate, 1),
+        summarise_ms(seen.milliseconds),
+        round(seen.reranked / len(seen.milliseconds), 3),
+        seen.degraded,
+        seen.errors,
+        round((sum(server.cpu_times()[:2]) - busy) / seen.seconds, 2),
+    )
