@@ -17,7 +17,7 @@ serve: .venv/installed            ## a search page, and the API, on http://127.0
 	$(BIN)/gavel serve
 
 test: .venv/installed-dev            ## every test, against a real OpenSearch node
-	@$(PYTHON) local/prerequisites.py java
+	@$(PYTHON) gavel/prerequisites.py java
 	$(BIN)/pytest $(WORKERS)
 
 check: .venv/installed-dev            ## lint, types, import arrows, unit tests
@@ -42,8 +42,8 @@ synth: .venv/installed-dev node_modules/.bin/cdk            ## CloudFormation te
 	for stage in dev prod; do node_modules/.bin/cdk synth --quiet --app "$(BIN)/python app.py" -c stage=$$stage -o cdk.out/$$stage || exit 1; done
 
 rehearse: .venv/installed-dev node_modules/.bin/cdk            ## deploy both stages into an emulated AWS here, run a night, search
-	@$(PYTHON) local/prerequisites.py java
-	$(BIN)/python -m local.rehearsal
+	@$(PYTHON) gavel/prerequisites.py java
+	$(BIN)/python -m gavel.rehearsal
 
 node_modules/.bin/cdk: package.json package-lock.json
 	npm ci --no-audit --no-fund
@@ -53,7 +53,7 @@ clean:            ## remove what Gavel made here: .gavel and .venv
 	rm -rf .gavel .venv
 
 .venv/bin/uv:
-	@$(PYTHON) local/prerequisites.py python disk
+	@$(PYTHON) gavel/prerequisites.py python disk
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
 

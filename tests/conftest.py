@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from local import opensearch_node
-from local.java import find_java
+from gavel.opensearch import node as opensearch_node
+from gavel.opensearch.java import find_java
 from retrieval.errors import MissingPrerequisite
 
 # how fast inputs are made says how busy the machine is, not whether a rule holds

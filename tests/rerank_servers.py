@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from local.http_server import served_in_thread
-from local.ranker_server import MODEL_ERROR, create_ranker_app
+from gavel.web.http_server import served_in_thread
+from gavel.web.ranker_server import MODEL_ERROR, create_ranker_app
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from pathlib import Path
 from colour_tower import colour_branch
 from lots import TOWER_ID, WordEncoder, lot, publish
 
+from gavel.web.http_server import served_in_thread
 from lambdas.query_api.app import create_app
-from local.http_server import served_in_thread
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.index.embedded.store import FaissStore

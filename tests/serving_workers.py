@@ -9,8 +9,8 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from local.command_entry import run_command
-from local.http_server import serve_in_workers
+from gavel.web.http_server import serve_in_workers
+from gavel.workspace.entry import run_command
 
 
 def make_app(broken: bool) -> tuple[FastAPI, str]:

@@ -22,7 +22,7 @@ import typer
 from benchmarks.ann.worker import memory
 from benchmarks.machine import describe_machine
 from benchmarks.speed.many_lots import NOISE
-from local.console import console, progress, show_table
+from gavel.workspace.console import console, progress, show_table
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.embedded.database import LotStore

@@ -25,11 +25,11 @@ from benchmarks.ann.benchmark import run_benchmark
 from benchmarks.ann.candidates import K, contenders
 from benchmarks.ann.data import release_vectors, synthetic_vectors
 from benchmarks.machine import describe_machine
-from local import opensearch_node
-from local.command_entry import run_command
-from local.command_options import Json, print_json
-from local.console import console, progress, show_table
-from local.home import Home
+from gavel.opensearch import node as opensearch_node
+from gavel.workspace.console import console, progress, show_table
+from gavel.workspace.entry import run_command
+from gavel.workspace.folders import Home
+from gavel.workspace.options import Json, print_json
 from processing.evaluation.runs import summarise_ms
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import Settings

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from local.command_options import Json, print_json
-from local.console import console, progress, show_table
-from local.home import Home
+from gavel.workspace.console import console, progress, show_table
+from gavel.workspace.folders import Home
+from gavel.workspace.options import Json, print_json
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 

@@ -11,9 +11,9 @@ import typer
 from benchmarks.cli.ann import ann
 from benchmarks.cli.filters import filters
 from benchmarks.cli.repetitions import batches, caches
-from local.command_options import Json, print_json, report
-from local.console import console, notes, progress, show_table
-from local.home import Home
+from gavel.workspace.console import console, notes, progress, show_table
+from gavel.workspace.folders import Home
+from gavel.workspace.options import Json, print_json, report
 from retrieval.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def query(
     """Time searches over many lots, whole and beside their parts measured alone; GAVEL_INDEX says in which index."""
     from benchmarks.speed.many_lots import CutEncoder, index_of_copies, questions
     from benchmarks.speed.query_path import run_benchmark
-    from local.wiring import load_encoder, load_ranker, open_store
+    from gavel.workspace.wiring import load_encoder, load_ranker, open_store
     from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from local.command_options import Json, Seed, print_json
-from local.console import console, notes, progress, show_table
-from local.home import Home
+from gavel.workspace.console import console, notes, progress, show_table
+from gavel.workspace.folders import Home
+from gavel.workspace.options import Json, Seed, print_json
 from retrieval.config.settings import Settings
 
 RATES = (1, 10, 100)  # searches a second for which hits are worked out

@@ -15,7 +15,7 @@ import typer
 
 from benchmarks.quality.seeds import mean_and_spread
 from catalog import chorus
-from local.console import Stages, console, show_table
+from gavel.workspace.console import Stages, console, show_table
 from models.towers.config import sentence_towers
 from models.training.adaptation import DistillationConfig, distil_towers
 from processing.embedding.job import embed

@@ -22,7 +22,7 @@ from benchmarks.quality.chorus import MAX_LENGTH
 from benchmarks.quality.seeds import mean_and_spread
 from catalog import chorus
 from catalog.folder import CatalogFolder
-from local.console import console, progress, show_table
+from gavel.workspace.console import console, progress, show_table
 from processing.evaluation.corpus import catalog_moment
 from processing.evaluation.runs import RememberingEncoder, Variant, search_run
 from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus

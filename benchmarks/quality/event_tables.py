@@ -17,7 +17,7 @@ import typer
 
 from benchmarks.machine import describe_machine
 from catalog.event_tables import EventTable, read_event_table
-from local.console import console, show_values
+from gavel.workspace.console import console, show_values
 
 START, YEAR_S = 1_700_000_000, 31_536_000
 CHUNK = 1_000_000

@@ -16,8 +16,8 @@ import typer
 
 from catalog import chorus as chorus_shop
 from catalog.folder import CatalogFolder
-from local.console import Stages, console, show_table
-from local.home import Home
+from gavel.workspace.console import Stages, console, show_table
+from gavel.workspace.folders import Home
 from processing.ranking.tune_hybrid import AIMS, Choice, JudgedLists, choose, judged_lists
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe_machine
 from catalog import emoji
 from catalog.folder import CatalogFolder, Qrels
-from local.console import console, progress, show_table
+from gavel.workspace.console import console, progress, show_table
 from models.artefacts.item_encoder import ItemEncoder
 from models.data.tables import Lots
 from models.training.two_towers import TrainingConfig, train_towers

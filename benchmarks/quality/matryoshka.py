@@ -15,7 +15,7 @@ import typer
 from numpy.typing import NDArray
 
 from catalog.folder import CatalogFolder
-from local.console import progress, show_table
+from gavel.workspace.console import progress, show_table
 from models.artefacts.item_encoder import ItemEncoder
 from models.data.tables import Lots
 from models.training.two_towers import TrainingConfig, train_towers

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from catalog.folder import CatalogFolder
-from local.console import progress, show_table
+from gavel.workspace.console import progress, show_table
 from models.config.training import Stage, TrainingConfig
 from models.training.two_towers import train_towers
 from processing.embedding.job import embed

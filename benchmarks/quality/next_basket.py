@@ -26,7 +26,7 @@ from scipy.sparse import csr_matrix
 from benchmarks.machine import describe_machine
 from benchmarks.quality.seeds import mean_and_spread
 from catalog.online_retail import Invoices, Months, read_invoices
-from local.console import console, progress, show_table
+from gavel.workspace.console import console, progress, show_table
 from models.data.baskets import Basket, next_baskets, training_baskets
 from models.towers.config import sentence_towers
 from models.towers.features import Features, FeatureSpec

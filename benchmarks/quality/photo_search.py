@@ -19,10 +19,10 @@ from typing import Annotated
 import typer
 
 from catalog.folder import CatalogFolder, Qrels
-from local import pipeline
-from local.console import console, progress, show_quality
-from local.home import Home
-from local.wiring import load_encoder, load_image_encoder
+from gavel.workspace import pipeline
+from gavel.workspace.console import console, progress, show_quality
+from gavel.workspace.folders import Home
+from gavel.workspace.wiring import load_encoder, load_image_encoder
 from processing.evaluation.corpus import build_corpus
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import read_items

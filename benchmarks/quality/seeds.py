@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from local.console import show_table
+from gavel.workspace.console import show_table
 
 Quality = dict[str, dict[str, float]]  # way of searching -> measure -> mean over the test queries
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.quality.seeds import summarise
 from catalog.interactions import START, InteractionFolder, generate
-from local.console import console, progress, show_table
+from gavel.workspace.console import console, progress, show_table
 from models.training.features import FeatureTrainingConfig, InteractionData, mine, recall, train_stage
 from retrieval.evaluation.metrics import evaluate_per_query
 

@@ -11,10 +11,10 @@ import numpy as np
 import typer
 
 from catalog.folder import CatalogFolder
-from local.command_entry import run_command
-from local.console import progress, show_table
-from local.home import Home
-from local.wiring import load_encoder, open_store
+from gavel.workspace.console import progress, show_table
+from gavel.workspace.entry import run_command
+from gavel.workspace.folders import Home
+from gavel.workspace.wiring import load_encoder, open_store
 from retrieval.config.settings import Settings
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput

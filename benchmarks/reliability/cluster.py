@@ -24,10 +24,10 @@ from opensearchpy.exceptions import OpenSearchException
 from benchmarks.machine import describe_machine
 from benchmarks.reliability.cluster_load import Load, Seen, Writes, fault, recall_of
 from benchmarks.reliability.cluster_lots import TOWER, K, Question, ask, fill, ids, make_lots
-from local.command_entry import run_command
-from local.command_options import Json, print_json
-from local.console import console, notes, show_table
-from local.opensearch_cluster import find_cluster, start_cluster, stop_cluster, urls_of
+from gavel.opensearch.cluster import find_cluster, start_cluster, stop_cluster, urls_of
+from gavel.workspace.console import console, notes, show_table
+from gavel.workspace.entry import run_command
+from gavel.workspace.options import Json, print_json
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexUnavailable
 from retrieval.index.opensearch.client import connect

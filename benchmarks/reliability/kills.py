@@ -26,7 +26,7 @@ import numpy as np
 import typer
 
 from benchmarks.machine import describe_machine
-from local.console import console, progress
+from gavel.workspace.console import console, progress
 from retrieval.errors import GavelError
 from retrieval.index.embedded import keywords as lot_keywords
 from retrieval.index.embedded.main_index import DEFAULT_INDEX, embedded_spec

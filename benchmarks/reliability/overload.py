@@ -40,8 +40,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.speed.embed import LOTS_FILE, make_lots
 from benchmarks.speed.load import UNCACHED, USERS_CORE, served
 from benchmarks.speed.many_lots import questions
-from local.console import console, notes, show_table
-from local.home import Home
+from gavel.workspace.console import console, notes, show_table
+from gavel.workspace.folders import Home
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.config.settings import Settings
 from retrieval.errors import GavelError
@@ -332,7 +332,10 @@ def made_home(lots: int, bomb_side: int = BOMB_SIDE) -> Iterator[Path]:
 def _run(home: Path, *arguments: str) -> None:
     """Run a command of gavel in a home."""
     done = subprocess.run(
-        [sys.executable, "-m", "local.cli", *arguments], env={**os.environ, "GAVEL_HOME": str(home)}, capture_output=True, text=True
+        [sys.executable, "-m", "gavel.cli.main", *arguments],
+        env={**os.environ, "GAVEL_HOME": str(home)},
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise GavelError(f"`gavel {arguments[0]}` failed: {done.stderr.strip()}")

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
+from gavel.web.http_server import served_in_thread
 from lambdas.query_api.app import create_app
-from local.http_server import served_in_thread
 from processing.evaluation.runs import Counter, Latency, Progress, summarise_ms
 from retrieval.buyers.attention import Attention
 from retrieval.buyers.vector import BuyerTower

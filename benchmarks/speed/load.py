@@ -22,7 +22,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from benchmarks.machine import describe_machine
 from benchmarks.speed.load_users import LoadPlan, LoadSeen
-from local.opensearch_node import free_port
+from gavel.opensearch.node import free_port
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.errors import GavelError, InvalidInput
 
@@ -139,7 +139,7 @@ def served(settings: Mapping[str, str] = UNCACHED, workers: int = 1) -> Iterator
     command = [
         sys.executable,
         "-m",
-        "local.cli",
+        "gavel.cli.main",
         "serve",
         "--port",
         str(port),

@@ -24,7 +24,7 @@ import psutil
 from benchmarks.machine import describe_machine
 from catalog.lots import draw_lots
 from catalog.questions import draw_questions
-from local.opensearch_node import free_port
+from gavel.opensearch.node import free_port
 from processing.evaluation.corpus import publish_corpus
 from processing.evaluation.runs import Latency, summarise_ms
 from processing.reranker_endpoint.inference import BOOSTER_FILE
@@ -133,7 +133,7 @@ def trained_on_chance() -> BoosterRanker:
 def ranker_server(model: Path) -> Iterator[tuple[EndpointRanker, psutil.Process]]:
     """The adapter of an endpoint, over a ranker server in a process of its own, and that process."""
     port = free_port()
-    server = subprocess.Popen([sys.executable, "-m", "local.ranker_server", str(model), str(port)], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen([sys.executable, "-m", "gavel.web.ranker_server", str(model), str(port)], stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     asked_for = {"AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": url, "AWS_DEFAULT_REGION": "eu-west-1"}
     asked_for |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}

@@ -16,8 +16,8 @@ import typer
 
 from benchmarks.quality.seeds import mean_and_spread
 from catalog.folder import CatalogFolder
-from local.console import Stages, console, show_table
-from local.home import Home
+from gavel.workspace.console import Stages, console, show_table
+from gavel.workspace.folders import Home
 from models.training.static_query import SmallQueryConfig
 from processing.training.query_distillation import AIMS, FULL, SMALL, distil_query, measure_query_towers
 from retrieval.config.settings import Settings

@@ -1,6 +1,6 @@
 """What a Gavel process is told by GAVEL_* environment variables: where it runs, and the numbers that searches stand on.
 
-A field's type and limits say how its variable is read; `gavel.toml` (local/config.py) is read by the same rule.
+A field's type and limits say how its variable is read; `gavel.toml` (gavel/workspace/config_file.py) is read by the same rule.
 """
 
 import math

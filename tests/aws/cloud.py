@@ -23,9 +23,9 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
     StateTaskServiceUnsupported,
 )
 
+from gavel.rehearsal.state_machines import as_on_aws
 from lambdas.bulk_indexer import handler as indexer
 from lambdas.bulk_indexer import tower_index
-from local.rehearsal.state_machines import as_on_aws
 from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.release import Manifest, Part
 from retrieval.contracts.tower_card import TowerCard

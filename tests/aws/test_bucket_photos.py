@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 from PIL import Image
 
-from local.opensearch_node import free_port
+from gavel.opensearch.node import free_port
 from processing.embedding import photos as item_photos
 from processing.embedding.photos import PhotoPlace, PhotoState, load_photo
 from retrieval.errors import InvalidInput

@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from moto import mock_aws
 
 from catalog.event_files import read_events
+from gavel.workspace.wiring import event_sink
 from lambdas.query_api.app import create_app
 from lambdas.query_api.events import events_router
-from local.wiring import event_sink
 from retrieval.config.settings import Settings
 from retrieval.errors import FeedbackUnavailable
 from retrieval.feedback import firehose_sink as event_stream

@@ -15,13 +15,13 @@ from moto import mock_aws
 from moto.stepfunctions.models import StateMachine
 from small_tower import save_small_item_tower
 
+from gavel.aws import account, jobs, machines, status, towers
+from gavel.aws.account import deployed_stage
+from gavel.aws.jobs import Launch
+from gavel.aws.night_job import NightJob, night_job
+from gavel.cli import main as cli
 from infra.embedding_job import JobSize, job_parameters
 from infra.nightly_states import embed_day, find_day
-from local import cli
-from local.aws import account, jobs, machines, status, towers
-from local.aws.account import deployed_stage
-from local.aws.jobs import Launch
-from local.aws.night_job import NightJob, night_job
 from retrieval.errors import GavelError, InvalidInput, MissingPrerequisite, TowerError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,11 +12,11 @@ from small_tower import save_small_item_tower
 from trained_booster import feature_rows, ranking_data, trained_booster
 
 from catalog.event_files import event_files
+from gavel.aws.account import deployed_stage
+from gavel.aws.rankers import upload_ranker
+from gavel.aws.towers import upload_tower
+from gavel.cli import main as cli
 from infra.reranker import SCRIPT_MODE
-from local import cli
-from local.aws.account import deployed_stage
-from local.aws.rankers import upload_ranker
-from local.aws.towers import upload_tower
 from processing.reranker_endpoint import inference
 from retrieval.encoders.tower_store import tower_tuning
 from retrieval.errors import InvalidInput, RankerUnavailable

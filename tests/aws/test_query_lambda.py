@@ -22,7 +22,7 @@ from rerank_servers import faulty_server, ranker_server
 from small_tower import WORDS, small_config
 from trained_booster import trained_booster
 
-from local.opensearch_node import free_port
+from gavel.opensearch.node import free_port
 from processing.reranker_endpoint.inference import BOOSTER_FILE
 from retrieval import resilience as circuit
 from retrieval.buyers.dynamodb_history import BuyerTable

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rerank_servers import faulty_server, ranker_server
 from trained_booster import feature_rows, trained_booster
 
-from local import wiring
-from local.opensearch_node import free_port
+from gavel.opensearch.node import free_port
+from gavel.workspace import wiring
 from processing.reranker_endpoint.inference import BOOSTER_FILE
 from retrieval.config.settings import Settings
 from retrieval.errors import RankerUnavailable

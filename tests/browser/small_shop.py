@@ -22,8 +22,8 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 
 from catalog.folder import write_items
-from local.home import Home
-from local.opensearch_node import free_port
+from gavel.opensearch.node import free_port
+from gavel.workspace.folders import Home
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
 from retrieval.contracts.documents import document_of
@@ -162,7 +162,7 @@ class Server:
         """Run, and wait until it answers."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GAVEL_")}
         env = {**kept, "GAVEL_HOME": str(self.home), "PYTHONPATH": str(ROOT), "GAVEL_CORS_ORIGINS": self.cors_origins}
-        command = [sys.executable, "-m", "local.cli", "serve", "--port", str(self.port), "--currency", "EUR"]
+        command = [sys.executable, "-m", "gavel.cli.main", "serve", "--port", str(self.port), "--currency", "EUR"]
         self.process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self.process.poll() is None:

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, Route, expect
 from small_shop import ROOT, new_server
 
 from catalog.folder import CatalogFolder
-from local.page_app import PAGE
+from gavel.web.page_app import PAGE
 
 
 def with_paths(page: Page, paths: dict[str, object]) -> None:
@@ -70,7 +70,7 @@ def test_what_was_seen_and_opened_becomes_a_click_log_that_training_reads(page, 
 
     out = tmp_path / "clicks"
     items = server.home.parent / "shop" / "items"
-    command = [sys.executable, "-m", "local.cli", "catalog", "prepare", "clicks"]
+    command = [sys.executable, "-m", "gavel.cli.main", "catalog", "prepare", "clicks"]
     options = ["--data", str(server.home / "events"), "--items", str(items), "--out", str(out), "--json"]
     env = {**os.environ, "GAVEL_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *options], env=env, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 LOTS = 150
-GAVEL = [sys.executable, "-m", "local.cli"]
+GAVEL = [sys.executable, "-m", "gavel.cli.main"]
 ROOT = Path(__file__).resolve().parents[2]
 UNHURRIED = Path(__file__).with_name("unhurried.toml")
 pytestmark = pytest.mark.timeout(900)  # a demo is made first

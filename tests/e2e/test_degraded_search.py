@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from index_in_front import FETCH, HYBRID, KEYWORD, SEMANTIC, Trouble, in_front_of
 from lots import WordEncoder, lot, publish
 
+from gavel.opensearch import node as opensearch_node
 from lambdas.query_api.app import create_app
-from local import opensearch_node
 from retrieval import resilience as circuit
 from retrieval.errors import IndexUnavailable, TowerError
 from retrieval.index.opensearch.store import OpenSearchStore

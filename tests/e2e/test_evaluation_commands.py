@@ -20,7 +20,7 @@ def gavel(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GAVEL_")}
     given = {"GAVEL_HOME": home, "GAVEL_CONFIG": UNHURRIED, "HF_HUB_OFFLINE": "1", "COLUMNS": "120", "PYTHONPATH": ROOT}
     environment = kept | {name: str(value) for name, value in given.items()}
-    command = [sys.executable, "-m", "local.cli", *arguments]
+    command = [sys.executable, "-m", "gavel.cli.main", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 

@@ -19,12 +19,12 @@ from small_tower import small_config
 from typer.testing import CliRunner
 
 from catalog.event_files import read_events
-from local.cli import app
-from local.home import Home
-from local.http_server import served_in_thread
-from local.pipeline import _without_ranker
-from local.serve_command import page_and_api
-from local.wiring import search_service
+from gavel.cli.main import app
+from gavel.cli.serve import page_and_api
+from gavel.web.http_server import served_in_thread
+from gavel.workspace.folders import Home
+from gavel.workspace.pipeline import _without_ranker
+from gavel.workspace.wiring import search_service
 from models.towers.config import PRESETS
 from processing.ranking.impressions import ndcg
 from processing.ranking.train_from_events import LEAST_TOUCHED, train_on_events
@@ -183,7 +183,7 @@ def test_a_few_events_are_refused_with_the_number_that_is_needed(home: Home, tmp
 def test_what_a_person_reads_says_the_same_and_bad_lines_lie_beside_the_booster(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("local.console.console", Console(width=160))
+    monkeypatch.setattr("gavel.workspace.console.console", Console(width=160))
     (tmp_path / "bad.ndjson").write_text("no event\n")
     arguments = ["train", "reranker", "--from-events", str(home.events), "--from-events", str(tmp_path), "--force"]
     shown = CliRunner().invoke(app, arguments)

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.reliability.cluster import VICTIMS, run_benchmark
-from local import opensearch_cluster
-from local.opensearch_node import free_port
+from gavel.opensearch import cluster as opensearch_cluster
+from gavel.opensearch.node import free_port
 from retrieval.errors import InvalidInput
 
 

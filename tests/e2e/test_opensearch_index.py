@@ -8,7 +8,7 @@ import pytest
 from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 from opensearchpy import OpenSearch
 
-from local.opensearch_node import free_port
+from gavel.opensearch.node import free_port
 from retrieval.contracts.documents import bulk_lines, fusion_pipeline, index_body
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.fusion import Fusion

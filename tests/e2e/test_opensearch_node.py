@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from local import java, opensearch_jars, opensearch_node, opensearch_service
+from gavel.opensearch import jars as opensearch_jars
+from gavel.opensearch import java
+from gavel.opensearch import node as opensearch_node
+from gavel.opensearch import service as opensearch_service
 from retrieval.errors import IndexUnavailable, InvalidInput, MissingPrerequisite
 
 

@@ -11,15 +11,15 @@ import typer
 from small_tower import save_small_item_tower
 from test_command_line import ROOT, environment
 
-from local.home import Home
-from local.index_commands import probe
-from local.serve_command import listen
+from gavel.cli.index import probe
+from gavel.cli.serve import listen
+from gavel.workspace.folders import Home
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 
 
 def gavel(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "local.cli", *arguments]
+    command = [sys.executable, "-m", "gavel.cli.main", *arguments]
     return subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=200, check=False)
 
 

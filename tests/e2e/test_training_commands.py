@@ -11,7 +11,7 @@ from small_tower import save_small_encoder, small_config
 from typer.testing import CliRunner
 
 from catalog.synthetic import generate
-from local.cli import app
+from gavel.cli.main import app
 from models.towers.config import PRESETS
 from retrieval.errors import FeatureMismatch, InvalidInput
 
@@ -77,7 +77,7 @@ def test_flags_that_contradict_each_other_are_refused(home: Path) -> None:
 
 
 def test_a_table_tells_round_from_round(run: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local.console.console", Console(width=160))
+    monkeypatch.setattr("gavel.workspace.console.console", Console(width=160))
     arguments = ["train", "--rounds", "1", "--text-only", "--batch-size", "32", "--stages", str(home / "stages.yaml")]
     shown = CliRunner().invoke(app, [*arguments, "--per-query", "3"])
     assert shown.exit_code == 0, shown.exception

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from local.opensearch_node import free_port
+from gavel.opensearch.node import free_port
 
 TESTS = Path(__file__).parents[1]
 HALF_A_BODY = b"POST / HTTP/1.1\r\nHost: gavel\r\nContent-Length: 100\r\n\r\nhalf"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gavel.rehearsal.lambda_runtime import lambda_python
 from infra.python_asset import BUNDLES, MOST_BYTES, MOST_JOB_BYTES, ROOT, bundle, bundle_packages, check_size
-from local.rehearsal.lambda_runtime import lambda_python
 
 RUNTIMES_OWN = {"boto3", "botocore"}  # what Lambda's Python 3.12 has beside the standard library
 OURS = {"retrieval", "lambdas", "catalog", "models", "processing"}

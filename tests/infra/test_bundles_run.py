@@ -9,8 +9,8 @@ import pytest
 from colour_tower import save_colour_tower
 from hostile_photos import HOSTILE, plain
 
+from gavel.rehearsal.lambda_runtime import PYTHON, invoke, lambda_python, proxy_event
 from infra.python_asset import BUNDLES, PYTHON_VERSION, bundle
-from local.rehearsal.lambda_runtime import PYTHON, invoke, lambda_python, proxy_event
 
 ROOT = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:1"

@@ -5,10 +5,10 @@ import re
 import pytest
 from conftest import ROOT, synthesise
 
-from local.cost.bill import make_bill
-from local.cost.charges import Usage
-from local.cost.price_table import load_prices
-from local.cost.stage_templates import read_templates
+from gavel.cost.bill import make_bill
+from gavel.cost.charges import Usage
+from gavel.cost.price_table import load_prices
+from gavel.cost.stage_templates import read_templates
 
 MOST_IDLE_DEV_USD = 120
 MOST_NIGHT_USD = 0.50

@@ -11,9 +11,9 @@ from threading import Thread
 import pytest
 from botocore.exceptions import ClientError
 
-from local.rehearsal.cloud import running
-from local.rehearsal.domain import https_domain
-from local.rehearsal.lambda_runtime import invoke
+from gavel.rehearsal.cloud import running
+from gavel.rehearsal.domain import https_domain
+from gavel.rehearsal.lambda_runtime import invoke
 
 CODE = "import json, sys\n\ndef handler(event, context):\n    print('working')\n    return {handler}\n"
 

@@ -21,10 +21,10 @@ from fastapi import FastAPI
 from lots import WordEncoder, lot, publish
 from starlette.middleware import Middleware
 
+from gavel.web.admission import Admission, Queue, request_queues
+from gavel.web.http_server import served_in_thread
 from lambdas.query_api.app import create_app
 from lambdas.query_api.problems import PROBLEM_TYPE
-from local.admission import Admission, Queue, request_queues
-from local.http_server import served_in_thread
 from retrieval.config.settings import Settings
 from retrieval.deadline import ARRIVAL, Arrival, Deadline
 from retrieval.errors import IndexUnavailable, RequestAbandoned
@@ -216,7 +216,7 @@ def test_a_turn_ends_once_wherever_its_app_fails(sent: int) -> None:
 
 
 def test_bodies_that_are_sent_at_a_time_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local.admission.MAX_UNFINISHED_BYTES", 1_000)
+    monkeypatch.setattr("gavel.web.admission.MAX_UNFINISHED_BYTES", 1_000)
     head = b"POST /search HTTP/1.1\r\nHost: gavel\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
     with served(tmp_path) as (url, gate):
         gate.opened.set()

@@ -13,7 +13,7 @@ from benchmarks.ann.clustered import clustered, clustered_queries
 from benchmarks.ann.data import synthetic_vectors
 from benchmarks.ann.plot import pareto_front
 from benchmarks.ann.targets import AnnResult, Point, Standing, exponent
-from local.cli import app
+from gavel.cli.main import app
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import InvalidInput
 from retrieval.index.ann.advice import Calibration

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from catalog.event_files import read_events
-from local.buyer_commands import buyers_app
+from gavel.cli.buyers import buyers_app
 from retrieval.errors import FeedbackUnavailable, InvalidInput, InvalidQuery
 from retrieval.feedback.file_sink import EventLog
 from retrieval.feedback.rows import Act, Feedback, acts_in, feedback_rows

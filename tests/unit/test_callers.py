@@ -11,13 +11,13 @@ from fastapi.testclient import TestClient
 from lots import WordEncoder, lot, publish
 from typer.testing import CliRunner
 
+from gavel.cli import serve as serve_command
+from gavel.cli.main import app as command
+from gavel.opensearch.node import free_port
 from lambdas.query_api.app import create_app
 from lambdas.query_api.callers import BURST_S, MAX_CLIENTS, CallerLimits, ClientLimit
 from lambdas.query_api.events import events_router
 from lambdas.query_api.problems import MAX_EVENTS_BYTES
-from local import serve_command
-from local.cli import app as command
-from local.opensearch_node import free_port
 from retrieval import errors
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.feedback.file_sink import EventLog
@@ -111,7 +111,7 @@ def test_names_that_the_operator_allows_are_answered(tmp_path: Path) -> None:
 def served(monkeypatch: pytest.MonkeyPatch) -> list[CallerLimits]:
     """The limits that `gavel serve` serves with; nothing is loaded and nothing listens for long."""
     made: list[CallerLimits] = []
-    monkeypatch.setattr("local.http_server.serve_app", lambda *given, **more: None)
+    monkeypatch.setattr("gavel.web.http_server.serve_app", lambda *given, **more: None)
     monkeypatch.setattr(serve_command, "page_and_api", lambda *given: (made.append(given[3]), (None, "index a, 2 lots"))[1])
     return made
 

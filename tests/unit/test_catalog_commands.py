@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from catalog.folder import CatalogFolder
-from local.catalog_commands import catalog_app
+from gavel.cli.catalog import catalog_app
 from retrieval.errors import InvalidInput
 
 STORE = [

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from local import pipeline
-from local.config import ConfigFile, check_config, configured, use_config
-from local.config_sections import SECTIONS
-from local.config_text import all_settings, config_text
+from gavel.workspace import pipeline
+from gavel.workspace.config_file import ConfigFile, check_config, configured, use_config
+from gavel.workspace.config_sections import SECTIONS
+from gavel.workspace.config_text import all_settings, config_text
 from models.config.buyers import BuyerTrainingConfig
 from models.config.training import Stage, TrainingConfig
 from processing.training.mining_rules import MiningRules
@@ -51,7 +51,7 @@ def environment(**given: str) -> dict[str, str]:
 
 def gavel(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GAVEL_")}
-    command = [sys.executable, "-m", "local.cli", *arguments]
+    command = [sys.executable, "-m", "gavel.cli.main", *arguments]
     given = {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "300", **env}
     return subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, timeout=120, check=False)
 

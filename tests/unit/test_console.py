@@ -5,9 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from local import cli, command_entry
-from local import console as shown
-from local.command_options import report
+from gavel.cli import main as cli
+from gavel.workspace import console as shown
+from gavel.workspace import entry as command_entry
+from gavel.workspace.options import report
 from retrieval.errors import InvalidInput
 from retrieval.search.service import SearchAnswer
 

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from local import cost_command
-from local.cost import stage_templates
-from local.cost.bill import make_bill
-from local.cost.charges import HOURS, NIGHTS, Usage
-from local.cost.price_table import load_prices
-from local.cost.stage_templates import Resource, read_templates, synthesise
+from gavel.cli import cost as cost_command
+from gavel.cost import stage_templates
+from gavel.cost.bill import make_bill
+from gavel.cost.charges import HOURS, NIGHTS, Usage
+from gavel.cost.price_table import load_prices
+from gavel.cost.stage_templates import Resource, read_templates, synthesise
 from retrieval.errors import InvalidInput, MissingPrerequisite
 
 TABLE = load_prices()

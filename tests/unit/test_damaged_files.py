@@ -15,8 +15,8 @@ import pytest
 from judged_lots import write_release
 from lots import WordEncoder
 
-from local import pipeline
-from local.home import Home
+from gavel.workspace import pipeline
+from gavel.workspace.folders import Home
 from retrieval.config.settings import Settings
 from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, IndexUnavailable

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from judged_lots import write_judged_catalog
 
-from local import pipeline
-from local.demo import TEXT, Demo, Plan, show_report
+from gavel.cli.demo import TEXT, Demo, Plan, show_report
+from gavel.workspace import pipeline
 from models.training.schedule import RECORD_FILE
 from retrieval.config.settings import Settings
 

@@ -16,9 +16,9 @@ from fastapi.testclient import TestClient
 from small_tower import save_spread_tower
 from typer.testing import CliRunner
 
+from gavel.cli.export import export_app
+from gavel.workspace.wiring import open_store, search_service
 from lambdas.query_api.app import create_app
-from local.export_commands import export_app
-from local.wiring import open_store, search_service
 from models.artefacts.tower_files import load_towers
 from models.towers.tokenizer import train_wordpiece
 from processing.embedding.job import embed

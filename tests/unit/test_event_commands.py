@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from local.event_commands import events_app
+from gavel.cli.events import events_app
 from retrieval.errors import InvalidInput
 
 HEADER = "distinct_id,product_id,event_name,created_at\n"

@@ -12,7 +12,7 @@ from judged_lots import TITLES, write_release
 from lots import WordEncoder
 from typer.testing import CliRunner
 
-from local.cli import app
+from gavel.cli.main import app
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.items import Item, item_text, parse_time
 from retrieval.contracts.release import load_release

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from benchmarks.ann.data import synthetic_vectors
 from benchmarks.ann.filtered import FilteredResult, run_benchmark
 from benchmarks.ann.filters import KINDS, Filters
-from local.cli import app
+from gavel.cli.main import app
 from retrieval.index.ann.inner_products import inner_products
 from retrieval.index.ann.vector_index import HnswGraph, share_near
 from retrieval.index.port import Vector

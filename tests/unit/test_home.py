@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from local.home import Home
+from gavel.workspace.folders import Home
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import Manifest
 from retrieval.errors import InvalidInput

@@ -15,9 +15,9 @@ from urllib.request import urlopen
 import pytest
 from fastapi import FastAPI, Request
 
-from local import http_server
-from local.http_server import served_in_thread
-from local.serve_command import listen
+from gavel.cli.serve import listen
+from gavel.web import http_server
+from gavel.web.http_server import served_in_thread
 
 HALF_A_BODY = b"POST / HTTP/1.1\r\nHost: gavel\r\nContent-Length: 100\r\n\r\nhalf"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from local.cli import app
+from gavel.cli.main import app
 from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput

@@ -8,7 +8,7 @@ import pytest
 from test_indexing import OTHER_TOWER, lots, of_other_tower, write_release
 from typer.testing import CliRunner
 
-from local.index_commands import index_app
+from gavel.cli.index import index_app
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE
 from retrieval.errors import ReleaseError

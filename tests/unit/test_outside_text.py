@@ -18,9 +18,9 @@ from lots import WordEncoder, lot, publish
 from catalog.click_log import prepare
 from catalog.event_files import read_events
 from catalog.event_tables import read_event_table
+from gavel.workspace.console import console
+from gavel.workspace.entry import run_command
 from lambdas.query_api.app import create_app
-from local.command_entry import run_command
-from local.console import console
 from processing.embedding.input import survey
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import read_items

@@ -18,12 +18,13 @@ from lots import TOWER_ID, WordEncoder, lot, publish
 from painted_lots import paint
 from PIL import Image
 
+from gavel.web import photo_files as photo_shelf
+from gavel.web import suggestions as page_words
+from gavel.web.page_app import PAGE, add_page
+from gavel.web.photo_files import PhotoShelf
+from gavel.web.suggestions import words_of
+from gavel.workspace.folders import Home
 from lambdas.query_api.app import create_app
-from local import page_words, photo_shelf
-from local.home import Home
-from local.page_app import PAGE, add_page
-from local.page_words import words_of
-from local.photo_shelf import PhotoShelf
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
 from retrieval.index.embedded.store import FaissStore

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from local import prerequisites
+from gavel import prerequisites
 
 
 def test_an_old_python_is_named_with_its_remedy() -> None:

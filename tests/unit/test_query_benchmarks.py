@@ -16,7 +16,7 @@ from benchmarks.speed import buyer_path, fresh_lots, fresh_words, load
 from benchmarks.speed.load_users import LoadPlan, LoadSeen
 from benchmarks.speed.many_lots import CutEncoder, copies, copy_ids, index_of_copies, questions
 from benchmarks.speed.query_path import PARTS, run_benchmark
-from local.opensearch_node import free_port
+from gavel.opensearch.node import free_port
 from retrieval.buyers.vector import AVERAGE
 from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, InvalidInput

@@ -18,8 +18,8 @@ from small_tower import save_spread_tower
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_catalog, write_items
 from catalog.short_texts import short_texts
+from gavel.workspace.wiring import open_store, search_service
 from lambdas.query_api.app import create_app
-from local.wiring import open_store, search_service
 from models.artefacts.model_card import MODEL_CARD_FILE, SMALL_QUERY_RECORD_FILE
 from models.towers.tokenizer import train_wordpiece
 from models.training.static_query import SmallQueryConfig, first_vectors

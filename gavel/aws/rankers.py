@@ -1,0 +1,43 @@
+"""Re-rankers in a stage's bucket, packed as the endpoint's container unpacks them."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from gavel.aws.account import DeployedStage
+from gavel.aws.buckets import Bucket
+from retrieval.errors import InvalidInput
+from retrieval.files import sha256_of
+
+RANKERS = "rerankers"  # in the towers bucket
+ARCHIVE = "model.tar.gz"
+
+
+def upload_ranker(stage: DeployedStage, booster: Path, tower_id: str) -> tuple[str, bool]:
+    """Pack a booster with the script of its endpoint and put both into the towers bucket.
+
+    Args:
+        stage: where.
+        booster: its file.
+        tower_id: whose candidates it was trained on; stands in the key.
+
+    Returns:
+        The archive's key, which is another one for every other archive, since CloudFormation sees a new key and no new object;
+        and whether it went up, or was there already.
+
+    Raises:
+        InvalidInput: there is no such file.
+        RankerUnavailable: the file is no booster.
+        FeatureMismatch: it was trained on other features than search computes.
+    """
+    from processing.reranker_endpoint.packing import pack_model
+
+    if not booster.is_file():
+        raise InvalidInput(f"there is no re-ranker {booster}; train one with `gavel train reranker` over an index of that tower")
+    bucket = Bucket(stage.output("TowersBucket"))
+    with TemporaryDirectory(prefix="gavel-ranker-") as folder:
+        archive = pack_model(booster, Path(folder) / ARCHIVE)
+        prefix = f"{RANKERS}/{tower_id}-{sha256_of(archive)[:12]}"
+        if bucket.holds(f"{prefix}/{ARCHIVE}"):
+            return f"{prefix}/{ARCHIVE}", False
+        bucket.upload(Path(folder), prefix)
+    return f"{prefix}/{ARCHIVE}", True

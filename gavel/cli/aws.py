@@ -1,0 +1,171 @@
+"""`gavel aws …`: a deployed stage from here."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gavel.workspace.console import progress, show_table, show_values
+from gavel.workspace.folders import Home
+from gavel.workspace.options import Json, print_json, report
+from retrieval.config.settings import Settings
+
+if TYPE_CHECKING:
+    from gavel.aws.status import StageStatus
+
+aws_app = typer.Typer(no_args_is_help=True, help="Work with a deployed stage: jobs, nights, towers, status.")
+
+Stage = Annotated[str, typer.Option(help="The stage, as it was deployed.")]
+Day = Annotated[str, typer.Option("--date", help="Date of the lots, such as 2026-11-21.")]
+Instance = Annotated[str | None, typer.Option(help="Instance type; the first of the stage's ladder by default.")]
+NAME_IN_CDK_JSON = "name the model_key in cdk.json (docs/operations.md#the-re-ranker), then `npx cdk deploy --all`"
+Wait = Annotated[bool, typer.Option(help="Show the job's log until it ends.")]
+
+
+@aws_app.command()
+def embed(
+    date: Day,
+    stage: Stage = "dev",
+    instance: Instance = None,
+    tower: Annotated[str | None, typer.Option(help="tower_id; the current one by default.")] = None,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Embed a day's lots with a job of its own; the stage's indexer takes the release in."""
+    from gavel.aws import jobs
+    from gavel.aws.account import deployed_stage
+
+    started = jobs.embed_date(deployed_stage(stage), date, tower, jobs.Launch(instance, wait))
+    report(asdict(started), as_json)
+
+
+@aws_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    catalog: Annotated[str, typer.Option(help="Catalogue folder, or its s3:// URI in the stage's new-items bucket.")],
+    preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, distilbert-resnet50, …")] = "distilbert-resnet50",
+    stage: Stage = "dev",
+    instance: Instance = None,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Train towers with a job; further flags go to processing.training.towers_job as they stand."""
+    from gavel.aws import jobs
+    from gavel.aws.account import deployed_stage
+
+    deployed = deployed_stage(stage)
+    with progress("put up the catalogue") as step:
+        uri = jobs.put_up_catalog(deployed, catalog, step)
+    started = jobs.train(deployed, uri, ["--preset", preset, *context.args], jobs.Launch(instance, wait))
+    report({"job": started.job, "instance": started.instance, "output": started.output}, as_json)
+
+
+@aws_app.command()
+def publish(
+    tower: Annotated[str | None, typer.Argument(help="tower_id or folder; the newest tower by default.")] = None,
+    stage: Stage = "dev",
+    current: Annotated[bool, typer.Option("--current", help="Have the nights take it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a tower into the stage's bucket, its card last; of one that is there, what came later, such as its tuning."""
+    from gavel.aws import towers
+    from gavel.aws.account import deployed_stage
+
+    deployed = deployed_stage(stage)
+    folder = Path(tower) if tower and Path(tower).is_dir() else None
+    uploaded = 0
+    if folder is None and tower and not (Home(Settings.from_env()).towers / tower).is_dir():
+        tower_id = towers.tower_in_bucket(deployed, tower)  # trained by a job: it is there, or nowhere
+    else:
+        folder = folder or Home(Settings.from_env()).tower(tower)
+        tower_id = folder.resolve().name
+        with progress("put up the tower") as step:
+            uploaded = towers.upload_tower(deployed, folder, step)
+    changed = towers.make_current(deployed, tower_id) if current else False
+    report({"tower_id": tower_id, "files": uploaded, "current": towers.current_tower(deployed), "made_current": changed}, as_json)
+
+
+@aws_app.command()
+def publish_ranker(
+    tower: Annotated[str | None, typer.Argument(help="tower_id that it was trained on; the current one by default.")] = None,
+    stage: Stage = "dev",
+    as_json: Json = False,
+) -> None:
+    """Pack a tower's re-ranker for the endpoint and put it into the stage's bucket; cdk.json then names its key."""
+    from gavel.aws.account import deployed_stage
+    from gavel.aws.rankers import upload_ranker
+    from gavel.aws.towers import tower_in_bucket
+
+    deployed = deployed_stage(stage)
+    tower_id = tower or tower_in_bucket(deployed, None)
+    key, uploaded = upload_ranker(deployed, Home(Settings.from_env()).ranker(tower_id), tower_id)
+    report({"tower_id": tower_id, "model_key": key, "uploaded": uploaded, "next": NAME_IN_CDK_JSON}, as_json)
+
+
+@aws_app.command()
+def events(
+    out: Annotated[Path | None, typer.Option(help="Folder to fetch into; <home>/events-of-<stage> by default.")] = None,
+    date: Annotated[str | None, typer.Option(help="Only of this UTC day, such as 2026-11-21.")] = None,
+    stage: Stage = "dev",
+    as_json: Json = False,
+) -> None:
+    """Fetch what buyers did, as far as it is not here yet; `gavel train reranker --from-events` learns from it."""
+    from gavel.aws.account import deployed_stage
+    from gavel.aws.buckets import Bucket
+    from gavel.aws.jobs import check_date
+
+    folder = out or Settings.from_env().home / f"events-of-{stage}"
+    prefix = f"events/{check_date(date).replace('-', '/')}/" if date else "events/"
+    bucket = Bucket(deployed_stage(stage).output("EventsBucket"))
+    with progress("fetch events") as step:
+        fetched = bucket.download(prefix, folder, step)
+    report({"events": str(folder), "fetched": fetched}, as_json)
+
+
+@aws_app.command()
+def night(date: Day, stage: Stage = "dev", as_json: Json = False) -> None:
+    """Have the stage look for a day's lots and embed them, as its schedule does."""
+    from gavel.aws.account import deployed_stage
+    from gavel.aws.machines import start_night
+
+    report({"execution": start_night(deployed_stage(stage), date)}, as_json)
+
+
+@aws_app.command()
+def rebuild(tower: Annotated[str, typer.Argument(help="tower_id.")], stage: Stage = "dev", as_json: Json = False) -> None:
+    """Have the stage embed all its lots anew with another tower."""
+    from gavel.aws.account import deployed_stage
+    from gavel.aws.machines import start_rebuild
+
+    report({"execution": start_rebuild(deployed_stage(stage), tower)}, as_json)
+
+
+@aws_app.command()
+def status(stage: Stage = "dev", as_json: Json = False) -> None:
+    """Show nights, running jobs, dead letters, the live release and the endpoint."""
+    from gavel.aws.account import deployed_stage
+    from gavel.aws.status import stage_status
+
+    found = stage_status(deployed_stage(stage))
+    print_json(asdict(found)) if as_json else show_status(found)
+
+
+def show_status(found: "StageStatus") -> None:
+    """Print how a stage is."""
+    live = found.live or {}
+    show_values(
+        {
+            "stage": found.stage,
+            "tower": found.tower_id or "none is current",
+            "live release": f"{live.get('release_id', '?')} of {live.get('date', '?')}" if live else "none yet",
+            "dead letters": found.dead_letters,
+            "re-ranker": found.endpoint or "none; first-stage order",
+        }
+    )
+    nights = [(n.date, n.status, n.started, "" if n.minutes is None else f"{n.minutes:.1f}", n.cause) for n in found.nights]
+    if nights:
+        show_table("Nights", ("date", "status", "started", "minutes", "cause"), nights, right_from=9)
+    jobs = [(job["job"], job["status"], f"{job['minutes']:.1f}") for job in found.jobs]
+    if jobs:
+        show_table("Jobs", ("job", "status", "minutes"), jobs, right_from=2)

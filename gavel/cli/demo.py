@@ -1,0 +1,259 @@
+"""`gavel demo`: the whole path on one machine, from a catalogue to measured answers."""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from catalog.folder import CATALOG_FILE, CatalogFolder
+from gavel.workspace import pipeline
+from gavel.workspace.console import Step, console, progress, show_answer, show_quality, show_table
+from gavel.workspace.folders import Home
+from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
+from models.training.schedule import cut_steps
+from processing.training.step_cache import Done, Ledger
+from retrieval.config.settings import Settings
+from retrieval.errors import IndexMissing, InvalidInput
+from retrieval.ranker.features import FEATURES_HASH
+from retrieval.search.service import SearchAnswer, SearchRequest, SearchService
+
+CATALOGS = ("synthetic", "grocery")
+EXAMPLES_SHOWN = 4
+FRESH_S = 20 * 24 * 3600  # a synthetic catalogue's first auctions end 30 days after it was made
+KEYWORD, TEXT, TEXT_PHOTO, HYBRID, RERANKED = "keyword (BM25)", "text only", "text + photo", "hybrid", "hybrid, re-ranked"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a demo is made from.
+
+    Attributes:
+        catalog: synthetic, or grocery.
+        data: folder of the grocery photos.
+        lots: size of the synthetic catalogue.
+        seed: of the catalogue and of every training.
+    """
+
+    catalog: str = "synthetic"
+    data: Path | None = None
+    lots: int = 2_000
+    seed: int = 7
+
+
+@dataclass
+class Report:
+    """What a demo did.
+
+    Attributes:
+        steps: label -> the step as the ledger knows it.
+        quality: way of searching -> measure -> mean over the test queries.
+        answers: example query -> answer.
+        plot: PNG of the quality.
+    """
+
+    steps: dict[str, Done] = field(default_factory=dict)
+    quality: dict[str, dict[str, float]] = field(default_factory=dict)
+    answers: dict[str, SearchAnswer] = field(default_factory=dict)
+    plot: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        return asdict(self)
+
+
+class Demo:
+    """Runs the steps of a plan in a home; what an earlier run left is used again."""
+
+    def __init__(self, settings: Settings, plan: Plan) -> None:
+        """Check the plan before anything is made.
+
+        Raises:
+            InvalidInput: the plan names an unknown catalogue, or one without its data.
+        """
+        if plan.catalog not in CATALOGS:
+            raise InvalidInput(f"there is no demo catalogue {plan.catalog!r}; there are {', '.join(CATALOGS)}")
+        if plan.catalog != "grocery" and plan.data is not None:
+            raise InvalidInput("--data belongs to --catalog grocery; leave it out, or add --catalog grocery")
+        if plan.catalog == "grocery" and plan.data is None:
+            raise InvalidInput("the grocery demo needs its photos: --data <folder of the Grocery Store Dataset>")
+        self.settings, self.plan = settings, plan
+        self.home = Home(settings)
+        self.report = Report()
+        self._ledger = Ledger(settings.home / f"demo-{plan.catalog}.json")
+        self._base: tuple[object, ...] = (plan, version("gavel"))
+
+    def run(self) -> Report:
+        """Run every step that is not done yet."""
+        catalog = self._catalog()
+        towers = {name: self._tower(name, catalog) for name in (TEXT, TEXT_PHOTO)}
+        releases = {name: self._release(name, catalog, tower) for name, tower in towers.items()}
+        self._index(releases[TEXT_PHOTO])
+        if catalog.clicks("train"):
+            self._reranker(catalog, towers[TEXT_PHOTO])
+        self._evaluate(catalog, releases)
+        self._search(catalog)
+        return self.report
+
+    def _step(
+        self,
+        label: str,
+        key: object,
+        run: Callable[[Step], Any],
+        still_there: Callable[[Any], bool] = lambda path: Path(path).exists(),
+    ) -> Any:
+        def with_bar() -> Any:
+            with progress(label) as step:
+                return run(step)
+
+        done = self._ledger.step(label, repr(key), with_bar, still_there)
+        self.report.steps[label] = done
+        return done.value
+
+    def _catalog(self) -> CatalogFolder:
+        plan = self.plan
+        folder = self.home.catalogs / plan.catalog
+
+        def make(step: Step) -> str:
+            if plan.data is not None:
+                from catalog.grocery import prepare
+
+                prepare(plan.data, folder, seed=plan.seed)
+            else:
+                from catalog.synthetic import generate
+
+                generate(folder, lots=plan.lots, seed=plan.seed, progress=step)
+            return str(folder)
+
+        def is_fresh(value: Any) -> bool:
+            card = folder / CATALOG_FILE
+            return plan.data is None and card.exists() and time.time() - card.stat().st_mtime < FRESH_S
+
+        self._step("catalogue", self._base, make, is_fresh)
+        self._base += (_hash_of(folder),)  # what comes after is made again when the catalogue is another one
+        return CatalogFolder.load(folder)
+
+    def _tower(self, name: str, catalog: CatalogFolder) -> Path:
+        def run(step: Step) -> str:
+            config = pipeline.training_config(catalog, text_only=name == TEXT, seed=self.plan.seed)
+            return str(pipeline.train_towers(self.home, catalog, config, progress=step))
+
+        def finished(path: Any) -> bool:
+            return Path(path).exists() and not cut_steps(Path(path))
+
+        return Path(self._step(f"train towers, {name}", self._base, run, finished))
+
+    def _release(self, name: str, catalog: CatalogFolder, tower: Path) -> Path:
+        lots = catalog.item_files("test")  # of the grocery photos only those that training has not seen
+        run = partial(pipeline.embed, self.home, lots, tower, release_id=None, workers=0)
+        return Path(self._step(f"embed lots, {name}", (self._base, tower.name), lambda step: str(run(progress=step))))
+
+    def _index(self, release: Path) -> None:
+        def is_live(name: Any) -> bool:
+            try:
+                return open_store(self.settings).live().name == name
+            except IndexMissing:
+                return False
+
+        def run(step: Step) -> str:
+            # by force: a demo takes the place of the one before in its home, which may have had more lots
+            return pipeline.index(self.settings, release, force=True, progress=step).index
+
+        self._step("index lots", (release.name, self.settings.index), run, is_live)
+
+    def _reranker(self, catalog: CatalogFolder, tower: Path) -> None:
+        run = partial(pipeline.train_reranker, self.home, catalog, seed=self.plan.seed)
+        self._step("train re-ranker", (self._base, tower.name, FEATURES_HASH), lambda step: str(run(progress=step).path))
+
+    def _evaluate(self, catalog: CatalogFolder, releases: dict[str, Path]) -> None:
+        plot = self.home.reports / f"demo-{catalog.name}.png"
+
+        def run(step: Step) -> dict[str, dict[str, float]]:
+            quality = measure_variants(self.settings, catalog, releases, "test", step)
+            from processing.evaluation.plots import plot_quality
+
+            plot_quality(quality, f"{catalog.name}: test queries", plot)
+            return quality
+
+        key = (self._base, *(release.name for release in releases.values()))
+        self.report.quality = self._step("measure", key, run, lambda quality: plot.exists())
+        self.report.plot = str(plot)
+
+    def _search(self, catalog: CatalogFolder) -> None:
+        service = search_service(self.settings)
+        for query in catalog.example_queries[:EXAMPLES_SHOWN]:
+            self.report.answers[query] = service.search(SearchRequest(query))
+
+
+def measure_variants(
+    settings: Settings, catalog: CatalogFolder, releases: dict[str, Path], split: str, step: Step
+) -> dict[str, dict[str, float]]:
+    """Measure keyword, text-only, text + photo and hybrid search over the corpus of a split, each through the real service.
+
+    Args:
+        settings: where the towers and the re-ranker lie.
+        catalog: its judgments are measured against.
+        releases: the releases of TEXT and TEXT_PHOTO.
+        split: val or test.
+        step: progress.
+    """
+    from processing.evaluation.corpus import build_corpus
+    from processing.evaluation.runs import Variant, measure
+    from retrieval.index.embedded.store import FaissStore
+
+    with tempfile.TemporaryDirectory(prefix="gavel-measure-") as folder:
+        services = {}
+        for number, (name, release) in enumerate(releases.items()):
+            store = FaissStore(Path(folder) / str(number), tuning=partial(load_tuning, settings))
+            build_corpus(catalog, split, release, store)
+            encoder, ranker = partial(load_encoder, settings), partial(load_ranker, settings)
+            services[name] = SearchService(store, encoder, ranker, candidates=settings.candidates)
+        both = services[TEXT_PHOTO]
+        variants = [
+            Variant(KEYWORD, both, "keyword"),
+            Variant(TEXT, services[TEXT], "semantic"),
+            Variant(TEXT_PHOTO, both, "semantic"),
+            Variant(HYBRID, both, "hybrid"),
+        ]
+        if both.live().ranker is not None:
+            variants.append(Variant(RERANKED, both, "hybrid", rerank=True))
+        return measure(catalog, split, variants, step)
+
+
+def _hash_of(folder: Path) -> str:
+    """Hash of a catalogue's tables; not of its photos, which its item files name."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.parquet")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def show_report(demo: Demo) -> None:
+    """Print answers, quality, the steps with their times, and what to try next."""
+    report = demo.report
+    for query, answer in report.answers.items():
+        show_answer(query, answer)
+    show_quality(f"How good: {demo.plan.catalog} catalogue, test queries", report.quality)
+    rows, cuts = [], {}
+    for label, done in report.steps.items():
+        where = done.value if isinstance(done.value, str) else report.plot
+        took = "already there" if done.reused else f"{done.seconds:.1f} s"
+        if cut := cut_steps(Path(where)):
+            cuts[label] = f"cut by the clock after {cut[0]:,} of {cut[1]:,} steps"
+            took = f"{took}, {cuts[label]}"
+        rows.append((label, took, where))
+    show_table("What was built", ("step", "took", "where"), rows, right_from=9)
+    for label, cut in cuts.items():
+        console.print(f"{label}: {cut}; `gavel demo` again trains on", style="yellow", highlight=False, soft_wrap=True)
+    console.print("\nTry next", style="bold")
+    for command, why in (
+        ('gavel search "red vase" --max-price 200', "ten lots, filtered"),
+        ("gavel search", "a prompt; `quit` leaves"),
+        ("gavel serve", "the same as a page: http://127.0.0.1:8000/, and over HTTP: …/docs"),
+        ("gavel up", "an OpenSearch on this machine; then GAVEL_INDEX=opensearch gavel index"),
+    ):
+        console.print(f"  .venv/bin/{command}\n      [dim]{why}[/]", highlight=False, soft_wrap=True)

@@ -1,0 +1,66 @@
+"""`gavel distill`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gavel.workspace.config_file import configured
+from gavel.workspace.console import Stages, console, show_quality
+from gavel.workspace.folders import Home
+from gavel.workspace.options import CatalogOption, Json, Seed, print_json
+from retrieval.config.settings import Settings
+from retrieval.contracts.tower_card import split_tower_id
+
+distill_app = typer.Typer(no_args_is_help=True, help="Make small models that say what big ones say.")
+
+# a number that processing.training.query_distillation has, too: importing it here would make every command slower
+Least = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Share of the full query tower's Recall@50 on val; below it, no file.")
+]
+
+
+@distill_app.callback()
+def _group() -> None:
+    """Make small models that say what big ones say."""
+
+
+@distill_app.command("query")
+def distill_query(
+    catalog: CatalogOption = None,
+    tower: Annotated[str | None, typer.Option(help="tower_id; the release's by default.")] = None,
+    release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the tower's newest by default.")] = None,
+    texts: Annotated[int | None, typer.Option(min=2, help="Queries and pieces of lots' texts to learn from; 30,000.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over them; 20.")] = None,
+    least: Least = 0.98,
+    seed: Seed = 7,
+    as_json: Json = False,
+) -> None:
+    """Make a tower's small query tower: it adds up vectors of tokens, no network; GAVEL_QUERY_TOWER=small serves it."""
+    from catalog.folder import CatalogFolder
+    from models.training.static_query import SmallQueryConfig
+    from processing.training.query_distillation import FULL, SMALL, distil_query
+    from retrieval.contracts.release import load_release
+
+    home = Home(Settings.from_env())
+    source = CatalogFolder.load(home.catalog(catalog))
+    found = home.release_of_tower(tower) if tower and release is None else home.release(release)
+    folder = home.tower(tower or split_tower_id(load_release(found).tower_id)[0])
+    config = replace(configured(SmallQueryConfig(), "small_query"), seed=seed)
+    config = replace(config, texts=texts or config.texts, epochs=epochs or config.epochs)
+    with Stages() as stages:
+        made = distil_query(source, folder, found, config, least=least, stages=stages)
+    if as_json:
+        print_json(made.to_dict())
+    else:
+        show_quality(f"{source.name}: val queries by vectors alone, tower {made.tower_id}", made.quality)
+        held = f"the small query tower finds {made.share:.1%} of the full one's Recall@50 ({SMALL} / {FULL})"
+        console.print(f"{held}; {made.texts} texts, {made.pairs} pairs, {made.seconds:.0f} s", highlight=False, soft_wrap=True)
+        if made.file:
+            told = f"written {made.file} ({made.file_bytes / 1e6:.1f} MB); GAVEL_QUERY_TOWER=small serves it"
+        else:
+            told = f"less than {least:.0%}: nothing was written; try more --texts or --epochs, or a lower --least"
+        console.print(told, style="dim", highlight=False, soft_wrap=True)
+    if made.file is None:
+        raise typer.Exit(1)

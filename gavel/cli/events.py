@@ -1,0 +1,113 @@
+"""`gavel events …`: what a shop exported of its buyers' acts."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gavel.workspace.console import notes, progress, show_table, show_values
+from gavel.workspace.entry import EXIT_ERROR, say
+from gavel.workspace.options import Json, print_json
+from retrieval.contracts.events import EVENT_TYPES
+from retrieval.contracts.items import Reject
+
+if TYPE_CHECKING:
+    from catalog.event_tables import EventTable
+
+events_app = typer.Typer(no_args_is_help=True, help="Look at logs of what buyers did.")
+
+
+@events_app.callback()
+def events() -> None:
+    """Look at logs of what buyers did."""
+
+
+@events_app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Logs (.csv, .ndjson, .jsonl, also .gz; .parquet), or folders of them.")],
+    products: Annotated[
+        Path | None, typer.Option(help="Catalogue file, or folder of them: events of other items are set aside.")
+    ] = None,
+    rejects: Annotated[Path | None, typer.Option(help="NDJSON file to write the rows to that are set aside.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read logs of events, and count what can be used and what is set aside, by reason."""
+    from catalog.event_tables import read_event_table
+
+    with ExitStack() as stack:
+        known, products_rejected = (None, 0) if products is None else _item_ids(products)
+        on_reject = stack.enter_context(_writer(rejects)) if rejects else None
+        step = stack.enter_context(progress("events, ‰"))
+        table = read_event_table(files, known, step, on_reject=on_reject)
+    values = described(table)
+    if known is not None:
+        values |= {"products": len(known), "products_rejected": products_rejected}
+    if as_json:
+        told = {kind: [asdict(reject) for reject in found] for kind, found in table.examples.items()}
+        print_json({**values, "examples": told})
+    else:
+        show_events(table, values)
+    if table.rows and not len(table):
+        say("no row of the log could be used")
+        raise typer.Exit(EXIT_ERROR)
+    if table.rejected and rejects:
+        notes.print(f"rows that were set aside: {rejects}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _item_ids(products: Path) -> tuple[set[str], int]:
+    from retrieval.contracts.item_files import find_item_files, read_items
+
+    known: set[str] = set()
+    rejected = 0
+    for path in find_item_files(products):
+        for row in read_items(path):
+            if isinstance(row, Reject):
+                rejected += 1
+            else:
+                known.add(row.item_id)
+    return known, rejected
+
+
+@contextmanager
+def _writer(path: Path) -> Iterator[Any]:
+    with path.open("w", encoding="utf-8") as file:
+        yield lambda reject: file.write(f"{reject.to_json()}\n")
+
+
+def described(table: "EventTable") -> dict[str, Any]:
+    """What can be used of a log, and what was set aside, in numbers."""
+    from catalog.event_times import written_time
+
+    acts = Counter(table.event_types.tolist())
+    span = (written_time(table.times_us.min()), written_time(table.times_us.max())) if len(table) else (None, None)
+    return {
+        "files": table.files,
+        "rows": table.rows,
+        "events": len(table),
+        "event_types": {name: acts[code] for code, name in enumerate(EVENT_TYPES)},
+        "duplicates": table.duplicates,
+        "rejected": sum(table.rejected.values()),
+        "rejected_by_reason": table.rejected,
+        "buyers": len(table.buyer_ids),
+        "items": len(table.item_ids),
+        "first": span[0],
+        "last": span[1],
+    }
+
+
+def show_events(table: "EventTable", values: dict[str, Any]) -> None:
+    """Print described()'s values, or more of them, and the first row of each kind that was set aside."""
+    values = dict(values)
+    by_reason = values.pop("rejected_by_reason")
+    values["event_types"] = ", ".join(f"{name} {count:,}" for name, count in values["event_types"].items())
+    show_values({name: f"{value:,}" if isinstance(value, int) else value for name, value in values.items()})
+    if by_reason:
+        rows = []
+        for kind, count in by_reason.items():
+            first = table.examples[kind][0]
+            rows.append((f"{count:,}", kind, f"{Path(first.source).name}:{first.line}", first.reason))
+        show_table("\nrows that were set aside", ("rows", "why", "first", "in words"), rows, right_from=9)

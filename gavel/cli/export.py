@@ -1,0 +1,60 @@
+"""`gavel export`: what other programs, or towers of an older version, need."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gavel.workspace.console import progress
+from gavel.workspace.folders import Home
+from gavel.workspace.options import Json, report
+from retrieval.config.settings import Settings
+from retrieval.contracts.tower_card import HASHED_FILES, IMAGE_TOWER_FILE, TowerCard
+
+export_app = typer.Typer(no_args_is_help=True, help="Write a release or a tower's image branch in forms that others read.")
+
+
+@export_app.command()
+def faiss(
+    release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to write; <home>/exports/<release_id> by default.")] = None,
+    spec: Annotated[str, typer.Option(help="Of the index, like flat or pq:pq_m=64; see `gavel index advise`.")] = "hnsw",
+    as_json: Json = False,
+) -> None:
+    """Write a release's vectors and ids as NumPy files, with a plain FAISS index over them."""
+    from retrieval.index.ann.export import export_release
+    from retrieval.index.embedded.main_index import embedded_spec
+
+    home = Home(Settings.from_env())
+    found = home.release(release)
+    folder = to or home.exports / found.name
+    with progress("read lots") as read, progress("build index") as built:
+        made = export_release(found, folder, embedded_spec(spec), on_read=read, on_built=built)
+    values = {"release_id": made.release_id, "tower_id": made.tower_id, "lots": made.lots, "dimensions": made.dimensions}
+    report({"folder": str(folder), **values, "spec": made.spec, "files": made.files if as_json else ", ".join(made.files)}, as_json)
+
+
+@export_app.command()
+def checksums(
+    tower: Annotated[str | None, typer.Argument(help="tower_id; the newest tower by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the checksums of a tower's files into its card, where an older version saved it without."""
+    folder = Home(Settings.from_env()).tower(tower)
+    card = TowerCard.load(folder, verify=True)
+    missing = [name for name in (*HASHED_FILES, IMAGE_TOWER_FILE) if name not in card.files and (folder / name).is_file()]
+    card.with_files(folder, *missing).save_again(folder)
+    report({"tower_id": folder.name, "added": missing if as_json else ", ".join(missing) or "none"}, as_json)
+
+
+@export_app.command()
+def image(
+    tower: Annotated[str | None, typer.Argument(help="tower_id; the newest tower by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a tower the image branch that searches by photo encode with, where an older version saved it without."""
+    from models.artefacts.tower_files import add_image_tower
+
+    folder = Home(Settings.from_env()).tower(tower)
+    added = add_image_tower(folder)
+    report({"tower_id": folder.name, "image_branch": str(folder / IMAGE_TOWER_FILE), "added": added}, as_json)

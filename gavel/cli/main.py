@@ -1,0 +1,166 @@
+"""The `gavel` command."""
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.cli.main import bench_app
+from gavel.cli.aws import aws_app
+from gavel.cli.buyers import buyers_app
+from gavel.cli.catalog import catalog_app
+from gavel.cli.config import config_app
+from gavel.cli.cost import cost
+from gavel.cli.distill import distill_app
+from gavel.cli.evaluate import compare, evaluate
+from gavel.cli.events import events_app
+from gavel.cli.export import export_app
+from gavel.cli.index import index_app
+from gavel.cli.node import down, up
+from gavel.cli.release import embed
+from gavel.cli.serve import serve
+from gavel.cli.train import adapt, mine, train
+from gavel.cli.tune import tune_app
+from gavel.workspace.config_file import use_config
+from gavel.workspace.console import show_answer
+from gavel.workspace.entry import run_command, say
+from gavel.workspace.options import Json, QueryTower, Seed, print_json
+from retrieval.config.settings import Settings
+from retrieval.errors import GavelError
+from retrieval.index.fusion import Fusion
+from retrieval.index.port import Filter
+from retrieval.search.diversification import Diversity
+from retrieval.search.service import Mode, SearchRequest, SearchService
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
+app.add_typer(aws_app, name="aws")
+app.add_typer(bench_app, name="bench")
+app.add_typer(buyers_app, name="buyers")
+app.add_typer(catalog_app, name="catalog")
+app.add_typer(config_app, name="config")
+app.add_typer(distill_app, name="distill")
+app.add_typer(events_app, name="events")
+app.add_typer(export_app, name="export")
+app.add_typer(index_app, name="index")
+app.add_typer(tune_app, name="tune")
+app.command()(embed)
+app.command()(serve)
+app.command()(up)
+app.command()(down)
+app.command()(train)
+app.command()(adapt)
+app.command()(evaluate)
+app.command()(compare)
+app.command()(mine)
+app.command()(cost)
+
+PROMPT = "search> "
+
+
+@app.callback()
+def settings(
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file; GAVEL_CONFIG or ./gavel.toml by default.")] = None,
+) -> None:
+    """Find the auction lots to look at."""
+    use_config(config)
+
+
+@app.command()
+def demo(
+    catalog: Annotated[str, typer.Option(help="synthetic, or grocery (real shop photos).")] = "synthetic",
+    data: Annotated[Path | None, typer.Option(help="Folder of the Grocery Store Dataset, for --catalog grocery.")] = None,
+    lots: Annotated[int, typer.Option(min=50, help="Size of the synthetic catalogue.")] = 2_000,
+    seed: Seed = 7,
+    as_json: Json = False,
+) -> None:
+    """Make a catalogue, train towers and re-ranker, embed, index, search and measure."""
+    from gavel.cli.demo import Demo, Plan, show_report
+
+    run = Demo(Settings.from_env(), Plan(catalog, data, lots, seed))
+    made = run.run()
+    print_json(made.to_dict()) if as_json else show_report(run)
+
+
+@app.command()
+def search(
+    query: Annotated[str | None, typer.Argument(help="What to look for; without it a prompt opens, `quit` leaves.")] = None,
+    photo: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Lots that look like this JPEG, PNG or WebP; the query says more of it."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many lots, 1 to 100.")] = 10,
+    mode: Annotated[Mode, typer.Option(help="Which retrievers look: both, vectors alone, words alone.")] = "hybrid",
+    category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
+    brand: Annotated[str | None, typer.Option(help="Only this brand.")] = None,
+    min_price: Annotated[float | None, typer.Option(help="Only lots at this price or above.")] = None,
+    max_price: Annotated[float | None, typer.Option(help="Only lots at this price or below.")] = None,
+    min_seller_rating: Annotated[float | None, typer.Option(help="Only sellers rated at least this, 0 to 5.")] = None,
+    rerank: Annotated[bool, typer.Option(help="Let the re-ranker order the answer.")] = True,
+    fusion: Annotated[str, typer.Option(help="rrf, min_max or l2, with weights if wanted: min_max:0.7,0.3; else as tuned.")] = "",
+    diversity: Annotated[float, typer.Option(help="How much the best lots shall differ, 0 to 1.")] = 0.0,
+    most_per_brand: Annotated[int | None, typer.Option(help="Lots of one brand before the others.")] = None,
+    most_per_seller: Annotated[int | None, typer.Option(help="Lots of one seller before the others.")] = None,
+    tower: Annotated[str, typer.Option(help="Insist on this tower_id.")] = "",
+    query_tower: QueryTower = None,
+    as_json: Json = False,
+) -> None:
+    """Find lots; auctions that have ended never come back."""
+    from gavel.workspace.wiring import search_service
+
+    settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
+    spread = Diversity(diversity, most_per_brand, most_per_seller)
+    chosen = query_tower or settings.query_tower
+    service = search_service(replace(settings, tower_id=tower or settings.tower_id, query_tower=chosen))
+
+    def ask(text: str) -> None:
+        where = Filter(category, brand, min_price, max_price, min_seller_rating)
+        request = SearchRequest(text, k, mode, where, rerank, fusion=fused, diversity=spread)
+        _answer(service, request, as_json, photo)
+
+    if query is not None or photo is not None:
+        ask(query or "")
+        return
+    service.live()  # a missing index is told before the prompt, not after the first query
+    while (text := _prompt(as_json)) is not None:
+        try:
+            ask(text)
+        except GavelError as error:
+            say(str(error))
+
+
+def _read(photo: Path) -> bytes:
+    from retrieval.encoders.photos import read_photo_file  # brings Pillow
+
+    return read_photo_file(photo.resolve())
+
+
+def _answer(service: SearchService, request: SearchRequest, as_json: bool, photo: Path | None = None) -> None:
+    answer = service.search(request) if photo is None else service.search_image(_read(photo), request)
+    asked = " + ".join(part for part in (photo.name if photo else "", request.query) if part)
+    print_json(asdict(answer)) if as_json else show_answer(asked, answer)
+
+
+def _prompt(as_json: bool) -> str | None:
+    """The next line that holds something; None at `quit` or the end of the input. Beside JSON, the prompt goes to stderr."""
+    while True:
+        try:
+            if as_json:
+                print(PROMPT, end="", file=sys.stderr, flush=True)
+            text = input("" if as_json else PROMPT).strip()
+        except EOFError:
+            return None
+        if text.lower() in ("quit", "exit"):
+            return None
+        if text:
+            return text
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command(app)
+
+
+if __name__ == "__main__":
+    main()

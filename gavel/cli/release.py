@@ -1,0 +1,106 @@
+"""`gavel embed` and `gavel index`: from lots to a release, from a release to a live index."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gavel.workspace.console import progress
+from gavel.workspace.entry import EXIT_ERROR, say
+from gavel.workspace.folders import Home
+from gavel.workspace.options import Json, report
+from retrieval.config.settings import Settings
+from retrieval.contracts.release import INDEX_REJECTS_FILE, REJECTS_FILE, Manifest, load_release
+
+ALREADY_THERE = "already there, unchanged; --force embeds again"
+
+
+def embed(
+    source: Annotated[
+        Path | None, typer.Argument(help="Catalogue file or folder of them; the newest catalogue by default.")
+    ] = None,
+    tower: Annotated[str | None, typer.Option(help="tower_id; the newest tower by default.")] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(help="Length of the vectors, one that the tower serves; its own by default.")
+    ] = None,
+    release: Annotated[str | None, typer.Option(help="release_id; made from tower and input by default.")] = None,
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="Folder whose photos lots may name besides that of their file; may be repeated.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos; 0 decodes in a thread.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Embed again what is there already, unchanged.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed lots into a release: bulk files with vectors, and the rows that were set aside."""
+    from catalog.folder import CatalogFolder
+    from gavel.workspace import pipeline
+    from processing.embedding.job import nothing_embedded
+    from retrieval.contracts.item_files import find_item_files
+
+    home = Home(Settings.from_env())
+    inputs = find_item_files(source) if source else CatalogFolder.load(home.catalog(None)).item_files()
+    folder = home.tower(tower)
+    asked = {"release_id": release, "dimensions": dimensions, "photos": photos or []}
+    made = None if force else pipeline.find_release(home, inputs, folder, **asked)
+    already = made is not None
+    if made is None:
+        with progress("embed lots", estimated=True) as step:
+            made = pipeline.embed(home, inputs, folder, workers=workers, force=force, progress=step, **asked)
+    manifest = load_release(made)
+    report(_described(made, manifest, already, as_json), as_json)
+    if manifest.items_in and not manifest.items_embedded:
+        say(nothing_embedded(manifest, made))
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _described(folder: Path, manifest: Manifest, already: bool, as_json: bool) -> dict[str, object]:
+    rejected: object = manifest.items_rejected
+    if manifest.items_rejected and not as_json:
+        rejected = f"{manifest.items_rejected} ({folder / REJECTS_FILE})"
+    return {
+        "release": str(folder),
+        **({"already_there": already} if as_json else {"state": ALREADY_THERE} if already else {}),
+        "tower_id": manifest.tower_id,
+        "items_in": manifest.items_in,
+        "embedded": manifest.items_embedded,
+        "rejected": rejected,
+        "without_image": manifest.items_without_image,
+    }
+
+
+def index(
+    release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build a new index from all releases of the live tower, or of RELEASE's, instead.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write the release's lots even where the index has newer ones, after wrong times.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make it live although it has far fewer lots than the live index, or many were refused.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Index a release and make it live; or, where an index is damaged, build it anew."""
+    from gavel.workspace import pipeline
+
+    settings = Settings.from_env()
+    folders = [Home(settings).release(release)] if release or not rebuild else []
+    with progress("index lots") as step:
+        if rebuild:
+            tower_id = load_release(folders[0]).tower_id if folders else None
+            made, folders = pipeline.rebuild(settings, tower_id, overwrite=overwrite, force=force, progress=step)
+        else:
+            made = pipeline.index(settings, folders[0], overwrite=overwrite, force=force, progress=step)
+    releases = [folder.name for folder in folders]
+    counts: dict[str, object] = {
+        **({"releases": releases if as_json else ", ".join(releases)} if rebuild else {}),
+        **made.upserts.counts,
+        "lots": made.lots,
+    }
+    if made.upserts.rejected and not as_json:
+        where = f"{INDEX_REJECTS_FILE} in the folders of the releases" if rebuild else folders[0] / INDEX_REJECTS_FILE
+        counts["refused"] = f"{len(made.upserts.rejected)} ({where})"
+    report(
+        {"index": made.index, "kind": settings.index, "tower_id": made.tower_id, **counts, "recall@10": made.recall_at_10}, as_json
+    )

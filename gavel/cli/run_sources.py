@@ -1,0 +1,135 @@
+"""What `gavel compare` compares: a tower, a release, or a run that `gavel evaluate` saved."""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from gavel.workspace.console import Step
+from gavel.workspace.folders import Home
+from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning
+from processing.evaluation.compare import Judged
+from processing.evaluation.corpus import build_corpus
+from processing.evaluation.report import JSON_FILE, RUN_SUFFIX, RUNS_FOLDER, load_run, run_path
+from processing.evaluation.runs import Counter, RememberingEncoder, Variant, search_run
+from retrieval.contracts.release import load_release
+from retrieval.errors import InvalidInput
+from retrieval.evaluation.metrics import Run
+from retrieval.index.embedded.store import FaissStore
+from retrieval.search.service import Mode, SearchService
+
+WAY_MARK = ":"  # <report>:<way of searching>
+
+
+class RunSource(Protocol):
+    """Something that answers queries."""
+
+    @property
+    def name(self) -> str:
+        """As the tables show it."""
+
+    def run(self, queries: Mapping[str, str], progress: Step) -> Run:
+        """Answers to queries, query_id -> item ids, best first; a saved run only has those that it was asked."""
+
+
+class SavedRun:
+    """A run of a report."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self._path = path
+
+    def run(self, queries: Mapping[str, str], progress: Step) -> Run:
+        """What was saved for these queries.
+
+        Raises:
+            InvalidInput: nothing was, for any of them.
+        """
+        saved = load_run(self._path)
+        found = {query: saved[query] for query in queries if query in saved}
+        if not found:
+            raise InvalidInput(
+                f"{self.name} was not asked {next(iter(queries.values()))!r}: it holds {len(saved)} judged queries "
+                "of one split; name that split, one of its queries, or a release, which can be asked anything"
+            )
+        return found
+
+
+class ReleaseRun:
+    """Searches over a release by the tower that made it, as they are served."""
+
+    def __init__(self, home: Home, release: Path, judged: Judged, mode: Mode, rerank: bool, stack: ExitStack) -> None:
+        """Index the lots of the split in a folder that goes away with the stack.
+
+        Raises:
+            ReleaseError: the release lacks lots of the split.
+            TowerError: its tower cannot be used.
+        """
+        settings = home.settings
+        manifest = load_release(release)
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gavel-compare-")))
+        store = FaissStore(root, tuning=partial(load_tuning, settings))
+        build_corpus(judged.catalog, judged.split, release, store)
+        encoder = RememberingEncoder(load_encoder(settings, manifest.tower_id))
+        ranker = load_ranker(settings, manifest.tower_id) if rerank and mode == "hybrid" else None
+        service = SearchService(store, lambda _: encoder, lambda _: ranker, candidates=settings.candidates)
+        stack.callback(lambda: service.live().index.close())
+        self.name = f"{manifest.release_id} {mode}{', re-ranked' if ranker else ''}"
+        self._variant = Variant(self.name, service, mode, ranker is not None)
+        self._now = judged.now
+
+    def run(self, queries: Mapping[str, str], progress: Step) -> Run:
+        """Search for these queries."""
+        count = Counter(len(queries), progress)
+        return search_run(self._variant, queries, self._now, on_query=count.tick)
+
+
+def find_source(home: Home, given: str, judged: Judged, mode: Mode, rerank: bool, stack: ExitStack) -> RunSource:
+    """Find what a word of the command line means.
+
+    Args:
+        home: where towers, releases and reports lie.
+        given: a run file, a report (`<report>` or `<report>:<way of searching>`), a release, or a tower_id.
+        judged: whose corpus a release is searched over.
+        mode: how a release is searched.
+        rerank: whether its re-ranker orders the answers of a hybrid search.
+        stack: what a search needs is put away when it closes.
+
+    Raises:
+        InvalidInput: it is none of these.
+    """
+    if given.endswith(RUN_SUFFIX):
+        return SavedRun(_there(Path(given)), Path(given).name.removesuffix(RUN_SUFFIX))
+    name, _, way = given.partition(WAY_MARK)
+    for report in (Path(name), home.reports / name):
+        if (report / JSON_FILE).is_file():
+            return _saved(report, way)
+    for release in (Path(given), home.embeddings / given):
+        if any(release.glob("manifest*.json")):
+            return ReleaseRun(home, release, judged, mode, rerank, stack)
+    release_of_tower = home.release_of(given)
+    if release_of_tower is None:
+        raise InvalidInput(
+            f"{given!r} is no run, report, release or tower with a release in {home.settings.home}; "
+            "embed a tower's lots with `gavel embed --tower ID`, or name a report of `gavel evaluate`"
+        )
+    return ReleaseRun(home, release_of_tower, judged, mode, rerank, stack)
+
+
+def _saved(report: Path, way: str) -> SavedRun:
+    runs = sorted((report / RUNS_FOLDER).glob(f"*{RUN_SUFFIX}"))
+    known = [path.name.removesuffix(RUN_SUFFIX) for path in runs]
+    path = run_path(report, way)
+    if not way or path not in runs:
+        raise InvalidInput(
+            f"{report} holds several runs; name one of {', '.join(known) or 'none'} behind it, as in {report.name}{WAY_MARK}hybrid"
+        )
+    return SavedRun(path, f"{report.name}:{path.name.removesuffix(RUN_SUFFIX)}")
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise InvalidInput(f"{path} is not there; `gavel evaluate` writes runs into the runs folder of its report")
+    return path

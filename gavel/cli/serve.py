@@ -1,0 +1,137 @@
+"""`gavel serve`."""
+
+import os
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gavel.workspace.console import console
+from gavel.workspace.folders import Home
+from gavel.workspace.options import QueryTower
+from retrieval.config.settings import Settings
+from retrieval.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from lambdas.query_api.callers import CallerLimits
+
+REACHABLE = (
+    "[yellow]Every machine that reaches this address may search, send events (POST /events), and read and erase the history of "
+    "any buyer whose id it knows (/buyers).[/] Leave --host out, or put a proxy before the server that asks for a password. "
+    "Requests are answered under loopback names and this address; --allow-host NAME adds the name under which others reach it."
+)
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
+    photos: Annotated[
+        list[Path] | None, typer.Option(help="Show photos of this folder too, for lots that name them by absolute path.")
+    ] = None,
+    query_tower: QueryTower = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also answer requests that address this server by NAME; * answers any. Repeatable."),
+    ] = None,
+    currency: Annotated[str, typer.Option(help="ISO 4217 code of the prices, such as EUR; without it they are bare numbers.")] = "",
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that answer, over the same files; one a core is enough.")
+    ] = 1,
+) -> None:
+    """A search page at /, the API beside it, described at /docs."""
+    if currency and not re.fullmatch("[A-Za-z]{3}", currency):
+        raise InvalidInput(f"--currency is {currency!r}; give the three letters of ISO 4217, such as EUR")
+    for name in allow_host or []:
+        if not re.fullmatch(r"\*|[\w.:\[\]-]+", name):
+            raise InvalidInput(f"--allow-host is {name!r}; give a name or address without scheme and path, such as shop.example")
+    listener = listen(host, port)  # before the seconds that loading takes, and before the address is told
+    from gavel.web.http_server import serve_app, serve_in_workers
+    from lambdas.query_api.callers import CallerLimits, is_loopback
+
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def tell(line: str) -> None:
+        if not is_loopback(host):
+            console.print(REACHABLE, highlight=False)
+        console.print(f"{line}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
+
+    with listener:
+        settings = Settings.from_env()
+        settings = replace(settings, query_tower=query_tower or settings.query_tower)
+        hosts = None if "*" in (allow_host or []) else [host, *(allow_host or [])]
+        limits = CallerLimits(hosts, settings.writes_per_second, settings.searches_per_second)
+        make_app = partial(page_and_api, settings, photos or [], currency.upper(), limits, workers)
+        if workers > 1:
+            serve_in_workers(workers, make_app, listener, tell)
+            return
+        app, line = make_app()
+        tell(line)
+        serve_app(app, listener)
+
+
+def page_and_api(
+    settings: Settings, photos: Sequence[Path], currency: str, limits: "CallerLimits | None" = None, workers: int = 1
+) -> tuple["FastAPI", str]:
+    """The app that `gavel serve` runs, and a line about the index behind it.
+
+    Args:
+        settings: of this process.
+        photos: folders whose photos may be shown.
+        currency: ISO 4217 code, or empty.
+        limits: what callers may do, in each process; None for anything.
+        workers: processes that serve side by side.
+
+    Raises:
+        IndexMissing: nothing has been indexed yet.
+    """
+    from starlette.middleware import Middleware
+
+    from gavel.web.admission import Admission, request_queues
+    from gavel.web.page_app import add_page
+    from gavel.web.photo_files import PhotoShelf
+    from gavel.workspace.wiring import event_sink, search_service, signing_lists
+    from lambdas.query_api.app import create_app
+    from lambdas.query_api.callers import CallerLimits
+    from lambdas.query_api.events import events_router
+
+    home, service, lists = Home(settings), search_service(settings), signing_lists(settings)
+    index = service.live().index
+    queues = request_queues(settings, workers)
+    app = create_app(
+        lambda: service,
+        settings.origins,
+        limits=limits or CallerLimits(),
+        queries_per_request=settings.queries_per_request,
+        queues=lambda: {kind: queue.figures() for kind, queue in queues.items()},
+        lists=lists,
+    )
+    # innermost: what other middleware refuses needs no turn, and what this one refuses has their headers
+    app.user_middleware.append(Middleware(Admission, queues=queues))
+    app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
+    add_page(app, lambda: service, PhotoShelf(home, photos), currency)
+    return app, f"index {index.name}, {index.count()} lots"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Args:
+        host: name or address of this machine.
+        port: 1 to 65535.
+
+    Raises:
+        InvalidInput: the port is taken, or the address is none of this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise InvalidInput(f"{host}:{port} cannot be listened on ({reason}); choose another with --port or --host") from error

@@ -1,0 +1,146 @@
+"""Several real OpenSearch nodes on this machine as one cluster: for shards, replicas and the loss of a node."""
+
+import json
+import logging
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from gavel.opensearch.jars import Progress, locked
+from gavel.opensearch.jvm import Member
+from gavel.opensearch.node import (
+    DEFAULT_PORT,
+    RunningNode,
+    find_running,
+    free_port,
+    launch,
+    require_free_port,
+    stop,
+    wait_until_healthy,
+)
+from retrieval.errors import GavelError, IndexUnavailable, InvalidInput
+from retrieval.files import replace_file
+
+CLUSTER_FILE = "cluster.json"  # the ports of the members, which find each other there again
+DEFAULT_HEAP = "512m"
+TRANSPORT_ABOVE_HTTP = 100  # as 9300 is above 9200
+START_TIMEOUT_S = 240.0  # several virtual machines share the cores
+
+logger = logging.getLogger(__name__)
+
+
+def start_cluster(
+    data: Path,
+    nodes: int = 3,
+    port: int | None = DEFAULT_PORT,
+    *,
+    heap: str = DEFAULT_HEAP,
+    timeout_s: float = START_TIMEOUT_S,
+    progress: Progress = logger.info,
+) -> list[RunningNode]:
+    """Start nodes that outlive this process, each with a folder of its own, and wait until all are in one cluster.
+
+    Members that run already are left as they are; so a node that was lost is started again, with its data, by the same call.
+
+    Args:
+        data: folder of the cluster. A cluster that was made there keeps its ports.
+        nodes: how many; with three, one may be lost.
+        port: of the first, the others follow; None takes ports that are free.
+        heap: memory of each JVM.
+        timeout_s: how long all may take.
+        progress: told in a few words what happens.
+
+    Returns:
+        The nodes, in the order of their folders.
+
+    Raises:
+        InvalidInput: the cluster of this folder has another number of nodes.
+        MissingPrerequisite: no fit Java, no room on the disk, no network to fetch it, or a port is taken.
+        IndexUnavailable: a node ended or did not join in time.
+    """
+    data = data.resolve()
+    data.mkdir(parents=True, exist_ok=True)
+    with locked(data / ".lock"):
+        members = _members(data, nodes, port)
+        before = {node.data for node in find_cluster(data)}
+        deadline = time.monotonic() + timeout_s
+        try:
+            started = [
+                launch(folder, member.port, members, heap=heap, progress=progress)
+                for folder, member in zip(_folders(data, nodes), members, strict=True)
+            ]
+            for node in started:
+                wait_until_healthy(node, deadline - time.monotonic())
+            _wait_until_joined(started, deadline)
+        except GavelError:
+            for folder in set(_folders(data, nodes)) - before:  # those that served before go on
+                stop(folder)
+            raise
+    return started
+
+
+def stop_cluster(data: Path) -> bool:
+    """Stop the nodes of a cluster's folder; what was acknowledged stays.
+
+    Returns:
+        Whether any ran.
+    """
+    stopped = [stop(folder) for folder in sorted(data.resolve().glob("node-*"))]
+    return any(stopped)
+
+
+def find_cluster(data: Path) -> list[RunningNode]:
+    """The nodes of a cluster's folder that run."""
+    found = (find_running(folder) for folder in sorted(data.resolve().glob("node-*")))
+    return [node for node in found if node is not None]
+
+
+def urls_of(nodes: Sequence[RunningNode]) -> str:
+    """Where they answer, as OPENSEARCH_URL takes it."""
+    return ",".join(node.url for node in nodes)
+
+
+def _members(data: Path, nodes: int, port: int | None) -> list[Member]:
+    """Those of the folder, written down when it is new."""
+    file = data / CLUSTER_FILE
+    if file.exists():
+        members = [Member.parse(text) for text in json.loads(file.read_text())]
+        if len(members) != nodes:
+            raise InvalidInput(f"the cluster in {data} has {len(members)} nodes, not {nodes}; stop it and delete the folder first")
+        if port in (None, members[0].port) or find_cluster(data):
+            return members
+        # all of them stand still: what they hold is found by its folder, and they may move
+    if port is None:
+        members = [Member(free_port(), free_port()) for _ in range(nodes)]
+    else:
+        members = [Member(port + number, port + number + TRANSPORT_ABOVE_HTTP) for number in range(nodes)]
+        for member in members:
+            require_free_port(member.port)
+            require_free_port(member.transport_port)
+    replace_file(file, json.dumps([str(member) for member in members]) + "\n")
+    return members
+
+
+def _folders(data: Path, nodes: int) -> list[Path]:
+    folders = [data / f"node-{number}" for number in range(1, nodes + 1)]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    return folders
+
+
+def _wait_until_joined(nodes: Sequence[RunningNode], deadline: float) -> None:
+    """Wait until every node sees all of them."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for node in nodes:
+        left = max(1, round(deadline - time.monotonic()))
+        url = f"{node.url}/_cluster/health?wait_for_nodes={len(nodes)}&timeout={left}s"
+        try:
+            with opener.open(url, timeout=left + 5) as answer:
+                seen = int(json.load(answer)["number_of_nodes"])
+        except (OSError, ValueError, KeyError) as error:
+            raise IndexUnavailable(
+                f"OpenSearch at {node.url} does not say who is in its cluster ({error}); see {node.log}"
+            ) from error
+        if seen != len(nodes):
+            raise IndexUnavailable(f"OpenSearch at {node.url} found {seen} of {len(nodes)} nodes; see {node.log}")

@@ -1,0 +1,295 @@
+"""A real OpenSearch node on this machine, without Docker: start it, stop it, or run it in the foreground.
+
+    python -m gavel.opensearch.node prepare [--home DIR]
+    python -m gavel.opensearch.node run [--home DIR] [--data DIR] [--port 9200] [--heap 1g] [--members 9200:9300 9201:9301 …]
+
+It has no security plugin, and so it listens on 127.0.0.1 alone: it serves laptops, tests and CI.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gavel.opensearch.jars import Progress, default_home, locked, prepare, require_free_disk
+from gavel.opensearch.java import find_java
+from gavel.opensearch.jvm import HOST, Member, run
+from retrieval.errors import GavelError, IndexUnavailable, InvalidInput, MissingPrerequisite
+from retrieval.files import replace_file
+
+DEFAULT_PORT = 9200
+DEFAULT_HEAP = "1g"
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 30.0
+POLL_S = 0.2
+PID_FILE = "node.json"
+LOG_FILE = "node.log"
+LOG_TAIL_BYTES = 4_000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningNode:
+    """A node that was started here.
+
+    Attributes:
+        pid: its process.
+        port: where it answers HTTP on 127.0.0.1.
+        data: its folder: data/, config/, the log and the pid file.
+    """
+
+    pid: int
+    port: int
+    data: Path
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """What it says."""
+        return self.data / LOG_FILE
+
+
+def start(
+    data: Path,
+    port: int = DEFAULT_PORT,
+    *,
+    home: Path | None = None,
+    heap: str = DEFAULT_HEAP,
+    timeout_s: float = START_TIMEOUT_S,
+    progress: Progress = logger.info,
+) -> RunningNode:
+    """Start a node that outlives this process, and wait until its cluster is yellow or green.
+
+    Args:
+        data: the node's own folder. If a node of this folder runs already, that one is returned, whatever its port.
+        port: where it shall answer on 127.0.0.1.
+        home: the prepared layout; prepared first where it is absent. None is default_home().
+        heap: memory of the JVM, such as "512m" or "1g".
+        timeout_s: how long it may take to answer.
+        progress: told in a few words what happens.
+
+    Raises:
+        MissingPrerequisite: no fit Java, no room on the disk, no network to fetch it, or the port is taken.
+        IndexUnavailable: the node ended or did not answer in time; the message quotes its log.
+    """
+    data = data.resolve()
+    data.mkdir(parents=True, exist_ok=True)
+    with locked(data / ".lock"):
+        running = launch(data, port, home=home, heap=heap, progress=progress)
+        try:
+            wait_until_healthy(running, timeout_s)
+        except IndexUnavailable:
+            stop(data)
+            raise
+    return running
+
+
+def launch(
+    data: Path,
+    port: int,
+    members: Sequence[Member] = (),
+    *,
+    home: Path | None = None,
+    heap: str = DEFAULT_HEAP,
+    progress: Progress = logger.info,
+) -> RunningNode:
+    """Start a node and do not wait for it; one of this folder that runs already is returned.
+
+    Args:
+        data: the node's own folder, which is there and nobody else's at this moment.
+        port: where it shall answer on 127.0.0.1.
+        members: all nodes of its cluster; none for a node that stands alone.
+        home: as for start().
+        heap: likewise.
+        progress: likewise.
+
+    Raises:
+        MissingPrerequisite: as start().
+    """
+    running = find_running(data)
+    if running is None:
+        find_java()
+        require_free_disk(data)
+        require_free_port(port)
+        layout = prepare(home or default_home(), progress)
+        progress(f"starting OpenSearch on {HOST}:{port}")
+        running = _spawn(layout, data.resolve(), port, heap, members)
+    return running
+
+
+def stop(data: Path, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+    """Stop the node of a folder; it writes what it holds to disk first.
+
+    Args:
+        data: the folder that start() was given.
+        timeout_s: how long it may take before it is killed. What was acknowledged is durable even then.
+
+    Returns:
+        Whether one ran.
+    """
+    data = data.resolve()
+    node = find_running(data)
+    if node is not None:
+        os.kill(node.pid, signal.SIGTERM)
+        if not _wait_until_gone(node, timeout_s):
+            logger.warning("OpenSearch (process %d) did not end within %.0f s and is killed", node.pid, timeout_s)
+            os.kill(node.pid, signal.SIGKILL)
+            _wait_until_gone(node, timeout_s)
+    (data / PID_FILE).unlink(missing_ok=True)
+    return node is not None
+
+
+def wait_until_healthy(node: RunningNode, timeout_s: float) -> None:
+    """Wait until the cluster of a node is yellow or green.
+
+    Raises:
+        IndexUnavailable: the node ended or did not answer in time; the message quotes its log.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if not _is_ours(node):
+            raise IndexUnavailable(f"OpenSearch ended while it started; the end of {node.log}:\n{_log_tail(node.log)}")
+        if _health(node.url) in ("yellow", "green"):
+            return
+        time.sleep(POLL_S)
+    raise IndexUnavailable(f"OpenSearch at {node.url} did not answer within {timeout_s:.0f} s; see {node.log}")
+
+
+def find_running(data: Path) -> RunningNode | None:
+    """The node of this folder, if its process lives; a number in a stale pid file may be another program's by now."""
+    data = data.resolve()
+    try:
+        values = json.loads((data / PID_FILE).read_text())
+        node = RunningNode(int(values["pid"]), int(values["port"]), data)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return node if _is_ours(node) else None
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free_port(port: int) -> None:
+    """Check that a port can be listened on.
+
+    Raises:
+        InvalidInput: there is no such port.
+        MissingPrerequisite: something listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OverflowError:
+            raise InvalidInput(f"there is no port {port}; allowed are 1 to 65535") from None
+        except OSError as error:
+            raise MissingPrerequisite(
+                f"port {port} of {HOST} is taken ({error.strerror}); choose another with --port, "
+                f"or set OPENSEARCH_URL=http://{HOST}:{port} if an OpenSearch of yours runs there"
+            ) from error
+
+
+def _spawn(home: Path, data: Path, port: int, heap: str, members: Sequence[Member]) -> RunningNode:
+    command = [sys.executable, "-m", "gavel.opensearch.node", "run", "--home", home, "--data", data, "--port", port, "--heap", heap]
+    command += ["--members", *members] if members else []
+    with (data / LOG_FILE).open("wb") as log:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=Path(__file__).resolve().parents[1],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in the terminal that started it is not meant for it
+        )
+    node = RunningNode(process.pid, port, data)
+    _write_pid_file(node)
+    while process.poll() is None and not _is_ours(node):
+        time.sleep(POLL_S / 10)  # the kernel shows the new command line a moment after the program has been replaced
+    return node
+
+
+def _write_pid_file(node: RunningNode) -> None:
+    replace_file(node.data / PID_FILE, json.dumps({**asdict(node), "data": str(node.data)}) + "\n")
+
+
+def _is_ours(node: RunningNode) -> bool:
+    """Whether the process exists and was started with this folder as its data."""
+    _reap(node.pid)
+    arguments = Path(f"/proc/{node.pid}/cmdline")
+    if Path("/proc/self").exists():
+        line = arguments.read_bytes().replace(b"\0", b" ").decode(errors="replace") if arguments.exists() else ""
+    else:
+        line = subprocess.run(["ps", "-o", "command=", "-p", str(node.pid)], capture_output=True, text=True, check=False).stdout
+    return "opensearch_node" in line and str(node.data) in line
+
+
+def _reap(pid: int) -> None:
+    """Take note of the end of a child, which else stays visible as a zombie."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return  # it is not a child of this process
+
+
+def _health(url: str) -> str | None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before the loopback
+    try:
+        with opener.open(f"{url}/_cluster/health", timeout=5) as answer:
+            return str(json.load(answer)["status"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _wait_until_gone(node: RunningNode, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while _is_ours(node):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _log_tail(log: Path) -> str:
+    return log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip() or "(it is empty)"
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=["prepare", "run"])
+    parser.add_argument("--home", type=lambda text: Path(text).resolve(), default=default_home())
+    parser.add_argument("--data", type=lambda text: Path(text).resolve(), default=Path(".gavel/opensearch").resolve())
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--heap", default=DEFAULT_HEAP)
+    parser.add_argument(
+        "--members", type=Member.parse, nargs="*", default=(), help="HTTP and transport port of all nodes of a cluster"
+    )
+    flags = parser.parse_args()
+    try:
+        prepare(flags.home, lambda line: print(line, flush=True))
+        if flags.verb == "run":
+            run(flags.home, flags.data, flags.port, flags.heap, flags.members)
+    except GavelError as error:
+        sys.exit(f"opensearch_node: {error}")
+
+
+if __name__ == "__main__":
+    main()

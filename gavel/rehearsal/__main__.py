@@ -1,0 +1,165 @@
+"""`make rehearse`: deploy the stages on this machine, run a night, answer a search, say what stood in for AWS."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from gavel.aws.account import deployed_stage
+from gavel.opensearch import node as opensearch_node
+from gavel.rehearsal.cloud import running
+from gavel.rehearsal.deployment import deploy, synthesise
+from gavel.rehearsal.domain import https_domain
+from gavel.rehearsal.journey import Journey
+from gavel.workspace.console import Stages, console, show_table
+from gavel.workspace.entry import run_command
+from gavel.workspace.options import Json, print_json
+
+STAGES = ("dev", "prod")
+LOTS, SEED = 60, 7
+NODE_HEAP = "512m"
+UNREACHABLE = {
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    "AWS_ACCESS_KEY_ID": "x",
+    "AWS_SECRET_ACCESS_KEY": "x",
+    "AWS_REGION": "eu-west-1",
+}
+
+
+@dataclass
+class Report:
+    """What a rehearsal of one stage came to.
+
+    Attributes:
+        stage: its name.
+        seconds: step -> how long it took.
+        found: titles that the search answered with, best first.
+        functions: function -> how often it was run.
+        jobs: processing jobs that were run.
+        stand_ins: resource type -> how many were deployed as records alone.
+        access: what was written into fine-grained access control, which the node does not have.
+        unsigned: requests to OpenSearch without an AWS signature.
+    """
+
+    stage: str
+    seconds: dict[str, float]
+    found: list[str]
+    functions: dict[str, int]
+    jobs: int
+    stand_ins: dict[str, int]
+    access: list[str] = field(default_factory=list)
+    unsigned: int = 0
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], label: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[label] = time.perf_counter() - start
+
+
+def rehearse_stage(stage: str, work: Path, towers: Sequence[Path], lots: Path, tell: Callable[[str], Any]) -> Report:
+    """Deploy one stage into an emulated account of its own and go through its journey.
+
+    Args:
+        stage: of cdk.json.
+        work: an empty folder.
+        towers: artefacts of two towers.
+        lots: folder with a day's item files.
+        tell: is told what is being done.
+    """
+    seconds: dict[str, float] = {}
+    work.mkdir()
+    with _timed(seconds, "synthesise"):
+        tell(f"{stage}: synthesise")
+        synthesise(stage, work / "assembly", UNREACHABLE)
+    with _node(work, seconds, tell, stage) as url, https_domain(url, work) as domain, running(domain, work) as cloud:
+        tell(f"{stage}: deploy")
+        with _timed(seconds, "deploy"):
+            deploy(cloud, work / "assembly")
+        tell(f"{stage}: a night and a search")
+        journey = Journey(cloud, deployed_stage(stage), seconds=seconds)
+        journey.run(towers, lots)
+        names = [name for name, _ in cloud.invocations]
+        functions = {name: names.count(name) for name in dict.fromkeys(names)}
+        stand_ins = {kind: len(made) for kind, made in sorted(cloud.record.resources.items())}
+        return Report(stage, seconds, journey.found, functions, len(cloud.jobs), stand_ins, domain.access, domain.unsigned)
+
+
+@contextmanager
+def _node(work: Path, seconds: dict[str, float], tell: Callable[[str], Any], stage: str) -> Iterator[str]:
+    """A fresh OpenSearch node, ended with the block."""
+    tell(f"{stage}: start OpenSearch")
+    with _timed(seconds, "start OpenSearch"):
+        node = opensearch_node.start(work / "node", opensearch_node.free_port(), heap=NODE_HEAP)
+    try:
+        yield node.url
+    finally:
+        opensearch_node.stop(work / "node")
+
+
+def make_tower(out: Path, texts: list[str], seed: int) -> Path:
+    """A compact tower of fresh weights: it is embedded with and searched with like any other, and knows nothing yet."""
+    import torch
+
+    from models.artefacts.tower_files import save_towers
+    from models.towers.config import preset
+    from models.towers.tokenizer import make_tokenizer
+    from models.towers.two_towers import TwoTowers
+
+    torch.manual_seed(seed)
+    config = preset("compact")
+    tokenizer = make_tokenizer(config, texts)
+    text = replace(config.text, config={**config.text.config, "vocab_size": tokenizer.get_vocab_size()})
+    return save_towers(TwoTowers(replace(config, text=text)), tokenizer, out)
+
+
+def rehearse(
+    stage: Annotated[list[str], typer.Option(help="Stage of cdk.json; may be repeated.")] = list(STAGES),  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Deploy stages against an AWS that is emulated on this machine, run a night there and answer a search."""
+    from catalog.synthetic import generate
+    from retrieval.contracts.item_files import read_items
+    from retrieval.contracts.items import Item
+
+    logging.disable(logging.ERROR)  # moto's; what goes wrong comes back from the command line and the machines
+    with TemporaryDirectory(prefix="gavel-rehearsal-") as folder, Stages() as stages:
+        work, begun = Path(folder), time.perf_counter()
+        stages("make lots and two towers")
+        catalog = generate(work / "catalog", lots=LOTS, seed=SEED)
+        lots = catalog.item_files()[0].parent
+        titles = [item.title for item in read_items(catalog.item_files()[0]) if isinstance(item, Item)]
+        towers = [make_tower(work / "towers", titles, seed) for seed in (1, 2)]
+        reports = [rehearse_stage(name, work / name, towers, lots, stages) for name in dict.fromkeys(stage)]
+        total = time.perf_counter() - begun
+    if as_json:
+        print_json({"seconds": total, "stages": [asdict(report) for report in reports]})
+        return
+    for report in reports:
+        _show(report)
+    console.print(f"{total:.0f} s in all")
+
+
+def _show(report: Report) -> None:
+    show_table(f"{report.stage}: steps", ("step", "s"), [(label, f"{spent:.1f}") for label, spent in report.seconds.items()], 1)
+    show_table(
+        f"{report.stage}: what stood in for AWS, deployed as a record of its properties",
+        ("resource type", "how many"),
+        [(kind, str(count)) for kind, count in report.stand_ins.items()],
+        1,
+    )
+    console.print(f"run for real: {report.functions}, {report.jobs} embedding jobs (without their container)")
+    console.print(f"found: {report.found}; written into access control, which the node has not: {report.access}")
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(rehearse)
+    run_command(app, "rehearse")

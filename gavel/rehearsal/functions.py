@@ -1,0 +1,127 @@
+"""The Lambda functions of an emulated account: run from the code that was uploaded, called directly and by their queues."""
+
+import io
+import json
+import threading
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from moto.awslambda.models import EventSourceMapping, LambdaBackend, LambdaFunction
+from moto.awslambda.utils import get_backend
+from moto.sqs.models import Queue, sqs_backends
+
+from gavel.rehearsal.lambda_runtime import Invocation, invoke
+from retrieval.errors import GavelError
+
+POLL_S = 0.2
+IDLE_S = 120.0
+
+
+class Functions:
+    """Runs functions, and polls the queues that they are mapped to.
+
+    Args:
+        invocations: gets every call, the function's name and what came of it.
+        environment: what every function finds beside its own variables.
+        work: folder for their code and files.
+    """
+
+    def __init__(self, invocations: list[tuple[str, Invocation]], environment: Mapping[str, str], work: Path) -> None:
+        self._invocations, self._environment, self._work = invocations, environment, work
+        self._calls, self._lock = 0, threading.Lock()
+        self._mappings: list[EventSourceMapping] = []
+        self._ended = threading.Event()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Functions run, and messages reach them, to the end of the block."""
+        create = LambdaBackend.create_event_source_mapping
+        functions = self
+
+        def created(backend: LambdaBackend, spec: dict[str, Any]) -> EventSourceMapping:
+            mapping = create(backend, spec)
+            mapping.enabled = False  # moto would hand over one old message for each new one
+            functions._mappings.append(mapping)
+            return mapping
+
+        def run(function: LambdaFunction, event: Any = None) -> tuple[str, bool, str]:
+            called = functions._call(function, event)
+            return json.dumps(called.answer), called.failed, called.log
+
+        with (
+            patch.object(LambdaBackend, "create_event_source_mapping", created),
+            patch.object(LambdaFunction, "_invoke_lambda", run),
+        ):
+            poller = threading.Thread(target=self._poll, daemon=True)
+            poller.start()
+            try:
+                yield
+            finally:
+                self._ended.set()
+                poller.join()
+
+    def wait_until_idle(self) -> None:
+        """Wait until no mapped queue holds a message that can be had.
+
+        Raises:
+            GavelError: a function is still busy after IDLE_S, or its messages come back again and again.
+        """
+        deadline = time.monotonic() + IDLE_S
+        while any(_waiting(_queue(mapping)) for mapping in list(self._mappings)):
+            if time.monotonic() > deadline:
+                raise GavelError(f"messages are still waiting after {IDLE_S:g} s: {self._invocations[-1:]}")
+            time.sleep(POLL_S)
+
+    def _poll(self) -> None:
+        """Hand over what waits, a batch at a time, and keep what a function reports as failed."""
+        while not self._ended.wait(POLL_S):
+            for mapping in list(self._mappings):
+                queue = _queue(mapping)
+                backend = sqs_backends[queue.account_id][queue.region]
+                while not self._ended.is_set():
+                    messages = backend.receive_message(queue.name, mapping.batch_size, 0, queue.visibility_timeout)
+                    if not messages:
+                        break
+                    failed = self._deliver(mapping, messages)
+                    for message in messages:
+                        if message.id not in failed:
+                            backend.delete_message(queue.name, message.receipt_handle)
+
+    def _deliver(self, mapping: EventSourceMapping, messages: list[Any]) -> set[str]:
+        """Call the function with a batch; the ids of the messages that must come again."""
+        source = {"eventSource": "aws:sqs", "eventSourceARN": mapping.event_source_arn}
+        event = {"Records": [{"messageId": message.id, "body": message.body, **source} for message in messages]}
+        account, region = mapping.function_arn.split(":")[4], mapping.function_arn.split(":")[3]
+        called = self._call(get_backend(account, region).get_function(mapping.function_arn), event)
+        if called.failed:
+            return {message.id for message in messages}
+        return {failure["itemIdentifier"] for failure in (called.answer or {}).get("batchItemFailures", [])}
+
+    def _call(self, function: Any, event: Any) -> Invocation:
+        code = self._work / function.code_sha_256.replace("/", "_")
+        with self._lock:
+            if not code.is_dir():
+                zipfile.ZipFile(io.BytesIO(function.code_bytes)).extractall(code)
+            self._calls += 1
+            work = self._work / f"call-{self._calls}"
+        environment = {**self._environment, **function.environment_vars}
+        called = invoke(
+            code, function.handler, event, environment, work, timeout_s=int(function.timeout), name=function.function_name
+        )
+        self._invocations.append((function.function_name, called))
+        return called
+
+
+def _queue(mapping: EventSourceMapping) -> Queue:
+    _, _, _, region, account, name = mapping.event_source_arn.split(":")
+    return sqs_backends[account][region].get_queue(name)
+
+
+def _waiting(queue: Queue) -> int:
+    """Messages that nobody has taken or whose taker has not answered yet."""
+    return int(queue.approximate_number_of_messages) + int(queue.approximate_number_of_messages_not_visible)

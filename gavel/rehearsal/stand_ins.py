@@ -1,0 +1,134 @@
+"""Resources that moto's CloudFormation does not know, deployed as records of what was asked for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from moto.awslambda.utils import get_backend as lambda_backend
+from moto.cloudformation import parsing
+from moto.core.common_models import CloudFormationModel
+from moto.firehose.models import firehose_backends
+
+from gavel.rehearsal.custom_resources import CustomResource
+
+# properties that a reference to a resource answers with
+NAMES = ("StageName", "AlarmName", "DomainName", "DeliveryStreamName", "Name")
+OTHER_DESTINATIONS = ("s3", "redshift", "elasticsearch", "splunk", "http_endpoint", "snowflake", "iceberg")  # of a stream
+Attributes = Mapping[tuple[str, str], str]
+
+
+@dataclass
+class Record:
+    """What an emulated deployment replaced.
+
+    Attributes:
+        attributes: (resource type, attribute) -> its value, where one that is made up would not do.
+        resources: resource type -> names of the resources that a stand-in was deployed for.
+    """
+
+    attributes: Attributes
+    resources: dict[str, list[str]] = field(default_factory=dict)
+
+
+class StandIn(CloudFormationModel):
+    """One resource: references to it and its attributes answer, nothing else happens."""
+
+    def __init__(self, kind: str, name: str, reference: str, attributes: Attributes, where: str) -> None:
+        self._kind, self._name, self._reference, self._attributes, self._where = kind, name, reference, attributes, where
+
+    @property
+    def physical_resource_id(self) -> str:
+        """What a reference to the resource answers with."""
+        return self._reference
+
+    @classmethod
+    def has_cfn_attr(cls, attr: str) -> bool:
+        """Every attribute is there."""
+        return True
+
+    def get_cfn_attribute(self, attribute_name: str) -> str:
+        """The attribute given for its type, or one made of the name."""
+        made_up = f"{self._where}/{self._name}" if attribute_name.endswith("Arn") else f"{self._name}-{attribute_name}".lower()
+        return self._attributes.get((self._kind, attribute_name), made_up)
+
+    def is_created(self) -> bool:
+        """At once."""
+        return True
+
+
+def install(record: Record) -> Callable[[], None]:
+    """Have moto deploy a stand-in for every type that it does not know.
+
+    Args:
+        record: is told of each.
+
+    Returns:
+        A function that takes the stand-ins out again.
+    """
+    known, made = parsing.resource_class_from_type, {}
+
+    def resource_class(kind: str) -> type[CloudFormationModel]:
+        if kind.startswith("Custom::"):
+            return CustomResource
+        if kind in parsing.get_model_map() or kind in parsing.NULL_MODELS:
+            return known(kind)
+        if kind not in made:
+            made[kind] = _model(kind, record)
+        return made[kind]
+
+    def take_out() -> None:
+        parsing.resource_class_from_type = known
+
+    parsing.resource_class_from_type = resource_class
+    return take_out
+
+
+def _model(kind: str, record: Record) -> type[CloudFormationModel]:
+    """The stand-in of a type, as moto asks for one: a class of its own."""
+
+    def create(
+        cls: type, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
+    ) -> StandIn:
+        properties = cloudformation_json.get("Properties", {})
+        record.resources.setdefault(kind, []).append(resource_name)
+        if kind == "AWS::Lambda::Alias":
+            reference = _make_alias(properties, account_id, region_name)
+        else:
+            reference = next((str(properties[name]) for name in NAMES if name in properties), resource_name)
+        if kind == "AWS::KinesisFirehose::DeliveryStream":
+            _make_stream(properties, account_id, region_name)
+        where = f"arn:aws:stand-in:{region_name}:{account_id}:{kind.replace('::', '-').lower()}"
+        return cls(kind, resource_name, reference, record.attributes, where)
+
+    members = {
+        "__module__": __name__,
+        "create_from_cloudformation_json": classmethod(create),
+        "cloudformation_name_type": staticmethod(lambda: None),
+        "cloudformation_type": staticmethod(lambda: kind),
+    }
+    return type("StandIn" + kind.replace("::", ""), (StandIn,), members)
+
+
+def _make_stream(properties: Mapping[str, Any], account_id: str, region: str) -> None:
+    """Firehose knows delivery streams in moto, and writes to S3 at once and unpacked; CloudFormation alone does not."""
+    firehose_backends[account_id][region].create_delivery_stream(
+        region=region,
+        delivery_stream_name=properties["DeliveryStreamName"],
+        delivery_stream_type=properties["DeliveryStreamType"],
+        delivery_stream_encryption_configuration_input=properties["DeliveryStreamEncryptionConfigurationInput"],
+        kinesis_stream_source_configuration={},
+        extended_s3_destination_configuration=dict(properties["ExtendedS3DestinationConfiguration"]),
+        tags=[],
+        **{f"{kind}_destination_configuration": {} for kind in OTHER_DESTINATIONS},
+    )
+
+
+def _make_alias(properties: Mapping[str, Any], account_id: str, region: str) -> str:
+    """Lambda itself knows aliases in moto; CloudFormation alone does not.
+
+    Returns:
+        The alias's ARN.
+    """
+    backend = lambda_backend(account_id, region)
+    alias = backend.create_alias(properties["Name"], properties["FunctionName"], properties["FunctionVersion"], "", "")
+    return str(alias.arn)

@@ -1,0 +1,47 @@
+"""How a command begins and ends: errors of Gavel become one line on stderr and an exit status."""
+
+import logging
+import sys
+from collections.abc import Callable
+from io import TextIOWrapper
+from pathlib import Path
+
+from gavel.workspace.console import notes
+from retrieval.errors import GavelError, InvalidInput
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+COMMAND = "gavel"
+
+
+def run_command(command: Callable[[], object], name: str = COMMAND) -> None:
+    """Run a command line to its end.
+
+    Args:
+        command: what to run.
+        name: stands before what goes wrong.
+    """
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, TextIOWrapper):  # what a terminal cannot write, or is no UTF-8, ends no command
+            stream.reconfigure(errors=errors)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        command()
+    except (GavelError, OSError) as error:
+        say(str(error), name=name)
+        sys.exit(EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_ERROR)
+    except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:
+            say("interrupted; run the same command again to go on", style="yellow", name=name)
+        raise
+
+
+def say(text: str, *, style: str = "red", name: str = COMMAND) -> None:
+    """Print one line on stderr; a `gavel …` in it is written as this command was called, so that it can be copied."""
+    line = f"{name}: {text.replace(f'`{COMMAND} ', f'`{as_called()} ')}"
+    notes.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def as_called() -> str:
+    """The path by which the user called `gavel`, such as .venv/bin/gavel; plain `gavel` where it is on the PATH."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == COMMAND and not called.is_absolute() else COMMAND

@@ -1,0 +1,28 @@
+"""What the commands share: their common options, and how they print."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gavel.workspace.console import show_values
+from retrieval.config.settings import QueryTowerKind
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+QueryTower = Annotated[QueryTowerKind | None, typer.Option(help="What encodes queries; GAVEL_QUERY_TOWER by default.")]
+CatalogOption = Annotated[Path | None, typer.Option("--catalog", help="Catalogue folder; the newest one by default.")]
+
+
+def report(values: dict[str, Any], as_json: bool) -> None:
+    """Print named values, as a table or as JSON."""
+    if as_json:
+        print_json(values)
+    else:
+        show_values(values)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))

@@ -1,0 +1,369 @@
+"""The steps from a catalogue to a searchable index on one machine; the commands and the demo run the same ones."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catalog.folder import CatalogFolder
+from gavel.workspace.config_file import configured
+from gavel.workspace.console import Step
+from gavel.workspace.folders import Home
+from gavel.workspace.wiring import load_buyers, load_encoder, open_store
+from retrieval.config.settings import Settings
+from retrieval.contracts.release import load_release
+from retrieval.contracts.tower_card import TowerCard, split_tower_id
+from retrieval.errors import InvalidInput
+from retrieval.ingestion import ReleaseReport, index_release, rebuild_index
+from retrieval.search.service import SearchService
+
+logger = logging.getLogger(__name__)
+
+# torch and what stands on it take seconds to import: a search must not wait for them, so they are imported where they work
+if TYPE_CHECKING:
+    from models.config.training import TrainingConfig
+    from models.data.hard_negatives import HardNegatives
+    from models.training.adaptation import DistillationReport
+    from processing.ranking.train_from_events import EventsReport
+    from processing.ranking.train_job import Labels, RerankerReport
+    from processing.training.buyers import BuyersReport
+    from processing.training.mining_rules import MiningRules
+    from processing.training.rounds import RoundsReport
+
+
+def training_config(
+    catalog: CatalogFolder,
+    *,
+    preset: str = "compact",
+    text_only: bool = False,
+    seed: int,
+    text_model: str | None = None,
+    dimensions: int | None = None,
+    hidden_text: float = 0.0,
+    stages: Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> "TrainingConfig":
+    """The schedule that was chosen for a catalogue, with what gavel.toml and a user's flags change.
+
+    Args:
+        catalog: its name chooses the schedule.
+        preset: a name in models.towers.config.PRESETS.
+        text_only: leave the photos out.
+        seed: of the run.
+        text_model: hub name or local folder of a pretrained text encoder in place of the preset's.
+        dimensions: length of the vectors in place of the preset's.
+        hidden_text: share of the lots with a photo whose text is hidden, see models.towers.config.
+        stages: file of stages, see processing.training.schedule_files.
+        changes: fields of TrainingConfig -> value; None leaves a field as it is.
+    """
+    from models.config.training import TrainingConfig
+    from processing.training.schedule_files import read_stages
+
+    config = TrainingConfig.for_catalog(catalog.name, preset=preset, use_image=not text_only, seed=seed)
+    config = configured(config, "training")
+    if text_only:
+        config = replace(config, tower=replace(config.tower, use_image=False))
+    if text_model:
+        config = replace(config, tower=replace(config.tower, text=replace(config.tower.text, model=text_model)))
+    if dimensions:
+        config = replace(config, tower=replace(config.tower, dimensions=dimensions))
+    if hidden_text:
+        config = replace(config, tower=replace(config.tower, hidden_text=hidden_text))
+    if stages:
+        config = replace(config, stages=read_stages(stages))
+    return replace(config, **_given(changes or {}))
+
+
+def mining_rules(*, no_margin: bool = False, **values: Any) -> "MiningRules":
+    """Rules of mining, see processing.training.mining_rules; None takes what gavel.toml says."""
+    from processing.training.mining_rules import MiningRules
+
+    rules = replace(configured(MiningRules(), "mining"), **_given(values))
+    return replace(rules, margin=None) if no_margin else rules
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def train_towers(
+    home: Home,
+    catalog: CatalogFolder,
+    config: "TrainingConfig",
+    *,
+    negatives: Path | None = None,
+    start_from: Path | None = None,
+    resume: bool = True,
+    progress: Step,
+) -> Path:
+    """Train a pair of towers on a catalogue and save the artefact.
+
+    Args:
+        home: gets the tower.
+        catalog: what to train on.
+        config: one stage of it is trained: the first, or with negatives the second.
+        negatives: file of mined negatives.
+        start_from: folder of the tower to go on from; with negatives, by default the one that they were mined with.
+        resume: go on with a run that was cut short.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        The tower's folder.
+    """
+    from models.data.hard_negatives import HardNegatives
+    from models.training.two_towers import train_towers
+    from processing.training.rounds import MINED, in_stages
+
+    stage, mined = 0, None
+    if negatives is not None:
+        kept = HardNegatives.load(negatives)
+        config, stage, mined = in_stages(config), MINED, kept.by_query
+        start_from = start_from or home.tower(split_tower_id(str(kept.settings.get("tower_id", "")))[0])
+    report = train_towers(
+        catalog, config, home.towers, progress, stage=stage, start_from=start_from, negatives=mined, resume=resume
+    )
+    return report.tower_folder
+
+
+def adapt(
+    home: Home, catalog: CatalogFolder, model: str, stages: Callable[[str], Step], *, max_length: int | None, **settings: Any
+) -> "DistillationReport":
+    """Adapt a sentence encoder to a catalogue and save the towers, see models.training.adaptation.
+
+    Args:
+        home: gets the towers.
+        catalog: lots and queries; no judgment is learnt from.
+        model: a preset of a sentence encoder, a hub name or a folder.
+        stages: shows progress: given a stage's label, a function of (done, total).
+        max_length: tokens of a text that are read; None takes the preset's.
+        settings: fields of DistillationConfig; None takes what gavel.toml says.
+    """
+    from models.towers.config import sentence_towers
+    from models.training.adaptation import DistillationConfig, distil_towers
+
+    tower = sentence_towers(model)
+    tower = replace(tower, max_length=max_length or tower.max_length)
+    config = replace(configured(DistillationConfig(), "distillation"), **_given(settings))
+    return distil_towers(catalog, tower, config, home.towers, stages)
+
+
+def train_rounds(
+    home: Home,
+    catalog: CatalogFolder,
+    config: "TrainingConfig",
+    *,
+    rounds: int,
+    rules: "MiningRules",
+    resume: bool = True,
+    steps: Callable[[str], AbstractContextManager[Step]],
+) -> "RoundsReport":
+    """Train a baseline, rounds on mined negatives and a last stage; the best tower is the newest of the home."""
+    from processing.training.rounds import train_rounds
+
+    return train_rounds(catalog, config, home.towers, home.rounds, rounds=rounds, rules=rules, resume=resume, steps=steps)
+
+
+def mine(
+    home: Home, catalog: CatalogFolder, rules: "MiningRules", out: Path | None, *, progress: Step
+) -> tuple["HardNegatives", Path, bool]:
+    """Mine hard negatives of a catalogue from the live index.
+
+    Returns:
+        The negatives, their file, and whether they were there already.
+    """
+    from processing.training.mining import mine_or_reuse
+
+    index = open_store(home.settings).live()
+    path = out or home.negatives(index.tower_id)
+    encoder = load_encoder(home.settings, index.tower_id)
+    mined, reused = mine_or_reuse(path, catalog, index, encoder, rules, progress=progress)
+    return mined, path, reused
+
+
+def find_release(
+    home: Home,
+    inputs: Sequence[Path],
+    tower: Path,
+    *,
+    release_id: str | None,
+    dimensions: int | None = None,
+    photos: Sequence[Path] = (),
+) -> Path | None:
+    """The folder of the committed release that embed() would write once more; None when anything it comes from has changed."""
+    from processing.embedding.job import find_release
+    from processing.embedding.plan import EmbeddingRun
+
+    card = TowerCard.load(tower, verify=True).at(dimensions)
+    found = find_release(EmbeddingRun(list(inputs), home.embeddings, release_id=release_id, photos=photos), card)
+    if found is None:
+        return None
+    home.remember_sources(found.release_id, [*inputs, *photos])
+    return home.embeddings / found.release_id
+
+
+def embed(
+    home: Home,
+    inputs: Sequence[Path],
+    tower: Path,
+    *,
+    release_id: str | None,
+    workers: int,
+    progress: Step,
+    force: bool = False,
+    dimensions: int | None = None,
+    photos: Sequence[Path] = (),
+) -> Path:
+    """Embed catalogue files into a release, in vectors of a length that the tower serves; None is its own.
+
+    Lots may name photos of their files' folders and of `photos`; what is shown of them is drawn into the home's thumbnails.
+
+    Returns:
+        The release's folder.
+    """
+    from processing.embedding.job import embed
+
+    settings = {"release_id": release_id, "workers": workers, "force": force, "dimensions": dimensions, "photos": photos}
+    settings["thumbnails"] = home.thumbnails
+    manifest = embed(list(inputs), tower, home.embeddings, progress=progress, **settings)
+    home.remember_sources(manifest.release_id, [*inputs, *photos])
+    return home.embeddings / manifest.release_id
+
+
+def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool = False, force: bool = False) -> ReleaseReport:
+    """Index a release and make it live; `overwrite` and `force` as of index_release()."""
+    return index_release(release, open_store(settings), progress, overwrite=overwrite, force=force)
+
+
+def rebuild(
+    settings: Settings, tower_id: str | None, *, progress: Step, overwrite: bool = False, force: bool = False
+) -> tuple[ReleaseReport, list[Path]]:
+    """Build the live index anew from the releases in the home, and make that live.
+
+    Args:
+        settings: name home and index.
+        tower_id: whose releases; None is the tower of the live index.
+        progress: called with (lots done, lots in all).
+        overwrite: as of rebuild_index().
+        force: as of rebuild_index().
+
+    Returns:
+        What became of them, and the folders of the releases.
+
+    Raises:
+        InvalidInput: the home holds no whole release of the tower.
+    """
+    home, store = Home(settings), open_store(settings)
+    tower_id = tower_id or settings.tower_id or store.live_tower() or load_release(home.release(None)).tower_id
+    releases, faults = home.whole_releases(tower_id)
+    for fault in faults:
+        logger.warning("a release is left out: %s", fault)
+    if not releases:
+        artefact, dimensions = split_tower_id(tower_id)
+        flags = f" --tower {artefact}{f' --dimensions {dimensions}' if dimensions else ''}"
+        raise InvalidInput(
+            f"{home.embeddings} holds no whole release of tower {tower_id}; embed the lots again with `gavel embed{flags}`, then "
+            "build the index with `gavel index --rebuild`; until then it stays as it is"
+        )
+    return rebuild_index(releases, store, progress, overwrite=overwrite, force=force), releases
+
+
+def train_reranker(
+    home: Home, catalog: CatalogFolder, *, seed: int, progress: Step, labels: "Labels | None" = None
+) -> "RerankerReport":
+    """Train the re-ranker of the live index's tower on a catalogue's clicks or judgments.
+
+    Args:
+        home: its settings name the index; it gets the booster.
+        catalog: what to learn from.
+        seed: of the training.
+        progress: called with (queries done, queries in all).
+        labels: clicks or judgments; None takes clicks where there are any.
+    """
+    from processing.ranking.train_job import train_reranker
+    from retrieval.ranker.parameters import BoosterParameters
+
+    service, path = _without_ranker(home)
+    given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
+    return train_reranker(catalog, service, path, labels=labels, seed=seed, progress=progress, **given)
+
+
+def train_buyers(
+    home: Home, catalog: Path | None, events: Sequence[Path], *, heads: int | None, epochs: int | None, seed: int, progress: Step
+) -> "BuyersReport":
+    """Train the buyer tower of the live index's tower over the vectors of that tower's newest release.
+
+    Args:
+        home: its settings name the index; the tower's folder gets the buyer tower.
+        catalog: whose clicks to learn from, where no events are given; None is the newest one.
+        events: files of events, or folders of them.
+        heads: of the attention; None takes what gavel.toml says.
+        epochs: over all baskets; None likewise.
+        seed: of the training.
+        progress: called with (epochs done, epochs).
+    """
+    from models.config.buyers import BuyerTrainingConfig
+    from processing.training.buyers import catalog_events, logged_events, train_on_release
+
+    log = logged_events(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
+    tower_id, shorter = split_tower_id(open_store(home.settings).live().tower_id)
+    if shorter:
+        raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")
+    given = _given({"heads": heads, "epochs": epochs, "seed": seed})
+    config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **given)
+    return train_on_release(log, home.release_of_tower(tower_id), home.tower(tower_id), config, progress)
+
+
+def train_on_events(
+    home: Home,
+    places: Sequence[Path],
+    *,
+    judgments: Path | None,
+    trust_unsigned: bool,
+    source_share: float | None,
+    seed: int,
+    force: bool,
+    stages: Callable[[str], Step],
+) -> "EventsReport":
+    """Train the re-ranker of the live index's tower on what POST /events kept; the one that is there stays if it is better.
+
+    Args:
+        home: its settings name the index; it gets the booster.
+        places: files of events, or folders of them.
+        judgments: catalogue whose judgments have a say; None is the newest one of the home, where there is one.
+        trust_unsigned: learn from lists that no search is known to have served, too.
+        source_share: of the lists, the most that one session or client may teach; None is SOURCE_SHARE.
+        seed: of the training.
+        force: replace the re-ranker that is there in any case.
+        stages: shows progress: given a stage's label, a function of (done, total).
+    """
+    from catalog.event_files import read_events
+    from processing.ranking.train_from_events import train_on_events
+    from retrieval.ranker.parameters import BoosterParameters
+
+    service, path = _without_ranker(home)
+    log = read_events(places, stages("read events"), trust_unsigned=trust_unsigned)
+    step = stages("train re-ranker")
+    given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
+    try:
+        catalog = CatalogFolder.load(home.catalog(judgments))
+    except InvalidInput:
+        if judgments:
+            raise
+        catalog = None  # lots without judgments are the usual case
+    share = _given({"source_share": source_share})
+    return train_on_events(log, service, path, judgments=catalog, force=force, seed=seed, progress=step, **share, **given)
+
+
+def _without_ranker(home: Home) -> tuple[SearchService, Path]:
+    """Search without the re-ranker that is there, which may be of older features and is to be replaced; and its file."""
+    settings = home.settings
+    service = SearchService(
+        open_store(settings),
+        partial(load_encoder, settings),
+        load_buyer_tower=partial(load_buyers, settings),
+        tower_id=settings.tower_id,
+    )
+    return service, home.ranker(service.live().index.tower_id)

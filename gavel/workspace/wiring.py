@@ -1,0 +1,118 @@
+"""Which adapters stand behind the ports on one machine: the only place that knows."""
+
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from gavel.workspace.folders import Home
+from retrieval.buyers.history_store import BuyerStore
+from retrieval.buyers.vector import BuyerTower
+from retrieval.config.settings import EVENTS_KEYS, Settings
+from retrieval.encoders.query_towers import load_query_tower
+from retrieval.encoders.tower_store import tower_buyers, tower_folder, tower_tuning
+from retrieval.feedback.rows import EventSink
+from retrieval.feedback.served_lists import ServedLists, parse_keys
+from retrieval.index.hybrid_tuning import Tuning
+from retrieval.index.port import IndexStore
+from retrieval.ranker.port import Ranker
+from retrieval.search import serving
+from retrieval.search.image_query import PhotoEncoder, load_image_branch
+from retrieval.search.service import Encoder, SearchService
+
+
+def open_store(settings: Settings) -> IndexStore:
+    """The index that the settings choose: embedded FAISS, or OpenSearch."""
+    if settings.index == "opensearch":
+        from retrieval.index.opensearch import opening as opensearch_client
+
+        return opensearch_client.open_store(settings, partial(load_tuning, settings))
+    from retrieval.index.embedded.main_index import embedded_spec
+    from retrieval.index.embedded.store import FaissStore
+
+    made_with = {"language": settings.language, "shards": settings.index_shards, "tuning": partial(load_tuning, settings)}
+    spec = embedded_spec(settings.embedded_index)
+    return FaissStore(Home(settings).index, settings.index_alias, spec=spec, **made_with)
+
+
+def load_encoder(settings: Settings, tower_id: str) -> Encoder:
+    """The query tower of a tower_id that the settings choose, fetched when the towers are in a bucket."""
+    return load_query_tower(settings, tower_id, settings.home / "cache" / "towers")
+
+
+def load_image_encoder(settings: Settings, tower_id: str) -> PhotoEncoder:
+    """The image branch of a tower_id, fetched when the towers are in a bucket."""
+    return load_image_branch(settings.towers, settings.home / "cache" / "towers", tower_id)
+
+
+def find_tower(settings: Settings, tower_id: str) -> Path:
+    """The folder of a tower's artefact, fetched when the towers are in a bucket."""
+    return tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers")
+
+
+def load_tuning(settings: Settings, tower_id: str) -> Tuning:
+    """What `gavel tune hybrid` chose for a tower; what holds untuned where it chose nothing."""
+    return tower_tuning(settings.towers, tower_id, settings.home / "cache" / "towers")
+
+
+def load_buyers(settings: Settings, tower_id: str) -> BuyerTower:
+    """What encodes buyers with the lots of a tower."""
+    return tower_buyers(settings.towers, tower_id, settings.home / "cache" / "towers")
+
+
+def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
+    """The endpoint of the settings, or the booster that was trained on this tower's candidates; None before one was trained."""
+    if settings.ranker_endpoint:
+        from retrieval.ranker.sagemaker_ranker import EndpointRanker
+
+        return EndpointRanker(settings.ranker_endpoint, settings.ranker_timeout_s)
+    path = Home(settings).ranker(tower_id)
+    if not path.is_file():
+        return None
+    from retrieval.ranker.xgboost_ranker import BoosterRanker
+
+    return BoosterRanker.load(path, tower_id)
+
+
+def event_sink(settings: Settings) -> EventSink:
+    """Where feedback goes: the delivery stream of the settings, or a file a day below home."""
+    if settings.events_stream:
+        from retrieval.feedback.firehose_sink import EventStream
+
+        return EventStream(settings.events_stream)
+    from retrieval.feedback.file_sink import EventLog
+
+    return EventLog(Home(settings).events)
+
+
+def signing_lists(settings: Settings) -> ServedLists:
+    """Load the keys that sign lists and verify events: those of the environment, or those of this home."""
+    if keys := os.environ.get(EVENTS_KEYS):
+        return ServedLists(parse_keys(keys.encode(), EVENTS_KEYS))
+    from retrieval.feedback.file_sink import served_lists
+
+    return served_lists(Home(settings).events_keys)
+
+
+def buyer_store(settings: Settings) -> BuyerStore:
+    """Where the recent acts of buyers are kept: the table of the settings, or a file below home."""
+    if settings.buyer_events_table:
+        from retrieval.buyers.dynamodb_history import BuyerTable
+
+        return BuyerTable(settings.buyer_events_table, settings.buyer_events_days)
+    from retrieval.buyers.sqlite_history import BuyerEvents
+
+    return BuyerEvents(Home(settings).buyers, settings.buyer_events_days)
+
+
+def search_service(settings: Settings) -> SearchService:
+    """Search over the live index of this machine."""
+    return serving.search_service(
+        settings,
+        open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s)),
+        partial(load_encoder, settings),
+        partial(load_ranker, settings),
+        partial(load_image_encoder, settings),
+        partial(load_buyers, settings),
+        buyer_store(settings),
+    )
