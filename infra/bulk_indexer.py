@@ -18,8 +18,8 @@ from infra.stage import Stage
 from infra.vector_index import WRITER, VectorIndex
 from retrieval.config.settings import Settings
 
-# RECEIPT_FILE, PART_RECEIPTS and INDEX_REJECTS_FILE of retrieval/contracts/release.py and CARD_FILE of retrieval/contracts/tower_card.py, which infra does
-# not import; a test holds them together
+# RECEIPT_FILE, PART_RECEIPTS and INDEX_REJECTS_FILE of retrieval/contracts/release.py and CARD_FILE of
+# retrieval/contracts/tower_card.py, which infra does not import; a test keeps them equal
 PROBE_EVERY = Duration.hours(3)  # of the live index: the engine merges its segments, and so their graphs, at any hour
 RECEIPTS, CARDS = "indexed.json", "tower.json"
 PART_RECEIPTS, REJECTS = "receipts", "index-rejects.ndjson"

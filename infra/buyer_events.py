@@ -14,7 +14,7 @@ READ_AND_WRITE = ["dynamodb:Query", "dynamodb:BatchWriteItem"]
 
 
 class BuyerEvents(Construct):
-    """A table on demand: an item an act, by buyer and time, gone when its time to live is over (retrieval/buyers/dynamodb_history.py).
+    """An on-demand table of interactions by buyer and time; items expire (retrieval/buyers/dynamodb_history.py).
 
     DynamoDB encrypts every table; the key is AWS's own, as that of the delivery stream is.
 

@@ -11,7 +11,7 @@ FOLDER = "/opt/ml/processing"
 # the packages come before those of the image, which has torch and what torch needs
 START = (
     f"cd {FOLDER}/input/packages && python -m zipfile -e *.zip src && cd ../code && python -m zipfile -e *.zip src && cd src && "
-    f'PYTHONPATH={FOLDER}/input/packages/src exec python -m processing.embedding.job "$@"'
+    f'PYTHONPATH={FOLDER}/input/packages/src exec python -m processing.embed_items "$@"'
 )
 
 

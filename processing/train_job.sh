@@ -4,7 +4,7 @@ set -eu
 work=${GAVEL_WORK:-/opt/ml/work}
 output=${GAVEL_OUTPUT:-/opt/ml/processing/output}
 python -m pip install -q -r processing/requirements-train.txt
-python -m processing.training.towers_job --output "$work" "$@"
+python -m processing.train_towers --output "$work" "$@"
 mkdir -p "$output"
 for tower in "$work"/*/; do # hidden folders do not match
     cp -r "$tower" "$output/"

@@ -175,7 +175,7 @@ def _queries(folder: Path, count: int) -> Vector:
 def _in_process(what: str, given: dict[str, Any]) -> Any:
     command = [sys.executable, "-c", "from benchmarks.ann.embedded_families import work; work()"]
     asked = json.dumps({**given, "what": what})
-    done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2])
     return json.loads(done.stdout)
 
 

@@ -4,8 +4,8 @@ python -m benchmarks.quality.chorus_reranker CHORUS --model sentence-transformer
 
 The queries are dealt into five folds, as `gavel catalog prepare chorus --fold N` does. On each fold a re-ranker is trained as
 `gavel train --reranker --labels judgments` does, with depth and steps from a cross-validation among its own queries, and the
-held-out fold is searched through the service. The encoder is not trained and reads as many tokens as benchmarks.quality.chorus found best
-without a judgment. A seed draws rows and features and deals the inner parts.
+held-out fold is searched through the service. The encoder is not trained and reads as many tokens as benchmarks.quality.chorus
+found best without a judgment. A seed draws rows and features and deals the inner parts.
 """
 
 import json

@@ -1,6 +1,6 @@
 """What tuning the fusion of hybrid searches gains on queries that did not choose.
 
-python -m benchmarks.quality.hybrid chorus .gavel/chorus       the work folder of benchmarks.quality.chorus: its towers, 5 folds by query
+python -m benchmarks.quality.hybrid chorus .gavel/chorus       the towers in the work folder of benchmarks.quality.chorus, 5 folds
 python -m benchmarks.quality.hybrid homes .gavel …             homes where the demo ran: val chooses, test is read once
 """
 

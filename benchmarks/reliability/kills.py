@@ -127,7 +127,7 @@ def survive(root: Path, rounds: int, seed: int, report: KillReport, spec: str = 
 def _killed(given: Mapping[str, Any], after_s: float) -> list[dict[str, Any]]:
     """What a writer told until it was killed."""
     command = [sys.executable, "-c", "from benchmarks.reliability.kills import write; write()"]
-    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     assert writer.stdin is not None
     assert writer.stdout is not None
     writer.stdin.write(json.dumps(given))

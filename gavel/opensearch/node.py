@@ -213,7 +213,7 @@ def _spawn(home: Path, data: Path, port: int, heap: str, members: Sequence[Membe
     with (data / LOG_FILE).open("wb") as log:
         process = subprocess.Popen(
             [str(part) for part in command],
-            cwd=Path(__file__).resolve().parents[1],
+            cwd=Path(__file__).resolve().parents[2],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -1,6 +1,6 @@
 """Measures a tower against what needs no training, on the judgments of one split: a job in a container, or `gavel evaluate`.
 
-python -m processing.evaluation.job --input .gavel/catalogs/synthetic --release .gavel/embeddings/<release_id> \\
+python -m processing.evaluate --input .gavel/catalogs/synthetic --release .gavel/embeddings/<release_id> \\
     --tower .gavel/towers/<tower_id> --output .gavel/reports/evaluation
 """
 

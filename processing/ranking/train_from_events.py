@@ -1,6 +1,6 @@
 """Trains the re-ranker on what POST /events kept, and puts it in its place if held-out sessions say that it is better.
 
-python -m processing.ranking.train_from_events --events EVENTS --tower TOWER --release RELEASE --before OLD --output reranker.ubj
+python -m processing.train_from_events --events EVENTS --tower TOWER --release RELEASE --before OLD --output reranker.ubj
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Trains the re-ranker, on judgments or on what buyers did with the lots that a search showed them.
 
-python -m processing.ranking.train_job --catalog CATALOG --tower TOWER --release RELEASE --output reranker.ubj
+python -m processing.train_reranker --catalog CATALOG --tower TOWER --release RELEASE --output reranker.ubj
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Mines hard negatives: the wrong lots that the current index ranks highest for each training query.
 
-python -m processing.training.mining --catalog .gavel/catalogs/synthetic --tower .gavel/towers/<tower_id> \
+python -m processing.mine_negatives --catalog .gavel/catalogs/synthetic --tower .gavel/towers/<tower_id> \
     --release .gavel/embeddings/<release_id> --output negatives.parquet
 
 What is taken and what is left out: processing/training/mining_rules.py.

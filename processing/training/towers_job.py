@@ -1,8 +1,8 @@
 """Trains both towers on a catalogue: a SageMaker Processing job, or a command on any machine, on one process or several.
 
-python -m processing.training.towers_job --input .gavel/catalogs/synthetic --output .gavel/towers
-accelerate launch -m processing.training.towers_job --input … --output …                    # all GPUs of the machine
-torchrun --nproc-per-node 2 -m processing.training.towers_job --input … --output …          # two processes, GPUs or not
+python -m processing.train_towers --input .gavel/catalogs/synthetic --output .gavel/towers
+accelerate launch -m processing.train_towers --input … --output …                    # all GPUs of the machine
+torchrun --nproc-per-node 2 -m processing.train_towers --input … --output …          # two processes, GPUs or not
 """
 
 import argparse

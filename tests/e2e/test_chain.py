@@ -192,7 +192,7 @@ def embed(s3: Any, folder: Path, tower: Path) -> Path:
     items.mkdir(parents=True)
     s3.download_file(LOTS, "new-items/2026-11-21.parquet", str(items / "2026-11-21.parquet"))
     flags = {"--input": items, "--tower": tower, "--output": folder / "output", "--release-id": "2026-11-21", "--workers": 1}
-    command = [sys.executable, "-m", "processing.embedding.job", *(str(word) for pair in flags.items() for word in pair)]
+    command = [sys.executable, "-m", "processing.embed_items", *(str(word) for pair in flags.items() for word in pair)]
     done = subprocess.run([*command, "--part-items", "8"], capture_output=True, text=True, env=dict(os.environ), check=False)
     assert done.returncode == 0, done.stderr
     return folder / "output" / "2026-11-21"

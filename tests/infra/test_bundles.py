@@ -97,7 +97,7 @@ def test_the_job_starts_on_the_images_python_with_its_packages_and_nothing_else(
         python = [lambda_python(), "-S", "-B", *arguments]  # -S: without that interpreter's own packages
         return subprocess.run(python, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
 
-    assert "--release-id" in run("-m", "processing.embedding.job", "--help").stdout
+    assert "--release-id" in run("-m", "processing.embed_items", "--help").stdout
     assert run("-c", "import boto3, onnx, onnxruntime, PIL.Image, pyarrow.parquet, transformers, yaml").returncode == 0
     assert (
         run("-c", "import models.artefacts.item_encoder").stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'torch'"

@@ -67,7 +67,8 @@ def test_the_query_functions_bundle_reads_photos_and_encodes_them(tmp_path):
     (tmp_path / "bomb").write_bytes(HOSTILE["bomb"][0])
     code = (
         f"import sys; sys.path[:0] = [{str(bundle(ROOT, 'query_api', BUNDLES))!r}]\n"
-        "from pathlib import Path\nfrom retrieval.encoders.image_encoder import ImageEncoder\nfrom retrieval.errors import InvalidPhoto\n"
+        "from pathlib import Path\nfrom retrieval.encoders.image_encoder import ImageEncoder\n"
+        "from retrieval.errors import InvalidPhoto\n"
         f"folder = Path({str(tmp_path)!r}); encoder = ImageEncoder.load(folder)\n"
         "print([int(encoder.encode((folder / name).read_bytes()).argmax()) for name in ('JPEG', 'PNG', 'WEBP')])\n"
         "try:\n    encoder.encode((folder / 'bomb').read_bytes())\nexcept InvalidPhoto:\n    print('refused')"

@@ -146,7 +146,8 @@ def test_a_missing_damaged_or_wrong_branch_is_the_towers_fault(tmp_path):
 def test_serving_photos_needs_neither_torch_nor_transformers_and_serving_words_no_pillow(tmp_path):
     save_colour_tower(tmp_path, {"red": np.eye(4, dtype=np.float32)[0]})
     code = (
-        "import sys; from pathlib import Path; import lambdas.query_api.app, retrieval.search.service, retrieval.encoders.query_encoder; "
+        "import sys; from pathlib import Path; "
+        "import lambdas.query_api.app, retrieval.search.service, retrieval.encoders.query_encoder; "
         "before = 'PIL' in sys.modules; from retrieval.encoders.image_encoder import ImageEncoder; "
         f"ImageEncoder.load(Path({str(tmp_path)!r})).encode(bytes.fromhex({JPEG.hex()!r})); "
         "print(before, sorted({'torch', 'transformers', 'faiss', 'pandas', 'xgboost'} & set(sys.modules)))"
