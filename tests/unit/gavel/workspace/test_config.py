@@ -22,7 +22,7 @@ from retrieval.config.settings import EventWeights, Hyperparameters, Settings
 from retrieval.errors import InvalidSettings
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture

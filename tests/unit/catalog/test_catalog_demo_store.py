@@ -88,7 +88,7 @@ def test_a_wrong_file_is_refused_with_what_was_expected(tmp_path, content, messa
 
 
 def test_the_real_store_is_listed_whole_and_judged(tmp_path):
-    default = Path(__file__).parents[3] / "shared" / "data"
+    default = Path(__file__).parents[4] / "shared" / "data"
     data = Path(os.environ.get("GAVEL_DATA", default)) / "retail-demo-store"
     if not data.is_dir() and os.environ.get("CI") != "true":
         pytest.skip("the Retail Demo Store is not here (GAVEL_DATA names the folder of data sets)")

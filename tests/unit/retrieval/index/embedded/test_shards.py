@@ -21,7 +21,7 @@ from retrieval.index.embedded.store import FaissStore
 from retrieval.index.port import Filter, IndexStore, Tombstone, VectorIndex
 
 LOTS, SHARDS = 3_000, 3
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[5]
 
 
 def filled(store: IndexStore) -> VectorIndex:

@@ -91,7 +91,7 @@ def test_a_wrong_folder_and_a_damaged_row_are_named(data, tmp_path):
 
 
 def test_the_real_emoji_are_asked_for_in_two_languages(tmp_path):
-    default = Path(__file__).parents[3] / "shared" / "data"
+    default = Path(__file__).parents[4] / "shared" / "data"
     data = Path(os.environ.get("GAVEL_DATA", default)) / "emoji-noto-cldr"
     if not data.is_dir() and os.environ.get("CI") != "true":
         pytest.skip("the emoji are not here (GAVEL_DATA names the folder of data sets)")

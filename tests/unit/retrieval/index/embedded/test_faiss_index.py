@@ -27,7 +27,7 @@ from retrieval.index.embedded.store import FaissIndex, FaissStore
 from retrieval.index.port import Filter, IndexedItem, Tombstone, Vector
 from retrieval.text.analysis import words
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[5]
 
 
 def ids(index: FaissIndex, where: Filter = ALL, k: int = 1_000) -> list[str]:

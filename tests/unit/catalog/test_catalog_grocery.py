@@ -209,7 +209,7 @@ def test_phrases_are_words_of_the_description_and_never_shorter_than_the_minimum
 
 
 def test_the_real_dataset_is_prepared_whole(tmp_path):
-    default = Path(__file__).parents[3] / "shared" / "data"
+    default = Path(__file__).parents[4] / "shared" / "data"
     data = Path(os.environ.get("GAVEL_DATA", default)) / "grocery-store"
     if not data.is_dir() and os.environ.get("CI") != "true":
         pytest.skip("the Grocery Store Dataset is not here (GAVEL_DATA names the folder of data sets)")

@@ -63,7 +63,7 @@ def shop(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def real_shop() -> Path:
-    default = Path(__file__).parents[3] / "shared" / "data"
+    default = Path(__file__).parents[4] / "shared" / "data"
     data = Path(os.environ.get("GAVEL_DATA", default)) / "chorus-electronics"
     if not data.is_dir() and os.environ.get("CI") != "true":
         pytest.skip("the electronics shop is not here (GAVEL_DATA names the folder of data sets)")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_indexing import OTHER_TOWER, lots, of_other_tower, write_release
+from small_releases import OTHER_TOWER, lots, of_other_tower, write_release
 from typer.testing import CliRunner
 
 from gavel.cli.index import index_app
