@@ -84,7 +84,7 @@ def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: P
     """
     if not Path(items).exists():
         raise InvalidInput(f"{items} does not exist; name the item file that the click log speaks of")
-    lots, rejects = read_lots(Path(items))
+    lots, rejects = read_items(Path(items))
     log = read_clicks(Path(data), {lot.item_id for lot in lots}, progress)
     rejects += log.rejects
     if not log.clicks:
@@ -106,7 +106,7 @@ def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: P
     return CatalogFolder(folder)
 
 
-def read_lots(where: Path) -> tuple[list[Item], list[Reject]]:
+def read_items(where: Path) -> tuple[list[Item], list[Reject]]:
     """Read item files; photos are named by absolute paths, so that the catalogue may stand elsewhere."""
     lots: dict[str, Item] = {}
     rejects: list[Reject] = []

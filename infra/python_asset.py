@@ -53,7 +53,7 @@ class Contents:
     room: str
     requirements: Path
     sources: Mapping[str, Path]
-    most_bytes: int
+    max_bytes: int
 
 
 def source_code(folder: str) -> lambda_.Code:
@@ -135,12 +135,12 @@ def _bundle(contents: Contents, bundles: Path, with_wheels: bool) -> Path:
         place = partial / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, place)
-    check_size(partial, contents.room, contents.most_bytes)
+    check_size(partial, contents.room, contents.max_bytes)
     partial.replace(folder)
     return folder
 
 
-def check_size(folder: Path, room: str, most_bytes: int) -> int:
+def check_size(folder: Path, room: str, max_bytes: int) -> int:
     """Count the bytes of a bundle.
 
     Args:
@@ -152,15 +152,15 @@ def check_size(folder: Path, room: str, most_bytes: int) -> int:
         Its size.
 
     Raises:
-        BundleError: it is larger than `most_bytes`; the message names the largest folders in it.
+        BundleError: it is larger than `max_bytes`; the message names the largest folders in it.
     """
     sizes = {entry.name: _bytes(entry) for entry in folder.iterdir()}
     total = sum(sizes.values())
-    if total > most_bytes:
+    if total > max_bytes:
         largest = sorted(sizes, key=lambda entry: -sizes[entry])[:3]
         shown = ", ".join(f"{entry} {sizes[entry] / 1024**2:.1f} MiB" for entry in largest)
         raise BundleError(
-            f"the bundle of {room} has {total / 1024**2:.1f} MiB, {most_bytes / 1024**2:.0f} are allowed; "
+            f"the bundle of {room} has {total / 1024**2:.1f} MiB, {max_bytes / 1024**2:.0f} are allowed; "
             f"largest are {shown}: take what it does not import out of {room}/requirements.txt"
         )
     return total

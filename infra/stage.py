@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from retrieval.config.settings import PREFIX, Hyperparameters, IndexLanguage, InvalidSettings, QueryTowerKind, write_pairs
+from retrieval.config.settings import PREFIX, IndexLanguage, InvalidSettings, QueryTowerKind, ScoringParameters, write_pairs
 
 ApiAuth = Literal["api_key", "iam"]
 
@@ -31,7 +31,7 @@ class RerankerArtefact:
     image: str
     instance: str
     instances: int
-    most_instances: int
+    max_instances: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Stage:
         index_replicas: copies of each shard, fewer than opensearch_nodes.
         language: of words in Latin letters, by which an index that is made stems them.
         query_memory_mib: memory of the query Lambda; CPU follows it.
-        hyperparameters: fields of retrieval.config.settings.Hyperparameters that this stage has otherwise; absent, None, for none.
+        hyperparameters: fields of retrieval.config.settings.ScoringParameters that this stage has otherwise; absent, None, for none.
         query_tower: what encodes queries: full, or small where every tower that is published has a small query tower.
         indexer_memory_mib: memory of the bulk-index Lambda.
         indexer_concurrency: parts that are indexed at once, >= 2 (the least that an SQS event source allows).
@@ -142,15 +142,15 @@ class Stage:
         _ = self.numbers
 
     @property
-    def numbers(self) -> Hyperparameters:
+    def numbers(self) -> ScoringParameters:
         """The hyperparameters of the stage, those that it does not name at their defaults."""
         given = self.hyperparameters or {}
-        known = [field.name for field in fields(Hyperparameters)]
+        known = [field.name for field in fields(ScoringParameters)]
         if odd := sorted(set(given) - set(known)):
             raise StageError(f"cdk.json: stages.{self.name}.hyperparameters.{odd[0]} is unknown; it takes {', '.join(known)}")
         texts = {name: write_pairs(value) if isinstance(value, Mapping) else str(value) for name, value in given.items()}
         try:
-            return Hyperparameters.from_env({PREFIX + name.upper(): text for name, text in texts.items()})
+            return ScoringParameters.from_env({PREFIX + name.upper(): text for name, text in texts.items()})
         except InvalidSettings as error:
             raise StageError(f"cdk.json: stages.{self.name}.hyperparameters: {error}") from error
 

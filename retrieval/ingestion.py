@@ -32,16 +32,16 @@ from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, Release
 from retrieval.files import replace_file
 from retrieval.index.port import (
     SCORE_DECIMALS,
+    Deletion,
     Filter,
     IndexedItem,
     IndexStore,
-    Tombstone,
     UpsertReport,
     Vector,
     VectorIndex,
 )
 
-Entry = IndexedItem | Tombstone
+Entry = IndexedItem | Deletion
 Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
@@ -212,17 +212,17 @@ def index_part(entries: Iterable[Entry], store: IndexStore, *, overwrite: bool =
             may be sent again.
     """
     remaining = iter(entries)
-    tombstones, first = _leading_tombstones(remaining)
+    deletions, first = _leading_tombstones(remaining)
     if first is None:
-        if not tombstones:
+        if not deletions:
             return PartReceipt()
         index = store.live()
-        return _receipt(index, index.upsert(tombstones, overwrite=overwrite))
+        return _receipt(index, index.upsert(deletions, overwrite=overwrite))
     tower_id = _tower_of(first)
     head = [first, *islice(remaining, HEAD)]
     lengths = Counter(len(entry.vector) for entry in head if isinstance(entry, IndexedItem))
     index = ensure_index(tower_id, lengths.most_common(1)[0][0], store)  # one odd lot must not decide for all
-    report = index.upsert(_of_one_tower(chain(tombstones, head, remaining), tower_id), overwrite=overwrite)
+    report = index.upsert(_of_one_tower(chain(deletions, head, remaining), tower_id), overwrite=overwrite)
     index.refresh()
     current = store.find(tower_id)
     if current is None or current.name != index.name:  # two workers met no index, and each made one
@@ -487,14 +487,14 @@ class _Watch:
             yield entry
 
 
-def _leading_tombstones(entries: Iterator[Entry]) -> tuple[list[Tombstone], IndexedItem | None]:
+def _leading_tombstones(entries: Iterator[Entry]) -> tuple[list[Deletion], IndexedItem | None]:
     """The tombstones before the first lot, and that lot, which alone tells the tower."""
-    tombstones: list[Tombstone] = []
+    deletions: list[Deletion] = []
     for entry in entries:
         if isinstance(entry, IndexedItem):
-            return tombstones, entry
-        tombstones.append(entry)
-    return tombstones, None
+            return deletions, entry
+        deletions.append(entry)
+    return deletions, None
 
 
 def _of_one_tower(entries: Iterable[Entry], tower_id: str) -> Iterator[Entry]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.index.embedded.store import FaissIndex, FaissStore
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.port import Filter, IndexedItem, Vector
 
 D = 8
@@ -25,9 +25,9 @@ def lot(number: int, version: int = 1, text: str = "a watch", **fields: object) 
     return IndexedItem(item_id, version, {"item_id": item_id, "title": text, "text": text, **fields}, vector(number))
 
 
-def live_index(folder: Path) -> FaissIndex:
+def live_index(folder: Path) -> EmbeddedIndex:
     """Publish an index of 1,500 lots, all of them in the graph."""
-    store = FaissStore(folder)
+    store = EmbeddedStore(folder)
     made = store.create("tower", D)
     made.upsert(lot(number) for number in range(1_500))
     store.publish(made.name)

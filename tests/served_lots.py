@@ -12,7 +12,7 @@ from gavel.web.http_server import served_in_thread
 from lambdas.query_api.app import create_app
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import utc_now
 from retrieval.search.service import SearchService
 
@@ -28,7 +28,7 @@ LOTS = [
 @contextmanager
 def served_lots(folder: Path) -> Iterator[str]:
     """The URL of a server over LOTS, whose index lies in an empty folder."""
-    store = FaissStore(folder / "index")
+    store = EmbeddedStore(folder / "index")
     publish(store, LOTS)
     branch = colour_branch(folder / "tower", {name: WordEncoder().encode([name])[0] for name in ("red", "blue")}, TOWER_ID)
     buyers = BuyerEvents(folder / "buyers.sqlite", 90)

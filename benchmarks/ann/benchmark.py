@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ann.candidates import BUILD_THREADS, Contender, K
+from benchmarks.ann.candidates import BUILD_THREADS, CandidateIndex, K
 from benchmarks.ann.targets import AnnResult, Point, Standing
 from benchmarks.machine import describe_machine
 from processing.evaluation.runs import Counter, Progress, summarise_ms
@@ -36,7 +36,7 @@ Asked = dict[int, list[Said]]  # effort -> the answers of each round
 def run_benchmark(
     vectors: Vector,
     queries: Vector,
-    contenders: Sequence[Contender],
+    candidate_indices: Sequence[CandidateIndex],
     folder: Path,
     *,
     rounds: int = 3,
@@ -61,38 +61,40 @@ def run_benchmark(
     np.save(folder / QUERIES, queries)
     crc32 = crc32_of(folder / VECTORS)
     cut = exact_cut(vectors, queries, K)
-    count = Counter(len(contenders), on_built)
-    built: dict[Contender, Said] = {}
-    for contender in contenders:
-        if contender.builds:
-            built[contender] = (reuse and _built_before(contender, folder, crc32)) or _built(contender, folder, crc32)
+    count = Counter(len(candidate_indices), on_built)
+    built: dict[CandidateIndex, Said] = {}
+    for candidate_index in candidate_indices:
+        if candidate_index.builds:
+            built[candidate_index] = (reuse and _built_before(candidate_index, folder, crc32)) or _built(
+                candidate_index, folder, crc32
+            )
         count.tick()
     with ExitStack() as stack:
-        served = [(contender, stack.enter_context(_served(contender, folder))) for contender in contenders]
+        served = [(candidate_index, stack.enter_context(_served(candidate_index, folder))) for candidate_index in candidate_indices]
         asked = _ask_in_turns(served, len(queries), rounds, on_asked)
         return [
-            _standing(contender, built.get(contender), folder, opened, asked[contender], (vectors, queries, cut))
-            for contender, (_, opened) in served
+            _standing(candidate_index, built.get(candidate_index), folder, opened, asked[candidate_index], (vectors, queries, cut))
+            for candidate_index, (_, opened) in served
         ]
 
 
 def _ask_in_turns(
-    served: Sequence[tuple[Contender, tuple[Ask, Said]]], queries: int, rounds: int, progress: Progress | None
-) -> dict[Contender, Asked]:
-    passes = [(contender, ask, effort) for contender, (ask, _) in served for effort in contender.efforts]
+    served: Sequence[tuple[CandidateIndex, tuple[Ask, Said]]], queries: int, rounds: int, progress: Progress | None
+) -> dict[CandidateIndex, Asked]:
+    passes = [(candidate_index, ask, effort) for candidate_index, (ask, _) in served for effort in candidate_index.efforts]
     passes.sort(key=lambda one: (one[0].spec.family, one[2]))  # equal specs at equal effort follow each other
-    asked: dict[Contender, Asked] = {contender: {} for contender, _ in served}
+    asked: dict[CandidateIndex, Asked] = {candidate_index: {} for candidate_index, _ in served}
     count = Counter(rounds * len(passes), progress)
     for number in range(rounds):
-        for contender, ask, effort in passes if number % 2 else passes[::-1]:
+        for candidate_index, ask, effort in passes if number % 2 else passes[::-1]:
             answer = ask({"effort": effort, "k": K, "first": 0, "last": queries})
-            asked[contender].setdefault(effort, []).append(answer)
+            asked[candidate_index].setdefault(effort, []).append(answer)
             count.tick()
     return asked
 
 
 def _standing(
-    contender: Contender,
+    candidate_index: CandidateIndex,
     built: Said | None,
     folder: Path,
     said: Said,
@@ -101,11 +103,11 @@ def _standing(
 ) -> Standing:
     vectors = truth[0]
     last = max((answer["memory"] for answers in asked.values() for answer in answers), key=lambda seen: seen["resident"])
-    files = [path for path in (folder / contender.folder).iterdir() if path.name.startswith("index.")]
+    files = [path for path in (folder / candidate_index.folder).iterdir() if path.name.startswith("index.")]
     return Standing(
-        contender.name,
-        contender.library,
-        str(contender.spec),
+        candidate_index.name,
+        candidate_index.library,
+        str(candidate_index.spec),
         len(vectors),
         vectors.shape[1],
         round(built["build_s"], 2) if built else None,
@@ -136,42 +138,50 @@ def _whole(ids: list[list[int]]) -> Iterator[np.ndarray]:
         yield found[found >= 0]
 
 
-def _command(verb: str, contender: Contender, folder: Path) -> list[str]:
-    files = [folder / contender.folder, folder / VECTORS, folder / QUERIES]
-    return [sys.executable, "-m", "benchmarks.ann.worker", verb, contender.library, str(contender.spec), *map(str, files)]
+def _command(verb: str, candidate_index: CandidateIndex, folder: Path) -> list[str]:
+    files = [folder / candidate_index.folder, folder / VECTORS, folder / QUERIES]
+    return [
+        sys.executable,
+        "-m",
+        "benchmarks.ann.worker",
+        verb,
+        candidate_index.library,
+        str(candidate_index.spec),
+        *map(str, files),
+    ]
 
 
-def _built(contender: Contender, folder: Path, crc32: int) -> Said:
-    (folder / contender.folder / BUILT_FILE).unlink(missing_ok=True)
+def _built(candidate_index: CandidateIndex, folder: Path, crc32: int) -> Said:
+    (folder / candidate_index.folder / BUILT_FILE).unlink(missing_ok=True)
     done = subprocess.run(
-        _command("build", contender, folder), env=_threads(BUILD_THREADS), capture_output=True, text=True, check=False
+        _command("build", candidate_index, folder), env=_threads(BUILD_THREADS), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise IndexUnavailable(f"{contender.name} could not be built: {done.stderr.strip()[-500:]}")
-    built: Said = {**_identity(contender, crc32), **json.loads(done.stdout.splitlines()[-1])}
-    (folder / contender.folder / BUILT_FILE).write_text(json.dumps(built))
+        raise IndexUnavailable(f"{candidate_index.name} could not be built: {done.stderr.strip()[-500:]}")
+    built: Said = {**_identity(candidate_index, crc32), **json.loads(done.stdout.splitlines()[-1])}
+    (folder / candidate_index.folder / BUILT_FILE).write_text(json.dumps(built))
     return built
 
 
-def _built_before(contender: Contender, folder: Path, crc32: int) -> Said | None:
+def _built_before(candidate_index: CandidateIndex, folder: Path, crc32: int) -> Said | None:
     """What an index cost that lies there whole, if it is of these vectors and this release of its library."""
     try:
-        built: Said = json.loads((folder / contender.folder / BUILT_FILE).read_text())
+        built: Said = json.loads((folder / candidate_index.folder / BUILT_FILE).read_text())
     except (OSError, ValueError):
         return None
-    return built if _identity(contender, crc32).items() <= built.items() else None
+    return built if _identity(candidate_index, crc32).items() <= built.items() else None
 
 
-def _identity(contender: Contender, crc32: int) -> Said:
-    module = "faiss" if contender.library == "gavel" else contender.library
+def _identity(candidate_index: CandidateIndex, crc32: int) -> Said:
+    module = "faiss" if candidate_index.library == "gavel" else candidate_index.library
     package = packages_distributions()[module][0]  # of faiss there are several
-    return {"crc32": crc32, "spec": str(contender.spec.built), "library": f"{package} {version(package)}"}
+    return {"crc32": crc32, "spec": str(candidate_index.spec.built), "library": f"{package} {version(package)}"}
 
 
 @contextmanager
-def _served(contender: Contender, folder: Path) -> Iterator[tuple[Ask, Said]]:
+def _served(candidate_index: CandidateIndex, folder: Path) -> Iterator[tuple[Ask, Said]]:
     """A process that has the index open; asks it, and says what it said first."""
-    command = _command("serve", contender, folder)
+    command = _command("serve", candidate_index, folder)
     with subprocess.Popen(command, env=_threads(1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -180,7 +190,7 @@ def _served(contender: Contender, folder: Path) -> Iterator[tuple[Ask, Said]]:
         def hear() -> Said:
             line = answers.readline()
             if not line:
-                raise IndexUnavailable(f"{contender.name} ended; what it said stands above")
+                raise IndexUnavailable(f"{candidate_index.name} ended; what it said stands above")
             said: Said = json.loads(line)
             return said
 
@@ -206,7 +216,7 @@ def run_sizes(
     data: str,
     drawn: Callable[[int], tuple[Vector, Vector]],
     sizes: Sequence[int],
-    contenders: Callable[[int], Sequence[Contender]],
+    candidate_indices: Callable[[int], Sequence[CandidateIndex]],
     folder: Path,
     **options: Any,
 ) -> AnnResult:
@@ -223,5 +233,5 @@ def run_sizes(
     machine, standings = describe_machine(), []
     for size in sorted(sizes):
         vectors, queries = drawn(size)
-        standings += run_benchmark(vectors, queries, contenders(size), folder / str(size), **options)
+        standings += run_benchmark(vectors, queries, candidate_indices(size), folder / str(size), **options)
     return AnnResult(data, tuple(standings), machine)

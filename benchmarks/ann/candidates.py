@@ -26,7 +26,7 @@ RIVALS = ("faiss", "hnswlib", "usearch")
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class CandidateIndex:
     """One index of a comparison.
 
     Attributes:
@@ -69,15 +69,15 @@ class Contender:
 class Library(Protocol):
     """How a library is built and asked."""
 
-    def build(self, contender: Contender, vectors: Vector, folder: Path) -> None:
+    def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
         """Write the index of all vectors, with two threads."""
         ...
 
-    def open(self, contender: Contender, folder: Path) -> Any:
+    def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
         """Open what build() wrote, ready for one thread."""
         ...
 
-    def asker(self, contender: Contender, opened: Any, effort: int, k: int) -> Ask:
+    def asker(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Ask:
         """Single queries at an effort."""
         ...
 
@@ -85,16 +85,16 @@ class Library(Protocol):
 class Gavel:
     """retrieval.index.ann.families: mapped from the disk, answers in the order of exact cosines."""
 
-    def build(self, contender: Contender, vectors: Vector, folder: Path) -> None:
+    def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
         """As family_build.build() does, in steps."""
         import faiss
 
         from retrieval.index.ann.build import build
 
         faiss.omp_set_num_threads(BUILD_THREADS)
-        build(contender.spec, np.array_split(vectors, max(1, len(vectors) // 50_000)), vectors.shape[1], folder)
+        build(candidate_index.spec, np.array_split(vectors, max(1, len(vectors) // 50_000)), vectors.shape[1], folder)
 
-    def open(self, contender: Contender, folder: Path) -> Any:
+    def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
         """Mapped, its checksum looked at before."""
         import faiss
 
@@ -103,26 +103,26 @@ class Gavel:
         faiss.omp_set_num_threads(1)
         return AnnIndex.open(folder, check=False)
 
-    def asker(self, contender: Contender, opened: Any, effort: int, k: int) -> Ask:
+    def asker(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Ask:
         """Search parameters of the effort."""
-        spec = replace(opened.spec, rescore=contender.spec.rescore).at(effort)
+        spec = replace(opened.spec, rescore=candidate_index.spec.rescore).at(effort)
         return lambda query: opened.search(query, k, spec=spec).slots
 
 
 class PlainFaiss:
     """The files that Gavel wrote, read into memory and asked with nothing around; what is compressed stays so."""
 
-    def build(self, contender: Contender, vectors: Vector, folder: Path) -> None:
+    def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
         """It has no files of its own."""
 
-    def open(self, contender: Contender, folder: Path) -> Any:
+    def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
         """faiss.read_index."""
         import faiss
 
         faiss.omp_set_num_threads(1)
         return faiss.read_index(str(folder / "index.faiss"))
 
-    def asker(self, contender: Contender, opened: Any, effort: int, k: int) -> Ask:
+    def asker(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Ask:
         """One set of search parameters for all queries."""
         import faiss
 
@@ -131,7 +131,7 @@ class PlainFaiss:
             "ef_search": lambda: lib.SearchParametersHNSW(efSearch=effort),
             "nprobe": lambda: lib.SearchParametersIVF(nprobe=effort),
         }
-        parameters = made[contender.spec.effort]() if contender.spec.effort else None
+        parameters = made[candidate_index.spec.effort]() if candidate_index.spec.effort else None
         if isinstance(lib.downcast_index(opened), lib.IndexPreTransform) and parameters is not None:
             parameters = lib.SearchParametersPreTransform(index_params=parameters)
         return lambda query: opened.search(query[None], k, params=parameters)[1][0]
@@ -140,24 +140,24 @@ class PlainFaiss:
 class Hnswlib:
     """nmslib/hnswlib, the authors' own HNSW."""
 
-    def build(self, contender: Contender, vectors: Vector, folder: Path) -> None:
+    def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
         """With the same M and ef_construction."""
         index = _hnswlib(vectors.shape[1])
-        spec = contender.spec
+        spec = candidate_index.spec
         index.init_index(len(vectors), ef_construction=spec.ef_construction, M=spec.m, random_seed=7)
         index.add_items(np.ascontiguousarray(vectors), num_threads=BUILD_THREADS)
         folder.mkdir(parents=True, exist_ok=True)
         index.save_index(str(folder / "index.hnswlib"))
         (folder / "dimensions").write_text(str(vectors.shape[1]))
 
-    def open(self, contender: Contender, folder: Path) -> Any:
+    def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
         """Into memory, the only way it has."""
         index = _hnswlib(int((folder / "dimensions").read_text()))
         index.load_index(str(folder / "index.hnswlib"))
         index.set_num_threads(1)
         return index
 
-    def asker(self, contender: Contender, opened: Any, effort: int, k: int) -> Ask:
+    def asker(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Ask:
         """Its `ef` is what FAISS calls efSearch."""
         opened.set_ef(max(effort, k))
         return lambda query: opened.knn_query(query, k)[0][0].astype(np.int64)
@@ -166,22 +166,22 @@ class Hnswlib:
 class Usearch:
     """unum-cloud/usearch in float32."""
 
-    def build(self, contender: Contender, vectors: Vector, folder: Path) -> None:
+    def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
         """connectivity is M, expansion_add is ef_construction."""
-        index, spec = _usearch(vectors.shape[1], contender.spec), contender.spec
+        index, spec = _usearch(vectors.shape[1], candidate_index.spec), candidate_index.spec
         index.expansion_add = spec.ef_construction
         index.add(np.arange(len(vectors)), np.ascontiguousarray(vectors), threads=BUILD_THREADS)
         folder.mkdir(parents=True, exist_ok=True)
         index.save(str(folder / "index.usearch"))
         (folder / "dimensions").write_text(str(vectors.shape[1]))
 
-    def open(self, contender: Contender, folder: Path) -> Any:
+    def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
         """Mapped from the disk, as it advises for serving."""
-        index = _usearch(int((folder / "dimensions").read_text()), contender.spec)
+        index = _usearch(int((folder / "dimensions").read_text()), candidate_index.spec)
         index.view(str(folder / "index.usearch"))
         return index
 
-    def asker(self, contender: Contender, opened: Any, effort: int, k: int) -> Ask:
+    def asker(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Ask:
         """expansion_search is ef_search."""
         opened.expansion_search = max(effort, k)
         return lambda query: opened.search(query, k, threads=1).keys.astype(np.int64)
@@ -190,7 +190,7 @@ class Usearch:
 LIBRARIES: dict[str, Library] = {"gavel": Gavel(), "faiss": PlainFaiss(), "hnswlib": Hnswlib(), "usearch": Usearch()}
 
 
-def contenders(specs: list[IndexSpec], rivals: tuple[str, ...] = RIVALS) -> list[Contender]:
+def candidate_indices(specs: list[IndexSpec], rivals: tuple[str, ...] = RIVALS) -> list[CandidateIndex]:
     """Gavel and plain faiss for every spec, the graph libraries beside each plain graph."""
     graphs = [name for name in ("hnswlib", "usearch") if name in rivals]
     seen = Counter(spec.family for spec in specs)
@@ -201,14 +201,14 @@ def contenders(specs: list[IndexSpec], rivals: tuple[str, ...] = RIVALS) -> list
             *(["faiss"] if "faiss" in rivals else []),
             *(graphs if spec.family == "hnsw" and not spec.pca else []),
         ]
-        made += [Contender(library, spec, seen[spec.family] > 1) for library in libraries]
+        made += [CandidateIndex(library, spec, seen[spec.family] > 1) for library in libraries]
     return made
 
 
-def build_cost(contender: Contender, vectors: Vector, folder: Path) -> dict[str, float]:
+def build_cost(candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> dict[str, float]:
     """Build one, and say what it took in seconds with writing its files: by the clock, and of all processors together."""
     start, worked = time.perf_counter(), time.process_time()
-    LIBRARIES[contender.library].build(contender, vectors, folder)
+    LIBRARIES[candidate_index.library].build(candidate_index, vectors, folder)
     return {"build_s": time.perf_counter() - start, "build_cpu_s": time.process_time() - worked}
 
 

@@ -25,10 +25,10 @@ from benchmarks.speed.many_lots import NOISE
 from gavel.workspace.console import console, progress, show_table
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.encoders.query_encoder import to_unit_length
-from retrieval.index.embedded.database import LotStore
+from retrieval.index.embedded.database import ItemDatabase
 from retrieval.index.embedded.index import LOTS_FILE
 from retrieval.index.embedded.main_index import embedded_spec
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter, Vector
 
 KS = (10, 50)
@@ -100,7 +100,7 @@ def measure(root: Path, alias: str, specs: Sequence[str], queries: int, repetiti
     Yields:
         One result a spec, in their order.
     """
-    index = FaissStore(root, alias).live()
+    index = EmbeddedStore(root, alias).live()
     folder = root / index.name
     index.close()
     given = {"root": str(root), "alias": alias, "queries": _queries(folder, queries).tolist(), "repetitions": repetitions}
@@ -123,7 +123,7 @@ def work() -> None:
     """What a process of its own does: reads what from stdin, writes what came of it to stdout."""
     given = json.load(sys.stdin)
     queries = np.array(given["queries"], dtype=np.float32)
-    index = FaissStore(Path(given["root"]), given["alias"], spec=embedded_spec(given["spec"])).live()
+    index = EmbeddedStore(Path(given["root"]), given["alias"], spec=embedded_spec(given["spec"])).live()
     start = time.perf_counter()
 
     def ids(k: int, exact: bool = False) -> list[list[str]]:
@@ -162,7 +162,7 @@ def _timed(search: Callable[[Vector], Any], queries: Vector, repetitions: int) -
 
 def _queries(folder: Path, count: int) -> Vector:
     """(count, D) vectors near lots of the index."""
-    lots = LotStore(folder / LOTS_FILE)
+    lots = ItemDatabase(folder / LOTS_FILE)
     with lots.snapshot() as snapshot:
         last = int(snapshot.connection.execute("SELECT max(position) FROM lots").fetchone()[0])
     drawn = random.Random(7).sample(range(1, last + 1), min(2 * count, last))

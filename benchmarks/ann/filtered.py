@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.ann.candidates import BUILD_THREADS, Contender, build_cost
+from benchmarks.ann.candidates import BUILD_THREADS, CandidateIndex, build_cost
 from benchmarks.ann.filters import KINDS, Filters
 from benchmarks.machine import describe_machine
 from processing.evaluation.runs import Counter, Progress, summarise_ms
@@ -124,11 +124,11 @@ def opened(vectors: Vector, folder: Path, specs: Sequence[str], progress: Progre
     count, opened = Counter(len(specs), progress), []
     faiss.omp_set_num_threads(BUILD_THREADS)
     for spec in specs:
-        contender = Contender("gavel", IndexSpec.parse(spec))
-        if not (folder / contender.folder / "index.json").is_file():
-            build_cost(contender, vectors, folder / contender.folder)
-        index = AnnIndex.open(folder / contender.folder, check=False)
-        index.spec = replace(contender.spec, nlist=index.spec.nlist)  # the effort that is asked for, whoever built the files
+        candidate_index = CandidateIndex("gavel", IndexSpec.parse(spec))
+        if not (folder / candidate_index.folder / "index.json").is_file():
+            build_cost(candidate_index, vectors, folder / candidate_index.folder)
+        index = AnnIndex.open(folder / candidate_index.folder, check=False)
+        index.spec = replace(candidate_index.spec, nlist=index.spec.nlist)  # the effort that is asked for, whoever built the files
         opened.append(index)
         count.tick()
     return opened

@@ -22,7 +22,7 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import OpenSearchException
 
 from benchmarks.ann.benchmark import run_benchmark
-from benchmarks.ann.candidates import K, contenders
+from benchmarks.ann.candidates import K, candidate_indices
 from benchmarks.ann.data import release_vectors, synthetic_vectors
 from benchmarks.machine import describe_machine
 from gavel.opensearch import node as opensearch_node
@@ -85,16 +85,16 @@ def embedded(vectors: Vector, queries: Vector, folder: Path) -> list[Row]:
     """Every spec with and without scoring again, at GRAPH.ef_search or the least beam that brings enough where it has a graph."""
     specs, rows = embedded_specs(vectors.shape[1]), []
     with progress("embedded indices") as built:
-        standings = run_benchmark(vectors, queries, contenders(specs, ("faiss",)), folder, rounds=2, on_built=built)
+        standings = run_benchmark(vectors, queries, candidate_indices(specs, ("faiss",)), folder, rounds=2, on_built=built)
     for seen in standings:
         spec = IndexSpec.parse(seen.spec)
-        if seen.library == "faiss" and spec.keeps_vectors:
+        if seen.library == "faiss" and spec.stores_vectors:
             continue  # nothing to score again, and so nothing to compare
         point = next(point for point in seen.points if not point.effort or point.effort >= GRAPH.ef_search)
         way = f"{spec.family}{f' of {spec.pca} axes' if spec.pca else ''}{f', {spec.pq_m} codes' if 'pq' in spec.family else ''}"
-        again = "" if spec.keeps_vectors else ", scored again" if seen.library == "gavel" else ", as it is"
+        again = "" if spec.stores_vectors else ", scored again" if seen.library == "gavel" else ", as it is"
         size = seen.file_bytes / seen.items
-        disk = size + (0 if spec.keeps_vectors or seen.library == "faiss" else 4 * seen.dimensions)
+        disk = size + (0 if spec.stores_vectors or seen.library == "faiss" else 4 * seen.dimensions)
         rows.append(Row("embedded", way + again, size, disk, point.recall, point.p50_ms, point.p99_ms))
     return rows
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.ann.candidates import LIBRARIES, Contender, build_cost
+from benchmarks.ann.candidates import LIBRARIES, CandidateIndex, build_cost
 from retrieval.config.index_spec import IndexSpec
 
 WARM_UP = 20
@@ -25,17 +25,17 @@ def memory() -> dict[str, int]:
     return {"resident": process.memory_info().rss, "own": own}
 
 
-def serve(contender: Contender, folder: Path, queries: np.ndarray) -> None:
+def serve(candidate_index: CandidateIndex, folder: Path, queries: np.ndarray) -> None:
     """Open the index, say what it takes, then answer {"effort", "k", "first", "last"} with times and ids."""
-    library = LIBRARIES[contender.library]
-    _import_all(contender.library)
+    library = LIBRARIES[candidate_index.library]
+    _import_all(candidate_index.library)
     queries = np.array(queries)  # the worker's own, in memory before the index is
     before, start = memory(), time.perf_counter()
-    opened = library.open(contender, folder)
+    opened = library.open(candidate_index, folder)
     _answer({"open_s": time.perf_counter() - start, "before": before, "after": memory()})
     for line in sys.stdin:
         asked: dict[str, Any] = json.loads(line)
-        ask = library.asker(contender, opened, asked["effort"], asked["k"])
+        ask = library.asker(candidate_index, opened, asked["effort"], asked["k"])
         for query in queries[:WARM_UP]:
             ask(query)
         times, ids = [], []
@@ -64,11 +64,11 @@ def _answer(values: dict[str, Any]) -> None:
 def main() -> None:
     """Do as the command line says."""
     verb, library, spec, folder, vectors, queries = sys.argv[1:]
-    contender = Contender(library, IndexSpec.parse(spec))
+    candidate_index = CandidateIndex(library, IndexSpec.parse(spec))
     if verb == "build":
-        _answer(build_cost(contender, np.load(vectors, mmap_mode="r"), Path(folder)))
+        _answer(build_cost(candidate_index, np.load(vectors, mmap_mode="r"), Path(folder)))
     else:
-        serve(contender, Path(folder), np.load(queries))
+        serve(candidate_index, Path(folder), np.load(queries))
 
 
 if __name__ == "__main__":

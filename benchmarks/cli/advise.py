@@ -80,7 +80,7 @@ def _show(advices: "list[Advice]", title: str) -> None:
 def _measured(release: Path | None) -> "Calibration":
     """What every family shows on a sample of a release, at a third of it and whole."""
     from benchmarks.ann.benchmark import run_sizes
-    from benchmarks.ann.candidates import contenders
+    from benchmarks.ann.candidates import candidate_indices
     from benchmarks.ann.data import release_vectors
     from retrieval.config.index_spec import default_specs
 
@@ -92,7 +92,7 @@ def _measured(release: Path | None) -> "Calibration":
             data,
             drawn,
             [whole // 3, whole],
-            lambda size: contenders(default_specs(drawn.dimensions), ()),
+            lambda size: candidate_indices(default_specs(drawn.dimensions), ()),
             home.benches / "advise",
             rounds=1,
             on_built=built,

@@ -35,7 +35,7 @@ def ann(
 ) -> None:
     """Sweep recall, latency, memory and build time of vector indices beside plain faiss, hnswlib and usearch."""
     from benchmarks.ann import benchmark as bench
-    from benchmarks.ann.candidates import RIVALS, contenders
+    from benchmarks.ann.candidates import RIVALS, candidate_indices
     from benchmarks.ann.data import release_vectors, synthetic_vectors
     from benchmarks.ann.plot import plot as draw
     from retrieval.config.index_spec import IndexSpec, default_specs
@@ -56,7 +56,7 @@ def ann(
             data,
             drawn,
             counts,
-            lambda size: contenders(wanted or default_specs(drawn.dimensions), rivals),
+            lambda size: candidate_indices(wanted or default_specs(drawn.dimensions), rivals),
             home.benches / "ann",
             rounds=rounds,
             reuse=reuse,

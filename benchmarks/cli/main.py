@@ -19,7 +19,6 @@ from retrieval.config.settings import Settings
 if TYPE_CHECKING:
     from benchmarks.speed.query_path import QueryPathResult
     from processing.evaluation.runs import Latency
-    from retrieval.index.embedded.store import FaissStore
 
 Lots = Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")]
 Dimensions = Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")]
@@ -148,9 +147,9 @@ def query(
 
         store, bare = open_store(apart), connect(settings.opensearch_url, settings.request_timeout_s)
     else:
-        from retrieval.index.embedded.store import FaissStore
+        from retrieval.index.embedded.store import EmbeddedStore
 
-        store = FaissStore(home.benches, kept)
+        store = EmbeddedStore(home.benches, kept)
     encoder, ranker = CutEncoder(load_encoder(settings, tower_id), dimensions), load_ranker(settings, tower_id)
     texts = questions(found, queries)
     with progress("index lots") as written:
@@ -231,12 +230,12 @@ def fresh(
     console.print(f"{told}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
 
-def _copies(home: Home, release: Path, lots: int, dimensions: int) -> "FaissStore":
+def _copies(home: Home, release: Path, lots: int, dimensions: int) -> "EmbeddedStore":
     """The embedded index that benchmarks keep of so many copies of a release's lots, made where it is not there."""
     from benchmarks.speed.many_lots import index_of_copies
-    from retrieval.index.embedded.store import FaissStore
+    from retrieval.index.embedded.store import EmbeddedStore
 
-    store = FaissStore(home.benches, _bench_alias(release, lots, dimensions))
+    store = EmbeddedStore(home.benches, _bench_alias(release, lots, dimensions))
     with progress("index lots") as written:
         index_of_copies(store, release, lots, dimensions, written)
     return store

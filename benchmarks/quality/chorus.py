@@ -21,7 +21,7 @@ from models.training.adaptation import DistillationConfig, distil_towers
 from processing.embedding.job import embed
 from processing.evaluation.job import evaluate_to_folder
 from processing.evaluation.plan import HYBRID, SEMANTIC, Plan
-from processing.training.step_cache import Ledger
+from processing.training.step_cache import StepCache
 
 MEASURES = ("recall@10", "recall@50", "ndcg@10", "mrr")
 DEPTH = 200
@@ -66,7 +66,7 @@ def main(
 ) -> None:
     """Print every way of searching, mean ± standard deviation over the seeds, beside the bars; exit 1 below one of them."""
     work.mkdir(parents=True, exist_ok=True)
-    ledger, runs = Ledger(work / "ledger.json"), []
+    ledger, runs = StepCache(work / "ledger.json"), []
     for number in range(seed, seed + seeds):
         first = number == seed
         key = repr((str(data.resolve()), model, MAX_LENGTH, steps, first))

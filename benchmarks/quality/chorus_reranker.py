@@ -30,7 +30,7 @@ from processing.ranking.train_job import train_reranker
 from retrieval.errors import IndexMissing
 from retrieval.evaluation.metrics import evaluate_per_query
 from retrieval.evaluation.significance import compare_paired
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.ranker.xgboost_ranker import BoosterRanker
 from retrieval.search.service import SearchService
 
@@ -41,10 +41,10 @@ MARKS = {HYBRID: (0.730, 0.05), BM25: (0.701, 0.08)}  # nDCG@10 that was measure
 PerQuery = dict[str, dict[str, dict[str, float]]]  # way of searching -> measure -> query -> value
 
 
-def open_corpus(data: Path, model: str, work: Path) -> tuple[FaissStore, RememberingEncoder]:
+def open_corpus(data: Path, model: str, work: Path) -> tuple[EmbeddedStore, RememberingEncoder]:
     """The shop's products, embedded and indexed once."""
     encoder = SentenceEncoder(model, MAX_LENGTH)
-    store = FaissStore(work / "index")
+    store = EmbeddedStore(work / "index")
     try:
         if store.live().tower_id == encoder.tower_id:
             return store, RememberingEncoder(encoder)
@@ -57,7 +57,7 @@ def open_corpus(data: Path, model: str, work: Path) -> tuple[FaissStore, Remembe
 
 
 def run_fold(
-    catalog: CatalogFolder, store: FaissStore, encoder: RememberingEncoder, seed: int, booster: Path
+    catalog: CatalogFolder, store: EmbeddedStore, encoder: RememberingEncoder, seed: int, booster: Path
 ) -> tuple[PerQuery, str]:
     """Train on one fold and search its held-out queries.
 
@@ -75,7 +75,7 @@ def run_fold(
 
 
 def run_seed(
-    catalogs: list[CatalogFolder], store: FaissStore, encoder: RememberingEncoder, seed: int, work: Path
+    catalogs: list[CatalogFolder], store: EmbeddedStore, encoder: RememberingEncoder, seed: int, work: Path
 ) -> tuple[PerQuery, list[str]]:
     """All folds under one seed: every judged query once."""
     together: PerQuery = {way: {measure: {} for measure in MEASURES} for way in (BM25, HYBRID, RERANKED)}

@@ -19,7 +19,7 @@ from gavel.workspace.console import progress, show_table
 from models.artefacts.item_encoder import ItemEncoder
 from models.data.tables import Lots
 from models.training.two_towers import TrainingConfig, train_towers
-from models.training.validation import Figures, rank_figures
+from models.training.validation import Figures, ranking_metrics
 from retrieval.encoders.query_encoder import QueryEncoder, to_unit_length
 
 SPLIT = "test"
@@ -38,7 +38,7 @@ def measure(catalog: CatalogFolder, tower: Path, lengths: Sequence[int]) -> list
     items = ItemEncoder.load(tower).encode(lots.texts, [None] * len(lots.ids))  # (N, D)
     queries = QueryEncoder.load(tower).encode(list(qrels.queries.values()))  # (Q, D)
     grades = np.array([[qrels.grades.get(query, {}).get(lot, 0) for lot in lots.ids] for query in qrels.queries])
-    return [rank_figures(_cut(queries, length) @ _cut(items, length).T, grades) for length in lengths]
+    return [ranking_metrics(_cut(queries, length) @ _cut(items, length).T, grades) for length in lengths]
 
 
 def _cut(vectors: NDArray[np.float32], length: int) -> NDArray[np.float32]:

@@ -36,7 +36,7 @@ from models.training.buyers import (
     BuyerTrainingConfig,
     ProjectedLots,
     StoredLots,
-    best_lots,
+    best_items,
     measure,
     train_buyers,
 )
@@ -149,7 +149,7 @@ def values_of(scores: NDArray[Any], baskets: Sequence[Basket]) -> Values:
     for row, basket in enumerate(baskets):
         fresh[row, list(basket.owned)] = -np.inf
     found: dict[str, list[float]] = {name: [] for name in MEASURES}
-    for basket, best, best_fresh in zip(baskets, best_lots(scores, K), best_lots(fresh, K), strict=True):
+    for basket, best, best_fresh in zip(baskets, best_items(scores, K), best_items(fresh, K), strict=True):
         new = np.setdiff1d(basket.targets, np.array(sorted(basket.owned)))
         for suffix, top, targets in (("", best, basket.targets), (", new", best_fresh, new)):
             hits = len(np.intersect1d(top, targets))

@@ -20,7 +20,7 @@ import typer
 
 from catalog.folder import CatalogFolder, Qrels
 from gavel.workspace import pipeline
-from gavel.workspace.console import console, progress, show_quality
+from gavel.workspace.console import console, progress, show_metrics
 from gavel.workspace.folders import Home
 from gavel.workspace.wiring import load_encoder, load_image_encoder
 from processing.evaluation.corpus import build_corpus
@@ -29,7 +29,7 @@ from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item
 from retrieval.encoders.photos import read_photo
 from retrieval.errors import InvalidInput
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchRequest, SearchService
 
 DEPTH = 10
@@ -122,7 +122,7 @@ def main(
         with progress("embed lots") as step:
             release = pipeline.embed(there, lots, folder, release_id=None, workers=0, progress=step)
     with tempfile.TemporaryDirectory(prefix="gavel-photos-") as scratch:
-        store = FaissStore(Path(scratch))
+        store = EmbeddedStore(Path(scratch))
         build_corpus(catalog, split, release, store)
         encoders = partial(load_encoder, there.settings), partial(load_image_encoder, there.settings)
         service = SearchService(store, encoders[0], load_image_encoder=encoders[1])
@@ -131,7 +131,7 @@ def main(
     if as_json:
         print(json.dumps({"tower_id": folder.name, "photos": len(asked), "quality": quality}, indent=2))
     else:
-        show_quality(f"{catalog.name}, {split}: {len(asked)} photos among {service.live().index.count()} lots", quality)
+        show_metrics(f"{catalog.name}, {split}: {len(asked)} photos among {service.live().index.count()} lots", quality)
         console.print(f"tower {folder.name}", style="dim")
 
 

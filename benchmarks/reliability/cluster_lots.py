@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.ann.clustered import clustered, clustered_queries
 from retrieval.contracts.documents import document_of, vector_from_json, vector_to_json
 from retrieval.contracts.items import Item
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Candidate, Filter, IndexedItem, Vector, VectorIndex
 
 K = 10
@@ -78,7 +78,7 @@ def ask(folder: Path, lots: Sequence[IndexedItem], count: int, seed: int = 7) ->
         count: how many questions.
         seed: of them.
     """
-    store, rng = FaissStore(folder), np.random.default_rng([seed, 1])
+    store, rng = EmbeddedStore(folder), np.random.default_rng([seed, 1])
     index = fill(store.create(TOWER, len(lots[0].vector)), lots)
     vectors = clustered_queries(count, index.dimensions, seed, of=len(lots))
     asked = [_question(index, vector, _filter(number, rng), f"{_word(rng)} {_word(rng)}") for number, vector in enumerate(vectors)]

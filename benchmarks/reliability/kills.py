@@ -30,8 +30,8 @@ from gavel.workspace.console import console, progress
 from retrieval.errors import GavelError
 from retrieval.index.embedded import keywords as lot_keywords
 from retrieval.index.embedded.main_index import DEFAULT_INDEX, embedded_spec
-from retrieval.index.embedded.store import FaissIndex, FaissStore
-from retrieval.index.port import Filter, IndexedItem, Tombstone, Vector
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
+from retrieval.index.port import Deletion, Filter, IndexedItem, Vector
 
 DIMENSIONS, TOWER = 16, "killed"
 ITEMS = 3_000  # different ids that come and go
@@ -111,7 +111,7 @@ def survive(root: Path, rounds: int, seed: int, report: KillReport, spec: str = 
         Lost: after a kill the index was not what had been acknowledged.
     """
     chance, state, version = random.Random(seed), State(), 0
-    store = FaissStore(root, spec=embedded_spec(spec))
+    store = EmbeddedStore(root, spec=embedded_spec(spec))
     store.publish(store.create(TOWER, DIMENSIONS).name)
     store.live().close()
     for number in range(1, rounds + 1):
@@ -146,7 +146,7 @@ def write() -> None:
     chance, state = random.Random(given["seed"]), dict(given["state"])
     version = given["version"]
     lot_keywords.SMALL = 0  # else the words of so few lots would never be joined in a thread apart
-    store = FaissStore(Path(given["root"]), spec=embedded_spec(given["spec"]))
+    store = EmbeddedStore(Path(given["root"]), spec=embedded_spec(given["spec"]))
     index = store.live()
     print("ready", flush=True)
     while True:
@@ -163,7 +163,7 @@ def _next_step(chance: random.Random, state: State, version: int) -> dict[str, A
     return {"op": op, "version": version, "numbers": chance.sample(known, min(len(known), chance.randint(*BATCH)))}
 
 
-def _carried_out(step: Mapping[str, Any], index: FaissIndex, store: FaissStore, state: State) -> FaissIndex:
+def _carried_out(step: Mapping[str, Any], index: EmbeddedIndex, store: EmbeddedStore, state: State) -> EmbeddedIndex:
     """Do what a step says; the index that is live then."""
     if step["op"] in ("add", "delete"):
         report = index.upsert(_entries(step))
@@ -181,9 +181,9 @@ def _carried_out(step: Mapping[str, Any], index: FaissIndex, store: FaissStore, 
     return index
 
 
-def _entries(step: Mapping[str, Any]) -> list[IndexedItem | Tombstone]:
+def _entries(step: Mapping[str, Any]) -> list[IndexedItem | Deletion]:
     if step["op"] == "delete":
-        return [Tombstone(_id(number), step["version"]) for number in step["numbers"]]
+        return [Deletion(_id(number), step["version"]) for number in step["numbers"]]
     return [_lot(number, step["version"]) for number in step["numbers"]]
 
 
@@ -206,7 +206,7 @@ def _check(root: Path, told: Sequence[Mapping[str, Any]], before: State, spec: s
     perhaps = dict(sure)
     if under_way:
         _apply(perhaps, under_way)
-    index = FaissStore(root, spec=embedded_spec(spec)).live()
+    index = EmbeddedStore(root, spec=embedded_spec(spec)).live()
     try:
         stored = {int(c.item_id[4:]): int(c.document["version"]) for c in index.fetch([_id(number) for number in range(ITEMS)])}
         if stored not in (sure, perhaps):
@@ -217,7 +217,7 @@ def _check(root: Path, told: Sequence[Mapping[str, Any]], before: State, spec: s
     return stored, max((step["version"] for step in told), default=0)
 
 
-def _check_searches(index: FaissIndex, stored: State) -> None:
+def _check_searches(index: EmbeddedIndex, stored: State) -> None:
     """Every open lot is found by its vector, and by its word; none that was deleted, replaced or has ended is."""
     where, open_lots = Filter(now=NOW), {_id(number): version for number, version in stored.items() if number % ENDING}
     if index.count() != len(stored):

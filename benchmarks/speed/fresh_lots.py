@@ -21,8 +21,8 @@ from benchmarks.speed.fresh_words import FreshWordsResult, measure, questions_of
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import GavelError
-from retrieval.index.embedded.index import FaissIndex
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.index import EmbeddedIndex
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter, IndexedItem, Vector
 
 K = 10
@@ -106,7 +106,7 @@ def run_benchmark(
 class _Writer(threading.Thread):
     """Upserts lots, one transaction after the other."""
 
-    def __init__(self, index: FaissIndex, lots: Sequence[IndexedItem]) -> None:
+    def __init__(self, index: EmbeddedIndex, lots: Sequence[IndexedItem]) -> None:
         super().__init__(name="writer")
         self._index, self._lots = index, lots
         self.seconds = 0.0
@@ -119,20 +119,20 @@ class _Writer(threading.Thread):
 
 
 @contextmanager
-def _copied(root: Path, alias: str) -> Iterator[FaissIndex]:
-    name = FaissStore(root, alias).live().name
+def _copied(root: Path, alias: str) -> Iterator[EmbeddedIndex]:
+    name = EmbeddedStore(root, alias).live().name
     with tempfile.TemporaryDirectory(dir=root, prefix="fresh-") as folder:
         shutil.copytree(root / name, Path(folder) / name)
         shutil.copy(root / f"{alias}.json", folder)
-        index = FaissStore(Path(folder), alias).live()
-        assert isinstance(index, FaissIndex)
+        index = EmbeddedStore(Path(folder), alias).live()
+        assert isinstance(index, EmbeddedIndex)
         try:
             yield index
         finally:
             index.close()
 
 
-def _fresh(index: FaissIndex, count: int, rng: np.random.Generator) -> list[IndexedItem]:
+def _fresh(index: EmbeddedIndex, count: int, rng: np.random.Generator) -> list[IndexedItem]:
     """New lots with the document of one that is there."""
     document = index.semantic(np.ones(index.dimensions, dtype=np.float32), 1, Filter())[0].document
     vectors = to_unit_length(rng.standard_normal((count, index.dimensions)).astype(np.float32))  # (N, D)
@@ -141,7 +141,7 @@ def _fresh(index: FaissIndex, count: int, rng: np.random.Generator) -> list[Inde
     return [replace(lot, item_id=i, document={**document, "item_id": i}, vector=v) for i, v in zip(ids, vectors, strict=True)]
 
 
-def _endless(index: FaissIndex, rng: np.random.Generator) -> Iterator[IndexedItem]:
+def _endless(index: EmbeddedIndex, rng: np.random.Generator) -> Iterator[IndexedItem]:
     """New lots with the documents of some that are there, and a word of its own in each."""
     some = [c.document for c in index.semantic(rng.standard_normal(index.dimensions).astype(np.float32), A_WRITE, Filter())]
     for number, document in enumerate(cycle(some)):
@@ -151,7 +151,7 @@ def _endless(index: FaissIndex, rng: np.random.Generator) -> Iterator[IndexedIte
         yield IndexedItem(item_id, 1, {**document, "item_id": item_id, "title": title, "text": text}, vector)
 
 
-def _searches(index: FaissIndex, queries: Iterator[Vector], go_on: Callable[[], bool]) -> Latency:
+def _searches(index: EmbeddedIndex, queries: Iterator[Vector], go_on: Callable[[], bool]) -> Latency:
     """Search, one after the other, as long as that is wanted; at least once."""
     taken: list[float] = []
     while not taken or go_on():
@@ -169,7 +169,7 @@ def _times(count: int) -> Callable[[], bool]:
     return lambda: next(left, None) is not None
 
 
-def _check_found(index: FaissIndex, lot: IndexedItem) -> None:
+def _check_found(index: EmbeddedIndex, lot: IndexedItem) -> None:
     found = index.semantic(lot.vector, 1, Filter())
     if not found or found[0].item_id != lot.item_id:
         raise GavelError(f"{lot.item_id} was acknowledged and is not found")

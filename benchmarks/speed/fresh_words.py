@@ -15,7 +15,7 @@ import numpy as np
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.items import query_text
 from retrieval.errors import GavelError
-from retrieval.index.embedded.index import FaissIndex
+from retrieval.index.embedded.index import EmbeddedIndex
 from retrieval.index.embedded.keywords import DELTA_SHARE, LEAST_DELTA
 from retrieval.index.port import Filter, IndexedItem, Vector
 
@@ -56,7 +56,7 @@ class FreshWordsResult:
 
 
 def measure(
-    index: FaissIndex, lots: Iterator[IndexedItem], written: int, asked: Sequence[Question], on_phase: Callable[[str], None]
+    index: EmbeddedIndex, lots: Iterator[IndexedItem], written: int, asked: Sequence[Question], on_phase: Callable[[str], None]
 ) -> FreshWordsResult:
     """Measure on an index, which is changed.
 
@@ -102,7 +102,7 @@ def words_of(item_id: str) -> str:
     return item_id.replace("-", "")
 
 
-def questions_of(index: FaissIndex, rng: np.random.Generator) -> Sequence[Question]:
+def questions_of(index: EmbeddedIndex, rng: np.random.Generator) -> Sequence[Question]:
     """Words that follow each other in a lot's title, and a random vector."""
     asked: list[Question] = []
     while len(asked) < QUESTIONS:
@@ -115,12 +115,12 @@ def questions_of(index: FaissIndex, rng: np.random.Generator) -> Sequence[Questi
     return asked
 
 
-def _write(index: FaissIndex, lots: Sequence[IndexedItem]) -> None:
+def _write(index: EmbeddedIndex, lots: Sequence[IndexedItem]) -> None:
     for first in range(0, len(lots), A_WRITE):
         index.upsert(lots[first : first + A_WRITE])
 
 
-def _searches(index: FaissIndex, questions: Iterator[Question], go_on: Callable[[], bool]) -> Latency:
+def _searches(index: EmbeddedIndex, questions: Iterator[Question], go_on: Callable[[], bool]) -> Latency:
     """Search, one after the other, as long as that is wanted; at least once."""
     taken: list[float] = []
     while not taken or go_on():
@@ -133,7 +133,7 @@ def _searches(index: FaissIndex, questions: Iterator[Question], go_on: Callable[
     return summarise_ms(taken)
 
 
-def _find(index: FaissIndex, lot: IndexedItem) -> float:
+def _find(index: EmbeddedIndex, lot: IndexedItem) -> float:
     """How many ms the keyword search takes that finds a lot by its word."""
     start = time.perf_counter()
     found = index.keyword(words_of(lot.item_id), 1, Filter())

@@ -20,7 +20,7 @@ from retrieval.contracts.items import query_text
 from retrieval.index.port import Candidate, Filter, IndexStore, Vector
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
-from retrieval.search.live_index import Encoder, Live
+from retrieval.search.live_index import ActiveIndex, Encoder
 from retrieval.search.service import SearchRequest, SearchService, retrieve
 
 CANDIDATES, K = 50, 10
@@ -135,7 +135,7 @@ def _ask_whole(service: SearchService, text: str, times: _Times) -> None:
         times.stages.setdefault(stage, []).append(milliseconds)
 
 
-def _ask_parts(live: Live, text: str, times: _Times, bare: OpenSearch | None) -> None:
+def _ask_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSearch | None) -> None:
     where = Filter()
     vector: Vector = _timed(times, "encode", lambda: live.encoder.encode([query_text(text)])[0])  # (D,)
     found: list[Candidate] = _timed(

@@ -30,7 +30,7 @@ from processing.evaluation.runs import Latency, summarise_ms
 from processing.reranker_endpoint.inference import BOOSTER_FILE
 from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import Item
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Candidate, Filter, IndexedItem, Vector
 from retrieval.ranker.features import FEATURES, feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
@@ -108,7 +108,7 @@ def ask(folder: Path, candidates: int) -> Iterator[Asked]:
     lots = draw_lots(LOTS, rng, NOW)
     vectors = rng.normal(size=(LOTS, DIMENSIONS)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    store = FaissStore(folder)
+    store = EmbeddedStore(folder)
     publish_corpus(store, TOWER_ID, DIMENSIONS, (_entry(lot.item, vector) for lot, vector in zip(lots, vectors, strict=True)))
     index = store.live()
     for question in draw_questions(lots, {"train": QUERIES}, rng)["train"]:

@@ -12,11 +12,11 @@ from typing import Any
 
 from catalog.folder import CATALOG_FILE, CatalogFolder
 from gavel.workspace import pipeline
-from gavel.workspace.console import Step, console, progress, show_answer, show_quality, show_table
+from gavel.workspace.console import Step, console, progress, show_answer, show_metrics, show_table
 from gavel.workspace.folders import Home
 from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
 from models.training.schedule import cut_steps
-from processing.training.step_cache import Done, Ledger
+from processing.training.step_cache import Done, StepCache
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.ranker.features import FEATURES_HASH
@@ -84,7 +84,7 @@ class Demo:
         self.settings, self.plan = settings, plan
         self.home = Home(settings)
         self.report = Report()
-        self._ledger = Ledger(settings.home / f"demo-{plan.catalog}.json")
+        self._ledger = StepCache(settings.home / f"demo-{plan.catalog}.json")
         self._base: tuple[object, ...] = (plan, version("gavel"))
 
     def run(self) -> Report:
@@ -174,9 +174,9 @@ class Demo:
 
         def run(step: Step) -> dict[str, dict[str, float]]:
             quality = measure_variants(self.settings, catalog, releases, "test", step)
-            from processing.evaluation.plots import plot_quality
+            from processing.evaluation.plots import plot_metrics
 
-            plot_quality(quality, f"{catalog.name}: test queries", plot)
+            plot_metrics(quality, f"{catalog.name}: test queries", plot)
             return quality
 
         key = (self._base, *(release.name for release in releases.values()))
@@ -203,12 +203,12 @@ def measure_variants(
     """
     from processing.evaluation.corpus import build_corpus
     from processing.evaluation.runs import Variant, measure
-    from retrieval.index.embedded.store import FaissStore
+    from retrieval.index.embedded.store import EmbeddedStore
 
     with tempfile.TemporaryDirectory(prefix="gavel-measure-") as folder:
         services = {}
         for number, (name, release) in enumerate(releases.items()):
-            store = FaissStore(Path(folder) / str(number), tuning=partial(load_tuning, settings))
+            store = EmbeddedStore(Path(folder) / str(number), tuning=partial(load_tuning, settings))
             build_corpus(catalog, split, release, store)
             encoder, ranker = partial(load_encoder, settings), partial(load_ranker, settings)
             services[name] = SearchService(store, encoder, ranker, candidates=settings.candidates)
@@ -237,7 +237,7 @@ def show_report(demo: Demo) -> None:
     report = demo.report
     for query, answer in report.answers.items():
         show_answer(query, answer)
-    show_quality(f"How good: {demo.plan.catalog} catalogue, test queries", report.quality)
+    show_metrics(f"How good: {demo.plan.catalog} catalogue, test queries", report.quality)
     rows, cuts = [], {}
     for label, done in report.steps.items():
         where = done.value if isinstance(done.value, str) else report.plot

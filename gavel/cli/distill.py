@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gavel.workspace.config_file import configured
-from gavel.workspace.console import Stages, console, show_quality
+from gavel.workspace.console import Stages, console, show_metrics
 from gavel.workspace.folders import Home
 from gavel.workspace.options import CatalogOption, Json, Seed, print_json
 from retrieval.config.settings import Settings
@@ -54,7 +54,7 @@ def distill_query(
     if as_json:
         print_json(made.to_dict())
     else:
-        show_quality(f"{source.name}: val queries by vectors alone, tower {made.tower_id}", made.quality)
+        show_metrics(f"{source.name}: val queries by vectors alone, tower {made.tower_id}", made.quality)
         held = f"the small query tower finds {made.share:.1%} of the full one's Recall@50 ({SMALL} / {FULL})"
         console.print(f"{held}; {made.texts} texts, {made.pairs} pairs, {made.seconds:.0f} s", highlight=False, soft_wrap=True)
         if made.file:

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from gavel.workspace.console import Stages, console, progress, show_quality, show_table
+from gavel.workspace.console import Stages, console, progress, show_metrics, show_table
 from gavel.workspace.folders import Home
 from gavel.workspace.options import CatalogOption, Json, Seed, print_json
 from retrieval.config.settings import Settings
@@ -114,7 +114,7 @@ def _show_evaluation(made: "Evaluation") -> None:
     from processing.evaluation.report import COMPARISON_HEADER, COST_HEADER, HEADLINE, comparison_rows, cost_rows
 
     headline = {name: {m: q[m] for m in HEADLINE if m in q} for name, q in made.quality.items()}
-    show_quality(made.title, headline)
+    show_metrics(made.title, headline)
     show_table(f"Against {made.baseline}", COMPARISON_HEADER, comparison_rows(made), right_from=2)
     show_table("Speed and size", COST_HEADER, cost_rows(made))
 

@@ -17,7 +17,7 @@ from processing.evaluation.runs import Counter, RememberingEncoder, Variant, sea
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import Mode, SearchService
 
 WAY_MARK = ":"  # <report>:<way of searching>
@@ -70,7 +70,7 @@ class ReleaseRun:
         settings = home.settings
         manifest = load_release(release)
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gavel-compare-")))
-        store = FaissStore(root, tuning=partial(load_tuning, settings))
+        store = EmbeddedStore(root, tuning=partial(load_tuning, settings))
         build_corpus(judged.catalog, judged.split, release, store)
         encoder = RememberingEncoder(load_encoder(settings, manifest.tower_id))
         ranker = load_ranker(settings, manifest.tower_id) if rerank and mode == "hybrid" else None

@@ -95,7 +95,7 @@ def page_and_api(
 
     from gavel.web.admission import Admission, request_queues
     from gavel.web.page_app import add_page
-    from gavel.web.photo_files import PhotoShelf
+    from gavel.web.photo_files import PhotoFiles
     from gavel.workspace.wiring import event_sink, search_service, signing_lists
     from lambdas.query_api.app import create_app
     from lambdas.query_api.callers import CallerLimits
@@ -115,7 +115,7 @@ def page_and_api(
     # innermost: what other middleware refuses needs no turn, and what this one refuses has their headers
     app.user_middleware.append(Middleware(Admission, queues=queues))
     app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
-    add_page(app, lambda: service, PhotoShelf(home, photos), currency)
+    add_page(app, lambda: service, PhotoFiles(home, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 
 

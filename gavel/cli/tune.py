@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gavel.workspace.console import Stages, console, show_quality
+from gavel.workspace.console import Stages, console, show_metrics
 from gavel.workspace.folders import Home
 from gavel.workspace.options import CatalogOption, Json, print_json
 from retrieval.config.settings import Settings
@@ -67,7 +67,7 @@ def tune_hybrid(
 
 def _show(choice: "Choice", title: str) -> None:
     trials = {"untuned": choice.base, "best": choice.best, "chosen": choice.chosen}
-    show_quality(title, {f"{name}: {trial.tuning}": trial.measures for name, trial in trials.items()})
+    show_metrics(title, {f"{name}: {trial.tuning}": trial.measures for name, trial in trials.items()})
     console.print(
         f"gain over untuned on queries that did not choose {choice.gain:+.4f}, standard error {choice.standard_error:.4f}",
         highlight=False,

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from gavel.web.photo_files import PhotoShelf
+from gavel.web.photo_files import PhotoFiles
 from gavel.web.suggestions import PageWords
 from lambdas.query_api.problems import RETRY_AFTER_S
 from lambdas.query_api.strict_route import StrictRoute
@@ -50,7 +50,7 @@ class _Assets(StaticFiles):
         return answer
 
 
-def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoShelf, currency: str = "") -> None:
+def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoFiles, currency: str = "") -> None:
     """Serve the page at `/` of the API's app, and the description of the API at `/docs`.
 
     Args:

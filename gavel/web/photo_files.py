@@ -31,7 +31,7 @@ def _prepare_drawing() -> None:
     yield_to_searches()
 
 
-class PhotoShelf:
+class PhotoFiles:
     """Finds the photo that a lot names, and nothing else.
 
     Sellers write that name. So a path must stay within the folder of the lot's catalogue, or within one that the operator opened,

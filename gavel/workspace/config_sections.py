@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from retrieval.config.settings import Hyperparameters, Settings
+from retrieval.config.settings import ScoringParameters, Settings
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _small_query() -> Any:
 
 SECTIONS = (
     Section("service", "where a process runs, and its limits", Settings, environment=True),
-    Section("retrieval", "what an answer means: the same in training and serving", Hyperparameters, environment=True),
+    Section("retrieval", "what an answer means: the same in training and serving", ScoringParameters, environment=True),
     Section("training", "of towers; a key that is not given keeps what was chosen for the catalogue", _training),
     Section("training.buyers", "of the buyer tower", _buyers),
     Section("mining", "which lots become hard negatives", _mining),

@@ -116,7 +116,7 @@ def show_values(values: Mapping[str, object]) -> None:
         console.print(f"  {name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_quality(title: str, quality: Mapping[str, Mapping[str, float]]) -> None:
+def show_metrics(title: str, quality: Mapping[str, Mapping[str, float]]) -> None:
     """Print a row a way of searching, a column a measure; the best of each column stands out."""
     measures = list(next(iter(quality.values())))
     best = {name: max(values[name] for values in quality.values()) for name in measures}

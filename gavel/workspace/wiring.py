@@ -28,11 +28,11 @@ def open_store(settings: Settings) -> IndexStore:
 
         return opensearch_client.open_store(settings, partial(load_tuning, settings))
     from retrieval.index.embedded.main_index import embedded_spec
-    from retrieval.index.embedded.store import FaissStore
+    from retrieval.index.embedded.store import EmbeddedStore
 
     made_with = {"language": settings.language, "shards": settings.index_shards, "tuning": partial(load_tuning, settings)}
     spec = embedded_spec(settings.embedded_index)
-    return FaissStore(Home(settings).index, settings.index_alias, spec=spec, **made_with)
+    return EmbeddedStore(Home(settings).index, settings.index_alias, spec=spec, **made_with)
 
 
 def load_encoder(settings: Settings, tower_id: str) -> Encoder:

@@ -11,7 +11,7 @@ from retrieval.buyers.vector import BuyerVector
 from retrieval.contracts.events import EventType
 from retrieval.feedback.served_lists import ServedLists
 from retrieval.search.cache import CacheUse
-from retrieval.search.recommendations import PastAct
+from retrieval.search.recommendations import PastInteraction
 from retrieval.search.response import Source
 from retrieval.search.service import Mode, SearchAnswer
 
@@ -149,7 +149,7 @@ class Done(BaseModel):
     fields: dict[str, Any] | None
 
     @classmethod
-    def of(cls, past: PastAct) -> "Done":
+    def of(cls, past: PastInteraction) -> "Done":
         """The core's act as it is sent."""
         return cls.model_validate({**asdict(past.act), "fields": past.fields})
 

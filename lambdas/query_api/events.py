@@ -15,11 +15,11 @@ from retrieval.feedback.rows import (
     MAX_POSITION,
     MAX_QUERY_CHARS,
     Act,
-    ActKind,
     EventSink,
     Feedback,
-    acts_in,
+    InteractionKind,
     feedback_rows,
+    interactions_in,
 )
 from retrieval.feedback.served_lists import UNSIGNED, ServedLists
 
@@ -29,7 +29,7 @@ class Event(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    event_type: ActKind
+    event_type: InteractionKind
     item_id: str = Field(min_length=1, max_length=512)
     position: int = Field(ge=1, le=MAX_POSITION, description="Place in the list, from 1.")
     timestamp: AwareDatetime = Field(description="When it happened.")
@@ -112,7 +112,7 @@ def events_router(
         """Tell what buyers did with a list: impressions, clicks, bids, purchases."""
         rows = feedback_rows(shown.feedback(), datetime.now(UTC), lists, request.client.host if request.client else "")
         sink.append(rows)
-        acts = acts_in(rows)
+        acts = interactions_in(rows)
         unknown = list(keep(acts)) if acts else []
         return Kept(accepted=len(rows), served=sum(row["served"] for row in rows), unknown_items=unknown)
 

@@ -238,7 +238,7 @@ class PhotoTable:
         return table
 
 
-def read_training_lots(catalog: CatalogFolder, min_weight: float = 0.0, *, keep_items: bool = False) -> tuple[Lots, Queries]:
+def read_training_items(catalog: CatalogFolder, min_weight: float = 0.0, *, keep_items: bool = False) -> tuple[Lots, Queries]:
     """The train split of a catalogue as lots and grouped queries.
 
     Args:

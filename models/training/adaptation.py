@@ -26,7 +26,7 @@ from models.artefacts.run_record import data_hash, write_record
 from models.artefacts.tower_files import save_towers
 from models.config.distillation import DistillationConfig
 from models.data.encoding_cache import encode_text_table
-from models.data.tables import Lots, Queries, TokenTable, read_training_lots
+from models.data.tables import Lots, Queries, TokenTable, read_training_items
 from models.towers.config import TowerConfig
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TextEncodings, TwoTowers
@@ -120,7 +120,7 @@ def distil_towers(
     """
     started, began = time.monotonic(), datetime.now(UTC)
     torch.manual_seed(config.seed)
-    lots, queries = read_training_lots(catalog, config.min_weight)
+    lots, queries = read_training_items(catalog, config.min_weight)
     lots = _drawn(lots, config)
     towers, tokenizer = _linear_towers(tower, config)
     cache, length = out / CACHE_FOLDER, towers.config.max_length

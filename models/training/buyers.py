@@ -264,14 +264,14 @@ def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUT
         baskets: B.
         k: length of the list.
     """
-    found = [len(np.intersect1d(top, b.targets)) for top, b in zip(best_lots(scores, k), baskets, strict=True)]
+    found = [len(np.intersect1d(top, b.targets)) for top, b in zip(best_items(scores, k), baskets, strict=True)]
     return Figures(
         fmean(count / len(basket.targets) for count, basket in zip(found, baskets, strict=True)),
         fmean(count > 0 for count in found),
     )
 
 
-def best_lots(scores: NDArray[np.float32], k: int = CUTOFF) -> NDArray[np.int64]:
+def best_items(scores: NDArray[np.float32], k: int = CUTOFF) -> NDArray[np.int64]:
     """(B, k) rows of the lots that score highest, in no order."""
     k = min(k, scores.shape[1])
     return np.argpartition(-scores, k - 1, axis=1)[:, :k]

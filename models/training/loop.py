@@ -16,9 +16,9 @@ from models.config.training import Stage, TrainingConfig
 from models.data.batches import TrainingBatches, seed_of
 from models.towers.two_towers import TwoTowers
 from models.training.checkpoints import Checkpoints, between_steps
-from models.training.schedule import Clock, learning_rate_factor
+from models.training.schedule import StepBudget, learning_rate_factor
 from models.training.step import TrainingStep
-from models.training.tensorboard import Board
+from models.training.tensorboard import TensorBoardWriter
 from models.training.validation import Figures, Validation
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class EpochRecord:
         return cls(**{**values, "figures": Figures(**values["figures"]) if values["figures"] else None})
 
 
-class StageRun:
+class TrainingLoop:
     """Trains towers through one stage.
 
     Attributes:
@@ -95,7 +95,7 @@ class StageRun:
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._step = TrainingStep(towers, self._optimizer, accelerator, config, stage)
         self._epoch_steps = -(-batches.per_epoch // config.accumulate)
-        self.clock = Clock(config.stage_epochs(stage) * self._epoch_steps, config.max_seconds)
+        self.clock = StepBudget(config.stage_epochs(stage) * self._epoch_steps, config.max_seconds)
         self._sums = torch.zeros(3, device=accelerator.device)  # of the epoch's loss, accuracy, recall@10
         self._summed = 0
         self._kept: dict[str, Tensor] = {}
@@ -113,7 +113,7 @@ class StageRun:
         """
         with (
             between_steps(self._accelerator.num_processes == 1) as interruption,
-            Board.open(self._board, self.resumed_at) as board,
+            TensorBoardWriter.open(self._board, self.resumed_at) as board,
         ):
             while not self.clock.over and not self._patience_gone():
                 self._one_step(board)
@@ -137,7 +137,7 @@ class StageRun:
             self._towers.load_state_dict(self._kept)
         self._towers.cpu().eval()
 
-    def _one_step(self, board: Board) -> None:
+    def _one_step(self, board: TensorBoardWriter) -> None:
         number, count = self.clock.steps_run, self._config.accumulate
         factor = learning_rate_factor(self.clock.share, self._config.warmup)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
@@ -153,7 +153,7 @@ class StageRun:
         if self.clock.steps_run % BOARD_STEPS == 0:
             board.show_step(self.clock.steps_run, figures._asdict(), factor, 1 / self._towers.scale.item())
 
-    def _end_epoch(self, board: Board) -> None:
+    def _end_epoch(self, board: TensorBoardWriter) -> None:
         epoch = -(-self.clock.steps_run // self._epoch_steps)
         due = self.clock.over or epoch % self._config.validate_every == 0
         figures = None

@@ -11,7 +11,7 @@ PACE_SHARE = 0.1  # of a run, after which its pace is known
 RECORD_FILE = "training.json"  # beside the artefact that a run made
 
 
-class Clock:
+class StepBudget:
     """How far a run is, by its steps; it takes fewer of them where the time would not do for all.
 
     A run that was cut goes on from its checkpoint with the steps that were left out, and has max_seconds for them anew.

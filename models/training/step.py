@@ -23,7 +23,7 @@ LIKE_LENGTH_CHUNK = 32  # texts; fewer would leave cores idle
 WORTH_SORTING = 0.8  # share of the tokens that must remain for texts to be encoded in chunks of like length
 
 
-class StepFigures(NamedTuple):
+class StepMetrics(NamedTuple):
     """What a step shows, each a scalar on the device.
 
     Attributes:
@@ -44,7 +44,7 @@ class TrainingStep:
         self._towers, self._optimizer, self._accelerator = towers, optimizer, accelerator
         self._config, self._stage = config, stage
 
-    def run(self, batches: Sequence[Batch]) -> StepFigures:
+    def run(self, batches: Sequence[Batch]) -> StepMetrics:
         """Make one step down the mean gradient of some batches."""
         share_buffers(self._towers, self._accelerator.num_processes)
         self._optimizer.zero_grad()
@@ -52,10 +52,10 @@ class TrainingStep:
         average_gradients(self._towers.parameters(), self._accelerator.num_processes)
         self._accelerator.clip_grad_norm_(self._towers.parameters(), self._config.max_grad_norm)
         self._optimizer.step()
-        return StepFigures(*(torch.stack(values).mean() for values in zip(*figures, strict=True)))
+        return StepMetrics(*(torch.stack(values).mean() for values in zip(*figures, strict=True)))
 
-    def _backward(self, batch: Batch, share: float) -> StepFigures:
-        figures: list[StepFigures] = []
+    def _backward(self, batch: Batch, share: float) -> StepMetrics:
+        figures: list[StepMetrics] = []
         queries, query_order = self._chunks(batch.queries.lengths, partial(self._encode_queries, batch))
         items, item_order = self._chunks(batch.items.lengths, partial(self._encode_items, batch))
 
@@ -63,7 +63,7 @@ class TrainingStep:
             q = gather(query_vectors[query_order], batch.query_counts)  # (Q, D)
             i = gather(item_vectors[item_order], batch.item_counts)  # (B, D)
             value = batch_loss(q, i, self._towers.scale, batch, self._stage, self._config)
-            figures.append(StepFigures(value.detach(), *in_batch_figures(q.detach(), i.detach(), batch.known)))
+            figures.append(StepMetrics(value.detach(), *in_batch_metrics(q.detach(), i.detach(), batch.known)))
             return value * share
 
         if self._config.micro_batch:
@@ -135,7 +135,7 @@ def _loss_at(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage:
     return contrastive(queries, items, own, margin=stage.margin, weights=weights)
 
 
-def in_batch_figures(queries: Tensor, items: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+def in_batch_metrics(queries: Tensor, items: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Accuracy and recall@10 of the queries (Q, D) among the lots (B, D) of their batch.
 
     Lots known (Q, B) to answer a query do not stand before its own; a tie stands after it.

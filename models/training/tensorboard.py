@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 
-class Board:
+class TensorBoardWriter:
     """Writes curves; without a writer it shows nothing."""
 
     def __init__(self, writer: Any = None) -> None:
         self._writer = writer
 
     @classmethod
-    def open(cls, folder: Path | None, step: int) -> "Board":
+    def open(cls, folder: Path | None, step: int) -> "TensorBoardWriter":
         """Write into a folder, over what stands there from `step` on; None shows nothing."""
         if folder is None:
             return cls()
@@ -20,7 +20,7 @@ class Board:
 
         return cls(SummaryWriter(str(folder), purge_step=step))
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "TensorBoardWriter":
         return self
 
     def __exit__(self, *reason: object) -> None:

@@ -19,13 +19,13 @@ from models.artefacts.run_record import data_hash, run_key, write_record
 from models.artefacts.tower_files import load_towers, save_towers
 from models.config.training import Stage, TrainingConfig, three_stages
 from models.data.batches import Slice, TrainingBatches
-from models.data.tables import Lots, Queries, read_training_lots
+from models.data.tables import Lots, Queries, read_training_items
 from models.towers.config import TowerConfig
 from models.towers.lot_features import fit_features
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.checkpoints import Checkpoints
-from models.training.loop import EpochRecord, ProgressCallback, StageRun
+from models.training.loop import EpochRecord, ProgressCallback, TrainingLoop
 from models.training.validation import Validation
 from retrieval.contracts.tower_card import TOKENIZER_FILE
 from retrieval.encoders.query_encoder import prepare_tokenizer
@@ -129,7 +129,7 @@ def train_towers(
     checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, checkpoint_seconds, writes=main)
     if not resume:
         checkpoints.remove()
-    lots, queries = read_training_lots(catalog, chosen.min_weight, keep_items=config.tower.features is not None)
+    lots, queries = read_training_items(catalog, chosen.min_weight, keep_items=config.tower.features is not None)
     tokenizer, towers = _first_towers(config, lots, queries, start_from)
     towers.to(accelerator.device)
     with accelerator.main_process_first():  # the others find photos decoded and frozen encoders' work done
@@ -141,7 +141,7 @@ def train_towers(
         if validation:
             validation.encode_frozen(towers, accelerator.device)
     board = out / BOARD_FOLDER / f"{chosen.name}-{key}" if main else None
-    run = StageRun(towers, batches, validation, config, chosen, accelerator, checkpoints, board)
+    run = TrainingLoop(towers, batches, validation, config, chosen, accelerator, checkpoints, board)
     run.run(progress)
     folder = _from_first(accelerator, save_towers(towers, tokenizer, out) if main else None)
     report = _report(folder, run, batches, queries, len(lots.ids), towers, time.monotonic() - started)
@@ -162,7 +162,7 @@ def train_towers(
 
 
 def _report(
-    folder: Path, run: StageRun, batches: TrainingBatches, queries: Queries, lots: int, towers: TwoTowers, seconds: float
+    folder: Path, run: TrainingLoop, batches: TrainingBatches, queries: Queries, lots: int, towers: TwoTowers, seconds: float
 ) -> TrainingReport:
     return TrainingReport(
         tower_folder=folder,

@@ -42,7 +42,7 @@ class Figures:
         return (self.recall_at_50 + self.ndcg_at_10) / 2
 
 
-def rank_figures(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> Figures:
+def ranking_metrics(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> Figures:
     """Figures of a score matrix.
 
     Args:
@@ -113,7 +113,7 @@ class Validation:
             lambda rows: towers.query_tower.encode(text_inputs(self._queries, rows, device)).float().cpu().numpy(),
         )
         towers.train()
-        return rank_figures(queries @ items.T, self._grades)
+        return ranking_metrics(queries @ items.T, self._grades)
 
     def _encode_items(self, towers: TwoTowers, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float32]:
         features = self._features.take(torch.from_numpy(rows)).to(device) if self._features else None

@@ -100,7 +100,7 @@ def publish_corpus(store: IndexStore, tower_id: str, dimensions: int, entries: I
     return Published(index.name, index.count(), dimensions, round(time.perf_counter() - started, 3))
 
 
-def sample_lots(catalog: CatalogFolder, split: str, release: Path, size: int, seed: int = 0) -> list[IndexedItem]:
+def sample_items(catalog: CatalogFolder, split: str, release: Path, size: int, seed: int = 0) -> list[IndexedItem]:
     """Draw lots of a split from a release, each as likely as any other (reservoir sampling, Vitter 1985).
 
     Args:

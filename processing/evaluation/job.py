@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from catalog.folder import CatalogFolder
-from processing.evaluation.corpus import Published, build_corpus, catalog_moment, open_grades, sample_lots
+from processing.evaluation.corpus import Published, build_corpus, catalog_moment, open_grades, sample_items
 from processing.evaluation.plan import DEPTH, HYBRID, KEYWORD, RERANKED, SEMANTIC, ZERO_SHOT, ZERO_SHOT_FUSED, Plan
 from processing.evaluation.plots import plot_space
 from processing.evaluation.report import SPACE_PLOT, Evaluation, IndexSize, Result, write_report
@@ -29,7 +29,7 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, TowerMismatch
 from retrieval.evaluation.metrics import RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
 from retrieval.evaluation.significance import PairedComparison, compare_paired
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import IndexStore
 from retrieval.ranker.port import Ranker
@@ -115,7 +115,7 @@ def draw_space(plan: Plan, path: Path) -> bool:
     Returns:
         Whether there were lots enough.
     """
-    lots = sample_lots(plan.catalog, plan.split, plan.release, SPACE_POINTS, plan.seed)
+    lots = sample_items(plan.catalog, plan.split, plan.release, SPACE_POINTS, plan.seed)
     if not lots:
         return False
     tower_id = load_release(plan.release).tower_id
@@ -147,14 +147,14 @@ def _corpora(plan: Plan, folder: Path, stages: Stages) -> Iterator[tuple[str, _C
         raise TowerMismatch(
             f"release {manifest.release_id} is of tower {manifest.tower_id}, not of {tower.tower_id}; name another one"
         )
-    store = FaissStore(folder / "tower", tuning=lambda _: Tuning.load(plan.tower))
+    store = EmbeddedStore(folder / "tower", tuning=lambda _: Tuning.load(plan.tower))
     published = build_corpus(plan.catalog, plan.split, plan.release, store)
     yield SEMANTIC, _corpus(store, published, folder / "tower", tower, _ranker(plan.booster), plan.candidates)
     if plan.zero_shot:
         from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus
 
         encoder = SentenceEncoder(plan.zero_shot)
-        store = FaissStore(folder / "zero-shot")
+        store = EmbeddedStore(folder / "zero-shot")
         progress = stages("encode lots, zero-shot")
         published = build_zero_shot_corpus(plan.catalog, plan.split, encoder, store, progress)
         yield ZERO_SHOT, _corpus(store, published, folder / "zero-shot", encoder, None, plan.candidates)

@@ -24,7 +24,7 @@ LEAST_POINTS = 5
 PERPLEXITY = 30.0  # neighbours that a point minds (van der Maaten and Hinton 2008)
 
 
-def plot_quality(quality: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
+def plot_metrics(quality: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
     """Draw a panel a measure, a bar a way of searching, each with its figure.
 
     Args:

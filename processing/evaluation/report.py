@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from processing.evaluation.plots import plot_latency, plot_quality, plot_recall_by_depth
+from processing.evaluation.plots import plot_latency, plot_metrics, plot_recall_by_depth
 from processing.evaluation.runs import SERVED, Latency
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
@@ -136,7 +136,7 @@ def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) ->
     for name, result in evaluation.results.items():
         save_run(result.run, run_path(folder, name))
     if plots:
-        plot_quality(evaluation.quality, evaluation.title, folder / QUALITY_PLOT)
+        plot_metrics(evaluation.quality, evaluation.title, folder / QUALITY_PLOT)
         plot_recall_by_depth(evaluation.quality, evaluation.title, folder / RECALL_PLOT)
         latency = {name: asdict(result.latency) for name, result in evaluation.results.items()}
         plot_latency(latency, f"{evaluation.title}, one search at a time", folder / LATENCY_PLOT)

@@ -23,7 +23,7 @@ from processing.evaluation.corpus import catalog_moment
 from processing.ranking.histories import Asked, BuyerHistories
 from processing.ranking.labels import clicked_gains, judged_gains, position_bias
 from retrieval.buyers.attention import load_buyer_tower
-from retrieval.buyers.vector import buyer_vector, drawn_towards
+from retrieval.buyers.vector import buyer_vector, personalise
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
@@ -33,7 +33,7 @@ from retrieval.ingestion import index_release
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost_ranker import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
-from retrieval.search.live_index import Live
+from retrieval.search.live_index import ActiveIndex
 from retrieval.search.service import SearchRequest, SearchService, retrieve
 
 Progress = Callable[[int, int], None]
@@ -192,7 +192,7 @@ def _gather(
 
 
 def _rows(
-    live: Live,
+    live: ActiveIndex,
     asked: Asked,
     vector: Vector,
     gains: Mapping[str, float],
@@ -221,14 +221,14 @@ def candidate_features(
     return _candidates(live, Asked(query), live.encoder.encode([query_text(query)])[0], candidates, now)
 
 
-def _candidates(live: Live, asked: Asked, vector: Vector, candidates: int, now: datetime) -> tuple[list[str], np.ndarray]:
+def _candidates(live: ActiveIndex, asked: Asked, vector: Vector, candidates: int, now: datetime) -> tuple[list[str], np.ndarray]:
     buyer = _buyer(live, asked)
-    searched = vector if buyer is None else drawn_towards(vector, buyer)
+    searched = vector if buyer is None else personalise(vector, buyer)
     found = retrieve(live.index, SearchRequest(asked.query, where=Filter(now=now)), searched, candidates)
     return [c.item_id for c in found], feature_matrix(asked.query, vector, found, now, buyer)  # (N, F)
 
 
-def _buyer(live: Live, asked: Asked) -> Vector | None:
+def _buyer(live: ActiveIndex, asked: Asked) -> Vector | None:
     """Where the buyer stood, as a search finds it out; None when nothing is known, or of lots that are all gone."""
     if not asked.recent:
         return None
@@ -277,10 +277,10 @@ def service_of_release(tower: Path, release: Path) -> Iterator[SearchService]:
         tower: folder of the artefact that the release was embedded with.
         release: its folder.
     """
-    from retrieval.index.embedded.store import FaissStore
+    from retrieval.index.embedded.store import EmbeddedStore
 
     with tempfile.TemporaryDirectory(prefix="gavel-reranker-") as scratch:
-        store = FaissStore(Path(scratch))
+        store = EmbeddedStore(Path(scratch))
         index_release(release, store)
         service = SearchService(
             store,

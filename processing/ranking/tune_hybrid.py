@@ -15,7 +15,7 @@ from processing.evaluation.runs import Counter, Progress
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import MEASURES, RELEVANT_GRADE, Grades, evaluate_per_query
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, Scored, fuse
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.port import Candidate, Filter
@@ -147,7 +147,7 @@ def judged_lists(
         InvalidInput: the split has no query with a relevant lot.
         ReleaseError: the release lacks lots of the split.
     """
-    build_corpus(catalog, split, release, FaissStore(folder))
+    build_corpus(catalog, split, release, EmbeddedStore(folder))
     where = Filter(now=catalog_moment(catalog))
     grades, texts = _measured(catalog, split, where.now)
     asked = {query: query_text(texts[query]) for query in grades}
@@ -155,12 +155,12 @@ def judged_lists(
 
     def keyword(boosts: FieldBoosts) -> Lists:
         if boosts not in known:
-            index = FaissStore(folder, tuning=lambda _: Tuning(boosts=boosts)).live()
+            index = EmbeddedStore(folder, tuning=lambda _: Tuning(boosts=boosts)).live()
             known[boosts] = {query: _pairs(index.keyword(text, depth, where)) for query, text in asked.items()}
             index.close()
         return known[boosts]
 
-    index, count = FaissStore(folder).live(), Counter(len(asked), progress)
+    index, count = EmbeddedStore(folder).live(), Counter(len(asked), progress)
     semantic = {}
     for query, text in asked.items():
         semantic[query] = _pairs(index.semantic(encoder.encode([text])[0], depth, where))

@@ -111,7 +111,7 @@ def train_on_release(
     """
     card = TowerCard.load(tower)
     named = {act.item_id for act in events.acts}
-    ids, vectors = read_lots(release, card, named, config.seed)
+    ids, vectors = read_items(release, card, named, config.seed)
     rows = {item_id: row for row, item_id in enumerate(ids)}
     acts = [act for act in events.acts if act.item_id in rows]
     cut = time_cut(acts)
@@ -148,7 +148,7 @@ def train_on_release(
     )
 
 
-def read_lots(release: Path, card: TowerCard, named: set[str], seed: int = 0) -> tuple[list[str], NDArray[np.float32]]:
+def read_items(release: Path, card: TowerCard, named: set[str], seed: int = 0) -> tuple[list[str], NDArray[np.float32]]:
     """Ids and stored vectors of all lots that are named, and of others, drawn evenly, at most 50,000.
 
     Raises:

@@ -34,7 +34,7 @@ from processing.training.mining_rules import (
     MiningRules,
     TrainingQuery,
     choose,
-    training_lots,
+    training_items,
     training_queries,
 )
 from retrieval.contracts.items import EPOCH
@@ -92,7 +92,7 @@ def mine_negatives(
     """
     rules = rules or MiningRules()
     settings, started = mining_settings(catalog, index, encoder, rules), time.monotonic()
-    queries, lots = training_queries(catalog), training_lots(catalog)
+    queries, lots = training_queries(catalog), training_items(catalog)
     by_query: dict[str, list[str]] = {}
     scores: dict[str, list[float]] = {}
     counts = Counter(dict.fromkeys(COUNTS, 0))
@@ -254,10 +254,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace, rules: MiningRules) -> HardNegatives:
-    from retrieval.index.embedded.store import FaissStore
+    from retrieval.index.embedded.store import EmbeddedStore
 
     with tempfile.TemporaryDirectory(prefix="gavel-mine-") as scratch:
-        store = FaissStore(Path(scratch))
+        store = EmbeddedStore(Path(scratch))
         index_release(flags.release, store)
         encoder, index = QueryEncoder.load(flags.tower), store.live()
         try:

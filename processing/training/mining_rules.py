@@ -109,7 +109,7 @@ def training_queries(catalog: CatalogFolder) -> list[TrainingQuery]:
     return list(queries.values())
 
 
-def training_lots(catalog: CatalogFolder) -> frozenset[str]:
+def training_items(catalog: CatalogFolder) -> frozenset[str]:
     """The ids of the lots that may be trained on; an index may hold others, of the test split above all."""
     rows = (row for path in catalog.item_files(SPLIT) for row in read_items(path))
     return frozenset(row.item_id for row in rows if isinstance(row, Item))

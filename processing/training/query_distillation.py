@@ -31,7 +31,7 @@ from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer
 from retrieval.encoders.static_query_encoder import SmallQueryEncoder, SmallQueryTower
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import Encoder, SearchService
 
 LEAST_SHARE = 0.98  # of the full query tower's Recall@50
@@ -145,7 +145,7 @@ def measure_query_towers(
         name -> measure -> mean over the judged queries.
     """
     with tempfile.TemporaryDirectory(prefix="gavel-distill-") as folder:
-        store = FaissStore(Path(folder))
+        store = EmbeddedStore(Path(folder))
         build_corpus(catalog, split, release, store)
         variants = [Variant(name, _service(store, encoder), "semantic") for name, encoder in encoders.items()]
         found = measure(catalog, split, variants, progress)
@@ -154,7 +154,7 @@ def measure_query_towers(
     return {name: {aim: values[aim] for aim in AIMS} for name, values in found.items()}
 
 
-def _service(store: FaissStore, encoder: Encoder) -> SearchService:
+def _service(store: EmbeddedStore, encoder: Encoder) -> SearchService:
     return SearchService(store, lambda tower_id: encoder)
 
 

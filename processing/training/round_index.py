@@ -14,16 +14,16 @@ from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import IndexMissing, ReleaseError
 from retrieval.index.embedded.main_index import embedded_spec
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchService
 
 Progress = Callable[[int, int], None]
 KINDS = ("flat", "hnsw")
 
 
-def open_store(folder: Path, kind: str) -> FaissStore:
+def open_store(folder: Path, kind: str) -> EmbeddedStore:
     """The index in a folder; its graph is asked however few lots there are."""
-    return FaissStore(folder, exact_below=0, spec=embedded_spec(kind))
+    return EmbeddedStore(folder, exact_below=0, spec=embedded_spec(kind))
 
 
 def is_built(folder: Path) -> bool:

@@ -35,7 +35,7 @@ from processing.embedding.job import embed
 from processing.training.mining import mine_or_reuse
 from processing.training.mining_rules import MiningRules
 from processing.training.round_index import build, is_built, measure_kinds, open_store
-from processing.training.step_cache import Done, Ledger
+from processing.training.step_cache import Done, StepCache
 from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
@@ -178,7 +178,7 @@ class _Run:
         self._splits = ("val",) if one_corpus else ("val", "train")
         if not resume:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self._ledger = Ledger(self.folder / "ledger.json")
+        self._ledger = StepCache(self.folder / "ledger.json")
 
     def round(self, number: int, stage: int, before: Round | None) -> Round:
         """Mine, train, embed, index and measure; what an earlier run finished is read."""

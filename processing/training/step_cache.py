@@ -25,7 +25,7 @@ class Done:
     reused: bool
 
 
-class Ledger:
+class StepCache:
     """Remembers steps by name and by the key of what went into them."""
 
     def __init__(self, path: Path) -> None:

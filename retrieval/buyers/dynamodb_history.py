@@ -11,7 +11,7 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from retrieval.buyers.history_store import MOST_ACTS, act_key, moment_of, oldest_kept, worth_keeping
+from retrieval.buyers.history_store import MOST_ACTS, interaction_key, moment_of, oldest_kept, worth_keeping
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
@@ -107,7 +107,7 @@ class BuyerTable:
                         raise _NotAllTaken(f"{len(waiting)} writes were not taken")
 
     def _item(self, act: Interaction) -> dict[str, Any]:
-        at_ms, kind, item_id = act_key(act)
+        at_ms, kind, item_id = interaction_key(act)
         gone = min(act.timestamp, self._clock()) + timedelta(days=self._days)
         return {
             "buyer_id": {"S": act.buyer_id},

@@ -15,7 +15,7 @@ from retrieval.feedback.rows import CLOCK_AHEAD
 
 MOST_ACTS = 200  # of one buyer: as many as a search takes (search_request.MAX_INTERACTIONS)
 
-ActKey = tuple[int, str, str]  # (ms since 1970, event type, item_id): acts of one buyer with the same key are one
+InteractionKey = tuple[int, str, str]  # (ms since 1970, event type, item_id): acts of one buyer with the same key are one
 
 
 class BuyerStore(Protocol):
@@ -80,21 +80,21 @@ def worth_keeping(acts: Sequence[Interaction], now: datetime, days: int) -> list
     Returns:
         Each act once, buyer by buyer, the oldest first, without the words of searches, its time in whole milliseconds.
     """
-    by_buyer: dict[str, dict[ActKey, Interaction]] = defaultdict(dict)
+    by_buyer: dict[str, dict[InteractionKey, Interaction]] = defaultdict(dict)
     for act in acts:
         if oldest_kept(now, days) <= act.timestamp <= now + CLOCK_AHEAD:
-            key = act_key(act)
+            key = interaction_key(act)
             by_buyer[act.buyer_id][key] = replace(act, timestamp=moment_of(key[0]), query="")
     return [kept[key] for kept in by_buyer.values() for key in sorted(kept)[-MOST_ACTS:]]
 
 
 def joined(stored: Sequence[Interaction], sent: Sequence[Interaction]) -> list[Interaction]:
     """The latest MOST_ACTS of what is kept of a buyer and what a caller sends along, the oldest first, each act once."""
-    known = {act_key(act): act for act in (*sent, *stored)}
+    known = {interaction_key(act): act for act in (*sent, *stored)}
     return [known[key] for key in sorted(known)[-MOST_ACTS:]]
 
 
-def act_key(act: Interaction) -> ActKey:
+def interaction_key(act: Interaction) -> InteractionKey:
     """What tells the acts of one buyer apart, in the order in which they are told."""
     return epoch_ms(act.timestamp), act.event_type, act.item_id
 

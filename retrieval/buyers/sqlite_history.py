@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from retrieval.buyers.history_store import MOST_ACTS, act_key, moment_of, oldest_kept, worth_keeping
+from retrieval.buyers.history_store import MOST_ACTS, interaction_key, moment_of, oldest_kept, worth_keeping
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
@@ -58,7 +58,9 @@ class BuyerEvents:
         if not kept:
             return 0
         with self._open() as connection, connection:
-            connection.executemany("INSERT OR IGNORE INTO acts VALUES (?, ?, ?, ?)", [(a.buyer_id, *act_key(a)) for a in kept])
+            connection.executemany(
+                "INSERT OR IGNORE INTO acts VALUES (?, ?, ?, ?)", [(a.buyer_id, *interaction_key(a)) for a in kept]
+            )
             connection.executemany(BEYOND_THE_LATEST, [(buyer, MOST_ACTS - 1) for buyer in {act.buyer_id for act in kept}])
             connection.execute("DELETE FROM acts WHERE at_ms < ?", (epoch_ms(oldest_kept(now, self._days)),))
         return len(kept)

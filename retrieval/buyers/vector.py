@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config.settings import hyperparameters
+from retrieval.config.settings import scoring_parameters
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidQuery
 from retrieval.index.port import Candidate, Vector
@@ -50,7 +50,7 @@ class _AsSet:
     """The weighted average with the half-life that this process is told, for towers that have no buyer tower of their own."""
 
     def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
-        return WeightedAverage(hyperparameters().buyer_half_life_days).encode(vectors, weights, ages_days)
+        return WeightedAverage(scoring_parameters().buyer_half_life_days).encode(vectors, weights, ages_days)
 
 
 AVERAGE: BuyerTower = _AsSet()
@@ -99,9 +99,9 @@ def buyer_vector(
     return BuyerVector(unit_vector(vector), [i for i in named if i in stored], [i for i in named if i not in stored])
 
 
-def drawn_towards(vector: Vector, buyer: Vector) -> Vector:
+def personalise(vector: Vector, buyer: Vector) -> Vector:
     """The vector of a query, (D,) of unit length, drawn towards a buyer by the buyer_share: what is searched with."""
-    share = hyperparameters().buyer_share
+    share = scoring_parameters().buyer_share
     return unit_vector((1 - share) * vector + share * buyer)
 
 

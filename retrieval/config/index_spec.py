@@ -12,11 +12,11 @@ from typing import Literal, get_args
 
 from retrieval.errors import InvalidInput
 
-Family = Literal["flat", "fp16", "sq8", "pq", "ivf", "ivf_sq8", "ivf_pq", "opq_ivf_pq", "hnsw", "hnsw_sq8"]
-FAMILIES: tuple[Family, ...] = get_args(Family)
+IndexType = Literal["flat", "fp16", "sq8", "pq", "ivf", "ivf_sq8", "ivf_pq", "opq_ivf_pq", "hnsw", "hnsw_sq8"]
+FAMILIES: tuple[IndexType, ...] = get_args(IndexType)
 
 GRAPH, LISTS, CODES = ("m", "ef_construction", "ef_search"), ("nlist", "nprobe"), ("pq_m", "pq_bits")
-PARAMETERS: Mapping[Family, tuple[str, ...]] = {
+PARAMETERS: Mapping[IndexType, tuple[str, ...]] = {
     "flat": (),
     "fp16": ("rescore",),
     "sq8": ("rescore",),
@@ -57,7 +57,7 @@ class IndexSpec:
         pca: numbers that vectors are cut to before all else, along their principal axes; 0 for all of them.
     """
 
-    family: Family = "hnsw"
+    family: IndexType = "hnsw"
     m: int = 16
     ef_construction: int = 256
     ef_search: int = 0
@@ -109,7 +109,7 @@ class IndexSpec:
         return ":".join(filter(None, (self.family, ",".join(f"{name}={getattr(self, name)}" for name in names))))
 
     @property
-    def keeps_vectors(self) -> bool:
+    def stores_vectors(self) -> bool:
         """Whether the index itself holds the vectors as they are, so that nothing needs to be scored again."""
         return "rescore" not in PARAMETERS[self.family] and not self.pca
 
@@ -132,7 +132,7 @@ class IndexSpec:
     @property
     def candidates(self) -> int:
         """How many candidates are fetched for every one that is wanted."""
-        return 1 if self.keeps_vectors else self.rescore
+        return 1 if self.stores_vectors else self.rescore
 
     def sized(self, items: int) -> "IndexSpec":
         """The same with the number of lists that suits so many vectors, if it names none.
@@ -200,7 +200,7 @@ class IndexSpec:
 
     def disk_bytes(self, items: int, dimensions: int) -> int:
         """Bytes of the files: the index, and the full vectors where they are scored from."""
-        return self.index_bytes(items, dimensions) + (0 if self.keeps_vectors else 4 * items * dimensions)
+        return self.index_bytes(items, dimensions) + (0 if self.stores_vectors else 4 * items * dimensions)
 
     def comparisons_to_add(self, items: int) -> int:
         """About how many vectors one that is added is compared with: all centroids, or what a beam of a graph meets."""

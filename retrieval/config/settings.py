@@ -38,7 +38,7 @@ def _index_text(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a process must know about where it runs; what an answer means stands on its Hyperparameters.
+    """What a process must know about where it runs; what an answer means stands in ScoringParameters.
 
     Attributes:
         home: folder of everything that Gavel makes on one machine.
@@ -155,7 +155,7 @@ class EventWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Hyperparameters:
+class ScoringParameters:
     """The numbers that change what an answer means: they must be the same where models are trained and where they serve.
 
     Attributes:
@@ -183,7 +183,7 @@ class Hyperparameters:
     bm25_b: float = limited(0.75, least=0, most=1)
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] = os.environ) -> "Hyperparameters":
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> "ScoringParameters":
         """Read GAVEL_EVENT_WEIGHTS ("view=1,add_to_cart=5"), GAVEL_BUYER_SHARE and so on; unset ones keep their default.
 
         Raises:
@@ -197,9 +197,9 @@ class Hyperparameters:
 
 
 @cache
-def hyperparameters() -> Hyperparameters:
+def scoring_parameters() -> ScoringParameters:
     """Those of this process: its environment is read once, at the first use."""
-    return Hyperparameters.from_env()
+    return ScoringParameters.from_env()
 
 
 def read_env(cls: type[T], env: Mapping[str, str]) -> T:

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config.settings import Hyperparameters, hyperparameters
+from retrieval.config.settings import ScoringParameters, scoring_parameters
 from retrieval.contracts.items import Item, epoch_ms, item_text
 from retrieval.errors import InvalidInput
 from retrieval.index.fusion import RRF_RANK_CONSTANT, Fusion
-from retrieval.index.port import IndexedItem, Tombstone, Vector
+from retrieval.index.port import Deletion, IndexedItem, Vector
 from retrieval.text.analysis import ANALYSIS, UNSEEN_IN_WORDS, WORD_PATTERN
 from retrieval.text.arabic import LETTERS
 
@@ -96,7 +96,7 @@ def index_body(
         language: by which words in Latin letters are stemmed, one of STEMMERS; words in Arabic letters are stemmed as Arabic.
     """
     return {
-        "settings": _settings(shards, replicas, language, hyperparameters()),
+        "settings": _settings(shards, replicas, language, scoring_parameters()),
         "mappings": {
             "dynamic": False,
             "_meta": {"tower_id": tower_id, "dimensions": dimensions, "shards": shards, "analysis": ANALYSIS},
@@ -106,7 +106,7 @@ def index_body(
 
 
 def template_body(
-    alias: str, *, shards: int = 1, replicas: int = 0, language: str = DEFAULT_LANGUAGE, numbers: Hyperparameters | None = None
+    alias: str, *, shards: int = 1, replicas: int = 0, language: str = DEFAULT_LANGUAGE, numbers: ScoringParameters | None = None
 ) -> dict[str, Any]:
     """The index template of an alias: what an index is like that something else than create() makes.
 
@@ -124,13 +124,13 @@ def template_body(
         "index_patterns": [f"{alias}-*"],
         "priority": 100,
         "template": {
-            "settings": _settings(shards, replicas, language, numbers or hyperparameters()),
+            "settings": _settings(shards, replicas, language, numbers or scoring_parameters()),
             "mappings": {"dynamic": False, "properties": _lot_fields()},
         },
     }
 
 
-def _settings(shards: int, replicas: int, language: str, numbers: Hyperparameters) -> dict[str, Any]:
+def _settings(shards: int, replicas: int, language: str, numbers: ScoringParameters) -> dict[str, Any]:
     slow = {
         "search.slowlog.threshold.query.warn": SLOW_SEARCH,
         "search.slowlog.threshold.fetch.warn": SLOW_SEARCH,
@@ -184,7 +184,7 @@ def _vector_field(dimensions: int, engine: Engine) -> dict[str, Any]:
         "name": "hnsw",
         "engine": engine,
         "space_type": "cosinesimil",
-        "parameters": {"m": hyperparameters().hnsw_m, "ef_construction": hyperparameters().hnsw_ef_construction},
+        "parameters": {"m": scoring_parameters().hnsw_m, "ef_construction": scoring_parameters().hnsw_ef_construction},
     }
     return {"type": "knn_vector", "dimension": dimensions, "method": method}
 
@@ -227,14 +227,14 @@ def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) 
     }
 
 
-def bulk_lines(entry: IndexedItem | Tombstone, *, spread: bool = False) -> Iterator[str]:
+def bulk_lines(entry: IndexedItem | Deletion, *, spread: bool = False) -> Iterator[str]:
     """The lines of one lot in an embedding part, as OpenSearch's `_bulk` takes them; without an index name.
 
     Args:
         entry: a lot or a tombstone.
         spread: move the vector a little, each item's in a direction of its own, for the graph of an index; pop_vector() undoes it.
     """
-    if isinstance(entry, Tombstone):
+    if isinstance(entry, Deletion):
         yield json.dumps({"delete": _action_of(entry)})
         return
     yield json.dumps({"index": _action_of(entry)})
@@ -245,7 +245,7 @@ def bulk_lines(entry: IndexedItem | Tombstone, *, spread: bool = False) -> Itera
     yield json.dumps(source, ensure_ascii=False)
 
 
-def deletion_lines(entry: Tombstone, moment: datetime) -> Iterator[str]:
+def deletion_lines(entry: Deletion, moment: datetime) -> Iterator[str]:
     """Write a withdrawn lot as a document, by which OpenSearch knows that an older event comes too late.
 
     A server remembers the version of a delete in memory alone. This document outlives a restart. No search finds it: it has
@@ -255,7 +255,7 @@ def deletion_lines(entry: Tombstone, moment: datetime) -> Iterator[str]:
     yield json.dumps({"item_id": entry.item_id, "ends_at": 0, DELETED_FIELD: epoch_ms(moment)})
 
 
-def _action_of(entry: IndexedItem | Tombstone) -> dict[str, Any]:
+def _action_of(entry: IndexedItem | Deletion) -> dict[str, Any]:
     return {"_id": entry.item_id, "version": entry.version, "version_type": "external_gte"}
 
 
@@ -275,7 +275,7 @@ class BadLine:
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, InvalidInput)
 
 
-def parse_bulk_lines(lines: Iterable[str | bytes]) -> Iterator[IndexedItem | Tombstone | BadLine]:
+def parse_bulk_lines(lines: Iterable[str | bytes]) -> Iterator[IndexedItem | Deletion | BadLine]:
     """Read the lines of an embedding part; a bad line costs its own lot alone, and blank ones are passed over.
 
     An action names itself: it is an object of one key that holds an object. So reading goes on at the next action, whatever
@@ -307,7 +307,7 @@ def _is_action(values: Any, verb: str = "") -> bool:
     return isinstance(values, dict) and len(values) == 1 and all(isinstance(v, dict) and verb in ("", k) for k, v in values.items())
 
 
-def _read_entry(group: Sequence[tuple[int, Any]]) -> IndexedItem | Tombstone | BadLine:
+def _read_entry(group: Sequence[tuple[int, Any]]) -> IndexedItem | Deletion | BadLine:
     (number, action), *documents = group
     item_id = ""
     try:
@@ -318,7 +318,7 @@ def _read_entry(group: Sequence[tuple[int, Any]]) -> IndexedItem | Tombstone | B
         item_id = _text_of(target, "_id")
         version = _version_of(target)
         if verb == "delete":
-            return Tombstone(item_id, version)
+            return Deletion(item_id, version)
         if verb != "index" or not documents:
             raise InvalidInput(f"the action {verb!r} is unknown" if verb != "index" else "its document is missing")
         ((number, document),) = documents

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from retrieval.config.settings import hyperparameters
+from retrieval.config.settings import scoring_parameters
 from retrieval.contracts.items import MAX_DESCRIPTION_CHARS, first_value, parse_id, parse_text, parse_time
 from retrieval.errors import InvalidInput
 
@@ -89,7 +89,7 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
 
 def event_weight(event_type: str) -> float:
     """Weight of an act: view 1, add_to_cart 5, bid 7, purchase 10, unless GAVEL_EVENT_WEIGHTS says otherwise."""
-    weight: float = getattr(hyperparameters().event_weights, event_type)
+    weight: float = getattr(scoring_parameters().event_weights, event_type)
     return weight
 
 

@@ -19,7 +19,7 @@ from retrieval.feedback.served_lists import LONGEST_OPEN, UNSIGNED, ServedLists
 from retrieval.text.analysis import check_asked
 
 # what a page may say: events.IMPRESSION, the EVENT_TYPES, and click, which is written down as a view
-ActKind = Literal["impression", "click", "view", "add_to_cart", "bid", "purchase"]
+InteractionKind = Literal["impression", "click", "view", "add_to_cart", "bid", "purchase"]
 MAX_ACTS = 200
 MAX_POSITION = 1_000
 MAX_QUERY_CHARS = 512
@@ -38,7 +38,7 @@ class Act:
         proof: that a search answered with the lot at this position; empty where the page has none.
     """
 
-    kind: ActKind
+    kind: InteractionKind
     item_id: str
     position: int
     at: datetime
@@ -117,7 +117,7 @@ def feedback_rows(feedback: Feedback, now: datetime, lists: ServedLists = UNSIGN
     return rows
 
 
-def acts_in(rows: Sequence[Mapping[str, Any]]) -> list[Interaction]:
+def interactions_in(rows: Sequence[Mapping[str, Any]]) -> list[Interaction]:
     """What rows of feedback_rows() say of their buyers: each act at the moment when it happened; a lot that was shown is none."""
     return [
         Interaction(row["buyer_id"], row["item_id"], row["event_type"], datetime.fromisoformat(row["happened_at"]))

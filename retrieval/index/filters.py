@@ -16,7 +16,7 @@ def has_ended(document: Mapping[str, Any], where: Filter) -> bool:
     return ends_at is not None and ends_at <= epoch_ms(where.now)
 
 
-def admits(where: Filter, document: Mapping[str, Any]) -> bool:
+def matches(where: Filter, document: Mapping[str, Any]) -> bool:
     """Whether a lot with this document may come back under a filter."""
     if has_ended(document, where):
         return False

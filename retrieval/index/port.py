@@ -37,7 +37,7 @@ class IndexedItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Tombstone:
+class Deletion:
     """The news that a lot is gone, with the version from which on it is."""
 
     item_id: str
@@ -167,7 +167,7 @@ class VectorIndex(Protocol):
     def count(self, where: Filter | None = None) -> int:
         """Return the number of lots in it, ended ones included; with a filter, of those that pass it."""
 
-    def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
+    def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order; what is acknowledged is durable.
 
         Args:
@@ -203,7 +203,7 @@ class VectorIndex(Protocol):
     def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
 
-    def deletions(self) -> list[Tombstone]:
+    def deletions(self) -> list[Deletion]:
         """The lots that were withdrawn and did not come back, as far as the index remembers them."""
 
     def within(self, seconds: float) -> "VectorIndex":

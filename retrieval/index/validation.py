@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from retrieval.contracts.items import MAX_ID_BYTES, latest_version
-from retrieval.index.port import IndexedItem, Tombstone
+from retrieval.index.port import Deletion, IndexedItem
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 TEXT_FIELDS = ("text", "title", "category", "brand", "seller")
@@ -16,7 +16,7 @@ Lot = TypeVar("Lot")
 NUMBER_FIELDS = ("current_price", "bid_count", "seller_rating", "listed_at", "ends_at", "updated_at")
 
 
-def entry_fault(entry: IndexedItem | Tombstone, dimensions: int) -> str | None:
+def entry_fault(entry: IndexedItem | Deletion, dimensions: int) -> str | None:
     """Say why an index of this many dimensions cannot take an entry.
 
     Args:
@@ -27,7 +27,7 @@ def entry_fault(entry: IndexedItem | Tombstone, dimensions: int) -> str | None:
         The reason, or None for a sound entry.
     """
     fault = _identity_fault(entry.item_id, entry.version)
-    if fault or isinstance(entry, Tombstone):
+    if fault or isinstance(entry, Deletion):
         return fault
     return _vector_fault(entry, dimensions) or _document_fault(entry.document)
 
@@ -53,7 +53,7 @@ def batches(lots: Iterable[Lot], most: int, chars: Callable[[Lot], int], most_ch
         yield batch
 
 
-def entry_chars(entry: IndexedItem | Tombstone) -> int:
+def entry_chars(entry: IndexedItem | Deletion) -> int:
     """Length of the texts of an entry's document."""
     return sum(len(value) for value in entry.document.values() if isinstance(value, str)) if isinstance(entry, IndexedItem) else 0
 

@@ -46,8 +46,8 @@ class LruCache(Generic[Value]):
         most_bytes: what all entries may take, as size_of() counts them; one that is larger alone is not kept.
     """
 
-    def __init__(self, size: int, seconds: float = math.inf, most_bytes: float = math.inf) -> None:
-        self._size, self._seconds, self._most_bytes = size if seconds > 0 else 0, seconds, most_bytes
+    def __init__(self, size: int, seconds: float = math.inf, max_bytes: float = math.inf) -> None:
+        self._size, self._seconds, self._most_bytes = size if seconds > 0 else 0, seconds, max_bytes
         self._entries: OrderedDict[Hashable, tuple[float, int, Value]] = OrderedDict()  # when it came, its bytes, the value
         self._lock = threading.Lock()
         self._hits = self._misses = self._bytes = 0

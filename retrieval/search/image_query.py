@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Protocol
 
 from retrieval.buyers.vector import unit_vector
-from retrieval.config.settings import hyperparameters
+from retrieval.config.settings import scoring_parameters
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.tower_store import image_tower_folder
 from retrieval.errors import NoImageBranch, TowerMismatch
@@ -114,5 +114,5 @@ def with_words(photo: Vector, words: Vector | None) -> Vector:
     Returns:
         (D,) float32 of unit length: photo and words by the photo_words_share, scaled.
     """
-    share = hyperparameters().photo_words_share
+    share = scoring_parameters().photo_words_share
     return photo if words is None else unit_vector((1 - share) * photo + share * words)

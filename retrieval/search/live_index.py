@@ -37,7 +37,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class ActiveIndex:
     """The live index with the models that belong to its tower.
 
     Attributes:
@@ -77,7 +77,7 @@ class _UnusableRanker:
         raise RankerUnavailable(self._reason)
 
 
-class LiveIndex:
+class ActiveIndexCache:
     """Follows the alias of a store. Threads may share it: one looks, the others go on with what was known.
 
     Args:
@@ -99,10 +99,10 @@ class LiveIndex:
         self._store, self._load_encoder, self._load_ranker, self._pinned_tower = store, load_encoder, load_ranker, tower_id
         self._load_buyer_tower = load_buyer_tower
         self._circuit = Circuit("the alias of the index", IndexUnavailable)
-        self._known: Live | None = None
+        self._known: ActiveIndex | None = None
         self._turn = threading.Lock()
 
-    def get(self) -> Live:
+    def get(self) -> ActiveIndex:
         """The live index and its models.
 
         Raises:
@@ -123,7 +123,7 @@ class LiveIndex:
         finally:
             self._turn.release()
 
-    def _look(self, known: Live | None) -> Live:
+    def _look(self, known: ActiveIndex | None) -> ActiveIndex:
         try:
             with self._circuit.guard():
                 index = self._store.live()
@@ -138,7 +138,7 @@ class LiveIndex:
             return replace(known, index=index, checked_at=time.monotonic())
         return self._open(index)
 
-    def _open(self, index: VectorIndex) -> Live:
+    def _open(self, index: VectorIndex) -> ActiveIndex:
         encoder, encodes = self._encoder(self._pinned_tower or index.tower_id)
         if encoder.tower_id != index.tower_id:
             raise TowerMismatch(
@@ -147,9 +147,9 @@ class LiveIndex:
             )
         buyer_tower = self._load_buyer_tower(index.tower_id)
         try:
-            return Live(index, encoder, self._load_ranker(index.tower_id), buyer_tower, time.monotonic(), encodes)
+            return ActiveIndex(index, encoder, self._load_ranker(index.tower_id), buyer_tower, time.monotonic(), encodes)
         except RankerUnavailable as error:
-            return Live(index, encoder, _UnusableRanker(str(error)), buyer_tower, time.monotonic(), whole=False)
+            return ActiveIndex(index, encoder, _UnusableRanker(str(error)), buyer_tower, time.monotonic(), whole=False)
 
     def _encoder(self, tower_id: str) -> tuple[Encoder, bool]:
         try:
@@ -161,5 +161,5 @@ class LiveIndex:
             return _UnusableEncoder(tower_id, str(error)), False
 
 
-def _is_fresh(known: Live) -> bool:
+def _is_fresh(known: ActiveIndex) -> bool:
     return time.monotonic() - known.checked_at <= LIVE_CHECK_S

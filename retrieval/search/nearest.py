@@ -6,14 +6,14 @@ from itertools import islice, zip_longest
 from retrieval.deadline import Deadline
 from retrieval.index.port import Candidate, Filter, Vector
 from retrieval.search.candidates import FirstStage
-from retrieval.search.live_index import Live
+from retrieval.search.live_index import ActiveIndex
 from retrieval.search.pipeline import Scored, ranked, timed
 from retrieval.search.response import SearchAnswer, Source
 
 
-def nearest_lots(
+def nearest_items(
     first_stage: FirstStage,
-    live: Live,
+    live: ActiveIndex,
     vector: Vector,
     k: int,
     where: Filter,
@@ -46,7 +46,7 @@ def nearest_lots(
 
 
 def popular_and_fresh(
-    first_stage: FirstStage, live: Live, k: int, where: Filter, deadline: Deadline, *, without: Collection[str] = ()
+    first_stage: FirstStage, live: ActiveIndex, k: int, where: Filter, deadline: Deadline, *, without: Collection[str] = ()
 ) -> SearchAnswer:
     """The lots with the most bids and the newest ones in turn, each once; a lot that nobody has bid on is not popular.
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.buyers.vector import drawn_towards
+from retrieval.buyers.vector import personalise
 from retrieval.contracts.documents import listed_fields
 from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
 from retrieval.errors import IndexUnavailable, InvalidQuery, RankerUnavailable
-from retrieval.index.filters import admits
+from retrieval.index.filters import matches
 from retrieval.index.port import Candidate, Vector, cosines
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
@@ -22,7 +22,7 @@ from retrieval.resilience import Circuit
 from retrieval.search.candidates import FirstStage
 from retrieval.search.diversification import Diversity, diversify
 from retrieval.search.explanation import explanations
-from retrieval.search.live_index import Live
+from retrieval.search.live_index import ActiveIndex
 from retrieval.search.request import MAX_OFFSET, MAX_REACH, SearchRequest
 from retrieval.search.response import SearchAnswer, SearchResult
 from retrieval.text.spelling import corrected, doubtful_words
@@ -89,7 +89,7 @@ class TwoStages:
         self.ranker_circuit = Circuit("the re-ranker", RankerUnavailable)
 
     def answer(
-        self, live: Live, request: SearchRequest, vector: Vector | None, before: Mapping[str, float], deadline: Deadline
+        self, live: ActiveIndex, request: SearchRequest, vector: Vector | None, before: Mapping[str, float], deadline: Deadline
     ) -> SearchAnswer:
         """Answer a checked request.
 
@@ -136,7 +136,7 @@ class TwoStages:
             did_you_mean=meant,
         )
 
-    def _meant(self, live: Live, question: _Question, found: _Found, timings: dict[str, float]) -> str | None:
+    def _meant(self, live: ActiveIndex, question: _Question, found: _Found, timings: dict[str, float]) -> str | None:
         """The query with its misspelt words put right; the index is asked on the first page, of words that no found lot says."""
         text = query_text(question.request.query)
         lots = [candidate.document for candidate in (*found.named.values(), *found.window)]
@@ -146,7 +146,7 @@ class TwoStages:
         with timed(timings, "spelling"):
             return corrected(text, self._first_stage.corrections(live.index, words, question.deadline))
 
-    def _question(self, live: Live, request: SearchRequest, vector: Vector | None, deadline: Deadline) -> _Question:
+    def _question(self, live: ActiveIndex, request: SearchRequest, vector: Vector | None, deadline: Deadline) -> _Question:
         """Draw the query's vector towards the lots that the buyer acted on, and remember where the buyer stands."""
         question = _Question(request, vector, vector, deadline, [])
         if vector is None:
@@ -162,10 +162,10 @@ class TwoStages:
             logger.warning("searching without the buyer's acts: %s", error)
             question.degraded.append("buyer")
             return question
-        drawn = drawn_towards(vector, buyer.vector)
+        drawn = personalise(vector, buyer.vector)
         return replace(question, searched=drawn, buyer=buyer.vector, unknown_items=buyer.unknown_items)
 
-    def _found(self, live: Live, question: _Question) -> _Found:
+    def _found(self, live: ActiveIndex, question: _Question) -> _Found:
         request = question.request
         window = self._ask(live, question, self._candidates)
         named = self._named(live, question)
@@ -176,15 +176,15 @@ class TwoStages:
         deeper = [c for c in self._ask(live, question, MAX_REACH) if c.item_id not in known]
         return _Found(window, named, deeper, may_go_on=False)
 
-    def _ask(self, live: Live, question: _Question, k: int) -> list[Candidate]:
+    def _ask(self, live: ActiveIndex, question: _Question, k: int) -> list[Candidate]:
         failed: list[str] = []
         found = self._first_stage.candidates(live.index, question.request, question.searched, k, question.deadline, failed)
         question.degraded.extend(name for name in failed if name not in question.degraded)
         return found
 
-    def _named(self, live: Live, question: _Question) -> dict[str, Candidate]:
+    def _named(self, live: ActiveIndex, question: _Question) -> dict[str, Candidate]:
         """The lot whose item_id the query is, if it passes the filters."""
-        item_id = question.request.named_id
+        item_id = question.request.exact_id
         if not item_id:
             return {}
         try:
@@ -192,7 +192,7 @@ class TwoStages:
         except IndexUnavailable as error:
             logger.warning("searching without a look for the lot of that id: %s", error)
             return {}
-        return {lot.item_id: lot for lot in lots if admits(question.request.where, lot.document)}
+        return {lot.item_id: lot for lot in lots if matches(question.request.where, lot.document)}
 
     def _scores(self, ranker: Ranker, question: _Question, window: Sequence[Candidate]) -> NDArray[np.float32] | None:
         """The re-ranker's scores, or None with a word in `degraded` when it fails or there is no time left."""
@@ -208,7 +208,7 @@ class TwoStages:
 
     def _explained(
         self,
-        live: Live,
+        live: ActiveIndex,
         question: _Question,
         found: _Found,
         results: Sequence[SearchResult],

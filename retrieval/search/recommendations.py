@@ -13,8 +13,8 @@ from retrieval.errors import FeedbackUnavailable, InvalidQuery
 from retrieval.index.port import Filter
 from retrieval.resilience import Circuit
 from retrieval.search.candidates import FirstStage
-from retrieval.search.live_index import Live
-from retrieval.search.nearest import nearest_lots, popular_and_fresh
+from retrieval.search.live_index import ActiveIndex
+from retrieval.search.nearest import nearest_items, popular_and_fresh
 from retrieval.search.request import MAX_INTERACTIONS, SearchRequest
 from retrieval.search.response import SearchAnswer
 
@@ -25,7 +25,7 @@ EXCLUDES: tuple[Exclude, ...] = get_args(Exclude)
 
 
 @dataclass(frozen=True, slots=True)
-class PastAct:
+class PastInteraction:
     """One act of a buyer, with its lot as it is now.
 
     Attributes:
@@ -85,7 +85,7 @@ class BuyerSearch:
         """
         return self._store.erase(parse_buyer_id(buyer_id))  # whatever the circuit says: who asks for this wants it tried
 
-    def history(self, live: Live, buyer_id: str, limit: int, deadline: Deadline) -> list[PastAct]:
+    def history(self, live: ActiveIndex, buyer_id: str, limit: int, deadline: Deadline) -> list[PastInteraction]:
         """What a buyer did, the latest first, each with its lot.
 
         Raises:
@@ -99,7 +99,7 @@ class BuyerSearch:
         named = list(dict.fromkeys(act.item_id for act in acts))
         stored = self._first_stage.fetch(live.index, named, deadline) if named else []
         lots = {lot.item_id: listed_fields(lot.document) for lot in stored}
-        return [PastAct(act, lots.get(act.item_id)) for act in reversed(acts)]
+        return [PastInteraction(act, lots.get(act.item_id)) for act in reversed(acts)]
 
     def with_histories(self, requests: Sequence[SearchRequest]) -> tuple[list[SearchRequest], set[str]]:
         """Searches with what is kept of their buyers beside what was sent along.
@@ -118,7 +118,7 @@ class BuyerSearch:
         ]
         return joint, missing
 
-    def retrieve(self, live: Live, buyer: KnownBuyer, k: int, where: Filter, deadline: Deadline) -> SearchAnswer:
+    def retrieve(self, live: ActiveIndex, buyer: KnownBuyer, k: int, where: Filter, deadline: Deadline) -> SearchAnswer:
         """The lots nearest to a buyer; for a named one of whom nothing is known, popular and fresh ones.
 
         Raises:
@@ -140,7 +140,7 @@ class BuyerSearch:
             unknown: Sequence[str] = list(dict.fromkeys(act.item_id for act in acts))
         else:
             left_out &= set(vector.known_items)
-            answer = nearest_lots(self._first_stage, live, vector.vector, k, where, deadline, without=left_out, source="history")
+            answer = nearest_items(self._first_stage, live, vector.vector, k, where, deadline, without=left_out, source="history")
             unknown = vector.unknown_items
         return replace(answer, degraded=degraded, unknown_items=unknown)
 

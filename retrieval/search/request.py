@@ -53,7 +53,7 @@ class SearchRequest:
     buyer_id: str = ""
 
     @property
-    def named_id(self) -> str:
+    def exact_id(self) -> str:
         """The item_id that the query may be: ids are no text and are not folded; empty for several words and for what is no id."""
         typed = self.query.strip()
         if not typed or any(character.isspace() for character in typed):

@@ -19,10 +19,10 @@ from retrieval.ranker.port import Ranker
 from retrieval.search.cache import CacheUse, LruCache
 from retrieval.search.candidates import FirstStage, retrieve
 from retrieval.search.image_query import PhotoEncoder, PhotoQueries, no_image_branch, with_words
-from retrieval.search.live_index import Encoder, Live, LiveIndex
-from retrieval.search.nearest import nearest_lots
+from retrieval.search.live_index import ActiveIndex, ActiveIndexCache, Encoder
+from retrieval.search.nearest import nearest_items
 from retrieval.search.pipeline import TwoStages, timed
-from retrieval.search.recommendations import EXCLUDES, BuyerSearch, Exclude, KnownBuyer, PastAct
+from retrieval.search.recommendations import EXCLUDES, BuyerSearch, Exclude, KnownBuyer, PastInteraction
 from retrieval.search.request import (
     MAX_INTERACTIONS,
     MAX_K,
@@ -45,9 +45,9 @@ __all__ = [
     "MAX_QUERIES",
     "MAX_QUERY_CHARS",
     "MODES",
+    "ActiveIndex",
     "Encoder",
     "Explanation",
-    "Live",
     "Mode",
     "SearchAnswer",
     "SearchRequest",
@@ -108,7 +108,7 @@ class SearchService:
             query_tower: which query tower load_encoder loads, full or small, for who asks.
             buyer_store: where the recent acts of buyers are kept; None keeps none.
         """
-        self._live = LiveIndex(store, load_encoder, load_ranker, load_buyer_tower, tower_id)
+        self._live = ActiveIndexCache(store, load_encoder, load_ranker, load_buyer_tower, tower_id)
         self.query_tower = query_tower
         self._deadline_s = deadline_s
         self._first_stage = FirstStage(retrieve_timeout_s)
@@ -118,7 +118,7 @@ class SearchService:
         self._answers: LruCache[SearchAnswer] = LruCache(CACHED_ANSWERS, cached_answers_s, cached_bytes)
         self._photos = PhotoQueries(load_image_encoder, cached_bytes)
 
-    def live(self) -> Live:
+    def live(self) -> ActiveIndex:
         """The live index and its models; the alias is looked at again every few seconds."""
         with uncounted():
             return self._live.get()
@@ -293,7 +293,7 @@ class SearchService:
         self.buyers.keep([interaction for interaction in interactions if interaction.item_id in indexed])
         return [item_id for item_id in item_ids if item_id not in indexed]
 
-    def history(self, buyer_id: str, limit: int = MAX_INTERACTIONS) -> list[PastAct]:
+    def history(self, buyer_id: str, limit: int = MAX_INTERACTIONS) -> list[PastInteraction]:
         """What is kept of a buyer, the latest act first, each with its lot.
 
         Raises:
@@ -318,26 +318,28 @@ class SearchService:
         """Return the deadline of the request that is answered here."""
         return Deadline.of_request(self._deadline_s)
 
-    def _lot(self, live: Live, item_id: str, deadline: Deadline) -> Candidate:
+    def _lot(self, live: ActiveIndex, item_id: str, deadline: Deadline) -> Candidate:
         lots = self._first_stage.fetch(live.index, [item_id], deadline)
         if not lots:
             raise UnknownItem(f"index {live.index.name} has no lot {item_id!r}; take an item_id that a search answered with")
         return lots[0]
 
     def _nearest(
-        self, live: Live, vector: Vector, k: int, where: Filter | None, deadline: Deadline, without: Sequence[str] = ()
+        self, live: ActiveIndex, vector: Vector, k: int, where: Filter | None, deadline: Deadline, without: Sequence[str] = ()
     ) -> SearchAnswer:
         check_question(k, where)
-        return nearest_lots(self._first_stage, live, vector, k, where or Filter(), deadline, without=without)
+        return nearest_items(self._first_stage, live, vector, k, where or Filter(), deadline, without=without)
 
-    def _fresh(self, live: Live, request: SearchRequest, vector: Vector | None, timings: Mapping[str, float]) -> SearchAnswer:
+    def _fresh(
+        self, live: ActiveIndex, request: SearchRequest, vector: Vector | None, timings: Mapping[str, float]
+    ) -> SearchAnswer:
         """An answer of this moment, kept for a while if nothing failed on its way."""
         answer = self._stages.answer(live, request, vector, timings, self._deadline())
         if not answer.degraded:
             self._answers.put(_cache_key(live, request), answer)
         return answer
 
-    def _kept(self, live: Live, request: SearchRequest) -> SearchAnswer | None:
+    def _kept(self, live: ActiveIndex, request: SearchRequest) -> SearchAnswer | None:
         """A kept answer, unless one of its lots has ended since."""
         key = _cache_key(live, request)
         answer = self._answers.get(key)
@@ -346,7 +348,7 @@ class SearchService:
             return None
         return answer
 
-    def _encoded(self, live: Live, texts: Sequence[str]) -> dict[str, Vector]:
+    def _encoded(self, live: ActiveIndex, texts: Sequence[str]) -> dict[str, Vector]:
         """text -> (D,) vector, of those that could be encoded; what is not kept is encoded together."""
         tower_id = live.encoder.tower_id
         kept = {text: self._vectors.get((tower_id, text)) for text in texts}
@@ -364,7 +366,7 @@ class SearchService:
         return vectors
 
 
-def _cache_key(live: Live, request: SearchRequest) -> tuple[object, ...]:
+def _cache_key(live: ActiveIndex, request: SearchRequest) -> tuple[object, ...]:
     """Build the cache key of a request: index, tower, all fields but the moment, the cleaned query, and the id it may be."""
     timeless = replace(request, query=query_text(request.query), where=replace(request.where, now=EPOCH))
-    return live.index.name, live.encoder.tower_id, timeless, request.named_id
+    return live.index.name, live.encoder.tower_id, timeless, request.exact_id

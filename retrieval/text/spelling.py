@@ -15,7 +15,7 @@ MOST_WORDS = 8  # in doubt; a query with more is not misspelt but of another sho
 SPOKEN_FIELDS = ("title", "brand", "category", "text")  # short ones first
 
 
-def most_edits(word: str) -> int:
+def max_edits(word: str) -> int:
     """How many letters may be wrong: one of a short word, two of a long one."""
     return 1 if len(word) < ONE_EDIT_BELOW else 2
 

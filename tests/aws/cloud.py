@@ -29,7 +29,7 @@ from lambdas.bulk_indexer import tower_index
 from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.release import Manifest, Part
 from retrieval.contracts.tower_card import TowerCard
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import IndexedItem
 
 TOWER = "0123456789ab"
@@ -52,7 +52,7 @@ def invoke_here(self, env, resource_runtime_part, normalised_parameters, state_c
 class Cloud:
     """A mocked account with the buckets, the topic, the index and the machines."""
 
-    def __init__(self, store: FaissStore) -> None:
+    def __init__(self, store: EmbeddedStore) -> None:
         self.store = store
         self.s3, self.sagemaker = boto3.client("s3"), boto3.client("sagemaker")
         self.machines = boto3.client("stepfunctions")
@@ -141,7 +141,7 @@ def cloud_of(monkeypatch, folder):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.setattr(StateTaskServiceLambda, "_eval_service_task", invoke_here)
-    store = FaissStore(folder / "index")
+    store = EmbeddedStore(folder / "index")
     monkeypatch.setattr(indexer, "store", lambda: store)
     monkeypatch.setattr(tower_index, "CARD_CACHE", folder / "cards")
     indexer.s3.cache_clear()

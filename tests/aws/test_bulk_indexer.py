@@ -24,8 +24,8 @@ from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, Manifest, Part, PartReceipt
 from retrieval.contracts.tower_card import CARD_FILE, TowerCard
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, ReleaseError, TowerError
-from retrieval.index.embedded.store import FaissStore
-from retrieval.index.port import Filter, Tombstone
+from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.port import Deletion, Filter
 
 BUCKET = "embeddings"
 FOLDER = "embeddings/night 1+2/"  # a blank and a plus, which S3 encodes in event keys
@@ -33,7 +33,7 @@ FOLDER = "embeddings/night 1+2/"  # a blank and a plus, which S3 encodes in even
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    made = FaissStore(tmp_path / "index")
+    made = EmbeddedStore(tmp_path / "index")
     monkeypatch.setattr(lambda_module, "store", lambda: made)
     return made
 
@@ -373,7 +373,7 @@ def test_a_rebuild_into_an_index_that_is_there_already_needs_its_own_lots(bucket
 def test_the_receipt_of_a_part_says_what_was_stale_and_withdrawn_and_the_next_one_replaces_it(bucket, store):
     index = store.create(TOWER_ID, 13)
     index.upsert(lots(2, updated_at=datetime(2026, 11, 22, tzinfo=UTC)))
-    part = put_part(bucket, [*lots(5), Tombstone("lot-4", latest_version())])
+    part = put_part(bucket, [*lots(5), Deletion("lot-4", latest_version())])
     handler(sqs_event(s3_event(part.name)), None)
     receipt = PartReceipt.from_json(bucket.Object(FOLDER + PartReceipt(part=part.name).key).get()["Body"].read().decode())
     assert (receipt.index, receipt.tower_id, receipt.sha256) == (index.name, TOWER_ID, part.sha256)

@@ -33,7 +33,7 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder, SmallQueryTower
 from retrieval.encoders.tower_store import SERVING_FILES, SMALL_SERVING_FILES
 from retrieval.errors import IndexUnavailable
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
 from retrieval.index.opensearch import opening as opensearch_client
@@ -104,7 +104,7 @@ def bucket(monkeypatch, tower, tmp_path):
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    made = FaissStore(tmp_path / "index")
+    made = EmbeddedStore(tmp_path / "index")
     monkeypatch.setattr(opensearch_client, "open_store", lambda settings, tuning: made)
     return made
 

@@ -30,7 +30,7 @@ from retrieval.contracts.documents import document_of
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.encoders.query_encoder import OUTPUT, QueryEncoder
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import IndexedItem
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,7 +131,7 @@ def make_shop(root: Path) -> Path:
     for photo in (items / "photos").iterdir():
         Thumbnails(home.thumbnails).draw(photo.resolve())
     home.remember_sources("shop", [items / "lots.parquet"])
-    store = FaissStore(home.index, home.settings.index_alias)
+    store = EmbeddedStore(home.index, home.settings.index_alias)
     index = store.create(encoder.tower_id, encoder.card.dimensions)
     documents = [document_of(lot, has_image=lot.image is not None, tower_id=encoder.tower_id, release_id="shop") for lot in made]
     vectors = encoder.encode([lot.title for lot in made])

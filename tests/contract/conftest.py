@@ -8,8 +8,8 @@ from index_lots import DIMENSIONS, TOWER_ID
 from opensearch_stores import opensearch_store
 from opensearchpy import OpenSearch
 
-from retrieval.index.embedded.store import FaissIndex, FaissStore
-from retrieval.index.port import IndexedItem, IndexStore, Tombstone, VectorIndex
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
+from retrieval.index.port import Deletion, IndexedItem, IndexStore, VectorIndex
 
 ADAPTERS = ("faiss", "opensearch")
 
@@ -18,7 +18,7 @@ ADAPTERS = ("faiss", "opensearch")
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IndexStore]:
     """An empty store of each adapter in turn."""
     if request.param == "faiss":
-        yield FaissStore(tmp_path / "index")
+        yield EmbeddedStore(tmp_path / "index")
         return
     yield from opensearch_store(request.getfixturevalue("opensearch_url"))
 
@@ -30,10 +30,10 @@ def index(store: IndexStore) -> VectorIndex:
 
 
 @pytest.fixture
-def filled(index: VectorIndex) -> Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]:
+def filled(index: VectorIndex) -> Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]:
     """Fills the index and makes everything visible."""
 
-    def fill(entries: Iterable[IndexedItem | Tombstone]) -> VectorIndex:
+    def fill(entries: Iterable[IndexedItem | Deletion]) -> VectorIndex:
         report = index.upsert(entries)
         assert report.rejected == ()
         index.refresh()
@@ -48,7 +48,7 @@ def restart(request: pytest.FixtureRequest) -> Callable[[VectorIndex], None]:
 
     def reopen(index: VectorIndex) -> None:
         index.close()
-        if not isinstance(index, FaissIndex):
+        if not isinstance(index, EmbeddedIndex):
             indices = OpenSearch(request.getfixturevalue("opensearch_url"), timeout=60).indices
             indices.flush(index=index.name)
             indices.close(index=index.name)

@@ -8,7 +8,7 @@ import pytest
 from index_lots import NOW, TOWER_ID, clustered, lot
 from opensearch_stores import opensearch_store
 
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.opensearch.store import OpenSearchStore
@@ -80,7 +80,7 @@ def queries() -> list[Query]:
 @pytest.fixture(scope="module")
 def pair(opensearch_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """One release in both adapters; exact_below=0 makes the embedded index use its graph however small the release is."""
-    embedded = FaissStore(tmp_path_factory.mktemp("agree"), exact_below=0)
+    embedded = EmbeddedStore(tmp_path_factory.mktemp("agree"), exact_below=0)
     stores = opensearch_store(opensearch_url)
     indices = Pair(embedded.create(TOWER_ID, WIDTH), next(stores).create(TOWER_ID, WIDTH))
     for index in (indices.faiss, indices.opensearch):
@@ -152,7 +152,7 @@ def test_misspelt_words_are_put_right_alike(pair: Pair) -> None:
 def boosted(pair: Pair, opensearch_url: str, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """The same lots, searched with words counting more in some fields."""
     tuning = Tuning(boosts=FieldBoosts(title=0.5, brand=2.0, category=0.3))
-    embedded = FaissStore(tmp_path_factory.mktemp("boosted"), tuning=lambda tower_id: tuning).create(TOWER_ID, WIDTH)
+    embedded = EmbeddedStore(tmp_path_factory.mktemp("boosted"), tuning=lambda tower_id: tuning).create(TOWER_ID, WIDTH)
     embedded.upsert(lots())
     embedded.refresh()
     alias = pair.opensearch.name.partition(f"-{TOWER_ID}")[0]

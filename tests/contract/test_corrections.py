@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 import pytest
 from index_lots import TOWER_ID, lot
 
-from retrieval.index.port import IndexedItem, IndexStore, Tombstone, VectorIndex
+from retrieval.index.port import Deletion, IndexedItem, IndexStore, VectorIndex
 
-Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
+Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 
 TITLES = (
     "Vintage watch by Omega",

@@ -10,7 +10,7 @@ from judged_lots import ENDED, LISTED, judged_items, write_release
 from lots import TOWER_ID as RELEASE_TOWER_ID
 from lots import WordEncoder
 
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter, IndexStore, VectorIndex
 from retrieval.ingestion import index_release, rebuild_index
 
@@ -20,7 +20,7 @@ OPEN = Filter(now=LISTED)
 
 def drop_vector(store: IndexStore, index: VectorIndex, item_id: str, request: pytest.FixtureRequest) -> None:
     """Damage what an index stores of a lot, behind its back."""
-    if isinstance(store, FaissStore):
+    if isinstance(store, EmbeddedStore):
         path = request.getfixturevalue("tmp_path") / "index" / index.name / "lots.sqlite"
         with closing(sqlite3.connect(path)) as database, database:
             database.execute("UPDATE lots SET vector = x'0000' WHERE item_id = ?", (item_id,))
@@ -39,7 +39,7 @@ def test_a_lot_without_a_readable_vector_is_left_out_and_the_others_are_found(
     release = write_release(tmp_path / "release")
     index_release(release, store)
     drop_vector(store, store.live(), "lot-0", request)
-    reopened = FaissStore(tmp_path / "index") if isinstance(store, FaissStore) else store
+    reopened = EmbeddedStore(tmp_path / "index") if isinstance(store, EmbeddedStore) else store
     index = reopened.live()
     others = {item.item_id for item in judged_items()} - {"lot-0", ENDED}
     for _ in range(2):

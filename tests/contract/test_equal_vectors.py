@@ -10,8 +10,8 @@ import pytest
 from index_lots import EVERYTHING, NOW, TOWER_ID, clustered, lot, unit
 from opensearch_stores import opensearch_store
 
-from retrieval.index.embedded.store import FaissIndex, FaissStore
-from retrieval.index.port import Filter, IndexedItem, IndexStore, Tombstone, VectorIndex
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
+from retrieval.index.port import Deletion, Filter, IndexedItem, IndexStore, VectorIndex
 from retrieval.ingestion import LEAST_RECALL, probe_index, recall_at_10
 
 D = 64
@@ -23,7 +23,7 @@ FLOAT_NOISE, NEAR = 1e-7, 1.4e-3  # lengths; at the second the cosine is .999999
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IndexStore]:
     """Each adapter, the embedded one with its graph where it would compare so few lots one by one."""
     if request.param == "faiss":
-        yield FaissStore(tmp_path / "index", exact_below=0)
+        yield EmbeddedStore(tmp_path / "index", exact_below=0)
         return
     yield from opensearch_store(request.getfixturevalue("opensearch_url"))
 
@@ -45,7 +45,7 @@ def copies(apart: float = 0.0, count: int = COPIES) -> list[IndexedItem]:
 
 def merge(index: VectorIndex, request: pytest.FixtureRequest) -> None:
     """What happens to an index in the background, now: all in one graph."""
-    if isinstance(index, FaissIndex):
+    if isinstance(index, EmbeddedIndex):
         index.prepare()
         return
     from opensearchpy import OpenSearch
@@ -72,7 +72,7 @@ def test_copies_of_a_lot_hide_no_other_before_and_after_a_merge(
     asked = [entry.vector for entry in others()[::16]]
     for _ in range(2):
         each = [recall_at_10(index, [vector]) for vector in asked]
-        assert each.count(0.0) <= (0 if isinstance(index, FaissIndex) else 1)  # Lucene draws the levels of a graph at random
+        assert each.count(0.0) <= (0 if isinstance(index, EmbeddedIndex) else 1)  # Lucene draws the levels of a graph at random
         assert sum(each) / len(each) >= 0.95
         assert probe_index(index) >= LEAST_RECALL
         merge(index, request)
@@ -106,7 +106,7 @@ def test_copies_are_withdrawn_and_replaced_one_by_one(store: IndexStore, request
     merge(index, request)
     first = [entry for entry in entries if entry.item_id.startswith("copy-0-")]
     elsewhere = others()[7].vector
-    index.upsert([Tombstone(first[0].item_id, 2), Tombstone("other-0000", 2), replace(first[1], version=2, vector=elsewhere)])
+    index.upsert([Deletion(first[0].item_id, 2), Deletion("other-0000", 2), replace(first[1], version=2, vector=elsewhere)])
     index.refresh()
     for _ in range(2):
         assert [hit.item_id for hit in index.semantic(first[2].vector, 38, EVERYTHING)] == [e.item_id for e in first[2:]]

@@ -18,7 +18,7 @@ from retrieval.config.settings import IndexLanguage
 from retrieval.contracts.documents import STEMMERS, index_body
 from retrieval.contracts.items import parse_item, query_text
 from retrieval.errors import InvalidInput
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.opensearch.store import OpenSearchStore
 from retrieval.index.port import Filter, IndexStore
 from retrieval.text.analysis import words
@@ -127,7 +127,7 @@ def test_every_language_has_a_stemmer_on_either_side() -> None:
 
 
 def test_an_unknown_language_is_refused_with_those_that_are_known(tmp_path) -> None:
-    for make in (lambda: FaissStore(tmp_path, language="xx"), lambda: OpenSearchStore("http://127.0.0.1:1", language="xx")):
+    for make in (lambda: EmbeddedStore(tmp_path, language="xx"), lambda: OpenSearchStore("http://127.0.0.1:1", language="xx")):
         with pytest.raises(InvalidInput, match=r"'xx'.*en, de, fr, es"):
             make()
 
@@ -162,7 +162,7 @@ def test_a_misspelt_arabic_word_is_put_right_from_titles_as_their_seller_wrote_t
 def german(request: pytest.FixtureRequest, tmp_path) -> Iterator[IndexStore]:
     """A store of either kind whose indices are German."""
     if request.param == "faiss":
-        yield FaissStore(tmp_path / "index", language="de")
+        yield EmbeddedStore(tmp_path / "index", language="de")
         return
     url, alias = request.getfixturevalue("opensearch_url"), f"lots-{uuid.uuid4().hex[:8]}"
     yield OpenSearchStore(url, alias, language="de")
@@ -175,9 +175,9 @@ def test_an_index_keeps_its_language(german: IndexStore, tmp_path) -> None:
     index = german.create(TOWER_ID, DIMENSIONS)
     index.upsert([lot("a", axis(0), title="Goldene Armbanden"), lot("b", axis(1), title="Armband aus Gold")])
     index.refresh()
-    if isinstance(german, FaissStore):  # opened again by a process that knows nothing of it
+    if isinstance(german, EmbeddedStore):  # opened again by a process that knows nothing of it
         index.close()
-        again = FaissStore(tmp_path / "index").find(TOWER_ID)
+        again = EmbeddedStore(tmp_path / "index").find(TOWER_ID)
         assert again is not None
         index = again
     found = index.keyword("goldenes armband", 10, EVERYTHING)  # which English endings would not find

@@ -16,11 +16,11 @@ from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
 from retrieval.errors import IndexMissing, ReleaseError
-from retrieval.index.port import IndexedItem, IndexStore, Tombstone
+from retrieval.index.port import Deletion, IndexedItem, IndexStore
 from retrieval.ingestion import index_release, publish_release, rebuild_index, take_in_part
 
 OTHER_TOWER = "f" * 12
-Entries = Sequence[IndexedItem | Tombstone]
+Entries = Sequence[IndexedItem | Deletion]
 
 
 def packed(entries: Entries) -> bytes:
@@ -52,7 +52,7 @@ def test_a_receipt_says_which_items_were_stale_refused_and_withdrawn(store: Inde
     index = store.create(TOWER_ID, DIMENSIONS)
     index.upsert([lot("lot-0", version=9), lot("lot-1", version=9)])
     refused = replace(lot("lot-9"), vector=np.zeros(DIMENSIONS, np.float32))
-    receipt = take_in(store, 0, [*lots(4), refused, Tombstone("lot-3", 2)], gzip.compress(b'{oops\n{"item_id": "lot-8"}\n'))
+    receipt = take_in(store, 0, [*lots(4), refused, Deletion("lot-3", 2)], gzip.compress(b'{oops\n{"item_id": "lot-8"}\n'))
     assert (receipt.indexed, receipt.stale_ids, receipt.deleted_ids) == (2, ("lot-0", "lot-1"), ("lot-3",))
     assert [item_id for item_id, _ in receipt.rejected] == ["lot-8", "lot-9"]
     assert (receipt.index, receipt.tower_id) == (index.name, TOWER_ID)
@@ -117,11 +117,11 @@ def test_a_withdrawn_lot_stays_withdrawn_when_another_tower_takes_the_alias_and_
     first = written(tmp_path / "first", lots(20))
     other = written(tmp_path / "other", of_other_tower(lots(20)), tower_id=OTHER_TOWER)
     index_release(first, store)
-    store.live().upsert([Tombstone("lot-5", 2)])
+    store.live().upsert([Deletion("lot-5", 2)])
     store.live().refresh()
     report = index_release(other, store)
     assert (report.published, report.lots, report.upserts.deleted_ids) == (True, 19, ("lot-5",))
-    store.live().upsert([Tombstone("lot-7", 2)])
+    store.live().upsert([Deletion("lot-7", 2)])
     store.live().refresh()
     assert (index_release(first, store).lots, store.live().tower_id) == (18, TOWER_ID)
     assert store.live().fetch(["lot-5", "lot-7"]) == []
@@ -138,7 +138,7 @@ def test_lots_that_have_ended_or_are_withdrawn_do_not_take_the_alias_unless_that
     with pytest.raises(ReleaseError, match=r"would hold 0 open lots"):
         rebuild_index([written(tmp_path / "again", ended)], store)
     gone = store.create("e" * 12, DIMENSIONS)
-    gone.upsert([Tombstone(f"lot-{i}", 9) for i in range(20)])
+    gone.upsert([Deletion(f"lot-{i}", 9) for i in range(20)])
     late = [replace(entry, document={**entry.document, "tower_id": "e" * 12}) for entry in lots(20)]
     with pytest.raises(ReleaseError, match=r"would hold 0 open lots"):
         index_release(written(tmp_path / "late", late, tower_id="e" * 12), store)
@@ -157,11 +157,11 @@ def test_an_index_without_a_lot_does_not_go_live(store: IndexStore) -> None:
 def test_a_withdrawn_lot_stays_withdrawn_when_the_index_is_built_again(store: IndexStore, tmp_path: Path) -> None:
     night = written(tmp_path / "night", [lot(f"lot-{i}", axis(i), version=5) for i in range(8)])
     index_release(night, store)
-    store.live().upsert([Tombstone("lot-1", 6), Tombstone("lot-2", 6)])
+    store.live().upsert([Deletion("lot-1", 6), Deletion("lot-2", 6)])
     store.live().upsert([lot("lot-2", axis(2), version=7)])
     later = written(tmp_path / "later", [lot("lot-2", axis(2), version=7)])
     store.live().refresh()
-    assert list(store.live().deletions()) == [Tombstone("lot-1", 6)]
+    assert list(store.live().deletions()) == [Deletion("lot-1", 6)]
     for folders in ([night, later], [later, night]):  # the second is built from what the first remembers
         report = rebuild_index(folders, store)
         assert (report.lots, report.upserts.deleted_ids) == (7, ("lot-1",))

@@ -9,9 +9,9 @@ import pytest
 from index_lots import DIMENSIONS, EVERYTHING, NOW, TOWER_ID, axis, clustered, lot, unit
 
 from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, fuse
-from retrieval.index.port import Candidate, Filter, IndexedItem, IndexStore, Tombstone, VectorIndex
+from retrieval.index.port import Candidate, Deletion, Filter, IndexedItem, IndexStore, VectorIndex
 
-Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
+Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 
 SEARCHES: dict[str, Callable[[VectorIndex, int, Filter], list[Candidate]]] = {
     "semantic": lambda index, k, where: index.semantic(axis(0), k, where),

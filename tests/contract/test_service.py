@@ -9,7 +9,7 @@ from lots import WordEncoder, lot, publish
 
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
-from retrieval.index.filters import admits
+from retrieval.index.filters import matches
 from retrieval.index.port import Filter, IndexStore, utc_now
 from retrieval.search.service import Mode, SearchRequest, SearchService
 
@@ -88,7 +88,7 @@ def test_a_single_lot_passes_a_filter_where_the_index_lets_it_pass(where: Filter
     ]
     index = publish(store, lots)
     found = {c.item_id for c in index.keyword("vase", 10, where)}
-    assert {entry.item_id for entry in lots if admits(where, entry.document)} == found
+    assert {entry.item_id for entry in lots if matches(where, entry.document)} == found
 
 
 def test_acts_on_lots_that_the_index_does_not_have_are_no_history(store: IndexStore, tmp_path: Path) -> None:

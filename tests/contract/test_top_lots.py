@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from index_lots import EVERYTHING, NOW, lot
 
-from retrieval.index.port import Candidate, Filter, IndexedItem, Tombstone, VectorIndex
+from retrieval.index.port import Candidate, Deletion, Filter, IndexedItem, VectorIndex
 
-Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
+Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 
 
 def ids(found: list[Candidate]) -> list[str]:
@@ -51,7 +51,7 @@ def test_ended_auctions_and_lots_that_a_filter_refuses_do_not_come(filled: Fill)
 
 def test_a_new_version_of_a_lot_is_ordered_by_its_new_number(filled: Fill) -> None:
     index = filled([lot("a", bid_count=1), lot("b", bid_count=5)])
-    index.upsert([lot("a", bid_count=9, version=2), Tombstone("b", 2)])
+    index.upsert([lot("a", bid_count=9, version=2), Deletion("b", 2)])
     index.refresh()
     assert [(c.item_id, c.score) for c in index.top("bid_count", 10, EVERYTHING)] == [("a", 9)]
 

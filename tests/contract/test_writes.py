@@ -9,9 +9,9 @@ import pytest
 from index_lots import DIMENSIONS, EVERYTHING, TOWER_ID, axis, lot
 
 from retrieval.contracts.items import epoch_ms
-from retrieval.index.port import IndexedItem, IndexStore, Tombstone, UpsertReport, VectorIndex, utc_now
+from retrieval.index.port import Deletion, IndexedItem, IndexStore, UpsertReport, VectorIndex, utc_now
 
-Fill = Callable[[Iterable[IndexedItem | Tombstone]], VectorIndex]
+Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 
 
 def title_of(index: VectorIndex, item_id: str) -> str | None:
@@ -67,7 +67,7 @@ def test_the_same_part_twice_changes_nothing(filled: Fill) -> None:
 
 def test_a_deleted_lot_is_gone_from_every_search(filled: Fill) -> None:
     index = filled([lot("a", title="clock"), lot("b", title="clock")])
-    assert index.upsert([Tombstone("a", 2)]) == UpsertReport(deleted_ids=("a",))
+    assert index.upsert([Deletion("a", 2)]) == UpsertReport(deleted_ids=("a",))
     index.refresh()
     assert index.count() == 1
     assert index.fetch(["a"]) == []
@@ -76,7 +76,7 @@ def test_a_deleted_lot_is_gone_from_every_search(filled: Fill) -> None:
 
 
 def test_an_event_older_than_the_delete_comes_too_late(index: VectorIndex) -> None:
-    index.upsert([lot("a", version=1), Tombstone("a", 7)])
+    index.upsert([lot("a", version=1), Deletion("a", 7)])
     assert index.upsert([lot("a", version=6, title="late")]) == UpsertReport(stale_ids=("a",))
     assert title_of(index, "a") is None
     assert index.upsert([lot("a", version=8, title="listed again")]) == UpsertReport(indexed=1)
@@ -85,18 +85,18 @@ def test_an_event_older_than_the_delete_comes_too_late(index: VectorIndex) -> No
 
 def test_a_delete_older_than_the_lot_is_stale(index: VectorIndex) -> None:
     index.upsert([lot("a", version=5, title="five")])
-    assert index.upsert([Tombstone("a", 4)]) == UpsertReport(stale_ids=("a",))
+    assert index.upsert([Deletion("a", 4)]) == UpsertReport(stale_ids=("a",))
     assert title_of(index, "a") == "five"
 
 
 def test_the_delete_of_a_lot_never_seen_counts_and_is_remembered(index: VectorIndex) -> None:
-    assert index.upsert([Tombstone("a", 3)]) == UpsertReport(deleted_ids=("a",))
+    assert index.upsert([Deletion("a", 3)]) == UpsertReport(deleted_ids=("a",))
     assert index.upsert([lot("a", version=2)]) == UpsertReport(stale_ids=("a",))
     assert title_of(index, "a") is None
 
 
 def test_a_deletion_outlives_a_restart(index: VectorIndex, store: IndexStore, restart: Callable[[VectorIndex], None]) -> None:
-    index.upsert([lot("a", version=1, title="clock"), lot("b", title="clock"), Tombstone("a", 7)])
+    index.upsert([lot("a", version=1, title="clock"), lot("b", title="clock"), Deletion("a", 7)])
     restart(index)
     index = store.find(TOWER_ID) or index
     assert index.upsert([lot("a", version=6, title="a clock that comes late")]) == UpsertReport(stale_ids=("a",))
@@ -116,25 +116,25 @@ def test_a_deletion_outlives_a_restart(index: VectorIndex, store: IndexStore, re
 
 def test_a_version_from_the_future_is_refused(index: VectorIndex) -> None:
     tomorrow_noon = epoch_ms(utc_now() + timedelta(days=1))
-    report = index.upsert([lot("a", version=tomorrow_noon), Tombstone("b", 2**62), lot("c", version=epoch_ms(utc_now()))])
+    report = index.upsert([lot("a", version=tomorrow_noon), Deletion("b", 2**62), lot("c", version=epoch_ms(utc_now()))])
     assert (report.indexed, [item_id for item_id, _ in report.rejected]) == (1, ["a", "b"])
     assert all("future" in reason and "updated_at" in reason for _, reason in report.rejected)
 
 
 def test_an_operator_may_write_over_a_newer_version_and_rows_count_from_there_on(index: VectorIndex) -> None:
-    index.upsert([lot("frozen", version=900, title="nine hundred"), lot("other", version=3), Tombstone("withdrawn", 900)])
+    index.upsert([lot("frozen", version=900, title="nine hundred"), lot("other", version=3), Deletion("withdrawn", 900)])
     rows = [lot("frozen", version=5, title="five"), lot("other", version=4), lot("withdrawn", version=5), lot("new", version=1)]
     assert index.upsert(rows, overwrite=True) == UpsertReport(indexed=4)
     assert title_of(index, "frozen") == "five"
     assert index.count() == 4
     assert index.upsert([lot("frozen", version=4)]) == UpsertReport(stale_ids=("frozen",))
-    report = index.upsert([lot("frozen", version=6, title="six"), Tombstone("withdrawn", 6)])
+    report = index.upsert([lot("frozen", version=6, title="six"), Deletion("withdrawn", 6)])
     assert report == UpsertReport(indexed=1, deleted_ids=("withdrawn",))
     assert (title_of(index, "frozen"), title_of(index, "withdrawn")) == ("six", None)
 
 
 def test_entries_of_one_upsert_are_carried_out_in_order(index: VectorIndex) -> None:
-    report = index.upsert([lot("a", version=1), lot("a", version=3, title="three"), lot("a", version=2), Tombstone("b", 1)])
+    report = index.upsert([lot("a", version=1), lot("a", version=3, title="three"), lot("a", version=2), Deletion("b", 1)])
     assert report == UpsertReport(indexed=2, stale_ids=("a",), deleted_ids=("b",))
     assert title_of(index, "a") == "three"
 
@@ -173,11 +173,11 @@ def test_a_document_with_a_price_that_is_no_number_is_rejected(index: VectorInde
 
 
 def test_the_report_speaks_of_every_entry(index: VectorIndex) -> None:
-    entries: list[IndexedItem | Tombstone] = []
+    entries: list[IndexedItem | Deletion] = []
     for i in range(1_300):  # more than one request or transaction holds
         entries.append(lot(f"lot-{i % 1_000}", axis(i), version=1_300 - i))
         if i % 100 == 0:
-            entries.append(Tombstone(f"gone-{i}", 1))
+            entries.append(Deletion(f"gone-{i}", 1))
             entries.append(lot(f"bad-{i}", np.zeros(DIMENSIONS, dtype=np.float32)))
     report = index.upsert(iter(entries))
     assert report.total == len(entries)

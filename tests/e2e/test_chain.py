@@ -34,7 +34,7 @@ from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.items import Item
 from retrieval.contracts.release import load_release
 from retrieval.index.opensearch.store import OpenSearchStore
-from retrieval.index.port import IndexedItem, Tombstone
+from retrieval.index.port import Deletion, IndexedItem
 from retrieval.ingestion import read_part
 
 NOW = datetime.now(UTC)
@@ -198,7 +198,7 @@ def embed(s3: Any, folder: Path, tower: Path) -> Path:
     return folder / "output" / "2026-11-21"
 
 
-def put_part(chain: Chain, *entries: IndexedItem | Tombstone) -> None:
+def put_part(chain: Chain, *entries: IndexedItem | Deletion) -> None:
     """A part of its own, such as a change to a few lots during the day."""
     lines = "".join(line + "\n" for entry in entries for line in bulk_lines(entry))
     chain.s3.put_object(Bucket=EMBEDDINGS, Key=f"day/part-{uuid.uuid4().hex}.ndjson.gz", Body=compress(lines.encode()))
@@ -257,7 +257,7 @@ def test_a_replay_of_an_older_part_changes_nothing(chain):
 
 def test_a_withdrawn_lot_is_gone_and_a_late_older_part_does_not_bring_it_back(chain):
     night = entry(chain, "blue-chair")
-    put_part(chain, Tombstone("blue-chair", night.version + 1))
+    put_part(chain, Deletion("blue-chair", night.version + 1))
     assert chain.deliver() == []
     put_part(chain, night)
     assert chain.deliver() == []

@@ -28,7 +28,7 @@ from retrieval.contracts.documents import document_of
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import item_text
 from retrieval.encoders.query_encoder import QueryEncoder
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter, IndexedItem, VectorIndex
 
 MODEL_VARIABLE = "GAVEL_MULTILINGUAL_MODEL"
@@ -84,7 +84,7 @@ def index(tower, tmp_path_factory) -> VectorIndex:
     """All lots of the shop, those that trained nothing among them."""
     items = [item for item, _, _ in lots()]
     vectors = ItemEncoder.load(tower).encode([item_text(item.title, item.description) for item in items], [None] * len(items))
-    made = FaissStore(tmp_path_factory.mktemp("index")).create(tower.name, vectors.shape[1])
+    made = EmbeddedStore(tmp_path_factory.mktemp("index")).create(tower.name, vectors.shape[1])
     made.upsert(
         IndexedItem(item.item_id, 1, document_of(item, has_image=False, tower_id=tower.name, release_id="test"), vector)
         for item, vector in zip(items, vectors.astype(np.float32), strict=True)

@@ -25,7 +25,7 @@ from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 from retrieval.ingestion import read_part
 
@@ -108,7 +108,7 @@ def test_lots_of_both_languages_are_embedded_indexed_and_found(tower, tmp_path):
     shop = write_bilingual_catalog(tmp_path / "catalog")
     release_id = embed(shop.item_files("val"), tower, tmp_path / "embeddings").release_id
     release = tmp_path / "embeddings" / release_id
-    index = FaissStore(tmp_path / "index").create(tower.name, 16)
+    index = EmbeddedStore(tmp_path / "index").create(tower.name, 16)
     for part in load_release(release).parts:
         index.upsert(read_part(release / part.name))
     index.refresh()

@@ -14,7 +14,7 @@ from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.fusion import Fusion
 from retrieval.index.opensearch.queries import hybrid_body
 from retrieval.index.opensearch.store import OpenSearchStore
-from retrieval.index.port import Filter, Tombstone
+from retrieval.index.port import Deletion, Filter
 
 WHERE = Filter()
 TITLES = (
@@ -184,9 +184,9 @@ def test_withdrawn_lots_are_told_apart_in_an_index_that_an_older_version_made(st
     del body["mappings"]["properties"]["deleted_at"]
     client.indices.create(index=f"{alias}-{TOWER_ID}-20261121", body=body)
     index = store.find(TOWER_ID)
-    index.upsert([lot("a"), lot("b"), Tombstone("a", 1)])
+    index.upsert([lot("a"), lot("b"), Deletion("a", 1)])
     index.refresh()
-    assert (index.count(), index.deletions()) == (1, [Tombstone("a", 1)])
+    assert (index.count(), index.deletions()) == (1, [Deletion("a", 1)])
 
 
 def test_publishing_moves_the_alias_and_keeps_the_index_before(store, client, alias):
@@ -236,11 +236,11 @@ def test_a_password_in_the_url_stays_out_of_the_message():
 
 def test_the_record_of_a_deletion_goes_when_no_event_so_old_can_come_any_more(store, client):
     index = store.create(TOWER_ID, 2)
-    index.upsert([Tombstone("withdrawn long ago", 1)])
+    index.upsert([Deletion("withdrawn long ago", 1)])
     index.refresh()
     aged = {"script": {"source": "ctx._source.deleted_at -= 31L * 24 * 3600 * 1000"}, "query": {"match_all": {}}}
     client.update_by_query(index=index.name, body=aged, params={"refresh": "true"})
-    index.upsert([Tombstone("withdrawn now", 1)])
+    index.upsert([Deletion("withdrawn now", 1)])
     index.refresh()
     left = client.search(index=index.name, body={"query": {"match_all": {}}})["hits"]["hits"]
     assert [hit["_id"] for hit in left] == ["withdrawn now"]

@@ -10,7 +10,7 @@ from infra.query_api import PHOTO_PATH
 from lambdas.query_api.app import create_app
 from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
-from retrieval.config.settings import EVENTS_KEYS, Hyperparameters, Settings
+from retrieval.config.settings import EVENTS_KEYS, ScoringParameters, Settings
 from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, PartReceipt
 from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.feedback.firehose_sink import EventStream
@@ -82,7 +82,7 @@ def test_the_lambdas_read_back_the_settings_that_the_stack_wrote(stage):
         written = function(stage, handler)["Environment"]["Variables"]
         plain = {name: value if isinstance(value, str) else "https://domain" for name, value in written.items()}
         settings = Settings.from_env(plain)
-        assert Hyperparameters.from_env(plain) == stage.stage.numbers
+        assert ScoringParameters.from_env(plain) == stage.stage.numbers
         assert set(stage.stage.numbers.to_env()) <= set(plain)
         assert (settings.index, settings.opensearch_auth, settings.opensearch_url) == ("opensearch", "sigv4", "https://domain")
         assert (settings.index_shards, settings.index_replicas) == ((3, 1) if stage.stage.name == "prod" else (1, 0))

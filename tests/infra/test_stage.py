@@ -4,7 +4,7 @@ import pytest
 from conftest import CONTEXT
 
 from infra.stage import RerankerArtefact, StageError, read_stage
-from retrieval.config.settings import EventWeights, Hyperparameters
+from retrieval.config.settings import EventWeights, ScoringParameters
 
 STAGES = CONTEXT["stages"]
 RERANKER = {
@@ -75,5 +75,5 @@ def test_newer_engines_are_taken():
 
 def test_a_stage_may_have_hyperparameters_of_its_own():
     numbers = read_stage(dev(hyperparameters={"event_weights": {"purchase": 20}, "buyer_share": 0.3}), "dev").numbers
-    assert numbers == Hyperparameters(event_weights=EventWeights(purchase=20.0), buyer_share=0.3)
-    assert read_stage(STAGES, "dev").numbers == Hyperparameters()
+    assert numbers == ScoringParameters(event_weights=EventWeights(purchase=20.0), buyer_share=0.3)
+    assert read_stage(STAGES, "dev").numbers == ScoringParameters()

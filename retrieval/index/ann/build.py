@@ -73,7 +73,7 @@ def build(
         progress(min(start + ROWS_A_STEP, items), items)
     faiss.write_index(index, str(folder / INDEX_FILE))
     del index, vectors
-    if sized.keeps_vectors:
+    if sized.stores_vectors:
         (folder / VECTORS_FILE).unlink()
     card = {"spec": str(sized), "items": items, "dimensions": dimensions, **_measures(folder)}
     replace_file(folder / CARD_FILE, json.dumps(card, indent=2) + "\n")

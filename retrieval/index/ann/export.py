@@ -22,7 +22,7 @@ from retrieval.contracts.release import check_part, load_release
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replacing, sha256_of
 from retrieval.index.ann.build import trained
-from retrieval.index.port import Tombstone, Vector
+from retrieval.index.port import Deletion, Vector
 from retrieval.ingestion import read_part
 
 EMBEDDINGS_FILE = "product_embeddings.npy"
@@ -118,7 +118,7 @@ def _rows(release: Path, progress: Progress) -> tuple[list[str], Vector]:
             if entry.version < versions.get(entry.item_id, 0):
                 continue
             versions[entry.item_id] = entry.version
-            if isinstance(entry, Tombstone):
+            if isinstance(entry, Deletion):
                 gone.add(entry.item_id)
                 continue
             gone.discard(entry.item_id)

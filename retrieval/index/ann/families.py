@@ -21,7 +21,7 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.files import crc32_of, shortage
 from retrieval.index.ann.inner_products import inner_products
-from retrieval.index.ann.vector_index import SHARE_OF_PASSES, exact_is_cheaper, nearest_slots, share_near
+from retrieval.index.ann.vector_index import SHARE_OF_PASSES, exact_is_cheaper, nearest_ids, share_near
 from retrieval.index.ann.whole_vectors import Slots, WholeVectors
 from retrieval.index.embedded.filter_columns import Mask
 from retrieval.index.port import OVERFETCH, Vector
@@ -91,7 +91,7 @@ class AnnIndex:
             index = _faiss.read_index(str(folder / INDEX_FILE), _faiss.IO_FLAG_MMAP_IFC if mapped else 0)
             if (index.ntotal, index.d) != shape:
                 raise ValueError(f"{INDEX_FILE} holds {index.ntotal} vectors of {index.d} numbers, not {shape}")
-            vectors = None if spec.keeps_vectors else mapped_vectors(folder / VECTORS_FILE, shape)
+            vectors = None if spec.stores_vectors else mapped_vectors(folder / VECTORS_FILE, shape)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, InvalidInput) as error:
             told = shortage(folder, error) or f"the vector index in {folder} cannot be opened ({error}); build it again"
             raise IndexUnavailable(told) from error
@@ -163,7 +163,7 @@ class AnnIndex:
                 scores = self._whole.scores(query, slots)
             else:
                 scores = inner_products(self._whole, query, None if allowed is None else slots)
-            slots = nearest_slots(slots, scores, k)
+            slots = nearest_ids(slots, scores, k)
             return _best(slots, _cosines(self._whole, slots, query), k)
         selector = None if allowed is None else _selector(allowed)
         inner = _faiss.downcast_index(self._index)

@@ -16,7 +16,7 @@ from retrieval.index.ann.build import trained
 from retrieval.index.ann.equal_vectors import PAIR_BYTES, EqualVectors
 from retrieval.index.ann.families import AnnIndex, mapped_vectors
 from retrieval.index.ann.storage import Footer, MappedIndex, Positions, checked, positions_in, seal
-from retrieval.index.ann.vector_index import nearest_slots
+from retrieval.index.ann.vector_index import nearest_ids
 from retrieval.index.ann.whole_vectors import BLOCK_ROWS, Slots, WholeVectors
 from retrieval.index.embedded.filter_columns import Mask
 from retrieval.index.port import OVERFETCH, Vector
@@ -124,7 +124,7 @@ class CodedVectors:
     def exact(self, query: Vector, k: int, allowed: Mask) -> Slots:
         """The k allowed slots with the highest cosine and all that tie with the last of them, in no order."""
         slots = np.flatnonzero(allowed)
-        return slots if len(slots) <= k else nearest_slots(slots, self._vectors.scores(query, slots), k)
+        return slots if len(slots) <= k else nearest_ids(slots, self._vectors.scores(query, slots), k)
 
     def save(self, path: Path, positions: Positions, database_id: str) -> Self:
         """Write all to a file in one step (HnswGraph.save); the same vectors, mapped from it."""

@@ -86,7 +86,7 @@ def tune(index: AnnIndex, queries: Vector, cut: Cut, k: int, wanted: float) -> T
     base, effort = index.spec, index.spec.effort
     most = base.at(_most_effort(base))
     spec, recall = most, 0.0
-    for rescore in (base.rescore,) if base.keeps_vectors else RESCORES:
+    for rescore in (base.rescore,) if base.stores_vectors else RESCORES:
         spec = replace(most, rescore=rescore)
         recall = measured(spec)
         if recall >= wanted:

@@ -118,7 +118,7 @@ class HnswGraph:
         slots = np.flatnonzero(allowed)
         if len(slots) <= k:
             return slots
-        return nearest_slots(slots, self._scores(query, slots), k)
+        return nearest_ids(slots, self._scores(query, slots), k)
 
     def _scores(self, query: Vector, slots: Slots) -> NDArray[np.float32]:
         vectors = self.vectors
@@ -236,7 +236,7 @@ def exact_is_cheaper(count: int, effort: float, share: float) -> bool:
     return count * share <= EXACT_PER_EFFORT * effort
 
 
-def nearest_slots(slots: Slots, scores: NDArray[np.float32], k: int) -> Slots:
+def nearest_ids(slots: Slots, scores: NDArray[np.float32], k: int) -> Slots:
     """Those of (N,) slots with the k highest of (N,) scores, and all that tie with the last of them; in no order."""
     if len(slots) <= k:
         return slots

@@ -22,7 +22,7 @@ class Closed(Exception):
     """The index was closed while a part of it was made anew."""
 
 
-class Renewal:
+class BackgroundRebuild:
     """A background rebuild with back-off: after a failure for want of memory or disk it is due again only later.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config.settings import hyperparameters
+from retrieval.config.settings import scoring_parameters
 from retrieval.contracts.documents import DEFAULT_LANGUAGE
 from retrieval.files import commit_folder, crc32_of, partial_path, seal_json, unseal_json
 from retrieval.index.embedded.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
@@ -156,7 +156,7 @@ class Bm25Index:
             for name, values in self._arrays().items():
                 np.save(partial / f"{name}.npy", values)
             (partial / VOCABULARY_FILE).write_text("\n".join(self.postings.vocabulary), encoding="utf-8")
-            numbers = hyperparameters()
+            numbers = scoring_parameters()
             statistics = {
                 "analysis": ANALYSIS,
                 "language": self.language,
@@ -186,7 +186,7 @@ class Bm25Index:
                 raise ValueError(f"{folder} is of another index")
             if (statistics["analysis"], statistics["language"]) != (ANALYSIS, language):
                 raise ValueError(f"{folder} was written by another version of Gavel, or for another language")
-            if (statistics["k1"], statistics["b"]) != (hyperparameters().bm25_k1, hyperparameters().bm25_b):
+            if (statistics["k1"], statistics["b"]) != (scoring_parameters().bm25_k1, scoring_parameters().bm25_b):
                 k1, b = statistics["k1"], statistics["b"]
                 raise ValueError(f"{folder} was written with k1 {k1} and b {b}, which are others now")
             for name, checksum in statistics["crc32"].items():
@@ -280,7 +280,7 @@ def kept_length(length: int) -> int:
 
 def _norms(lengths: NDArray[np.int32], average: float) -> NDArray[np.float64]:
     """(N,) float64: what BM25 adds to the word counts of documents of some lengths."""
-    numbers = hyperparameters()
+    numbers = scoring_parameters()
     different, which = np.unique(lengths, return_inverse=True)
     kept = np.array([kept_length(int(length)) for length in different], dtype=np.float64)[which]
     return numbers.bm25_k1 * (1 - numbers.bm25_b + numbers.bm25_b * kept / max(average, 1.0))

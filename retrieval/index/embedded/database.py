@@ -23,7 +23,7 @@ import numpy as np
 
 from retrieval.errors import IndexUnavailable
 from retrieval.files import crc32_of, replace_file, seal_json, shortage, unseal_json
-from retrieval.index.port import REBUILD, IndexedItem, Tombstone, UpsertReport, Vector
+from retrieval.index.port import REBUILD, Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.index.validation import entry_fault
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ FIELD_COLUMNS = ", ".join(f"json_extract(document, '$.{name}')" for name in FIEL
 
 
 @dataclass(frozen=True, slots=True)
-class StoredLot:
+class StoredItem:
     """A lot as it stands in the database."""
 
     position: int
@@ -63,7 +63,7 @@ class StoredLot:
 
 
 @dataclass(frozen=True, slots=True)
-class LotFields:
+class ItemFields:
     """What filters and orders ask of a lot: where it stands, and FIELDS; None where the lot has no such field."""
 
     position: int
@@ -77,7 +77,7 @@ class LotFields:
     listed_at: int | None = None
 
 
-class LotStore:
+class ItemDatabase:
     """The database of one physical index; many threads may read while one process at a time writes.
 
     Args:
@@ -127,7 +127,7 @@ class LotStore:
         with self._reading, translated(self.path):
             return _count(self._reader, self.damaged)
 
-    def write(self, entries: Sequence[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
+    def write(self, entries: Sequence[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
         """Write entries in order in one transaction, with `overwrite` also over newer ones; then they outlive a crash."""
         indexed = changed = 0
         deleted_ids, stale_ids = list[str](), list[str]()
@@ -149,11 +149,11 @@ class LotStore:
                 writer.execute("UPDATE meta SET generation = generation + 1")
         return UpsertReport(indexed, tuple(deleted_ids), tuple(stale_ids), tuple(rejected))
 
-    def at(self, positions: Sequence[int]) -> dict[int, StoredLot]:
+    def at(self, positions: Sequence[int]) -> dict[int, StoredItem]:
         """The lots at these positions; one that was replaced or deleted in the meantime is left out."""
         return {lot.position: lot for lot in self._read("position", positions)}
 
-    def of(self, item_ids: Sequence[str]) -> dict[str, StoredLot]:
+    def of(self, item_ids: Sequence[str]) -> dict[str, StoredItem]:
         """The lots of these ids; unknown ids are left out."""
         return {lot.item_id: lot for lot in self._read("item_id", item_ids)}
 
@@ -164,18 +164,18 @@ class LotStore:
         with self._reading, translated(self.path):
             return int(self._reader.execute("SELECT count(*) FROM lots").fetchone()[0]) - _count(self._reader, self.damaged)
 
-    def deletions(self) -> list[Tombstone]:
+    def deletions(self) -> list[Deletion]:
         """The tombstones, oldest first."""
         with self._reading, translated(self.path):
             rows = self._reader.execute("SELECT item_id, version FROM tombstones ORDER BY sequence").fetchall()
-        return [Tombstone(item_id, version) for item_id, version in rows]
+        return [Deletion(item_id, version) for item_id, version in rows]
 
     @contextmanager
-    def snapshot(self) -> Iterator["LotSnapshot"]:
+    def snapshot(self) -> Iterator["ItemSnapshot"]:
         """One state of the database, whatever is committed while it is read."""
         with translated(self.path), closing(self._connect()) as connection:
             connection.execute("BEGIN")
-            yield LotSnapshot(connection, self.dimensions, self._scanned, self.damaged)
+            yield ItemSnapshot(connection, self.dimensions, self._scanned, self.damaged)
 
     def seal(self) -> None:
         """Move all commits into the database's own file and seal it; while others use it, write the generation alone."""
@@ -264,7 +264,7 @@ class LotStore:
             self._writer.close()
             self._reader.close()
 
-    def _read(self, column: str, keys: Sequence[int] | Sequence[str]) -> Iterator[StoredLot]:
+    def _read(self, column: str, keys: Sequence[int] | Sequence[str]) -> Iterator[StoredItem]:
         for start in range(0, len(keys), IDS_A_QUERY):
             some = keys[start : start + IDS_A_QUERY]
             marks = ",".join("?" * len(some))
@@ -272,12 +272,12 @@ class LotStore:
             with self._reading, translated(self.path):
                 rows = self._reader.execute(query, some).fetchall()
             with translated(self.path):
-                read = [StoredLot(at, item_id, json.loads(text), _decode(blob)) for at, item_id, text, blob in rows]
+                read = [StoredItem(at, item_id, json.loads(text), _decode(blob)) for at, item_id, text, blob in rows]
             yield from read
 
 
 @dataclass(frozen=True, slots=True)
-class LotSnapshot:
+class ItemSnapshot:
     """One state of the database."""
 
     connection: sqlite3.Connection
@@ -303,20 +303,20 @@ class LotSnapshot:
         query = "SELECT sequence, item_id FROM tombstones WHERE sequence > ? ORDER BY sequence"
         return list(self.connection.execute(query, (sequence,)))
 
-    def fields_to(self, position: int, rows: int) -> Iterator[list[LotFields]]:
+    def fields_to(self, position: int, rows: int) -> Iterator[list[ItemFields]]:
         """What filters ask of the lots up to a position, in the order of positions, at most `rows` of them at a time."""
         query = f"SELECT position, item_id, {FIELD_COLUMNS} FROM lots WHERE position <= ? AND {self.sound} ORDER BY position"
         cursor = self.connection.execute(query, (position,))
         while found := cursor.fetchmany(rows):
-            yield [LotFields(*row) for row in found]
+            yield [ItemFields(*row) for row in found]
 
-    def lots_after(self, position: int, rows: int) -> Iterator[tuple[list[LotFields], Vector]]:
+    def lots_after(self, position: int, rows: int) -> Iterator[tuple[list[ItemFields], Vector]]:
         """The lots above a position, in the order of positions: at most `rows` of them and their (N, D) vectors at a time."""
         query = f"SELECT vector, position, item_id, {FIELD_COLUMNS} FROM lots WHERE position > ? AND {self.sound} ORDER BY position"
         cursor = self.connection.execute(query, (position,))
         while found := cursor.fetchmany(rows):
             vectors = np.stack([_decode(row[0]) for row in found])  # (N, D)
-            yield [LotFields(*row[1:]) for row in found], vectors
+            yield [ItemFields(*row[1:]) for row in found], vectors
 
     def texts_after(self, position: int, fields: Sequence[str]) -> Iterator[tuple[int, tuple[str | None, ...]]]:
         """(position, text of each field) of the lots above a position, in its order; None where a lot has no such field."""
@@ -381,10 +381,10 @@ def _generation(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT generation FROM meta").fetchone()[0])
 
 
-def _encode(entry: IndexedItem | Tombstone, dimensions: int) -> tuple[str, bytes] | str | None:
+def _encode(entry: IndexedItem | Deletion, dimensions: int) -> tuple[str, bytes] | str | None:
     """A lot's document and vector as they are stored, None for a tombstone, the reason for an entry that is refused."""
     fault = entry_fault(entry, dimensions)
-    if fault or isinstance(entry, Tombstone):
+    if fault or isinstance(entry, Deletion):
         return fault
     try:
         document = json.dumps(dict(entry.document), ensure_ascii=False, allow_nan=False)
@@ -404,7 +404,7 @@ def _known_version(writer: sqlite3.Connection, item_id: str) -> int:
     return max((int(row[0]) for row in writer.execute(query, (item_id,))), default=-1)
 
 
-def _bury(writer: sqlite3.Connection, entry: IndexedItem | Tombstone) -> int:
+def _bury(writer: sqlite3.Connection, entry: IndexedItem | Deletion) -> int:
     """Carry out a tombstone and remember it, so that an older event that comes late is known to be stale."""
     writer.execute("DELETE FROM lots WHERE item_id = ?", (entry.item_id,))
     writer.execute("DELETE FROM tombstones WHERE item_id = ?", (entry.item_id,))
@@ -412,7 +412,7 @@ def _bury(writer: sqlite3.Connection, entry: IndexedItem | Tombstone) -> int:
     return 1
 
 
-def _put(writer: sqlite3.Connection, entry: IndexedItem | Tombstone, document: str, vector: bytes) -> int:
+def _put(writer: sqlite3.Connection, entry: IndexedItem | Deletion, document: str, vector: bytes) -> int:
     """Write a lot at a new position; 0 if it stands there already, as it does when a part is indexed twice."""
     query = "SELECT 1 FROM lots WHERE item_id = ?1 AND version = ?2 AND document = ?3 AND vector = ?4 AND ifnull(checksum, ?5) = ?5"
     checksum = _checksum(entry.item_id.encode(), entry.version, document.encode(), vector)

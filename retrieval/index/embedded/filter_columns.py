@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts.items import epoch_ms
-from retrieval.index.embedded.database import LotFields
+from retrieval.index.embedded.database import ItemFields
 from retrieval.index.port import Filter, TopField
 from retrieval.text.analysis import fold_label
 
@@ -31,13 +31,13 @@ COLUMNS: Mapping[str, type[np.generic]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class GoneLot:
+class DeletedItem:
     """A position whose vector a graph still holds, though the lot was replaced or deleted."""
 
     position: int
 
 
-class LotColumns:
+class FilterColumns:
     """The filter columns of all slots. A slot is the place of a vector in the graph; a dead one belongs to no lot any more."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class LotColumns:
         """Number of dead slots."""
         return len(self) - len(self._slots)
 
-    def append(self, lots: Sequence[LotFields | GoneLot]) -> None:
+    def append(self, lots: Sequence[ItemFields | DeletedItem]) -> None:
         """Give the next slots to these lots; the slots that their older versions had are dead from now on."""
         if not lots:
             return
@@ -84,7 +84,7 @@ class LotColumns:
             self._space[name][first:end] = values
             self._columns[name] = self._space[name][:end]
         for slot, lot in enumerate(lots, first):
-            if isinstance(lot, GoneLot):
+            if isinstance(lot, DeletedItem):
                 self.item_ids.append("")
                 continue
             self.bury(lot.item_id)
@@ -121,8 +121,8 @@ class LotColumns:
         numbers: NDArray[np.float64] = self._columns[field]
         return numbers
 
-    def _row(self, lot: LotFields | GoneLot) -> tuple[int | float, ...]:
-        if isinstance(lot, GoneLot):
+    def _row(self, lot: ItemFields | DeletedItem) -> tuple[int | float, ...]:
+        if isinstance(lot, DeletedItem):
             return (lot.position, NEVER_ENDS, np.nan, np.nan, NONE, NONE, np.nan, np.nan, False)
         return (
             lot.position,

@@ -11,21 +11,21 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import DEFAULT_LANGUAGE, check_language
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.embedded.background import enough_memory
-from retrieval.index.embedded.database import LotStore, damaged
+from retrieval.index.embedded.database import ItemDatabase, damaged
 from retrieval.index.embedded.keywords import LotKeywords
 from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
 from retrieval.index.embedded.renewed_graph import RenewedGraph
-from retrieval.index.embedded.title_terms import LotTitles, corrections
+from retrieval.index.embedded.title_terms import TitleTerms, corrections
 from retrieval.index.embedded.top_k import Hit, Hits, best_hits, best_places, keyword_hits, top_hits
-from retrieval.index.embedded.vectors import LotGraph
+from retrieval.index.embedded.vectors import VectorView
 from retrieval.index.fusion import Fusion, fuse
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import (
     Candidate,
+    Deletion,
     Filter,
     IndexedItem,
-    Tombstone,
     TopField,
     UpsertReport,
     Vector,
@@ -45,7 +45,7 @@ ENTRIES_A_COMMIT = 1_000
 ATTEMPTS = 12  # of a search whose finds a writer replaced before their documents were read
 
 
-class FaissIndex:
+class EmbeddedIndex:
     """One physical index in a folder. Threads may share it; a second process may read, and write in its turn.
 
     Args:
@@ -68,12 +68,12 @@ class FaissIndex:
         self._folder = folder
         self._exact_below = exact_below
         self._tuning = tuning or Tuning()
-        self._lots = LotStore(folder / LOTS_FILE)
+        self._lots = ItemDatabase(folder / LOTS_FILE)
         self.language = self._lots.language or _written_language(folder / LANGUAGE_FILE)
         self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
         self._graph = RenewedGraph(self._lots, spec or embedded_spec(), self._lock)
         self._keywords = LotKeywords(self._lots, folder, self._tuning.boosts, self.language, self._living_lots)
-        self._titles = LotTitles(self._lots, folder)
+        self._titles = TitleTerms(self._lots, folder)
         self._refreshed = 0  # the generation that every search must see
         self.closed = False
 
@@ -81,7 +81,7 @@ class FaissIndex:
     def create(cls, folder: Path, tower_id: str, dimensions: int, language: str = DEFAULT_LANGUAGE) -> None:
         """Make an empty index in a new folder."""
         (folder / LANGUAGE_FILE).write_text(language)  # an older version, to which one may go back, reads it here
-        LotStore.create(folder / LOTS_FILE, tower_id, dimensions, language)
+        ItemDatabase.create(folder / LOTS_FILE, tower_id, dimensions, language)
 
     @property
     def name(self) -> str:
@@ -121,12 +121,12 @@ class FaissIndex:
         """Number of lots that are left out because their rows are damaged."""
         return self._lots.left_out()
 
-    def deletions(self) -> list[Tombstone]:
+    def deletions(self) -> list[Deletion]:
         """The lots that were withdrawn and did not come back."""
         with enough_memory(self.name):
             return self._lots.deletions()
 
-    def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
+    def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order, a transaction for every 1,000; what is acknowledged is durable."""
         report = UpsertReport()
         with enough_memory(self.name):
@@ -215,7 +215,7 @@ class FaissIndex:
             drawn = np.random.default_rng(seed).choice(slots, min(count, len(slots)), replace=False)
             return list(current.vectors.take(drawn))
 
-    def within(self, seconds: float) -> "FaissIndex":
+    def within(self, seconds: float) -> "EmbeddedIndex":
         """Itself: what is computed here cannot be given up."""
         return self
 
@@ -288,7 +288,7 @@ class FaissIndex:
                 break
         return found
 
-    def _current_graph(self) -> LotGraph:
+    def _current_graph(self) -> VectorView:
         with enough_memory(self.name):
             return self._graph.current(self._refreshed)
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from retrieval.contracts.documents import TEXT_FIELD
 from retrieval.errors import GavelError, IndexUnavailable
-from retrieval.index.embedded.background import Closed, Renewal
+from retrieval.index.embedded.background import BackgroundRebuild, Closed
 from retrieval.index.embedded.bm25 import TEXTS_A_STEP, Bm25Delta, Bm25Index
-from retrieval.index.embedded.database import LotStore
+from retrieval.index.embedded.database import ItemDatabase
 from retrieval.index.embedded.keyword_fields import FieldRows, KeywordFields
 from retrieval.index.hybrid_tuning import FieldBoosts
 from retrieval.index.validation import batches
@@ -70,14 +70,14 @@ class LotKeywords:
         living: tells which lots are there.
     """
 
-    def __init__(self, lots: LotStore, folder: Path, boosts: FieldBoosts, language: str, living: LivingLots) -> None:
+    def __init__(self, lots: ItemDatabase, folder: Path, boosts: FieldBoosts, language: str, living: LivingLots) -> None:
         self._lots, self._folder, self._language, self._living = lots, folder, language, living
         self._weights = {TEXT_FIELD: 1.0, **boosts.given}
         self._turn = threading.Lock()  # one thread at a time catches up
         self._merging = threading.Lock()  # one thread at a time makes a new main index
         self._held: _Held | None = None
         self._exchanging = self._closed = False
-        self._renewal = Renewal(f"words of {folder.name}")
+        self._renewal = BackgroundRebuild(f"words of {folder.name}")
 
     @property
     def merging(self) -> bool:

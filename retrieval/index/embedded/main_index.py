@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from retrieval.config.index_spec import IndexSpec
-from retrieval.config.settings import hyperparameters
+from retrieval.config.settings import scoring_parameters
 from retrieval.index.ann.quantised_index import CodedVectors
 from retrieval.index.ann.storage import Positions
 from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
@@ -57,7 +57,7 @@ def embedded_spec(text: str = DEFAULT_INDEX) -> IndexSpec:
     Raises:
         InvalidInput: see IndexSpec.parse.
     """
-    numbers = hyperparameters()
+    numbers = scoring_parameters()
     graph = {"m": numbers.hnsw_m, "ef_construction": numbers.hnsw_ef_construction, "ef_search": numbers.hnsw_ef_search}
     return IndexSpec.parse(text, graph)
 

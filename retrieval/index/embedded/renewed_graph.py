@@ -4,14 +4,14 @@ import threading
 from pathlib import Path
 
 from retrieval.config.index_spec import IndexSpec
-from retrieval.index.embedded.background import Closed, Renewal
-from retrieval.index.embedded.database import LotStore
+from retrieval.index.embedded.background import BackgroundRebuild, Closed
+from retrieval.index.embedded.database import ItemDatabase
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
-from retrieval.index.embedded.vectors import LotGraph
+from retrieval.index.embedded.vectors import VectorView
 
 
 class RenewedGraph:
-    """The LotGraph of a database. Threads may share it.
+    """The VectorView of a database. Threads may share it.
 
     Args:
         lots: the database.
@@ -22,21 +22,21 @@ class RenewedGraph:
         InvalidInput: the parameters of the spec do not suit the vectors.
     """
 
-    def __init__(self, lots: LotStore, spec: IndexSpec, lock: ReadWriteLock) -> None:
+    def __init__(self, lots: ItemDatabase, spec: IndexSpec, lock: ReadWriteLock) -> None:
         spec.check_fit(lots.dimensions)
         self._lots, self._spec, self._lock = lots, spec, lock
         self._turn = threading.Lock()  # one thread at a time catches up
         self._renewing = threading.Lock()  # one thread at a time makes a new graph
         self._exchanging = self._closed = False
-        self._renewal = Renewal(f"merge {self._path.parent.name}")
-        self.known: LotGraph | None = None
+        self._renewal = BackgroundRebuild(f"merge {self._path.parent.name}")
+        self.known: VectorView | None = None
 
     @property
     def renewing(self) -> bool:
         """Whether the graph takes new lots in, or is built again, while searches go on."""
         return self._renewing.locked()
 
-    def current(self, least: int) -> LotGraph:
+    def current(self, least: int) -> VectorView:
         """The graph of the newest generation; of an older one, from `least` on, while another thread catches up."""
         known, generation = self.known, self._lots.generation()
         if known is not None and known.generation == generation:
@@ -45,7 +45,7 @@ class RenewedGraph:
             assert known is not None
             return known
         try:
-            current = self.known = self.known or LotGraph.open(self._lots, self._path, self._spec)
+            current = self.known = self.known or VectorView.open(self._lots, self._path, self._spec)
             if current.generation < generation:
                 with self._lots.snapshot() as snapshot:
                     current.catch_up(snapshot, self._lock)
@@ -85,7 +85,7 @@ class RenewedGraph:
             current = self.current(least) if wait else self.known or self.current(least)
             with self._renewal.attempt():
                 if current.worn:
-                    current = LotGraph.build(self._lots, self._spec, self._go_on)
+                    current = VectorView.build(self._lots, self._spec, self._go_on)
                     self._exchange(current)
                 else:
                     current.vectors.merge(self._lock, self._go_on)
@@ -95,7 +95,7 @@ class RenewedGraph:
         finally:
             self._renewing.release()
 
-    def _exchange(self, made: LotGraph) -> None:
+    def _exchange(self, made: VectorView) -> None:
         """Let searches see this graph; those that come meanwhile wait, for it must not be older than the one before."""
         with self._lots.snapshot() as snapshot:  # most of what came meanwhile, while searches go on
             made.catch_up(snapshot, ReadWriteLock(), self._go_on)

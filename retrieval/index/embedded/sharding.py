@@ -24,15 +24,15 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.files import seal_json, unseal_json
 from retrieval.index.embedded.database import damaged
-from retrieval.index.embedded.index import ENTRIES_A_COMMIT, FaissIndex
+from retrieval.index.embedded.index import ENTRIES_A_COMMIT, EmbeddedIndex
 from retrieval.index.embedded.title_terms import corrections
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import (
     Candidate,
+    Deletion,
     Filter,
     IndexedItem,
-    Tombstone,
     TopField,
     UpsertReport,
     Vector,
@@ -64,8 +64,8 @@ class _Opened:
         self._given = given
 
     @cached_property
-    def _index(self) -> FaissIndex:
-        return FaissIndex(*self._given)
+    def _index(self) -> EmbeddedIndex:
+        return EmbeddedIndex(*self._given)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *given, **named: getattr(self._index, name)(*given, **named)
@@ -125,9 +125,9 @@ class ShardedIndex:
 
     Args:
         folder: what create() made; its name is the index's name.
-        exact_below: see FaissIndex.
-        spec: see FaissIndex.
-        tuning: see FaissIndex.
+        exact_below: see EmbeddedIndex.
+        spec: see EmbeddedIndex.
+        tuning: see EmbeddedIndex.
 
     Raises:
         IndexUnavailable: a shard is missing or damaged.
@@ -156,7 +156,7 @@ class ShardedIndex:
         """Make an empty index in a new folder."""
         for number in range(shards):
             _shard_folder(folder, number).mkdir()
-            FaissIndex.create(_shard_folder(folder, number), tower_id, dimensions, language)
+            EmbeddedIndex.create(_shard_folder(folder, number), tower_id, dimensions, language)
         told = {"tower_id": tower_id, "dimensions": dimensions, "shards": shards}
         (folder / SHARDS_FILE).write_text(seal_json(told))
 
@@ -173,15 +173,15 @@ class ShardedIndex:
         """Number of lots that are left out because their rows are damaged."""
         return sum(self._of_all("damaged"))
 
-    def deletions(self) -> list[Tombstone]:
+    def deletions(self) -> list[Deletion]:
         """The lots that were withdrawn and did not come back."""
         return [gone for of_shard in self._of_all("deletions") for gone in of_shard]
 
-    def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
+    def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, those of a lot in their order; what is acknowledged is durable."""
         report = UpsertReport()
         for batch in batches(entries, ENTRIES_A_COMMIT * len(self._shards), entry_chars):
-            parts: list[list[IndexedItem | Tombstone]] = [[] for _ in self._shards]
+            parts: list[list[IndexedItem | Deletion]] = [[] for _ in self._shards]
             for entry in batch:
                 parts[self._number(entry.item_id)].append(entry)
             for written in self._each(lambda shard, part: shard.ask("upsert", part, overwrite=overwrite), parts):

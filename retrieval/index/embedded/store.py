@@ -19,25 +19,25 @@ from retrieval.contracts.documents import DEFAULT_LANGUAGE, check_language
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.files import commit_folder, replace_file
 from retrieval.index.embedded.database import damaged
-from retrieval.index.embedded.index import EXACT_BELOW, FaissIndex
+from retrieval.index.embedded.index import EXACT_BELOW, EmbeddedIndex
 from retrieval.index.embedded.sharding import ShardedIndex, is_sharded
 from retrieval.index.hybrid_tuning import Tuning, untuned
 from retrieval.index.port import index_name, utc_now
 
-__all__ = ["FaissIndex", "FaissStore"]
+__all__ = ["EmbeddedIndex", "EmbeddedStore"]
 
-EmbeddedIndex = FaissIndex | ShardedIndex
+OpenedIndex = EmbeddedIndex | ShardedIndex
 
 
-class FaissStore:
+class EmbeddedStore:
     """The folder that holds the embedded indices; its indices are opened once and shared between threads.
 
     Args:
         root: made when the first index is.
         alias: name behind which the live index stands.
-        exact_below: see FaissIndex.
+        exact_below: see EmbeddedIndex.
         language: of words in Latin letters, in the indices that create() makes; a key of schema.STEMMERS.
-        spec: see FaissIndex; the lots are the same, so a root may be opened as any.
+        spec: see EmbeddedIndex; the lots are the same, so a root may be opened as any.
         tuning: tower_id -> how an index of that tower is searched; asked when it is opened.
         shards: how many processes share the lots of an index that is made from now on; 1 keeps them in this one.
     """
@@ -62,10 +62,10 @@ class FaissStore:
         self._tuning = tuning
         self._shards = shards
         self._pointer = root / f"{alias}.json"
-        self._opened: dict[str, EmbeddedIndex] = {}
+        self._opened: dict[str, OpenedIndex] = {}
         self._turn = threading.Lock()
 
-    def create(self, tower_id: str, dimensions: int) -> EmbeddedIndex:
+    def create(self, tower_id: str, dimensions: int) -> OpenedIndex:
         """Make a new, empty index for a tower; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
         partial = self._root / f".{name}.partial"
@@ -74,7 +74,7 @@ class FaissStore:
             if self._shards > 1:
                 ShardedIndex.create(partial, tower_id, dimensions, self._language, self._shards)
             else:
-                FaissIndex.create(partial, tower_id, dimensions, self._language)
+                EmbeddedIndex.create(partial, tower_id, dimensions, self._language)
             commit_folder(partial, self._root / name)
         except OSError as error:
             raise IndexUnavailable(f"no index can be made in {self._root}: {error}; free space or choose another folder") from error
@@ -82,7 +82,7 @@ class FaissStore:
             shutil.rmtree(partial, ignore_errors=True)
         return self._open(name)
 
-    def find(self, tower_id: str) -> EmbeddedIndex | None:
+    def find(self, tower_id: str) -> OpenedIndex | None:
         """The live index if it is of this tower, else the newest index of this tower, else None."""
         start = f"{self._alias}-{tower_id}-"
         of_tower = sorted(p.name for p in self._root.glob("*") if p.name.startswith(start) and "-" not in p.name[len(start) :])
@@ -91,7 +91,7 @@ class FaissStore:
         live = self._live_name()
         return self._open(live if live in of_tower else of_tower[-1])
 
-    def live(self) -> EmbeddedIndex:
+    def live(self) -> OpenedIndex:
         """The index behind the alias.
 
         Raises:
@@ -149,12 +149,12 @@ class FaissStore:
             for index in self._opened.values():
                 index.close()
 
-    def _open(self, name: str) -> EmbeddedIndex:
+    def _open(self, name: str) -> OpenedIndex:
         folder = self._folder(name)
         with self._turn:
             opened = self._opened.get(name)
             if opened is None or opened.closed:
-                form = ShardedIndex if is_sharded(folder) else FaissIndex
+                form = ShardedIndex if is_sharded(folder) else EmbeddedIndex
                 opened = form(folder, self._exact_below, self._spec, self._tuning(self._tower_of(name)))
                 if opened.tower_id != self._tower_of(name):
                     opened.close()

@@ -19,9 +19,9 @@ from rapidfuzz.distance import OSA
 
 from retrieval.errors import GavelError
 from retrieval.files import replace_file, seal_json, unseal_json
-from retrieval.index.embedded.database import LotSnapshot, LotStore
+from retrieval.index.embedded.database import ItemDatabase, ItemSnapshot
 from retrieval.text.analysis import ANALYSIS, words
-from retrieval.text.spelling import can_be_misspelt, most_edits
+from retrieval.text.spelling import can_be_misspelt, max_edits
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class TitleWords:
 
     def near(self, word: str) -> dict[str, int]:
         """The words of titles that a word may have been meant to be -> number of titles that have them."""
-        others = process.extract_iter(word, self._by_letter.get(word[0], ()), scorer=OSA.distance, score_cutoff=most_edits(word))
+        others = process.extract_iter(word, self._by_letter.get(word[0], ()), scorer=OSA.distance, score_cutoff=max_edits(word))
         return {other: self._titles[other] for other, _, _ in others}
 
     def add(self, titles: Iterable[str]) -> None:
@@ -78,7 +78,7 @@ class _Counted:
     words: TitleWords
 
 
-class LotTitles:
+class TitleTerms:
     """The words of a database's titles, kept in step with it; titles that are gone count until all are counted anew.
 
     Args:
@@ -86,7 +86,7 @@ class LotTitles:
         folder: where they are kept for the next start.
     """
 
-    def __init__(self, lots: LotStore, folder: Path) -> None:
+    def __init__(self, lots: ItemDatabase, folder: Path) -> None:
         self._lots, self._folder = lots, folder
         self._turn = threading.Lock()  # one thread at a time counts
         self._counted: _Counted | None = None
@@ -168,7 +168,7 @@ def _nothing() -> _Counted:
     return _Counted(-1, 0, 0, TitleWords({}))
 
 
-def _caught_up(counted: _Counted, snapshot: LotSnapshot) -> _Counted:
+def _caught_up(counted: _Counted, snapshot: ItemSnapshot) -> _Counted:
     last, lots = counted.last, counted.lots
     titles = snapshot.texts_after(last, ["title"])
     while some := list(islice(titles, TITLES_A_STEP)):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.embedded.filter_columns import LotColumns
+from retrieval.index.embedded.filter_columns import FilterColumns
 from retrieval.index.port import Filter, TopField
 
 HELD_AGAINST_FILTER = 1_000  # lots of a keyword search, the best first; many times more where a filter leaves too few of them
@@ -30,7 +30,7 @@ class Hit(NamedTuple):
 Hits = Sequence[Hit]  # best first
 
 
-def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], columns: LotColumns, where: Filter, k: int) -> Hits:
+def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], columns: FilterColumns, where: Filter, k: int) -> Hits:
     """The best of a keyword search that pass a filter.
 
     A common word is in a great many lots, so that the best alone are looked at, and more of them only if the filter leaves fewer
@@ -68,7 +68,7 @@ def best_hits(hits: Iterable[Hit], k: int) -> Hits:
     return sorted(hits, key=lambda hit: (-hit.score, hit.item_id))[:k]
 
 
-def top_hits(columns: LotColumns, field: TopField, where: Filter, k: int) -> Hits:
+def top_hits(columns: FilterColumns, field: TopField, where: Filter, k: int) -> Hits:
     """The lots with the highest numbers that pass a filter, by descending number, ties by item_id; none without a number."""
     slots = np.flatnonzero(columns.allowed(where))
     numbers = columns.numbers(field)[slots]

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
-from retrieval.index.embedded.database import LotFields, LotSnapshot, LotStore
-from retrieval.index.embedded.filter_columns import GoneLot, LotColumns
+from retrieval.index.embedded.database import ItemDatabase, ItemFields, ItemSnapshot
+from retrieval.index.embedded.filter_columns import DeletedItem, FilterColumns
 from retrieval.index.embedded.main_and_delta import MainAndDelta
 from retrieval.index.embedded.main_index import load_main, new_main
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
@@ -25,7 +25,7 @@ DELTA_SHARE = 0.01  # of the slots; what lies in the delta beyond that makes eve
 LEAST_DELTA = 1_000  # lots that are compared with one by one faster than a graph is copied
 
 
-class LotGraph:
+class VectorView:
     """The lots of a database up to one generation, ready to be searched.
 
     Args:
@@ -42,13 +42,13 @@ class LotGraph:
     def __init__(self, spec: IndexSpec, dimensions: int, folder: Path) -> None:
         self._spec = spec
         self.vectors = MainAndDelta(new_main(spec, dimensions, folder))
-        self.columns = LotColumns()
+        self.columns = FilterColumns()
         self.generation = -1
         self._tombstones_to = 0
         self._saved_slots = 0
 
     @classmethod
-    def open(cls, lots: LotStore, path: Path, spec: IndexSpec) -> "LotGraph":
+    def open(cls, lots: ItemDatabase, path: Path, spec: IndexSpec) -> "VectorView":
         """Load the vector file as far as it goes and take the rest from the database.
 
         Args:
@@ -73,7 +73,7 @@ class LotGraph:
         return cls.build(lots, spec)
 
     @classmethod
-    def build(cls, lots: LotStore, spec: IndexSpec, after_step: Callable[[], None] = lambda: None) -> "LotGraph":
+    def build(cls, lots: ItemDatabase, spec: IndexSpec, after_step: Callable[[], None] = lambda: None) -> "VectorView":
         """Build the vector index from the database alone; after_step() may give up by raising."""
         built = cls(spec, lots.dimensions, lots.path.parent)
         with lots.snapshot() as snapshot:
@@ -90,7 +90,7 @@ class LotGraph:
         """Whether so many lots are in the delta that they ought to go into the graph."""
         return len(self.vectors.delta) > max(LEAST_DELTA, DELTA_SHARE * len(self.vectors))
 
-    def catch_up(self, snapshot: LotSnapshot, lock: ReadWriteLock, after_step: Callable[[], None] = lambda: None) -> None:
+    def catch_up(self, snapshot: ItemSnapshot, lock: ReadWriteLock, after_step: Callable[[], None] = lambda: None) -> None:
         """Take over what was committed since the last time into the delta, in steps between which searches can run."""
         generation = snapshot.generation()
         gone = snapshot.deleted_after(self._tombstones_to)
@@ -106,7 +106,7 @@ class LotGraph:
             after_step()
         self.generation = generation
 
-    def save(self, lots: LotStore, path: Path, lock: ReadWriteLock, *, everything: bool) -> None:
+    def save(self, lots: ItemDatabase, path: Path, lock: ReadWriteLock, *, everything: bool) -> None:
         """Write the vector file, unless nothing, or (with everything=False) not much, is new; from then on that is searched.
 
         A file that cannot be written is only a slower start next time, so that is logged and not raised.
@@ -130,7 +130,7 @@ class LotGraph:
         with lock.writing():
             self.vectors.put(mapped, instead_of=main)
 
-    def _load(self, lots: LotStore, snapshot: LotSnapshot, path: Path) -> None:
+    def _load(self, lots: ItemDatabase, snapshot: ItemSnapshot, path: Path) -> None:
         main, positions = load_main(path, self._spec, lots.dimensions, lots.database_id)
         last, taken = int(positions[-1]) if len(positions) else 0, 0
         if last > snapshot.last_position():  # it was written just now, or the database has lost what was committed last
@@ -142,14 +142,14 @@ class LotGraph:
         self._take_over(positions[taken:], [])
         self.vectors, self._saved_slots = MainAndDelta(main), len(main)
 
-    def _take_over(self, positions: NDArray[np.int64], lots: Sequence[LotFields]) -> None:
+    def _take_over(self, positions: NDArray[np.int64], lots: Sequence[ItemFields]) -> None:
         """Give the next slots to the lots that stand at these positions; where none does any more the slot is dead."""
         living = {lot.position: lot for lot in lots}
         if len(living) > len(positions) or not np.isin(list(living), positions).all():
             raise ValueError("it leaves out lots of the database")
-        self.columns.append([living.get(position) or GoneLot(position) for position in positions.tolist()])
+        self.columns.append([living.get(position) or DeletedItem(position) for position in positions.tolist()])
 
-    def _fill(self, snapshot: LotSnapshot, after_step: Callable[[], None] = lambda: None) -> None:
+    def _fill(self, snapshot: ItemSnapshot, after_step: Callable[[], None] = lambda: None) -> None:
         """Take over all lots where nobody searches yet; without a file they go into the main index at once, not into a copy."""
         fresh = not len(self.vectors)
 

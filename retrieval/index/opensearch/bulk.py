@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from retrieval.contracts.documents import DELETE_MEMORY, bulk_lines, deletion_lines
 from retrieval.errors import IndexUnavailable
 from retrieval.index.opensearch.errors import opensearch_errors
-from retrieval.index.port import IndexedItem, Tombstone, UpsertReport, utc_now
+from retrieval.index.port import Deletion, IndexedItem, UpsertReport, utc_now
 from retrieval.index.validation import entry_fault
 
 CHUNK_ENTRIES = 500
@@ -85,7 +85,7 @@ class BulkWriter:
         self._url = url
         self._timeout_s = timeout_s
 
-    def write(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
+    def write(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
         """Send entries in order.
 
         Args:
@@ -101,15 +101,15 @@ class BulkWriter:
             report += self._deliver(chunk, overwrite)
         return report + UpsertReport(rejected=tuple(rejected))
 
-    def _sound(self, entries: Iterable[IndexedItem | Tombstone], rejected: list[tuple[str, str]]) -> Iterator[_Line]:
+    def _sound(self, entries: Iterable[IndexedItem | Deletion], rejected: list[tuple[str, str]]) -> Iterator[_Line]:
         for entry in entries:
             fault = entry_fault(entry, self._dimensions)
             if fault is None:
-                lines = deletion_lines(entry, utc_now()) if isinstance(entry, Tombstone) else bulk_lines(entry, spread=True)
+                lines = deletion_lines(entry, utc_now()) if isinstance(entry, Deletion) else bulk_lines(entry, spread=True)
                 text = "".join(f"{line}\n" for line in lines)
                 fault = _encoding_fault(text)
             if fault is None:
-                yield _Line(entry.item_id, text, isinstance(entry, Tombstone))
+                yield _Line(entry.item_id, text, isinstance(entry, Deletion))
             else:
                 rejected.append((entry.item_id, fault))
 

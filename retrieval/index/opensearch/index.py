@@ -39,9 +39,9 @@ from retrieval.index.opensearch.responses import ask_again, refreshed, whole_ans
 from retrieval.index.port import (
     REBUILD,
     Candidate,
+    Deletion,
     Filter,
     IndexedItem,
-    Tombstone,
     TopField,
     UpsertReport,
     Vector,
@@ -119,7 +119,7 @@ class OpenSearchIndex:
             self._asked(lambda limits: whole_answer(self._client.count(index=self._name, body=body, params=limits)))["count"]
         )
 
-    def upsert(self, entries: Iterable[IndexedItem | Tombstone], *, overwrite: bool = False) -> UpsertReport:
+    def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, in order, in requests of bounded size.
 
         Args:
@@ -222,7 +222,7 @@ class OpenSearchIndex:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
         return [found.vector for found in self._candidates(self._hits(sample_body(count, where, seed)))] if count > 0 else []
 
-    def deletions(self) -> list[Tombstone]:
+    def deletions(self) -> list[Deletion]:
         """The lots that were withdrawn within DELETION_RETENTION and did not come back."""
         body = {"query": {"exists": {"field": DELETED_FIELD}}, "version": True, "_source": False}
         with opensearch_errors(self._url):
@@ -235,7 +235,7 @@ class OpenSearchIndex:
                 clear_scroll=False,  # names no index: a role would need a permission on all; a scroll ends by itself
                 request_timeout=WRITE_TIMEOUT_S,
             )
-            return [Tombstone(hit["_id"], hit["_version"]) for hit in hits]
+            return [Deletion(hit["_id"], hit["_version"]) for hit in hits]
 
     def within(self, seconds: float) -> "OpenSearchIndex":
         """The same index on the same connections, whose searches and fetches are given up after so many seconds."""

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from retrieval.config.settings import hyperparameters
+from retrieval.config.settings import scoring_parameters
 from retrieval.contracts.documents import SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
 from retrieval.contracts.items import epoch_ms
 from retrieval.index.hybrid_tuning import FieldBoosts
 from retrieval.index.port import OVERFETCH, Filter, TopField, Vector
-from retrieval.text.spelling import LEAST_LETTERS, most_edits
+from retrieval.text.spelling import LEAST_LETTERS, max_edits
 
 DEFAULT_EF_SEARCH = 100  # where the hyperparameters leave it open
 MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query
@@ -95,12 +95,12 @@ def corrections_body(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _term_suggester(word: str) -> dict[str, Any]:
-    edits = {"max_edits": most_edits(word), "min_word_length": LEAST_LETTERS, "prefix_length": 1}
+    edits = {"max_edits": max_edits(word), "min_word_length": LEAST_LETTERS, "prefix_length": 1}
     return {"field": SPELLING_FIELD, "size": OPTIONS, "accuracy": 0.01, **edits}
 
 
 def _knn_query(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
-    parameters = {"ef_search": max(hyperparameters().hnsw_ef_search or DEFAULT_EF_SEARCH, k)}
+    parameters = {"ef_search": max(scoring_parameters().hnsw_ef_search or DEFAULT_EF_SEARCH, k)}
     knn = {"vector": vector.tolist(), "k": k, "filter": filter_query(where), "method_parameters": parameters}
     return {"knn": {VECTOR_FIELD: knn}}
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.ann.benchmark import run_benchmark
-from benchmarks.ann.candidates import Contender, contenders
+from benchmarks.ann.candidates import CandidateIndex, candidate_indices
 from benchmarks.ann.clustered import clustered, clustered_queries
 from benchmarks.ann.data import synthetic_vectors
 from benchmarks.ann.plot import pareto_front
@@ -41,7 +41,7 @@ def test_clustered_vectors_are_the_same_for_a_seed_of_unit_length_and_not_among_
 
 def test_libraries_are_measured_at_equal_parameters_and_agree_on_recall(tmp_path: Path) -> None:
     vectors, queries = synthetic_vectors(16, 30, 7)[1](2_000)
-    chosen = [Contender(library, GRAPH) for library in ("gavel", "faiss", "hnswlib", "usearch")]
+    chosen = [CandidateIndex(library, GRAPH) for library in ("gavel", "faiss", "hnswlib", "usearch")]
     measured = run_benchmark(vectors, queries, chosen, tmp_path, rounds=2)
     assert [seen.library for seen in measured] == ["gavel", "faiss", "hnswlib", "usearch"]
     for seen in measured:
@@ -54,7 +54,10 @@ def test_libraries_are_measured_at_equal_parameters_and_agree_on_recall(tmp_path
 
 
 def test_rivals_stand_beside_what_they_can_build() -> None:
-    made = [(one.library, one.spec.family) for one in contenders([IndexSpec("flat"), IndexSpec("hnsw"), IndexSpec("hnsw", pca=64)])]
+    made = [
+        (one.library, one.spec.family)
+        for one in candidate_indices([IndexSpec("flat"), IndexSpec("hnsw"), IndexSpec("hnsw", pca=64)])
+    ]
     assert made.count(("faiss", "hnsw")) == 2
     assert [library for library, family in made if family == "flat"] == ["gavel", "faiss"]
     assert [library for library, _ in made].count("hnswlib") == 1
@@ -62,16 +65,16 @@ def test_rivals_stand_beside_what_they_can_build() -> None:
 
 def test_specs_of_one_family_are_told_apart_by_their_parameters() -> None:
     specs = [IndexSpec.parse(text) for text in ("hnsw:m=8", "hnsw:m=16", "sq8")]
-    names = [one.name for one in contenders(specs, ("faiss",))]
+    names = [one.name for one in candidate_indices(specs, ("faiss",))]
     assert len(set(names)) == 6
     assert names[-2:] == ["gavel sq8", "faiss sq8"]
 
 
 def test_an_index_is_taken_from_an_earlier_run_of_the_same_vectors_alone(tmp_path: Path) -> None:
     vectors, queries = synthetic_vectors(16, 20, 7)[1](1_000)
-    one = [Contender("gavel", GRAPH)]
+    one = [CandidateIndex("gavel", GRAPH)]
     first = run_benchmark(vectors, queries, one, tmp_path, rounds=1)
-    wider = [Contender("gavel", GRAPH.at(300))]  # the same files
+    wider = [CandidateIndex("gavel", GRAPH.at(300))]  # the same files
     again = run_benchmark(vectors, queries, wider, tmp_path, rounds=1, reuse=True)
     assert [seen.build_s for seen in again] == [seen.build_s for seen in first]
     built = tmp_path / one[0].folder / "index.faiss"

@@ -21,8 +21,8 @@ from retrieval.index.ann.quantised_index import OUTGROWN, CodedVectors
 from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.ann.whole_vectors import WholeVectors
 from retrieval.index.embedded.main_index import MainIndex, embedded_spec, new_main
-from retrieval.index.embedded.store import FaissIndex, FaissStore
-from retrieval.index.port import Filter, IndexedItem, Tombstone, Vector
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
+from retrieval.index.port import Deletion, Filter, IndexedItem, Vector
 
 N, MORE, D, K = 3_000, 1_100, 16, 10
 
@@ -46,21 +46,21 @@ def lots(start: int, stop: int) -> list[IndexedItem]:
     ]
 
 
-def filled(root: Path, text: str) -> FaissIndex:
-    store = FaissStore(root, spec=embedded_spec(text))
+def filled(root: Path, text: str) -> EmbeddedIndex:
+    store = EmbeddedStore(root, spec=embedded_spec(text))
     index = store.create("tower", D)
     index.upsert(lots(0, N))
     store.publish(index.name)
     return index
 
 
-def reopened(root: Path, text: str) -> FaissIndex:
-    index = FaissStore(root, spec=embedded_spec(text)).live()
-    assert isinstance(index, FaissIndex)
+def reopened(root: Path, text: str) -> EmbeddedIndex:
+    index = EmbeddedStore(root, spec=embedded_spec(text)).live()
+    assert isinstance(index, EmbeddedIndex)
     return index
 
 
-def recall(index: FaissIndex, where: Filter) -> float:
+def recall(index: EmbeddedIndex, where: Filter) -> float:
     """Share of the exact answer that is found; what is found has its exact cosine."""
     hits = 0
     for query in QUERIES:
@@ -71,7 +71,7 @@ def recall(index: FaissIndex, where: Filter) -> float:
     return hits / (K * len(QUERIES))
 
 
-def main_of(index: FaissIndex) -> MainIndex:
+def main_of(index: EmbeddedIndex) -> MainIndex:
     index.refresh()
     index.semantic(QUERIES[0], 1, Filter(now=NOW))
     assert index._graph.known is not None
@@ -85,7 +85,7 @@ def test_a_family_answers_as_flat_does_through_all_that_happens_to_an_index(fami
     assert type(main_of(index)) is type(new_main(embedded_spec(text), D, tmp_path))
     for where in (Filter(now=NOW), Filter(now=NOW, max_price=70), Filter(now=NOW, max_price=2)):
         assert recall(index, where) >= 0.9
-    index.upsert([Tombstone("lot-00007", 2), *lots(N, N + 20)])
+    index.upsert([Deletion("lot-00007", 2), *lots(N, N + 20)])
     assert index.semantic(VECTORS[N + 5], 1, Filter(now=NOW))[0].item_id == f"lot-{N + 5:05}"
     assert index.semantic(VECTORS[7], 1, Filter(now=NOW))[0].item_id != "lot-00007"
     index.upsert(lots(N + 20, N + MORE))
@@ -137,7 +137,7 @@ def test_what_was_saved_is_mapped_and_the_memory_goes_back(tmp_path: Path) -> No
 
 
 def test_few_lots_are_compared_and_enough_of_them_are_trained_by_themselves(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path, spec=embedded_spec(TEXTS["pq"]))
+    store = EmbeddedStore(tmp_path, spec=embedded_spec(TEXTS["pq"]))
     index = store.create("tower", D)
     index.upsert(lots(0, 500))
     held = main_of(index)
@@ -192,7 +192,7 @@ def test_vectors_that_the_disk_does_not_take_are_an_index_that_cannot_be_had(tmp
 
 
 def test_codes_that_do_not_suit_the_vectors_are_refused_when_the_index_is_opened(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path, spec=embedded_spec("pq:pq_m=5"))
+    store = EmbeddedStore(tmp_path, spec=embedded_spec("pq:pq_m=5"))
     with pytest.raises(InvalidInput, match="5 equal parts"):
         store.create("tower", D)
 
@@ -227,7 +227,7 @@ def test_a_writer_that_is_killed_loses_nothing_in_an_index_that_is_trained(spec:
 
 
 def test_the_benchmark_of_families_finds_all_in_small_indices_and_measures_each(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path, "bench")
+    store = EmbeddedStore(tmp_path, "bench")
     index = store.create("tower", D)
     index.upsert(lots(0, 1_200))
     store.publish(index.name)

@@ -21,7 +21,7 @@ from retrieval.buyers.vector import AVERAGE
 from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, InvalidInput
 from retrieval.index.embedded import keywords as lot_keywords
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 
 TITLES = ("red round vase", "blue old vase", "gold ring", "silver ring for two", "old luxury watch", "new lamp")
@@ -46,7 +46,7 @@ def test_copies_are_lots_of_their_own_near_their_original(release):
 
 
 def test_an_index_of_copies_is_made_once(release, tmp_path):
-    store, seen = FaissStore(tmp_path / "benches", "bench"), []
+    store, seen = EmbeddedStore(tmp_path / "benches", "bench"), []
     index = index_of_copies(store, release, 50, 13, lambda done, total: seen.append((done, total)))
     assert (index.count(), index.dimensions, seen) == (50, 13, [(50, 50)])
     assert index_of_copies(store, release, 50, 13).name == index.name
@@ -59,7 +59,7 @@ def test_a_broken_off_index_of_copies_leaves_nothing_behind(release, tmp_path):
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    store = FaissStore(tmp_path / "benches", "bench")
+    store = EmbeddedStore(tmp_path / "benches", "bench")
     with pytest.raises(KeyboardInterrupt):
         index_of_copies(store, release, 50, 13, interrupt)
     assert list((tmp_path / "benches").glob("bench-*")) == []
@@ -74,7 +74,7 @@ def test_questions_are_words_that_follow_each_other_in_a_title_and_all_different
 
 
 def test_searches_are_timed_whole_and_in_the_parts_that_they_have(release, tmp_path):
-    store = FaissStore(tmp_path / "benches", "bench")
+    store = EmbeddedStore(tmp_path / "benches", "bench")
     index_of_copies(store, release, 60, 8)
     encoder = CutEncoder(WordEncoder(), 8)
     assert encoder.encode(["red vase"]).shape == (1, 8)
@@ -127,7 +127,7 @@ def ask(plan: LoadPlan) -> LoadSeen:
 
 @pytest.mark.parametrize("tower", [AVERAGE, buyer_path.random_attention(8, 2)], ids=["average", "attention"])
 def test_buyers_are_timed_over_http_beside_plain_faiss(tower, release, tmp_path):
-    store = FaissStore(tmp_path / "benches", "bench")
+    store = EmbeddedStore(tmp_path / "benches", "bench")
     index_of_copies(store, release, 60, 8)
     item_ids = copy_ids(release, 60)
     assert len(store.live().fetch(item_ids)) == 60
@@ -146,7 +146,7 @@ def test_drawn_histories_are_as_long_as_the_api_takes_them():
 
 def test_new_lots_are_timed_on_a_copy_of_the_index(release, tmp_path, monkeypatch):
     monkeypatch.setattr(lot_keywords, "SMALL", 0)
-    store = FaissStore(tmp_path / "benches", "bench")
+    store = EmbeddedStore(tmp_path / "benches", "bench")
     index_of_copies(store, release, 60, 8)
     store.close()
     phases = []
@@ -159,5 +159,5 @@ def test_new_lots_are_timed_on_a_copy_of_the_index(release, tmp_path, monkeypatc
     assert result.words.idle.searches == fresh_words.IDLE
     assert result.words.joined > lot_keywords.LEAST_DELTA
     assert result.to_dict()["words"]["joining_to_idle_p99"] > 0
-    assert FaissStore(tmp_path / "benches", "bench").live().count() == 60
+    assert EmbeddedStore(tmp_path / "benches", "bench").live().count() == 60
     assert not list((tmp_path / "benches").glob("fresh-*"))

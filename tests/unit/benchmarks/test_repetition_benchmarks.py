@@ -14,8 +14,8 @@ from benchmarks.ann.data import synthetic_vectors
 from benchmarks.speed import caches
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import InvalidInput
-from retrieval.index.embedded.store import FaissStore
-from retrieval.index.port import Filter, Tombstone, utc_now
+from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.port import Deletion, Filter, utc_now
 from retrieval.search.service import SearchRequest, SearchService
 
 
@@ -62,7 +62,7 @@ def test_expected_hits_are_those_of_a_simulation() -> None:
 def test_a_withdrawn_lot_stays_in_kept_answers_no_longer_than_they_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, now = FaissStore(tmp_path), utc_now()
+    store, now = EmbeddedStore(tmp_path), utc_now()
     publish(store, [lot("v1", "red vase"), lot("v2", "blue vase")])
     forgetful, keeping = SearchService(store, WordEncoder), SearchService(store, WordEncoder, cached_answers_s=5)
     asked = SearchRequest("red vase", where=Filter(now=now + timedelta(seconds=1)))
@@ -71,7 +71,7 @@ def test_a_withdrawn_lot_stays_in_kept_answers_no_longer_than_they_are_kept(
         return [[result.item_id for result in service.search(asked).results] for service in (forgetful, keeping)]
 
     assert found() == [["v1", "v2"], ["v1", "v2"]]
-    store.live().upsert([Tombstone("v1", epoch_ms(now))])
+    store.live().upsert([Deletion("v1", epoch_ms(now))])
     store.live().refresh()
     assert found() == [["v2"], ["v1", "v2"]]
     later = time.monotonic() + 5.1

@@ -13,7 +13,7 @@ from catalog.folder import Click
 from processing.ranking.impressions import list_of
 from retrieval.errors import InvalidInput
 from retrieval.feedback.file_sink import EventLog
-from retrieval.feedback.rows import Act, ActKind, Feedback, event_id, feedback_rows
+from retrieval.feedback.rows import Act, Feedback, InteractionKind, event_id, feedback_rows
 from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -21,7 +21,7 @@ LISTS = ServedLists([b"k" * MIN_KEY_BYTES])
 read = partial(read_events, trust_unsigned=True)  # how files are read, whatever stands in them
 
 
-def rows(*kinds: ActKind, item_id: str = "v1", query_id: str = "list-1") -> list[dict[str, object]]:
+def rows(*kinds: InteractionKind, item_id: str = "v1", query_id: str = "list-1") -> list[dict[str, object]]:
     acts = [Act(kind, item_id, 2, NOW) for kind in kinds]
     return feedback_rows(Feedback(query_id, "session-1", "red vase", NOW, acts), NOW)
 

@@ -13,9 +13,9 @@ from trained_booster import ranking_data
 from catalog.click_log import click_pairs
 from catalog.folder import Click
 from processing.ranking.labels import clicked_gains
-from retrieval.buyers.vector import AVERAGE, buyer_vector, drawn_towards
+from retrieval.buyers.vector import AVERAGE, buyer_vector, personalise
 from retrieval.config.index_spec import IndexSpec
-from retrieval.config.settings import EventWeights, Hyperparameters, hyperparameters
+from retrieval.config.settings import EventWeights, ScoringParameters, scoring_parameters
 from retrieval.contracts.documents import index_body
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidSettings
@@ -39,11 +39,11 @@ def having(monkeypatch) -> Iterator[Callable[..., None]]:
     def have(**variables: str) -> None:
         for name, value in variables.items():
             monkeypatch.setenv(f"GAVEL_{name.upper()}", value)
-        hyperparameters.cache_clear()
+        scoring_parameters.cache_clear()
 
     yield have
     monkeypatch.undo()
-    hyperparameters.cache_clear()
+    scoring_parameters.cache_clear()
 
 
 def act(item_id: str, event_type: str, days_ago: float = 0.0) -> Interaction:
@@ -59,7 +59,7 @@ positive = st.floats(1e-3, 1e6)
 
 @given(
     st.builds(
-        Hyperparameters,
+        ScoringParameters,
         event_weights=st.builds(EventWeights, positive, positive, positive),
         buyer_share=st.floats(0, 1),
         buyer_half_life_days=st.none() | positive,
@@ -68,7 +68,7 @@ positive = st.floats(1e-3, 1e6)
     )
 )
 def test_what_is_written_to_the_environment_reads_back_equal(numbers):
-    assert Hyperparameters.from_env(numbers.to_env()) == numbers
+    assert ScoringParameters.from_env(numbers.to_env()) == numbers
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_is_written_to_the_environment_reads_back_equal(numbers):
 )
 def test_a_value_that_cannot_be_used_is_refused_by_its_variable(name, value, told):
     with pytest.raises(InvalidSettings) as refused:
-        Hyperparameters.from_env({name: value})
+        ScoringParameters.from_env({name: value})
     assert str(refused.value).startswith(told)
 
 
@@ -103,9 +103,9 @@ def test_event_weights_count_in_the_vector_of_a_buyer_and_in_training_alike(havi
 
 def test_the_buyer_share_says_how_far_a_query_is_drawn(having):
     having(buyer_share="0")
-    np.testing.assert_allclose(drawn_towards(EAST, NORTH), EAST)
+    np.testing.assert_allclose(personalise(EAST, NORTH), EAST)
     having(buyer_share="0.5")
-    np.testing.assert_allclose(drawn_towards(EAST, NORTH), [0.5**0.5, 0.5**0.5], rtol=1e-6)
+    np.testing.assert_allclose(personalise(EAST, NORTH), [0.5**0.5, 0.5**0.5], rtol=1e-6)
 
 
 def test_the_half_life_makes_old_acts_count_less(having):

@@ -25,7 +25,7 @@ from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item, first_value, parse_id
 from retrieval.errors import InvalidInput
 from retrieval.feedback.rows import Act, Feedback, feedback_rows
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchService
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -164,7 +164,7 @@ def test_click_logs_and_kept_events_agree_with_the_lots(tmp_path: Path) -> None:
 def test_what_a_page_tells_and_asks_has_the_same_ids(tmp_path: Path) -> None:
     rows = feedback_rows(Feedback("list", APART, "vase", NOW, [Act("click", "12.0", 1, NOW), Act("click", APART, 2, NOW)]), NOW)
     assert [(row["item_id"], row["buyer_id"]) for row in rows] == [("12", TOGETHER), (TOGETHER, TOGETHER)]
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot("12", "red vase"), lot(TOGETHER, "blue vase")])
     service = SearchService(store, WordEncoder)
     client = TestClient(create_app(lambda: service))

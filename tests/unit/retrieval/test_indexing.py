@@ -16,8 +16,8 @@ from retrieval.contracts.documents import bulk_lines
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
 from retrieval.errors import IndexMissing, IndexUnavailable, ReleaseError
-from retrieval.index.embedded.store import FaissStore
-from retrieval.index.port import Filter, Tombstone
+from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.port import Deletion, Filter
 from retrieval.ingestion import (
     ensure_index,
     index_part,
@@ -32,7 +32,7 @@ from retrieval.ingestion import (
 
 @pytest.fixture
 def store(tmp_path):
-    return FaissStore(tmp_path / "index")
+    return EmbeddedStore(tmp_path / "index")
 
 
 def take_in(folder, store, manifest, *numbers):
@@ -57,7 +57,7 @@ def lines_of(*entries):
 
 
 def test_a_part_is_read_as_it_was_written_from_a_file_and_from_a_stream(tmp_path):
-    entries = [*lots(3), Tombstone("gone", 4)]
+    entries = [*lots(3), Deletion("gone", 4)]
     path = tmp_path / "part-00000.ndjson.gz"
     path.write_bytes(packed(entries))
     for source in (path, io.BytesIO(packed(entries))):
@@ -117,17 +117,17 @@ def test_a_lot_that_names_no_tower_is_refused(store):
 
 def test_tombstones_before_and_after_lots_are_carried_out(store):
     index_part(lots(3), store)
-    report = index_part([Tombstone("lot-0", 1), lots(4)[3], Tombstone("lot-1", 1)], store)
+    report = index_part([Deletion("lot-0", 1), lots(4)[3], Deletion("lot-1", 1)], store)
     assert (report.indexed, report.deleted) == (1, 2)
     assert store.find(TOWER_ID).count() == 2
 
 
 def test_a_part_of_tombstones_alone_goes_into_the_live_index(store, tmp_path):
     with pytest.raises(IndexMissing):
-        index_part([Tombstone("lot-0", 1)], store)
+        index_part([Deletion("lot-0", 1)], store)
     write_release(tmp_path / "r", lots(4))
     index_release(tmp_path / "r", store)
-    assert index_part([Tombstone("lot-0", 1)], store).deleted == 1
+    assert index_part([Deletion("lot-0", 1)], store).deleted == 1
     assert store.live().count() == 3
 
 
@@ -145,7 +145,7 @@ def test_a_replay_of_an_older_part_changes_nothing(store):
 
 
 def test_a_part_must_come_again_when_another_worker_made_a_newer_index_meanwhile(store):
-    class TwoAtOnce(FaissStore):
+    class TwoAtOnce(EmbeddedStore):
         def create(self, tower_id, dimensions):
             mine = super().create(tower_id, dimensions)
             super().create(tower_id, dimensions)
@@ -168,7 +168,7 @@ def test_what_the_index_refuses_is_reported_and_logged(store, tmp_path, caplog):
 def test_the_receipt_of_a_part_says_what_became_of_each_item(store, tmp_path):
     later = datetime(2026, 11, 22, tzinfo=UTC)
     index_part(lots(2, updated_at=later), store)
-    entries = [*lots(4), Tombstone("lot-3", latest_version()), replace(lots(5)[4], vector=np.zeros(13, np.float32))]
+    entries = [*lots(4), Deletion("lot-3", latest_version()), replace(lots(5)[4], vector=np.zeros(13, np.float32))]
     manifest = write_release(tmp_path / "r", entries)
     (receipt,) = take_in(tmp_path / "r", store, manifest)
     assert (receipt.part, receipt.sha256) == (manifest.parts[0].name, manifest.parts[0].sha256)
@@ -415,7 +415,7 @@ def test_recall_is_whole_where_every_auction_has_ended(store):
 def test_an_index_that_finds_too_little_is_not_published(store, tmp_path, monkeypatch):
     manifest = write_release(tmp_path / "r", lots(40))
     receipts = take_in(tmp_path / "r", store, manifest)
-    monkeypatch.setattr(store, "find", lambda tower_id: Blunt(FaissStore.find(store, tower_id), 1))
+    monkeypatch.setattr(store, "find", lambda tower_id: Blunt(EmbeddedStore.find(store, tower_id), 1))
     with pytest.raises(ReleaseError, match=r"finds 0\.900 of the exact ten nearest .*, 0\.95 is the least: .*not published"):
         publish_release(manifest, store, receipts)
     with pytest.raises(IndexMissing):

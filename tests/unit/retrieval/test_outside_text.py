@@ -26,7 +26,7 @@ from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import ALIASES, Item, Reject
 from retrieval.errors import InvalidInput, InvalidSettings
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchService
 from retrieval.text.analysis import readable
 
@@ -146,7 +146,7 @@ def test_a_terminal_that_is_no_utf8_is_written_to(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def client(tmp_path: Path) -> TestClient:
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot("v1", "red vase", brand="Acme", category="pots")])
     service = SearchService(store, WordEncoder)
     return TestClient(create_app(lambda: service), raise_server_exceptions=False)

@@ -12,7 +12,7 @@ from catalog.event_files import read_events
 from gavel.cli.buyers import buyers_app
 from retrieval.errors import FeedbackUnavailable, InvalidInput, InvalidQuery
 from retrieval.feedback.file_sink import EventLog
-from retrieval.feedback.rows import Act, Feedback, acts_in, feedback_rows
+from retrieval.feedback.rows import Act, Feedback, feedback_rows, interactions_in
 
 NOW = datetime.now(UTC)
 
@@ -113,6 +113,6 @@ def test_a_damaged_store_is_told_by_every_command(home: Path, tmp_path: Path) ->
 
 def test_what_was_shown_is_no_act_and_what_was_done_happened_when_it_did() -> None:
     acts = [Act("impression", "v1", 1, NOW), Act("bid", "v2", 2, NOW - timedelta(minutes=1))]
-    (act,) = acts_in(feedback_rows(Feedback("list", "one", "red vase", NOW - timedelta(hours=1), acts), NOW))
+    (act,) = interactions_in(feedback_rows(Feedback("list", "one", "red vase", NOW - timedelta(hours=1), acts), NOW))
     assert (act.buyer_id, act.item_id, act.event_type, act.query) == ("one", "v2", "bid", "")
     assert abs(act.timestamp - (NOW - timedelta(minutes=1))) < timedelta(milliseconds=1)

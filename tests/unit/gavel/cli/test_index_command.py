@@ -12,7 +12,7 @@ from gavel.cli.index import index_app
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE
 from retrieval.errors import ReleaseError
-from retrieval.index.port import Tombstone
+from retrieval.index.port import Deletion
 
 
 def gavel_index(*arguments):
@@ -31,7 +31,7 @@ def releases(tmp_path, monkeypatch):
 
 def test_what_became_of_every_item_is_told(releases):
     bad = replace(lots(31)[30], vector=np.zeros(13, np.float32))
-    write_release(releases / "night", [*lots(30), bad, Tombstone("lot-3", latest_version()), lots(4)[3]])
+    write_release(releases / "night", [*lots(30), bad, Deletion("lot-3", latest_version()), lots(4)[3]])
     told = json.loads(gavel_index("night", "--json"))
     assert {name: told[name] for name in ("indexed", "stale", "refused", "withdrawn", "lots")} == {
         "indexed": 30,

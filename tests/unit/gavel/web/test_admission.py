@@ -28,7 +28,7 @@ from lambdas.query_api.problems import PROBLEM_TYPE
 from retrieval.config.settings import Settings
 from retrieval.deadline import ARRIVAL, Arrival, Deadline
 from retrieval.errors import IndexUnavailable, RequestAbandoned
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchRequest, SearchService
 
 HALF_A_SEARCH = b"POST /search HTTP/1.1\r\nHost: gavel\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
@@ -55,7 +55,7 @@ class Gate:
 @contextmanager
 def served(folder: Path, *, turns: int = 1, max_wait_s: float = 20.0) -> Iterator[tuple[str, Gate]]:
     """A server with so many turns for searches, and the encoder that they all wait for."""
-    store, gates = FaissStore(folder), []
+    store, gates = EmbeddedStore(folder), []
 
     def load(tower_id: str) -> Gate:
         gates.append(Gate(tower_id))
@@ -293,7 +293,7 @@ def arrived(seconds_ago: float, *, abandoned: bool = False) -> Iterator[None]:
 
 
 def test_the_time_of_a_search_counts_from_its_arrival(tmp_path: Path) -> None:
-    store, asked = FaissStore(tmp_path), []
+    store, asked = EmbeddedStore(tmp_path), []
     publish(store, [lot("v1", "red vase")])
 
     class Encoder(WordEncoder):
@@ -310,7 +310,7 @@ def test_the_time_of_a_search_counts_from_its_arrival(tmp_path: Path) -> None:
 
 
 def test_a_tower_that_a_search_has_to_load_takes_none_of_its_time(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path)
+    store = EmbeddedStore(tmp_path)
     publish(store, [lot("v1", "red vase")])
 
     def load(tower_id: str) -> WordEncoder:
@@ -322,7 +322,7 @@ def test_a_tower_that_a_search_has_to_load_takes_none_of_its_time(tmp_path: Path
 
 
 def test_a_search_ends_between_two_stages_once_its_client_has_hung_up(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path)
+    store = EmbeddedStore(tmp_path)
     publish(store, [lot("v1", "red vase")])
     service = SearchService(store, WordEncoder)
     with arrived(0.0, abandoned=True):

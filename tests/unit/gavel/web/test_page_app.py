@@ -21,13 +21,13 @@ from PIL import Image
 from gavel.web import photo_files as photo_shelf
 from gavel.web import suggestions as page_words
 from gavel.web.page_app import PAGE, add_page
-from gavel.web.photo_files import PhotoShelf
+from gavel.web.photo_files import PhotoFiles
 from gavel.web.suggestions import words_of
 from gavel.workspace.folders import Home
 from lambdas.query_api.app import create_app
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchService
 
 
@@ -43,11 +43,11 @@ def shop(tmp_path: Path) -> Path:
 def client(root: Path, *lots, opened: tuple[Path, ...] = ()) -> TestClient:
     home = Home(Settings(home=root / "home"))
     home.remember_sources("test", [root / "shop" / "lots.parquet"])
-    store = FaissStore(home.index)
+    store = EmbeddedStore(home.index)
     publish(store, lots)
     service = SearchService(store, WordEncoder)
     app = create_app(lambda: service)
-    add_page(app, lambda: service, PhotoShelf(home, opened), "EUR")
+    add_page(app, lambda: service, PhotoFiles(home, opened), "EUR")
     return TestClient(app, raise_server_exceptions=False)
 
 
@@ -130,7 +130,7 @@ def test_a_photo_that_embedding_has_drawn_is_sent_without_a_look_at_the_original
 ) -> None:
     Image.new("RGB", (900, 700), "blue").save(shop / "photos" / "large.jpg")
     Thumbnails(shop.parent / "home" / "thumbnails").draw(shop / "photos" / "large.jpg")
-    monkeypatch.setattr(PhotoShelf, "_draw", lambda *_: pytest.fail("it was drawn again"))
+    monkeypatch.setattr(PhotoFiles, "_draw", lambda *_: pytest.fail("it was drawn again"))
     asked = client(shop.parent, lot("v1", image="photos/large.jpg"))
     for side in (256, 640):
         answer = asked.get("/photos/v1", params={"side": side})
@@ -140,13 +140,13 @@ def test_a_photo_that_embedding_has_drawn_is_sent_without_a_look_at_the_original
 
 
 def test_a_photo_of_a_release_from_before_is_drawn_once_however_many_ask(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, draw = [], PhotoShelf._draw
+    drawn, draw = [], PhotoFiles._draw
 
-    async def counted(shelf: PhotoShelf, path: Path) -> None:
+    async def counted(shelf: PhotoFiles, path: Path) -> None:
         drawn.append(path.name)
         await draw(shelf, path)
 
-    monkeypatch.setattr(PhotoShelf, "_draw", counted)
+    monkeypatch.setattr(PhotoFiles, "_draw", counted)
     asked = client(shop.parent, lot("v1", image="photos/vase.png"), lot("v2", image="./photos/vase.png"))
     answers = asyncio.run(all_at_once(asked.app, ["/photos/v1", "/photos/v2", "/photos/v1?side=256"] * 4))
     assert [answer.status_code for answer in answers] == [200] * 12
@@ -184,15 +184,15 @@ def test_a_sellers_bomb_is_refused_by_its_head_and_looked_at_once(shop: Path, mo
     lots = [lot(name, image=f"photos/{name}.png") for name in ("bomb", "cut", "pipe")]
     asked = client(shop.parent, *lots)
     assert [asked.get(f"/photos/{name}").status_code for name in ("bomb", "cut", "pipe")] == [404] * 3
-    monkeypatch.setattr(PhotoShelf, "_draw", lambda *_: pytest.fail("it was looked at again"))
+    monkeypatch.setattr(PhotoFiles, "_draw", lambda *_: pytest.fail("it was looked at again"))
     assert [asked.get(f"/photos/{name}").status_code for name in ("bomb", "cut", "pipe")] == [404] * 3
 
 
 def test_a_photo_that_others_are_before_is_told_to_come_again(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def slow(shelf: PhotoShelf, path: Path) -> None:
+    async def slow(shelf: PhotoFiles, path: Path) -> None:
         await asyncio.sleep(5)
 
-    monkeypatch.setattr(PhotoShelf, "_draw", slow)
+    monkeypatch.setattr(PhotoFiles, "_draw", slow)
     monkeypatch.setattr(photo_shelf, "PATIENCE_S", 0.05)
     answer = client(shop.parent, lot("v1", image="photos/vase.png")).get("/photos/v1")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
@@ -325,9 +325,9 @@ def test_of_lots_with_long_texts_fewer_are_looked_at(shop: Path, monkeypatch: py
 
 def test_the_index_that_is_missing_is_a_problem_of_the_words_too(tmp_path: Path) -> None:
     home = Home(Settings(home=tmp_path))
-    service = SearchService(FaissStore(home.index), WordEncoder)
+    service = SearchService(EmbeddedStore(home.index), WordEncoder)
     app = create_app(lambda: service)
-    add_page(app, lambda: service, PhotoShelf(home))
+    add_page(app, lambda: service, PhotoFiles(home))
     asked = TestClient(app, raise_server_exceptions=False)
     assert asked.get("/").status_code == 200
     assert (asked.get("/words.json").status_code, asked.get("/photos/v1").status_code) == (503, 503)

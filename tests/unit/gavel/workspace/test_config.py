@@ -18,7 +18,7 @@ from gavel.workspace.config_text import all_settings, config_text
 from models.config.buyers import BuyerTrainingConfig
 from models.config.training import Stage, TrainingConfig
 from processing.training.mining_rules import MiningRules
-from retrieval.config.settings import EventWeights, Hyperparameters, Settings
+from retrieval.config.settings import EventWeights, ScoringParameters, Settings
 from retrieval.errors import InvalidSettings
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
 
@@ -81,7 +81,7 @@ def test_the_file_speaks_where_no_variable_does(folder):
     )
     env = environment(GAVEL_CANDIDATES="90", GAVEL_HOME="")
     assert Settings.from_env(env) == Settings(home=Path(".shop"), candidates=90)
-    assert Hyperparameters.from_env(env) == Hyperparameters(buyer_share=0.3, event_weights=EventWeights(purchase=20.0))
+    assert ScoringParameters.from_env(env) == ScoringParameters(buyer_share=0.3, event_weights=EventWeights(purchase=20.0))
 
 
 def test_the_common_name_of_opensearchs_address_outranks_the_file_too(folder):
@@ -216,7 +216,7 @@ def test_every_default_that_is_printed_may_be_set(folder):
     file = ConfigFile.read(write(folder, text))
     assert check_config(file) >= len(defaults)
     env = environment()
-    assert (Settings.from_env(env), Hyperparameters.from_env(env)) == (Settings(), Hyperparameters())
+    assert (Settings.from_env(env), ScoringParameters.from_env(env)) == (Settings(), ScoringParameters())
     assert [s.value for s in all_settings(file)] == [s.value for s in defaults]
     assert {s.origin for s in all_settings(file) if s.section not in ("service", "retrieval")} == {"file"}
 
@@ -227,7 +227,7 @@ def test_every_key_says_what_it_means():
 
 def test_the_readme_names_every_variable():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    missing = [name for cls in (Settings, Hyperparameters) for name in cls().to_env() if f"`{name}`" not in readme]
+    missing = [name for cls in (Settings, ScoringParameters) for name in cls().to_env() if f"`{name}`" not in readme]
     assert missing == []
     assert [section.name for section in SECTIONS if f"`[{section.name}]`" not in readme] == []
 

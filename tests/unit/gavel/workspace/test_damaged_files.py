@@ -20,8 +20,8 @@ from gavel.workspace.folders import Home
 from retrieval.config.settings import Settings
 from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, IndexUnavailable
-from retrieval.index.embedded.database import LotStore
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.database import ItemDatabase
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter, IndexedItem
 from retrieval.ingestion import index_release
 
@@ -58,16 +58,16 @@ def write_home(folder: Path, first: int, shards: int = 1) -> Path:
 
 
 @contextmanager
-def opened(home: Path, shards: int = 1) -> Iterator[FaissStore]:
+def opened(home: Path, shards: int = 1) -> Iterator[EmbeddedStore]:
     """The store of a home, as a process that has just started sees it."""
-    store = FaissStore(home / "index", exact_below=0, shards=shards)
+    store = EmbeddedStore(home / "index", exact_below=0, shards=shards)
     try:
         yield store
     finally:
         store.close()
 
 
-def ask(store: FaissStore) -> list[object]:
+def ask(store: EmbeddedStore) -> list[object]:
     """What the live index answers to questions of every kind."""
     index = store.live()
     encoder = WordEncoder()
@@ -197,8 +197,8 @@ def test_an_older_database_beside_a_newer_seal_is_told_with_the_remedy(tmp_path:
 def test_a_damaged_log_of_what_was_published_while_another_process_read_is_told(tmp_path: Path, damage: Damage | None) -> None:
     path = tmp_path / "made" / "lots.sqlite"
     path.parent.mkdir()
-    LotStore.create(path, "tower", 2)
-    store = LotStore(path)
+    ItemDatabase.create(path, "tower", 2)
+    store = ItemDatabase(path)
     store.write([IndexedItem("a", 1, {"title": "vase"}, np.array([1.0, 0.0], np.float32))])
     with store.snapshot() as reading:
         assert reading.count() == 1
@@ -210,21 +210,21 @@ def test_a_damaged_log_of_what_was_published_while_another_process_read_is_told(
     if damage is not None:
         damage(copied.with_name("lots.sqlite-wal"), copied)
         with pytest.raises(IndexUnavailable, match="`gavel index --rebuild`"):
-            LotStore(copied)
+            ItemDatabase(copied)
     else:
-        with closing(LotStore(copied)) as again:
+        with closing(ItemDatabase(copied)) as again:
             assert again.count() == 2
 
 
 def test_commits_after_the_seal_that_only_the_log_holds_are_found(tmp_path: Path) -> None:
     path = tmp_path / "made" / "lots.sqlite"
     path.parent.mkdir()
-    LotStore.create(path, "tower", 2)
-    with closing(LotStore(path)) as store:
+    ItemDatabase.create(path, "tower", 2)
+    with closing(ItemDatabase(path)) as store:
         store.seal()
         store.write([IndexedItem("a", 1, {"title": "vase"}, np.array([1.0, 0.0], np.float32))])
         shutil.copytree(path.parent, tmp_path / "killed", ignore=shutil.ignore_patterns("*-shm"))
-    with closing(LotStore(tmp_path / "killed" / "lots.sqlite")) as again:
+    with closing(ItemDatabase(tmp_path / "killed" / "lots.sqlite")) as again:
         assert again.count() == 1
 
 
@@ -258,13 +258,13 @@ def test_a_database_that_another_version_made_without_checksums_is_searched_and_
 def test_workers_that_start_together_over_a_database_of_an_older_version_all_open_it(tmp_path: Path) -> None:
     path, workers = tmp_path / "lots.sqlite", 4
     for _ in range(10):
-        LotStore.create(path, "tower", 8)
+        ItemDatabase.create(path, "tower", 8)
         with closing(sqlite3.connect(path)) as database, database:
             database.execute("ALTER TABLE lots DROP COLUMN checksum")
             database.execute("ALTER TABLE meta DROP COLUMN language")
         together = Barrier(workers)
         with ThreadPoolExecutor(workers) as pool:
-            openings = [pool.submit(lambda: (together.wait(), LotStore(path))) for _ in range(workers)]  # noqa: B023
+            openings = [pool.submit(lambda: (together.wait(), ItemDatabase(path))) for _ in range(workers)]  # noqa: B023
             stores = [opening.result()[1] for opening in openings]
         assert [store.tower_id for store in stores] == ["tower"] * workers
         for store in stores:

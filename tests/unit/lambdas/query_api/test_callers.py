@@ -22,7 +22,7 @@ from retrieval import errors
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.feedback.file_sink import EventLog
 from retrieval.feedback.rows import MAX_ACTS
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import MAX_QUERIES, SearchService
 
 OWN = "http://127.0.0.1:8000"
@@ -31,7 +31,7 @@ JSON = {"Content-Type": "application/json"}
 
 def client(folder: Path, *, origins: Sequence[str] = (), address: str = "192.0.2.7", **limits: Any) -> TestClient:
     """A shop of two lots, asked under OWN from an address."""
-    store = FaissStore(folder / "index")
+    store = EmbeddedStore(folder / "index")
     publish(store, [lot("v1", "red vase"), lot("v2", "blue vase")])
     service = SearchService(store, WordEncoder, buyer_store=BuyerEvents(folder / "buyers.sqlite", 90))
     queries = limits.pop("queries_per_request", MAX_QUERIES)
@@ -233,7 +233,7 @@ def test_the_addresses_of_one_ipv6_subscriber_are_one_client(tmp_path: Path) -> 
     assert TestClient(shop.app, OWN, client=("2001:db8:0:2::1", 1)).delete("/buyers/b").status_code == 200
 
 
-class Clock:
+class StepBudget:
     """Seconds that a test lets pass."""
 
     now = 0.0
@@ -243,7 +243,7 @@ class Clock:
 
 
 def test_a_debt_is_paid_in_the_time_that_is_told() -> None:
-    clock = Clock()
+    clock = StepBudget()
     limit = ClientLimit(2, clock)
     assert limit.take("a", 20) == 0
     wait_s = limit.take("a", 1)
@@ -258,7 +258,7 @@ def test_a_debt_is_paid_in_the_time_that_is_told() -> None:
 
 
 def test_as_many_clients_are_remembered_as_fit() -> None:
-    limit = ClientLimit(1, Clock())
+    limit = ClientLimit(1, StepBudget())
     limit.take("first", 50)
     assert limit.take("first", 1) > 0
     for number in range(MAX_CLIENTS):

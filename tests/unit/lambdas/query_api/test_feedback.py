@@ -23,9 +23,9 @@ from lambdas.query_api.events import events_router
 from retrieval.contracts.events import EVENT_TYPES, IMPRESSION
 from retrieval.errors import FeedbackUnavailable, InvalidQuery, InvalidSettings
 from retrieval.feedback.file_sink import EventLog, served_lists
-from retrieval.feedback.rows import MAX_ACTS, Act, ActKind, Feedback, acts_in, feedback_rows
+from retrieval.feedback.rows import MAX_ACTS, Act, Feedback, InteractionKind, feedback_rows, interactions_in
 from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchService
 
 KEY = b"k" * MIN_KEY_BYTES
@@ -34,7 +34,7 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SHOWN = NOW - timedelta(minutes=5)
 
 
-def act(kind: ActKind = "click", item_id: str = "v1", position: int = 1, at: datetime = NOW) -> Act:
+def act(kind: InteractionKind = "click", item_id: str = "v1", position: int = 1, at: datetime = NOW) -> Act:
     return Act(kind, item_id, position, at)
 
 
@@ -71,18 +71,18 @@ def test_rows_of_one_list_share_its_time_so_that_impression_and_click_are_one(tm
         ("purchase", "purchase"),
     ],
 )
-def test_every_kind_of_act_is_one_that_every_reader_knows(kind: ActKind, read_as: str | None, tmp_path: Path) -> None:
+def test_every_kind_of_act_is_one_that_every_reader_knows(kind: InteractionKind, read_as: str | None, tmp_path: Path) -> None:
     (row,) = feedback_rows(served(act(kind)), NOW, LISTS)
     EventLog(tmp_path, lambda: NOW).append([row])
     assert [click.event_type for click in read_clicks(tmp_path, {"v1"}).clicks] == [read_as]
     assert [click.event_type for click in read_events([tmp_path]).clicks] == [read_as]
     table = read_event_table(tmp_path, now=NOW)
     assert [done.event_type for _, history in table.sequences() for done in history] == ([read_as] if read_as else [])
-    assert [done.event_type for done in acts_in([row])] == ([read_as] if read_as else [])
+    assert [done.event_type for done in interactions_in([row])] == ([read_as] if read_as else [])
 
 
 def test_what_a_page_may_say_is_what_readers_read() -> None:
-    assert {kind for kind in get_args(ActKind) if kind != "click"} == {IMPRESSION, *EVENT_TYPES}
+    assert {kind for kind in get_args(InteractionKind) if kind != "click"} == {IMPRESSION, *EVENT_TYPES}
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_disk_that_takes_nothing_is_told(tmp_path: Path) -> None:
 
 
 def client(folder: Path) -> TestClient:
-    service = SearchService(FaissStore(folder / "index"), WordEncoder)
+    service = SearchService(EmbeddedStore(folder / "index"), WordEncoder)
     app = create_app(lambda: service)
     app.include_router(events_router(EventLog(folder / "events")))
     return TestClient(app, raise_server_exceptions=False)
@@ -276,7 +276,7 @@ def test_a_wrong_list_is_a_problem_and_nothing_of_it_is_written(wrong: dict[str,
 
 
 def test_the_route_knows_the_lists_that_its_own_searches_answered_with(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot(f"v{n}", f"red vase {n}") for n in range(20)])
     app = create_app(lambda: SearchService(store, WordEncoder, cached_answers_s=60), lists=LISTS)
     app.include_router(events_router(EventLog(tmp_path / "events"), lists=LISTS))
@@ -298,7 +298,7 @@ def test_the_route_knows_the_lists_that_its_own_searches_answered_with(tmp_path:
 
 
 def test_where_no_key_is_set_lists_are_answered_unsigned(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot("v1", "red vase")])
     answer = TestClient(create_app(lambda: SearchService(store, WordEncoder))).get("/search", params={"q": "vase"}).json()
     assert (answer["query_id"], answer["results"][0]["proof"]) == (None, None)

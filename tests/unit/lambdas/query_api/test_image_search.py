@@ -18,7 +18,7 @@ from lambdas.query_api import image_search
 from lambdas.query_api.app import create_app
 from retrieval.encoders.image_encoder import ImageEncoder
 from retrieval.errors import TowerError
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.ranker.features import FEATURES
 from retrieval.search.service import SearchRequest, SearchService
 
@@ -50,7 +50,7 @@ def loaded() -> list[str]:
 
 @pytest.fixture
 def service(tmp_path: Path, loaded: list[str]) -> SearchService:
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, LOTS)
 
     def load(tower_id: str) -> ImageEncoder:
@@ -174,7 +174,7 @@ def test_a_bad_question_beside_a_photo_names_the_field(params: dict[str, Any], w
 
 
 def test_a_tower_without_an_image_branch_says_so_with_the_remedy(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, LOTS)
     old, words_alone = tmp_path / "old", tmp_path / "words"
     save_colour_tower(old, {}, image_size=SIDE)
@@ -189,7 +189,7 @@ def test_a_tower_without_an_image_branch_says_so_with_the_remedy(tmp_path: Path)
 
 
 def test_a_branch_of_another_tower_is_never_searched_with(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, LOTS)
     save_colour_tower(tmp_path / "tower", {name: WordEncoder().encode([name])[0] for name in KNOWN})
     service = SearchService(store, WordEncoder, load_image_encoder=lambda tower_id: ImageEncoder.load(tmp_path / "tower"))
@@ -202,7 +202,7 @@ def test_words_that_cannot_be_encoded_are_not_left_out_in_silence(tmp_path: Path
         def encode(self, texts: Any) -> Any:
             raise TowerError("the query tower cannot be run")
 
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, LOTS)
     service = SearchService(store, Mute, load_image_encoder=lambda tower_id: branch(tmp_path / "tower"))
     client = TestClient(create_app(lambda: service))

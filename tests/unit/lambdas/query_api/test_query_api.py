@@ -13,24 +13,24 @@ from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 
 from lambdas.query_api import strict_route
 from lambdas.query_api.app import create_app
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchService
 
 LOTS = [lot("v1", "red vase", category="vases", current_price=10.0), lot("v2", "blue vase", category="vases", current_price=90.0)]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FaissStore:
-    return FaissStore(tmp_path / "index")
+def store(tmp_path: Path) -> EmbeddedStore:
+    return EmbeddedStore(tmp_path / "index")
 
 
 @pytest.fixture
-def client(store: FaissStore) -> TestClient:
+def client(store: EmbeddedStore) -> TestClient:
     service = SearchService(store, WordEncoder)
     return TestClient(create_app(lambda: service), raise_server_exceptions=False)
 
 
-def test_a_search_by_query_string_answers_ranked_lots(client: TestClient, store: FaissStore) -> None:
+def test_a_search_by_query_string_answers_ranked_lots(client: TestClient, store: EmbeddedStore) -> None:
     publish(store, LOTS)
     answer = client.get("/search", params={"q": "red vase", "k": 1}).json()
     assert [(lot["rank"], lot["item_id"]) for lot in answer["results"]] == [(1, "v1")]
@@ -38,7 +38,7 @@ def test_a_search_by_query_string_answers_ranked_lots(client: TestClient, store:
     assert set(answer["timings_ms"]) == {"load", "encode", "retrieve", "total"}
 
 
-def test_a_search_by_body_is_the_same_search(client: TestClient, store: FaissStore) -> None:
+def test_a_search_by_body_is_the_same_search(client: TestClient, store: EmbeddedStore) -> None:
     publish(store, LOTS)
     question: dict[str, Any] = {"q": "vase", "mode": "semantic", "max_price": 50}
     by_body, by_string = client.post("/search", json=question), client.get("/search", params=question)
@@ -74,7 +74,7 @@ def test_a_search_by_body_is_the_same_search(client: TestClient, store: FaissSto
     ],
 )
 def test_a_bad_question_is_a_problem_that_names_the_field(
-    params: dict[str, Any], words: str, client: TestClient, store: FaissStore
+    params: dict[str, Any], words: str, client: TestClient, store: EmbeddedStore
 ) -> None:
     publish(store, LOTS)
     answer = client.get("/search", params=params)
@@ -114,7 +114,7 @@ def sent(operation: dict[str, Any]) -> dict[str, Any]:
     return {"content": b"{}", "headers": {"content-type": kinds[0]}} if kinds else {}
 
 
-def test_a_parameter_that_takes_one_value_is_refused_when_it_is_given_twice(client: TestClient, store: FaissStore) -> None:
+def test_a_parameter_that_takes_one_value_is_refused_when_it_is_given_twice(client: TestClient, store: EmbeddedStore) -> None:
     publish(store, LOTS)
     tried = 0
     for method, path, operation in operations(client):
@@ -130,7 +130,7 @@ def test_a_parameter_that_takes_one_value_is_refused_when_it_is_given_twice(clie
     assert tried > 100
 
 
-def test_a_parameter_that_no_route_knows_is_refused_by_every_route(client: TestClient, store: FaissStore) -> None:
+def test_a_parameter_that_no_route_knows_is_refused_by_every_route(client: TestClient, store: EmbeddedStore) -> None:
     publish(store, LOTS)
     for method, path, operation in operations(client):
         answer = client.request(method, path, params={"colour": "red"}, **sent(operation))
@@ -141,7 +141,7 @@ def test_a_parameter_that_no_route_knows_is_refused_by_every_route(client: TestC
 
 
 def test_several_lots_and_numbers_of_a_vector_are_parameters_that_are_given_several_times(
-    client: TestClient, store: FaissStore
+    client: TestClient, store: EmbeddedStore
 ) -> None:
     publish(store, LOTS)
     assert client.get("/retrieve", params={"item_id": ["v1", "v2"], "exclude": "none"}).status_code == 200
@@ -162,7 +162,7 @@ def test_several_lots_and_numbers_of_a_vector_are_parameters_that_are_given_seve
     ],
 )
 def test_a_key_that_a_body_has_twice_is_refused_by_name(
-    path: str, body: str, name: str, client: TestClient, store: FaissStore
+    path: str, body: str, name: str, client: TestClient, store: EmbeddedStore
 ) -> None:
     publish(store, LOTS)
     answer = client.post(path, content=body, headers={"content-type": "application/json"})
@@ -189,7 +189,7 @@ def test_the_key_that_is_given_twice_is_found_among_many_in_one_pass(monkeypatch
     assert CountedKey.compared < 10 * len(pairs)
 
 
-def test_thousands_of_keys_and_parameters_are_refused(client: TestClient, store: FaissStore) -> None:
+def test_thousands_of_keys_and_parameters_are_refused(client: TestClient, store: EmbeddedStore) -> None:
     publish(store, LOTS)
     keys = ", ".join(f'"{n}": {n}' for n in [*range(20_000), 19_999])
     answer = client.post("/retrieve", content=f"{{{keys}}}", headers={"content-type": "application/json"})
@@ -198,7 +198,7 @@ def test_thousands_of_keys_and_parameters_are_refused(client: TestClient, store:
     assert (answer.status_code, answer.json()["detail"]) == (400, "q: given 8000 times; give it once")
 
 
-def test_a_field_that_is_misspelt_is_named_beside_the_one_that_is_missing(client: TestClient, store: FaissStore) -> None:
+def test_a_field_that_is_misspelt_is_named_beside_the_one_that_is_missing(client: TestClient, store: EmbeddedStore) -> None:
     publish(store, LOTS)
     detail = client.post("/search", json={"query": "vase"}).json()["detail"]
     assert "q: Field required" in detail
@@ -225,7 +225,7 @@ def test_a_body_without_its_length_is_cut_off_at_a_megabyte(client: TestClient) 
     assert (start["status"], json.loads(body["body"])["type"]) == (413, "body_too_large")
 
 
-def test_half_a_character_is_a_bad_question_and_no_crash(client: TestClient, store: FaissStore) -> None:
+def test_half_a_character_is_a_bad_question_and_no_crash(client: TestClient, store: EmbeddedStore) -> None:
     publish(store, LOTS)
     answer = client.post("/search", content=b'{"q": "vase \\ud83d"}', headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query")
@@ -238,7 +238,7 @@ def test_without_an_index_the_api_is_unavailable_and_says_when_to_come_again(cli
         assert int(answer.headers["retry-after"]) > 0
 
 
-def test_health_names_the_live_index(client: TestClient, store: FaissStore) -> None:
+def test_health_names_the_live_index(client: TestClient, store: EmbeddedStore) -> None:
     index = publish(store, LOTS)
     told = client.get("/health").json()
     assert {name: told[name] for name in ("status", "index", "tower_id", "items")} == {
@@ -285,7 +285,7 @@ def test_the_api_describes_itself(client: TestClient) -> None:
     assert "ValidationError" not in json.dumps(described)
 
 
-def test_a_page_of_a_listed_origin_may_read_answers_and_no_other(store: FaissStore) -> None:
+def test_a_page_of_a_listed_origin_may_read_answers_and_no_other(store: EmbeddedStore) -> None:
     publish(store, LOTS)
     app = create_app(lambda: SearchService(store, WordEncoder), ["https://shop.example"])
     listed, other = (

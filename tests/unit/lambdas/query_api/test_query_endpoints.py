@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 
 from lambdas.query_api.app import create_app
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import IndexedItem, utc_now
 from retrieval.ranker.features import FEATURES
 from retrieval.search.service import SearchService
@@ -30,7 +30,7 @@ def client(tmp_path: Path) -> TestClient:
 
 
 def shop(root: Path, *lots: IndexedItem) -> TestClient:
-    store = FaissStore(root / "index")
+    store = EmbeddedStore(root / "index")
     publish(store, lots)
     service = SearchService(store, WordEncoder)
     return TestClient(create_app(lambda: service), raise_server_exceptions=False)

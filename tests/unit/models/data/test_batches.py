@@ -15,7 +15,7 @@ from small_tower import small_config
 from catalog.folder import Qrels, TrainingPair
 from models.config.training import Stage, TrainingConfig
 from models.data.batches import Batch, Slice, TrainingBatches, mined_rows
-from models.data.tables import Lots, Queries, read_training_lots
+from models.data.tables import Lots, Queries, read_training_items
 from models.towers.tokenizer import make_tokenizer
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
@@ -182,7 +182,7 @@ def test_features_of_the_lots_come_with_the_batch(tmp_path):
     from models.towers.lot_features import LOT_FEATURES, fit_features
 
     catalog = write_painted_catalog(tmp_path / "painted")
-    lots, queries = read_training_lots(catalog, keep_items=True)
+    lots, queries = read_training_items(catalog, keep_items=True)
     config = TrainingConfig(
         tower=fit_features(replace(small_config(use_image=False), features=LOT_FEATURES), lots.items), batch_size=4
     )

@@ -11,12 +11,12 @@ from small_tower import small_config
 
 from models.artefacts.tower_files import load_towers
 from models.data.batches import TrainingBatches
-from models.data.tables import read_training_lots
+from models.data.tables import read_training_items
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.checkpoints import Checkpoints
-from models.training.loop import EpochRecord, StageRun
-from models.training.step import TrainingStep, in_batch_figures, saves_padding
+from models.training.loop import EpochRecord, TrainingLoop
+from models.training.step import TrainingStep, in_batch_metrics, saves_padding
 from models.training.two_towers import Stage, TrainingConfig, fit_vocabulary, three_stages, train_towers
 from models.training.validation import Figures
 from retrieval.encoders.query_encoder import prepare_tokenizer
@@ -39,7 +39,7 @@ def quick_export(monkeypatch):
 def step_of(catalog, cache, **changes) -> tuple[TwoTowers, TrainingBatches, TrainingStep]:
     tower = replace(small_config(use_image=False), dropout=0.0, matryoshka=changes.pop("matryoshka", ()))
     config = TrainingConfig(**{"tower": tower, "batch_size": 12, "stages": (Stage("random", random_negatives=1),), **changes})
-    lots, queries = read_training_lots(catalog)
+    lots, queries = read_training_items(catalog)
     tokenizer = prepare_tokenizer(make_tokenizer(tower, [*lots.texts, *queries.texts]), tower.max_length)
     torch.manual_seed(0)
     towers = TwoTowers(fit_vocabulary(tower, tokenizer.get_vocab_size()))
@@ -79,11 +79,11 @@ def test_in_batch_figures_are_those_counted_by_hand():
     items = torch.cat([torch.eye(3, 4), torch.eye(3, 4)[:1].repeat(11, 1)])  # eleven copies of the first query's answer
     items[1], items[2] = torch.tensor([0.0, 0.5, 0.0, 0.5]), torch.tensor([0.0, 1.0, 0.0, 0.0])
     known = torch.zeros(3, 14, dtype=torch.bool)
-    accuracy, recall = in_batch_figures(queries, items, known)
+    accuracy, recall = in_batch_metrics(queries, items, known)
     # the first ties with its copies, the second stands behind lot 2, the third's own lot has nothing of it, and ties
     assert (accuracy.item(), recall.item()) == (pytest.approx(2 / 3), 1.0)
     known[1, 2] = True
-    assert in_batch_figures(queries, items, known)[0].item() == 1.0
+    assert in_batch_metrics(queries, items, known)[0].item() == 1.0
 
 
 def test_texts_are_sorted_by_length_only_where_it_saves_work():
@@ -140,7 +140,7 @@ def test_training_stops_when_patience_is_gone_and_keeps_the_best_epoch(catalog, 
     changes = {"epochs": 6 if judge == "recall_at_50" else 3, "validate_every": 1, "patience": 2, "judge": judge}
     towers, batches, _ = step_of(catalog, tmp_path, **changes)
     config = TrainingConfig(tower=towers.config, batch_size=12, **changes)
-    run = StageRun(towers, batches, NoBetter(), config, Stage("one"), Accelerator(), Checkpoints(tmp_path / "run", 1e9))
+    run = TrainingLoop(towers, batches, NoBetter(), config, Stage("one"), Accelerator(), Checkpoints(tmp_path / "run", 1e9))
     run.run()
     assert [record.epoch for record in run.history] == [1, 2, 3]
     assert run.best.epoch == best

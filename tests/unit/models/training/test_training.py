@@ -14,11 +14,11 @@ from small_tower import small_config
 from catalog.folder import TrainingPair
 from models.artefacts.tower_files import load_towers
 from models.data.batches import TrainingBatches
-from models.data.tables import Lots, PhotoTable, Queries, TokenTable, read_training_lots
+from models.data.tables import Lots, PhotoTable, Queries, TokenTable, read_training_items
 from models.towers.tokenizer import make_tokenizer
-from models.training.schedule import Clock, learning_rate_factor
+from models.training.schedule import StepBudget, learning_rate_factor
 from models.training.two_towers import TrainingConfig, train_towers
-from models.training.validation import rank_figures
+from models.training.validation import ranking_metrics
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput, TowerError
@@ -40,7 +40,7 @@ def quick_export(monkeypatch):
 
 def batches(catalog, cache: Path, **changes) -> tuple[TrainingBatches, Lots]:
     config = replace(TrainingConfig(tower=small_config(), batch_size=12), **changes)
-    lots, queries = read_training_lots(catalog)
+    lots, queries = read_training_items(catalog)
     tokenizer = prepare_tokenizer(make_tokenizer(config.tower, [*lots.texts, *queries.texts]), config.tower.max_length)
     return TrainingBatches(lots, queries, tokenizer, config, cache), lots
 
@@ -119,7 +119,7 @@ def test_figures_are_those_counted_by_hand():
     scores[0, :3], grades[0, [0, 2, 59]] = (3, 2, 1), (2, 3, 2)  # found at 1 and 3 of three, the third is last of 60
     scores[1, 20], grades[1, 40] = 1, 3  # its only lot at rank 41: ties keep the order of the lots
     grades[2, 5] = 1  # has nothing relevant: not counted
-    figures = rank_figures(scores, grades)
+    figures = ranking_metrics(scores, grades)
     assert figures.recall_at_10 == pytest.approx((2 / 3 + 0) / 2)
     assert figures.recall_at_50 == pytest.approx((2 / 3 + 1) / 2)
     ideal = 3 + 2 / np.log2(3) + 2 / 2
@@ -137,7 +137,7 @@ def test_the_learning_rate_rises_and_falls_to_zero():
 
 
 def test_a_run_ends_with_its_steps():
-    clock = Clock(2, None)
+    clock = StepBudget(2, None)
     clock.tick()
     assert (clock.share, clock.over) == (0.5, False)
     clock.tick()
@@ -145,7 +145,7 @@ def test_a_run_ends_with_its_steps():
 
 
 def test_a_run_that_would_take_too_long_is_shortened_once_its_pace_is_known():
-    clock = Clock(1_000, 1e-9)
+    clock = StepBudget(1_000, 1e-9)
     for _ in range(99):
         clock.tick()
     assert clock.steps == 1_000
@@ -154,13 +154,13 @@ def test_a_run_that_would_take_too_long_is_shortened_once_its_pace_is_known():
 
 
 def test_a_run_that_was_cut_has_its_time_anew_for_the_steps_that_were_left_out():
-    clock = Clock(1_000, 1e-9)
+    clock = StepBudget(1_000, 1e-9)
     for _ in range(100):
         clock.tick()
-    later = Clock(1_000, 3600.0)
+    later = StepBudget(1_000, 3600.0)
     later.load_state_dict(clock.state_dict())
     assert (later.steps, later.steps_run, later.over) == (1_000, 100, False)
-    again = Clock(1_000, 1e-9)
+    again = StepBudget(1_000, 1e-9)
     again.load_state_dict(clock.state_dict())
     while not again.over:
         again.tick()
@@ -168,7 +168,7 @@ def test_a_run_that_was_cut_has_its_time_anew_for_the_steps_that_were_left_out()
 
 
 def test_enough_time_changes_nothing():
-    limited, free = Clock(10, 3600.0), Clock(10, None)
+    limited, free = StepBudget(10, 3600.0), StepBudget(10, None)
     for clock in (limited, free):
         for _ in range(10):
             clock.tick()

@@ -14,7 +14,7 @@ from PIL import Image
 from catalog.folder import Click, Qrels, SplitData, write_catalog
 from catalog.synthetic import generate
 from processing.evaluation import job as job
-from processing.evaluation.corpus import catalog_moment, sample_lots, split_items
+from processing.evaluation.corpus import catalog_moment, sample_items, split_items
 from processing.evaluation.job import HYBRID, KEYWORD, SEMANTIC, Plan, evaluate_to_folder, evaluate_tower, main
 from processing.evaluation.plots import plot_space
 from processing.evaluation.report import load_run, run_path, save_run
@@ -175,10 +175,10 @@ def test_percentiles_lie_between_neighbouring_searches() -> None:
 
 
 def test_lots_are_sampled_by_seed(plan: Plan) -> None:
-    drawn = [[lot.item_id for lot in sample_lots(plan.catalog, "test", plan.release, 4, seed)] for seed in (1, 1, 2)]
+    drawn = [[lot.item_id for lot in sample_items(plan.catalog, "test", plan.release, 4, seed)] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0])) == 4
-    assert len(sample_lots(plan.catalog, "test", plan.release, 99)) == load_release(plan.release).lots
+    assert len(sample_items(plan.catalog, "test", plan.release, 99)) == load_release(plan.release).lots
 
 
 def test_too_few_lots_make_no_plot_of_the_space(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from judged_lots import write_judged_catalog
 from processing.evaluation.runs import Variant, measure
 from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus
 from retrieval.errors import TowerError
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchService
 
 
@@ -33,7 +33,7 @@ def test_vectors_are_of_unit_length_in_the_order_of_the_texts(encoder: SentenceE
 
 def test_it_searches_the_same_lots_through_the_same_index(encoder: SentenceEncoder, tmp_path: Path) -> None:
     catalog = write_judged_catalog(tmp_path / "catalog")
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     seen: list[int] = []
     published = build_zero_shot_corpus(catalog, "test", encoder, store, lambda done, total: seen.append(done))
     assert (published.lots, published.dimensions, seen[-1]) == (10, 384, 10)

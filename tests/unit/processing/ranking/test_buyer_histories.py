@@ -15,7 +15,7 @@ from processing.ranking import train_job as job
 from processing.ranking.histories import Asked, BuyerHistories
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import Item
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.xgboost_ranker import RankingData
@@ -86,7 +86,7 @@ def write_log(folder: Path, items: list[Item]) -> CatalogFolder:
 
 def test_lists_of_known_buyers_train_where_buyers_have_a_taste_and_not_where_they_have_none(tmp_path: Path) -> None:
     items = [Item(f"{colour}-{n:02}", f"{colour} vase", listed_at=NOW) for n in range(12) for colour in ("red", "blue", "gold")]
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot(i.item_id, i.title, listed_at=NOW) for i in items])
     rng = np.random.default_rng(5)
 
@@ -118,7 +118,7 @@ def test_training_and_serving_fill_every_feature_alike_with_a_buyer_and_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = [Item(f"lot-{n:02}", KINDS[n % 6], brand="Acme", current_price=10.0 + n, listed_at=NOW) for n in range(30)]
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot(i.item_id, i.title, brand=i.brand, current_price=i.current_price, listed_at=NOW) for i in items])
     watching = Watching()
     service = SearchService(store, WordEncoder, lambda tower_id: watching)

@@ -26,7 +26,7 @@ from processing.ranking.train_from_events import LEAST_HELD_OUT, LEAST_TOUCHED, 
 from processing.ranking.train_job import EXIT_USAGE
 from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 from retrieval.ranker.xgboost_ranker import BoosterRanker
 from retrieval.search.service import SearchRequest, SearchService
@@ -45,16 +45,16 @@ def is_cheap(item_id: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> FaissStore:
+def store(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedStore:
     """Ten lots a word, alike but for their price; half of them ended in the night after they were shown."""
-    made = FaissStore(tmp_path_factory.mktemp("index"))
+    made = EmbeddedStore(tmp_path_factory.mktemp("index"))
     ends = {0: NOW + timedelta(hours=3), 1: None}
     lots = [lot(i, f"a {w}", current_price=PRICES[n], ends_at=ends[n % 2]) for w in WORDS for n, i in enumerate(item_ids(w))]
     publish(made, lots)
     return made
 
 
-def service(store: FaissStore, ranker: BoosterRanker | None = None) -> SearchService:
+def service(store: EmbeddedStore, ranker: BoosterRanker | None = None) -> SearchService:
     return SearchService(store, WordEncoder, lambda tower_id: ranker)
 
 
@@ -79,12 +79,12 @@ def log(
     return EventFiles(clicks, len(clicks), len(clicks), 0, [], 1)
 
 
-def first_three(store: FaissStore, path: Path, query: str = "gold") -> set[str]:
+def first_three(store: EmbeddedStore, path: Path, query: str = "gold") -> set[str]:
     answer = service(store, BoosterRanker.load(path)).search(SearchRequest(query, 3, where=Filter(now=NOW)))
     return {result.item_id for result in answer.results}
 
 
-def test_what_was_clicked_comes_first_also_when_its_auction_has_ended_since(store: FaissStore, tmp_path: Path) -> None:
+def test_what_was_clicked_comes_first_also_when_its_auction_has_ended_since(store: EmbeddedStore, tmp_path: Path) -> None:
     report = train_on_events(log(), service(store), tmp_path / "r.ubj")
     assert report.saved
     assert (report.before, report.held_out.new) == ("first stage", pytest.approx(1.0))
@@ -94,14 +94,14 @@ def test_what_was_clicked_comes_first_also_when_its_auction_has_ended_since(stor
     assert (report.sessions, report.lists, report.impressions) == (SESSIONS * len(WORDS),) * 2 + (SESSIONS * len(WORDS) * 10,)
 
 
-def test_lots_that_the_first_stage_finds_no_more_are_counted(store: FaissStore, tmp_path: Path) -> None:
+def test_lots_that_the_first_stage_finds_no_more_are_counted(store: EmbeddedStore, tmp_path: Path) -> None:
     read = log()
     gone = [replace(click, item_id="gone") for click in read.clicks if click.item_id == "gold-0"]
     report = train_on_events(replace(read, clicks=[*read.clicks, *gone]), service(store), tmp_path / "r.ubj")
     assert report.not_found == len(gone) == SESSIONS
 
 
-def test_a_better_one_replaces_what_is_there_and_a_worse_one_does_not(store: FaissStore, tmp_path: Path) -> None:
+def test_a_better_one_replaces_what_is_there_and_a_worse_one_does_not(store: EmbeddedStore, tmp_path: Path) -> None:
     path = tmp_path / "r.ubj"
     train_on_events(log(wanted=False), service(store), path)
     assert not any(is_cheap(item_id) for item_id in first_three(store, path))
@@ -114,7 +114,7 @@ def test_a_better_one_replaces_what_is_there_and_a_worse_one_does_not(store: Fai
     assert "stays" in same.reason
 
 
-def test_a_gain_that_is_too_good_to_be_true_needs_force(store: FaissStore, tmp_path: Path) -> None:
+def test_a_gain_that_is_too_good_to_be_true_needs_force(store: EmbeddedStore, tmp_path: Path) -> None:
     path = tmp_path / "r.ubj"
     train_on_events(log(wanted=False), service(store), path)
     kept = path.read_bytes()
@@ -127,7 +127,7 @@ def test_a_gain_that_is_too_good_to_be_true_needs_force(store: FaissStore, tmp_p
     assert all(is_cheap(item_id) for item_id in first_three(store, path))
 
 
-def test_a_client_teaches_its_share_however_many_sessions_it_makes_up(store: FaissStore, tmp_path: Path) -> None:
+def test_a_client_teaches_its_share_however_many_sessions_it_makes_up(store: EmbeddedStore, tmp_path: Path) -> None:
     trains = next(client for client in map(str, range(20)) if part_of(client, seed=0) == "train")
     bots = log(wanted=False, name="bot", client=trains)
     both = replace(bots, clicks=[*log(noise=0.1).clicks, *bots.clicks])
@@ -145,7 +145,7 @@ def test_what_one_client_told_never_both_trains_and_measures() -> None:
     assert {part_of(source_of(click), 7) for click in clicks if click.client == "office"} == {part_of("office", 7)}
 
 
-def test_lists_of_too_few_sources_are_refused_with_the_way_to_let_each_teach_more(store: FaissStore, tmp_path: Path) -> None:
+def test_lists_of_too_few_sources_are_refused_with_the_way_to_let_each_teach_more(store: EmbeddedStore, tmp_path: Path) -> None:
     few = log(20)
     lists = [(n // 10, click) for n, click in enumerate(few.clicks)]
     of_16 = [replace(click, buyer_id=str(n % 16), timestamp=NOW + timedelta(minutes=n)) for n, click in lists]
@@ -155,7 +155,7 @@ def test_lists_of_too_few_sources_are_refused_with_the_way_to_let_each_teach_mor
     assert train_on_events(few, service(store), tmp_path / "r.ubj", source_share=0.1, force=True).saved
 
 
-def test_a_booster_that_loses_on_judgments_needs_force_whatever_the_lists_say(store: FaissStore, tmp_path: Path) -> None:
+def test_a_booster_that_loses_on_judgments_needs_force_whatever_the_lists_say(store: EmbeddedStore, tmp_path: Path) -> None:
     path = tmp_path / "r.ubj"
     train_on_events(log(noise=0.2), service(store), path)
     kept = path.read_bytes()
@@ -176,7 +176,7 @@ def test_a_booster_that_loses_on_judgments_needs_force_whatever_the_lists_say(st
     assert train_on_events(log(noise=0.2), service(store), tmp_path / "new.ubj", **given).saved, "who agrees with the judges"
 
 
-def test_a_booster_that_search_refuses_is_compared_as_if_it_were_not_there(store: FaissStore, tmp_path: Path) -> None:
+def test_a_booster_that_search_refuses_is_compared_as_if_it_were_not_there(store: EmbeddedStore, tmp_path: Path) -> None:
     path = tmp_path / "r.ubj"
     trained_booster().save(path)
     older = xgboost.Booster()
@@ -196,14 +196,14 @@ def test_a_booster_that_search_refuses_is_compared_as_if_it_were_not_there(store
     ],
 )
 def test_too_few_events_are_refused_with_how_many_are_needed(
-    few: EventFiles, words: str, store: FaissStore, tmp_path: Path
+    few: EventFiles, words: str, store: EmbeddedStore, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidInput, match=words):
         train_on_events(few, service(store), tmp_path / "r.ubj", force=True)
     assert not (tmp_path / "r.ubj").exists()
 
 
-def test_rejects_lie_beside_the_booster_and_go_when_there_are_none(store: FaissStore, tmp_path: Path) -> None:
+def test_rejects_lie_beside_the_booster_and_go_when_there_are_none(store: EmbeddedStore, tmp_path: Path) -> None:
     read = replace(log(), rejects=[Reject("a.ndjson", 7, "the line is not JSON")])
     report = train_on_events(read, service(store), tmp_path / "tower.ubj")
     assert report.rejects_file is not None
@@ -212,7 +212,7 @@ def test_rejects_lie_beside_the_booster_and_go_when_there_are_none(store: FaissS
     assert not report.rejects_file.exists()
 
 
-def test_a_training_repeats_to_the_byte(store: FaissStore, tmp_path: Path) -> None:
+def test_a_training_repeats_to_the_byte(store: EmbeddedStore, tmp_path: Path) -> None:
     files = [train_on_events(log(), service(store), tmp_path / f"{n}.ubj", seed=3).path.read_bytes() for n in range(2)]
     assert files[0] == files[1]
 

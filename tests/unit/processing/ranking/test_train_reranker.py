@@ -14,7 +14,7 @@ from processing.ranking import train_job as job
 from processing.ranking.train_job import Labels, train_reranker
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 from retrieval.ranker.xgboost_ranker import BoosterRanker
 from retrieval.search.service import SearchRequest, SearchService
@@ -54,17 +54,17 @@ def write_shop(folder: Path, *, judged: bool = True, clicked: bool = False) -> C
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> FaissStore:
-    made = FaissStore(tmp_path_factory.mktemp("index"))
+def store(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedStore:
+    made = EmbeddedStore(tmp_path_factory.mktemp("index"))
     publish(made, [lot(i.item_id, i.title, current_price=i.current_price, listed_at=NOW) for i in items()])
     return made
 
 
-def service(store: FaissStore, ranker: BoosterRanker | None = None) -> SearchService:
+def service(store: EmbeddedStore, ranker: BoosterRanker | None = None) -> SearchService:
     return SearchService(store, WordEncoder, lambda tower_id: ranker)
 
 
-def first_two(store: FaissStore, booster: Path, query: str) -> set[str]:
+def first_two(store: EmbeddedStore, booster: Path, query: str) -> set[str]:
     answer = service(store, BoosterRanker.load(booster)).search(SearchRequest(query, 2, where=Filter(now=NOW)))
     assert answer.reranked
     return {result.item_id for result in answer.results}
@@ -72,7 +72,7 @@ def first_two(store: FaissStore, booster: Path, query: str) -> set[str]:
 
 @pytest.mark.parametrize(("labels", "shop"), [("judgments", {}), ("clicks", {"judged": False, "clicked": True})])
 def test_what_buyers_want_comes_first_whether_they_judged_or_clicked(
-    labels: Labels, shop: dict[str, bool], store: FaissStore, tmp_path: Path
+    labels: Labels, shop: dict[str, bool], store: EmbeddedStore, tmp_path: Path
 ) -> None:
     catalog = write_shop(tmp_path / "shop", **shop)
     report = train_reranker(catalog, service(store), tmp_path / "r.ubj")
@@ -80,7 +80,7 @@ def test_what_buyers_want_comes_first_whether_they_judged_or_clicked(
     assert all(is_cheap(i) for i in first_two(store, tmp_path / "r.ubj", "gold"))
 
 
-def test_clicks_go_before_judgments_unless_the_labels_are_named(store: FaissStore, tmp_path: Path) -> None:
+def test_clicks_go_before_judgments_unless_the_labels_are_named(store: EmbeddedStore, tmp_path: Path) -> None:
     catalog = write_shop(tmp_path / "shop", clicked=True)
     clicked = train_reranker(catalog, service(store), tmp_path / "c.ubj")
     judged = train_reranker(catalog, service(store), tmp_path / "j.ubj", labels="judgments")
@@ -90,13 +90,13 @@ def test_clicks_go_before_judgments_unless_the_labels_are_named(store: FaissStor
     assert judged.choice is not None
 
 
-def test_clicks_can_be_taken_as_they_fell(store: FaissStore, tmp_path: Path) -> None:
+def test_clicks_can_be_taken_as_they_fell(store: EmbeddedStore, tmp_path: Path) -> None:
     catalog = write_shop(tmp_path / "shop", clicked=True)
     assert train_reranker(catalog, service(store), tmp_path / "r.ubj", debias=False).position_bias is None
 
 
 def test_candidates_that_nobody_judged_count_as_wrong_and_those_that_nobody_was_shown_are_left_out(
-    store: FaissStore, tmp_path: Path
+    store: EmbeddedStore, tmp_path: Path
 ) -> None:
     judged = train_reranker(write_shop(tmp_path / "judged"), service(store), tmp_path / "j.ubj", candidates=20)
     clicked = train_reranker(
@@ -106,13 +106,13 @@ def test_candidates_that_nobody_judged_count_as_wrong_and_those_that_nobody_was_
     assert clicked.rows == 12 * len(PRICES)
 
 
-def test_a_training_repeats_to_the_byte(store: FaissStore, tmp_path: Path) -> None:
+def test_a_training_repeats_to_the_byte(store: EmbeddedStore, tmp_path: Path) -> None:
     catalog = write_shop(tmp_path / "shop")
     files = [train_reranker(catalog, service(store), tmp_path / f"{n}.ubj", seed=3).path.read_bytes() for n in range(2)]
     assert files[0] == files[1]
 
 
-def test_without_labels_or_under_a_name_that_is_none_the_reason_is_told(store: FaissStore, tmp_path: Path) -> None:
+def test_without_labels_or_under_a_name_that_is_none_the_reason_is_told(store: EmbeddedStore, tmp_path: Path) -> None:
     catalog = write_shop(tmp_path / "shop", judged=False)
     with pytest.raises(InvalidInput, match=r"'train' of .* has no clicks or judgments"):
         train_reranker(catalog, service(store), tmp_path / "r.ubj")

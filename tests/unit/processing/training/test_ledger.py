@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from processing.training.step_cache import Ledger
+from processing.training.step_cache import StepCache
 
 
 def fail() -> None:
@@ -12,20 +12,20 @@ def fail() -> None:
 
 
 def test_a_finished_step_is_not_run_again(tmp_path: Path) -> None:
-    first = Ledger(tmp_path / "l.json").step("train", "seed 7", lambda: "tower")
-    again = Ledger(tmp_path / "l.json").step("train", "seed 7", fail)
+    first = StepCache(tmp_path / "l.json").step("train", "seed 7", lambda: "tower")
+    again = StepCache(tmp_path / "l.json").step("train", "seed 7", fail)
     assert (first.value, first.reused) == ("tower", False)
     assert (again.value, again.reused, again.seconds) == ("tower", True, first.seconds)
 
 
 def test_other_input_runs_the_step_again(tmp_path: Path) -> None:
-    Ledger(tmp_path / "l.json").step("train", "seed 7", lambda: "tower")
-    assert Ledger(tmp_path / "l.json").step("train", "seed 8", lambda: "other").value == "other"
+    StepCache(tmp_path / "l.json").step("train", "seed 7", lambda: "tower")
+    assert StepCache(tmp_path / "l.json").step("train", "seed 8", lambda: "other").value == "other"
 
 
 def test_a_result_that_was_removed_is_made_again(tmp_path: Path) -> None:
-    Ledger(tmp_path / "l.json").step("train", "seed 7", lambda: "gone")
-    assert not Ledger(tmp_path / "l.json").step("train", "seed 7", lambda: "new", lambda value: value != "gone").reused
+    StepCache(tmp_path / "l.json").step("train", "seed 7", lambda: "gone")
+    assert not StepCache(tmp_path / "l.json").step("train", "seed 7", lambda: "new", lambda value: value != "gone").reused
 
 
 def test_an_interrupted_step_leaves_no_trace(tmp_path: Path) -> None:
@@ -33,10 +33,10 @@ def test_an_interrupted_step_leaves_no_trace(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Ledger(tmp_path / "l.json").step("train", "seed 7", interrupted)
-    assert not Ledger(tmp_path / "l.json").step("train", "seed 7", lambda: "tower").reused
+        StepCache(tmp_path / "l.json").step("train", "seed 7", interrupted)
+    assert not StepCache(tmp_path / "l.json").step("train", "seed 7", lambda: "tower").reused
 
 
 def test_a_damaged_ledger_counts_as_empty(tmp_path: Path) -> None:
     (tmp_path / "l.json").write_text('{"train": {"ke')
-    assert Ledger(tmp_path / "l.json").step("train", "seed 7", lambda: "tower").value == "tower"
+    assert StepCache(tmp_path / "l.json").step("train", "seed 7", lambda: "tower").value == "tower"

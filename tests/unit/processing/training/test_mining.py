@@ -14,7 +14,7 @@ from processing.training.mining import mine_negatives, mine_or_reuse
 from processing.training.mining_rules import MiningRules, TrainingQuery, choose
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput, TowerMismatch
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import VectorIndex
 
 TITLES = {
@@ -40,7 +40,7 @@ def catalogue(folder: Path, pairs: Sequence[TrainingPair], grades: dict[str, dic
 
 
 def index_of(folder: Path, titles: dict[str, str] = TITLES) -> VectorIndex:
-    return publish(FaissStore(folder), [lot(item_id, title, ends_at=LONG_AGO) for item_id, title in titles.items()])
+    return publish(EmbeddedStore(folder), [lot(item_id, title, ends_at=LONG_AGO) for item_id, title in titles.items()])
 
 
 def mined(tmp_path: Path, pairs: Sequence[TrainingPair], grades: dict[str, dict[str, int]] | None = None, **rules) -> dict:

@@ -110,8 +110,8 @@ def test_lots_are_read_from_a_release_of_the_same_tower_alone(tower: Path, tmp_p
     items = [Item(f"lot-{number}", f"a vase, number {number}") for number in range(5)]
     release = write_release(tmp_path / "night", items)
     card = TowerCard.load(tower)
-    ids, vectors = job.read_lots(release, replace(card, tower_id=TOWER_ID), {"lot-0"})
+    ids, vectors = job.read_items(release, replace(card, tower_id=TOWER_ID), {"lot-0"})
     assert ids == [item.item_id for item in items]
     assert vectors.shape[0] == len(items)
     with pytest.raises(InvalidInput, match="name its own tower"):
-        job.read_lots(release, card, set())
+        job.read_items(release, card, set())

@@ -25,7 +25,7 @@ from retrieval.contracts.documents import (
 )
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.index.port import IndexedItem, Tombstone
+from retrieval.index.port import Deletion, IndexedItem
 from retrieval.text.analysis import ANALYSIS
 
 EVENING = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
@@ -110,7 +110,7 @@ def test_a_lot_is_two_bulk_lines_that_opensearch_takes_as_they_are():
 
 
 def test_a_tombstone_is_one_bulk_line():
-    assert [json.loads(line) for line in bulk_lines(Tombstone("lot-1", 9))] == [
+    assert [json.loads(line) for line in bulk_lines(Deletion("lot-1", 9))] == [
         {"delete": {"_id": "lot-1", "version": 9, "version_type": "external_gte"}}
     ]
 
@@ -118,12 +118,12 @@ def test_a_tombstone_is_one_bulk_line():
 @given(st.lists(st.tuples(text.filter(bool), text, vectors, st.booleans(), st.integers(0, 2**53)), max_size=5))
 def test_bulk_lines_read_back_as_the_lots_and_tombstones_that_were_written(rows):
     written = [
-        IndexedItem(i, v, document(lot(item_id=i, description=d)), x) if alive else Tombstone(i, v) for i, d, x, alive, v in rows
+        IndexedItem(i, v, document(lot(item_id=i, description=d)), x) if alive else Deletion(i, v) for i, d, x, alive, v in rows
     ]
     lines = "".join(line + "\n" for e in written for line in bulk_lines(e))
     back = list(parse_bulk_lines(lines.encode().decode().split("\n")[:-1]))
     for before, after in zip(written, back, strict=True):
-        if isinstance(before, Tombstone):
+        if isinstance(before, Deletion):
             assert after == before
         else:
             assert same(before, after)

@@ -8,7 +8,7 @@ from lots import TOWER_ID, WordEncoder, lot, publish
 from shortages import limited
 
 from retrieval.errors import InvalidInput, TowerError
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
 from retrieval.index.port import Filter
@@ -56,21 +56,21 @@ LOTS = [lot("plain", "gold watch"), lot("branded", "gold watch with a strap", br
 OPEN = Filter()
 
 
-def found(store: FaissStore, text: str) -> list[str]:
+def found(store: EmbeddedStore, text: str) -> list[str]:
     return [candidate.item_id for candidate in store.live().keyword(text, 5, OPEN)]
 
 
 def test_a_boosted_brand_lifts_its_lots_and_finds_those_whose_text_lacks_the_word(tmp_path: Path) -> None:
-    publish(FaissStore(tmp_path), LOTS)
-    assert found(FaissStore(tmp_path), "watch") == ["plain", "branded"]
-    boosted = FaissStore(tmp_path, tuning=lambda tower_id: TUNED if tower_id == TOWER_ID else Tuning())
+    publish(EmbeddedStore(tmp_path), LOTS)
+    assert found(EmbeddedStore(tmp_path), "watch") == ["plain", "branded"]
+    boosted = EmbeddedStore(tmp_path, tuning=lambda tower_id: TUNED if tower_id == TOWER_ID else Tuning())
     assert found(boosted, "watch") == ["branded", "plain"]
     assert found(boosted, "house") == ["branded"]
-    assert found(FaissStore(tmp_path), "house") == []
+    assert found(EmbeddedStore(tmp_path), "house") == []
 
 
 def test_boosted_searches_see_what_was_written_since(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path, tuning=lambda tower_id: TUNED)
+    store = EmbeddedStore(tmp_path, tuning=lambda tower_id: TUNED)
     index = publish(store, LOTS)
     assert found(store, "house") == ["branded"]
     index.upsert([lot("new", "silver ring", brand="House of Rings")])
@@ -81,10 +81,10 @@ def test_boosted_searches_see_what_was_written_since(tmp_path: Path) -> None:
 
 
 def test_a_hybrid_search_fuses_as_was_tuned_unless_the_request_says_otherwise(tmp_path: Path) -> None:
-    publish(FaissStore(tmp_path), LOTS)
+    publish(EmbeddedStore(tmp_path), LOTS)
     vector = WordEncoder().encode(["red vase"])[0]
-    even = FaissStore(tmp_path).live().hybrid("watch", vector, 5, OPEN)
-    tuned = FaissStore(tmp_path, tuning=lambda tower_id: Tuning(TUNED.fusion)).live()
+    even = EmbeddedStore(tmp_path).live().hybrid("watch", vector, 5, OPEN)
+    tuned = EmbeddedStore(tmp_path, tuning=lambda tower_id: Tuning(TUNED.fusion)).live()
     assert [c.score for c in tuned.hybrid("watch", vector, 5, OPEN)] != [c.score for c in even]
     assert [(c.item_id, c.score) for c in tuned.hybrid("watch", vector, 5, OPEN, Fusion())] == [(c.item_id, c.score) for c in even]
 

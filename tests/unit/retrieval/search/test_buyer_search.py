@@ -20,7 +20,7 @@ from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable, InvalidQuery
 from retrieval.feedback.file_sink import EventLog
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import utc_now
 from retrieval.ranker.features import FEATURES
 from retrieval.search.service import SearchRequest, SearchService
@@ -64,7 +64,7 @@ class Shop:
     """A served shop, its service and its store."""
 
     def __init__(self, folder: Path, store: Any = None, **settings: Any) -> None:
-        lots = FaissStore(folder / "index")
+        lots = EmbeddedStore(folder / "index")
         publish(lots, LOTS)
         self.store = store or BuyerEvents(folder / "buyers.sqlite", 90)
         self.service = SearchService(lots, WordEncoder, buyer_store=self.store, **settings)
@@ -313,7 +313,7 @@ def test_a_store_that_keeps_failing_is_left_alone_for_a_while_but_not_by_who_wan
 
 def test_where_nothing_is_kept_every_buyer_is_a_new_one(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
-    shop.service = SearchService(FaissStore(tmp_path / "index"), WordEncoder)
+    shop.service = SearchService(EmbeddedStore(tmp_path / "index"), WordEncoder)
     shop.tell(("click", "w1"))
     assert shop.retrieve()["source"] == "popular_and_fresh"
     assert shop.client.delete(f"/buyers/{BUYER}").json() == {"erased": 0}

@@ -18,7 +18,7 @@ def clock(monkeypatch):
 
 
 def test_what_was_asked_for_longest_ago_makes_room_for_new_bytes():
-    kept = LruCache(100, most_bytes=3_000)
+    kept = LruCache(100, max_bytes=3_000)
     for name in ("a", "b"):
         kept.put(name, name * 1_000)
     assert kept.get("a") is not None
@@ -28,14 +28,14 @@ def test_what_was_asked_for_longest_ago_makes_room_for_new_bytes():
 
 
 def test_a_value_larger_than_the_cache_is_not_kept_and_drives_nothing_out():
-    kept = LruCache(100, most_bytes=3_000)
+    kept = LruCache(100, max_bytes=3_000)
     kept.put("small", "s")
     kept.put("large", "l" * 10_000)
     assert (kept.get("small"), kept.get("large")) == ("s", None)
 
 
 def test_a_value_that_replaces_another_is_counted_once():
-    kept = LruCache(100, most_bytes=10_000)
+    kept = LruCache(100, max_bytes=10_000)
     for size in (5_000, 1_000):
         kept.put("a", "a" * size)
     assert 1_000 < kept.use().bytes < 2_000
@@ -44,7 +44,7 @@ def test_a_value_that_replaces_another_is_counted_once():
 
 
 def test_what_is_too_old_gives_its_memory_back_though_nobody_asks_for_it(clock):
-    kept = LruCache(100, seconds=5, most_bytes=10_000)
+    kept = LruCache(100, seconds=5, max_bytes=10_000)
     kept.put("a", "a" * 1_000)
     clock[0] = 4
     kept.put("b", "b")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lots import TOWER_ID, WORDS, WordEncoder, lot
 
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.port import IndexedItem
 from retrieval.search.diversification import Diversity
@@ -28,8 +28,8 @@ def lots() -> list[IndexedItem]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> FaissStore:
-    store = FaissStore(tmp_path_factory.mktemp("index"))
+def store(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedStore:
+    store = EmbeddedStore(tmp_path_factory.mktemp("index"))
     index = store.create(TOWER_ID, len(WORDS) + 1)
     index.upsert(lots())
     index.refresh()
@@ -44,7 +44,7 @@ class PriceyRanker:
         return np.arange(len(features), dtype=np.float32)
 
 
-def search(store: FaissStore, wanted: Diversity, *, reranked: bool = False, **asked: object) -> SearchAnswer:
+def search(store: EmbeddedStore, wanted: Diversity, *, reranked: bool = False, **asked: object) -> SearchAnswer:
     service = SearchService(store, WordEncoder, lambda tower_id: PriceyRanker() if reranked else None, candidates=CANDIDATES)
     return service.search(SearchRequest(**{"query": "red vase", "mode": "semantic", "diversity": wanted, **asked}))  # type: ignore[arg-type]
 
@@ -55,7 +55,7 @@ def ids(answer: SearchAnswer) -> list[str]:
 
 @pytest.mark.parametrize("mode", ["semantic", "hybrid", "keyword"])
 @pytest.mark.parametrize("reranked", [False, True])
-def test_pages_of_a_diverse_search_repeat_and_lose_nothing(store: FaissStore, mode: Mode, reranked: bool) -> None:
+def test_pages_of_a_diverse_search_repeat_and_lose_nothing(store: EmbeddedStore, mode: Mode, reranked: bool) -> None:
     wanted = Diversity(0.6, most_per_brand=2)
     whole = ids(search(store, wanted, mode=mode, k=30, reranked=reranked))
     assert sorted(whole) == [f"v{number:02}" for number in range(30)]
@@ -64,7 +64,7 @@ def test_pages_of_a_diverse_search_repeat_and_lose_nothing(store: FaissStore, mo
         assert [item_id for page in pages for item_id in ids(page)] == whole
 
 
-def test_a_cap_lets_other_brands_among_the_first(store: FaissStore) -> None:
+def test_a_cap_lets_other_brands_among_the_first(store: EmbeddedStore) -> None:
     def brands(wanted: Diversity, k: int = 4) -> Counter[str]:
         return Counter(result.fields["brand"] for result in search(store, wanted, k=k).results)
 
@@ -73,7 +73,7 @@ def test_a_cap_lets_other_brands_among_the_first(store: FaissStore) -> None:
     assert brands(Diversity(most_per_brand=2), k=CANDIDATES) == brands(Diversity(), k=CANDIDATES), "the window is the same"
 
 
-def test_stronger_diversity_shows_less_alike_lots(store: FaissStore) -> None:
+def test_stronger_diversity_shows_less_alike_lots(store: EmbeddedStore) -> None:
     vectors = {entry.item_id: entry.vector for entry in lots()}
 
     def likeness(strength: float) -> float:
@@ -83,7 +83,7 @@ def test_stronger_diversity_shows_less_alike_lots(store: FaissStore) -> None:
     assert likeness(1.0) < likeness(0.5) <= likeness(0.0)
 
 
-def test_diversity_moves_what_the_reranker_ordered_and_leaves_its_scores(store: FaissStore) -> None:
+def test_diversity_moves_what_the_reranker_ordered_and_leaves_its_scores(store: EmbeddedStore) -> None:
     plain = search(store, Diversity(), reranked=True, k=CANDIDATES)
     spread = search(store, Diversity(0.9), reranked=True, k=CANDIDATES)
     assert spread.reranked
@@ -92,7 +92,7 @@ def test_diversity_moves_what_the_reranker_ordered_and_leaves_its_scores(store: 
     assert {r.item_id: r.score for r in spread.results} == {r.item_id: r.score for r in plain.results}
 
 
-def test_an_explanation_tells_where_a_lot_stood_before_diversity(store: FaissStore) -> None:
+def test_an_explanation_tells_where_a_lot_stood_before_diversity(store: EmbeddedStore) -> None:
     plain = ids(search(store, Diversity(), k=CANDIDATES))
     spread = search(store, Diversity(0.8, most_per_brand=3), k=14, explain=True)
     told = [result.explanation.relevance_rank for result in spread.results if result.explanation]
@@ -103,6 +103,6 @@ def test_an_explanation_tells_where_a_lot_stood_before_diversity(store: FaissSto
     assert unmoved.relevance_rank is None
 
 
-def test_the_time_of_diversity_is_told_when_it_is_asked_for(store: FaissStore) -> None:
+def test_the_time_of_diversity_is_told_when_it_is_asked_for(store: EmbeddedStore) -> None:
     assert "diversify" in search(store, Diversity(0.5)).timings_ms
     assert "diversify" not in search(store, Diversity(), fusion=Fusion()).timings_ms

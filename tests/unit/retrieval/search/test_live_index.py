@@ -8,13 +8,13 @@ from lots import TOWER_ID, WordEncoder, lot, publish
 
 from retrieval.buyers.vector import AVERAGE
 from retrieval.errors import IndexUnavailable, TowerError
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import VectorIndex
-from retrieval.search.live_index import LiveIndex
+from retrieval.search.live_index import ActiveIndexCache
 from retrieval.search.service import SearchRequest, SearchService
 
 
-class Store(FaissStore):
+class Store(EmbeddedStore):
     """A store whose alias can be out of reach, or slow to look at."""
 
     down = False
@@ -42,8 +42,8 @@ def looks_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retrieval.search.live_index.LIVE_CHECK_S", 0.0)
 
 
-def following(store: Store) -> LiveIndex:
-    return LiveIndex(store, WordEncoder, lambda tower_id: None, lambda tower_id: AVERAGE, "")
+def following(store: Store) -> ActiveIndexCache:
+    return ActiveIndexCache(store, WordEncoder, lambda tower_id: None, lambda tower_id: AVERAGE, "")
 
 
 def test_an_alias_that_cannot_be_looked_at_leaves_the_index_that_was_known(store: Store) -> None:

@@ -9,7 +9,7 @@ import pytest
 from lots import WordEncoder, lot, publish
 
 from retrieval.errors import RankerUnavailable
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.port import Filter, utc_now
 from retrieval.search.diversification import Diversity
@@ -32,8 +32,8 @@ class CountingEncoder(WordEncoder):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FaissStore:
-    store = FaissStore(tmp_path / "index")
+def store(tmp_path: Path) -> EmbeddedStore:
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, LOTS)
     return store
 
@@ -44,7 +44,7 @@ def encoder() -> CountingEncoder:
 
 
 @pytest.fixture
-def service(store: FaissStore, encoder: CountingEncoder) -> SearchService:
+def service(store: EmbeddedStore, encoder: CountingEncoder) -> SearchService:
     return SearchService(store, lambda tower_id: encoder, cached_answers_s=60)
 
 
@@ -91,7 +91,7 @@ def test_a_kept_answer_drops_a_lot_that_ended_meanwhile(service: SearchService) 
 
 
 def test_an_answer_is_found_under_the_very_words_that_it_was_stored_under(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot("12", "red vase"), lot("\u0661\u0662", "blue vase"), lot("w1", "gold watch 12")])
     service = SearchService(store, WordEncoder, cached_answers_s=60)
     first = {query: service.search(at(query=query)).results[0].item_id for query in ("12", "\u0661\u0662", "\uff11\uff12")}
@@ -103,7 +103,7 @@ def test_an_answer_is_found_under_the_very_words_that_it_was_stored_under(tmp_pa
 
 
 def test_a_store_of_long_descriptions_fills_no_cache_beyond_its_bytes(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot(f"v{n}", f"red vase {n}", description="\u0627\u0628 " * 20_000) for n in range(60)])
     service = SearchService(store, WordEncoder, cached_answers_s=60, cached_bytes=300_000)
     for number in range(60):
@@ -115,7 +115,7 @@ def test_a_store_of_long_descriptions_fills_no_cache_beyond_its_bytes(tmp_path: 
     assert len(str(service.item("v1")["description"])) > 50_000
 
 
-def test_an_answer_that_did_without_something_is_not_kept(store: FaissStore) -> None:
+def test_an_answer_that_did_without_something_is_not_kept(store: EmbeddedStore) -> None:
     class Dead:
         def score(self, features: np.ndarray) -> np.ndarray:
             raise RankerUnavailable("no answer")
@@ -125,13 +125,15 @@ def test_an_answer_that_did_without_something_is_not_kept(store: FaissStore) -> 
         assert (service.search(at()).degraded, service.search(at()).cached) == (["rerank"], False)
 
 
-def test_another_index_has_answers_of_its_own(service: SearchService, store: FaissStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_index_has_answers_of_its_own(
+    service: SearchService, store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service.search(at())
     publish(store, [lot("n1", "new red vase")])
     monkeypatch.setattr("retrieval.search.live_index.LIVE_CHECK_S", 0.0)
     assert [result.item_id for result in service.search(at()).results] == ["n1"]
 
 
-def test_without_being_asked_to_a_service_keeps_no_answers(store: FaissStore) -> None:
+def test_without_being_asked_to_a_service_keeps_no_answers(store: EmbeddedStore) -> None:
     service = SearchService(store, WordEncoder)
     assert [service.search(at()).cached for _ in range(2)] == [False, False]

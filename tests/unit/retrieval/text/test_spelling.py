@@ -8,8 +8,8 @@ from lots import WordEncoder, lot, publish
 
 from retrieval.contracts.items import query_text
 from retrieval.errors import IndexUnavailable
-from retrieval.index.embedded.index import FaissIndex
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.index import EmbeddedIndex
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.embedded.title_terms import PREFIX, TitleWords
 from retrieval.search.service import Mode, SearchRequest, SearchService
 from retrieval.text.spelling import MOST_WORDS, corrected, doubtful_words
@@ -23,18 +23,18 @@ LOTS = [
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FaissStore:
-    store = FaissStore(tmp_path / "index")
+def store(tmp_path: Path) -> EmbeddedStore:
+    store = EmbeddedStore(tmp_path / "index")
     publish(store, LOTS)
     return store
 
 
-def meant(store: FaissStore, query: str, **asked: object) -> str | None:
+def meant(store: EmbeddedStore, query: str, **asked: object) -> str | None:
     return SearchService(store, WordEncoder).search(SearchRequest(query, **asked)).did_you_mean  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
-def test_a_misspelt_query_is_put_right_in_every_mode_and_the_search_is_left_as_typed(store: FaissStore, mode: Mode) -> None:
+def test_a_misspelt_query_is_put_right_in_every_mode_and_the_search_is_left_as_typed(store: EmbeddedStore, mode: Mode) -> None:
     assert meant(store, "Round? gold  WACTH!", mode=mode) == "Round? gold watch!"
     found = SearchService(store, WordEncoder).search(SearchRequest("wacth", mode="keyword"))
     assert (found.did_you_mean, list(found.results)) == ("watch", [])
@@ -55,25 +55,25 @@ def test_a_misspelt_query_is_put_right_in_every_mode_and_the_search_is_left_as_t
         "!?",
     ],
 )
-def test_known_words_ids_numbers_and_words_far_from_all_are_not_put_right(store: FaissStore, query: str) -> None:
+def test_known_words_ids_numbers_and_words_far_from_all_are_not_put_right(store: EmbeddedStore, query: str) -> None:
     assert meant(store, query) is None
 
 
-def test_a_later_page_does_not_ask_again(store: FaissStore) -> None:
+def test_a_later_page_does_not_ask_again(store: EmbeddedStore) -> None:
     assert meant(store, "gold wacth", offset=1, k=1) is None
 
 
-def test_the_time_of_it_is_told_when_the_index_was_asked(store: FaissStore) -> None:
+def test_the_time_of_it_is_told_when_the_index_was_asked(store: EmbeddedStore) -> None:
     service = SearchService(store, WordEncoder)
     assert "spelling" in service.search(SearchRequest("gold wacth")).timings_ms
     assert "spelling" not in service.search(SearchRequest("gold watch")).timings_ms
 
 
-def test_an_index_that_cannot_say_leaves_the_search_whole(store: FaissStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: FaissIndex, words: list[str]) -> dict[str, str]:
+def test_an_index_that_cannot_say_leaves_the_search_whole(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: EmbeddedIndex, words: list[str]) -> dict[str, str]:
         raise IndexUnavailable("no answer")
 
-    monkeypatch.setattr(FaissIndex, "corrections", fail)
+    monkeypatch.setattr(EmbeddedIndex, "corrections", fail)
     answer = SearchService(store, WordEncoder).search(SearchRequest("gold wacth"))
     assert (answer.did_you_mean, answer.degraded) == (None, [])
     assert answer.results[0].item_id == "w1"
@@ -102,7 +102,7 @@ def test_the_words_of_titles_are_kept_beside_the_index_and_counted_again_where_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "index"
-    folder = root / publish(FaissStore(root), LOTS).name
+    folder = root / publish(EmbeddedStore(root), LOTS).name
     (kept,) = folder.glob(f"{PREFIX}*")
 
     def refuse(self: TitleWords, titles: Iterable[str]) -> None:
@@ -110,10 +110,10 @@ def test_the_words_of_titles_are_kept_beside_the_index_and_counted_again_where_t
 
     with monkeypatch.context() as patched:
         patched.setattr(TitleWords, "add", refuse)
-        assert FaissStore(root).live().corrections(["wacth"]) == {"wacth": "watch"}
+        assert EmbeddedStore(root).live().corrections(["wacth"]) == {"wacth": "watch"}
     kept.write_text("{")
-    assert FaissStore(root).live().corrections(["wacth"]) == {"wacth": "watch"}
-    index = FaissStore(root).live()
+    assert EmbeddedStore(root).live().corrections(["wacth"]) == {"wacth": "watch"}
+    index = EmbeddedStore(root).live()
     index.upsert([lot("s1", "Brass sextant")])
     assert index.corrections(["sextent"]) == {"sextent": "sextant"}
     index.close()

@@ -18,7 +18,7 @@ from retrieval.contracts.items import Item, item_text, parse_time
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.index.ann.export import export_release
-from retrieval.index.embedded.store import FaissStore
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.ingestion import index_release, read_part
 from retrieval.search.service import SearchRequest, SearchService
 
@@ -38,7 +38,7 @@ def ids_of(folder):
 @pytest.mark.parametrize("spec", ["hnsw", "flat"])
 def test_plain_faiss_finds_what_the_embedded_index_finds(release, tmp_path, spec):
     export_release(release, tmp_path / "export", IndexSpec(spec))
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     index_release(release, store)
     index, item_ids = faiss.read_index(str(tmp_path / "export" / "product_index.faiss")), ids_of(tmp_path / "export")
     for query in QUERIES:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.index.ann.vector_index import HnswGraph
-from retrieval.index.embedded.store import FaissStore
-from retrieval.index.port import Tombstone, Vector
+from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.port import Deletion, Vector
 
 GRAPHS = ("hnsw", "hnsw_sq8")
 
@@ -62,7 +62,7 @@ def test_slots_keep_their_vectors_and_are_found_however_many_are_equal(
 
 @pytest.mark.parametrize("family", GRAPHS)
 def test_of_five_hundred_copies_the_ten_of_the_smallest_ids_come_first(tmp_path: Path, family: str) -> None:
-    store = FaissStore(tmp_path / "index", exact_below=0, spec=IndexSpec(family))
+    store = EmbeddedStore(tmp_path / "index", exact_below=0, spec=IndexSpec(family))
     index = store.create("tower", D)
     index.upsert([*(lot(number) for number in range(1_500)), *reversed(copies_of(7, 500))])
     store.publish(index.name)
@@ -71,18 +71,18 @@ def test_of_five_hundred_copies_the_ten_of_the_smallest_ids_come_first(tmp_path:
     assert ids(index.semantic(vector(7), 501, ALL)) == [*(f"copy-{i:04}" for i in range(500)), "lot-00007"]
     index.upsert(
         [
-            Tombstone("copy-0000", 2),
+            Deletion("copy-0000", 2),
         ]
     )
     assert ids(index.semantic(vector(7), 9, ALL)) == first[1:]
     index.close()
-    reopened = FaissStore(tmp_path / "index", exact_below=0, spec=IndexSpec(family)).live()
+    reopened = EmbeddedStore(tmp_path / "index", exact_below=0, spec=IndexSpec(family)).live()
     assert ids(reopened.semantic(vector(7), 9, ALL)) == first[1:]
 
 
 @pytest.mark.parametrize("family", GRAPHS)
 def test_lots_among_thousands_of_copies_are_found_by_their_vectors(tmp_path: Path, family: str) -> None:
-    store = FaissStore(tmp_path / "index", exact_below=0, spec=IndexSpec(family))
+    store = EmbeddedStore(tmp_path / "index", exact_below=0, spec=IndexSpec(family))
     index = store.create("tower", D)
     index.upsert(copies_of(7, 3_000))
     index.upsert(lot(number) for number in range(1_500))

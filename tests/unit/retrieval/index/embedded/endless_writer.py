@@ -8,14 +8,14 @@ from pathlib import Path
 
 from embedded_lots import lot
 
-from retrieval.index.embedded.store import FaissStore
-from retrieval.index.port import Tombstone
+from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.port import Deletion
 
-index = FaissStore(Path(sys.argv[1])).live()
+index = EmbeddedStore(Path(sys.argv[1])).live()
 number = int(sys.argv[2])
 print("ready", flush=True)
 while True:
-    report = index.upsert([*(lot(number + i) for i in range(20)), Tombstone(f"lot-{number:05}", 2)])
+    report = index.upsert([*(lot(number + i) for i in range(20)), Deletion(f"lot-{number:05}", 2)])
     assert (report.indexed, report.deleted) == (20, 1)
     print(number, flush=True)
     number += 20

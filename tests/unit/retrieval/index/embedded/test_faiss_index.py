@@ -23,14 +23,14 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.embedded.bm25 import Bm25Index, kept_length
-from retrieval.index.embedded.store import FaissIndex, FaissStore
-from retrieval.index.port import Filter, IndexedItem, Tombstone, Vector
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
+from retrieval.index.port import Deletion, Filter, IndexedItem, Vector
 from retrieval.text.analysis import words
 
 REPOSITORY = Path(__file__).parents[5]
 
 
-def ids(index: FaissIndex, where: Filter = ALL, k: int = 1_000) -> list[str]:
+def ids(index: EmbeddedIndex, where: Filter = ALL, k: int = 1_000) -> list[str]:
     """All ids that a search finds, in order of id."""
     return sorted(c.item_id for c in index.semantic(vector(0), k, where))
 
@@ -54,14 +54,14 @@ def kill_a_writer(root: Path, first: int, after_s: float) -> list[int]:
 
 
 def test_a_writer_killed_at_any_moment_loses_nothing_acknowledged(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     store.publish(store.create("tower", D).name)
     store.live().close()
     acknowledged: list[int] = []
     moments = random.Random(5)
     for round_number in range(3):
         acknowledged += kill_a_writer(root, round_number * 20_000, moments.uniform(0.02, 0.3))
-        index = FaissStore(root).live()
+        index = EmbeddedStore(root).live()
         expected = [f"lot-{first + i:05}" for first in acknowledged for i in range(1, 20)]
         assert [c.item_id for c in index.fetch(expected)] == expected
         assert index.fetch([f"lot-{first:05}" for first in acknowledged]) == []
@@ -74,34 +74,34 @@ def test_a_writer_killed_at_any_moment_loses_nothing_acknowledged(root: Path) ->
 
 
 def test_a_reopened_index_answers_as_before(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     index = store.create("tower", D)
     index.upsert(lot(i) for i in range(300))
-    index.upsert([Tombstone("lot-00007", 2), lot(8, version=2, text="a vase")])
+    index.upsert([Deletion("lot-00007", 2), lot(8, version=2, text="a vase")])
     store.publish(index.name)
     before = [(c.item_id, c.score) for c in index.hybrid("vase watch", vector(3), 50, ALL)]
     index.close()
-    again = FaissStore(root).live()
+    again = EmbeddedStore(root).live()
     assert [(c.item_id, c.score) for c in again.hybrid("vase watch", vector(3), 50, ALL)] == before
     assert again.upsert([lot(7, version=1)]).stale == 1
 
 
 def test_what_was_written_after_the_snapshot_is_read_from_the_database(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     index = store.create("tower", D)
     index.upsert(lot(i) for i in range(100))
     store.publish(index.name)
     snapshot = (root / index.name / "hnsw.faiss").read_bytes()
-    index.upsert([*(lot(i) for i in range(100, 120)), Tombstone("lot-00001", 2), lot(2, version=2)])
+    index.upsert([*(lot(i) for i in range(100, 120)), Deletion("lot-00001", 2), lot(2, version=2)])
     index.close()
     (root / index.name / "hnsw.faiss").write_bytes(snapshot)
-    reopened = FaissStore(root).live()
+    reopened = EmbeddedStore(root).live()
     assert ids(reopened) == [f"lot-{i:05}" for i in range(120) if i != 1]
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped", "of another index"])
 def test_a_lost_or_damaged_snapshot_is_built_again(root: Path, damage: str) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     index, other = store.create("tower", D), store.create("tower", D)
     index.upsert(lot(i) for i in range(200))
     other.upsert(lot(i) for i in range(1_000, 1_200))
@@ -118,14 +118,14 @@ def test_a_lost_or_damaged_snapshot_is_built_again(root: Path, damage: str) -> N
         else:
             content[len(content) // 2] ^= 0xFF
             path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "flipped": content}[damage])
-    reopened = FaissStore(root).live()
+    reopened = EmbeddedStore(root).live()
     assert ids(reopened) == [f"lot-{i:05}" for i in range(200)]
     assert len(reopened.keyword("watch", 1_000, ALL)) == 200
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database, by any means" * 100])
 def test_a_damaged_database_is_named_with_the_way_out(root: Path, content: bytes) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     index = store.create("tower", D)
     index.upsert([lot(1)])
     store.publish(index.name)
@@ -134,11 +134,11 @@ def test_a_damaged_database_is_named_with_the_way_out(root: Path, content: bytes
         path.unlink()
     (root / index.name / "lots.sqlite").write_bytes(content)
     with pytest.raises(IndexUnavailable, match=r"lots\.sqlite .*gavel index"):
-        FaissStore(root).live()
+        EmbeddedStore(root).live()
 
 
 def test_a_page_damaged_in_the_middle_of_the_database_is_an_unavailable_index(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     index = store.create("tower", D)
     index.upsert(lot(i, text="word " * 200) for i in range(500))
     store.publish(index.name)
@@ -148,11 +148,11 @@ def test_a_page_damaged_in_the_middle_of_the_database_is_an_unavailable_index(ro
     content[20_000:-20_000] = b"\xa5" * (len(content) - 40_000)
     path.write_bytes(content)
     with pytest.raises(IndexUnavailable, match="gavel index"):
-        FaissStore(root).live().semantic(vector(1), 500, ALL)
+        EmbeddedStore(root).live().semantic(vector(1), 500, ALL)
 
 
 def test_a_damaged_alias_is_named_with_the_way_out(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     store.publish(store.create("tower", D).name)
     (root / "auction-items.json").write_text("{")
     with pytest.raises(IndexUnavailable, match="gavel index"):
@@ -160,44 +160,44 @@ def test_a_damaged_alias_is_named_with_the_way_out(root: Path) -> None:
 
 
 def test_an_alias_to_a_folder_that_is_gone_is_a_missing_index(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     index = store.create("tower", D)
     store.publish(index.name)
     index.close()
     shutil.rmtree(root / index.name)
     with pytest.raises(IndexMissing, match="gavel index"):
-        FaissStore(root).live()
+        EmbeddedStore(root).live()
 
 
 def test_a_store_in_a_folder_that_is_not_there_has_no_live_index(root: Path) -> None:
     with pytest.raises(IndexMissing, match="gavel index"):
-        FaissStore(root).live()
-    assert FaissStore(root).find("tower") is None
+        EmbeddedStore(root).live()
+    assert EmbeddedStore(root).find("tower") is None
     assert not root.exists()
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "auction-items-x/../../elsewhere", ""])
 def test_a_name_cannot_lead_out_of_the_folder(root: Path, name: str) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     store.create("tower", D)
     with pytest.raises(IndexMissing):
         store.drop(name)
 
 
 def test_a_second_reader_sees_what_a_writer_commits(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     writer = store.create("tower", D)
     writer.upsert(lot(i) for i in range(50))
     store.publish(writer.name)
-    reader = FaissStore(root).live()
+    reader = EmbeddedStore(root).live()
     assert len(ids(reader)) == 50
-    writer.upsert([lot(50), Tombstone("lot-00000", 2)])
+    writer.upsert([lot(50), Deletion("lot-00000", 2)])
     assert ids(reader) == [f"lot-{i:05}" for i in range(1, 51)]
     assert len(reader.keyword("watch", 100, ALL)) == 50
 
 
 def test_a_writer_waits_for_another_writer_and_searches_do_not(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     index = store.create("tower", D)
     index.upsert(lot(i) for i in range(20))
     index.refresh()
@@ -214,7 +214,7 @@ def test_a_writer_waits_for_another_writer_and_searches_do_not(root: Path) -> No
 
 
 def test_searches_of_many_threads_stay_right_while_one_writes(root: Path) -> None:
-    index = FaissStore(root, exact_below=0).create("tower", D)
+    index = EmbeddedStore(root, exact_below=0).create("tower", D)
     index.upsert(lot(i) for i in range(300))
     index.refresh()
     faults: list[str] = []
@@ -244,7 +244,7 @@ def test_searches_of_many_threads_stay_right_while_one_writes(root: Path) -> Non
 
 
 def test_a_graph_of_mostly_dead_vectors_is_built_again(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     index = store.create("tower", D)
     for version in range(1, 6):
         index.upsert(lot(i, version=version) for i in range(400))
@@ -257,7 +257,7 @@ def test_a_graph_of_mostly_dead_vectors_is_built_again(root: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 1.0])
 def test_the_graph_keeps_its_recall_under_a_filter(root: Path, share: float) -> None:
-    index = FaissStore(root, exact_below=0).create("tower", D)
+    index = EmbeddedStore(root, exact_below=0).create("tower", D)
     index.upsert(lot(i, current_price=(i * 7919 % 2_000) / 2_000) for i in range(2_000))
     index.refresh()
     where = Filter(max_price=share, now=NOW)
@@ -269,7 +269,7 @@ def test_the_graph_keeps_its_recall_under_a_filter(root: Path, share: float) -> 
 
 
 def test_hundreds_of_equal_vectors_come_in_the_order_of_their_ids(root: Path) -> None:
-    index = FaissStore(root).create("tower", D)
+    index = EmbeddedStore(root).create("tower", D)
     twins = [
         IndexedItem(f"twin-{i:03}", 1, {"item_id": f"twin-{i:03}"}, vector(1)) for i in np.random.default_rng(1).permutation(300)
     ]
@@ -281,13 +281,13 @@ def test_hundreds_of_equal_vectors_come_in_the_order_of_their_ids(root: Path) ->
 
 @pytest.mark.parametrize("wrong", [np.ones(D + 1, dtype=np.float32), np.full(D, np.nan, dtype=np.float32)])
 def test_a_query_vector_that_cannot_be_is_refused(root: Path, wrong: Vector) -> None:
-    index = FaissStore(root).create("tower", D)
+    index = EmbeddedStore(root).create("tower", D)
     with pytest.raises(InvalidInput, match=f"{D} finite numbers"):
         index.semantic(wrong, 5, ALL)
 
 
 def test_a_closed_index_says_so_and_the_store_opens_it_anew(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     index = store.create("tower", D)
     index.upsert([lot(1)])
     store.publish(index.name)
@@ -299,7 +299,7 @@ def test_a_closed_index_says_so_and_the_store_opens_it_anew(root: Path) -> None:
 
 
 def test_a_document_that_json_cannot_hold_is_rejected(root: Path) -> None:
-    index = FaissStore(root).create("tower", D)
+    index = EmbeddedStore(root).create("tower", D)
     report = index.upsert([lot(1, odd=float("nan")), lot(2, odd={1, 2}), lot(3, odd="\ud800"), lot(4, odd=None)])
     assert report.indexed == 1
     assert [item_id for item_id, _ in report.rejected] == ["lot-00001", "lot-00002", "lot-00003"]
@@ -317,8 +317,8 @@ def test_any_sequence_of_writes_ends_where_the_versions_say(entries: list[tuple[
         else:
             known[item_id] = (version, is_lot)
     with tempfile.TemporaryDirectory() as folder:
-        index = FaissStore(Path(folder)).create("tower", D)
-        report = index.upsert(lot(n, version=v) if is_lot else Tombstone(f"lot-{n:05}", v) for is_lot, n, v in entries)
+        index = EmbeddedStore(Path(folder)).create("tower", D)
+        report = index.upsert(lot(n, version=v) if is_lot else Deletion(f"lot-{n:05}", v) for is_lot, n, v in entries)
         assert (report.total, report.stale) == (len(entries), stale)
         assert ids(index) == sorted(item_id for item_id, (_, is_lot) in known.items() if is_lot)
         index.close()
@@ -353,7 +353,7 @@ def test_keyword_scores_follow_lucenes_formula(texts: list[list[str]]) -> None:
 
 
 def test_the_alias_is_one_small_file(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     name = store.create("tower", D).name
     store.publish(name)
     assert json.loads((root / "auction-items.json").read_text()) == {"live": name}
@@ -361,34 +361,34 @@ def test_the_alias_is_one_small_file(root: Path) -> None:
 
 
 def test_a_flat_index_answers_as_the_exact_search_of_the_graph_does(root: Path) -> None:
-    store = FaissStore(root, spec=IndexSpec("flat"))
+    store = EmbeddedStore(root, spec=IndexSpec("flat"))
     index = store.create("tower", D)
     index.upsert(lot(n) for n in range(300))
-    index.upsert([Tombstone("lot-00007", 10)])
+    index.upsert([Deletion("lot-00007", 10)])
     index.refresh()
     store.publish(index.name)
-    graph = FaissStore(root).live()
+    graph = EmbeddedStore(root).live()
     for n in (7, 8, 100, 1_000):
         flat, exact = index.semantic(vector(n), 20, ALL), graph.semantic(vector(n), 20, ALL, exact=True)
         assert [(c.item_id, c.score) for c in flat] == [(c.item_id, c.score) for c in exact]
     index.close()
-    reopened = FaissStore(root, spec=IndexSpec("flat")).live()
+    reopened = EmbeddedStore(root, spec=IndexSpec("flat")).live()
     assert (root / index.name / "flat.faiss").is_file()
     assert reopened.semantic(vector(8), 1, ALL)[0].item_id == "lot-00008"
 
 
 def test_a_vector_file_of_another_kind_is_passed_over(root: Path) -> None:
-    store = FaissStore(root)
+    store = EmbeddedStore(root)
     index = store.create("tower", D)
     index.upsert(lot(n) for n in range(20))
     store.publish(index.name)
     index.close()
     shutil.copy(root / index.name / "hnsw.faiss", root / index.name / "flat.faiss")
-    assert ids(FaissStore(root, spec=IndexSpec("flat")).live()) == [f"lot-{n:05}" for n in range(20)]
+    assert ids(EmbeddedStore(root, spec=IndexSpec("flat")).live()) == [f"lot-{n:05}" for n in range(20)]
 
 
 def test_a_search_by_words_across_a_replacement_finds_the_lot(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = FaissStore(root).create("tower", D)
+    index = EmbeddedStore(root).create("tower", D)
     index.upsert(lot(number) for number in range(30))
     index.refresh()
     current, done = index._keywords.current, []

@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.index.embedded import top_k as hits
-from retrieval.index.embedded.database import LotFields
-from retrieval.index.embedded.filter_columns import GoneLot, LotColumns
+from retrieval.index.embedded.database import ItemFields
+from retrieval.index.embedded.filter_columns import DeletedItem, FilterColumns
 from retrieval.index.port import Filter
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
 
-def columns_of(prices: list[float | None]) -> LotColumns:
+def columns_of(prices: list[float | None]) -> FilterColumns:
     """Lots at every second position; one without a price is gone."""
-    columns = LotColumns()
+    columns = FilterColumns()
     columns.append(
         [
-            GoneLot(2 * n) if price is None else LotFields(2 * n, f"lot-{n:03}", None, price, None, None, None)
+            DeletedItem(2 * n) if price is None else ItemFields(2 * n, f"lot-{n:03}", None, price, None, None, None)
             for n, price in enumerate(prices)
         ]
     )

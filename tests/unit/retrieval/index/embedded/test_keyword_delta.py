@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from retrieval.index.embedded import keywords as lot_keywords
 from retrieval.index.embedded import title_terms as title_words
 from retrieval.index.embedded.bm25 import Bm25Delta, Bm25Index, bm25_scores, kept_length
-from retrieval.index.embedded.store import FaissIndex, FaissStore
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
-from retrieval.index.port import Filter, IndexedItem, Tombstone
+from retrieval.index.port import Deletion, Filter, IndexedItem
 from retrieval.text.analysis import ANALYSIS
 
 WORDS = ("gold", "silver", "watch", "vase", "lamp", "ring")
@@ -35,9 +35,9 @@ def small_indices_have_deltas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[FaissIndex]:
+def index(tmp_path: Path) -> Iterator[EmbeddedIndex]:
     """A live index of 300 watches, all of them in the main index."""
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     made = store.create("tower", D)
     made.upsert(lot(number) for number in range(300))
     store.publish(made.name)
@@ -58,11 +58,11 @@ def everything(positions: np.ndarray) -> np.ndarray:
     return np.ones(len(positions), dtype=np.bool_)
 
 
-def found(index: FaissIndex, words: str, where: Filter = ALL) -> list[str]:
+def found(index: EmbeddedIndex, words: str, where: Filter = ALL) -> list[str]:
     return sorted(candidate.item_id for candidate in index.keyword(words, 10_000, where))
 
 
-def snapshots(index: FaissIndex) -> list[str]:
+def snapshots(index: EmbeddedIndex) -> list[str]:
     return sorted(path.name for path in index._folder.glob("bm25-*"))
 
 
@@ -143,9 +143,9 @@ def test_what_a_delta_has_already_is_passed_over() -> None:
     assert delta.view().positions.tolist() == [1, 2]
 
 
-def test_a_new_lot_is_found_by_the_next_search_while_the_main_index_stays_what_it_was(index: FaissIndex) -> None:
+def test_a_new_lot_is_found_by_the_next_search_while_the_main_index_stays_what_it_was(index: EmbeddedIndex) -> None:
     main = index._keywords.current(0).mains[0]
-    index.upsert([lot(900, text="a sextant"), lot(3, version=2, text="a vase"), Tombstone("lot-00004", 2)])
+    index.upsert([lot(900, text="a sextant"), lot(3, version=2, text="a vase"), Deletion("lot-00004", 2)])
     assert found(index, "sextants") == ["lot-00900"]
     assert found(index, "vase") == ["lot-00003"]
     assert found(index, "watch") == [f"lot-{n:05}" for n in range(300) if n not in (3, 4)]
@@ -154,19 +154,21 @@ def test_a_new_lot_is_found_by_the_next_search_while_the_main_index_stays_what_i
     assert fields.lots == (300, 2)
 
 
-def test_lots_that_were_deleted_replaced_or_have_ended_do_not_come_back_when_main_and_delta_are_joined(index: FaissIndex) -> None:
-    index.upsert([lot(3, version=2, text="a vase"), Tombstone("lot-00004", 2), lot(5, version=2, ends_at=1)])
+def test_lots_that_were_deleted_replaced_or_have_ended_do_not_come_back_when_main_and_delta_are_joined(
+    index: EmbeddedIndex,
+) -> None:
+    index.upsert([lot(3, version=2, text="a vase"), Deletion("lot-00004", 2), lot(5, version=2, ends_at=1)])
     left = [f"lot-{n:05}" for n in range(300) if n not in (3, 4, 5)]
     assert found(index, "watch") == left
     index.prepare()
     assert index._keywords.current(0).lots == (299, 0)
     assert found(index, "watch") == left
     index.close()
-    assert found(FaissStore(index._folder.parent).live(), "watch") == left  # type: ignore[arg-type]
+    assert found(EmbeddedStore(index._folder.parent).live(), "watch") == left  # type: ignore[arg-type]
 
 
 def test_many_new_lots_go_into_the_main_index_by_themselves_and_the_snapshot_before_is_removed(
-    index: FaissIndex, monkeypatch: pytest.MonkeyPatch
+    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lot_keywords, "LEAST_DELTA", 20)
     (before,) = snapshots(index)
@@ -181,7 +183,7 @@ def test_many_new_lots_go_into_the_main_index_by_themselves_and_the_snapshot_bef
 
 
 def test_searches_stay_right_while_lists_are_joined_again_and_again_and_more_lots_come(
-    index: FaissIndex, monkeypatch: pytest.MonkeyPatch
+    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lot_keywords, "LEAST_DELTA", 20)
     wrong: list[int] = []
@@ -208,9 +210,9 @@ def test_searches_stay_right_while_lists_are_joined_again_and_again_and_more_lot
 
 
 def test_a_second_process_has_a_delta_of_its_own_and_takes_over_what_the_first_has_joined(
-    index: FaissIndex, monkeypatch: pytest.MonkeyPatch
+    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = FaissIndex(index._folder)
+    other = EmbeddedIndex(index._folder)
     assert len(found(other, "watch")) == 300
     index.upsert(lot(number, text=f"lamp {number}") for number in range(1_000, 1_030))
     assert len(found(other, "lamp")) == len(found(index, "lamp")) == 30
@@ -231,28 +233,28 @@ def test_a_second_process_has_a_delta_of_its_own_and_takes_over_what_the_first_h
 
 
 @pytest.mark.parametrize("name", ["vocabulary.txt", "rows.npy", "shares.npy", "statistics.json"])
-def test_a_snapshot_with_one_wrong_byte_is_built_again(index: FaissIndex, name: str) -> None:
+def test_a_snapshot_with_one_wrong_byte_is_built_again(index: EmbeddedIndex, name: str) -> None:
     (folder,) = snapshots(index)
     index.close()
     path = index._folder / folder / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    assert len(found(FaissIndex(index._folder), "watch")) == 300
+    assert len(found(EmbeddedIndex(index._folder), "watch")) == 300
     assert Bm25Index.load(index._folder / folder).knows("watch")
 
 
-def test_a_snapshot_whose_words_an_older_version_cut_is_built_again(index: FaissIndex) -> None:
+def test_a_snapshot_whose_words_an_older_version_cut_is_built_again(index: EmbeddedIndex) -> None:
     (folder,) = snapshots(index)
     index.close()
     path = index._folder / folder / "statistics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"analysis": ANALYSIS - 1}))
     vocabulary = index._folder / folder / "vocabulary.txt"
     vocabulary.write_text(vocabulary.read_text().replace("watch", "wat-ch"))  # as words were once cut
-    assert len(found(FaissIndex(index._folder), "watch")) == 300
+    assert len(found(EmbeddedIndex(index._folder), "watch")) == 300
 
 
-def test_a_snapshot_that_cannot_be_written_is_no_loss(index: FaissIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_that_cannot_be_written_is_no_loss(index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Bm25Index, folder: Path, database_id: str) -> None:
         raise OSError("no space left on device")
 
@@ -268,7 +270,7 @@ def test_boosted_fields_of_new_lots_count_as_those_of_old_ones(tmp_path: Path) -
     tuning = Tuning(boosts=FieldBoosts(title=0.5, brand=2.0))
     made: list[list[tuple[str, float]]] = []
     for prepared in (False, True):
-        store = FaissStore(tmp_path / str(prepared), tuning=lambda tower_id: tuning)
+        store = EmbeddedStore(tmp_path / str(prepared), tuning=lambda tower_id: tuning)
         index = store.create("tower", D)
         index.upsert(lot(number, text="a watch", **({"brand": "House"} if number % 3 else {})) for number in range(60))
         store.publish(index.name)
@@ -282,7 +284,7 @@ def test_boosted_fields_of_new_lots_count_as_those_of_old_ones(tmp_path: Path) -
 
 
 def test_words_of_new_titles_correct_and_are_known_at_once_and_those_of_gone_titles_go_with_the_next_count(
-    index: FaissIndex, monkeypatch: pytest.MonkeyPatch
+    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert index.corrections(["wacth", "sextent"]) == {"wacth": "watch"}
     counted = index._titles._counted
@@ -290,7 +292,7 @@ def test_words_of_new_titles_correct_and_are_known_at_once_and_those_of_gone_tit
     index.upsert([lot(900, text="a brass sextant")])
     assert index.corrections(["sextent", "sextant"]) == {"sextent": "sextant"}
     assert index._titles.current() is counted.words
-    index.upsert([Tombstone("lot-00900", 2)])
+    index.upsert([Deletion("lot-00900", 2)])
     assert index.corrections(["sextent"]) == {"sextent": "sextant"}
     index.prepare()
     assert index.corrections(["sextent"]) == {}
@@ -311,7 +313,7 @@ def test_a_keyword_search_finds_the_lots_that_share_a_word_and_pass_the_filter_w
     monkeypatch.setattr(lot_keywords, "LEAST_DELTA", least)
     known: dict[str, IndexedItem] = {}
     with tempfile.TemporaryDirectory() as folder:
-        store = FaissStore(Path(folder))
+        store = EmbeddedStore(Path(folder))
         store.publish(store.create("tower", D).name)
         for version, (op, *given_) in enumerate(steps):
             index = store.live()
@@ -323,7 +325,7 @@ def test_a_keyword_search_finds_the_lots_that_share_a_word_and_pass_the_filter_w
                 index.upsert([entry])
             elif op == "delete":
                 known.pop(f"lot-{given_[0]:05}", None)
-                index.upsert([Tombstone(f"lot-{given_[0]:05}", version)])
+                index.upsert([Deletion(f"lot-{given_[0]:05}", version)])
             elif op == "prepare":
                 index.prepare()
             elif op == "reopen":
@@ -336,7 +338,7 @@ def test_a_keyword_search_finds_the_lots_that_share_a_word_and_pass_the_filter_w
         store.close()
 
 
-def _check(index: FaissIndex, known: dict[str, IndexedItem]) -> None:
+def _check(index: EmbeddedIndex, known: dict[str, IndexedItem]) -> None:
     for word in WORDS:
         having = sorted(i for i, entry in known.items() if word in entry.document["text"] and "ends_at" not in entry.document)
         assert found(index, word) == having

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
 from retrieval.index.embedded.main_and_delta import MainAndDelta
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
-from retrieval.index.embedded.store import FaissIndex, FaissStore
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.embedded.vectors import LEAST_DELTA
-from retrieval.index.port import Tombstone, Vector
+from retrieval.index.port import Deletion, Vector
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> FaissIndex:
+def index(tmp_path: Path) -> EmbeddedIndex:
     return live_index(tmp_path / "index")
 
 
@@ -35,10 +35,10 @@ def wait_until(reached: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_new_lot_is_found_by_the_next_search_while_the_graph_stays_what_it_was(index: FaissIndex) -> None:
+def test_a_new_lot_is_found_by_the_next_search_while_the_graph_stays_what_it_was(index: EmbeddedIndex) -> None:
     assert index._graph.known is not None
     graph = index._graph.known.vectors.main
-    index.upsert([lot(2_000), lot(3, version=2), Tombstone("lot-00004", 2)])
+    index.upsert([lot(2_000), lot(3, version=2), Deletion("lot-00004", 2)])
     assert index.semantic(vector(2_000), 1, ALL)[0].item_id == "lot-02000"
     assert index.semantic(vector(3), 1, ALL)[0].item_id == "lot-00003"
     assert index.semantic(vector(4), 1, ALL)[0].item_id != "lot-00004"
@@ -47,7 +47,7 @@ def test_a_new_lot_is_found_by_the_next_search_while_the_graph_stays_what_it_was
     assert len(index._graph.known.vectors.delta) == 2
 
 
-def test_many_new_lots_go_into_the_graph_by_themselves(index: FaissIndex) -> None:
+def test_many_new_lots_go_into_the_graph_by_themselves(index: EmbeddedIndex) -> None:
     index.upsert(lot(number) for number in range(2_000, 2_000 + LEAST_DELTA + 1))
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
     assert index._graph.known is not None
@@ -57,7 +57,7 @@ def test_many_new_lots_go_into_the_graph_by_themselves(index: FaissIndex) -> Non
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
 
 
-def test_searches_stay_right_while_the_graph_takes_new_lots_in_and_more_come(index: FaissIndex) -> None:
+def test_searches_stay_right_while_the_graph_takes_new_lots_in_and_more_come(index: EmbeddedIndex) -> None:
     wrong: list[str] = []
     done = threading.Event()
 
@@ -79,11 +79,11 @@ def test_searches_stay_right_while_the_graph_takes_new_lots_in_and_more_come(ind
 
 
 def test_a_reopened_index_maps_the_graph_of_its_file_and_takes_what_came_later_into_the_delta(
-    index: FaissIndex, tmp_path: Path
+    index: EmbeddedIndex, tmp_path: Path
 ) -> None:
     index.upsert(lot(number) for number in range(2_000, 2_020))
     index.close()
-    reopened = FaissStore(tmp_path / "index").live()
+    reopened = EmbeddedStore(tmp_path / "index").live()
     assert reopened.semantic(vector(2_010), 1, ALL)[0].item_id == "lot-02010"
     assert reopened._graph.known is not None
     held = reopened._graph.known.vectors
@@ -94,11 +94,11 @@ def test_a_reopened_index_maps_the_graph_of_its_file_and_takes_what_came_later_i
     assert (len(held.main), len(held.delta)) == (1_520, 0)
 
 
-def test_an_index_that_is_closed_while_it_renews_its_graph_loses_nothing(index: FaissIndex, tmp_path: Path) -> None:
+def test_an_index_that_is_closed_while_it_renews_its_graph_loses_nothing(index: EmbeddedIndex, tmp_path: Path) -> None:
     index.upsert(lot(number) for number in range(2_000, 12_000))
     index.semantic(vector(1), 1, ALL)  # starts the renewal
     index.close()
-    assert FaissStore(tmp_path / "index").live().semantic(vector(11_999), 1, ALL)[0].item_id == "lot-11999"
+    assert EmbeddedStore(tmp_path / "index").live().semantic(vector(11_999), 1, ALL)[0].item_id == "lot-11999"
 
 
 def test_a_merge_that_is_given_up_changes_nothing() -> None:

@@ -14,12 +14,12 @@ from shortages import limited
 from retrieval.errors import IndexUnavailable
 from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.embedded import background as renewal
-from retrieval.index.embedded.background import Renewal
+from retrieval.index.embedded.background import BackgroundRebuild
 from retrieval.index.embedded.bm25 import Bm25Index
-from retrieval.index.embedded.database import LotStore, translated
-from retrieval.index.embedded.filter_columns import LotColumns
-from retrieval.index.embedded.store import FaissIndex, FaissStore
-from retrieval.index.embedded.vectors import LEAST_DELTA, LotGraph
+from retrieval.index.embedded.database import ItemDatabase, translated
+from retrieval.index.embedded.filter_columns import FilterColumns
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
+from retrieval.index.embedded.vectors import LEAST_DELTA, VectorView
 
 Fail = Callable[..., None]
 
@@ -29,7 +29,7 @@ def out_of_memory(*_: object, **__: object) -> None:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> FaissIndex:
+def index(tmp_path: Path) -> EmbeddedIndex:
     return live_index(tmp_path / "index")
 
 
@@ -42,7 +42,7 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device"), RuntimeError("Error in faiss")])
 def test_a_merge_that_fails_is_tried_again_later_and_not_by_every_search(
-    index: FaissIndex, monkeypatch: pytest.MonkeyPatch, error: Exception
+    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     tried = []
 
@@ -69,7 +69,7 @@ def test_a_merge_that_fails_is_tried_again_later_and_not_by_every_search(
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
 def test_a_search_is_answered_when_no_thread_can_be_started_and_the_merge_waits(
-    index: FaissIndex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     tried = []
 
@@ -95,7 +95,7 @@ def test_a_search_is_answered_when_no_thread_can_be_started_and_the_merge_waits(
 def test_the_wait_grows_up_to_a_limit_and_ends_with_the_first_success(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
     monkeypatch.setattr(renewal.time, "monotonic", lambda: now)
-    merge, waits = Renewal("merge"), []
+    merge, waits = BackgroundRebuild("merge"), []
     for _ in range(12):
         with pytest.raises(IndexUnavailable, match="merge: the memory does not suffice; free some"), merge.attempt():
             raise MemoryError
@@ -112,7 +112,7 @@ def test_the_wait_grows_up_to_a_limit_and_ends_with_the_first_success(monkeypatc
     assert merge.due
 
 
-def test_words_that_no_memory_joins_are_found_beside_the_others(index: FaissIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_that_no_memory_joins_are_found_beside_the_others(index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
     def fail(*_: object) -> Bm25Index:
@@ -140,12 +140,12 @@ def test_words_that_no_memory_joins_are_found_beside_the_others(index: FaissInde
     ],
 )
 def test_a_search_that_runs_out_of_memory_is_an_unavailable_index_and_the_next_is_answered(
-    index: FaissIndex, monkeypatch: pytest.MonkeyPatch, ask: Callable[[FaissIndex], object]
+    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch, ask: Callable[[EmbeddedIndex], object]
 ) -> None:
     before = ask(index)
     index.upsert([lot(5, version=2)])
     with monkeypatch.context() as broken:
-        broken.setattr(LotGraph, "catch_up", out_of_memory)
+        broken.setattr(VectorView, "catch_up", out_of_memory)
         with pytest.raises(IndexUnavailable, match=r"the memory does not suffice; free some, or give the process more"):
             ask(index)
     assert type(ask(index)) is type(before)
@@ -155,14 +155,14 @@ def test_a_search_that_runs_out_of_memory_is_an_unavailable_index_and_the_next_i
 @pytest.mark.parametrize(
     ("part", "method", "ask"),
     [
-        (LotStore, "of", lambda index: [lot.item_id for lot in index.fetch(["lot-00001"])]),
-        (LotStore, "count", lambda index: index.count()),
-        (LotStore, "deletions", lambda index: index.deletions()),
-        (LotColumns, "allowed", lambda index: len(index.sample(3, ALL, 0))),
+        (ItemDatabase, "of", lambda index: [lot.item_id for lot in index.fetch(["lot-00001"])]),
+        (ItemDatabase, "count", lambda index: index.count()),
+        (ItemDatabase, "deletions", lambda index: index.deletions()),
+        (FilterColumns, "allowed", lambda index: len(index.sample(3, ALL, 0))),
     ],
 )
 def test_a_question_that_runs_out_of_memory_is_an_unavailable_index(
-    index: FaissIndex, monkeypatch: pytest.MonkeyPatch, part: type, method: str, ask: Callable[[FaissIndex], object]
+    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch, part: type, method: str, ask: Callable[[EmbeddedIndex], object]
 ) -> None:
     before = ask(index)
     with monkeypatch.context() as broken:
@@ -174,7 +174,7 @@ def test_a_question_that_runs_out_of_memory_is_an_unavailable_index(
 
 def test_a_full_disk_or_quota_is_told_as_such_and_nothing_is_distrusted(tmp_path: Path) -> None:
     """The size of a file is limited, as a quota does it."""
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     index = store.create("tower", D)
     index.upsert(lot(number) for number in range(1_500))
     store.publish(index.name)
@@ -190,7 +190,7 @@ def test_a_full_disk_or_quota_is_told_as_such_and_nothing_is_distrusted(tmp_path
 
 
 def test_without_file_descriptors_nothing_is_told_to_be_damaged_or_to_be_built_again(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path / "index")
+    store = EmbeddedStore(tmp_path / "index")
     index = store.create("tower", D)
     index.upsert(lot(number) for number in range(100))
     store.publish(index.name)
@@ -199,15 +199,15 @@ def test_without_file_descriptors_nothing_is_told_to_be_damaged_or_to_be_built_a
         for ask, file in (
             (lambda: index.semantic(vector(1), 1, ALL), "lots.sqlite"),
             (lambda: index.keyword("watch", 1, ALL), "lots.sqlite"),
-            (lambda: FaissStore(tmp_path / "index").live(), "auction-items.json"),
-            (lambda: LotStore(tmp_path / "index" / index.name / "lots.sqlite"), "lots.sqlite"),
+            (lambda: EmbeddedStore(tmp_path / "index").live(), "auction-items.json"),
+            (lambda: ItemDatabase(tmp_path / "index" / index.name / "lots.sqlite"), "lots.sqlite"),
         ):
             with pytest.raises(IndexUnavailable, match=rf"{file} cannot be used now .*free .*descriptors") as told:
                 ask()
             assert "damaged" not in str(told.value)
             assert "gavel index" not in str(told.value)
     assert index.semantic(vector(200), 1, ALL)[0].item_id == "lot-00200"
-    assert FaissStore(tmp_path / "index").live().count() == 101
+    assert EmbeddedStore(tmp_path / "index").live().count() == 101
 
 
 @pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_READONLY_DBMOVED", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"])

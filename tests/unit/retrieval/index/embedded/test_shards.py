@@ -17,8 +17,8 @@ from embedded_lots import ALL, NOW, D, lot, vector
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
 from retrieval.index.embedded.sharding import SHARDS_FILE, ShardedIndex, shard_of
-from retrieval.index.embedded.store import FaissStore
-from retrieval.index.port import Filter, IndexStore, Tombstone, VectorIndex
+from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.port import Deletion, Filter, IndexStore, VectorIndex
 
 LOTS, SHARDS = 3_000, 3
 REPOSITORY = Path(__file__).parents[5]
@@ -37,7 +37,7 @@ def filled(store: IndexStore) -> VectorIndex:
         )
         for number in range(LOTS)
     )
-    index.upsert([Tombstone(f"lot-{number:05}", 2) for number in range(0, LOTS, 50)])
+    index.upsert([Deletion(f"lot-{number:05}", 2) for number in range(0, LOTS, 50)])
     index.upsert([replace(lot(number, version=3), vector=vector(number + 10_000)) for number in range(1, LOTS, 50)])
     store.publish(index.name)
     return store.live()
@@ -45,14 +45,14 @@ def filled(store: IndexStore) -> VectorIndex:
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorIndex]:
-    store = FaissStore(tmp_path_factory.mktemp("sharded"), spec=IndexSpec("flat"), shards=SHARDS)
+    store = EmbeddedStore(tmp_path_factory.mktemp("sharded"), spec=IndexSpec("flat"), shards=SHARDS)
     yield filled(store)
     store.close()
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> VectorIndex:
-    return filled(FaissStore(tmp_path_factory.mktemp("whole"), spec=IndexSpec("flat")))
+    return filled(EmbeddedStore(tmp_path_factory.mktemp("whole"), spec=IndexSpec("flat")))
 
 
 def test_a_thousand_random_queries_under_filters_find_the_same_lots_with_the_same_scores(
@@ -82,11 +82,11 @@ def test_lots_are_counted_fetched_and_found_by_word_whatever_shard_they_are_in(s
 
 
 def test_the_report_speaks_of_every_entry_of_every_shard(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path, shards=2)
+    store = EmbeddedStore(tmp_path, shards=2)
     index = store.create("tower", D)
     index.upsert([lot(number, version=5) for number in range(40)])
     broken = replace(lot(50), vector=np.zeros(3, dtype=np.float32))
-    report = index.upsert([*(lot(number) for number in range(40)), Tombstone("lot-00003", 6), lot(60), broken])
+    report = index.upsert([*(lot(number) for number in range(40)), Deletion("lot-00003", 6), lot(60), broken])
     assert (report.stale, report.deleted, report.indexed, [item_id for item_id, _ in report.rejected]) == (40, 1, 1, ["lot-00050"])
     assert report.total == 43
     store.close()
@@ -94,7 +94,7 @@ def test_the_report_speaks_of_every_entry_of_every_shard(tmp_path: Path) -> None
 
 def test_a_shard_whose_process_is_killed_is_started_again_with_all_it_had_acknowledged(tmp_path: Path) -> None:
     others = set(psutil.Process().children())
-    store = FaissStore(tmp_path, shards=2)
+    store = EmbeddedStore(tmp_path, shards=2)
     index = store.create("tower", D)
     index.upsert([lot(number) for number in range(100)])
     store.publish(index.name)
@@ -115,9 +115,9 @@ def test_a_shard_whose_process_is_killed_is_started_again_with_all_it_had_acknow
 
 def test_shards_end_with_the_process_that_asks_them_however_it_ends(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from retrieval.index.embedded.store import FaissStore\n"
+        "import sys, time; from pathlib import Path; from retrieval.index.embedded.store import EmbeddedStore\n"
         "if __name__ == '__main__':\n"
-        "    index = FaissStore(Path(sys.argv[1]), shards=2).create('tower', 8); print('ready', flush=True); time.sleep(60)\n"
+        "    index = EmbeddedStore(Path(sys.argv[1]), shards=2).create('tower', 8); print('ready', flush=True); time.sleep(60)\n"
     )
     path = tmp_path / "asks.py"
     path.write_text(script)
@@ -141,12 +141,12 @@ def test_a_lot_is_in_the_same_shard_everywhere() -> None:
 
 
 def test_a_damaged_list_of_shards_is_named_with_the_way_out(tmp_path: Path) -> None:
-    store = FaissStore(tmp_path, shards=2)
+    store = EmbeddedStore(tmp_path, shards=2)
     name = store.create("tower", D).name
     store.close()
     (tmp_path / name / SHARDS_FILE).write_text("{")
     with pytest.raises(IndexUnavailable, match=r"shards.json is missing, closed or damaged.*`gavel index --rebuild`"):
-        FaissStore(tmp_path).find("tower")
+        EmbeddedStore(tmp_path).find("tower")
 
 
 def test_a_search_for_which_no_thread_can_be_started_is_an_unavailable_index(

@@ -11,7 +11,7 @@ from opensearchpy import OpenSearch
 from retrieval.errors import IndexUnavailable
 from retrieval.index.opensearch import bulk as opensearch_bulk
 from retrieval.index.opensearch.bulk import BulkWriter
-from retrieval.index.port import IndexedItem, Tombstone, UpsertReport
+from retrieval.index.port import Deletion, IndexedItem, UpsertReport
 
 WRITTEN = {"status": 201, "result": "created"}
 BUSY = {"status": 429, "error": {"type": "rejected_execution_exception", "reason": "queue is full"}}
@@ -120,7 +120,7 @@ def test_a_server_that_stays_busy_is_unavailable_and_says_why(serve):
 
 def test_an_older_version_counts_as_stale_and_is_not_sent_again(serve):
     server, writer = serve(lambda *_: STALE)
-    assert writer.write([lot("a"), Tombstone("b", 1)]) == UpsertReport(stale_ids=("a", "b"))
+    assert writer.write([lot("a"), Deletion("b", 1)]) == UpsertReport(stale_ids=("a", "b"))
     assert len(server.requests) == 1
 
 
