@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from retrieval.config.settings import PREFIX, IndexLanguage, InvalidSettings, QueryTowerKind, ScoringParameters, write_pairs
+from retrieval.config.settings import PREFIX, InvalidSettings, QueryTowerKind, ScoringParameters, write_pairs
+from retrieval.text.languages import IndexLanguage
 
 ApiAuth = Literal["api_key", "iam"]
 
@@ -51,7 +52,7 @@ class Stage:
         index_replicas: copies of each shard, fewer than opensearch_nodes.
         language: of words in Latin letters, by which an index that is made stems them.
         query_memory_mib: memory of the query Lambda; CPU follows it.
-        hyperparameters: fields of retrieval.config.settings.ScoringParameters that this stage has otherwise; absent, None, for none.
+        hyperparameters: fields of retrieval.config.settings.ScoringParameters that differ in this stage; None if none does.
         query_tower: what encodes queries: full, or small where every tower that is published has a small query tower.
         indexer_memory_mib: memory of the bulk-index Lambda.
         indexer_concurrency: parts that are indexed at once, >= 2 (the least that an SQS event source allows).

@@ -17,7 +17,7 @@ from infra.network import Network
 from infra.permissions import allow_below
 from infra.python_asset import source_code
 from infra.stage import Stage
-from retrieval.contracts.documents import HYBRID_PIPELINE, pipeline_name, template_body
+from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, pipeline_name, template_body
 
 HTTP_VERBS = ("es:ESHttpGet", "es:ESHttpHead", "es:ESHttpPost", "es:ESHttpPut", "es:ESHttpDelete")
 TLS = "Policy-Min-TLS-1-2-PFS-2023-10"

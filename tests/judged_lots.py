@@ -8,10 +8,9 @@ from pathlib import Path
 from lots import TOWER_ID, WordEncoder
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, write_catalog, write_items
-from retrieval.contracts.documents import bulk_lines, document_of
+from retrieval.contracts.documents import IndexedItem, bulk_lines, document_of
 from retrieval.contracts.items import Item, item_text
 from retrieval.contracts.release import Manifest, Part
-from retrieval.index.port import IndexedItem
 
 LISTED = datetime(2020, 5, 1, 12, tzinfo=UTC)
 ENDS = LISTED + timedelta(days=7)

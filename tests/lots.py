@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.contracts.documents import document_of
+from retrieval.contracts.documents import IndexedItem, document_of
 from retrieval.contracts.items import Item
-from retrieval.index.port import IndexedItem, IndexStore, VectorIndex
+from retrieval.index.port import IndexStore, VectorIndex
 
 TOWER_ID = "a1b2c3d4e5f6"
 WORDS = ("vase", "watch", "ring", "lamp", "red", "blue", "gold", "silver", "round", "old", "new", "luxury")

@@ -15,9 +15,9 @@ from threadpoolctl import threadpool_limits
 from benchmarks.ann.filtered import opened
 from benchmarks.machine import describe_machine
 from processing.evaluation.runs import Counter, Progress
+from retrieval.contracts.documents import Vector
 from retrieval.errors import InvalidInput
 from retrieval.index.ann.families import AnnIndex
-from retrieval.index.port import Vector
 
 SPECS = ("flat", "ivf:nprobe=64", "ivf_sq8:nprobe=64", "hnsw")
 BATCHES = (1, 8, 64, 256)

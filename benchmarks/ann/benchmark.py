@@ -20,10 +20,10 @@ from benchmarks.ann.candidates import BUILD_THREADS, CandidateIndex, K
 from benchmarks.ann.targets import AnnResult, Point, Standing
 from benchmarks.machine import describe_machine
 from processing.evaluation.runs import Counter, Progress, summarise_ms
+from retrieval.contracts.documents import Vector
 from retrieval.errors import IndexUnavailable
 from retrieval.files import crc32_of
 from retrieval.index.ann.recall import exact_cut, recall_of
-from retrieval.index.port import Vector
 
 VECTORS, QUERIES = "vectors.npy", "queries.npy"
 BUILT_FILE = "built.json"  # in an index's folder, written last: of what vectors it is, and what it cost

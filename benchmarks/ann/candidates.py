@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import Vector
 from retrieval.errors import MissingPrerequisite
-from retrieval.index.port import OVERFETCH, Vector
+from retrieval.index.port import OVERFETCH
 
 Ids = NDArray[np.int64]
 Ask = Callable[[Vector], Ids]  # one (D,) query -> ids of the nearest, best first

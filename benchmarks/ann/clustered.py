@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from retrieval.contracts.documents import Vector
 from retrieval.encoders.query_encoder import to_unit_length
-from retrieval.index.port import Vector
 
 LOTS_A_KIND = 25
 MOVED = 0.7  # scale of a lot's move, of its kind's

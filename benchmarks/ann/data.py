@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks.ann.clustered import clustered, clustered_queries
 from processing.evaluation.corpus import release_entries
+from retrieval.contracts.documents import Vector
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import InvalidInput
-from retrieval.index.port import Vector
 
 SEED = 7
 

@@ -24,12 +24,13 @@ from benchmarks.machine import describe_machine
 from benchmarks.speed.many_lots import NOISE
 from gavel.workspace.console import console, progress, show_table
 from processing.evaluation.runs import Latency, summarise_ms
+from retrieval.contracts.documents import Vector
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.embedded.database import ItemDatabase
 from retrieval.index.embedded.index import LOTS_FILE
 from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter, Vector
+from retrieval.index.port import Filter
 
 KS = (10, 50)
 WARM_UP = 50

@@ -20,12 +20,12 @@ from benchmarks.ann.filters import KINDS, Filters
 from benchmarks.machine import describe_machine
 from processing.evaluation.runs import Counter, Progress, summarise_ms
 from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import Vector
 from retrieval.index.ann.families import AnnIndex
 from retrieval.index.ann.recall import recall_of
 from retrieval.index.ann.vector_index import HnswGraph, Slots
-from retrieval.index.embedded.filter_columns import Mask
 from retrieval.index.embedded.index import EXACT_BELOW
-from retrieval.index.port import Vector
+from retrieval.index.port import Mask
 
 SHARES = (0.9, 0.5, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
 SPECS = ("hnsw", "hnsw_sq8", "ivf_sq8:nprobe=256")

@@ -6,8 +6,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.embedded.filter_columns import Mask
-from retrieval.index.port import Vector
+from retrieval.contracts.documents import Vector
+from retrieval.index.port import Mask
 
 Kind = Literal["independent", "own", "other", "opposite"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

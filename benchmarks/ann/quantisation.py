@@ -33,10 +33,10 @@ from gavel.workspace.options import Json, print_json
 from processing.evaluation.runs import summarise_ms
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import Settings
+from retrieval.contracts.documents import Vector
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.ann.recall import exact_cut, recall_of
 from retrieval.index.opensearch.client import connect
-from retrieval.index.port import Vector
 
 FIELD, INDEX = "embedding", "quantisation"
 GRAPH = IndexSpec("hnsw", ef_search=100)  # of every graph here

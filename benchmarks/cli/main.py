@@ -19,6 +19,7 @@ from retrieval.config.settings import Settings
 if TYPE_CHECKING:
     from benchmarks.speed.query_path import QueryPathResult
     from processing.evaluation.runs import Latency
+    from retrieval.index.embedded.store import EmbeddedStore
 
 Lots = Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")]
 Dimensions = Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")]

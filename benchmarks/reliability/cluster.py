@@ -29,10 +29,10 @@ from gavel.workspace.console import console, notes, show_table
 from gavel.workspace.entry import run_command
 from gavel.workspace.options import Json, print_json
 from retrieval.config.settings import Settings
+from retrieval.contracts.documents import IndexedItem
 from retrieval.errors import IndexUnavailable
 from retrieval.index.opensearch.client import connect
 from retrieval.index.opensearch.store import OpenSearchIndex, OpenSearchStore
-from retrieval.index.port import IndexedItem
 
 SHARDS, REPLICAS = 3, 1
 NODES, THREADS = 3, 4

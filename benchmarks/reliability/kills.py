@@ -27,11 +27,12 @@ import typer
 
 from benchmarks.machine import describe_machine
 from gavel.workspace.console import console, progress
+from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import GavelError
 from retrieval.index.embedded import keywords as lot_keywords
 from retrieval.index.embedded.main_index import DEFAULT_INDEX, embedded_spec
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.port import Deletion, Filter, IndexedItem, Vector
+from retrieval.index.port import Filter
 
 DIMENSIONS, TOWER = 16, "killed"
 ITEMS = 3_000  # different ids that come and go

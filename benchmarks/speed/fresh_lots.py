@@ -19,11 +19,12 @@ import numpy as np
 from benchmarks.machine import describe_machine
 from benchmarks.speed.fresh_words import FreshWordsResult, measure, questions_of, words_of
 from processing.evaluation.runs import Latency, summarise_ms
+from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import GavelError
 from retrieval.index.embedded.index import EmbeddedIndex
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter, IndexedItem, Vector
+from retrieval.index.port import Filter
 
 K = 10
 WARM_UP, IDLE = 400, 2_000

@@ -13,11 +13,12 @@ from itertools import count, cycle
 import numpy as np
 
 from processing.evaluation.runs import Latency, summarise_ms
+from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.contracts.items import query_text
 from retrieval.errors import GavelError
 from retrieval.index.embedded.index import EmbeddedIndex
 from retrieval.index.embedded.keywords import DELTA_SHARE, LEAST_DELTA
-from retrieval.index.port import Filter, IndexedItem, Vector
+from retrieval.index.port import Filter
 
 K = 10
 WARM_UP, IDLE = 200, 1_000

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processing.evaluation.corpus import release_entries
+from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import IndexMissing, InvalidInput
-from retrieval.index.port import IndexedItem, IndexStore, Vector, VectorIndex
+from retrieval.index.port import IndexStore, VectorIndex
 from retrieval.search.live_index import Encoder
 
 NOISE = 0.3  # length of what is added to a unit vector: copies are at a cosine of about .96 to their lot, .92 to each other

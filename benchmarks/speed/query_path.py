@@ -15,9 +15,9 @@ from opensearchpy import OpenSearch
 
 from benchmarks.machine import describe_machine
 from processing.evaluation.runs import Counter, Latency, Progress, summarise_ms
-from retrieval.contracts.documents import VECTOR_FIELD
+from retrieval.contracts.documents import VECTOR_FIELD, Vector
 from retrieval.contracts.items import query_text
-from retrieval.index.port import Candidate, Filter, IndexStore, Vector
+from retrieval.index.port import Candidate, Filter, IndexStore
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
 from retrieval.search.live_index import ActiveIndex, Encoder

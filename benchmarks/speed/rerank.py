@@ -28,10 +28,10 @@ from gavel.opensearch.node import free_port
 from processing.evaluation.corpus import publish_corpus
 from processing.evaluation.runs import Latency, summarise_ms
 from processing.reranker_endpoint.inference import BOOSTER_FILE
-from retrieval.contracts.documents import document_of
+from retrieval.contracts.documents import IndexedItem, Vector, document_of
 from retrieval.contracts.items import Item
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Candidate, Filter, IndexedItem, Vector
+from retrieval.index.port import Candidate, Filter
 from retrieval.ranker.features import FEATURES, feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.port import Ranker

@@ -15,7 +15,7 @@ from gavel.workspace import pipeline
 from gavel.workspace.console import Step, console, progress, show_answer, show_metrics, show_table
 from gavel.workspace.folders import Home
 from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
-from models.training.schedule import cut_steps
+from models.artefacts.run_record import cut_steps
 from processing.training.step_cache import Done, StepCache
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput

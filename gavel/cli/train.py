@@ -10,7 +10,7 @@ from gavel.workspace import pipeline
 from gavel.workspace.console import Stages, console, progress, show_table
 from gavel.workspace.folders import Home
 from gavel.workspace.options import CatalogOption, Json, Seed, print_json, report
-from models.training.schedule import cut_steps
+from models.artefacts.run_record import cut_steps
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 

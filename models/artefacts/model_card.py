@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.training.schedule import RECORD_FILE
+from models.artefacts.run_record import RECORD_FILE
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import TowerError
 from retrieval.files import replace_file

@@ -15,7 +15,6 @@ import torch
 
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
 from models.config.training import TrainingConfig
-from models.training.schedule import RECORD_FILE
 from retrieval.files import replace_file
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
@@ -93,3 +92,20 @@ def _own_version() -> str:
         return version("gavel")
     except PackageNotFoundError:  # run from a checkout that is not installed
         return "0+checkout"
+
+
+RECORD_FILE = "training.json"  # beside the artefact that a run made
+
+
+def cut_steps(folder: Path) -> tuple[int, int] | None:
+    """Return the steps that were run and planned if the clock cut the training of a tower; else None.
+
+    Args:
+        folder: `towers/<tower_id>`; one without a readable record was not cut as far as anybody knows.
+    """
+    try:
+        steps = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["steps"]
+        run, planned = int(steps["run"]), int(steps["planned"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (run, planned) if steps["cut_by_clock"] else None

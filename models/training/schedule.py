@@ -1,14 +1,11 @@
 """How far a training run is, and the learning rate that belongs there."""
 
-import json
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 PACE_SHARE = 0.1  # of a run, after which its pace is known
-RECORD_FILE = "training.json"  # beside the artefact that a run made
 
 
 class StepBudget:
@@ -65,20 +62,6 @@ class StepBudget:
         if self.over:
             self.steps, self._first_step, self._first_second = self.planned, self.steps_run, self._before
         self._started = time.monotonic()
-
-
-def cut_steps(folder: Path) -> tuple[int, int] | None:
-    """Return the steps that were run and planned if the clock cut the training of a tower; else None.
-
-    Args:
-        folder: `towers/<tower_id>`; one without a readable record was not cut as far as anybody knows.
-    """
-    try:
-        steps = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["steps"]
-        run, planned = int(steps["run"]), int(steps["planned"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return (run, planned) if steps["cut_by_clock"] else None
 
 
 def learning_rate_factor(share: float, warmup: float) -> float:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from processing.embedding.photos import PhotoPlace, PhotoState
 from processing.embedding.prefetch import Stopwatch
-from retrieval.contracts.documents import bulk_lines
+from retrieval.contracts.documents import IndexedItem, bulk_lines
 from retrieval.contracts.items import Item
 from retrieval.contracts.release import MANIFEST_FILE, Manifest, Part
 from retrieval.encoders.photos import locate_photo
 from retrieval.errors import InvalidPhoto
 from retrieval.files import replace_file, replacing, seal_json, sha256_of, unseal_json
-from retrieval.index.port import IndexedItem
 
 FORMAT = 2  # of the bytes in a part; another number makes every receipt void
 COMPRESSION = 4  # half the time of 6 for 7% more bytes

@@ -19,9 +19,8 @@ from processing.embedding.input import Rows
 from processing.embedding.parts import Lot, PartFolder, Receipt
 from processing.embedding.photos import Decoded, PhotoLoader, PhotoState
 from processing.embedding.prefetch import Stopwatch, ahead
-from retrieval.contracts.documents import document_of
+from retrieval.contracts.documents import IndexedItem, Vector, document_of
 from retrieval.contracts.items import item_text
-from retrieval.index.port import IndexedItem, Vector
 from retrieval.index.validation import batches
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import these files and need none

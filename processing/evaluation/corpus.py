@@ -10,12 +10,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from catalog.folder import CatalogFolder
+from retrieval.contracts.documents import IndexedItem
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item
+from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import load_release
 from retrieval.errors import ReleaseError
-from retrieval.index.port import IndexedItem, IndexStore, utc_now
-from retrieval.ingestion import read_part
+from retrieval.index.port import IndexStore, utc_now
 
 
 @dataclass(frozen=True, slots=True)

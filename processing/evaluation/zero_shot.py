@@ -17,11 +17,11 @@ from models.towers.config import PRESETS, TextEncoderSpec
 from models.towers.encoders import TextEncoder
 from models.towers.tokenizer import make_tokenizer
 from processing.evaluation.corpus import Published, publish_corpus, split_items
-from retrieval.contracts.documents import document_of
+from retrieval.contracts.documents import IndexedItem, document_of
 from retrieval.contracts.items import item_text
 from retrieval.contracts.tower_card import TOWER_ID_CHARS
 from retrieval.encoders.query_encoder import prepare_tokenizer, tokenize
-from retrieval.index.port import IndexedItem, IndexStore
+from retrieval.index.port import IndexStore
 
 MAX_LENGTH = 256  # tokens, what sentence encoders of this size are made for
 BATCH = 64

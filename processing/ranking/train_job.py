@@ -24,11 +24,12 @@ from processing.ranking.histories import Asked, BuyerHistories
 from processing.ranking.labels import clicked_gains, judged_gains, position_bias
 from retrieval.buyers.attention import load_buyer_tower
 from retrieval.buyers.vector import buyer_vector, personalise
+from retrieval.contracts.documents import Vector
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, InvalidQuery
-from retrieval.index.port import Filter, Vector
+from retrieval.index.port import Filter
 from retrieval.ingestion import index_release
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.parameters import BoosterParameters

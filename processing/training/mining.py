@@ -37,10 +37,11 @@ from processing.training.mining_rules import (
     training_items,
     training_queries,
 )
+from retrieval.contracts.documents import Vector
 from retrieval.contracts.items import EPOCH
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, TowerMismatch
-from retrieval.index.port import Candidate, Filter, Vector, VectorIndex, cosines
+from retrieval.index.port import Candidate, Filter, VectorIndex, cosines
 from retrieval.ingestion import index_release
 from retrieval.search.service import Encoder
 

@@ -26,10 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from catalog.folder import CatalogFolder
-from models.artefacts.run_record import data_hash
+from models.artefacts.run_record import cut_steps, data_hash
 from models.config.training import TrainingConfig, three_stages
 from models.data.hard_negatives import HardNegatives
-from models.training.schedule import cut_steps
 from models.training.two_towers import train_towers
 from processing.embedding.job import embed
 from processing.training.mining import mine_or_reuse

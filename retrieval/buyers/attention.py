@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.buyers.vector import AVERAGE, BuyerTower, WeightedAverage
+from retrieval.contracts.documents import Vector
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import TowerError
 from retrieval.files import replacing, shortage
-from retrieval.index.port import Vector
 
 BUYER_TOWER_FILE = "buyer_tower.npz"  # trained after the others, or never: no part of the tower's identity
 AVERAGE_KIND, ATTENTION_KIND = "average", "attention"

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.settings import scoring_parameters
+from retrieval.contracts.documents import Vector
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidQuery
-from retrieval.index.port import Candidate, Vector
+from retrieval.index.port import Candidate
 
 
 class BuyerTower(Protocol):

@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from retrieval.config.index_spec import FAMILIES, IndexSpec
 from retrieval.errors import InvalidInput, InvalidSettings
 from retrieval.text.analysis import check_text
+from retrieval.text.languages import IndexLanguage
 
 IndexKind = Literal["faiss", "opensearch"]
 OpenSearchAuth = Literal["none", "sigv4"]
 QueryTowerKind = Literal["full", "small"]
-IndexLanguage = Literal["en", "de", "fr", "es"]
 PREFIX = "GAVEL_"
 EVENTS_KEYS = PREFIX + "EVENTS_KEYS"  # a secret, so no field of Settings: those are printed
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""How a lot stands in an index: the mapping, the document, and the bulk lines of an embedding part."""
+"""Index operations and their results, the document of an item, and the bulk lines of an embedding part."""
 
 import json
 import math
@@ -6,28 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import shake_128
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config.settings import ScoringParameters, scoring_parameters
 from retrieval.contracts.items import Item, epoch_ms, item_text
 from retrieval.errors import InvalidInput
-from retrieval.index.fusion import RRF_RANK_CONSTANT, Fusion
-from retrieval.index.port import Deletion, IndexedItem, Vector
-from retrieval.text.analysis import ANALYSIS, UNSEEN_IN_WORDS, WORD_PATTERN
-from retrieval.text.arabic import LETTERS
 
-Engine = Literal["lucene", "faiss"]
+Vector = NDArray[np.float32]
 
 VECTOR_FIELD = "embedding"
 TEXT_FIELD = "text"
-WORD_FIELDS = {"title": "title", "brand": "brand.words", "category": "category.words"}  # field of FieldBoosts -> its words
-SPELLING_FIELD = "title.spelling"  # the words of titles with their endings, from which misspelt ones are put right
-DEFAULT_LANGUAGE = "en"
-STEMMERS = {"en": "porter2", "de": "german", "fr": "french", "es": "spanish"}  # language of Latin letters -> stemmer of OpenSearch
-WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with a word of more than 32,766 bytes
 LISTED_CHARS = 400  # of a description in a list; the lot itself is asked for the whole
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
@@ -36,181 +26,76 @@ VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
 SPREAD_LENGTH = 3e-3
 SPREAD_FIELD = "embedding_spread"  # of a stored document whose vector was moved so far
 DELETED_FIELD = "deleted_at"  # of the document that stands for a withdrawn lot
-EPOCH_MILLIS = {"type": "date", "format": "epoch_millis"}
-DELETE_MEMORY = "1d"  # how long a node remembers a delete that somebody else sends; in memory, so until it restarts
-SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # of one shard, and of one lot; what takes longer goes to the slow log
-
-# Ranks within a shard's list, not its scores, are what counts; the constant is OpenSearch's default in 2.19, where giving
-# another has no effect (opensearch-project/neural-search#1370)
-HYBRID_PIPELINE: dict[str, Any] = {
-    "description": "Reciprocal rank fusion of the k-NN and BM25 lists",
-    "phase_results_processors": [
-        {"score-ranker-processor": {"combination": {"technique": "rrf", "rank_constant": RRF_RANK_CONSTANT}}}
-    ],
-}
 
 
-def fusion_pipeline(fusion: Fusion) -> dict[str, Any]:
-    """The search pipeline of one request, for a fusion of the sub-queries of hybrid_body(): k-NN, then keyword."""
-    if fusion.kind == "rrf":
-        return HYBRID_PIPELINE
-    keyword, semantic = fusion.shares
-    combination = {"technique": "arithmetic_mean", "parameters": {"weights": [semantic, keyword]}}
-    processor = {"normalization": {"technique": fusion.kind}, "combination": combination}
-    return {"phase_results_processors": [{"normalization-processor": processor}]}
+@dataclass(frozen=True, slots=True)
+class IndexedItem:
+    """A lot with its vector, as it goes into an index.
 
-
-def pipeline_name(alias: str) -> str:
-    """Name of the search pipeline that hybrid queries of an alias pass through."""
-    return f"{alias}-rrf"
-
-
-def check_language(language: str) -> None:
-    """Make sure that words of a language can be stemmed.
-
-    Raises:
-        InvalidInput: they cannot; the message lists what can.
+    Attributes:
+        item_id: unique id.
+        version: >= 0; an entry with a lower version than the stored one is stale and changes nothing.
+        document: what schema.document_of() made.
+        vector: (dimensions,) float32 of unit length.
     """
-    if language not in STEMMERS:
-        known = ", ".join(STEMMERS)
-        raise InvalidInput(f"there is no stemmer for the language {language!r} of an index; known are {known} (Arabic is always)")
+
+    item_id: str
+    version: int
+    document: Mapping[str, Any]
+    vector: Vector
 
 
-def index_body(
-    tower_id: str,
-    dimensions: int,
-    *,
-    engine: Engine = "lucene",
-    shards: int = 1,
-    replicas: int = 0,
-    language: str = DEFAULT_LANGUAGE,
-) -> dict[str, Any]:
-    """Settings and mapping of the physical index.
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """The news that a lot is gone, with the version from which on it is."""
 
-    Args:
-        tower_id: the one tower whose vectors the index may hold; kept in `_meta`.
-        dimensions: length of the vectors.
-        engine: k-NN engine; HNSW in cosine space either way.
-        shards: primary shards.
-        replicas: copies of each shard.
-        language: by which words in Latin letters are stemmed, one of STEMMERS; words in Arabic letters are stemmed as Arabic.
+    item_id: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertReport:
+    """What became of the entries of one upsert: every entry counts in exactly one field.
+
+    Attributes:
+        indexed: written.
+        deleted_ids: of the tombstones carried out, also those of lots that were never there.
+        stale_ids: of the entries that are older than what is stored, and so without effect.
+        rejected: (item_id, reason) of the entries that the index refuses.
     """
-    return {
-        "settings": _settings(shards, replicas, language, scoring_parameters()),
-        "mappings": {
-            "dynamic": False,
-            "_meta": {"tower_id": tower_id, "dimensions": dimensions, "shards": shards, "analysis": ANALYSIS},
-            "properties": {VECTOR_FIELD: _vector_field(dimensions, engine), **_lot_fields()},
-        },
-    }
 
+    indexed: int = 0
+    deleted_ids: Sequence[str] = ()
+    stale_ids: Sequence[str] = ()
+    rejected: Sequence[tuple[str, str]] = ()
 
-def template_body(
-    alias: str, *, shards: int = 1, replicas: int = 0, language: str = DEFAULT_LANGUAGE, numbers: ScoringParameters | None = None
-) -> dict[str, Any]:
-    """The index template of an alias: what an index is like that something else than create() makes.
+    @property
+    def deleted(self) -> int:
+        """Tombstones carried out."""
+        return len(self.deleted_ids)
 
-    Such an index has the fields of a lot but for the vector, whose length no template can know, and guesses none from what is
-    written to it; without a `_meta` it is never taken for the index of a tower.
+    @property
+    def stale(self) -> int:
+        """Entries without effect."""
+        return len(self.stale_ids)
 
-    Args:
-        alias: physical names begin with it.
-        shards: primary shards.
-        replicas: copies of each shard.
-        language: as in index_body().
-        numbers: of BM25; None takes those of this process.
-    """
-    return {
-        "index_patterns": [f"{alias}-*"],
-        "priority": 100,
-        "template": {
-            "settings": _settings(shards, replicas, language, numbers or scoring_parameters()),
-            "mappings": {"dynamic": False, "properties": _lot_fields()},
-        },
-    }
+    @property
+    def counts(self) -> dict[str, int]:
+        """Outcome -> number of entries, under the names that reports and logs use."""
+        return {"indexed": self.indexed, "stale": self.stale, "refused": len(self.rejected), "withdrawn": self.deleted}
 
+    @property
+    def total(self) -> int:
+        """Entries that the report speaks of."""
+        return sum(self.counts.values())
 
-def _settings(shards: int, replicas: int, language: str, numbers: ScoringParameters) -> dict[str, Any]:
-    slow = {
-        "search.slowlog.threshold.query.warn": SLOW_SEARCH,
-        "search.slowlog.threshold.fetch.warn": SLOW_SEARCH,
-        "indexing.slowlog.threshold.index.warn": SLOW_WRITE,
-        "indexing.slowlog.source": False,  # the lot's id is enough
-    }
-    return {
-        "index": {
-            "knn": True,
-            "number_of_shards": shards,
-            "number_of_replicas": replicas,
-            "gc_deletes": DELETE_MEMORY,
-            "similarity": {"default": {"type": "BM25", "k1": numbers.bm25_k1, "b": numbers.bm25_b}},
-            **slow,
-        },
-        "analysis": _analysis(language),
-    }
-
-
-def _analysis(language: str) -> dict[str, Any]:
-    """Return the analysis settings: of texts in NFC the same words, endings and lengths as text.words() and the embedded index.
-
-    Each stemmer leaves the letters of the other's script alone.
-    """
-    cut = {"type": "custom", "tokenizer": "word", "char_filter": ["unseen", "arabic_letters"]}
-    return {
-        "normalizer": {"lowercase": {"type": "custom", "char_filter": ["unseen"], "filter": ["lowercase"]}},  # text.fold_label()
-        "char_filter": {
-            "unseen": {"type": "pattern_replace", "pattern": UNSEEN_IN_WORDS, "replacement": ""},
-            "arabic_letters": {"type": "mapping", "mappings": [f"{_escaped(a)}=>{_escaped(b)}" for a, b in LETTERS.items()]},
-        },
-        "filter": {
-            "latin_stemmer": {"type": "stemmer", "language": STEMMERS[language]},
-            "arabic_stemmer": {"type": "stemmer", "language": "arabic"},
-            "word_head": {"type": "truncate", "length": WORD_HEAD_CHARS},
-        },
-        "analyzer": {
-            "item_text": {**cut, "filter": ["lowercase", "latin_stemmer", "arabic_stemmer", "word_head"]},
-            "spelling": {**cut, "filter": ["lowercase", "word_head"]},
-        },
-        "tokenizer": {"word": {"type": "pattern", "pattern": WORD_PATTERN, "group": 0}},
-    }
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\u{ord(character):04x}" for character in text)
-
-
-def _vector_field(dimensions: int, engine: Engine) -> dict[str, Any]:
-    method = {
-        "name": "hnsw",
-        "engine": engine,
-        "space_type": "cosinesimil",
-        "parameters": {"m": scoring_parameters().hnsw_m, "ef_construction": scoring_parameters().hnsw_ef_construction},
-    }
-    return {"type": "knn_vector", "dimension": dimensions, "method": method}
-
-
-def _lot_fields() -> dict[str, Any]:
-    """The fields of document_of()."""
-    text = {"type": "text", "analyzer": "item_text"}
-    keyword = {"type": "keyword", "normalizer": "lowercase"}
-    named = {**keyword, "fields": {"words": text}}
-    exact = {"type": "keyword"}
-    return {
-        TEXT_FIELD: text,
-        "title": {**text, "fields": {"spelling": {"type": "text", "analyzer": "spelling"}}},
-        "item_id": exact,
-        "category": named,
-        "brand": named,
-        "current_price": {"type": "float"},
-        "bid_count": {"type": "integer"},
-        "seller_rating": {"type": "float"},
-        "seller": exact,
-        **dict.fromkeys(TIME_FIELDS, EPOCH_MILLIS),
-        "has_image": {"type": "boolean"},
-        "tower_id": exact,
-        "release_id": exact,
-        DELETED_FIELD: EPOCH_MILLIS,
-    }
+    def __add__(self, other: "UpsertReport") -> "UpsertReport":
+        return UpsertReport(
+            self.indexed + other.indexed,
+            (*self.deleted_ids, *other.deleted_ids),
+            (*self.stale_ids, *other.stale_ids),
+            (*self.rejected, *other.rejected),
+        )
 
 
 def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
+from retrieval.contracts.documents import UpsertReport
 from retrieval.errors import ReleaseError
 from retrieval.files import replace_file, sha256_of, shortage
-from retrieval.index.port import UpsertReport
 
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.ndjson"

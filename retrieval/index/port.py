@@ -9,84 +9,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.index.fusion import Fusion, fuse
 
-Vector = NDArray[np.float32]
 TopField = Literal["bid_count", "listed_at"]  # numbers of a lot that a list may be ordered by
 
 REBUILD = "build the index again with `gavel index --rebuild`"  # the remedy of damaged files and lots
 SCORE_DECIMALS = 6  # of a cosine: past these, engines differ by their order of summation
 OVERFETCH = 10  # candidates beyond k that are asked of an engine, so that ties at the cut are broken by item_id
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedItem:
-    """A lot with its vector, as it goes into an index.
-
-    Attributes:
-        item_id: unique id.
-        version: >= 0; an entry with a lower version than the stored one is stale and changes nothing.
-        document: what schema.document_of() made.
-        vector: (dimensions,) float32 of unit length.
-    """
-
-    item_id: str
-    version: int
-    document: Mapping[str, Any]
-    vector: Vector
-
-
-@dataclass(frozen=True, slots=True)
-class Deletion:
-    """The news that a lot is gone, with the version from which on it is."""
-
-    item_id: str
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class UpsertReport:
-    """What became of the entries of one upsert: every entry counts in exactly one field.
-
-    Attributes:
-        indexed: written.
-        deleted_ids: of the tombstones carried out, also those of lots that were never there.
-        stale_ids: of the entries that are older than what is stored, and so without effect.
-        rejected: (item_id, reason) of the entries that the index refuses.
-    """
-
-    indexed: int = 0
-    deleted_ids: Sequence[str] = ()
-    stale_ids: Sequence[str] = ()
-    rejected: Sequence[tuple[str, str]] = ()
-
-    @property
-    def deleted(self) -> int:
-        """Tombstones carried out."""
-        return len(self.deleted_ids)
-
-    @property
-    def stale(self) -> int:
-        """Entries without effect."""
-        return len(self.stale_ids)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Outcome -> number of entries, under the names that reports and logs use."""
-        return {"indexed": self.indexed, "stale": self.stale, "refused": len(self.rejected), "withdrawn": self.deleted}
-
-    @property
-    def total(self) -> int:
-        """Entries that the report speaks of."""
-        return sum(self.counts.values())
-
-    def __add__(self, other: "UpsertReport") -> "UpsertReport":
-        return UpsertReport(
-            self.indexed + other.indexed,
-            (*self.deleted_ids, *other.deleted_ids),
-            (*self.stale_ids, *other.stale_ids),
-            (*self.rejected, *other.rejected),
-        )
 
 
 def utc_now() -> datetime:
@@ -334,3 +264,6 @@ def fused_candidates(keyword: Sequence[Candidate], semantic: Sequence[Candidate]
 def in_order(found: Iterable[Candidate]) -> list[Candidate]:
     """Candidates by descending score, ties by item_id."""
     return sorted(found, key=lambda c: (-c.score, c.item_id))
+
+
+Mask = NDArray[np.bool_]

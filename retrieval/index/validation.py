@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from retrieval.contracts.documents import Deletion, IndexedItem
 from retrieval.contracts.items import MAX_ID_BYTES, latest_version
-from retrieval.index.port import Deletion, IndexedItem
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 TEXT_FIELDS = ("text", "title", "category", "brand", "seller")

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.documents import Vector
 from retrieval.contracts.items import epoch_ms, query_text
 from retrieval.index.fusion import RRF_RANK_CONSTANT
-from retrieval.index.port import Candidate, Vector
+from retrieval.index.port import Candidate
 from retrieval.text.analysis import words
 
 MS_PER_HOUR = 3_600_000

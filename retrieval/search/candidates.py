@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from retrieval.buyers.vector import BuyerTower, BuyerVector, buyer_vector
+from retrieval.contracts.documents import Vector
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, InvalidInput, TowerError
 from retrieval.index.fusion import Fusion
-from retrieval.index.port import Candidate, Filter, TopField, Vector, VectorIndex, fused_candidates
+from retrieval.index.port import Candidate, Filter, TopField, VectorIndex, fused_candidates
 from retrieval.resilience import Circuit
 from retrieval.search.request import SearchRequest
 

@@ -7,8 +7,9 @@ from collections.abc import Container, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.documents import Vector
 from retrieval.errors import RankerUnavailable
-from retrieval.index.port import Candidate, Vector, cosines
+from retrieval.index.port import Candidate, cosines
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.port import ExplainingRanker, Ranker
 from retrieval.search.response import Explanation

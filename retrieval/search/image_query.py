@@ -8,10 +8,10 @@ from typing import Protocol
 
 from retrieval.buyers.vector import unit_vector
 from retrieval.config.settings import scoring_parameters
+from retrieval.contracts.documents import Vector
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.tower_store import image_tower_folder
 from retrieval.errors import NoImageBranch, TowerMismatch
-from retrieval.index.port import Vector
 from retrieval.search.cache import CacheUse, LruCache
 
 CACHED_PHOTOS = 1_000  # vectors, so that a later page of an answer does not decode the photo again

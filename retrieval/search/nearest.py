@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterator
 from itertools import islice, zip_longest
 
+from retrieval.contracts.documents import Vector
 from retrieval.deadline import Deadline
-from retrieval.index.port import Candidate, Filter, Vector
+from retrieval.index.port import Candidate, Filter
 from retrieval.search.candidates import FirstStage
 from retrieval.search.live_index import ActiveIndex
 from retrieval.search.pipeline import Scored, ranked, timed

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.buyers.vector import personalise
-from retrieval.contracts.documents import listed_fields
+from retrieval.contracts.documents import Vector, listed_fields
 from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
 from retrieval.errors import IndexUnavailable, InvalidQuery, RankerUnavailable
 from retrieval.index.filters import matches
-from retrieval.index.port import Candidate, Vector, cosines
+from retrieval.index.port import Candidate, cosines
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
 from retrieval.resilience import Circuit

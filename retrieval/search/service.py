@@ -8,13 +8,13 @@ from typing import Any
 
 from retrieval.buyers.history_store import BuyerStore, NoBuyerStore, parse_buyer_id
 from retrieval.buyers.vector import AVERAGE, BuyerTower, BuyerVector, unit_vector
-from retrieval.contracts.documents import visible_fields
+from retrieval.contracts.documents import Vector, visible_fields
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import EPOCH, query_text, require_id
 from retrieval.deadline import Deadline, uncounted
 from retrieval.errors import GavelError, InvalidQuery, TowerError, UnknownItem
 from retrieval.index.filters import has_ended
-from retrieval.index.port import Candidate, Filter, IndexStore, Vector
+from retrieval.index.port import Candidate, Filter, IndexStore
 from retrieval.ranker.port import Ranker
 from retrieval.search.cache import CacheUse, LruCache
 from retrieval.search.candidates import FirstStage, retrieve

@@ -1,4 +1,4 @@
-"""Stems of words, the same as the analyzers of schema.index_body() make: Snowball's, and for Arabic letters Lucene's light ones.
+"""Stems of words, the same as the analyzers of OpenSearch make: Snowball, and for Arabic letters the light stemmer of Lucene.
 
 The script of a word decides: Arabic letters are stemmed as Arabic in every index, Latin ones in the one language of the index.
 """

@@ -26,11 +26,10 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
 from gavel.rehearsal.state_machines import as_on_aws
 from lambdas.bulk_indexer import handler as indexer
 from lambdas.bulk_indexer import tower_index
-from retrieval.contracts.documents import bulk_lines
+from retrieval.contracts.documents import IndexedItem, bulk_lines
 from retrieval.contracts.release import Manifest, Part
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import IndexedItem
 
 TOWER = "0123456789ab"
 DIMENSIONS = 13  # of the vectors of tests/lots.py

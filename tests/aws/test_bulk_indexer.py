@@ -19,13 +19,13 @@ from lambdas.bulk_indexer import handler as lambda_module
 from lambdas.bulk_indexer import tower_index
 from lambdas.bulk_indexer.handler import handler
 from lambdas.bulk_indexer.publishing import Bucket
-from retrieval.contracts.documents import bulk_lines
+from retrieval.contracts.documents import Deletion, bulk_lines
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, Manifest, Part, PartReceipt
 from retrieval.contracts.tower_card import CARD_FILE, TowerCard
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, ReleaseError, TowerError
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Deletion, Filter
+from retrieval.index.port import Filter
 
 BUCKET = "embeddings"
 FOLDER = "embeddings/night 1+2/"  # a blank and a plus, which S3 encodes in event keys

@@ -11,7 +11,8 @@ from opensearchpy.exceptions import NotFoundError
 from recording_server import recording_server
 
 from lambdas.index_setup.handler import apply, handler
-from retrieval.contracts.documents import HYBRID_PIPELINE, SLOW_SEARCH, VECTOR_FIELD, pipeline_name, template_body
+from retrieval.contracts.documents import VECTOR_FIELD
+from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, SLOW_SEARCH, pipeline_name, template_body
 from retrieval.index.opensearch.store import OpenSearchStore
 from retrieval.index.port import Filter
 

@@ -26,12 +26,11 @@ from gavel.opensearch.node import free_port
 from gavel.workspace.folders import Home
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
-from retrieval.contracts.documents import document_of
+from retrieval.contracts.documents import IndexedItem, document_of
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.encoders.query_encoder import OUTPUT, QueryEncoder
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import IndexedItem
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 4  # lots of each colour and kind

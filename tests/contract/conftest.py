@@ -8,8 +8,9 @@ from index_lots import DIMENSIONS, TOWER_ID
 from opensearch_stores import opensearch_store
 from opensearchpy import OpenSearch
 
+from retrieval.contracts.documents import Deletion, IndexedItem
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.port import Deletion, IndexedItem, IndexStore, VectorIndex
+from retrieval.index.port import IndexStore, VectorIndex
 
 ADAPTERS = ("faiss", "opensearch")
 

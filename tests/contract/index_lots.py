@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.contracts.documents import document_of, vector_from_json, vector_to_json
+from retrieval.contracts.documents import IndexedItem, Vector, document_of, vector_from_json, vector_to_json
 from retrieval.contracts.items import Item
-from retrieval.index.port import Filter, IndexedItem, Vector
+from retrieval.index.port import Filter
 
 TOWER_ID = "0123456789ab"
 DIMENSIONS = 16

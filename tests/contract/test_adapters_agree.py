@@ -8,11 +8,12 @@ import pytest
 from index_lots import NOW, TOWER_ID, clustered, lot
 from opensearch_stores import opensearch_store
 
+from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.opensearch.store import OpenSearchStore
-from retrieval.index.port import Candidate, Filter, IndexedItem, Vector, VectorIndex
+from retrieval.index.port import Candidate, Filter, VectorIndex
 from retrieval.ranker.features import feature_matrix
 
 LOTS, QUERIES, K, WIDTH = 2_000, 200, 50, 64

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 import pytest
 from index_lots import TOWER_ID, lot
 
-from retrieval.index.port import Deletion, IndexedItem, IndexStore, VectorIndex
+from retrieval.contracts.documents import Deletion, IndexedItem
+from retrieval.index.port import IndexStore, VectorIndex
 
 Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 

@@ -10,8 +10,9 @@ import pytest
 from index_lots import EVERYTHING, NOW, TOWER_ID, clustered, lot, unit
 from opensearch_stores import opensearch_store
 
+from retrieval.contracts.documents import Deletion, IndexedItem
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.port import Deletion, Filter, IndexedItem, IndexStore, VectorIndex
+from retrieval.index.port import Filter, IndexStore, VectorIndex
 from retrieval.ingestion import LEAST_RECALL, probe_index, recall_at_10
 
 D = 64

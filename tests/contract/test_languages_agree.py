@@ -14,14 +14,14 @@ from index_lots import DIMENSIONS, EVERYTHING, NOW, TOWER_ID, axis, lot
 from opensearchpy import OpenSearch
 
 from catalog.emoji import read_emoji
-from retrieval.config.settings import IndexLanguage
-from retrieval.contracts.documents import STEMMERS, index_body
 from retrieval.contracts.items import parse_item, query_text
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.opensearch.mapping import STEMMERS, index_body
 from retrieval.index.opensearch.store import OpenSearchStore
 from retrieval.index.port import Filter, IndexStore
 from retrieval.text.analysis import words
+from retrieval.text.languages import IndexLanguage
 from retrieval.text.stemming import SNOWBALL, stem
 
 # names from the CLDR's annotations, every ending and article of the stemmer, and letters that are folded

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from index_lots import DIMENSIONS, TOWER_ID, axis, lot
 
-from retrieval.contracts.documents import bulk_lines
+from retrieval.contracts.documents import Deletion, IndexedItem, bulk_lines
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
 from retrieval.errors import IndexMissing, ReleaseError
-from retrieval.index.port import Deletion, IndexedItem, IndexStore
+from retrieval.index.port import IndexStore
 from retrieval.ingestion import index_release, publish_release, rebuild_index, take_in_part
 
 OTHER_TOWER = "f" * 12

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from index_lots import EVERYTHING, NOW, lot
 
-from retrieval.index.port import Candidate, Deletion, Filter, IndexedItem, VectorIndex
+from retrieval.contracts.documents import Deletion, IndexedItem
+from retrieval.index.port import Candidate, Filter, VectorIndex
 
 Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from index_lots import DIMENSIONS, EVERYTHING, TOWER_ID, axis, lot
 
+from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport
 from retrieval.contracts.items import epoch_ms
-from retrieval.index.port import Deletion, IndexedItem, IndexStore, UpsertReport, VectorIndex, utc_now
+from retrieval.index.port import IndexStore, VectorIndex, utc_now
 
 Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 

@@ -30,12 +30,11 @@ from lambdas.query_api import wiring
 from models.config.training import TrainingConfig
 from models.data.images import Augmentation
 from models.training.two_towers import train_towers
-from retrieval.contracts.documents import bulk_lines
+from retrieval.contracts.documents import Deletion, IndexedItem, bulk_lines
 from retrieval.contracts.items import Item
+from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import load_release
 from retrieval.index.opensearch.store import OpenSearchStore
-from retrieval.index.port import Deletion, IndexedItem
-from retrieval.ingestion import read_part
 
 NOW = datetime.now(UTC)
 LISTED = NOW - timedelta(days=2)

@@ -24,12 +24,12 @@ from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.two_towers import TrainingConfig, train_towers
 from retrieval.buyers.vector import buyer_vector
-from retrieval.contracts.documents import document_of
+from retrieval.contracts.documents import IndexedItem, document_of
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import item_text
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter, IndexedItem, VectorIndex
+from retrieval.index.port import Filter, VectorIndex
 
 MODEL_VARIABLE = "GAVEL_MULTILINGUAL_MODEL"
 ALIKE, UNLIKE = 0.7, 0.3

@@ -22,12 +22,12 @@ from models.towers.two_towers import TwoTowers
 from models.training.two_towers import TrainingConfig, train_towers
 from processing.embedding.job import embed
 from retrieval.contracts.items import query_text
+from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
-from retrieval.ingestion import read_part
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 PIECES, POSITIONS = 400, 34

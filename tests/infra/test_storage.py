@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import synthesise
 
-from retrieval.contracts.documents import HYBRID_PIPELINE
+from retrieval.index.opensearch.mapping import HYBRID_PIPELINE
 
 STATEFUL = ("AWS::S3::Bucket", "AWS::OpenSearchService::Domain", "AWS::SQS::Queue", "AWS::DynamoDB::Table")
 SNAPSHOT = Path(__file__).with_name("stateful_resources.json")

@@ -10,11 +10,11 @@ import faiss
 import numpy as np
 
 from retrieval.config.index_spec import POINTS_A_CENTROID, IndexSpec
+from retrieval.contracts.documents import Vector
 from retrieval.errors import InvalidInput
 from retrieval.files import crc32_of, replace_file
 from retrieval.index.ann.families import CARD_FILE, INDEX_FILE, VECTORS_FILE, AnnIndex, mapped_vectors
 from retrieval.index.ann.whole_vectors import WholeVectors
-from retrieval.index.port import Vector
 
 ROWS_A_STEP = 10_000  # added between two steps of a progress bar
 SAMPLE_SEED = 7

@@ -13,9 +13,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.documents import Vector
 from retrieval.index.ann.whole_vectors import Slots
-from retrieval.index.embedded.filter_columns import Mask
-from retrieval.index.port import Vector
+from retrieval.index.port import Mask
 
 _faiss: Any = faiss  # its type stubs know the C++ signatures alone
 

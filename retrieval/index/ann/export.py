@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import Deletion, Vector
+from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import check_part, load_release
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replacing, sha256_of
 from retrieval.index.ann.build import trained
-from retrieval.index.port import Deletion, Vector
-from retrieval.ingestion import read_part
 
 EMBEDDINGS_FILE = "product_embeddings.npy"
 IDS_FILE = "product_ids.npy"

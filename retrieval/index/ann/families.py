@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import Vector
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.files import crc32_of, shortage
 from retrieval.index.ann.inner_products import inner_products
 from retrieval.index.ann.vector_index import SHARE_OF_PASSES, exact_is_cheaper, nearest_ids, share_near
 from retrieval.index.ann.whole_vectors import Slots, WholeVectors
-from retrieval.index.embedded.filter_columns import Mask
-from retrieval.index.port import OVERFETCH, Vector
+from retrieval.index.port import OVERFETCH, Mask
 
 INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"
 SIFTED_MARGIN = 1.5  # of what would be enough if the allowed were spread evenly

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.port import Vector
+from retrieval.contracts.documents import Vector
 
 _faiss: Any = faiss  # its type stubs leave these functions out
 

@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 
 from retrieval.config.index_spec import LEAST_TO_TRAIN, IndexSpec
+from retrieval.contracts.documents import Vector
 from retrieval.errors import InvalidInput
 from retrieval.files import replacing
 from retrieval.index.ann.build import trained
@@ -18,8 +19,7 @@ from retrieval.index.ann.families import AnnIndex, mapped_vectors
 from retrieval.index.ann.storage import Footer, MappedIndex, Positions, checked, positions_in, seal
 from retrieval.index.ann.vector_index import nearest_ids
 from retrieval.index.ann.whole_vectors import BLOCK_ROWS, Slots, WholeVectors
-from retrieval.index.embedded.filter_columns import Mask
-from retrieval.index.port import OVERFETCH, Vector
+from retrieval.index.port import OVERFETCH, Mask
 
 ROWS_A_STRIDE = 10_000  # coded between two chances to give up
 OUTGROWN = 4  # times the vectors that it was trained for

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import Vector
 from retrieval.index.ann.families import AnnIndex
-from retrieval.index.port import Vector
 
 BLOCK_ROWS = 50_000  # vectors that all queries are compared with at a time
 SAME_COSINE = 1e-5  # vectors nearer to the cut than rounding can tell apart are as good as those of the exact answer

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import Vector
 from retrieval.files import replacing
 from retrieval.index.ann.equal_vectors import EqualVectors
 from retrieval.index.ann.inner_products import inner_products
 from retrieval.index.ann.storage import Footer, MappedIndex, Positions, checked, positions_in, seal
 from retrieval.index.ann.whole_vectors import Slots
-from retrieval.index.embedded.filter_columns import Mask
-from retrieval.index.port import OVERFETCH, Vector
+from retrieval.index.port import OVERFETCH, Mask
 
 _faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors
 

@@ -9,8 +9,8 @@ from typing import BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.documents import Vector
 from retrieval.errors import IndexUnavailable
-from retrieval.index.port import Vector
 
 Slots = NDArray[np.int64]
 BLOCK_ROWS = 65_536  # vectors gathered at a time

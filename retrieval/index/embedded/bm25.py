@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.settings import scoring_parameters
-from retrieval.contracts.documents import DEFAULT_LANGUAGE
 from retrieval.files import commit_folder, crc32_of, partial_path, seal_json, unseal_json
 from retrieval.index.embedded.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
 from retrieval.index.validation import batches
 from retrieval.text.analysis import ANALYSIS, words
+from retrieval.text.languages import DEFAULT_LANGUAGE
 from retrieval.text.stemming import caching_stemmer, stem
 
 STATISTICS_FILE = "statistics.json"
@@ -79,7 +79,7 @@ class Bm25Index:
         lengths: (N,) int32: words of each document.
         postings: of the documents' stems.
         shares: (P,) float64: tf / (tf + norm) of every posting.
-        language: of words in Latin letters, a key of schema.STEMMERS.
+        language: of words in Latin letters, a key of SNOWBALL of retrieval.text.stemming.
         last: position of the last text that was read, whether it has a word or not; -1 before the first.
     """
 

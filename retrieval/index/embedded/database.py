@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.errors import IndexUnavailable
 from retrieval.files import crc32_of, replace_file, seal_json, shortage, unseal_json
-from retrieval.index.port import REBUILD, Deletion, IndexedItem, UpsertReport, Vector
+from retrieval.index.port import REBUILD
 from retrieval.index.validation import entry_fault
 
 logger = logging.getLogger(__name__)

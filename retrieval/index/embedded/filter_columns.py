@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from retrieval.contracts.items import epoch_ms
 from retrieval.index.embedded.database import ItemFields
-from retrieval.index.port import Filter, TopField
+from retrieval.index.port import Filter, Mask, TopField
 from retrieval.text.analysis import fold_label
-
-Mask = NDArray[np.bool_]
 
 NEVER_ENDS = np.iinfo(np.int64).max
 GROWTH = 1.2  # of the space for columns where it runs out, so that a lot more seldom copies those of all lots

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
-from retrieval.contracts.documents import DEFAULT_LANGUAGE, check_language
+from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.embedded.background import enough_memory
 from retrieval.index.embedded.database import ItemDatabase, damaged
@@ -21,19 +21,9 @@ from retrieval.index.embedded.top_k import Hit, Hits, best_hits, best_places, ke
 from retrieval.index.embedded.vectors import VectorView
 from retrieval.index.fusion import Fusion, fuse
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.port import (
-    Candidate,
-    Deletion,
-    Filter,
-    IndexedItem,
-    TopField,
-    UpsertReport,
-    Vector,
-    cosines_with,
-    scores_of,
-    with_ranks,
-)
+from retrieval.index.port import Candidate, Filter, TopField, cosines_with, scores_of, with_ranks
 from retrieval.index.validation import batches, entry_chars
+from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 from retrieval.text.stemming import shares_stem
 
 logger = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.documents import Vector
 from retrieval.index.ann.vector_index import FlatVectors
 from retrieval.index.ann.whole_vectors import Slots
-from retrieval.index.embedded.filter_columns import Mask
 from retrieval.index.embedded.main_index import MainIndex
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
-from retrieval.index.port import Vector
+from retrieval.index.port import Mask
 
 ROWS_A_STRIDE = 4_096  # added to an index that nobody searches; FAISS pays for every vector of a graph at each stride
 

@@ -6,12 +6,12 @@ from typing import Protocol, Self
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import scoring_parameters
+from retrieval.contracts.documents import Vector
 from retrieval.index.ann.quantised_index import CodedVectors
 from retrieval.index.ann.storage import Positions
 from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
 from retrieval.index.ann.whole_vectors import Slots
-from retrieval.index.embedded.filter_columns import Mask
-from retrieval.index.port import Vector
+from retrieval.index.port import Mask
 
 DEFAULT_INDEX = "hnsw"
 

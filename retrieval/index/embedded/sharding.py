@@ -21,6 +21,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.files import seal_json, unseal_json
 from retrieval.index.embedded.database import damaged
@@ -28,18 +29,7 @@ from retrieval.index.embedded.index import ENTRIES_A_COMMIT, EmbeddedIndex
 from retrieval.index.embedded.title_terms import corrections
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.port import (
-    Candidate,
-    Deletion,
-    Filter,
-    IndexedItem,
-    TopField,
-    UpsertReport,
-    Vector,
-    fused_candidates,
-    in_order,
-    with_ranks,
-)
+from retrieval.index.port import Candidate, Filter, TopField, fused_candidates, in_order, with_ranks
 from retrieval.index.validation import batches, entry_chars
 from retrieval.processes import end_with_parent
 

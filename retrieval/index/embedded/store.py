@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from retrieval.config.index_spec import IndexSpec
-from retrieval.contracts.documents import DEFAULT_LANGUAGE, check_language
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.files import commit_folder, replace_file
 from retrieval.index.embedded.database import damaged
@@ -23,6 +22,7 @@ from retrieval.index.embedded.index import EXACT_BELOW, EmbeddedIndex
 from retrieval.index.embedded.sharding import ShardedIndex, is_sharded
 from retrieval.index.hybrid_tuning import Tuning, untuned
 from retrieval.index.port import index_name, utc_now
+from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 
 __all__ = ["EmbeddedIndex", "EmbeddedStore"]
 
@@ -36,7 +36,7 @@ class EmbeddedStore:
         root: made when the first index is.
         alias: name behind which the live index stands.
         exact_below: see EmbeddedIndex.
-        language: of words in Latin letters, in the indices that create() makes; a key of schema.STEMMERS.
+        language: of words in Latin letters, in the indices that create() makes; a key of SNOWBALL of retrieval.text.stemming.
         spec: see EmbeddedIndex; the lots are the same, so a root may be opened as any.
         tuning: tower_id -> how an index of that tower is searched; asked when it is opened.
         shards: how many processes share the lots of an index that is made from now on; 1 keeps them in this one.

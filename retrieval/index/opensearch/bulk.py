@@ -11,10 +11,11 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from retrieval.contracts.documents import DELETE_MEMORY, bulk_lines, deletion_lines
+from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, bulk_lines, deletion_lines
 from retrieval.errors import IndexUnavailable
 from retrieval.index.opensearch.errors import opensearch_errors
-from retrieval.index.port import Deletion, IndexedItem, UpsertReport, utc_now
+from retrieval.index.opensearch.mapping import DELETE_MEMORY
+from retrieval.index.port import utc_now
 from retrieval.index.validation import entry_fault
 
 CHUNK_ENTRIES = 500

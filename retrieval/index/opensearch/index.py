@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from opensearchpy import OpenSearch
 from opensearchpy.helpers import scan
 
-from retrieval.contracts.documents import DELETED_FIELD, EPOCH_MILLIS, fusion_pipeline, pop_vector
+from retrieval.contracts.documents import DELETED_FIELD, Deletion, IndexedItem, UpsertReport, Vector, pop_vector
 from retrieval.contracts.items import epoch_ms
 from retrieval.deadline import Deadline
 from retrieval.errors import IndexUnavailable, InvalidInput
@@ -22,6 +22,7 @@ from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.opensearch.bulk import BulkWriter
 from retrieval.index.opensearch.errors import opensearch_errors
+from retrieval.index.opensearch.mapping import EPOCH_MILLIS, fusion_pipeline
 from retrieval.index.opensearch.queries import (
     KEYWORD_QUERY,
     KNOWN_WORDS,
@@ -39,12 +40,8 @@ from retrieval.index.opensearch.responses import ask_again, refreshed, whole_ans
 from retrieval.index.port import (
     REBUILD,
     Candidate,
-    Deletion,
     Filter,
-    IndexedItem,
     TopField,
-    UpsertReport,
-    Vector,
     fused_candidates,
     in_order,
     rank_by_cosine,

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from retrieval.config.settings import scoring_parameters
-from retrieval.contracts.documents import SPELLING_FIELD, TEXT_FIELD, VECTOR_FIELD, WORD_FIELDS
+from retrieval.contracts.documents import TEXT_FIELD, VECTOR_FIELD, Vector
 from retrieval.contracts.items import epoch_ms
 from retrieval.index.hybrid_tuning import FieldBoosts
-from retrieval.index.port import OVERFETCH, Filter, TopField, Vector
+from retrieval.index.opensearch.mapping import SPELLING_FIELD, WORD_FIELDS
+from retrieval.index.port import OVERFETCH, Filter, TopField
 from retrieval.text.spelling import LEAST_LETTERS, max_edits
 
 DEFAULT_EF_SEARCH = 100  # where the hyperparameters leave it open

@@ -7,15 +7,16 @@ from typing import Any
 
 from opensearchpy import OpenSearch
 
-from retrieval.contracts.documents import DEFAULT_LANGUAGE, HYBRID_PIPELINE, Engine, check_language, index_body, pipeline_name
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.index.hybrid_tuning import Tuning, untuned
 from retrieval.index.opensearch.client import connect
 from retrieval.index.opensearch.errors import opensearch_errors
 from retrieval.index.opensearch.index import OpenSearchIndex
+from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, Engine, index_body, pipeline_name
 from retrieval.index.opensearch.responses import ask_again
 from retrieval.index.port import index_name, utc_now
 from retrieval.text.analysis import ANALYSIS
+from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 
 __all__ = ["OpenSearchIndex", "OpenSearchStore"]
 

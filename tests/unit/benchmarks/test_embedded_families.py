@@ -15,6 +15,7 @@ from benchmarks.ann.clustered import clustered, clustered_queries
 from benchmarks.ann.embedded_families import measure
 from benchmarks.reliability.kills import KillReport, survive
 from retrieval.config.index_spec import FAMILIES, IndexSpec
+from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.files import replacing
 from retrieval.index.ann.quantised_index import OUTGROWN, CodedVectors
@@ -22,7 +23,7 @@ from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.ann.whole_vectors import WholeVectors
 from retrieval.index.embedded.main_index import MainIndex, embedded_spec, new_main
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.port import Deletion, Filter, IndexedItem, Vector
+from retrieval.index.port import Filter
 
 N, MORE, D, K = 3_000, 1_100, 16, 10
 

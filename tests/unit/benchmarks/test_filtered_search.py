@@ -11,9 +11,9 @@ from benchmarks.ann.data import synthetic_vectors
 from benchmarks.ann.filtered import FilteredResult, run_benchmark
 from benchmarks.ann.filters import KINDS, Filters
 from gavel.cli.main import app
+from retrieval.contracts.documents import Vector
 from retrieval.index.ann.inner_products import inner_products
 from retrieval.index.ann.vector_index import HnswGraph, share_near
-from retrieval.index.port import Vector
 
 LOTS, D = 6_000, 16
 GRAPH = "hnsw:m=8,ef_construction=64,ef_search=40"

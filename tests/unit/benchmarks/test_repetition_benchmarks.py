@@ -12,10 +12,11 @@ from lots import WordEncoder, lot, publish
 from benchmarks.ann import batches
 from benchmarks.ann.data import synthetic_vectors
 from benchmarks.speed import caches
+from retrieval.contracts.documents import Deletion
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Deletion, Filter, utc_now
+from retrieval.index.port import Filter, utc_now
 from retrieval.search.service import SearchRequest, SearchService
 
 

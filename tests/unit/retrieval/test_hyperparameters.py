@@ -16,12 +16,12 @@ from processing.ranking.labels import clicked_gains
 from retrieval.buyers.vector import AVERAGE, buyer_vector, personalise
 from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import EventWeights, ScoringParameters, scoring_parameters
-from retrieval.contracts.documents import index_body
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidSettings
 from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.embedded.bm25 import Bm25Index
 from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.opensearch.mapping import index_body
 from retrieval.index.opensearch.queries import semantic_body
 from retrieval.index.port import Candidate, Filter
 from retrieval.ranker.parameters import BoosterParameters, FewQueries

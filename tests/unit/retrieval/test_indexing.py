@@ -12,22 +12,14 @@ import pytest
 from lots import TOWER_ID
 from small_releases import OTHER_TOWER, lots, of_other_tower, packed, write_release
 
-from retrieval.contracts.documents import bulk_lines
+from retrieval.contracts.documents import Deletion, bulk_lines
 from retrieval.contracts.items import latest_version
+from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
 from retrieval.errors import IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Deletion, Filter
-from retrieval.ingestion import (
-    ensure_index,
-    index_part,
-    index_release,
-    probe_index,
-    publish_release,
-    read_part,
-    recall_at_10,
-    take_in_part,
-)
+from retrieval.index.port import Filter
+from retrieval.ingestion import ensure_index, index_part, index_release, probe_index, publish_release, recall_at_10, take_in_part
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from judged_lots import write_judged_catalog
 
 from gavel.cli.demo import TEXT, Demo, Plan, show_report
 from gavel.workspace import pipeline
-from models.training.schedule import RECORD_FILE
+from models.artefacts.run_record import RECORD_FILE
 from retrieval.config.settings import Settings
 
 

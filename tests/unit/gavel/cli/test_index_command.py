@@ -9,10 +9,10 @@ from small_releases import OTHER_TOWER, lots, of_other_tower, write_release
 from typer.testing import CliRunner
 
 from gavel.cli.index import index_app
+from retrieval.contracts.documents import Deletion
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.release import INDEX_REJECTS_FILE
 from retrieval.errors import ReleaseError
-from retrieval.index.port import Deletion
 
 
 def gavel_index(*arguments):

@@ -18,11 +18,12 @@ from lots import WordEncoder
 from gavel.workspace import pipeline
 from gavel.workspace.folders import Home
 from retrieval.config.settings import Settings
+from retrieval.contracts.documents import IndexedItem
 from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.index.embedded.database import ItemDatabase
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter, IndexedItem
+from retrieval.index.port import Filter
 from retrieval.ingestion import index_release
 
 LISTED = datetime(2026, 11, 20, tzinfo=UTC)

@@ -11,9 +11,8 @@ from painted_lots import write_painted_catalog
 from small_tower import small_config
 
 from models.artefacts.model_card import write_model_card
-from models.artefacts.run_record import data_hash, run_key
+from models.artefacts.run_record import RECORD_FILE, cut_steps, data_hash, run_key
 from models.training.checkpoints import CHECKPOINT_FILE, Checkpoints, between_steps
-from models.training.schedule import RECORD_FILE, cut_steps
 from models.training.two_towers import Stage, TrainingConfig, train_towers
 
 

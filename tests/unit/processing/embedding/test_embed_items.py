@@ -21,11 +21,11 @@ from processing.embedding import pipeline as embedding_steps
 from processing.embedding.job import EmbeddingRun, embed, find_release, main, read_instances
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.contracts.items import Item, item_text
+from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import check_part, load_release
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
 from retrieval.encoders.photos import read_photo
 from retrieval.errors import InvalidInput, ReleaseError, TowerError
-from retrieval.ingestion import read_part
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,10 @@ from retrieval.contracts.documents import (
     TEXT_FIELD,
     VECTOR_FIELD,
     BadLine,
+    Deletion,
+    IndexedItem,
     bulk_lines,
     document_of,
-    index_body,
     parse_bulk_lines,
     vector_from_json,
     vector_to_json,
@@ -25,7 +26,7 @@ from retrieval.contracts.documents import (
 )
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-from retrieval.index.port import Deletion, IndexedItem
+from retrieval.index.opensearch.mapping import index_body
 from retrieval.text.analysis import ANALYSIS
 
 EVENING = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)

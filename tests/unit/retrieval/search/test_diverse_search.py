@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from lots import TOWER_ID, WORDS, WordEncoder, lot
 
+from retrieval.contracts.documents import IndexedItem
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
-from retrieval.index.port import IndexedItem
 from retrieval.search.diversification import Diversity
 from retrieval.search.service import Mode, SearchAnswer, SearchRequest, SearchService
 

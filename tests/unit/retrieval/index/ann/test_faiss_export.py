@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from gavel.cli.main import app
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.items import Item, item_text, parse_time
+from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.index.ann.export import export_release
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.ingestion import index_release, read_part
+from retrieval.ingestion import index_release
 from retrieval.search.service import SearchRequest, SearchService
 
 LOTS = [Item(f"lot-{number}", title) for number, title in enumerate(TITLES)]

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import Deletion, Vector
 from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Deletion, Vector
 
 GRAPHS = ("hnsw", "hnsw_sq8")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from embedded_lots import lot
 
+from retrieval.contracts.documents import Deletion
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Deletion
 
 index = EmbeddedStore(Path(sys.argv[1])).live()
 number = int(sys.argv[2])

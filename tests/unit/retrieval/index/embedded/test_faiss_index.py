@@ -20,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.embedded.bm25 import Bm25Index, kept_length
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.port import Deletion, Filter, IndexedItem, Vector
+from retrieval.index.port import Filter
 from retrieval.text.analysis import words
 
 REPOSITORY = Path(__file__).parents[5]

@@ -14,12 +14,13 @@ from embedded_lots import ALL, D, lot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retrieval.contracts.documents import Deletion, IndexedItem
 from retrieval.index.embedded import keywords as lot_keywords
 from retrieval.index.embedded import title_terms as title_words
 from retrieval.index.embedded.bm25 import Bm25Delta, Bm25Index, bm25_scores, kept_length
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
-from retrieval.index.port import Deletion, Filter, IndexedItem
+from retrieval.index.port import Filter
 from retrieval.text.analysis import ANALYSIS
 
 WORDS = ("gold", "silver", "watch", "vase", "lamp", "ring")

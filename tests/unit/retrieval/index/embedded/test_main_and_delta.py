@@ -11,12 +11,12 @@ from embedded_lots import ALL, D, live_index, lot, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval.contracts.documents import Deletion, Vector
 from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
 from retrieval.index.embedded.main_and_delta import MainAndDelta
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.embedded.vectors import LEAST_DELTA
-from retrieval.index.port import Deletion, Vector
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ import pytest
 from embedded_lots import ALL, NOW, D, lot, vector
 
 from retrieval.config.index_spec import IndexSpec
+from retrieval.contracts.documents import Deletion
 from retrieval.errors import IndexUnavailable
 from retrieval.index.embedded.sharding import SHARDS_FILE, ShardedIndex, shard_of
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Deletion, Filter, IndexStore, VectorIndex
+from retrieval.index.port import Filter, IndexStore, VectorIndex
 
 LOTS, SHARDS = 3_000, 3
 REPOSITORY = Path(__file__).parents[5]

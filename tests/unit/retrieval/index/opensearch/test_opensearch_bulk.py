@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from opensearchpy import OpenSearch
 
+from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport
 from retrieval.errors import IndexUnavailable
 from retrieval.index.opensearch import bulk as opensearch_bulk
 from retrieval.index.opensearch.bulk import BulkWriter
-from retrieval.index.port import Deletion, IndexedItem, UpsertReport
 
 WRITTEN = {"status": 201, "result": "created"}
 BUSY = {"status": 429, "error": {"type": "rejected_execution_exception", "reason": "queue is full"}}

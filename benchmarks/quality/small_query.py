@@ -1,7 +1,7 @@
 """What a small query tower finds of what the full one finds, on test queries.
 
-python -m benchmarks.speed.small_query chorus .gavel/chorus       the work folder of benchmarks.quality.chorus: one tower a seed
-python -m benchmarks.speed.small_query homes .gavel-7 .gavel-8    homes where the demo ran: the tower of the newest release
+python -m benchmarks.quality.small_query chorus .gavel/chorus       the work folder of benchmarks.quality.chorus: one tower a seed
+python -m benchmarks.quality.small_query homes .gavel-7 .gavel-8    homes where the demo ran: the tower of the newest release
 
 Each tower gets a small query tower as `gavel distill query` makes it, whatever the val queries say of it; then both are measured
 on the test queries, once. The file stays with the tower. A home's release must hold the val lots, too.
