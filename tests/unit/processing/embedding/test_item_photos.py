@@ -83,7 +83,7 @@ if __name__ == "__main__":
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(Path(item_photos.__file__).parents[1])}
+    return {**os.environ, "PYTHONPATH": str(Path(item_photos.__file__).parents[2])}
 
 
 def test_the_process_that_decodes_photos_needs_no_torch():

@@ -44,7 +44,12 @@ def root(tmp_path: Path) -> Path:
 def kill_a_writer(root: Path, first: int, after_s: float) -> list[int]:
     """Start a process that writes batches, kill it without warning, and tell which batches it had acknowledged."""
     command = [sys.executable, str(Path(__file__).with_name("endless_writer.py")), str(root), str(first)]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    writer = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"},
+    )
     assert writer.stdout is not None
     assert writer.stdout.readline() == "ready\n"
     time.sleep(after_s)
