@@ -369,13 +369,13 @@ def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
     Returns:
         Mean over the probes, in [0, 1]; 1 where there is nothing to find.
     """
-    where = Filter()
+    filters = Filter()
     shares: list[float] = []
     for probe in probes:
-        exact = index.semantic(probe, PROBE_K, where, exact=True)
+        exact = index.semantic(probe, PROBE_K, filters, exact=True)
         if exact:
             least = exact[-1].score - 10.0**-SCORE_DECIMALS
-            found = index.semantic(probe, PROBE_K, where)
+            found = index.semantic(probe, PROBE_K, filters)
             shares.append(sum(hit.score >= least for hit in found) / len(exact))
     return sum(shares) / len(shares) if shares else 1.0
 

@@ -23,9 +23,9 @@ from retrieval.index.port import Filter, VectorIndex
 K = 50
 
 
-def ids(index: VectorIndex, vector: np.ndarray, where: Filter, *, exact: bool) -> list[str]:
+def ids(index: VectorIndex, vector: np.ndarray, filters: Filter, *, exact: bool) -> list[str]:
     """Item ids of the K nearest lots, best first."""
-    return [candidate.item_id for candidate in index.semantic(vector, K, where, exact=exact)]
+    return [candidate.item_id for candidate in index.semantic(vector, K, filters, exact=exact)]
 
 
 def main(queries: Annotated[int, typer.Option(min=1, help="How many of the catalogue's queries to ask.")] = 200) -> None:
@@ -39,11 +39,11 @@ def main(queries: Annotated[int, typer.Option(min=1, help="How many of the catal
     catalog = CatalogFolder.load(Home(settings).catalog(None))
     texts = list(islice((text for split in ("test", "val") for text in catalog.qrels(split).queries.values()), queries))
     vectors = load_encoder(settings, faiss.tower_id).encode([query_text(text) for text in texts])  # (N, D)
-    where, equal, overlaps = Filter(), 0, []
+    filters, equal, overlaps = Filter(), 0, []
     with progress("queries") as step:
         for done, vector in enumerate(vectors, 1):
-            equal += ids(faiss, vector, where, exact=True) == ids(opensearch, vector, where, exact=True)
-            found = [set(ids(index, vector, where, exact=False)) for index in (faiss, opensearch)]
+            equal += ids(faiss, vector, filters, exact=True) == ids(opensearch, vector, filters, exact=True)
+            found = [set(ids(index, vector, filters, exact=False)) for index in (faiss, opensearch)]
             overlaps.append(len(found[0] & found[1]) / max(1, len(found[0])))
             step(done, len(vectors))
     rows = [

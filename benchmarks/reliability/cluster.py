@@ -130,9 +130,9 @@ def run_benchmark(
 
 def _compare(index: OpenSearchIndex, questions: Sequence[Question], known: dict[str, IndexedItem]) -> tuple[int, int, int, float]:
     """How many exact, keyword and approximate answers are right, and the recall of the last."""
-    exact = sum(ids(index.semantic(q.vector, K, q.where, exact=True)) == q.nearest for q in questions)
-    by_words = sum(ids(index.keyword(q.text, K, q.where)) == q.by_words for q in questions)
-    near = [index.semantic(q.vector, K, q.where) for q in questions]
+    exact = sum(ids(index.semantic(q.vector, K, q.filters, exact=True)) == q.nearest for q in questions)
+    by_words = sum(ids(index.keyword(q.text, K, q.filters)) == q.by_words for q in questions)
+    near = [index.semantic(q.vector, K, q.filters) for q in questions]
     sound = sum(not fault(q, found, known) for q, found in zip(questions, near, strict=True))
     recall = float(np.mean([recall_of(q, found) for q, found in zip(questions, near, strict=True)]))
     return exact, by_words, sound, round(recall, 4)

@@ -76,14 +76,14 @@ def fault(question: Question, found: Sequence[Candidate], known: Known) -> str:
 
 
 def _allowed(question: Question, entry: IndexedItem) -> bool:
-    where, lot = question.where, entry.document
+    filters, lot = question.filters, entry.document
     return (
         lot["ends_at"] > NOW.timestamp() * 1000
-        and where.category in (None, lot["category"])
-        and where.brand in (None, lot["brand"])
-        and (where.min_price is None or lot["current_price"] >= where.min_price)
-        and (where.max_price is None or lot["current_price"] <= where.max_price)
-        and (where.min_seller_rating is None or lot["seller_rating"] >= where.min_seller_rating)
+        and filters.category in (None, lot["category"])
+        and filters.brand in (None, lot["brand"])
+        and (filters.min_price is None or lot["current_price"] >= filters.min_price)
+        and (filters.max_price is None or lot["current_price"] <= filters.max_price)
+        and (filters.min_seller_rating is None or lot["seller_rating"] >= filters.min_seller_rating)
     )
 
 
@@ -138,12 +138,12 @@ class Load:
         """Ask one question in one of three ways; what is wrong with the answer, and the recall of an approximate one."""
         question = self._questions[number // 3 % len(self._questions)]
         if number % 3 == 0:
-            found = ids(index.semantic(question.vector, K, question.where, exact=True))
+            found = ids(index.semantic(question.vector, K, question.filters, exact=True))
             return ("" if found == question.nearest else f"exact: {found}, not {question.nearest}"), None
         if number % 3 == 1:
-            found = ids(index.keyword(question.text, K, question.where))
+            found = ids(index.keyword(question.text, K, question.filters))
             return ("" if found == question.by_words else f"by words: {found}, not {question.by_words}"), None
-        near = index.semantic(question.vector, K, question.where)
+        near = index.semantic(question.vector, K, question.filters)
         return fault(question, near, self._known), recall_of(question, near)
 
     @staticmethod

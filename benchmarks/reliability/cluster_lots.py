@@ -28,7 +28,7 @@ class Question:
     Attributes:
         vector: (D,) float32.
         text: two words.
-        where: which lots may come.
+        filters: which lots may come.
         nearest: ids of the K lots of the highest cosine, in order.
         scores: their cosines.
         by_words: ids of the K lots of the highest BM25 score, in order.
@@ -36,7 +36,7 @@ class Question:
 
     vector: Vector
     text: str
-    where: Filter
+    filters: Filter
     nearest: Sequence[str]
     scores: Sequence[float]
     by_words: Sequence[str]
@@ -94,9 +94,9 @@ def fill(index: VectorIndex, lots: Sequence[IndexedItem]) -> VectorIndex:
     return index
 
 
-def _question(index: VectorIndex, vector: Vector, where: Filter, text: str) -> Question:
-    nearest = index.semantic(vector, K, where, exact=True)
-    return Question(vector, text, where, ids(nearest), [c.score for c in nearest], ids(index.keyword(text, K, where)))
+def _question(index: VectorIndex, vector: Vector, filters: Filter, text: str) -> Question:
+    nearest = index.semantic(vector, K, filters, exact=True)
+    return Question(vector, text, filters, ids(nearest), [c.score for c in nearest], ids(index.keyword(text, K, filters)))
 
 
 def ids(found: Sequence[Candidate]) -> list[str]:

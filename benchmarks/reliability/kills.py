@@ -220,14 +220,14 @@ def _check(root: Path, told: Sequence[Mapping[str, Any]], before: State, spec: s
 
 def _check_searches(index: EmbeddedIndex, stored: State) -> None:
     """Every open lot is found by its vector, and by its word; none that was deleted, replaced or has ended is."""
-    where, open_lots = Filter(now=NOW), {_id(number): version for number, version in stored.items() if number % ENDING}
+    filters, open_lots = Filter(now=NOW), {_id(number): version for number, version in stored.items() if number % ENDING}
     if index.count() != len(stored):
         raise Lost(f"{index.count()} lots are counted, {len(stored)} are there")
-    for found in (index.semantic(_vector(1, 1), ITEMS, where, exact=True), index.keyword("lot", ITEMS, where)):
+    for found in (index.semantic(_vector(1, 1), ITEMS, filters, exact=True), index.keyword("lot", ITEMS, filters)):
         if {c.item_id: c.document["version"] for c in found} != open_lots:
             raise Lost(f"a search finds {len(found)} lots, {len(open_lots)} are open")
     for number in list(stored)[::100]:
-        nearest = index.semantic(_vector(number, stored[number]), 1, where)
+        nearest = index.semantic(_vector(number, stored[number]), 1, filters)
         if number % ENDING and nearest[0].item_id != _id(number):
             raise Lost(f"{_id(number)} is not nearest to itself")
 

@@ -136,12 +136,12 @@ def _ask_whole(service: SearchService, text: str, times: _Times) -> None:
 
 
 def _ask_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSearch | None) -> None:
-    where = Filter()
+    filters = Filter()
     vector: Vector = _timed(times, "encode", lambda: live.encoder.encode([query_text(text)])[0])  # (D,)
     found: list[Candidate] = _timed(
-        times, "retrieve", lambda: retrieve(live.index, SearchRequest(text, where=where), vector, CANDIDATES)
+        times, "retrieve", lambda: retrieve(live.index, SearchRequest(text, filters=filters), vector, CANDIDATES)
     )
-    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, found, where.now)))
+    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, found, filters.now)))
     if bare is not None:
         body = {"size": CANDIDATES, "query": {"knn": {VECTOR_FIELD: {"vector": vector.tolist(), "k": CANDIDATES}}}}
         _timed(times, BARE, lambda: bare.search(index=live.index.name, body=body))

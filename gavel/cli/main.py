@@ -115,8 +115,8 @@ def search(
     service = search_service(replace(settings, tower_id=tower or settings.tower_id, query_tower=chosen))
 
     def ask(text: str) -> None:
-        where = Filter(category, brand, min_price, max_price, min_seller_rating)
-        request = SearchRequest(text, k, mode, where, rerank, fusion=fused, diversity=spread)
+        filters = Filter(category, brand, min_price, max_price, min_seller_rating)
+        request = SearchRequest(text, k, mode, filters, rerank, fusion=fused, diversity=spread)
         _answer(service, request, as_json, photo)
 
     if query is not None or photo is not None:

@@ -56,7 +56,7 @@ class Filters(BaseModel):
     max_price: Price | None = Field(None, description="Only lots with a current price up to here.")
     min_seller_rating: float | None = Field(None, ge=0, le=MAX_SELLER_RATING, allow_inf_nan=False)
 
-    def where(self) -> Filter:
+    def filters(self) -> Filter:
         """The same filters as the core has them."""
         return Filter(
             category=self.category,
@@ -134,7 +134,7 @@ class SearchQuery(Nearest):
             InvalidQuery: there is no such fusion.
         """
         return SearchRequest(
-            *(self.q, self.k, self.mode, self.where()),
+            *(self.q, self.k, self.mode, self.filters()),
             offset=self.offset,
             recent=tuple(recent),
             explain=self.explain,

@@ -225,7 +225,7 @@ def candidate_features(
 def _candidates(live: ActiveIndex, asked: Asked, vector: Vector, candidates: int, now: datetime) -> tuple[list[str], np.ndarray]:
     buyer = _buyer(live, asked)
     searched = vector if buyer is None else personalise(vector, buyer)
-    found = retrieve(live.index, SearchRequest(asked.query, where=Filter(now=now)), searched, candidates)
+    found = retrieve(live.index, SearchRequest(asked.query, filters=Filter(now=now)), searched, candidates)
     return [c.item_id for c in found], feature_matrix(asked.query, vector, found, now, buyer)  # (N, F)
 
 

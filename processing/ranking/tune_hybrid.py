@@ -148,22 +148,22 @@ def judged_lists(
         ReleaseError: the release lacks lots of the split.
     """
     build_corpus(catalog, split, release, EmbeddedStore(folder))
-    where = Filter(now=catalog_moment(catalog))
-    grades, texts = _measured(catalog, split, where.now)
+    filters = Filter(now=catalog_moment(catalog))
+    grades, texts = _measured(catalog, split, filters.now)
     asked = {query: query_text(texts[query]) for query in grades}
     known: dict[FieldBoosts, Lists] = {}
 
     def keyword(boosts: FieldBoosts) -> Lists:
         if boosts not in known:
             index = EmbeddedStore(folder, tuning=lambda _: Tuning(boosts=boosts)).live()
-            known[boosts] = {query: _pairs(index.keyword(text, depth, where)) for query, text in asked.items()}
+            known[boosts] = {query: _pairs(index.keyword(text, depth, filters)) for query, text in asked.items()}
             index.close()
         return known[boosts]
 
     index, count = EmbeddedStore(folder).live(), Counter(len(asked), progress)
     semantic = {}
     for query, text in asked.items():
-        semantic[query] = _pairs(index.semantic(encoder.encode([text])[0], depth, where))
+        semantic[query] = _pairs(index.semantic(encoder.encode([text])[0], depth, filters))
         count.tick()
     index.close()
     return JudgedLists(grades, semantic, keyword, depth)

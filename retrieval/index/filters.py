@@ -10,25 +10,25 @@ from retrieval.index.port import Filter
 from retrieval.text.analysis import fold_label
 
 
-def has_ended(document: Mapping[str, Any], where: Filter) -> bool:
-    """Whether the auction of a lot is over at where.now."""
+def has_ended(document: Mapping[str, Any], filters: Filter) -> bool:
+    """Whether the auction of a lot is over at filters.now."""
     ends_at = document.get("ends_at")
-    return ends_at is not None and ends_at <= epoch_ms(where.now)
+    return ends_at is not None and ends_at <= epoch_ms(filters.now)
 
 
-def matches(where: Filter, document: Mapping[str, Any]) -> bool:
+def matches(filters: Filter, document: Mapping[str, Any]) -> bool:
     """Whether a lot with this document may come back under a filter."""
-    if has_ended(document, where):
+    if has_ended(document, filters):
         return False
-    for name, wanted in (("category", where.category), ("brand", where.brand)):
+    for name, wanted in (("category", filters.category), ("brand", filters.brand)):
         if wanted is not None and (name not in document or fold_label(document[name]) != fold_label(wanted)):
             return False
     price, rating = _number(document, "current_price"), _number(document, "seller_rating")
     # a missing number is NaN, which no comparison holds for
     return (
-        (where.min_price is None or bool(price >= np.float32(where.min_price)))
-        and (where.max_price is None or bool(price <= np.float32(where.max_price)))
-        and (where.min_seller_rating is None or bool(rating >= np.float32(where.min_seller_rating)))
+        (filters.min_price is None or bool(price >= np.float32(filters.min_price)))
+        and (filters.max_price is None or bool(price <= np.float32(filters.max_price)))
+        and (filters.min_seller_rating is None or bool(rating >= np.float32(filters.min_seller_rating)))
     )
 
 

@@ -94,7 +94,7 @@ class VectorIndex(Protocol):
     def dimensions(self) -> int:
         """Length of its vectors."""
 
-    def count(self, where: Filter | None = None) -> int:
+    def count(self, filters: Filter | None = None) -> int:
         """Return the number of lots in it, ended ones included; with a filter, of those that pass it."""
 
     def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
@@ -108,16 +108,16 @@ class VectorIndex(Protocol):
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
 
-    def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
+    def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
 
-    def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
+    def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text` as tuned; lots that share no word do not come."""
 
-    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+    def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused by fuse.fuse(); None takes the index's own fusion."""
 
-    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+    def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """The lots with the most bids, or those listed last; lots that have no such number do not come."""
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
@@ -130,7 +130,7 @@ class VectorIndex(Protocol):
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
 
-    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+    def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
 
     def deletions(self) -> list[Deletion]:

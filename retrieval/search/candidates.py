@@ -26,11 +26,11 @@ def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector, k: int)
     text = query_text(request.query)
     match request.mode:
         case "semantic":
-            return index.semantic(vector, k, request.where)
+            return index.semantic(vector, k, request.filters)
         case "keyword":
-            return index.keyword(text, k, request.where)
+            return index.keyword(text, k, request.filters)
         case _:
-            return index.hybrid(text, vector, k, request.where, request.fusion)
+            return index.hybrid(text, vector, k, request.filters, request.fusion)
 
 
 class FirstStage:
@@ -66,9 +66,9 @@ class FirstStage:
         if vector is None and request.mode == "semantic":
             raise TowerError("the query could not be encoded; the log says why, and mode=keyword does without")
         if vector is None or request.mode == "keyword":
-            return self.ask("keyword", index, deadline, lambda i: i.keyword(query_text(request.query), k, request.where))
+            return self.ask("keyword", index, deadline, lambda i: i.keyword(query_text(request.query), k, request.filters))
         if request.mode == "semantic":
-            return self.nearest(index, vector, k, request.where, deadline)
+            return self.nearest(index, vector, k, request.filters, deadline)
         try:
             return self.ask("hybrid", index, deadline, lambda i: retrieve(i, request, vector, k))
         except IndexMissing:
@@ -89,13 +89,13 @@ class FirstStage:
                 logger.warning("explained without the %s list: %s", way, error)
         return lists
 
-    def nearest(self, index: VectorIndex, vector: Vector, k: int, where: Filter, deadline: Deadline) -> list[Candidate]:
+    def nearest(self, index: VectorIndex, vector: Vector, k: int, filters: Filter, deadline: Deadline) -> list[Candidate]:
         """The k lots whose vectors are nearest."""
-        return self.ask("semantic", index, deadline, lambda i: i.semantic(vector, k, where))
+        return self.ask("semantic", index, deadline, lambda i: i.semantic(vector, k, filters))
 
-    def top(self, index: VectorIndex, field: TopField, k: int, where: Filter, deadline: Deadline) -> list[Candidate]:
+    def top(self, index: VectorIndex, field: TopField, k: int, filters: Filter, deadline: Deadline) -> list[Candidate]:
         """The k lots with the highest of one of their numbers."""
-        return self.ask("top", index, deadline, lambda i: i.top(field, k, where))
+        return self.ask("top", index, deadline, lambda i: i.top(field, k, filters))
 
     def fetch(self, index: VectorIndex, item_ids: Sequence[str], deadline: Deadline) -> list[Candidate]:
         """The stored lots of these ids; unknown ones are left out."""
@@ -147,7 +147,7 @@ def _ways(request: SearchRequest, vector: Vector | None, k: int) -> dict[str, Ca
     """The two lists of a hybrid search, each by its name; words first, for they take less."""
     ways: dict[str, Callable[[VectorIndex], list[Candidate]]] = {}
     if query_text(request.query):  # a photo may come without words
-        ways["keyword"] = lambda index: index.keyword(query_text(request.query), k, request.where)
+        ways["keyword"] = lambda index: index.keyword(query_text(request.query), k, request.filters)
     if vector is not None:
-        ways["semantic"] = lambda index: index.semantic(vector, k, request.where)
+        ways["semantic"] = lambda index: index.semantic(vector, k, request.filters)
     return ways

@@ -17,10 +17,10 @@ def nearest_items(
     live: ActiveIndex,
     vector: Vector,
     k: int,
-    where: Filter,
+    filters: Filter,
     deadline: Deadline,
     *,
-    without: Collection[str] = (),
+    exclude_ids: Collection[str] = (),
     source: Source | None = None,
 ) -> SearchAnswer:
     """The lots nearest to a vector.
@@ -30,9 +30,9 @@ def nearest_items(
         live: what is searched.
         vector: (D,) float32 of unit length.
         k: how many, checked.
-        where: which lots may come back, checked.
+        filters: which lots may come back, checked.
         deadline: of the whole request.
-        without: item ids that are left out.
+        exclude_ids: item ids that are left out.
         source: what the answer shall say that it was found by.
 
     Raises:
@@ -40,14 +40,14 @@ def nearest_items(
     """
     timings: dict[str, float] = {}
     with timed(timings, "total"), timed(timings, "retrieve"):
-        found = first_stage.nearest(live.index, vector, k + len(without), where, deadline)
-    chosen = [candidate for candidate in found if candidate.item_id not in without][:k]
+        found = first_stage.nearest(live.index, vector, k + len(exclude_ids), filters, deadline)
+    chosen = [candidate for candidate in found if candidate.item_id not in exclude_ids][:k]
     results = ranked([(c, c.score) for c in chosen], vector)
     return SearchAnswer(results, live.index.tower_id, "semantic", False, [], timings, source=source)
 
 
 def popular_and_fresh(
-    first_stage: FirstStage, live: ActiveIndex, k: int, where: Filter, deadline: Deadline, *, without: Collection[str] = ()
+    first_stage: FirstStage, live: ActiveIndex, k: int, filters: Filter, deadline: Deadline, *, exclude_ids: Collection[str] = ()
 ) -> SearchAnswer:
     """The lots with the most bids and the newest ones in turn, each once; a lot that nobody has bid on is not popular.
 
@@ -55,10 +55,10 @@ def popular_and_fresh(
     """
     timings: dict[str, float] = {}
     with timed(timings, "total"), timed(timings, "retrieve"):
-        depth = k + len(without)
-        popular = [c for c in first_stage.top(live.index, "bid_count", depth, where, deadline) if c.score > 0]
-        fresh = first_stage.top(live.index, "listed_at", depth, where, deadline)
-    chosen = islice((scored for scored in _in_turn(popular, fresh) if scored[0].item_id not in without), k)
+        depth = k + len(exclude_ids)
+        popular = [c for c in first_stage.top(live.index, "bid_count", depth, filters, deadline) if c.score > 0]
+        fresh = first_stage.top(live.index, "listed_at", depth, filters, deadline)
+    chosen = islice((scored for scored in _in_turn(popular, fresh) if scored[0].item_id not in exclude_ids), k)
     results = ranked(list(chosen), None)
     return SearchAnswer(results, live.index.tower_id, "semantic", False, [], timings, source="popular_and_fresh")
 

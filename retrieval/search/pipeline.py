@@ -192,7 +192,7 @@ class TwoStages:
         except IndexUnavailable as error:
             logger.warning("searching without a look for the lot of that id: %s", error)
             return {}
-        return {lot.item_id: lot for lot in lots if matches(question.request.where, lot.document)}
+        return {lot.item_id: lot for lot in lots if matches(question.request.filters, lot.document)}
 
     def _scores(self, ranker: Ranker, question: _Question, window: Sequence[Candidate]) -> NDArray[np.float32] | None:
         """The re-ranker's scores, or None with a word in `degraded` when it fails or there is no time left."""
@@ -234,7 +234,7 @@ def _features(question: _Question, window: Sequence[Candidate]) -> NDArray[np.fl
     vector = question.vector
     if vector is None:
         vector = np.full(window[0].vector.shape if window else (0,), np.nan, dtype=np.float32)
-    return feature_matrix(question.request.query, vector, window, question.request.where.now, question.buyer)
+    return feature_matrix(question.request.query, vector, window, question.request.filters.now, question.buyer)
 
 
 def _by_score(window: Sequence[Candidate], scores: NDArray[np.float32] | None) -> list[Scored]:

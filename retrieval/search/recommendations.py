@@ -118,7 +118,7 @@ class BuyerSearch:
         ]
         return joint, missing
 
-    def retrieve(self, live: ActiveIndex, buyer: KnownBuyer, k: int, where: Filter, deadline: Deadline) -> SearchAnswer:
+    def retrieve(self, live: ActiveIndex, buyer: KnownBuyer, k: int, filters: Filter, deadline: Deadline) -> SearchAnswer:
         """The lots nearest to a buyer; for a named one of whom nothing is known, popular and fresh ones.
 
         Raises:
@@ -136,11 +136,13 @@ class BuyerSearch:
                 raise
             vector = None
         if vector is None:
-            answer = popular_and_fresh(self._first_stage, live, k, where, deadline, without=left_out)
+            answer = popular_and_fresh(self._first_stage, live, k, filters, deadline, exclude_ids=left_out)
             unknown: Sequence[str] = list(dict.fromkeys(act.item_id for act in acts))
         else:
             left_out &= set(vector.known_items)
-            answer = nearest_items(self._first_stage, live, vector.vector, k, where, deadline, without=left_out, source="history")
+            answer = nearest_items(
+                self._first_stage, live, vector.vector, k, filters, deadline, exclude_ids=left_out, source="history"
+            )
             unknown = vector.unknown_items
         return replace(answer, degraded=degraded, unknown_items=unknown)
 

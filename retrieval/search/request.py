@@ -30,7 +30,7 @@ class SearchRequest:
         query: 1 to 512 characters, as typed and as query_text() writes it.
         k: how many lots to answer with, 1 to 100.
         mode: which retrievers look: both, vectors alone, words alone.
-        where: which lots may come back.
+        filters: which lots may come back.
         rerank: False keeps the first stage's order.
         offset: how many lots to pass over, for a later page, 0 to 400.
         recent: what the buyer did lately, at most 200 acts; draws the query's vector towards those lots.
@@ -43,7 +43,7 @@ class SearchRequest:
     query: str
     k: int = 10
     mode: Mode = "hybrid"
-    where: Filter = field(default_factory=Filter)
+    filters: Filter = field(default_factory=Filter)
     rerank: bool = True
     offset: int = 0
     recent: tuple[Interaction, ...] = ()
@@ -83,7 +83,7 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
     if request.mode not in MODES:
         raise InvalidQuery(f"mode is {request.mode!r}; allowed are {', '.join(MODES)}")
     check_k(request.k, request.offset)
-    check_filter(request.where)
+    check_filter(request.filters)
     check_interactions(request.recent)
     if request.buyer_id:
         parse_buyer_id(request.buyer_id)
@@ -101,31 +101,31 @@ def check_k(k: int, offset: int = 0) -> None:
         raise InvalidQuery(f"offset is {offset}; allowed are 0 to {MAX_OFFSET}; narrow the search with filters")
 
 
-def check_question(k: int, where: Filter | None) -> None:
+def check_question(k: int, filters: Filter | None) -> None:
     """Hold the size of an answer and its filters against their limits.
 
     Raises:
         InvalidQuery: the message names the value and the limit.
     """
     check_k(k)
-    if where is not None:
-        check_filter(where)
+    if filters is not None:
+        check_filter(filters)
 
 
-def check_filter(where: Filter) -> None:
+def check_filter(filters: Filter) -> None:
     """Hold filters against their limits.
 
     Raises:
         InvalidQuery: the message names the value and the limit.
     """
     for name in ("category", "brand"):
-        check_asked(getattr(where, name) or "", name)
+        check_asked(getattr(filters, name) or "", name)
     for name, most in (("min_price", MAX_PRICE), ("max_price", MAX_PRICE), ("min_seller_rating", MAX_SELLER_RATING)):
-        bound = getattr(where, name)
+        bound = getattr(filters, name)
         if bound is not None and not 0 <= bound <= most:
             raise InvalidQuery(f"{name} is {bound}; allowed are numbers from 0 to {most:.15g}")
-    if where.min_price is not None and where.max_price is not None and where.min_price > where.max_price:
-        raise InvalidQuery(f"min_price {where.min_price:g} is above max_price {where.max_price:g}; swap them")
+    if filters.min_price is not None and filters.max_price is not None and filters.min_price > filters.max_price:
+        raise InvalidQuery(f"min_price {filters.min_price:g} is above max_price {filters.max_price:g}; swap them")
 
 
 def check_interactions(recent: tuple[Interaction, ...]) -> None:

@@ -219,7 +219,7 @@ class SearchService:
         item_id = require_id("item_id", item_id)
         return visible_fields(self._lot(self.live(), item_id, self._deadline()).document)
 
-    def similar(self, item_id: str, k: int = 10, where: Filter | None = None) -> SearchAnswer:
+    def similar(self, item_id: str, k: int = 10, filters: Filter | None = None) -> SearchAnswer:
         """The lots nearest to a lot, by its stored vector; the lot itself is left out. Its own auction may have ended.
 
         Raises:
@@ -230,9 +230,9 @@ class SearchService:
         item_id = require_id("item_id", item_id)
         live, deadline = self.live(), self._deadline()
         vector = self._lot(live, item_id, deadline).vector
-        return self._nearest(live, vector, k, where, deadline, without=[item_id])
+        return self._nearest(live, vector, k, filters, deadline, exclude_ids=[item_id])
 
-    def nearest(self, numbers: Sequence[float], k: int = 10, where: Filter | None = None) -> SearchAnswer:
+    def nearest(self, numbers: Sequence[float], k: int = 10, filters: Filter | None = None) -> SearchAnswer:
         """The lots nearest to a vector of any length above 0.
 
         Raises:
@@ -243,13 +243,13 @@ class SearchService:
         live = self.live()
         if len(numbers) != live.index.dimensions:
             raise InvalidQuery(f"the vector has {len(numbers)} numbers; index {live.index.name} takes {live.index.dimensions}")
-        return self._nearest(live, unit_vector(numbers), k, where, self._deadline())
+        return self._nearest(live, unit_vector(numbers), k, filters, self._deadline())
 
     def nearest_to_buyer(
         self,
         acts: Sequence[Interaction],
         k: int = 10,
-        where: Filter | None = None,
+        filters: Filter | None = None,
         *,
         buyer_id: str = "",
         exclude: Exclude = "acted",
@@ -259,7 +259,7 @@ class SearchService:
         Args:
             acts: what the buyer did, as far as the caller knows.
             k: how many.
-            where: which lots may come back.
+            filters: which lots may come back.
             buyer_id: whose kept acts count, too; where nothing is known of a named buyer the answer's lots are popular and
                 fresh ones, and its `source` says so. Empty for nobody's.
             exclude: lots that shall not come back: of any of the acts, purchased ones, or none.
@@ -269,11 +269,11 @@ class SearchService:
             IndexUnavailable: the index does not answer.
         """
         check_interactions(tuple(acts))
-        check_question(k, where)
+        check_question(k, filters)
         if exclude not in EXCLUDES:
             raise InvalidQuery(f"exclude is {exclude!r}; allowed are {', '.join(EXCLUDES)}")
         buyer = KnownBuyer(acts, parse_buyer_id(buyer_id) if buyer_id else "", exclude)
-        return self.buyers.retrieve(self.live(), buyer, k, where or Filter(), self._deadline())
+        return self.buyers.retrieve(self.live(), buyer, k, filters or Filter(), self._deadline())
 
     def record_interactions(self, interactions: Sequence[Interaction]) -> list[str]:
         """Add interactions to the histories of their buyers; those with items that the live index does not have are left out.
@@ -325,10 +325,10 @@ class SearchService:
         return lots[0]
 
     def _nearest(
-        self, live: ActiveIndex, vector: Vector, k: int, where: Filter | None, deadline: Deadline, without: Sequence[str] = ()
+        self, live: ActiveIndex, vector: Vector, k: int, filters: Filter | None, deadline: Deadline, exclude_ids: Sequence[str] = ()
     ) -> SearchAnswer:
-        check_question(k, where)
-        return nearest_items(self._first_stage, live, vector, k, where or Filter(), deadline, without=without)
+        check_question(k, filters)
+        return nearest_items(self._first_stage, live, vector, k, filters or Filter(), deadline, exclude_ids=exclude_ids)
 
     def _fresh(
         self, live: ActiveIndex, request: SearchRequest, vector: Vector | None, timings: Mapping[str, float]
@@ -343,7 +343,7 @@ class SearchService:
         """A kept answer, unless one of its lots has ended since."""
         key = _cache_key(live, request)
         answer = self._answers.get(key)
-        if answer is not None and any(has_ended(result.fields, request.where) for result in answer.results):
+        if answer is not None and any(has_ended(result.fields, request.filters) for result in answer.results):
             self._answers.drop(key)
             return None
         return answer
@@ -368,5 +368,5 @@ class SearchService:
 
 def _cache_key(live: ActiveIndex, request: SearchRequest) -> tuple[object, ...]:
     """Build the cache key of a request: index, tower, all fields but the moment, the cleaned query, and the id it may be."""
-    timeless = replace(request, query=query_text(request.query), where=replace(request.where, now=EPOCH))
+    timeless = replace(request, query=query_text(request.query), filters=replace(request.filters, now=EPOCH))
     return live.index.name, live.encoder.tower_id, timeless, request.exact_id

@@ -33,7 +33,7 @@ class Query:
 
     text: str
     vector: Vector
-    where: Filter
+    filters: Filter
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def scored(found: list[Candidate]) -> list[tuple[str, float]]:
 
 def test_exact_search_gives_the_same_lots_in_the_same_order(pair: Pair) -> None:
     for query in queries():
-        answers = [scored(index.semantic(query.vector, K, query.where, exact=True)) for index in (pair.faiss, pair.opensearch)]
+        answers = [scored(index.semantic(query.vector, K, query.filters, exact=True)) for index in (pair.faiss, pair.opensearch)]
         assert answers[0] == answers[1]
         assert len(answers[0]) == K
 
@@ -113,7 +113,7 @@ def test_hnsw_answers_overlap(pair: Pair) -> None:
     shared = wanted = 0
     for query in queries():
         ours, theirs = (
-            {c.item_id for c in index.semantic(query.vector, K, query.where)} for index in (pair.faiss, pair.opensearch)
+            {c.item_id for c in index.semantic(query.vector, K, query.filters)} for index in (pair.faiss, pair.opensearch)
         )
         shared, wanted = shared + len(ours & theirs), wanted + max(len(ours), len(theirs))
     assert shared / wanted >= 0.95
@@ -121,7 +121,7 @@ def test_hnsw_answers_overlap(pair: Pair) -> None:
 
 def test_keyword_search_gives_the_same_lots_in_the_same_order(pair: Pair) -> None:
     for query in queries():
-        ours, theirs = (scored(index.keyword(query.text, K, query.where)) for index in (pair.faiss, pair.opensearch))
+        ours, theirs = (scored(index.keyword(query.text, K, query.filters)) for index in (pair.faiss, pair.opensearch))
         assert [item_id for item_id, _ in ours] == [item_id for item_id, _ in theirs], query.text
         factor = theirs[0][1] / ours[0][1] if ours else 1.0  # 1, or k1 + 1 on an OpenSearch that still has it in its BM25
         assert [factor * score for _, score in ours] == pytest.approx([score for _, score in theirs], rel=1e-5)
@@ -165,11 +165,11 @@ def boosted(pair: Pair, opensearch_url: str, tmp_path_factory: pytest.TempPathFa
 def test_boosted_fields_give_the_same_lots_in_the_same_order(pair: Pair, boosted: Pair) -> None:
     changed = 0
     for query in queries():
-        ours, theirs = (scored(index.keyword(query.text, K, query.where)) for index in (boosted.faiss, boosted.opensearch))
+        ours, theirs = (scored(index.keyword(query.text, K, query.filters)) for index in (boosted.faiss, boosted.opensearch))
         factor = theirs[0][1] / ours[0][1] if ours else 1.0
         assert [item_id for item_id, _ in ours] == [item_id for item_id, _ in theirs], query.text
         assert [factor * score for _, score in ours] == pytest.approx([score for _, score in theirs], rel=1e-5)
-        changed += ids(pair.faiss.keyword(query.text, K, query.where)) != [item_id for item_id, _ in ours]
+        changed += ids(pair.faiss.keyword(query.text, K, query.filters)) != [item_id for item_id, _ in ours]
     assert changed > QUERIES / 2
 
 
@@ -178,12 +178,12 @@ def test_hybrid_search_gives_the_same_order_where_the_graphs_agree(pair: Pair, f
     agreed = 0
     for query in queries():
         ours, theirs = (
-            [c.item_id for c in index.semantic(query.vector, K, query.where)] for index in (pair.faiss, pair.opensearch)
+            [c.item_id for c in index.semantic(query.vector, K, query.filters)] for index in (pair.faiss, pair.opensearch)
         )
         if ours != theirs:
             continue  # another list in, another fusion out
         agreed += 1
-        found = [index.hybrid(query.text, query.vector, K, query.where, fusion) for index in (pair.faiss, pair.opensearch)]
+        found = [index.hybrid(query.text, query.vector, K, query.filters, fusion) for index in (pair.faiss, pair.opensearch)]
         fused = [scored(candidates) for candidates in found]
         assert [item_id for item_id, _ in fused[0]] == [item_id for item_id, _ in fused[1]], query.text
         # BM25 is computed in floats, in OpenSearch 2 with a factor more

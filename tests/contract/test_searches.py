@@ -15,11 +15,11 @@ from retrieval.index.port import Candidate, Filter, IndexStore, VectorIndex
 Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 
 SEARCHES: dict[str, Callable[[VectorIndex, int, Filter], list[Candidate]]] = {
-    "semantic": lambda index, k, where: index.semantic(axis(0), k, where),
-    "exact": lambda index, k, where: index.semantic(axis(0), k, where, exact=True),
-    "keyword": lambda index, k, where: index.keyword("watch", k, where),
-    "hybrid": lambda index, k, where: index.hybrid("watch", axis(0), k, where),
-    "top": lambda index, k, where: index.top("bid_count", k, where),
+    "semantic": lambda index, k, filters: index.semantic(axis(0), k, filters),
+    "exact": lambda index, k, filters: index.semantic(axis(0), k, filters, exact=True),
+    "keyword": lambda index, k, filters: index.keyword("watch", k, filters),
+    "hybrid": lambda index, k, filters: index.hybrid("watch", axis(0), k, filters),
+    "top": lambda index, k, filters: index.top("bid_count", k, filters),
 }
 every_search = pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES.keys())
 Search = Callable[[VectorIndex, int, Filter], list[Candidate]]
@@ -112,7 +112,7 @@ LOTS = {
 
 @every_search
 @pytest.mark.parametrize(
-    ("where", "expected"),
+    ("filters", "expected"),
     [
         (Filter(category="watches"), "cheap ill-famed rolex swatch"),
         (Filter(category="JEWELLERY"), "jewel"),
@@ -129,9 +129,9 @@ LOTS = {
         (Filter(category="Watches", brand="rolex", min_price=10, max_price=1000, min_seller_rating=4), "rolex"),
     ],
 )
-def test_filters_let_exactly_their_lots_through(filled: Fill, search: Search, where: Filter, expected: str) -> None:
+def test_filters_let_exactly_their_lots_through(filled: Fill, search: Search, filters: Filter, expected: str) -> None:
     index = filled([lot(item_id, title="watch", **fields) for item_id, fields in LOTS.items()])
-    assert sorted(ids(search(index, 10, replace(where, now=NOW)))) == expected.split()
+    assert sorted(ids(search(index, 10, replace(filters, now=NOW)))) == expected.split()
 
 
 def test_a_price_limit_includes_a_price_that_is_no_binary_fraction(filled: Fill) -> None:

@@ -76,8 +76,8 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("where", FILTERS, ids=[f"filter-{n}" for n in range(len(FILTERS))])
-def test_a_single_lot_passes_a_filter_where_the_index_lets_it_pass(where: Filter, store: IndexStore) -> None:
+@pytest.mark.parametrize("filters", FILTERS, ids=[f"filter-{n}" for n in range(len(FILTERS))])
+def test_a_single_lot_passes_a_filter_where_the_index_lets_it_pass(filters: Filter, store: IndexStore) -> None:
     lots = [
         lot("plain", "red vase"),
         lot("cheap", "red vase", current_price=0.1, category="vases"),
@@ -87,8 +87,8 @@ def test_a_single_lot_passes_a_filter_where_the_index_lets_it_pass(where: Filter
         lot("ending", "red vase", ends_at=NOW + timedelta(milliseconds=1)),
     ]
     index = publish(store, lots)
-    found = {c.item_id for c in index.keyword("vase", 10, where)}
-    assert {entry.item_id for entry in lots if matches(where, entry.document)} == found
+    found = {c.item_id for c in index.keyword("vase", 10, filters)}
+    assert {entry.item_id for entry in lots if matches(filters, entry.document)} == found
 
 
 def test_acts_on_lots_that_the_index_does_not_have_are_no_history(store: IndexStore, tmp_path: Path) -> None:

@@ -121,10 +121,10 @@ def test_several_shards_answer_as_one(opensearch_url, alias):
     lots = [lot(f"lot-{n:03}", TITLES[n % len(TITLES)], current_price=float(n)) for n in range(64)]
     one, many = (publish(OpenSearchStore(opensearch_url, alias, shards=shards), lots) for shards in (1, 3))
     query = vector("old red vase")
-    where = Filter(max_price=40)
-    assert ids(many.semantic(query, 7, where, exact=True)) == ids(one.semantic(query, 7, where, exact=True))
+    filters = Filter(max_price=40)
+    assert ids(many.semantic(query, 7, filters, exact=True)) == ids(one.semantic(query, 7, filters, exact=True))
     assert many.count() == 64
-    assert len(set(ids(many.hybrid("red vase", query, 7, where)))) == 7
+    assert len(set(ids(many.hybrid("red vase", query, 7, filters)))) == 7
 
 
 def test_words_weigh_the_same_in_several_shards_as_in_one(opensearch_url, alias):

@@ -95,23 +95,23 @@ class FilterColumns:
         if slot is not None:
             self._columns["alive"][slot] = False
 
-    def allowed(self, where: Filter, slots: NDArray[np.int64] | None = None) -> Mask:
+    def allowed(self, filters: Filter, slots: NDArray[np.int64] | None = None) -> Mask:
         """(N,) bool: which of all slots, or of those that are given, have lots that may come back under a filter."""
 
         def column(name: str) -> NDArray[Any]:
             return self._columns[name] if slots is None else self._columns[name][slots]
 
-        mask: Mask = column("alive") & (column("ends_at") > epoch_ms(where.now))
-        for name, wanted in (("category", where.category), ("brand", where.brand)):
+        mask: Mask = column("alive") & (column("ends_at") > epoch_ms(filters.now))
+        for name, wanted in (("category", filters.category), ("brand", filters.brand)):
             if wanted is not None:
                 mask &= column(name) == self._codes.get(fold_label(wanted), NONE - 1)
         # a missing price or rating is NaN, which no comparison holds for
-        if where.min_price is not None:
-            mask &= column("current_price") >= np.float32(where.min_price)
-        if where.max_price is not None:
-            mask &= column("current_price") <= np.float32(where.max_price)
-        if where.min_seller_rating is not None:
-            mask &= column("seller_rating") >= np.float32(where.min_seller_rating)
+        if filters.min_price is not None:
+            mask &= column("current_price") >= np.float32(filters.min_price)
+        if filters.max_price is not None:
+            mask &= column("current_price") <= np.float32(filters.max_price)
+        if filters.min_seller_rating is not None:
+            mask &= column("seller_rating") >= np.float32(filters.min_seller_rating)
         return mask
 
     def numbers(self, field: TopField) -> NDArray[np.float64]:

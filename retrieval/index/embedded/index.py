@@ -98,14 +98,14 @@ class EmbeddedIndex:
         """Whether the words of new lots go into the inverted lists, while searches go on."""
         return self._keywords.merging
 
-    def count(self, where: Filter | None = None) -> int:
+    def count(self, filters: Filter | None = None) -> int:
         """Return the number of lots in it, ended ones included; with a filter, of those that pass it."""
         with enough_memory(self.name):
-            if where is None:
+            if filters is None:
                 return self._lots.count()
             current = self._current_graph()
             with self._lock.reading():
-                return int(np.count_nonzero(current.columns.allowed(where)))
+                return int(np.count_nonzero(current.columns.allowed(filters)))
 
     def damaged(self) -> int:
         """Number of lots that are left out because their rows are damaged."""
@@ -143,25 +143,25 @@ class EmbeddedIndex:
             self._titles.prepare()
         self._lots.seal()
 
-    def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
+    def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
         self._check_vector(vector)
-        found = self._answer(lambda: self._semantic_hits(vector, k, where, exact))
+        found = self._answer(lambda: self._semantic_hits(vector, k, filters, exact))
         return with_ranks(found, semantic=found)
 
-    def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
+    def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
-        found = self._answer(lambda: self._keyword_hits(text, k, where))
+        found = self._answer(lambda: self._keyword_hits(text, k, filters))
         return with_ranks(found, keyword=found)
 
-    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+    def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused as the request says, else as was tuned."""
         self._check_vector(vector)
         lists: tuple[Hits, Hits] = ((), ())
 
         def fused() -> Hits:
             nonlocal lists
-            keyword, semantic = lists = self._keyword_hits(text, k, where), self._semantic_hits(vector, k, where, exact=False)
+            keyword, semantic = lists = self._keyword_hits(text, k, filters), self._semantic_hits(vector, k, filters, exact=False)
             positions = {hit.item_id: hit.position for hit in (*keyword, *semantic)}
             best = fuse(scores_of(keyword), scores_of(semantic), fusion or self._tuning.fusion)[: max(k, 0)]
             return [Hit(positions[item_id], item_id, score) for item_id, score in best]
@@ -169,9 +169,9 @@ class EmbeddedIndex:
         found = self._answer(fused)
         return with_ranks(found, semantic=lists[1], keyword=lists[0])
 
-    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+    def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """The lots with the most bids, or those listed last; lots that have no such number do not come."""
-        return self._answer(lambda: self._top_hits(field, k, where))
+        return self._answer(lambda: self._top_hits(field, k, filters))
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """What words in lower case that no lot has were meant to be: word -> the nearest word of a title."""
@@ -197,11 +197,11 @@ class EmbeddedIndex:
             lots = self._lots.of(list(dict.fromkeys(item_ids)))
             return [Candidate(i, 0.0, lots[i].document, lots[i].vector) for i in item_ids if i in lots]
 
-    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+    def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
         current = self._current_graph()
         with enough_memory(self.name), self._lock.reading():
-            slots = np.flatnonzero(current.columns.allowed(where))
+            slots = np.flatnonzero(current.columns.allowed(filters))
             drawn = np.random.default_rng(seed).choice(slots, min(count, len(slots)), replace=False)
             return list(current.vectors.take(drawn))
 
@@ -219,14 +219,14 @@ class EmbeddedIndex:
         self._graph.close()
         self._lots.close()
 
-    def _semantic_hits(self, vector: Vector, k: int, where: Filter, exact: bool) -> Hits:
+    def _semantic_hits(self, vector: Vector, k: int, filters: Filter, exact: bool) -> Hits:
         if k <= 0:
             return []
         query = _unit(vector)
         current = self._current_graph()
         with self._lock.reading():
             columns, vectors = current.columns, current.vectors
-            allowed = columns.allowed(where)
+            allowed = columns.allowed(filters)
             if not allowed.any():
                 return []
             slots = vectors.exact(query, k, allowed) if exact else vectors.nearest(query, k, allowed, self._exact_below)
@@ -235,7 +235,7 @@ class EmbeddedIndex:
             places = zip(slots[best].tolist(), scores[best].tolist(), strict=True)
             return best_hits((Hit(int(columns.positions[s]), columns.item_ids[s], score) for s, score in places), k)
 
-    def _keyword_hits(self, text: str, k: int, where: Filter) -> Hits:
+    def _keyword_hits(self, text: str, k: int, filters: Filter) -> Hits:
         if k <= 0:
             return []
         least, settled = self._refreshed, False
@@ -246,17 +246,17 @@ class EmbeddedIndex:
                 columns = current.columns
                 if settled or not len(columns) or columns.positions[-1] <= fields.last:
                     parts = fields.scores(text)
-                    return best_hits((hit for part in parts for hit in keyword_hits(*part, columns, where, k)), k)
+                    return best_hits((hit for part in parts for hit in keyword_hits(*part, columns, filters, k)), k)
             # another search took in the new version of a lot whose words are the old one's here; or the last lots are gone again
             newest = self._lots.generation()
             settled, least = newest == least, newest
 
-    def _top_hits(self, field: TopField, k: int, where: Filter) -> Hits:
+    def _top_hits(self, field: TopField, k: int, filters: Filter) -> Hits:
         if k <= 0:
             return []
         current = self._current_graph()
         with self._lock.reading():
-            return top_hits(current.columns, field, where, k)
+            return top_hits(current.columns, field, filters, k)
 
     def _answer(self, search: Callable[[], Hits]) -> list[Candidate]:
         """Read the lots of a search's hits; search again if a writer took one of them away in between."""

@@ -155,9 +155,9 @@ class ShardedIndex:
         """Physical name, auction-items-<tower_id>-<stamp>."""
         return self._folder.name
 
-    def count(self, where: Filter | None = None) -> int:
+    def count(self, filters: Filter | None = None) -> int:
         """Return the number of lots in it, ended ones included; with a filter, of those that pass it."""
-        return sum(self._of_all("count", where))
+        return sum(self._of_all("count", filters))
 
     def damaged(self) -> int:
         """Number of lots that are left out because their rows are damaged."""
@@ -186,25 +186,25 @@ class ShardedIndex:
         """Build and save all that a first search needs."""
         self._of_all("prepare")
 
-    def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
+    def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
-        found = self._best("semantic", k, vector, k, where, exact=exact)
+        found = self._best("semantic", k, vector, k, filters, exact=exact)
         return with_ranks(found, semantic=found)
 
-    def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
+    def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text` among those of their shard."""
-        found = self._best("keyword", k, text, k, where)
+        found = self._best("keyword", k, text, k, filters)
         return with_ranks(found, keyword=found)
 
-    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+    def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused as the request says, else as was tuned."""
         return fused_candidates(
-            self.keyword(text, k, where), self.semantic(vector, k, where), fusion or self._tuning.fusion, max(k, 0)
+            self.keyword(text, k, filters), self.semantic(vector, k, filters), fusion or self._tuning.fusion, max(k, 0)
         )
 
-    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+    def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """The lots with the most bids, or those listed last; lots that have no such number do not come."""
-        return self._best("top", k, field, k, where)
+        return self._best("top", k, field, k, filters)
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """What words in lower case that no shard has were meant to be: word -> the nearest word of a title in any of them."""
@@ -220,9 +220,9 @@ class ShardedIndex:
         found = {lot.item_id: lot for lots in self._each(lambda shard, part: shard.ask("fetch", part), parts) for lot in lots}
         return [found[item_id] for item_id in item_ids if item_id in found]
 
-    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+    def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter, from all shards alike."""
-        drawn = [vector for vectors in self._of_all("sample", count, where, seed) for vector in vectors]
+        drawn = [vector for vectors in self._of_all("sample", count, filters, seed) for vector in vectors]
         return Random(seed).sample(drawn, min(count, len(drawn)))
 
     def within(self, seconds: float) -> "ShardedIndex":

@@ -30,7 +30,9 @@ class Hit(NamedTuple):
 Hits = Sequence[Hit]  # best first
 
 
-def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], columns: FilterColumns, where: Filter, k: int) -> Hits:
+def keyword_hits(
+    scores: NDArray[np.float32], positions: NDArray[np.int64], columns: FilterColumns, filters: Filter, k: int
+) -> Hits:
     """The best of a keyword search that pass a filter.
 
     A common word is in a great many lots, so that the best alone are looked at, and more of them only if the filter leaves fewer
@@ -40,7 +42,7 @@ def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], colu
         scores: (N,) BM25 of every document; 0 shares no word with the query.
         positions: (N,) ascending, where the documents' lots stand in the database.
         columns: what the filter asks of every lot.
-        where: the filter.
+        filters: the filter.
         k: how many hits at most.
 
     Returns:
@@ -52,7 +54,7 @@ def keyword_hits(scores: NDArray[np.float32], positions: NDArray[np.int64], colu
         rows = found[of_found >= _kth_highest(of_found, depth)]
         slots = _find_sorted(columns.positions, positions[rows])
         rows, slots = rows[slots >= 0], slots[slots >= 0]
-        passing = columns.allowed(where, slots)
+        passing = columns.allowed(filters, slots)
         if np.count_nonzero(passing) >= k or depth >= len(found):
             break
         depth *= HELD_AGAINST_FILTER
@@ -68,9 +70,9 @@ def best_hits(hits: Iterable[Hit], k: int) -> Hits:
     return sorted(hits, key=lambda hit: (-hit.score, hit.item_id))[:k]
 
 
-def top_hits(columns: FilterColumns, field: TopField, where: Filter, k: int) -> Hits:
+def top_hits(columns: FilterColumns, field: TopField, filters: Filter, k: int) -> Hits:
     """The lots with the highest numbers that pass a filter, by descending number, ties by item_id; none without a number."""
-    slots = np.flatnonzero(columns.allowed(where))
+    slots = np.flatnonzero(columns.allowed(filters))
     numbers = columns.numbers(field)[slots]
     slots, numbers = slots[~np.isnan(numbers)], numbers[~np.isnan(numbers)]
     best = slots[best_places(slots, numbers, columns.item_ids, k)].tolist()

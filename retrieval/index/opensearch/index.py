@@ -109,9 +109,9 @@ class OpenSearchIndex:
         """Length of its vectors."""
         return self._dimensions
 
-    def count(self, where: Filter | None = None) -> int:
+    def count(self, filters: Filter | None = None) -> int:
         """Return the number of lots that a search can see, ended ones included; with a filter, of those that pass it."""
-        body = LOTS if where is None else {"query": filter_query(where)}
+        body = LOTS if filters is None else {"query": filter_query(filters)}
         return int(
             self._asked(lambda limits: whole_answer(self._client.count(index=self._name, body=body, params=limits)))["count"]
         )
@@ -141,31 +141,31 @@ class OpenSearchIndex:
         """Make all acknowledged writes visible to the next search."""
         self._asked(lambda limits: refreshed(self._client.indices.refresh(index=self._name, params=limits)), WRITE_TIMEOUT_S)
 
-    def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
+    def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`.
 
         Args:
             vector: (dimensions,) float32.
             k: how many, up to 10,000.
-            where: which lots may come back.
+            filters: which lots may come back.
             exact: compare with every allowed lot instead of walking the HNSW graph.
         """
         self._check_vector(vector)
         if k < 1:
             return []
-        body = exact_body(vector, k, where) if exact else semantic_body(vector, k, where)
+        body = exact_body(vector, k, filters) if exact else semantic_body(vector, k, filters)
         found = rank_by_cosine(vector, self._candidates(self._hits(body)), k)
         return with_ranks(found, semantic=found)
 
-    def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
+    def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
         if k < 1:
             return []
-        body = keyword_body(text, k, where, self._tuning.boosts)
+        body = keyword_body(text, k, filters, self._tuning.boosts)
         found = in_order(self._candidates(self._hits(body, search_type=ALL_SHARDS_WORDS)))[:k]
         return with_ranks(found, keyword=found)
 
-    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+    def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused as the request or the tuning says; both lists come in one request.
 
         The server's own fusion ranks every shard for itself, has no weights in rrf, and breaks ties by place, so the hits'
@@ -177,8 +177,8 @@ class OpenSearchIndex:
         if k < 1:
             return []
         if self._shards > 1:
-            return fused_candidates(*self._both_lists(text, vector, k, where), fusion, k)
-        hits = self._hybrid_hits(hybrid_body(text, vector, k, where, self._tuning.boosts), fusion)
+            return fused_candidates(*self._both_lists(text, vector, k, filters), fusion, k)
+        hits = self._hybrid_hits(hybrid_body(text, vector, k, filters, self._tuning.boosts), fusion)
         found = {candidate.item_id: candidate for candidate in self._candidates(hits)}
         semantic = rank_by_cosine(vector, found.values(), k)
         scores = [(hit["_id"], score) for hit in hits if hit["_id"] in found and (score := _keyword_score(hit)) > 0]
@@ -186,11 +186,11 @@ class OpenSearchIndex:
         keyword = in_order(scored)[:k]
         return fused_candidates(keyword, semantic, fusion, k)
 
-    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+    def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """The lots with the most bids, or those listed last; lots that have no such number do not come."""
         if k < 1:
             return []
-        found = self._candidates(self._hits(top_body(field, k, where)))
+        found = self._candidates(self._hits(top_body(field, k, filters)))
         return [replace(candidate, score=float(candidate.document[field])) for candidate in found]
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
@@ -215,9 +215,9 @@ class OpenSearchIndex:
             found += self._candidates(hits)
         return found
 
-    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+    def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
-        return [found.vector for found in self._candidates(self._hits(sample_body(count, where, seed)))] if count > 0 else []
+        return [found.vector for found in self._candidates(self._hits(sample_body(count, filters, seed)))] if count > 0 else []
 
     def deletions(self) -> list[Deletion]:
         """The lots that were withdrawn within DELETION_RETENTION and did not come back."""
@@ -265,9 +265,9 @@ class OpenSearchIndex:
             return self._hits(body, search_pipeline=self._pipeline, **named)
         return self._hits({**body, "search_pipeline": fusion_pipeline(fusion)}, **named)
 
-    def _both_lists(self, text: str, vector: Vector, k: int, where: Filter) -> tuple[list[Candidate], list[Candidate]]:
+    def _both_lists(self, text: str, vector: Vector, k: int, filters: Filter) -> tuple[list[Candidate], list[Candidate]]:
         """The lists of keyword() and semantic(), asked for together."""
-        bodies = [keyword_body(text, depth_of(k), where, self._tuning.boosts), semantic_body(vector, k, where)]
+        bodies = [keyword_body(text, depth_of(k), filters, self._tuning.boosts), semantic_body(vector, k, filters)]
         lines = [
             line
             for body, kind in zip(bodies, (ALL_SHARDS_WORDS, "query_then_fetch"), strict=True)

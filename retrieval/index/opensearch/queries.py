@@ -25,62 +25,62 @@ def depth_of(k: int) -> int:
     return min(k + OVERFETCH, MAX_RESULTS)
 
 
-def filter_query(where: Filter) -> dict[str, Any]:
+def filter_query(filters: Filter) -> dict[str, Any]:
     """The lots that may come back: auctions that have not ended, and what else is asked for."""
     must: list[dict[str, Any]] = []
-    for name, value in (("category", where.category), ("brand", where.brand)):
+    for name, value in (("category", filters.category), ("brand", filters.brand)):
         if value is not None:
             must.append({"term": {name: value}})  # both are lower-cased by the field's normalizer
-    price = {bound: value for bound, value in (("gte", where.min_price), ("lte", where.max_price)) if value is not None}
+    price = {bound: value for bound, value in (("gte", filters.min_price), ("lte", filters.max_price)) if value is not None}
     if price:
         must.append({"range": {"current_price": price}})
-    if where.min_seller_rating is not None:
-        must.append({"range": {"seller_rating": {"gte": where.min_seller_rating}}})
-    ended = {"range": {"ends_at": {"lte": epoch_ms(where.now)}}}  # a lot without ends_at is in no range
+    if filters.min_seller_rating is not None:
+        must.append({"range": {"seller_rating": {"gte": filters.min_seller_rating}}})
+    ended = {"range": {"ends_at": {"lte": epoch_ms(filters.now)}}}  # a lot without ends_at is in no range
     return {"bool": {"filter": must, "must_not": [ended]}}
 
 
-def semantic_body(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
+def semantic_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
     """Approximate nearest neighbours among the allowed lots, by HNSW."""
     depth = depth_of(k)
-    return {"size": depth, "query": _knn_query(vector, depth, where)}
+    return {"size": depth, "query": _knn_query(vector, depth, filters)}
 
 
-def exact_body(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
+def exact_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
     """Nearest neighbours by comparing with every allowed lot; scores are 1 + cosine, to about 3e-4, as vectors are spread."""
     script = {
         "lang": "knn",
         "source": "knn_score",
         "params": {"field": VECTOR_FIELD, "query_value": vector.tolist(), "space_type": "cosinesimil"},
     }
-    query = {"script_score": {"query": filter_query(where), "script": script}}
+    query = {"script_score": {"query": filter_query(filters), "script": script}}
     return {"size": min(k + EXACT_OVERFETCH, MAX_RESULTS), "query": query, "sort": _best_first()}
 
 
-def keyword_body(text: str, k: int, where: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
+def keyword_body(text: str, k: int, filters: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
     """Lots that share a word with the text, by BM25."""
-    return {"size": min(k, MAX_RESULTS), "query": _match_query(text, where, boosts), "sort": _best_first()}
+    return {"size": min(k, MAX_RESULTS), "query": _match_query(text, filters, boosts), "sort": _best_first()}
 
 
-def hybrid_body(text: str, vector: Vector, k: int, where: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
+def hybrid_body(text: str, vector: Vector, k: int, filters: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
     """Both lists in one request, each deep enough for k.
 
     A sub-query's own k does not bound its list (HNSW answers with ef_search hits, BM25 with all); pagination_depth does.
     """
     depth = depth_of(k)
-    queries = [_knn_query(vector, depth, where), _match_query(text, where, boosts)]
+    queries = [_knn_query(vector, depth, filters), _match_query(text, filters, boosts)]
     return {"size": min(2 * depth, MAX_RESULTS), "query": {"hybrid": {"queries": queries, "pagination_depth": depth}}}
 
 
-def top_body(field: TopField, k: int, where: Filter) -> dict[str, Any]:
+def top_body(field: TopField, k: int, filters: Filter) -> dict[str, Any]:
     """Lots by one of their numbers, the highest first; those that have it alone."""
-    query = {"bool": {"filter": [filter_query(where), {"exists": {"field": field}}]}}
+    query = {"bool": {"filter": [filter_query(filters), {"exists": {"field": field}}]}}
     return {"size": min(k, MAX_RESULTS), "query": query, "sort": [{field: "desc"}, {"item_id": "asc"}]}
 
 
-def sample_body(count: int, where: Filter, seed: int) -> dict[str, Any]:
+def sample_body(count: int, filters: Filter, seed: int) -> dict[str, Any]:
     """Random lots; the order of a seed hangs on when each lot was written."""
-    random = {"query": filter_query(where), "random_score": {"seed": seed, "field": "_seq_no"}, "boost_mode": "replace"}
+    random = {"query": filter_query(filters), "random_score": {"seed": seed, "field": "_seq_no"}, "boost_mode": "replace"}
     return {"size": min(count, MAX_RESULTS), "query": {"function_score": random}}
 
 
@@ -100,16 +100,16 @@ def _term_suggester(word: str) -> dict[str, Any]:
     return {"field": SPELLING_FIELD, "size": OPTIONS, "accuracy": 0.01, **edits}
 
 
-def _knn_query(vector: Vector, k: int, where: Filter) -> dict[str, Any]:
+def _knn_query(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
     parameters = {"ef_search": max(scoring_parameters().hnsw_ef_search or DEFAULT_EF_SEARCH, k)}
-    knn = {"vector": vector.tolist(), "k": k, "filter": filter_query(where), "method_parameters": parameters}
+    knn = {"vector": vector.tolist(), "k": k, "filter": filter_query(filters), "method_parameters": parameters}
     return {"knn": {VECTOR_FIELD: knn}}
 
 
-def _match_query(text: str, where: Filter, boosts: FieldBoosts) -> dict[str, Any]:
+def _match_query(text: str, filters: Filter, boosts: FieldBoosts) -> dict[str, Any]:
     fields = [TEXT_FIELD, *(f"{WORD_FIELDS[name]}^{boost}" for name, boost in boosts.given.items())]
     match = {"multi_match": {"query": text, "fields": fields, "type": "most_fields", "_name": KEYWORD_QUERY}}
-    return {"bool": {"must": [match], "filter": [filter_query(where)]}}
+    return {"bool": {"must": [match], "filter": [filter_query(filters)]}}
 
 
 def _best_first() -> list[Any]:

@@ -66,7 +66,7 @@ def test_a_withdrawn_lot_stays_in_kept_answers_no_longer_than_they_are_kept(
     store, now = EmbeddedStore(tmp_path), utc_now()
     publish(store, [lot("v1", "red vase"), lot("v2", "blue vase")])
     forgetful, keeping = SearchService(store, WordEncoder), SearchService(store, WordEncoder, cached_answers_s=5)
-    asked = SearchRequest("red vase", where=Filter(now=now + timedelta(seconds=1)))
+    asked = SearchRequest("red vase", filters=Filter(now=now + timedelta(seconds=1)))
 
     def found() -> list[list[str]]:
         return [[result.item_id for result in service.search(asked).results] for service in (forgetful, keeping)]

@@ -383,8 +383,8 @@ class Blunt:
     def __getattr__(self, name):
         return getattr(self._index, name)
 
-    def semantic(self, vector, k, where, *, exact=False):
-        found = self._index.semantic(vector, k, where, exact=True)
+    def semantic(self, vector, k, filters, *, exact=False):
+        found = self._index.semantic(vector, k, filters, exact=True)
         return found if exact else found[: len(found) - self._missing]
 
 
@@ -419,8 +419,8 @@ def test_a_release_that_finds_itself_does_not_pass_for_an_index_that_lost_the_ot
     late = lots(1, start=100)
 
     class Forgetful(Blunt):
-        def semantic(self, vector, k, where, *, exact=False):
-            found = self._index.semantic(vector, k, where, exact=True)
+        def semantic(self, vector, k, filters, *, exact=False):
+            found = self._index.semantic(vector, k, filters, exact=True)
             return found if exact or (vector == late[0].vector).all() else []
 
     find = store.find
@@ -438,9 +438,9 @@ def test_equal_lots_are_one_probe(store):
     asked = []
 
     class Watched(Blunt):
-        def semantic(self, vector, k, where, *, exact=False):
+        def semantic(self, vector, k, filters, *, exact=False):
             asked.append(vector.tobytes())
-            return self._index.semantic(vector, k, where, exact=exact)
+            return self._index.semantic(vector, k, filters, exact=exact)
 
     assert probe_index(Watched(index, 0)) == 1.0
     assert len(asked) == 2 * len(set(asked)) == 2 * len({entry.vector.tobytes() for entry in lots(3)})

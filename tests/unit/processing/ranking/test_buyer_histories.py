@@ -137,7 +137,7 @@ def test_training_and_serving_fill_every_feature_alike_with_a_buyer_and_without(
     asked += [("gold watch", "ann", 2), ("lamp", "cy", 1), ("red vase", "ann", 0)]
     for query, buyer, hours in asked:
         recent = histories.before(buyer, NOW - hours * HOUR)
-        service.search(SearchRequest(query, where=Filter(now=catalog_moment(catalog)), recent=recent))
+        service.search(SearchRequest(query, filters=Filter(now=catalog_moment(catalog)), recent=recent))
     affinity = [rows[:, FEATURES.index("buyer_affinity")] for rows in watching.seen]
     assert [bool(np.isnan(column).all()) for column in affinity] == [True] * 5 + [False, True, False]
     assert not np.isnan(affinity[5]).any()

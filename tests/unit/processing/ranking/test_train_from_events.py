@@ -80,7 +80,7 @@ def log(
 
 
 def first_three(store: EmbeddedStore, path: Path, query: str = "gold") -> set[str]:
-    answer = service(store, BoosterRanker.load(path)).search(SearchRequest(query, 3, where=Filter(now=NOW)))
+    answer = service(store, BoosterRanker.load(path)).search(SearchRequest(query, 3, filters=Filter(now=NOW)))
     return {result.item_id for result in answer.results}
 
 

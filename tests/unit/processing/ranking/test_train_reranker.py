@@ -65,7 +65,7 @@ def service(store: EmbeddedStore, ranker: BoosterRanker | None = None) -> Search
 
 
 def first_two(store: EmbeddedStore, booster: Path, query: str) -> set[str]:
-    answer = service(store, BoosterRanker.load(booster)).search(SearchRequest(query, 2, where=Filter(now=NOW)))
+    answer = service(store, BoosterRanker.load(booster)).search(SearchRequest(query, 2, filters=Filter(now=NOW)))
     assert answer.reranked
     return {result.item_id for result in answer.results}
 

@@ -59,7 +59,7 @@ def test_an_ended_auction_never_comes_back(mode: str, store: EmbeddedStore) -> N
 
 def test_filters_hold_in_every_mode(store: EmbeddedStore) -> None:
     for mode in ("hybrid", "semantic", "keyword"):
-        assert ids(store, "vase", mode=mode, where=Filter(max_price=50)) == ["v1"]
+        assert ids(store, "vase", mode=mode, filters=Filter(max_price=50)) == ["v1"]
 
 
 def test_keyword_mode_finds_only_lots_that_share_a_word(store: EmbeddedStore) -> None:
@@ -140,15 +140,15 @@ def test_a_buyer_sees_the_lot_and_not_its_vector(store: EmbeddedStore) -> None:
         (SearchRequest("x" * 10_000), "10000 characters, at most 512"),
         (SearchRequest("\ufdfa" * 100), "1800 characters, at most 512"),  # one character that NFKC writes out as four words
         (SearchRequest("red\udcff vase"), "half a character"),
-        (SearchRequest("vase", where=Filter(brand="\ud83d")), "half a character"),
+        (SearchRequest("vase", filters=Filter(brand="\ud83d")), "half a character"),
         (SearchRequest("vase", k=0), "k is 0"),
         (SearchRequest("vase", k=101), "k is 101; allowed are 1 to 100"),
         (SearchRequest("vase", mode="fuzzy"), "hybrid, semantic, keyword"),  # type: ignore[arg-type]
-        (SearchRequest("vase", where=Filter(min_price=-1)), "min_price is -1"),
-        (SearchRequest("vase", where=Filter(max_price=float("nan"))), "max_price is nan"),
-        (SearchRequest("vase", where=Filter(max_price=1e39)), "numbers from 0 to 1000000000000"),
-        (SearchRequest("vase", where=Filter(min_seller_rating=5.1)), "numbers from 0 to 5"),
-        (SearchRequest("vase", where=Filter(min_price=9, max_price=1)), "swap them"),
+        (SearchRequest("vase", filters=Filter(min_price=-1)), "min_price is -1"),
+        (SearchRequest("vase", filters=Filter(max_price=float("nan"))), "max_price is nan"),
+        (SearchRequest("vase", filters=Filter(max_price=1e39)), "numbers from 0 to 1000000000000"),
+        (SearchRequest("vase", filters=Filter(min_seller_rating=5.1)), "numbers from 0 to 5"),
+        (SearchRequest("vase", filters=Filter(min_price=9, max_price=1)), "swap them"),
     ],
 )
 def test_a_request_out_of_its_limits_is_refused_by_name(request_: SearchRequest, words: str, store: EmbeddedStore) -> None:

@@ -49,8 +49,8 @@ def service(store: EmbeddedStore, encoder: CountingEncoder) -> SearchService:
 
 
 def at(moment_hours: float = 0, **asked: object) -> SearchRequest:
-    where = Filter(now=NOW + timedelta(hours=moment_hours))
-    return SearchRequest(**{"query": "red vase", "where": where, **asked})  # type: ignore[arg-type]
+    filters = Filter(now=NOW + timedelta(hours=moment_hours))
+    return SearchRequest(**{"query": "red vase", "filters": filters, **asked})  # type: ignore[arg-type]
 
 
 def test_a_query_is_encoded_once_however_it_is_spaced(service: SearchService, encoder: CountingEncoder) -> None:
@@ -77,7 +77,7 @@ def test_an_answer_is_kept_for_the_same_question_alone(service: SearchService) -
         assert not service.search(other).cached
     for other in (at(fusion=Fusion()), at(fusion=Fusion("min_max", (0.7, 0.3))), at(diversity=Diversity(0.5))):
         assert not service.search(other).cached
-    filtered = SearchRequest("red vase", where=Filter(max_price=5, now=NOW))
+    filtered = SearchRequest("red vase", filters=Filter(max_price=5, now=NOW))
     assert not service.search(filtered).cached
     assert (service.caches()["answers"].hits, service.caches()["answers"].misses) == (1, 11)
 

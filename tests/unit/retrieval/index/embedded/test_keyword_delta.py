@@ -59,8 +59,8 @@ def everything(positions: np.ndarray) -> np.ndarray:
     return np.ones(len(positions), dtype=np.bool_)
 
 
-def found(index: EmbeddedIndex, words: str, where: Filter = ALL) -> list[str]:
-    return sorted(candidate.item_id for candidate in index.keyword(words, 10_000, where))
+def found(index: EmbeddedIndex, words: str, filters: Filter = ALL) -> list[str]:
+    return sorted(candidate.item_id for candidate in index.keyword(words, 10_000, filters))
 
 
 def snapshots(index: EmbeddedIndex) -> list[str]:
