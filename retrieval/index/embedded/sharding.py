@@ -25,7 +25,7 @@ from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, V
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.files import seal_json, unseal_json
 from retrieval.index.embedded.database import damaged
-from retrieval.index.embedded.index import ENTRIES_A_COMMIT, EmbeddedIndex
+from retrieval.index.embedded.index import ENTRIES_PER_COMMIT, EmbeddedIndex
 from retrieval.index.embedded.title_terms import corrections
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
@@ -170,7 +170,7 @@ class ShardedIndex:
     def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
         """Write lots and carry out tombstones, those of a lot in their order; what is acknowledged is durable."""
         report = UpsertReport()
-        for batch in batches(entries, ENTRIES_A_COMMIT * len(self._shards), entry_chars):
+        for batch in batches(entries, ENTRIES_PER_COMMIT * len(self._shards), entry_chars):
             parts: list[list[IndexedItem | Deletion]] = [[] for _ in self._shards]
             for entry in batch:
                 parts[self._number(entry.item_id)].append(entry)

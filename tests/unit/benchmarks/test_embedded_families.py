@@ -75,8 +75,8 @@ def recall(index: EmbeddedIndex, where: Filter) -> float:
 def main_of(index: EmbeddedIndex) -> MainIndex:
     index.refresh()
     index.semantic(QUERIES[0], 1, Filter(now=NOW))
-    assert index._graph.known is not None
-    return index._graph.known.vectors.main
+    assert index._vectors.view is not None
+    return index._vectors.view.vectors.main
 
 
 @pytest.mark.parametrize("family", list(TEXTS))

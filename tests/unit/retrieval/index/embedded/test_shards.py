@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def test_a_search_for_which_no_thread_can_be_started_is_an_unavailable_index(
 
     assert isinstance(sharded, ShardedIndex)
     with monkeypatch.context() as broken:
-        broken.setattr(sharded._threads, "submit", fail)
+        broken.setattr(ThreadPoolExecutor, "submit", fail)
         with pytest.raises(IndexUnavailable, match=r"cannot be asked \(can't start new thread\); ask again"):
             sharded.semantic(vector(1), 3, ALL)
     assert sharded.semantic(vector(1), 3, ALL)

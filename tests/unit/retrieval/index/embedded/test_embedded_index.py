@@ -23,7 +23,9 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.ann.vector_index import HnswGraph
-from retrieval.index.embedded.bm25 import Bm25Index, kept_length
+from retrieval.index.embedded.bm25 import Bm25Index, lucene_length
+from retrieval.index.embedded.database import CommitSeq
+from retrieval.index.embedded.keywords import KeywordFollower, KeywordView
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.port import Filter
 from retrieval.text.analysis import words
@@ -249,14 +251,15 @@ def test_searches_of_many_threads_stay_right_while_one_writes(root: Path) -> Non
     assert index.count() == 300 + 10 * 40
 
 
-def test_a_graph_of_mostly_dead_vectors_is_built_again(root: Path) -> None:
+def test_a_graph_of_mostly_deleted_vectors_is_built_again(root: Path) -> None:
     store = EmbeddedStore(root)
     index = store.create("tower", D)
     for version in range(1, 6):
         index.upsert(lot(i, version=version) for i in range(400))
         index.refresh()
     store.publish(index.name)
-    graph, positions = HnswGraph.load(root / index.name / "hnsw.faiss", D, index._lots.database_id)
+    database_id = json.loads((root / index.name / "lots.json").read_text())["database_id"]
+    graph, positions = HnswGraph.load(root / index.name / "hnsw.faiss", D, database_id)
     assert len(graph) == len(positions) <= 400 / 0.7
     assert ids(index) == [f"lot-{i:05}" for i in range(400)]
 
@@ -337,7 +340,7 @@ def test_words_are_those_of_lucenes_pattern_tokenizer() -> None:
 
 
 def test_lengths_are_kept_as_lucene_keeps_them_in_one_byte() -> None:
-    assert [kept_length(n) for n in (0, 1, 39, 40, 41, 42, 56, 59, 60, 100, 1_000)] == [0, 1, 39, 40, 40, 42, 56, 56, 60, 96, 984]
+    assert [lucene_length(n) for n in (0, 1, 39, 40, 41, 42, 56, 59, 60, 100, 1_000)] == [0, 1, 39, 40, 40, 42, 56, 56, 60, 96, 984]
 
 
 @given(st.lists(st.lists(st.sampled_from(["gold", "silver", "watch", "vase", "lamp"]), max_size=90), min_size=1, max_size=12))
@@ -345,7 +348,7 @@ def test_lengths_are_kept_as_lucene_keeps_them_in_one_byte() -> None:
 def test_keyword_scores_follow_lucenes_formula(texts: list[list[str]]) -> None:
     index = Bm25Index.build((i, " ".join(text)) for i, text in enumerate(texts))
     written = {i: text for i, text in enumerate(texts) if text}
-    assert index.positions.tolist() == list(written)
+    assert index.row_ids.tolist() == list(written)
     containing = sum("gold" in text for text in written.values())
     if not containing:
         assert not index.scores("gold").any()
@@ -353,7 +356,7 @@ def test_keyword_scores_follow_lucenes_formula(texts: list[list[str]]) -> None:
     idf = np.log(1 + (len(written) - containing + 0.5) / (containing + 0.5))
     average = np.mean([len(text) for text in written.values()])
     counts = np.array([text.count("gold") for text in written.values()])
-    lengths = np.array([kept_length(len(text)) for text in written.values()])
+    lengths = np.array([lucene_length(len(text)) for text in written.values()])
     expected = idf * counts / (counts + 1.2 * (0.25 + 0.75 * lengths / average))
     assert index.scores("gold").tolist() == pytest.approx(expected, rel=1e-5)
 
@@ -397,16 +400,16 @@ def test_a_search_by_words_across_a_replacement_finds_the_lot(root: Path, monkey
     index = EmbeddedStore(root).create("tower", D)
     index.upsert(lot(number) for number in range(30))
     index.refresh()
-    current, done = index._keywords.current, []
+    current, done = KeywordFollower.current, []
 
-    def and_then_replaced(at_least: int) -> object:
-        fields = current(at_least)
+    def and_then_replaced(follower: KeywordFollower, min_commit: CommitSeq) -> KeywordView:
+        view = current(follower, min_commit)
         if not done:
             done.append(index.upsert([lot(0, version=2)]))
             assert index.semantic(vector(0), 1, ALL)[0].document == lot(0).document
-        return fields
+        return view
 
-    monkeypatch.setattr(index._keywords, "current", and_then_replaced)
+    monkeypatch.setattr(KeywordFollower, "current", and_then_replaced)
     assert len(index.keyword("watch", 100, ALL)) == 30
     index.close()
 

@@ -13,13 +13,13 @@ from shortages import limited
 
 from retrieval.errors import IndexUnavailable
 from retrieval.index.ann.vector_index import HnswGraph
-from retrieval.index.embedded import background as renewal
-from retrieval.index.embedded.background import BackgroundRebuild
+from retrieval.index.embedded import follower
 from retrieval.index.embedded.bm25 import Bm25Index
 from retrieval.index.embedded.database import ItemDatabase, translated
 from retrieval.index.embedded.filter_columns import FilterColumns
+from retrieval.index.embedded.follower import Backoff
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.embedded.vectors import LEAST_DELTA, VectorView
+from retrieval.index.embedded.vectors import MIN_MERGE_ITEMS, VectorView
 
 Fail = Callable[..., None]
 
@@ -52,12 +52,11 @@ def test_a_merge_that_fails_is_tried_again_later_and_not_by_every_search(
 
     with monkeypatch.context() as broken:
         broken.setattr(HnswGraph, "copy", fail)
-        broken.setattr(renewal, "FIRST_WAIT_S", 60.0)
-        index._graph._renewal._wait_s = 60.0
-        index.upsert(lot(number) for number in range(2_000, 2_001 + LEAST_DELTA))
+        broken.setattr(follower, "FIRST_WAIT_S", 60.0)
+        index.upsert(lot(number) for number in range(2_000, 2_001 + MIN_MERGE_ITEMS))
         for number in range(2_000, 2_040):
             assert index.semantic(vector(number), 1, ALL)[0].item_id == f"lot-{number:05}"
-            wait_until(lambda: not index.renewing)
+            wait_until(lambda: not index.rebuilding_vectors)
         index.refresh()
         index.upsert([lot(4_000)])
         index.refresh()
@@ -77,9 +76,9 @@ def test_a_search_is_answered_when_no_thread_can_be_started_and_the_merge_waits(
         tried.append(thread.name)
         raise error
 
-    index._graph._renewal._wait_s = index._keywords._renewal._wait_s = 60.0
+    monkeypatch.setattr(follower, "FIRST_WAIT_S", 60.0)
     index.keyword("watch", 1, ALL)
-    index.upsert(lot(number) for number in range(2_000, 2_001 + LEAST_DELTA))
+    index.upsert(lot(number) for number in range(2_000, 2_001 + MIN_MERGE_ITEMS))
     with monkeypatch.context() as broken:
         broken.setattr(threading.Thread, "start", fail)
         for number in range(2_000, 2_010):
@@ -94,8 +93,8 @@ def test_a_search_is_answered_when_no_thread_can_be_started_and_the_merge_waits(
 
 def test_the_wait_grows_up_to_a_limit_and_ends_with_the_first_success(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
-    monkeypatch.setattr(renewal.time, "monotonic", lambda: now)
-    merge, waits = BackgroundRebuild("merge"), []
+    monkeypatch.setattr(follower.time, "monotonic", lambda: now)
+    merge, waits = Backoff("merge"), []
     for _ in range(12):
         with pytest.raises(IndexUnavailable, match="merge: the memory does not suffice; free some"), merge.attempt():
             raise MemoryError
@@ -120,8 +119,8 @@ def test_words_that_no_memory_joins_are_found_beside_the_others(index: EmbeddedI
         raise MemoryError
 
     index.keyword("watch", 1, ALL)
-    monkeypatch.setattr(Bm25Index, "merged", fail)
-    index._keywords._renewal._wait_s = 60.0
+    monkeypatch.setattr(Bm25Index, "merge", fail)
+    monkeypatch.setattr(follower, "FIRST_WAIT_S", 60.0)
     for number in range(3_000, 3_010):
         index.upsert([lot(number, text="a teapot")])
         assert f"lot-{number:05}" in [hit.item_id for hit in index.keyword("teapot", 100, ALL)]
@@ -155,10 +154,10 @@ def test_a_search_that_runs_out_of_memory_is_an_unavailable_index_and_the_next_i
 @pytest.mark.parametrize(
     ("part", "method", "ask"),
     [
-        (ItemDatabase, "of", lambda index: [lot.item_id for lot in index.fetch(["lot-00001"])]),
+        (ItemDatabase, "by_item_id", lambda index: [lot.item_id for lot in index.fetch(["lot-00001"])]),
         (ItemDatabase, "count", lambda index: index.count()),
         (ItemDatabase, "deletions", lambda index: index.deletions()),
-        (FilterColumns, "allowed", lambda index: len(index.sample(3, ALL, 0))),
+        (FilterColumns, "matches", lambda index: len(index.sample(3, ALL, 0))),
     ],
 )
 def test_a_question_that_runs_out_of_memory_is_an_unavailable_index(

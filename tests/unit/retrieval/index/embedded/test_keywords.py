@@ -1,10 +1,11 @@
-"""New lots beside the inverted lists: found by their words at once, with the scores of one index, joined with it later."""
+"""New lots in the buffer beside the inverted lists: found at once, with the scores of one index, and merged later."""
 
 import json
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retrieval.contracts.documents import Deletion, IndexedItem
-from retrieval.index.embedded import keywords as lot_keywords
-from retrieval.index.embedded import title_terms as title_words
-from retrieval.index.embedded.bm25 import Bm25Delta, Bm25Index, bm25_scores, kept_length
+from retrieval.index.embedded import keywords, title_terms
+from retrieval.index.embedded.bm25 import Bm25Buffer, Bm25Index, bm25_scores, lucene_length
+from retrieval.index.embedded.database import NO_COMMIT, ItemDatabase
+from retrieval.index.embedded.index import LOTS_FILE
+from retrieval.index.embedded.keywords import KeywordFollower
+from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
+from retrieval.index.embedded.title_terms import TitleFollower
+from retrieval.index.embedded.vectors import VectorFollower
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.port import Filter
 from retrieval.text.analysis import ANALYSIS
+from retrieval.text.stemming import stem
 
 WORDS = ("gold", "silver", "watch", "vase", "lamp", "ring")
 QUERY = "gold watch ring gold"
@@ -30,9 +37,9 @@ EQUALLY_LONG = st.lists(st.lists(st.sampled_from(WORDS), min_size=5, max_size=5)
 
 
 @pytest.fixture(autouse=True)
-def small_indices_have_deltas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lot_keywords, "SMALL", 0)
-    monkeypatch.setattr(title_words, "SMALL", 0)
+def small_indices_have_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keywords, "SMALL", 0)
+    monkeypatch.setattr(title_terms, "SMALL", 0)
 
 
 @pytest.fixture
@@ -46,25 +53,46 @@ def index(tmp_path: Path) -> Iterator[EmbeddedIndex]:
     store.close()
 
 
-def split(texts: list[str], at: int) -> tuple[Bm25Index, Bm25Delta]:
-    """The first texts in an index, the others in a delta after it."""
+@pytest.fixture
+def folder(index: EmbeddedIndex, tmp_path: Path) -> Path:
+    return tmp_path / "index" / index.name
+
+
+@pytest.fixture
+def follower(folder: Path) -> Iterator[KeywordFollower]:
+    """Another follower of the index's database, as another process has it."""
+    with closing(ItemDatabase(folder / LOTS_FILE)) as database:
+        vectors = VectorFollower(database, embedded_spec())
+        yield KeywordFollower(database, folder, FieldBoosts(), "en", vectors.live_rows)
+
+
+def split(texts: list[str], at: int) -> tuple[Bm25Index, Bm25Buffer]:
+    """The first texts in an index, the others in its buffer."""
     main = Bm25Index.build(enumerate(texts[:at]))
-    delta = Bm25Delta(main)
+    buffer = Bm25Buffer(main)
     for number, text in enumerate(texts[at:], at):
-        delta.add([(number, text)])
-    return main, delta
+        buffer.add([(number, text)])
+    return main, buffer
 
 
-def everything(positions: np.ndarray) -> np.ndarray:
-    return np.ones(len(positions), dtype=np.bool_)
+def everything(row_ids: np.ndarray) -> np.ndarray:
+    return np.ones(len(row_ids), dtype=np.bool_)
 
 
 def found(index: EmbeddedIndex, words: str, where: Filter = ALL) -> list[str]:
     return sorted(candidate.item_id for candidate in index.keyword(words, 10_000, where))
 
 
-def snapshots(index: EmbeddedIndex) -> list[str]:
-    return sorted(path.name for path in index._folder.glob("bm25-*"))
+def snapshots(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("bm25-*"))
+
+
+def saved_items(folder: Path) -> int:
+    """Items in the newest inverted lists on the disk; 0 while these are replaced."""
+    try:
+        return len(Bm25Index.load(folder / snapshots(folder)[-1]).row_ids)
+    except OSError:
+        return 0
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
@@ -76,46 +104,48 @@ def wait_until(reached: Callable[[], bool]) -> None:
 
 @given(EQUALLY_LONG, st.integers(0, 20))
 @settings(max_examples=60, deadline=None)
-def test_where_the_average_length_is_the_same_main_and_delta_score_exactly_as_one_index(texts: list[str], at: int) -> None:
-    main, delta = split(texts, at)
-    both = np.concatenate(bm25_scores([main, delta.view()], QUERY, "en"))
+def test_where_the_average_length_is_the_same_main_and_buffer_score_exactly_as_one_index(texts: list[str], at: int) -> None:
+    main, buffer = split(texts, at)
+    both = np.concatenate(bm25_scores([main, buffer.view()], QUERY, "en"))
     assert both.tolist() == Bm25Index.build(enumerate(texts)).scores(QUERY).tolist()
 
 
 @given(TEXTS, st.integers(0, 20))
 @settings(max_examples=60, deadline=None)
-def test_a_delta_is_weighed_by_the_average_length_of_the_main_index_and_by_the_words_of_both(texts: list[str], at: int) -> None:
-    main, delta = split(["gold watch of silver", *texts], 1 + at)
+def test_a_buffer_is_weighted_by_the_average_length_of_the_main_index_and_by_the_words_of_both(texts: list[str], at: int) -> None:
+    main, buffer = split(["gold watch of silver", *texts], 1 + at)
     written = [text.split() for text in ("gold watch of silver", *texts) if text]
     containing = sum("gold" in text for text in written)
     idf = np.log(1 + (len(written) - containing + 0.5) / (containing + 0.5))
     average = main.lengths.mean()
-    counts, lengths = (np.array(column) for column in zip(*((t.count("gold"), kept_length(len(t))) for t in written), strict=True))
+    counts, lengths = (
+        np.array(column) for column in zip(*((t.count("gold"), lucene_length(len(t))) for t in written), strict=True)
+    )
     expected = idf * counts / (counts + 1.2 * (0.25 + 0.75 * lengths / average))
-    assert np.concatenate(bm25_scores([main, delta.view()], "gold", "en")).tolist() == pytest.approx(expected, rel=1e-5)
+    assert np.concatenate(bm25_scores([main, buffer.view()], "gold", "en")).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 @given(TEXTS, st.integers(0, 20), st.sets(st.integers(0, 19)))
 @settings(max_examples=80, deadline=None)
-def test_joined_lists_are_those_of_an_index_of_the_lots_that_are_left(texts: list[str], at: int, gone: set[int]) -> None:
-    main, delta = split(texts, at)
-    joined = main.merged(delta.view(), lambda positions: ~np.isin(positions, list(gone)))
+def test_merged_lists_are_those_of_an_index_of_the_lots_that_are_left(texts: list[str], at: int, gone: set[int]) -> None:
+    main, buffer = split(texts, at)
+    merged = main.merge(buffer.view(), lambda row_ids: ~np.isin(row_ids, list(gone)))
     whole = Bm25Index.build((number, text) for number, text in enumerate(texts) if number not in gone)
-    assert joined.positions.tolist() == whole.positions.tolist()
+    assert merged.row_ids.tolist() == whole.row_ids.tolist()
     for query in (*WORDS, QUERY):
-        assert joined.scores(query).tolist() == whole.scores(query).tolist()
-        assert joined.knows(query) == whole.knows(query)
-    assert set(joined.postings.vocabulary) == set(whole.postings.vocabulary)
+        assert merged.scores(query).tolist() == whole.scores(query).tolist()
+        assert len(merged.find(stem(query, "en"))[0]) == len(whole.find(stem(query, "en"))[0])
+    assert set(merged.postings.vocabulary) == set(whole.postings.vocabulary)
 
 
-def test_lists_are_joined_in_strides_as_in_one_and_a_join_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    main, delta = split([f"{a} {b} {n}" for n, a in enumerate(WORDS) for b in WORDS], 20)
-    whole = main.merged(delta.view(), everything)
-    monkeypatch.setattr("retrieval.index.embedded.postings.POSTINGS_A_STRIDE", 7)
+def test_lists_are_merged_in_strides_as_in_one_and_a_merge_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    main, buffer = split([f"{a} {b} {n}" for n, a in enumerate(WORDS) for b in WORDS], 20)
+    whole = main.merge(buffer.view(), everything)
+    monkeypatch.setattr("retrieval.index.embedded.bm25.POSTINGS_PER_STRIDE", 7)
     strides: list[None] = []
-    in_strides = main.merged(delta.view(), everything, lambda: strides.append(None))
+    in_strides = main.merge(buffer.view(), everything, lambda: strides.append(None))
     assert len(strides) > 10
-    assert (in_strides.postings.rows == whole.postings.rows).all()
+    assert (in_strides.postings.doc_ids == whole.postings.doc_ids).all()
     assert (in_strides.postings.starts == whole.postings.starts).all()
 
     class Enough(Exception):
@@ -125,68 +155,71 @@ def test_lists_are_joined_in_strides_as_in_one_and_a_join_can_be_given_up(monkey
         raise Enough
 
     with pytest.raises(Enough):
-        main.merged(delta.view(), everything, give_up)
+        main.merge(buffer.view(), everything, give_up)
 
 
-def test_what_was_handed_out_of_a_delta_does_not_change_when_more_comes() -> None:
-    _, delta = split(["gold watch", "silver watch"], 1)
-    before = delta.view()
+def test_a_view_of_a_buffer_does_not_change_when_more_comes() -> None:
+    _, buffer = split(["gold watch", "silver watch"], 1)
+    before = buffer.view()
     for number in range(2, 100):
-        delta.add([(number, f"gold lamp {number}")])
-    assert before.positions.tolist() == [1]
+        buffer.add([(number, f"gold lamp {number}")])
+    assert before.row_ids.tolist() == [1]
     assert len(before.find("gold")[0]) == 0
-    assert len(delta.view().find("gold")[0]) == 98
+    assert len(buffer.view().find("gold")[0]) == 98
 
 
-def test_what_a_delta_has_already_is_passed_over() -> None:
-    _, delta = split(["gold watch", "silver watch"], 1)
-    delta.add([(0, "gold watch"), (1, "silver watch"), (2, "lamp")])
-    assert delta.view().positions.tolist() == [1, 2]
+def test_a_row_that_a_buffer_has_already_is_skipped() -> None:
+    _, buffer = split(["gold watch", "silver watch"], 1)
+    buffer.add([(0, "gold watch"), (1, "silver watch"), (2, "lamp")])
+    assert buffer.view().row_ids.tolist() == [1, 2]
 
 
-def test_a_new_lot_is_found_by_the_next_search_while_the_main_index_stays_what_it_was(index: EmbeddedIndex) -> None:
-    main = index._keywords.current(0).mains[0]
+def test_a_new_lot_is_found_by_the_next_search_while_the_main_index_stays_what_it_was(
+    index: EmbeddedIndex, folder: Path, follower: KeywordFollower
+) -> None:
+    main, before = follower.current(NO_COMMIT).mains[0], snapshots(folder)
     index.upsert([lot(900, text="a sextant"), lot(3, version=2, text="a vase"), Deletion("lot-00004", 2)])
     assert found(index, "sextants") == ["lot-00900"]
     assert found(index, "vase") == ["lot-00003"]
     assert found(index, "watch") == [f"lot-{n:05}" for n in range(300) if n not in (3, 4)]
-    fields = index._keywords.current(0)
-    assert fields.mains[0] is main
-    assert fields.lots == (300, 2)
+    view = follower.current(NO_COMMIT)
+    assert view.mains[0] is main
+    assert view.counts == (300, 2)
+    assert snapshots(folder) == before
 
 
-def test_lots_that_were_deleted_replaced_or_have_ended_do_not_come_back_when_main_and_delta_are_joined(
-    index: EmbeddedIndex,
+def test_lots_that_were_deleted_replaced_or_have_ended_do_not_come_back_when_main_and_buffer_are_merged(
+    index: EmbeddedIndex, folder: Path, follower: KeywordFollower
 ) -> None:
     index.upsert([lot(3, version=2, text="a vase"), Deletion("lot-00004", 2), lot(5, version=2, ends_at=1)])
     left = [f"lot-{n:05}" for n in range(300) if n not in (3, 4, 5)]
     assert found(index, "watch") == left
     index.prepare()
-    assert index._keywords.current(0).lots == (299, 0)
+    assert follower.current(NO_COMMIT).counts == (299, 0)
     assert found(index, "watch") == left
     index.close()
-    assert found(EmbeddedStore(index._folder.parent).live(), "watch") == left  # type: ignore[arg-type]
+    assert found(EmbeddedIndex(folder), "watch") == left
 
 
 def test_many_new_lots_go_into_the_main_index_by_themselves_and_the_snapshot_before_is_removed(
-    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch
+    index: EmbeddedIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lot_keywords, "LEAST_DELTA", 20)
-    (before,) = snapshots(index)
+    monkeypatch.setattr(keywords, "MIN_MERGE_ITEMS", 20)
+    (before,) = snapshots(folder)
     index.upsert(lot(number, text=f"a lamp {number}") for number in range(1_000, 1_030))
     assert len(found(index, "lamp")) == 30
-    wait_until(lambda: index._keywords.current(0).lots == (330, 0))
-    wait_until(lambda: not index._keywords.merging)
-    (after,) = snapshots(index)
+    wait_until(lambda: saved_items(folder) == 330)
+    wait_until(lambda: not index.rebuilding_keywords)
+    (after,) = snapshots(folder)
     assert after != before
     assert len(found(index, "lamp")) == 30
     assert len(found(index, "watch")) == 300
 
 
-def test_searches_stay_right_while_lists_are_joined_again_and_again_and_more_lots_come(
+def test_searches_stay_right_while_lists_are_merged_again_and_again_and_more_lots_come(
     index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lot_keywords, "LEAST_DELTA", 20)
+    monkeypatch.setattr(keywords, "MIN_MERGE_ITEMS", 20)
     wrong: list[int] = []
     done = threading.Event()
 
@@ -210,49 +243,52 @@ def test_searches_stay_right_while_lists_are_joined_again_and_again_and_more_lot
     assert found(index, "1007 1907") == ["lot-01007", "lot-01907"]
 
 
-def test_a_second_process_has_a_delta_of_its_own_and_takes_over_what_the_first_has_joined(
-    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch
+def test_a_second_process_has_a_buffer_of_its_own_and_takes_over_what_the_first_has_merged(
+    index: EmbeddedIndex, folder: Path, follower: KeywordFollower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = EmbeddedIndex(index._folder)
+    other = EmbeddedIndex(folder)
+    assert follower.current(NO_COMMIT).counts == (300, 0)
     assert len(found(other, "watch")) == 300
     index.upsert(lot(number, text=f"lamp {number}") for number in range(1_000, 1_030))
     assert len(found(other, "lamp")) == len(found(index, "lamp")) == 30
+    assert follower.current(NO_COMMIT).counts == (300, 30)
     index.prepare()
-    assert other._keywords.current(0).lots == (300, 30)
+    assert follower.current(NO_COMMIT).counts == (300, 30)
 
     def refuse(*given: object) -> Bm25Index:
-        raise AssertionError("joined although another process had done it")
+        raise AssertionError("merged although another process had done it")
 
-    monkeypatch.setattr(lot_keywords, "LEAST_DELTA", 20)
+    monkeypatch.setattr(keywords, "MIN_MERGE_ITEMS", 20)
     with monkeypatch.context() as patched:
-        patched.setattr(Bm25Index, "merged", refuse)
+        patched.setattr(Bm25Index, "merge", refuse)
         index.upsert([lot(2_000, text="lamp 2000")])
         assert len(found(other, "lamp")) == 31
-        wait_until(lambda: other._keywords.current(0).lots == (330, 1))
+        wait_until(lambda: follower.current(NO_COMMIT).counts == (330, 1))
+        wait_until(lambda: not other.rebuilding_keywords)
     assert len(found(other, "lamp")) == 31
     other.close()
 
 
 @pytest.mark.parametrize("name", ["vocabulary.txt", "rows.npy", "shares.npy", "statistics.json"])
-def test_a_snapshot_with_one_wrong_byte_is_built_again(index: EmbeddedIndex, name: str) -> None:
-    (folder,) = snapshots(index)
+def test_a_snapshot_with_one_wrong_byte_is_built_again(index: EmbeddedIndex, folder: Path, name: str) -> None:
+    (snapshot,) = snapshots(folder)
     index.close()
-    path = index._folder / folder / name
+    path = folder / snapshot / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    assert len(found(EmbeddedIndex(index._folder), "watch")) == 300
-    assert Bm25Index.load(index._folder / folder).knows("watch")
+    assert len(found(EmbeddedIndex(folder), "watch")) == 300
+    assert len(Bm25Index.load(folder / snapshot).find("watch")[0]) == 300
 
 
-def test_a_snapshot_whose_words_an_older_version_cut_is_built_again(index: EmbeddedIndex) -> None:
-    (folder,) = snapshots(index)
+def test_a_snapshot_whose_words_an_older_version_cut_is_built_again(index: EmbeddedIndex, folder: Path) -> None:
+    (snapshot,) = snapshots(folder)
     index.close()
-    path = index._folder / folder / "statistics.json"
+    path = folder / snapshot / "statistics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"analysis": ANALYSIS - 1}))
-    vocabulary = index._folder / folder / "vocabulary.txt"
+    vocabulary = folder / snapshot / "vocabulary.txt"
     vocabulary.write_text(vocabulary.read_text().replace("watch", "wat-ch"))  # as words were once cut
-    assert len(found(EmbeddedIndex(index._folder), "watch")) == 300
+    assert len(found(EmbeddedIndex(folder), "watch")) == 300
 
 
 def test_a_snapshot_that_cannot_be_written_is_no_loss(index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,14 +321,16 @@ def test_boosted_fields_of_new_lots_count_as_those_of_old_ones(tmp_path: Path) -
 
 
 def test_words_of_new_titles_correct_and_are_known_at_once_and_those_of_gone_titles_go_with_the_next_count(
-    index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch
+    index: EmbeddedIndex, folder: Path
 ) -> None:
     assert index.corrections(["wacth", "sextent"]) == {"wacth": "watch"}
-    counted = index._titles._counted
-    assert counted is not None
+    titles = TitleFollower(ItemDatabase(folder / LOTS_FILE), folder)
+    before = titles.current(NO_COMMIT)
+    assert not before.near("sextent")
     index.upsert([lot(900, text="a brass sextant")])
     assert index.corrections(["sextent", "sextant"]) == {"sextent": "sextant"}
-    assert index._titles.current() is counted.words
+    assert titles.current(NO_COMMIT) is before
+    assert before.near("sextent") == {"sextant": 1}
     index.upsert([Deletion("lot-00900", 2)])
     assert index.corrections(["sextent"]) == {"sextent": "sextant"}
     index.prepare()
@@ -311,7 +349,7 @@ STEPS = st.one_of(
 def test_a_keyword_search_finds_the_lots_that_share_a_word_and_pass_the_filter_whatever_was_written_when(
     steps: list[tuple], least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lot_keywords, "LEAST_DELTA", least)
+    monkeypatch.setattr(keywords, "MIN_MERGE_ITEMS", least)
     known: dict[str, IndexedItem] = {}
     with tempfile.TemporaryDirectory() as folder:
         store = EmbeddedStore(Path(folder))
