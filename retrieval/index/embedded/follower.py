@@ -58,7 +58,7 @@ class Follower(ABC, Generic[V]):
         self.view: V | None = None
         self._database, self._name, self._on_failure = database, name, on_failure
         self._backoff = Backoff(name)
-        self._refresh_lock, self._rebuild_lock = threading.Lock(), threading.Lock()  # taken in the other order
+        self._rebuild_lock, self._refresh_lock = threading.Lock(), threading.Lock()  # always taken in this order
         self._swapping = self._closed = False
 
     @property
@@ -110,7 +110,7 @@ class Follower(ABC, Generic[V]):
             self._attempt(self.current(min_commit), in_background=False)
 
     def close(self) -> None:
-        """Make a running rebuild give up, and save the view for the next start."""
+        """Cancel a running rebuild, and save the view for the next start."""
         self._closed = True
         with self._rebuild_lock, self._refresh_lock:
             if self.view is not None:
@@ -123,10 +123,10 @@ class Follower(ABC, Generic[V]):
 
     @abstractmethod
     def _refresh(self, view: V, checkpoint: Callable[[], None] = lambda: None) -> V:
-        """Return a view with all commits: the same, extended, or another.
+        """Return a view with all commits: this one, extended, or another.
 
         Args:
-            view: of an older commit. If this raises anything but MemoryError, the view must still be whole.
+            view: of any commit; unless this raises MemoryError, it stays valid and can be refreshed again.
             checkpoint: called between steps; may raise to give up.
         """
 
@@ -140,7 +140,7 @@ class Follower(ABC, Generic[V]):
 
         Args:
             view: what searches use.
-            in_background: nobody waits for it, so a result that another process saved will do, and little may stay unsaved.
+            in_background: true if no caller waits. Then the result of another process will do, and a little may stay unsaved.
         """
 
     @abstractmethod
@@ -148,8 +148,8 @@ class Follower(ABC, Generic[V]):
         """Write what the next start would have to build again. Nobody refreshes or rebuilds meanwhile."""
 
     def _swap(self, view: V) -> None:
-        """Let searches use another view. It must not be older than the one before, so those that come meanwhile wait."""
-        view = self._refresh(view, self._check_open)  # most of what was committed meanwhile, while searches go on
+        """Let searches use another view; searches that come meanwhile wait, so that none sees an older commit than before."""
+        view = self._refresh(view, self._check_open)  # takes in most new commits while searches go on
         self._swapping = True
         try:
             with self._refresh_lock:

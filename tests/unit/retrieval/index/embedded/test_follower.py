@@ -1,10 +1,13 @@
-"""A merge without memory or disk: searches go on with what there is, and it is tried again later, not by each of them."""
+"""Following a database: who waits for a refresh, and rebuilds without memory or disk, which are tried again later."""
 
 import resource
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,9 +18,9 @@ from retrieval.errors import IndexUnavailable
 from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.embedded import follower
 from retrieval.index.embedded.bm25 import Bm25Index
-from retrieval.index.embedded.database import ItemDatabase, translated
+from retrieval.index.embedded.database import NO_COMMIT, CommitSeq, ItemDatabase, translated
 from retrieval.index.embedded.filter_columns import FilterColumns
-from retrieval.index.embedded.follower import Backoff
+from retrieval.index.embedded.follower import Backoff, Follower
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.embedded.vectors import MIN_MERGE_ITEMS, VectorView
 
@@ -38,6 +41,90 @@ def wait_until(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Count:
+    """A view that has the number of items."""
+
+    commit_seq: CommitSeq
+    items: int
+
+
+class CountFollower(Follower[Count]):
+    """A follower whose refresh can be held up, or fail."""
+
+    def __init__(self, database: ItemDatabase) -> None:
+        super().__init__(database, "count", "the count stays as it is")
+        self.refreshing, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+        self.error: Exception | None = None
+
+    def _open(self) -> Count:
+        return Count(NO_COMMIT, 0)
+
+    def _refresh(self, view: Count, checkpoint: Callable[[], None] = lambda: None) -> Count:
+        with self._database.snapshot() as snapshot:
+            self.refreshing.set()
+            assert self.go_on.wait(30)
+            if self.error is not None:
+                raise self.error
+            return Count(snapshot.commit_seq(), snapshot.count())
+
+    def _rebuild(self, view: Count, *, in_background: bool) -> None:
+        self._swap(Count(NO_COMMIT, 0))
+
+    def _save(self, view: Count) -> None:
+        pass
+
+
+@pytest.fixture
+def counts(tmp_path: Path) -> Iterator[CountFollower]:
+    ItemDatabase.create(tmp_path / "lots.sqlite", "tower", D)
+    with closing(ItemDatabase(tmp_path / "lots.sqlite")) as database:
+        database.write([lot(0)])
+        yield CountFollower(database)
+
+
+def test_while_one_thread_refreshes_others_get_an_older_view_or_wait_for_the_commit_that_they_need(
+    counts: CountFollower, tmp_path: Path
+) -> None:
+    before = counts.current(NO_COMMIT)
+    assert before.items == 1
+    with closing(ItemDatabase(tmp_path / "lots.sqlite")) as writer, ThreadPoolExecutor() as threads:
+        writer.write([lot(1)])
+        counts.refreshing.clear()
+        counts.go_on.clear()
+        refreshed = threads.submit(counts.current, NO_COMMIT)
+        assert counts.refreshing.wait(30)
+        assert counts.current(before.commit_seq) is before
+        waiting = threads.submit(counts.current, writer.commit_seq())
+        assert not waiting.done()
+        counts.go_on.set()
+        assert waiting.result(30) == refreshed.result(30) == Count(writer.commit_seq(), 2)
+
+
+def test_a_rebuild_brings_a_view_of_all_commits(counts: CountFollower, tmp_path: Path) -> None:
+    before = counts.current(NO_COMMIT)
+    counts.rebuild(NO_COMMIT)
+    assert counts.view == before
+    assert counts.view is not before
+    assert not counts.rebuilding
+
+
+@pytest.mark.parametrize(("error", "kept"), [(MemoryError(), False), (IndexUnavailable("locked"), True)])
+def test_a_view_is_opened_anew_after_a_refresh_without_memory_and_refreshed_again_after_any_other_error(
+    counts: CountFollower, tmp_path: Path, error: Exception, kept: bool
+) -> None:
+    before = counts.current(NO_COMMIT)
+    with closing(ItemDatabase(tmp_path / "lots.sqlite")) as writer:
+        writer.write([lot(1)])
+        counts.error = error
+        with pytest.raises(type(error)):
+            counts.current(NO_COMMIT)
+        assert counts.view is (before if kept else None)
+        counts.error = None
+        assert counts.current(NO_COMMIT).items == 2
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device"), RuntimeError("Error in faiss")])

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retrieval.contracts.documents import Deletion, IndexedItem
+from retrieval.errors import IndexUnavailable
 from retrieval.index.embedded import keywords, title_terms
 from retrieval.index.embedded.bm25 import Bm25Buffer, Bm25Index, bm25_scores, lucene_length
-from retrieval.index.embedded.database import NO_COMMIT, ItemDatabase
+from retrieval.index.embedded.database import NO_COMMIT, ItemDatabase, ItemSnapshot
 from retrieval.index.embedded.index import LOTS_FILE
 from retrieval.index.embedded.keywords import KeywordFollower
 from retrieval.index.embedded.main_index import embedded_spec
@@ -335,6 +338,32 @@ def test_words_of_new_titles_correct_and_are_known_at_once_and_those_of_gone_tit
     assert index.corrections(["sextent"]) == {"sextent": "sextant"}
     index.prepare()
     assert index.corrections(["sextent"]) == {}
+
+
+def test_words_and_titles_that_a_broken_read_had_taken_in_count_once(
+    folder: Path, index: EmbeddedIndex, follower: KeywordFollower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower.current(NO_COMMIT)
+    with closing(ItemDatabase(folder / LOTS_FILE)) as database:
+        titles = TitleFollower(database, folder)
+        titles.current(NO_COMMIT)
+        index.upsert(lot(number, text="a sextant") for number in range(900, 904))
+        monkeypatch.setattr(keywords, "TEXTS_PER_STEP", 1)
+        monkeypatch.setattr(title_terms, "TITLES_PER_STEP", 1)
+        texts_after = ItemSnapshot.texts_after
+
+        def break_off(*given: Any) -> Iterator[Any]:
+            yield from islice(texts_after(*given), 2)
+            raise IndexUnavailable("locked")
+
+        for view in (follower, titles):
+            with monkeypatch.context() as broken:
+                broken.setattr(ItemSnapshot, "texts_after", break_off)
+                with pytest.raises(IndexUnavailable):
+                    view.current(NO_COMMIT)
+        assert follower.current(NO_COMMIT).counts == (300, 4)
+        assert len(follower.current(NO_COMMIT).buffered[0].find("sextant")[0]) == 4
+        assert titles.current(NO_COMMIT).near("sextent") == {"sextant": 4}
 
 
 STEPS = st.one_of(
