@@ -104,23 +104,23 @@ class FilterColumns:
         if vector_id is not None:
             self._columns["live"][vector_id] = False
 
-    def matches(self, where: Filter, vector_ids: VectorIds | None = None) -> Mask:
+    def matches(self, filters: Filter, vector_ids: VectorIds | None = None) -> Mask:
         """Return a (N,) mask, true where an item passes a filter: of all vectors, or of these."""
 
         def column(name: str) -> NDArray[Any]:
             return self._columns[name] if vector_ids is None else self._columns[name][vector_ids]
 
-        mask: Mask = column("live") & (column("ends_at") > epoch_ms(where.now))
-        for name, label in (("category", where.category), ("brand", where.brand)):
+        mask: Mask = column("live") & (column("ends_at") > epoch_ms(filters.now))
+        for name, label in (("category", filters.category), ("brand", filters.brand)):
             if label is not None:
                 mask &= column(name) == self._codes.get(fold_label(label), NO_LABEL - 1)
         # a missing price or rating is NaN, for which every comparison is false
-        if where.min_price is not None:
-            mask &= column("current_price") >= np.float32(where.min_price)
-        if where.max_price is not None:
-            mask &= column("current_price") <= np.float32(where.max_price)
-        if where.min_seller_rating is not None:
-            mask &= column("seller_rating") >= np.float32(where.min_seller_rating)
+        if filters.min_price is not None:
+            mask &= column("current_price") >= np.float32(filters.min_price)
+        if filters.max_price is not None:
+            mask &= column("current_price") <= np.float32(filters.max_price)
+        if filters.min_seller_rating is not None:
+            mask &= column("seller_rating") >= np.float32(filters.min_seller_rating)
         return mask
 
     def numbers(self, field: TopField) -> NDArray[np.float64]:

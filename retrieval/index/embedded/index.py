@@ -96,14 +96,14 @@ class EmbeddedIndex:
         """True while the inverted lists take the words of new items in."""
         return self._keywords.rebuilding
 
-    def count(self, where: Filter | None = None) -> int:
+    def count(self, filters: Filter | None = None) -> int:
         """Return the number of items, ended ones included; with a filter, of those that pass it."""
         with enough_memory(self.name):
-            if where is None:
+            if filters is None:
                 return self._database.count()
             view = self._current_vectors()
             with view.lock.reading():
-                return int(np.count_nonzero(view.columns.matches(where)))
+                return int(np.count_nonzero(view.columns.matches(filters)))
 
     def damaged(self) -> int:
         """Return the number of items that are left out because their rows are damaged."""
@@ -139,25 +139,25 @@ class EmbeddedIndex:
                 follower.rebuild(self._min_commit)
         self._database.seal()
 
-    def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
+    def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
         """Return the items whose vectors have the highest cosine with `vector`; exact=True compares with all that match."""
         self._check_vector(vector)
-        results = self._answer(lambda: self._rank_vectors(vector, k, where, exact))
+        results = self._answer(lambda: self._rank_vectors(vector, k, filters, exact))
         return with_ranks(results, semantic=results)
 
-    def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
+    def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """Return the items whose text has the highest BM25 score for `text` under its boosts; none without a common word."""
-        results = self._answer(lambda: self._rank_keywords(text, k, where))
+        results = self._answer(lambda: self._rank_keywords(text, k, filters))
         return with_ranks(results, keyword=results)
 
-    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+    def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """Return the k best of semantic() and keyword(), fused as the request says, else as tuned."""
         self._check_vector(vector)
         lists: tuple[Ranking, Ranking] = ((), ())
 
         def rank() -> Ranking:
             nonlocal lists
-            keyword, semantic = lists = self._rank_keywords(text, k, where), self._rank_vectors(vector, k, where, exact=False)
+            keyword, semantic = lists = self._rank_keywords(text, k, filters), self._rank_vectors(vector, k, filters, exact=False)
             row_ids = {hit.item_id: hit.row_id for hit in (*keyword, *semantic)}
             best = fuse(scores_of(keyword), scores_of(semantic), fusion or self._tuning.fusion)[: max(k, 0)]
             return [Hit(row_ids[item_id], item_id, score) for item_id, score in best]
@@ -165,9 +165,9 @@ class EmbeddedIndex:
         results = self._answer(rank)
         return with_ranks(results, semantic=lists[1], keyword=lists[0])
 
-    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+    def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """Return the items with the most bids, or those listed last; none without such a number."""
-        return self._answer(lambda: self._rank_field(field, k, where))
+        return self._answer(lambda: self._rank_field(field, k, filters))
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """Correct words in lower case that no item has: word -> the nearest term of a title."""
@@ -193,11 +193,11 @@ class EmbeddedIndex:
             items = self._database.by_item_id(list(dict.fromkeys(item_ids)))
             return [Candidate(i, 0.0, items[i].document, items[i].vector) for i in item_ids if i in items]
 
-    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+    def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """Return at most `count` stored (D,) vectors of random items that pass a filter; the same ones for the same seed."""
         view = self._current_vectors()
         with enough_memory(self.name), view.lock.reading():
-            vector_ids = np.flatnonzero(view.columns.matches(where))
+            vector_ids = np.flatnonzero(view.columns.matches(filters))
             sampled = np.random.default_rng(seed).choice(vector_ids, min(count, len(vector_ids)), replace=False)
             return list(view.vectors.take(sampled))
 
@@ -214,20 +214,20 @@ class EmbeddedIndex:
             follower.close()
         self._database.close()
 
-    def _rank_vectors(self, vector: Vector, k: int, where: Filter, exact: bool) -> Ranking:
+    def _rank_vectors(self, vector: Vector, k: int, filters: Filter, exact: bool) -> Ranking:
         if k <= 0:
             return []
         query = _unit(vector)
         view = self._current_vectors()
         with view.lock.reading():
             columns, vectors = view.columns, view.vectors
-            mask = columns.matches(where)
+            mask = columns.matches(filters)
             if not mask.any():
                 return []
             nearest = vectors.exact(query, k, mask) if exact else vectors.nearest(query, k, mask, self._exact_below)
             return top_k_vectors(nearest, cosines_with(vector, vectors.take(nearest)), columns, k)
 
-    def _rank_keywords(self, text: str, k: int, where: Filter) -> Ranking:
+    def _rank_keywords(self, text: str, k: int, filters: Filter) -> Ranking:
         if k <= 0:
             return []
         min_commit, settled = self._min_commit, False
@@ -238,17 +238,17 @@ class EmbeddedIndex:
                 columns = vectors.columns
                 if settled or not len(columns) or columns.row_ids[-1] <= keywords.last_row_id:
                     segments = keywords.scores(text)
-                    return top_k((hit for segment in segments for hit in top_k_keyword(*segment, columns, where, k)), k)
+                    return top_k((hit for segment in segments for hit in top_k_keyword(*segment, columns, filters, k)), k)
             # another search took in the new version of an item whose old words are here; or the last items are deleted again
             newest = self._database.commit_seq()
             settled, min_commit = newest == min_commit, newest
 
-    def _rank_field(self, field: TopField, k: int, where: Filter) -> Ranking:
+    def _rank_field(self, field: TopField, k: int, filters: Filter) -> Ranking:
         if k <= 0:
             return []
         view = self._current_vectors()
         with view.lock.reading():
-            return top_k_field(view.columns, field, where, k)
+            return top_k_field(view.columns, field, filters, k)
 
     def _answer(self, search: Callable[[], Ranking]) -> list[Candidate]:
         """Read the items of a ranking; search again if a writer replaced one of them in between."""

@@ -155,9 +155,9 @@ class ShardedIndex:
         """Physical name, auction-items-<tower_id>-<stamp>."""
         return self._folder.name
 
-    def count(self, where: Filter | None = None) -> int:
+    def count(self, filters: Filter | None = None) -> int:
         """Return the number of items, ended ones included; with a filter, of those that pass it."""
-        return sum(self._call_all("count", where))
+        return sum(self._call_all("count", filters))
 
     def damaged(self) -> int:
         """Return the number of items that are left out because their rows are damaged."""
@@ -186,25 +186,25 @@ class ShardedIndex:
         """Build and save all that a first search needs."""
         self._call_all("prepare")
 
-    def semantic(self, vector: Vector, k: int, where: Filter, *, exact: bool = False) -> list[Candidate]:
+    def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
         """Return the items whose vectors have the highest cosine with `vector`; exact=True compares with all that match."""
-        results = self._top_k("semantic", k, vector, k, where, exact=exact)
+        results = self._top_k("semantic", k, vector, k, filters, exact=exact)
         return with_ranks(results, semantic=results)
 
-    def keyword(self, text: str, k: int, where: Filter) -> list[Candidate]:
+    def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """Return the items whose text has the highest BM25 score for `text` in their shard; none without a common word."""
-        results = self._top_k("keyword", k, text, k, where)
+        results = self._top_k("keyword", k, text, k, filters)
         return with_ranks(results, keyword=results)
 
-    def hybrid(self, text: str, vector: Vector, k: int, where: Filter, fusion: Fusion | None = None) -> list[Candidate]:
+    def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """Return the k best of semantic() and keyword(), fused as the request says, else as tuned."""
         return fused_candidates(
-            self.keyword(text, k, where), self.semantic(vector, k, where), fusion or self._tuning.fusion, max(k, 0)
+            self.keyword(text, k, filters), self.semantic(vector, k, filters), fusion or self._tuning.fusion, max(k, 0)
         )
 
-    def top(self, field: TopField, k: int, where: Filter) -> list[Candidate]:
+    def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """Return the items with the most bids, or those listed last; none without such a number."""
-        return self._top_k("top", k, field, k, where)
+        return self._top_k("top", k, field, k, filters)
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """Correct words in lower case that no shard has: word -> the nearest term of a title in any shard."""
@@ -220,9 +220,9 @@ class ShardedIndex:
         items = {item.item_id: item for part in self._map(lambda shard, part: shard.call("fetch", part), parts) for item in part}
         return [items[item_id] for item_id in item_ids if item_id in items]
 
-    def sample(self, count: int, where: Filter, seed: int) -> list[Vector]:
+    def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """Return at most `count` stored (D,) vectors of random items that pass a filter, from all shards alike."""
-        vectors = [vector for part in self._call_all("sample", count, where, seed) for vector in part]
+        vectors = [vector for part in self._call_all("sample", count, filters, seed) for vector in part]
         return Random(seed).sample(vectors, min(count, len(vectors)))
 
     def within(self, seconds: float) -> "ShardedIndex":

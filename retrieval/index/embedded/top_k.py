@@ -32,7 +32,7 @@ Ranking = Sequence[Hit]
 """Best first: by descending score, ties by item_id."""
 
 
-def top_k_keyword(scores: NDArray[np.float32], row_ids: RowIds, columns: FilterColumns, where: Filter, k: int) -> Ranking:
+def top_k_keyword(scores: NDArray[np.float32], row_ids: RowIds, columns: FilterColumns, filters: Filter, k: int) -> Ranking:
     """Return the best documents of a keyword search that pass a filter.
 
     A common word is in a great many documents. So only the best ones are filtered, and more of them if fewer than k pass.
@@ -42,7 +42,7 @@ def top_k_keyword(scores: NDArray[np.float32], row_ids: RowIds, columns: FilterC
         scores: (N,) BM25 of every document; 0 shares no word with the query.
         row_ids: (N,) ascending, of the documents' items.
         columns: of all items.
-        where: the filter.
+        filters: to pass.
         k: how many at most.
     """
     matching = np.flatnonzero(scores > 0)
@@ -51,7 +51,7 @@ def top_k_keyword(scores: NDArray[np.float32], row_ids: RowIds, columns: FilterC
         doc_ids = matching[positive >= _kth_highest(positive, depth)]
         vector_ids = _find_sorted(columns.row_ids, row_ids[doc_ids])
         doc_ids, vector_ids = doc_ids[vector_ids >= 0], vector_ids[vector_ids >= 0]
-        passing = columns.matches(where, vector_ids)
+        passing = columns.matches(filters, vector_ids)
         if np.count_nonzero(passing) >= k or depth >= len(matching):
             break
         depth *= FIRST_DEPTH
@@ -75,9 +75,9 @@ def top_k_vectors(vector_ids: VectorIds, scores: NDArray[np.float64], columns: F
     return top_k((Hit(RowId(int(columns.row_ids[i])), columns.item_ids[i], score) for i, score in pairs), k)
 
 
-def top_k_field(columns: FilterColumns, field: TopField, where: Filter, k: int) -> Ranking:
+def top_k_field(columns: FilterColumns, field: TopField, filters: Filter, k: int) -> Ranking:
     """Return the items with the highest numbers in a field that pass a filter; none without a number."""
-    vector_ids = np.flatnonzero(columns.matches(where))
+    vector_ids = np.flatnonzero(columns.matches(filters))
     numbers = columns.numbers(field)[vector_ids]
     present = ~np.isnan(numbers)
     return top_k_vectors(vector_ids[present], numbers[present], columns, k)

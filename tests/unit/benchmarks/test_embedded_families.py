@@ -65,11 +65,11 @@ def reopened(root: Path, text: str) -> EmbeddedIndex:
     return index
 
 
-def recall(index: EmbeddedIndex, where: Filter) -> float:
+def recall(index: EmbeddedIndex, filters: Filter) -> float:
     """Share of the exact answer that is found; what is found has its exact cosine."""
     hits = 0
     for query in QUERIES:
-        found, exact = index.semantic(query, K, where), index.semantic(query, K, where, exact=True)
+        found, exact = index.semantic(query, K, filters), index.semantic(query, K, filters, exact=True)
         assert len(found) == len(exact) == K
         assert [c.score for c in found] == pytest.approx([float(VECTORS[int(c.item_id[4:])] @ query) for c in found], abs=1e-6)
         hits += len({c.item_id for c in found} & {c.item_id for c in exact})
@@ -89,8 +89,8 @@ def test_a_family_answers_as_flat_does_through_all_that_happens_to_an_index(fami
     text = TEXTS[family]
     index = filled(tmp_path, text)
     assert type(saved_main(index, tmp_path, text)) is type(new_main(embedded_spec(text), D, tmp_path))
-    for where in (Filter(now=NOW), Filter(now=NOW, max_price=70), Filter(now=NOW, max_price=2)):
-        assert recall(index, where) >= 0.9
+    for filters in (Filter(now=NOW), Filter(now=NOW, max_price=70), Filter(now=NOW, max_price=2)):
+        assert recall(index, filters) >= 0.9
     index.upsert([Deletion("lot-00007", 2), *lots(N, N + 20)])
     assert index.semantic(VECTORS[N + 5], 1, Filter(now=NOW))[0].item_id == f"lot-{N + 5:05}"
     assert index.semantic(VECTORS[7], 1, Filter(now=NOW))[0].item_id != "lot-00007"

@@ -33,9 +33,9 @@ from retrieval.text.analysis import words
 REPOSITORY = Path(__file__).parents[5]
 
 
-def ids(index: EmbeddedIndex, where: Filter = ALL, k: int = 1_000) -> list[str]:
+def ids(index: EmbeddedIndex, filters: Filter = ALL, k: int = 1_000) -> list[str]:
     """All ids that a search finds, in order of id."""
-    return sorted(c.item_id for c in index.semantic(vector(0), k, where))
+    return sorted(c.item_id for c in index.semantic(vector(0), k, filters))
 
 
 @pytest.fixture
@@ -269,10 +269,10 @@ def test_the_graph_keeps_its_recall_under_a_filter(root: Path, share: float) -> 
     index = EmbeddedStore(root, exact_below=0).create("tower", D)
     index.upsert(lot(i, current_price=(i * 7919 % 2_000) / 2_000) for i in range(2_000))
     index.refresh()
-    where = Filter(max_price=share, now=NOW)
+    filters = Filter(max_price=share, now=NOW)
     hits = []
     for query in map(vector, range(9_000, 9_030)):
-        approximate, exact = (index.semantic(query, 20, where, exact=exact) for exact in (False, True))
+        approximate, exact = (index.semantic(query, 20, filters, exact=exact) for exact in (False, True))
         hits.append({c.item_id for c in approximate} & {c.item_id for c in exact})
     assert sum(map(len, hits)) / (30 * 20) >= 0.95
 

@@ -82,8 +82,8 @@ def everything(row_ids: np.ndarray) -> np.ndarray:
     return np.ones(len(row_ids), dtype=np.bool_)
 
 
-def found(index: EmbeddedIndex, words: str, where: Filter = ALL) -> list[str]:
-    return sorted(candidate.item_id for candidate in index.keyword(words, 10_000, where))
+def found(index: EmbeddedIndex, words: str, filters: Filter = ALL) -> list[str]:
+    return sorted(candidate.item_id for candidate in index.keyword(words, 10_000, filters))
 
 
 def snapshots(folder: Path) -> list[str]:

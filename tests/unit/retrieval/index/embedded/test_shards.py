@@ -64,10 +64,10 @@ def test_a_thousand_random_queries_under_filters_find_the_same_lots_with_the_sam
     for number in range(1_000):
         lowest, highest = sorted(chance.random(2))
         category = [None, "watch", "ring"][chance.integers(3)]
-        where = Filter(category=category, min_price=[None, lowest][number % 2], max_price=highest, now=NOW)
+        filters = Filter(category=category, min_price=[None, lowest][number % 2], max_price=highest, now=NOW)
         k = int(chance.integers(1, 60))
         query = vector(20_000 + number)
-        found, expected = sharded.semantic(query, k, where), whole.semantic(query, k, where)
+        found, expected = sharded.semantic(query, k, filters), whole.semantic(query, k, filters)
         assert [(c.item_id, c.score, c.semantic_rank) for c in found] == [(c.item_id, c.score, c.semantic_rank) for c in expected]
 
 
