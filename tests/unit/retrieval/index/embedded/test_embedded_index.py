@@ -230,10 +230,10 @@ def test_searches_of_many_threads_stay_right_while_one_writes(root: Path) -> Non
 
     def search(seed: int) -> None:
         while not done.is_set():
-            wanted = f"lot-{seed:05}"
-            found = index.semantic(vector(seed), 3, ALL)
-            if found[0].item_id != wanted or found[0].score != 1.0 or len(found) != 3:
-                faults.append(f"{wanted}: {[(c.item_id, c.score) for c in found]}")
+            expected = f"lot-{seed:05}"
+            results = index.semantic(vector(seed), 3, ALL)
+            if results[0].item_id != expected or results[0].score != 1.0 or len(results) != 3:
+                faults.append(f"{expected}: {[(c.item_id, c.score) for c in results]}")
             if len(index.keyword("watch", 20, ALL)) != 20:
                 faults.append("keyword")
 
@@ -270,11 +270,11 @@ def test_the_graph_keeps_its_recall_under_a_filter(root: Path, share: float) -> 
     index.upsert(lot(i, current_price=(i * 7919 % 2_000) / 2_000) for i in range(2_000))
     index.refresh()
     filters = Filter(max_price=share, now=NOW)
-    hits = []
+    common = []
     for query in map(vector, range(9_000, 9_030)):
         approximate, exact = (index.semantic(query, 20, filters, exact=exact) for exact in (False, True))
-        hits.append({c.item_id for c in approximate} & {c.item_id for c in exact})
-    assert sum(map(len, hits)) / (30 * 20) >= 0.95
+        common.append({c.item_id for c in approximate} & {c.item_id for c in exact})
+    assert sum(map(len, common)) / (30 * 20) >= 0.95
 
 
 def test_hundreds_of_equal_vectors_come_in_the_order_of_their_ids(root: Path) -> None:
@@ -284,8 +284,8 @@ def test_hundreds_of_equal_vectors_come_in_the_order_of_their_ids(root: Path) ->
     ]
     index.upsert(twins)
     index.refresh()
-    found = index.semantic(vector(1), 25, ALL, exact=True)
-    assert [c.item_id for c in found] == [f"twin-{i:03}" for i in range(25)]
+    results = index.semantic(vector(1), 25, ALL, exact=True)
+    assert [c.item_id for c in results] == [f"twin-{i:03}" for i in range(25)]
 
 
 @pytest.mark.parametrize("wrong", [np.ones(D + 1, dtype=np.float32), np.full(D, np.nan, dtype=np.float32)])
@@ -317,19 +317,19 @@ def test_a_document_that_json_cannot_hold_is_rejected(root: Path) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 5)), max_size=40))
 def test_any_sequence_of_writes_ends_where_the_versions_say(entries: list[tuple[bool, int, int]]) -> None:
-    known: dict[str, tuple[int, bool]] = {}
+    stored: dict[str, tuple[int, bool]] = {}
     stale = 0
     for is_lot, number, version in entries:
         item_id = f"lot-{number:05}"
-        if version < known.get(item_id, (-1, False))[0]:
+        if version < stored.get(item_id, (-1, False))[0]:
             stale += 1
         else:
-            known[item_id] = (version, is_lot)
+            stored[item_id] = (version, is_lot)
     with tempfile.TemporaryDirectory() as folder:
         index = EmbeddedStore(Path(folder)).create("tower", D)
         report = index.upsert(lot(n, version=v) if is_lot else Deletion(f"lot-{n:05}", v) for is_lot, n, v in entries)
         assert (report.total, report.stale) == (len(entries), stale)
-        assert ids(index) == sorted(item_id for item_id, (_, is_lot) in known.items() if is_lot)
+        assert ids(index) == sorted(item_id for item_id, (_, is_lot) in stored.items() if is_lot)
         index.close()
 
 

@@ -112,9 +112,9 @@ def test_a_rebuild_brings_a_view_of_all_commits(counts: CountFollower, tmp_path:
     assert not counts.rebuilding
 
 
-@pytest.mark.parametrize(("error", "kept"), [(MemoryError(), False), (IndexUnavailable("locked"), True)])
+@pytest.mark.parametrize(("error", "stays"), [(MemoryError(), False), (IndexUnavailable("locked"), True)])
 def test_a_view_is_opened_anew_after_a_refresh_without_memory_and_refreshed_again_after_any_other_error(
-    counts: CountFollower, tmp_path: Path, error: Exception, kept: bool
+    counts: CountFollower, tmp_path: Path, error: Exception, stays: bool
 ) -> None:
     before = counts.current(NO_COMMIT)
     with closing(ItemDatabase(tmp_path / "lots.sqlite")) as writer:
@@ -122,7 +122,7 @@ def test_a_view_is_opened_anew_after_a_refresh_without_memory_and_refreshed_agai
         counts.error = error
         with pytest.raises(type(error)):
             counts.current(NO_COMMIT)
-        assert counts.view is (before if kept else None)
+        assert counts.view is (before if stays else None)
         counts.error = None
         assert counts.current(NO_COMMIT).items == 2
 
@@ -131,10 +131,10 @@ def test_a_view_is_opened_anew_after_a_refresh_without_memory_and_refreshed_agai
 def test_a_merge_that_fails_is_tried_again_later_and_not_by_every_search(
     index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    tried = []
+    attempts = []
 
     def fail(graph: HnswGraph) -> HnswGraph:
-        tried.append(time.monotonic())
+        attempts.append(time.monotonic())
         raise error
 
     with monkeypatch.context() as broken:
@@ -148,7 +148,7 @@ def test_a_merge_that_fails_is_tried_again_later_and_not_by_every_search(
         index.upsert([lot(4_000)])
         index.refresh()
         assert index.semantic(vector(4_000), 1, ALL)[0].item_id == "lot-04000"
-        assert len(tried) == 1
+        assert len(attempts) == 1
     index.prepare()
     assert index.semantic(vector(4_000), 1, ALL)[0].item_id == "lot-04000"
 
@@ -157,10 +157,10 @@ def test_a_merge_that_fails_is_tried_again_later_and_not_by_every_search(
 def test_a_search_is_answered_when_no_thread_can_be_started_and_the_merge_waits(
     index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    tried = []
+    attempts = []
 
     def fail(thread: threading.Thread) -> None:
-        tried.append(thread.name)
+        attempts.append(thread.name)
         raise error
 
     monkeypatch.setattr(follower, "FIRST_WAIT_S", 60.0)
@@ -172,7 +172,7 @@ def test_a_search_is_answered_when_no_thread_can_be_started_and_the_merge_waits(
             assert index.hybrid("watch", vector(number), 1, ALL)
             assert index.semantic(vector(number), 1, ALL)[0].item_id == f"lot-{number:05}"
         index.refresh()
-    assert len(tried) == len(set(tried)) > 0, "each merge tried once"
+    assert len(attempts) == len(set(attempts)) > 0, "each merge tried once"
     assert "keeps its graph and its delta as they are" in caplog.text
     index.prepare()
     assert index.semantic(vector(2_005), 1, ALL)[0].item_id == "lot-02005"
@@ -199,10 +199,10 @@ def test_the_wait_grows_up_to_a_limit_and_ends_with_the_first_success(monkeypatc
 
 
 def test_words_that_no_memory_joins_are_found_beside_the_others(index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
+    attempts = []
 
     def fail(*_: object) -> Bm25Index:
-        tried.append(1)
+        attempts.append(1)
         raise MemoryError
 
     index.keyword("watch", 1, ALL)
@@ -211,7 +211,7 @@ def test_words_that_no_memory_joins_are_found_beside_the_others(index: EmbeddedI
     for number in range(3_000, 3_010):
         index.upsert([lot(number, text="a teapot")])
         assert f"lot-{number:05}" in [hit.item_id for hit in index.keyword("teapot", 100, ALL)]
-    assert len(tried) == 1
+    assert len(attempts) == 1
 
 
 @pytest.mark.parametrize(
@@ -266,9 +266,11 @@ def test_a_full_disk_or_quota_is_told_as_such_and_nothing_is_distrusted(tmp_path
     store.publish(index.name)
     files = {path: path.read_bytes() for path in (tmp_path / "index" / index.name).rglob("*.faiss")}
     with limited(resource.RLIMIT_FSIZE, 4_096):
-        with pytest.raises(IndexUnavailable, match=r"lots\.sqlite cannot be used now .*free space, .* raise their limits") as told:
+        with pytest.raises(
+            IndexUnavailable, match=r"lots\.sqlite cannot be used now .*free space, .* raise their limits"
+        ) as raised:
             index.upsert(lot(number) for number in range(2_000, 3_000))
-        assert "damaged" not in str(told.value)
+        assert "damaged" not in str(raised.value)
         assert index.semantic(vector(7), 1, ALL)[0].item_id == "lot-00007"
     assert {path: path.read_bytes() for path in files} == files
     assert index.upsert([lot(2_000)]).indexed == 1
@@ -288,10 +290,10 @@ def test_without_file_descriptors_nothing_is_told_to_be_damaged_or_to_be_built_a
             (lambda: EmbeddedStore(tmp_path / "index").live(), "auction-items.json"),
             (lambda: ItemDatabase(tmp_path / "index" / index.name / "lots.sqlite"), "lots.sqlite"),
         ):
-            with pytest.raises(IndexUnavailable, match=rf"{file} cannot be used now .*free .*descriptors") as told:
+            with pytest.raises(IndexUnavailable, match=rf"{file} cannot be used now .*free .*descriptors") as raised:
                 ask()
-            assert "damaged" not in str(told.value)
-            assert "gavel index" not in str(told.value)
+            assert "damaged" not in str(raised.value)
+            assert "gavel index" not in str(raised.value)
     assert index.semantic(vector(200), 1, ALL)[0].item_id == "lot-00200"
     assert EmbeddedStore(tmp_path / "index").live().count() == 101
 

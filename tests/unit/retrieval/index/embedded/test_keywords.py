@@ -49,10 +49,10 @@ def small_indices_have_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
 def index(tmp_path: Path) -> Iterator[EmbeddedIndex]:
     """A live index of 300 watches, all of them in the main index."""
     store = EmbeddedStore(tmp_path / "index")
-    made = store.create("tower", D)
-    made.upsert(lot(number) for number in range(300))
-    store.publish(made.name)
-    yield made
+    built = store.create("tower", D)
+    built.upsert(lot(number) for number in range(300))
+    store.publish(built.name)
+    yield built
     store.close()
 
 
@@ -82,7 +82,7 @@ def everything(row_ids: np.ndarray) -> np.ndarray:
     return np.ones(len(row_ids), dtype=np.bool_)
 
 
-def found(index: EmbeddedIndex, words: str, filters: Filter = ALL) -> list[str]:
+def matching_ids(index: EmbeddedIndex, words: str, filters: Filter = ALL) -> list[str]:
     return sorted(candidate.item_id for candidate in index.keyword(words, 10_000, filters))
 
 
@@ -130,10 +130,10 @@ def test_a_buffer_is_weighted_by_the_average_length_of_the_main_index_and_by_the
 
 @given(TEXTS, st.integers(0, 20), st.sets(st.integers(0, 19)))
 @settings(max_examples=80, deadline=None)
-def test_merged_lists_are_those_of_an_index_of_the_lots_that_are_left(texts: list[str], at: int, gone: set[int]) -> None:
+def test_merged_lists_are_those_of_an_index_of_the_lots_that_are_left(texts: list[str], at: int, deleted: set[int]) -> None:
     main, buffer = split(texts, at)
-    merged = main.merge(buffer.view(), lambda row_ids: ~np.isin(row_ids, list(gone)))
-    whole = Bm25Index.build((number, text) for number, text in enumerate(texts) if number not in gone)
+    merged = main.merge(buffer.view(), lambda row_ids: ~np.isin(row_ids, list(deleted)))
+    whole = Bm25Index.build((number, text) for number, text in enumerate(texts) if number not in deleted)
     assert merged.row_ids.tolist() == whole.row_ids.tolist()
     for query in (*WORDS, QUERY):
         assert merged.scores(query).tolist() == whole.scores(query).tolist()
@@ -182,9 +182,9 @@ def test_a_new_lot_is_found_by_the_next_search_while_the_main_index_stays_what_i
 ) -> None:
     main, before = follower.current(NO_COMMIT).mains[0], snapshots(folder)
     index.upsert([lot(900, text="a sextant"), lot(3, version=2, text="a vase"), Deletion("lot-00004", 2)])
-    assert found(index, "sextants") == ["lot-00900"]
-    assert found(index, "vase") == ["lot-00003"]
-    assert found(index, "watch") == [f"lot-{n:05}" for n in range(300) if n not in (3, 4)]
+    assert matching_ids(index, "sextants") == ["lot-00900"]
+    assert matching_ids(index, "vase") == ["lot-00003"]
+    assert matching_ids(index, "watch") == [f"lot-{n:05}" for n in range(300) if n not in (3, 4)]
     view = follower.current(NO_COMMIT)
     assert view.mains[0] is main
     assert view.counts == (300, 2)
@@ -196,12 +196,12 @@ def test_lots_that_were_deleted_replaced_or_have_ended_do_not_come_back_when_mai
 ) -> None:
     index.upsert([lot(3, version=2, text="a vase"), Deletion("lot-00004", 2), lot(5, version=2, ends_at=1)])
     left = [f"lot-{n:05}" for n in range(300) if n not in (3, 4, 5)]
-    assert found(index, "watch") == left
+    assert matching_ids(index, "watch") == left
     index.prepare()
     assert follower.current(NO_COMMIT).counts == (299, 0)
-    assert found(index, "watch") == left
+    assert matching_ids(index, "watch") == left
     index.close()
-    assert found(EmbeddedIndex(folder), "watch") == left
+    assert matching_ids(EmbeddedIndex(folder), "watch") == left
 
 
 def test_many_new_lots_go_into_the_main_index_by_themselves_and_the_snapshot_before_is_removed(
@@ -210,13 +210,13 @@ def test_many_new_lots_go_into_the_main_index_by_themselves_and_the_snapshot_bef
     monkeypatch.setattr(keywords, "MIN_MERGE_ITEMS", 20)
     (before,) = snapshots(folder)
     index.upsert(lot(number, text=f"a lamp {number}") for number in range(1_000, 1_030))
-    assert len(found(index, "lamp")) == 30
+    assert len(matching_ids(index, "lamp")) == 30
     wait_until(lambda: saved_items(folder) == 330)
     wait_until(lambda: not index.rebuilding_keywords)
     (after,) = snapshots(folder)
     assert after != before
-    assert len(found(index, "lamp")) == 30
-    assert len(found(index, "watch")) == 300
+    assert len(matching_ids(index, "lamp")) == 30
+    assert len(matching_ids(index, "watch")) == 300
 
 
 def test_searches_stay_right_while_lists_are_merged_again_and_again_and_more_lots_come(
@@ -228,7 +228,7 @@ def test_searches_stay_right_while_lists_are_merged_again_and_again_and_more_lot
 
     def search() -> None:
         while not done.is_set():
-            watches, vases = len(found(index, "watch")), len(found(index, "vase"))
+            watches, vases = len(matching_ids(index, "watch")), len(matching_ids(index, "vase"))
             wrong.extend([watches] if watches != 300 else [])
             wrong.extend([vases] if vases % 50 else [])
 
@@ -237,13 +237,13 @@ def test_searches_stay_right_while_lists_are_merged_again_and_again_and_more_lot
         thread.start()
     for start in range(1_000, 2_000, 50):
         index.upsert(lot(number, text=f"vase {number}") for number in range(start, start + 50))
-        assert len(found(index, str(start + 7))) <= 1
+        assert len(matching_ids(index, str(start + 7))) <= 1
     done.set()
     for thread in searching:
         thread.join()
     assert wrong == []
     index.refresh()
-    assert found(index, "1007 1907") == ["lot-01007", "lot-01907"]
+    assert matching_ids(index, "1007 1907") == ["lot-01007", "lot-01907"]
 
 
 def test_a_second_process_has_a_buffer_of_its_own_and_takes_over_what_the_first_has_merged(
@@ -251,9 +251,9 @@ def test_a_second_process_has_a_buffer_of_its_own_and_takes_over_what_the_first_
 ) -> None:
     other = EmbeddedIndex(folder)
     assert follower.current(NO_COMMIT).counts == (300, 0)
-    assert len(found(other, "watch")) == 300
+    assert len(matching_ids(other, "watch")) == 300
     index.upsert(lot(number, text=f"lamp {number}") for number in range(1_000, 1_030))
-    assert len(found(other, "lamp")) == len(found(index, "lamp")) == 30
+    assert len(matching_ids(other, "lamp")) == len(matching_ids(index, "lamp")) == 30
     assert follower.current(NO_COMMIT).counts == (300, 30)
     index.prepare()
     assert follower.current(NO_COMMIT).counts == (300, 30)
@@ -265,10 +265,10 @@ def test_a_second_process_has_a_buffer_of_its_own_and_takes_over_what_the_first_
     with monkeypatch.context() as patched:
         patched.setattr(Bm25Index, "merge", refuse)
         index.upsert([lot(2_000, text="lamp 2000")])
-        assert len(found(other, "lamp")) == 31
+        assert len(matching_ids(other, "lamp")) == 31
         wait_until(lambda: follower.current(NO_COMMIT).counts == (330, 1))
         wait_until(lambda: not other.rebuilding_keywords)
-    assert len(found(other, "lamp")) == 31
+    assert len(matching_ids(other, "lamp")) == 31
     other.close()
 
 
@@ -280,7 +280,7 @@ def test_a_snapshot_with_one_wrong_byte_is_built_again(index: EmbeddedIndex, fol
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    assert len(found(EmbeddedIndex(folder), "watch")) == 300
+    assert len(matching_ids(EmbeddedIndex(folder), "watch")) == 300
     assert len(Bm25Index.load(folder / snapshot).find("watch")[0]) == 300
 
 
@@ -291,7 +291,7 @@ def test_a_snapshot_whose_words_an_older_version_cut_is_built_again(index: Embed
     path.write_text(json.dumps(json.loads(path.read_text()) | {"analysis": ANALYSIS - 1}))
     vocabulary = folder / snapshot / "vocabulary.txt"
     vocabulary.write_text(vocabulary.read_text().replace("watch", "wat-ch"))  # as words were once cut
-    assert len(found(EmbeddedIndex(folder), "watch")) == 300
+    assert len(matching_ids(EmbeddedIndex(folder), "watch")) == 300
 
 
 def test_a_snapshot_that_cannot_be_written_is_no_loss(index: EmbeddedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,14 +301,14 @@ def test_a_snapshot_that_cannot_be_written_is_no_loss(index: EmbeddedIndex, monk
     monkeypatch.setattr(Bm25Index, "save", fail)
     index.upsert([lot(900, text="a sextant")])
     index.prepare()
-    assert found(index, "sextant") == ["lot-00900"]
+    assert matching_ids(index, "sextant") == ["lot-00900"]
     index.upsert([lot(901, text="a sextant")])
-    assert found(index, "sextant") == ["lot-00900", "lot-00901"]
+    assert matching_ids(index, "sextant") == ["lot-00900", "lot-00901"]
 
 
 def test_boosted_fields_of_new_lots_count_as_those_of_old_ones(tmp_path: Path) -> None:
     tuning = Tuning(boosts=FieldBoosts(title=0.5, brand=2.0))
-    made: list[list[tuple[str, float]]] = []
+    built: list[list[tuple[str, float]]] = []
     for prepared in (False, True):
         store = EmbeddedStore(tmp_path / str(prepared), tuning=lambda tower_id: tuning)
         index = store.create("tower", D)
@@ -317,10 +317,10 @@ def test_boosted_fields_of_new_lots_count_as_those_of_old_ones(tmp_path: Path) -
         index.upsert([lot(900, text="a watch", brand="House"), lot(901, text="a vase", brand="House")])
         if prepared:
             index.prepare()
-        made.append([(c.item_id, c.score) for c in index.keyword("house watch", 100, ALL)])
-    assert [item_id for item_id, _ in made[0]] == [item_id for item_id, _ in made[1]]
-    assert [score for _, score in made[0]] == pytest.approx([score for _, score in made[1]], rel=0.01)
-    assert {"lot-00900", "lot-00901"} <= {item_id for item_id, _ in made[0]}
+        built.append([(c.item_id, c.score) for c in index.keyword("house watch", 100, ALL)])
+    assert [item_id for item_id, _ in built[0]] == [item_id for item_id, _ in built[1]]
+    assert [score for _, score in built[0]] == pytest.approx([score for _, score in built[1]], rel=0.01)
+    assert {"lot-00900", "lot-00901"} <= {item_id for item_id, _ in built[0]}
 
 
 def test_words_of_new_titles_correct_and_are_known_at_once_and_those_of_gone_titles_go_with_the_next_count(
@@ -379,7 +379,7 @@ def test_a_keyword_search_finds_the_lots_that_share_a_word_and_pass_the_filter_w
     steps: list[tuple], least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keywords, "MIN_MERGE_ITEMS", least)
-    known: dict[str, IndexedItem] = {}
+    stored: dict[str, IndexedItem] = {}
     with tempfile.TemporaryDirectory() as folder:
         store = EmbeddedStore(Path(folder))
         store.publish(store.create("tower", D).name)
@@ -389,24 +389,24 @@ def test_a_keyword_search_finds_the_lots_that_share_a_word_and_pass_the_filter_w
                 number, word, ended = given_
                 ends = {"ends_at": 1} if ended else {}
                 entry = replace(lot(number, version=version, text=f"a {word}", **ends))
-                known[entry.item_id] = entry
+                stored[entry.item_id] = entry
                 index.upsert([entry])
             elif op == "delete":
-                known.pop(f"lot-{given_[0]:05}", None)
+                stored.pop(f"lot-{given_[0]:05}", None)
                 index.upsert([Deletion(f"lot-{given_[0]:05}", version)])
             elif op == "prepare":
                 index.prepare()
             elif op == "reopen":
                 index.close()
             else:
-                _check(index, known)
+                _check(index, stored)
         index = store.live()
         index.refresh()
-        _check(index, known)
+        _check(index, stored)
         store.close()
 
 
-def _check(index: EmbeddedIndex, known: dict[str, IndexedItem]) -> None:
+def _check(index: EmbeddedIndex, stored: dict[str, IndexedItem]) -> None:
     for word in WORDS:
-        having = sorted(i for i, entry in known.items() if word in entry.document["text"] and "ends_at" not in entry.document)
-        assert found(index, word) == having
+        having = sorted(i for i, entry in stored.items() if word in entry.document["text"] and "ends_at" not in entry.document)
+        assert matching_ids(index, word) == having

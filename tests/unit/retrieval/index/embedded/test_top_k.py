@@ -39,12 +39,12 @@ def few_at_first(monkeypatch):
 def test_the_best_that_pass_are_found_however_few_of_the_first_do(lots, k):
     scores = np.array([score for score, _ in lots], dtype=np.float32)
     columns = columns_of([price for _, price in lots])
-    found = top_k.top_k_keyword(scores, 2 * np.arange(len(lots)), columns, Filter(max_price=5, now=NOW), k)
+    results = top_k.top_k_keyword(scores, 2 * np.arange(len(lots)), columns, Filter(max_price=5, now=NOW), k)
     passing = [(score, f"lot-{n:03}", 2 * n) for n, (score, price) in enumerate(lots) if price == 1.0 and score > 0]
-    wanted = sorted(passing, key=lambda lot: (-lot[0], lot[1]))[:k]
-    assert [(hit.score, hit.item_id, hit.row_id) for hit in found] == wanted
+    expected = sorted(passing, key=lambda lot: (-lot[0], lot[1]))[:k]
+    assert [(hit.score, hit.item_id, hit.row_id) for hit in results] == expected
 
 
 def test_a_document_whose_lot_the_columns_do_not_know_yet_is_passed_over():
-    found = top_k.top_k_keyword(np.array([2, 1], dtype=np.float32), np.array([0, 7]), columns_of([1.0]), Filter(now=NOW), 5)
-    assert [hit.item_id for hit in found] == ["lot-000"]
+    results = top_k.top_k_keyword(np.array([2, 1], dtype=np.float32), np.array([0, 7]), columns_of([1.0]), Filter(now=NOW), 5)
+    assert [hit.item_id for hit in results] == ["lot-000"]

@@ -63,9 +63,9 @@ def test_a_new_lot_is_found_by_the_next_search_while_the_graph_stays_what_it_was
 def test_many_new_lots_go_into_the_graph_by_themselves(index: EmbeddedIndex, follower: VectorFollower) -> None:
     index.upsert(lot(number) for number in range(2_000, 2_000 + MIN_MERGE_ITEMS + 1))
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
-    held = follower.current(NO_COMMIT).vectors
-    wait_until(lambda: len(held.delta) == 0)
-    assert len(held.main) == 1_500 + MIN_MERGE_ITEMS + 1
+    segments = follower.current(NO_COMMIT).vectors
+    wait_until(lambda: len(segments.delta) == 0)
+    assert len(segments.main) == 1_500 + MIN_MERGE_ITEMS + 1
     wait_until(lambda: not index.rebuilding_vectors)
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
 
@@ -98,12 +98,12 @@ def test_a_reopened_index_maps_the_graph_of_its_file_and_takes_what_came_later_i
     index.close()
     reopened = EmbeddedStore(tmp_path / "index").live()
     assert reopened.semantic(vector(2_010), 1, ALL)[0].item_id == "lot-02010"
-    held = follower.current(NO_COMMIT).vectors
-    assert (len(held.main), len(held.delta)) == (1_500, 20)
+    segments = follower.current(NO_COMMIT).vectors
+    assert (len(segments.main), len(segments.delta)) == (1_500, 20)
     with pytest.raises(AssertionError):
-        held.main.add(vectors(1))
+        segments.main.add(vectors(1))
     follower.rebuild(NO_COMMIT)
-    assert (len(held.main), len(held.delta)) == (1_520, 0)
+    assert (len(segments.main), len(segments.delta)) == (1_520, 0)
     reopened.prepare()
     assert reopened.semantic(vector(2_010), 1, ALL)[0].item_id == "lot-02010"
 
@@ -122,11 +122,11 @@ def test_a_merge_that_is_given_up_changes_nothing() -> None:
     def give_up() -> None:
         raise Enough
 
-    held = MainAndDelta(HnswGraph(D))
-    held.add(vectors(1, 2, 3))
+    segments = MainAndDelta(HnswGraph(D))
+    segments.add(vectors(1, 2, 3))
     with pytest.raises(Enough):
-        held.merge(ReadWriteLock(), give_up)
-    assert (len(held.main), len(held.delta)) == (0, 3)
+        segments.merge(ReadWriteLock(), give_up)
+    assert (len(segments.main), len(segments.delta)) == (0, 3)
 
 
 @given(
@@ -136,21 +136,21 @@ def test_a_merge_that_is_given_up_changes_nothing() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_slots_keep_their_vectors_whatever_is_merged_when(steps: list[int | str], flat: bool, allow: int) -> None:
-    held, every = MainAndDelta(FlatVectors(D) if flat else HnswGraph(D)), np.empty((0, D), dtype=np.float32)
+    segments, every = MainAndDelta(FlatVectors(D) if flat else HnswGraph(D)), np.empty((0, D), dtype=np.float32)
     for step in steps:
         if isinstance(step, int):
             new = vectors(*range(len(every), len(every) + step))
-            held.add(new)
+            segments.add(new)
             every = np.concatenate([every, new])
         elif step == "merge":
-            held.merge(ReadWriteLock())
+            segments.merge(ReadWriteLock())
         else:
-            held.absorb()
-    assert len(held) == len(every)
+            segments.absorb()
+    assert len(segments) == len(every)
     slots = np.random.default_rng(allow).permutation(len(every))
-    assert (held.take(slots) == every[slots]).all()
+    assert (segments.take(slots) == every[slots]).all()
     allowed = np.random.default_rng(allow).random(len(every)) < 0.6
     query = vector(10_000)
     best = np.flatnonzero(allowed)[np.argsort(-(every @ query)[allowed])][:5]
-    assert set(best) <= set(held.exact(query, 5, allowed))
-    assert set(best) <= set(held.nearest(query, 5, allowed, 1_000))
+    assert set(best) <= set(segments.exact(query, 5, allowed))
+    assert set(best) <= set(segments.nearest(query, 5, allowed, 1_000))
