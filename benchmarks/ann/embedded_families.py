@@ -167,7 +167,7 @@ def _queries(folder: Path, count: int) -> Vector:
     with lots.snapshot() as snapshot:
         last = int(snapshot.connection.execute("SELECT max(position) FROM lots").fetchone()[0])
     drawn = random.Random(7).sample(range(1, last + 1), min(2 * count, last))
-    vectors = np.stack([lot.vector for lot in lots.at(drawn).values()])[:count]
+    vectors = np.stack([lot.vector for lot in lots.by_row_id(drawn).values()])[:count]
     lots.close()
     noise = np.random.default_rng(7).normal(scale=NOISE / np.sqrt(vectors.shape[1]), size=vectors.shape)
     return to_unit_length((vectors + noise).astype(np.float32))

@@ -115,7 +115,7 @@ def rank_by_words(corpus: Corpus) -> Run:
     index = Bm25Index.build(enumerate(corpus.lots.texts))
     scores = np.zeros((len(corpus.qrels.queries), len(corpus.lots.ids)), dtype=np.float32)
     for row, text in enumerate(corpus.qrels.queries.values()):
-        scores[row, index.positions] = index.scores(query_text(text))
+        scores[row, index.row_ids] = index.scores(query_text(text))
     return corpus.run(scores)
 
 

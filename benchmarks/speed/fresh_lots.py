@@ -94,7 +94,7 @@ def run_benchmark(
         writing = _searches(index, queries, writer.is_alive)
         _check_found(index, fresh[-2])
         on_phase("renew the graph")
-        renewing = _searches(index, queries, lambda: index.renewing)
+        renewing = _searches(index, queries, lambda: index.rebuilding_vectors)
         start = time.perf_counter()
         index.upsert(fresh[-1:])
         _check_found(index, fresh[-1])

@@ -17,7 +17,7 @@ from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.contracts.items import query_text
 from retrieval.errors import GavelError
 from retrieval.index.embedded.index import EmbeddedIndex
-from retrieval.index.embedded.keywords import DELTA_SHARE, LEAST_DELTA
+from retrieval.index.embedded.keywords import MERGE_SHARE, MIN_MERGE_ITEMS
 from retrieval.index.port import Filter
 
 K = 10
@@ -74,21 +74,21 @@ def measure(
     questions = cycle(asked)
     on_phase("hybrid, idle")
     _searches(index, questions, _times(WARM_UP))
-    _wait(lambda: not (index.renewing or index.joining_words))
+    _wait(lambda: not (index.rebuilding_vectors or index.rebuilding_keywords))
     idle = _searches(index, questions, _times(IDLE))
     on_phase("hybrid, write")
     writer = threading.Thread(target=_write, args=(index, [next(lots) for _ in range(written)]), name="writer")
     writer.start()
     writing = _searches(index, questions, writer.is_alive)
-    _searches(index, questions, lambda: index.renewing or index.joining_words)
+    _searches(index, questions, lambda: index.rebuilding_vectors or index.rebuilding_keywords)
     on_phase("hybrid, join the words")
-    joined = [next(lots) for _ in range(int(max(LEAST_DELTA, DELTA_SHARE * index.count()) * 1.1) + 1)]
+    joined = [next(lots) for _ in range(int(max(MIN_MERGE_ITEMS, MERGE_SHARE * index.count()) * 1.1) + 1)]
     _write(index, joined)
     index.semantic(next(questions)[1], K, Filter())
-    _wait(lambda: not index.renewing)
+    _wait(lambda: not index.rebuilding_vectors)
     caught_up_ms = _find(index, joined[-1])
     start = time.perf_counter()
-    joining = _searches(index, questions, lambda: index.joining_words)
+    joining = _searches(index, questions, lambda: index.rebuilding_keywords)
     joining_s = time.perf_counter() - start
     lot = next(lots)
     start = time.perf_counter()

@@ -77,7 +77,7 @@ class Teacher:
         """(B, N) float for the queries in B rows: cosine + keyword_share * BM25 / the query's best BM25."""
         keyword = torch.zeros(len(rows), len(self._lots))
         for place, row in enumerate(rows):
-            keyword[place, torch.from_numpy(self._keywords.positions)] = torch.from_numpy(self._keywords.scores(self._texts[row]))
+            keyword[place, torch.from_numpy(self._keywords.row_ids)] = torch.from_numpy(self._keywords.scores(self._texts[row]))
         best = keyword.amax(dim=1, keepdim=True)
         keyword = torch.where(best > 0, keyword / best, 0.0)
         return self._queries[torch.from_numpy(rows)] @ self._lots.T + self._share * keyword

@@ -1,12 +1,16 @@
-"""Keyword search of an embedded index: BM25 as Lucene computes it (Kamphuis et al., ECIR 2020).
+"""Inverted lists of an embedded index, scored with BM25 as Lucene computes it (Kamphuis et al., ECIR 2020).
 
 Tokens, stems, statistics and document lengths follow the analyzer of schema.index_body(), so that the embedded index and
-OpenSearch put the same lots in the same order.
+OpenSearch put the same items in the same order.
+
+A Bm25Index is an immutable segment: an array of all postings, term after term. A Bm25Buffer gathers the postings of later
+documents, document after document, until they are merged into a new Bm25Index.
 """
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +19,7 @@ from numpy.typing import NDArray
 
 from retrieval.config.settings import scoring_parameters
 from retrieval.files import commit_folder, crc32_of, partial_path, seal_json, unseal_json
-from retrieval.index.embedded.postings import NO_ROW, POSTINGS_A_STRIDE, Column, GatheredPostings, NewPostings, Postings, join
+from retrieval.index.embedded.filter_columns import RowIds
 from retrieval.index.validation import batches
 from retrieval.text.analysis import ANALYSIS, words
 from retrieval.text.languages import DEFAULT_LANGUAGE
@@ -23,132 +27,161 @@ from retrieval.text.stemming import caching_stemmer, stem
 
 STATISTICS_FILE = "statistics.json"
 VOCABULARY_FILE = "vocabulary.txt"
-ARRAYS = ("positions", "lengths", "starts", "rows", "counts", "shares")
-TEXTS_A_STEP = 10_000  # taken in at a time
-CACHED_WORDS = 1 << 18  # stems of the delta's words: more than stem() keeps, for a large catalogue has more
-EXACT_LENGTHS = 40  # Lucene keeps a document's length in one byte (SmallFloat.intToByte4): exact up to here, then 4 bits of it
+ARRAYS = ("positions", "lengths", "starts", "rows", "counts", "shares")  # files of row_ids, lengths, Postings and tf_weights
+TEXTS_PER_STEP = 10_000  # added to a buffer at a time
+CACHED_STEMS = 1 << 18  # of a buffer: more than stem() caches, because a large catalogue has more words
+POSTINGS_PER_STRIDE = 1 << 20  # merged at a time: searches wait for the interpreter for milliseconds at most
+GROWTH = 1.2  # of the space of a full array
+NO_DOC = -1
+EXACT_LENGTHS = 40  # Lucene stores a document's length in one byte (SmallFloat.intToByte4): exact up to here, then 4 bits of it
 FREE_VALUES = 24  # of that byte: the first lengths, which stand for themselves
 SIGNIFICANT_BITS = 4
 
-Living = Callable[[NDArray[np.int64]], NDArray[np.bool_]]  # (N,) positions -> whether the lots at them are still there
+DocIds = NDArray[np.int32]
+"""Places of documents in a segment, from 0; only items that have a term are documents."""
+IsLive = Callable[[RowIds], NDArray[np.bool_]]
+"""Tells of (N,) rows which ones were not replaced or deleted."""
 
 
-class Documents(Protocol):
+class Segment(Protocol):
     """Documents that can be scored.
 
     Attributes:
-        positions: (N,) int64, ascending: where each document's lot stands in the database. Lots without a word are not in it.
+        row_ids: (N,) int64, ascending: the row of each document's item.
     """
 
     @property
-    def positions(self) -> NDArray[np.int64]:
+    def row_ids(self) -> RowIds:
         """See above."""
         ...
 
-    def find(self, stemmed: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """The (n,) rows of the documents with a word, ascending, and tf / (tf + norm) of the word in each."""
+    def find(self, term: str) -> tuple[DocIds, NDArray[np.float64]]:
+        """Return the (n,) documents that have a term, ascending, and its tf / (tf + norm) in each."""
         ...
 
 
-def bm25_scores(parts: Sequence[Documents], text: str, language: str) -> list[NDArray[np.float32]]:
-    """BM25 of the documents of several parts, which count as one index; a word that the text repeats counts each time.
+def bm25_scores(segments: Sequence[Segment], text: str, language: str) -> list[NDArray[np.float32]]:
+    """Score the documents of several segments as one index; a word that the text repeats counts each time.
 
-    How many documents there are, and how many of them have a word, is counted over all parts.
+    The number of documents, and of those that have a term, is counted over all segments.
 
     Returns:
-        For every part (N,) float32 >= 0.
+        For every segment (N,) float32 >= 0.
     """
     # summed in double and only then cut to float, as Lucene does: equal sums stay equal in whatever order they are made
-    totals = [np.zeros(len(part.positions)) for part in parts]
+    totals = [np.zeros(len(segment.row_ids)) for segment in segments]
     documents = sum(map(len, totals))
     for word in words(text):
-        found = [part.find(stem(word, language)) for part in parts]
-        containing = sum(len(rows) for rows, _ in found)
+        postings = [segment.find(stem(word, language)) for segment in segments]
+        containing = sum(len(doc_ids) for doc_ids, _ in postings)
         idf = np.log(1 + (documents - containing + 0.5) / (containing + 0.5))
-        for total, (rows, shares) in zip(totals, found, strict=True):
-            np.add.at(total, rows, idf * shares)
+        for total, (doc_ids, tf_weights) in zip(totals, postings, strict=True):
+            np.add.at(total, doc_ids, idf * tf_weights)
     return [total.astype(np.float32) for total in totals]
 
 
 @dataclass(frozen=True, slots=True)
-class Bm25Index:
-    """An immutable inverted index over the texts of lots.
+class Postings:
+    """The documents of every term, term after term.
 
     Attributes:
-        positions: (N,) int64, ascending: see Documents.
-        lengths: (N,) int32: words of each document.
-        postings: of the documents' stems.
-        shares: (P,) float64: tf / (tf + norm) of every posting.
-        language: of words in Latin letters, a key of SNOWBALL of retrieval.text.stemming.
-        last: position of the last text that was read, whether it has a word or not; -1 before the first.
+        vocabulary: term -> term id.
+        starts: (V + 1,) int64: where the postings of each term begin in the two arrays below.
+        doc_ids: (P,) int32, ascending within a term.
+        counts: (P,) uint16: occurrences of the term in the document.
     """
 
-    positions: NDArray[np.int64]
-    lengths: NDArray[np.int32]
-    postings: Postings
-    shares: NDArray[np.float64]
-    language: str
-    last: int
+    vocabulary: dict[str, int]
+    starts: NDArray[np.int64]
+    doc_ids: DocIds
+    counts: NDArray[np.uint16]
 
     @classmethod
-    def none(cls, language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
-        """Of no text."""
-        return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32), Postings.none(), np.empty(0), language, -1)
+    def empty(cls) -> "Postings":
+        """Return the postings of no document."""
+        return cls({}, np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int32), np.empty(0, dtype=np.uint16))
+
+    def find(self, term: str) -> slice:
+        """Return the place of a term's postings; empty for an unknown term."""
+        term_id = self.vocabulary.get(term)
+        return slice(0, 0) if term_id is None else slice(int(self.starts[term_id]), int(self.starts[term_id + 1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Bm25Index:
+    """An immutable inverted index over the texts of items.
+
+    Attributes:
+        row_ids: (N,) int64, ascending: see Segment.
+        lengths: (N,) int32: words of each document.
+        postings: of the documents' stems.
+        tf_weights: (P,) float64: tf / (tf + norm) of every posting.
+        language: of words in Latin letters, a key of SNOWBALL of retrieval.text.stemming.
+        last_row_id: the last row that was read, whether it has a term or not; -1 before the first.
+    """
+
+    row_ids: RowIds
+    lengths: NDArray[np.int32]
+    postings: Postings
+    tf_weights: NDArray[np.float64]
+    language: str
+    last_row_id: int
+
+    @classmethod
+    def empty(cls, language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
+        """Return the index of no text."""
+        return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32), Postings.empty(), np.empty(0), language, -1)
 
     @classmethod
     def build(cls, texts: Iterable[tuple[int, str]], language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
-        """Index (position, text) pairs, which come in ascending order of positions."""
-        empty = cls.none(language)
-        delta = Bm25Delta(empty)
-        for some in batches(texts, TEXTS_A_STEP, lambda text: len(text[1])):
-            delta.add(some)
-        return empty.merged(delta.view(), lambda positions: np.ones(len(positions), dtype=np.bool_))
+        """Index (row_id, text) pairs, which come by ascending row id."""
+        empty = cls.empty(language)
+        buffer = Bm25Buffer(empty)
+        for batch in batches(texts, TEXTS_PER_STEP, lambda text: len(text[1])):
+            buffer.add(batch)
+        return empty.merge(buffer.view(), lambda row_ids: np.ones(len(row_ids), dtype=np.bool_))
 
     @property
-    def average(self) -> float:
+    def average_length(self) -> float:
         """Words of a document on average; 0 where there is none."""
         return float(self.lengths.mean()) if len(self.lengths) else 0.0
 
-    def find(self, stemmed: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """See Documents."""
-        there = self.postings.of(stemmed)
-        return self.postings.rows[there], self.shares[there]
-
-    def knows(self, word: str) -> bool:
-        """Whether a document has a word, in whatever ending."""
-        return len(self.find(stem(word, self.language))[0]) > 0
+    def find(self, term: str) -> tuple[DocIds, NDArray[np.float64]]:
+        """See Segment."""
+        place = self.postings.find(term)
+        return self.postings.doc_ids[place], self.tf_weights[place]
 
     def scores(self, text: str) -> NDArray[np.float32]:
-        """(N,) float32 >= 0: the BM25 score of every document; see bm25_scores()."""
+        """Return the BM25 score of every document as (N,) float32 >= 0; see bm25_scores()."""
         return bm25_scores([self], text, self.language)[0]
 
-    def merged(self, delta: "DeltaDocuments", living: Living, before_stride: Callable[[], None] = lambda: None) -> "Bm25Index":
-        """Index its documents and those of a delta, without those that are gone; statistics are theirs alone.
+    def merge(self, buffer: "Bm25BufferView", is_live: IsLive, checkpoint: Callable[[], None] = lambda: None) -> "Bm25Index":
+        """Return an index of its documents and those of its buffer, without the deleted ones, which no statistics count.
 
         Args:
-            delta: of this index.
-            living: which documents are still there.
-            before_stride: called every now and then; may give up by raising.
+            buffer: of this index.
+            is_live: tells which documents' items are not deleted.
+            checkpoint: called between strides; may raise to give up.
         """
-        here, new = living(self.positions), living(delta.positions)
-        kept = int(np.count_nonzero(here))
-        postings = join(self.postings, delta.postings, _numbered(here, 0), _numbered(new, kept), before_stride)
-        positions = np.concatenate([self.positions[here], delta.positions[new]])
-        lengths = np.concatenate([self.lengths[here], delta.lengths[new]])
+        live, live_buffered = is_live(self.row_ids), is_live(buffer.row_ids)
+        doc_ids, buffered_ids = _renumber(live, 0), _renumber(live_buffered, int(np.count_nonzero(live)))
+        postings = _merge_postings(self.postings, buffer, doc_ids, buffered_ids, checkpoint)
+        row_ids = np.concatenate([self.row_ids[live], buffer.row_ids[live_buffered]])
+        lengths = np.concatenate([self.lengths[live], buffer.lengths[live_buffered]])
         norms = _norms(lengths, float(lengths.mean()) if len(lengths) else 0.0)  # (N,)
-        shares = np.empty(len(postings.rows))
-        for start in range(0, len(shares), POSTINGS_A_STRIDE):
-            before_stride()
-            some = slice(start, start + POSTINGS_A_STRIDE)
-            shares[some] = postings.counts[some] / (postings.counts[some] + norms[postings.rows[some]])
-        return Bm25Index(positions, lengths, postings, shares, self.language, delta.last)
+        tf_weights = np.empty(len(postings.doc_ids))
+        for start in range(0, len(tf_weights), POSTINGS_PER_STRIDE):
+            checkpoint()
+            stride = slice(start, start + POSTINGS_PER_STRIDE)
+            tf_weights[stride] = postings.counts[stride] / (postings.counts[stride] + norms[postings.doc_ids[stride]])
+        return Bm25Index(row_ids, lengths, postings, tf_weights, self.language, buffer.last_row_id)
 
     def save(self, folder: Path, database_id: str = "") -> None:
-        """Write the index to a new folder in one step; a folder that is there already stays as it is.
+        """Write the index to a new folder, durably and in one step; an existing folder stays as it is.
 
         Args:
-            folder: made here.
-            database_id: the database that the positions are of.
+            folder: created here.
+            database_id: the database of the row ids.
         """
         partial = partial_path(folder)
         try:
@@ -161,7 +194,7 @@ class Bm25Index:
                 "analysis": ANALYSIS,
                 "language": self.language,
                 "database_id": database_id,
-                "last": self.last,
+                "last": self.last_row_id,
                 "k1": numbers.bm25_k1,
                 "b": numbers.bm25_b,
                 "crc32": {path.name: crc32_of(path) for path in partial.iterdir()},
@@ -174,7 +207,12 @@ class Bm25Index:
 
     @classmethod
     def load(cls, folder: Path, language: str = DEFAULT_LANGUAGE, database_id: str | None = None) -> "Bm25Index":
-        """Map what save() wrote for an index of a language, and of a database where one is given.
+        """Map the files of save().
+
+        Args:
+            folder: of the files.
+            language: that they must be of.
+            database_id: the database that they must be of; None for any.
 
         Raises:
             OSError: no such folder.
@@ -192,85 +230,119 @@ class Bm25Index:
             for name, checksum in statistics["crc32"].items():
                 if crc32_of(folder / name) != checksum:
                     raise ValueError(f"the checksum of {folder / name} does not hold")
-            stems = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").split("\n")
-            last = int(statistics["last"])
+            terms = (folder / VOCABULARY_FILE).read_text(encoding="utf-8").split("\n")
+            last_row_id = int(statistics["last"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder} is damaged: {error!r}") from error
-        arrays: dict[str, Any] = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS}
-        vocabulary = {word: number for number, word in enumerate(filter(None, stems))}
-        postings = Postings(vocabulary, *(arrays.pop(name) for name in ("starts", "rows", "counts")))
-        return cls(**arrays, postings=postings, language=language, last=last)
+        row_ids, lengths, starts, doc_ids, counts, tf_weights = (
+            np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS
+        )
+        vocabulary = {term: term_id for term_id, term in enumerate(filter(None, terms))}
+        return cls(row_ids, lengths, Postings(vocabulary, starts, doc_ids, counts), tf_weights, language, last_row_id)
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         postings = self.postings
-        values = (self.positions, self.lengths, postings.starts, postings.rows, postings.counts, self.shares)
-        return dict(zip(ARRAYS, values, strict=True))
+        arrays = (self.row_ids, self.lengths, postings.starts, postings.doc_ids, postings.counts, self.tf_weights)
+        return dict(zip(ARRAYS, arrays, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
-class DeltaDocuments:
-    """Documents that came after those of an index, at one moment.
+class Bm25BufferView:
+    """The content of a Bm25Buffer at one moment: postings document after document. It does not change.
 
     Attributes:
-        positions: (N,) int64, ascending: see Documents.
+        row_ids: (N,) int64, ascending: see Segment.
         lengths: (N,) int32: words of each document.
-        postings: of the documents' stems.
-        shares: (P,) float64: tf / (tf + norm) of every posting.
-        last: position of the last text that was read; that of the index where none came after it.
+        vocabulary: term -> term id; may have later terms, too.
+        term_ids: (P,) int32, of each posting.
+        doc_ids: (P,) int32, ascending.
+        counts: (P,) uint16: occurrences of the term in the document.
+        tf_weights: (P,) float64: tf / (tf + norm).
+        last_row_id: the last row that was read; that of the index where none came after it.
     """
 
-    positions: NDArray[np.int64]
+    row_ids: RowIds
     lengths: NDArray[np.int32]
-    postings: NewPostings
-    shares: NDArray[np.float64]
-    last: int
+    vocabulary: dict[str, int]
+    term_ids: NDArray[np.int32]
+    doc_ids: DocIds
+    counts: NDArray[np.uint16]
+    tf_weights: NDArray[np.float64]
+    last_row_id: int
 
-    def find(self, stemmed: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """See Documents."""
-        there = self.postings.of(stemmed)
-        return self.postings.rows[there], self.shares[there]
+    def find(self, term: str) -> tuple[DocIds, NDArray[np.float64]]:
+        """See Segment."""
+        places = np.flatnonzero(self.term_ids == self.vocabulary.get(term, NO_DOC))
+        return self.doc_ids[places], self.tf_weights[places]
 
 
-class Bm25Delta:
-    """Documents that come after those of an index, whose average length they are weighed by; one thread at a time adds.
+class Bm25Buffer:
+    """Documents that come after those of an index, weighted by its average length. One thread at a time adds.
 
     Args:
         main: the index.
     """
 
     def __init__(self, main: Bm25Index) -> None:
-        self._stem = caching_stemmer(main.language, CACHED_WORDS)
-        self._average, self._last = main.average, main.last
-        self._postings = GatheredPostings()
-        self._positions, self._lengths, self._shares = Column(np.int64), Column(np.int32), Column(np.float64)
+        self._stem = caching_stemmer(main.language, CACHED_STEMS)
+        self._average, self._last_row_id = main.average_length, main.last_row_id
+        self._vocabulary: dict[str, int] = {}
+        self._row_ids, self._lengths = _GrowingArray(np.int64), _GrowingArray(np.int32)
+        self._term_ids, self._doc_ids, self._counts = _GrowingArray(np.int32), _GrowingArray(np.int32), _GrowingArray(np.uint16)
+        self._tf_weights = _GrowingArray(np.float64)
 
     def add(self, texts: Iterable[tuple[int, str]]) -> None:
-        """Add (position, text) pairs, which come in ascending order of positions; what was read already is passed over."""
-        new = [(position, text) for position, text in texts if position > self._last]
-        stemmed = [(position, [self._stem(word) for word in words(text)]) for position, text in new]
-        documents = [(position, stems) for position, stems in stemmed if stems]
-        if documents:
+        """Add (row_id, text) pairs, which come by ascending row id; those that were read already are skipped."""
+        new = [(row_id, [self._stem(word) for word in words(text)]) for row_id, text in texts if row_id > self._last_row_id]
+        if documents := [(row_id, terms) for row_id, terms in new if terms]:
             self._add(documents)
         if new:
-            self._last = new[-1][0]
+            self._last_row_id = new[-1][0]
 
-    def view(self) -> DeltaDocuments:
-        """What is there now; it does not change."""
-        return DeltaDocuments(self._positions.values, self._lengths.values, self._postings.view(), self._shares.values, self._last)
+    def view(self) -> Bm25BufferView:
+        """Return what is in it now."""
+        return Bm25BufferView(
+            *(self._row_ids.values, self._lengths.values, self._vocabulary, self._term_ids.values),
+            *(self._doc_ids.values, self._counts.values, self._tf_weights.values, self._last_row_id),
+        )
 
     def _add(self, documents: Sequence[tuple[int, list[str]]]) -> None:
-        lengths = np.array([len(stems) for _, stems in documents], dtype=np.int32)
-        self._postings.add([stems for _, stems in documents])
-        self._positions.append(np.array([position for position, _ in documents]))
-        self._lengths.append(lengths)
-        postings, known = self._postings.view(), len(self._shares.values)
+        vocabulary, first = self._vocabulary, len(self._row_ids.values)
+        lengths = np.array([len(terms) for _, terms in documents], dtype=np.int32)
+        term_ids = np.array([vocabulary.setdefault(t, len(vocabulary)) for _, terms in documents for t in terms], dtype=np.int64)
+        doc_ids = np.repeat(np.arange(first, first + len(documents)), lengths)
+        pairs, counts = np.unique(doc_ids * len(vocabulary) + term_ids, return_counts=True)
+        term_ids, doc_ids = pairs % len(vocabulary), pairs // len(vocabulary)
+        counts = np.minimum(counts, np.iinfo(np.uint16).max)
         # where the index has no document, these are all that there is to take an average of
-        norms = _norms(self._lengths.values, self._average or float(lengths.mean()))
-        self._shares.append(postings.counts[known:] / (postings.counts[known:] + norms[postings.rows[known:]]))
+        norms = _norms(lengths, self._average or float(lengths.mean()))
+        self._row_ids.append(np.array([row_id for row_id, _ in documents]))
+        self._lengths.append(lengths)
+        self._term_ids.append(term_ids)
+        self._doc_ids.append(doc_ids)
+        self._counts.append(counts)
+        self._tf_weights.append(counts / (counts + norms[doc_ids - first]))
 
 
-def kept_length(length: int) -> int:
-    """The length of a document that is left once Lucene has put it in one byte."""
+class _GrowingArray:
+    """Numbers that are only appended to: views that were handed out do not change."""
+
+    def __init__(self, kind: type[np.generic]) -> None:
+        self._space: NDArray[Any] = np.empty(0, dtype=kind)
+        self.values = self._space
+
+    def append(self, values: NDArray[Any]) -> None:
+        first, end = len(self.values), len(self.values) + len(values)
+        if end > len(self._space):
+            space = np.empty(int(GROWTH * end), dtype=self._space.dtype)
+            space[:first] = self.values
+            self._space = space
+        self._space[first:end] = values
+        self.values = self._space[:end]
+
+
+def lucene_length(length: int) -> int:
+    """Round the length of a document as Lucene does, which stores it in one byte."""
     if length <= EXACT_LENGTHS:
         return length
     rest = length - FREE_VALUES
@@ -279,13 +351,60 @@ def kept_length(length: int) -> int:
 
 
 def _norms(lengths: NDArray[np.int32], average: float) -> NDArray[np.float64]:
-    """(N,) float64: what BM25 adds to the word counts of documents of some lengths."""
+    """Return (N,) float64: the BM25 norms of documents of some lengths, to be added to their term counts."""
     numbers = scoring_parameters()
-    different, which = np.unique(lengths, return_inverse=True)
-    kept = np.array([kept_length(int(length)) for length in different], dtype=np.float64)[which]
-    return numbers.bm25_k1 * (1 - numbers.bm25_b + numbers.bm25_b * kept / max(average, 1.0))
+    distinct, places = np.unique(lengths, return_inverse=True)
+    rounded = np.array([lucene_length(int(length)) for length in distinct], dtype=np.float64)[places]
+    return numbers.bm25_k1 * (1 - numbers.bm25_b + numbers.bm25_b * rounded / max(average, 1.0))
 
 
-def _numbered(kept: NDArray[np.bool_], first: int) -> NDArray[np.int32]:
-    """(N,) int32: the rows of documents of which only some are kept."""
-    return np.where(kept, np.cumsum(kept) - 1 + first, NO_ROW).astype(np.int32)
+def _renumber(live: NDArray[np.bool_], first: int) -> DocIds:
+    """Return the (N,) new ids of documents, of which only the live ones stay: from `first` on, NO_DOC for the others."""
+    return np.where(live, np.cumsum(live) - 1 + first, NO_DOC).astype(np.int32)
+
+
+def _merge_postings(
+    main: Postings, buffer: Bm25BufferView, main_ids: DocIds, buffer_ids: DocIds, checkpoint: Callable[[], None]
+) -> Postings:
+    """Merge postings without deleted documents, and without terms that no document has any more.
+
+    Args:
+        main: stays as it is.
+        buffer: stays as it is.
+        main_ids: (N,) new id of each document of main, in the old order; NO_DOC for a deleted one.
+        buffer_ids: (M,) the same of the buffer's documents; they come after those of main.
+        checkpoint: called between strides; may raise to give up.
+    """
+    vocabulary = dict(main.vocabulary)
+    merged_terms = np.array([vocabulary.setdefault(term, len(vocabulary)) for term in list(buffer.vocabulary)], dtype=np.int32)
+    live = buffer_ids[buffer.doc_ids] != NO_DOC
+    terms, doc_ids, counts = merged_terms[buffer.term_ids[live]], buffer_ids[buffer.doc_ids[live]], buffer.counts[live]
+    order = np.argsort(terms, kind="stable")
+    terms, doc_ids, counts = terms[order], doc_ids[order], counts[order]
+    main_starts = np.pad(main.starts, (0, len(vocabulary) + 1 - len(main.starts)), mode="edge")  # (V + 1,)
+    buffer_starts = np.searchsorted(terms, np.arange(len(vocabulary) + 1))  # (V + 1,)
+    docs_of_term = np.zeros(len(vocabulary), dtype=np.int64)
+    merged = [(Postings.empty().doc_ids, Postings.empty().counts)]
+    for first, end in _strides(main_starts + buffer_starts):
+        checkpoint()
+        of_main, of_buffer = (slice(starts[first], starts[end]) for starts in (main_starts, buffer_starts))
+        ids = main_ids[main.doc_ids[of_main]]
+        live = ids != NO_DOC
+        main_terms = np.repeat(np.arange(first, end, dtype=np.int32), np.diff(main_starts[first : end + 1]))[live]
+        both_terms = np.concatenate([main_terms, terms[of_buffer]])
+        order = np.argsort(both_terms, kind="stable")
+        both_ids = np.concatenate([ids[live], doc_ids[of_buffer]])
+        both_counts = np.concatenate([main.counts[of_main][live], counts[of_buffer]])
+        merged.append((both_ids[order], both_counts[order]))
+        docs_of_term[first:end] = np.bincount(both_terms - first, minlength=end - first)
+    used = docs_of_term > 0
+    if not used.all():
+        vocabulary = {term: term_id for term_id, term in enumerate(term for term, old in vocabulary.items() if used[old])}
+    starts = np.concatenate([[0], np.cumsum(docs_of_term[used])])
+    return Postings(vocabulary, starts, *(np.concatenate(column) for column in zip(*merged, strict=True)))
+
+
+def _strides(starts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Cut the terms into strides of POSTINGS_PER_STRIDE postings or little more: (first term, term behind the last)."""
+    cuts = np.searchsorted(starts, np.arange(0, starts[-1], POSTINGS_PER_STRIDE))
+    return list(pairwise(np.unique(np.append(cuts, len(starts) - 1)).tolist()))

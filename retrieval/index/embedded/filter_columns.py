@@ -1,4 +1,4 @@
-"""What filters and orders ask of every lot, in columns beside the graph: one value a slot, a filter is one mask over slots."""
+"""Hold the fields by which items are filtered and ordered, in columns by vector id, so that a filter is one mask."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,104 +8,113 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts.items import epoch_ms
-from retrieval.index.embedded.database import ItemFields
+from retrieval.index.embedded.database import ItemFields, RowId
 from retrieval.index.port import Filter, Mask, TopField
 from retrieval.text.analysis import fold_label
 
+VectorIds = NDArray[np.int64]
+"""Places of vectors in the vector index, from 0 in the order in which they were added."""
+RowIds = NDArray[np.int64]
+"""RowId of each item."""
+
 NEVER_ENDS = np.iinfo(np.int64).max
-GROWTH = 1.2  # of the space for columns where it runs out, so that a lot more seldom copies those of all lots
-NONE = -1  # code of a category or brand that is missing
+GROWTH = 1.2  # of the space of a full column, so that an append seldom copies the columns
+NO_LABEL = -1  # code of a missing category or brand
 COLUMNS: Mapping[str, type[np.generic]] = {
-    "position": np.int64,
+    "row_id": np.int64,
     "ends_at": np.int64,
-    "current_price": np.float32,  # float32 like the field of schema.index_body, so that a limit cuts at the same lots
+    "current_price": np.float32,  # float32 like the field of schema.index_body, so that a limit cuts at the same items
     "seller_rating": np.float32,
     "category": np.int32,
     "brand": np.int32,
     "bid_count": np.float64,  # missing is NaN; float64 holds a count, and a time in ms, to the unit
     "listed_at": np.float64,
-    "alive": np.bool_,
+    "live": np.bool_,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class DeletedItem:
-    """A position whose vector a graph still holds, though the lot was replaced or deleted."""
+    """A row that was replaced or deleted, whose vector is still in a vector index."""
 
-    position: int
+    row_id: RowId
 
 
 class FilterColumns:
-    """The filter columns of all slots. A slot is the place of a vector in the graph; a dead one belongs to no lot any more."""
+    """The filter columns of all vectors. A vector is deleted once its row is replaced or deleted.
+
+    Attributes:
+        item_ids: of each vector; "" for a DeletedItem.
+    """
 
     def __init__(self) -> None:
         self.item_ids: list[str] = []
         self._space: dict[str, NDArray[Any]] = {name: np.empty(0, dtype=kind) for name, kind in COLUMNS.items()}
-        self._columns = dict(self._space)  # of each, what is in use
-        self._slots: dict[str, int] = {}
+        self._columns = dict(self._space)  # the used part of each
+        self._vector_ids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._columns["alive"])
+        return len(self._columns["live"])
 
     @property
-    def positions(self) -> NDArray[np.int64]:
-        """(N,) int64, ascending: where each slot's lot stands in the database."""
-        positions: NDArray[np.int64] = self._columns["position"]
-        return positions
+    def row_ids(self) -> RowIds:
+        """(N,) int64, ascending: the row of each vector."""
+        row_ids: RowIds = self._columns["row_id"]
+        return row_ids
 
     @property
-    def living(self) -> NDArray[np.int64]:
-        """(N,) int64, ascending: where the lots stand in the database that are there."""
-        living: NDArray[np.int64] = self.positions[self._columns["alive"]]
-        return living
+    def live_row_ids(self) -> RowIds:
+        """(N,) int64, ascending: the rows of the vectors that are not deleted."""
+        live: RowIds = self.row_ids[self._columns["live"]]
+        return live
 
     @property
     def labels(self) -> list[str]:
-        """Every category and brand that a lot has or had, in lower case."""
+        """Every category and brand that an item has or had, in lower case."""
         return list(self._codes)
 
     @property
-    def dead(self) -> int:
-        """Number of dead slots."""
-        return len(self) - len(self._slots)
+    def deleted(self) -> int:
+        """Number of deleted vectors."""
+        return len(self) - len(self._vector_ids)
 
-    def append(self, lots: Sequence[ItemFields | DeletedItem]) -> None:
-        """Give the next slots to these lots; the slots that their older versions had are dead from now on."""
-        if not lots:
+    def append(self, items: Sequence[ItemFields | DeletedItem]) -> None:
+        """Give the next vector ids to these items, and delete the vectors of their older versions."""
+        if not items:
             return
-        first, end = len(self), len(self) + len(lots)
-        for (name, space), values in zip(self._space.items(), zip(*map(self._row, lots), strict=True), strict=True):
+        first, end = len(self), len(self) + len(items)
+        for (name, space), values in zip(self._space.items(), zip(*map(self._row, items), strict=True), strict=True):
             if end > len(space):
                 self._space[name] = np.empty(int(GROWTH * end), dtype=space.dtype)
                 self._space[name][:first] = space[:first]
             self._space[name][first:end] = values
             self._columns[name] = self._space[name][:end]
-        for slot, lot in enumerate(lots, first):
-            if isinstance(lot, DeletedItem):
+        for vector_id, item in enumerate(items, first):
+            if isinstance(item, DeletedItem):
                 self.item_ids.append("")
                 continue
-            self.bury(lot.item_id)
-            self._slots[lot.item_id] = slot
-            self.item_ids.append(lot.item_id)
+            self.delete(item.item_id)
+            self._vector_ids[item.item_id] = vector_id
+            self.item_ids.append(item.item_id)
 
-    def bury(self, item_id: str) -> None:
-        """Mark the slot of a lot dead; nothing happens for an unknown lot."""
-        slot = self._slots.pop(item_id, None)
-        if slot is not None:
-            self._columns["alive"][slot] = False
+    def delete(self, item_id: str) -> None:
+        """Mark the vector of an item deleted; does nothing for an unknown item."""
+        vector_id = self._vector_ids.pop(item_id, None)
+        if vector_id is not None:
+            self._columns["live"][vector_id] = False
 
-    def allowed(self, filters: Filter, slots: NDArray[np.int64] | None = None) -> Mask:
-        """(N,) bool: which of all slots, or of those that are given, have lots that may come back under a filter."""
+    def matches(self, filters: Filter, vector_ids: VectorIds | None = None) -> Mask:
+        """Return a (N,) mask, true where an item passes a filter: of all vectors, or of these."""
 
         def column(name: str) -> NDArray[Any]:
-            return self._columns[name] if slots is None else self._columns[name][slots]
+            return self._columns[name] if vector_ids is None else self._columns[name][vector_ids]
 
-        mask: Mask = column("alive") & (column("ends_at") > epoch_ms(filters.now))
-        for name, wanted in (("category", filters.category), ("brand", filters.brand)):
-            if wanted is not None:
-                mask &= column(name) == self._codes.get(fold_label(wanted), NONE - 1)
-        # a missing price or rating is NaN, which no comparison holds for
+        mask: Mask = column("live") & (column("ends_at") > epoch_ms(filters.now))
+        for name, label in (("category", filters.category), ("brand", filters.brand)):
+            if label is not None:
+                mask &= column(name) == self._codes.get(fold_label(label), NO_LABEL - 1)
+        # a missing price or rating is NaN, for which every comparison is false
         if filters.min_price is not None:
             mask &= column("current_price") >= np.float32(filters.min_price)
         if filters.max_price is not None:
@@ -115,24 +124,24 @@ class FilterColumns:
         return mask
 
     def numbers(self, field: TopField) -> NDArray[np.float64]:
-        """(N,) float64: a number of each slot's lot; NaN where it has none."""
+        """Return a field of each vector's item as (N,) float64; NaN where the item has none."""
         numbers: NDArray[np.float64] = self._columns[field]
         return numbers
 
-    def _row(self, lot: ItemFields | DeletedItem) -> tuple[int | float, ...]:
-        if isinstance(lot, DeletedItem):
-            return (lot.position, NEVER_ENDS, np.nan, np.nan, NONE, NONE, np.nan, np.nan, False)
+    def _row(self, item: ItemFields | DeletedItem) -> tuple[int | float, ...]:
+        if isinstance(item, DeletedItem):
+            return (item.row_id, NEVER_ENDS, np.nan, np.nan, NO_LABEL, NO_LABEL, np.nan, np.nan, False)
         return (
-            lot.position,
-            NEVER_ENDS if lot.ends_at is None else int(lot.ends_at),
-            np.nan if lot.current_price is None else lot.current_price,
-            np.nan if lot.seller_rating is None else lot.seller_rating,
-            self._code(lot.category),
-            self._code(lot.brand),
-            np.nan if lot.bid_count is None else lot.bid_count,
-            np.nan if lot.listed_at is None else lot.listed_at,
+            item.row_id,
+            NEVER_ENDS if item.ends_at is None else int(item.ends_at),
+            np.nan if item.current_price is None else item.current_price,
+            np.nan if item.seller_rating is None else item.seller_rating,
+            self._code(item.category),
+            self._code(item.brand),
+            np.nan if item.bid_count is None else item.bid_count,
+            np.nan if item.listed_at is None else item.listed_at,
             True,
         )
 
-    def _code(self, text: str | None) -> int:
-        return NONE if text is None else self._codes.setdefault(fold_label(text), len(self._codes))
+    def _code(self, label: str | None) -> int:
+        return NO_LABEL if label is None else self._codes.setdefault(fold_label(label), len(self._codes))

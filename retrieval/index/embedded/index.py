@@ -1,24 +1,21 @@
-"""One embedded index: SQLite for the truth, FAISS and inverted lists for speed (docs/adr/0002-embedded-index.md)."""
+"""Search one embedded index: SQLite is the truth, FAISS and inverted lists follow it (docs/adr/0002-embedded-index.md)."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.errors import IndexUnavailable, InvalidInput
-from retrieval.index.embedded.background import enough_memory
-from retrieval.index.embedded.database import ItemDatabase, damaged
-from retrieval.index.embedded.keywords import LotKeywords
+from retrieval.index.embedded.database import NO_COMMIT, CommitSeq, ItemDatabase, damaged
+from retrieval.index.embedded.follower import enough_memory
+from retrieval.index.embedded.keywords import KeywordFollower
 from retrieval.index.embedded.main_index import embedded_spec
-from retrieval.index.embedded.read_write_lock import ReadWriteLock
-from retrieval.index.embedded.renewed_graph import RenewedGraph
-from retrieval.index.embedded.title_terms import TitleTerms, corrections
-from retrieval.index.embedded.top_k import Hit, Hits, best_hits, best_places, keyword_hits, top_hits
-from retrieval.index.embedded.vectors import VectorView
+from retrieval.index.embedded.title_terms import TitleFollower, corrections
+from retrieval.index.embedded.top_k import Hit, Ranking, top_k, top_k_field, top_k_keyword, top_k_vectors
+from retrieval.index.embedded.vectors import VectorFollower, VectorView
 from retrieval.index.fusion import Fusion, fuse
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import Candidate, Filter, TopField, cosines_with, scores_of, with_ranks
@@ -29,27 +26,28 @@ from retrieval.text.stemming import shares_stem
 logger = logging.getLogger(__name__)
 
 LOTS_FILE = "lots.sqlite"
-LANGUAGE_FILE = "language.txt"  # read where the database does not say it, in indices of older versions; without it: English
+LANGUAGE_FILE = "language.txt"  # read if the database has no language, in indices of older versions; without it: English
 EXACT_BELOW = 1_000
-ENTRIES_A_COMMIT = 1_000
-ATTEMPTS = 12  # of a search whose finds a writer replaced before their documents were read
+ENTRIES_PER_COMMIT = 1_000
+ATTEMPTS = 12  # of a search whose results a writer replaced before their documents were read
 
 
 class EmbeddedIndex:
     """One physical index in a folder. Threads may share it; a second process may read, and write in its turn.
 
     Args:
-        folder: what create() made; its name is the index's name.
-        exact_below: when so few lots pass a filter, they are compared one by one (see HnswGraph.nearest); 0 never does.
-        spec: of the vector index, any family; None for the graph of the hyperparameters.
-        tuning: boosts of keyword searches, and how hybrid ones fuse.
+        folder: of create(); its name is the index's name.
+        exact_below: up to so many items that pass a filter are compared one by one (see HnswGraph.nearest); 0 never does.
+        spec: of the vector index, any index type; None for the graph of the hyperparameters.
+        tuning: boosts of keyword searches, and the fusion of hybrid ones.
 
     Raises:
         InvalidInput: the parameters of the spec do not suit the vectors.
         IndexUnavailable: the database is missing or damaged.
 
     Attributes:
-        language: by which words in Latin letters are stemmed, as create() was told.
+        language: by which words in Latin letters are stemmed; see create().
+        closed: true after close().
     """
 
     def __init__(
@@ -58,13 +56,13 @@ class EmbeddedIndex:
         self._folder = folder
         self._exact_below = exact_below
         self._tuning = tuning or Tuning()
-        self._lots = ItemDatabase(folder / LOTS_FILE)
-        self.language = self._lots.language or _written_language(folder / LANGUAGE_FILE)
-        self._lock = ReadWriteLock()  # readers search the graph, the writer changes it
-        self._graph = RenewedGraph(self._lots, spec or embedded_spec(), self._lock)
-        self._keywords = LotKeywords(self._lots, folder, self._tuning.boosts, self.language, self._living_lots)
-        self._titles = TitleTerms(self._lots, folder)
-        self._refreshed = 0  # the generation that every search must see
+        self._database = ItemDatabase(folder / LOTS_FILE)
+        self.language = self._database.language or _read_language(folder / LANGUAGE_FILE)
+        self._vectors = VectorFollower(self._database, spec or embedded_spec())
+        boosts, live_rows = self._tuning.boosts, self._vectors.live_rows
+        self._keywords = KeywordFollower(self._database, folder, boosts, self.language, live_rows)
+        self._titles = TitleFollower(self._database, folder)
+        self._min_commit = CommitSeq(0)  # what every search must see
         self.closed = False
 
     @classmethod
@@ -81,55 +79,55 @@ class EmbeddedIndex:
     @property
     def tower_id(self) -> str:
         """The tower whose vectors it holds."""
-        return self._lots.tower_id
+        return self._database.tower_id
 
     @property
     def dimensions(self) -> int:
         """Length of its vectors."""
-        return self._lots.dimensions
+        return self._database.dimensions
 
     @property
-    def renewing(self) -> bool:
-        """Whether the graph takes new lots in, or is built again, while searches go on."""
-        return self._graph.renewing
+    def rebuilding_vectors(self) -> bool:
+        """True while the vector index takes new items in, or is built again."""
+        return self._vectors.rebuilding
 
     @property
-    def joining_words(self) -> bool:
-        """Whether the words of new lots go into the inverted lists, while searches go on."""
-        return self._keywords.merging
+    def rebuilding_keywords(self) -> bool:
+        """True while the inverted lists take the words of new items in."""
+        return self._keywords.rebuilding
 
     def count(self, filters: Filter | None = None) -> int:
-        """Return the number of lots in it, ended ones included; with a filter, of those that pass it."""
+        """Return the number of items, ended ones included; with a filter, of those that pass it."""
         with enough_memory(self.name):
             if filters is None:
-                return self._lots.count()
-            current = self._current_graph()
-            with self._lock.reading():
-                return int(np.count_nonzero(current.columns.allowed(filters)))
+                return self._database.count()
+            view = self._current_vectors()
+            with view.lock.reading():
+                return int(np.count_nonzero(view.columns.matches(filters)))
 
     def damaged(self) -> int:
-        """Number of lots that are left out because their rows are damaged."""
-        return self._lots.left_out()
+        """Return the number of items that are left out because their rows are damaged."""
+        return self._database.damaged_count()
 
     def deletions(self) -> list[Deletion]:
-        """The lots that were withdrawn and did not come back."""
+        """Return the deletions of items that were not written again."""
         with enough_memory(self.name):
-            return self._lots.deletions()
+            return self._database.deletions()
 
     def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
-        """Write lots and carry out tombstones, in order, a transaction for every 1,000; what is acknowledged is durable."""
+        """Write and delete items, in order, in transactions of 1,000 entries; what is acknowledged is durable."""
         report = UpsertReport()
         with enough_memory(self.name):
-            for batch in batches(entries, ENTRIES_A_COMMIT, entry_chars):
-                report += self._lots.write(batch, overwrite=overwrite)
+            for batch in batches(entries, ENTRIES_PER_COMMIT, entry_chars):
+                report += self._database.write(batch, overwrite=overwrite)
         return report
 
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
-        self._refreshed = self._lots.generation()
-        self._current_graph()
+        self._min_commit = self._database.commit_seq()
+        self._current_vectors()
         try:
-            self._graph.renew_if_due(self._refreshed)
+            self._vectors.rebuild_if_due(self._min_commit)
         except IndexUnavailable as error:
             logger.warning("%s: %s; the new lots are searched beside the others", self.name, error)
 
@@ -137,76 +135,74 @@ class EmbeddedIndex:
         """Build and save all that a first search needs."""
         self.refresh()
         with enough_memory(self.name):
-            self._graph.renew(self._refreshed, wait=True)
-            self._keywords.current(self._refreshed)
-            self._keywords.merge(wait=True)
-            self._titles.prepare()
-        self._lots.seal()
+            for follower in (self._vectors, self._keywords, self._titles):
+                follower.rebuild(self._min_commit)
+        self._database.seal()
 
     def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
-        """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
+        """Return the items whose vectors have the highest cosine with `vector`; exact=True compares with all that match."""
         self._check_vector(vector)
-        found = self._answer(lambda: self._semantic_hits(vector, k, filters, exact))
-        return with_ranks(found, semantic=found)
+        results = self._answer(lambda: self._rank_vectors(vector, k, filters, exact))
+        return with_ranks(results, semantic=results)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
-        """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
-        found = self._answer(lambda: self._keyword_hits(text, k, filters))
-        return with_ranks(found, keyword=found)
+        """Return the items whose text has the highest BM25 score for `text` under its boosts; none without a common word."""
+        results = self._answer(lambda: self._rank_keywords(text, k, filters))
+        return with_ranks(results, keyword=results)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
-        """The k best of semantic() and of keyword(), fused as the request says, else as was tuned."""
+        """Return the k best of semantic() and keyword(), fused as the request says, else as tuned."""
         self._check_vector(vector)
-        lists: tuple[Hits, Hits] = ((), ())
+        lists: tuple[Ranking, Ranking] = ((), ())
 
-        def fused() -> Hits:
+        def rank() -> Ranking:
             nonlocal lists
-            keyword, semantic = lists = self._keyword_hits(text, k, filters), self._semantic_hits(vector, k, filters, exact=False)
-            positions = {hit.item_id: hit.position for hit in (*keyword, *semantic)}
+            keyword, semantic = lists = self._rank_keywords(text, k, filters), self._rank_vectors(vector, k, filters, exact=False)
+            row_ids = {hit.item_id: hit.row_id for hit in (*keyword, *semantic)}
             best = fuse(scores_of(keyword), scores_of(semantic), fusion or self._tuning.fusion)[: max(k, 0)]
-            return [Hit(positions[item_id], item_id, score) for item_id, score in best]
+            return [Hit(row_ids[item_id], item_id, score) for item_id, score in best]
 
-        found = self._answer(fused)
-        return with_ranks(found, semantic=lists[1], keyword=lists[0])
+        results = self._answer(rank)
+        return with_ranks(results, semantic=lists[1], keyword=lists[0])
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
-        """The lots with the most bids, or those listed last; lots that have no such number do not come."""
-        return self._answer(lambda: self._top_hits(field, k, filters))
+        """Return the items with the most bids, or those listed last; none without such a number."""
+        return self._answer(lambda: self._rank_field(field, k, filters))
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
-        """What words in lower case that no lot has were meant to be: word -> the nearest word of a title."""
+        """Correct words in lower case that no item has: word -> the nearest term of a title."""
         return corrections(self.near_titles(words))
 
     def near_titles(self, words: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Each of these words that no lot has -> the words of titles that are near to it, and how many titles have them."""
+        """Return, for each of these words that no item has, the near terms of titles and the number of titles that have them."""
         with enough_memory(self.name):
-            current = self._current_graph()
-            keywords = self._keywords.current(self._refreshed)
-            unknown = [word for word in words if not keywords.knows(word)]
+            vectors = self._current_vectors()
+            keywords = self._keywords.current(self._min_commit)
+            unknown = [word for word in words if not keywords.contains(word)]
             if not unknown:
                 return {}
-            with self._lock.reading():
-                labels = current.columns.labels
-            titles = self._titles.current()
-            said = {word for word in unknown for label in labels if shares_stem(word, label, self.language)}
-            return {word: titles.near(word) for word in unknown if word not in said}
+            with vectors.lock.reading():
+                labels = vectors.columns.labels
+            titles = self._titles.current(NO_COMMIT)  # a correction may be of an older commit
+            in_labels = {word for word in unknown for label in labels if shares_stem(word, label, self.language)}
+            return {word: titles.near(word) for word in unknown if word not in in_labels}
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
-        """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
+        """Return the items of these ids, in the order of the ids, score 0; unknown ids are left out, ended items are not."""
         with enough_memory(self.name):
-            lots = self._lots.of(list(dict.fromkeys(item_ids)))
-            return [Candidate(i, 0.0, lots[i].document, lots[i].vector) for i in item_ids if i in lots]
+            items = self._database.by_item_id(list(dict.fromkeys(item_ids)))
+            return [Candidate(i, 0.0, items[i].document, items[i].vector) for i in item_ids if i in items]
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
-        """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
-        current = self._current_graph()
-        with enough_memory(self.name), self._lock.reading():
-            slots = np.flatnonzero(current.columns.allowed(filters))
-            drawn = np.random.default_rng(seed).choice(slots, min(count, len(slots)), replace=False)
-            return list(current.vectors.take(drawn))
+        """Return at most `count` stored (D,) vectors of random items that pass a filter; the same ones for the same seed."""
+        view = self._current_vectors()
+        with enough_memory(self.name), view.lock.reading():
+            vector_ids = np.flatnonzero(view.columns.matches(filters))
+            sampled = np.random.default_rng(seed).choice(vector_ids, min(count, len(vector_ids)), replace=False)
+            return list(view.vectors.take(sampled))
 
     def within(self, seconds: float) -> "EmbeddedIndex":
-        """Itself: what is computed here cannot be given up."""
+        """Return itself: an embedded search cannot be cancelled."""
         return self
 
     def close(self) -> None:
@@ -214,90 +210,76 @@ class EmbeddedIndex:
         if self.closed:
             return
         self.closed = True
-        self._keywords.close()
-        self._titles.close()
-        self._graph.close()
-        self._lots.close()
+        for follower in (self._keywords, self._titles, self._vectors):
+            follower.close()
+        self._database.close()
 
-    def _semantic_hits(self, vector: Vector, k: int, filters: Filter, exact: bool) -> Hits:
+    def _rank_vectors(self, vector: Vector, k: int, filters: Filter, exact: bool) -> Ranking:
         if k <= 0:
             return []
         query = _unit(vector)
-        current = self._current_graph()
-        with self._lock.reading():
-            columns, vectors = current.columns, current.vectors
-            allowed = columns.allowed(filters)
-            if not allowed.any():
+        view = self._current_vectors()
+        with view.lock.reading():
+            columns, vectors = view.columns, view.vectors
+            mask = columns.matches(filters)
+            if not mask.any():
                 return []
-            slots = vectors.exact(query, k, allowed) if exact else vectors.nearest(query, k, allowed, self._exact_below)
-            scores = cosines_with(vector, vectors.take(slots))  # (N,)
-            best = best_places(slots, scores, columns.item_ids, k)
-            places = zip(slots[best].tolist(), scores[best].tolist(), strict=True)
-            return best_hits((Hit(int(columns.positions[s]), columns.item_ids[s], score) for s, score in places), k)
+            nearest = vectors.exact(query, k, mask) if exact else vectors.nearest(query, k, mask, self._exact_below)
+            return top_k_vectors(nearest, cosines_with(vector, vectors.take(nearest)), columns, k)
 
-    def _keyword_hits(self, text: str, k: int, filters: Filter) -> Hits:
+    def _rank_keywords(self, text: str, k: int, filters: Filter) -> Ranking:
         if k <= 0:
             return []
-        least, settled = self._refreshed, False
+        min_commit, settled = self._min_commit, False
         while True:
-            current = self._graph.current(least)  # first: by its columns the words of lots that are gone are left out
-            fields = self._keywords.current(least)
-            with self._lock.reading():
-                columns = current.columns
-                if settled or not len(columns) or columns.positions[-1] <= fields.last:
-                    parts = fields.scores(text)
-                    return best_hits((hit for part in parts for hit in keyword_hits(*part, columns, filters, k)), k)
-            # another search took in the new version of a lot whose words are the old one's here; or the last lots are gone again
-            newest = self._lots.generation()
-            settled, least = newest == least, newest
+            vectors = self._vectors.current(min_commit)  # first: its columns leave out the words of deleted items
+            keywords = self._keywords.current(min_commit)
+            with vectors.lock.reading():
+                columns = vectors.columns
+                if settled or not len(columns) or columns.row_ids[-1] <= keywords.last_row_id:
+                    segments = keywords.scores(text)
+                    return top_k((hit for segment in segments for hit in top_k_keyword(*segment, columns, filters, k)), k)
+            # another search took in the new version of an item whose old words are here; or the last items are deleted again
+            newest = self._database.commit_seq()
+            settled, min_commit = newest == min_commit, newest
 
-    def _top_hits(self, field: TopField, k: int, filters: Filter) -> Hits:
+    def _rank_field(self, field: TopField, k: int, filters: Filter) -> Ranking:
         if k <= 0:
             return []
-        current = self._current_graph()
-        with self._lock.reading():
-            return top_hits(current.columns, field, filters, k)
+        view = self._current_vectors()
+        with view.lock.reading():
+            return top_k_field(view.columns, field, filters, k)
 
-    def _answer(self, search: Callable[[], Hits]) -> list[Candidate]:
-        """Read the lots of a search's hits; search again if a writer took one of them away in between."""
-        found: list[Candidate] = []
+    def _answer(self, search: Callable[[], Ranking]) -> list[Candidate]:
+        """Read the items of a ranking; search again if a writer replaced one of them in between."""
+        candidates: list[Candidate] = []
         for attempt in range(ATTEMPTS):
             if attempt:
-                self._refreshed = self._lots.generation()
+                self._min_commit = self._database.commit_seq()
             with enough_memory(self.name):
                 hits = search()
-                lots = self._lots.at([hit.position for hit in hits])
-            if left_out := [hit.item_id for hit in hits if hit.position in self._lots.damaged]:
-                current = self._current_graph()
-                with self._lock.writing():  # or they would take the places of other lots in each search
-                    for item_id in left_out:
-                        current.columns.bury(item_id)
-            read = [(hit, lots[hit.position]) for hit in hits if hit.position in lots]
-            found = [Candidate(hit.item_id, hit.score, lot.document, lot.vector) for hit, lot in read]
-            if len(found) == len(hits):
+                items = self._database.by_row_id([hit.row_id for hit in hits])
+            if damaged_ids := [hit.item_id for hit in hits if hit.row_id in self._database.damaged]:
+                view = self._current_vectors()
+                with view.lock.writing():  # or they would take the places of other items in each search
+                    for item_id in damaged_ids:
+                        view.columns.delete(item_id)
+            stored = [(hit, items[hit.row_id]) for hit in hits if hit.row_id in items]
+            candidates = [Candidate(hit.item_id, hit.score, item.document, item.vector) for hit, item in stored]
+            if len(candidates) == len(hits):
                 break
-        return found
+        return candidates
 
-    def _current_graph(self) -> VectorView:
+    def _current_vectors(self) -> VectorView:
         with enough_memory(self.name):
-            return self._graph.current(self._refreshed)
-
-    def _living_lots(self) -> tuple[NDArray[np.int64], int]:
-        """Positions of the lots that are there, ascending, and up to which position that is known.
-
-        Whoever searches has caught up; a thread apart that did would let searches go on with what was before.
-        """
-        current = self._graph.known or self._current_graph()
-        with self._lock.reading():
-            columns = current.columns
-            return columns.living, int(columns.positions[-1]) if len(columns) else 0
+            return self._vectors.current(self._min_commit)
 
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self.dimensions,) or not np.isfinite(vector).all():
             raise InvalidInput(f"the query vector must be {self.dimensions} finite numbers; it has shape {vector.shape}")
 
 
-def _written_language(path: Path) -> str:
+def _read_language(path: Path) -> str:
     try:
         language = path.read_text().strip()
         check_language(language)

@@ -1,245 +1,248 @@
-"""The keyword index of an embedded index, kept in step with its database: a main one in files, and a delta in memory after it.
+"""Follow a database with the inverted lists of its items.
 
-The main one is mapped from a snapshot and never changed. Lots that were committed since are added to the delta, a copy of their
-words each, and are found by the next search. Where the delta has grown, a thread of low priority joins both to a new main one,
-without the lots that are gone, and exchanges it in one step while searches go on. How many lots there are, and how many have a
-word, is counted over main and delta, lots that are gone included until then; the average length of a text is that of the main one.
+The main segment of each field is mapped from files and never changed. Items that were committed since go into a buffer in memory
+and are found by the next search. Where the buffer has grown, a background rebuild merges both into a new main segment without
+deleted items, writes it, and swaps it in while searches go on. Until then deleted items count in the number of items and of items
+with a term, which are counted over main segment and buffer; the average length of a text is that of the main segment.
 
-bm25-<generation>            a snapshot of the lots' text: of the lots that <generation> commits had led to
-bm25-<generation>-<field>    and of a field that a boost counts in
+bm25-<commit>            a main segment of the text, with the first <commit> commits
+bm25-<commit>-<field>    and of a field that a boost counts in
 """
 
 import logging
 import re
 import shutil
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts.documents import TEXT_FIELD
-from retrieval.errors import GavelError, IndexUnavailable
-from retrieval.index.embedded.background import BackgroundRebuild, Closed
-from retrieval.index.embedded.bm25 import TEXTS_A_STEP, Bm25Delta, Bm25Index
-from retrieval.index.embedded.database import ItemDatabase
-from retrieval.index.embedded.keyword_fields import FieldRows, KeywordFields
+from retrieval.errors import IndexUnavailable
+from retrieval.index.embedded.bm25 import TEXTS_PER_STEP, Bm25Buffer, Bm25BufferView, Bm25Index, Segment, bm25_scores
+from retrieval.index.embedded.database import NO_COMMIT, CommitSeq, ItemDatabase, RowId
+from retrieval.index.embedded.filter_columns import RowIds
+from retrieval.index.embedded.follower import Follower
 from retrieval.index.hybrid_tuning import FieldBoosts
 from retrieval.index.validation import batches
+from retrieval.text.stemming import stem
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "bm25-"
 SNAPSHOT_NAME = re.compile(rf"{PREFIX}(\d+)")
-SMALL = 5_000  # lots that are joined anew after each commit, in some milliseconds, so that their statistics are never behind
-DELTA_SHARE = 0.01  # of the lots in the main index; beyond it the delta goes into it
-LEAST_DELTA = 1_000  # lots that are looked through faster than files are written
+SMALL = 5_000  # items that are merged after each commit, in some milliseconds, so that their statistics are never behind
+MERGE_SHARE = 0.01  # of the items in the main segment; a larger buffer is merged
+MIN_MERGE_ITEMS = 1_000  # up to so many items are searched faster than files are written
 
-LivingLots = Callable[[], tuple[NDArray[np.int64], int]]  # positions of the lots that are there, up to which position that is known
+Scores = tuple[NDArray[np.float32], RowIds]
+"""(N,) scores of items, and the ascending rows of these."""
+LiveRows = Callable[[], tuple[RowIds, RowId]]
+"""Returns the ascending rows of all items, and the last row of which that is known."""
+
+
+class AlignedFields:
+    """The documents of several fields, aligned by their items.
+
+    Attributes:
+        row_ids: (N,) int64, ascending: of the items that have a term in any of the fields.
+    """
+
+    def __init__(self, fields: Sequence[Segment]) -> None:
+        row_ids = [field.row_ids for field in fields]
+        self.row_ids: RowIds = row_ids[0] if len(row_ids) == 1 else np.unique(np.concatenate(row_ids))
+        self._places = [np.searchsorted(self.row_ids, each) for each in row_ids] if len(row_ids) > 1 else []
+
+    def sum_scores(self, boosts: Sequence[float], scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return (N,) float32 >= 0: the boosted scores of all fields, summed per item."""
+        if not self._places:
+            return scores[0]
+        total = np.zeros(len(self.row_ids))
+        for boost, places, of_field in zip(boosts, self._places, scores, strict=True):
+            total[places] += boost * of_field
+        summed: NDArray[np.float32] = total.astype(np.float32)
+        return summed
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A state of the index; only its deltas take more in.
+class KeywordView:
+    """The inverted lists of all fields up to one commit, searched as OpenSearch's `most_fields` does: scores are summed.
 
     Attributes:
-        generation: of the database, up to which it was read.
-        main_generation: the same of the main index.
-        saved: whether the main index is that of files.
-        fields: what searches see.
-        deltas: of the fields.
+        commit_seq: the last commit that is in it.
+        main_commit_seq: the last commit that is in the main segments.
+        saved: true if the main segments are mapped from files.
+        boosts: of each field; the first is that of the text, 1.
+        mains: the main segment of each field.
+        main_fields: these, aligned.
+        buffers: the buffer of each field, which takes later commits in.
+        buffered: what this view sees of them.
+        buffered_fields: these, aligned.
     """
 
-    generation: int
-    main_generation: int
+    commit_seq: CommitSeq
+    main_commit_seq: CommitSeq
     saved: bool
-    fields: KeywordFields
-    deltas: Sequence[Bm25Delta]
+    boosts: Sequence[float]
+    mains: Sequence[Bm25Index]
+    main_fields: AlignedFields
+    buffers: Sequence[Bm25Buffer]
+    buffered: Sequence[Bm25BufferView]
+    buffered_fields: AlignedFields
 
+    @classmethod
+    def of(cls, mains: Sequence[Bm25Index], boosts: Sequence[float], commit_seq: CommitSeq, *, saved: bool) -> "KeywordView":
+        """Return a view of main segments with empty buffers."""
+        buffers = [Bm25Buffer(main) for main in mains]
+        buffered = [buffer.view() for buffer in buffers]
+        fields = AlignedFields(mains), AlignedFields(buffered)
+        return cls(commit_seq, commit_seq, saved, boosts, mains, fields[0], buffers, buffered, fields[1])
 
-class LotKeywords:
-    """Keyword scores of a database's lots. Threads may share it, and processes the folder: each has a delta of its own.
-
-    Args:
-        lots: the database.
-        folder: of its snapshots.
-        boosts: of the fields.
-        language: of words in Latin letters.
-        living: tells which lots are there.
-    """
-
-    def __init__(self, lots: ItemDatabase, folder: Path, boosts: FieldBoosts, language: str, living: LivingLots) -> None:
-        self._lots, self._folder, self._language, self._living = lots, folder, language, living
-        self._weights = {TEXT_FIELD: 1.0, **boosts.given}
-        self._turn = threading.Lock()  # one thread at a time catches up
-        self._merging = threading.Lock()  # one thread at a time makes a new main index
-        self._held: _Held | None = None
-        self._exchanging = self._closed = False
-        self._renewal = BackgroundRebuild(f"words of {folder.name}")
+    def advance(self, commit_seq: CommitSeq) -> "KeywordView":
+        """Return the view of a later commit, with all that is in the buffers now."""
+        buffered = [buffer.view() for buffer in self.buffers]
+        return replace(self, commit_seq=commit_seq, buffered=buffered, buffered_fields=AlignedFields(buffered))
 
     @property
-    def merging(self) -> bool:
-        """Whether the delta goes into a new main index, while searches go on."""
-        return self._merging.locked()
+    def counts(self) -> tuple[int, int]:
+        """Numbers of items in the main segments and in the buffers, deleted ones included."""
+        return len(self.main_fields.row_ids), len(self.buffered_fields.row_ids)
 
-    def current(self, at_least: int) -> KeywordFields:
-        """The newest generation; an older one, but `at_least` that, while another thread catches up."""
-        known, generation = self._held, self._lots.generation()
-        if known is not None and known.generation == generation:
-            return known.fields
-        if not self._turn.acquire(blocking=known is None or known.generation < at_least or self._exchanging):
-            assert known is not None
-            return known.fields
+    @property
+    def last_row_id(self) -> int:
+        """The last row that was read."""
+        return min(buffer.last_row_id for buffer in self.buffered)
+
+    @property
+    def merge_due(self) -> bool:
+        """True if the buffers hold so many items that they should go into the main segments."""
+        in_main, in_buffer = self.counts
+        return in_buffer > max(MIN_MERGE_ITEMS, MERGE_SHARE * in_main)
+
+    def contains(self, word: str) -> bool:
+        """True if an item has the stem of a word in any field."""
+        term = stem(word, self.mains[0].language)
+        segments: list[Segment] = [*self.mains, *self.buffered]
+        return any(len(segment.find(term)[0]) for segment in segments)
+
+    def scores(self, text: str) -> tuple[Scores, Scores]:
+        """Return the boosted BM25 scores of the items of the main segments, and those of the buffers."""
+        of_fields = [bm25_scores([*pair], text, pair[0].language) for pair in zip(self.mains, self.buffered, strict=True)]
+        of_main, of_buffer = zip(*of_fields, strict=True)
+        main, buffer = self.main_fields, self.buffered_fields
+        return (main.sum_scores(self.boosts, of_main), main.row_ids), (buffer.sum_scores(self.boosts, of_buffer), buffer.row_ids)
+
+
+class KeywordFollower(Follower[KeywordView]):
+    """Follow a database with a KeywordView. Processes may share the folder; each has a buffer of its own.
+
+    Args:
+        database: the database.
+        folder: of the files.
+        boosts: of the fields.
+        language: of words in Latin letters.
+        live_rows: see LiveRows.
+    """
+
+    def __init__(self, database: ItemDatabase, folder: Path, boosts: FieldBoosts, language: str, live_rows: LiveRows) -> None:
+        super().__init__(database, f"words of {folder.name}", f"{folder.name} keeps its words in main and delta as they are")
+        self._folder, self._language, self._live_rows = folder, language, live_rows
+        self._boosts = {TEXT_FIELD: 1.0, **boosts.given}
+
+    def _open(self) -> KeywordView:
+        """Return the newest usable files, else an empty view."""
+        empty = [Bm25Index.empty(self._language) for _ in self._boosts]
+        return self._load(after=NO_COMMIT) or self._view(empty, NO_COMMIT, saved=False)
+
+    def _refresh(self, view: KeywordView, checkpoint: Callable[[], None] = lambda: None) -> KeywordView:
+        """Take new items into the buffers. Merge these at once if the index is small, or the main segments are no larger."""
+        with self._database.snapshot() as snapshot:
+            commit_seq = snapshot.commit_seq()
+            if commit_seq == view.commit_seq:
+                return view
+            rows = snapshot.texts_after(view.last_row_id, [*self._boosts])
+            for batch in batches(rows, TEXTS_PER_STEP, lambda row: sum(len(text or "") for text in row[1])):
+                for number, buffer in enumerate(view.buffers):
+                    buffer.add((row_id, texts[number] or "") for row_id, texts in batch)
+        view = view.advance(commit_seq)
+        in_main, in_buffer = view.counts
+        small = in_main + in_buffer <= SMALL
+        if not (small or in_buffer > in_main) or not self._backoff.due:
+            return view
         try:
-            held = self._held or self._open()
-            if held.generation < generation:
-                held = self._caught_up(held)
-            self._held = held
-        except (MemoryError, GavelError):
-            self._held = None  # what was taken in half-way would be taken in twice
-            raise
-        finally:
-            self._turn.release()
-        if self._overdue(held) and not self.merging:
-            name = self._folder.name
-            self._renewal.start(lambda: self.merge(wait=False), f"{name} keeps its words in main and delta as they are")
-        return held.fields
-
-    def merge(self, *, wait: bool) -> None:
-        """Make a main index of all that is there and save it; searches go on meanwhile.
-
-        Args:
-            wait: for another thread that does the same; else there is nothing to do. What another process saved is as good then.
-        """
-        if not self._merging.acquire(blocking=wait):
-            return
-        try:
-            held = self._held
-            if held is None:
-                return
-            with self._renewal.attempt():
-                saved = None if wait else self._load(held.main_generation)
-                if saved is None and (held.main_generation < held.generation or not held.saved):
-                    joined = held if held.main_generation == held.generation else self._merged(held, self._go_on)
-                    saved = self._save(joined)
-                if saved is not None:
-                    self._exchange(self._caught_up(saved))
-        except Closed:
-            pass
-        finally:
-            self._merging.release()
-
-    def close(self) -> None:
-        """Save what a next start would have to build again; who makes a new main index gives up."""
-        self._closed = True
-        with self._merging:
-            if self._held is not None and not self._held.saved:
-                self._save(self._held)
-            self._held = None
-
-    def _exchange(self, held: _Held) -> None:
-        """Let searches see this state; those that come meanwhile wait, for a lot of just now must not be missed."""
-        self._exchanging = True
-        try:
-            with self._turn:
-                self._held = self._caught_up(held)
-        finally:
-            self._exchanging = False
-
-    def _open(self) -> _Held:
-        """The newest snapshot that is usable, else nothing yet."""
-        return self._load(-1) or self._begin([Bm25Index.none(self._language) for _ in self._weights], generation=-1, saved=False)
-
-    def _begin(self, mains: Sequence[Bm25Index], generation: int, *, saved: bool, rows: FieldRows | None = None) -> _Held:
-        deltas = [Bm25Delta(main) for main in mains]
-        fields = KeywordFields([*self._weights.values()], mains, [delta.view() for delta in deltas], rows)
-        return _Held(generation, generation, saved, fields, deltas)
-
-    def _caught_up(self, held: _Held) -> _Held:
-        """Take in what was committed since; a main index that is small, or no larger than that, is joined with it at once."""
-        with self._lots.snapshot() as snapshot:
-            generation = snapshot.generation()
-            if generation == held.generation:
-                return held
-            lots = snapshot.texts_after(held.fields.last, [*self._weights])
-            for some in batches(lots, TEXTS_A_STEP, lambda lot: sum(len(text or "") for text in lot[1])):
-                for number, delta in enumerate(held.deltas):
-                    delta.add((position, texts[number] or "") for position, texts in some)
-        views = [delta.view() for delta in held.deltas]
-        fields = KeywordFields([*self._weights.values()], held.fields.mains, views, held.fields.rows)
-        caught_up = _Held(generation, held.main_generation, held.saved, fields, held.deltas)
-        in_main, in_delta = fields.lots
-        small = in_main + in_delta <= SMALL
-        if not (small or in_delta > in_main) or not self._renewal.due:
-            return caught_up
-        try:
-            with self._renewal.attempt():
-                merged = self._merged(caught_up)
+            with self._backoff.attempt():
+                merged = self._merge(view, checkpoint)
         except IndexUnavailable as error:
             logger.warning("%s; new words are searched beside the others", error)
-            return caught_up
+            return view
         return merged if small else self._save(merged)
 
-    def _overdue(self, held: _Held) -> bool:
-        in_main, in_delta = held.fields.lots
-        return in_delta > max(LEAST_DELTA, DELTA_SHARE * in_main)
+    def _is_rebuild_due(self, view: KeywordView) -> bool:
+        return view.merge_due
 
-    def _merged(self, held: _Held, before_stride: Callable[[], None] = lambda: None) -> _Held:
-        positions, known_to = self._living()
+    def _rebuild(self, view: KeywordView, *, in_background: bool) -> None:
+        saved = self._load(after=view.main_commit_seq) if in_background else None
+        if saved is None and (view.main_commit_seq < view.commit_seq or not view.saved):
+            saved = self._save(view if view.main_commit_seq == view.commit_seq else self._merge(view, self._check_open))
+        if saved is not None:
+            self._swap(saved)
 
-        def living(asked: NDArray[np.int64]) -> NDArray[np.bool_]:
-            there: NDArray[np.bool_] = np.isin(asked, positions) | (asked > known_to)
-            return there
+    def _merge(self, view: KeywordView, checkpoint: Callable[[], None]) -> KeywordView:
+        live, known_to = self._live_rows()
 
-        pairs = zip(held.fields.mains, held.fields.deltas, strict=True)
-        mains = [main.merged(delta, living, before_stride) for main, delta in pairs]
-        return self._begin(mains, held.generation, saved=False)
+        def is_live(row_ids: RowIds) -> NDArray[np.bool_]:
+            mask: NDArray[np.bool_] = np.isin(row_ids, live) | (row_ids > known_to)
+            return mask
 
-    def _load(self, after: int) -> _Held | None:
-        """The newest usable snapshot of a generation after another one; None where all must be built."""
-        passed_over: set[int] = set()
-        newest = self._lots.generation()
-        while left := [found for found in self._generations() if after < found <= newest and found not in passed_over]:
-            generation = max(left)
+        pairs = zip(view.mains, view.buffered, strict=True)
+        return self._view([main.merge(buffer, is_live, checkpoint) for main, buffer in pairs], view.commit_seq, saved=False)
+
+    def _view(self, mains: Sequence[Bm25Index], commit_seq: CommitSeq, *, saved: bool) -> KeywordView:
+        return KeywordView.of(mains, [*self._boosts.values()], commit_seq, saved=saved)
+
+    def _load(self, after: CommitSeq) -> KeywordView | None:
+        """Return the newest usable files of a commit after another one; None if there are none."""
+        skipped: set[CommitSeq] = set()
+        newest = self._database.commit_seq()
+        while candidates := [commit for commit in self._saved_commits() if after < commit <= newest and commit not in skipped]:
+            commit_seq = max(candidates)
             try:
-                return self._begin(self._load_mains(generation), generation, saved=True)
+                return self._view(self._load_mains(commit_seq), commit_seq, saved=True)
             except (OSError, ValueError) as error:
-                passed_over.add(generation)
-                if not all(self._path(generation, field).is_dir() for field in self._weights):
+                skipped.add(commit_seq)
+                if not all(self._path(commit_seq, field).is_dir() for field in self._boosts):
                     continue  # of another tuning, or another process has just put a newer one in its place
                 logger.warning("the keyword snapshot of %s is not usable (%s); it is built again", self._folder, error)
-                for field in self._weights:
-                    shutil.rmtree(self._path(generation, field), ignore_errors=True)
+                for field in self._boosts:
+                    shutil.rmtree(self._path(commit_seq, field), ignore_errors=True)
         return None
 
-    def _save(self, held: _Held) -> _Held:
-        """Keep a main index in the folder in the place of older generations, and map it from there."""
+    def _save(self, view: KeywordView) -> KeywordView:
+        """Write the main segments in the place of older ones, unless they are saved, and return a view that maps the files."""
+        if view.saved:
+            return view
         try:
-            # the text last, by whose folder a snapshot is known
-            for field, main in reversed([*zip(self._weights, held.fields.mains, strict=True)]):
-                main.save(self._path(held.main_generation, field), self._lots.database_id)
-            mains = self._load_mains(held.main_generation)
+            # the text last: its folder marks the files as complete
+            for field, main in reversed([*zip(self._boosts, view.mains, strict=True)]):
+                main.save(self._path(view.main_commit_seq, field), self._database.database_id)
+            mains = self._load_mains(view.main_commit_seq)
             for path in self._folder.glob(f"{PREFIX}*"):
-                if (found := SNAPSHOT_NAME.match(path.name)) and int(found[1]) < held.main_generation:
+                if (name := SNAPSHOT_NAME.match(path.name)) and int(name[1]) < view.main_commit_seq:
                     shutil.rmtree(path, ignore_errors=True)
         except (OSError, ValueError) as error:
             logger.warning("the keyword snapshot of %s could not be written (%s)", self._folder, error)
-            return held
-        return self._begin(mains, held.main_generation, saved=True)
+            return view
+        return self._view(mains, view.main_commit_seq, saved=True)
 
-    def _load_mains(self, generation: int) -> list[Bm25Index]:
-        folders = [self._path(generation, field) for field in self._weights]
-        return [Bm25Index.load(folder, self._language, self._lots.database_id) for folder in folders]
+    def _load_mains(self, commit_seq: CommitSeq) -> list[Bm25Index]:
+        folders = [self._path(commit_seq, field) for field in self._boosts]
+        return [Bm25Index.load(folder, self._language, self._database.database_id) for folder in folders]
 
-    def _generations(self) -> set[int]:
+    def _saved_commits(self) -> set[CommitSeq]:
         names = (SNAPSHOT_NAME.fullmatch(path.name) for path in self._folder.glob(f"{PREFIX}*"))
-        return {int(found[1]) for found in names if found}
+        return {CommitSeq(int(name[1])) for name in names if name}
 
-    def _path(self, generation: int, field: str) -> Path:
-        return self._folder / (f"{PREFIX}{generation}" if field == TEXT_FIELD else f"{PREFIX}{generation}-{field}")
-
-    def _go_on(self) -> None:
-        if self._closed:
-            raise Closed
+    def _path(self, commit_seq: CommitSeq, field: str) -> Path:
+        return self._folder / (f"{PREFIX}{commit_seq}" if field == TEXT_FIELD else f"{PREFIX}{commit_seq}-{field}")

@@ -1,8 +1,7 @@
-"""An embedded index in several shards, each in a process of its own: one search uses as many cores as there are shards.
+"""Search an embedded index in several shards, each in its own process, so that one search uses as many cores as there are shards.
 
-A lot is in the shard that the hash of its id names. Every shard answers with its own best k, so that the best k of all answers are
-those of one index that compares with every lot: what is exact in a shard is exact in all. Words are weighed by the statistics of
-their shard, as OpenSearch does it.
+The hash of its id determines the shard of an item. Every shard answers with its own best k. So exact searches of all shards find
+the same items as one index would. Words are weighted by the statistics of their shard, as in OpenSearch.
 """
 
 import logging
@@ -25,7 +24,7 @@ from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, V
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.files import seal_json, unseal_json
 from retrieval.index.embedded.database import damaged
-from retrieval.index.embedded.index import ENTRIES_A_COMMIT, EmbeddedIndex
+from retrieval.index.embedded.index import ENTRIES_PER_COMMIT, EmbeddedIndex
 from retrieval.index.embedded.title_terms import corrections
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
@@ -36,63 +35,64 @@ from retrieval.processes import end_with_parent
 logger = logging.getLogger(__name__)
 
 SHARDS_FILE = "shards.json"
-ASKED = (
+REMOTE_METHODS = (
     *("count", "damaged", "deletions", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
     *("near_titles", "fetch", "sample", "close"),
 )
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
-class _Opened:
-    """The index of a shard in its process.
+class _LazyIndex:
+    """The index of a shard in its process, opened by the first call of a method.
 
-    The first question opens it: a manager hands on the errors of an answer as they are, and those of a start as a traceback.
+    A manager passes on the errors of a method as they are, but those of a constructor as a traceback.
     """
 
-    def __init__(self, *given: Any) -> None:
-        self._given = given
+    def __init__(self, *args: Any) -> None:
+        self._args = args
 
     @cached_property
     def _index(self) -> EmbeddedIndex:
-        return EmbeddedIndex(*self._given)
+        return EmbeddedIndex(*self._args)
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *given, **named: getattr(self._index, name)(*given, **named)
+        return lambda *args, **options: getattr(self._index, name)(*args, **options)
 
 
-class _Shards(BaseManager):
-    """Starts the process of a shard and speaks with it over a socket of this machine, a connection a thread."""
+class _ShardManager(BaseManager):
+    """Start the process of a shard and call it over a local socket, one connection a thread."""
+
+    open: Callable[..., Any]  # made by register()
 
 
-_Shards.register("open", _Opened, exposed=ASKED)
+_ShardManager.register("open", _LazyIndex, exposed=REMOTE_METHODS)
 
 
 class Shard:
-    """One shard in its process, which is started at once and again where it died."""
+    """One shard in its process, which is started at once, and again if it dies.
 
-    def __init__(self, open_index: Callable[["_Shards"], Any]) -> None:
-        """Start the process.
+    Args:
+        args: of EmbeddedIndex.
+    """
 
-        Args:
-            open_index: opens the shard's index with the means of its process.
-        """
-        self._open_index = open_index
-        self._turn = threading.Lock()
+    def __init__(self, *args: Any) -> None:
+        self._args = args
+        self._start_lock = threading.Lock()
         self._start()
 
-    def ask(self, method: str, *given: Any, **named: Any) -> Any:
+    def call(self, method: str, *args: Any, **options: Any) -> Any:
         """Call a method of the shard's index.
 
         Raises:
-            IndexUnavailable: the process has died; the next call finds another one.
+            IndexUnavailable: the process has died; the next call uses a new one.
         """
-        asked = self._index
+        index = self._index
         try:
-            return asked._callmethod(method, given, named)
+            return index._callmethod(method, args, options)
         except (ConnectionError, EOFError, FileNotFoundError) as error:
-            with self._turn:
-                if self._index is asked:
+            with self._start_lock:
+                if self._index is index:
                     self._start()
             raise IndexUnavailable(f"a shard's process ended ({error!r}) and was started again; ask again") from error
 
@@ -105,16 +105,16 @@ class Shard:
         self._process.shutdown()
 
     def _start(self) -> None:
-        self._process = _Shards(ctx=get_context("spawn"))
-        self._process.start(_live_with_parent)
-        self._index: Any = self._open_index(self._process)
+        self._process = _ShardManager(ctx=get_context("spawn"))
+        self._process.start(_end_with_parent)
+        self._index: Any = self._process.open(*self._args)
 
 
 class ShardedIndex:
-    """One physical index of several shards. Threads may share it; their searches of a shard run side by side, too.
+    """One physical index of several shards. Threads may share it; their searches of a shard run in parallel, too.
 
     Args:
-        folder: what create() made; its name is the index's name.
+        folder: of create(); its name is the index's name.
         exact_below: see EmbeddedIndex.
         spec: see EmbeddedIndex.
         tuning: see EmbeddedIndex.
@@ -126,17 +126,17 @@ class ShardedIndex:
     def __init__(self, folder: Path, exact_below: int, spec: IndexSpec | None, tuning: Tuning) -> None:
         self._folder = folder
         try:
-            told = unseal_json((folder / SHARDS_FILE).read_bytes())
-            self.tower_id, self.dimensions, count = str(told["tower_id"]), int(told["dimensions"]), int(told["shards"])
+            meta = unseal_json((folder / SHARDS_FILE).read_bytes())
+            self.tower_id, self.dimensions, count = str(meta["tower_id"]), int(meta["dimensions"]), int(meta["shards"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise damaged(folder / SHARDS_FILE, error) from error
         folders = [_shard_folder(folder, number) for number in range(count)]
         self._tuning = tuning
         self._threads = ThreadPoolExecutor(4 * count, thread_name_prefix=folder.name)
-        self._shards = list(self._threads.map(lambda f: Shard(partial(_open, f, exact_below, spec, tuning)), folders))
+        self._shards = list(self._threads.map(lambda shard_folder: Shard(shard_folder, exact_below, spec, tuning), folders))
         self.closed = False
         try:
-            self._of_all("count")  # opens each
+            self._call_all("count")  # opens each
         except GavelError:
             self.close()
             raise
@@ -147,8 +147,8 @@ class ShardedIndex:
         for number in range(shards):
             _shard_folder(folder, number).mkdir()
             EmbeddedIndex.create(_shard_folder(folder, number), tower_id, dimensions, language)
-        told = {"tower_id": tower_id, "dimensions": dimensions, "shards": shards}
-        (folder / SHARDS_FILE).write_text(seal_json(told))
+        meta = {"tower_id": tower_id, "dimensions": dimensions, "shards": shards}
+        (folder / SHARDS_FILE).write_text(seal_json(meta))
 
     @property
     def name(self) -> str:
@@ -156,77 +156,77 @@ class ShardedIndex:
         return self._folder.name
 
     def count(self, filters: Filter | None = None) -> int:
-        """Return the number of lots in it, ended ones included; with a filter, of those that pass it."""
-        return sum(self._of_all("count", filters))
+        """Return the number of items, ended ones included; with a filter, of those that pass it."""
+        return sum(self._call_all("count", filters))
 
     def damaged(self) -> int:
-        """Number of lots that are left out because their rows are damaged."""
-        return sum(self._of_all("damaged"))
+        """Return the number of items that are left out because their rows are damaged."""
+        return sum(self._call_all("damaged"))
 
     def deletions(self) -> list[Deletion]:
-        """The lots that were withdrawn and did not come back."""
-        return [gone for of_shard in self._of_all("deletions") for gone in of_shard]
+        """Return the deletions of items that were not written again."""
+        return [deletion for deletions in self._call_all("deletions") for deletion in deletions]
 
     def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
-        """Write lots and carry out tombstones, those of a lot in their order; what is acknowledged is durable."""
+        """Write and delete items, those of one id in their order; what is acknowledged is durable."""
         report = UpsertReport()
-        for batch in batches(entries, ENTRIES_A_COMMIT * len(self._shards), entry_chars):
+        for batch in batches(entries, ENTRIES_PER_COMMIT * len(self._shards), entry_chars):
             parts: list[list[IndexedItem | Deletion]] = [[] for _ in self._shards]
             for entry in batch:
-                parts[self._number(entry.item_id)].append(entry)
-            for written in self._each(lambda shard, part: shard.ask("upsert", part, overwrite=overwrite), parts):
-                report += written
+                parts[shard_of(entry.item_id, len(parts))].append(entry)
+            for part_report in self._map(lambda shard, part: shard.call("upsert", part, overwrite=overwrite), parts):
+                report += part_report
         return report
 
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
-        self._of_all("refresh")
+        self._call_all("refresh")
 
     def prepare(self) -> None:
         """Build and save all that a first search needs."""
-        self._of_all("prepare")
+        self._call_all("prepare")
 
     def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
-        """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
-        found = self._best("semantic", k, vector, k, filters, exact=exact)
-        return with_ranks(found, semantic=found)
+        """Return the items whose vectors have the highest cosine with `vector`; exact=True compares with all that match."""
+        results = self._top_k("semantic", k, vector, k, filters, exact=exact)
+        return with_ranks(results, semantic=results)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
-        """The lots whose text has the highest BM25 score for `text` among those of their shard."""
-        found = self._best("keyword", k, text, k, filters)
-        return with_ranks(found, keyword=found)
+        """Return the items whose text has the highest BM25 score for `text` in their shard; none without a common word."""
+        results = self._top_k("keyword", k, text, k, filters)
+        return with_ranks(results, keyword=results)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
-        """The k best of semantic() and of keyword(), fused as the request says, else as was tuned."""
+        """Return the k best of semantic() and keyword(), fused as the request says, else as tuned."""
         return fused_candidates(
             self.keyword(text, k, filters), self.semantic(vector, k, filters), fusion or self._tuning.fusion, max(k, 0)
         )
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
-        """The lots with the most bids, or those listed last; lots that have no such number do not come."""
-        return self._best("top", k, field, k, filters)
+        """Return the items with the most bids, or those listed last; none without such a number."""
+        return self._top_k("top", k, field, k, filters)
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
-        """What words in lower case that no shard has were meant to be: word -> the nearest word of a title in any of them."""
-        told: list[dict[str, dict[str, int]]] = self._of_all("near_titles", words)
-        unknown = [word for word in words if all(word in near for near in told)]
-        return corrections({word: sum((Counter(near[word]) for near in told), Counter()) for word in unknown})
+        """Correct words in lower case that no shard has: word -> the nearest term of a title in any shard."""
+        near_titles: list[dict[str, dict[str, int]]] = self._call_all("near_titles", words)
+        unknown = [word for word in words if all(word in near for near in near_titles)]
+        return corrections({word: sum((Counter(near[word]) for near in near_titles), Counter()) for word in unknown})
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
-        """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
+        """Return the items of these ids, in the order of the ids, score 0; unknown ids are left out, ended items are not."""
         parts: list[list[str]] = [[] for _ in self._shards]
         for item_id in dict.fromkeys(item_ids):
-            parts[self._number(item_id)].append(item_id)
-        found = {lot.item_id: lot for lots in self._each(lambda shard, part: shard.ask("fetch", part), parts) for lot in lots}
-        return [found[item_id] for item_id in item_ids if item_id in found]
+            parts[shard_of(item_id, len(parts))].append(item_id)
+        items = {item.item_id: item for part in self._map(lambda shard, part: shard.call("fetch", part), parts) for item in part}
+        return [items[item_id] for item_id in item_ids if item_id in items]
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
-        """At most `count` stored (dimensions,) vectors of random lots that pass a filter, from all shards alike."""
-        drawn = [vector for vectors in self._of_all("sample", count, filters, seed) for vector in vectors]
-        return Random(seed).sample(drawn, min(count, len(drawn)))
+        """Return at most `count` stored (D,) vectors of random items that pass a filter, from all shards alike."""
+        vectors = [vector for part in self._call_all("sample", count, filters, seed) for vector in part]
+        return Random(seed).sample(vectors, min(count, len(vectors)))
 
     def within(self, seconds: float) -> "ShardedIndex":
-        """Itself: what is computed here cannot be given up."""
+        """Return itself: an embedded search cannot be cancelled."""
         return self
 
     def close(self) -> None:
@@ -237,36 +237,33 @@ class ShardedIndex:
         list(self._threads.map(Shard.end, self._shards))
         self._threads.shutdown()
 
-    def _best(self, method: str, k: int, *given: Any, **named: Any) -> list[Candidate]:
-        """The k best of what every shard finds, by descending score, ties by item_id."""
-        return in_order(hit for found in self._of_all(method, *given, **named) for hit in found)[: max(k, 0)]
+    def _top_k(self, method: str, k: int, *args: Any, **options: Any) -> list[Candidate]:
+        """Return the k best results of all shards, by descending score, ties by item_id."""
+        return in_order(result for results in self._call_all(method, *args, **options) for result in results)[: max(k, 0)]
 
-    def _of_all(self, method: str, *given: Any, **named: Any) -> list[Any]:
-        return self._each(lambda shard, _: shard.ask(method, *given, **named), self._shards)
+    def _call_all(self, method: str, *args: Any, **options: Any) -> list[Any]:
+        return self._map(lambda shard, _: shard.call(method, *args, **options), self._shards)
 
-    def _each(self, ask: Callable[[Shard, Any], Found], parts: Sequence[Any]) -> list[Found]:
-        """Ask all shards at once, each with its part; the answers in the order of the shards.
+    def _map(self, call: Callable[[Shard, Any], T], parts: Sequence[Any]) -> list[T]:
+        """Call all shards in parallel, each with its part, and return the results in the order of the shards.
 
         Raises:
             IndexUnavailable: no thread can be started, or the index is closed; or as the shards raise it.
         """
         try:
-            answers = self._threads.map(ask, self._shards, parts)
+            results = self._threads.map(call, self._shards, parts)
         except RuntimeError as error:
             raise IndexUnavailable(f"the shards of {self.name} cannot be asked ({error}); ask again") from error
-        return list(answers)
-
-    def _number(self, item_id: str) -> int:
-        return shard_of(item_id, len(self._shards))
+        return list(results)
 
 
 def shard_of(item_id: str, shards: int) -> int:
-    """The shard that a lot is in, from 0: the CRC-32 of its id's UTF-8, the same on every machine."""
+    """Return the shard of an item, from 0: the CRC-32 of its id's UTF-8, the same on every machine."""
     return zlib.crc32(item_id.encode(errors="surrogatepass")) % shards
 
 
 def is_sharded(folder: Path) -> bool:
-    """Whether an index lies in shards."""
+    """True if the index in a folder has shards."""
     return (folder / SHARDS_FILE).is_file()
 
 
@@ -274,11 +271,7 @@ def _shard_folder(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:02}"
 
 
-def _open(folder: Path, exact_below: int, spec: IndexSpec | None, tuning: Tuning, process: Any) -> Any:
-    return process.open(folder, exact_below, spec, tuning)
-
-
-def _live_with_parent() -> None:
+def _end_with_parent() -> None:
     """Leave Ctrl-C to the parent, and end when it does, however it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent(partial(os._exit, 0))  # what was acknowledged is on the disk

@@ -1,11 +1,13 @@
-"""The embedded index store: a folder of indices, one of them live (docs/adr/0002-embedded-index.md).
+"""Manage a folder of embedded indices, one of them live (docs/adr/0002-embedded-index.md).
 
-root/auction-items.json                      the alias: which index is live
+root/auction-items.json                      the alias: the name of the live index
 root/auction-items-<tower_id>-<stamp>/       one physical index
-    lots.sqlite                              every acknowledged lot and tombstone
-    lots.json                                its checksum when it was published
-    shard-00/, shards.json                   or these, each shard with files as below
-    <family>.faiss, bm25-<generation>…/  snapshots for a quick start; rebuilt when missing or damaged, read on from when old
+    lots.sqlite                              all acknowledged items and deletions
+    lots.json                                its checksum at publication
+    <index_type>.faiss                       vectors of earlier commits, for a quick start; built again if missing or damaged
+    bm25-<commit>…/                          inverted lists, likewise
+    title-words-<commit>.<analysis>.json     terms of titles, likewise
+    shard-00/, shards.json                   in place of these: each shard has files as above
 """
 
 import json
@@ -26,20 +28,20 @@ from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 
 __all__ = ["EmbeddedIndex", "EmbeddedStore"]
 
-OpenedIndex = EmbeddedIndex | ShardedIndex
+OpenIndex = EmbeddedIndex | ShardedIndex
 
 
 class EmbeddedStore:
     """The folder that holds the embedded indices; its indices are opened once and shared between threads.
 
     Args:
-        root: made when the first index is.
-        alias: name behind which the live index stands.
+        root: created with the first index.
+        alias: name of the alias.
         exact_below: see EmbeddedIndex.
-        language: of words in Latin letters, in the indices that create() makes; a key of SNOWBALL of retrieval.text.stemming.
-        spec: see EmbeddedIndex; the lots are the same, so a root may be opened as any.
-        tuning: tower_id -> how an index of that tower is searched; asked when it is opened.
-        shards: how many processes share the lots of an index that is made from now on; 1 keeps them in this one.
+        language: of words in Latin letters, in indices of create(); a key of SNOWBALL of retrieval.text.stemming.
+        spec: see EmbeddedIndex; an index may be opened with any.
+        tuning: tower_id -> the tuning of searches; called when an index of that tower is opened.
+        shards: number of processes that share the items of an index of create(); 1 stores them in this process.
     """
 
     def __init__(
@@ -62,11 +64,11 @@ class EmbeddedStore:
         self._tuning = tuning
         self._shards = shards
         self._pointer = root / f"{alias}.json"
-        self._opened: dict[str, OpenedIndex] = {}
-        self._turn = threading.Lock()
+        self._open_indices: dict[str, OpenIndex] = {}
+        self._lock = threading.Lock()
 
-    def create(self, tower_id: str, dimensions: int) -> OpenedIndex:
-        """Make a new, empty index for a tower; it is not live."""
+    def create(self, tower_id: str, dimensions: int) -> OpenIndex:
+        """Create an empty index for a tower; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
         partial = self._root / f".{name}.partial"
         try:
@@ -82,17 +84,17 @@ class EmbeddedStore:
             shutil.rmtree(partial, ignore_errors=True)
         return self._open(name)
 
-    def find(self, tower_id: str) -> OpenedIndex | None:
-        """The live index if it is of this tower, else the newest index of this tower, else None."""
-        start = f"{self._alias}-{tower_id}-"
-        of_tower = sorted(p.name for p in self._root.glob("*") if p.name.startswith(start) and "-" not in p.name[len(start) :])
-        if not of_tower:
+    def find(self, tower_id: str) -> OpenIndex | None:
+        """Return the live index if it is of this tower, else the newest index of this tower, else None."""
+        prefix = f"{self._alias}-{tower_id}-"
+        names = sorted(p.name for p in self._root.glob("*") if p.name.startswith(prefix) and "-" not in p.name[len(prefix) :])
+        if not names:
             return None
         live = self._live_name()
-        return self._open(live if live in of_tower else of_tower[-1])
+        return self._open(live if live in names else names[-1])
 
-    def live(self) -> OpenedIndex:
-        """The index behind the alias.
+    def live(self) -> OpenIndex:
+        """Return the index that the alias names.
 
         Raises:
             IndexMissing: nothing was published yet.
@@ -103,7 +105,7 @@ class EmbeddedStore:
         return self._open(name)
 
     def live_tower(self) -> str | None:
-        """Return the tower of the live index, even if that is damaged; if the alias is, that of the newest index."""
+        """Return the tower of the live index, even if that is damaged; of the newest index if the alias is damaged."""
         try:
             name = self._live_name()
         except IndexUnavailable:
@@ -112,9 +114,7 @@ class EmbeddedStore:
         return None if name is None else self._tower_of(name)
 
     def publish(self, name: str) -> None:
-        """Point the alias at the index of this name, in one atomic step; the one before stays for rollback.
-
-        Whatever its first search needs is built and saved before.
+        """Prepare an index and point the alias at it, in one atomic step; the index before stays for rollback.
 
         Raises:
             IndexMissing: there is no index of this name.
@@ -135,35 +135,35 @@ class EmbeddedStore:
         if name == self._live_name():
             raise InvalidInput(f"index {name} is live; publish another one before it is dropped")
         folder = self._folder(name)
-        with self._turn:
-            opened = self._opened.pop(name, None)
-        if opened is not None:
-            opened.close()
-        doomed = folder.with_name(f".{name}.dropped")  # an index is there whole or not at all
-        folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        with self._lock:
+            index = self._open_indices.pop(name, None)
+        if index is not None:
+            index.close()
+        dropped = folder.with_name(f".{name}.dropped")  # an index is there whole or not at all
+        folder.rename(dropped)
+        shutil.rmtree(dropped, ignore_errors=True)
 
     def close(self) -> None:
-        """Close every index that was opened."""
-        with self._turn:
-            for index in self._opened.values():
+        """Close all open indices."""
+        with self._lock:
+            for index in self._open_indices.values():
                 index.close()
 
-    def _open(self, name: str) -> OpenedIndex:
+    def _open(self, name: str) -> OpenIndex:
         folder = self._folder(name)
-        with self._turn:
-            opened = self._opened.get(name)
-            if opened is None or opened.closed:
-                form = ShardedIndex if is_sharded(folder) else EmbeddedIndex
-                opened = form(folder, self._exact_below, self._spec, self._tuning(self._tower_of(name)))
-                if opened.tower_id != self._tower_of(name):
-                    opened.close()
-                    raise damaged(folder, f"it holds lots of tower {opened.tower_id}")
-                self._opened[name] = opened
-            return opened
+        with self._lock:
+            index = self._open_indices.get(name)
+            if index is None or index.closed:
+                index_type = ShardedIndex if is_sharded(folder) else EmbeddedIndex
+                index = index_type(folder, self._exact_below, self._spec, self._tuning(self._tower_of(name)))
+                if index.tower_id != self._tower_of(name):
+                    index.close()
+                    raise damaged(folder, f"it holds lots of tower {index.tower_id}")
+                self._open_indices[name] = index
+            return index
 
     def _tower_of(self, name: str) -> str:
-        """The tower_id that index_name() put between alias and stamp."""
+        """Return the tower_id in a name of index_name()."""
         return name.removeprefix(f"{self._alias}-").rpartition("-")[0]
 
     def _folder(self, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What searches of an embedded index find, before the lots themselves are read."""
+"""Select the best items of a search of an embedded index, before their documents are read."""
 
 import heapq
 from collections.abc import Iterable, Sequence
@@ -7,96 +7,105 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.embedded.filter_columns import FilterColumns
+from retrieval.index.embedded.database import RowId
+from retrieval.index.embedded.filter_columns import FilterColumns, RowIds, VectorIds
 from retrieval.index.port import Filter, TopField
 
-HELD_AGAINST_FILTER = 1_000  # lots of a keyword search, the best first; many times more where a filter leaves too few of them
+FIRST_DEPTH = 1_000  # best documents of a keyword search that are filtered first; as many times more where too few of them pass
 
 
 class Hit(NamedTuple):
-    """A lot that a search found.
+    """An item of a ranking.
 
     Attributes:
-        position: in the database.
-        item_id: of the lot.
+        row_id: in the database.
+        item_id: of the item.
         score: as Candidate.score.
     """
 
-    position: int
+    row_id: RowId
     item_id: str
     score: float
 
 
-Hits = Sequence[Hit]  # best first
+Ranking = Sequence[Hit]
+"""Best first: by descending score, ties by item_id."""
 
 
-def keyword_hits(
-    scores: NDArray[np.float32], positions: NDArray[np.int64], columns: FilterColumns, filters: Filter, k: int
-) -> Hits:
-    """The best of a keyword search that pass a filter.
+def top_k_keyword(scores: NDArray[np.float32], row_ids: RowIds, columns: FilterColumns, filters: Filter, k: int) -> Ranking:
+    """Return the best documents of a keyword search that pass a filter.
 
-    A common word is in a great many lots, so that the best alone are looked at, and more of them only if the filter leaves fewer
-    than k; lots that tie with the last one are always among them.
+    A common word is in a great many documents. So only the best ones are filtered, and more of them if fewer than k pass.
+    Documents that tie with the last of these are always among them.
 
     Args:
         scores: (N,) BM25 of every document; 0 shares no word with the query.
-        positions: (N,) ascending, where the documents' lots stand in the database.
-        columns: what the filter asks of every lot.
-        filters: the filter.
-        k: how many hits at most.
-
-    Returns:
-        By descending score, ties by item_id.
+        row_ids: (N,) ascending, of the documents' items.
+        columns: of all items.
+        filters: to pass.
+        k: how many at most.
     """
-    found = np.flatnonzero(scores > 0)
-    of_found, depth = scores[found], max(k, HELD_AGAINST_FILTER)
+    matching = np.flatnonzero(scores > 0)
+    positive, depth = scores[matching], max(k, FIRST_DEPTH)
     while True:
-        rows = found[of_found >= _kth_highest(of_found, depth)]
-        slots = _find_sorted(columns.positions, positions[rows])
-        rows, slots = rows[slots >= 0], slots[slots >= 0]
-        passing = columns.allowed(filters, slots)
-        if np.count_nonzero(passing) >= k or depth >= len(found):
+        doc_ids = matching[positive >= _kth_highest(positive, depth)]
+        vector_ids = _find_sorted(columns.row_ids, row_ids[doc_ids])
+        doc_ids, vector_ids = doc_ids[vector_ids >= 0], vector_ids[vector_ids >= 0]
+        passing = columns.matches(filters, vector_ids)
+        if np.count_nonzero(passing) >= k or depth >= len(matching):
             break
-        depth *= HELD_AGAINST_FILTER
-    rows, slots = rows[passing], slots[passing]
-    best = best_places(slots, scores[rows], columns.item_ids, k)
-    ids = [columns.item_ids[slot] for slot in slots[best]]
-    hits = map(Hit, positions[rows[best]].tolist(), ids, scores[rows[best]].tolist())
-    return best_hits(hits, k)
+        depth *= FIRST_DEPTH
+    doc_ids, vector_ids = doc_ids[passing], vector_ids[passing]
+    best = top_k_places(vector_ids, scores[doc_ids], columns.item_ids, k)
+    ids = [columns.item_ids[vector_id] for vector_id in vector_ids[best]]
+    return top_k(map(Hit, row_ids[doc_ids[best]].tolist(), ids, scores[doc_ids[best]].tolist()), k)
 
 
-def best_hits(hits: Iterable[Hit], k: int) -> Hits:
-    """The k best, by descending score, ties by item_id."""
+def top_k_vectors(vector_ids: VectorIds, scores: NDArray[np.float64], columns: FilterColumns, k: int) -> Ranking:
+    """Return the vectors with the highest scores.
+
+    Args:
+        vector_ids: (N,) in any order.
+        scores: (N,) of these.
+        columns: of all items.
+        k: how many at most.
+    """
+    best = top_k_places(vector_ids, scores, columns.item_ids, k)
+    pairs = zip(vector_ids[best].tolist(), scores[best].tolist(), strict=True)
+    return top_k((Hit(RowId(int(columns.row_ids[i])), columns.item_ids[i], score) for i, score in pairs), k)
+
+
+def top_k_field(columns: FilterColumns, field: TopField, filters: Filter, k: int) -> Ranking:
+    """Return the items with the highest numbers in a field that pass a filter; none without a number."""
+    vector_ids = np.flatnonzero(columns.matches(filters))
+    numbers = columns.numbers(field)[vector_ids]
+    present = ~np.isnan(numbers)
+    return top_k_vectors(vector_ids[present], numbers[present], columns, k)
+
+
+def top_k(hits: Iterable[Hit], k: int) -> Ranking:
+    """Return the k best, by descending score, ties by item_id."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.item_id))[:k]
 
 
-def top_hits(columns: FilterColumns, field: TopField, filters: Filter, k: int) -> Hits:
-    """The lots with the highest numbers that pass a filter, by descending number, ties by item_id; none without a number."""
-    slots = np.flatnonzero(columns.allowed(filters))
-    numbers = columns.numbers(field)[slots]
-    slots, numbers = slots[~np.isnan(numbers)], numbers[~np.isnan(numbers)]
-    best = slots[best_places(slots, numbers, columns.item_ids, k)].tolist()
-    return best_hits((Hit(int(columns.positions[s]), columns.item_ids[s], float(columns.numbers(field)[s])) for s in best), k)
-
-
-def best_places(slots: NDArray[np.int64], numbers: NDArray[Any], item_ids: Sequence[str], k: int) -> list[int]:
-    """Which k of some slots have the highest numbers, ties by item_id, in no order; lots of one day or one title may all tie."""
-    if len(numbers) <= k:
-        return list(range(len(numbers)))
-    cut = np.partition(numbers, -k)[-k]
-    best: list[int] = np.flatnonzero(numbers > cut).tolist()
-    tied: list[int] = np.flatnonzero(numbers == cut).tolist()
-    return best + heapq.nsmallest(k - len(best), tied, key=lambda number: item_ids[int(slots[number])])
+def top_k_places(vector_ids: VectorIds, scores: NDArray[Any], item_ids: Sequence[str], k: int) -> list[int]:
+    """Return the places of the k highest scores, in no order, ties by item_id; items of one day or one title may all tie."""
+    if len(scores) <= k:
+        return list(range(len(scores)))
+    cut = np.partition(scores, -k)[-k]
+    best: list[int] = np.flatnonzero(scores > cut).tolist()
+    tied: list[int] = np.flatnonzero(scores == cut).tolist()
+    return best + heapq.nsmallest(k - len(best), tied, key=lambda place: item_ids[int(vector_ids[place])])
 
 
 def _kth_highest(scores: NDArray[np.float32], k: int) -> float:
-    """The k-th highest of some scores above 0; 0 where there are fewer."""
+    """Return the k-th highest of positive scores; 0 if there are fewer."""
     return float(np.partition(scores, -k)[-k]) if len(scores) > k else 0.0
 
 
-def _find_sorted(ascending: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each wanted number stands in an ascending array; -1 where it does not."""
+def _find_sorted(ascending: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the place of each value in an ascending array; -1 where it is missing."""
     if not len(ascending):
-        return np.full(len(wanted), -1)
-    places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
-    return np.where(ascending[places] == wanted, places, -1)
+        return np.full(len(values), -1)
+    places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return np.where(ascending[places] == values, places, -1)

@@ -1,168 +1,220 @@
-"""The vectors and the filter columns of an embedded index, kept in step with its database."""
+"""Follow a database with a vector index and filter columns.
+
+New vectors go into an exact buffer beside the main segment. A background rebuild merges the buffer into a copy of the main segment,
+or builds that again where too many of its vectors are deleted.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
-from retrieval.index.embedded.database import ItemDatabase, ItemFields, ItemSnapshot
-from retrieval.index.embedded.filter_columns import DeletedItem, FilterColumns
+from retrieval.index.embedded.database import NO_COMMIT, ItemDatabase, ItemFields, ItemSnapshot, RowId
+from retrieval.index.embedded.filter_columns import DeletedItem, FilterColumns, RowIds
+from retrieval.index.embedded.follower import Follower
 from retrieval.index.embedded.main_and_delta import MainAndDelta
 from retrieval.index.embedded.main_index import load_main, new_main
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
 
 logger = logging.getLogger(__name__)
 
-MAX_DEAD_SHARE = 0.3  # of the slots; above it the graph spends its beam on lots that are gone
-MAX_UNSAVED_SHARE = 0.2  # of the slots; what is not in the file is added to the graph again at the next start
+MAX_DELETED_SHARE = 0.3  # of the vectors; above it a graph spends its beam on deleted ones
+MAX_UNSAVED_SHARE = 0.2  # of the vectors; the next start adds those that are not in the file to the graph again
 ATTEMPTS = 2  # to read a file that another process may replace
-LOTS_A_STEP = 4_096  # added to the delta at a time while searches wait
-DELTA_SHARE = 0.01  # of the slots; what lies in the delta beyond that makes every search slower than the graph would
-LEAST_DELTA = 1_000  # lots that are compared with one by one faster than a graph is copied
+ITEMS_PER_STEP = 4_096  # added to the buffer at a time while searches wait
+MERGE_SHARE = 0.01  # of the vectors; a larger buffer makes every search slower than the graph would
+MIN_MERGE_ITEMS = 1_000  # up to so many vectors are compared one by one faster than a graph is copied
 
 
 class VectorView:
-    """The lots of a database up to one generation, ready to be searched.
+    """The vectors and the filter columns of a database up to one commit.
 
     Args:
+        database: the database.
         spec: of the vector index.
-        dimensions: length of the vectors.
-        folder: of the index.
 
     Attributes:
-        vectors: of the slots.
-        columns: the lots of the slots.
-        generation: the state of the database that both have; -1 before the first catch_up().
+        vectors: by vector id.
+        columns: the items of the vectors.
+        commit_seq: the last commit that is in both; NO_COMMIT before the first catch_up().
+        lock: held for reading by searches, for writing by changes.
     """
 
-    def __init__(self, spec: IndexSpec, dimensions: int, folder: Path) -> None:
-        self._spec = spec
-        self.vectors = MainAndDelta(new_main(spec, dimensions, folder))
+    def __init__(self, database: ItemDatabase, spec: IndexSpec) -> None:
+        self._database, self._spec = database, spec
+        self._path = database.path.with_name(f"{spec.family}.faiss")
+        self.vectors = MainAndDelta(new_main(spec, database.dimensions, self._path.parent))
         self.columns = FilterColumns()
-        self.generation = -1
-        self._tombstones_to = 0
-        self._saved_slots = 0
+        self.commit_seq = NO_COMMIT
+        self.lock = ReadWriteLock()
+        self._deletions_to = 0  # sequence number in the database
+        self._saved = 0  # vectors that are in the file
 
     @classmethod
-    def open(cls, lots: ItemDatabase, path: Path, spec: IndexSpec) -> "VectorView":
+    def open(cls, database: ItemDatabase, spec: IndexSpec) -> "VectorView":
         """Load the vector file as far as it goes and take the rest from the database.
 
-        Args:
-            lots: the database.
-            path: the vector file; one that is missing, damaged or of another family is passed over.
-            spec: of the vector index.
+        A file that is missing, damaged or of another index type is built again.
         """
         problem: Exception | None = None
         for _ in range(ATTEMPTS):
-            opened = cls(spec, lots.dimensions, path.parent)
-            with lots.snapshot() as snapshot:
+            opened = cls(database, spec)
+            with database.snapshot() as snapshot:
                 try:
-                    opened._load(lots, snapshot, path)
+                    opened._load(snapshot)
                 except FileNotFoundError:
-                    return cls.build(lots, spec)
+                    return cls.build(database, spec)
                 except (OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-                    problem = error  # or another process has just put a newer one in its place
+                    problem = error  # or another process has just put a newer file in its place
                     continue
                 opened._fill(snapshot)
                 return opened
-        logger.warning("%s is not usable (%s); the vector index is built again from %s", path, problem, lots.path)
-        return cls.build(lots, spec)
+        message = "%s is not usable (%s); the vector index is built again from %s"
+        logger.warning(message, opened._path, problem, database.path)
+        return cls.build(database, spec)
 
     @classmethod
-    def build(cls, lots: ItemDatabase, spec: IndexSpec, after_step: Callable[[], None] = lambda: None) -> "VectorView":
-        """Build the vector index from the database alone; after_step() may give up by raising."""
-        built = cls(spec, lots.dimensions, lots.path.parent)
-        with lots.snapshot() as snapshot:
-            built._fill(snapshot, after_step)
+    def build(cls, database: ItemDatabase, spec: IndexSpec, checkpoint: Callable[[], None] = lambda: None) -> "VectorView":
+        """Build the vector index from the database alone; checkpoint() is called between steps and may raise to give up."""
+        built = cls(database, spec)
+        with database.snapshot() as snapshot:
+            built._fill(snapshot, checkpoint)
         return built
 
     @property
-    def worn(self) -> bool:
-        """Whether the vector index ought to be built again: many slots are dead, or it was trained for far fewer."""
-        return self.columns.dead > MAX_DEAD_SHARE * len(self.columns) or self.vectors.main.outgrown
+    def needs_rebuild(self) -> bool:
+        """True if more than 30 % of the vectors are deleted, or there are many more than at training."""
+        return self.columns.deleted > MAX_DELETED_SHARE * len(self.columns) or self.vectors.main.outgrown
 
     @property
-    def overdue(self) -> bool:
-        """Whether so many lots are in the delta that they ought to go into the graph."""
-        return len(self.vectors.delta) > max(LEAST_DELTA, DELTA_SHARE * len(self.vectors))
+    def merge_due(self) -> bool:
+        """True if the buffer holds so many vectors that they should go into the main segment."""
+        return len(self.vectors.delta) > max(MIN_MERGE_ITEMS, MERGE_SHARE * len(self.vectors))
 
-    def catch_up(self, snapshot: ItemSnapshot, lock: ReadWriteLock, after_step: Callable[[], None] = lambda: None) -> None:
-        """Take over what was committed since the last time into the delta, in steps between which searches can run."""
-        generation = snapshot.generation()
-        gone = snapshot.deleted_after(self._tombstones_to)
-        with lock.writing():
-            for sequence, item_id in gone:
-                self.columns.bury(item_id)
-                self._tombstones_to = sequence
-        last = int(self.columns.positions[-1]) if len(self.columns) else 0
-        for lots, vectors in snapshot.lots_after(last, LOTS_A_STEP):
-            with lock.writing():
+    def catch_up(self, snapshot: ItemSnapshot, checkpoint: Callable[[], None] = lambda: None) -> None:
+        """Take what was committed since the last call into the buffer, in steps between which searches can run.
+
+        It goes on where a call before ended early.
+        """
+        deletions = snapshot.deleted_after(self._deletions_to)
+        with self.lock.writing():
+            for sequence, item_id in deletions:
+                self.columns.delete(item_id)
+                self._deletions_to = sequence
+        last = int(self.columns.row_ids[-1]) if len(self.columns) else 0
+        for items, vectors in snapshot.items_after(last, ITEMS_PER_STEP):
+            with self.lock.writing():
                 self.vectors.add(vectors)
-                self.columns.append(lots)
-            after_step()
-        self.generation = generation
+                self.columns.append(items)
+            checkpoint()
+        self.commit_seq = snapshot.commit_seq()
 
-    def save(self, lots: ItemDatabase, path: Path, lock: ReadWriteLock, *, everything: bool) -> None:
-        """Write the vector file, unless nothing, or (with everything=False) not much, is new; from then on that is searched.
+    def merge(self, checkpoint: Callable[[], None] = lambda: None) -> None:
+        """Merge the buffer into a copy of the main segment while searches go on; checkpoint() may raise to give up."""
+        self.vectors.merge(self.lock, checkpoint)
 
-        A file that cannot be written is only a slower start next time, so that is logged and not raised.
+    def save(self, max_unsaved_share: float = 0.0) -> None:
+        """Write the main segment to the vector file and search it there, if more than this share of it is not in the file.
 
-        Args:
-            lots: the database.
-            path: replaced if it is there.
-            lock: that searches hold; taken for the moment in which the mapped file takes the place of the memory.
-            everything: whether little that is new is worth it.
+        If that fails, only the next start is slower. So the error is logged and not raised.
         """
         main = self.vectors.main
-        unsaved = len(main) - self._saved_slots
-        if unsaved <= (0 if everything else MAX_UNSAVED_SHARE * len(main)):
+        if len(main) - self._saved <= max_unsaved_share * len(main):
             return
         try:
-            mapped = main.save(path, self.columns.positions[: len(main)], lots.database_id)
+            mapped = main.save(self._path, self.columns.row_ids[: len(main)], self._database.database_id)
         except (OSError, RuntimeError, ValueError) as error:
-            logger.warning("%s could not be written (%s); the next start builds the vector index again", path, error)
+            logger.warning("%s could not be written (%s); the next start builds the vector index again", self._path, error)
             return
-        self._saved_slots = len(main)
-        with lock.writing():
+        self._saved = len(main)
+        with self.lock.writing():
             self.vectors.put(mapped, instead_of=main)
 
-    def _load(self, lots: ItemDatabase, snapshot: ItemSnapshot, path: Path) -> None:
-        main, positions = load_main(path, self._spec, lots.dimensions, lots.database_id)
-        last, taken = int(positions[-1]) if len(positions) else 0, 0
-        if last > snapshot.last_position():  # it was written just now, or the database has lost what was committed last
+    def _load(self, snapshot: ItemSnapshot) -> None:
+        main, row_ids = load_main(self._path, self._spec, self._database.dimensions, self._database.database_id)
+        last, start = int(row_ids[-1]) if len(row_ids) else 0, 0
+        if last > snapshot.last_row_id():  # it was written just now, or the database has lost its last commits
             raise ValueError("it holds lots that the database does not")
-        for lots_there in snapshot.fields_to(last, LOTS_A_STEP):  # in steps, for all at once take more memory than the columns
-            end = int(np.searchsorted(positions, lots_there[-1].position, side="right"))
-            self._take_over(positions[taken:end], lots_there)
-            taken = end
-        self._take_over(positions[taken:], [])
-        self.vectors, self._saved_slots = MainAndDelta(main), len(main)
+        for items in snapshot.fields_to(last, ITEMS_PER_STEP):  # in steps: all at once take more memory than the columns
+            end = int(np.searchsorted(row_ids, items[-1].row_id, side="right"))
+            self._append_columns(row_ids[start:end], items)
+            start = end
+        self._append_columns(row_ids[start:], [])
+        self.vectors, self._saved = MainAndDelta(main), len(main)
 
-    def _take_over(self, positions: NDArray[np.int64], lots: Sequence[ItemFields]) -> None:
-        """Give the next slots to the lots that stand at these positions; where none does any more the slot is dead."""
-        living = {lot.position: lot for lot in lots}
-        if len(living) > len(positions) or not np.isin(list(living), positions).all():
+    def _append_columns(self, row_ids: RowIds, items: Sequence[ItemFields]) -> None:
+        """Give the next vector ids to the items of these rows; a row without an item is deleted."""
+        live = {int(item.row_id): item for item in items}
+        if len(live) > len(row_ids) or not np.isin(list(live), row_ids).all():
             raise ValueError("it leaves out lots of the database")
-        self.columns.append([living.get(position) or DeletedItem(position) for position in positions.tolist()])
+        self.columns.append([live.get(row_id) or DeletedItem(RowId(row_id)) for row_id in row_ids.tolist()])
 
-    def _fill(self, snapshot: ItemSnapshot, after_step: Callable[[], None] = lambda: None) -> None:
-        """Take over all lots where nobody searches yet; without a file they go into the main index at once, not into a copy."""
+    def _fill(self, snapshot: ItemSnapshot, checkpoint: Callable[[], None] = lambda: None) -> None:
+        """Take all items over before the first search; without a file they go into the main segment, not into a copy of it."""
         fresh = not len(self.vectors)
 
-        def after_lots() -> None:
-            after_step()
+        def after_step() -> None:
+            checkpoint()
             if fresh:
                 self.vectors.absorb()
 
-        self.catch_up(snapshot, ReadWriteLock(), after_lots)
+        self.catch_up(snapshot, after_step)
         if fresh:
-            self.vectors.main.train(after_step)
-        elif self.overdue:
+            self.vectors.main.train(checkpoint)
+        elif self.merge_due:
             try:
-                self.vectors.merge(ReadWriteLock())
+                self.merge()
             except IndexUnavailable as error:
                 logger.warning("%s; the new lots are searched beside the others", error)
+
+
+class VectorFollower(Follower[VectorView]):
+    """Follow a database with a VectorView.
+
+    Args:
+        database: the database.
+        spec: of the vector index.
+
+    Raises:
+        InvalidInput: the parameters of the spec do not suit the vectors.
+    """
+
+    def __init__(self, database: ItemDatabase, spec: IndexSpec) -> None:
+        spec.check_fit(database.dimensions)
+        name = database.path.parent.name
+        super().__init__(database, f"merge {name}", f"{name} keeps its graph and its delta as they are")
+        self._spec = spec
+
+    def live_rows(self) -> tuple[RowIds, RowId]:
+        """Return the ascending row ids of all items of the view, and the last row that is in it.
+
+        The view is not refreshed here: a low-priority thread that did would let searches go on with the view before.
+        """
+        view = self.view or self.current(NO_COMMIT)
+        with view.lock.reading():
+            columns = view.columns
+            return columns.live_row_ids, RowId(int(columns.row_ids[-1]) if len(columns) else 0)
+
+    def _open(self) -> VectorView:
+        return VectorView.open(self._database, self._spec)
+
+    def _refresh(self, view: VectorView, checkpoint: Callable[[], None] = lambda: None) -> VectorView:
+        with self._database.snapshot() as snapshot:
+            view.catch_up(snapshot, checkpoint)
+        return view
+
+    def _is_rebuild_due(self, view: VectorView) -> bool:
+        return view.merge_due or view.needs_rebuild
+
+    def _rebuild(self, view: VectorView, *, in_background: bool) -> None:
+        if view.needs_rebuild:
+            view = VectorView.build(self._database, self._spec, self._check_open)
+            self._swap(view)
+        else:
+            view.merge(self._check_open)
+        view.save(MAX_UNSAVED_SHARE if in_background else 0.0)
+
+    def _save(self, view: VectorView) -> None:
+        view.save()

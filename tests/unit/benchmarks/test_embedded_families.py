@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import faiss
@@ -21,8 +22,11 @@ from retrieval.files import replacing
 from retrieval.index.ann.quantised_index import OUTGROWN, CodedVectors
 from retrieval.index.ann.vector_index import HnswGraph
 from retrieval.index.ann.whole_vectors import WholeVectors
+from retrieval.index.embedded.database import ItemDatabase
+from retrieval.index.embedded.index import LOTS_FILE
 from retrieval.index.embedded.main_index import MainIndex, embedded_spec, new_main
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
+from retrieval.index.embedded.vectors import VectorView
 from retrieval.index.port import Filter
 
 N, MORE, D, K = 3_000, 1_100, 16, 10
@@ -72,18 +76,19 @@ def recall(index: EmbeddedIndex, filters: Filter) -> float:
     return hits / (K * len(QUERIES))
 
 
-def main_of(index: EmbeddedIndex) -> MainIndex:
+def saved_main(index: EmbeddedIndex, root: Path, text: str) -> MainIndex:
+    """The main segment that the index saved, mapped from its file."""
     index.refresh()
     index.semantic(QUERIES[0], 1, Filter(now=NOW))
-    assert index._graph.known is not None
-    return index._graph.known.vectors.main
+    with closing(ItemDatabase(root / index.name / LOTS_FILE)) as database:
+        return VectorView.open(database, embedded_spec(text)).vectors.main
 
 
 @pytest.mark.parametrize("family", list(TEXTS))
 def test_a_family_answers_as_flat_does_through_all_that_happens_to_an_index(family: str, tmp_path: Path) -> None:
     text = TEXTS[family]
     index = filled(tmp_path, text)
-    assert type(main_of(index)) is type(new_main(embedded_spec(text), D, tmp_path))
+    assert type(saved_main(index, tmp_path, text)) is type(new_main(embedded_spec(text), D, tmp_path))
     for filters in (Filter(now=NOW), Filter(now=NOW, max_price=70), Filter(now=NOW, max_price=2)):
         assert recall(index, filters) >= 0.9
     index.upsert([Deletion("lot-00007", 2), *lots(N, N + 20)])
@@ -91,11 +96,11 @@ def test_a_family_answers_as_flat_does_through_all_that_happens_to_an_index(fami
     assert index.semantic(VECTORS[7], 1, Filter(now=NOW))[0].item_id != "lot-00007"
     index.upsert(lots(N + 20, N + MORE))
     index.prepare()
-    assert len(main_of(index)) == N + MORE
+    assert len(saved_main(index, tmp_path, text)) == N + MORE
     assert recall(index, Filter(now=NOW)) >= 0.9
     index.close()
     again = reopened(tmp_path, text)
-    assert len(main_of(again)) == N + MORE
+    assert len(saved_main(again, tmp_path, text)) == N + MORE
     assert recall(again, Filter(now=NOW, max_price=70)) >= 0.9
     assert again.count() == N + MORE - 1
     again.close()
@@ -129,8 +134,7 @@ def test_a_file_that_is_damaged_short_or_of_other_codes_is_built_again_and_said_
 def test_what_was_saved_is_mapped_and_the_memory_goes_back(tmp_path: Path) -> None:
     for text in ("hnsw", "flat", "sq8"):
         index = filled(tmp_path / text, text)
-        held = main_of(index)
-        assert held._mapped is not None  # type: ignore[attr-defined]
+        held = saved_main(index, tmp_path / text, text)
         with pytest.raises(AssertionError):
             held.add(VECTORS[:1])
         assert (held.take(np.array([5, 0])) == VECTORS[[5, 0]]).all()
@@ -138,19 +142,21 @@ def test_what_was_saved_is_mapped_and_the_memory_goes_back(tmp_path: Path) -> No
 
 
 def test_few_lots_are_compared_and_enough_of_them_are_trained_by_themselves(tmp_path: Path) -> None:
-    store = EmbeddedStore(tmp_path, spec=embedded_spec(TEXTS["pq"]))
-    index = store.create("tower", D)
+    spec = embedded_spec(TEXTS["pq"])
+    index = EmbeddedStore(tmp_path, spec=spec).create("tower", D)
     index.upsert(lots(0, 500))
-    held = main_of(index)
+    index.prepare()
+    held = saved_main(index, tmp_path, TEXTS["pq"])
     assert isinstance(held, CodedVectors)
-    assert held._ann is None
+    assert len(held) == 500 < spec.least_to_train()
     assert recall(index, Filter(now=NOW)) == 1
     index.upsert(lots(500, N))
     index.prepare()
     index.prepare()
-    trained = main_of(index)
+    trained = saved_main(index, tmp_path, TEXTS["pq"])
     assert isinstance(trained, CodedVectors)
-    assert trained._trained_for == len(trained) == N
+    assert len(trained) == N >= spec.least_to_train()
+    assert not trained.outgrown, "trained for all of them, else it would be"
     index.close()
 
 

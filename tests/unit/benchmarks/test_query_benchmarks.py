@@ -157,7 +157,7 @@ def test_new_lots_are_timed_on_a_copy_of_the_index(release, tmp_path, monkeypatc
     assert result.to_dict()["renewing_to_idle_p99"] > 0
     assert phases[4:] == ["hybrid, idle", "hybrid, write", "hybrid, join the words"]
     assert result.words.idle.searches == fresh_words.IDLE
-    assert result.words.joined > lot_keywords.LEAST_DELTA
+    assert result.words.joined > lot_keywords.MIN_MERGE_ITEMS
     assert result.to_dict()["words"]["joining_to_idle_p99"] > 0
     assert EmbeddedStore(tmp_path / "benches", "bench").live().count() == 60
     assert not list((tmp_path / "benches").glob("fresh-*"))

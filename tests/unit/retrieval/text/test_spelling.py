@@ -10,7 +10,7 @@ from retrieval.contracts.items import query_text
 from retrieval.errors import IndexUnavailable
 from retrieval.index.embedded.index import EmbeddedIndex
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.embedded.title_terms import PREFIX, TitleWords
+from retrieval.index.embedded.title_terms import PREFIX, TitleTerms
 from retrieval.search.service import Mode, SearchRequest, SearchService
 from retrieval.text.spelling import MOST_WORDS, corrected, doubtful_words
 
@@ -105,11 +105,11 @@ def test_the_words_of_titles_are_kept_beside_the_index_and_counted_again_where_t
     folder = root / publish(EmbeddedStore(root), LOTS).name
     (kept,) = folder.glob(f"{PREFIX}*")
 
-    def refuse(self: TitleWords, titles: Iterable[str]) -> None:
+    def refuse(self: TitleTerms, titles: Iterable[str]) -> None:
         assert list(titles) == [], "counted although they were kept"
 
     with monkeypatch.context() as patched:
-        patched.setattr(TitleWords, "add", refuse)
+        patched.setattr(TitleTerms, "add", refuse)
         assert EmbeddedStore(root).live().corrections(["wacth"]) == {"wacth": "watch"}
     kept.write_text("{")
     assert EmbeddedStore(root).live().corrections(["wacth"]) == {"wacth": "watch"}

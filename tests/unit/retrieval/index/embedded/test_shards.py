@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,17 +67,17 @@ def test_a_thousand_random_queries_under_filters_find_the_same_lots_with_the_sam
         filters = Filter(category=category, min_price=[None, lowest][number % 2], max_price=highest, now=NOW)
         k = int(chance.integers(1, 60))
         query = vector(20_000 + number)
-        found, expected = sharded.semantic(query, k, filters), whole.semantic(query, k, filters)
-        assert [(c.item_id, c.score, c.semantic_rank) for c in found] == [(c.item_id, c.score, c.semantic_rank) for c in expected]
+        results, expected = sharded.semantic(query, k, filters), whole.semantic(query, k, filters)
+        assert [(c.item_id, c.score, c.semantic_rank) for c in results] == [(c.item_id, c.score, c.semantic_rank) for c in expected]
 
 
 def test_lots_are_counted_fetched_and_found_by_word_whatever_shard_they_are_in(sharded: VectorIndex, whole: VectorIndex) -> None:
     assert isinstance(sharded, ShardedIndex)
     assert sharded.count() == whole.count()
     assert sorted(map(repr, sharded.deletions())) == sorted(map(repr, whole.deletions())) != []
-    wanted = ["lot-00007", "nowhere", "lot-00001", "lot-00007", "lot-00050"]
-    assert [(c.item_id, c.vector.tolist()) for c in sharded.fetch(wanted)] == [
-        (c.item_id, c.vector.tolist()) for c in whole.fetch(wanted)
+    item_ids = ["lot-00007", "nowhere", "lot-00001", "lot-00007", "lot-00050"]
+    assert [(c.item_id, c.vector.tolist()) for c in sharded.fetch(item_ids)] == [
+        (c.item_id, c.vector.tolist()) for c in whole.fetch(item_ids)
     ]
     assert sharded.keyword("house 78", 1, ALL)[0].item_id == "lot-00078" == sharded.hybrid("78", vector(78), 1, ALL)[0].item_id
     assert sharded.corrections(["wacth", "watch"]) == whole.corrections(["wacth", "watch"])
@@ -106,11 +107,11 @@ def test_a_shard_whose_process_is_killed_is_started_again_with_all_it_had_acknow
     deadline = time.monotonic() + 30
     while True:
         try:
-            found = index.semantic(vector(1), 100, ALL)
+            results = index.semantic(vector(1), 100, ALL)
             break
         except IndexUnavailable:  # the other shard
             assert time.monotonic() < deadline
-    assert len(found) == 100
+    assert len(results) == 100
     store.close()
 
 
@@ -158,7 +159,7 @@ def test_a_search_for_which_no_thread_can_be_started_is_an_unavailable_index(
 
     assert isinstance(sharded, ShardedIndex)
     with monkeypatch.context() as broken:
-        broken.setattr(sharded._threads, "submit", fail)
+        broken.setattr(ThreadPoolExecutor, "submit", fail)
         with pytest.raises(IndexUnavailable, match=r"cannot be asked \(can't start new thread\); ask again"):
             sharded.semantic(vector(1), 3, ALL)
     assert sharded.semantic(vector(1), 3, ALL)

@@ -23,7 +23,9 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.ann.vector_index import HnswGraph
-from retrieval.index.embedded.bm25 import Bm25Index, kept_length
+from retrieval.index.embedded.bm25 import Bm25Index, lucene_length
+from retrieval.index.embedded.database import CommitSeq
+from retrieval.index.embedded.keywords import KeywordFollower, KeywordView
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.port import Filter
 from retrieval.text.analysis import words
@@ -228,10 +230,10 @@ def test_searches_of_many_threads_stay_right_while_one_writes(root: Path) -> Non
 
     def search(seed: int) -> None:
         while not done.is_set():
-            wanted = f"lot-{seed:05}"
-            found = index.semantic(vector(seed), 3, ALL)
-            if found[0].item_id != wanted or found[0].score != 1.0 or len(found) != 3:
-                faults.append(f"{wanted}: {[(c.item_id, c.score) for c in found]}")
+            expected = f"lot-{seed:05}"
+            results = index.semantic(vector(seed), 3, ALL)
+            if results[0].item_id != expected or results[0].score != 1.0 or len(results) != 3:
+                faults.append(f"{expected}: {[(c.item_id, c.score) for c in results]}")
             if len(index.keyword("watch", 20, ALL)) != 20:
                 faults.append("keyword")
 
@@ -249,14 +251,15 @@ def test_searches_of_many_threads_stay_right_while_one_writes(root: Path) -> Non
     assert index.count() == 300 + 10 * 40
 
 
-def test_a_graph_of_mostly_dead_vectors_is_built_again(root: Path) -> None:
+def test_a_graph_of_mostly_deleted_vectors_is_built_again(root: Path) -> None:
     store = EmbeddedStore(root)
     index = store.create("tower", D)
     for version in range(1, 6):
         index.upsert(lot(i, version=version) for i in range(400))
         index.refresh()
     store.publish(index.name)
-    graph, positions = HnswGraph.load(root / index.name / "hnsw.faiss", D, index._lots.database_id)
+    database_id = json.loads((root / index.name / "lots.json").read_text())["database_id"]
+    graph, positions = HnswGraph.load(root / index.name / "hnsw.faiss", D, database_id)
     assert len(graph) == len(positions) <= 400 / 0.7
     assert ids(index) == [f"lot-{i:05}" for i in range(400)]
 
@@ -267,11 +270,11 @@ def test_the_graph_keeps_its_recall_under_a_filter(root: Path, share: float) -> 
     index.upsert(lot(i, current_price=(i * 7919 % 2_000) / 2_000) for i in range(2_000))
     index.refresh()
     filters = Filter(max_price=share, now=NOW)
-    hits = []
+    common = []
     for query in map(vector, range(9_000, 9_030)):
         approximate, exact = (index.semantic(query, 20, filters, exact=exact) for exact in (False, True))
-        hits.append({c.item_id for c in approximate} & {c.item_id for c in exact})
-    assert sum(map(len, hits)) / (30 * 20) >= 0.95
+        common.append({c.item_id for c in approximate} & {c.item_id for c in exact})
+    assert sum(map(len, common)) / (30 * 20) >= 0.95
 
 
 def test_hundreds_of_equal_vectors_come_in_the_order_of_their_ids(root: Path) -> None:
@@ -281,8 +284,8 @@ def test_hundreds_of_equal_vectors_come_in_the_order_of_their_ids(root: Path) ->
     ]
     index.upsert(twins)
     index.refresh()
-    found = index.semantic(vector(1), 25, ALL, exact=True)
-    assert [c.item_id for c in found] == [f"twin-{i:03}" for i in range(25)]
+    results = index.semantic(vector(1), 25, ALL, exact=True)
+    assert [c.item_id for c in results] == [f"twin-{i:03}" for i in range(25)]
 
 
 @pytest.mark.parametrize("wrong", [np.ones(D + 1, dtype=np.float32), np.full(D, np.nan, dtype=np.float32)])
@@ -314,19 +317,19 @@ def test_a_document_that_json_cannot_hold_is_rejected(root: Path) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 5)), max_size=40))
 def test_any_sequence_of_writes_ends_where_the_versions_say(entries: list[tuple[bool, int, int]]) -> None:
-    known: dict[str, tuple[int, bool]] = {}
+    stored: dict[str, tuple[int, bool]] = {}
     stale = 0
     for is_lot, number, version in entries:
         item_id = f"lot-{number:05}"
-        if version < known.get(item_id, (-1, False))[0]:
+        if version < stored.get(item_id, (-1, False))[0]:
             stale += 1
         else:
-            known[item_id] = (version, is_lot)
+            stored[item_id] = (version, is_lot)
     with tempfile.TemporaryDirectory() as folder:
         index = EmbeddedStore(Path(folder)).create("tower", D)
         report = index.upsert(lot(n, version=v) if is_lot else Deletion(f"lot-{n:05}", v) for is_lot, n, v in entries)
         assert (report.total, report.stale) == (len(entries), stale)
-        assert ids(index) == sorted(item_id for item_id, (_, is_lot) in known.items() if is_lot)
+        assert ids(index) == sorted(item_id for item_id, (_, is_lot) in stored.items() if is_lot)
         index.close()
 
 
@@ -337,7 +340,7 @@ def test_words_are_those_of_lucenes_pattern_tokenizer() -> None:
 
 
 def test_lengths_are_kept_as_lucene_keeps_them_in_one_byte() -> None:
-    assert [kept_length(n) for n in (0, 1, 39, 40, 41, 42, 56, 59, 60, 100, 1_000)] == [0, 1, 39, 40, 40, 42, 56, 56, 60, 96, 984]
+    assert [lucene_length(n) for n in (0, 1, 39, 40, 41, 42, 56, 59, 60, 100, 1_000)] == [0, 1, 39, 40, 40, 42, 56, 56, 60, 96, 984]
 
 
 @given(st.lists(st.lists(st.sampled_from(["gold", "silver", "watch", "vase", "lamp"]), max_size=90), min_size=1, max_size=12))
@@ -345,7 +348,7 @@ def test_lengths_are_kept_as_lucene_keeps_them_in_one_byte() -> None:
 def test_keyword_scores_follow_lucenes_formula(texts: list[list[str]]) -> None:
     index = Bm25Index.build((i, " ".join(text)) for i, text in enumerate(texts))
     written = {i: text for i, text in enumerate(texts) if text}
-    assert index.positions.tolist() == list(written)
+    assert index.row_ids.tolist() == list(written)
     containing = sum("gold" in text for text in written.values())
     if not containing:
         assert not index.scores("gold").any()
@@ -353,7 +356,7 @@ def test_keyword_scores_follow_lucenes_formula(texts: list[list[str]]) -> None:
     idf = np.log(1 + (len(written) - containing + 0.5) / (containing + 0.5))
     average = np.mean([len(text) for text in written.values()])
     counts = np.array([text.count("gold") for text in written.values()])
-    lengths = np.array([kept_length(len(text)) for text in written.values()])
+    lengths = np.array([lucene_length(len(text)) for text in written.values()])
     expected = idf * counts / (counts + 1.2 * (0.25 + 0.75 * lengths / average))
     assert index.scores("gold").tolist() == pytest.approx(expected, rel=1e-5)
 
@@ -397,16 +400,16 @@ def test_a_search_by_words_across_a_replacement_finds_the_lot(root: Path, monkey
     index = EmbeddedStore(root).create("tower", D)
     index.upsert(lot(number) for number in range(30))
     index.refresh()
-    current, done = index._keywords.current, []
+    current, done = KeywordFollower.current, []
 
-    def and_then_replaced(at_least: int) -> object:
-        fields = current(at_least)
+    def and_then_replaced(follower: KeywordFollower, min_commit: CommitSeq) -> KeywordView:
+        view = current(follower, min_commit)
         if not done:
             done.append(index.upsert([lot(0, version=2)]))
             assert index.semantic(vector(0), 1, ALL)[0].document == lot(0).document
-        return fields
+        return view
 
-    monkeypatch.setattr(index._keywords, "current", and_then_replaced)
+    monkeypatch.setattr(KeywordFollower, "current", and_then_replaced)
     assert len(index.keyword("watch", 100, ALL)) == 30
     index.close()
 

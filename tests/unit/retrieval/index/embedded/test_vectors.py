@@ -1,8 +1,9 @@
-"""New lots beside the graph: found at once, in the graph later, and searches go on meanwhile."""
+"""New lots in the buffer beside the graph: found at once, in the graph later, and searches go on meanwhile."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,25 @@ from hypothesis import strategies as st
 
 from retrieval.contracts.documents import Deletion, Vector
 from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
+from retrieval.index.embedded.database import NO_COMMIT, ItemDatabase
+from retrieval.index.embedded.index import LOTS_FILE
 from retrieval.index.embedded.main_and_delta import MainAndDelta
+from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.embedded.vectors import LEAST_DELTA
+from retrieval.index.embedded.vectors import MIN_MERGE_ITEMS, VectorFollower
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> EmbeddedIndex:
     return live_index(tmp_path / "index")
+
+
+@pytest.fixture
+def follower(index: EmbeddedIndex, tmp_path: Path) -> Iterator[VectorFollower]:
+    """Another follower of the index's database, as another process has it."""
+    with closing(ItemDatabase(tmp_path / "index" / index.name / LOTS_FILE)) as database:
+        yield VectorFollower(database, embedded_spec())
 
 
 def vectors(*numbers: int) -> Vector:
@@ -35,25 +46,27 @@ def wait_until(reached: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_new_lot_is_found_by_the_next_search_while_the_graph_stays_what_it_was(index: EmbeddedIndex) -> None:
-    assert index._graph.known is not None
-    graph = index._graph.known.vectors.main
+def test_a_new_lot_is_found_by_the_next_search_while_the_graph_stays_what_it_was(
+    index: EmbeddedIndex, follower: VectorFollower
+) -> None:
+    graph = follower.current(NO_COMMIT).vectors.main
     index.upsert([lot(2_000), lot(3, version=2), Deletion("lot-00004", 2)])
     assert index.semantic(vector(2_000), 1, ALL)[0].item_id == "lot-02000"
     assert index.semantic(vector(3), 1, ALL)[0].item_id == "lot-00003"
     assert index.semantic(vector(4), 1, ALL)[0].item_id != "lot-00004"
-    assert index._graph.known.vectors.main is graph
-    assert len(graph) == 1_500
-    assert len(index._graph.known.vectors.delta) == 2
+    assert not index.rebuilding_vectors
+    vectors = follower.current(NO_COMMIT).vectors
+    assert vectors.main is graph
+    assert (len(graph), len(vectors.delta)) == (1_500, 2)
 
 
-def test_many_new_lots_go_into_the_graph_by_themselves(index: EmbeddedIndex) -> None:
-    index.upsert(lot(number) for number in range(2_000, 2_000 + LEAST_DELTA + 1))
+def test_many_new_lots_go_into_the_graph_by_themselves(index: EmbeddedIndex, follower: VectorFollower) -> None:
+    index.upsert(lot(number) for number in range(2_000, 2_000 + MIN_MERGE_ITEMS + 1))
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
-    assert index._graph.known is not None
-    held = index._graph.known.vectors
-    wait_until(lambda: len(held.delta) == 0)
-    assert len(held.main) == 1_500 + LEAST_DELTA + 1
+    segments = follower.current(NO_COMMIT).vectors
+    wait_until(lambda: len(segments.delta) == 0)
+    assert len(segments.main) == 1_500 + MIN_MERGE_ITEMS + 1
+    wait_until(lambda: not index.rebuilding_vectors)
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
 
 
@@ -78,20 +91,21 @@ def test_searches_stay_right_while_the_graph_takes_new_lots_in_and_more_come(ind
     assert index.semantic(vector(7_999), 1, ALL)[0].item_id == "lot-07999"
 
 
-def test_a_reopened_index_maps_the_graph_of_its_file_and_takes_what_came_later_into_the_delta(
-    index: EmbeddedIndex, tmp_path: Path
+def test_a_reopened_index_maps_the_graph_of_its_file_and_takes_what_came_later_into_the_buffer(
+    index: EmbeddedIndex, follower: VectorFollower, tmp_path: Path
 ) -> None:
     index.upsert(lot(number) for number in range(2_000, 2_020))
     index.close()
     reopened = EmbeddedStore(tmp_path / "index").live()
     assert reopened.semantic(vector(2_010), 1, ALL)[0].item_id == "lot-02010"
-    assert reopened._graph.known is not None
-    held = reopened._graph.known.vectors
-    assert (len(held.main), len(held.delta)) == (1_500, 20)
+    segments = follower.current(NO_COMMIT).vectors
+    assert (len(segments.main), len(segments.delta)) == (1_500, 20)
     with pytest.raises(AssertionError):
-        held.main.add(vectors(1))
+        segments.main.add(vectors(1))
+    follower.rebuild(NO_COMMIT)
+    assert (len(segments.main), len(segments.delta)) == (1_520, 0)
     reopened.prepare()
-    assert (len(held.main), len(held.delta)) == (1_520, 0)
+    assert reopened.semantic(vector(2_010), 1, ALL)[0].item_id == "lot-02010"
 
 
 def test_an_index_that_is_closed_while_it_renews_its_graph_loses_nothing(index: EmbeddedIndex, tmp_path: Path) -> None:
@@ -108,11 +122,11 @@ def test_a_merge_that_is_given_up_changes_nothing() -> None:
     def give_up() -> None:
         raise Enough
 
-    held = MainAndDelta(HnswGraph(D))
-    held.add(vectors(1, 2, 3))
+    segments = MainAndDelta(HnswGraph(D))
+    segments.add(vectors(1, 2, 3))
     with pytest.raises(Enough):
-        held.merge(ReadWriteLock(), give_up)
-    assert (len(held.main), len(held.delta)) == (0, 3)
+        segments.merge(ReadWriteLock(), give_up)
+    assert (len(segments.main), len(segments.delta)) == (0, 3)
 
 
 @given(
@@ -122,21 +136,21 @@ def test_a_merge_that_is_given_up_changes_nothing() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_slots_keep_their_vectors_whatever_is_merged_when(steps: list[int | str], flat: bool, allow: int) -> None:
-    held, every = MainAndDelta(FlatVectors(D) if flat else HnswGraph(D)), np.empty((0, D), dtype=np.float32)
+    segments, every = MainAndDelta(FlatVectors(D) if flat else HnswGraph(D)), np.empty((0, D), dtype=np.float32)
     for step in steps:
         if isinstance(step, int):
             new = vectors(*range(len(every), len(every) + step))
-            held.add(new)
+            segments.add(new)
             every = np.concatenate([every, new])
         elif step == "merge":
-            held.merge(ReadWriteLock())
+            segments.merge(ReadWriteLock())
         else:
-            held.absorb()
-    assert len(held) == len(every)
+            segments.absorb()
+    assert len(segments) == len(every)
     slots = np.random.default_rng(allow).permutation(len(every))
-    assert (held.take(slots) == every[slots]).all()
+    assert (segments.take(slots) == every[slots]).all()
     allowed = np.random.default_rng(allow).random(len(every)) < 0.6
     query = vector(10_000)
     best = np.flatnonzero(allowed)[np.argsort(-(every @ query)[allowed])][:5]
-    assert set(best) <= set(held.exact(query, 5, allowed))
-    assert set(best) <= set(held.nearest(query, 5, allowed, 1_000))
+    assert set(best) <= set(segments.exact(query, 5, allowed))
+    assert set(best) <= set(segments.nearest(query, 5, allowed, 1_000))

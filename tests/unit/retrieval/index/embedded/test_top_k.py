@@ -1,4 +1,4 @@
-"""Keyword hits under a filter: looking at the best alone finds what looking at all would."""
+"""Keyword searches under a filter: filtering the best documents first finds the same items as filtering all."""
 
 from datetime import UTC, datetime
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.index.embedded import top_k as hits
+from retrieval.index.embedded import top_k
 from retrieval.index.embedded.database import ItemFields
 from retrieval.index.embedded.filter_columns import DeletedItem, FilterColumns
 from retrieval.index.port import Filter
@@ -16,7 +16,7 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
 
 def columns_of(prices: list[float | None]) -> FilterColumns:
-    """Lots at every second position; one without a price is gone."""
+    """Lots at every second row; one without a price is deleted."""
     columns = FilterColumns()
     columns.append(
         [
@@ -29,7 +29,7 @@ def columns_of(prices: list[float | None]) -> FilterColumns:
 
 @pytest.fixture(autouse=True)
 def few_at_first(monkeypatch):
-    monkeypatch.setattr(hits, "HELD_AGAINST_FILTER", 2)
+    monkeypatch.setattr(top_k, "FIRST_DEPTH", 2)
 
 
 @given(
@@ -39,12 +39,12 @@ def few_at_first(monkeypatch):
 def test_the_best_that_pass_are_found_however_few_of_the_first_do(lots, k):
     scores = np.array([score for score, _ in lots], dtype=np.float32)
     columns = columns_of([price for _, price in lots])
-    found = hits.keyword_hits(scores, 2 * np.arange(len(lots)), columns, Filter(max_price=5, now=NOW), k)
+    results = top_k.top_k_keyword(scores, 2 * np.arange(len(lots)), columns, Filter(max_price=5, now=NOW), k)
     passing = [(score, f"lot-{n:03}", 2 * n) for n, (score, price) in enumerate(lots) if price == 1.0 and score > 0]
-    wanted = sorted(passing, key=lambda lot: (-lot[0], lot[1]))[:k]
-    assert [(hit.score, hit.item_id, hit.position) for hit in found] == wanted
+    expected = sorted(passing, key=lambda lot: (-lot[0], lot[1]))[:k]
+    assert [(hit.score, hit.item_id, hit.row_id) for hit in results] == expected
 
 
 def test_a_document_whose_lot_the_columns_do_not_know_yet_is_passed_over():
-    found = hits.keyword_hits(np.array([2, 1], dtype=np.float32), np.array([0, 7]), columns_of([1.0]), Filter(now=NOW), 5)
-    assert [hit.item_id for hit in found] == ["lot-000"]
+    results = top_k.top_k_keyword(np.array([2, 1], dtype=np.float32), np.array([0, 7]), columns_of([1.0]), Filter(now=NOW), 5)
+    assert [hit.item_id for hit in results] == ["lot-000"]
