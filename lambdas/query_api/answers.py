@@ -12,8 +12,7 @@ from retrieval.contracts.events import EventType
 from retrieval.feedback.served_lists import ServedLists
 from retrieval.search.cache import CacheUse
 from retrieval.search.recommendations import PastInteraction
-from retrieval.search.response import Source
-from retrieval.search.service import Mode, SearchAnswer
+from retrieval.search.response import AnswerMode, SearchAnswer, Source
 
 A_LOT = {
     "rank": 1,
@@ -79,9 +78,14 @@ class Answer(BaseModel):
 
     results: list[Lot]
     tower_id: str
-    mode: Mode
+    mode: AnswerMode = Field(
+        description="Of the request; `semantic` for the lots nearest to something; `popular` for popular and fresh lots."
+    )
     reranked: bool
-    degraded: list[str]
+    degraded: list[str] = Field(
+        validation_alias="failed_components",
+        description="Parts that failed and that the answer does without: `semantic`, `keyword`, `rerank` or `buyer`.",
+    )
     timings_ms: dict[str, float]
     cached: bool
     next_offset: int | None
@@ -151,7 +155,7 @@ class Done(BaseModel):
     @classmethod
     def of(cls, past: PastInteraction) -> "Done":
         """The core's act as it is sent."""
-        return cls.model_validate({**asdict(past.act), "fields": past.fields})
+        return cls.model_validate({**asdict(past.interaction), "fields": past.fields})
 
 
 class History(BaseModel):

@@ -143,7 +143,7 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
         query: Annotated[Nearest, Query()],
     ) -> Answer:
         """The lots nearest to a lot, without itself; also for one whose auction has ended."""
-        return Answer.of(service().similar(item_id, query.k, query.where()))
+        return Answer.of(service().similar(item_id, query.k, query.to_filter()))
 
     app.router.add_api_route(
         "/items/{item_id:path}/similar", similar, responses=UNKNOWN_ITEM, route_class_override=_SimilarRoute, methods=["GET"]
@@ -166,8 +166,8 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
             raise InvalidQuery("send either a vector or a buyer, by buyer_id or by what they did, and not both")
         if of_buyer:
             named = {"buyer_id": query.buyer_id or "", "exclude": query.exclude}
-            return Answer.of(service().nearest_to_buyer(acts, query.k, query.where(), **named))
-        return Answer.of(service().nearest(query.vector, query.k, query.where()))
+            return Answer.of(service().nearest_to_buyer(acts, query.k, query.to_filter(), **named))
+        return Answer.of(service().nearest(query.vector, query.k, query.to_filter()))
 
     @app.get("/retrieve")
     def retrieve(query: Annotated[RetrieveQuery, Query()]) -> Answer:

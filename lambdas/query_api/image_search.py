@@ -36,7 +36,7 @@ class PhotoQuery(Nearest):
 
     def request(self) -> SearchRequest:
         """The same question as the core asks it."""
-        return SearchRequest(self.text, self.k, "semantic", self.where(), offset=self.offset, explain=self.explain)
+        return SearchRequest(self.text, self.k, "semantic", self.to_filter(), offset=self.offset, explain=self.explain)
 
 
 async def sent_photo(request: Request) -> bytes:

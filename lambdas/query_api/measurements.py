@@ -34,13 +34,13 @@ def measure(answer: SearchAnswer) -> None:
         metrics.add_metric(name, MetricUnit.Milliseconds, value)
     metrics.add_metric("searches", MetricUnit.Count, 1)
     metrics.add_metric("cached_answers", MetricUnit.Count, int(answer.cached))
-    metrics.add_metric("half_searches", MetricUnit.Count, int(not {"semantic", "keyword"}.isdisjoint(answer.degraded)))
-    metrics.add_metric("rerank_fallbacks", MetricUnit.Count, int("rerank" in answer.degraded))
+    metrics.add_metric("half_searches", MetricUnit.Count, int(not {"semantic", "keyword"}.isdisjoint(answer.failed_components)))
+    metrics.add_metric("rerank_fallbacks", MetricUnit.Count, int("rerank" in answer.failed_components))
     logger.append_keys(
         mode=answer.mode,
         tower_id=answer.tower_id,
         reranked=answer.reranked,
-        degraded=list(answer.degraded),
+        degraded=list(answer.failed_components),
         cached=answer.cached,
         timings=timings,
     )

@@ -56,8 +56,8 @@ class Filters(BaseModel):
     max_price: Price | None = Field(None, description="Only lots with a current price up to here.")
     min_seller_rating: float | None = Field(None, ge=0, le=MAX_SELLER_RATING, allow_inf_nan=False)
 
-    def where(self) -> Filter:
-        """The same filters as the core has them."""
+    def to_filter(self) -> Filter:
+        """Return the filters of the core."""
         return Filter(
             category=self.category,
             brand=self.brand,
@@ -108,7 +108,10 @@ class SearchQuery(Nearest):
     q: str = Field(min_length=1, max_length=MAX_QUERY_CHARS, description="What the buyer typed, or the item_id of a lot.")
     mode: Mode = Field("hybrid", description="Which retrievers look: both, vectors alone, words alone.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Lots to pass over, for a later page.")
-    explain: bool = Field(False, description="Say of every lot how it came to its place; takes two more requests to the index.")
+    explain: bool = Field(
+        False,
+        description="Say of every lot how it came to its place; takes one more request to the index in the modes of one list.",
+    )
     fusion: str | None = Field(
         None,
         max_length=MAX_FUSION_CHARS,
@@ -134,7 +137,7 @@ class SearchQuery(Nearest):
             InvalidQuery: there is no such fusion.
         """
         return SearchRequest(
-            *(self.q, self.k, self.mode, self.where()),
+            *(self.q, self.k, self.mode, self.to_filter()),
             offset=self.offset,
             recent=tuple(recent),
             explain=self.explain,

@@ -13,8 +13,7 @@ from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.opensearch.opening import open_store
 from retrieval.ranker.port import Ranker
 from retrieval.search.image_query import load_image_branch
-from retrieval.search.service import Encoder, SearchService
-from retrieval.search.serving import search_service
+from retrieval.search.service import Encoder, SearchLimits, SearchModels, SearchService
 
 TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
 
@@ -23,15 +22,16 @@ TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function 
 def service() -> SearchService:
     """The service of this process, wired from its environment."""
     settings = Settings.from_env()
-    return search_service(
-        settings,
-        open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s), partial(_tuning, settings)),
+    models = SearchModels(
         partial(_encoder, settings),
         partial(_ranker, settings),
         partial(load_image_branch, settings.towers, TOWER_CACHE),
         partial(_buyers, settings),
-        _buyer_store(settings),
+        settings.tower_id,
+        settings.query_tower,
     )
+    store = open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s), partial(_tuning, settings))
+    return SearchService(store, models, SearchLimits.from_settings(settings), _buyer_store(settings))
 
 
 @lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped

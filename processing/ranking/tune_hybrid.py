@@ -149,7 +149,7 @@ def judged_lists(
     """
     build_corpus(catalog, split, release, EmbeddedStore(folder))
     where = Filter(now=catalog_moment(catalog))
-    grades, texts = _measured(catalog, split, where.now)
+    grades, texts = _measured(catalog, split, where.moment())
     asked = {query: query_text(texts[query]) for query in grades}
     known: dict[FieldBoosts, Lists] = {}
 

@@ -13,7 +13,7 @@ from retrieval.text.analysis import fold_label
 def has_ended(document: Mapping[str, Any], where: Filter) -> bool:
     """Whether the auction of a lot is over at where.now."""
     ends_at = document.get("ends_at")
-    return ends_at is not None and ends_at <= epoch_ms(where.now)
+    return ends_at is not None and ends_at <= epoch_ms(where.moment())
 
 
 def matches(where: Filter, document: Mapping[str, Any]) -> bool:

@@ -40,8 +40,8 @@ class Diversity:
                 raise InvalidQuery(f"the most lots of one {label} are {most}; allowed are 1 to {MAX_PER_LABEL}")
 
     @property
-    def wanted(self) -> bool:
-        """Whether it asks for anything at all."""
+    def is_active(self) -> bool:
+        """True if it changes any order."""
         return self.strength > 0 or bool(self.caps)
 
     @property
@@ -51,7 +51,7 @@ class Diversity:
         return {label: most for label, most in given if most is not None}
 
 
-def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], wanted: Diversity) -> list[int]:
+def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], diversity: Diversity) -> list[int]:
     """Order candidates by maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998) under a cap a label.
 
     Each place goes to the lot with the highest (1 - strength) * relevance - strength * (cosine with the likest lot above it).
@@ -62,7 +62,7 @@ def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], want
     Args:
         candidates: N candidates with vectors of unit length.
         scores: (N,) float32, higher is better; equal ones keep the candidates' order.
-        wanted: how much they shall differ.
+        diversity: how much they differ.
 
     Returns:
         The numbers 0 to N - 1 in the new order, the best-scored lot first.
@@ -70,15 +70,15 @@ def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], want
     if not candidates:
         return []
     vectors = np.stack([c.vector for c in candidates])  # (N, D)
-    relevance = (1 - wanted.strength) * _from_0_to_1(scores)  # (N,)
-    labels = {field: [fold_label(str(c.document.get(field, ""))) for c in candidates] for field in wanted.caps}
+    relevance = (1 - diversity.strength) * _from_0_to_1(scores)  # (N,)
+    labels = {field: [fold_label(str(c.document.get(field, ""))) for c in candidates] for field in diversity.caps}
     likeness = np.zeros(len(candidates))  # (N,) with the likest lot above; before the first, all are alike
     left, taken, order = np.ones(len(candidates), dtype=np.bool_), {field: Counter[str]() for field in labels}, list[int]()
     for _ in candidates:
         allowed = left.copy()
-        for field, most in wanted.caps.items():
+        for field, most in diversity.caps.items():
             allowed &= ~_full(labels[field], taken[field], most)
-        value = relevance - wanted.strength * likeness if order else scores
+        value = relevance - diversity.strength * likeness if order else scores
         best = int(np.argmax(np.where(allowed if allowed.any() else left, value, -np.inf)))
         cosines = vectors @ vectors[best]  # (N, D) @ (D,) -> (N,)
         likeness = np.maximum(likeness, cosines) if order else cosines

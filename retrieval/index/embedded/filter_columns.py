@@ -101,7 +101,7 @@ class FilterColumns:
         def column(name: str) -> NDArray[Any]:
             return self._columns[name] if slots is None else self._columns[name][slots]
 
-        mask: Mask = column("alive") & (column("ends_at") > epoch_ms(where.now))
+        mask: Mask = column("alive") & (column("ends_at") > epoch_ms(where.moment()))
         for name, wanted in (("category", where.category), ("brand", where.brand)):
             if wanted is not None:
                 mask &= column(name) == self._codes.get(fold_label(wanted), NONE - 1)

@@ -17,7 +17,7 @@ from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 from retrieval.ranker.xgboost_ranker import BoosterRanker
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchModels, SearchRequest, SearchService
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 QUERIES = {"train": WORDS[:8], "val": WORDS[8:]}
@@ -61,11 +61,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedStore:
 
 
 def service(store: EmbeddedStore, ranker: BoosterRanker | None = None) -> SearchService:
-    return SearchService(store, WordEncoder, lambda tower_id: ranker)
+    return SearchService(store, SearchModels(WordEncoder, lambda tower_id: ranker))
 
 
 def first_two(store: EmbeddedStore, booster: Path, query: str) -> set[str]:
-    answer = service(store, BoosterRanker.load(booster)).search(SearchRequest(query, 2, where=Filter(now=NOW)))
+    answer = service(store, BoosterRanker.load(booster)).search(SearchRequest(query, 2, filters=Filter(now=NOW)))
     assert answer.reranked
     return {result.item_id for result in answer.results}
 
