@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,14 +16,15 @@ class CallPath:
     """A context manager that records the calls of all threads that start in its block, and of its own.
 
     Attributes:
-        functions: (path below the repository, qualified name) in the order of the first call; lambdas and comprehensions count for
-            the function that holds them.
+        functions: (path below the repository, qualified name) in the order of the first call; lambdas and comprehensions do
+            not count.
         shapes: descriptions of the returned values that hold an item.
     """
 
     def __init__(self) -> None:
         self.functions: dict[tuple[str, str], None] = {}
         self.shapes: set[str] = set()
+        self._places: dict[CodeType, tuple[str, str] | None] = {}
 
     def __enter__(self) -> "CallPath":
         threading.setprofile(self._profile)
@@ -50,15 +51,23 @@ class CallPath:
         if event not in ("call", "return"):
             return
         code = frame.f_code
-        if not code.co_filename.startswith(str(ROOT)):
-            return
-        file = Path(code.co_filename).relative_to(ROOT).as_posix()
-        if not file.startswith(tuple(f"{package}/" for package in PACKAGES)) or "<module>" in code.co_qualname:
+        if code not in self._places:
+            self._places[code] = _place(code)
+        place = self._places[code]
+        if place is None:
             return
         if event == "call" and not code.co_name.startswith("<"):
-            self.functions.setdefault((file, code.co_qualname.replace(".<locals>", "")))
+            self.functions.setdefault(place)
         elif event == "return" and (shape := shape_of_item(value)):
             self.shapes.add(shape)
+
+
+def _place(code: CodeType) -> tuple[str, str] | None:
+    """Return the file and the qualified name of a function of this repository; None of others and of module bodies."""
+    if not code.co_filename.startswith(f"{ROOT}/") or "<module>" in code.co_qualname:
+        return None
+    file = Path(code.co_filename).relative_to(ROOT).as_posix()
+    return (file, code.co_qualname.replace(".<locals>", "")) if file.split("/")[0] in PACKAGES else None
 
 
 def shape_of_item(value: Any, depth: int = 0) -> str:

@@ -172,6 +172,7 @@ def test_what_a_buyer_knows_is_left_out_as_they_ask(shop: Shop) -> None:
 def test_a_new_buyer_gets_popular_and_fresh_lots_in_turn_and_is_told_so(shop: Shop) -> None:
     answer = shop.retrieve()
     assert (answer["source"], answer["degraded"], answer["unknown_items"]) == ("popular_and_fresh", [], [])
+    assert answer["mode"] == "popular"
     assert ids(answer) == ["v2", "w2", "w1", "r1", "v1"], "by bids v2 w1 v1, by date w2 r1 w1 v2 v1, none of them ended"
     assert [result["rank"] for result in answer["results"]] == [1, 2, 3, 4, 5]
     assert {result["similarity"] for result in answer["results"]} == {None}

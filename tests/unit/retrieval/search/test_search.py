@@ -2,16 +2,17 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
 from retrieval.errors import FeatureMismatch, IndexMissing, IndexUnavailable, InvalidQuery, RankerUnavailable, TowerMismatch
-from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.port import Filter, utc_now
 from retrieval.ranker.port import Ranker
-from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService
+from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchRequest, SearchService
 
 LOTS = [
     lot("v1", "red vase", category="vases", current_price=10.0, seller_rating=4.5),
@@ -230,3 +231,26 @@ def test_time_that_is_used_up_costs_the_reranking(store: EmbeddedStore, monkeypa
 def test_a_search_without_any_time_does_not_begin(store: EmbeddedStore) -> None:
     with pytest.raises(IndexUnavailable, match="GAVEL_DEADLINE_S"):
         service(store, deadline_s=1e-9).search(SearchRequest("vase"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "calls"), [("hybrid", ["hybrid"]), ("semantic", ["semantic", "keyword"]), ("keyword", ["keyword", "semantic"])]
+)
+def test_an_explanation_asks_the_index_for_the_list_alone_that_the_mode_leaves_out(
+    mode: Mode, calls: list[str], store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    for name in ("hybrid", "semantic", "keyword"):
+        original = getattr(EmbeddedIndex, name)
+
+        def counted(*args: Any, name: str = name, original: Any = original, **given: Any) -> Any:
+            called.append(name)
+            return original(*args, **given)
+
+        monkeypatch.setattr(EmbeddedIndex, name, counted)
+    answer = service(store).search(SearchRequest("red vase", mode=mode, explain=True))
+    first = answer.results[0].explanation
+    assert called == calls
+    assert first is not None
+    assert (first.semantic_rank, first.keyword_rank) == (1, 1)
+    assert first.bm25 is not None
