@@ -143,7 +143,7 @@ def _ask_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSearch | N
     found: list[Candidate] = _timed(
         times, "retrieve", lambda: retrieve(live.index, SearchRequest(text, filters=where), vector, CANDIDATES)
     )
-    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, found, where.now)))
+    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, found, where.moment())))
     if bare is not None:
         body = {"size": CANDIDATES, "query": {"knn": {VECTOR_FIELD: {"vector": vector.tolist(), "k": CANDIDATES}}}}
         _timed(times, BARE, lambda: bare.search(index=live.index.name, body=body))
