@@ -58,9 +58,7 @@ class ClientLimit:
             clock: returns seconds, of any origin.
         """
         self._per_second, self._clock = per_second, clock
-        self._max_balance = max(
-            0.0, per_second * BURST_S - 1
-        )  # with the request that leads into debt, BURST_S seconds' worth at once
+        self._max_balance = max(0.0, per_second * BURST_S - 1)  # one more request leads into debt: BURST_S seconds' worth at once
         self._balances: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> (tokens, at)
         self._lock = Lock()
 
