@@ -1,4 +1,4 @@
-"""The time that a search may take, and whether anybody still waits for its answer."""
+"""The deadline of a search, and its end when the client hangs up."""
 
 import time
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from retrieval.errors import IndexUnavailable, RequestAbandoned
 
 
 class Arrival:
-    """The moment when a server had a whole request, and the state of its client.
+    """The arrival of a request at a server, and the state of its client.
 
     Attributes:
-        at: by time.monotonic(), seconds.
+        at: seconds, by time.monotonic(), when the whole request was there.
         abandoned: True once the client has hung up.
     """
 
@@ -21,12 +21,12 @@ class Arrival:
         self.abandoned = False
 
 
-ARRIVAL: ContextVar[Arrival | None] = ContextVar("arrival", default=None)  # of the request that this context answers
+ARRIVAL: ContextVar[Arrival | None] = ContextVar("arrival", default=None)  # of the request of this context
 
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """Leave the time of the block out of the time that this request may take."""
+    """Move the deadline of this request by the duration of the block."""
     arrival, started = ARRIVAL.get(), time.monotonic()
     try:
         yield
@@ -36,33 +36,33 @@ def uncounted() -> Iterator[None]:
 
 
 class Deadline:
-    """A moment after which no further stage is begun."""
+    """A moment after which no further step begins."""
 
     def __init__(self, seconds: float, arrival: Arrival | None = None) -> None:
-        """Count from an arrival on, or from now.
+        """Start at the arrival of the request, or now.
 
         Args:
-            seconds: until the moment.
-            arrival: of the request; once its client has hung up, no further stage is begun either.
+            seconds: until the deadline.
+            arrival: of the request; once its client has hung up, no further step begins either.
         """
         self._seconds, self._arrival = seconds, arrival
         self._ends = (time.monotonic() if arrival is None else arrival.at) + seconds
 
     @classmethod
     def of_request(cls, seconds: float) -> "Deadline":
-        """Count from the arrival of the request that is answered here; from now where no server set one."""
+        """Start at the arrival of the request of this context; now if no server has set one."""
         return cls(seconds, ARRIVAL.get())
 
     def left(self) -> float:
-        """Seconds until then; 0 or less when it has passed."""
+        """Return the seconds until the deadline; 0 or less once it has passed."""
         return self._ends - time.monotonic()
 
     def limit(self, seconds: float) -> float:
-        """The time that a stage may take which is given up after so many seconds, or with the search.
+        """Return the time for a step: `seconds`, or less if the deadline is nearer.
 
         Raises:
             IndexUnavailable: the deadline has passed.
-            RequestAbandoned: nobody waits for the answer.
+            RequestAbandoned: the client has hung up.
         """
         if self._arrival is not None and self._arrival.abandoned:
             raise RequestAbandoned("the client hung up before it was answered; nothing more is worked out for it")

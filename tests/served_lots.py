@@ -14,7 +14,7 @@ from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import utc_now
-from retrieval.search.service import SearchService
+from retrieval.search.service import SearchLimits, SearchModels, SearchService
 
 KNOWN_BUYER = "b2a7c1d4"  # the example of the API's description
 LOTS = [
@@ -33,7 +33,12 @@ def served_lots(folder: Path) -> Iterator[str]:
     branch = colour_branch(folder / "tower", {name: WordEncoder().encode([name])[0] for name in ("red", "blue")}, TOWER_ID)
     buyers = BuyerEvents(folder / "buyers.sqlite", 90)
     buyers.append([Interaction(KNOWN_BUYER, "v1", "view", utc_now())])
-    service = SearchService(store, WordEncoder, cached_answers_s=1, load_image_encoder=lambda tower_id: branch, buyer_store=buyers)
+    service = SearchService(
+        store,
+        SearchModels(WordEncoder, load_image_encoder=lambda tower_id: branch),
+        SearchLimits(cached_answers_s=1),
+        buyer_store=buyers,
+    )
     service.live()
     with served_in_thread(create_app(lambda: service)) as url:
         yield url

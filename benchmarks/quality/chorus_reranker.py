@@ -32,7 +32,7 @@ from retrieval.evaluation.metrics import evaluate_per_query
 from retrieval.evaluation.significance import compare_paired
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.ranker.xgboost_ranker import BoosterRanker
-from retrieval.search.service import SearchService
+from retrieval.search.service import SearchModels, SearchService
 
 MEASURES = ("recall@10", "ndcg@10", "mrr")
 BM25, HYBRID, RERANKED = "BM25", "hybrid (RRF)", "hybrid, re-ranked"
@@ -64,10 +64,12 @@ def run_fold(
     Returns:
         What was measured, and the settings that cross-validation chose.
     """
-    report = train_reranker(catalog, SearchService(store, lambda tower_id: encoder), booster, labels="judgments", seed=seed)
+    report = train_reranker(
+        catalog, SearchService(store, SearchModels(lambda tower_id: encoder)), booster, labels="judgments", seed=seed
+    )
     assert report.choice is not None
     ranker, now = BoosterRanker.load(booster), catalog_moment(catalog)
-    service = SearchService(store, lambda tower_id: encoder, lambda tower_id: ranker)
+    service = SearchService(store, SearchModels(lambda tower_id: encoder, lambda tower_id: ranker))
     variants = [Variant(BM25, service, "keyword"), Variant(HYBRID, service, "hybrid"), Variant(RERANKED, service, "hybrid", True)]
     qrels = catalog.qrels("test")
     found = {v.name: evaluate_per_query(qrels.grades, search_run(v, qrels.queries, now)) for v in variants}

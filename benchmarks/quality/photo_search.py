@@ -30,7 +30,7 @@ from retrieval.contracts.items import Item
 from retrieval.encoders.photos import read_photo
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchModels, SearchRequest, SearchService
 
 DEPTH = 10
 RIGHT = 2  # a judgment from here on says that the lot shows what the query asks for
@@ -125,7 +125,7 @@ def main(
         store = EmbeddedStore(Path(scratch))
         build_corpus(catalog, split, release, store)
         encoders = partial(load_encoder, there.settings), partial(load_image_encoder, there.settings)
-        service = SearchService(store, encoders[0], load_image_encoder=encoders[1])
+        service = SearchService(store, SearchModels(encoders[0], load_image_encoder=encoders[1]))
         asked = questions(catalog, split)
         quality = measure(service, asked, (PHOTO, BOTH, WORDS))
     if as_json:

@@ -28,7 +28,7 @@ from retrieval.contracts.events import EVENT_TYPES
 from retrieval.errors import GavelError, TowerError
 from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.port import IndexStore, utc_now
-from retrieval.search.service import MAX_INTERACTIONS, SearchService
+from retrieval.search.service import MAX_INTERACTIONS, SearchLimits, SearchModels, SearchService
 
 K = 10
 WARM_UP = 20
@@ -105,7 +105,9 @@ def run_benchmark(
     """
     machine = describe_machine()
     service = SearchService(
-        store, _NoEncoder, load_buyer_tower=lambda _: buyer_tower, retrieve_timeout_s=60, deadline_s=120, cached_answers_s=0
+        store,
+        SearchModels(_NoEncoder, load_buyer_tower=lambda _: buyer_tower),
+        SearchLimits(retrieve_timeout_s=60, deadline_s=120, cached_answers_s=0),
     )
     index = service.live().index
     plain: Any = faiss.read_index(str(folder / index.name / GRAPH_FILE))

@@ -21,7 +21,7 @@ from retrieval.index.port import Candidate, Filter, IndexStore
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
 from retrieval.search.live_index import ActiveIndex, Encoder
-from retrieval.search.service import SearchRequest, SearchService, retrieve
+from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService, retrieve
 
 CANDIDATES, K = 50, 10
 WARM_UP = 20
@@ -100,7 +100,9 @@ def run_benchmark(
     """
     machine = describe_machine()
     service = SearchService(
-        store, lambda _: encoder, lambda _: ranker, candidates=CANDIDATES, retrieve_timeout_s=60, deadline_s=120, cached_queries=0
+        store,
+        SearchModels(lambda _: encoder, lambda _: ranker),
+        SearchLimits(rerank_candidates=CANDIDATES, retrieve_timeout_s=60, deadline_s=120, cached_queries=0),
     )
     live, times = service.live(), _Times()
     ways = [lambda text: _ask_whole(service, text, times), lambda text: _ask_parts(live, text, times, bare)]
@@ -141,7 +143,7 @@ def _ask_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSearch | N
     found: list[Candidate] = _timed(
         times, "retrieve", lambda: retrieve(live.index, SearchRequest(text, filters=filters), vector, CANDIDATES)
     )
-    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, found, filters.now)))
+    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, found, filters.moment())))
     if bare is not None:
         body = {"size": CANDIDATES, "query": {"knn": {VECTOR_FIELD: {"vector": vector.tolist(), "k": CANDIDATES}}}}
         _timed(times, BARE, lambda: bare.search(index=live.index.name, body=body))

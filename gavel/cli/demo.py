@@ -20,7 +20,7 @@ from processing.training.step_cache import Done, StepCache
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.ranker.features import FEATURES_HASH
-from retrieval.search.service import SearchAnswer, SearchRequest, SearchService
+from retrieval.search.service import SearchAnswer, SearchLimits, SearchModels, SearchRequest, SearchService
 
 CATALOGS = ("synthetic", "grocery")
 EXAMPLES_SHOWN = 4
@@ -211,7 +211,9 @@ def measure_variants(
             store = EmbeddedStore(Path(folder) / str(number), tuning=partial(load_tuning, settings))
             build_corpus(catalog, split, release, store)
             encoder, ranker = partial(load_encoder, settings), partial(load_ranker, settings)
-            services[name] = SearchService(store, encoder, ranker, candidates=settings.candidates)
+            services[name] = SearchService(
+                store, SearchModels(encoder, ranker), SearchLimits(rerank_candidates=settings.candidates)
+            )
         both = services[TEXT_PHOTO]
         variants = [
             Variant(KEYWORD, both, "keyword"),

@@ -18,7 +18,7 @@ from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import Mode, SearchService
+from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchService
 
 WAY_MARK = ":"  # <report>:<way of searching>
 
@@ -74,7 +74,9 @@ class ReleaseRun:
         build_corpus(judged.catalog, judged.split, release, store)
         encoder = RememberingEncoder(load_encoder(settings, manifest.tower_id))
         ranker = load_ranker(settings, manifest.tower_id) if rerank and mode == "hybrid" else None
-        service = SearchService(store, lambda _: encoder, lambda _: ranker, candidates=settings.candidates)
+        service = SearchService(
+            store, SearchModels(lambda _: encoder, lambda _: ranker), SearchLimits(rerank_candidates=settings.candidates)
+        )
         stack.callback(lambda: service.live().index.close())
         self.name = f"{manifest.release_id} {mode}{', re-ranked' if ranker else ''}"
         self._variant = Variant(self.name, service, mode, ranker is not None)

@@ -86,7 +86,7 @@ def show_answer(query: str, answer: SearchAnswer) -> None:
         console.print(Text(f"Did you mean “{answer.did_you_mean}”?"))
     timings = ", ".join(f"{stage} {ms:.1f}" for stage, ms in answer.timings_ms.items() if stage != "total")
     order = "re-ranked" if answer.reranked else "first-stage order"
-    failed = f", without {', '.join(answer.degraded)}" if answer.degraded else ""
+    failed = f", without {', '.join(answer.failed_components)}" if answer.failed_components else ""
     console.print(
         f"{answer.mode}, {order}{failed}; {answer.timings_ms['total']:.1f} ms ({timings}); tower {answer.tower_id}\n", style="dim"
     )

@@ -18,7 +18,7 @@ from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import InvalidInput
 from retrieval.ingestion import ReleaseReport, index_release, rebuild_index
-from retrieval.search.service import SearchService
+from retrieval.search.service import SearchModels, SearchService
 
 logger = logging.getLogger(__name__)
 
@@ -362,8 +362,6 @@ def _without_ranker(home: Home) -> tuple[SearchService, Path]:
     settings = home.settings
     service = SearchService(
         open_store(settings),
-        partial(load_encoder, settings),
-        load_buyer_tower=partial(load_buyers, settings),
-        tower_id=settings.tower_id,
+        SearchModels(partial(load_encoder, settings), load_buyer_tower=partial(load_buyers, settings), tower_id=settings.tower_id),
     )
     return service, home.ranker(service.live().index.tower_id)

@@ -16,9 +16,8 @@ from retrieval.feedback.served_lists import ServedLists, parse_keys
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import IndexStore
 from retrieval.ranker.port import Ranker
-from retrieval.search import serving
 from retrieval.search.image_query import PhotoEncoder, load_image_branch
-from retrieval.search.service import Encoder, SearchService
+from retrieval.search.service import Encoder, SearchLimits, SearchModels, SearchService
 
 
 def open_store(settings: Settings) -> IndexStore:
@@ -107,12 +106,13 @@ def buyer_store(settings: Settings) -> BuyerStore:
 
 def search_service(settings: Settings) -> SearchService:
     """Search over the live index of this machine."""
-    return serving.search_service(
-        settings,
-        open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s)),
+    models = SearchModels(
         partial(load_encoder, settings),
         partial(load_ranker, settings),
         partial(load_image_encoder, settings),
         partial(load_buyers, settings),
-        buyer_store(settings),
+        settings.tower_id,
+        settings.query_tower,
     )
+    store = open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s))
+    return SearchService(store, models, SearchLimits.from_settings(settings), buyer_store(settings))

@@ -1,4 +1,4 @@
-"""What is answered over HTTP."""
+"""HTTP response bodies."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,10 +12,9 @@ from retrieval.contracts.events import EventType
 from retrieval.feedback.served_lists import ServedLists
 from retrieval.search.cache import CacheUse
 from retrieval.search.recommendations import PastInteraction
-from retrieval.search.response import Source
-from retrieval.search.service import Mode, SearchAnswer
+from retrieval.search.response import AnswerMode, SearchAnswer, Source
 
-A_LOT = {
+EXAMPLE_ITEM: dict[str, Any] = {
     "rank": 1,
     "item_id": "v1",
     "score": 0.0325,
@@ -61,7 +60,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
-                "results": [A_LOT],
+                "results": [EXAMPLE_ITEM],
                 "tower_id": "a1b2c3d4e5f6",
                 "mode": "hybrid",
                 "reranked": True,
@@ -79,9 +78,14 @@ class Answer(BaseModel):
 
     results: list[Lot]
     tower_id: str
-    mode: Mode
+    mode: AnswerMode = Field(
+        description="Of the request; `semantic` for the lots nearest to something; `popular` for popular and fresh lots."
+    )
     reranked: bool
-    degraded: list[str]
+    degraded: list[str] = Field(
+        validation_alias="failed_components",
+        description="Parts that failed and that the answer does without: `semantic`, `keyword`, `rerank` or `buyer`.",
+    )
     timings_ms: dict[str, float]
     cached: bool
     next_offset: int | None
@@ -97,22 +101,22 @@ class Answer(BaseModel):
 
     @classmethod
     def of(cls, answer: SearchAnswer) -> "Answer":
-        """The core's answer as it is sent."""
+        """Convert the answer of the core."""
         return cls.model_validate(answer, from_attributes=True)
 
     def signed(self, lists: ServedLists, query: str) -> "Answer":
-        """Give the list an id and every lot a proof, so that events can say which of them they are about."""
+        """Add an id to the list and a proof to every item, by which events name them."""
         first = self.results[0].rank if self.results else 1
-        self.query_id, proofs = lists.sign(query, [lot.item_id for lot in self.results], first, datetime.now(UTC))
-        for lot, proof in zip(self.results, proofs, strict=True):
-            lot.proof = proof
+        self.query_id, proofs = lists.sign(query, [item.item_id for item in self.results], first, datetime.now(UTC))
+        for item, proof in zip(self.results, proofs, strict=True):
+            item.proof = proof
         return self
 
 
 class Whole(BaseModel):
     """One lot with all fields that a buyer may see; its auction may have ended."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"item_id": "v1", "fields": A_LOT["fields"]}})
+    model_config = ConfigDict(json_schema_extra={"example": {"item_id": "v1", "fields": EXAMPLE_ITEM["fields"]}})
 
     item_id: str
     fields: dict[str, Any]
@@ -129,7 +133,7 @@ class EncodedBuyer(BaseModel):
 
     @classmethod
     def of(cls, tower_id: str, buyer: BuyerVector) -> "EncodedBuyer":
-        """The core's buyer as it is sent."""
+        """Convert the buyer of the core."""
         numbers = buyer.vector.tolist()
         return cls(
             vector=numbers,
@@ -150,8 +154,8 @@ class Done(BaseModel):
 
     @classmethod
     def of(cls, past: PastInteraction) -> "Done":
-        """The core's act as it is sent."""
-        return cls.model_validate({**asdict(past.act), "fields": past.fields})
+        """Convert a past interaction of the core."""
+        return cls.model_validate({**asdict(past.interaction), "fields": past.fields})
 
 
 class History(BaseModel):
@@ -160,7 +164,9 @@ class History(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
-                "acts": [{"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z", "fields": A_LOT["fields"]}]
+                "acts": [
+                    {"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z", "fields": EXAMPLE_ITEM["fields"]}
+                ]
             }
         }
     )
@@ -175,7 +181,7 @@ class Erased(BaseModel):
 
 
 class Cache(BaseModel):
-    """How a cache of this process does."""
+    """Counts of a cache of this process."""
 
     entries: int
     bytes: int
@@ -185,7 +191,7 @@ class Cache(BaseModel):
 
     @classmethod
     def of(cls, use: CacheUse) -> "Cache":
-        """The core's figures as they are sent."""
+        """Convert the counts of the core."""
         return cls.model_validate(use, from_attributes=True)
 
 
@@ -214,6 +220,6 @@ class Health(BaseModel):
     queues: dict[str, Queue] = Field(description="How many requests of each kind wait, where this server has queues.")
 
 
-def caches(uses: Mapping[str, CacheUse]) -> dict[str, Cache]:
-    """Every cache as it is sent."""
+def cache_counts(uses: Mapping[str, CacheUse]) -> dict[str, Cache]:
+    """Convert the counts of all caches."""
     return {name: Cache.of(use) for name, use in uses.items()}

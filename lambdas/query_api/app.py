@@ -1,4 +1,4 @@
-"""The HTTP face of search: one FastAPI app, served by uvicorn on a laptop and by Mangum in Lambda."""
+"""The query API: one FastAPI app, served by uvicorn on a laptop and by Mangum in Lambda."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import Match
 from starlette.types import Scope
 
-from lambdas.query_api.answers import Answer, EncodedBuyer, Health, Queue, Whole, caches
+from lambdas.query_api.answers import Answer, EncodedBuyer, Health, Queue, Whole, cache_counts
 from lambdas.query_api.buyers import add_buyers
 from lambdas.query_api.callers import NO_LIMITS, CallerCheck, CallerLimits, charge_searches
 from lambdas.query_api.image_search import add_image_search
@@ -33,7 +33,7 @@ from retrieval.search.service import MAX_QUERIES, SearchAnswer, SearchService
 __all__ = ["PROBLEM_TYPE", "create_app"]
 
 Service = Callable[[], SearchService]
-METHODS = ("GET", "POST", "DELETE")  # that pages of other origins may use
+METHODS = ("GET", "POST", "DELETE")  # allowed to pages of other origins
 
 
 def create_app(
@@ -48,13 +48,13 @@ def create_app(
     """Build the app.
 
     Args:
-        service: gives the search service; called on the first request, so that importing loads no model.
+        service: returns the search service; called by the first request, so that an import loads no model.
         cors_origins: origins whose pages may read the answers.
-        on_answer: is told of every search that was answered, for measurements.
-        limits: what callers may do.
-        queries_per_request: how many searches one `POST /search` may hold, 1 to MAX_QUERIES; 1 where a quota counts requests.
-        queues: kind of request -> the figures of its Queue, for /health.
-        lists: signs the lists that searches in words are answered with.
+        on_answer: called with the answer of every search, for measurements.
+        limits: of callers.
+        queries_per_request: maximum number of searches in one `POST /search`, 1 to MAX_QUERIES; 1 if a quota counts requests.
+        queues: kind of request -> the fields of its Queue, for /health.
+        lists: signs the answers of searches in words.
     """
     app = FastAPI(
         title="Gavel",
@@ -73,7 +73,7 @@ def create_app(
     add_image_search(app, service, on_answer)
     _add_nearest(app, service)
     add_buyers(app, service)
-    app.openapi = lambda: _described(app)  # type: ignore[method-assign]  # FastAPI's own way to extend its description
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # as FastAPI documents it
     return app
 
 
@@ -88,11 +88,11 @@ def _add_search(
     @app.get("/search")
     def search(query: Annotated[SearchQuery, Query()]) -> Answer:
         """Search by query string."""
-        answer = service().search(query.request())
+        answer = service().search(query.to_request())
         on_answer(answer)
         return Answer.of(answer).signed(lists, query.q)
 
-    async def counted(body: Searches, request: Request) -> SearchBody | list[SearchBody]:  # async: before it waits for a thread
+    async def check_count(body: Searches, request: Request) -> SearchBody | list[SearchBody]:  # async: before it waits for a thread
         queries = len(body) if isinstance(body, list) else 1
         if queries > queries_per_request:
             raise InvalidQuery(f"{queries} queries were sent; a request takes {queries_per_request} here, send the others apart")
@@ -100,38 +100,38 @@ def _add_search(
         return body
 
     @app.post("/search", responses=BAD_BODY)
-    def search_by_body(body: Annotated[SearchBody | list[SearchBody], Depends(counted)]) -> Answer | list[Answer]:
+    def search_by_body(body: Annotated[SearchBody | list[SearchBody], Depends(check_count)]) -> Answer | list[Answer]:
         """Search by JSON body; several queries in a list are encoded together and answered in a list, and each of them counts."""
         queries = body if isinstance(body, list) else [body]
-        answers = service().search_many([query.request() for query in queries])
+        answers = service().search_many([query.to_request() for query in queries])
         for answer in answers:
             on_answer(answer)
-        told = [Answer.of(answer).signed(lists, query.q) for answer, query in zip(answers, queries, strict=True)]
-        return told if isinstance(body, list) else told[0]
+        signed = [Answer.of(answer).signed(lists, query.q) for answer, query in zip(answers, queries, strict=True)]
+        return signed if isinstance(body, list) else signed[0]
 
     @app.get("/health")
     def health() -> Health:
         """State of the live index with its number of lots, and of the caches, circuits and queues of this process."""
-        asked = service()
-        index = asked.live().index
+        search_service = service()
+        index = search_service.live().index
         return Health(
             status="ok",
             index=index.name,
             tower_id=index.tower_id,
-            query_tower=asked.query_tower,
+            query_tower=search_service.query_tower,
             items=index.count(),
             damaged=index.damaged(),
-            caches=caches(asked.caches()),
-            circuits=dict(asked.circuits()),
-            queues={name: Queue.model_validate(figures) for name, figures in queues().items()},
+            caches=cache_counts(search_service.caches()),
+            circuits=dict(search_service.circuits()),
+            queues={name: Queue.model_validate(counts) for name, counts in queues().items()},
         )
 
 
 class _SimilarRoute(StrictRoute):
-    """Leaves `/items/a%2Fsimilar` to the lot whose id is `a/similar`. On AWS, where paths come decoded, it is of `a`."""
+    """Leaves `/items/a%2Fsimilar` to the item `a/similar`. On AWS, where paths come decoded, it is of the item `a`."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Return whether the route is asked for, and what of the path names the lot."""
+        """Return whether the path is of this route, and its parameters."""
         if (scope.get("raw_path") or b"").lower().endswith(b"%2fsimilar"):
             return Match.NONE, {}
         return super().matches(scope)
@@ -143,7 +143,7 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
         query: Annotated[Nearest, Query()],
     ) -> Answer:
         """The lots nearest to a lot, without itself; also for one whose auction has ended."""
-        return Answer.of(service().similar(item_id, query.k, query.filters()))
+        return Answer.of(service().similar(item_id, query.k, query.to_filter()))
 
     app.router.add_api_route(
         "/items/{item_id:path}/similar", similar, responses=UNKNOWN_ITEM, route_class_override=_SimilarRoute, methods=["GET"]
@@ -157,17 +157,18 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
     @app.post("/encode_buyer", responses=BAD_BODY)
     def encode_buyer(body: BuyerEvents) -> EncodedBuyer:
         """What a buyer did, as a vector among the lots: their weighted average."""
-        return EncodedBuyer.of(*service().encode_buyer([act.interaction() for act in body.events]))
+        return EncodedBuyer.of(*service().encode_buyer([act.to_interaction() for act in body.events]))
 
     def nearest(query: RetrieveQuery | RetrieveBody) -> Answer:
-        acts = query.acts()
-        of_buyer = bool(acts or query.buyer_id)
+        interactions = query.interactions()
+        of_buyer = bool(interactions or query.buyer_id)
         if of_buyer == bool(query.vector):
             raise InvalidQuery("send either a vector or a buyer, by buyer_id or by what they did, and not both")
         if of_buyer:
-            named = {"buyer_id": query.buyer_id or "", "exclude": query.exclude}
-            return Answer.of(service().nearest_to_buyer(acts, query.k, query.filters(), **named))
-        return Answer.of(service().nearest(query.vector, query.k, query.filters()))
+            filters, buyer_id = query.to_filter(), query.buyer_id or ""
+            answer = service().nearest_to_buyer(interactions, query.k, filters, buyer_id=buyer_id, exclude=query.exclude)
+            return Answer.of(answer)
+        return Answer.of(service().nearest(query.vector, query.k, query.to_filter()))
 
     @app.get("/retrieve")
     def retrieve(query: Annotated[RetrieveQuery, Query()]) -> Answer:
@@ -180,14 +181,14 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
         return nearest(body)
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description, without the 422 that FastAPI lists of itself: a bad question is a 400 here."""
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI description without the 422 that FastAPI adds: an invalid request is a 400 here."""
     if app.openapi_schema is None:
-        described = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        for path in described["paths"].values():
+        description = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        for path in description["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)
         for unused in ("HTTPValidationError", "ValidationError"):
-            described["components"]["schemas"].pop(unused, None)
-        app.openapi_schema = described
+            description["components"]["schemas"].pop(unused, None)
+        app.openapi_schema = description
     return app.openapi_schema

@@ -1,6 +1,6 @@
-"""The routes of one buyer: what is kept of them, and to be forgotten.
+"""The routes of one buyer: read and erase their history.
 
-An id is all that they ask for, so ids must not be guessable, or the routes stand behind a shop's own backend (docs/feedback.md).
+They ask for an id alone. So ids must not be guessable, or the routes stand behind the backend of a shop (docs/feedback.md).
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Checks of a caller: host name, origin and rate; and the security headers of every answer."""
+"""Check callers by host name, origin and rate; set the security headers of every answer."""
 
 import math
 import time
@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lambdas.query_api.problems import SECURITY_HEADERS, problem
 from retrieval.feedback.served_lists import client_network
 
-BURST_S = 5  # a client that was quiet may send as much at once as it may send in so many seconds
-MAX_CLIENTS = 10_000  # whose latest requests are remembered
+BURST_S = 5  # an idle client may send at once what it may send in so many seconds
+MAX_CLIENTS = 10_000  # with a stored balance
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SEARCH_PATHS = frozenset({"/search", "/search/image", "/encode_buyer", "/retrieve"})  # their POST changes nothing
 CHARGE = "gavel.charge_searches"  # key of an ASGI scope
@@ -44,34 +44,34 @@ NO_LIMITS = CallerLimits()
 
 
 class ClientLimit:
-    """An account of tokens a client, refilled with time. Threads may share it.
+    """A token bucket for each client. Threads may share it.
 
-    A request is admitted while its client owes nothing, whatever it costs: one that costs more than there is leaves a debt, which
-    the next ones wait for.
+    A request is admitted while the balance of its client is not negative, whatever it costs. It may leave a debt, and later
+    requests wait until it is paid.
     """
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Know no client yet.
+        """Start without clients.
 
         Args:
             per_second: tokens that a client gets, > 0.
-            clock: seconds, of any origin.
+            clock: returns seconds, of any origin.
         """
         self._per_second, self._clock = per_second, clock
-        self._most = max(0.0, per_second * BURST_S - 1)  # with the one that leads into debt, BURST_S seconds' worth at once
+        self._max_balance = max(0.0, per_second * BURST_S - 1)  # one more request leads into debt: BURST_S seconds' worth at once
         self._balances: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> (tokens, at)
         self._lock = Lock()
 
     def take(self, client: str, tokens: float) -> float:
-        """Take tokens of a client that owes none.
+        """Take tokens from a client without debt.
 
         Returns:
-            0 if they were taken, else the seconds until its debt is paid.
+            0 if they were taken, else the seconds until the debt is paid.
         """
         with self._lock:
             now = self._clock()
-            balance, at = self._balances.get(client, (self._most, now))
-            balance = min(self._most, balance + (now - at) * self._per_second)
+            balance, at = self._balances.get(client, (self._max_balance, now))
+            balance = min(self._max_balance, balance + (now - at) * self._per_second)
             if balance < 0:
                 return -balance / self._per_second
             self._balances[client] = (balance - tokens, now)
@@ -82,25 +82,25 @@ class ClientLimit:
 
 
 def charge_searches(request: Request, searches: int) -> None:
-    """Count further searches of a request, which was admitted as one, against its client's limit.
+    """Charge further searches of a request, which was admitted as one, to its client.
 
     Raises:
-        HTTPException: 429, the client owes searches by now.
+        HTTPException: 429, the client is in debt.
     """
     charge = request.scope.get(CHARGE)
     if charge and searches and (wait_s := charge(searches)):
-        raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, *_haste(wait_s, "searches"))
+        raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, *_too_many(wait_s, "searches"))
 
 
 class CallerCheck:
-    """Refuses callers before their bodies are read, and sets SECURITY_HEADERS on every answer that does not set its own."""
+    """Middleware that refuses callers before their bodies are read, and sets SECURITY_HEADERS unless the answer sets its own."""
 
     def __init__(self, app: ASGIApp, limits: CallerLimits, origins: Sequence[str]) -> None:
-        """Stand before an app.
+        """Wrap an app.
 
         Args:
             app: any ASGI app.
-            limits: what its callers may do.
+            limits: of its callers.
             origins: foreign origins whose pages may write, as `https://shop.example`; `*` for all.
         """
         self._app, self._origins = app, frozenset(origins)
@@ -113,14 +113,14 @@ class CallerCheck:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await (self._refuse(scope) or self._app)(scope, receive, send_guarded)
+        await (self._refuse(scope) or self._app)(scope, receive, send_with_headers)
 
     def _refuse(self, scope: Scope) -> Response | None:
         headers, path = Headers(scope=scope), scope["path"]
@@ -138,10 +138,10 @@ class CallerCheck:
         charge = partial(limit.take, _client_key(scope))
         scope[CHARGE] = charge
         wait_s = charge(1)
-        return problem(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", *_haste(wait_s, sent)) if wait_s else None
+        return problem(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", *_too_many(wait_s, sent)) if wait_s else None
 
     def _refuse_origin(self, headers: Headers) -> Response | None:
-        """Refuse a write that a page of another origin sends: a browser names the page's origin, other programs name none."""
+        """Refuse a write from a page of another origin: a browser names the origin of the page, other programs name none."""
         own = {f"{scheme}://{headers.get('host')}" for scheme in ("http", "https")}  # https where a proxy stands before
         foreign = [origin for origin in headers.getlist("origin") if origin not in own and self._origins.isdisjoint({origin, "*"})]
         if not foreign:
@@ -151,7 +151,7 @@ class CallerCheck:
 
 
 def is_loopback(host: str) -> bool:
-    """True for localhost and the addresses that lead to the own machine."""
+    """True for localhost and the loopback addresses."""
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:
@@ -159,32 +159,32 @@ def is_loopback(host: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def _refuse_host(named: Sequence[str], hosts: frozenset[str]) -> Response | None:
-    """Refuse a request under a name that is not the server's: a page may have its own name lead here (DNS rebinding)."""
-    if len(named) == 1:
-        host = _host_key(named[0])
+def _refuse_host(names: Sequence[str], hosts: frozenset[str]) -> Response | None:
+    """Refuse a request for another host name: a page may point its own name to this address (DNS rebinding)."""
+    if len(names) == 1:
+        host = _host_key(names[0])
         if host in hosts or is_loopback(host):
             return None
-    shown = ", ".join(named)[:100]
+    shown = ", ".join(names)[:100]
     detail = f"this server does not answer under the name {shown!r}; start it with --allow-host NAME to have it answer under NAME"
     return problem(HTTPStatus.MISDIRECTED_REQUEST, "unknown_host", detail)
 
 
 def _host_key(host: str) -> str:
-    """Strip the port of a Host header or name and lower its case, as names are compared."""
+    """Return a Host header or name without its port, in lower case, for comparison."""
     name, _, port = host.rpartition(":")
     if not port.isdigit() or (":" in name and not name.endswith("]")):  # no port, or the end of an IPv6 address
         name = host
     return name.strip("[]").rstrip(".").lower()
 
 
-def _haste(wait_s: float, sent: str) -> tuple[str, dict[str, str]]:
-    """Make the detail and the headers of a 429."""
+def _too_many(wait_s: float, sent: str) -> tuple[str, dict[str, str]]:
+    """Return the detail and the headers of a 429."""
     seconds = str(math.ceil(wait_s))
     return f"your address sends more {sent} than one client may; go on in {seconds} s", {"Retry-After": seconds}
 
 
 def _client_key(scope: Scope) -> str:
-    """Name the client of a request by its network; by what stands there where a server tells no address."""
+    """Return the network of the client of a request; without an address, the name that the server gives."""
     host = (scope.get("client") or ("",))[0] or ""
     return str(client_network(host) or host)

@@ -1,4 +1,4 @@
-"""The route that takes what buyers did with the lots that they were shown."""
+"""`POST /events`: what buyers did with the items of a list."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -70,8 +70,8 @@ class ShownList(BaseModel):
     shown_at: AwareDatetime
     events: list[Event] = Field(min_length=1, max_length=MAX_ACTS)
 
-    def feedback(self) -> Feedback:
-        """The same as the core reads it."""
+    def to_feedback(self) -> Feedback:
+        """Return the feedback of the core."""
         acts = [Act(event.event_type, event.item_id, event.position, event.timestamp, event.proof) for event in self.events]
         return Feedback(self.query_id, self.session_id, self.query, self.shown_at, acts)
 
@@ -90,14 +90,14 @@ class Kept(BaseModel):
 
 def events_router(
     sink: EventSink,
-    keep: Callable[[Sequence[Interaction]], Sequence[str]] = lambda acts: (),
+    record: Callable[[Sequence[Interaction]], Sequence[str]] = lambda interactions: (),
     lists: ServedLists = UNSIGNED,
 ) -> APIRouter:
-    """`POST /events`.
+    """Return the router of `POST /events`.
 
     Args:
-        sink: where the rows go.
-        keep: takes what the buyer did, for their history, and does not raise; returns the ids that no lot has.
+        sink: of the rows.
+        record: adds interactions to the histories of their buyers and does not raise; returns the ids that no item has.
         lists: as create_app()'s.
     """
     router = APIRouter(route_class=StrictRoute)
@@ -110,10 +110,10 @@ def events_router(
     )
     def events(shown: ShownList, request: Request) -> Kept:
         """Tell what buyers did with a list: impressions, clicks, bids, purchases."""
-        rows = feedback_rows(shown.feedback(), datetime.now(UTC), lists, request.client.host if request.client else "")
+        rows = feedback_rows(shown.to_feedback(), datetime.now(UTC), lists, request.client.host if request.client else "")
         sink.append(rows)
-        acts = interactions_in(rows)
-        unknown = list(keep(acts)) if acts else []
-        return Kept(accepted=len(rows), served=sum(row["served"] for row in rows), unknown_items=unknown)
+        interactions = interactions_in(rows)
+        unknown_items = list(record(interactions)) if interactions else []
+        return Kept(accepted=len(rows), served=sum(row["served"] for row in rows), unknown_items=unknown_items)
 
     return router

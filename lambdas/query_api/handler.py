@@ -1,7 +1,7 @@
 """The query Lambda: the app behind API Gateway, over OpenSearch, the tower that its index names, and the re-rank endpoint.
 
-SnapStart takes its picture after this module is imported, so the index is opened and the tower loaded here. A process that
-wakes from the picture keeps tower and re-ranker, makes its connections anew and looks at the index's alias again.
+SnapStart takes its snapshot after this module is imported, so the index is opened and the tower loaded here. A process that is
+restored from the snapshot keeps tower and re-ranker, opens new connections and reads the alias of the index again.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from retrieval.errors import GavelError
 from retrieval.feedback.firehose_sink import EventStream
 from retrieval.feedback.served_lists import ServedLists, parse_keys
 
-TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # of others Mangum makes base64, which this API passes on as it is
+TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # Mangum encodes others as base64, which this API does not decode
 
 
 def warm_up() -> None:
-    """Load what a search needs; before the first release there is nothing to load, and the first search after it will."""
+    """Load index and models; before the first release there are none, and the first search after it loads them."""
     try:
         service().live().encoder.encode(["warm"])
     except GavelError as error:
@@ -32,10 +32,12 @@ def warm_up() -> None:
 
 settings = Settings.from_env()
 metrics.set_default_dimensions(stage=settings.stage)
-keys = os.environ.get(EVENTS_KEYS)  # unset where somebody imports this elsewhere: lists are not signed, and no event teaches
+keys = os.environ.get(EVENTS_KEYS)  # unset outside Lambda: lists are not signed, and no event is used for training
 lists = ServedLists(parse_keys(keys.encode(), EVENTS_KEYS) if keys else ())
 app = create_app(service, settings.origins, measure, queries_per_request=settings.queries_per_request, lists=lists)
-app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().record_interactions(acts), lists))
+app.include_router(
+    events_router(EventStream(settings.events_stream), lambda interactions: service().record_interactions(interactions), lists)
+)
 answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
 event_loop = asyncio.new_event_loop()
 
@@ -45,18 +47,18 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer one request of API Gateway, and log one line about it."""
     logger.clear_state()
     logger.append_keys(request_id=getattr(context, "aws_request_id", None), route=event.get("resource"))
-    asyncio.set_event_loop(event_loop)  # Mangum takes the thread's loop, which an asyncio.run() in this process removes
+    asyncio.set_event_loop(event_loop)  # Mangum takes the loop of the thread, which an asyncio.run() in this process removes
     answer = answer_http(event, context)
     logger.info("answered", method=event.get("httpMethod"), status=answer["statusCode"])
     return answer
 
 
-if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:  # in Lambda, not in whoever imports this elsewhere
+if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:  # in Lambda alone
     log_as_json("retrieval", "lambdas", "mangum")
     warm_up()
     try:
-        from snapshot_restore_py import register_after_restore  # part of Lambda's Python, of no other
+        from snapshot_restore_py import register_after_restore  # type: ignore[import-not-found]  # of Lambda's Python alone
     except ImportError:
         logger.warning("no hooks of SnapStart here")
     else:
-        register_after_restore(service.cache_clear)  # nobody holds the other end of the picture's connections any more
+        register_after_restore(service.cache_clear)  # the connections of the snapshot are closed at their other end

@@ -1,4 +1,4 @@
-"""`POST /search/image`: the photo is the body, whatever else is asked stands in the query string."""
+"""`POST /search/image`: the body is the photo, and the query string holds all other parameters."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -14,9 +14,9 @@ from lambdas.query_api.questions import Nearest
 from retrieval.errors import InvalidPhoto, Overloaded
 from retrieval.search.service import MAX_OFFSET, MAX_QUERY_CHARS, SearchAnswer, SearchRequest, SearchService
 
-# API Gateway knows a body of these types for binary (infra/query_api.py), and hands over others as text, which ruins a photo
+# API Gateway treats bodies of these types as binary (infra/query_api.py) and others as text, which ruins a photo
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
-PATIENCE_S = 2.0  # how long a photo waits for its turn
+PATIENCE_S = 2.0  # maximum time that a photo waits for its turn
 MAX_WAITING = 20  # photos, a megabyte each
 BODY: dict[str, Any] = {
     "requestBody": {
@@ -34,38 +34,38 @@ class PhotoQuery(Nearest):
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Lots to pass over, for a later page.")
     explain: bool = Field(False, description="Say of every lot how it came to its place.")
 
-    def request(self) -> SearchRequest:
-        """The same question as the core asks it."""
-        return SearchRequest(self.text, self.k, "semantic", self.filters(), offset=self.offset, explain=self.explain)
+    def to_request(self) -> SearchRequest:
+        """Return the request of the core."""
+        return SearchRequest(self.text, self.k, "semantic", self.to_filter(), offset=self.offset, explain=self.explain)
 
 
-async def sent_photo(request: Request) -> bytes:
-    """The body of a request, if it is said to be a photo.
+async def read_photo_body(request: Request) -> bytes:
+    """Return the body of a request if its content type is of a photo.
 
     Raises:
-        InvalidPhoto: it is said to be something else.
+        InvalidPhoto: it is another content type.
     """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind not in PHOTO_TYPES:
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content_type not in PHOTO_TYPES:
         allowed = ", ".join(PHOTO_TYPES)
-        raise InvalidPhoto(f"the Content-Type is {kind[:100]!r}; send the photo as the body, with one of {allowed}")
+        raise InvalidPhoto(f"the Content-Type is {content_type[:100]!r}; send the photo as the body, with one of {allowed}")
     return await request.body()
 
 
 def add_image_search(app: FastAPI, service: Callable[[], SearchService], on_answer: Callable[[SearchAnswer], None]) -> None:
     """Add the route; arguments as create_app()'s.
 
-    A photo is decoded and searched by in a thread of its own, one at a time: the largest takes a second and 400 MB, and searches
-    by words shall wait for none.
+    Photos are decoded and searched in a thread of their own, one at a time: the largest takes a second and 400 MB, and searches by
+    words must not wait for them.
     """
     turn = anyio.Lock()
     waiting = 0
 
     @app.post("/search/image", responses=BAD_PHOTO, openapi_extra=BODY)
-    async def search_image(query: Annotated[PhotoQuery, Query()], photo: Annotated[bytes, Depends(sent_photo)]) -> Answer:
+    async def search_image(query: Annotated[PhotoQuery, Query()], photo: Annotated[bytes, Depends(read_photo_body)]) -> Answer:
         """Search by a photo, alone or with words beside it. Vectors alone are searched; the re-ranker takes no part."""
         nonlocal waiting
-        request = query.request()
+        request = query.to_request()
         if waiting >= MAX_WAITING:
             raise Overloaded(f"{waiting} photos wait to be looked at before this one; ask again in a few seconds")
         waiting += 1

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 writes them, and the one place where an error's type becomes a status."""
+"""Errors as RFC 9457 problems: the one place that maps an error type to a status."""
 
 import logging
 from http import HTTPStatus
@@ -33,12 +33,12 @@ from retrieval.text.analysis import readable
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
-MAX_COMPLAINTS = 3  # of one request that an answer names: beside a field that is missing the one that is misspelt
+MAX_COMPLAINTS = 3  # of one request that an answer names: a missing field, and the misspelt one beside it
 MAX_BODY_BYTES = 1_000_000
 MAX_EVENTS_BYTES = 400_000  # MAX_ACTS events with the longest ids, written in escapes
 MAX_ANSWER_BYTES = 5_500_000  # API Gateway hands over 6 MB of a function's answer, with what stands around the body
 
-# the first row that fits decides
+# the first matching row decides
 STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (InvalidPhoto, HTTPStatus.BAD_REQUEST, "invalid_photo"),
     (NoImageBranch, HTTPStatus.BAD_REQUEST, "no_image_branch"),
@@ -51,8 +51,8 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
-# The detail of a failure of ours; the error's own message names addresses and paths, and goes to the log alone.
-# The first row that fits decides.
+# The detail of a server error. The message of the error names addresses and paths, so it goes to the log alone.
+# The first matching row decides.
 PUBLIC_DETAIL: tuple[tuple[type[Exception], str], ...] = (
     (IndexMissing, "nothing has been indexed yet; whoever runs this server indexes a release with `gavel index`"),
     (IndexUnavailable, "the index does not answer; try again in a moment"),
@@ -61,7 +61,7 @@ PUBLIC_DETAIL: tuple[tuple[type[Exception], str], ...] = (
     (FeedbackUnavailable, "what buyers did cannot be written, read or erased right now; send the request again in a moment"),
     (Exception, "the server failed, and its log says why; try again, and tell whoever runs it if that does not help"),
 )
-# of every answer that does not set its own
+# of every answer, unless it sets its own
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -84,8 +84,8 @@ class Problem(BaseModel):
 PROBLEM_TYPE = "application/problem+json"
 
 
-def described(status: HTTPStatus, kinds: dict[str, str], headers: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
-    """How an error stands in the OpenAPI document: `type` -> an example of its detail."""
+def document(status: HTTPStatus, kinds: dict[str, str], headers: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+    """Return an error of the OpenAPI document; `kinds` is `type` -> an example of its detail."""
     examples = {
         kind: {"value": Problem(type=kind, title=status.phrase, status=status, detail=detail).model_dump()}
         for kind, detail in kinds.items()
@@ -100,9 +100,9 @@ def described(status: HTTPStatus, kinds: dict[str, str], headers: dict[str, Any]
 
 RETRY_AFTER = {"Retry-After": {"description": "Seconds until it is worth to ask again.", "schema": {"type": "integer"}}}
 PROBLEMS = {
-    **described(HTTPStatus.BAD_REQUEST, {"invalid_query": "k is 101; allowed are 1 to 100"}),
-    **described(HTTPStatus.TOO_MANY_REQUESTS, {"too_many_requests": "your address sends more searches than …"}, RETRY_AFTER),
-    **described(
+    **document(HTTPStatus.BAD_REQUEST, {"invalid_query": "k is 101; allowed are 1 to 100"}),
+    **document(HTTPStatus.TOO_MANY_REQUESTS, {"too_many_requests": "your address sends more searches than …"}, RETRY_AFTER),
+    **document(
         HTTPStatus.SERVICE_UNAVAILABLE,
         {
             "index_unavailable": "the index does not answer",
@@ -112,14 +112,14 @@ PROBLEMS = {
         RETRY_AFTER,
     ),
 }
-TOO_LARGE = described(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {TOO_LARGE_TYPE: "the body may have at most 1000000 bytes; send …"})
+TOO_LARGE = document(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {TOO_LARGE_TYPE: "the body may have at most 1000000 bytes; send …"})
 BAD_BODY = {
     **TOO_LARGE,
-    **described(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, {"unsupported_media_type": "the Content-Type is 'text/plain'; send JSON as …"}),
+    **document(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, {"unsupported_media_type": "the Content-Type is 'text/plain'; send JSON as …"}),
 }
-FOREIGN_ORIGIN = described(HTTPStatus.FORBIDDEN, {"foreign_origin": "pages of 'https://elsewhere.example' may not write here"})
+FOREIGN_ORIGIN = document(HTTPStatus.FORBIDDEN, {"foreign_origin": "pages of 'https://elsewhere.example' may not write here"})
 BAD_PHOTO = {
-    **described(
+    **document(
         HTTPStatus.BAD_REQUEST,
         {
             "invalid_photo": "the photo is damaged or cut short (image file is truncated); save it again",
@@ -129,36 +129,36 @@ BAD_PHOTO = {
     ),
     **TOO_LARGE,
 }
-NO_FEEDBACK = described(
+NO_FEEDBACK = document(
     HTTPStatus.SERVICE_UNAVAILABLE,
     {"feedback_unavailable": "what buyers did cannot be read right now", "index_unavailable": "the index does not answer"},
     RETRY_AFTER,
 )
-UNKNOWN_ITEM = described(HTTPStatus.NOT_FOUND, {"unknown_item": "index … has no lot 'v9'"})
+UNKNOWN_ITEM = document(HTTPStatus.NOT_FOUND, {"unknown_item": "index … has no lot 'v9'"})
 
 
 def answer_problems(app: FastAPI) -> None:
-    """Have an app answer every error with a problem, and refuse unread what it cannot take and unsent what is too large."""
+    """Have an app answer every error with a problem, and refuse bodies and answers that are too large."""
     app.add_middleware(_Limits)
     app.exception_handler(GavelError)(_gavel_problem)
     app.exception_handler(RequestValidationError)(_validation_problem)
     app.exception_handler(HTTPException)(_http_problem)
-    app.exception_handler(Exception)(_unforeseen_problem)
+    app.exception_handler(Exception)(_unexpected_problem)
 
 
 def problem(status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An RFC 9457 answer."""
+    """Return an RFC 9457 answer."""
     body = Problem(type=kind, title=status.phrase, status=status, detail=readable(detail))
     return JSONResponse(body.model_dump(), status, headers, media_type=PROBLEM_TYPE)
 
 
 class _Limits:
-    """Refuses an address that is no UTF-8, a body that is too large, and an answer that is too large to be sent.
+    """Middleware that refuses an address that is no UTF-8, and a body or an answer that is too large.
 
     A body is refused by its Content-Length before it is read, else while it is read.
 
-    Plain ASGI: Starlette's middleware of functions runs every request in tasks of its own, which costs a search more than its
-    answer's JSON does.
+    It is plain ASGI: the function middleware of Starlette runs every request in tasks of its own, which costs a search more than
+    the JSON of its answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -167,25 +167,25 @@ class _Limits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        most = MAX_EVENTS_BYTES if scope["path"].rstrip("/").endswith("/events") else MAX_BODY_BYTES
+        max_bytes = MAX_EVENTS_BYTES if scope["path"].rstrip("/").endswith("/events") else MAX_BODY_BYTES
         received = 0
 
         async def receive_within_limit() -> Message:  # through API Gateway a body comes without its Content-Length
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > most:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(most))
+            if received > max_bytes:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(max_bytes))
             return message
 
-        refused = _refusal(scope, most)
-        if refused:
-            return await refused(scope, receive, send)
-        await self._app(scope, receive_within_limit, _limited(scope, receive, send))
+        refusal = _refuse(scope, max_bytes)
+        if refusal:
+            return await refusal(scope, receive, send)
+        await self._app(scope, receive_within_limit, _limit_answer(scope, receive, send))
 
 
-def _limited(scope: Scope, receive: Receive, send: Send) -> Send:
-    """Send an answer, or a problem in the place of one that is too large: the function's own would be a 502 without a word."""
+def _limit_answer(scope: Scope, receive: Receive, send: Send) -> Send:
+    """Return a `send` that replaces an answer that is too large by a problem; Lambda itself would answer 502 without a reason."""
     too_large = False
 
     async def send_or_refuse(message: Message) -> None:
@@ -194,35 +194,35 @@ def _limited(scope: Scope, receive: Receive, send: Send) -> Send:
             length = int(Headers(raw=message["headers"]).get("content-length", "0"))
             too_large = length > MAX_ANSWER_BYTES
             if too_large:
-                told = f"the answer would have {length:,} bytes, at most {MAX_ANSWER_BYTES:,} can be sent"
+                fault = f"the answer would have {length:,} bytes, at most {MAX_ANSWER_BYTES:,} can be sent"
                 remedy = "ask for fewer lots or queries at a time, or without explain"
-                await problem(HTTPStatus.BAD_REQUEST, "invalid_query", f"{told}; {remedy}")(scope, receive, send)
+                await problem(HTTPStatus.BAD_REQUEST, "invalid_query", f"{fault}; {remedy}")(scope, receive, send)
         if not too_large:
             await send(message)
 
     return send_or_refuse
 
 
-def _refusal(scope: Scope, most: int) -> JSONResponse | None:
-    try:  # Starlette would read what is no UTF-8 as U+FFFD
+def _refuse(scope: Scope, max_bytes: int) -> JSONResponse | None:
+    try:  # Starlette would read invalid bytes as U+FFFD
         unquote_to_bytes((scope.get("raw_path") or b"") + scope["query_string"]).decode()
     except UnicodeDecodeError:
         return problem(HTTPStatus.BAD_REQUEST, "invalid_query", "the address is no UTF-8; percent-encode it as UTF-8")
     headers = Headers(scope=scope)
     length = headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > most:
-        return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE_TYPE, _too_large(most))
+    if not length.isdigit() or int(length) > max_bytes:
+        return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE_TYPE, _too_large(max_bytes))
     if "transfer-encoding" in headers:
         return problem(HTTPStatus.BAD_REQUEST, "invalid_query", "send the body whole, with its Content-Length, not in chunks")
     return None
 
 
-def _too_large(most: int) -> str:
-    return f"the body may have at most {most} bytes; send less at a time"
+def _too_large(max_bytes: int) -> str:
+    return f"the body may have at most {max_bytes} bytes; send less at a time"
 
 
 async def _gavel_problem(request: Request, error: Exception) -> JSONResponse:
-    status, kind = next((status, kind) for known, status, kind in STATUS if isinstance(error, known))
+    status, kind = next((status, kind) for error_type, status, kind in STATUS if isinstance(error, error_type))
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return problem(status, kind, str(error))
     log.error("%s: %s", kind, error)
@@ -230,13 +230,13 @@ async def _gavel_problem(request: Request, error: Exception) -> JSONResponse:
     return problem(status, kind, _public_detail(error), retry)
 
 
-async def _unforeseen_problem(request: Request, error: Exception) -> JSONResponse:
-    """Answer an error that nobody foresaw, outside of all middleware; Starlette raises it again for the server's log."""
+async def _unexpected_problem(request: Request, error: Exception) -> JSONResponse:
+    """Answer an unexpected error, outside of all middleware; Starlette raises it again for the log of the server."""
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", _public_detail(error), SECURITY_HEADERS)
 
 
 def _public_detail(error: Exception) -> str:
-    return next(detail for known, detail in PUBLIC_DETAIL if isinstance(error, known))
+    return next(detail for error_type, detail in PUBLIC_DETAIL if isinstance(error, error_type))
 
 
 async def _validation_problem(request: Request, error: Exception) -> JSONResponse:
@@ -244,11 +244,11 @@ async def _validation_problem(request: Request, error: Exception) -> JSONRespons
     return problem(HTTPStatus.BAD_REQUEST, "invalid_query", "; ".join(map(_complaint, error.errors()[:MAX_COMPLAINTS])))
 
 
-def _complaint(found: dict[str, Any]) -> str:
-    if found["type"] == "json_invalid":
-        return f"body: no valid JSON ({found['ctx']['error']} at character {found['loc'][-1]})"
-    where = ".".join(str(part) for part in found["loc"][1:] if part not in (SINGLE, SEVERAL)) or "body"
-    return f"{where}: {found['msg']}"
+def _complaint(error: dict[str, Any]) -> str:
+    if error["type"] == "json_invalid":
+        return f"body: no valid JSON ({error['ctx']['error']} at character {error['loc'][-1]})"
+    place = ".".join(str(part) for part in error["loc"][1:] if part not in (SINGLE, SEVERAL)) or "body"
+    return f"{place}: {error['msg']}"
 
 
 async def _http_problem(request: Request, error: Exception) -> JSONResponse:
@@ -257,11 +257,11 @@ async def _http_problem(request: Request, error: Exception) -> JSONResponse:
     kind = HTTP_TYPES.get(status) or status.phrase.lower().replace(" ", "_")
     headers = dict(error.headers or {})
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(_allowed(request))
+        headers["Allow"] = ", ".join(_allowed_methods(request))
     return problem(status, kind, str(error.detail), headers)
 
 
-def _allowed(request: Request) -> list[str]:
-    """The methods of all routes of a path; Starlette names those of the first alone."""
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes of a path; Starlette names those of the first alone."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})

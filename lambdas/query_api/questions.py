@@ -1,4 +1,4 @@
-"""What may be asked over HTTP, with the limits that the OpenAPI document shows."""
+"""HTTP requests, with the limits that the OpenAPI document shows."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,12 +16,12 @@ from retrieval.search.recommendations import Exclude
 from retrieval.search.service import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
 
 MAX_FUSION_CHARS = 64
-MAX_DIMENSIONS = 4_096  # of a vector that is sent; the index then says how many it takes
+MAX_DIMENSIONS = 4_096  # of a vector in a body; the index then names its own number
 MAX_DIMENSIONS_IN_ADDRESS = 1_024  # of one in a query string: servers refuse addresses of more than 64 kB unread
 SINGLE, SEVERAL = "one query", "several queries"
 
 
-def _written_out(value: Any) -> Any:
+def _check_is_text(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError("write ISO 8601, such as 2026-11-21T20:00:00Z")
     return value
@@ -30,7 +30,7 @@ def _written_out(value: Any) -> Any:
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, le=MAX_PRICE, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]  # JSON has no times; a number would be taken for one
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_is_text)]  # without it a number would be read as a time
 Cap = Annotated[int, Field(ge=1, le=MAX_PER_LABEL)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(partial(require_id, "item_id"))]
 BuyerId = Annotated[
@@ -56,8 +56,8 @@ class Filters(BaseModel):
     max_price: Price | None = Field(None, description="Only lots with a current price up to here.")
     min_seller_rating: float | None = Field(None, ge=0, le=MAX_SELLER_RATING, allow_inf_nan=False)
 
-    def filters(self) -> Filter:
-        """The same filters as the core has them."""
+    def to_filter(self) -> Filter:
+        """Return the filters of the core."""
         return Filter(
             category=self.category,
             brand=self.brand,
@@ -82,23 +82,23 @@ class Act(BaseModel):
     event_type: EventType = Field(description="Weighs 1, 5, 7 or 10, from the first to the last.")
     timestamp: Moment = Field(description="With a time zone.")
 
-    def interaction(self) -> Interaction:
-        """The same act as the core has it; who did it stays with the caller."""
+    def to_interaction(self) -> Interaction:
+        """Return the interaction of the core; the buyer stays unnamed."""
         return Interaction("", self.item_id, self.event_type, self.timestamp)
 
 
 Acts = Annotated[list[Act], Field(min_length=1, max_length=MAX_INTERACTIONS)]
-AN_ACT: dict[str, Any] = {"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z"}
+EXAMPLE_ACT: dict[str, Any] = {"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z"}
 
 
-A_SEARCH: dict[str, Any] = {
+EXAMPLE_SEARCH: dict[str, Any] = {
     "q": "luxury vintage watches",
     "k": 10,
     "max_price": 500,
     "fusion": "min_max:0.7,0.3",
     "diversity": 0.3,
     "most_per_brand": 3,
-    "recent_interactions": [AN_ACT],
+    "recent_interactions": [EXAMPLE_ACT],
 }
 
 
@@ -108,7 +108,10 @@ class SearchQuery(Nearest):
     q: str = Field(min_length=1, max_length=MAX_QUERY_CHARS, description="What the buyer typed, or the item_id of a lot.")
     mode: Mode = Field("hybrid", description="Which retrievers look: both, vectors alone, words alone.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Lots to pass over, for a later page.")
-    explain: bool = Field(False, description="Say of every lot how it came to its place; takes two more requests to the index.")
+    explain: bool = Field(
+        False,
+        description="Say of every lot how it came to its place; takes one more request to the index in the modes of one list.",
+    )
     fusion: str | None = Field(
         None,
         max_length=MAX_FUSION_CHARS,
@@ -127,14 +130,14 @@ class SearchQuery(Nearest):
     most_per_seller: Cap | None = Field(None, description="Lots of one seller before the others among the best.")
     buyer_id: BuyerId | None = Field(None, examples=["b2a7c1d4"])
 
-    def request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
-        """The same question as the core asks it.
+    def to_request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
+        """Return the request of the core.
 
         Raises:
             InvalidQuery: there is no such fusion.
         """
         return SearchRequest(
-            *(self.q, self.k, self.mode, self.filters()),
+            *(self.q, self.k, self.mode, self.to_filter()),
             offset=self.offset,
             recent=tuple(recent),
             explain=self.explain,
@@ -147,7 +150,7 @@ class SearchQuery(Nearest):
 class SearchBody(SearchQuery):
     """What `POST /search` takes: the same, and what the buyer did lately."""
 
-    model_config = ConfigDict(strict=True, json_schema_extra={"example": A_SEARCH})
+    model_config = ConfigDict(strict=True, json_schema_extra={"example": EXAMPLE_SEARCH})
 
     recent_interactions: list[Act] = Field(
         default=[],
@@ -156,25 +159,25 @@ class SearchBody(SearchQuery):
         "to them each lot is, keyword search does not look at them.",
     )
 
-    def request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
-        """The same question as the core asks it."""
-        return super().request([*recent, *(act.interaction() for act in self.recent_interactions)])
+    def to_request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
+        """Return the request of the core."""
+        return super().to_request([*recent, *(act.to_interaction() for act in self.recent_interactions)])
 
 
-def _how_many(body: Any) -> str:
+def _body_tag(body: Any) -> str:
     return SEVERAL if isinstance(body, list) else SINGLE
 
 
 Searches = Annotated[
     Annotated[SearchBody, Tag(SINGLE)] | Annotated[list[SearchBody], Field(min_length=1, max_length=MAX_QUERIES), Tag(SEVERAL)],
-    Discriminator(_how_many),
+    Discriminator(_body_tag),
 ]
 
 
 class BuyerEvents(BaseModel):
     """What `POST /encode_buyer` takes."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"events": [AN_ACT]}})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"events": [EXAMPLE_ACT]}})
 
     events: Acts
 
@@ -201,8 +204,8 @@ class RetrieveQuery(OfBuyer):
         default=[], max_length=MAX_INTERACTIONS, description="Lots that the buyer viewed.", examples=[["v1"]]
     )
 
-    def acts(self) -> list[Interaction]:
-        """The lots as acts of the buyer."""
+    def interactions(self) -> list[Interaction]:
+        """Return a view of each item, now."""
         return [Interaction("", item_id, "view", datetime.now(UTC)) for item_id in self.item_id]
 
 
@@ -210,12 +213,12 @@ class RetrieveBody(OfBuyer):
     """What `POST /retrieve` takes: a vector, or a buyer by id, by what they did, or by both."""
 
     model_config = ConfigDict(
-        strict=True, json_schema_extra={"example": {"recent_interactions": [AN_ACT], "exclude": "purchased", "k": 10}}
+        strict=True, json_schema_extra={"example": {"recent_interactions": [EXAMPLE_ACT], "exclude": "purchased", "k": 10}}
     )
 
     vector: list[Number] = Field(default=[], max_length=MAX_DIMENSIONS, description="As `/encode_buyer` answers.")
     recent_interactions: list[Act] = Field(default=[], max_length=MAX_INTERACTIONS)
 
-    def acts(self) -> list[Interaction]:
-        """The acts as the core has them."""
-        return [act.interaction() for act in self.recent_interactions]
+    def interactions(self) -> list[Interaction]:
+        """Return the interactions of the core."""
+        return [act.to_interaction() for act in self.recent_interactions]

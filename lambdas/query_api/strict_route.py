@@ -1,4 +1,4 @@
-"""Routes that obey a request whole or refuse it: nothing is given twice, nothing is ignored, a body is what it says it is."""
+"""Routes that refuse repeated and unknown parameters, repeated JSON keys, and bodies of another content type."""
 
 import json
 from collections import Counter
@@ -11,34 +11,34 @@ from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-MAX_NAME_CHARS = 100  # of a parameter's name that an answer quotes
+MAX_NAME_CHARS = 100  # of a parameter name in an answer
 
 
 class StrictRoute(APIRoute):
     """A route that refuses repeated and unknown query parameters, repeated JSON keys, and JSON under another Content-Type.
 
-    FastAPI takes the last of several values and ignores what it does not know. A browser sends `text/plain` and forms to any origin
-    without asking; JSON needs the permission of this one.
+    FastAPI takes the last of several values and ignores unknown ones. A browser sends `text/plain` and forms to any origin without
+    asking; JSON needs the permission of this origin.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return FastAPI's handler behind the checks."""
+        """Return the handler of FastAPI, with checks before it."""
         answer, repeatable = super().get_route_handler(), self._repeatable()
 
-        async def checked(request: Request) -> Response:
+        async def check_and_answer(request: Request) -> Response:
             self._check_parameters(request, repeatable)
             if self.body_field is not None:
                 _check_content_type(request)
             return await answer(_StrictRequest(request.scope, request.receive))
 
-        return checked
+        return check_and_answer
 
     def _repeatable(self) -> dict[str, bool]:
         """Query parameter -> True if it takes several values."""
-        repeatable = {}
+        repeatable: dict[str, bool] = {}
         for field in self.dependant.query_params:
-            kind = field.field_info.annotation
-            infos = kind.model_fields if isclass(kind) and issubclass(kind, BaseModel) else {field.alias: field.field_info}
+            model = field.field_info.annotation
+            infos = model.model_fields if isclass(model) and issubclass(model, BaseModel) else {field.alias: field.field_info}
             repeatable |= {name: get_origin(info.annotation) is list for name, info in infos.items()}
         return repeatable
 
@@ -54,25 +54,27 @@ class StrictRoute(APIRoute):
 
 
 class _StrictRequest(Request):
-    """A request whose JSON names every key of an object once."""
+    """A request that refuses repeated keys in its JSON."""
 
     async def json(self) -> Any:
-        return json.loads(await self.body(), object_pairs_hook=_read_object)
+        return json.loads(await self.body(), object_pairs_hook=_to_dict)
 
 
-def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    read = dict(pairs)
-    if len(read) < len(pairs):
-        twice, times = next((name, times) for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        repeated, times = next((name, times) for name, times in Counter(name for name, _ in pairs).items() if times > 1)
         raise HTTPException(
-            HTTPStatus.BAD_REQUEST, f"{twice[:MAX_NAME_CHARS]!a}: given {times} times in one object of the body; give it once"
+            HTTPStatus.BAD_REQUEST, f"{repeated[:MAX_NAME_CHARS]!a}: given {times} times in one object of the body; give it once"
         )
-    return read
+    return values
 
 
 def _check_content_type(request: Request) -> None:
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    is_json = content_type.startswith("application/") and content_type.endswith("+json")
+    if content_type != "application/json" and not is_json:
         raise HTTPException(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the Content-Type is {kind[:MAX_NAME_CHARS]!r}; send JSON as application/json"
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"the Content-Type is {content_type[:MAX_NAME_CHARS]!r}; send JSON as application/json",
         )

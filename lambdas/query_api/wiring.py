@@ -1,4 +1,4 @@
-"""Which adapters stand behind the ports in the query Lambda, and what a process of it keeps."""
+"""Wire the query Lambda: the adapters behind its ports, cached for the life of the process."""
 
 from dataclasses import replace
 from functools import cache, lru_cache, partial
@@ -13,28 +13,28 @@ from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.opensearch.opening import open_store
 from retrieval.ranker.port import Ranker
 from retrieval.search.image_query import load_image_branch
-from retrieval.search.service import Encoder, SearchService
-from retrieval.search.serving import search_service
+from retrieval.search.service import Encoder, SearchLimits, SearchModels, SearchService
 
-TOWER_CACHE = Path("/tmp/towers")  # the one folder that Lambda lets a function write to
+TOWER_CACHE = Path("/tmp/towers")  # the only folder to which Lambda lets a function write
 
 
 @cache
 def service() -> SearchService:
-    """The service of this process, wired from its environment."""
+    """Return the service of this process, wired from its environment."""
     settings = Settings.from_env()
-    return search_service(
-        settings,
-        open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s), partial(_tuning, settings)),
+    models = SearchModels(
         partial(_encoder, settings),
         partial(_ranker, settings),
         partial(load_image_branch, settings.towers, TOWER_CACHE),
         partial(_buyers, settings),
-        _buyer_store(settings),
+        settings.tower_id,
+        settings.query_tower,
     )
+    store = open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s), partial(_tuning, settings))
+    return SearchService(store, models, SearchLimits.from_settings(settings), _buyer_store(settings))
 
 
-@lru_cache(maxsize=1)  # the tower of the live index; the one before goes when the alias is swapped
+@lru_cache(maxsize=1)  # the tower of the active index alone
 def _encoder(settings: Settings, tower_id: str) -> Encoder:
     return load_query_tower(settings, tower_id, TOWER_CACHE)
 
@@ -61,6 +61,6 @@ def _buyer_store(settings: Settings) -> BuyerStore:
 def _ranker(settings: Settings, tower_id: str) -> Ranker | None:
     if not settings.ranker_endpoint:
         return None
-    from retrieval.ranker.sagemaker_ranker import EndpointRanker  # boto3 costs a stage without an endpoint nothing
+    from retrieval.ranker.sagemaker_ranker import EndpointRanker  # a stage without an endpoint does not load boto3
 
     return EndpointRanker(settings.ranker_endpoint, settings.ranker_timeout_s)

@@ -33,7 +33,7 @@ from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import IndexStore
 from retrieval.ranker.port import Ranker
-from retrieval.search.service import Encoder, Mode, SearchService
+from retrieval.search.service import Encoder, Mode, SearchLimits, SearchModels, SearchService
 
 TESTED = ("ndcg@10", "recall@50")
 SPACE_POINTS = 3_000
@@ -172,7 +172,9 @@ def _corpus(
     store: IndexStore, published: Published, root: Path, encoder: Encoder, ranker: Ranker | None, candidates: int
 ) -> _Corpus:
     def service(encoder: Encoder) -> SearchService:
-        return SearchService(store, lambda tower_id: encoder, lambda tower_id: ranker, candidates=candidates)
+        return SearchService(
+            store, SearchModels(lambda tower_id: encoder, lambda tower_id: ranker), SearchLimits(rerank_candidates=candidates)
+        )
 
     folder = root / published.name
     memory = sum(path.stat().st_size for pattern in IN_MEMORY for path in folder.glob(pattern))

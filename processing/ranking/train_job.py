@@ -35,7 +35,7 @@ from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost_ranker import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
 from retrieval.search.live_index import ActiveIndex
-from retrieval.search.service import SearchRequest, SearchService, retrieve
+from retrieval.search.service import SearchModels, SearchRequest, SearchService, retrieve
 
 Progress = Callable[[int, int], None]
 Labels = Literal["clicks", "judgments"]
@@ -285,8 +285,10 @@ def service_of_release(tower: Path, release: Path) -> Iterator[SearchService]:
         index_release(release, store)
         service = SearchService(
             store,
-            lambda tower_id: QueryEncoder.load(tower, split_tower_id(tower_id)[1]),
-            load_buyer_tower=lambda tower_id: load_buyer_tower(tower, tower_id),
+            SearchModels(
+                lambda tower_id: QueryEncoder.load(tower, split_tower_id(tower_id)[1]),
+                load_buyer_tower=lambda tower_id: load_buyer_tower(tower, tower_id),
+            ),
         )
         try:
             yield service

@@ -149,7 +149,7 @@ def judged_lists(
     """
     build_corpus(catalog, split, release, EmbeddedStore(folder))
     filters = Filter(now=catalog_moment(catalog))
-    grades, texts = _measured(catalog, split, filters.now)
+    grades, texts = _measured(catalog, split, filters.moment())
     asked = {query: query_text(texts[query]) for query in grades}
     known: dict[FieldBoosts, Lists] = {}
 

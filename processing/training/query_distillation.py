@@ -32,7 +32,7 @@ from retrieval.encoders.static_query_encoder import SmallQueryEncoder, SmallQuer
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import Encoder, SearchService
+from retrieval.search.service import Encoder, SearchModels, SearchService
 
 LEAST_SHARE = 0.98  # of the full query tower's Recall@50
 SPLIT = "val"
@@ -155,7 +155,7 @@ def measure_query_towers(
 
 
 def _service(store: EmbeddedStore, encoder: Encoder) -> SearchService:
-    return SearchService(store, lambda tower_id: encoder)
+    return SearchService(store, SearchModels(lambda tower_id: encoder))
 
 
 def _check(catalog: CatalogFolder, tower: Path, release: Path) -> int | None:

@@ -15,7 +15,7 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import IndexMissing, ReleaseError
 from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import SearchService
+from retrieval.search.service import SearchModels, SearchService
 
 Progress = Callable[[int, int], None]
 KINDS = ("flat", "hnsw")
@@ -91,7 +91,7 @@ def measure_kinds(
     encoder = RememberingEncoder(QueryEncoder.load(tower))
     stores = {kind: open_store(folder, kind) for kind in KINDS}
     try:
-        services = {kind: SearchService(store, lambda tower_id: encoder) for kind, store in stores.items()}
+        services = {kind: SearchService(store, SearchModels(lambda tower_id: encoder)) for kind, store in stores.items()}
         return measure(catalog, split, [Variant(kind, service, "semantic") for kind, service in services.items()], progress)
     finally:
         for store in stores.values():

@@ -11,9 +11,9 @@ from retrieval.text.analysis import fold_label
 
 
 def has_ended(document: Mapping[str, Any], filters: Filter) -> bool:
-    """Whether the auction of a lot is over at filters.now."""
+    """Whether the auction of a lot is over at filters.moment()."""
     ends_at = document.get("ends_at")
-    return ends_at is not None and ends_at <= epoch_ms(filters.now)
+    return ends_at is not None and ends_at <= epoch_ms(filters.moment())
 
 
 def matches(filters: Filter, document: Mapping[str, Any]) -> bool:

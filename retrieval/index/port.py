@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -34,7 +34,7 @@ class Filter:
         min_price: only lots with a known current price >= this.
         max_price: only lots with a known current price <= this.
         min_seller_rating: only lots with a known seller rating >= this.
-        now: the moment that `ends_at` is held against; a lot without `ends_at` never ends.
+        now: the moment that `ends_at` is compared with; None takes the time of the call. A lot without `ends_at` never ends.
     """
 
     category: str | None = None
@@ -42,13 +42,17 @@ class Filter:
     min_price: float | None = None
     max_price: float | None = None
     min_seller_rating: float | None = None
-    now: datetime = field(default_factory=utc_now)
+    now: datetime | None = None
 
     def __post_init__(self) -> None:
         for name in ("category", "brand"):
             if (value := getattr(self, name)) is not None:
                 value = unicodedata.normalize("NFC", value).strip()  # control characters stay: a question with one is refused
                 object.__setattr__(self, name, value)
+
+    def moment(self) -> datetime:
+        """Return `now`, or the current time if it is None."""
+        return utc_now() if self.now is None else self.now
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A cache that is bounded in bytes, and forgets what was not asked for longest and what is too old."""
+"""A least-recently-used cache, bounded in bytes and in age."""
 
 import math
 import sys
@@ -12,17 +12,17 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 Value = TypeVar("Value")
-ENTRY_BYTES = 300  # of the entry itself: its place in the cache, and the time it came
+ENTRY_BYTES = 300  # overhead of an entry
 
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """How a cache does.
+    """Counts of a cache.
 
     Attributes:
-        entries: what it holds.
-        hits: lookups that found something, since the process started.
-        misses: those that did not.
+        entries: stored values.
+        hits: lookups with a value, since the process started.
+        misses: lookups without one.
         bytes: estimated memory of its entries.
     """
 
@@ -33,82 +33,82 @@ class CacheUse:
 
     @property
     def hit_ratio(self) -> float:
-        """Share of the lookups that found something; 0 before the first."""
+        """Return the share of lookups with a value; 0 before the first."""
         return self.hits / max(self.hits + self.misses, 1)
 
 
 class LruCache(Generic[Value]):
-    """Keeps values for a time. Threads may share it.
+    """Stores values for a time. Threads may share it.
 
     Args:
-        size: entries at most; 0 keeps nothing.
-        seconds: how long an entry lives; what is older is gone at the first use of the cache after that.
-        most_bytes: what all entries may take, as size_of() counts them; one that is larger alone is not kept.
+        size: maximum number of entries; 0 stores nothing.
+        seconds: maximum age of an entry; older ones are removed at the next use of the cache.
+        max_bytes: of all entries, as size_of() counts them; a larger value is not stored.
     """
 
     def __init__(self, size: int, seconds: float = math.inf, max_bytes: float = math.inf) -> None:
-        self._size, self._seconds, self._most_bytes = size if seconds > 0 else 0, seconds, max_bytes
-        self._entries: OrderedDict[Hashable, tuple[float, int, Value]] = OrderedDict()  # when it came, its bytes, the value
+        self._size, self._seconds, self._max_bytes = size if seconds > 0 else 0, seconds, max_bytes
+        self._entries: OrderedDict[Hashable, tuple[float, int, Value]] = OrderedDict()  # time stored, bytes, value
         self._lock = threading.Lock()
         self._hits = self._misses = self._bytes = 0
         self._swept = time.monotonic()
 
     def get(self, key: Hashable) -> Value | None:
-        """The value of a key, or None when there is none that is young enough."""
+        """Return the value of a key; None if there is none or it is too old."""
         with self._lock:
             self._sweep()
-            kept = self._entries.get(key)
-            if kept is None or time.monotonic() - kept[0] > self._seconds:
+            entry = self._entries.get(key)
+            if entry is None or time.monotonic() - entry[0] > self._seconds:
                 self._remove(key)
                 self._misses += 1
                 return None
             self._entries.move_to_end(key)
             self._hits += 1
-            return kept[2]
+            return entry[2]
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Keep a value."""
+        """Store a value."""
         if not self._size:
             return
         size = ENTRY_BYTES + size_of(key) + size_of(value)
         with self._lock:
             self._sweep()
             self._remove(key)
-            if size > self._most_bytes:
+            if size > self._max_bytes:
                 return
             self._entries[key] = time.monotonic(), size, value
             self._bytes += size
-            while len(self._entries) > self._size or self._bytes > self._most_bytes:
+            while len(self._entries) > self._size or self._bytes > self._max_bytes:
                 self._remove(next(iter(self._entries)))
 
     def drop(self, key: Hashable) -> None:
-        """Forget a key whose value turned out to be of no use: its last lookup was a miss after all."""
+        """Remove a key whose value was of no use; its last lookup counts as a miss."""
         with self._lock:
             self._remove(key)
             self._hits -= 1
             self._misses += 1
 
     def use(self) -> CacheUse:
-        """How it does."""
+        """Return the counts."""
         with self._lock:
             self._sweep()
             return CacheUse(len(self._entries), self._hits, self._misses, self._bytes)
 
     def _remove(self, key: Hashable) -> None:
-        kept = self._entries.pop(key, None)
-        self._bytes -= kept[1] if kept else 0
+        entry = self._entries.pop(key, None)
+        self._bytes -= entry[1] if entry else 0
 
     def _sweep(self) -> None:
-        """Drop entries that are too old, once in a lifetime of an entry."""
+        """Remove entries that are too old, at most once in `seconds`."""
         now = time.monotonic()
         if now - self._swept > self._seconds:
             self._swept = now
-            for key in [key for key, kept in self._entries.items() if now - kept[0] > self._seconds]:
+            for key in [key for key, entry in self._entries.items() if now - entry[0] > self._seconds]:
                 self._remove(key)
 
 
 def size_of(value: Any) -> int:
-    """Estimate the bytes of a value in memory, its parts included; a part that is held twice counts twice.
+    """Estimate the bytes of a value in memory with its parts; a part that occurs twice counts twice.
 
     Args:
         value: text, numbers, arrays, and mappings, sequences and dataclasses of them.
@@ -116,7 +116,7 @@ def size_of(value: Any) -> int:
     if isinstance(value, np.ndarray):
         return sys.getsizeof(value) + (0 if value.base is None else value.nbytes)
     if isinstance(value, Mapping):
-        return sys.getsizeof(value) + sum(size_of(one) for one in value.values())  # names of fields are shared
+        return sys.getsizeof(value) + sum(size_of(one) for one in value.values())  # field names are shared
     if isinstance(value, (tuple, list, set, frozenset)):
         return sys.getsizeof(value) + sum(map(size_of, value))
     if is_dataclass(value):

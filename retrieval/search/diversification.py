@@ -1,4 +1,4 @@
-"""Diversity: a list whose lots differ, by maximal marginal relevance, and no label that fills the first page."""
+"""Diversify a list by maximal marginal relevance, with caps for each brand and seller."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ LABELS = ("brand", "seller")  # fields of a document that can be capped
 
 @dataclass(frozen=True, slots=True)
 class Diversity:
-    """How much the lots of an answer shall differ.
+    """How much the items of an answer differ.
 
     Attributes:
-        strength: 0 to 1. 0 leaves the order of the scores; 1 looks, after the first lot, at unlikeness alone.
-        most_per_brand: lots of one brand before every lot of the others, 1 to 100; None caps nothing.
-        most_per_seller: the same of one seller. A lot without brand or seller is capped by none.
+        strength: 0 to 1. 0 leaves the order of the scores; 1 orders by dissimilarity alone, after the first item.
+        most_per_brand: items of one brand before all items of the others, 1 to 100; None for no cap.
+        most_per_seller: the same of one seller. An item without brand or seller has no cap.
 
     Raises:
         InvalidQuery: a value is out of its limits.
@@ -35,65 +35,65 @@ class Diversity:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise InvalidQuery(f"diversity is {self.strength}; allowed are numbers from 0 to 1")
-        for label, most in self.caps.items():
-            if not 1 <= most <= MAX_PER_LABEL:
-                raise InvalidQuery(f"the most lots of one {label} are {most}; allowed are 1 to {MAX_PER_LABEL}")
+        for label, cap in self.caps.items():
+            if not 1 <= cap <= MAX_PER_LABEL:
+                raise InvalidQuery(f"the most lots of one {label} are {cap}; allowed are 1 to {MAX_PER_LABEL}")
 
     @property
-    def wanted(self) -> bool:
-        """Whether it asks for anything at all."""
-        return self.strength > 0 or bool(self.caps)
+    def is_active(self) -> bool:
+        """True if it changes any order."""
+        return self.strength > 0 or self.most_per_brand is not None or self.most_per_seller is not None
 
     @property
     def caps(self) -> dict[str, int]:
-        """Field -> lots of one label of it that come first."""
-        given = zip(LABELS, (self.most_per_brand, self.most_per_seller), strict=True)
-        return {label: most for label, most in given if most is not None}
+        """Return field -> number of items with one label that come first."""
+        caps = zip(LABELS, (self.most_per_brand, self.most_per_seller), strict=True)
+        return {label: cap for label, cap in caps if cap is not None}
 
 
-def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], wanted: Diversity) -> list[int]:
+def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], diversity: Diversity) -> list[int]:
     """Order candidates by maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998) under a cap a label.
 
-    Each place goes to the lot with the highest (1 - strength) * relevance - strength * (cosine with the likest lot above it).
-    Relevance is the score, brought to 0 to 1 over the candidates, for a re-ranker's scores have no scale of their own. A lot
-    whose label has had its places comes after all that have not, and is not dropped: a short list helps nobody. The first
-    places do not depend on how many follow, so pages of one list fit together.
+    Each rank goes to the item with the highest (1 - strength) * relevance - strength * (cosine with the most similar item above).
+    Relevance is the score, scaled to 0 to 1 over the candidates, because a re-ranker's scores have no scale of their own. An item
+    over a cap comes after all that are below theirs, and is not dropped: a short list helps nobody. The first ranks do not depend
+    on the number of candidates behind, so pages of one list fit together.
 
     Args:
         candidates: N candidates with vectors of unit length.
         scores: (N,) float32, higher is better; equal ones keep the candidates' order.
-        wanted: how much they shall differ.
+        diversity: how much they differ.
 
     Returns:
-        The numbers 0 to N - 1 in the new order, the best-scored lot first.
+        The indices 0 to N - 1 in the new order, the item with the best score first.
     """
     if not candidates:
         return []
     vectors = np.stack([c.vector for c in candidates])  # (N, D)
-    relevance = (1 - wanted.strength) * _from_0_to_1(scores)  # (N,)
-    labels = {field: [fold_label(str(c.document.get(field, ""))) for c in candidates] for field in wanted.caps}
-    likeness = np.zeros(len(candidates))  # (N,) with the likest lot above; before the first, all are alike
-    left, taken, order = np.ones(len(candidates), dtype=np.bool_), {field: Counter[str]() for field in labels}, list[int]()
+    relevance = (1 - diversity.strength) * _scale_to_1(scores)  # (N,)
+    labels = {field: [fold_label(str(c.document.get(field, ""))) for c in candidates] for field in diversity.caps}
+    similarity = np.zeros(len(candidates))  # (N,) with the most similar item above; 0 before the first
+    left, counts, order = np.ones(len(candidates), dtype=np.bool_), {field: Counter[str]() for field in labels}, list[int]()
     for _ in candidates:
         allowed = left.copy()
-        for field, most in wanted.caps.items():
-            allowed &= ~_full(labels[field], taken[field], most)
-        value = relevance - wanted.strength * likeness if order else scores
+        for field, cap in diversity.caps.items():
+            allowed &= ~_at_cap(labels[field], counts[field], cap)
+        value = relevance - diversity.strength * similarity if order else scores
         best = int(np.argmax(np.where(allowed if allowed.any() else left, value, -np.inf)))
         cosines = vectors @ vectors[best]  # (N, D) @ (D,) -> (N,)
-        likeness = np.maximum(likeness, cosines) if order else cosines
+        similarity = np.maximum(similarity, cosines) if order else cosines
         left[best] = False
-        for field, told in labels.items():
-            taken[field][told[best]] += 1
+        for field, field_labels in labels.items():
+            counts[field][field_labels[best]] += 1
         order.append(best)
     return order
 
 
-def _from_0_to_1(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+def _scale_to_1(scores: NDArray[np.float32]) -> NDArray[np.float64]:
     low, high = float(scores.min()), float(scores.max())
     return (scores.astype(np.float64) - low) / ((high - low) or 1.0)
 
 
-def _full(labels: Sequence[str], taken: Counter[str], most: int) -> NDArray[np.bool_]:
-    """(N,) which lots have a label that has had its places; no label has no end."""
-    return np.array([bool(label) and taken[label] >= most for label in labels])
+def _at_cap(labels: Sequence[str], counts: Counter[str], cap: int) -> NDArray[np.bool_]:
+    """Return the (N,) mask of items whose label has reached its cap; items without a label have no cap."""
+    return np.array([bool(label) and counts[label] >= cap for label in labels])

@@ -1,8 +1,8 @@
-"""Why a lot stands where it does."""
+"""Explain the place of each item of a page."""
 
 import logging
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,56 +16,58 @@ from retrieval.search.response import Explanation
 
 logger = logging.getLogger(__name__)
 
-EXPECTED = "expected"  # the contribution that is the same for all: the score of a lot that nothing is known of
+EXPECTED = "expected"  # the contribution that all items share: the score of an item without any value
 
 
-def explanations(
-    lots: Sequence[Candidate],
-    window: Sequence[Candidate],
+def explain_items(
+    items: Sequence[Candidate],
+    rerank_candidates: Sequence[Candidate],
     features: NDArray[np.float32],
-    lists: Mapping[str, Sequence[Candidate]],
+    other_list: Sequence[Candidate],
     *,
-    named: Container[str],
-    searched: Vector | None,
+    exact_id_match: Candidate | None,
+    search_vector: Vector | None,
     ranker: Ranker | None,
     by_relevance: Sequence[str] = (),
 ) -> list[Explanation]:
-    """Explain the lots of a page.
+    """Explain the items of a page.
 
     Args:
-        lots: those of the page.
-        window: N candidates that were, or could have been, re-ranked, in first-stage order.
-        features: (N, len(FEATURES)) float32 of the window.
-        lists: "semantic" and "keyword" -> what each of them found alone, best first; a list that failed is empty.
-        named: ids of the lots that the query named.
-        searched: (D,) float32, what was searched with; None when the query could not be encoded.
-        ranker: what re-ranked the window.
-        by_relevance: ids of the window by score, before diversity moved them; empty without diversity.
+        items: of the page.
+        rerank_candidates: N candidates that were, or could have been, re-ranked, in the order of retrieval.
+        features: (N, len(FEATURES)) float32 of the rerank candidates.
+        other_list: candidates of the list that the mode leaves out, best first; empty in hybrid mode, whose candidates carry their
+            ranks in both lists.
+        exact_id_match: the item whose id is the query.
+        search_vector: (D,) float32 that was searched with; None if the query could not be encoded.
+        ranker: of the rerank candidates.
+        by_relevance: ids of the rerank candidates by score, before diversity moved them; empty without diversity.
     """
-    places = {candidate.item_id: row for row, candidate in enumerate(window)}
-    ranks = {name: {c.item_id: rank for rank, c in enumerate(found, 1)} for name, found in lists.items()}
-    bm25 = {c.item_id: c.score for c in lists["keyword"]}
-    unmoved = {item_id: rank for rank, item_id in enumerate(by_relevance, 1)}
+    rows = {candidate.item_id: row for row, candidate in enumerate(rerank_candidates)}
+    others = {candidate.item_id: candidate for candidate in other_list}
+    relevance_ranks = {item_id: rank for rank, item_id in enumerate(by_relevance, 1)}
     contributions = _contributions(ranker, features)
-    similarities = [None] * len(lots) if searched is None else cosines(searched, lots)
-    told = []
-    for lot, cosine in zip(lots, similarities, strict=True):
-        row = places.get(lot.item_id)
-        told.append(
+    similarities = [None] * len(items) if search_vector is None else cosines(search_vector, items)
+    explanations = []
+    for item, cosine in zip(items, similarities, strict=True):
+        row = rows.get(item.item_id)
+        candidate = item if row is None else rerank_candidates[row]  # an exact match was fetched, and carries no ranks
+        other = others.get(item.item_id, candidate)
+        explanations.append(
             Explanation(
-                named_by_id=lot.item_id in named,
+                named_by_id=exact_id_match is not None and item.item_id == exact_id_match.item_id,
                 first_stage_rank=None if row is None else row + 1,
-                relevance_rank=unmoved.get(lot.item_id),
-                fused_score=None if row is None else window[row].score,
-                semantic_rank=ranks["semantic"].get(lot.item_id),
+                relevance_rank=relevance_ranks.get(item.item_id),
+                fused_score=None if row is None else candidate.score,
+                semantic_rank=candidate.semantic_rank or other.semantic_rank,
                 cosine=cosine,
-                keyword_rank=ranks["keyword"].get(lot.item_id),
-                bm25=bm25.get(lot.item_id),
-                features=None if row is None else _by_name(features[row]),
+                keyword_rank=candidate.keyword_rank or other.keyword_rank,
+                bm25=other.bm25 if candidate.bm25 is None else candidate.bm25,
+                features=None if row is None else _features_by_name(features[row]),
                 contributions=None if row is None or contributions is None else contributions[row],
             )
         )
-    return told
+    return explanations
 
 
 def _contributions(ranker: Ranker | None, features: NDArray[np.float32]) -> list[dict[str, float]] | None:
@@ -79,5 +81,5 @@ def _contributions(ranker: Ranker | None, features: NDArray[np.float32]) -> list
     return [dict(zip((*FEATURES, EXPECTED), (float(value) for value in row), strict=True)) for row in rows]
 
 
-def _by_name(row: NDArray[np.float32]) -> dict[str, float | None]:
+def _features_by_name(row: NDArray[np.float32]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else float(value) for name, value in zip(FEATURES, row, strict=True)}

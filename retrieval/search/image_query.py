@@ -1,4 +1,4 @@
-"""Photos as questions: the image branch of the live tower, loaded when the first photo comes, and photo and words as one vector."""
+"""Photos as queries: the image encoder of the active tower, loaded for the first photo, and one vector of photo and words."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,45 +14,45 @@ from retrieval.encoders.tower_store import image_tower_folder
 from retrieval.errors import NoImageBranch, TowerMismatch
 from retrieval.search.cache import CacheUse, LruCache
 
-CACHED_PHOTOS = 1_000  # vectors, so that a later page of an answer does not decode the photo again
+CACHED_PHOTOS = 1_000  # so that a later page of an answer does not decode the photo again
 CACHED_PHOTOS_S = 3_600.0
 
 
 class PhotoEncoder(Protocol):
-    """What a search by photo needs of a tower's image branch."""
+    """An image encoder, as a search by photo uses it."""
 
     @property
     def tower_id(self) -> str:
-        """The tower it belongs to."""
+        """Return the tower it belongs to."""
 
     def encode(self, photo: bytes) -> Vector:
-        """(dimensions,) float32 of unit length.
+        """Return the (D,) float32 vector of unit length of a photo.
 
         Raises:
             InvalidPhoto: these are not the bytes of a still JPEG, PNG or WebP.
-            TowerError: it cannot be encoded with.
+            TowerError: the encoder cannot be used.
         """
 
 
 def load_image_branch(towers: str, cache: Path, tower_id: str) -> PhotoEncoder:
-    """The image branch of a tower.
+    """Load the image encoder of a tower.
 
     Args:
-        towers: folder, or s3://bucket/prefix, that holds one sub-folder a tower.
-        cache: folder into which it is fetched from S3.
-        tower_id: which one.
+        towers: folder or s3://bucket/prefix with one sub-folder a tower.
+        cache: folder for files from S3.
+        tower_id: of the tower.
 
     Raises:
         NoImageBranch: the tower has none; the message names the remedy.
         TowerError: there is no such tower, or its files are missing or damaged.
     """
-    from retrieval.encoders.image_encoder import ImageEncoder  # brings Pillow: who never sees a photo pays nothing
+    from retrieval.encoders.image_encoder import ImageEncoder  # imports Pillow, only for the first photo
 
     return ImageEncoder.load(image_tower_folder(towers, tower_id, cache), split_tower_id(tower_id)[1])
 
 
 def no_image_branch(tower_id: str) -> PhotoEncoder:
-    """Stands where a service was wired without a way to load image branches.
+    """Refuse to load an image encoder, in services that are wired without one.
 
     Raises:
         NoImageBranch: always.
@@ -61,41 +61,41 @@ def no_image_branch(tower_id: str) -> PhotoEncoder:
 
 
 class PhotoQueries:
-    """Encodes photos with the image branch of whichever tower is live. Threads may share it.
+    """Encodes photos with the image encoder of the active tower. Threads may share it.
 
     Args:
-        load: tower_id -> the image branch of that tower.
-        cached_bytes: that the encoded photos may take.
+        load: tower_id -> the image encoder of that tower.
+        cached_bytes: maximum size of the cached vectors.
     """
 
     def __init__(self, load: Callable[[str], PhotoEncoder], cached_bytes: float) -> None:
         self._load = load
-        self._known: PhotoEncoder | None = None
-        self._turn = Lock()
+        self._encoder: PhotoEncoder | None = None
+        self._lock = Lock()
         self._vectors: LruCache[Vector] = LruCache(CACHED_PHOTOS, CACHED_PHOTOS_S, cached_bytes)
 
     def encoder(self, tower_id: str) -> PhotoEncoder:
-        """The image branch of a tower.
+        """Return the image encoder of a tower.
 
         Raises:
             NoImageBranch: the tower has none.
-            TowerMismatch: another tower lies in its place.
+            TowerMismatch: another tower is in its folder.
             TowerError: it cannot be loaded.
         """
-        with self._turn:
-            if self._known is None or self._known.tower_id != tower_id:
+        with self._lock:
+            if self._encoder is None or self._encoder.tower_id != tower_id:
                 loaded = self._load(tower_id)
                 if loaded.tower_id != tower_id:
                     raise TowerMismatch(f"tower {loaded.tower_id} lies in the place of {tower_id}; copy each to its own folder")
-                self._known = loaded
-            return self._known
+                self._encoder = loaded
+            return self._encoder
 
     def use(self) -> CacheUse:
-        """Return the use of the cache of encoded photos."""
+        """Return the counts of the cache of photo vectors."""
         return self._vectors.use()
 
     def vector(self, encoder: PhotoEncoder, photo: bytes) -> Vector:
-        """(D,) float32 of unit length for the bytes of a photo; raises what the encoder does."""
+        """Return the (D,) float32 vector of unit length of the bytes of a photo; raises what the encoder raises."""
         key = encoder.tower_id, hashlib.sha256(photo).digest()
         vector = self._vectors.get(key)
         if vector is None:
@@ -105,14 +105,14 @@ class PhotoQueries:
 
 
 def with_words(photo: Vector, words: Vector | None) -> Vector:
-    """One vector of a photo and of the words beside it.
+    """Return one vector of a photo and its words.
 
     Args:
         photo: (D,) of unit length.
-        words: (D,) of unit length, as the query tower encodes them; None when there are none.
+        words: (D,) of unit length, by the query encoder; None without words.
 
     Returns:
-        (D,) float32 of unit length: photo and words by the photo_words_share, scaled.
+        (D,) float32 of unit length: the mean, weighted by photo_words_share.
     """
     share = scoring_parameters().photo_words_share
     return photo if words is None else unit_vector((1 - share) * photo + share * words)

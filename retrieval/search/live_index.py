@@ -1,4 +1,4 @@
-"""The live index with the models of its tower, looked at again every few seconds."""
+"""The active index with the models of its tower; the alias is read again every few seconds."""
 
 import logging
 import threading
@@ -10,43 +10,65 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.buyers.vector import BuyerTower
+from retrieval.buyers.vector import AVERAGE, BuyerTower
 from retrieval.errors import IndexMissing, IndexUnavailable, RankerUnavailable, TowerError, TowerMismatch
 from retrieval.index.port import IndexStore, VectorIndex
 from retrieval.ranker.port import Ranker
 from retrieval.resilience import Circuit
+from retrieval.search.image_query import PhotoEncoder, no_image_branch
 
 logger = logging.getLogger(__name__)
 
-LIVE_CHECK_S = 5.0  # how long a swapped alias may go unseen
+LIVE_CHECK_S = 5.0  # maximum delay until a swapped alias is noticed
 
 
 class Encoder(Protocol):
-    """What a search needs of a query tower."""
+    """A query encoder, as search uses it."""
 
     @property
     def tower_id(self) -> str:
-        """The tower it belongs to."""
+        """Return the tower it belongs to."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(N, dimensions) float32 of unit length for N texts.
+        """Return the (N, D) float32 vectors of unit length of N texts.
 
         Raises:
-            TowerError: it cannot be encoded with.
+            TowerError: the encoder cannot be used.
         """
 
 
 @dataclass(frozen=True, slots=True)
-class ActiveIndex:
-    """The live index with the models that belong to its tower.
+class SearchModels:
+    """Loaders of the models of a tower; nothing is loaded before the first search.
 
     Attributes:
-        index: what is searched.
-        encoder: its query tower.
+        load_encoder: tower_id -> its query encoder.
+        load_ranker: tower_id -> the re-ranker trained on the candidates of that tower, or None.
+        load_image_encoder: tower_id -> its image encoder; called for the first photo.
+        load_buyer_tower: tower_id -> its buyer tower, else the weighted average.
+        tower_id: the only tower to accept; empty accepts the tower of the active index.
+        query_tower: which query encoder load_encoder loads, `full` or `small`; shown by /health.
+    """
+
+    load_encoder: Callable[[str], Encoder]
+    load_ranker: Callable[[str], Ranker | None] = lambda tower_id: None
+    load_image_encoder: Callable[[str], PhotoEncoder] = no_image_branch
+    load_buyer_tower: Callable[[str], BuyerTower] = lambda tower_id: AVERAGE
+    tower_id: str = ""
+    query_tower: str = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveIndex:
+    """The index behind the alias, with the models of its tower.
+
+    Attributes:
+        index: to search.
+        encoder: its query encoder.
         ranker: its re-ranker, if there is one.
-        buyer_tower: what encodes buyers among its lots.
-        checked_at: when the alias was looked at, by time.monotonic().
-        whole: whether all models could be loaded; those that could not raise whenever they are used.
+        buyer_tower: encodes buyers.
+        checked_at: when the alias was read, by time.monotonic().
+        complete: True if all models could be loaded; one that could not raises at each use.
     """
 
     index: VectorIndex
@@ -54,11 +76,11 @@ class ActiveIndex:
     ranker: Ranker | None
     buyer_tower: BuyerTower
     checked_at: float
-    whole: bool = True
+    complete: bool = True
 
 
 class _UnusableEncoder:
-    """Stands for a tower that could not be loaded, so that search goes on by words and says so."""
+    """Stands for a tower that could not be loaded, so that search continues by keywords and says so."""
 
     def __init__(self, tower_id: str, reason: str) -> None:
         self.tower_id, self._reason = tower_id, reason
@@ -68,7 +90,7 @@ class _UnusableEncoder:
 
 
 class _UnusableRanker:
-    """Stands for a re-ranker that is there but could not be loaded, so that every answer says that it was done without."""
+    """Stands for a re-ranker that could not be loaded, so that every answer names it as a failed component."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -78,82 +100,73 @@ class _UnusableRanker:
 
 
 class ActiveIndexCache:
-    """Follows the alias of a store. Threads may share it: one looks, the others go on with what was known.
+    """Follows the alias of a store. Threads may share it: one reads the alias, the others use the previous state.
 
     Args:
-        store: where the live index stands.
-        load_encoder: tower_id -> the query tower of that id.
-        load_ranker: tower_id -> the re-ranker trained on that tower's candidates, or None.
-        load_buyer_tower: tower_id -> what encodes buyers with the lots of that tower.
-        tower_id: the only tower to accept; empty accepts the one that the live index names.
+        store: of the indices.
+        models: loaders of the models.
     """
 
-    def __init__(
-        self,
-        store: IndexStore,
-        load_encoder: Callable[[str], Encoder],
-        load_ranker: Callable[[str], Ranker | None],
-        load_buyer_tower: Callable[[str], BuyerTower],
-        tower_id: str,
-    ) -> None:
-        self._store, self._load_encoder, self._load_ranker, self._pinned_tower = store, load_encoder, load_ranker, tower_id
-        self._load_buyer_tower = load_buyer_tower
+    def __init__(self, store: IndexStore, models: SearchModels) -> None:
+        self._store, self._models = store, models
         self._circuit = Circuit("the alias of the index", IndexUnavailable)
-        self._known: ActiveIndex | None = None
-        self._turn = threading.Lock()
+        self._active: ActiveIndex | None = None
+        self._lock = threading.Lock()
 
     def get(self) -> ActiveIndex:
-        """The live index and its models.
+        """Return the active index and its models.
 
         Raises:
             TowerMismatch: it is of another tower than the one to accept.
             FeatureMismatch: the re-ranker was trained on other features.
-            IndexUnavailable: no index was known yet, and the store does not answer; IndexMissing when nothing is published.
+            IndexUnavailable: there is no previous state, and the store does not answer; IndexMissing if nothing is published.
         """
-        known = self._known
-        if known is not None and (_is_fresh(known) or not self._turn.acquire(blocking=False)):
-            return known
-        if known is None:
-            self._turn.acquire()
+        active = self._active
+        if active is not None and (_is_fresh(active) or not self._lock.acquire(blocking=False)):
+            return active
+        if active is None:
+            self._lock.acquire()
         try:
-            known = self._known  # another thread may have looked while this one waited
-            if known is None or not _is_fresh(known):
-                self._known = known = self._look(known)
-            return known
+            active = self._active  # another thread may have read the alias while this one waited
+            if active is None or not _is_fresh(active):
+                self._active = active = self._check_alias(active)
+            return active
         finally:
-            self._turn.release()
+            self._lock.release()
 
-    def _look(self, known: ActiveIndex | None) -> ActiveIndex:
+    def _check_alias(self, active: ActiveIndex | None) -> ActiveIndex:
         try:
             with self._circuit.guard():
                 index = self._store.live()
         except IndexMissing:
             raise
         except IndexUnavailable as error:
-            if known is None:
+            if active is None:
                 raise
-            logger.warning("searching on in %s, for the alias cannot be looked at: %s", known.index.name, error)
-            return replace(known, checked_at=time.monotonic())
-        if known is not None and known.whole and known.index.name == index.name:
-            return replace(known, index=index, checked_at=time.monotonic())
-        return self._open(index)
+            logger.warning("searching on in %s, for the alias cannot be looked at: %s", active.index.name, error)
+            return replace(active, checked_at=time.monotonic())
+        if active is not None and active.complete and active.index.name == index.name:
+            return replace(active, index=index, checked_at=time.monotonic())
+        return self._load_models(index)
 
-    def _open(self, index: VectorIndex) -> ActiveIndex:
-        encoder, encodes = self._encoder(self._pinned_tower or index.tower_id)
+    def _load_models(self, index: VectorIndex) -> ActiveIndex:
+        encoder, complete = self._load_encoder(self._models.tower_id or index.tower_id)
         if encoder.tower_id != index.tower_id:
             raise TowerMismatch(
                 f"index {index.name!r} was built with tower {index.tower_id}, the query with {encoder.tower_id}; "
                 f"load tower {index.tower_id} or rebuild the index with `gavel embed` and `gavel index`"
             )
-        buyer_tower = self._load_buyer_tower(index.tower_id)
+        buyer_tower = self._models.load_buyer_tower(index.tower_id)
+        ranker: Ranker | None
         try:
-            return ActiveIndex(index, encoder, self._load_ranker(index.tower_id), buyer_tower, time.monotonic(), encodes)
+            ranker = self._models.load_ranker(index.tower_id)
         except RankerUnavailable as error:
-            return ActiveIndex(index, encoder, _UnusableRanker(str(error)), buyer_tower, time.monotonic(), whole=False)
+            ranker, complete = _UnusableRanker(str(error)), False
+        return ActiveIndex(index, encoder, ranker, buyer_tower, time.monotonic(), complete)
 
-    def _encoder(self, tower_id: str) -> tuple[Encoder, bool]:
+    def _load_encoder(self, tower_id: str) -> tuple[Encoder, bool]:
         try:
-            return self._load_encoder(tower_id), True
+            return self._models.load_encoder(tower_id), True
         except TowerMismatch:
             raise
         except TowerError as error:
@@ -161,5 +174,5 @@ class ActiveIndexCache:
             return _UnusableEncoder(tower_id, str(error)), False
 
 
-def _is_fresh(known: ActiveIndex) -> bool:
-    return time.monotonic() - known.checked_at <= LIVE_CHECK_S
+def _is_fresh(active: ActiveIndex) -> bool:
+    return time.monotonic() - active.checked_at <= LIVE_CHECK_S

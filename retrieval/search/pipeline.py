@@ -1,10 +1,8 @@
-"""One query over the two stages: candidates from the index, the best of them put in order by the re-ranker."""
+"""Answer one query: retrieve candidates from the index and re-rank the best of them."""
 
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +10,16 @@ from numpy.typing import NDArray
 from retrieval.buyers.vector import personalise
 from retrieval.contracts.documents import Vector, listed_fields
 from retrieval.contracts.items import query_text
-from retrieval.deadline import Deadline
-from retrieval.errors import IndexUnavailable, InvalidQuery, RankerUnavailable
+from retrieval.errors import IndexUnavailable, InvalidInput, InvalidQuery, RankerUnavailable
 from retrieval.index.filters import matches
 from retrieval.index.port import Candidate, cosines
 from retrieval.ranker.features import feature_matrix
-from retrieval.ranker.port import Ranker
-from retrieval.resilience import Circuit
-from retrieval.search.candidates import FirstStage
-from retrieval.search.diversification import Diversity, diversify
-from retrieval.search.explanation import explanations
-from retrieval.search.live_index import ActiveIndex
+from retrieval.search.candidates import encode_interactions, fetch_items, retrieve_candidates, retrieve_other_list
+from retrieval.search.context import SearchContext
+from retrieval.search.diversification import diversify
+from retrieval.search.explanation import explain_items
 from retrieval.search.request import MAX_OFFSET, MAX_REACH, SearchRequest
-from retrieval.search.response import SearchAnswer, SearchResult
+from retrieval.search.response import Explanation, SearchAnswer, SearchResult
 from retrieval.text.spelling import corrected, doubtful_words
 
 logger = logging.getLogger(__name__)
@@ -33,250 +28,209 @@ Scored = tuple[Candidate, float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """A request with what is known of it before the index is asked.
+class _Query:
+    """A request with its vectors.
 
     Attributes:
-        request: as asked.
-        vector: (D,) the encoded query; None when it could not be encoded.
-        searched: (D,) what is searched with: the same, or drawn towards the buyer.
-        buyer: (D,) where the buyer stands; None when nothing is known of what they did.
-        deadline: of the whole search.
-        degraded: takes what is done without.
-        unknown_items: ids of the buyer's acts that no lot has.
+        request: checked.
+        vector: (D,) the query vector; None if the query could not be encoded.
+        search_vector: (D,) the vector to search with: the query vector, drawn towards the buyer if there is one.
+        buyer: (D,) the buyer vector; None without interactions.
+        unknown_items: ids of the interactions that no item has.
     """
 
     request: SearchRequest
     vector: Vector | None
-    searched: Vector | None
-    deadline: Deadline
-    degraded: list[str]
+    search_vector: Vector | None
     buyer: Vector | None = None
     unknown_items: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What the first stage found.
+class _Retrieved:
+    """Candidates of a query.
 
     Attributes:
-        window: the candidates that are re-ranked.
-        named: item_id -> the lot whose id the query is; it goes first.
-        deeper: the lots behind the window, where a page reaches that far.
-        may_go_on: whether there may be more than these.
+        rerank_candidates: the best ones, in the order of retrieval.
+        exact_id_match: the item whose id is the query; it goes first.
+        tail: further candidates, if the page reaches that far.
+        has_more: True if there may be more than these.
     """
 
-    window: Sequence[Candidate]
-    named: Mapping[str, Candidate]
-    deeper: Sequence[Candidate]
-    may_go_on: bool
+    rerank_candidates: Sequence[Candidate]
+    exact_id_match: Candidate | None
+    tail: Sequence[Candidate]
+    has_more: bool
 
 
-class TwoStages:
-    """Answers one query at a time; threads may share it.
+def answer_request(context: SearchContext, request: SearchRequest, vector: Vector | None) -> SearchAnswer:
+    """Answer a checked request whose filters have their moment.
 
-    Pages fit together because every one of them is cut from the same list: the `candidates` best of the first stage in the
-    re-ranker's order, spread if diversity is asked for, then the others among the MAX_REACH best as the first stage has them.
+    All pages are cut from one list: the rerank candidates in the order of the re-ranker, diversified if requested, then the others
+    of the MAX_REACH best in the order of retrieval.
 
     Args:
-        first_stage: how the index is asked.
-        candidates: how many candidates are re-ranked.
+        context: of the request.
+        request: checked.
+        vector: (D,) float32, the query vector; None if the query could not be encoded.
+
+    Raises:
+        TowerError: semantic search without a vector.
+        IndexUnavailable: the index does not answer.
     """
-
-    def __init__(self, first_stage: FirstStage, candidates: int) -> None:
-        self._first_stage = first_stage
-        self._candidates = candidates
-        self.ranker_circuit = Circuit("the re-ranker", RankerUnavailable)
-
-    def answer(
-        self, live: ActiveIndex, request: SearchRequest, vector: Vector | None, before: Mapping[str, float], deadline: Deadline
-    ) -> SearchAnswer:
-        """Answer a checked request.
-
-        Args:
-            live: what is searched.
-            request: what is asked.
-            vector: (D,) float32, the encoded query; None when it could not be encoded.
-            before: the timings of what was done before; its total goes into the total of the answer.
-            deadline: of the search.
-
-        Raises:
-            TowerError: there is no vector, and words are not to be searched by.
-            IndexUnavailable: the index does not answer.
-        """
-        timings: dict[str, float] = {}
-        end = request.offset + request.k
-        with timed(timings, "total"):
-            with timed(timings, "retrieve"):
-                question = self._question(live, request, vector, deadline)
-                found = self._found(live, question)
-            scores = None
-            if live.ranker is not None and request.rerank and found.window:
-                with timed(timings, "rerank"):
-                    scores = self._scores(live.ranker, question, found.window)
-            first = by_relevance = _by_score(found.window, scores)
-            if request.diversity.wanted:
-                with timed(timings, "diversify"):
-                    first = _diversified(by_relevance, request.diversity)
-            whole = _whole_list(found, first)
-            page = whole[request.offset : end]
-            results = ranked(page, vector, request.offset)
-            meant = self._meant(live, question, found, timings)
-            if request.explain:
-                results = self._explained(live, question, found, results, page, by_relevance)
-        return SearchAnswer(
-            results=results,
-            tower_id=live.index.tower_id,
-            mode=request.mode,
-            reranked=scores is not None,
-            degraded=question.degraded,
-            timings_ms={**before, **timings, "total": round(before["total"] + timings["total"], 3)},
-            next_offset=end if end <= MAX_OFFSET and (len(whole) > end or found.may_go_on) else None,
-            unknown_items=question.unknown_items,
-            did_you_mean=meant,
-        )
-
-    def _meant(self, live: ActiveIndex, question: _Question, found: _Found, timings: dict[str, float]) -> str | None:
-        """The query with its misspelt words put right; the index is asked on the first page, of words that no found lot says."""
-        text = query_text(question.request.query)
-        lots = [candidate.document for candidate in (*found.named.values(), *found.window)]
-        words = [] if found.named or question.request.offset else doubtful_words(text, lots)
-        if not words:
-            return None
-        with timed(timings, "spelling"):
-            return corrected(text, self._first_stage.corrections(live.index, words, question.deadline))
-
-    def _question(self, live: ActiveIndex, request: SearchRequest, vector: Vector | None, deadline: Deadline) -> _Question:
-        """Draw the query's vector towards the lots that the buyer acted on, and remember where the buyer stands."""
-        question = _Question(request, vector, vector, deadline, [])
-        if vector is None:
-            question.degraded.extend(["semantic"] if request.mode == "hybrid" else [])
-            return question
-        if not request.recent:
-            return question
-        try:
-            buyer = self._first_stage.buyer(live.index, request.recent, live.buyer_tower, deadline)
-        except InvalidQuery:  # of lots that are all gone there is nothing to learn, and the words are still a question
-            return replace(question, unknown_items=list(dict.fromkeys(act.item_id for act in request.recent)))
-        except IndexUnavailable as error:
-            logger.warning("searching without the buyer's acts: %s", error)
-            question.degraded.append("buyer")
-            return question
-        drawn = personalise(vector, buyer.vector)
-        return replace(question, searched=drawn, buyer=buyer.vector, unknown_items=buyer.unknown_items)
-
-    def _found(self, live: ActiveIndex, question: _Question) -> _Found:
-        request = question.request
-        window = self._ask(live, question, self._candidates)
-        named = self._named(live, question)
-        known = {candidate.item_id for candidate in window} | set(named)
-        full = len(window) >= self._candidates
-        if not full or request.offset + request.k <= len(known):
-            return _Found(window, named, [], may_go_on=full)
-        deeper = [c for c in self._ask(live, question, MAX_REACH) if c.item_id not in known]
-        return _Found(window, named, deeper, may_go_on=False)
-
-    def _ask(self, live: ActiveIndex, question: _Question, k: int) -> list[Candidate]:
-        failed: list[str] = []
-        found = self._first_stage.candidates(live.index, question.request, question.searched, k, question.deadline, failed)
-        question.degraded.extend(name for name in failed if name not in question.degraded)
-        return found
-
-    def _named(self, live: ActiveIndex, question: _Question) -> dict[str, Candidate]:
-        """The lot whose item_id the query is, if it passes the filters."""
-        item_id = question.request.exact_id
-        if not item_id:
-            return {}
-        try:
-            lots = self._first_stage.fetch(live.index, [item_id], question.deadline)
-        except IndexUnavailable as error:
-            logger.warning("searching without a look for the lot of that id: %s", error)
-            return {}
-        return {lot.item_id: lot for lot in lots if matches(question.request.filters, lot.document)}
-
-    def _scores(self, ranker: Ranker, question: _Question, window: Sequence[Candidate]) -> NDArray[np.float32] | None:
-        """The re-ranker's scores, or None with a word in `degraded` when it fails or there is no time left."""
-        try:
-            if question.deadline.left() <= 0:
-                raise RankerUnavailable("the time of this search was used up")
-            with self.ranker_circuit.guard():
-                return ranker.score(_features(question, window))
-        except RankerUnavailable as error:
-            logger.warning("answered without the re-ranker: %s", error)
-            question.degraded.append("rerank")
-            return None
-
-    def _explained(
-        self,
-        live: ActiveIndex,
-        question: _Question,
-        found: _Found,
-        results: Sequence[SearchResult],
-        page: Sequence[Scored],
-        by_relevance: Sequence[Scored],
-    ) -> list[SearchResult]:
-        lists = self._first_stage.both_lists(live.index, question.request, question.searched, self._candidates, question.deadline)
-        told = explanations(
-            [candidate for candidate, _ in page],
-            found.window,
-            _features(question, found.window),
-            lists,
-            named=found.named,
-            searched=question.searched,
-            ranker=live.ranker if question.request.rerank else None,
-            by_relevance=[c.item_id for c, _ in by_relevance] if question.request.diversity.wanted else [],
-        )
-        return [replace(result, explanation=explanation) for result, explanation in zip(results, told, strict=True)]
+    ranker = context.active.ranker if request.rerank else None
+    end = request.offset + request.k
+    with context.timed("total"):
+        with context.timed("retrieve"):
+            query = _personalised(context, request, vector)
+            retrieved = _retrieved(context, query)
+        candidates, scores = retrieved.rerank_candidates, None
+        if ranker is not None and candidates:
+            with context.timed("rerank"):
+                try:
+                    if context.deadline.left() <= 0:
+                        raise RankerUnavailable("the time of this search was used up")
+                    with context.circuits["rerank"].guard():
+                        scores = ranker.score(_features(query, candidates))
+                except RankerUnavailable as error:
+                    logger.warning("answered without the re-ranker: %s", error)
+                    context.fail("rerank")
+        by_relevance = _by_score(candidates, scores)
+        ranking = by_relevance
+        if request.diversity.is_active:
+            with context.timed("diversify"):
+                relevance = np.array([score for _, score in by_relevance], dtype=np.float32)  # (N,)
+                ranking = [by_relevance[i] for i in diversify([c for c, _ in by_relevance], relevance, request.diversity)]
+        ranking = _with_exact_match_and_tail(ranking, retrieved)
+        page = ranking[request.offset : end]
+        did_you_mean = _did_you_mean(context, request, retrieved)
+        explanations: Sequence[Explanation | None] = [None] * len(page)
+        if request.explain:
+            explanations = explain_items(
+                [candidate for candidate, _ in page],
+                candidates,
+                _features(query, candidates),
+                retrieve_other_list(context, request, query.search_vector, context.limits.rerank_candidates),
+                exact_id_match=retrieved.exact_id_match,
+                search_vector=query.search_vector,
+                ranker=ranker,
+                by_relevance=[c.item_id for c, _ in by_relevance] if request.diversity.is_active else [],
+            )
+        results = search_results(page, vector, request.offset, explanations)
+    return SearchAnswer(
+        results=results,
+        tower_id=context.active.index.tower_id,
+        mode=request.mode,
+        reranked=scores is not None,
+        failed_components=context.failed_components,
+        timings_ms=context.timings_ms,
+        next_offset=end if end <= MAX_OFFSET and (len(ranking) > end or retrieved.has_more) else None,
+        unknown_items=query.unknown_items,
+        did_you_mean=did_you_mean,
+    )
 
 
-def _features(question: _Question, window: Sequence[Candidate]) -> NDArray[np.float32]:
-    """(N, F); the similarity to a query that could not be encoded is missing, as any other value may be."""
-    vector = question.vector
-    if vector is None:
-        vector = np.full(window[0].vector.shape if window else (0,), np.nan, dtype=np.float32)
-    return feature_matrix(question.request.query, vector, window, question.request.filters.now, question.buyer)
-
-
-def _by_score(window: Sequence[Candidate], scores: NDArray[np.float32] | None) -> list[Scored]:
-    """The window in the re-ranker's order, its equal scores in the first stage's; in the first stage's without scores."""
-    if scores is None:
-        return [(c, c.score) for c in window]
-    return [(window[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
-
-
-def _diversified(window: Sequence[Scored], wanted: Diversity) -> list[Scored]:
-    """The window with its lots spread; all of it, so that every page is cut from the same list."""
-    scores = np.array([score for _, score in window], dtype=np.float32)  # (N,)
-    return [window[place] for place in diversify([c for c, _ in window], scores, wanted)]
-
-
-def _whole_list(found: _Found, window: Sequence[Scored]) -> list[Scored]:
-    """The list that pages are cut from: lots that the query names, the window, and what lies deeper."""
-    first = [(c, next((score for w, score in window if w.item_id == c.item_id), c.score)) for c in found.named.values()]
-    rest = [(c, score) for c, score in window if c.item_id not in found.named]
-    return first + rest + [(c, c.score) for c in found.deeper]
-
-
-def ranked(page: Sequence[Scored], vector: Vector | None, offset: int = 0) -> list[SearchResult]:
-    """The lots of a page as they are answered.
+def search_results(
+    page: Sequence[Scored], vector: Vector | None, offset: int = 0, explanations: Sequence[Explanation | None] = ()
+) -> list[SearchResult]:
+    """Return the results of a page.
 
     Args:
-        page: candidates with what they were ordered by, best first.
-        vector: (D,) float32, the encoded query; None leaves the similarity open.
-        offset: how many lots stand before them.
+        page: candidates with their scores, best first.
+        vector: (D,) float32, the query vector; None leaves the similarities out.
+        offset: number of items before them.
+        explanations: one an item; empty for none.
     """
     similarities = [None] * len(page) if vector is None else cosines(vector, [c for c, _ in page])
     return [
-        SearchResult(rank, c.item_id, score, similarity, listed_fields(c.document))
-        for rank, ((c, score), similarity) in enumerate(zip(page, similarities, strict=True), offset + 1)
+        SearchResult(rank, c.item_id, score, similarity, listed_fields(c.document), explanation)
+        for rank, ((c, score), similarity, explanation) in enumerate(
+            zip(page, similarities, explanations or [None] * len(page), strict=True), offset + 1
+        )
     ]
 
 
-@contextmanager
-def timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    """Note in `timings` how many milliseconds the block took."""
-    start = time.perf_counter()
+def _personalised(context: SearchContext, request: SearchRequest, vector: Vector | None) -> _Query:
+    """Draw the query vector towards the items that the buyer interacted with."""
+    query = _Query(request, vector, vector)
+    if vector is None:
+        if request.mode == "hybrid":
+            context.fail("semantic")
+        return query
+    if not request.recent:
+        return query
     try:
-        yield
-    finally:
-        timings[stage] = round((time.perf_counter() - start) * 1000, 3)
+        buyer = encode_interactions(context, request.recent)
+    except InvalidQuery:  # none of these items exists any more, and the words are still a query
+        return _Query(request, vector, vector, unknown_items=list(dict.fromkeys(one.item_id for one in request.recent)))
+    except IndexUnavailable as error:
+        logger.warning("searching without the buyer's interactions: %s", error)
+        context.fail("buyer")
+        return query
+    return _Query(request, vector, personalise(vector, buyer.vector), buyer.vector, buyer.unknown_items)
+
+
+def _retrieved(context: SearchContext, query: _Query) -> _Retrieved:
+    request, count = query.request, context.limits.rerank_candidates
+    candidates = retrieve_candidates(context, request, query.search_vector, count)
+    match = _exact_id_match(context, request)
+    item_ids = {candidate.item_id for candidate in candidates} | ({match.item_id} if match else set())
+    full = len(candidates) >= count
+    if not full or request.offset + request.k <= len(item_ids):
+        return _Retrieved(candidates, match, [], has_more=full)
+    further = retrieve_candidates(context, request, query.search_vector, MAX_REACH)
+    return _Retrieved(candidates, match, [c for c in further if c.item_id not in item_ids], has_more=False)
+
+
+def _exact_id_match(context: SearchContext, request: SearchRequest) -> Candidate | None:
+    """Return the item whose id is the query, if it passes the filters."""
+    if not request.exact_id:
+        return None
+    try:
+        items = fetch_items(context, [request.exact_id])
+    except IndexUnavailable as error:
+        logger.warning("searching without a look for the lot of that id: %s", error)
+        return None
+    return next((item for item in items if matches(request.filters, item.document)), None)
+
+
+def _features(query: _Query, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
+    """Return the (N, F) features; the similarity to a query that could not be encoded is NaN, as any missing value."""
+    vector = query.vector
+    if vector is None:
+        vector = np.full(candidates[0].vector.shape if candidates else (0,), np.nan, dtype=np.float32)
+    return feature_matrix(query.request.query, vector, candidates, query.request.filters.moment(), query.buyer)
+
+
+def _by_score(candidates: Sequence[Candidate], scores: NDArray[np.float32] | None) -> list[Scored]:
+    """Order candidates by the re-ranker's scores, equal ones in the order of retrieval; without scores leave them as they are."""
+    if scores is None:
+        return [(c, c.score) for c in candidates]
+    return [(candidates[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+
+
+def _with_exact_match_and_tail(ranking: Sequence[Scored], retrieved: _Retrieved) -> list[Scored]:
+    """Return the list that pages are cut from: the exact match, the ranking, the tail."""
+    match = retrieved.exact_id_match
+    tail = [(c, c.score) for c in retrieved.tail]
+    if match is None:
+        return [*ranking, *tail]
+    score = next((score for c, score in ranking if c.item_id == match.item_id), match.score)
+    return [(match, score), *((c, score) for c, score in ranking if c.item_id != match.item_id), *tail]
+
+
+def _did_you_mean(context: SearchContext, request: SearchRequest, retrieved: _Retrieved) -> str | None:
+    """Suggest a corrected query, or None. First page only, for query words that occur in no candidate."""
+    if retrieved.exact_id_match or request.offset:
+        return None
+    text = query_text(request.query)
+    words = doubtful_words(text, [candidate.document for candidate in retrieved.rerank_candidates])
+    if not words:
+        return None
+    with context.timed("spelling"):
+        try:
+            corrections = context.ask("spelling", lambda index: index.corrections(words))
+        except (IndexUnavailable, InvalidInput) as error:
+            logger.warning("searching without a look at the spelling: %s", error)
+            corrections = {}
+        return corrected(text, corrections)

@@ -1,4 +1,4 @@
-"""What a buyer may ask, and the limits of it."""
+"""A search request and its limits."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -17,27 +17,27 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 MAX_QUERY_CHARS = 512  # and so fewer words than the 1,024 clauses that OpenSearch allows a query
 MAX_K = 100
 MAX_OFFSET = 400
-MAX_REACH = MAX_OFFSET + MAX_K  # lots that can be paged through: an index is never asked for a longer list
+MAX_REACH = MAX_OFFSET + MAX_K  # items that can be paged through: the longest list of an index
 MAX_INTERACTIONS = MOST_ACTS
 MAX_QUERIES = 20  # in one request
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """What a buyer asks.
+    """A search request.
 
     Attributes:
         query: 1 to 512 characters, as typed and as query_text() writes it.
-        k: how many lots to answer with, 1 to 100.
-        mode: which retrievers look: both, vectors alone, words alone.
-        filters: which lots may come back.
-        rerank: False keeps the first stage's order.
-        offset: how many lots to pass over, for a later page, 0 to 400.
-        recent: what the buyer did lately, at most 200 acts; draws the query's vector towards those lots.
-        explain: say of every lot how it came to its place.
-        fusion: how a hybrid search fuses its two lists; None as was tuned for the tower.
-        diversity: how much the best lots, those that are re-ranked, shall differ.
-        buyer_id: whose kept acts are added to `recent`; empty for nobody's.
+        k: maximum number of results, 1 to 100.
+        mode: `hybrid` searches vectors and keywords, `semantic` vectors alone, `keyword` keywords alone.
+        filters: which items may come back.
+        rerank: False keeps the order of retrieval.
+        offset: number of results to skip, for a later page, 0 to 400.
+        recent: recent interactions of the buyer, at most 200; they draw the query vector towards their items.
+        explain: True to explain the place of every result.
+        fusion: how a hybrid search fuses its two lists; None takes the tuning of the tower.
+        diversity: how much the re-ranked items differ.
+        buyer_id: whose stored interactions are added to `recent`; empty for nobody's.
     """
 
     query: str
@@ -54,7 +54,7 @@ class SearchRequest:
 
     @property
     def exact_id(self) -> str:
-        """The item_id that the query may be: ids are no text and are not folded; empty for several words and for what is no id."""
+        """Return the query as an item_id, which is not folded; empty if it cannot be one, such as several words."""
         typed = self.query.strip()
         if not typed or any(character.isspace() for character in typed):
             return ""
@@ -65,11 +65,11 @@ class SearchRequest:
 
 
 def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
-    """Hold a request against its limits.
+    """Check a request.
 
     Args:
-        request: what is asked.
-        words_needed: False where a photo may stand alone.
+        request: any.
+        words_needed: False if a photo may stand alone.
 
     Raises:
         InvalidQuery: the message names the value and the limit.
@@ -82,15 +82,15 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
         raise InvalidQuery(f"the query has {len(text)} characters, at most {MAX_QUERY_CHARS} are allowed; shorten it")
     if request.mode not in MODES:
         raise InvalidQuery(f"mode is {request.mode!r}; allowed are {', '.join(MODES)}")
-    check_k(request.k, request.offset)
-    check_filter(request.filters)
+    check_page(request.k, request.offset)
+    check_filters(request.filters)
     check_interactions(request.recent)
     if request.buyer_id:
         parse_buyer_id(request.buyer_id)
 
 
-def check_k(k: int, offset: int = 0) -> None:
-    """Hold the size of an answer, and its place in the whole list, against their limits.
+def check_page(k: int, offset: int = 0) -> None:
+    """Check the size of an answer, and its offset in the whole list.
 
     Raises:
         InvalidQuery: the message names the value and the limit.
@@ -101,19 +101,8 @@ def check_k(k: int, offset: int = 0) -> None:
         raise InvalidQuery(f"offset is {offset}; allowed are 0 to {MAX_OFFSET}; narrow the search with filters")
 
 
-def check_question(k: int, filters: Filter | None) -> None:
-    """Hold the size of an answer and its filters against their limits.
-
-    Raises:
-        InvalidQuery: the message names the value and the limit.
-    """
-    check_k(k)
-    if filters is not None:
-        check_filter(filters)
-
-
-def check_filter(filters: Filter) -> None:
-    """Hold filters against their limits.
+def check_filters(filters: Filter) -> None:
+    """Check the values of filters.
 
     Raises:
         InvalidQuery: the message names the value and the limit.
@@ -128,13 +117,13 @@ def check_filter(filters: Filter) -> None:
         raise InvalidQuery(f"min_price {filters.min_price:g} is above max_price {filters.max_price:g}; swap them")
 
 
-def check_interactions(recent: tuple[Interaction, ...]) -> None:
-    """Hold a buyer's acts against their limits.
+def check_interactions(interactions: tuple[Interaction, ...]) -> None:
+    """Check the interactions of a buyer.
 
     Raises:
         InvalidQuery: there are too many, or an item_id is not valid Unicode.
     """
-    if len(recent) > MAX_INTERACTIONS:
-        raise InvalidQuery(f"{len(recent)} interactions were sent, at most {MAX_INTERACTIONS} are allowed; send the latest")
-    for act in recent:
-        check_asked(act.item_id, "item_id")
+    if len(interactions) > MAX_INTERACTIONS:
+        raise InvalidQuery(f"{len(interactions)} interactions were sent, at most {MAX_INTERACTIONS} are allowed; send the latest")
+    for interaction in interactions:
+        check_asked(interaction.item_id, "item_id")

@@ -1,4 +1,4 @@
-"""What a search answers: the ranked lots, and how they came about."""
+"""The answer to a search: ranked items, and how they were found."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,26 +6,26 @@ from typing import Any, Literal
 
 from retrieval.search.request import Mode
 
+AnswerMode = Mode | Literal["popular"]
 Source = Literal["history", "popular_and_fresh"]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a lot came to its place.
+    """Explains the place of one result.
 
     Attributes:
-        named_by_id: whether the query was its item_id.
-        first_stage_rank: its place before re-ranking, from 1; None when it was not among the candidates.
-        relevance_rank: its place by score alone, before diversity moved it; None without diversity, or when it was not among
-            the candidates.
-        fused_score: what the first stage ordered it by; in hybrid mode the fused score.
-        semantic_rank: its place in the list by vectors; None when it is not in it.
-        cosine: of the vector that was searched with and the lot's.
-        keyword_rank: its place in the list by words; None when it is not in it.
-        bm25: its BM25 score; None when it shares no word with the query, or is not in the list.
-        features: feature -> value that the re-ranker saw; None where the lot does not say.
-        contributions: feature -> what it added to the re-ranker's score (SHAP), with `expected`, the score of a lot that
-            nothing is known of; None without a re-ranker that tells.
+        named_by_id: True if the query is its item_id.
+        first_stage_rank: rank before re-ranking, from 1; None if it is not a rerank candidate.
+        relevance_rank: rank by score alone, before diversity moved it; None without diversity, or if it is not a rerank candidate.
+        fused_score: score of retrieval; in hybrid mode the fused score.
+        semantic_rank: rank in the semantic list; None if it is not in it.
+        cosine: of the search vector and the vector of the item.
+        keyword_rank: rank in the keyword list; None if it is not in it.
+        bm25: BM25 score; None if it shares no word with the query, or is not in the list.
+        features: feature -> value for the re-ranker; None if the item has no such value.
+        contributions: feature -> part of the re-ranker's score (SHAP), and `expected`, the score of an item without any value;
+            None without a re-ranker that explains.
     """
 
     named_by_id: bool
@@ -42,15 +42,15 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """One lot of an answer.
+    """One item of an answer.
 
     Attributes:
-        rank: place, from 1; on a later page it goes on from the page before.
+        rank: from 1; a later page continues the ranks of the page before.
         item_id: its id.
-        score: what it was ordered by: the re-ranker's score, or the first stage's; diversity moves lots and leaves their scores.
-        similarity: cosine of query and lot in [-1, 1]; None when the query could not be encoded.
-        fields: what a buyer may see of the lot; times in ms since 1970.
-        explanation: how it came to its place, when that was asked for.
+        score: of the re-ranker, or of retrieval; diversity moves items and leaves their scores.
+        similarity: cosine of query and item in [-1, 1]; None if the query could not be encoded.
+        fields: visible fields of the item; times in ms since 1970.
+        explanation: of its place, if requested.
     """
 
     rank: int
@@ -63,30 +63,30 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """The ranked lots and how they came about.
+    """Ranked items, and how they were found.
 
     Attributes:
         results: at most k, best first.
-        tower_id: the tower that encoded query and lots.
-        mode: as asked.
-        reranked: whether the re-ranker gave the order.
-        degraded: what failed and was done without: "semantic", "keyword", "rerank" or "buyer".
-        timings_ms: stage -> milliseconds: load (of index and models, the first time), history (of the buyer), encode, retrieve,
+        tower_id: of the tower that encoded query and items.
+        mode: of the request; `semantic` for the items nearest to a vector, an item or a buyer; `popular` for popular and
+            fresh ones.
+        reranked: True if the order is the re-ranker's.
+        failed_components: what the answer does without: "semantic", "keyword", "rerank" or "buyer".
+        timings_ms: step -> milliseconds: load (of index and models, the first time), history (of the buyer), encode, retrieve,
             rerank, diversify, spelling, total.
-        cached: whether it was answered a moment ago, and kept.
-        next_offset: where the next page begins; None when there is none.
-        unknown_items: item ids of the buyer's acts that no lot has.
-        did_you_mean: the query with words that no lot has put right, on the first page; None where there are none, or nothing
-            near them. What was searched for is the query as typed.
-        source: what lots for a buyer were found by: what they did, or, where nothing is known of that, how popular and fresh
-            lots are; None for other questions.
+        cached: True if it is the stored answer to an earlier request.
+        next_offset: offset of the next page; None if there is none.
+        unknown_items: item ids of the buyer's interactions that no item has.
+        did_you_mean: the query with its misspelt words corrected, on the first page; None if there are none, or no correction. The
+            query was searched for as typed.
+        source: of recommendations to a buyer: their history, or popular and fresh items if nothing is known of it; None otherwise.
     """
 
     results: Sequence[SearchResult]
     tower_id: str
-    mode: Mode
+    mode: AnswerMode
     reranked: bool
-    degraded: Sequence[str]
+    failed_components: Sequence[str]
     timings_ms: Mapping[str, float]
     cached: bool = False
     next_offset: int | None = None

@@ -40,7 +40,7 @@ from retrieval.index.opensearch import opening as opensearch_client
 from retrieval.index.port import Filter
 from retrieval.ranker import sagemaker_ranker as sagemaker
 from retrieval.ranker.features import FEATURES
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchModels, SearchRequest, SearchService
 
 BUCKET = "towers-bucket"
 SECRET = "vintage"  # a word of the query that must not be written down anywhere
@@ -195,7 +195,9 @@ def logged(capsys):
 
 
 def in_first_stage_order(store, tower):
-    answer = SearchService(store, lambda _: QueryEncoder.load(tower)).search(SearchRequest(f"{SECRET} red watch", k=5))
+    answer = SearchService(store, SearchModels(lambda _: QueryEncoder.load(tower))).search(
+        SearchRequest(f"{SECRET} red watch", k=5)
+    )
     return [result.item_id for result in answer.results]
 
 
@@ -241,7 +243,7 @@ def test_a_stage_of_small_query_towers_fetches_no_network(imported, published, b
     assert (status, body["tower_id"], body["degraded"]) == (200, tower.name, [])
     fetched = tmp_path / "writable" / tower.name
     assert sorted(path.name for path in fetched.iterdir()) == sorted(SMALL_SERVING_FILES)
-    here = SearchService(store, lambda _: SmallQueryEncoder.load(fetched))
+    here = SearchService(store, SearchModels(lambda _: SmallQueryEncoder.load(fetched)))
     assert ids(body) == [r.item_id for r in here.search(SearchRequest("red watch", k=5, mode="semantic")).results]
     assert ask(module, path="/health", query=None)[1]["query_tower"] == "small"
 
@@ -452,13 +454,13 @@ def endpoint_named(monkeypatch):
 def test_with_an_endpoint_lots_come_in_the_order_of_the_booster_in_process(
     imported, published, endpoint_named, model_dir, in_process, store, tower, monkeypatch, capsys
 ):
-    moment = Filter().now
+    moment = Filter().moment()
     monkeypatch.setattr("retrieval.index.port.utc_now", lambda: moment)
     with ranker_server(model_dir) as url:
         endpoint_named(url)
         status, body = ask(imported())
     assert (status, body["reranked"], body["degraded"]) == (200, True, [])
-    here = SearchService(store, lambda _: QueryEncoder.load(tower), lambda _: in_process)
+    here = SearchService(store, SearchModels(lambda _: QueryEncoder.load(tower), lambda _: in_process))
     wanted = here.search(SearchRequest(f"{SECRET} red watch", k=5)).results
     assert ids(body) == [result.item_id for result in wanted] != in_first_stage_order(store, tower)
     assert [result["score"] for result in body["results"]] == [result.score for result in wanted]

@@ -11,7 +11,7 @@ from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.index.filters import matches
 from retrieval.index.port import Filter, IndexStore, utc_now
-from retrieval.search.service import Mode, SearchRequest, SearchService
+from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchRequest, SearchService
 
 NOW = utc_now()
 COLOURS = ("red", "blue", "gold", "silver", "old", "new", "round", "luxury")
@@ -29,7 +29,11 @@ class BackwardsRanker:
 
 
 def service(store: IndexStore, candidates: int = 20) -> SearchService:
-    return SearchService(store, WordEncoder, lambda tower_id: BackwardsRanker(), candidates=candidates, deadline_s=60)
+    return SearchService(
+        store,
+        SearchModels(WordEncoder, lambda tower_id: BackwardsRanker()),
+        SearchLimits(rerank_candidates=candidates, deadline_s=60),
+    )
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
@@ -94,7 +98,7 @@ def test_a_single_lot_passes_a_filter_where_the_index_lets_it_pass(filters: Filt
 def test_acts_on_lots_that_the_index_does_not_have_are_no_history(store: IndexStore, tmp_path: Path) -> None:
     publish(store, LOTS)
     buyers = BuyerEvents(tmp_path / "buyers.sqlite", 90)
-    searching = SearchService(store, WordEncoder, buyer_store=buyers, deadline_s=60)
+    searching = SearchService(store, SearchModels(WordEncoder), SearchLimits(deadline_s=60), buyer_store=buyers)
     acts = [Interaction("b-1", item_id, "view", NOW) for item_id in ("lot-001", "invented", "lot-002", "invented")]
     assert searching.record_interactions(acts) == ["invented"]
     assert {act.item_id for act in buyers.recent("b-1")} == {"lot-001", "lot-002"}
@@ -102,6 +106,6 @@ def test_acts_on_lots_that_the_index_does_not_have_are_no_history(store: IndexSt
 
 def test_before_the_first_release_acts_are_no_history_and_no_error(store: IndexStore, tmp_path: Path) -> None:
     buyers = BuyerEvents(tmp_path / "buyers.sqlite", 90)
-    searching = SearchService(store, WordEncoder, buyer_store=buyers)
+    searching = SearchService(store, SearchModels(WordEncoder), buyer_store=buyers)
     assert searching.record_interactions([Interaction("b-1", "lot-001", "view", NOW)]) == []
     assert buyers.recent("b-1") == []

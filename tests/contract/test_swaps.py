@@ -7,7 +7,7 @@ import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
 from retrieval.index.port import IndexStore
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService
 
 SWAPS = 40
 SEARCHERS = 3
@@ -23,13 +23,16 @@ def test_searches_while_the_alias_moves_are_each_answered_whole_by_one_index(
         index = publish(store, [lot(f"{tower_id}-{n}", "red vase") for n in range(12)], tower_id)
         names.append(index.name)
         lots[index.name] = {f"{tower_id}-{n}" for n in range(12)}
-    service, moved = SearchService(store, WordEncoder, deadline_s=60, retrieve_timeout_s=60), threading.Event()
+    service, moved = (
+        SearchService(store, SearchModels(WordEncoder), SearchLimits(deadline_s=60, retrieve_timeout_s=60)),
+        threading.Event(),
+    )
 
     def search() -> set[str]:
         answered_by = set()
         while not moved.is_set():
             answer = service.search(SearchRequest("red vase", k=12))
-            assert answer.degraded == []
+            assert answer.failed_components == []
             (found,) = [name for name, ids in lots.items() if ids == {result.item_id for result in answer.results}]
             answered_by.add(found)
         return answered_by

@@ -14,7 +14,7 @@ from lambdas.query_api.app import create_app
 from retrieval import resilience as circuit
 from retrieval.errors import IndexUnavailable, TowerError
 from retrieval.index.opensearch.store import OpenSearchStore
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService
 
 LOTS = [lot("v1", "red vase"), lot("v2", "blue vase"), lot("w1", "gold watch"), lot("w2", "silver watch")]
 TIMEOUT_S = 2.0
@@ -41,7 +41,7 @@ def store(trouble: Trouble, opensearch_url: str) -> Iterator[OpenSearchStore]:
 def service(store: OpenSearchStore, monkeypatch: pytest.MonkeyPatch) -> SearchService:
     monkeypatch.setattr(circuit, "FAILURES", 2)
     monkeypatch.setattr(circuit, "RECOVERY_S", 60.0)
-    made = SearchService(store, WordEncoder, retrieve_timeout_s=TIMEOUT_S, deadline_s=DEADLINE_S)
+    made = SearchService(store, SearchModels(WordEncoder), SearchLimits(retrieve_timeout_s=TIMEOUT_S, deadline_s=DEADLINE_S))
     made.live()
     return made
 
@@ -55,7 +55,7 @@ def test_a_keyword_list_that_fails_leaves_the_semantic_one(service: SearchServic
     trouble.failing = {KEYWORD}
     answer = service.search(SearchRequest("red vase"))
     assert [r.item_id for r in answer.results] == semantic
-    assert answer.degraded == ["keyword"]
+    assert answer.failed_components == ["keyword"]
 
 
 def test_a_semantic_list_that_fails_leaves_the_keyword_one(service: SearchService, trouble: Trouble) -> None:
@@ -63,7 +63,7 @@ def test_a_semantic_list_that_fails_leaves_the_keyword_one(service: SearchServic
     trouble.failing = {SEMANTIC}
     answer = service.search(SearchRequest("red vase"))
     assert [r.item_id for r in answer.results] == keyword
-    assert answer.degraded == ["semantic"]
+    assert answer.failed_components == ["semantic"]
     assert answer.results[0].similarity == pytest.approx(1, abs=1e-5), "the query was encoded, and lots have their vectors"
 
 
@@ -72,19 +72,19 @@ def test_when_only_the_hybrid_query_fails_the_two_lists_are_fused_here(service: 
     trouble.failing = {HYBRID}
     answer = service.search(SearchRequest("red vase"))
     assert [(r.item_id, r.score) for r in answer.results] == [(r.item_id, r.score) for r in whole.results]
-    assert answer.degraded == []
+    assert answer.failed_components == []
 
 
 def test_a_list_that_hangs_costs_its_timeout_a_few_times_and_then_nothing(service: SearchService, trouble: Trouble) -> None:
     trouble.sleeping, trouble.seconds = {SEMANTIC}, 20.0
     for _ in range(circuit.FAILURES):
         start = time.monotonic()
-        assert service.search(SearchRequest("red vase")).degraded == ["semantic"]
+        assert service.search(SearchRequest("red vase")).failed_components == ["semantic"]
         assert time.monotonic() - start < 2 * TIMEOUT_S + 1.5, "the hybrid query and the semantic one"
     assert (service.circuits()["hybrid"], service.circuits()["semantic"]) == ("open", "open")
     asked = len(trouble.requests)
     start = time.monotonic()
-    assert service.search(SearchRequest("red vase")).degraded == ["semantic"]
+    assert service.search(SearchRequest("red vase")).failed_components == ["semantic"]
     assert time.monotonic() - start < 1.0
     assert [SEMANTIC in request for request in trouble.requests[asked:]].count(True) == 0
 
@@ -94,10 +94,10 @@ def test_an_encoder_that_fails_leaves_words(store: OpenSearchStore, service: Sea
         def encode(self, texts):  # type: ignore[no-untyped-def]
             raise TowerError("the query tower cannot be run")
 
-    without = SearchService(store, Broken)
+    without = SearchService(store, SearchModels(Broken))
     answer = without.search(SearchRequest("red vase"))
     assert [r.item_id for r in answer.results] == ids(service, "keyword")
-    assert answer.degraded == ["semantic"]
+    assert answer.failed_components == ["semantic"]
     assert {r.similarity for r in answer.results} == {None}
     with pytest.raises(TowerError, match="mode=keyword"):
         without.search(SearchRequest("red vase", mode="semantic"))
@@ -134,7 +134,7 @@ def test_a_node_that_is_stopped_and_comes_back(tmp_path, monkeypatch: pytest.Mon
         url = opensearch_node.start(tmp_path, port, heap="512m").url
         store = OpenSearchStore(url)
         publish(store, LOTS)
-        service = SearchService(store, WordEncoder, retrieve_timeout_s=10, deadline_s=30)
+        service = SearchService(store, SearchModels(WordEncoder), SearchLimits(retrieve_timeout_s=10, deadline_s=30))
         before = ids(service)
         opensearch_node.stop(tmp_path)
         for mode in ("hybrid", "semantic", "keyword"):

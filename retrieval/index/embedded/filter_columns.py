@@ -110,7 +110,7 @@ class FilterColumns:
         def column(name: str) -> NDArray[Any]:
             return self._columns[name] if vector_ids is None else self._columns[name][vector_ids]
 
-        mask: Mask = column("live") & (column("ends_at") > epoch_ms(filters.now))
+        mask: Mask = column("live") & (column("ends_at") > epoch_ms(filters.moment()))
         for name, label in (("category", filters.category), ("brand", filters.brand)):
             if label is not None:
                 mask &= column(name) == self._codes.get(fold_label(label), NO_LABEL - 1)

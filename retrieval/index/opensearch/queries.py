@@ -36,7 +36,7 @@ def filter_query(filters: Filter) -> dict[str, Any]:
         must.append({"range": {"current_price": price}})
     if filters.min_seller_rating is not None:
         must.append({"range": {"seller_rating": {"gte": filters.min_seller_rating}}})
-    ended = {"range": {"ends_at": {"lte": epoch_ms(filters.now)}}}  # a lot without ends_at is in no range
+    ended = {"range": {"ends_at": {"lte": epoch_ms(filters.moment())}}}  # a lot without ends_at is in no range
     return {"bool": {"filter": must, "must_not": [ended]}}
 
 

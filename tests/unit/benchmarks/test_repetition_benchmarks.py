@@ -17,7 +17,7 @@ from retrieval.contracts.items import epoch_ms
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter, utc_now
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService
 
 
 def test_every_family_is_searched_in_batches_on_one_thread_and_on_two(tmp_path: Path) -> None:
@@ -65,7 +65,10 @@ def test_a_withdrawn_lot_stays_in_kept_answers_no_longer_than_they_are_kept(
 ) -> None:
     store, now = EmbeddedStore(tmp_path), utc_now()
     publish(store, [lot("v1", "red vase"), lot("v2", "blue vase")])
-    forgetful, keeping = SearchService(store, WordEncoder), SearchService(store, WordEncoder, cached_answers_s=5)
+    forgetful, keeping = (
+        SearchService(store, SearchModels(WordEncoder)),
+        SearchService(store, SearchModels(WordEncoder), SearchLimits(cached_answers_s=5)),
+    )
     asked = SearchRequest("red vase", filters=Filter(now=now + timedelta(seconds=1)))
 
     def found() -> list[list[str]]:

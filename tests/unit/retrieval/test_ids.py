@@ -26,7 +26,7 @@ from retrieval.contracts.items import Item, first_value, parse_id
 from retrieval.errors import InvalidInput
 from retrieval.feedback.rows import Act, Feedback, feedback_rows
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import SearchService
+from retrieval.search.service import SearchModels, SearchService
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TIME = "2026-11-01T10:00:00Z"
@@ -166,7 +166,7 @@ def test_what_a_page_tells_and_asks_has_the_same_ids(tmp_path: Path) -> None:
     assert [(row["item_id"], row["buyer_id"]) for row in rows] == [("12", TOGETHER), (TOGETHER, TOGETHER)]
     store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot("12", "red vase"), lot(TOGETHER, "blue vase")])
-    service = SearchService(store, WordEncoder)
+    service = SearchService(store, SearchModels(WordEncoder))
     client = TestClient(create_app(lambda: service))
     for asked in ("12", "12.0", " 12 ", APART, TOGETHER):
         found = client.get("/search", params={"q": asked, "k": 1}).json()["results"]

@@ -27,7 +27,7 @@ from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import ALIASES, Item, Reject
 from retrieval.errors import InvalidInput, InvalidSettings
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import SearchService
+from retrieval.search.service import SearchModels, SearchService
 from retrieval.text.analysis import readable
 
 HALVES = ["\ud83d", "\udc00", "lot-\ud83d", "\udce9t\u00e9"]
@@ -148,7 +148,7 @@ def test_a_terminal_that_is_no_utf8_is_written_to(monkeypatch: pytest.MonkeyPatc
 def client(tmp_path: Path) -> TestClient:
     store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot("v1", "red vase", brand="Acme", category="pots")])
-    service = SearchService(store, WordEncoder)
+    service = SearchService(store, SearchModels(WordEncoder))
     return TestClient(create_app(lambda: service), raise_server_exceptions=False)
 
 

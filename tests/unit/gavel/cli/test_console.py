@@ -28,7 +28,7 @@ def test_a_long_path_is_printed_in_one_piece_in_a_narrow_window(narrow, capsys):
 
 @pytest.mark.parametrize(("mode", "says"), [("hybrid", False), ("keyword", True), ("semantic", True)])
 def test_an_empty_answer_suggests_the_hybrid_mode_only_to_those_who_did_not_use_it(mode, says, capsys):
-    answer = SearchAnswer(results=[], tower_id="t", mode=mode, reranked=False, degraded=[], timings_ms={"total": 1.0})
+    answer = SearchAnswer(results=[], tower_id="t", mode=mode, reranked=False, failed_components=[], timings_ms={"total": 1.0})
     shown.show_answer("vase", answer)
     said = " ".join(capsys.readouterr().out.split())
     assert "loosen the filters" in said

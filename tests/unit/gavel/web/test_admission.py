@@ -29,7 +29,7 @@ from retrieval.config.settings import Settings
 from retrieval.deadline import ARRIVAL, Arrival, Deadline
 from retrieval.errors import IndexUnavailable, RequestAbandoned
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService
 
 HALF_A_SEARCH = b"POST /search HTTP/1.1\r\nHost: gavel\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
 
@@ -62,7 +62,7 @@ def served(folder: Path, *, turns: int = 1, max_wait_s: float = 20.0) -> Iterato
         return gates[0]
 
     publish(store, [lot("v1", "red vase")])
-    service = SearchService(store, load)
+    service = SearchService(store, SearchModels(load))
     service.live()
     queues = {kind: Queue(turns, max_wait_s) for kind in request_queues(Settings())}
     app = create_app(lambda: service, queues=lambda: {kind: queue.figures() for kind, queue in queues.items()})
@@ -301,7 +301,7 @@ def test_the_time_of_a_search_counts_from_its_arrival(tmp_path: Path) -> None:
             asked.extend(texts)
             return super().encode(texts)
 
-    service = SearchService(store, Encoder, deadline_s=5.0)
+    service = SearchService(store, SearchModels(Encoder), SearchLimits(deadline_s=5.0))
     with arrived(4.0):
         assert service.search(SearchRequest("vase")).results
     with arrived(6.0), pytest.raises(IndexUnavailable, match="GAVEL_DEADLINE_S"):
@@ -318,13 +318,13 @@ def test_a_tower_that_a_search_has_to_load_takes_none_of_its_time(tmp_path: Path
         return WordEncoder(tower_id)
 
     with arrived(0.0):
-        assert SearchService(store, load, deadline_s=0.5).search(SearchRequest("vase")).results
+        assert SearchService(store, SearchModels(load), SearchLimits(deadline_s=0.5)).search(SearchRequest("vase")).results
 
 
 def test_a_search_ends_between_two_stages_once_its_client_has_hung_up(tmp_path: Path) -> None:
     store = EmbeddedStore(tmp_path)
     publish(store, [lot("v1", "red vase")])
-    service = SearchService(store, WordEncoder)
+    service = SearchService(store, SearchModels(WordEncoder))
     with arrived(0.0, abandoned=True):
         for question in (
             lambda: service.search(SearchRequest("vase")),

@@ -28,7 +28,7 @@ from lambdas.query_api.app import create_app
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import SearchService
+from retrieval.search.service import SearchModels, SearchService
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def client(root: Path, *lots, opened: tuple[Path, ...] = ()) -> TestClient:
     home.remember_sources("test", [root / "shop" / "lots.parquet"])
     store = EmbeddedStore(home.index)
     publish(store, lots)
-    service = SearchService(store, WordEncoder)
+    service = SearchService(store, SearchModels(WordEncoder))
     app = create_app(lambda: service)
     add_page(app, lambda: service, PhotoFiles(home, opened), "EUR")
     return TestClient(app, raise_server_exceptions=False)
@@ -325,7 +325,7 @@ def test_of_lots_with_long_texts_fewer_are_looked_at(shop: Path, monkeypatch: py
 
 def test_the_index_that_is_missing_is_a_problem_of_the_words_too(tmp_path: Path) -> None:
     home = Home(Settings(home=tmp_path))
-    service = SearchService(EmbeddedStore(home.index), WordEncoder)
+    service = SearchService(EmbeddedStore(home.index), SearchModels(WordEncoder))
     app = create_app(lambda: service)
     add_page(app, lambda: service, PhotoFiles(home))
     asked = TestClient(app, raise_server_exceptions=False)

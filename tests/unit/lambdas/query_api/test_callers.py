@@ -23,7 +23,7 @@ from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.feedback.file_sink import EventLog
 from retrieval.feedback.rows import MAX_ACTS
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import MAX_QUERIES, SearchService
+from retrieval.search.service import MAX_QUERIES, SearchModels, SearchService
 
 OWN = "http://127.0.0.1:8000"
 JSON = {"Content-Type": "application/json"}
@@ -33,7 +33,7 @@ def client(folder: Path, *, origins: Sequence[str] = (), address: str = "192.0.2
     """A shop of two lots, asked under OWN from an address."""
     store = EmbeddedStore(folder / "index")
     publish(store, [lot("v1", "red vase"), lot("v2", "blue vase")])
-    service = SearchService(store, WordEncoder, buyer_store=BuyerEvents(folder / "buyers.sqlite", 90))
+    service = SearchService(store, SearchModels(WordEncoder), buyer_store=BuyerEvents(folder / "buyers.sqlite", 90))
     queries = limits.pop("queries_per_request", MAX_QUERIES)
     app = create_app(lambda: service, origins, limits=CallerLimits(**limits), queries_per_request=queries)
     app.include_router(events_router(EventLog(folder / "events"), service.record_interactions))
@@ -360,7 +360,7 @@ def test_a_failure_of_ours_names_no_address_and_no_path_and_the_log_says_it_whol
 def test_an_index_out_of_reach_is_told_without_its_address(tmp_path: Path) -> None:
     from retrieval.index.opensearch.store import OpenSearchStore
 
-    app = create_app(lambda: SearchService(OpenSearchStore("http://127.0.0.1:9/", timeout_s=1), WordEncoder))
+    app = create_app(lambda: SearchService(OpenSearchStore("http://127.0.0.1:9/", timeout_s=1), SearchModels(WordEncoder)))
     for path in ("/search?q=vase", "/health", "/items/v1/similar"):
         detail = refused(TestClient(app, raise_server_exceptions=False).get(path), 503, "index_unavailable")
         assert "127.0.0.1" not in detail

@@ -26,7 +26,7 @@ from retrieval.feedback.file_sink import EventLog, served_lists
 from retrieval.feedback.rows import MAX_ACTS, Act, Feedback, InteractionKind, feedback_rows, interactions_in
 from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import SearchService
+from retrieval.search.service import SearchLimits, SearchModels, SearchService
 
 KEY = b"k" * MIN_KEY_BYTES
 LISTS = ServedLists([KEY])
@@ -234,7 +234,7 @@ def test_a_disk_that_takes_nothing_is_told(tmp_path: Path) -> None:
 
 
 def client(folder: Path) -> TestClient:
-    service = SearchService(EmbeddedStore(folder / "index"), WordEncoder)
+    service = SearchService(EmbeddedStore(folder / "index"), SearchModels(WordEncoder))
     app = create_app(lambda: service)
     app.include_router(events_router(EventLog(folder / "events")))
     return TestClient(app, raise_server_exceptions=False)
@@ -278,7 +278,7 @@ def test_a_wrong_list_is_a_problem_and_nothing_of_it_is_written(wrong: dict[str,
 def test_the_route_knows_the_lists_that_its_own_searches_answered_with(tmp_path: Path) -> None:
     store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot(f"v{n}", f"red vase {n}") for n in range(20)])
-    app = create_app(lambda: SearchService(store, WordEncoder, cached_answers_s=60), lists=LISTS)
+    app = create_app(lambda: SearchService(store, SearchModels(WordEncoder), SearchLimits(cached_answers_s=60)), lists=LISTS)
     app.include_router(events_router(EventLog(tmp_path / "events"), lists=LISTS))
     api = TestClient(app)
     by_string = api.get("/search", params={"q": " Red  vase", "k": 5, "offset": 5}).json()
@@ -300,7 +300,9 @@ def test_the_route_knows_the_lists_that_its_own_searches_answered_with(tmp_path:
 def test_where_no_key_is_set_lists_are_answered_unsigned(tmp_path: Path) -> None:
     store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot("v1", "red vase")])
-    answer = TestClient(create_app(lambda: SearchService(store, WordEncoder))).get("/search", params={"q": "vase"}).json()
+    answer = (
+        TestClient(create_app(lambda: SearchService(store, SearchModels(WordEncoder)))).get("/search", params={"q": "vase"}).json()
+    )
     assert (answer["query_id"], answer["results"][0]["proof"]) == (None, None)
 
 

@@ -20,7 +20,7 @@ from retrieval.encoders.image_encoder import ImageEncoder
 from retrieval.errors import TowerError
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.ranker.features import FEATURES
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchModels, SearchRequest, SearchService
 
 KNOWN = ("red", "blue")
 LOTS = [
@@ -57,7 +57,7 @@ def service(tmp_path: Path, loaded: list[str]) -> SearchService:
         loaded.append(tower_id)
         return branch(tmp_path / "tower")
 
-    return SearchService(store, WordEncoder, lambda tower_id: Unasked(), load_image_encoder=load)
+    return SearchService(store, SearchModels(WordEncoder, lambda tower_id: Unasked(), load_image_encoder=load))
 
 
 @pytest.fixture
@@ -180,11 +180,13 @@ def test_a_tower_without_an_image_branch_says_so_with_the_remedy(tmp_path: Path)
     save_colour_tower(old, {}, image_size=SIDE)
     save_colour_tower(words_alone, {}, image_size=0)
     for folder, remedy in ((old, "gavel export image"), (words_alone, "without --text-only")):
-        service = SearchService(store, WordEncoder, load_image_encoder=lambda tower_id, folder=folder: ImageEncoder.load(folder))
+        service = SearchService(
+            store, SearchModels(WordEncoder, load_image_encoder=lambda tower_id, folder=folder: ImageEncoder.load(folder))
+        )
         client = TestClient(create_app(lambda service=service: service))
         assert remedy in refused(ask(client, JPEG), "no_image_branch")
         assert ids(client.get("/search", params={"q": "red vase", "k": 1})) == ["v1"]
-    bare = TestClient(create_app(lambda: SearchService(store, WordEncoder)))
+    bare = TestClient(create_app(lambda: SearchService(store, SearchModels(WordEncoder))))
     assert "set up without photos" in refused(ask(bare, JPEG), "no_image_branch")
 
 
@@ -192,7 +194,9 @@ def test_a_branch_of_another_tower_is_never_searched_with(tmp_path: Path) -> Non
     store = EmbeddedStore(tmp_path / "index")
     publish(store, LOTS)
     save_colour_tower(tmp_path / "tower", {name: WordEncoder().encode([name])[0] for name in KNOWN})
-    service = SearchService(store, WordEncoder, load_image_encoder=lambda tower_id: ImageEncoder.load(tmp_path / "tower"))
+    service = SearchService(
+        store, SearchModels(WordEncoder, load_image_encoder=lambda tower_id: ImageEncoder.load(tmp_path / "tower"))
+    )
     answer = ask(TestClient(create_app(lambda: service)), JPEG)
     assert (answer.status_code, answer.json()["type"]) == (503, "tower_unavailable")
 
@@ -204,7 +208,7 @@ def test_words_that_cannot_be_encoded_are_not_left_out_in_silence(tmp_path: Path
 
     store = EmbeddedStore(tmp_path / "index")
     publish(store, LOTS)
-    service = SearchService(store, Mute, load_image_encoder=lambda tower_id: branch(tmp_path / "tower"))
+    service = SearchService(store, SearchModels(Mute, load_image_encoder=lambda tower_id: branch(tmp_path / "tower")))
     client = TestClient(create_app(lambda: service))
     assert ask(client, JPEG, text="vase").json()["type"] == "tower_unavailable"
     assert ask(client, plain("JPEG", COLOURS["blue"]), k=1).json()["results"][0]["item_id"] == "v2"

@@ -14,7 +14,7 @@ from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 from lambdas.query_api import strict_route
 from lambdas.query_api.app import create_app
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.search.service import SearchService
+from retrieval.search.service import SearchModels, SearchService
 
 LOTS = [lot("v1", "red vase", category="vases", current_price=10.0), lot("v2", "blue vase", category="vases", current_price=90.0)]
 
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> EmbeddedStore:
 
 @pytest.fixture
 def client(store: EmbeddedStore) -> TestClient:
-    service = SearchService(store, WordEncoder)
+    service = SearchService(store, SearchModels(WordEncoder))
     return TestClient(create_app(lambda: service), raise_server_exceptions=False)
 
 
@@ -287,7 +287,7 @@ def test_the_api_describes_itself(client: TestClient) -> None:
 
 def test_a_page_of_a_listed_origin_may_read_answers_and_no_other(store: EmbeddedStore) -> None:
     publish(store, LOTS)
-    app = create_app(lambda: SearchService(store, WordEncoder), ["https://shop.example"])
+    app = create_app(lambda: SearchService(store, SearchModels(WordEncoder)), ["https://shop.example"])
     listed, other = (
         TestClient(app).get("/search", params={"q": "vase"}, headers={"Origin": origin})
         for origin in ("https://shop.example", "https://other.example")

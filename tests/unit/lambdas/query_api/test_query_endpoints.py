@@ -13,7 +13,7 @@ from retrieval.contracts.documents import IndexedItem
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import utc_now
 from retrieval.ranker.features import FEATURES
-from retrieval.search.service import SearchService
+from retrieval.search.service import SearchModels, SearchService
 
 LOTS = [
     lot("v1", "red vase", category="vases", current_price=10.0),
@@ -33,7 +33,7 @@ def client(tmp_path: Path) -> TestClient:
 def shop(root: Path, *lots: IndexedItem) -> TestClient:
     store = EmbeddedStore(root / "index")
     publish(store, lots)
-    service = SearchService(store, WordEncoder)
+    service = SearchService(store, SearchModels(WordEncoder))
     return TestClient(create_app(lambda: service), raise_server_exceptions=False)
 
 

@@ -183,7 +183,7 @@ def test_a_tower_without_one_names_the_command_and_words_are_searched_alone(home
     settings = replace(home, query_tower="small", towers_uri=str(copied.parent))
     with pytest.raises(TowerError, match=r"has no small query tower.*`gavel distill query`.*GAVEL_QUERY_TOWER=full"):
         load_query_tower(settings, copied.name, home.home)
-    assert search_service(settings).search(SearchRequest("red ring")).degraded == ["semantic"]
+    assert search_service(settings).search(SearchRequest("red ring")).failed_components == ["semantic"]
 
 
 def test_a_small_query_tower_needs_no_network_file(copied):

@@ -19,7 +19,7 @@ from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.xgboost_ranker import RankingData
-from retrieval.search.service import MAX_INTERACTIONS, SearchRequest, SearchService
+from retrieval.search.service import MAX_INTERACTIONS, SearchModels, SearchRequest, SearchService
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -107,7 +107,7 @@ def test_lists_of_known_buyers_train_where_buyers_have_a_taste_and_not_where_the
         words = {"train": ("vase", "old vase", "new vase"), "val": ("round vase", "luxury vase")}
         splits = {name: SplitData(["lots.parquet"], clicks=clicks(asked, taste)) for name, asked in words.items()}
         write_catalog(folder, name="shop", seed=0, splits=splits, example_queries=[])
-        service = SearchService(store, WordEncoder)
+        service = SearchService(store, SearchModels(WordEncoder))
         return job.train_reranker(CatalogFolder(folder), service, tmp_path / f"{taste}.ubj", debias=False).knows_buyers
 
     assert knows_buyers(taste=True)
@@ -121,7 +121,7 @@ def test_training_and_serving_fill_every_feature_alike_with_a_buyer_and_without(
     store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot(i.item_id, i.title, brand=i.brand, current_price=i.current_price, listed_at=NOW) for i in items])
     watching = Watching()
-    service = SearchService(store, WordEncoder, lambda tower_id: watching)
+    service = SearchService(store, SearchModels(WordEncoder, lambda tower_id: watching))
     catalog = write_log(tmp_path / "shop", items)
     trained: list[np.ndarray] = []
 

@@ -29,7 +29,7 @@ from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 from retrieval.ranker.xgboost_ranker import BoosterRanker
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchModels, SearchRequest, SearchService
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 PRICES = (900.0, 800.0, 30.0, 700.0, 600.0, 20.0, 500.0, 950.0, 40.0, 850.0)
@@ -55,7 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedStore:
 
 
 def service(store: EmbeddedStore, ranker: BoosterRanker | None = None) -> SearchService:
-    return SearchService(store, WordEncoder, lambda tower_id: ranker)
+    return SearchService(store, SearchModels(WordEncoder, lambda tower_id: ranker))
 
 
 def log(

@@ -17,7 +17,7 @@ from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 from retrieval.ranker.xgboost_ranker import BoosterRanker
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchModels, SearchRequest, SearchService
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 QUERIES = {"train": WORDS[:8], "val": WORDS[8:]}
@@ -61,7 +61,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedStore:
 
 
 def service(store: EmbeddedStore, ranker: BoosterRanker | None = None) -> SearchService:
-    return SearchService(store, WordEncoder, lambda tower_id: ranker)
+    return SearchService(store, SearchModels(WordEncoder, lambda tower_id: ranker))
 
 
 def first_two(store: EmbeddedStore, booster: Path, query: str) -> set[str]:

@@ -23,7 +23,8 @@ from retrieval.feedback.file_sink import EventLog
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import utc_now
 from retrieval.ranker.features import FEATURES
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.ranker.port import Ranker
+from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService
 
 NOW = utc_now()
 BUYER = "b-4f1c"
@@ -63,11 +64,12 @@ class BrokenStore:
 class Shop:
     """A served shop, its service and its store."""
 
-    def __init__(self, folder: Path, store: Any = None, **settings: Any) -> None:
+    def __init__(self, folder: Path, store: Any = None, ranker: Ranker | None = None, **limits: Any) -> None:
         lots = EmbeddedStore(folder / "index")
         publish(lots, LOTS)
         self.store = store or BuyerEvents(folder / "buyers.sqlite", 90)
-        self.service = SearchService(lots, WordEncoder, buyer_store=self.store, **settings)
+        models = SearchModels(WordEncoder, lambda tower_id: ranker)
+        self.service = SearchService(lots, models, SearchLimits(**limits), self.store)
         app = create_app(lambda: self.service)
         app.include_router(events_router(EventLog(folder / "events"), self.service.record_interactions))
         self.client = TestClient(app, raise_server_exceptions=False)
@@ -170,6 +172,7 @@ def test_what_a_buyer_knows_is_left_out_as_they_ask(shop: Shop) -> None:
 def test_a_new_buyer_gets_popular_and_fresh_lots_in_turn_and_is_told_so(shop: Shop) -> None:
     answer = shop.retrieve()
     assert (answer["source"], answer["degraded"], answer["unknown_items"]) == ("popular_and_fresh", [], [])
+    assert answer["mode"] == "popular"
     assert ids(answer) == ["v2", "w2", "w1", "r1", "v1"], "by bids v2 w1 v1, by date w2 r1 w1 v2 v1, none of them ended"
     assert [result["rank"] for result in answer["results"]] == [1, 2, 3, 4, 5]
     assert {result["similarity"] for result in answer["results"]} == {None}
@@ -236,7 +239,7 @@ def test_how_near_a_lot_is_to_the_buyer_reaches_the_re_ranker(tmp_path: Path) ->
             seen.append(features)
             return -np.arange(len(features), dtype=np.float32)
 
-    shop = Shop(tmp_path, load_ranker=lambda tower_id: Watching())
+    shop = Shop(tmp_path, ranker=Watching())
     shop.tell(("click", "w1"))
     affinity = FEATURES.index("buyer_affinity")
     shop.search(buyer_id="nobody")
@@ -313,7 +316,7 @@ def test_a_store_that_keeps_failing_is_left_alone_for_a_while_but_not_by_who_wan
 
 def test_where_nothing_is_kept_every_buyer_is_a_new_one(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
-    shop.service = SearchService(EmbeddedStore(tmp_path / "index"), WordEncoder)
+    shop.service = SearchService(EmbeddedStore(tmp_path / "index"), SearchModels(WordEncoder))
     shop.tell(("click", "w1"))
     assert shop.retrieve()["source"] == "popular_and_fresh"
     assert shop.client.delete(f"/buyers/{BUYER}").json() == {"erased": 0}

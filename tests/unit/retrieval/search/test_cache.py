@@ -54,7 +54,7 @@ def test_what_is_too_old_gives_its_memory_back_though_nobody_asks_for_it(clock):
     assert (kept.use().entries, kept.use().bytes < 1_000) == (1, True)
 
 
-@pytest.mark.parametrize("settings", [{"size": 0}, {"size": 9, "seconds": 0}, {"size": 9, "most_bytes": 0}])
+@pytest.mark.parametrize("settings", [{"size": 0}, {"size": 9, "seconds": 0}, {"size": 9, "max_bytes": 0}])
 def test_a_cache_of_nothing_keeps_nothing(settings):
     kept = LruCache(**settings)
     kept.put("a", "a")

@@ -10,7 +10,7 @@ from retrieval.contracts.documents import IndexedItem
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
 from retrieval.search.diversification import Diversity
-from retrieval.search.service import Mode, SearchAnswer, SearchRequest, SearchService
+from retrieval.search.service import Mode, SearchAnswer, SearchLimits, SearchModels, SearchRequest, SearchService
 
 BRANDS = ("Acme", "Bolt", "Cog")
 CANDIDATES = 12
@@ -45,7 +45,11 @@ class PriceyRanker:
 
 
 def search(store: EmbeddedStore, wanted: Diversity, *, reranked: bool = False, **asked: object) -> SearchAnswer:
-    service = SearchService(store, WordEncoder, lambda tower_id: PriceyRanker() if reranked else None, candidates=CANDIDATES)
+    service = SearchService(
+        store,
+        SearchModels(WordEncoder, lambda tower_id: PriceyRanker() if reranked else None),
+        SearchLimits(rerank_candidates=CANDIDATES),
+    )
     return service.search(SearchRequest(**{"query": "red vase", "mode": "semantic", "diversity": wanted, **asked}))  # type: ignore[arg-type]
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
-from retrieval.buyers.vector import AVERAGE
 from retrieval.errors import IndexUnavailable, TowerError
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import VectorIndex
 from retrieval.search.live_index import ActiveIndexCache
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchModels, SearchRequest, SearchService
 
 
 class Store(EmbeddedStore):
@@ -43,7 +42,7 @@ def looks_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def following(store: Store) -> ActiveIndexCache:
-    return ActiveIndexCache(store, WordEncoder, lambda tower_id: None, lambda tower_id: AVERAGE, "")
+    return ActiveIndexCache(store, SearchModels(WordEncoder))
 
 
 def test_an_alias_that_cannot_be_looked_at_leaves_the_index_that_was_known(store: Store) -> None:
@@ -75,10 +74,10 @@ def test_a_tower_that_cannot_be_loaded_leaves_words_and_is_tried_again(store: St
             raise TowerError(f"tower {TOWER_ID} is not in the bucket")
         return there[0]
 
-    service = SearchService(store, load)
+    service = SearchService(store, SearchModels(load))
     answer = service.search(SearchRequest("vase"))
-    assert ([r.item_id for r in answer.results], answer.degraded) == (["v1"], ["semantic"])
+    assert ([r.item_id for r in answer.results], answer.failed_components) == (["v1"], ["semantic"])
     with pytest.raises(TowerError):
         service.search(SearchRequest("vase", mode="semantic"))
     there.append(WordEncoder())
-    assert service.search(SearchRequest("vase")).degraded == []
+    assert service.search(SearchRequest("vase")).failed_components == []

@@ -2,16 +2,17 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from lots import TOWER_ID, WordEncoder, lot, publish
 
 from retrieval.errors import FeatureMismatch, IndexMissing, IndexUnavailable, InvalidQuery, RankerUnavailable, TowerMismatch
-from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.port import Filter, utc_now
 from retrieval.ranker.port import Ranker
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchRequest, SearchService
 
 LOTS = [
     lot("v1", "red vase", category="vases", current_price=10.0, seller_rating=4.5),
@@ -41,7 +42,8 @@ def store(tmp_path: Path) -> EmbeddedStore:
 
 
 def service(store: EmbeddedStore, ranker: Ranker | None = None, **options: object) -> SearchService:
-    return SearchService(store, lambda tower_id: WordEncoder(), lambda tower_id: ranker, **options)  # type: ignore[arg-type]
+    models = SearchModels(lambda tower_id: WordEncoder(), lambda tower_id: ranker)
+    return SearchService(store, models, SearchLimits(**options))  # type: ignore[arg-type]
 
 
 def ids(store: EmbeddedStore, query: str, **request: object) -> list[str]:
@@ -73,7 +75,7 @@ def test_k_limits_the_answer_and_ranks_count_from_one(store: EmbeddedStore) -> N
 
 def test_an_answer_names_its_tower_its_timings_and_that_nothing_reranked_it(store: EmbeddedStore) -> None:
     answer = service(store).search(SearchRequest("vase"))
-    assert (answer.tower_id, answer.reranked, answer.degraded) == (TOWER_ID, False, [])
+    assert (answer.tower_id, answer.reranked, answer.failed_components) == (TOWER_ID, False, [])
     assert set(answer.timings_ms) == {"load", "encode", "retrieve", "total"}
     assert answer.timings_ms["total"] >= answer.timings_ms["encode"] + answer.timings_ms["retrieve"]
 
@@ -94,16 +96,16 @@ def test_a_request_can_do_without_the_reranker(store: EmbeddedStore) -> None:
 def test_a_failing_reranker_leaves_the_first_stage_order_and_says_so(store: EmbeddedStore) -> None:
     answer = service(store, DeadRanker()).search(SearchRequest("vase"))
     assert [r.item_id for r in answer.results] == ids(store, "vase")
-    assert (answer.reranked, answer.degraded) == (False, ["rerank"])
+    assert (answer.reranked, answer.failed_components) == (False, ["rerank"])
 
 
 def test_a_reranker_that_cannot_be_loaded_is_done_without_as_well(store: EmbeddedStore) -> None:
     def damaged(tower_id: str) -> Ranker:
         raise RankerUnavailable("r.ubj is not a readable booster")
 
-    answer = SearchService(store, WordEncoder, damaged).search(SearchRequest("vase"))
+    answer = SearchService(store, SearchModels(WordEncoder, damaged)).search(SearchRequest("vase"))
     assert [r.item_id for r in answer.results] == ids(store, "vase")
-    assert (answer.reranked, answer.degraded) == (False, ["rerank"])
+    assert (answer.reranked, answer.failed_components) == (False, ["rerank"])
 
 
 def test_a_reranker_of_other_features_is_refused(store: EmbeddedStore) -> None:
@@ -111,7 +113,7 @@ def test_a_reranker_of_other_features_is_refused(store: EmbeddedStore) -> None:
         raise FeatureMismatch("r.ubj was trained on other features")
 
     with pytest.raises(FeatureMismatch):
-        SearchService(store, WordEncoder, other).search(SearchRequest("vase"))
+        SearchService(store, SearchModels(WordEncoder, other)).search(SearchRequest("vase"))
 
 
 def test_similarity_and_the_score_of_a_semantic_search_are_one_number(store: EmbeddedStore) -> None:
@@ -157,7 +159,7 @@ def test_a_request_out_of_its_limits_is_refused_by_name(request_: SearchRequest,
 
 
 def test_an_index_of_another_tower_than_the_pinned_one_is_refused(store: EmbeddedStore) -> None:
-    pinned = SearchService(store, lambda tower_id: WordEncoder(tower_id), tower_id="000000000000")
+    pinned = SearchService(store, SearchModels(lambda tower_id: WordEncoder(tower_id), tower_id="000000000000"))
     with pytest.raises(TowerMismatch, match=f"built with tower {TOWER_ID}, the query with 000000000000"):
         pinned.search(SearchRequest("vase"))
 
@@ -183,7 +185,7 @@ def test_models_are_loaded_once_a_tower_and_not_once_a_search(store: EmbeddedSto
         loaded.append(tower_id)
         return WordEncoder(tower_id)
 
-    running = SearchService(store, load)
+    running = SearchService(store, SearchModels(load))
     for _ in range(3):
         running.search(SearchRequest("vase"))
     assert loaded == [TOWER_ID]
@@ -223,9 +225,32 @@ def test_time_that_is_used_up_costs_the_reranking(store: EmbeddedStore, monkeypa
     monkeypatch.setattr("retrieval.deadline.Deadline.left", lambda self: 0.0)
     monkeypatch.setattr("retrieval.deadline.Deadline.limit", lambda self, seconds: seconds)
     answer = service(store, PriceRanker()).search(SearchRequest("vase"))
-    assert ([r.item_id for r in answer.results], answer.degraded) == (ids(store, "vase"), ["rerank"])
+    assert ([r.item_id for r in answer.results], answer.failed_components) == (ids(store, "vase"), ["rerank"])
 
 
 def test_a_search_without_any_time_does_not_begin(store: EmbeddedStore) -> None:
     with pytest.raises(IndexUnavailable, match="GAVEL_DEADLINE_S"):
         service(store, deadline_s=1e-9).search(SearchRequest("vase"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "calls"), [("hybrid", ["hybrid"]), ("semantic", ["semantic", "keyword"]), ("keyword", ["keyword", "semantic"])]
+)
+def test_an_explanation_asks_the_index_for_the_list_alone_that_the_mode_leaves_out(
+    mode: Mode, calls: list[str], store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    for name in ("hybrid", "semantic", "keyword"):
+        original = getattr(EmbeddedIndex, name)
+
+        def counted(*args: Any, name: str = name, original: Any = original, **given: Any) -> Any:
+            called.append(name)
+            return original(*args, **given)
+
+        monkeypatch.setattr(EmbeddedIndex, name, counted)
+    answer = service(store).search(SearchRequest("red vase", mode=mode, explain=True))
+    first = answer.results[0].explanation
+    assert called == calls
+    assert first is not None
+    assert (first.semantic_rank, first.keyword_rank) == (1, 1)
+    assert first.bm25 is not None

@@ -13,7 +13,7 @@ from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.port import Filter, utc_now
 from retrieval.search.diversification import Diversity
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService
 
 NOW = utc_now()
 LOTS = [lot("v1", "red vase", ends_at=NOW + timedelta(hours=1)), lot("v2", "blue vase"), lot("w1", "gold watch")]
@@ -45,7 +45,7 @@ def encoder() -> CountingEncoder:
 
 @pytest.fixture
 def service(store: EmbeddedStore, encoder: CountingEncoder) -> SearchService:
-    return SearchService(store, lambda tower_id: encoder, cached_answers_s=60)
+    return SearchService(store, SearchModels(lambda tower_id: encoder), SearchLimits(cached_answers_s=60))
 
 
 def at(moment_hours: float = 0, **asked: object) -> SearchRequest:
@@ -93,7 +93,7 @@ def test_a_kept_answer_drops_a_lot_that_ended_meanwhile(service: SearchService) 
 def test_an_answer_is_found_under_the_very_words_that_it_was_stored_under(tmp_path: Path) -> None:
     store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot("12", "red vase"), lot("\u0661\u0662", "blue vase"), lot("w1", "gold watch 12")])
-    service = SearchService(store, WordEncoder, cached_answers_s=60)
+    service = SearchService(store, SearchModels(WordEncoder), SearchLimits(cached_answers_s=60))
     first = {query: service.search(at(query=query)).results[0].item_id for query in ("12", "\u0661\u0662", "\uff11\uff12")}
     assert first == {"12": "12", "\u0661\u0662": "\u0661\u0662", "\uff11\uff12": first["\uff11\uff12"]}
     assert service.caches()["answers"].hits == 0, "one text, three ids: three questions"
@@ -105,7 +105,7 @@ def test_an_answer_is_found_under_the_very_words_that_it_was_stored_under(tmp_pa
 def test_a_store_of_long_descriptions_fills_no_cache_beyond_its_bytes(tmp_path: Path) -> None:
     store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot(f"v{n}", f"red vase {n}", description="\u0627\u0628 " * 20_000) for n in range(60)])
-    service = SearchService(store, WordEncoder, cached_answers_s=60, cached_bytes=300_000)
+    service = SearchService(store, SearchModels(WordEncoder), SearchLimits(cached_answers_s=60, cached_bytes=300_000))
     for number in range(60):
         answer = service.search(at(query=f"red vase {number}", k=50))
         assert all(result.fields["description_cut"] for result in answer.results)
@@ -120,9 +120,9 @@ def test_an_answer_that_did_without_something_is_not_kept(store: EmbeddedStore) 
         def score(self, features: np.ndarray) -> np.ndarray:
             raise RankerUnavailable("no answer")
 
-    service = SearchService(store, WordEncoder, lambda tower_id: Dead(), cached_answers_s=60)
+    service = SearchService(store, SearchModels(WordEncoder, lambda tower_id: Dead()), SearchLimits(cached_answers_s=60))
     for _ in range(2):
-        assert (service.search(at()).degraded, service.search(at()).cached) == (["rerank"], False)
+        assert (service.search(at()).failed_components, service.search(at()).cached) == (["rerank"], False)
 
 
 def test_another_index_has_answers_of_its_own(
@@ -135,5 +135,5 @@ def test_another_index_has_answers_of_its_own(
 
 
 def test_without_being_asked_to_a_service_keeps_no_answers(store: EmbeddedStore) -> None:
-    service = SearchService(store, WordEncoder)
+    service = SearchService(store, SearchModels(WordEncoder))
     assert [service.search(at()).cached for _ in range(2)] == [False, False]

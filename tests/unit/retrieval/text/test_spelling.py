@@ -11,7 +11,7 @@ from retrieval.errors import IndexUnavailable
 from retrieval.index.embedded.index import EmbeddedIndex
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.embedded.title_terms import PREFIX, TitleTerms
-from retrieval.search.service import Mode, SearchRequest, SearchService
+from retrieval.search.service import Mode, SearchModels, SearchRequest, SearchService
 from retrieval.text.spelling import MOST_WORDS, corrected, doubtful_words
 
 LOTS = [
@@ -30,13 +30,13 @@ def store(tmp_path: Path) -> EmbeddedStore:
 
 
 def meant(store: EmbeddedStore, query: str, **asked: object) -> str | None:
-    return SearchService(store, WordEncoder).search(SearchRequest(query, **asked)).did_you_mean  # type: ignore[arg-type]
+    return SearchService(store, SearchModels(WordEncoder)).search(SearchRequest(query, **asked)).did_you_mean  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
 def test_a_misspelt_query_is_put_right_in_every_mode_and_the_search_is_left_as_typed(store: EmbeddedStore, mode: Mode) -> None:
     assert meant(store, "Round? gold  WACTH!", mode=mode) == "Round? gold watch!"
-    found = SearchService(store, WordEncoder).search(SearchRequest("wacth", mode="keyword"))
+    found = SearchService(store, SearchModels(WordEncoder)).search(SearchRequest("wacth", mode="keyword"))
     assert (found.did_you_mean, list(found.results)) == ("watch", [])
 
 
@@ -64,7 +64,7 @@ def test_a_later_page_does_not_ask_again(store: EmbeddedStore) -> None:
 
 
 def test_the_time_of_it_is_told_when_the_index_was_asked(store: EmbeddedStore) -> None:
-    service = SearchService(store, WordEncoder)
+    service = SearchService(store, SearchModels(WordEncoder))
     assert "spelling" in service.search(SearchRequest("gold wacth")).timings_ms
     assert "spelling" not in service.search(SearchRequest("gold watch")).timings_ms
 
@@ -74,8 +74,8 @@ def test_an_index_that_cannot_say_leaves_the_search_whole(store: EmbeddedStore, 
         raise IndexUnavailable("no answer")
 
     monkeypatch.setattr(EmbeddedIndex, "corrections", fail)
-    answer = SearchService(store, WordEncoder).search(SearchRequest("gold wacth"))
-    assert (answer.did_you_mean, answer.degraded) == (None, [])
+    answer = SearchService(store, SearchModels(WordEncoder)).search(SearchRequest("gold wacth"))
+    assert (answer.did_you_mean, answer.failed_components) == (None, [])
     assert answer.results[0].item_id == "w1"
 
 

@@ -21,7 +21,7 @@ from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.index.ann.export import export_release
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.ingestion import index_release
-from retrieval.search.service import SearchRequest, SearchService
+from retrieval.search.service import SearchModels, SearchRequest, SearchService
 
 LOTS = [Item(f"lot-{number}", title) for number, title in enumerate(TITLES)]
 QUERIES = ("red vase", "old gold watch", "silver ring", "lamp")
@@ -43,7 +43,7 @@ def test_plain_faiss_finds_what_the_embedded_index_finds(release, tmp_path, spec
     index_release(release, store)
     index, item_ids = faiss.read_index(str(tmp_path / "export" / "product_index.faiss")), ids_of(tmp_path / "export")
     for query in QUERIES:
-        found = SearchService(store, WordEncoder).search(SearchRequest(query, 5, "semantic"))
+        found = SearchService(store, SearchModels(WordEncoder)).search(SearchRequest(query, 5, "semantic"))
         scores, rows = index.search(WordEncoder().encode([query]), len(item_ids))
         cosines = {item_ids[row]: score for row, score in zip(rows[0], scores[0], strict=True) if row >= 0}
         assert len(found.results) == 5

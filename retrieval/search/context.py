@@ -1,0 +1,130 @@
+"""What the steps of one request share: active index, deadline, circuits, timings and failures."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from retrieval.config.settings import Settings
+from retrieval.deadline import Deadline
+from retrieval.errors import FeedbackUnavailable, IndexUnavailable, RankerUnavailable
+from retrieval.index.port import VectorIndex
+from retrieval.resilience import Circuit
+from retrieval.search.live_index import ActiveIndex
+
+Result = TypeVar("Result")
+INDEX_OPERATIONS = ("hybrid", "semantic", "keyword", "fetch", "spelling", "top")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchLimits:
+    """Limits of a search service.
+
+    Attributes:
+        rerank_candidates: number of candidates that are re-ranked.
+        retrieve_timeout_s: seconds until one request to the index is given up.
+        deadline_s: seconds after which a search begins no further step, counted from the arrival of its request. The time to load
+            a tower is not counted.
+        cached_queries: maximum number of stored query vectors.
+        cached_answers_s: seconds that an answer is stored; 0 stores none.
+        cached_bytes: maximum size of each cache: of query vectors, of photo vectors, of answers.
+    """
+
+    rerank_candidates: int = 50
+    retrieve_timeout_s: float = 2.0
+    deadline_s: float = 5.0
+    cached_queries: int = 10_000
+    cached_answers_s: float = 0.0
+    cached_bytes: float = 64e6
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "SearchLimits":
+        """Take the limits from the settings of a process."""
+        return cls(
+            rerank_candidates=settings.candidates,
+            retrieve_timeout_s=settings.retrieve_timeout_s,
+            deadline_s=settings.deadline_s,
+            cached_queries=settings.cached_queries,
+            cached_answers_s=settings.cached_answers_s,
+            cached_bytes=settings.cached_mb * 1e6,
+        )
+
+
+def new_circuits() -> dict[str, Circuit]:
+    """Make the circuits of a service: one an index operation, so that a k-NN search which hangs costs keyword search nothing."""
+    return {
+        **{operation: Circuit(f"{operation} on the index", IndexUnavailable) for operation in INDEX_OPERATIONS},
+        "rerank": Circuit("the re-ranker", RankerUnavailable),
+        "buyers": Circuit("the store of buyers' acts", FeedbackUnavailable),
+    }
+
+
+class SearchContext:
+    """One request on the active index. It belongs to one thread.
+
+    Attributes:
+        active: the index and the models of its tower.
+        limits: of the service.
+        circuits: component -> circuit; threads share them.
+        deadline: of the request.
+        timings_ms: step -> milliseconds.
+        failed_components: components that the answer does without, in the order of their failures.
+    """
+
+    def __init__(
+        self,
+        active: ActiveIndex,
+        limits: SearchLimits,
+        circuits: Mapping[str, Circuit],
+        timings_ms: Mapping[str, float] | None = None,
+    ) -> None:
+        """Start the clock of the request.
+
+        Args:
+            active: what is searched.
+            limits: of the service.
+            circuits: as new_circuits() makes them.
+            timings_ms: of earlier steps.
+        """
+        self.active, self.limits, self.circuits = active, limits, circuits
+        self.deadline = Deadline.of_request(limits.deadline_s)
+        self.timings_ms = dict(timings_ms or {})
+        self.failed_components: list[str] = []
+
+    def branch(self) -> "SearchContext":
+        """Return a context for one request of several: with these timings, no failures, and a deadline that starts now.
+
+        The deadline starts now only if no server has set the arrival of the request.
+        """
+        return SearchContext(self.active, self.limits, self.circuits, self.timings_ms)
+
+    def ask(self, operation: str, call: Callable[[VectorIndex], Result]) -> Result:
+        """Call the index within its timeout and the time that is left.
+
+        Raises:
+            IndexUnavailable: it does not answer in time, its circuit is open, or the deadline has passed.
+            RequestAbandoned: the client has hung up.
+        """
+        index = self.active.index.within(self.deadline.limit(self.limits.retrieve_timeout_s))
+        with self.circuits[operation].guard():
+            return call(index)
+
+    def fail(self, component: str) -> None:
+        """Record that the answer does without a component."""
+        if component not in self.failed_components:
+            self.failed_components.append(component)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the duration of the block to the time of a step."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.record(step, started)
+
+    def record(self, step: str, started: float) -> None:
+        """Add the time since `started`, by time.perf_counter(), to the time of a step."""
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        self.timings_ms[step] = round(self.timings_ms.get(step, 0.0) + elapsed_ms, 3)
