@@ -17,6 +17,7 @@
     ├── Overloaded            too many wait already; to be asked again in a while
     ├── RequestAbandoned      the client hung up before it was answered
     ├── FeatureMismatch       a re-ranker was trained on other features
+    ├── AlreadyRunning        another process does the same work in the same place
     ├── FileUnwritable        the disk does not take a file; an OSError, too
     └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
 
@@ -104,6 +105,10 @@ class RequestAbandoned(GavelError):
 
 class FeatureMismatch(GavelError):
     """The re-ranker was trained on other features than the ones that are computed."""
+
+
+class AlreadyRunning(GavelError):
+    """Another process does the same work in the same folder; the message names it."""
 
 
 class FileUnwritable(GavelError, OSError):

@@ -1,10 +1,8 @@
 """What buyers did lately, in a SQLite file of this machine: the store behind `gavel serve` and `gavel buyers`."""
 
-import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from retrieval.buyers.history_store import MOST_ACTS, interaction_key, moment_of
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
-from retrieval.files import shortage
+from retrieval.files import creating, shortage
 from retrieval.index.port import utc_now
 
 BUSY_TIMEOUT_S = 5.0  # how long a writer waits for others to commit; a search, which reads, never does
@@ -103,16 +101,9 @@ class BuyerEvents:
     def _create(self) -> None:
         """Make the file whole under another name and give it its own in one step: whoever opens it finds it ready."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT, 0o600))
-        try:
-            with closing(sqlite3.connect(partial)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")  # whoever reads need not wait for who writes
-                connection.executescript(SCHEMA)
-            with suppress(FileExistsError):  # another was first
-                os.link(partial, self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with creating(self._path) as partial, closing(sqlite3.connect(partial)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")  # whoever reads need not wait for who writes
+            connection.executescript(SCHEMA)
 
 
 def _complaint(error: sqlite3.Error | OSError) -> str:

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 from retrieval.errors import FeedbackUnavailable
 from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists, parse_keys
+from retrieval.files import creating
 from retrieval.index.port import utc_now
 
 logger = logging.getLogger(__name__)
@@ -130,17 +130,8 @@ def served_lists(path: Path) -> ServedLists:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            number, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # readable by its owner alone
-            with os.fdopen(number, "wb") as file:
-                file.write(f"{secrets.token_hex(MIN_KEY_BYTES)}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(made, path)  # unlike a rename it leaves a key that another process has put there
-            except FileExistsError:
-                pass
-            finally:
-                Path(made).unlink()
+            with creating(path) as partial:
+                partial.write_text(f"{secrets.token_hex(MIN_KEY_BYTES)}\n")
         return ServedLists(parse_keys(path.read_bytes(), str(path)))
     except OSError as error:
         logger.warning("lists are not signed, so nothing is learnt from events: %s cannot be read or made (%s)", path, error)
