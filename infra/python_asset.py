@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = ROOT / "build" / "lambda"
 ROOMS = ("retrieval", "lambdas")  # whose modules a function may import
 BUNDLE_CONTEXT = "gavel:bundle"
-MOST_BYTES = 175 * 1024**2  # unzipped; Lambda allows 250 MB, and every MB is read at a cold start
-MOST_JOB_BYTES = 500 * 1024**2  # unzipped; each instance unpacks it before it begins
+MAX_BYTES = 175 * 1024**2  # unzipped; Lambda allows 250 MB, and every MB is read at a cold start
+MAX_JOB_BYTES = 500 * 1024**2  # unzipped; each instance unpacks it before it begins
 PYTHON_VERSION = "3.12"  # of Lambda, and of the job's container (processing_image in cdk.json)
 PLATFORMS = (
     "manylinux_2_28_x86_64",
@@ -80,7 +80,7 @@ def bundled_code(scope: Construct, name: str) -> lambda_.Code:
         name: folder in lambdas/.
 
     Raises:
-        BundleError: a wheel cannot be had, or the bundle is larger than MOST_BYTES.
+        BundleError: a wheel cannot be had, or the bundle is larger than MAX_BYTES.
     """
     # bytecode of whoever imported from the folder since is no part of it
     return lambda_.Code.from_asset(str(bundle(ROOT, name, BUNDLES, with_wheels=_with_wheels(scope))), exclude=BYTECODE)
@@ -93,7 +93,7 @@ def job_packages(scope: Construct) -> assets.Asset:
         scope: gets the asset; its context `gavel:bundle` is asked as in bundled_code().
 
     Raises:
-        BundleError: a wheel cannot be had, or the bundle is larger than MOST_JOB_BYTES.
+        BundleError: a wheel cannot be had, or the bundle is larger than MAX_JOB_BYTES.
     """
     folder = bundle_packages(ROOT, BUNDLES, with_wheels=_with_wheels(scope))
     return assets.Asset(scope, "Packages", path=str(folder), exclude=BYTECODE)
@@ -112,17 +112,17 @@ def bundle(root: Path, name: str, bundles: Path, *, with_wheels: bool = True) ->
         The bundle's folder, named by the hash of what it is made of.
 
     Raises:
-        BundleError: a wheel cannot be had, or the bundle is larger than MOST_BYTES.
+        BundleError: a wheel cannot be had, or the bundle is larger than MAX_BYTES.
     """
     room = f"lambdas/{name}"
     sources = {str(path.relative_to(root)): path for path in _sources(root, f"lambdas.{name}.handler")}
-    return _bundle(Contents(name, room, root / room / "requirements.txt", sources, MOST_BYTES), bundles, with_wheels)
+    return _bundle(Contents(name, room, root / room / "requirements.txt", sources, MAX_BYTES), bundles, with_wheels)
 
 
 def bundle_packages(root: Path, bundles: Path, *, with_wheels: bool = True) -> Path:
     """Make the bundle of the embedding job's packages, without our sources; arguments and errors as bundle()'s."""
     requirements = root / "processing" / "requirements.txt"
-    contents = Contents("embedding_job", "processing", requirements, {requirements.name: requirements}, MOST_JOB_BYTES)
+    contents = Contents("embedding_job", "processing", requirements, {requirements.name: requirements}, MAX_JOB_BYTES)
     return _bundle(contents, bundles, with_wheels)
 
 
@@ -132,12 +132,12 @@ def _bundle(contents: Contents, bundles: Path, with_wheels: bool) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with building_folder(folder) as partial:
-        if with_wheels:
-            _install(contents.requirements, partial)
         for name, source in contents.sources.items():
             place = partial / name
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
+        if with_wheels:  # last, because it takes minutes, in which a source may be edited
+            _install(contents.requirements, partial)
         check_size(partial, contents.room, contents.max_bytes)
     return folder
 

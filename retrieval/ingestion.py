@@ -16,11 +16,11 @@ from typing import BinaryIO
 
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.contracts.items import latest_version
-from retrieval.contracts.parts import Entry, PartReader
+from retrieval.contracts.parts import IndexOp, PartReader
 from retrieval.contracts.release import (
     INDEX_REJECTS_FILE,
+    IndexedPart,
     Manifest,
-    PartReceipt,
     check_part,
     load_release,
     rejects_of,
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 PROBES = 50
 DRAWN_PER_PROBE = 4  # lots drawn, so that equal ones, which are one probe, leave enough others
 PROBE_K = 10
-LEAST_RECALL = 0.95
+MIN_RECALL = 0.95
 MIN_SHARE = 0.5  # of the live index's lots, for a release to take the alias to another tower's index; no day's lots are so many
 MAX_REFUSED_SHARE = 0.01  # of a release's items, for it to go live without --force
 FEW_REFUSED = 3  # items of a small release, unless they are more than half of it
@@ -72,14 +72,14 @@ class ReleaseReport:
         return json.dumps({**told, **self.upserts.counts}, indent=2) + "\n"
 
 
-def take_in_part(
+def ingest_part(
     name: str,
     source: Path | BinaryIO,
     store: IndexStore,
-    passing: Callable[[Iterable[Entry]], Iterable[Entry]] = iter,
+    passing: Callable[[Iterable[IndexOp]], Iterable[IndexOp]] = iter,
     *,
     overwrite: bool = False,
-) -> PartReceipt:
+) -> IndexedPart:
     """Index a part and write down what became of each of its items; damaged lines are set aside, and the others go in.
 
     Args:
@@ -99,7 +99,7 @@ def take_in_part(
     return _accounted(name, part, index_part(passing(part), store, overwrite=overwrite))
 
 
-def _accounted(name: str, part: PartReader, receipt: PartReceipt) -> PartReceipt:
+def _accounted(name: str, part: PartReader, receipt: IndexedPart) -> IndexedPart:
     """The receipt of a part that was read, with its name, its hash and its damaged lines."""
     rejected = tuple((item_id, reason[:REASON_CHARS]) for item_id, reason in (*part.bad_lines, *receipt.rejected))
     if rejected:
@@ -107,7 +107,7 @@ def _accounted(name: str, part: PartReader, receipt: PartReceipt) -> PartReceipt
     return replace(receipt, part=name, sha256=part.sha256, rejected=rejected)
 
 
-def index_part(entries: Iterable[Entry], store: IndexStore, *, overwrite: bool = False) -> PartReceipt:
+def index_part(entries: Iterable[IndexOp], store: IndexStore, *, overwrite: bool = False) -> IndexedPart:
     """Bring the entries of one part into the index of their tower, which is made when there is none.
 
     A part of another tower than the live one goes into an index of its own, so the live one never sees it.
@@ -131,7 +131,7 @@ def index_part(entries: Iterable[Entry], store: IndexStore, *, overwrite: bool =
     deletions, first = _leading_tombstones(remaining)
     if first is None:
         if not deletions:
-            return PartReceipt()
+            return IndexedPart()
         index = store.live()
         return _receipt(index, index.upsert(deletions, overwrite=overwrite))
     tower_id = _tower_of(first)
@@ -182,12 +182,12 @@ def index_release(
         _check_share(manifest, store)  # before an index is made that would never go live
     ensure_index(manifest.tower_id, manifest.dimensions, store)
     watch = _Watch(manifest.items_embedded, progress)
-    receipts = [take_in_part(part.name, folder / part.name, store, watch.passing, overwrite=overwrite) for part in manifest.parts]
+    receipts = [ingest_part(part.name, folder / part.name, store, watch.passing, overwrite=overwrite) for part in manifest.parts]
     _write_rejects(folder, receipts)
     return publish_release(manifest, store, receipts, force=force)
 
 
-def _write_rejects(folder: Path, receipts: Sequence[PartReceipt]) -> None:
+def _write_rejects(folder: Path, receipts: Sequence[IndexedPart]) -> None:
     rejects = folder / INDEX_REJECTS_FILE
     rejects.unlink(missing_ok=True)
     if refused := rejects_of(receipts):
@@ -195,7 +195,7 @@ def _write_rejects(folder: Path, receipts: Sequence[PartReceipt]) -> None:
 
 
 def publish_release(
-    manifest: Manifest, store: IndexStore, receipts: Sequence[PartReceipt], *, force: bool = False
+    manifest: Manifest, store: IndexStore, receipts: Sequence[IndexedPart], *, force: bool = False
 ) -> ReleaseReport:
     """Check the index that holds a release, and point the alias at it unless it is live already.
 
@@ -352,7 +352,7 @@ def probe_index(index: VectorIndex, seed: int = 0) -> float:
 def low_recall(name: str, recall: float) -> str:
     """Say that an index finds too little, and the way out."""
     return (
-        f"index {name} finds {recall:.3f} of the exact ten nearest of lots drawn from all of it, {LEAST_RECALL} is the least: "
+        f"index {name} finds {recall:.3f} of the exact ten nearest of lots drawn from all of it, {MIN_RECALL} is the least: "
         "build it again with `gavel index --rebuild`, with a larger GAVEL_HNSW_M where it stays so"
     )
 
@@ -382,7 +382,7 @@ def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
 
 def _checked_recall(index: VectorIndex, *, live: bool) -> float:
     recall = probe_index(index)
-    if recall < LEAST_RECALL:
+    if recall < MIN_RECALL:
         raise ReleaseError(f"{low_recall(index.name, recall)}; {'it is live already' if live else 'it was not published'}")
     return recall
 
@@ -395,7 +395,7 @@ class _Watch:
         self._total = total
         self._progress = progress
 
-    def passing(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+    def passing(self, entries: Iterable[IndexOp]) -> Iterator[IndexOp]:
         for entry in entries:
             self._seen += 1
             if self._progress and (self._seen % PROGRESS_STEP == 0 or self._seen >= self._total):
@@ -403,7 +403,7 @@ class _Watch:
             yield entry
 
 
-def _leading_tombstones(entries: Iterator[Entry]) -> tuple[list[Deletion], IndexedItem | None]:
+def _leading_tombstones(entries: Iterator[IndexOp]) -> tuple[list[Deletion], IndexedItem | None]:
     """The tombstones before the first lot, and that lot, which alone tells the tower."""
     deletions: list[Deletion] = []
     for entry in entries:
@@ -413,7 +413,7 @@ def _leading_tombstones(entries: Iterator[Entry]) -> tuple[list[Deletion], Index
     return deletions, None
 
 
-def _of_one_tower(entries: Iterable[Entry], tower_id: str) -> Iterator[Entry]:
+def _of_one_tower(entries: Iterable[IndexOp], tower_id: str) -> Iterator[IndexOp]:
     for entry in entries:
         if isinstance(entry, IndexedItem) and _tower_of(entry) != tower_id:
             raise ReleaseError(
@@ -436,13 +436,13 @@ def _is_live(index: VectorIndex, store: IndexStore) -> bool:
         return False
 
 
-def _receipt(index: VectorIndex, report: UpsertReport) -> PartReceipt:
-    return PartReceipt(
+def _receipt(index: VectorIndex, report: UpsertReport) -> IndexedPart:
+    return IndexedPart(
         report.indexed, report.deleted_ids, report.stale_ids, report.rejected, index=index.name, tower_id=index.tower_id
     )
 
 
-def _check_parts(manifest: Manifest, receipts: Sequence[PartReceipt], index: VectorIndex) -> None:
+def _check_parts(manifest: Manifest, receipts: Sequence[IndexedPart], index: VectorIndex) -> None:
     """Refuse a release of which some part is not whole in the index: a count of lots would not show whose they are."""
     if faults := unproved_parts(manifest, receipts, index.name):
         raise ReleaseError(

@@ -22,7 +22,7 @@ from lambdas.bulk_indexer.tower_index import make_index
 from retrieval.config.settings import Settings
 from retrieval.index.opensearch.opening import open_store
 from retrieval.index.port import IndexStore
-from retrieval.ingestion import probe_index, take_in_part
+from retrieval.ingestion import ingest_part, probe_index
 
 logger = Logger(service="bulk-indexer")
 
@@ -68,7 +68,7 @@ def take_in_object(bucket: str, key: str) -> None:
     name = PurePosixPath(key).name
     folder = key.removesuffix(name)
     if name.endswith(PART_SUFFIX):
-        receipt = take_in_part(name, releases.body(key), store())
+        receipt = ingest_part(name, releases.body(key), store())
         releases.put(folder + receipt.key, receipt.to_json())
         logger.info("part indexed", key=key, **receipt.counts)
         publish(releases, folder, store(), receipt=receipt)

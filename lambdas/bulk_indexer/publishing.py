@@ -13,8 +13,8 @@ from retrieval.contracts.release import (
     INDEX_REJECTS_FILE,
     PART_RECEIPTS,
     RECEIPT_FILE,
+    IndexedPart,
     Manifest,
-    PartReceipt,
     merge_manifests,
     rejects_of,
     unproved_parts,
@@ -58,7 +58,7 @@ class Bucket:
         self.s3.put_object(Bucket=self.name, Key=key, Body=text.encode())
 
 
-def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str = "", receipt: PartReceipt | None = None) -> None:
+def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str = "", receipt: IndexedPart | None = None) -> None:
     """Publish a release once the manifests of all its instances and all its parts are there, whichever comes last.
 
     Args:
@@ -80,13 +80,13 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
         return
     manifest = merge_manifests(shards)
     written = {entry["Key"] for entry in bucket.listed(f"{folder}{PART_RECEIPTS}/")}
-    keys = [key for part in manifest.parts if (key := folder + PartReceipt(part=part.name).key) in written]
+    keys = [key for part in manifest.parts if (key := folder + IndexedPart(part=part.name).key) in written]
     sound = receipt is not None and receipt.part not in unproved_parts(manifest, [receipt], receipt.index)
     if sound and len(keys) < len(manifest.parts):
         logger.info("release waits for parts", folder=folder, there=len(keys), parts=len(manifest.parts))
         return
     with ThreadPoolExecutor(READERS) as readers:
-        receipts = list(readers.map(lambda key: _parsed(bucket, key, PartReceipt.from_json, "index its part again"), keys))
+        receipts = list(readers.map(lambda key: _parsed(bucket, key, IndexedPart.from_json, "index its part again"), keys))
     bucket.put(folder + INDEX_REJECTS_FILE, rejects_of(receipts))
     try:
         report = publish_release(manifest, store, receipts)

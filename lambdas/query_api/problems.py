@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S = 5
 MAX_COMPLAINTS = 3  # of one request that an answer names: beside a field that is missing the one that is misspelt
 MAX_BODY_BYTES = 1_000_000
-MAX_EVENTS_BYTES = 400_000  # MAX_ACTS events with the longest ids, written in escapes
+MAX_EVENTS_BYTES = 400_000  # MAX_EVENTS events with the longest ids, written in escapes
 MAX_ANSWER_BYTES = 5_500_000  # API Gateway hands over 6 MB of a function's answer, with what stands around the body
 
 # the first row that fits decides

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from retrieval.contracts.documents import BadLine, Deletion, IndexedItem, parse_bulk_lines
 from retrieval.errors import ReleaseError
 
-Entry = IndexedItem | Deletion
+IndexOp = IndexedItem | Deletion
 
 
 class PartReader:
@@ -33,7 +33,7 @@ class PartReader:
         self.name = str(source) if isinstance(source, Path) else name
         self._source = source
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[IndexOp]:
         """The entries; damaged lines are set aside.
 
         Raises:
@@ -70,7 +70,7 @@ class _HashedFile:
         return data
 
 
-def read_part(source: Path | BinaryIO) -> Iterator[Entry]:
+def read_part(source: Path | BinaryIO) -> Iterator[IndexOp]:
     """Read an embedding part of which every line must be sound, as a stream.
 
     Args:

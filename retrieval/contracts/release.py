@@ -14,10 +14,10 @@ from retrieval.files import replace_file, sha256_of, shortage
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.ndjson"
 RECEIPT_FILE = "indexed.json"  # written beside the manifest once the release is live
-PART_RECEIPTS = "receipts"  # the folder of PartReceipts beside the manifest
+PART_RECEIPTS = "receipts"  # the folder of IndexedParts beside the manifest
 INDEX_REJECTS_FILE = "index-rejects.ndjson"  # items of the release that the index refused, with the reasons
 MOST = {"dimensions": 16_000, "instances": 99_999}  # as OpenSearch takes them, and as names of manifests have room
-MOST_COUNTED = 10**12  # lots or bytes
+MAX_COUNT = 10**12  # lots or bytes
 PART_NAME = re.compile(r"part-\d+\.ndjson\.gz", re.ASCII)
 TOWER_ID = re.compile(r"[\w.-]*", re.ASCII)  # part of the name of a folder
 
@@ -40,7 +40,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class PartReceipt(UpsertReport):
+class IndexedPart(UpsertReport):
     """The outcome of every item of a part in one index.
 
     Attributes:
@@ -65,7 +65,7 @@ class PartReceipt(UpsertReport):
         return json.dumps({"counts": self.counts, **asdict(self)}, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "PartReceipt":
+    def from_json(cls, text: str) -> "IndexedPart":
         """Read to_json()'s text back.
 
         Raises:
@@ -188,14 +188,14 @@ class Manifest:
         return replace_file(folder / self.file_name, self.to_json())
 
 
-def _check_fields(described: Manifest | Part | PartReceipt) -> None:
+def _check_fields(described: Manifest | Part | IndexedPart) -> None:
     """Check what JSON brought into the fields that are counts or texts.
 
     Raises:
         ValueError: a count is no whole number in its range, or a text is none that can be shown.
     """
     for field in fields(described):
-        value, most = getattr(described, field.name), MOST.get(field.name, MOST_COUNTED)
+        value, most = getattr(described, field.name), MOST.get(field.name, MAX_COUNT)
         if field.type is int and not (type(value) is int and 0 <= value <= most):
             raise ValueError(f"{field.name} is no whole number from 0 to {most}: {value!r}")
         if field.type is str and not (isinstance(value, str) and value.isprintable()):
@@ -268,7 +268,7 @@ def check_part(part: Part, path: Path) -> None:
         raise ReleaseError(f"{path} is damaged ({path.stat().st_size} bytes, {part.bytes} expected); run `gavel embed` again")
 
 
-def unproved_parts(manifest: Manifest, receipts: Iterable[PartReceipt], index: str) -> dict[str, str]:
+def unproved_parts(manifest: Manifest, receipts: Iterable[IndexedPart], index: str) -> dict[str, str]:
     """Find the parts of a release that no receipt proves to be whole in an index.
 
     Args:
@@ -287,7 +287,7 @@ def unproved_parts(manifest: Manifest, receipts: Iterable[PartReceipt], index: s
     return {name: fault for name, fault in faults.items() if fault}
 
 
-def rejects_of(receipts: Iterable[PartReceipt]) -> str:
+def rejects_of(receipts: Iterable[IndexedPart]) -> str:
     """Write the refused items of parts as the lines of INDEX_REJECTS_FILE."""
     return "".join(
         json.dumps({"part": receipt.part, "item_id": item_id, "reason": reason}) + "\n"

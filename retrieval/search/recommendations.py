@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from retrieval.buyers.history_store import BuyerStore, joined, parse_buyer_id
+from retrieval.buyers.history_store import BuyerStore, merge_interactions, parse_buyer_id
 from retrieval.contracts.documents import listed_fields
 from retrieval.contracts.events import Interaction
 from retrieval.deadline import Deadline
@@ -113,7 +113,9 @@ class BuyerSearch:
             known[buyer_id], found = self._if_known(buyer_id)
             missing |= set() if found else {buyer_id}
         joint = [
-            replace(request, recent=tuple(joined(known[request.buyer_id], request.recent))) if request.buyer_id else request
+            replace(request, recent=tuple(merge_interactions(known[request.buyer_id], request.recent)))
+            if request.buyer_id
+            else request
             for request in requests
         ]
         return joint, missing
@@ -126,7 +128,7 @@ class BuyerSearch:
             IndexUnavailable: the index does not answer.
         """
         stored, found = self._if_known(buyer.buyer_id)
-        acts = joined(stored, buyer.acts) if buyer.buyer_id else buyer.acts
+        acts = merge_interactions(stored, buyer.acts) if buyer.buyer_id else buyer.acts
         degraded = [] if found else ["buyer"]
         left_out = {act.item_id for act in acts if _leaves_out(buyer.exclude, act)}
         try:

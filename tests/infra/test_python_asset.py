@@ -104,7 +104,7 @@ def test_a_bundle_without_wheels_never_passes_for_one_with_them(root):
 
 
 def test_a_bundle_that_failed_is_not_there_for_the_next_synth(root, monkeypatch):
-    monkeypatch.setattr(python_asset, "MOST_BYTES", 0)
+    monkeypatch.setattr(python_asset, "MAX_BYTES", 0)
     for _ in range(2):
         with pytest.raises(BundleError):
             bundle(root, "echo", root / "build", with_wheels=False)
