@@ -66,7 +66,7 @@ class StageMonitoring(Construct):
         releases = self._logged(indexer, "Releases", "release checked", "1")
         indexed = self._logged(indexer, "Indexed", "part indexed", "$.indexed")
         self._watch_queries(api)
-        self._alarm("events-undelivered", events.age(period=Duration.minutes(5)), MAX_UNDELIVERED_S, 3)
+        self._alarm("events-undelivered", events.age(Duration.minutes(5)), MAX_UNDELIVERED_S, 3)
         self._alarm("buyers-throttled", buyers.throttles(MINUTE), MAX_THROTTLED, 5)
         self._watch_indexing(store, releases, self._logged(indexer, "Refused", "part indexed", "$.refused"))
         recall = self._logged(indexer, "Recall", "index probed", "$.recall", statistic="min", period=PROBE_EVERY)
@@ -78,9 +78,17 @@ class StageMonitoring(Construct):
         self._dashboard(api, store, [releases, indexed, recall], domain)
         self._budget()
 
-    def _alarm(self, name: str, metric: cloudwatch.IMetric, threshold: float, minutes: int = 1, **settings: object) -> None:
-        """An alarm after `minutes` periods in a row; it tells when it rings and when it is over."""
-        given = {"treat_missing_data": FINE, "comparison_operator": AT_LEAST, "evaluation_periods": minutes, **settings}
+    def _alarm(
+        self,
+        name: str,
+        metric: cloudwatch.IMetric,
+        threshold: float,
+        periods: int = 1,
+        *,
+        comparison_operator: cloudwatch.ComparisonOperator = AT_LEAST,
+        treat_missing_data: cloudwatch.TreatMissingData = FINE,
+    ) -> None:
+        """Add an alarm that rings after `periods` in a row; it sends a notice when it rings and when it is over."""
         alarm = cloudwatch.Alarm(
             self,
             name.title().replace("-", ""),
@@ -88,7 +96,9 @@ class StageMonitoring(Construct):
             alarm_description=f"{RUN_BOOK}#{name}",
             metric=metric,
             threshold=threshold,
-            **given,
+            evaluation_periods=periods,
+            comparison_operator=comparison_operator,
+            treat_missing_data=treat_missing_data,
         )
         alarm.add_alarm_action(self._tell)
         alarm.add_ok_action(self._tell)
@@ -179,7 +189,7 @@ class StageMonitoring(Construct):
         latencies = [api.api.metric_latency(statistic=s, label=f"API {s}") for s in ("p50", "p99")]
         latencies += [api.function.metric_duration(statistic="p99", label="function p99")]
         domain_latency = [_domain_metric(domain, "SearchLatency", "p99"), _domain_metric(domain, "JVMMemoryPressure", "max")]
-        rows: Mapping[str, list[cloudwatch.IMetric]] = {
+        rows: Mapping[str, Sequence[cloudwatch.IMetric]] = {
             "Query latency": latencies,
             "Latency by stage of a search": [self._measured(f"{s}_ms", q) for s in SEARCH_STAGES for q in ("p50", "p99")],
             "Searches, and those without the re-ranker": [self._measured(n, "sum") for n in ("searches", "rerank_fallbacks")],
@@ -193,7 +203,7 @@ class StageMonitoring(Construct):
         board = cloudwatch.Dashboard(self, "Dashboard", dashboard_name=f"gavel-{self._stage.name}")
         board.add_widgets(cloudwatch.AlarmStatusWidget(title="Alarms", width=24, alarms=list(self.alarms.values())))
         for title, metrics in rows.items():
-            board.add_widgets(cloudwatch.GraphWidget(title=title, left=metrics, width=12))
+            board.add_widgets(cloudwatch.GraphWidget(title=title, left=list(metrics), width=12))
 
     def _budget(self) -> None:
         """Tell of spending on what carries the stage's tag; the tag must be activated for billing once an account."""
