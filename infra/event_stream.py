@@ -1,6 +1,6 @@
 """What buyers did, on its way into a bucket: a Firehose delivery stream that the query Lambda feeds."""
 
-from aws_cdk import Aws, RemovalPolicy
+from aws_cdk import Aws, Duration, RemovalPolicy
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kinesisfirehose as firehose
@@ -32,7 +32,9 @@ class EventStream(Construct):
         super().__init__(scope, id)
         self.name = f"gavel-{stage.name}-events"
         group = log_group(self, "Logs", stage)
-        told = logs.LogStream(self, "LogStream", log_group=group, log_stream_name="delivery", removal_policy=RemovalPolicy.DESTROY)
+        deliveries = logs.LogStream(
+            self, "LogStream", log_group=group, log_stream_name="delivery", removal_policy=RemovalPolicy.DESTROY
+        )
         role = self._role(store, group)
         self.stream = firehose.CfnDeliveryStream(
             self,
@@ -51,7 +53,7 @@ class EventStream(Construct):
                 cloud_watch_logging_options={
                     "enabled": True,
                     "logGroupName": group.log_group_name,
-                    "logStreamName": told.log_stream_name,
+                    "logStreamName": deliveries.log_stream_name,
                 },
             ),
         )
@@ -61,14 +63,14 @@ class EventStream(Construct):
         """Let a role send records, and nothing else."""
         role.add_to_principal_policy(iam.PolicyStatement(actions=["firehose:PutRecordBatch"], resources=[self.stream.attr_arn]))
 
-    def age(self, **settings: object) -> cloudwatch.Metric:
-        """Seconds for which the oldest record has waited to be written."""
+    def age(self, period: Duration) -> cloudwatch.Metric:
+        """Return the metric of the seconds for which the oldest record has waited to be written."""
         return cloudwatch.Metric(
             namespace="AWS/Firehose",
             metric_name="DeliveryToS3.DataFreshness",
             dimensions_map={"DeliveryStreamName": self.name},
             statistic="max",
-            **settings,
+            period=period,
         )
 
     def _role(self, store: ItemStore, group: logs.ILogGroup) -> iam.Role:

@@ -76,10 +76,23 @@ class ItemStore(Construct):
             acknowledge(bucket, {"S1": "This bucket receives the access logs; logging it into itself would never end."})
         return bucket
 
-    def _queue(self, id: str, **settings: object) -> sqs.Queue:
-        removal = RemovalPolicy.RETAIN if self._stage.retain_data else RemovalPolicy.DESTROY
+    def _queue(
+        self,
+        id: str,
+        *,
+        retention_period: Duration,
+        visibility_timeout: Duration | None = None,
+        dead_letter_queue: sqs.DeadLetterQueue | None = None,
+    ) -> sqs.Queue:
         queue = sqs.Queue(
-            self, id, encryption=sqs.QueueEncryption.SQS_MANAGED, enforce_ssl=True, removal_policy=removal, **settings
+            self,
+            id,
+            encryption=sqs.QueueEncryption.SQS_MANAGED,
+            enforce_ssl=True,
+            removal_policy=RemovalPolicy.RETAIN if self._stage.retain_data else RemovalPolicy.DESTROY,
+            retention_period=retention_period,
+            visibility_timeout=visibility_timeout,
+            dead_letter_queue=dead_letter_queue,
         )
         if id == "DeadLetters":
             acknowledge(queue, {"SQS3": "This queue is the dead-letter queue of the arrivals."})

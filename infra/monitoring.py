@@ -21,15 +21,15 @@ from infra.stage import Stage
 
 NAMESPACE = "Gavel"
 RUN_BOOK = "docs/operations.md"
-MOST_WAITING_S = 900  # of a part in the queue
-MOST_UNDELIVERED_S = 1_800  # of an event on its way to S3: six times what Firehose gathers
-MOST_THROTTLED = 10  # requests to the table of buyers' acts a minute
-MOST_ERRORS = 0.01  # share of requests
-MOST_HEAP_PERCENT = 85
-MOST_FALLBACKS = 0.05  # share of searches
+MAX_WAITING_S = 900  # of a part in the queue
+MAX_UNDELIVERED_S = 1_800  # of an event on its way to S3: six times what Firehose gathers
+MAX_THROTTLED = 10  # requests to the table of buyers' acts a minute
+MAX_ERRORS = 0.01  # share of requests
+MAX_HEAP_PERCENT = 85
+MAX_FALLBACKS = 0.05  # share of searches
 SEARCH_STAGES = ("encode", "retrieve", "rerank", "total")  # as lambdas/query_api/measurements.py calls them
-LEAST_RECALL = 0.95  # as retrieval/ingestion.py has it
-LEAST_FREE_SHARE = 0.2  # of a data node's volume
+MIN_RECALL = 0.95  # as retrieval/ingestion.py has it
+MIN_FREE_SHARE = 0.2  # of a data node's volume
 MINUTE = Duration.minutes(1)
 BREACHING, FINE = cloudwatch.TreatMissingData.BREACHING, cloudwatch.TreatMissingData.NOT_BREACHING
 AT_LEAST = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
@@ -66,11 +66,11 @@ class StageMonitoring(Construct):
         releases = self._logged(indexer, "Releases", "release checked", "1")
         indexed = self._logged(indexer, "Indexed", "part indexed", "$.indexed")
         self._watch_queries(api)
-        self._alarm("events-undelivered", events.age(period=Duration.minutes(5)), MOST_UNDELIVERED_S, 3)
-        self._alarm("buyers-throttled", buyers.throttles(MINUTE), MOST_THROTTLED, 5)
+        self._alarm("events-undelivered", events.age(Duration.minutes(5)), MAX_UNDELIVERED_S, 3)
+        self._alarm("buyers-throttled", buyers.throttles(MINUTE), MAX_THROTTLED, 5)
         self._watch_indexing(store, releases, self._logged(indexer, "Refused", "part indexed", "$.refused"))
         recall = self._logged(indexer, "Recall", "index probed", "$.recall", statistic="min", period=PROBE_EVERY)
-        self._alarm("index-recall", recall, LEAST_RECALL, 2, comparison_operator=BELOW, treat_missing_data=BREACHING)
+        self._alarm("index-recall", recall, MIN_RECALL, 2, comparison_operator=BELOW, treat_missing_data=BREACHING)
         self._watch_nights(rebuild)
         self._watch_opensearch(domain)
         for guard in guards:
@@ -78,9 +78,17 @@ class StageMonitoring(Construct):
         self._dashboard(api, store, [releases, indexed, recall], domain)
         self._budget()
 
-    def _alarm(self, name: str, metric: cloudwatch.IMetric, threshold: float, minutes: int = 1, **settings: object) -> None:
-        """An alarm after `minutes` periods in a row; it tells when it rings and when it is over."""
-        given = {"treat_missing_data": FINE, "comparison_operator": AT_LEAST, "evaluation_periods": minutes, **settings}
+    def _alarm(
+        self,
+        name: str,
+        metric: cloudwatch.IMetric,
+        threshold: float,
+        periods: int = 1,
+        *,
+        comparison_operator: cloudwatch.ComparisonOperator = AT_LEAST,
+        treat_missing_data: cloudwatch.TreatMissingData = FINE,
+    ) -> None:
+        """Add an alarm that rings after `periods` in a row; it sends a notice when it rings and when it is over."""
         alarm = cloudwatch.Alarm(
             self,
             name.title().replace("-", ""),
@@ -88,7 +96,9 @@ class StageMonitoring(Construct):
             alarm_description=f"{RUN_BOOK}#{name}",
             metric=metric,
             threshold=threshold,
-            **given,
+            evaluation_periods=periods,
+            comparison_operator=comparison_operator,
+            treat_missing_data=treat_missing_data,
         )
         alarm.add_alarm_action(self._tell)
         alarm.add_ok_action(self._tell)
@@ -96,9 +106,9 @@ class StageMonitoring(Construct):
 
     def _watch_queries(self, api: QueryApi) -> None:
         self._alarm("query-latency", api.api.metric_latency(statistic="p99", period=MINUTE), self._stage.p99_latency_ms, 5)
-        self._alarm("query-errors", api.api.metric_server_error(statistic="avg", period=MINUTE), MOST_ERRORS, 5)
-        self._alarm("rerank-fallbacks", self._share("rerank_fallbacks"), MOST_FALLBACKS, 5)
-        self._alarm("half-searches", self._share("half_searches"), MOST_FALLBACKS, 5)
+        self._alarm("query-errors", api.api.metric_server_error(statistic="avg", period=MINUTE), MAX_ERRORS, 5)
+        self._alarm("rerank-fallbacks", self._share("rerank_fallbacks"), MAX_FALLBACKS, 5)
+        self._alarm("half-searches", self._share("half_searches"), MAX_FALLBACKS, 5)
 
     def _share(self, fallbacks: str) -> cloudwatch.MathExpression:
         """The share of searches that did without something."""
@@ -144,7 +154,7 @@ class StageMonitoring(Construct):
     def _watch_indexing(self, store: ItemStore, releases: cloudwatch.Metric, refused: cloudwatch.Metric) -> None:
         self._alarm("dead-letters", _visible(store.dead_letters), 1)
         age = store.arrivals.metric_approximate_age_of_oldest_message(statistic="max", period=MINUTE)
-        self._alarm("parts-waiting", age, MOST_WAITING_S, 5)
+        self._alarm("parts-waiting", age, MAX_WAITING_S, 5)
         hours = self._stage.release_age_hours
         self._alarm("items-refused", refused, 1)
         self._alarm("release-age", releases, 1, hours, comparison_operator=BELOW, treat_missing_data=BREACHING)
@@ -170,16 +180,16 @@ class StageMonitoring(Construct):
         gib = self._stage.opensearch_volume_gib
         self._alarm("index-red", _domain_metric(domain, "ClusterStatus.red", "max"), 1)
         self._alarm("index-yellow", _domain_metric(domain, "ClusterStatus.yellow", "max"), 1, 30)
-        self._alarm("index-heap", _domain_metric(domain, "JVMMemoryPressure", "max"), MOST_HEAP_PERCENT, 15)
+        self._alarm("index-heap", _domain_metric(domain, "JVMMemoryPressure", "max"), MAX_HEAP_PERCENT, 15)
         self._alarm("index-writes-blocked", _domain_metric(domain, "ClusterIndexWritesBlocked", "max"), 1)
         free = _domain_metric(domain, "FreeStorageSpace", "min")  # in MiB
-        self._alarm("index-disk", free, gib * 1024 * LEAST_FREE_SHARE, comparison_operator=BELOW)
+        self._alarm("index-disk", free, gib * 1024 * MIN_FREE_SHARE, comparison_operator=BELOW)
 
     def _dashboard(self, api: QueryApi, store: ItemStore, logged: list[cloudwatch.Metric], domain: str) -> None:
         latencies = [api.api.metric_latency(statistic=s, label=f"API {s}") for s in ("p50", "p99")]
         latencies += [api.function.metric_duration(statistic="p99", label="function p99")]
         domain_latency = [_domain_metric(domain, "SearchLatency", "p99"), _domain_metric(domain, "JVMMemoryPressure", "max")]
-        rows: Mapping[str, list[cloudwatch.IMetric]] = {
+        rows: Mapping[str, Sequence[cloudwatch.IMetric]] = {
             "Query latency": latencies,
             "Latency by stage of a search": [self._measured(f"{s}_ms", q) for s in SEARCH_STAGES for q in ("p50", "p99")],
             "Searches, and those without the re-ranker": [self._measured(n, "sum") for n in ("searches", "rerank_fallbacks")],
@@ -193,7 +203,7 @@ class StageMonitoring(Construct):
         board = cloudwatch.Dashboard(self, "Dashboard", dashboard_name=f"gavel-{self._stage.name}")
         board.add_widgets(cloudwatch.AlarmStatusWidget(title="Alarms", width=24, alarms=list(self.alarms.values())))
         for title, metrics in rows.items():
-            board.add_widgets(cloudwatch.GraphWidget(title=title, left=metrics, width=12))
+            board.add_widgets(cloudwatch.GraphWidget(title=title, left=list(metrics), width=12))
 
     def _budget(self) -> None:
         """Tell of spending on what carries the stage's tag; the tag must be activated for billing once an account."""

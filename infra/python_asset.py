@@ -3,6 +3,7 @@
 A bundle's hash is made of the sources and the requirements, so a change of either makes a new one and nothing else does.
 """
 
+import ast
 import hashlib
 import json
 import shutil
@@ -16,11 +17,14 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3_assets as assets
 from constructs import Construct
 
+from retrieval.files import building_folder
+
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = ROOT / "build" / "lambda"
+ROOMS = ("retrieval", "lambdas")  # whose modules a function may import
 BUNDLE_CONTEXT = "gavel:bundle"
-MOST_BYTES = 175 * 1024**2  # unzipped; Lambda allows 250 MB, and every MB is read at a cold start
-MOST_JOB_BYTES = 500 * 1024**2  # unzipped; each instance unpacks it before it begins
+MAX_BYTES = 175 * 1024**2  # unzipped; Lambda allows 250 MB, and every MB is read at a cold start
+MAX_JOB_BYTES = 500 * 1024**2  # unzipped; each instance unpacks it before it begins
 PYTHON_VERSION = "3.12"  # of Lambda, and of the job's container (processing_image in cdk.json)
 PLATFORMS = (
     "manylinux_2_28_x86_64",
@@ -46,7 +50,7 @@ class Contents:
         room: what it is for, such as lambdas/query_api.
         requirements: the room's requirements.txt, which names the wheels.
         sources: place in the bundle -> file.
-        most_bytes: that it may have, unzipped.
+        max_bytes: limit of its size, unzipped.
     """
 
     name: str
@@ -76,7 +80,7 @@ def bundled_code(scope: Construct, name: str) -> lambda_.Code:
         name: folder in lambdas/.
 
     Raises:
-        BundleError: a wheel cannot be had, or the bundle is larger than MOST_BYTES.
+        BundleError: a wheel cannot be had, or the bundle is larger than MAX_BYTES.
     """
     # bytecode of whoever imported from the folder since is no part of it
     return lambda_.Code.from_asset(str(bundle(ROOT, name, BUNDLES, with_wheels=_with_wheels(scope))), exclude=BYTECODE)
@@ -89,7 +93,7 @@ def job_packages(scope: Construct) -> assets.Asset:
         scope: gets the asset; its context `gavel:bundle` is asked as in bundled_code().
 
     Raises:
-        BundleError: a wheel cannot be had, or the bundle is larger than MOST_JOB_BYTES.
+        BundleError: a wheel cannot be had, or the bundle is larger than MAX_JOB_BYTES.
     """
     folder = bundle_packages(ROOT, BUNDLES, with_wheels=_with_wheels(scope))
     return assets.Asset(scope, "Packages", path=str(folder), exclude=BYTECODE)
@@ -108,17 +112,17 @@ def bundle(root: Path, name: str, bundles: Path, *, with_wheels: bool = True) ->
         The bundle's folder, named by the hash of what it is made of.
 
     Raises:
-        BundleError: a wheel cannot be had, or the bundle is larger than MOST_BYTES.
+        BundleError: a wheel cannot be had, or the bundle is larger than MAX_BYTES.
     """
-    sources = {str(path.relative_to(root)): path for path in _sources(root, name)}
     room = f"lambdas/{name}"
-    return _bundle(Contents(name, room, root / room / "requirements.txt", sources, MOST_BYTES), bundles, with_wheels)
+    sources = {str(path.relative_to(root)): path for path in _sources(root, f"lambdas.{name}.handler")}
+    return _bundle(Contents(name, room, root / room / "requirements.txt", sources, MAX_BYTES), bundles, with_wheels)
 
 
 def bundle_packages(root: Path, bundles: Path, *, with_wheels: bool = True) -> Path:
     """Make the bundle of the embedding job's packages, without our sources; arguments and errors as bundle()'s."""
     requirements = root / "processing" / "requirements.txt"
-    contents = Contents("embedding_job", "processing", requirements, {requirements.name: requirements}, MOST_JOB_BYTES)
+    contents = Contents("embedding_job", "processing", requirements, {requirements.name: requirements}, MAX_JOB_BYTES)
     return _bundle(contents, bundles, with_wheels)
 
 
@@ -126,17 +130,15 @@ def _bundle(contents: Contents, bundles: Path, with_wheels: bool) -> Path:
     folder = bundles / f"{contents.name}-{_digest(contents, with_wheels)}"
     if folder.is_dir():
         return folder
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    if with_wheels:
-        _install(contents.requirements, partial)
-    for name, source in contents.sources.items():
-        place = partial / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, place)
-    check_size(partial, contents.room, contents.max_bytes)
-    partial.replace(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with building_folder(folder) as partial:
+        for name, source in contents.sources.items():
+            place = partial / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, place)
+        if with_wheels:  # last, because it takes minutes, in which a source may be edited
+            _install(contents.requirements, partial)
+        check_size(partial, contents.room, contents.max_bytes)
     return folder
 
 
@@ -170,10 +172,50 @@ def _with_wheels(scope: Construct) -> bool:
     return scope.node.try_get_context(BUNDLE_CONTEXT) not in (False, "false")  # the command line passes text
 
 
-def _sources(root: Path, name: str) -> list[Path]:
-    """The core and the function's own folder."""
-    rooms = (root / "retrieval", root / "lambdas" / name)
-    return sorted([root / "lambdas" / "__init__.py", *(path for room in rooms for path in room.rglob("*.py"))])
+def _sources(root: Path, module: str) -> list[Path]:
+    """Find the files of ROOMS that a module runs: its own, and those that it imports, directly or through others.
+
+    Imports inside functions count, too. Those below `if TYPE_CHECKING:` do not, because nothing runs them.
+    """
+    files: set[Path] = set()
+    waiting = _files_of(root, module)
+    while waiting:
+        file = waiting.pop()
+        if file not in files:
+            files.add(file)
+            imports = _Imports()
+            imports.visit(ast.parse(file.read_bytes(), str(file)))
+            waiting += [path for name in imports.names for path in _files_of(root, name)]
+    return sorted(files)
+
+
+class _Imports(ast.NodeVisitor):
+    """Collects the names that a module imports at run time; a name may be a module or something in one."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def visit_If(self, node: ast.If) -> None:
+        guard = ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+        for child in node.orelse if guard else ast.iter_child_nodes(node):
+            self.visit(child)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.names += [alias.name for alias in node.names]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        if node.level or node.module is None:
+            raise BundleError(f"`{ast.unparse(node)}` is a relative import; write the whole name of the module")
+        self.names += [f"{node.module}.{alias.name}" for alias in node.names]
+
+
+def _files_of(root: Path, name: str) -> list[Path]:
+    """Return the files that an import of a dotted name runs: those of its packages, and its own."""
+    parts = name.split(".")
+    if parts[0] not in ROOMS:
+        return []
+    paths = [root.joinpath(*parts[:length]) for length in range(1, len(parts) + 1)]
+    return [file for path in paths for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()]
 
 
 def _digest(contents: Contents, with_wheels: bool) -> str:

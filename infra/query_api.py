@@ -151,11 +151,23 @@ class QueryApi(Construct):
         """Add the routes and return the methods that write."""
         by_query = apigateway.LambdaIntegration(self.live, proxy=True)
         validator = self.api.add_request_validator("Validator", validate_request_body=True, validate_request_parameters=True)
-        asks = {"request_validator": validator, **self._authorisation()}
+        signed = self._stage.api_auth == "iam"
 
-        def body(name: str, schema: apigateway.JsonSchema) -> dict[str, object]:
-            model = self.api.add_model(name, content_type="application/json", schema=schema)
-            return {"request_models": {"application/json": model}, **asks}
+        def add(
+            resource: apigateway.IResource, verb: str, *parameters: str, body: tuple[str, apigateway.JsonSchema] | None = None
+        ) -> apigateway.Method:
+            models = (
+                {"application/json": self.api.add_model(body[0], content_type="application/json", schema=body[1])} if body else None
+            )
+            return resource.add_method(
+                verb,
+                by_query,
+                request_parameters={f"method.request.{name}": True for name in parameters} or None,
+                request_models=models,
+                request_validator=validator,
+                authorization_type=apigateway.AuthorizationType.IAM if signed else None,
+                api_key_required=None if signed else True,
+            )
 
         root = self.api.root
         search, health, retrieve = (root.add_resource(path) for path in ("search", "health", "retrieve"))
@@ -163,31 +175,21 @@ class QueryApi(Construct):
         similar = item.add_resource("similar")
         encode_buyer, events = root.add_resource("encode_buyer"), root.add_resource("events")
         image, buyer = search.add_resource("image"), root.add_resource("buyers").add_resource("{buyer_id}")
-        search.add_method("GET", by_query, request_parameters={"method.request.querystring.q": True}, **asks)
-        search.add_method("POST", by_query, **body("SearchBody", _search_body(queries_per_request)))
-        image.add_method("POST", by_query, **asks)
-        health.add_method("GET", by_query, **asks)
+        add(search, "GET", "querystring.q")
+        add(search, "POST", body=("SearchBody", _search_body(queries_per_request)))
+        add(image, "POST")
+        add(health, "GET")
         for of_item in (item, similar):
-            of_item.add_method("GET", by_query, request_parameters={"method.request.path.item_id": True}, **asks)
-        encode_buyer.add_method("POST", by_query, **body("BuyerBody", _object("events")))
-        retrieve.add_method("GET", by_query, **asks)
-        retrieve.add_method("POST", by_query, **body("RetrieveBody", _object()))
-        tell = events.add_method(
-            "POST", by_query, **body("EventsBody", _object("query_id", "session_id", "query", "shown_at", "events"))
-        )
-        _, erase = (
-            buyer.add_method(verb, by_query, request_parameters={"method.request.path.buyer_id": True}, **asks)
-            for verb in ("GET", "DELETE")
-        )
+            add(of_item, "GET", "path.item_id")
+        add(encode_buyer, "POST", body=("BuyerBody", _object("events")))
+        add(retrieve, "GET")
+        add(retrieve, "POST", body=("RetrieveBody", _object()))
+        post_events = add(events, "POST", body=("EventsBody", _object("query_id", "session_id", "query", "shown_at", "events")))
+        _, erase = (add(buyer, verb, "path.buyer_id") for verb in ("GET", "DELETE"))
         if self._stage.cors_origins:
             for resource in (search, image, health, item, similar, encode_buyer, retrieve, events, buyer):
                 self._cors(resource)
-        return [tell, erase]
-
-    def _authorisation(self) -> dict[str, object]:
-        if self._stage.api_auth == "iam":
-            return {"authorization_type": apigateway.AuthorizationType.IAM}
-        return {"api_key_required": True}
+        return [post_events, erase]
 
     def _cors(self, resource: apigateway.Resource) -> None:
         preflight = resource.add_cors_preflight(

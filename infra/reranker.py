@@ -113,24 +113,21 @@ class Reranker(Construct):
                 period=Duration.minutes(1),
             )
 
-        settings = {"evaluation_periods": 3, "treat_missing_data": cloudwatch.TreatMissingData.NOT_BREACHING}
-        errors = measure("Invocation5XXErrors", "sum").create_alarm(
-            self,
-            "RerankerErrors",
-            alarm_name=f"gavel-{self._stage.name}-reranker-errors",
-            alarm_description="docs/operations.md#reranker-errors",
-            threshold=5,
-            **settings,
-        )
-        latency = measure("ModelLatency", "p99").create_alarm(
-            self,
-            "RerankerLatency",
-            alarm_name=f"gavel-{self._stage.name}-reranker-latency",
-            alarm_description="docs/operations.md#reranker-latency",
-            threshold=SLOWEST_MS * 1_000,  # SageMaker counts microseconds
-            **settings,
-        )
-        return [errors, latency]
+        def alarm(name: str, metric: cloudwatch.Metric, threshold: float) -> cloudwatch.Alarm:
+            return metric.create_alarm(
+                self,
+                f"Reranker{name.title()}",
+                alarm_name=f"gavel-{self._stage.name}-reranker-{name}",
+                alarm_description=f"docs/operations.md#reranker-{name}",
+                threshold=threshold,
+                evaluation_periods=3,
+                treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
+            )
+
+        return [
+            alarm("errors", measure("Invocation5XXErrors", "sum"), 5),
+            alarm("latency", measure("ModelLatency", "p99"), SLOWEST_MS * 1_000),  # SageMaker counts microseconds
+        ]
 
     def _endpoint(self, config: sagemaker.CfnEndpointConfig) -> sagemaker.CfnEndpoint:
         return sagemaker.CfnEndpoint(

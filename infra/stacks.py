@@ -25,10 +25,10 @@ INDEX_ALIAS = Settings().index_alias
 
 
 class Storage(Stack):
-    """What must never be lost, and the network it stands in."""
+    """The data that must never be lost, and its network."""
 
     def __init__(self, app: App, stage: Stage, **settings: Any) -> None:
-        super().__init__(app, f"Gavel-{stage.name}-Storage", **_protected(stage), **settings)
+        super().__init__(app, f"Gavel-{stage.name}-Storage", termination_protection=stage.retain_data, **settings)
         self.network = Network(self, "Network", stage=stage)
         self.store = ItemStore(self, "ItemStore", stage=stage)
         self.buyers = BuyerEvents(self, "BuyerEvents", stage=stage)
@@ -50,12 +50,11 @@ class Storage(Stack):
 
 
 class Serving(Stack):
-    """What takes lots in and answers queries."""
+    """The bulk indexer and the query API."""
 
     def __init__(self, app: App, stage: Stage, storage: Storage, **settings: Any) -> None:
         super().__init__(app, f"Gavel-{stage.name}-Serving", **settings)
-        shared = {"stage": stage, "network": storage.network, "store": storage.store, "index": storage.index}
-        given = Settings(
+        base = Settings(
             index="opensearch",
             opensearch_url=storage.index.url,
             opensearch_auth="sigv4",
@@ -68,21 +67,36 @@ class Serving(Stack):
             query_tower=stage.query_tower,
             stage=stage.name,
         )
-        releases = replace(given, embeddings_bucket=storage.store.embeddings.bucket_name)
-        self.indexer = BulkIndexer(self, "BulkIndexer", settings=releases, **shared)
+        self.indexer = BulkIndexer(
+            self,
+            "BulkIndexer",
+            stage=stage,
+            network=storage.network,
+            store=storage.store,
+            index=storage.index,
+            settings=replace(base, embeddings_bucket=storage.store.embeddings.bucket_name),
+        )
         self.reranker: Reranker | None = None  # without one, search answers in first-stage order
         if stage.reranker:
             self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)
         self.events = EventStream(self, "EventStream", stage=stage, store=storage.store)
-        asked = replace(
-            given,
+        of_queries = replace(
+            base,
             ranker_endpoint=self.reranker.name if self.reranker else "",
             events_stream=self.events.name,
             buyer_events_table=storage.buyers.table.table_name,
             # a key's quota counts requests, so that a request must be one search
-            queries_per_request=1 if stage.api_auth == "api_key" else given.queries_per_request,
+            queries_per_request=1 if stage.api_auth == "api_key" else base.queries_per_request,
         )
-        self.api = QueryApi(self, "QueryApi", settings=asked, **shared)
+        self.api = QueryApi(
+            self,
+            "QueryApi",
+            stage=stage,
+            network=storage.network,
+            store=storage.store,
+            index=storage.index,
+            settings=of_queries,
+        )
         self.events.allow_put(self.api.role)
         storage.buyers.allow_use(self.api.role)
         if self.reranker:
@@ -102,7 +116,7 @@ class Serving(Stack):
 
 
 class Batch(Stack):
-    """What happens every night, and when a new tower takes over."""
+    """The nightly run, and the rebuild for a new tower."""
 
     def __init__(self, app: App, stage: Stage, storage: Storage, **settings: Any) -> None:
         super().__init__(app, f"Gavel-{stage.name}-Batch", **settings)
@@ -158,7 +172,3 @@ def compose(app: App, stage: Stage, **settings: Any) -> Mapping[str, Stack]:
     monitoring = Monitoring(app, stage, storage, serving, batch, description="Gavel: dashboard, alarms, budget", **settings)
     Tags.of(app).add("gavel:stage", stage.name)
     return {"Storage": storage, "Serving": serving, "Batch": batch, "Monitoring": monitoring}
-
-
-def _protected(stage: Stage) -> dict[str, bool]:
-    return {"termination_protection": stage.retain_data}

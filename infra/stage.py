@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from retrieval.config.settings import PREFIX, InvalidSettings, QueryTowerKind, ScoringParameters, write_pairs
+from retrieval.config.settings import PREFIX, QueryTowerKind, ScoringParameters, write_pairs
+from retrieval.errors import InvalidSettings
 from retrieval.text.languages import IndexLanguage
 
 ApiAuth = Literal["api_key", "iam"]
@@ -24,8 +25,8 @@ class RerankerArtefact:
         model_key: key of model.tar.gz in the towers bucket, with the booster and its inference script.
         image: container image URI; `${AWS::Region}` and `${AWS::URLSuffix}` may stand in it.
         instance: such as "ml.c7i.large".
-        instances: how many at least, > 0.
-        most_instances: how many the endpoint may grow to.
+        instances: minimum, > 0.
+        max_instances: to which the endpoint may grow.
     """
 
     model_key: str

@@ -1,4 +1,4 @@
-"""Every error that Gavel raises on purpose.
+"""Define every error that Gavel raises on purpose.
 
     GavelError
     ├── InvalidInput          the caller's data or flags break a contract
@@ -6,21 +6,22 @@
     │   │   ├── InvalidPhoto  a photo cannot be read, or must not be
     │   │   └── NoImageBranch the live tower reads no photos
     │   └── InvalidSettings   an environment variable or a settings file is wrong
-    ├── UnknownItem           no live item has that id
+    ├── UnknownItem           no live item has the id
     ├── TowerError            a tower artefact cannot be used
     │   └── TowerMismatch     index and encoder belong to different towers
     ├── ReleaseError          a release is incomplete or damaged
     ├── IndexUnavailable      the index does not answer
     │   └── IndexMissing      nothing has been indexed yet
     ├── RankerUnavailable     the re-ranker does not answer
-    ├── FeedbackUnavailable   what buyers did cannot be kept, looked up or erased
-    ├── Overloaded            too many wait already; to be asked again in a while
+    ├── FeedbackUnavailable   interactions cannot be stored, read or erased
+    ├── Overloaded            too many requests wait already; try again later
     ├── RequestAbandoned      the client hung up before it was answered
     ├── FeatureMismatch       a re-ranker was trained on other features
-    ├── FileUnwritable        the disk does not take a file; an OSError, too
+    ├── AlreadyRunning        another process does the same work in the same place
+    ├── FileUnwritable        a file cannot be written; an OSError, too
     └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
 
-A message says what is wrong, where, and the way out. Callers decide by type and never read the message.
+A message names the fault, the place and the remedy. Callers decide by type and never read the message.
 """
 
 from typing import Literal
@@ -42,11 +43,11 @@ PhotoFault = Literal["unreadable", "format", "too_large", "outside"]
 
 
 class InvalidPhoto(InvalidQuery):
-    """A photo is not a picture that Gavel reads: of another format, damaged, animated, monstrous, or not to be read.
+    """A photo cannot be read: it has another format, is damaged, animated, too large, or outside the folders that may be read.
 
     Attributes:
-        fault: kind of the fault, for counts: missing or damaged; neither JPEG, PNG nor WebP; too many pixels or bytes; outside
-            the folders whose photos may be read.
+        fault: for counts: unreadable (missing or damaged), format (neither JPEG, PNG nor WebP), too_large (pixels or bytes), or
+            outside the folders whose photos may be read.
     """
 
     def __init__(self, message: str, fault: PhotoFault = "unreadable") -> None:
@@ -63,7 +64,7 @@ class InvalidSettings(InvalidInput):
 
 
 class UnknownItem(GavelError):
-    """No live item has the id that was asked for."""
+    """No live item has the requested id."""
 
 
 class TowerError(GavelError):
@@ -71,7 +72,7 @@ class TowerError(GavelError):
 
 
 class TowerMismatch(TowerError):
-    """The index holds vectors of another tower than the one that encoded the query."""
+    """The index holds vectors of another tower than that of the query."""
 
 
 class ReleaseError(GavelError):
@@ -87,28 +88,32 @@ class IndexMissing(IndexUnavailable):
 
 
 class RankerUnavailable(GavelError):
-    """The re-ranker does not answer, or not in time, or with nonsense."""
+    """The re-ranker does not answer, or not in time, or returns invalid scores."""
 
 
 class FeedbackUnavailable(GavelError):
-    """What buyers did cannot be written down, looked up or erased."""
+    """Interactions of buyers cannot be stored, read or erased."""
 
 
 class Overloaded(GavelError):
-    """So many requests wait for their turn that another one would come late."""
+    """So many requests wait that another one would be late."""
 
 
 class RequestAbandoned(GavelError):
-    """The client of a request hung up before it was answered."""
+    """The client closed the connection before the response."""
 
 
 class FeatureMismatch(GavelError):
-    """The re-ranker was trained on other features than the ones that are computed."""
+    """The re-ranker was trained on other features than this version computes."""
+
+
+class AlreadyRunning(GavelError):
+    """Another process does the same work in the same folder; the message names it."""
 
 
 class FileUnwritable(GavelError, OSError):
-    """The disk does not take a file; its message names file and remedy."""
+    """A file cannot be written; the message names it and the remedy."""
 
 
 class MissingPrerequisite(GavelError):
-    """This machine lacks something that the command needs."""
+    """This machine lacks a prerequisite of the command."""

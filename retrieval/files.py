@@ -1,20 +1,26 @@
-"""Durable replacement of files and folders, and checksums: the one place that commits what Gavel writes to a disk."""
+"""Replace files and folders durably, lock folders against a second process, and compute checksums."""
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import shlex
+import shutil
 import sys
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from retrieval.errors import FileUnwritable
+from retrieval.errors import AlreadyRunning, FileUnwritable
 
 BLOCK_BYTES = 1 << 20
+COMMAND_CHARS = 200  # of a command line, in a message
 SEAL = "sha256"  # key under which JSON carries its own checksum
 PARTIAL = ".partial"  # no reader, bucket event or upload takes a name that ends so for a whole file
 # errors that say nothing against a file: space, memory, descriptors or permissions are wanting
@@ -29,10 +35,10 @@ _being_written: set[Path] = set()  # by this process
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a new file that takes the place of `path`, durably and in one step, when the block ends.
+    """Yield the path of a new file that replaces `path`, durably and in one step, when the block ends.
 
-    The file has another name in the same folder. It is removed if the block raises. Files that killed processes left behind for the
-    same `path` are removed, too.
+    The new file has a temporary name in the same folder. It is removed if the block raises. Files that killed processes left
+    behind for the same `path` are removed, too.
 
     Args:
         path: file to write; its folder exists.
@@ -40,23 +46,80 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         FileUnwritable: the disk is full, or the folder is missing or may not be written.
     """
-    for left in path.parent.glob(f"{path.name}.*{PARTIAL}"):
+    with _temporary(path) as partial:
+        try:
+            yield partial
+            _sync(partial)
+            partial.replace(path)
+            _sync(path.parent)
+        except OSError as error:
+            if isinstance(error, FileUnwritable) or error.filename not in (None, str(partial), str(path), partial, path):
+                raise
+            raise unwritable(path, error) from error
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """Yield the path of a new file that becomes `path` when the block ends, unless another process created `path` first.
+
+    Its owner alone may read the file. Temporary names and leftovers are handled as in replacing().
+
+    Raises:
+        OSError: the disk is full, or the folder is missing or may not be written.
+    """
+    with _temporary(path) as partial:
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        yield partial
+        _sync(partial)
+        with suppress(FileExistsError):  # unlike a rename, a link replaces nothing
+            os.link(partial, path)
+        _sync(path.parent)
+
+
+@contextmanager
+def building_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that becomes `folder`, durably and in one step, when the block ends.
+
+    The new folder has a hidden temporary name beside `folder`. It is removed if the block raises, or if another process put
+    `folder` there first. Folders that killed processes left behind for the same `folder` are removed, too.
+
+    Args:
+        folder: name of the finished folder; its parent exists.
+
+    Raises:
+        FileUnwritable: the disk is full, or the parent may not be written.
+    """
+    with _temporary(folder.with_name(f".{folder.name}")) as partial:
+        partial.mkdir()
+        yield partial
+        try:
+            commit_folder(partial, folder)
+        except FileUnwritable:
+            if not folder.is_dir():
+                raise
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield partial_path(path); remove what stands there afterwards, and before it what killed processes left."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
         if left not in _being_written and not _runs(left.suffixes[-2][1:].partition("-")[0]):
-            left.unlink(missing_ok=True)
+            _remove(left)
     partial = partial_path(path)
     _being_written.add(partial)
     try:
         yield partial
-        _sync(partial)
-        partial.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        if isinstance(error, FileUnwritable) or error.filename not in (None, str(partial), str(path), partial, path):
-            raise
-        raise unwritable(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
         _being_written.discard(partial)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def partial_path(path: Path) -> Path:
@@ -92,6 +155,71 @@ def commit_folder(building: Path, folder: Path) -> None:
         _sync(folder.parent)
     except OSError as error:
         raise unwritable(folder, error) from error
+
+
+@contextmanager
+def exclusive(lock: Path, work: str) -> Iterator[None]:
+    """Hold the lock file `lock` while the block runs: one process at a time, and one thread in it, does the same work.
+
+    The operating system releases the lock when the process ends, even if it is killed. A lock file that it leaves behind blocks
+    nobody.
+
+    Args:
+        lock: path of the lock file; its folder is made if it is missing.
+        work: what the block does, such as "embeds release r in /data/embeddings"; others read it in the error message.
+
+    Raises:
+        AlreadyRunning: another process or thread holds the lock; the message names it and the remedy.
+        FileUnwritable: the lock file cannot be made.
+    """
+    try:
+        descriptor = _acquire(lock, work)
+    except BlockingIOError as error:
+        raise AlreadyRunning(_who_holds(lock)) from error
+    except OSError as error:
+        raise unwritable(lock, error) from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # before it is released: see _acquire()
+        os.close(descriptor)
+
+
+def _acquire(lock: Path, work: str) -> int:
+    """Lock a file, write into it who holds it, and return its descriptor, whose closing releases the lock.
+
+    Raises:
+        BlockingIOError: it is locked already.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:COMMAND_CHARS]
+    since = datetime.now(UTC).isoformat(" ", timespec="seconds")
+    holder = json.dumps({"pid": os.getpid(), "command": command, "since": since, "work": work})
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)  # no child process that runs another program inherits it
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                os.truncate(descriptor, 0)
+                os.write(descriptor, holder.encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed the file between the two calls: lock the new one
+
+
+def _who_holds(lock: Path) -> str:
+    """Say which process holds a lock, and what to do about it."""
+    try:
+        holder = json.loads(lock.read_bytes())
+        pid, command, since, work = (holder[name] for name in ("pid", "command", "since", "work"))
+    except (OSError, ValueError, KeyError, TypeError):  # it is about to write who it is, or has just ended
+        return f"another process holds {lock}; run the same command again when it has ended"
+    return (
+        f"process {pid} ({command}) {work} since {since}; run the same command again when it has ended, "
+        f"or end it first with `kill {pid}`"
+    )
 
 
 def unwritable(path: Path, error: OSError) -> FileUnwritable:

@@ -1,4 +1,4 @@
-"""The end of a process together with the one that started it."""
+"""End a process together with its parent."""
 
 import threading
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from multiprocessing import parent_process
 
 
 def end_with_parent(end: Callable[[], object]) -> None:
-    """Call `end` in a thread once the process that started this one has ended, killed or not.
+    """Call `end` in a thread once the parent process has ended, even if it was killed.
 
     Args:
         end: ends this process.

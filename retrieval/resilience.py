@@ -1,4 +1,4 @@
-"""A circuit breaker: what failed several times in a row is left alone for a while (docs/adr/0009-what-a-search-does-without.md)."""
+"""A circuit breaker: stop calling a service for a while after several failures (docs/adr/0009-what-a-search-does-without.md)."""
 
 import logging
 from collections.abc import Iterator
@@ -11,34 +11,34 @@ from retrieval.errors import GavelError, IndexMissing
 logger = logging.getLogger(__name__)
 
 FAILURES = 5  # in a row, until it opens
-RECOVERY_S = 10.0  # until the next try; longer than a search may take, or one caller would find it tried anew each time
+RECOVERY_S = 10.0  # until the next try; longer than a search may take, else one caller would meet a new try each time
 
 
 class Circuit:
-    """Counts the failures of one thing that is asked, and answers for it while it is down."""
+    """Counts the failures of a service, and raises in its place while it is down."""
 
     def __init__(self, name: str, failure: type[GavelError]) -> None:
-        """Make a closed circuit.
+        """Create a closed circuit.
 
         Args:
-            name: of what is asked, for messages.
-            failure: the error that counts as its failure, and that is raised while it is open. An index that was not made
-                yet is no failure.
+            name: of the service, for messages.
+            failure: the error that counts as a failure, and that is raised while the circuit is open. IndexMissing never
+                counts.
         """
         self._name, self._failure = name, failure
         self._breaker = CircuitBreaker(FAILURES, RECOVERY_S, self._counts, name=name)
 
     @property
     def state(self) -> str:
-        """`closed`, `open`, or `half_open` when the next call is the one that tries."""
+        """Return `closed`, `open`, or `half_open` if the next call is the try."""
         return str(self._breaker.state)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Let the block ask, and note how it went.
+        """Run the block, and count its success or failure.
 
         Raises:
-            GavelError: of the type given, when the circuit is open; else whatever the block raises.
+            GavelError: of the type `failure`, if the circuit is open; else as the block raises.
         """
         if self._breaker.opened:
             raise self._failure(

@@ -9,7 +9,7 @@ from gavel.cli.events import described, show_events
 from gavel.workspace.console import notes, progress, show_table
 from gavel.workspace.folders import Home
 from gavel.workspace.options import Json, print_json, report
-from retrieval.buyers.history_store import MOST_ACTS, parse_buyer_id
+from retrieval.buyers.history_store import MAX_PER_BUYER, parse_buyer_id
 from retrieval.config.settings import Settings
 
 ACTS_A_CALL = 10_000
@@ -31,7 +31,7 @@ def import_events(
         table = read_event_table(files, progress=read)
         kept, waiting = 0, []
         for number, (_, acts) in enumerate(table.sequences(), 1):
-            waiting += acts[-MOST_ACTS:]
+            waiting += acts[-MAX_PER_BUYER:]
             if len(waiting) >= ACTS_A_CALL or number == len(table.buyer_ids):
                 kept += store.append(waiting)
                 waiting = []
@@ -44,7 +44,7 @@ def import_events(
 @buyers_app.command()
 def show(
     buyer_id: Annotated[str, typer.Argument(help="As events name the buyer.")],
-    limit: Annotated[int, typer.Option(min=1, max=MOST_ACTS, help="How many acts, the latest.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_PER_BUYER, help="How many acts, the latest.")] = 20,
     as_json: Json = False,
 ) -> None:
     """What a buyer did lately, the latest first."""

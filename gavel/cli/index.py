@@ -28,13 +28,13 @@ def probe(
 ) -> None:
     """Measure how much of the exact answer the live index finds, over lots drawn from all of it; exit status 1 below .95."""
     from gavel.workspace.wiring import open_store
-    from retrieval.ingestion import LEAST_RECALL, low_recall, probe_index
+    from retrieval.ingestion import MIN_RECALL, low_recall, probe_index
 
     live = open_store(Settings.from_env()).live()
     live.refresh()
     recall = probe_index(live, seed)
     report({"index": live.name, "tower_id": live.tower_id, "lots": live.count(), "recall@10": recall}, as_json)
-    if recall < LEAST_RECALL:
+    if recall < MIN_RECALL:
         say(low_recall(live.name, recall))
         raise typer.Exit(EXIT_ERROR)
 

@@ -17,6 +17,7 @@ from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import InvalidInput
+from retrieval.files import exclusive
 from retrieval.ingestion import ReleaseReport, index_release, rebuild_index
 from retrieval.search.service import SearchModels, SearchService
 
@@ -122,10 +123,11 @@ def train_towers(
         kept = HardNegatives.load(negatives)
         config, stage, mined = in_stages(config), MINED, kept.by_query
         start_from = start_from or home.tower(split_tower_id(str(kept.settings.get("tower_id", "")))[0])
-    report = train_towers(
-        catalog, config, home.towers, progress, stage=stage, start_from=start_from, negatives=mined, resume=resume
-    )
-    return report.tower_folder
+    with _alone(home, "trains towers"):
+        report = train_towers(
+            catalog, config, home.towers, progress, stage=stage, start_from=start_from, negatives=mined, resume=resume
+        )
+        return report.tower_folder
 
 
 def adapt(
@@ -147,7 +149,8 @@ def adapt(
     tower = sentence_towers(model)
     tower = replace(tower, max_length=max_length or tower.max_length)
     config = replace(configured(DistillationConfig(), "distillation"), **_given(settings))
-    return distil_towers(catalog, tower, config, home.towers, stages)
+    with _alone(home, "trains towers"):
+        return distil_towers(catalog, tower, config, home.towers, stages)
 
 
 def train_rounds(
@@ -163,7 +166,8 @@ def train_rounds(
     """Train a baseline, rounds on mined negatives and a last stage; the best tower is the newest of the home."""
     from processing.training.rounds import train_rounds
 
-    return train_rounds(catalog, config, home.towers, home.rounds, rounds=rounds, rules=rules, resume=resume, steps=steps)
+    with _alone(home, "trains towers"):
+        return train_rounds(catalog, config, home.towers, home.rounds, rounds=rounds, rules=rules, resume=resume, steps=steps)
 
 
 def mine(
@@ -234,7 +238,8 @@ def embed(
 
 def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool = False, force: bool = False) -> ReleaseReport:
     """Index a release and make it live; `overwrite` and `force` as of index_release()."""
-    return index_release(release, open_store(settings), progress, overwrite=overwrite, force=force)
+    with _alone(Home(settings), "writes the index"):
+        return index_release(release, open_store(settings), progress, overwrite=overwrite, force=force)
 
 
 def rebuild(
@@ -267,7 +272,8 @@ def rebuild(
             f"{home.embeddings} holds no whole release of tower {tower_id}; embed the lots again with `gavel embed{flags}`, then "
             "build the index with `gavel index --rebuild`; until then it stays as it is"
         )
-    return rebuild_index(releases, store, progress, overwrite=overwrite, force=force), releases
+    with _alone(home, "writes the index"):
+        return rebuild_index(releases, store, progress, overwrite=overwrite, force=force), releases
 
 
 def train_reranker(
@@ -287,7 +293,8 @@ def train_reranker(
 
     service, path = _without_ranker(home)
     given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
-    return train_reranker(catalog, service, path, labels=labels, seed=seed, progress=progress, **given)
+    with _alone(home, "trains the re-ranker"):
+        return train_reranker(catalog, service, path, labels=labels, seed=seed, progress=progress, **given)
 
 
 def train_buyers(
@@ -313,7 +320,8 @@ def train_buyers(
         raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")
     given = _given({"heads": heads, "epochs": epochs, "seed": seed})
     config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **given)
-    return train_on_release(log, home.release_of_tower(tower_id), home.tower(tower_id), config, progress)
+    with _alone(home, "trains the buyer tower"):
+        return train_on_release(log, home.release_of_tower(tower_id), home.tower(tower_id), config, progress)
 
 
 def train_on_events(
@@ -354,7 +362,13 @@ def train_on_events(
             raise
         catalog = None  # lots without judgments are the usual case
     share = _given({"source_share": source_share})
-    return train_on_events(log, service, path, judgments=catalog, force=force, seed=seed, progress=step, **share, **given)
+    with _alone(home, "trains the re-ranker"):
+        return train_on_events(log, service, path, judgments=catalog, force=force, seed=seed, progress=step, **share, **given)
+
+
+def _alone(home: Home, work: str) -> AbstractContextManager[None]:
+    """Keep other processes from the same work in a home while the block runs; see files.exclusive()."""
+    return exclusive(home.settings.home / f".{work.replace(' ', '-')}.lock", f"{work} in {home.settings.home}")
 
 
 def _without_ranker(home: Home) -> tuple[SearchService, Path]:

@@ -1,11 +1,11 @@
-"""The bulk-index Lambda: parts that land in the bucket become searchable, and a manifest makes its release live.
+"""The bulk-index Lambda: it indexes the parts that arrive in the bucket, and publishes the release of a manifest.
 
-It takes SQS messages and direct calls. Either tells of objects in any of these forms, inside one another as services wrap them:
-S3 events, EventBridge's "Object Created", SNS notifications, and {"s3_key": …} with an optional "bucket", to send an object
-again by hand. A message that fails comes again by itself: the answer names it (ReportBatchItemFailures), and writing a part
-twice changes nothing. A message that is none of these fails, too.
-The state machines call it directly too, before a job: {"ensure_index": {"tower_id": …}}. A schedule asks it for the recall
-of the live index, {"probe": {}}, because the engine merges its segments at any hour.
+It takes SQS messages and direct calls. Both name objects in any of these forms, nested as services wrap them: S3 events,
+EventBridge's "Object Created", SNS notifications, and {"s3_key": …} with an optional "bucket", to send an object again by hand.
+A message that fails is delivered again, because the response names it (ReportBatchItemFailures). Writing a part twice changes
+nothing. A message of another form fails, too.
+The state machines also call it directly before a job: {"ensure_index": {"tower_id": …}}. A schedule asks for the recall of the
+live index, {"probe": {}}, because the engine merges its segments at any hour.
 """
 
 from functools import cache
@@ -22,13 +22,13 @@ from lambdas.bulk_indexer.tower_index import make_index
 from retrieval.config.settings import Settings
 from retrieval.index.opensearch.opening import open_store
 from retrieval.index.port import IndexStore
-from retrieval.ingestion import probe_index, take_in_part
+from retrieval.ingestion import ingest_part, probe_index
 
 logger = Logger(service="bulk-indexer")
 
 
 def handler(event: Any, context: object) -> dict[str, Any]:
-    """Take in every object that the event names; report the messages that must come again."""
+    """Process every object that the event names; report the messages to deliver again."""
     match event:
         case {"ensure_index": {"tower_id": str(tower_id)}}:
             return make_index(tower_id, store())
@@ -36,42 +36,42 @@ def handler(event: Any, context: object) -> dict[str, Any]:
             return _probe()
         case {"Records": [{"eventSource": "aws:sqs"}, *_] as messages}:
             return {"batchItemFailures": [{"itemIdentifier": m["messageId"]} for m in messages if not _succeeds(m)]}
-    _take_in(event)
+    _process(event)
     return {"batchItemFailures": []}
 
 
 def _probe() -> dict[str, Any]:
-    """Log the recall of the live index, of other lots each time; an alarm watches it."""
+    """Log the recall of the live index, measured on other items each time; an alarm watches it."""
     index = store().live()
-    told = {"index": index.name, "lots": index.count(), "recall": probe_index(index, seed=int(time()))}
-    logger.info("index probed", **told)
-    return told
+    result = {"index": index.name, "lots": index.count(), "recall": probe_index(index, seed=int(time()))}
+    logger.info("index probed", extra=result)
+    return result
 
 
 def _succeeds(message: dict[str, Any]) -> bool:
     try:
-        _take_in(message)
-    except Exception:  # the entry of the process: one bad message must not hold back the others
+        _process(message)
+    except Exception:  # entry point of the process: one bad message must not block the others
         logger.exception("message failed", message_id=message["messageId"])
         return False
     return True
 
 
-def _take_in(message: Any) -> None:
+def _process(message: Any) -> None:
     for bucket, key in objects_of(message):
-        take_in_object(bucket, key)
+        process_object(bucket, key)
 
 
-def take_in_object(bucket: str, key: str) -> None:
-    """Index a part, publish the release of a manifest, pass over anything else."""
+def process_object(bucket: str, key: str) -> None:
+    """Index a part, or publish the release of a manifest; skip any other object."""
     releases = Bucket(bucket, s3())
     name = PurePosixPath(key).name
     folder = key.removesuffix(name)
     if name.endswith(PART_SUFFIX):
-        receipt = take_in_part(name, releases.body(key), store())
-        releases.put(folder + receipt.key, receipt.to_json())
-        logger.info("part indexed", key=key, **receipt.counts)
-        publish(releases, folder, store(), receipt=receipt)
+        indexed = ingest_part(name, releases.body(key), store())
+        releases.put(folder + indexed.key, indexed.to_json())
+        logger.info("part indexed", extra={"key": key, **indexed.counts})
+        publish(releases, folder, store(), indexed=indexed)
     elif is_manifest(name):
         publish(releases, folder, store(), manifest_key=key)
     else:
@@ -80,11 +80,11 @@ def take_in_object(bucket: str, key: str) -> None:
 
 @cache
 def s3() -> Any:
-    """The S3 client of this process."""
+    """Return the S3 client of this process."""
     return boto3.client("s3")
 
 
 @cache
 def store() -> IndexStore:
-    """The index of this process, wired from its environment."""
+    """Open the index store that the environment configures, once per process."""
     return open_store(Settings.from_env())

@@ -1,4 +1,4 @@
-"""Read the objects that a message names, however services wrapped it."""
+"""Read the objects that a message names, in any form in which services wrap it."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def objects_of(message: Any) -> Iterator[tuple[str, str]]:
     """Yield (bucket, key) of the objects that a message names; nothing for one that was removed.
 
     Raises:
-        InvalidInput: the message is of no known form, so that it must not count as done.
+        InvalidInput: the message has no known form, and must not count as done.
     """
     match message:
         case {"Records": [_, *_] as records}:
@@ -29,7 +29,7 @@ def objects_of(message: Any) -> Iterator[tuple[str, str]]:
         case {"Sns": {"Message": str(inner)}}:
             yield from objects_of(_parsed(inner))
         case {"s3": {"bucket": {"name": str(bucket)}, "object": {"key": str(key)}}}:
-            name = str(message.get("eventName") or CREATED).removeprefix("s3:")  # who names an object and no event means it
+            name = str(message.get("eventName") or CREATED).removeprefix("s3:")  # without an event name, the object was created
             if name.startswith(CREATED):
                 yield bucket, unquote_plus(key)
             elif not name.startswith(REMOVED):
@@ -39,10 +39,10 @@ def objects_of(message: Any) -> Iterator[tuple[str, str]]:
             "detail-type": "Object Created",
             "detail": {"bucket": {"name": str(bucket)}, "object": {"key": str(key)}},
         }:
-            yield bucket, key  # EventBridge, unlike S3, tells keys as they are
+            yield bucket, key  # EventBridge, unlike S3, does not quote keys
         case {"source": "aws.s3", "detail-type": "Object Deleted"} | {"Service": "Amazon S3", "Event": "s3:TestEvent"}:
             return
-        case {"s3_key": str(key)} if _asks_for_work(key) and isinstance(message.get("bucket", ""), str):
+        case {"s3_key": str(key)} if _is_release_object(key) and isinstance(message.get("bucket", ""), str):
             yield message.get("bucket") or _own_bucket(), key
         case _:
             raise InvalidInput(
@@ -51,8 +51,8 @@ def objects_of(message: Any) -> Iterator[tuple[str, str]]:
             )
 
 
-def _asks_for_work(key: str) -> bool:
-    """Tell whether a key names a part or a manifest."""
+def _is_release_object(key: str) -> bool:
+    """Return True if a key names a part or a manifest."""
     return key.endswith(PART_SUFFIX) or is_manifest(key.rpartition("/")[2]) is not None
 
 

@@ -1,4 +1,4 @@
-"""Publish a release once the manifests of all its instances and the receipts of all its parts are in the bucket."""
+"""Publish a release once the manifests of all its instances and the records of all its indexed parts are in the bucket."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +13,8 @@ from retrieval.contracts.release import (
     INDEX_REJECTS_FILE,
     PART_RECEIPTS,
     RECEIPT_FILE,
+    IndexedPart,
     Manifest,
-    PartReceipt,
     merge_manifests,
     rejects_of,
     unproved_parts,
@@ -25,7 +25,7 @@ from retrieval.ingestion import publish_release
 
 logger = Logger(service="bulk-indexer")
 T = TypeVar("T")
-READERS = 8  # threads that fetch receipts; a rebuild has thousands of parts
+READERS = 8  # threads that fetch records of indexed parts; a rebuild has thousands of parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Bucket:
     name: str
     s3: Any
 
-    def listed(self, prefix: str) -> list[dict[str, Any]]:
+    def objects(self, prefix: str) -> list[dict[str, Any]]:
         """List the objects below a prefix, over all pages."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
         return [entry for page in pages for entry in page.get("Contents", [])]
@@ -50,7 +50,7 @@ class Bucket:
         return self.s3.get_object(Bucket=self.name, Key=key)["Body"]
 
     def text(self, key: str) -> str:
-        """Read an object as text; what is no UTF-8 becomes what no reader takes for JSON."""
+        """Read an object as text; bytes that are not UTF-8 become characters that make it invalid JSON."""
         return str(self.body(key).read().decode(errors="replace"))
 
     def put(self, key: str, text: str) -> None:
@@ -58,60 +58,61 @@ class Bucket:
         self.s3.put_object(Bucket=self.name, Key=key, Body=text.encode())
 
 
-def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str = "", receipt: PartReceipt | None = None) -> None:
-    """Publish a release once the manifests of all its instances and all its parts are there, whichever comes last.
+def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str = "", indexed: IndexedPart | None = None) -> None:
+    """Publish a release if the manifests of all its instances and the records of all its parts are there.
 
     Args:
         bucket: of releases.
         folder: of the release.
         store: where indices live.
-        manifest_key: the manifest that came. A missing part is an error then, so that the manifest comes again.
-        receipt: of the part that came. If the part is sound it waits for no other, and what is amiss fails the manifest alone.
+        manifest_key: the manifest that arrived. A missing part is then an error, so that the manifest is delivered again.
+        indexed: the part that arrived. If it is whole in the index, it waits for no other part, and only the manifest's message
+            fails for the fault of another part.
     """
-    listed = bucket.listed(f"{folder}manifest")
-    manifests = {entry["Key"]: entry["LastModified"] for entry in listed if is_manifest(entry["Key"].removeprefix(folder))}
+    objects = bucket.objects(f"{folder}manifest")
+    manifests = {entry["Key"]: entry["LastModified"] for entry in objects if is_manifest(entry["Key"].removeprefix(folder))}
     if not manifests:
         return
-    read = {key: _parsed(bucket, key, Manifest.from_json, "embed its lots again with `gavel embed`") for key in manifests}
-    instances = read[manifest_key or max(manifests, key=lambda key: manifests[key])].instances
-    shards = [shard for shard in read.values() if shard.instances == instances]  # others are of an earlier run
+    by_key = {key: _parse(bucket, key, Manifest.from_json, "embed its lots again with `gavel embed`") for key in manifests}
+    instances = by_key[manifest_key or max(manifests, key=lambda key: manifests[key])].instances
+    shards = [shard for shard in by_key.values() if shard.instances == instances]  # others belong to an earlier run
     if len(shards) < instances:
         logger.info("release waits for other instances", folder=folder, there=len(shards), instances=instances)
         return
     manifest = merge_manifests(shards)
-    written = {entry["Key"] for entry in bucket.listed(f"{folder}{PART_RECEIPTS}/")}
-    keys = [key for part in manifest.parts if (key := folder + PartReceipt(part=part.name).key) in written]
-    sound = receipt is not None and receipt.part not in unproved_parts(manifest, [receipt], receipt.index)
-    if sound and len(keys) < len(manifest.parts):
+    written = {entry["Key"] for entry in bucket.objects(f"{folder}{PART_RECEIPTS}/")}
+    keys = [key for part in manifest.parts if (key := folder + IndexedPart(part=part.name).key) in written]
+    whole = indexed is not None and indexed.part not in unproved_parts(manifest, [indexed], indexed.index)
+    if whole and len(keys) < len(manifest.parts):
         logger.info("release waits for parts", folder=folder, there=len(keys), parts=len(manifest.parts))
         return
     with ThreadPoolExecutor(READERS) as readers:
-        receipts = list(readers.map(lambda key: _parsed(bucket, key, PartReceipt.from_json, "index its part again"), keys))
-    bucket.put(folder + INDEX_REJECTS_FILE, rejects_of(receipts))
+        parts = list(readers.map(lambda key: _parse(bucket, key, IndexedPart.from_json, "index its part again"), keys))
+    bucket.put(folder + INDEX_REJECTS_FILE, rejects_of(parts))
     try:
-        report = publish_release(manifest, store, receipts)
+        report = publish_release(manifest, store, parts)
     except ReleaseError as error:
-        if not sound:
+        if not whole:
             raise
-        logger.warning("release not published", folder=folder, reason=str(error))  # what is amiss is not this part's doing
+        logger.warning("release not published", folder=folder, reason=str(error))  # the fault is another part's
         return
-    moved = _published_before(bucket, folder + RECEIPT_FILE, report.index)  # by the last part, before its manifest
-    bucket.put(folder + RECEIPT_FILE, replace(report, published=report.published or moved).to_json())
+    published_before = _published_before(bucket, folder + RECEIPT_FILE, report.index)  # by the last part, before its manifest
+    bucket.put(folder + RECEIPT_FILE, replace(report, published=report.published or published_before).to_json())
     logger.info("release checked", index=report.index, lots=report.lots, recall=report.recall_at_10, published=report.published)
 
 
 def _published_before(bucket: Bucket, key: str, index: str) -> bool:
-    """Tell whether a receipt is there that says that its release made this index live; one that cannot be read says nothing."""
-    if key not in {entry["Key"] for entry in bucket.listed(key)}:
+    """Return True if the record of the release can be read and says that the release made this index live."""
+    if key not in {entry["Key"] for entry in bucket.objects(key)}:
         return False
     try:
-        told = loads(bucket.text(key))
-        return bool(told["index"] == index and told["published"] is True)
+        record = loads(bucket.text(key))
+        return bool(record["index"] == index and record["published"] is True)
     except (ValueError, TypeError, KeyError):
         return False
 
 
-def _parsed(bucket: Bucket, key: str, parse: Callable[[str], T], remedy: str) -> T:
+def _parse(bucket: Bucket, key: str, parse: Callable[[str], T], remedy: str) -> T:
     try:
         return parse(bucket.text(key))
     except ReleaseError as error:

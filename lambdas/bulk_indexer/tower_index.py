@@ -1,4 +1,4 @@
-"""The index of a tower before the first of its parts: the state machines ask for it before a job."""
+"""Create the index of a tower before its first part; the state machines call this before a job."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,17 @@ from retrieval.encoders.tower_store import tower_card
 from retrieval.index.port import IndexStore
 from retrieval.ingestion import ensure_index
 
-CARD_CACHE = Path("/tmp/cards")  # the one folder that Lambda lets a function write to
+CARD_CACHE = Path("/tmp/cards")  # the only folder that a Lambda function may write to
 
 
 def make_index(tower_id: str, store: IndexStore) -> dict[str, Any]:
-    """Make the index of a tower, or find the one that is there; the length of its vectors stands in the tower's card.
+    """Find the index of a tower, or create it with the length of vectors that the tower's card names.
 
     Returns:
         {"index": its physical name}.
 
     Raises:
-        TowerError: the tower is not where towers lie.
+        TowerError: the tower is not in the store of towers.
         IndexUnavailable: the index does not answer.
     """
     card = tower_card(Settings.from_env().towers, tower_id, CARD_CACHE)

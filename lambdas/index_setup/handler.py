@@ -1,4 +1,4 @@
-"""The custom resources that OpenSearch is set up with: who is let in, and what is there before the first lot.
+"""Custom resources that set OpenSearch up: permissions, and what must exist before the first item.
 
     Custom::IndexAccess     a role of the security plugin, and its mapping to an IAM role
     Custom::IndexResource   a body under a path, such as an index template or a search pipeline
@@ -25,27 +25,27 @@ SECURITY_API = "/_plugins/_security/api"
 
 
 def handler(event: dict[str, Any], context: Any) -> None:
-    """Carry out one change, and tell CloudFormation how it went; without an answer it would wait for an hour."""
-    wanted = event["ResourceProperties"]
+    """Carry out one change and send CloudFormation the result; without a response it waits for an hour."""
+    properties = event["ResourceProperties"]
     try:
-        answer = {"Status": "SUCCESS", "PhysicalResourceId": apply(event)}
-    except Exception as error:  # the entry of the process: whatever went wrong, CloudFormation must hear of it
+        response = {"Status": "SUCCESS", "PhysicalResourceId": apply(event)}
+    except Exception as error:  # entry point of the process: CloudFormation must get every error
         logger.exception("OpenSearch was not set up")
-        fallback = wanted.get("Role", wanted.get("Path", "none"))
-        answer = {
+        fallback = properties.get("Role", properties.get("Path", "none"))
+        response = {
             "Status": "FAILED",
             "Reason": f"{error}; see log stream {context.log_stream_name}",
             "PhysicalResourceId": event.get("PhysicalResourceId", fallback),
         }
-    _answer(event, answer)
+    _respond(event, response)
 
 
 def apply(event: Mapping[str, Any]) -> str:
-    """Write what a resource is made of, or take it away.
+    """Write the bodies of a resource to OpenSearch, or delete them.
 
     Args:
         event: of CloudFormation. Properties of an IndexAccess are Role, BackendRole (the ARN) and Permissions; of an
-            IndexResource Path and Body, which is text, for CloudFormation makes text of every number.
+            IndexResource Path and Body, which is text, because CloudFormation converts every number to text.
 
     Returns:
         The resource's name: the role's in OpenSearch, or the path.
@@ -53,25 +53,25 @@ def apply(event: Mapping[str, Any]) -> str:
     Raises:
         URLError: OpenSearch does not answer, or refuses.
     """
-    wanted = event["ResourceProperties"]
-    bodies = list(_access(wanted) if event["ResourceType"] == "Custom::IndexAccess" else _resource(wanted))
+    properties = event["ResourceProperties"]
+    bodies = list(_access(properties) if event["ResourceType"] == "Custom::IndexAccess" else _resource(properties))
     if event["RequestType"] == "Delete":
         for path, _ in reversed(bodies):
             _request("DELETE", path, missing_is_fine=True)
     else:
         for path, body in bodies:
             _request("PUT", path, body)
-    return str(wanted.get("Role") or wanted["Path"])
+    return str(properties.get("Role") or properties["Path"])
 
 
-def _access(wanted: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    role = wanted["Role"]
-    yield f"{SECURITY_API}/roles/{role}", json.dumps(wanted["Permissions"])
-    yield f"{SECURITY_API}/rolesmapping/{role}", json.dumps({"backend_roles": [wanted["BackendRole"]]})
+def _access(properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    role = properties["Role"]
+    yield f"{SECURITY_API}/roles/{role}", json.dumps(properties["Permissions"])
+    yield f"{SECURITY_API}/rolesmapping/{role}", json.dumps({"backend_roles": [properties["BackendRole"]]})
 
 
-def _resource(wanted: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield wanted["Path"], wanted["Body"]
+def _resource(properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield properties["Path"], properties["Body"]
 
 
 def _request(method: str, path: str, body: str | None = None, *, missing_is_fine: bool = False) -> None:
@@ -88,8 +88,8 @@ def _request(method: str, path: str, body: str | None = None, *, missing_is_fine
         raise
 
 
-def _answer(event: Mapping[str, Any], answer: Mapping[str, str]) -> None:
-    """Put the answer where CloudFormation looks for it, an S3 object that the gateway endpoint reaches."""
-    body = {**answer, **{name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")}}
+def _respond(event: Mapping[str, Any], response: Mapping[str, str]) -> None:
+    """Write the response where CloudFormation reads it, an S3 object that the gateway endpoint reaches."""
+    body = {**response, **{name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")}}
     request = Request(event["ResponseURL"], json.dumps(body).encode(), {"Content-Type": ""}, method="PUT")
     urlopen(request, timeout=TIMEOUT_S).close()

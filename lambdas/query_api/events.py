@@ -11,13 +11,13 @@ from lambdas.query_api.problems import BAD_BODY, FOREIGN_ORIGIN
 from lambdas.query_api.strict_route import StrictRoute
 from retrieval.contracts.events import Interaction
 from retrieval.feedback.rows import (
-    MAX_ACTS,
+    MAX_EVENTS,
     MAX_POSITION,
     MAX_QUERY_CHARS,
-    Act,
     EventSink,
     Feedback,
-    InteractionKind,
+    ListEvent,
+    ListEventKind,
     feedback_rows,
     interactions_in,
 )
@@ -29,7 +29,7 @@ class Event(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    event_type: InteractionKind
+    event_type: ListEventKind
     item_id: str = Field(min_length=1, max_length=512)
     position: int = Field(ge=1, le=MAX_POSITION, description="Place in the list, from 1.")
     timestamp: AwareDatetime = Field(description="When it happened.")
@@ -68,11 +68,11 @@ class ShownList(BaseModel):
     )
     query: str = Field(min_length=1, max_length=MAX_QUERY_CHARS)
     shown_at: AwareDatetime
-    events: list[Event] = Field(min_length=1, max_length=MAX_ACTS)
+    events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
 
     def to_feedback(self) -> Feedback:
         """Return the feedback of the core."""
-        acts = [Act(event.event_type, event.item_id, event.position, event.timestamp, event.proof) for event in self.events]
+        acts = [ListEvent(event.event_type, event.item_id, event.position, event.timestamp, event.proof) for event in self.events]
         return Feedback(self.query_id, self.session_id, self.query, self.shown_at, acts)
 
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S = 5
 MAX_COMPLAINTS = 3  # of one request that an answer names: a missing field, and the misspelt one beside it
 MAX_BODY_BYTES = 1_000_000
-MAX_EVENTS_BYTES = 400_000  # MAX_ACTS events with the longest ids, written in escapes
+MAX_EVENTS_BYTES = 400_000  # MAX_EVENTS events with the longest ids, written in escapes
 MAX_ANSWER_BYTES = 5_500_000  # API Gateway hands over 6 MB of a function's answer, with what stands around the body
 
 # the first matching row decides

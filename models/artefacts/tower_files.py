@@ -63,7 +63,7 @@ def add_image_tower(folder: Path) -> bool:
         TowerError: a file is missing or damaged.
     """
     card = TowerCard.load(folder, verify=True)
-    if card.sees_photos:
+    if card.has_image_encoder:
         return False
     if not card.image_size:
         raise NoImageBranch(f"tower {card.tower_id} reads text alone; train one without --text-only on lots with photos")

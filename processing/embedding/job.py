@@ -99,29 +99,33 @@ def embed_with(
         progress: as embed()'s.
         force: as embed()'s.
         watch: is told how long decode, collate, transfer, compute and write were busy.
+
+    Raises:
+        AlreadyRunning: another process writes the same parts now.
     """
     files, mine = run.files()
     inputs_hash, row_counts = survey(files)
     name = run.name(encoder.card.tower_id, inputs_hash)
     folder = run.part_folder(name, encoder.card.tower_id)
-    folder.withdraw()
-    watch = watch or Stopwatch()
-    with (
-        replacing(run.output / name / run.rejects_name) as partial,
-        partial.open("wb") as rejects,
-        PhotoLoader(encoder.card.image_size, run.workers, watch, run.thumbnails and Thumbnails(run.thumbnails)) as photos,
-    ):
-        rows = Rows(files, mine, rejects, run.photos)
-        report = _reporter(sum(row_counts[f] for f in mine), progress)
-        report(0)
-        steps = EmbeddingSteps(encoder, photos, name, run.batch_size, report, watch)
-        receipts = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
-    manifest = _manifest(run, name, encoder.card, rows, receipts, inputs_hash)
-    folder.commit(manifest)
-    _tell(manifest, receipts)
-    if progress:
-        progress(rows.read, rows.read)
-    return manifest
+    with run.exclusive(name):
+        folder.withdraw()
+        watch = watch or Stopwatch()
+        with (
+            replacing(run.output / name / run.rejects_name) as partial,
+            partial.open("wb") as rejects,
+            PhotoLoader(encoder.card.image_size, run.workers, watch, run.thumbnails and Thumbnails(run.thumbnails)) as photos,
+        ):
+            rows = Rows(files, mine, rejects, run.photos)
+            report = _reporter(sum(row_counts[f] for f in mine), progress)
+            report(0)
+            steps = EmbeddingSteps(encoder, photos, name, run.batch_size, report, watch)
+            receipts = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
+        manifest = _manifest(run, name, encoder.card, rows, receipts, inputs_hash)
+        folder.commit(manifest)
+        _tell(manifest, receipts)
+        if progress:
+            progress(rows.read, rows.read)
+        return manifest
 
 
 def find_release(run: EmbeddingRun, card: TowerCard) -> Manifest | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from processing.embedding.input import input_files
 from processing.embedding.parts import PartFolder
 from retrieval.contracts.release import REJECTS_FILE
 from retrieval.errors import InvalidInput
+from retrieval.files import exclusive
 
 RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 BATCH_SIZE = 64
@@ -72,6 +74,11 @@ class EmbeddingRun:
     def part_folder(self, name: str, tower_id: str) -> PartFolder:
         """The folder that the parts of this instance go to; it is made where it is absent."""
         return PartFolder(self.output / name, name, tower_id, self.instance, self.instances)
+
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """Keep other processes from writing this instance's parts of the release while the block runs; see files.exclusive()."""
+        instance = "" if self.instances == 1 else f"-{self.instance:05}-of-{self.instances:05}"
+        return exclusive(self.output / f".{name}{instance}.lock", f"writes release {name} into {self.output}")
 
     @property
     def rejects_name(self) -> str:

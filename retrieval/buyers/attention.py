@@ -27,14 +27,14 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Attention over a buyer's acts, added to their weighted average: what models.towers.buyer_tower.BuyerAttention trains.
+    """Adds attention over a buyer's interactions to their weighted average; trained by models.towers.buyer_tower.BuyerAttention.
 
     Attributes:
-        context: (H, D) what each head looks for.
-        weight_share: (H,) how much of the log of an act's weight counts in a head.
-        fade: (H,) >= 0, what a head takes off an act per 30 days of age.
-        blend: (D, H D) what of the heads is added to the average.
-        bias: (D,) what is added for every buyer.
+        context: (H, D) query vector of each head.
+        weight_share: (H,) factor of the log of an interaction's weight in a head's logits.
+        fade: (H,) >= 0, subtracted from a head's logits per 30 days of age.
+        blend: (D, H D) matrix that maps the heads to a summand of the average.
+        bias: (D,) summand that is the same for every buyer.
         half_life_days: of the average.
     """
 
@@ -46,7 +46,7 @@ class Attention:
     half_life_days: float | None = None
 
     def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
-        """Encode one buyer; arguments and answer as BuyerTower.encode()'s, the answer of unit length.
+        """Encode one buyer as a unit vector; the arguments are those of BuyerTower.encode().
 
         Raises:
             TowerError: the vectors are of another length than the tower's.
@@ -55,23 +55,23 @@ class Attention:
             raise TowerError(
                 f"the buyer tower encodes lots of {self.context.shape[1]} numbers, these have {vectors.shape[1]}; {REMEDY}"
             )
-        lots = vectors.astype(np.float64)  # (N, D)
-        logits = lots @ self.context.T + np.outer(np.log(weights), self.weight_share) - np.outer(ages_days / 30, self.fade)
+        items = vectors.astype(np.float64)  # (N, D)
+        logits = items @ self.context.T + np.outer(np.log(weights), self.weight_share) - np.outer(ages_days / 30, self.fade)
         shares = np.exp(logits - logits.max(axis=0))  # (N, H)
-        seen = _unit((shares / shares.sum(axis=0)).T @ lots)  # (H, N) @ (N, D) -> (H, D)
+        heads = _unit((shares / shares.sum(axis=0)).T @ items)  # (H, N) @ (N, D) -> (H, D)
         average = WeightedAverage(self.half_life_days).encode(vectors, weights, ages_days).astype(np.float64)  # (D,)
-        mixed = _unit(average[None])[0] + self.blend @ seen.ravel() + self.bias  # (D,)
+        mixed = _unit(average[None])[0] + self.blend @ heads.ravel() + self.bias  # (D,)
         unit: Vector = _unit(mixed[None])[0].astype(np.float32)
         return unit
 
 
 def load_buyer_tower(folder: Path, tower_id: str = "") -> BuyerTower:
-    """The buyer tower that lies in an artefact's folder, or the weighted average where none was trained.
+    """Load the buyer tower of an artefact, or the weighted average if none was trained.
 
     Args:
         folder: `towers/<tower_id>`.
-        tower_id: what the index names; the folder's name by default. Where it names a shorter length of vectors, attention was
-            not trained at that length, and its half-life alone is taken.
+        tower_id: of the index; the folder's name by default. If it names a shorter length of vectors, only the half-life of
+            the attention is used, because it was not trained at that length.
 
     Raises:
         TowerError: the file is damaged, or belongs to another tower.
@@ -84,9 +84,9 @@ def load_buyer_tower(folder: Path, tower_id: str = "") -> BuyerTower:
         return AVERAGE
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise TowerError(shortage(path, error) or f"{path} is damaged ({error!r}); copy it again, or {REMEDY}") from error
-    wanted, shorter = split_tower_id(tower_id or folder.name)
-    if card["tower_id"] != wanted:
-        raise TowerError(f"{path} belongs to tower {card['tower_id']}; copy that of {wanted}, or {REMEDY}")
+    expected, shorter = split_tower_id(tower_id or folder.name)
+    if card["tower_id"] != expected:
+        raise TowerError(f"{path} belongs to tower {card['tower_id']}; copy that of {expected}, or {REMEDY}")
     if isinstance(tower, Attention) and shorter not in (None, card["dimensions"]):
         return WeightedAverage(tower.half_life_days)
     return tower
@@ -95,13 +95,13 @@ def load_buyer_tower(folder: Path, tower_id: str = "") -> BuyerTower:
 def save_buyer_tower(
     tower: WeightedAverage | Attention, folder: Path, tower_card: TowerCard, figures: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a buyer tower into the folder of the tower that its lots were encoded with, whole or not at all.
+    """Write a buyer tower in one step into the folder of the tower that encoded its items.
 
     Args:
-        tower: what to write.
+        tower: to write.
         folder: `towers/<tower_id>`.
         tower_card: of the tower.
-        figures: what is known of how well it does; kept in its card, read by nobody.
+        figures: its metrics, stored in its card for people to read.
     """
     arrays: dict[str, Numbers] = {}
     if isinstance(tower, Attention):
@@ -155,7 +155,7 @@ def _tower(card: Mapping[str, Any], arrays: Mapping[str, Numbers]) -> WeightedAv
 
 
 def _unit(rows: Numbers) -> Numbers:
-    """(R, D), each row of unit length; one that is nothing stays so."""
+    """Scale each row of (R, D) to unit length; a row of zeros stays one."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: Numbers = rows / np.maximum(norms, 1e-12)
     return unit

@@ -1,4 +1,4 @@
-"""What buyers did lately, in a DynamoDB table: an item an act, under its buyer, in the order of time.
+"""Store buyers' recent interactions in a DynamoDB table: one table item per interaction, by buyer, in the order of time.
 
 The table has a partition key `buyer_id` and a sort key `act`, both text, and time to live by `expires_at` (infra/buyer_events.py).
 """
@@ -11,14 +11,14 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from retrieval.buyers.history_store import MOST_ACTS, interaction_key, moment_of, oldest_kept, worth_keeping
+from retrieval.buyers.history_store import MAX_PER_BUYER, interaction_key, moment_of, oldest_stored, select_storable
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
 from retrieval.index.port import utc_now
 
-WRITES_A_CALL = 25  # the most that BatchWriteItem takes
-ATTEMPTS = 5  # until everything of a call is taken
+WRITES_PER_CALL = 25  # the most that BatchWriteItem takes
+ATTEMPTS = 5  # calls, until everything is written
 LONGEST_WAIT_S = 1.0
 TIMEOUT_S = 0.5  # of one try, of which there are two: a search waits for it
 TIME_DIGITS = 15  # of milliseconds since 1970, so that the order of text is that of time
@@ -26,56 +26,58 @@ DOES_NOT_ANSWER = "the table of buyers' events does not answer ({}); try again i
 
 
 class _NotAllTaken(Exception):
-    """Some writes of a call were not taken, which DynamoDB says in its answer."""
+    """DynamoDB did not carry out some writes of a call, as its response says."""
 
 
 class BuyerTable:
-    """The latest acts of each buyer. Threads may share it; nothing is asked before the first call.
+    """Stores the latest interactions of each buyer. Threads may share it.
 
-    Older acts than the latest MOST_ACTS are never read, and go when their time to live is over.
+    Interactions before the latest MAX_PER_BUYER are never read. DynamoDB deletes them when their time to live is over.
     """
 
     def __init__(self, name: str, days: int, clock: Callable[[], datetime] = utc_now) -> None:
-        """Ask nothing yet.
+        """Connect with the first call.
 
         Args:
             name: of the table.
-            days: how long an act is kept.
-            clock: tells the time in UTC.
+            days: how long an interaction is stored.
+            clock: returns the time in UTC.
         """
         self._name, self._days, self._clock = name, days, clock
 
-    def append(self, acts: Sequence[Interaction]) -> int:
-        """Keep acts, as BuyerStore.append() says."""
-        kept = worth_keeping(acts, self._clock(), self._days)
-        with _answers():
-            self._write([{"PutRequest": {"Item": self._item(act)}} for act in kept])
-        return len(kept)
+    def append(self, interactions: Sequence[Interaction]) -> int:
+        """Store interactions; see BuyerStore.append()."""
+        storable = select_storable(interactions, self._clock(), self._days)
+        with _translated_errors():
+            self._write([{"PutRequest": {"Item": self._item(interaction)}} for interaction in storable])
+        return len(storable)
 
-    def recent(self, buyer_id: str, limit: int = MOST_ACTS) -> list[Interaction]:
-        """The latest acts of a buyer, the oldest first; one that came within the last second may be missing."""
-        oldest = f"{epoch_ms(oldest_kept(self._clock(), self._days)):0{TIME_DIGITS}}"  # what is too old goes days late
-        with _answers():
-            answer = self._dynamodb.query(  # MOST_ACTS items of at most 1.7 kB: always one page, which ends at 1 MB
+    def recent(self, buyer_id: str, limit: int = MAX_PER_BUYER) -> list[Interaction]:
+        """Return the latest interactions of a buyer, the oldest first; one of the last second may be missing."""
+        oldest = (
+            f"{epoch_ms(oldest_stored(self._clock(), self._days)):0{TIME_DIGITS}}"  # DynamoDB deletes what is too old days late
+        )
+        with _translated_errors():
+            answer = self._dynamodb.query(  # MAX_PER_BUYER items of at most 1.7 kB: always one page, which ends at 1 MB
                 TableName=self._name,
                 KeyConditionExpression="buyer_id = :buyer AND act >= :oldest",
                 ExpressionAttributeValues={":buyer": {"S": buyer_id}, ":oldest": {"S": oldest}},
                 ScanIndexForward=False,
                 Limit=limit,
             )
-        return [_act(item) for item in reversed(answer["Items"])]
+        return [_interaction(item) for item in reversed(answer["Items"])]
 
     def erase(self, buyer_id: str) -> int:
-        """Forget a buyer, page by page, by consistent reads; how many acts went."""
+        """Delete a buyer's interactions, page by page, with consistent reads; return their number."""
         erased = 0
-        with _answers():
+        with _translated_errors():
             for keys in self._keys(buyer_id):
                 self._write([{"DeleteRequest": {"Key": key}} for key in keys])
                 erased += len(keys)
         return erased
 
     def _keys(self, buyer_id: str) -> Iterator[list[dict[str, Any]]]:
-        asked: dict[str, Any] = {
+        query: dict[str, Any] = {
             "TableName": self._name,
             "KeyConditionExpression": "buyer_id = :buyer",
             "ExpressionAttributeValues": {":buyer": {"S": buyer_id}},
@@ -83,16 +85,16 @@ class BuyerTable:
             "ConsistentRead": True,
         }
         while True:
-            page = self._dynamodb.query(**asked)
+            page = self._dynamodb.query(**query)
             yield page["Items"]
             if "LastEvaluatedKey" not in page:
                 return
-            asked["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+            query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
     def _write(self, writes: Sequence[dict[str, Any]]) -> None:
-        """Carry out writes, each key at most once among them; what a call did not take is sent again, and nothing else."""
-        for start in range(0, len(writes), WRITES_A_CALL):
-            waiting = list(writes[start : start + WRITES_A_CALL])
+        """Carry out writes, each key at most once among them; repeat only those that DynamoDB did not carry out."""
+        for start in range(0, len(writes), WRITES_PER_CALL):
+            waiting = list(writes[start : start + WRITES_PER_CALL])
             calls = Retrying(
                 retry=retry_if_exception_type(_NotAllTaken),
                 stop=stop_after_attempt(ATTEMPTS),
@@ -106,13 +108,13 @@ class BuyerTable:
                     if waiting:
                         raise _NotAllTaken(f"{len(waiting)} writes were not taken")
 
-    def _item(self, act: Interaction) -> dict[str, Any]:
-        at_ms, kind, item_id = interaction_key(act)
-        gone = min(act.timestamp, self._clock()) + timedelta(days=self._days)
+    def _item(self, interaction: Interaction) -> dict[str, Any]:
+        at_ms, kind, item_id = interaction_key(interaction)
+        expiry = min(interaction.timestamp, self._clock()) + timedelta(days=self._days)
         return {
-            "buyer_id": {"S": act.buyer_id},
+            "buyer_id": {"S": interaction.buyer_id},
             "act": {"S": f"{at_ms:0{TIME_DIGITS}}#{kind}#{item_id}"},
-            "expires_at": {"N": str(epoch_ms(gone) // 1000 + 1)},
+            "expires_at": {"N": str(epoch_ms(expiry) // 1000 + 1)},
         }
 
     @cached_property
@@ -124,14 +126,14 @@ class BuyerTable:
         return boto3.client("dynamodb", config=Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries=retries))
 
 
-def _act(item: dict[str, Any]) -> Interaction:
+def _interaction(item: dict[str, Any]) -> Interaction:
     at_ms, kind, item_id = item["act"]["S"].split("#", 2)
     return Interaction(item["buyer_id"]["S"], item_id, kind, moment_of(int(at_ms)))
 
 
 @contextmanager
-def _answers() -> Iterator[None]:
-    """Turn what DynamoDB complains about into FeedbackUnavailable; its own texts may quote keys, and keys name buyers."""
+def _translated_errors() -> Iterator[None]:
+    """Translate errors of DynamoDB into FeedbackUnavailable, without their texts, which may quote keys and so name buyers."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

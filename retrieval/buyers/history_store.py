@@ -1,6 +1,7 @@
-"""What buyers did lately, kept by buyer: the port, and which acts are worth keeping.
+"""The port of the stores of buyers' recent interactions, and the rules of what they store.
 
-A repeated act is one. Times are kept to the millisecond, the words of searches not at all: a buyer's vector needs none.
+A repeated interaction is stored once. Times are stored to the millisecond. The words of searches are not stored, because a buyer's
+vector needs none.
 """
 
 from collections import defaultdict
@@ -13,101 +14,105 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import EPOCH, epoch_ms, require_id
 from retrieval.feedback.rows import CLOCK_AHEAD
 
-MOST_ACTS = 200  # of one buyer: as many as a search takes (search_request.MAX_INTERACTIONS)
+MAX_PER_BUYER = 200  # interactions; as many as a search takes (search.request.MAX_INTERACTIONS)
 
-InteractionKey = tuple[int, str, str]  # (ms since 1970, event type, item_id): acts of one buyer with the same key are one
+InteractionKey = tuple[int, str, str]  # (ms since 1970, event type, item_id): interactions of one buyer with the same key are one
 
 
 class BuyerStore(Protocol):
-    """Where the latest acts of each buyer are kept. Threads may share it."""
+    """Stores the latest interactions of each buyer. Threads may share it."""
 
-    def append(self, acts: Sequence[Interaction]) -> int:
-        """Keep acts of any buyers, in any order; those of worth_keeping() alone, and one that is there already once.
+    def append(self, interactions: Sequence[Interaction]) -> int:
+        """Store those interactions that select_storable() returns; one that is stored already stays once.
+
+        Args:
+            interactions: of any buyers, in any order.
 
         Returns:
-            How many were worth keeping.
+            Number of storable interactions.
 
         Raises:
-            FeedbackUnavailable: some could not be kept; it is safe to send all of them again.
+            FeedbackUnavailable: some could not be stored; it is safe to send all of them again.
         """
 
-    def recent(self, buyer_id: str, limit: int = MOST_ACTS) -> list[Interaction]:
-        """The latest acts of a buyer, the oldest first, ties by event type and item; none of an unknown buyer.
+    def recent(self, buyer_id: str, limit: int = MAX_PER_BUYER) -> list[Interaction]:
+        """Return the latest interactions of a buyer, the oldest first, ties by event type and item; none of an unknown buyer.
 
         Raises:
             FeedbackUnavailable: the store does not answer.
         """
 
     def erase(self, buyer_id: str) -> int:
-        """Forget a buyer; how many acts went, 0 when nothing is known.
+        """Delete a buyer's interactions and return their number, 0 for an unknown buyer.
 
         Raises:
-            FeedbackUnavailable: the store does not answer; some acts may have gone, and it is safe to ask again.
+            FeedbackUnavailable: the store does not answer; some may be deleted, and it is safe to call again.
         """
 
 
 class NoBuyerStore:
-    """Keeps nothing: where no store was set up, every buyer is a new one."""
+    """Stores nothing. Without a store every buyer is a new one."""
 
-    def append(self, acts: Sequence[Interaction]) -> int:
-        """Keep none."""
+    def append(self, interactions: Sequence[Interaction]) -> int:
+        """Store nothing."""
         return 0
 
-    def recent(self, buyer_id: str, limit: int = MOST_ACTS) -> list[Interaction]:
-        """Know nothing."""
+    def recent(self, buyer_id: str, limit: int = MAX_PER_BUYER) -> list[Interaction]:
+        """Return nothing."""
         return []
 
     def erase(self, buyer_id: str) -> int:
-        """Have nothing to forget."""
+        """Delete nothing."""
         return 0
 
 
-def oldest_kept(now: datetime, days: int) -> datetime:
-    """The moment before which acts are forgotten."""
+def oldest_stored(now: datetime, days: int) -> datetime:
+    """Return the time before which interactions are deleted."""
     return now - timedelta(days=days)
 
 
-def worth_keeping(acts: Sequence[Interaction], now: datetime, days: int) -> list[Interaction]:
-    """The acts that a store keeps: none before oldest_kept(), none from the future, the latest MOST_ACTS of each buyer.
+def select_storable(interactions: Sequence[Interaction], now: datetime, days: int) -> list[Interaction]:
+    """Select the latest MAX_PER_BUYER interactions of each buyer, none before oldest_stored() and none from the future.
 
-    A clock may be a day ahead (feedback.CLOCK_AHEAD); what says to be of a later day would stay the latest act for good.
+    A client's clock may be a day ahead (feedback.rows.CLOCK_AHEAD). An interaction with a later time would stay the latest one
+    for good.
 
     Args:
-        acts: of any buyers, in any order.
+        interactions: of any buyers, in any order.
         now: UTC.
-        days: how long an act is kept.
+        days: how long an interaction is stored.
 
     Returns:
-        Each act once, buyer by buyer, the oldest first, without the words of searches, its time in whole milliseconds.
+        Each interaction once, buyer by buyer, the oldest first, without the words of searches, its time in whole milliseconds.
     """
     by_buyer: dict[str, dict[InteractionKey, Interaction]] = defaultdict(dict)
-    for act in acts:
-        if oldest_kept(now, days) <= act.timestamp <= now + CLOCK_AHEAD:
-            key = interaction_key(act)
-            by_buyer[act.buyer_id][key] = replace(act, timestamp=moment_of(key[0]), query="")
-    return [kept[key] for kept in by_buyer.values() for key in sorted(kept)[-MOST_ACTS:]]
+    for one in interactions:
+        if oldest_stored(now, days) <= one.timestamp <= now + CLOCK_AHEAD:
+            key = interaction_key(one)
+            by_buyer[one.buyer_id][key] = replace(one, timestamp=moment_of(key[0]), query="")
+    return [by_key[key] for by_key in by_buyer.values() for key in sorted(by_key)[-MAX_PER_BUYER:]]
 
 
-def joined(stored: Sequence[Interaction], sent: Sequence[Interaction]) -> list[Interaction]:
-    """The latest MOST_ACTS of what is kept of a buyer and what a caller sends along, the oldest first, each act once."""
-    known = {interaction_key(act): act for act in (*sent, *stored)}
-    return [known[key] for key in sorted(known)[-MOST_ACTS:]]
+def merge_interactions(stored: Sequence[Interaction], sent: Sequence[Interaction]) -> list[Interaction]:
+    """Return the latest MAX_PER_BUYER of a buyer's stored and sent interactions, the oldest first, each once."""
+    by_key = {interaction_key(one): one for one in (*sent, *stored)}
+    return [by_key[key] for key in sorted(by_key)[-MAX_PER_BUYER:]]
 
 
-def interaction_key(act: Interaction) -> InteractionKey:
-    """What tells the acts of one buyer apart, in the order in which they are told."""
-    return epoch_ms(act.timestamp), act.event_type, act.item_id
+def interaction_key(interaction: Interaction) -> InteractionKey:
+    """Return the key by which the interactions of one buyer are distinguished and sorted."""
+    return epoch_ms(interaction.timestamp), interaction.event_type, interaction.item_id
 
 
 def moment_of(ms: int) -> datetime:
-    """The UTC time of so many milliseconds since 1970."""
+    """Convert milliseconds since 1970 into a UTC time."""
     return EPOCH + timedelta(milliseconds=ms)
 
 
 def parse_buyer_id(text: str) -> str:
-    """A buyer's id in the form in which events carry it.
+    """Normalise a buyer's id to the form that events have.
 
     Raises:
-        InvalidQuery: it is empty, too long, or holds what nobody can see.
+        InvalidQuery: it is empty, too long, or holds invisible characters.
     """
     return require_id("buyer_id", text)

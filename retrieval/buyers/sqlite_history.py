@@ -1,21 +1,19 @@
-"""What buyers did lately, in a SQLite file of this machine: the store behind `gavel serve` and `gavel buyers`."""
+"""Store buyers' recent interactions in a SQLite file of this machine, for `gavel serve` and `gavel buyers`."""
 
-import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from retrieval.buyers.history_store import MOST_ACTS, interaction_key, moment_of, oldest_kept, worth_keeping
+from retrieval.buyers.history_store import MAX_PER_BUYER, interaction_key, moment_of, oldest_stored, select_storable
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
-from retrieval.files import shortage
+from retrieval.files import creating, shortage
 from retrieval.index.port import utc_now
 
-BUSY_TIMEOUT_S = 5.0  # how long a writer waits for others to commit; a search, which reads, never does
+BUSY_TIMEOUT_S = 5.0  # for other writers to commit; a search only reads and never waits
 SCHEMA = """
 CREATE TABLE acts (
     buyer_id TEXT NOT NULL, at_ms INTEGER NOT NULL, event_type TEXT NOT NULL, item_id TEXT NOT NULL,
@@ -36,60 +34,60 @@ ORDER BY at_ms DESC, event_type DESC, item_id DESC LIMIT ?
 
 
 class BuyerEvents:
-    """The latest acts of each buyer. Threads and processes may share the file: every call opens it anew.
+    """Stores the latest interactions of each buyer. Threads and processes may share the file, because every call opens it anew.
 
-    What is deleted is overwritten (secure_delete): an erased buyer stands in no free page of the file.
+    Deleted rows are overwritten (secure_delete), so that no free page of the file holds an erased buyer.
     """
 
     def __init__(self, path: Path, days: int, clock: Callable[[], datetime] = utc_now) -> None:
-        """Make nothing yet.
+        """Create the file with the first interaction.
 
         Args:
-            path: of the file, made with the first act.
-            days: how long an act is kept.
-            clock: tells the time in UTC.
+            path: of the file.
+            days: how long an interaction is stored.
+            clock: returns the time in UTC.
         """
         self._path, self._days, self._clock = path, days, clock
 
-    def append(self, acts: Sequence[Interaction]) -> int:
-        """Keep acts, as BuyerStore.append() says; acts of any buyer that have grown too old go."""
+    def append(self, interactions: Sequence[Interaction]) -> int:
+        """Store interactions, see BuyerStore.append(); delete those of any buyer that are too old."""
         now = self._clock()
-        kept = worth_keeping(acts, now, self._days)
-        if not kept:
+        storable = select_storable(interactions, now, self._days)
+        if not storable:
             return 0
         with self._open() as connection, connection:
             connection.executemany(
-                "INSERT OR IGNORE INTO acts VALUES (?, ?, ?, ?)", [(a.buyer_id, *interaction_key(a)) for a in kept]
+                "INSERT OR IGNORE INTO acts VALUES (?, ?, ?, ?)", [(one.buyer_id, *interaction_key(one)) for one in storable]
             )
-            connection.executemany(BEYOND_THE_LATEST, [(buyer, MOST_ACTS - 1) for buyer in {act.buyer_id for act in kept}])
-            connection.execute("DELETE FROM acts WHERE at_ms < ?", (epoch_ms(oldest_kept(now, self._days)),))
-        return len(kept)
+            connection.executemany(BEYOND_THE_LATEST, [(buyer, MAX_PER_BUYER - 1) for buyer in {one.buyer_id for one in storable}])
+            connection.execute("DELETE FROM acts WHERE at_ms < ?", (epoch_ms(oldest_stored(now, self._days)),))
+        return len(storable)
 
-    def recent(self, buyer_id: str, limit: int = MOST_ACTS) -> list[Interaction]:
-        """The latest acts of a buyer, the oldest first."""
+    def recent(self, buyer_id: str, limit: int = MAX_PER_BUYER) -> list[Interaction]:
+        """Return the latest interactions of a buyer, the oldest first."""
         if not self._path.exists():
             return []
-        oldest = epoch_ms(oldest_kept(self._clock(), self._days))
+        oldest = epoch_ms(oldest_stored(self._clock(), self._days))
         with self._open() as connection:
             rows = connection.execute(LATEST, (buyer_id, oldest, limit)).fetchall()
         return [Interaction(buyer_id, item_id, kind, moment_of(at_ms)) for at_ms, kind, item_id in reversed(rows)]
 
     def erase(self, buyer_id: str) -> int:
-        """Forget a buyer; how many acts went."""
+        """Delete a buyer's interactions and return their number."""
         if not self._path.exists():
             return 0
         with self._open() as connection:
             with connection:
                 erased = connection.execute("DELETE FROM acts WHERE buyer_id = ?", (buyer_id,)).rowcount
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the write-ahead log would still tell
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else the write-ahead log would still hold them
         return erased
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection to the file, made readable by its owner alone.
+        """Open a connection to the file, which only its owner may read.
 
         Raises:
-            FeedbackUnavailable: the file is damaged, locked or out of reach, or cannot be made.
+            FeedbackUnavailable: the file is damaged, locked or inaccessible, or cannot be created.
         """
         try:
             if not self._path.exists():
@@ -101,22 +99,15 @@ class BuyerEvents:
             raise FeedbackUnavailable(shortage(self._path, error) or f"{self._path} {_complaint(error)}") from error
 
     def _create(self) -> None:
-        """Make the file whole under another name and give it its own in one step: whoever opens it finds it ready."""
+        """Create the file in one step, so that no process opens it without its table."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT, 0o600))
-        try:
-            with closing(sqlite3.connect(partial)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")  # whoever reads need not wait for who writes
-                connection.executescript(SCHEMA)
-            with suppress(FileExistsError):  # another was first
-                os.link(partial, self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with creating(self._path) as partial, closing(sqlite3.connect(partial)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")  # readers need not wait for writers
+            connection.executescript(SCHEMA)
 
 
 def _complaint(error: sqlite3.Error | OSError) -> str:
-    """What is wrong with the file, and the way out."""
+    """Describe the fault of the file and its remedy."""
     if isinstance(error, OSError):
         return f"cannot be opened ({error.strerror}); mend its permissions"
     if any(word in str(error) for word in ("locked", "busy")):

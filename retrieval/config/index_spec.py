@@ -30,11 +30,14 @@ PARAMETERS: Mapping[IndexType, tuple[str, ...]] = {
 }
 ZERO_ALLOWED = ("nlist", "ef_search", "pca")  # 0 leaves the first two to the number of vectors, and cuts nothing with the third
 
-POINTS_A_CENTROID = 64  # of a training sample; FAISS's k-means warns below 39 and looks at no more than 256
-LEAST_POINTS_A_CENTROID = 39
+POINTS_PER_CENTROID = 64  # of a training sample; FAISS's k-means warns below 39 and looks at no more than 256
+MIN_POINTS_PER_CENTROID = 39
 SAMPLE_OF_RANGES = 10_000  # vectors whose smallest and largest numbers bound the steps of sq8
-LEAST_TO_TRAIN = 1_000  # vectors from which lists, codes, ranges or axes are taken; fewer are compared one by one as quickly
-BEAM_PER_ROOT, LEAST_BEAM = 0.55, 100  # ef_search of .99 of fifty: 65, 144 and 569 among 10^4, 10^5 and 10^6 clustered vectors
+MIN_TO_TRAIN = 1_000  # vectors from which lists, codes, ranges or axes are taken; fewer are compared one by one as quickly
+EF_SEARCH_PER_ROOT, MIN_EF_SEARCH = (
+    0.55,
+    100,
+)  # ef_search of .99 of fifty: 65, 144 and 569 among 10^4, 10^5 and 10^6 clustered vectors
 LISTS_PER_ROOT = 4  # lists are 4 to 16 times the root of the number of vectors, says the wiki; few lists are quick to train
 
 
@@ -142,22 +145,22 @@ class IndexSpec:
         if "nlist" not in PARAMETERS[self.family] or self.nlist:
             return self
         wanted = 2 ** round(math.log2(max(LISTS_PER_ROOT * math.sqrt(max(items, 1)), 1)))
-        return replace(self, nlist=max(1, min(wanted, items // LEAST_POINTS_A_CENTROID)))
+        return replace(self, nlist=max(1, min(wanted, items // MIN_POINTS_PER_CENTROID)))
 
     def beam(self, items: int) -> int:
         """ef_search over so many vectors: as named, else what finds .99 of fifty among vectors in clusters.
 
         That was fitted up to a million (docs/performance.md, "Which vector index"); beyond, the root goes on.
         """
-        return self.ef_search or max(LEAST_BEAM, math.ceil(BEAM_PER_ROOT * math.sqrt(items)))
+        return self.ef_search or max(MIN_EF_SEARCH, math.ceil(EF_SEARCH_PER_ROOT * math.sqrt(items)))
 
-    def least_to_train(self) -> int:
+    def min_to_train(self) -> int:
         """How many vectors there must be to train it; 0 if nothing is trained."""
-        if not self.training_sample(LEAST_TO_TRAIN):
+        if not self.training_sample(MIN_TO_TRAIN):
             return 0
         centroids = self.nlist if "nlist" in PARAMETERS[self.family] else 1
         codes = 2**self.pq_bits if "pq_m" in PARAMETERS[self.family] else 1
-        return max(LEAST_TO_TRAIN, self.pca, LEAST_POINTS_A_CENTROID * max(centroids, codes))
+        return max(MIN_TO_TRAIN, self.pca, MIN_POINTS_PER_CENTROID * max(centroids, codes))
 
     def lies_like(self, other: "IndexSpec") -> bool:
         """Whether an index of another spec may be searched as one of this: only its graph or its effort may differ."""
@@ -176,8 +179,8 @@ class IndexSpec:
     def training_sample(self, items: int) -> int:
         """How many of so many vectors it is trained on: 64 a centroid, whether of lists or of codes; 0 if nothing is trained."""
         sized, names = self.sized(items), PARAMETERS[self.family]
-        wanted = [POINTS_A_CENTROID * sized.nlist] if "nlist" in names else []
-        wanted += [POINTS_A_CENTROID * 2**self.pq_bits] if "pq_m" in names else []
+        wanted = [POINTS_PER_CENTROID * sized.nlist] if "nlist" in names else []
+        wanted += [POINTS_PER_CENTROID * 2**self.pq_bits] if "pq_m" in names else []
         wanted += [SAMPLE_OF_RANGES] if self.family.endswith("sq8") or self.pca else []
         return min(items, max(wanted, default=0))
 

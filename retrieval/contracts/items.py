@@ -23,8 +23,8 @@ MAX_BID_COUNT = 2**31 - 1  # the index's integer
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ZONE_SLACK = timedelta(hours=14)  # a time without a zone is taken as UTC, and may be a local one that far ahead of it
 NUMERIC_TIME = re.compile(r"-?\d{9,}(\.\d+)?")  # eight digits are an ISO 8601 date
-LEAST_NUMERIC_TIME = 1e8  # the same of a number
-MOST_SECONDS = 10**11  # above, a number counts milliseconds
+MIN_NUMERIC_TIME = 1e8  # the same of a number
+MAX_SECONDS = 10**11  # above, a number counts milliseconds
 FIRST_NUMERIC, END_NUMERIC = datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # what a number may say
 YEAR_TO_HOUR = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])(\.0+)?")  # also a count of seconds
 TIMES = "write ISO 8601, such as 2026-11-21T20:00:00Z, or epoch seconds or milliseconds"
@@ -202,10 +202,10 @@ def parse_time(field: str, value: Any) -> datetime | None:
         if isinstance(value, datetime):
             moment = value
         elif NUMERIC_TIME.fullmatch(text := str(value).strip()) or (
-            isinstance(value, (int, float)) and abs(value) >= LEAST_NUMERIC_TIME
+            isinstance(value, (int, float)) and abs(value) >= MIN_NUMERIC_TIME
         ):
             number = float(text)  # CSV has no numbers, only text
-            moment = datetime.fromtimestamp(number / 1000 if abs(number) > MOST_SECONDS else number, UTC)
+            moment = datetime.fromtimestamp(number / 1000 if abs(number) > MAX_SECONDS else number, UTC)
             if not FIRST_NUMERIC <= moment < END_NUMERIC or YEAR_TO_HOUR.fullmatch(text):
                 raise InvalidInput(
                     f"{field} is not a time: {value!r} counts no seconds or milliseconds from 1990 to 2200, or may be YYYYMMDDHH; "

@@ -12,19 +12,19 @@ from typing import BinaryIO
 from retrieval.contracts.documents import BadLine, Deletion, IndexedItem, parse_bulk_lines
 from retrieval.errors import ReleaseError
 
-Entry = IndexedItem | Deletion
+IndexOp = IndexedItem | Deletion
 
 
 class PartReader:
-    """The lines of an embedding part, read once as a stream.
+    """Reads the operations of an embedding part once, as a stream.
 
     Args:
-        source: a .ndjson.gz file, or anything that reads its bytes, such as the body of an S3 object.
-        name: what errors call it; its path where there is one.
+        source: a .ndjson.gz file, or an object that reads its bytes, such as the body of an S3 object.
+        name: for error messages; the path is used if there is one.
 
     Attributes:
-        sha256: hexadecimal hash of the bytes, once the last line was read.
-        bad_lines: lines that could not be read, as (item_id, reason).
+        sha256: hexadecimal hash of the bytes, set after the last line.
+        bad_lines: damaged lines, as (item_id, reason).
     """
 
     def __init__(self, source: Path | BinaryIO, name: str = "the part") -> None:
@@ -33,32 +33,32 @@ class PartReader:
         self.name = str(source) if isinstance(source, Path) else name
         self._source = source
 
-    def __iter__(self) -> Iterator[Entry]:
-        """The entries; damaged lines are set aside.
+    def __iter__(self) -> Iterator[IndexOp]:
+        """Yield the operations; collect damaged lines in `bad_lines`.
 
         Raises:
-            ReleaseError: the bytes are not gzip, end too early or are none at all.
+            ReleaseError: the bytes are not gzip, end too early, or hold no operation.
         """
         empty = True
         with self._source.open("rb") if isinstance(self._source, Path) else nullcontext(self._source) as file:
-            hashed = _HashedFile(file)
+            hashing = _HashingFile(file)
             try:
-                with gzip.open(hashed, "rb") as lines:  # type: ignore[call-overload]  # it reads, and gzip asks for no more
-                    for entry in parse_bulk_lines(lines):
+                with gzip.open(hashing, "rb") as lines:  # type: ignore[call-overload]  # gzip needs only read()
+                    for op in parse_bulk_lines(lines):
                         empty = False
-                        if isinstance(entry, BadLine):
-                            self.bad_lines.append((entry.item_id, entry.reason))
+                        if isinstance(op, BadLine):
+                            self.bad_lines.append((op.item_id, op.reason))
                         else:
-                            yield entry
+                            yield op
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise ReleaseError(f"{self.name} is not a whole embedding part: {error}; run `gavel embed` again") from error
-        if empty:  # gzip takes a file of no bytes for a whole one, and no run writes a part without entries
+        if empty:  # gzip accepts an empty file, and no run writes a part without operations
             raise ReleaseError(f"{self.name} holds no entry; run `gavel embed` again")
-        self.sha256 = hashed.digest.hexdigest()
+        self.sha256 = hashing.digest.hexdigest()
 
 
-class _HashedFile:
-    """A file that hashes the bytes that are read from it."""
+class _HashingFile:
+    """Wraps a file and hashes the bytes that are read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.digest = hashlib.sha256()
@@ -70,8 +70,8 @@ class _HashedFile:
         return data
 
 
-def read_part(source: Path | BinaryIO) -> Iterator[Entry]:
-    """Read an embedding part of which every line must be sound, as a stream.
+def read_part(source: Path | BinaryIO) -> Iterator[IndexOp]:
+    """Read an embedding part as a stream; a damaged line is an error.
 
     Args:
         source: as of PartReader.
@@ -80,8 +80,8 @@ def read_part(source: Path | BinaryIO) -> Iterator[Entry]:
         ReleaseError: the part is not whole, or holds a damaged line.
     """
     part = PartReader(source)
-    for entry in chain(part, [None]):
+    for op in chain(part, [None]):
         if part.bad_lines:
             raise ReleaseError(f"{part.name}: {part.bad_lines[0][1]}; run `gavel embed` again")
-        if entry is not None:
-            yield entry
+        if op is not None:
+            yield op

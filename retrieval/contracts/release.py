@@ -1,4 +1,4 @@
-"""A release: the parts of one embedding run, the manifest that commits them, and what became of each part in an index."""
+"""A release: the parts of one embedding run, the manifest that commits them, and the record of each part in an index."""
 
 import json
 import re
@@ -14,10 +14,10 @@ from retrieval.files import replace_file, sha256_of, shortage
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.ndjson"
 RECEIPT_FILE = "indexed.json"  # written beside the manifest once the release is live
-PART_RECEIPTS = "receipts"  # the folder of PartReceipts beside the manifest
+PART_RECEIPTS = "receipts"  # the folder of IndexedParts beside the manifest
 INDEX_REJECTS_FILE = "index-rejects.ndjson"  # items of the release that the index refused, with the reasons
-MOST = {"dimensions": 16_000, "instances": 99_999}  # as OpenSearch takes them, and as names of manifests have room
-MOST_COUNTED = 10**12  # lots or bytes
+MAX_COUNTS = {"dimensions": 16_000, "instances": 99_999}  # limits of OpenSearch, and of the names of manifests
+MAX_COUNT = 10**12  # items or bytes
 PART_NAME = re.compile(r"part-\d+\.ndjson\.gz", re.ASCII)
 TOWER_ID = re.compile(r"[\w.-]*", re.ASCII)  # part of the name of a folder
 
@@ -28,7 +28,7 @@ class Part:
 
     Attributes:
         name: file name, such as part-00000.ndjson.gz.
-        items: lots in it.
+        items: number of items in it.
         bytes: size of the file.
         sha256: hexadecimal hash of the file's bytes.
     """
@@ -40,14 +40,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class PartReceipt(UpsertReport):
-    """The outcome of every item of a part in one index.
+class IndexedPart(UpsertReport):
+    """The result of every operation of a part in one index.
 
     Attributes:
         part: name of the part.
         sha256: hexadecimal hash of the bytes that were read.
-        index: physical name of the index; empty where no entry of the part could be read.
-        tower_id: whose vectors the index holds; empty likewise.
+        index: physical name of the index; empty if no operation of the part could be read.
+        tower_id: of the vectors of the index; empty likewise.
     """
 
     part: str = ""
@@ -57,66 +57,66 @@ class PartReceipt(UpsertReport):
 
     @property
     def key(self) -> str:
-        """Key of the receipt below the release's folder; S3 tells the indexer of no object with this ending."""
+        """Return the key of the record below the release's folder; S3 sends the indexer no event for this ending."""
         return f"{PART_RECEIPTS}/{self.part}.receipt"
 
     def to_json(self) -> str:
-        """The receipt as indented JSON."""
+        """Return the record as indented JSON."""
         return json.dumps({"counts": self.counts, **asdict(self)}, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "PartReceipt":
+    def from_json(cls, text: str) -> "IndexedPart":
         """Read to_json()'s text back.
 
         Raises:
-            ReleaseError: the text is no receipt.
+            ReleaseError: the text is no such record.
         """
         try:
             values = json.loads(text)
             del values["counts"]
-            made = cls(**{**values, "rejected": [(item_id, reason) for item_id, reason in values["rejected"]]})
-            _check_fields(made)
-            for texts in (made.deleted_ids, made.stale_ids, *made.rejected):
+            indexed = cls(**{**values, "rejected": [(item_id, reason) for item_id, reason in values["rejected"]]})
+            _check_fields(indexed)
+            for texts in (indexed.deleted_ids, indexed.stale_ids, *indexed.rejected):
                 if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
                     raise ValueError("its ids and reasons are no texts")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ReleaseError(f"not the receipt of a part: {error}") from error
-        return made
+        return indexed
 
     def fault(self, part: Part, index: str) -> str | None:
-        """Say why the receipt does not prove that an index holds a part whole; None where it does.
+        """Return why the record does not prove that an index holds a part whole; None if it does.
 
         Args:
-            part: as the manifest names it.
+            part: as in the manifest.
             index: physical name.
         """
         if self.sha256 != part.sha256:
             return "was read with other bytes than its manifest names"
         if self.index not in (index, ""):
             return f"was indexed into {self.index}"
-        unnamed = sum(not item_id for item_id, _ in self.rejected)  # damaged lines, each of an item or of none
-        if not self.total - self.deleted - unnamed <= part.items <= self.total:
+        without_id = sum(not item_id for item_id, _ in self.rejected)  # damaged lines, each of one item or none
+        if not self.total - self.deleted - without_id <= part.items <= self.total:
             return f"has {self.total} items, its manifest says {part.items}"
         return None
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says; it is written last, and its presence commits the release.
+    """The content of `manifest.json`, which is written last and commits the release.
 
     Attributes:
-        release_id: name of the run, the folder's name.
-        tower_id: the tower that made every vector in it.
+        release_id: name of the run and of the folder.
+        tower_id: the tower of all its vectors.
         dimensions: length of the vectors.
-        items_in: rows that were read; always embedded + rejected.
-        items_embedded: lots in the parts.
+        items_in: rows read; always embedded + rejected.
+        items_embedded: items in the parts.
         items_rejected: rows in rejects.ndjson.
-        items_without_image: lots embedded from their text alone.
+        items_without_image: items embedded from their text alone.
         parts: the parts, by name.
-        items_superseded: lots in the parts that a newer row of the same release, with the same id, replaces.
-        inputs: hash of the catalogue files that the run was given, the same on every instance.
-        instance: which of the instances wrote this manifest, from 0.
-        instances: how many instances shared the run; each writes a manifest of its own.
+        items_superseded: items in the parts that a newer row of the same release replaces.
+        inputs: hash of the catalogue files of the run, the same on every instance.
+        instance: number of the instance that wrote this manifest, from 0.
+        instances: number of instances that share the run; each writes its own manifest.
     """
 
     release_id: str
@@ -146,18 +146,18 @@ class Manifest:
 
     @property
     def lots(self) -> int:
-        """Different lots that the release leaves in an index."""
+        """Return the number of distinct items of the release."""
         return self.items_embedded - self.items_superseded
 
     @property
     def file_name(self) -> str:
-        """manifest.json, or manifest-00001-of-00003.json for one of several instances."""
+        """Return manifest.json, or manifest-00001-of-00003.json for one of several instances."""
         if self.instances == 1:
             return MANIFEST_FILE
         return f"manifest-{self.instance:05}-of-{self.instances:05}.json"
 
     def to_json(self) -> str:
-        """The manifest as indented JSON."""
+        """Return the manifest as indented JSON."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
@@ -169,41 +169,41 @@ class Manifest:
         """
         try:
             values = json.loads(text)
-            made = cls(**{**values, "parts": [Part(**part) for part in values["parts"]]})
-            _check_fields(made)
-            for part in made.parts:
+            manifest = cls(**{**values, "parts": [Part(**part) for part in values["parts"]]})
+            _check_fields(manifest)
+            for part in manifest.parts:
                 _check_fields(part)
-            if not made.instance < made.instances:
-                raise ValueError(f"instance {made.instance} of {made.instances} cannot be")
-            if TOWER_ID.fullmatch(made.tower_id) is None:
-                raise ValueError(f"{made.tower_id!r} is no tower")
-            if odd := [part.name for part in made.parts if PART_NAME.fullmatch(part.name) is None]:
-                raise ValueError(f"{odd[0]!r} is no name of a part")
+            if not manifest.instance < manifest.instances:
+                raise ValueError(f"instance {manifest.instance} of {manifest.instances} cannot be")
+            if TOWER_ID.fullmatch(manifest.tower_id) is None:
+                raise ValueError(f"{manifest.tower_id!r} is no tower")
+            if invalid := [part.name for part in manifest.parts if PART_NAME.fullmatch(part.name) is None]:
+                raise ValueError(f"{invalid[0]!r} is no name of a part")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ReleaseError(f"not a release manifest: {error}") from error
-        return made
+        return manifest
 
     def save(self, folder: Path) -> Path:
-        """Write the manifest, in one step, so that no reader sees half of it."""
+        """Write the manifest in one step, so that no reader sees half of it."""
         return replace_file(folder / self.file_name, self.to_json())
 
 
-def _check_fields(described: Manifest | Part | PartReceipt) -> None:
-    """Check what JSON brought into the fields that are counts or texts.
+def _check_fields(values: Manifest | Part | IndexedPart) -> None:
+    """Check the types and ranges of counts and texts that were read from JSON.
 
     Raises:
-        ValueError: a count is no whole number in its range, or a text is none that can be shown.
+        ValueError: a count is not a whole number in its range, or a text is not printable.
     """
-    for field in fields(described):
-        value, most = getattr(described, field.name), MOST.get(field.name, MOST_COUNTED)
-        if field.type is int and not (type(value) is int and 0 <= value <= most):
-            raise ValueError(f"{field.name} is no whole number from 0 to {most}: {value!r}")
+    for field in fields(values):
+        value, maximum = getattr(values, field.name), MAX_COUNTS.get(field.name, MAX_COUNT)
+        if field.type is int and not (type(value) is int and 0 <= value <= maximum):
+            raise ValueError(f"{field.name} is no whole number from 0 to {maximum}: {value!r}")
         if field.type is str and not (isinstance(value, str) and value.isprintable()):
             raise ValueError(f"{field.name} is no text: {value!r}")
 
 
 def load_release(folder: Path) -> Manifest:
-    """Read the manifest of a release; the manifests of several instances come out as one.
+    """Read the manifest of a release; merge the manifests of several instances.
 
     Args:
         folder: `embeddings/<release_id>`.
@@ -216,15 +216,15 @@ def load_release(folder: Path) -> Manifest:
         try:
             shards.append(Manifest.from_json(path.read_text()))
         except (ReleaseError, OSError, UnicodeDecodeError) as error:
-            told = shortage(path, error) or f"{path} is damaged ({error}); embed its lots again with `gavel embed`"
-            raise ReleaseError(told) from error
+            message = shortage(path, error) or f"{path} is damaged ({error}); embed its lots again with `gavel embed`"
+            raise ReleaseError(message) from error
     if not shards:
         raise ReleaseError(f"{folder} holds no {MANIFEST_FILE}: the embedding run did not finish; run `gavel embed` again")
     return merge_manifests(shards)
 
 
 def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
-    """Put the manifests of the instances of one run together.
+    """Merge the manifests of the instances of one run.
 
     Raises:
         ReleaseError: one is missing, or they are not of the same run, inputs and tower.
@@ -232,8 +232,8 @@ def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
     first = shards[0]
     if len({(s.release_id, s.tower_id, s.dimensions, s.inputs, s.instances) for s in shards}) > 1:
         raise ReleaseError(f"the manifests of release {first.release_id} are of different runs, inputs or towers")
-    there = {s.instance for s in shards}
-    missing = next((instance for instance in range(first.instances) if instance not in there), None)
+    present = {s.instance for s in shards}
+    missing = next((instance for instance in range(first.instances) if instance not in present), None)
     if missing is not None:
         raise ReleaseError(f"release {first.release_id} waits for the manifest of instance {missing} of {first.instances}")
     parts = sorted((part for s in shards for part in s.parts), key=lambda part: part.name)
@@ -255,10 +255,10 @@ def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
 
 
 def check_part(part: Part, path: Path) -> None:
-    """Compare a part's bytes with what its manifest says.
+    """Compare a part's bytes with the hash in its manifest.
 
     Raises:
-        ReleaseError: the file is missing, or its bytes are not the ones that the run wrote.
+        ReleaseError: the file is missing, or its bytes differ from those that the run wrote.
     """
     try:
         digest = sha256_of(path)
@@ -268,29 +268,29 @@ def check_part(part: Part, path: Path) -> None:
         raise ReleaseError(f"{path} is damaged ({path.stat().st_size} bytes, {part.bytes} expected); run `gavel embed` again")
 
 
-def unproved_parts(manifest: Manifest, receipts: Iterable[PartReceipt], index: str) -> dict[str, str]:
-    """Find the parts of a release that no receipt proves to be whole in an index.
+def unproved_parts(manifest: Manifest, indexed: Iterable[IndexedPart], index: str) -> dict[str, str]:
+    """Find the parts of a release that are not proved to be whole in an index.
 
     Args:
         manifest: of the whole release.
-        receipts: of its parts; others are passed over.
+        indexed: records of its parts; others are ignored.
         index: physical name.
 
     Returns:
-        Part name -> what is amiss.
+        Part name -> fault.
     """
-    by_part = {receipt.part: receipt for receipt in receipts}
+    by_name = {part.part: part for part in indexed}
     faults = {
-        part.name: by_part[part.name].fault(part, index) if part.name in by_part else "is not indexed yet"
+        part.name: by_name[part.name].fault(part, index) if part.name in by_name else "is not indexed yet"
         for part in manifest.parts
     }
     return {name: fault for name, fault in faults.items() if fault}
 
 
-def rejects_of(receipts: Iterable[PartReceipt]) -> str:
-    """Write the refused items of parts as the lines of INDEX_REJECTS_FILE."""
+def rejects_of(parts: Iterable[IndexedPart]) -> str:
+    """Write the rejected items of parts as the lines of INDEX_REJECTS_FILE."""
     return "".join(
-        json.dumps({"part": receipt.part, "item_id": item_id, "reason": reason}) + "\n"
-        for receipt in receipts
-        for item_id, reason in receipt.rejected
+        json.dumps({"part": part.part, "item_id": item_id, "reason": reason}) + "\n"
+        for part in parts
+        for item_id, reason in part.rejected
     )

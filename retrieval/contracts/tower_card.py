@@ -56,7 +56,7 @@ class TowerCard:
     matryoshka: tuple[int, ...] = ()
 
     @property
-    def sees_photos(self) -> bool:
+    def has_image_encoder(self) -> bool:
         """Whether the artefact has the image branch that a search by photo encodes with."""
         return IMAGE_TOWER_FILE in self.files
 

@@ -90,7 +90,7 @@ def check_image_branch(card: TowerCard) -> None:
             f"tower {card.tower_id} reads text alone, so its lots cannot be searched by photo; train one without --text-only "
             "on lots with photos, then embed and index with it"
         )
-    if not card.sees_photos:
+    if not card.has_image_encoder:
         raise NoImageBranch(
             f"tower {card.tower_id} was saved without the image branch that a search by photo needs; "
             f"`gavel export image {card.tower_id}` adds it, lots stay as they are"

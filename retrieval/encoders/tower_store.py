@@ -59,7 +59,7 @@ def image_tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
     artefact, _ = split_tower_id(tower_id)
     if (
         towers.startswith("s3://")
-        and _card_in(folder, artefact).sees_photos
+        and _card_in(folder, artefact).has_image_encoder
         and not _is_whole(folder, artefact, [IMAGE_TOWER_FILE])
     ):
         _download(towers, artefact, IMAGE_TOWER_FILE, folder)

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 from retrieval.errors import FeedbackUnavailable
 from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists, parse_keys
+from retrieval.files import creating
 from retrieval.index.port import utc_now
 
 logger = logging.getLogger(__name__)
@@ -25,11 +25,11 @@ class EventLog:
     """Appends rows of feedback to `<folder>/<UTC day>.ndjson`. Threads and processes may share the folder."""
 
     def __init__(self, folder: Path, clock: Callable[[], datetime] = utc_now) -> None:
-        """Make nothing yet.
+        """Create the folder with the first rows.
 
         Args:
-            folder: made with the first rows.
-            clock: tells the day, in UTC.
+            folder: gets one file per UTC day.
+            clock: returns the time in UTC.
         """
         self._folder = folder
         self._clock = clock
@@ -37,11 +37,10 @@ class EventLog:
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows, all of them or none; they are on the disk when this returns.
 
-        A write that the disk takes in part is cut back, and a line that a crash left unfinished is ended, so that no row is glued
-        to half a row.
+        A partial write is truncated, and a line that a crash left unfinished is ended, so that no row is appended to half a row.
 
         Raises:
-            FeedbackUnavailable: the disk did not take them all. It is safe to send them again: each has its event_id.
+            FeedbackUnavailable: the disk did not take them all. It is safe to send them again, because each has its event_id.
         """
         data = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
         path = self._folder / f"{self._clock():%Y-%m-%d}{SUFFIX}"
@@ -55,9 +54,9 @@ class EventLog:
             raise FeedbackUnavailable(f"{path} cannot be written ({error.strerror}); free space or mend its permissions") from error
 
     def erase(self, buyer_id: str) -> int:
-        """Blank the lines of a buyer where they stand; how many there were.
+        """Overwrite the lines of a buyer with spaces, and return their number.
 
-        No line moves, so that whoever appends meanwhile loses nothing; a blank line is no event to any reader.
+        No line moves, so that processes that append meanwhile lose nothing. Readers skip blank lines.
 
         Raises:
             FeedbackUnavailable: a file cannot be read or written.
@@ -66,7 +65,7 @@ class EventLog:
 
 
 def _append_whole(file: BinaryIO, data: bytes) -> None:
-    """Append all bytes or none to a file that is locked.
+    """Append all bytes or none to a locked file.
 
     Raises:
         OSError: the disk did not take them all.
@@ -75,7 +74,7 @@ def _append_whole(file: BinaryIO, data: bytes) -> None:
     if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
         data = b"\n" + data
     try:
-        while data:  # a disk that is nearly full takes a part first, and then says why it takes no more
+        while data:  # a nearly full disk takes a part first, and raises at the next write
             data = data[file.write(data) :]
     except OSError:
         file.truncate(end)
@@ -84,7 +83,7 @@ def _append_whole(file: BinaryIO, data: bytes) -> None:
 
 @contextmanager
 def _locked(file: BinaryIO) -> Iterator[None]:
-    """Keep other threads and processes that append or erase out while the block runs."""
+    """Lock a file against other threads and processes that append or erase while the block runs."""
     fcntl.flock(file, fcntl.LOCK_EX)
     try:
         yield
@@ -119,7 +118,7 @@ def _buyer_of(line: bytes) -> object:
 
 
 def served_lists(path: Path) -> ServedLists:
-    """Read the keys of a home, or make one on first use; processes that do so at the same time end with the same one.
+    """Read the keys of a home, or make one on first use; concurrent processes end with the same key.
 
     Args:
         path: file of keys, one a line, the newest first; readable by its owner alone.
@@ -130,17 +129,8 @@ def served_lists(path: Path) -> ServedLists:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            number, made = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # readable by its owner alone
-            with os.fdopen(number, "wb") as file:
-                file.write(f"{secrets.token_hex(MIN_KEY_BYTES)}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(made, path)  # unlike a rename it leaves a key that another process has put there
-            except FileExistsError:
-                pass
-            finally:
-                Path(made).unlink()
+            with creating(path) as partial:
+                partial.write_text(f"{secrets.token_hex(MIN_KEY_BYTES)}\n")
         return ServedLists(parse_keys(path.read_bytes(), str(path)))
     except OSError as error:
         logger.warning("lists are not signed, so nothing is learnt from events: %s cannot be read or made (%s)", path, error)

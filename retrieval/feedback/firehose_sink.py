@@ -1,4 +1,4 @@
-"""What buyers did, sent to a Firehose delivery stream, which writes it to S3 as lines of JSON."""
+"""Send rows of feedback to a Firehose delivery stream, which writes them to S3 as lines of JSON."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,37 +9,37 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from retrieval.errors import FeedbackUnavailable
 
-MOST_RECORD_BYTES = 500_000  # Firehose takes 1,024,000, and 4 MiB in 500 records a call; MAX_ACTS rows never come near
+MAX_RECORD_BYTES = 500_000  # Firehose takes 1,024,000, and 4 MiB in 500 records a call; MAX_EVENTS rows never come near
 ATTEMPTS = 4
 LONGEST_WAIT_S = 1.0
 TIMEOUT_S = 2.0
 
 
 class _NotAllTaken(Exception):
-    """Some records of a call were not taken, which Firehose says in its answer."""
+    """Firehose did not take some records of a call, as its response says."""
 
 
 class EventStream:
     """Sends rows of feedback to a delivery stream. Threads may share it.
 
-    Rows of one request travel in one record where they fit: Firehose charges every record as 5 kB at least, and a record is kept
-    whole or not at all.
+    Rows of one request go into one record if they fit: Firehose charges every record as 5 kB at least, and stores a record whole
+    or not at all.
     """
 
     def __init__(self, name: str) -> None:
-        """Ask nothing yet.
+        """Connect with the first call.
 
         Args:
-            name: of the delivery stream; empty where there is none, and all feedback is refused.
+            name: of the delivery stream; empty if there is none, and all feedback is refused.
         """
         self._name = name
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Send rows; records that were not taken are sent again, and no others.
+        """Send rows; repeat only the records that Firehose did not take.
 
         Raises:
-            FeedbackUnavailable: some were not taken in ATTEMPTS calls. Others may have been: whoever sends all again does no
-                harm, for every row has its event_id.
+            FeedbackUnavailable: some were not taken in ATTEMPTS calls, others may have been. It is safe to send all again, because
+                every row has its event_id.
         """
         if not self._name:
             raise FeedbackUnavailable("no delivery stream takes events here; set GAVEL_EVENTS_STREAM to its name")
@@ -62,11 +62,11 @@ class EventStream:
             raise FeedbackUnavailable(f"delivery stream {self._name} does not take events ({error}); send them again") from error
 
     def _put(self, records: Sequence[bytes]) -> tuple[list[bytes], str]:
-        """Send records; returns those that were not taken, and why the first of them was not."""
-        sent = [{"Data": data} for data in records]
-        answers = self._firehose.put_record_batch(DeliveryStreamName=self._name, Records=sent)["RequestResponses"]
-        failed = [(data, answer) for data, answer in zip(records, answers, strict=True) if "ErrorCode" in answer]
-        reason = next((f"{answer['ErrorCode']} {answer.get('ErrorMessage', '')}".strip() for _, answer in failed), "")
+        """Send records; return those that were not taken, and the reason of the first."""
+        batch = [{"Data": data} for data in records]
+        results = self._firehose.put_record_batch(DeliveryStreamName=self._name, Records=batch)["RequestResponses"]
+        failed = [(data, result) for data, result in zip(records, results, strict=True) if "ErrorCode" in result]
+        reason = next((f"{result['ErrorCode']} {result.get('ErrorMessage', '')}".strip() for _, result in failed), "")
         return [data for data, _ in failed], reason
 
     @cached_property
@@ -79,11 +79,11 @@ class EventStream:
 
 
 def _records(rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
-    """Rows as lines, as many in a record as it holds."""
+    """Pack rows, as lines, into as few records as possible."""
     record = b""
     for row in rows:
         line = f"{json.dumps(row, ensure_ascii=False)}\n".encode()
-        if record and len(record) + len(line) > MOST_RECORD_BYTES:
+        if record and len(record) + len(line) > MAX_RECORD_BYTES:
             yield record
             record = b""
         record += line

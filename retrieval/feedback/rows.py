@@ -1,8 +1,8 @@
-"""What buyers did with the lots that a search showed them, in the rows that training reads (catalog/click_log.py).
+"""Convert buyers' events on a list of search results into the rows that training reads (catalog/click_log.py).
 
-A row is one lot of one shown list. Rows of one list share query, buyer and `timestamp`, the moment when the list was shown: by
-these three the reader knows that an impression and the click that followed are one. An `event_id` tells rows that say one act
-once more: a page that got no answer sends again, and Firehose delivers at least once.
+A row is one event on one item of a list. Rows of one list share query, buyer and `timestamp`, the time when the list was shown. By
+these three the reader joins an impression and the click that followed. Equal `event_id`s identify repeated rows: a page that got
+no answer sends again, and Firehose delivers at least once.
 """
 
 import hashlib
@@ -18,27 +18,27 @@ from retrieval.errors import InvalidQuery
 from retrieval.feedback.served_lists import LONGEST_OPEN, UNSIGNED, ServedLists
 from retrieval.text.analysis import check_asked
 
-# what a page may say: events.IMPRESSION, the EVENT_TYPES, and click, which is written down as a view
-InteractionKind = Literal["impression", "click", "view", "add_to_cart", "bid", "purchase"]
-MAX_ACTS = 200
+# events.IMPRESSION, the EVENT_TYPES, and click, which is stored as a view
+ListEventKind = Literal["impression", "click", "view", "add_to_cart", "bid", "purchase"]
+MAX_EVENTS = 200
 MAX_POSITION = 1_000
 MAX_QUERY_CHARS = 512
-CLOCK_AHEAD = timedelta(days=1)  # what a buyer's clock may be wrong by
+CLOCK_AHEAD = timedelta(days=1)  # largest error of a buyer's clock
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
-    """One thing that a buyer did with one lot of a list.
+class ListEvent:
+    """One event on one item of a list.
 
     Attributes:
-        kind: impression (it was seen), or what the buyer did.
-        item_id: the lot.
-        position: its place in the list, from 1.
-        at: when; it has a time zone.
-        proof: that a search answered with the lot at this position; empty where the page has none.
+        kind: impression if the buyer saw the item, else the interaction.
+        item_id: of the item.
+        position: of the item in the list, from 1.
+        at: time of the event, with a time zone.
+        proof: signature of a search that returned the item at this position; empty if the page has none.
     """
 
-    kind: InteractionKind
+    kind: ListEventKind
     item_id: str
     position: int
     at: datetime
@@ -47,78 +47,78 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """Acts on one list.
+    """Events on one list.
 
     Attributes:
-        query_id: of the list, as the search answered it; every answer has its own.
-        session_id: stands for the buyer.
+        query_id: of the list, as the search returned it; unique per response.
+        session_id: identifies the buyer.
         query: as typed.
-        shown_at: when the list was shown; it has a time zone.
-        acts: 1 to MAX_ACTS.
+        shown_at: time when the list was shown, with a time zone.
+        events: 1 to MAX_EVENTS.
     """
 
     query_id: str
     session_id: str
     query: str
     shown_at: datetime
-    acts: Sequence[Act]
+    events: Sequence[ListEvent]
 
 
 class EventSink(Protocol):
-    """Where feedback goes."""
+    """Stores feedback."""
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep rows, all of them or none.
+        """Store rows, all of them or none.
 
         Raises:
-            FeedbackUnavailable: they could not be kept.
+            FeedbackUnavailable: they could not be stored.
         """
 
 
 def feedback_rows(feedback: Feedback, now: datetime, lists: ServedLists = UNSIGNED, address: str = "") -> list[dict[str, Any]]:
-    """The rows of a click log, with `query_id`, `happened_at`, `event_id`, `served` and `client` besides.
+    """Convert feedback into rows of a click log with the further columns query_id, happened_at, event_id, served and client.
 
     Proofs are verified here, once, so that training needs no key.
 
     Args:
-        feedback: what a page sent.
-        now: UTC; decides which times can be.
+        feedback: as a page sent it.
+        now: UTC; limits the possible times.
         lists: verifies the proofs.
-        address: network address that the request came from.
+        address: network address of the request's sender.
 
     Returns:
-        One row an act, in their order; times in ISO 8601, UTC. Where `served` is true, the proof holds and `timestamp` is the
-        moment of the search's answer instead of the page's word.
+        One row per event, in their order; times in ISO 8601, UTC. If `served` is true, the proof is valid, and `timestamp` is the
+        time of the search's response instead of the one that the page sent.
 
     Raises:
         InvalidQuery: a value is out of its limits; the message names it.
     """
     query_id, buyer_id = require_id("query_id", feedback.query_id), require_id("session_id", feedback.session_id)
-    item_ids = [require_id("item_id", act.item_id) for act in feedback.acts]
-    if not 1 <= len(item_ids) <= MAX_ACTS:
-        raise InvalidQuery(f"there are {len(item_ids)} events; allowed are 1 to {MAX_ACTS}, send the rest in another request")
+    item_ids = [require_id("item_id", event.item_id) for event in feedback.events]
+    if not 1 <= len(item_ids) <= MAX_EVENTS:
+        raise InvalidQuery(f"there are {len(item_ids)} events; allowed are 1 to {MAX_EVENTS}, send the rest in another request")
     query, shown_at = parse_query(feedback.query), _moment("shown_at", feedback.shown_at, now)
     client, rows = lists.client(address), []
-    for item_id, act in zip(item_ids, feedback.acts, strict=True):
+    for item_id, event in zip(item_ids, feedback.events, strict=True):
         row = {
             "query": query,
             "item_id": item_id,
-            "position": _position(act.position),
-            "event_type": "view" if act.kind == "click" else act.kind,
+            "position": _position(event.position),
+            "event_type": "view" if event.kind == "click" else event.kind,
             "buyer_id": buyer_id,
             "timestamp": shown_at,
             "query_id": query_id,
-            "happened_at": _moment("timestamp", act.at, now),
+            "happened_at": _moment("timestamp", event.at, now),
         }
-        served_at = lists.served_at(query_id, query, item_id, act.position, act.proof, now)
-        served = served_at is not None and act.at >= served_at - CLOCK_AHEAD  # nobody acts on a list before it is there
-        told = {"event_id": event_id(row), "served": served, "client": client}
-        rows.append({**row, **({"timestamp": _written(served_at)} if served_at and served else {}), **told})
+        served_at = lists.served_at(query_id, query, item_id, event.position, event.proof, now)
+        served = served_at is not None and event.at >= served_at - CLOCK_AHEAD  # no event precedes its list
+        verified = {"event_id": event_id(row), "served": served, "client": client}
+        rows.append({**row, **({"timestamp": _written(served_at)} if served_at and served else {}), **verified})
     return rows
 
 
 def interactions_in(rows: Sequence[Mapping[str, Any]]) -> list[Interaction]:
-    """What rows of feedback_rows() say of their buyers: each act at the moment when it happened; a lot that was shown is none."""
+    """Return the interactions in rows of feedback_rows(), each at the time when it happened; impressions are left out."""
     return [
         Interaction(row["buyer_id"], row["item_id"], row["event_type"], datetime.fromisoformat(row["happened_at"]))
         for row in rows
@@ -127,10 +127,10 @@ def interactions_in(rows: Sequence[Mapping[str, Any]]) -> list[Interaction]:
 
 
 def parse_query(text: str) -> str:
-    """The words of a search, as the encoders read them.
+    """Normalise the words of a search, as the encoders read them.
 
     Raises:
-        InvalidQuery: there are none, or too many, or they are no valid Unicode.
+        InvalidQuery: there are none, or too many, or they are not valid Unicode.
     """
     check_asked(text, "query")
     if len(text) > MAX_QUERY_CHARS or not query_text(text):
@@ -139,9 +139,9 @@ def parse_query(text: str) -> str:
 
 
 def event_id(row: Mapping[str, Any]) -> str:
-    """The id of an event: the one that its row has, else one made of all that the row says, 32 hexadecimal digits."""
-    said = json.dumps(row, sort_keys=True, default=str)
-    return str(row.get("event_id") or hashlib.sha256(said.encode()).hexdigest()[:32])
+    """Return the id of an event: that of its row, else a hash of the row, 32 hexadecimal digits."""
+    text = json.dumps(row, sort_keys=True, default=str)
+    return str(row.get("event_id") or hashlib.sha256(text.encode()).hexdigest()[:32])
 
 
 def _position(position: int) -> int:

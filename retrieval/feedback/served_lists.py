@@ -22,7 +22,7 @@ LONGEST_OPEN = timedelta(days=30)  # a list may stay open in a tab for days, and
 
 
 class ServedLists:
-    """Signs lists of search results, and verifies what is said of them later. Threads may share it."""
+    """Signs lists of search results, and verifies events on them later. Threads may share it."""
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
         """Hold the keys.
@@ -53,7 +53,7 @@ class ServedLists:
     def served_at(self, query_id: str, query: str, item_id: str, position: int, proof: str, now: datetime) -> datetime | None:
         """Return the moment when a list was served, in ms; None unless the proof holds and is at most LONGEST_OPEN old."""
         expected = [_proof(key, query_id, query_text(query), item_id, position) for key in self._keys]
-        if not any(hmac.compare_digest(known.encode(), proof.encode(errors="replace")) for known in expected):
+        if not any(hmac.compare_digest(one.encode(), proof.encode(errors="replace")) for one in expected):
             return None
         served = EPOCH + timedelta(milliseconds=int(query_id.split(".")[0], 16))
         return served if now - LONGEST_OPEN <= served <= now + CLOCKS_APART else None
@@ -107,5 +107,5 @@ def parse_keys(text: bytes, source: str) -> list[bytes]:
 
 
 def _proof(key: bytes, query_id: str, query: str, item_id: str, position: int) -> str:
-    said = json.dumps([query_id, query, item_id, position]).encode()
-    return urlsafe_b64encode(hmac.digest(key, said, "sha256")[:PROOF_BYTES]).decode()
+    message = json.dumps([query_id, query, item_id, position]).encode()
+    return urlsafe_b64encode(hmac.digest(key, message, "sha256")[:PROOF_BYTES]).decode()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from typing import Any, Literal, get_args
 
-from retrieval.buyers.history_store import BuyerStore, joined, parse_buyer_id
+from retrieval.buyers.history_store import BuyerStore, merge_interactions, parse_buyer_id
 from retrieval.contracts.documents import Vector, listed_fields
 from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable, InvalidQuery
@@ -111,7 +111,7 @@ class BuyerSearch:
         buyer_ids = {request.buyer_id for request in requests if request.buyer_id}
         histories = {buyer_id: self._recent(buyer_id) for buyer_id in buyer_ids}
         with_histories = [
-            replace(request, recent=tuple(joined(histories[request.buyer_id] or [], request.recent)))
+            replace(request, recent=tuple(merge_interactions(histories[request.buyer_id] or [], request.recent)))
             if request.buyer_id
             else request
             for request in requests
@@ -128,7 +128,7 @@ class BuyerSearch:
         interactions = buyer.interactions
         if buyer.buyer_id:
             stored = self._recent(buyer.buyer_id)
-            interactions = joined(stored or [], interactions)
+            interactions = merge_interactions(stored or [], interactions)
             if stored is None:
                 context.fail("buyer")
         exclude_ids = {

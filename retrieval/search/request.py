@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from retrieval.buyers.history_store import MOST_ACTS, parse_buyer_id
+from retrieval.buyers.history_store import MAX_PER_BUYER, parse_buyer_id
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import MAX_PRICE, MAX_SELLER_RATING, parse_id, query_text
 from retrieval.errors import InvalidInput, InvalidQuery
@@ -18,7 +18,7 @@ MAX_QUERY_CHARS = 512  # and so fewer words than the 1,024 clauses that OpenSear
 MAX_K = 100
 MAX_OFFSET = 400
 MAX_REACH = MAX_OFFSET + MAX_K  # items that can be paged through: the longest list of an index
-MAX_INTERACTIONS = MOST_ACTS
+MAX_INTERACTIONS = MAX_PER_BUYER
 MAX_QUERIES = 20  # in one request
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from retrieval.text.analysis import map_words, words
 
-LEAST_LETTERS = 4
+MIN_LETTERS = 4
 ONE_EDIT_BELOW = 6  # letters; a longer word may have two edits
-MOST_WORDS = 8  # in doubt; a query with more is not misspelt but of another shop
+MAX_WORDS = 8  # in doubt; a query with more is not misspelt but of another shop
 SPOKEN_FIELDS = ("title", "brand", "category", "text")  # short ones first
 
 
@@ -22,7 +22,7 @@ def max_edits(word: str) -> int:
 
 def can_be_misspelt(word: str) -> bool:
     """Whether a word is long enough to tell, and has no digit."""
-    return len(word) >= LEAST_LETTERS and not any(character.isdigit() for character in word)
+    return len(word) >= MIN_LETTERS and not any(character.isdigit() for character in word)
 
 
 def doubtful_words(text: str, found: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -33,7 +33,7 @@ def doubtful_words(text: str, found: Iterable[Mapping[str, Any]]) -> list[str]:
         found: documents of the best candidates; whoever shares a word with the query is among them.
 
     Returns:
-        Words in lower case, each once; none where there are more than MOST_WORDS.
+        Words in lower case, each once; none where there are more than MAX_WORDS.
     """
     left = {word for word in words(text) if can_be_misspelt(word)}
     documents = list(found)
@@ -42,7 +42,7 @@ def doubtful_words(text: str, found: Iterable[Mapping[str, Any]]) -> list[str]:
             if not left:
                 return []
             left -= set(words(str(document.get(field) or "")))
-    return sorted(left) if len(left) <= MOST_WORDS else []
+    return sorted(left) if len(left) <= MAX_WORDS else []
 
 
 def corrected(text: str, corrections: Mapping[str, str]) -> str | None:

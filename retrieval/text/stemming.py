@@ -40,8 +40,8 @@ ENDINGS = (
     "\u064a",
 )
 CACHED_LETTERS = 64  # of a word whose stem is cached; a longer one is no word that many lots have
-LEAST_LETTERS = 2  # of what is left
-LEAST_LETTERS_BEHIND_AND = 3  # "and" is one letter, which many a short word begins with
+MIN_LETTERS = 2  # of what is left
+MIN_LETTERS_AFTER_AND = 3  # "and" is one letter, which many a short word begins with
 
 
 def stemmer(language: str) -> Callable[[str], str]:
@@ -77,11 +77,11 @@ def shares_stem(word: str, text: str, language: str) -> bool:
 def stem_arabic(word: str) -> str:
     """Take one article and every ending off a word: light10 of Larkey, Ballesteros and Connell (2007), as Lucene has it."""
     for article in ARTICLES:
-        least = LEAST_LETTERS_BEHIND_AND if len(article) == 1 else LEAST_LETTERS
+        least = MIN_LETTERS_AFTER_AND if len(article) == 1 else MIN_LETTERS
         if word.startswith(article) and len(word) >= len(article) + least:
             word = word[len(article) :]
             break
     for ending in ENDINGS:
-        if word.endswith(ending) and len(word) >= len(ending) + LEAST_LETTERS:
+        if word.endswith(ending) and len(word) >= len(ending) + MIN_LETTERS:
             word = word[: -len(ending)]
     return word

@@ -21,7 +21,7 @@ from lambdas.bulk_indexer.handler import handler
 from lambdas.bulk_indexer.publishing import Bucket
 from retrieval.contracts.documents import Deletion, bulk_lines
 from retrieval.contracts.items import latest_version
-from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, Manifest, Part, PartReceipt
+from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, IndexedPart, Manifest, Part
 from retrieval.contracts.tower_card import CARD_FILE, TowerCard
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, ReleaseError, TowerError
 from retrieval.index.embedded.store import EmbeddedStore
@@ -375,12 +375,12 @@ def test_the_receipt_of_a_part_says_what_was_stale_and_withdrawn_and_the_next_on
     index.upsert(lots(2, updated_at=datetime(2026, 11, 22, tzinfo=UTC)))
     part = put_part(bucket, [*lots(5), Deletion("lot-4", latest_version())])
     handler(sqs_event(s3_event(part.name)), None)
-    receipt = PartReceipt.from_json(bucket.Object(FOLDER + PartReceipt(part=part.name).key).get()["Body"].read().decode())
+    receipt = IndexedPart.from_json(bucket.Object(FOLDER + IndexedPart(part=part.name).key).get()["Body"].read().decode())
     assert (receipt.index, receipt.tower_id, receipt.sha256) == (index.name, TOWER_ID, part.sha256)
     assert (receipt.indexed, receipt.stale_ids, receipt.deleted_ids) == (3, ["lot-0", "lot-1"], ["lot-4"])
     again = put_part(bucket, lots(3, start=7))
     handler(sqs_event(s3_event(part.name)), None)
-    receipt = PartReceipt.from_json(bucket.Object(FOLDER + PartReceipt(part=part.name).key).get()["Body"].read().decode())
+    receipt = IndexedPart.from_json(bucket.Object(FOLDER + IndexedPart(part=part.name).key).get()["Body"].read().decode())
     assert (receipt.indexed, receipt.stale, receipt.sha256) == (3, 0, again.sha256)
 
 
@@ -420,7 +420,7 @@ def test_a_manifest_that_is_damaged_is_named(bucket, store, text):
 def test_a_receipt_that_is_damaged_is_named_until_its_part_comes_again(bucket, store):
     part = put_part(bucket, lots(3))
     handler(s3_event(part.name), None)
-    bucket.put_object(Key=FOLDER + PartReceipt(part=part.name).key, Body=b"\xff")
+    bucket.put_object(Key=FOLDER + IndexedPart(part=part.name).key, Body=b"\xff")
     with pytest.raises(ReleaseError, match=r"\.receipt is damaged \(not the receipt of a part: .*\); index its part again"):
         handler(s3_event(put_manifest(bucket, part)), None)
     handler(s3_event(part.name), None)

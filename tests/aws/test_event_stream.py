@@ -19,7 +19,7 @@ from retrieval.errors import FeedbackUnavailable
 from retrieval.feedback import firehose_sink as event_stream
 from retrieval.feedback.file_sink import EventLog
 from retrieval.feedback.firehose_sink import ATTEMPTS, EventStream
-from retrieval.feedback.rows import MAX_ACTS, Act, Feedback, feedback_rows
+from retrieval.feedback.rows import MAX_EVENTS, Feedback, ListEvent, feedback_rows
 
 STREAM, BUCKET = "gavel-dev-events", "events-bucket"
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -40,7 +40,7 @@ def bucket(monkeypatch):
 
 
 def rows(count=1, item_id="v"):
-    acts = [Act("click", f"{item_id}{n}", n + 1, NOW) for n in range(count)]
+    acts = [ListEvent("click", f"{item_id}{n}", n + 1, NOW) for n in range(count)]
     return feedback_rows(Feedback("list-1", "session-1", "rote Vase", NOW, acts), NOW)
 
 
@@ -91,23 +91,23 @@ def test_a_request_of_the_page_comes_out_as_the_trainer_reads_it(bucket, tmp_pat
 
 
 def test_the_rows_of_a_request_travel_in_one_record(bucket, calls, tmp_path):
-    EventStream(STREAM).append(rows(MAX_ACTS))
+    EventStream(STREAM).append(rows(MAX_EVENTS))
     assert [len(records) for records in calls.made] == [1]
-    assert len(fetched(bucket, tmp_path).clicks) == MAX_ACTS
+    assert len(fetched(bucket, tmp_path).clicks) == MAX_EVENTS
 
 
 def test_the_largest_request_is_cut_into_records_that_firehose_takes(bucket, calls, tmp_path):
-    acts = [Act("click", f"{n:03}{'x' * 509}", n + 1, NOW) for n in range(MAX_ACTS)]
+    acts = [ListEvent("click", f"{n:03}{'x' * 509}", n + 1, NOW) for n in range(MAX_EVENTS)]
     largest = feedback_rows(Feedback("\u00e9" * 128, "\u00e9" * 128, "\U0001f3fa" * 512, NOW, acts), NOW)
     EventStream(STREAM).append(largest)
     assert len(calls.made[0]) > 1
     assert all(len(record) < 1_024_000 for record in calls.made[0])
     assert sum(map(len, calls.made[0])) < 4 * 1024 * 1024
-    assert len(fetched(bucket, tmp_path).clicks) == MAX_ACTS
+    assert len(fetched(bucket, tmp_path).clicks) == MAX_EVENTS
 
 
 def test_records_that_were_not_taken_are_sent_again_and_no_others(bucket, calls, monkeypatch, tmp_path):
-    monkeypatch.setattr(event_stream, "MOST_RECORD_BYTES", 400)  # a row a record
+    monkeypatch.setattr(event_stream, "MAX_RECORD_BYTES", 400)  # a row a record
     calls.answers += [refuses_the_first, refuses_the_first]
     EventStream(STREAM).append(rows(3))
     assert [len(records) for records in calls.made] == [3, 1, 1]

@@ -9,7 +9,7 @@ from buyer_tables import make_buyer_table
 from moto import mock_aws
 
 from retrieval.buyers.dynamodb_history import BuyerTable
-from retrieval.buyers.history_store import MOST_ACTS, BuyerStore
+from retrieval.buyers.history_store import MAX_PER_BUYER, BuyerStore
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 
@@ -72,7 +72,7 @@ def test_acts_of_one_moment_always_have_the_same_order(store: BuyerStore) -> Non
 
 def test_of_ten_thousand_acts_the_latest_come_back(store: BuyerStore) -> None:
     acts = [act(f"v{n:05}", minutes_ago=10_000 - n) for n in range(10_000)]
-    assert store.append(acts) == MOST_ACTS
+    assert store.append(acts) == MAX_PER_BUYER
     assert ids(store.recent("b1")) == [f"v{n:05}" for n in range(9_800, 10_000)]
     assert ids(store.recent("b1", 3)) == ["v09997", "v09998", "v09999"]
 

@@ -13,7 +13,7 @@ from opensearch_stores import opensearch_store
 from retrieval.contracts.documents import Deletion, IndexedItem
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.port import Filter, IndexStore, VectorIndex
-from retrieval.ingestion import LEAST_RECALL, probe_index, recall_at_10
+from retrieval.ingestion import MIN_RECALL, probe_index, recall_at_10
 
 D = 64
 OTHERS, GROUPS, COPIES = 800, 3, 300
@@ -75,7 +75,7 @@ def test_copies_of_a_lot_hide_no_other_before_and_after_a_merge(
         each = [recall_at_10(index, [vector]) for vector in asked]
         assert each.count(0.0) <= (0 if isinstance(index, EmbeddedIndex) else 1)  # Lucene draws the levels of a graph at random
         assert sum(each) / len(each) >= 0.95
-        assert probe_index(index) >= LEAST_RECALL
+        assert probe_index(index) >= MIN_RECALL
         merge(index, request)
 
 

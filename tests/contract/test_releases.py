@@ -14,10 +14,10 @@ from index_lots import DIMENSIONS, TOWER_ID, axis, lot
 
 from retrieval.contracts.documents import Deletion, IndexedItem, bulk_lines
 from retrieval.contracts.items import latest_version
-from retrieval.contracts.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
+from retrieval.contracts.release import INDEX_REJECTS_FILE, IndexedPart, Manifest, Part
 from retrieval.errors import IndexMissing, ReleaseError
 from retrieval.index.port import IndexStore
-from retrieval.ingestion import index_release, publish_release, rebuild_index, take_in_part
+from retrieval.ingestion import index_release, ingest_part, publish_release, rebuild_index
 
 OTHER_TOWER = "f" * 12
 Entries = Sequence[IndexedItem | Deletion]
@@ -38,9 +38,9 @@ def release_of(*parts: Entries, tower_id: str = TOWER_ID) -> Manifest:
     return Manifest("night", tower_id, DIMENSIONS, items, items, 0, 0, named)
 
 
-def take_in(store: IndexStore, number: int, entries: Entries, more: bytes = b"") -> PartReceipt:
+def take_in(store: IndexStore, number: int, entries: Entries, more: bytes = b"") -> IndexedPart:
     """Index a part, with what else stands in it."""
-    return take_in_part(f"part-{number:05}.ndjson.gz", io.BytesIO(packed(entries) + more), store)
+    return ingest_part(f"part-{number:05}.ndjson.gz", io.BytesIO(packed(entries) + more), store)
 
 
 def lots(count: int, start: int = 0) -> list[IndexedItem]:

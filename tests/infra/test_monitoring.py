@@ -8,10 +8,10 @@ from conftest import ROOT, synthesise
 from test_reranker import RERANKER
 
 from infra.event_stream import BUFFER_S
-from infra.monitoring import MOST_FALLBACKS, NAMESPACE, SEARCH_STAGES
+from infra.monitoring import MAX_FALLBACKS, NAMESPACE, SEARCH_STAGES
 from lambdas.query_api import measurements
-from retrieval.contracts.release import PartReceipt
-from retrieval.ingestion import LEAST_RECALL
+from retrieval.contracts.release import IndexedPart
+from retrieval.ingestion import MIN_RECALL
 
 RUN_BOOK = (ROOT / "docs" / "operations.md").read_text()
 SECTIONS = {
@@ -94,7 +94,7 @@ def test_releases_and_lots_are_counted_by_the_words_that_the_indexer_logs(stage)
         ("index probed", "$.recall"),
     }
     assert 'logger.info("part indexed", key=key, **receipt.counts)' in source
-    assert {"indexed", "refused"} <= set(PartReceipt().counts)
+    assert {"indexed", "refused"} <= set(IndexedPart().counts)
 
 
 def test_the_first_item_that_the_index_refuses_rings(stage):
@@ -117,7 +117,7 @@ def test_the_live_index_is_probed_every_few_hours_and_too_low_a_recall_or_none_r
     assert "BulkIndexer" in json.dumps(target["Arn"])
     alarm = alarms(stage)["index-recall"]
     assert (alarm["Threshold"], alarm["ComparisonOperator"], alarm["TreatMissingData"]) == (
-        LEAST_RECALL,
+        MIN_RECALL,
         "LessThanThreshold",
         "breaching",
     )
@@ -127,7 +127,7 @@ def test_the_live_index_is_probed_every_few_hours_and_too_low_a_recall_or_none_r
 @pytest.mark.parametrize(("name", "fallbacks"), [("rerank-fallbacks", "rerank_fallbacks"), ("half-searches", "half_searches")])
 def test_searches_that_did_without_something_ring_by_their_share_alone(stage, name, fallbacks):
     alarm = alarms(stage)[name]
-    assert (alarm["Threshold"], alarm["TreatMissingData"]) == (MOST_FALLBACKS, "notBreaching")
+    assert (alarm["Threshold"], alarm["TreatMissingData"]) == (MAX_FALLBACKS, "notBreaching")
     (share,) = [metric["Expression"] for metric in alarm["Metrics"] if "Expression" in metric]
     assert share == "fallbacks / searches"
     measured = {m["Id"]: m["MetricStat"]["Metric"] for m in alarm["Metrics"] if "MetricStat" in m}

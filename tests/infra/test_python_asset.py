@@ -1,6 +1,7 @@
 """Bundles: named by what they are made of, bounded in size, whole in a fresh interpreter."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,21 @@ def root(tmp_path: Path) -> Path:
     """A repository with one function that needs nothing."""
     for path, text in {
         "retrieval/core.py": "ANSWER = 42\n",
+        "retrieval/lazy/__init__.py": "",
+        "retrieval/lazy/part.py": "def work(): from retrieval.lazy import deeper\n",
+        "retrieval/lazy/deeper.py": "import retrieval.core\n",
+        "retrieval/lazy/unused.py": "",
+        "retrieval/types.py": "",
         "lambdas/__init__.py": "",
-        "lambdas/echo/handler.py": "from retrieval.core import ANSWER\n",
+        "lambdas/echo/handler.py": (
+            "from typing import TYPE_CHECKING\n"
+            "from retrieval.core import ANSWER\n"
+            "if TYPE_CHECKING:\n    import retrieval.types\n"
+            "else:\n    import lambdas.echo.other\n"
+            "def handler():\n    import retrieval.lazy.part, json\n"
+        ),
+        "lambdas/echo/other.py": "",
+        "lambdas/echo/script.py": "",
         "lambdas/echo/requirements.txt": "",
         "lambdas/other/handler.py": "",
     }.items():
@@ -27,27 +41,62 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_bundle_holds_the_core_and_its_own_function_alone(root):
+def test_a_bundle_holds_what_its_function_imports_lazily_too_and_nothing_else(root):
     made = bundle(root, "echo", root / "build", with_wheels=False)
     files = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
-    assert files == {"retrieval/core.py", "lambdas/__init__.py", "lambdas/echo/handler.py"}
+    assert files == {
+        *("retrieval/core.py", "retrieval/lazy/__init__.py", "retrieval/lazy/part.py", "retrieval/lazy/deeper.py"),
+        *("lambdas/__init__.py", "lambdas/echo/handler.py", "lambdas/echo/other.py"),
+    }
 
 
 def test_the_same_sources_give_the_same_bundle(root):
     assert bundle(root, "echo", root / "build", with_wheels=False) == bundle(root, "echo", root / "build", with_wheels=False)
 
 
-@pytest.mark.parametrize("changed", ["retrieval/core.py", "lambdas/echo/handler.py", "lambdas/echo/requirements.txt"])
+@pytest.mark.parametrize(
+    "changed", ["retrieval/core.py", "retrieval/lazy/deeper.py", "lambdas/echo/handler.py", "lambdas/echo/requirements.txt"]
+)
 def test_a_change_of_sources_or_requirements_makes_a_new_bundle(root, changed):
     before = bundle(root, "echo", root / "build", with_wheels=False)
     (root / changed).write_text("# changed\n")
     assert bundle(root, "echo", root / "build", with_wheels=False) != before
 
 
-def test_a_change_of_another_function_does_not(root):
+@pytest.mark.parametrize("changed", ["lambdas/other/handler.py", "retrieval/lazy/unused.py", "retrieval/types.py"])
+def test_a_change_of_what_it_does_not_import_does_not(root, changed):
     before = bundle(root, "echo", root / "build", with_wheels=False)
-    (root / "lambdas/other/handler.py").write_text("# changed\n")
+    (root / changed).write_text("# changed\n")
     assert bundle(root, "echo", root / "build", with_wheels=False) == before
+
+
+def test_a_relative_import_is_refused(root):
+    (root / "lambdas/echo/other.py").write_text("from . import script\n")
+    with pytest.raises(BundleError, match=r"`from \. import script` is a relative import; write the whole name"):
+        bundle(root, "echo", root / "build", with_wheels=False)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_embedded_index_and_the_command_line_are_in_no_bundle(function, tmp_path):
+    made = bundle(ROOT, function, tmp_path, with_wheels=False)
+    files = {str(path.relative_to(made)) for path in made.rglob("*.py")}
+    assert {"retrieval/index/opensearch/store.py", f"lambdas/{function}/handler.py"} <= files
+    assert not [
+        name for name in files if name.startswith(("retrieval/index/ann", "retrieval/index/embedded", "retrieval/evaluation"))
+    ]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_an_edit_of_the_index_advisor_gives_no_function_a_new_version(function, tmp_path):
+    for room in ("retrieval", "lambdas"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    before = bundle(tmp_path, function, tmp_path / "build", with_wheels=False)
+    with (tmp_path / "retrieval/index/ann/advice.py").open("a") as file:
+        file.write("# changed\n")
+    assert bundle(tmp_path, function, tmp_path / "build", with_wheels=False) == before
+    with (tmp_path / "retrieval/index/opensearch/index.py").open("a") as file:
+        file.write("# changed\n")
+    assert bundle(tmp_path, function, tmp_path / "build", with_wheels=False) != before
 
 
 def test_a_bundle_without_wheels_never_passes_for_one_with_them(root):
@@ -55,7 +104,7 @@ def test_a_bundle_without_wheels_never_passes_for_one_with_them(root):
 
 
 def test_a_bundle_that_failed_is_not_there_for_the_next_synth(root, monkeypatch):
-    monkeypatch.setattr(python_asset, "MOST_BYTES", 0)
+    monkeypatch.setattr(python_asset, "MAX_BYTES", 0)
     for _ in range(2):
         with pytest.raises(BundleError):
             bundle(root, "echo", root / "build", with_wheels=False)

@@ -11,7 +11,7 @@ from lambdas.query_api.app import create_app
 from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
 from retrieval.config.settings import EVENTS_KEYS, ScoringParameters, Settings
-from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, PartReceipt
+from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, IndexedPart
 from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.feedback.firehose_sink import EventStream
 from retrieval.search.service import MAX_QUERIES
@@ -50,7 +50,7 @@ def test_a_part_is_not_handed_out_again_while_it_is_indexed():
 
 def test_what_the_indexer_may_write_has_the_names_that_it_writes(stage):
     assert (RECEIPTS, REJECTS) == (RECEIPT_FILE, INDEX_REJECTS_FILE)
-    assert PartReceipt(part="part-00000.ndjson.gz").key.startswith(f"{PART_RECEIPTS}/")
+    assert IndexedPart(part="part-00000.ndjson.gz").key.startswith(f"{PART_RECEIPTS}/")
     writes = [
         str(resource)
         for policy in stage.properties("AWS::IAM::Policy")
@@ -58,13 +58,13 @@ def test_what_the_indexer_may_write_has_the_names_that_it_writes(stage):
         if statement["Action"] == "s3:PutObject" and "BulkIndexer" in json.dumps(policy["Roles"])
         for resource in ([statement["Resource"]] if isinstance(statement["Resource"], dict) else statement["Resource"])
     ]
-    for name in (RECEIPT_FILE, PartReceipt(part="*").key.removesuffix(".receipt"), INDEX_REJECTS_FILE):
+    for name in (RECEIPT_FILE, IndexedPart(part="*").key.removesuffix(".receipt"), INDEX_REJECTS_FILE):
         assert any(f"/*/{name}" in resource for resource in writes), name
     assert len(writes) == 3
 
 
 def test_what_the_indexer_writes_does_not_call_it_again():
-    for name in (PartReceipt(part="part-00000.ndjson.gz").key, INDEX_REJECTS_FILE):
+    for name in (IndexedPart(part="part-00000.ndjson.gz").key, INDEX_REJECTS_FILE):
         assert not name.endswith(INDEXED_SUFFIXES)
 
 

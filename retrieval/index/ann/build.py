@@ -9,7 +9,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from retrieval.config.index_spec import POINTS_A_CENTROID, IndexSpec
+from retrieval.config.index_spec import POINTS_PER_CENTROID, IndexSpec
 from retrieval.contracts.documents import Vector
 from retrieval.errors import InvalidInput
 from retrieval.files import crc32_of, replace_file
@@ -106,7 +106,7 @@ def trained(spec: IndexSpec, vectors: Vector | WholeVectors) -> Any:
         turn = _faiss.downcast_VectorTransform(index.chain.at(0))
         turn.niter, turn.max_train_points = OPQ_ROUNDS, OPQ_SAMPLE
     if hasattr(inner, "pq"):
-        inner.pq.cp.max_points_per_centroid = POINTS_A_CENTROID
+        inner.pq.cp.max_points_per_centroid = POINTS_PER_CENTROID
     if hasattr(inner, "hnsw"):
         inner.hnsw.efConstruction = spec.ef_construction
     if hasattr(inner, "nlist"):

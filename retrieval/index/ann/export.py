@@ -129,8 +129,8 @@ def _rows(release: Path, progress: Progress) -> tuple[list[str], Vector]:
 
 def _check(spec: IndexSpec, vectors: Vector) -> None:
     spec.check_fit(vectors.shape[1])
-    if len(vectors) < spec.least_to_train():
-        raise InvalidInput(f"{len(vectors)} lots cannot train {spec}, which takes {spec.least_to_train()}; choose hnsw or flat")
+    if len(vectors) < spec.min_to_train():
+        raise InvalidInput(f"{len(vectors)} lots cannot train {spec}, which takes {spec.min_to_train()}; choose hnsw or flat")
 
 
 def _built(vectors: Vector, spec: IndexSpec, progress: Progress) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import faiss
 import numpy as np
 
-from retrieval.config.index_spec import LEAST_TO_TRAIN, IndexSpec
+from retrieval.config.index_spec import MIN_TO_TRAIN, IndexSpec
 from retrieval.contracts.documents import Vector
 from retrieval.errors import InvalidInput
 from retrieval.files import replacing
@@ -48,7 +48,7 @@ class CodedVectors:
     def __init__(self, dimensions: int, spec: IndexSpec, folder: Path) -> None:
         spec.check_fit(dimensions)
         self._spec, self._folder = spec, folder
-        self._least = spec.least_to_train() or LEAST_TO_TRAIN
+        self._least = spec.min_to_train() or MIN_TO_TRAIN
         self._vectors = WholeVectors(dimensions, folder)
         self._ann: AnnIndex | None = None
         self._index: Any = None  # what _ann searches
@@ -69,7 +69,7 @@ class CodedVectors:
         """Whether there are so many vectors that the index ought to be trained again."""
         if self._index is None:
             return len(self) >= self._least
-        return self._spec.least_to_train() > 0 and len(self) >= OUTGROWN * self._trained_for
+        return self._spec.min_to_train() > 0 and len(self) >= OUTGROWN * self._trained_for
 
     def copy(self) -> Self:
         """The same vectors, the index in memory of its own; of several copies of one, one may be added to and kept."""

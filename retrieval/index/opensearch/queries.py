@@ -9,7 +9,7 @@ from retrieval.contracts.items import epoch_ms
 from retrieval.index.hybrid_tuning import FieldBoosts
 from retrieval.index.opensearch.mapping import SPELLING_FIELD, WORD_FIELDS
 from retrieval.index.port import OVERFETCH, Filter, TopField
-from retrieval.text.spelling import LEAST_LETTERS, max_edits
+from retrieval.text.spelling import MIN_LETTERS, max_edits
 
 DEFAULT_EF_SEARCH = 100  # where the hyperparameters leave it open
 MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query
@@ -96,7 +96,7 @@ def corrections_body(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _term_suggester(word: str) -> dict[str, Any]:
-    edits = {"max_edits": max_edits(word), "min_word_length": LEAST_LETTERS, "prefix_length": 1}
+    edits = {"max_edits": max_edits(word), "min_word_length": MIN_LETTERS, "prefix_length": 1}
     return {"field": SPELLING_FIELD, "size": OPTIONS, "accuracy": 0.01, **edits}
 
 

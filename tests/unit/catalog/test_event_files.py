@@ -13,7 +13,7 @@ from catalog.folder import Click
 from processing.ranking.impressions import list_of
 from retrieval.errors import InvalidInput
 from retrieval.feedback.file_sink import EventLog
-from retrieval.feedback.rows import Act, Feedback, InteractionKind, event_id, feedback_rows
+from retrieval.feedback.rows import Feedback, ListEvent, ListEventKind, event_id, feedback_rows
 from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -21,8 +21,8 @@ LISTS = ServedLists([b"k" * MIN_KEY_BYTES])
 read = partial(read_events, trust_unsigned=True)  # how files are read, whatever stands in them
 
 
-def rows(*kinds: InteractionKind, item_id: str = "v1", query_id: str = "list-1") -> list[dict[str, object]]:
-    acts = [Act(kind, item_id, 2, NOW) for kind in kinds]
+def rows(*kinds: ListEventKind, item_id: str = "v1", query_id: str = "list-1") -> list[dict[str, object]]:
+    acts = [ListEvent(kind, item_id, 2, NOW) for kind in kinds]
     return feedback_rows(Feedback(query_id, "session-1", "red vase", NOW, acts), NOW)
 
 
@@ -134,7 +134,9 @@ def test_a_served_list_of_which_each_lot_is_told_under_another_session_is_one_li
     told = []
     for place, (item_id, proof) in enumerate(zip(item_ids, proofs, strict=True), 1):
         for number, kind in enumerate(("impression", "view", "purchase")):
-            said = Feedback(query_id or "", f"s-{place}-{number}", "red vase", NOW, [Act(kind, item_id, place, NOW, proof or "")])
+            said = Feedback(
+                query_id or "", f"s-{place}-{number}", "red vase", NOW, [ListEvent(kind, item_id, place, NOW, proof or "")]
+            )
             told += feedback_rows(said, NOW, LISTS, f"203.0.113.{place}")
     told[-1]["timestamp"] = (NOW + timedelta(hours=1)).isoformat()
     (tmp_path / "a.ndjson").write_bytes(lines(*told))
@@ -156,5 +158,5 @@ QUERY_ID, (PROOF,) = LISTS.sign("red vase", ["v1"], 2, NOW)
 
 def served_rows(session: str, at: datetime) -> list[dict[str, object]]:
     """An impression and a click on the one list that was served."""
-    acts = [Act(kind, "v1", 2, at, PROOF or "") for kind in ("impression", "click")]
+    acts = [ListEvent(kind, "v1", 2, at, PROOF or "") for kind in ("impression", "click")]
     return feedback_rows(Feedback(QUERY_ID or "", session, "red vase", at, acts), at, LISTS, "203.0.113.7")

@@ -2,13 +2,50 @@
 
 import errno
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from retrieval.errors import FileUnwritable, GavelError
-from retrieval.files import commit_folder, replace_file, replacing, seal_json, shortage, unseal_json
+from retrieval.errors import AlreadyRunning, FileUnwritable, GavelError
+from retrieval.files import (
+    building_folder,
+    commit_folder,
+    creating,
+    exclusive,
+    replace_file,
+    replacing,
+    seal_json,
+    shortage,
+    unseal_json,
+)
+
+HOLD = """
+import sys
+from pathlib import Path
+from retrieval.files import exclusive
+with exclusive(Path(sys.argv[1]), "embeds release r"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_process_holds(lock: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds a lock until its standard input ends."""
+    python = [sys.executable, "-c", HOLD, str(lock), "--flag"]
+    with subprocess.Popen(python, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_replaced_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +98,89 @@ def test_a_finished_folder_gets_its_name(tmp_path: Path) -> None:
     assert (tmp_path / "done" / "sub" / "file").read_bytes() == b"bytes"
     with pytest.raises(FileUnwritable, match="done cannot be written"):
         commit_folder(tmp_path / "missing", tmp_path / "done")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="elsewhere"), building_folder(tmp_path / "done") as partial:
+        (partial / "elsewhere").read_text()
+    assert not list(tmp_path.iterdir())
+    with building_folder(tmp_path / "done") as partial:
+        (partial / "file").write_text("whole")
+        assert [path.name.startswith(f".done.{os.getpid()}-") for path in tmp_path.iterdir()] == [True]
+    assert [(path.name, (path / "file").read_text()) for path in tmp_path.iterdir()] == [("done", "whole")]
+
+
+def test_a_folder_that_another_process_built_first_stays(tmp_path: Path) -> None:
+    with building_folder(tmp_path / "done") as partial:
+        (partial / "file").write_text("second")
+        (tmp_path / "done").mkdir()
+        (tmp_path / "done" / "file").write_text("first")
+    assert [(path.name, (path / "file").read_text()) for path in tmp_path.iterdir()] == [("done", "first")]
+
+
+def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".done.{dead.pid}-1.partial").mkdir()
+    (tmp_path / f".done.{os.getppid()}-1.partial").mkdir()
+    with building_folder(tmp_path / "done"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"done", f".done.{os.getppid()}-1.partial"}
+
+
+def test_of_two_that_create_a_file_the_first_one_wins_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    with creating(tmp_path / "keys") as partial:
+        partial.write_text("second")
+        (tmp_path / "keys").write_text("first")
+    with creating(tmp_path / "other") as partial:
+        partial.write_text("alone")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"keys": "first", "other": "alone"}
+    assert (tmp_path / "other").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_process_is_told_who_is_at_work_and_what_to_do(tmp_path: Path) -> None:
+    lock = tmp_path / "home" / ".embed.lock"
+    with another_process_holds(lock) as process, pytest.raises(AlreadyRunning) as refusal, exclusive(lock, "embeds release r"):
+        pass
+    assert str(refusal.value).startswith(f"process {process.pid} (-c {lock} --flag) embeds release r since 20")
+    assert str(refusal.value).endswith(f"; run the same command again when it has ended, or end it first with `kill {process.pid}`")
+
+
+def test_a_lock_is_free_again_when_its_process_ends_or_is_killed(tmp_path: Path) -> None:
+    lock = tmp_path / ".embed.lock"
+    with another_process_holds(lock) as process:
+        process.communicate()
+    assert not lock.exists()
+    with another_process_holds(lock) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert lock.exists()
+        with exclusive(lock, "embeds release r"):
+            assert f'"pid": {os.getpid()}' in lock.read_text()
+    assert not lock.exists()
+
+
+def test_a_thread_of_the_same_process_is_kept_out_too(tmp_path: Path) -> None:
+    lock = tmp_path / ".embed.lock"
+    with exclusive(lock, "embeds"), pytest.raises(AlreadyRunning, match=f"process {os.getpid()} "), exclusive(lock, "embeds"):
+        pass
+
+
+def test_a_lock_whose_holder_cannot_be_read_still_blocks(tmp_path: Path) -> None:
+    lock = tmp_path / ".embed.lock"
+    with another_process_holds(lock):
+        lock.write_text("")
+        with pytest.raises(AlreadyRunning, match=r"another process holds .*\.embed\.lock; run the same"), exclusive(lock, "x"):
+            pass
+
+
+def test_a_lock_that_cannot_be_made_names_file_and_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(FileUnwritable, match=r"lock cannot be written .*mend its permissions"),
+        exclusive(tmp_path / "file" / "lock", "x"),
+    ):
+        pass
 
 
 def test_json_tells_when_it_is_not_what_was_written() -> None:

@@ -24,7 +24,7 @@ from retrieval.buyers.history_store import parse_buyer_id
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item, first_value, parse_id
 from retrieval.errors import InvalidInput
-from retrieval.feedback.rows import Act, Feedback, feedback_rows
+from retrieval.feedback.rows import Feedback, ListEvent, feedback_rows
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchModels, SearchService
 
@@ -162,7 +162,9 @@ def test_click_logs_and_kept_events_agree_with_the_lots(tmp_path: Path) -> None:
 
 
 def test_what_a_page_tells_and_asks_has_the_same_ids(tmp_path: Path) -> None:
-    rows = feedback_rows(Feedback("list", APART, "vase", NOW, [Act("click", "12.0", 1, NOW), Act("click", APART, 2, NOW)]), NOW)
+    rows = feedback_rows(
+        Feedback("list", APART, "vase", NOW, [ListEvent("click", "12.0", 1, NOW), ListEvent("click", APART, 2, NOW)]), NOW
+    )
     assert [(row["item_id"], row["buyer_id"]) for row in rows] == [("12", TOGETHER), (TOGETHER, TOGETHER)]
     store = EmbeddedStore(tmp_path / "index")
     publish(store, [lot("12", "red vase"), lot(TOGETHER, "blue vase")])

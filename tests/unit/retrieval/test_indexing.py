@@ -15,11 +15,11 @@ from small_releases import OTHER_TOWER, lots, of_other_tower, packed, write_rele
 from retrieval.contracts.documents import Deletion, bulk_lines
 from retrieval.contracts.items import latest_version
 from retrieval.contracts.parts import read_part
-from retrieval.contracts.release import INDEX_REJECTS_FILE, Manifest, Part, PartReceipt
+from retrieval.contracts.release import INDEX_REJECTS_FILE, IndexedPart, Manifest, Part
 from retrieval.errors import IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
-from retrieval.ingestion import ensure_index, index_part, index_release, probe_index, publish_release, recall_at_10, take_in_part
+from retrieval.ingestion import ensure_index, index_part, index_release, ingest_part, probe_index, publish_release, recall_at_10
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def store(tmp_path):
 def take_in(folder, store, manifest, *numbers):
     """Index parts of a release, all if no number is given; their receipts."""
     parts = [manifest.parts[n] for n in numbers] if numbers else manifest.parts
-    return [take_in_part(part.name, folder / part.name, store) for part in parts]
+    return [ingest_part(part.name, folder / part.name, store) for part in parts]
 
 
 def write_lines(folder, *lines, items, name="part-00000.ndjson.gz"):
@@ -168,7 +168,7 @@ def test_the_receipt_of_a_part_says_what_became_of_each_item(store, tmp_path):
     assert receipt.counts == {"indexed": 2, "stale": 2, "refused": 1, "withdrawn": 1}
     assert (receipt.stale_ids, receipt.deleted_ids) == (("lot-0", "lot-1"), ("lot-3",))
     assert [item_id for item_id, _ in receipt.rejected] == ["lot-4"]
-    back = PartReceipt.from_json(receipt.to_json())
+    back = IndexedPart.from_json(receipt.to_json())
     assert back.fault(manifest.parts[0], receipt.index) is None
     assert back.counts == receipt.counts
 
@@ -176,7 +176,7 @@ def test_the_receipt_of_a_part_says_what_became_of_each_item(store, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"counts": {}, "colour": 1}', '{"counts": {}, "rejected": [3]}'])
 def test_what_is_no_receipt_is_refused(text):
     with pytest.raises(ReleaseError, match=r"not the receipt of a part: "):
-        PartReceipt.from_json(text)
+        IndexedPart.from_json(text)
 
 
 BAD_LINES = {

@@ -12,7 +12,7 @@ from catalog.event_files import read_events
 from gavel.cli.buyers import buyers_app
 from retrieval.errors import FeedbackUnavailable, InvalidInput, InvalidQuery
 from retrieval.feedback.file_sink import EventLog
-from retrieval.feedback.rows import Act, Feedback, feedback_rows, interactions_in
+from retrieval.feedback.rows import Feedback, ListEvent, feedback_rows, interactions_in
 
 NOW = datetime.now(UTC)
 
@@ -88,7 +88,7 @@ def test_a_buyer_that_nobody_has_heard_of_has_nothing(home: Path) -> None:
 def test_an_erased_buyer_is_gone_from_history_and_event_files_and_the_others_stay(home: Path) -> None:
     log = EventLog(home / "events")
     for session in ("one", "two", "one"):
-        acts = [Act("impression", "v1", 1, NOW), Act("click", "v1", 1, NOW)]
+        acts = [ListEvent("impression", "v1", 1, NOW), ListEvent("click", "v1", 1, NOW)]
         log.append(feedback_rows(Feedback(f"list-{session}", session, "red vase", NOW, acts), NOW))
     (home / "events" / "2020-01-01.ndjson").write_bytes(b'no json\n[1]\n{"buyer_id": "one", "query": "a red"}')
     size = {path: path.stat().st_size for path in (home / "events").iterdir()}
@@ -99,7 +99,7 @@ def test_an_erased_buyer_is_gone_from_history_and_event_files_and_the_others_sta
     assert {path: path.stat().st_size for path in size} == size, "no line has moved"
     left = read_events([home / "events"], trust_unsigned=True)
     assert [click.buyer_id for click in left.clicks] == ["two"]
-    log.append(feedback_rows(Feedback("list-3", "two", "vase", NOW, [Act("click", "v2", 1, NOW)]), NOW))
+    log.append(feedback_rows(Feedback("list-3", "two", "vase", NOW, [ListEvent("click", "v2", 1, NOW)]), NOW))
     assert len(read_events([home / "events"], trust_unsigned=True).clicks) == 2
 
 
@@ -112,7 +112,7 @@ def test_a_damaged_store_is_told_by_every_command(home: Path, tmp_path: Path) ->
 
 
 def test_what_was_shown_is_no_act_and_what_was_done_happened_when_it_did() -> None:
-    acts = [Act("impression", "v1", 1, NOW), Act("bid", "v2", 2, NOW - timedelta(minutes=1))]
+    acts = [ListEvent("impression", "v1", 1, NOW), ListEvent("bid", "v2", 2, NOW - timedelta(minutes=1))]
     (act,) = interactions_in(feedback_rows(Feedback("list", "one", "red vase", NOW - timedelta(hours=1), acts), NOW))
     assert (act.buyer_id, act.item_id, act.event_type, act.query) == ("one", "v2", "bid", "")
     assert abs(act.timestamp - (NOW - timedelta(minutes=1))) < timedelta(milliseconds=1)

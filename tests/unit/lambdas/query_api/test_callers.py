@@ -21,7 +21,7 @@ from lambdas.query_api.problems import MAX_EVENTS_BYTES
 from retrieval import errors
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.feedback.file_sink import EventLog
-from retrieval.feedback.rows import MAX_ACTS
+from retrieval.feedback.rows import MAX_EVENTS
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import MAX_QUERIES, SearchModels, SearchService
 
@@ -286,14 +286,14 @@ def test_where_a_quota_counts_requests_a_request_is_one_search(tmp_path: Path) -
 
 
 def test_the_largest_request_of_events_is_taken_and_a_larger_one_is_not(tmp_path: Path) -> None:
-    largest = shown_list(*("\u00e9" * 252 + f"{n:08}" for n in range(MAX_ACTS)))
+    largest = shown_list(*("\u00e9" * 252 + f"{n:08}" for n in range(MAX_EVENTS)))
     body = json.dumps(largest).encode()  # in escapes, six bytes a character
     assert len(body) < MAX_EVENTS_BYTES
     shop = client(tmp_path)
-    assert shop.post("/events", content=body, headers=JSON).json()["accepted"] == MAX_ACTS
+    assert shop.post("/events", content=body, headers=JSON).json()["accepted"] == MAX_EVENTS
     detail = refused(shop.post("/events", content=body + b" " * MAX_EVENTS_BYTES, headers=JSON), 413, "body_too_large")
     assert str(MAX_EVENTS_BYTES) in detail
-    refused(shop.post("/events", json=shown_list(*["v1"] * (MAX_ACTS + 1))), 400, "invalid_query")
+    refused(shop.post("/events", json=shown_list(*["v1"] * (MAX_EVENTS + 1))), 400, "invalid_query")
 
 
 def test_events_are_obeyed_whole_or_refused(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_invented_lots_push_nothing_out_of_a_history(tmp_path: Path) -> None:
     shop = client(tmp_path)
     shop.post("/events", json=shown_list("v1"))
     for batch in range(2):
-        shop.post("/events", json=shown_list(*(f"invented-{batch}-{n}" for n in range(MAX_ACTS))))
+        shop.post("/events", json=shown_list(*(f"invented-{batch}-{n}" for n in range(MAX_EVENTS))))
     assert [act["item_id"] for act in shop.get("/buyers/s-1").json()["acts"]] == ["v1"]
 
 

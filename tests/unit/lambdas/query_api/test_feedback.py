@@ -23,7 +23,7 @@ from lambdas.query_api.events import events_router
 from retrieval.contracts.events import EVENT_TYPES, IMPRESSION
 from retrieval.errors import FeedbackUnavailable, InvalidQuery, InvalidSettings
 from retrieval.feedback.file_sink import EventLog, served_lists
-from retrieval.feedback.rows import MAX_ACTS, Act, Feedback, InteractionKind, feedback_rows, interactions_in
+from retrieval.feedback.rows import MAX_EVENTS, Feedback, ListEvent, ListEventKind, feedback_rows, interactions_in
 from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchLimits, SearchModels, SearchService
@@ -34,15 +34,15 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SHOWN = NOW - timedelta(minutes=5)
 
 
-def act(kind: InteractionKind = "click", item_id: str = "v1", position: int = 1, at: datetime = NOW) -> Act:
-    return Act(kind, item_id, position, at)
+def act(kind: ListEventKind = "click", item_id: str = "v1", position: int = 1, at: datetime = NOW) -> ListEvent:
+    return ListEvent(kind, item_id, position, at)
 
 
-def feedback(*acts: Act, **changes: Any) -> Feedback:
+def feedback(*acts: ListEvent, **changes: Any) -> Feedback:
     return replace(Feedback("list-1", "session-1", "red vase", SHOWN, acts or (act(),)), **changes)
 
 
-def served(*acts: Act, at: datetime = SHOWN, query: str = "red vase", **changes: Any) -> Feedback:
+def served(*acts: ListEvent, at: datetime = SHOWN, query: str = "red vase", **changes: Any) -> Feedback:
     """Acts on a list of v1 and v2 that a search answered with."""
     query_id, proofs = LISTS.sign(query, ["v1", "v2"], 1, at)
     proven = [replace(act, proof=proofs[["v1", "v2"].index(act.item_id)] or "") for act in acts or (act(),)]
@@ -71,7 +71,7 @@ def test_rows_of_one_list_share_its_time_so_that_impression_and_click_are_one(tm
         ("purchase", "purchase"),
     ],
 )
-def test_every_kind_of_act_is_one_that_every_reader_knows(kind: InteractionKind, read_as: str | None, tmp_path: Path) -> None:
+def test_every_kind_of_act_is_one_that_every_reader_knows(kind: ListEventKind, read_as: str | None, tmp_path: Path) -> None:
     (row,) = feedback_rows(served(act(kind)), NOW, LISTS)
     EventLog(tmp_path, lambda: NOW).append([row])
     assert [click.event_type for click in read_clicks(tmp_path, {"v1"}).clicks] == [read_as]
@@ -82,7 +82,7 @@ def test_every_kind_of_act_is_one_that_every_reader_knows(kind: InteractionKind,
 
 
 def test_what_a_page_may_say_is_what_readers_read() -> None:
-    assert {kind for kind in get_args(InteractionKind) if kind != "click"} == {IMPRESSION, *EVENT_TYPES}
+    assert {kind for kind in get_args(ListEventKind) if kind != "click"} == {IMPRESSION, *EVENT_TYPES}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_what_a_page_may_say_is_what_readers_read() -> None:
 )
 def test_what_no_search_answered_with_is_kept_as_not_served(changes: dict[str, Any], of_act: dict[str, Any]) -> None:
     whole = served(act(), **changes)
-    (row,) = feedback_rows(replace(whole, acts=[replace(whole.acts[0], **of_act)]), NOW, LISTS)
+    (row,) = feedback_rows(replace(whole, events=[replace(whole.events[0], **of_act)]), NOW, LISTS)
     assert row["served"] is False
     (right,) = feedback_rows(served(act()), NOW, LISTS)
     assert (right["served"], right["timestamp"]) == (True, "2026-11-21T11:55:00.000+00:00")
@@ -110,7 +110,7 @@ def test_a_list_is_known_under_an_older_key_as_long_as_it_stands_second_and_for_
     assert feedback_rows(told, NOW, ServedLists(keys))[0]["served"]
     assert not feedback_rows(told, NOW, ServedLists(keys[:1]))[0]["served"]
     later = SHOWN + timedelta(days=30, seconds=1)
-    assert not feedback_rows(replace(told, shown_at=later, acts=[replace(told.acts[0], at=later)]), later, LISTS)[0]["served"]
+    assert not feedback_rows(replace(told, shown_at=later, events=[replace(told.events[0], at=later)]), later, LISTS)[0]["served"]
 
 
 def test_a_public_address_is_kept_as_a_keyed_hash_and_others_not_at_all() -> None:
@@ -163,8 +163,8 @@ def test_times_are_written_in_utc_with_the_moment_of_the_act_beside() -> None:
         (feedback(act(position=0)), "position is 0"),
         (feedback(act(at=NOW + timedelta(days=2))), "timestamp is 2026-11-23"),
         (feedback(shown_at=NOW - timedelta(days=31)), "shown_at is 2026-10-21"),
-        (feedback(acts=()), "there are 0 events"),
-        (feedback(acts=[act()] * (MAX_ACTS + 1)), "there are 201 events"),
+        (feedback(events=()), "there are 0 events"),
+        (feedback(events=[act()] * (MAX_EVENTS + 1)), "there are 201 events"),
     ],
 )
 def test_what_is_out_of_its_limits_is_refused_by_name(wrong: Feedback, words: str) -> None:

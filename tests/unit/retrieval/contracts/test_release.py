@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.contracts.release import Manifest, Part, PartReceipt, check_part, load_release, merge_manifests
+from retrieval.contracts.release import IndexedPart, Manifest, Part, check_part, load_release, merge_manifests
 from retrieval.errors import ReleaseError
 
 
@@ -103,25 +103,25 @@ def test_a_tower_that_would_lead_out_of_the_folder_is_refused(tower_id):
 
 def receipt(**given):
     values = {"indexed": 1, "stale_ids": ["b"], "deleted_ids": ["c"], "rejected": [("d", "too long")], "sha256": "0" * 64}
-    return PartReceipt(**{"part": part().name, "index": "auction-items-t-1", "tower_id": "t"} | values | given)
+    return IndexedPart(**{"part": part().name, "index": "auction-items-t-1", "tower_id": "t"} | values | given)
 
 
 def test_a_receipt_reads_back_as_it_was_written():
-    assert PartReceipt.from_json(receipt().to_json()) == receipt()
-    assert PartReceipt.from_json(PartReceipt().to_json()).total == 0
+    assert IndexedPart.from_json(receipt().to_json()) == receipt()
+    assert IndexedPart.from_json(IndexedPart().to_json()).total == 0
 
 
 @pytest.mark.parametrize("field", [name for name in json.loads(receipt().to_json()) if name != "counts"])
 @pytest.mark.parametrize("value", [None, 1.5, -1, True, {"a": 1}, [1], [["a"]], [["a", 1]], [[1, "b"]], [["a", "b", "c"]]])
 def test_a_receipt_with_a_field_of_another_kind_is_refused(field, value):
     with pytest.raises(ReleaseError, match="not the receipt of a part"):
-        PartReceipt.from_json(json.dumps(json.loads(receipt().to_json()) | {field: value}))
+        IndexedPart.from_json(json.dumps(json.loads(receipt().to_json()) | {field: value}))
 
 
 @pytest.mark.parametrize(("field", "value"), [("indexed", "x"), ("stale_ids", 0), ("stale_ids", "abc"), ("part", 5)])
 def test_a_receipt_of_other_kinds_is_refused(field, value):
     with pytest.raises(ReleaseError, match="not the receipt of a part"):
-        PartReceipt.from_json(json.dumps(json.loads(receipt().to_json()) | {field: value}))
+        IndexedPart.from_json(json.dumps(json.loads(receipt().to_json()) | {field: value}))
 
 
 def test_a_saved_release_is_loaded_and_nothing_half_written_stays(tmp_path):

@@ -12,7 +12,7 @@ from retrieval.index.embedded.index import EmbeddedIndex
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.embedded.title_terms import PREFIX, TitleTerms
 from retrieval.search.service import Mode, SearchModels, SearchRequest, SearchService
-from retrieval.text.spelling import MOST_WORDS, corrected, doubtful_words
+from retrieval.text.spelling import MAX_WORDS, corrected, doubtful_words
 
 LOTS = [
     lot("v1", "Red vase", brand="Meissen", category="vases"),
@@ -83,7 +83,7 @@ def test_words_are_in_doubt_that_no_found_lot_says() -> None:
     documents = [{"title": "Red vase", "brand": "Meissen", "text": "red vase. with guilloche"}, {"category": "Étagères"}]
     assert doubtful_words("Red vasse by MEISSEN, guilloche étagères 2024 eos550d", documents) == ["vasse"]
     assert doubtful_words(" ".join(f"{letter}xyz" for letter in "abcdefghi"), []) == []
-    assert MOST_WORDS == 8
+    assert MAX_WORDS == 8
 
 
 def test_words_of_every_script_are_whole_words_in_doubt_and_in_the_correction() -> None:
