@@ -17,7 +17,6 @@ from catalog.folder import (
     SPLITS,
     CatalogFolder,
     Click,
-    Progress,
     Qrels,
     SplitData,
     TrainingPair,
@@ -33,6 +32,7 @@ from retrieval.contracts.item_files import find_item_files, numbered_items, numb
 from retrieval.contracts.items import Item, Reject, first_value, parse_text
 from retrieval.errors import InvalidInput
 from retrieval.feedback.rows import MAX_QUERY_CHARS
+from retrieval.progress import Progress
 from retrieval.text.analysis import check_text
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from catalog.click_log import impressions, parse_click
-from catalog.folder import Click, Progress
+from catalog.folder import Click
 from retrieval.contracts.items import Reject
 from retrieval.errors import InvalidInput
 from retrieval.feedback.rows import event_id, parse_query
+from retrieval.progress import Progress
 
 GZIP_MARK = b"\x1f\x8b"
 _DECODER = json.JSONDecoder()

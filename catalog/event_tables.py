@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from catalog.event_batches import FIELDS, Batch, Column, event_batches, event_table_files
 from catalog.event_times import MICROSECOND, Fault, microseconds, read_times
-from catalog.folder import Progress
 from retrieval.contracts.events import EVENT_TYPES, Interaction, missing, parse_event_type
 from retrieval.contracts.items import EPOCH, ZONE_SLACK, Reject, first_value, parse_id
 from retrieval.errors import InvalidInput
+from retrieval.progress import Progress
 
 EXAMPLES = 3  # rejects of a kind that are kept for the report
 PARTS = 1_000  # that progress is told in

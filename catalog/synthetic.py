@@ -1,7 +1,6 @@
 """The synthetic auction house: lots whose photos tell what their text does not, queries, judgments and clicks."""
 
 import math
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from catalog.lots import Lot, draw_lots
 from catalog.photos import render
 from catalog.questions import draw_questions, pairs_of, qrels_of
 from retrieval.errors import InvalidInput
+from retrieval.progress import Progress
 
 EXAMPLE_QUERIES = ("luxury vintage watches", "cracked red round vase", "a green jewelled ring", "acoustic guitars blue")
 ITEMS_FILE = "lots.parquet"
@@ -27,7 +27,7 @@ def generate(
     *,
     lots: int = 2000,
     seed: int = 7,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     now: datetime | None = None,
     photo_size: int = PHOTO_SIZE,
 ) -> CatalogFolder:
@@ -59,7 +59,7 @@ def generate(
     return CatalogFolder(folder)
 
 
-def _write_photos(items: Path, lots: list[Lot], seed: int, size: int, progress: Callable[[int, int], None] | None) -> None:
+def _write_photos(items: Path, lots: list[Lot], seed: int, size: int, progress: Progress | None) -> None:
     (items / "photos").mkdir(parents=True)
     for number, lot in enumerate(lots):
         category, shape, colour, condition = (lot.traits[trait] for trait in ("category", "shape", "colour", "condition"))

@@ -13,11 +13,12 @@ from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning
 from processing.evaluation.compare import Judged
 from processing.evaluation.corpus import build_corpus
 from processing.evaluation.report import JSON_FILE, RUN_SUFFIX, RUNS_FOLDER, load_run, run_path
-from processing.evaluation.runs import Counter, RememberingEncoder, Variant, search_run
+from processing.evaluation.runs import RememberingEncoder, Variant, search_run
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.progress import ProgressCounter
 from retrieval.search.service import Mode, SearchService
 
 WAY_MARK = ":"  # <report>:<way of searching>
@@ -82,7 +83,7 @@ class ReleaseRun:
 
     def run(self, queries: Mapping[str, str], progress: Step) -> Run:
         """Search for these queries."""
-        count = Counter(len(queries), progress)
+        count = ProgressCounter(len(queries), progress)
         return search_run(self._variant, queries, self._now, on_query=count.tick)
 
 

@@ -31,11 +31,11 @@ from retrieval.contracts.tower_card import TowerCard
 from retrieval.encoders.photos import MAX_BYTES, MAX_PIXELS
 from retrieval.errors import GavelError, InvalidInput, ReleaseError
 from retrieval.files import replacing
+from retrieval.progress import Progress
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import this file and need none
     from models.artefacts.item_encoder import ItemEncoder
 
-Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 SAGEMAKER = Path("/opt/ml/processing")

@@ -11,7 +11,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from processing.evaluation.corpus import Published, build_corpus, catalog_moment
 from processing.evaluation.plan import DEPTH, HYBRID, KEYWORD, RERANKED, SEMANTIC, ZERO_SHOT, ZERO_SHOT_FUSED, Plan
 from processing.evaluation.plots import plot_space
 from processing.evaluation.report import SPACE_PLOT, Evaluation, IndexSize, Result, write_report
-from processing.evaluation.runs import Counter, Progress, RememberingEncoder, Variant, measure_latency, search_run
+from processing.evaluation.runs import RememberingEncoder, Variant, measure_latency, search_run
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, TowerMismatch
@@ -32,6 +32,7 @@ from retrieval.evaluation.significance import PairedComparison, compare_paired
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import IndexStore
+from retrieval.progress import PhaseProgress, ProgressCounter, ignore_phases
 from retrieval.ranker.port import Ranker
 from retrieval.search.service import Encoder, Mode, SearchService
 
@@ -40,8 +41,6 @@ SPACE_POINTS = 3_000
 IN_MEMORY = ("hnsw.faiss", "bm25-*/*")  # the snapshots that a search reads whole
 INPUT = Path("/opt/ml/processing/input")
 OUTPUT = Path("/opt/ml/processing/output")
-
-Stages = Callable[[str], Progress]  # label of a stage -> a function of (done, total)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class _Corpus:
     size: IndexSize
 
 
-def evaluate_tower(plan: Plan, stages: Stages = lambda label: lambda done, total: None) -> Evaluation:
+def evaluate_tower(plan: Plan, stages: PhaseProgress = ignore_phases) -> Evaluation:
     """Measure quality, speed and size of every way of searching over the corpus of a split.
 
     The searches happen at the catalogue's own moment and the index is built on one thread, so that figures of quality
@@ -98,9 +97,7 @@ def evaluate_tower(plan: Plan, stages: Stages = lambda label: lambda done, total
     )
 
 
-def evaluate_to_folder(
-    plan: Plan, folder: Path, *, plots: bool = True, stages: Stages = lambda label: lambda done, total: None
-) -> Evaluation:
+def evaluate_to_folder(plan: Plan, folder: Path, *, plots: bool = True, stages: PhaseProgress = ignore_phases) -> Evaluation:
     """Measure as evaluate_tower() does and write the report; with plots, also the one of the space."""
     evaluation = evaluate_tower(plan, stages)
     if plots:
@@ -139,7 +136,7 @@ def _measured_queries(plan: Plan, grades: Grades) -> dict[str, str]:
     return found
 
 
-def _corpora(plan: Plan, folder: Path, stages: Stages) -> Iterator[tuple[str, _Corpus]]:
+def _corpora(plan: Plan, folder: Path, stages: PhaseProgress) -> Iterator[tuple[str, _Corpus]]:
     """The corpus by each of the encoders."""
     manifest = load_release(plan.release)
     tower = QueryEncoder.load(plan.tower, manifest.dimensions)
@@ -193,11 +190,11 @@ Values = dict[str, dict[str, dict[str, float]]]  # way of searching -> measure -
 
 
 def _measure(
-    plan: Plan, corpora: dict[str, _Corpus], queries: dict[str, str], grades: Grades, now: datetime, stages: Stages
+    plan: Plan, corpora: dict[str, _Corpus], queries: dict[str, str], grades: Grades, now: datetime, stages: PhaseProgress
 ) -> tuple[dict[str, Result], Values]:
     measures = measures_to(plan.depth)
     timed = _sample(list(queries.values()), plan.latency_queries, plan.seed)
-    count = Counter(len(plan.ways) * (len(queries) + len(timed)), stages("search"))
+    count = ProgressCounter(len(plan.ways) * (len(queries) + len(timed)), stages("search"))
     results: dict[str, Result] = {}
     values: Values = {}
     for name in plan.ways:

@@ -13,9 +13,9 @@ from processing.evaluation.corpus import catalog_moment, open_grades
 from retrieval.contracts.items import query_text
 from retrieval.evaluation.metrics import MEASURES, evaluate
 from retrieval.index.port import Filter
+from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import Encoder, Mode, SearchRequest, SearchService, retrieve
 
-Progress = Callable[[int, int], None]
 SERVED = 50  # ranks that are taken from the service as it answers; deeper ones only lengthen the list
 LATENCY_K = 10  # lots a page: what a buyer's search asks for
 WARM_UP = 5  # searches before the clock starts: they load models and fill caches
@@ -125,7 +125,7 @@ def measure(
     """
     now = catalog_moment(catalog)
     grades, queries = open_grades(catalog, split, now), catalog.qrels(split).queries
-    count = Counter(len(variants) * len(queries), progress)
+    count = ProgressCounter(len(variants) * len(queries), progress)
     return {v.name: evaluate(grades, search_run(v, queries, now, on_query=count.tick), MEASURES) for v in variants}
 
 
@@ -158,16 +158,3 @@ def summarise_ms(milliseconds: Iterable[float]) -> Latency:
     times = np.fromiter(milliseconds, dtype=np.float64)
     p50, p95, p99 = (round(float(value), 3) for value in np.percentile(times, (50, 95, 99)))
     return Latency(len(times), round(float(times.mean()), 3), p50, p95, p99)
-
-
-class Counter:
-    """Counts steps of a known number and reports them."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._total, self._done, self._progress = total, 0, progress
-
-    def tick(self) -> None:
-        """One step more is done."""
-        self._done += 1
-        if self._progress:
-            self._progress(self._done, self._total)

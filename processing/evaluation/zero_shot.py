@@ -22,6 +22,7 @@ from retrieval.contracts.items import item_text
 from retrieval.contracts.tower_card import TOWER_ID_CHARS
 from retrieval.encoders.query_encoder import prepare_tokenizer, tokenize
 from retrieval.index.port import IndexStore
+from retrieval.progress import Progress
 
 MAX_LENGTH = 256  # tokens, what sentence encoders of this size are made for
 BATCH = 64
@@ -86,7 +87,7 @@ def build_zero_shot_corpus(
     split: str,
     encoder: SentenceEncoder,
     store: IndexStore,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Published:
     """Index the lots of one split by their text as the encoder reads it; photos are not looked at.
 

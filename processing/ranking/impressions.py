@@ -16,6 +16,7 @@ from catalog.folder import Click
 from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
 from processing.ranking.labels import clicked_gains
+from retrieval.progress import Progress
 from retrieval.ranker.xgboost_ranker import RankingData
 
 PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "held_out": 0.2}  # of the sources
@@ -116,7 +117,7 @@ def part_of(source: str, seed: int) -> str:
 
 
 def find_candidates(
-    clicks: Mapping[Key, Sequence[Click]], candidates: Candidates, seed: int, progress: Callable[[int, int], None] | None = None
+    clicks: Mapping[Key, Sequence[Click]], candidates: Candidates, seed: int, progress: Progress | None = None
 ) -> list[ShownQuery]:
     """Search anew for every query of every day.
 

@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -31,13 +31,13 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, InvalidInput, InvalidQuery
 from retrieval.index.port import Filter
 from retrieval.ingestion import index_release
+from retrieval.progress import Progress
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost_ranker import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
 from retrieval.search.live_index import ActiveIndex
 from retrieval.search.service import SearchRequest, SearchService, retrieve
 
-Progress = Callable[[int, int], None]
 Labels = Literal["clicks", "judgments"]
 Gains = Mapping[Asked, Mapping[str, float]]  # question -> item_id -> gain >= 0
 SPLITS = ("train", "val")

@@ -11,7 +11,6 @@ import numpy as np
 
 from catalog.folder import CatalogFolder
 from processing.evaluation.corpus import build_corpus, catalog_moment, open_grades
-from processing.evaluation.runs import Counter, Progress
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import MEASURES, RELEVANT_GRADE, Grades, evaluate_per_query
@@ -19,6 +18,7 @@ from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, Scored, fuse
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.port import Candidate, Filter
+from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import Encoder
 
 AIMS = ("ndcg@10", "recall@50")  # their mean is what is chosen by
@@ -160,7 +160,7 @@ def judged_lists(
             index.close()
         return known[boosts]
 
-    index, count = EmbeddedStore(folder).live(), Counter(len(asked), progress)
+    index, count = EmbeddedStore(folder).live(), ProgressCounter(len(asked), progress)
     semantic = {}
     for query, text in asked.items():
         semantic[query] = _pairs(index.semantic(encoder.encode([text])[0], depth, where))
@@ -179,7 +179,7 @@ def choose(lists: JudgedLists, *, boosts: bool = True, progress: Progress | None
     """
     fields = tuple(asdict(FieldBoosts())) if boosts else ()
     rounds = 2 if boosts else 1
-    count = Counter(1 + rounds * len(list(fusions())) + len(fields) * len(BOOSTS), progress)
+    count = ProgressCounter(1 + rounds * len(list(fusions())) + len(fields) * len(BOOSTS), progress)
     trials: dict[Tuning, Trial] = {}
 
     def attempt(tuning: Tuning) -> None:

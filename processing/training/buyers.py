@@ -4,7 +4,7 @@ Attention is put beside the tower only where held-out baskets say that it finds 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import InvalidInput
+from retrieval.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,6 @@ HALF_LIVES = (None, 7.0, 30.0, 90.0, 365.0)  # days that the weighted average is
 VAL_SHARE = 0.2  # of the acts, the latest
 MOST_RIVALS = 50_000  # lots that nobody acted on, among which next baskets are looked for
 CHECKPOINT_FOLDER = ".checkpoints"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

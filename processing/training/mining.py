@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -43,9 +43,9 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import GavelError, TowerMismatch
 from retrieval.index.port import Candidate, Filter, VectorIndex, cosines
 from retrieval.ingestion import index_release
+from retrieval.progress import Progress
 from retrieval.search.service import Encoder
 
-Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 AS_OF = Filter(now=EPOCH)  # before any auction ended

@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from models.towers.two_towers import TextEncodings
 from models.training.static_query import SmallQueryConfig, learn_small_query
 from models.training.two_towers import CACHE_FOLDER
 from processing.evaluation.corpus import build_corpus
-from processing.evaluation.runs import Progress, Variant, measure
+from processing.evaluation.runs import Variant, measure
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer
@@ -32,6 +32,7 @@ from retrieval.encoders.static_query_encoder import SmallQueryEncoder, SmallQuer
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.progress import PhaseProgress, Progress, ignore_phases
 from retrieval.search.service import Encoder, SearchService
 
 LEAST_SHARE = 0.98  # of the full query tower's Recall@50
@@ -41,7 +42,6 @@ FULL, SMALL = "full", "small"
 TEXTS_AT_ONCE = 4_096  # that are encoded between two marks of progress on disk
 
 Quality = Mapping[str, Mapping[str, float]]  # query tower -> measure -> mean over the queries
-Stages = Callable[[str], Progress]  # label of a stage -> a function of (done, total)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def distil_query(
     config: SmallQueryConfig,
     *,
     least: float = LEAST_SHARE,
-    stages: Stages = lambda label: lambda done, total: None,
+    stages: PhaseProgress = ignore_phases,
 ) -> QueryDistillation:
     """Make the small query tower of a tower from a catalogue's texts, and measure it on the val queries.
 
@@ -169,7 +169,7 @@ def _check(catalog: CatalogFolder, tower: Path, release: Path) -> int | None:
 
 
 def _learn(
-    catalog: CatalogFolder, tower: Path, config: SmallQueryConfig, stages: Stages
+    catalog: CatalogFolder, tower: Path, config: SmallQueryConfig, stages: PhaseProgress
 ) -> tuple[SmallQueryTower, int, list[float]]:
     texts = short_texts(catalog, config.texts, config.seed)
     if len(texts) < 2:

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -15,9 +14,9 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import IndexMissing, ReleaseError
 from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.progress import Progress
 from retrieval.search.service import SearchService
 
-Progress = Callable[[int, int], None]
 KINDS = ("flat", "hnsw")
 
 

@@ -39,8 +39,8 @@ from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
+from retrieval.progress import Progress
 
-Progress = Callable[[int, int], None]
 Steps = Callable[[str], AbstractContextManager[Progress]]  # a step's label -> a context that gives its progress bar
 BASELINE, MINED, FINAL = 0, 1, 2  # numbers of the stages
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from catalog.folder import CatalogFolder
 from models.data.hard_negatives import HardNegatives
 from models.towers.config import PRESETS, TowerConfig
-from models.training.two_towers import ProgressCallback, TrainingConfig, TrainingReport, train_towers
+from models.training.two_towers import TrainingConfig, TrainingReport, train_towers
 from processing.training.rounds import in_stages
 from retrieval.errors import GavelError
+from retrieval.progress import Progress
 
 INPUT = Path("/opt/ml/processing/input")
 OUTPUT = Path("/opt/ml/processing/output")
@@ -94,7 +95,7 @@ def _with_local_weights(tower: TowerConfig, flags: argparse.Namespace) -> TowerC
     return tower.fresh() if flags.random_weights else tower
 
 
-def _log_progress() -> ProgressCallback:
+def _log_progress() -> Progress:
     """Progress as a line of the log every few seconds."""
     last = time.monotonic()
 

@@ -54,7 +54,7 @@ def tower(tmp_path: Path) -> Path:
 @pytest.fixture
 def lots(tower: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     lots = stored_lots(TowerCard.load(tower).dimensions)
-    monkeypatch.setattr(job, "read_lots", lambda release, card, named, seed: (list(lots), np.stack(list(lots.values()))))
+    monkeypatch.setattr(job, "read_items", lambda release, card, named, seed: (list(lots), np.stack(list(lots.values()))))
     return lots
 
 
