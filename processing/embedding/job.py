@@ -8,7 +8,6 @@ it is the first of its id or newer than those before it (Item.version; files by 
 the older one in the index; a row that is not newer is rejected with the place of the one that stands.
 """
 
-import argparse
 import io
 import json
 import logging
@@ -17,8 +16,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from processing.command_line import CONTAINER, run_job
 from processing.embedding.input import Rows, item_folders, survey
 from processing.embedding.parts import Receipt
 from processing.embedding.photos import PhotoLoader, PhotoState
@@ -29,7 +31,7 @@ from processing.embedding.thumbnails import Thumbnails
 from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.encoders.photos import MAX_BYTES, MAX_PIXELS
-from retrieval.errors import GavelError, InvalidInput, ReleaseError
+from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replacing
 from retrieval.progress import Progress
 
@@ -38,9 +40,9 @@ if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that 
 
 logger = logging.getLogger(__name__)
 
-SAGEMAKER = Path("/opt/ml/processing")
+SAGEMAKER = CONTAINER
 RESOURCE_CONFIG = Path("/opt/ml/config/resourceconfig.json")
-EXIT_NOTHING_EMBEDDED, EXIT_USAGE = 1, 2
+EXIT_NOTHING_EMBEDDED = 1
 MISSED = {
     PhotoState.UNREADABLE: "missing, damaged or not to be read",
     PhotoState.FORMAT: "neither JPEG, PNG nor WebP",
@@ -245,50 +247,57 @@ def _log_tenths() -> Progress:
     return report
 
 
+def run_embedding(
+    inputs: Annotated[list[Path] | None, typer.Option("--input", help="File or folder; may be repeated.")] = None,
+    tower: Annotated[Path | None, typer.Option("--tower", help="The tower artefact.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Gets one folder a release.")] = None,
+    photos: Annotated[
+        list[Path] | None, typer.Option("--photos", help="Folder whose photos lots may name; may be repeated.")
+    ] = None,
+    release_id: Annotated[str | None, typer.Option(help="Name of the release; by default made of tower and input.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Lots that are encoded at once.")] = BATCH_SIZE,
+    part_items: Annotated[int, typer.Option(help="Lots of a part.")] = PART_ITEMS,
+    workers: Annotated[int, typer.Option(help="Processes that decode photos, 0 for none.")] = (os.cpu_count() or 1) - 1,
+    dimensions: Annotated[
+        int | None, typer.Option(help="Length of the vectors, one that the tower serves; by default its own.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make parts again that are there already.")] = False,
+) -> int:
+    """Embed catalogue files and their photos into a release of embedding parts.
+
+    Without --input, --tower or --output, the folders of a SageMaker processing job are used.
+    """
+    instance, instances = read_instances()
+    output = output or SAGEMAKER / "output"
+    manifest = embed(
+        inputs or item_folders(SAGEMAKER / "input/items"),
+        tower or SAGEMAKER / "input/tower",
+        output,
+        progress=_log_tenths(),
+        force=force,
+        dimensions=dimensions,
+        release_id=release_id,
+        batch_size=batch_size,
+        part_items=part_items,
+        workers=workers,
+        instance=instance,
+        instances=instances,
+        photos=photos or ([] if inputs else [SAGEMAKER / "input/items"]),
+    )
+    print(manifest.to_json(), end="")
+    warning = nothing_embedded(manifest, output / manifest.release_id)
+    if warning:
+        print(f"gavel: {warning}", file=sys.stderr)
+    return EXIT_NOTHING_EMBEDDED if warning else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job from the command line.
 
     Returns:
         0; 1 when every row was rejected; 2 when the input or a flag cannot be used; with one line on stderr that says why.
     """
-    parser = argparse.ArgumentParser(description="Embed catalogue files and their photos into a release of embedding parts.")
-    parser.add_argument("--input", type=Path, action="append", help="file or folder, may be repeated")
-    parser.add_argument("--tower", type=Path, default=SAGEMAKER / "input/tower", help="the tower artefact")
-    parser.add_argument("--output", type=Path, default=SAGEMAKER / "output", help="gets one folder a release")
-    parser.add_argument("--photos", type=Path, action="append", help="folder whose photos lots may name, may be repeated")
-    parser.add_argument("--release-id", help="name of the release; by default made of tower and input")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
-    parser.add_argument("--part-items", type=int, default=PART_ITEMS)
-    parser.add_argument("--workers", type=int, default=(os.cpu_count() or 1) - 1, help="processes that decode photos, 0 for none")
-    parser.add_argument("--dimensions", type=int, help="length of the vectors, one that the tower serves; by default its own")
-    parser.add_argument("--force", action="store_true", help="make parts again that are there already")
-    flags = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        instance, instances = read_instances()
-        manifest = embed(
-            flags.input or item_folders(SAGEMAKER / "input/items"),
-            flags.tower,
-            flags.output,
-            progress=_log_tenths(),
-            force=flags.force,
-            dimensions=flags.dimensions,
-            release_id=flags.release_id,
-            batch_size=flags.batch_size,
-            part_items=flags.part_items,
-            workers=flags.workers,
-            instance=instance,
-            instances=instances,
-            photos=flags.photos or ([] if flags.input else [SAGEMAKER / "input/items"]),
-        )
-    except GavelError as error:
-        print(f"gavel: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    print(manifest.to_json(), end="")
-    warning = nothing_embedded(manifest, flags.output / manifest.release_id)
-    if warning:
-        print(f"gavel: {warning}", file=sys.stderr)
-    return EXIT_NOTHING_EMBEDDED if warning else 0
+    return run_job(run_embedding, arguments, "gavel")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ python -m processing.evaluate --input .gavel/catalogs/synthetic --release .gavel
     --tower .gavel/towers/<tower_id> --output .gavel/reports/evaluation
 """
 
-import argparse
 import json
 import os
 import platform
@@ -15,10 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from catalog.folder import CatalogFolder
+from processing.command_line import CONTAINER, ReleaseOption, SeedOption, TowerOption, run_job
 from processing.evaluation.corpus import Published, build_corpus, catalog_moment, open_grades, sample_items
 from processing.evaluation.plan import DEPTH, HYBRID, KEYWORD, RERANKED, SEMANTIC, ZERO_SHOT, ZERO_SHOT_FUSED, Plan
 from processing.evaluation.plots import plot_space
@@ -26,7 +28,7 @@ from processing.evaluation.report import SPACE_PLOT, Evaluation, IndexSize, Resu
 from processing.evaluation.runs import RememberingEncoder, Variant, measure_latency, search_run
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
-from retrieval.errors import GavelError, InvalidInput, TowerMismatch
+from retrieval.errors import InvalidInput, TowerMismatch
 from retrieval.evaluation.metrics import RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
 from retrieval.evaluation.significance import PairedComparison, compare_paired
 from retrieval.index.embedded.store import EmbeddedStore
@@ -39,8 +41,7 @@ from retrieval.search.service import Encoder, Mode, SearchService
 TESTED = ("ndcg@10", "recall@50")
 SPACE_POINTS = 3_000
 IN_MEMORY = ("hnsw.faiss", "bm25-*/*")  # the snapshots that a search reads whole
-INPUT = Path("/opt/ml/processing/input")
-OUTPUT = Path("/opt/ml/processing/output")
+INPUT = CONTAINER / "input"
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,36 @@ def _comparisons(plan: Plan, values: Values) -> dict[str, dict[str, PairedCompar
     }
 
 
+def run_evaluation(
+    catalog: Annotated[Path, typer.Option("--input", help="The catalogue's folder.")] = INPUT / "catalog",
+    release: ReleaseOption = INPUT / "release",
+    tower: TowerOption = INPUT / "tower",
+    booster: Annotated[Path | None, typer.Option(help="The re-ranker of the tower, to be measured too.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = CONTAINER / "output",
+    split: Annotated[str, typer.Option(help="Whose queries are searched.")] = "test",
+    zero_shot: Annotated[str, typer.Option(help="Preset, hub name or folder of a sentence encoder to compare with.")] = "",
+    depth: Annotated[int, typer.Option(help="Ranks of every run.")] = DEPTH,
+    baseline: Annotated[str, typer.Option(help="What the others are tested against.")] = KEYWORD,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw nothing.")] = False,
+    seed: SeedOption = 0,
+) -> int:
+    """Measure a tower against what needs no training, on the judgments of one split."""
+    plan = Plan(
+        catalog=CatalogFolder.load(catalog),
+        release=release,
+        tower=tower,
+        booster=booster,
+        split=split,
+        zero_shot=zero_shot,
+        depth=depth,
+        baseline=baseline,
+        seed=seed,
+    )
+    evaluation = evaluate_to_folder(plan, output, plots=not no_plots)
+    print(json.dumps({"report": str(output), "tower_id": evaluation.tower_id, "quality": evaluation.quality}))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write the report, and print its quality as one line of JSON.
 
@@ -232,41 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 with the reason on stderr.
     """
-    flags = _parser().parse_args(arguments)
-    try:
-        plan = Plan(
-            catalog=CatalogFolder.load(flags.input),
-            release=flags.release,
-            tower=flags.tower,
-            booster=flags.booster,
-            split=flags.split,
-            zero_shot=flags.zero_shot,
-            depth=flags.depth,
-            baseline=flags.baseline,
-            seed=flags.seed,
-        )
-        evaluation = evaluate_to_folder(plan, flags.output, plots=not flags.no_plots)
-    except GavelError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps({"report": str(flags.output), "tower_id": evaluation.tower_id, "quality": evaluation.quality}))
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--input", type=Path, default=INPUT / "catalog", help="the catalogue's folder (default %(default)s)")
-    parser.add_argument("--release", type=Path, default=INPUT / "release", help="the lots' embeddings (default %(default)s)")
-    parser.add_argument("--tower", type=Path, default=INPUT / "tower", help="the tower's folder (default %(default)s)")
-    parser.add_argument("--booster", type=Path, help="the re-ranker of the tower, to be measured too")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the report (default %(default)s)")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--zero-shot", default="", help="preset, hub name or folder of a sentence encoder to compare with")
-    parser.add_argument("--depth", type=int, default=DEPTH, help="ranks of every run (default %(default)s)")
-    parser.add_argument("--baseline", default=KEYWORD, help="what the others are tested against (default %(default)s)")
-    parser.add_argument("--no-plots", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+    return run_job(run_evaluation, arguments, "evaluate", log_level=None)
 
 
 if __name__ == "__main__":

@@ -3,22 +3,31 @@
 python -m processing.train_from_events --events EVENTS --tower TOWER --release RELEASE --before OLD --output reranker.ubj
 """
 
-import argparse
 import json
-import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from catalog.event_files import EventFiles, read_events
 from catalog.folder import CatalogFolder
+from processing.command_line import (
+    CONTAINER,
+    BoosterOutputOption,
+    CandidatesOption,
+    DebiasOption,
+    ReleaseOption,
+    SeedOption,
+    TowerOption,
+    run_job,
+)
 from processing.evaluation.corpus import catalog_moment
 from processing.ranking.impressions import (
     Candidates,
@@ -33,17 +42,10 @@ from processing.ranking.impressions import (
     source_of,
 )
 from processing.ranking.labels import judged_gains, position_bias
-from processing.ranking.train_job import (
-    CANDIDATES,
-    EXIT_USAGE,
-    ROOT,
-    Progress,
-    add_places,
-    candidate_features,
-    service_of_release,
-)
-from retrieval.errors import FeatureMismatch, GavelError, InvalidInput, RankerUnavailable
+from processing.ranking.train_job import CANDIDATES, candidate_features, service_of_release
+from retrieval.errors import FeatureMismatch, InvalidInput, RankerUnavailable
 from retrieval.evaluation.significance import PairedComparison, compare_paired
+from retrieval.progress import Progress
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.port import Ranker
 from retrieval.ranker.xgboost_ranker import BoosterRanker, fit_booster
@@ -301,6 +303,44 @@ def _set_aside(log: EventFiles, path: Path) -> Path | None:
     return file
 
 
+def run_training(
+    events: Annotated[Path, typer.Option(help="A file of events, or a folder of them.")] = CONTAINER / "input/events",
+    before: Annotated[Path, typer.Option(help="The booster to be better than.")] = CONTAINER / "input/ranker/reranker.ubj",
+    tower: TowerOption = CONTAINER / "input/tower",
+    release: ReleaseOption = CONTAINER / "input/release",
+    output: BoosterOutputOption = CONTAINER / "output/reranker.ubj",
+    candidates: CandidatesOption = CANDIDATES,
+    seed: SeedOption = 7,
+    debias: DebiasOption = True,
+    force: Annotated[bool, typer.Option("--force", help="Take the new booster whatever the comparisons say.")] = False,
+    trust_unsigned: Annotated[
+        bool, typer.Option("--trust-unsigned", help="Learn from lists that no search is known to have served, too.")
+    ] = False,
+    source_share: Annotated[float, typer.Option(help="Of the lists, the most that one session teaches.")] = SOURCE_SHARE,
+    catalog: Annotated[Path | None, typer.Option(help="Catalogue whose val judgments the new booster must not lose on.")] = None,
+) -> int:
+    """Train the re-ranker on recorded events; it replaces the current one if held-out sessions show that it is better."""
+    log = read_events([events], trust_unsigned=trust_unsigned)
+    if before.is_file():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(before, output)
+    judgments = CatalogFolder.load(catalog) if catalog else None
+    with service_of_release(tower, release) as service:
+        report = train_on_events(
+            log,
+            service,
+            output,
+            debias=debias,
+            force=force,
+            candidates=candidates,
+            seed=seed,
+            source_share=source_share,
+            judgments=judgments,
+        )
+    print(json.dumps(report.to_dict()))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job from the command line; the report is printed as one line of JSON.
 
@@ -308,37 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, whether the output is the new booster or the one before; 2 when the input or a flag cannot be used, with one line on
         stderr that says why.
     """
-    flags = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        log = read_events([flags.events], trust_unsigned=flags.trust_unsigned)
-        if flags.before.is_file():
-            flags.output.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(flags.before, flags.output)
-        given = {name: getattr(flags, name) for name in ("debias", "force", "candidates", "seed", "source_share")}
-        given["judgments"] = CatalogFolder.load(flags.catalog) if flags.catalog else None
-        with service_of_release(flags.tower, flags.release) as service:
-            report = train_on_events(log, service, flags.output, **given)
-    except GavelError as error:
-        print(f"train_from_events: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    print(json.dumps(report.to_dict()))
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="train_from_events", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--events", type=Path, default=ROOT / "input/events", help="a file of events, or a folder of them")
-    parser.add_argument("--before", type=Path, default=ROOT / "input/ranker/reranker.ubj", help="the booster to be better than")
-    add_places(parser)
-    parser.add_argument("--debias", action=argparse.BooleanOptionalAction, default=True, help="free clicks of their positions")
-    parser.add_argument("--force", action="store_true", help="take the new booster whatever the comparisons say")
-    parser.add_argument(
-        "--trust-unsigned", action="store_true", help="learn from lists that no search is known to have served, too"
-    )
-    parser.add_argument("--source-share", type=float, default=SOURCE_SHARE, help="of the lists, the most that one session teaches")
-    parser.add_argument("--catalog", type=Path, help="catalogue whose val judgments the new booster must not lose on")
-    return parser
+    return run_job(run_training, arguments, "train_from_events")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 python -m processing.train_reranker --catalog CATALOG --tower TOWER --release RELEASE --output reranker.ubj
 """
 
-import argparse
 import json
-import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +12,23 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
+import typer
 
 from catalog.folder import CatalogFolder, Click
+from processing.command_line import (
+    CONTAINER,
+    BoosterOutputOption,
+    CandidatesOption,
+    CatalogOption,
+    DebiasOption,
+    ReleaseOption,
+    SeedOption,
+    TowerOption,
+    run_job,
+)
 from processing.evaluation.corpus import catalog_moment
 from processing.ranking.histories import Asked, BuyerHistories
 from processing.ranking.labels import clicked_gains, judged_gains, position_bias
@@ -28,7 +38,7 @@ from retrieval.contracts.documents import Vector
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
-from retrieval.errors import GavelError, InvalidInput, InvalidQuery
+from retrieval.errors import InvalidInput, InvalidQuery
 from retrieval.index.port import Filter
 from retrieval.ingestion import index_release
 from retrieval.progress import Progress
@@ -43,8 +53,6 @@ Gains = Mapping[Asked, Mapping[str, float]]  # question -> item_id -> gain >= 0
 SPLITS = ("train", "val")
 KNOWN_BUYERS = {split: f"{split}, known buyers" for split in SPLITS}
 CANDIDATES = 50
-EXIT_USAGE = 2
-ROOT = Path("/opt/ml/processing")  # of a SageMaker processing job
 
 
 @dataclass(frozen=True)
@@ -239,37 +247,6 @@ def _buyer(live: ActiveIndex, asked: Asked) -> Vector | None:
         return None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job from the command line; the report is printed as one line of JSON.
-
-    Returns:
-        0; 2 when the input or a flag cannot be used, with one line on stderr that says why.
-    """
-    flags = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        report = _run(flags)
-    except GavelError as error:
-        print(f"train_reranker: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    print(json.dumps(report.to_dict()))
-    return 0
-
-
-def _run(flags: argparse.Namespace) -> RerankerReport:
-    catalog = CatalogFolder.load(flags.catalog)
-    with service_of_release(flags.tower, flags.release) as service:
-        return train_reranker(
-            catalog,
-            service,
-            flags.output,
-            labels=flags.labels,
-            debias=flags.debias,
-            candidates=flags.candidates,
-            seed=flags.seed,
-        )
-
-
 @contextmanager
 def service_of_release(tower: Path, release: Path) -> Iterator[SearchService]:
     """Search over the lots of a release, in an index that lives as long as the block.
@@ -294,22 +271,31 @@ def service_of_release(tower: Path, release: Path) -> Iterator[SearchService]:
             service.live().index.close()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="train_reranker", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--catalog", type=Path, default=ROOT / "input/catalog", help="the catalogue's folder")
-    add_places(parser)
-    parser.add_argument("--labels", choices=get_args(Labels), help="what to learn from; clicks where there are any")
-    parser.add_argument("--debias", action=argparse.BooleanOptionalAction, default=True, help="free clicks of their positions")
-    return parser
+def run_training(
+    catalog: CatalogOption = CONTAINER / "input/catalog",
+    tower: TowerOption = CONTAINER / "input/tower",
+    release: ReleaseOption = CONTAINER / "input/release",
+    output: BoosterOutputOption = CONTAINER / "output/reranker.ubj",
+    candidates: CandidatesOption = CANDIDATES,
+    seed: SeedOption = 7,
+    labels: Annotated[Labels | None, typer.Option(help="What to learn from; clicks where there are any.")] = None,
+    debias: DebiasOption = True,
+) -> int:
+    """Train the re-ranker on judgments, or on what buyers did with the lots that a search showed them."""
+    source = CatalogFolder.load(catalog)
+    with service_of_release(tower, release) as service:
+        report = train_reranker(source, service, output, labels=labels, debias=debias, candidates=candidates, seed=seed)
+    print(json.dumps(report.to_dict()))
+    return 0
 
 
-def add_places(parser: argparse.ArgumentParser) -> None:
-    """The flags that every training of a re-ranker takes: where tower, release and booster lie in a container, and its seed."""
-    parser.add_argument("--tower", type=Path, default=ROOT / "input/tower", help="the tower artefact")
-    parser.add_argument("--release", type=Path, default=ROOT / "input/release", help="release of that tower with the lots")
-    parser.add_argument("--output", type=Path, default=ROOT / "output/reranker.ubj", help="the booster's file")
-    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="first-stage lots a query (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=7)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job from the command line; the report is printed as one line of JSON.
+
+    Returns:
+        0; 2 when the input or a flag cannot be used, with one line on stderr that says why.
+    """
+    return run_job(run_training, arguments, "train_reranker")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ An auction that has ended is a lot like any other here: nothing is shown to a bu
 lying a month on the disk. So the index is asked as of 1970, when none had ended.
 """
 
-import argparse
 import hashlib
 import json
 import logging
@@ -24,9 +23,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
 from models.data.hard_negatives import HardNegatives
+from processing.command_line import CONTAINER, CatalogOption, ReleaseOption, TowerOption, run_job
 from processing.training.mining_rules import (
     DEEPEST,
     SPLIT,
@@ -40,7 +43,7 @@ from processing.training.mining_rules import (
 from retrieval.contracts.documents import Vector
 from retrieval.contracts.items import EPOCH
 from retrieval.encoders.query_encoder import QueryEncoder
-from retrieval.errors import GavelError, TowerMismatch
+from retrieval.errors import TowerMismatch
 from retrieval.index.port import Candidate, Filter, VectorIndex, cosines
 from retrieval.ingestion import index_release
 from retrieval.progress import Progress
@@ -235,53 +238,45 @@ def _best_answer(index: VectorIndex, vector: Vector, hits: Sequence[tuple[str, f
     return max(cosines(vector, stored), default=None)
 
 
+DEFAULTS = MiningRules()
+
+
+def run_mining(
+    catalog: CatalogOption = CONTAINER / "input/catalog",
+    tower: TowerOption = CONTAINER / "input/tower",
+    release: ReleaseOption = CONTAINER / "input/release",
+    output: Annotated[Path, typer.Option(help="Used again if it fits.")] = CONTAINER / "output/negatives.parquet",
+    per_query: Annotated[int, typer.Option(help="Negatives a query.")] = DEFAULTS.per_query,
+    depth: Annotated[int, typer.Option(help="Lots looked at for each query.")] = DEFAULTS.depth,
+    skip: Annotated[int, typer.Option(help="First ranks that are left out.")] = DEFAULTS.skip,
+    margin: Annotated[float | None, typer.Option(help="Below the best answer's score.")] = DEFAULTS.margin,
+    absolute: Annotated[bool, typer.Option("--absolute", help="The margin is a difference, not a share.")] = False,
+    no_margin: Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots whatever they score.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every lot.")] = False,
+) -> int:
+    """Mine hard negatives: the wrong lots that the current index ranks highest for each training query."""
+    from retrieval.index.embedded.store import EmbeddedStore
+
+    rules = MiningRules(per_query, depth, skip, None if no_margin else margin, not absolute, exact)
+    with tempfile.TemporaryDirectory(prefix="gavel-mine-") as scratch:
+        store = EmbeddedStore(Path(scratch))
+        index_release(release, store)
+        encoder, index = QueryEncoder.load(tower), store.live()
+        try:
+            mined, _ = mine_or_reuse(output, CatalogFolder.load(catalog), index, encoder, rules)
+        finally:
+            index.close()
+    print(json.dumps({"settings": mined.settings, "stats": mined.stats, "output": str(output)}))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job from the command line; settings and counts are printed as JSON.
 
     Returns:
         0; 2 when the input or a flag cannot be used, with one line on stderr that says why.
     """
-    flags = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        margin = None if flags.no_margin else flags.margin
-        rules = MiningRules(flags.per_query, flags.depth, flags.skip, margin, not flags.absolute, flags.exact)
-        mined = _run(flags, rules)
-    except GavelError as error:
-        print(f"mine_negatives: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps({"settings": mined.settings, "stats": mined.stats, "output": str(flags.output)}))
-    return 0
-
-
-def _run(flags: argparse.Namespace, rules: MiningRules) -> HardNegatives:
-    from retrieval.index.embedded.store import EmbeddedStore
-
-    with tempfile.TemporaryDirectory(prefix="gavel-mine-") as scratch:
-        store = EmbeddedStore(Path(scratch))
-        index_release(flags.release, store)
-        encoder, index = QueryEncoder.load(flags.tower), store.live()
-        try:
-            return mine_or_reuse(flags.output, CatalogFolder.load(flags.catalog), index, encoder, rules)[0]
-        finally:
-            index.close()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mine_negatives", description=__doc__.splitlines()[0])
-    root, rules = Path("/opt/ml/processing"), MiningRules()
-    parser.add_argument("--catalog", type=Path, default=root / "input/catalog", help="the catalogue's folder")
-    parser.add_argument("--tower", type=Path, default=root / "input/tower", help="the tower artefact")
-    parser.add_argument("--release", type=Path, default=root / "input/release", help="release of that tower with the lots")
-    parser.add_argument("--output", type=Path, default=root / "output/negatives.parquet", help="used again if it fits")
-    parser.add_argument("--per-query", type=int, default=rules.per_query, help="negatives a query (default %(default)s)")
-    parser.add_argument("--depth", type=int, default=rules.depth, help="lots looked at for each query (default %(default)s)")
-    parser.add_argument("--skip", type=int, default=rules.skip, help="first ranks that are left out (default %(default)s)")
-    parser.add_argument("--margin", type=float, default=rules.margin, help="below the best answer's score (default %(default)s)")
-    parser.add_argument("--absolute", action="store_true", help="the margin is a difference, not a share")
-    parser.add_argument("--no-margin", action="store_true", help="take unjudged lots whatever they score")
-    parser.add_argument("--exact", action="store_true", help="compare with every lot")
-    return parser
+    return run_job(run_mining, arguments, "mine_negatives")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from trained_booster import trained_booster
 
 from catalog.event_files import EventFiles
 from catalog.folder import CatalogFolder, Click, Qrels, SplitData, write_catalog, write_items
+from processing.command_line import EXIT_USAGE
 from processing.ranking import train_from_events
 from processing.ranking import train_job as train_reranker
 from processing.ranking.impressions import PARTS, by_query_and_day, ndcg, part_of, source_of
 from processing.ranking.train_from_events import LEAST_HELD_OUT, LEAST_TOUCHED, MAX_GAIN, SOURCE_SHARE, train_on_events
-from processing.ranking.train_job import EXIT_USAGE
 from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
