@@ -32,7 +32,7 @@ ITEMS_FILE = "products.parquet"
 FOLDS = 5
 VAL_SHARE = 0.15  # of the queries that do not test
 VAL_PSEUDO_QUERIES = 60  # where no judgment may be looked at
-LEAST_LOTS, MOST_LOTS = 5, 60  # that answer a pseudo-query of the validation
+MIN_ITEMS, MAX_ITEMS = 5, 60  # that answer a pseudo-query of the validation
 
 # How much a pair of each kind counts.
 JUDGED_WEIGHT = 1.0
@@ -284,7 +284,7 @@ def _pseudo_judgments(
     for text in order_by_chance((pair.query for pair in pairs), seed):
         words = text.split()
         lots = set.intersection(*(lots_of[word] for word in words)) if len(words) >= 2 else set()
-        if LEAST_LOTS <= len(lots) <= MOST_LOTS and query_key(text) not in taken:
+        if MIN_ITEMS <= len(lots) <= MAX_ITEMS and query_key(text) not in taken:
             taken.add(query_key(text))
             found[text] = dict.fromkeys(sorted(lots), RELEVANT_GRADE)
         if len(found) == VAL_PSEUDO_QUERIES:

@@ -12,7 +12,7 @@ from retrieval.contracts.items import Item, item_text, query_text
 MAX_WORDS = 4  # of a text that is cut from a lot's
 MAX_QUERY_WORDS = 8  # of a training query: a whole title that shall find its description is none that a buyer types
 TITLE_SHARE = 0.5  # of those, the ones cut from the title alone
-DRAWS_A_TEXT = 4  # so many are drawn at most for each that is wanted: common words come again and again
+DRAWS_PER_TEXT = 4  # so many are drawn at most for each that is wanted: common words come again and again
 
 
 def short_texts(catalog: CatalogFolder, count: int, seed: int) -> list[str]:
@@ -43,7 +43,7 @@ def short_texts(catalog: CatalogFolder, count: int, seed: int) -> list[str]:
                 chosen.setdefault(key, text)
 
     take(queries, count // 2)
-    take(_cut(lots, random, DRAWS_A_TEXT * count), count)
+    take(_cut(lots, random, DRAWS_PER_TEXT * count), count)
     take(queries, count)  # a catalogue of few words
     return list(chosen.values())
 

@@ -88,10 +88,10 @@ def compare(
     """Hold two ways of searching against each other: both lists for a query, or which won where over all queries."""
     from catalog.folder import CatalogFolder
     from gavel.cli.run_sources import find_source
-    from processing.evaluation.compare import Judged, compare_runs, side_by_side
+    from processing.evaluation.compare import JudgedQueries, compare_runs, side_by_side
 
     home = Home(Settings.from_env())
-    judged = Judged(CatalogFolder.load(home.catalog(catalog)), split)
+    judged = JudgedQueries(CatalogFolder.load(home.catalog(catalog)), split)
     with ExitStack() as stack:
         sources = [find_source(home, given, judged, mode, rerank, stack) for given in (base, new)]
         if query is None:

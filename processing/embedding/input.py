@@ -79,7 +79,7 @@ def input_files(inputs: Sequence[Path]) -> list[Path]:
     return sorted(files, key=lambda path: (path.name, str(path)))
 
 
-def survey(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
+def scan_inputs(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
     """Look at every file before the work begins.
 
     Returns:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from processing.command_line import CONTAINER, run_job
-from processing.embedding.input import Rows, item_folders, survey
-from processing.embedding.parts import Receipt
+from processing.embedding.input import Rows, item_folders, scan_inputs
+from processing.embedding.parts import PartRecord
 from processing.embedding.photos import PhotoLoader, PhotoState
 from processing.embedding.pipeline import EmbeddingSteps, plan_parts
 from processing.embedding.plan import BATCH_SIZE, PART_ITEMS, EmbeddingRun
@@ -81,7 +81,7 @@ def embed(
         TowerError: the artefact is missing or damaged.
     """
     run = EmbeddingRun(inputs, output, **settings)
-    survey(run.files()[0])  # a file that cannot be read is told before the seconds that a tower takes to load
+    scan_inputs(run.files()[0])  # a file that cannot be read is told before the seconds that a tower takes to load
     return embed_with(_load_encoder(tower, dimensions), run, progress, force=force)
 
 
@@ -103,7 +103,7 @@ def embed_with(
         watch: is told how long decode, collate, transfer, compute and write were busy.
     """
     files, mine = run.files()
-    inputs_hash, row_counts = survey(files)
+    inputs_hash, row_counts = scan_inputs(files)
     name = run.name(encoder.card.tower_id, inputs_hash)
     folder = run.part_folder(name, encoder.card.tower_id)
     folder.withdraw()
@@ -117,10 +117,10 @@ def embed_with(
         report = _reporter(sum(row_counts[f] for f in mine), progress)
         report(0)
         steps = EmbeddingSteps(encoder, photos, name, run.batch_size, report, watch)
-        receipts = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
-    manifest = _manifest(run, name, encoder.card, rows, receipts, inputs_hash)
+        records = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
+    manifest = _manifest(run, name, encoder.card, rows, records, inputs_hash)
     folder.commit(manifest)
-    _tell(manifest, receipts)
+    _tell(manifest, records)
     if progress:
         progress(rows.read, rows.read)
     return manifest
@@ -137,18 +137,18 @@ def find_release(run: EmbeddingRun, card: TowerCard) -> Manifest | None:
         Its manifest; None when there is none, or anything that it comes from (rows, photos, tower, sizes) has changed.
     """
     files, mine = run.files()
-    inputs_hash, _ = survey(files)
+    inputs_hash, _ = scan_inputs(files)
     name = run.name(card.tower_id, inputs_hash)
     try:
         there = load_release(run.output / name)
     except ReleaseError:
         return None
-    rows, receipts = Rows(files, mine, io.BytesIO(), run.photos), []
+    rows, records = Rows(files, mine, io.BytesIO(), run.photos), []
     for part in plan_parts(rows, run.part_folder(name, card.tower_id), run.part_items):
-        if part.receipt is None:
+        if part.record is None:
             return None
-        receipts.append(part.receipt)
-    return there if _manifest(run, name, card, rows, receipts, inputs_hash) == there else None
+        records.append(part.record)
+    return there if _manifest(run, name, card, rows, records, inputs_hash) == there else None
 
 
 def nothing_embedded(manifest: Manifest, where: Path) -> str:
@@ -166,17 +166,19 @@ def nothing_embedded(manifest: Manifest, where: Path) -> str:
     )
 
 
-def _manifest(run: EmbeddingRun, name: str, card: TowerCard, rows: Rows, receipts: Sequence[Receipt], inputs_hash: str) -> Manifest:
-    photos = _photo_counts(receipts)
+def _manifest(
+    run: EmbeddingRun, name: str, card: TowerCard, rows: Rows, records: Sequence[PartRecord], inputs_hash: str
+) -> Manifest:
+    photos = _photo_counts(records)
     return Manifest(
         release_id=name,
         tower_id=card.tower_id,
         dimensions=card.dimensions,
         items_in=rows.read,
-        items_embedded=sum(receipt.part.items for receipt in receipts),
+        items_embedded=sum(record.part.items for record in records),
         items_rejected=rows.rejected,
         items_without_image=photos.total() - photos[PhotoState.READ],
-        parts=[receipt.part for receipt in receipts],
+        parts=[record.part for record in records],
         items_superseded=rows.superseded,
         inputs=inputs_hash,
         instance=run.instance,
@@ -184,15 +186,15 @@ def _manifest(run: EmbeddingRun, name: str, card: TowerCard, rows: Rows, receipt
     )
 
 
-def _photo_counts(receipts: Sequence[Receipt]) -> Counter[str]:
+def _photo_counts(records: Sequence[PartRecord]) -> Counter[str]:
     photos: Counter[str] = Counter()
-    for receipt in receipts:
-        photos.update(receipt.photos)
+    for record in records:
+        photos.update(record.photos)
     return photos
 
 
-def _tell(manifest: Manifest, receipts: Sequence[Receipt]) -> None:
-    photos = _photo_counts(receipts)
+def _tell(manifest: Manifest, records: Sequence[PartRecord]) -> None:
+    photos = _photo_counts(records)
     logger.info("photos: %s", ", ".join(f"{photos[state]} {state}" for state in PhotoState))
     missed = {state: photos[state] for state in PhotoState if photos[state] and state in MISSED}
     if missed:

@@ -30,7 +30,7 @@ class Lot:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class PartRecord:
     """What is known of a finished part.
 
     Attributes:
@@ -79,17 +79,17 @@ class PartFolder:
             digest.update(repr((lot.item, _stamp(lot.photo))).encode())
         return digest.hexdigest()
 
-    def finished(self, count: int, fingerprint: str) -> Receipt | None:
+    def finished(self, count: int, fingerprint: str) -> PartRecord | None:
         """The receipt of a part that need not be made again: same input, same tower, same bytes on disk."""
         path = self._folder / self.name(count)
-        receipt = Receipt.load(_receipt_path(path))
-        if receipt is None or receipt.fingerprint != fingerprint or not path.is_file():
+        record = PartRecord.load(_record_path(path))
+        if record is None or record.fingerprint != fingerprint or not path.is_file():
             return None
-        return receipt if sha256_of(path) == receipt.part.sha256 else None
+        return record if sha256_of(path) == record.part.sha256 else None
 
     def write(
         self, count: int, fingerprint: str, entries: Iterable[tuple[IndexedItem, PhotoState]], watch: Stopwatch | None = None
-    ) -> Receipt:
+    ) -> PartRecord:
         """Write a part and its receipt; the same entries give the same bytes.
 
         Args:
@@ -106,9 +106,9 @@ class PartFolder:
                 photos[state.value] += 1
                 with watch.time("write"):
                     file.write("".join(f"{line}\n" for line in bulk_lines(entry)).encode())
-        receipt = Receipt(fingerprint, Part(path.name, photos.total(), path.stat().st_size, sha256_of(path)), dict(photos))
-        receipt.save(_receipt_path(path))
-        return receipt
+        record = PartRecord(fingerprint, Part(path.name, photos.total(), path.stat().st_size, sha256_of(path)), dict(photos))
+        record.save(_record_path(path))
+        return record
 
     def withdraw(self) -> None:
         """Take this run's manifests away: from here on the release is unfinished."""
@@ -125,11 +125,11 @@ class PartFolder:
             ours = number.isdigit() and int(number) % self._instances == self._instance
             if ours and path.name not in kept:
                 path.unlink()
-                _receipt_path(path).unlink(missing_ok=True)
+                _record_path(path).unlink(missing_ok=True)
         manifest.save(self._folder)
 
 
-def _receipt_path(part: Path) -> Path:
+def _record_path(part: Path) -> Path:
     return part.with_name(part.name.removesuffix(".ndjson.gz") + ".receipt")
 
 

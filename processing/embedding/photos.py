@@ -123,7 +123,7 @@ class PhotoLoader:
         """
         self._size, self._thumbnails = size, thumbnails
         self._watch = watch or Stopwatch()
-        self._ahead = workers + LOOK_AHEAD
+        self._prefetch_batches = workers + LOOK_AHEAD
         self._pool: ProcessPoolExecutor | None = None
         if workers and size:
             # not fork: the parent holds torch's threads, and a forked child may wait for their locks for ever
@@ -152,7 +152,7 @@ class PhotoLoader:
         source = iter(batches)
         waiting: deque[Future[tuple[list[Decoded], float]]] = deque()
         while True:
-            for batch in islice(source, self._ahead - len(waiting)):
+            for batch in islice(source, self._prefetch_batches - len(waiting)):
                 waiting.append(self._pool.submit(_load_batch, list(batch), self._size, self._thumbnails))
             if not waiting:
                 return

@@ -16,9 +16,9 @@ from itertools import chain, groupby, tee
 from typing import TYPE_CHECKING
 
 from processing.embedding.input import Rows
-from processing.embedding.parts import Lot, PartFolder, Receipt
+from processing.embedding.parts import Lot, PartFolder, PartRecord
 from processing.embedding.photos import Decoded, PhotoLoader, PhotoState
-from processing.embedding.prefetch import Stopwatch, ahead
+from processing.embedding.prefetch import Stopwatch, prefetch
 from retrieval.contracts.documents import IndexedItem, Vector, document_of
 from retrieval.contracts.items import item_text
 from retrieval.index.validation import batches
@@ -46,7 +46,7 @@ class PlannedPart:
     number: int
     lots: Sequence[Lot]
     fingerprint: str
-    receipt: Receipt | None
+    record: PartRecord | None
     rows_read: int
 
 
@@ -81,21 +81,24 @@ class EmbeddingSteps:
     report: Callable[[int], None]
     watch: Stopwatch = field(default_factory=Stopwatch)
 
-    def write_parts(self, parts: Iterator[PlannedPart], folder: PartFolder) -> list[Receipt]:
+    def write_parts(self, parts: Iterator[PlannedPart], folder: PartFolder) -> list[PartRecord]:
         """Write every part that is not there yet.
 
         Returns:
             The receipts of all parts, in order.
         """
-        receipts: list[Receipt] = []
-        with closing(ahead(self._collated(parts), DEPTH)) as collated, closing(ahead(self._encoded(collated), DEPTH)) as stream:
+        records: list[PartRecord] = []
+        with (
+            closing(prefetch(self._collated(parts), DEPTH)) as collated,
+            closing(prefetch(self._encoded(collated), DEPTH)) as stream,
+        ):
             for part, group in groupby(stream, lambda batch: batch.part):
-                receipt = part.receipt or folder.write(part.number, part.fingerprint, self._entries(group), self.watch)
-                state = "is finished already" if part.receipt else "written"
-                logger.info("%s %s: %d lots", receipt.part.name, state, receipt.part.items)
-                receipts.append(receipt)
+                record = part.record or folder.write(part.number, part.fingerprint, self._entries(group), self.watch)
+                state = "is finished already" if part.record else "written"
+                logger.info("%s %s: %d lots", record.part.name, state, record.part.items)
+                records.append(record)
                 self.report(part.rows_read)
-        return receipts
+        return records
 
     def _collated(self, parts: Iterator[PlannedPart]) -> Iterator[tuple[Batch, "ItemBatch | None"]]:
         """Batches with their photos, and as tensors on the device; the look-ahead goes past the end of a part."""
@@ -114,7 +117,7 @@ class EmbeddingSteps:
             yield Batch(batch.part, batch.lots, photos, (), batch.left), tensors
 
     def _batches(self, part: PlannedPart) -> Iterator[Batch]:
-        if part.receipt is not None:
+        if part.record is not None:
             yield Batch(part, ())
             return
         alike = sorted(part.lots, key=_chars)  # less padding

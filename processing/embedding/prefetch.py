@@ -40,7 +40,7 @@ class Stopwatch:
             return dict(self._seconds)
 
 
-def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
     """Make items in a thread of their own, so that the next one is made while this one is used.
 
     Args:

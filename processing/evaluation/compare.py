@@ -86,7 +86,7 @@ class RunComparison:
     losses: Sequence[QueryChange]
 
 
-class Judged:
+class JudgedQueries:
     """The judged queries of a split, at the catalogue's own moment.
 
     Attributes:
@@ -123,7 +123,7 @@ class Judged:
         return self._texts[query_id]
 
 
-def compare_runs(judged: Judged, base: Run, new: Run, *, names: tuple[str, str], extremes: int = EXTREMES) -> RunComparison:
+def compare_runs(judged: JudgedQueries, base: Run, new: Run, *, names: tuple[str, str], extremes: int = EXTREMES) -> RunComparison:
     """Hold two runs against each other over all judged queries.
 
     Args:
@@ -156,7 +156,9 @@ def compare_runs(judged: Judged, base: Run, new: Run, *, names: tuple[str, str],
     )
 
 
-def side_by_side(judged: Judged, query: str, base: Sequence[str], new: Sequence[str], *, shown: int = SHOWN) -> QueryComparison:
+def side_by_side(
+    judged: JudgedQueries, query: str, base: Sequence[str], new: Sequence[str], *, shown: int = SHOWN
+) -> QueryComparison:
     """Put both lists for one query next to each other.
 
     Args:

@@ -20,7 +20,7 @@ from retrieval.index.port import IndexStore, utc_now
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedIndex:
     """An index that was built and made live.
 
     Attributes:
@@ -73,7 +73,7 @@ def open_grades(catalog: CatalogFolder, split: str, now: datetime) -> dict[str, 
     return {query: {item: grade for item, grade in grades.items() if item in open_ids} for query, grades in graded.items()}
 
 
-def build_corpus(catalog: CatalogFolder, split: str, release: Path, store: IndexStore) -> Published:
+def build_corpus(catalog: CatalogFolder, split: str, release: Path, store: IndexStore) -> PublishedIndex:
     """Index the lots of one split, from a release that holds them among others, into a store of their own.
 
     Raises:
@@ -90,7 +90,7 @@ def build_corpus(catalog: CatalogFolder, split: str, release: Path, store: Index
     return published
 
 
-def publish_corpus(store: IndexStore, tower_id: str, dimensions: int, entries: Iterable[IndexedItem]) -> Published:
+def publish_corpus(store: IndexStore, tower_id: str, dimensions: int, entries: Iterable[IndexedItem]) -> PublishedIndex:
     """Index lots and make them live, on one thread: several may link a graph differently every time."""
     started = time.perf_counter()
     with threadpool_limits(1):
@@ -98,7 +98,7 @@ def publish_corpus(store: IndexStore, tower_id: str, dimensions: int, entries: I
         index.upsert(entries)
         index.refresh()
         store.publish(index.name)
-    return Published(index.name, index.count(), dimensions, round(time.perf_counter() - started, 3))
+    return PublishedIndex(index.name, index.count(), dimensions, round(time.perf_counter() - started, 3))
 
 
 def sample_items(catalog: CatalogFolder, split: str, release: Path, size: int, seed: int = 0) -> list[IndexedItem]:

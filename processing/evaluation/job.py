@@ -21,11 +21,11 @@ import typer
 
 from catalog.folder import CatalogFolder
 from processing.command_line import CONTAINER, ReleaseOption, SeedOption, TowerOption, run_job
-from processing.evaluation.corpus import Published, build_corpus, catalog_moment, open_grades, sample_items
+from processing.evaluation.corpus import PublishedIndex, build_corpus, catalog_moment, open_grades, sample_items
 from processing.evaluation.plan import DEPTH, HYBRID, KEYWORD, RERANKED, SEMANTIC, ZERO_SHOT, ZERO_SHOT_FUSED, Plan
 from processing.evaluation.plots import plot_space
 from processing.evaluation.report import SPACE_PLOT, Evaluation, IndexSize, Result, write_report
-from processing.evaluation.runs import RememberingEncoder, Variant, measure_latency, search_run
+from processing.evaluation.runs import RememberingEncoder, System, measure_latency, search_run
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput, TowerMismatch
@@ -167,7 +167,7 @@ def _ranker(booster: Path | None) -> Ranker | None:
 
 
 def _corpus(
-    store: IndexStore, published: Published, root: Path, encoder: Encoder, ranker: Ranker | None, candidates: int
+    store: IndexStore, published: PublishedIndex, root: Path, encoder: Encoder, ranker: Ranker | None, candidates: int
 ) -> _Corpus:
     def service(encoder: Encoder) -> SearchService:
         return SearchService(store, lambda tower_id: encoder, lambda tower_id: ranker, candidates=candidates)
@@ -200,10 +200,10 @@ def _measure(
     values: Values = {}
     for name in plan.ways:
         corpus, mode, rerank = _ASKED[name]
-        variant = Variant(name, corpora[corpus].once, mode, rerank)
-        run: Run = search_run(variant, queries, now, depth=plan.depth, on_query=count.tick)
+        system = System(name, corpora[corpus].once, mode, rerank)
+        run: Run = search_run(system, queries, now, depth=plan.depth, on_query=count.tick)
         values[name] = evaluate_per_query({q: grades[q] for q in queries}, run, measures)
-        latency = measure_latency(Variant(name, corpora[corpus].each_time, mode, rerank), timed, now, count.tick)
+        latency = measure_latency(System(name, corpora[corpus].each_time, mode, rerank), timed, now, count.tick)
         means = {measure: float(np.mean(list(found.values()))) for measure, found in values[name].items()}
         results[name] = Result(means, latency, corpora[corpus].size, run)
     return results, values

@@ -20,7 +20,7 @@ DPI = 150
 BARS_SHOWN = ("recall@10", "recall@50", "ndcg@10", "mrr")
 CATEGORIES_SHOWN = 18  # the largest; the others share one grey
 OTHER = "#c8c8c8"
-LEAST_POINTS = 5
+MIN_POINTS = 5
 PERPLEXITY = 30.0  # neighbours that a point minds (van der Maaten and Hinton 2008)
 
 
@@ -120,7 +120,7 @@ def plot_space(vectors: NDArray[np.float32], categories: Sequence[str], title: s
     """
     from sklearn.manifold import TSNE
 
-    if len(vectors) < LEAST_POINTS:
+    if len(vectors) < MIN_POINTS:
         return False
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     layout = TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed, n_jobs=1)

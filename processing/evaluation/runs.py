@@ -19,11 +19,11 @@ from retrieval.search.service import Encoder, Mode, SearchRequest, SearchService
 SERVED = 50  # ranks that are taken from the service as it answers; deeper ones only lengthen the list
 LATENCY_K = 10  # lots a page: what a buyer's search asks for
 WARM_UP = 5  # searches before the clock starts: they load models and fill caches
-QUERIES_A_BATCH = 64
+QUERIES_PER_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Variant:
+class System:
     """One way of searching.
 
     Attributes:
@@ -65,14 +65,14 @@ class RememberingEncoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(N, dimensions) float32 of unit length for N >= 1 texts."""
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        for start in range(0, len(new), QUERIES_A_BATCH):
-            batch = new[start : start + QUERIES_A_BATCH]
+        for start in range(0, len(new), QUERIES_PER_BATCH):
+            batch = new[start : start + QUERIES_PER_BATCH]
             self._vectors |= dict(zip(batch, self._encoder.encode(batch), strict=True))
         return np.stack([self._vectors[text] for text in texts])  # (N, D)
 
 
 def search_run(
-    variant: Variant,
+    system: System,
     queries: Mapping[str, str],
     now: datetime,
     *,
@@ -96,11 +96,11 @@ def search_run(
         query_id -> at most `depth` item ids, best first.
     """
     run: dict[str, list[str]] = {}
-    live = variant.service.live()
+    live = system.service.live()
     live.encoder.encode([query_text(query) for query in queries.values()])  # in batches, for an encoder that remembers
     for query_id, query in queries.items():
-        request = SearchRequest(query, min(SERVED, depth), variant.mode, Filter(now=now), variant.rerank)
-        found = dict.fromkeys(result.item_id for result in variant.service.search(request).results)
+        request = SearchRequest(query, min(SERVED, depth), system.mode, Filter(now=now), system.rerank)
+        found = dict.fromkeys(result.item_id for result in system.service.search(request).results)
         if depth > SERVED:
             vector = live.encoder.encode([query_text(query)])[0]  # (D,)
             found |= dict.fromkeys(candidate.item_id for candidate in retrieve(live.index, request, vector, depth))
@@ -110,7 +110,7 @@ def search_run(
 
 
 def measure(
-    catalog: CatalogFolder, split: str, variants: Sequence[Variant], progress: Progress | None = None
+    catalog: CatalogFolder, split: str, systems: Sequence[System], progress: Progress | None = None
 ) -> dict[str, dict[str, float]]:
     """Run every judged query of a split through every variant, at the catalogue's own moment.
 
@@ -125,11 +125,11 @@ def measure(
     """
     now = catalog_moment(catalog)
     grades, queries = open_grades(catalog, split, now), catalog.qrels(split).queries
-    count = ProgressCounter(len(variants) * len(queries), progress)
-    return {v.name: evaluate(grades, search_run(v, queries, now, on_query=count.tick), MEASURES) for v in variants}
+    count = ProgressCounter(len(systems) * len(queries), progress)
+    return {v.name: evaluate(grades, search_run(v, queries, now, on_query=count.tick), MEASURES) for v in systems}
 
 
-def measure_latency(variant: Variant, texts: Sequence[str], now: datetime, on_search: Callable[[], None] = lambda: None) -> Latency:
+def measure_latency(system: System, texts: Sequence[str], now: datetime, on_search: Callable[[], None] = lambda: None) -> Latency:
     """Time searches one by one, ten lots each, from the text to the ranked lots.
 
     Args:
@@ -141,7 +141,7 @@ def measure_latency(variant: Variant, texts: Sequence[str], now: datetime, on_se
 
     def search(text: str) -> float:
         start = time.perf_counter()
-        variant.service.search(SearchRequest(text, LATENCY_K, variant.mode, Filter(now=now), variant.rerank))
+        system.service.search(SearchRequest(text, LATENCY_K, system.mode, Filter(now=now), system.rerank))
         return (time.perf_counter() - start) * 1000
 
     for text in texts[:WARM_UP]:

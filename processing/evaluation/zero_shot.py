@@ -16,7 +16,7 @@ from catalog.folder import CatalogFolder
 from models.towers.config import PRESETS, TextEncoderSpec
 from models.towers.encoders import TextEncoder
 from models.towers.tokenizer import make_tokenizer
-from processing.evaluation.corpus import Published, publish_corpus, split_items
+from processing.evaluation.corpus import PublishedIndex, publish_corpus, split_items
 from retrieval.contracts.documents import IndexedItem, document_of
 from retrieval.contracts.items import item_text
 from retrieval.contracts.tower_card import TOWER_ID_CHARS
@@ -88,7 +88,7 @@ def build_zero_shot_corpus(
     encoder: SentenceEncoder,
     store: IndexStore,
     progress: Progress | None = None,
-) -> Published:
+) -> PublishedIndex:
     """Index the lots of one split by their text as the encoder reads it; photos are not looked at.
 
     Args:

@@ -45,7 +45,7 @@ class ShownQuery:
         known = set(self.item_ids)
         return sum(click.item_id not in known for part in self.clicks.values() for click in part)
 
-    def labelled(self, part: str, fall: float) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    def labelled(self, part: str, position_bias_exponent: float) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Features (M, F) and gains (M,) of the candidates that sessions of a part were shown, in first-stage order.
 
         Args:
@@ -55,7 +55,7 @@ class ShownQuery:
         Returns:
             None where they all have one gain, which says nothing about their order.
         """
-        gains = next(iter(clicked_gains(self.clicks.get(part, ()), fall).values()), {})
+        gains = next(iter(clicked_gains(self.clicks.get(part, ()), position_bias_exponent).values()), {})
         shown = [n for n, item_id in enumerate(self.item_ids) if item_id in gains]
         labels = np.array([gains[self.item_ids[n]] for n in shown], dtype=np.float32)
         return (self.features[shown], labels) if len(set(labels.tolist())) > 1 else None
@@ -138,9 +138,9 @@ def find_candidates(
     return found
 
 
-def ranking_data(queries: Iterable[ShownQuery], part: str, fall: float) -> RankingData:
+def ranking_data(queries: Iterable[ShownQuery], part: str, position_bias_exponent: float) -> RankingData:
     """What one part of the sessions says of the queries whose candidates it tells apart."""
-    rows = [labelled for query in queries if (labelled := query.labelled(part, fall)) is not None]
+    rows = [labelled for query in queries if (labelled := query.labelled(part, position_bias_exponent)) is not None]
     return RankingData([features for features, _ in rows], [labels for _, labels in rows])
 
 

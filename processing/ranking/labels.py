@@ -16,8 +16,8 @@ import numpy as np
 from catalog.folder import Click, Qrels
 from retrieval.contracts.events import event_weight
 
-LEAST_PROPENSITY = 0.1  # a click deeper than this counts ten times and no more: one chance click must not decide
-MOST_FALL = 3.0
+MIN_PROPENSITY = 0.1  # a click deeper than this counts ten times and no more: one chance click must not decide
+MAX_POSITION_BIAS_EXPONENT = 3.0
 STEPS = 300  # of the search for the fall, so that it is found to 0.01
 
 
@@ -26,7 +26,7 @@ def judged_gains(qrels: Qrels) -> dict[str, dict[str, float]]:
     return {qrels.queries[query]: {item: float(grade) for item, grade in grades.items()} for query, grades in qrels.grades.items()}
 
 
-def clicked_gains(clicks: Sequence[Click], fall: float = 0.0) -> dict[str, dict[str, float]]:
+def clicked_gains(clicks: Sequence[Click], position_bias_exponent: float = 0.0) -> dict[str, dict[str, float]]:
     """What buyers did with the lots that they were shown, freed of the lots' positions.
 
     Args:
@@ -39,13 +39,13 @@ def clicked_gains(clicks: Sequence[Click], fall: float = 0.0) -> dict[str, dict[
     weights: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for click in clicks:
         weight = event_weight(click.event_type) if click.event_type else 0.0
-        weights[click.query][click.item_id].append(weight / propensity(click.position, fall))
+        weights[click.query][click.item_id].append(weight / propensity(click.position, position_bias_exponent))
     return {query: {item_id: fmean(shown) for item_id, shown in items.items()} for query, items in weights.items()}
 
 
-def propensity(position: int, fall: float) -> float:
+def propensity(position: int, position_bias_exponent: float) -> float:
     """Chance that a buyer looks at a position >= 1, against 1 at the first: position ** -fall, and 0.1 at least."""
-    return max(LEAST_PROPENSITY, float(position) ** -fall)
+    return max(MIN_PROPENSITY, float(position) ** -position_bias_exponent)
 
 
 def position_bias(clicks: Sequence[Click]) -> float | None:
@@ -74,7 +74,7 @@ def position_bias(clicks: Sequence[Click]) -> float | None:
     if not at_above.sum() + at_below.sum():
         return None
     log_ratios = [math.log(below / above) for above, below in rates]
-    falls = np.linspace(0.0, MOST_FALL, STEPS + 1)  # (S,)
-    odds = np.outer(falls, log_ratios)  # (S, pairs): log of p_above / p_below
+    exponents = np.linspace(0.0, MAX_POSITION_BIAS_EXPONENT, STEPS + 1)  # (S,)
+    odds = np.outer(exponents, log_ratios)  # (S, pairs): log of p_above / p_below
     likelihood = -(np.logaddexp(0, -odds) @ at_above + np.logaddexp(0, odds) @ at_below)  # (S,)
-    return float(falls[int(likelihood.argmax())])
+    return float(exponents[int(likelihood.argmax())])

@@ -54,8 +54,8 @@ from retrieval.search.service import SearchService
 Before = Literal["re-ranker", "first stage"]
 Labelled = tuple[NDArray[np.float32], NDArray[np.float32]]  # features (M, F), gains (M,)
 
-LEAST_TOUCHED = 100  # lists on which something was clicked, bid on or bought
-LEAST_HELD_OUT = 5  # queries that tell which order is better: below, chance alone decides
+MIN_TOUCHED = 100  # lists on which something was clicked, bid on or bought
+MIN_HELD_OUT = 5  # queries that tell which order is better: below, chance alone decides
 SOURCE_SHARE = 0.05  # of the lists, the most that one session or one network client may teach
 MAX_GAIN = 0.5  # in nDCG@10: above it the lists are rather made up than so much better understood; simulated buyers bring .16
 REJECTS_SUFFIX = ".rejects.ndjson"
@@ -167,17 +167,17 @@ def train_on_events(
             + f"; --source-share above {source_share:g} lets each teach more"
         )
     touched = _enough_touched(log)
-    fall = position_bias([click for click in log.clicks if part_of(source_of(click), seed) == "train"])
+    position_bias_exponent = position_bias([click for click in log.clicks if part_of(source_of(click), seed) == "train"])
     find = partial(candidate_features, service, candidates=candidates)
     queries = find_candidates(by_query_and_day(log.clicks), find, seed, progress)
-    train, val = (ranking_data(queries, part, (fall or 0.0) if debias else 0.0) for part in ("train", "val"))
-    held_out = _held_out(queries, fall or 0.0)
-    _check_enough(log, {"training": (len(train), 1), "validation": (len(val), 1), "held-out": (len(held_out), LEAST_HELD_OUT)})
+    train, val = (ranking_data(queries, part, (position_bias_exponent or 0.0) if debias else 0.0) for part in ("train", "val"))
+    held_out = _held_out(queries, position_bias_exponent or 0.0)
+    _check_enough(log, {"training": (len(train), 1), "validation": (len(val), 1), "held-out": (len(held_out), MIN_HELD_OUT)})
     booster = fit_booster(train, val, seed=seed, parameters=parameters)
     before, old = _ranks_today(path)
     compared = compare_paired(_measured(old, held_out), _measured(booster, held_out))
     rows = _judged(judgments, find) if judgments else {}
-    judged = compare_paired(_measured(old, rows), _measured(booster, rows)) if len(rows) >= LEAST_HELD_OUT else None
+    judged = compare_paired(_measured(old, rows), _measured(booster, rows)) if len(rows) >= MIN_HELD_OUT else None
     counts = _counts(log)
     objection = _objection(compared, judged, counts)
     saved = force or not objection
@@ -192,7 +192,7 @@ def train_on_events(
         before=before,
         held_out=compared,
         judged=judged,
-        position_bias=fall if debias else None,
+        position_bias=position_bias_exponent if debias else None,
         rejects_file=rejects_file,
         touched=touched,
         not_found=sum(query.not_found for query in queries),
@@ -220,8 +220,8 @@ def _counts(log: EventFiles) -> dict[str, int]:
 def _enough_touched(log: EventFiles) -> int:
     """Count the lists with a click, bid or purchase; refuse a log of too few."""
     touched = len({list_of(click) for click in log.clicks if click.event_type})
-    if touched < LEAST_TOUCHED:
-        raise InvalidInput(_too_few(log, f"{touched} lists with a click, bid or purchase", f"{LEAST_TOUCHED} such lists"))
+    if touched < MIN_TOUCHED:
+        raise InvalidInput(_too_few(log, f"{touched} lists with a click, bid or purchase", f"{MIN_TOUCHED} such lists"))
     return touched
 
 
@@ -232,9 +232,9 @@ def _check_enough(log: EventFiles, parts: Mapping[str, tuple[int, int]]) -> None
             raise InvalidInput(_too_few(log, f"{count} queries that tell lots apart in {name} sessions", f"{least} such queries"))
 
 
-def _held_out(queries: Sequence[ShownQuery], fall: float) -> dict[str, Labelled]:
+def _held_out(queries: Sequence[ShownQuery], position_bias_exponent: float) -> dict[str, Labelled]:
     """Number of a query -> what the held-out sessions say; never as clicks fell, for so they praise the order they were shown."""
-    labelled = {str(number): query.labelled("held_out", fall) for number, query in enumerate(queries)}
+    labelled = {str(number): query.labelled("held_out", position_bias_exponent) for number, query in enumerate(queries)}
     return {number: rows for number, rows in labelled.items() if rows is not None}
 
 

@@ -127,9 +127,9 @@ def train_reranker(
         raise InvalidInput(f"there are no labels {labels!r}; use {' or '.join(get_args(Labels))}")
     clicks = {split: catalog.clicks(split) for split in SPLITS}
     labels = labels or ("clicks" if clicks["train"] else "judgments")
-    fall = position_bias(clicks["train"]) if labels == "clicks" and debias else None
+    position_bias_exponent = position_bias(clicks["train"]) if labels == "clicks" and debias else None
     if labels == "clicks":
-        gains = _clicked(clicks, fall or 0.0)
+        gains = _clicked(clicks, position_bias_exponent or 0.0)
     else:
         gains = {split: _asked(judged_gains(catalog.qrels(split))) for split in SPLITS}
     data = _gather(catalog, service, gains, labels == "judgments", candidates, progress)
@@ -140,7 +140,7 @@ def train_reranker(
     else:
         booster, choice = fit_few_queries(train + val, seed=seed, parameters=parameters)
     booster.save(path, service.live().index.tower_id)
-    return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice, knows_buyers)
+    return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, position_bias_exponent, choice, knows_buyers)
 
 
 def _fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
@@ -156,13 +156,15 @@ def _fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterP
     return (personal, True) if earned else (booster, False)
 
 
-def _clicked(clicks: Mapping[str, Sequence[Click]], fall: float) -> dict[str, Gains]:
+def _clicked(clicks: Mapping[str, Sequence[Click]], position_bias_exponent: float) -> dict[str, Gains]:
     """split -> the gains of every query, and of the lists of known buyers; what they had done stands in the whole log."""
     histories = BuyerHistories(click for shown in clicks.values() for click in shown)
-    gains: dict[str, Gains] = {split: _asked(clicked_gains(shown, fall)) for split, shown in clicks.items()}
+    gains: dict[str, Gains] = {split: _asked(clicked_gains(shown, position_bias_exponent)) for split, shown in clicks.items()}
     for split, shown in clicks.items():
         questions = histories.questions(shown)
-        gains[KNOWN_BUYERS[split]] = {asked: clicked_gains(of, fall)[asked.query] for asked, of in questions.items()}
+        gains[KNOWN_BUYERS[split]] = {
+            asked: clicked_gains(of, position_bias_exponent)[asked.query] for asked, of in questions.items()
+        }
     return gains
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 HALF_LIVES = (None, 7.0, 30.0, 90.0, 365.0)  # days that the weighted average is tried with
 VAL_SHARE = 0.2  # of the acts, the latest
-MOST_RIVALS = 50_000  # lots that nobody acted on, among which next baskets are looked for
+MAX_DISTRACTORS = 50_000  # lots that nobody acted on, among which next baskets are looked for
 CHECKPOINT_FOLDER = ".checkpoints"
 
 
@@ -157,7 +157,7 @@ def read_items(release: Path, card: TowerCard, named: set[str], seed: int = 0) -
     if manifest.tower_id != card.tower_id:
         raise InvalidInput(f"{release} was embedded with tower {manifest.tower_id}, not with {card.tower_id}; name its own tower")
     random = np.random.default_rng(seed)
-    share = min(1.0, MOST_RIVALS / max(1, manifest.lots))
+    share = min(1.0, MAX_DISTRACTORS / max(1, manifest.lots))
     found: dict[str, Any] = {}
     for entry in release_entries(release):
         if entry.item_id in named or random.random() < share:

@@ -52,7 +52,7 @@ from retrieval.search.service import Encoder
 logger = logging.getLogger(__name__)
 
 AS_OF = Filter(now=EPOCH)  # before any auction ended
-QUERIES_A_BATCH = 256
+QUERIES_PER_BATCH = 256
 DEEPER = 5  # times the depth, once, for a query whose first search left too few
 ANSWERS_LOOKED_UP = 64  # of a query none of whose answers was found
 READ_BYTES = 1 << 20
@@ -202,8 +202,8 @@ def _choices(
 ) -> Iterator[tuple[TrainingQuery, Choice | None]]:
     """The choice for each query, in order; a batch is encoded at once and searched by several threads."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(queries), QUERIES_A_BATCH):
-            batch = queries[start : start + QUERIES_A_BATCH]
+        for start in range(0, len(queries), QUERIES_PER_BATCH):
+            batch = queries[start : start + QUERIES_PER_BATCH]
             vectors = encoder.encode([asked.text for asked in batch])  # (B, D)
             yield from zip(batch, pool.map(partial(_mine_one, index, lots, rules), batch, vectors), strict=True)
             if progress:

@@ -24,7 +24,7 @@ from models.towers.two_towers import TextEncodings
 from models.training.static_query import SmallQueryConfig, learn_small_query
 from models.training.two_towers import CACHE_FOLDER
 from processing.evaluation.corpus import build_corpus
-from processing.evaluation.runs import Variant, measure
+from processing.evaluation.runs import System, measure
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer
@@ -35,7 +35,7 @@ from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.progress import PhaseProgress, Progress, ignore_phases
 from retrieval.search.service import Encoder, SearchService
 
-LEAST_SHARE = 0.98  # of the full query tower's Recall@50
+MIN_SHARE = 0.98  # of the full query tower's Recall@50
 SPLIT = "val"
 AIMS = ("recall@50", "ndcg@10")
 FULL, SMALL = "full", "small"
@@ -87,7 +87,7 @@ def distil_query(
     release: Path,
     config: SmallQueryConfig,
     *,
-    least: float = LEAST_SHARE,
+    least: float = MIN_SHARE,
     stages: PhaseProgress = ignore_phases,
 ) -> QueryDistillation:
     """Make the small query tower of a tower from a catalogue's texts, and measure it on the val queries.
@@ -147,10 +147,10 @@ def measure_query_towers(
     with tempfile.TemporaryDirectory(prefix="gavel-distill-") as folder:
         store = EmbeddedStore(Path(folder))
         build_corpus(catalog, split, release, store)
-        variants = [Variant(name, _service(store, encoder), "semantic") for name, encoder in encoders.items()]
-        found = measure(catalog, split, variants, progress)
-        for variant in variants:
-            variant.service.live().index.close()
+        systems = [System(name, _service(store, encoder), "semantic") for name, encoder in encoders.items()]
+        found = measure(catalog, split, systems, progress)
+        for system in systems:
+            system.service.live().index.close()
     return {name: {aim: values[aim] for aim in AIMS} for name, values in found.items()}
 
 

@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from catalog.folder import CatalogFolder
 from processing.evaluation.corpus import release_entries
-from processing.evaluation.runs import RememberingEncoder, Variant, measure
+from processing.evaluation.runs import RememberingEncoder, System, measure
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import IndexMissing, ReleaseError
@@ -91,7 +91,7 @@ def measure_kinds(
     stores = {kind: open_store(folder, kind) for kind in KINDS}
     try:
         services = {kind: SearchService(store, lambda tower_id: encoder) for kind, store in stores.items()}
-        return measure(catalog, split, [Variant(kind, service, "semantic") for kind, service in services.items()], progress)
+        return measure(catalog, split, [System(kind, service, "semantic") for kind, service in services.items()], progress)
     finally:
         for store in stores.values():
             store.live().close()

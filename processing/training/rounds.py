@@ -34,7 +34,7 @@ from processing.embedding.job import embed
 from processing.training.mining import mine_or_reuse
 from processing.training.mining_rules import MiningRules
 from processing.training.round_index import build, is_built, measure_kinds, open_store
-from processing.training.step_cache import Done, StepCache
+from processing.training.step_cache import StepCache, StepResult
 from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
@@ -181,7 +181,7 @@ class _Run:
 
     def round(self, number: int, stage: int, before: Round | None) -> Round:
         """Mine, train, embed, index and measure; what an earlier run finished is read."""
-        done: dict[str, Done] = {}
+        done: dict[str, StepResult] = {}
         if before is not None:
             done["mine"] = self._mine(number, before)
         done["train"] = self._train(number, stage, before)
@@ -203,7 +203,7 @@ class _Run:
 
     def _step(
         self, number: int, name: str, made_of: object, run: Callable[[Progress], Any], still_there: Callable[[Any], bool]
-    ) -> Done:
+    ) -> StepResult:
         label = f"round {number}: {name}"
 
         def with_bar() -> Any:
@@ -212,7 +212,7 @@ class _Run:
 
         return self._ledger.step(label, repr((self._key, made_of)), with_bar, still_there)
 
-    def _mine(self, number: int, before: Round) -> Done:
+    def _mine(self, number: int, before: Round) -> StepResult:
         path = self._negatives(number)
 
         def run(progress: Progress) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class _Run:
 
         return self._step(number, "mine", before.tower_id, run, lambda stats: path.is_file())
 
-    def _train(self, number: int, stage: int, before: Round | None) -> Done:
+    def _train(self, number: int, stage: int, before: Round | None) -> StepResult:
         def run(progress: Progress) -> str:
             report = train_towers(
                 self._catalog,
@@ -246,7 +246,7 @@ class _Run:
 
         return self._step(number, "train", made_of, run, finished)
 
-    def _embed(self, number: int, split: str, tower: Path) -> Done:
+    def _embed(self, number: int, split: str, tower: Path) -> StepResult:
         out = self.folder / str(number) / split / "embeddings"
 
         def run(progress: Progress) -> str:
@@ -254,13 +254,13 @@ class _Run:
 
         return self._step(number, f"embed {split}", tower.name, run, lambda release: Path(release, "manifest.json").is_file())
 
-    def _index(self, number: int, split: str, release: Path) -> Done:
+    def _index(self, number: int, split: str, release: Path) -> StepResult:
         folder = self._index_folder(number, split)
         return self._step(
             number, f"index {split}", release.name, lambda bar: build(release, folder, bar), lambda _: is_built(folder)
         )
 
-    def _measure(self, number: int, tower: Path) -> Done:
+    def _measure(self, number: int, tower: Path) -> StepResult:
         folder = self._index_folder(number, "val")
 
         def run(progress: Progress) -> dict[str, dict[str, float]]:

@@ -11,7 +11,7 @@ from retrieval.files import replace_file
 
 
 @dataclass(frozen=True)
-class Done:
+class StepResult:
     """A finished step.
 
     Attributes:
@@ -39,7 +39,9 @@ class StepCache:
         whole = {"key", "value", "seconds"}
         self._entries = {name: step for name, step in steps if isinstance(step, dict) and step.keys() >= whole}
 
-    def step(self, name: str, key: str, run: Callable[[], Any], still_there: Callable[[Any], bool] = lambda value: True) -> Done:
+    def step(
+        self, name: str, key: str, run: Callable[[], Any], still_there: Callable[[Any], bool] = lambda value: True
+    ) -> StepResult:
         """Run a step, unless it has run with the same key and what it made is still there.
 
         Args:
@@ -50,11 +52,11 @@ class StepCache:
         """
         entry = self._entries.get(name)
         if entry and entry["key"] == key and still_there(entry["value"]):
-            return Done(entry["value"], entry["seconds"], reused=True)
+            return StepResult(entry["value"], entry["seconds"], reused=True)
         start = time.perf_counter()
         value = run()
         seconds = round(time.perf_counter() - start, 1)
         self._entries[name] = {"key": key, "value": value, "seconds": seconds}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self._path, json.dumps(self._entries, indent=2) + "\n")
-        return Done(value, seconds, reused=False)
+        return StepResult(value, seconds, reused=False)
