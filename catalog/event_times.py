@@ -14,8 +14,8 @@ from retrieval.contracts.items import (
     END_NUMERIC,
     EPOCH,
     FIRST_NUMERIC,
-    MAX_SECONDS,
-    MIN_NUMERIC_TIME,
+    MOST_SECONDS,
+    LEAST_NUMERIC_TIME,
     epoch_ms,
     first_value,
     parse_time,
@@ -23,7 +23,7 @@ from retrieval.contracts.items import (
 from retrieval.errors import InvalidInput
 
 MICROSECOND = timedelta(microseconds=1)
-EARLIEST_US = int(MIN_NUMERIC_TIME) * 1_000_000  # 1970 and year 1 are how software writes that it knows no time
+EARLIEST_US = int(LEAST_NUMERIC_TIME) * 1_000_000  # 1970 and year 1 are how software writes that it knows no time
 MAY_BE_DATES = (1_900_000_000, 2_100_000_000)  # numbers from the first to below the second may be YYYYMMDDHH
 BAD_TIME, FUTURE_TIME, EARLY_TIME = "bad_time", "future_time", "early_time"
 
@@ -82,9 +82,9 @@ def _cast_times(column: pa.Array) -> NDArray[np.int64] | None:
         numbers = np.asarray(told.cast(pa.int64()).to_numpy())
         if pa.types.is_timestamp(kind):
             return numbers
-        if not len(numbers) or numbers.min() < MIN_NUMERIC_TIME or numbers.max() >= epoch_ms(END_NUMERIC):
+        if not len(numbers) or numbers.min() < LEAST_NUMERIC_TIME or numbers.max() >= epoch_ms(END_NUMERIC):
             return None
-        times = np.where(numbers > MAX_SECONDS, numbers * 1_000, numbers * 1_000_000)
+        times = np.where(numbers > MOST_SECONDS, numbers * 1_000, numbers * 1_000_000)
         refused = (times < microseconds(FIRST_NUMERIC)) | (times >= microseconds(END_NUMERIC))
         dates = (numbers >= MAY_BE_DATES[0]) & (numbers < MAY_BE_DATES[1])
         return None if (refused | dates).any() else times  # parse_time() says why
