@@ -17,7 +17,7 @@ from retrieval.config.settings import Settings
 from retrieval.search.service import Mode
 
 if TYPE_CHECKING:
-    from processing.evaluation.compare import Place, QueryComparison, RunComparison
+    from processing.evaluation.compare import QueryComparison, RunComparison
     from processing.evaluation.report import Evaluation
 
 UNJUDGED = "?"  # id of a query that was typed and is not judged
@@ -63,7 +63,7 @@ def evaluate(
     )
     report = out or home.reports / f"{source.name}-{split}-{tower_id}"
     with Stages() as stages:
-        made = evaluate_to_folder(plan, report, plots=not no_plots, stages=stages)
+        made = evaluate_to_folder(plan, report, plots=not no_plots, phases=stages)
     from models.artefacts.model_card import write_model_card  # it takes torch along, which a refused plan need not wait for
 
     card = write_model_card(folder, made.to_dict())

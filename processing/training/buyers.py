@@ -17,7 +17,7 @@ from catalog.event_tables import read_event_table
 from catalog.folder import CatalogFolder
 from models.data.baskets import Basket, next_baskets, training_baskets
 from models.training.buyers import BuyerModel, BuyerTrainingConfig, Figures, StoredLots, measure, to_numpy, train_buyers
-from processing.evaluation.corpus import release_entries
+from processing.evaluation.corpus import release_items
 from retrieval.buyers.attention import save_buyer_tower
 from retrieval.buyers.vector import WeightedAverage
 from retrieval.contracts.events import Interaction
@@ -159,7 +159,7 @@ def read_items(release: Path, card: TowerCard, named: set[str], seed: int = 0) -
     random = np.random.default_rng(seed)
     share = min(1.0, MAX_DISTRACTORS / max(1, manifest.lots))
     found: dict[str, Any] = {}
-    for entry in release_entries(release):
+    for entry in release_items(release):
         if entry.item_id in named or random.random() < share:
             found[entry.item_id] = entry.vector
     if not found:

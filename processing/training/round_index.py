@@ -7,7 +7,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from catalog.folder import CatalogFolder
-from processing.evaluation.corpus import release_entries
+from processing.evaluation.corpus import release_items
 from processing.evaluation.runs import RememberingEncoder, System, measure
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
@@ -53,7 +53,7 @@ def build(release: Path, folder: Path, progress: Progress | None = None) -> dict
     shutil.rmtree(folder, ignore_errors=True)
     manifest, seconds = load_release(release), dict[str, float]()
     stored = open_store(folder, "hnsw").create(manifest.tower_id, manifest.dimensions)
-    report = stored.upsert(release_entries(release))
+    report = stored.upsert(release_items(release))
     stored.close()
     if report.rejected:
         raise ReleaseError(f"release {release} holds {len(report.rejected)} lots that no index takes, as {report.rejected[0]}")
