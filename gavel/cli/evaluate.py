@@ -158,13 +158,13 @@ def _show_lists(shown: "QueryComparison", base: str, new: str) -> None:
     console.print(table)
 
 
-def _cells(place: "Place | None") -> tuple[str, str]:
+def _cells(place: "RankedItem | None") -> tuple[str, str]:
     if place is None:
         return "", ""
     return escape(place.title or place.item_id), "–" if place.grade is None else str(place.grade)
 
 
-def _moved(place: "Place | None") -> str:
+def _moved(place: "RankedItem | None") -> str:
     """How far a lot of the new list has come since the base's."""
     if place is None:
         return ""

@@ -134,7 +134,7 @@ def compare_runs(judged: JudgedQueries, base: Run, new: Run, *, names: tuple[str
         extremes: limit of `gains` and of `losses`.
 
     Raises:
-        InvalidInput: a run answers none of the queries.
+        InvalidInput: a run has none of the queries.
     """
     for name, run in zip(names, (base, new), strict=True):
         if not run.keys() & judged.queries.keys():
