@@ -17,7 +17,7 @@ from retrieval.config.settings import Settings
 from retrieval.search.service import Mode
 
 if TYPE_CHECKING:
-    from processing.evaluation.compare import QueryComparison, RunComparison
+    from processing.evaluation.compare import QueryComparison, RankedItem, RunComparison
     from processing.evaluation.report import Evaluation
 
 UNJUDGED = "?"  # id of a query that was typed and is not judged
