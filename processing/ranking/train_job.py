@@ -105,9 +105,9 @@ def train_reranker(
 
     The rows are the first stage's own candidates, as in serving. With clicks, candidates without an impression are left out,
     because nothing is known about them. With judgments, unjudged candidates count as wrong, as in nDCG. Lists of buyers with
-    earlier interactions are searched as by a shop that sends `recent_interactions`, so that `buyer_affinity` is filled as in serving. They
-    train if that helps on the validation split. Searches happen at the catalogue's own moment, that of the clicks, so that a
-    training is reproducible.
+    earlier interactions are searched as by a shop that sends `recent_interactions`, so that `buyer_affinity` is filled as in
+    serving. They train if that helps on the validation split. Searches happen at the catalogue's own moment, that of the clicks,
+    so that a training is reproducible.
 
     Args:
         catalog: its splits `train` and `val` hold clicks or judgments; `test` is not read.

@@ -1,4 +1,4 @@
-"""Trains both towers on a catalogue: a SageMaker Processing job, or a command on any machine, on one process or several.
+"""Train both towers on a catalogue: a SageMaker Processing job, or a command on any machine, on one process or several.
 
 python -m processing.train_towers --input .gavel/catalogs/synthetic --output .gavel/towers
 accelerate launch -m processing.train_towers --input … --output …                    # all GPUs of the machine
@@ -118,7 +118,7 @@ def run_training(
     except KeyboardInterrupt:
         print("gavel: interrupted; run the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
-    if os.environ.get("RANK", "0") == "0":  # a launcher's other processes have the same to say
+    if os.environ.get("RANK", "0") == "0":  # a launcher's other processes have the same report
         print(json.dumps(_summary(report)))
     return 0
 
@@ -163,7 +163,7 @@ def training_config(
 
 
 def _log_progress() -> Progress:
-    """Progress as a line of the log every few seconds."""
+    """Log the progress every ten seconds."""
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
