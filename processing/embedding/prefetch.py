@@ -1,7 +1,7 @@
 """Steps of a job that run concurrently: each in its own thread, a bounded number of items ahead of the next."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +17,7 @@ class Stopwatch:
     """Busy seconds of each step of a job; concurrent steps may add up to more than the job took."""
 
     def __init__(self) -> None:
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._lock = Lock()
 
     def add(self, step: str, seconds: float) -> None:

@@ -45,7 +45,7 @@ def clicked_gains(clicks: Sequence[Click], position_bias_exponent: float = 0.0) 
 
 def propensity(position: int, position_bias_exponent: float) -> float:
     """Return the relative probability that a buyer looks at a position >= 1: max(0.1, position ** -exponent), 1 at the first."""
-    return max(MIN_PROPENSITY, float(position) ** -position_bias_exponent)
+    return max(MIN_PROPENSITY, math.pow(position, -position_bias_exponent))
 
 
 def position_bias(clicks: Sequence[Click]) -> float | None:

@@ -104,7 +104,7 @@ def predict_fn(request: Request, booster: xgboost.Booster) -> NDArray[np.float32
     Raises:
         ServerError: 400, the request has other features than the booster, or another order.
     """
-    trained = json.loads(booster.attr("features"))
+    trained = json.loads(booster.attr("features") or "[]")
     if request.features != trained:
         differing = sorted(set(request.features) ^ set(trained)) or ["their order"]
         raise ServerError(

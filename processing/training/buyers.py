@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from catalog.event_tables import read_event_table
 from catalog.folder import CatalogFolder
+from models.config.buyers import BuyerTrainingConfig
 from models.data.baskets import Basket, next_baskets, training_baskets
-from models.training.buyers import BuyerModel, BuyerTrainingConfig, Figures, StoredLots, measure, to_numpy, train_buyers
+from models.training.buyers import BuyerModel, Figures, StoredLots, measure, to_numpy, train_buyers
 from processing.evaluation.corpus import release_items
 from retrieval.buyers.attention import save_buyer_tower
 from retrieval.buyers.vector import WeightedAverage

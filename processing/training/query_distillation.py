@@ -18,10 +18,11 @@ from catalog.short_texts import short_texts
 from models.artefacts.model_card import SMALL_QUERY_RECORD_FILE, write_model_card
 from models.artefacts.run_record import data_hash, git_commit, hardware, versions
 from models.artefacts.tower_files import load_towers
+from models.config.distillation import SmallQueryConfig
 from models.data.encoding_cache import encode_text_table
 from models.data.tables import TokenTable
 from models.towers.two_towers import TextEncodings
-from models.training.static_query import SmallQueryConfig, learn_small_query
+from models.training.static_query import learn_small_query
 from models.training.two_towers import CACHE_FOLDER
 from processing.evaluation.corpus import build_corpus
 from processing.evaluation.runs import System, measure
@@ -113,7 +114,7 @@ def distil_query(
     small, texts, losses = _learn(catalog, tower, config, phases)
     card = TowerCard.load(tower)
     tokenizer = load_tokenizer(tower, card)
-    encoders = {
+    encoders: dict[str, Encoder] = {
         FULL: QueryEncoder.load(tower, dimensions),
         SMALL: SmallQueryEncoder(card.at(dimensions), tokenizer, small),
     }
@@ -184,7 +185,8 @@ def _learn(
         with torch.inference_mode():
             parts.append(towers.query_tower.encode(TextEncodings(torch.from_numpy(np.array(encodings)))).numpy())
         progress(min(start + TEXTS_PER_CHUNK, len(texts)), len(texts))
-    targets, embeddings = np.concatenate(parts), encoder.transformer.get_input_embeddings().weight.detach().numpy()
+    transformer: Any = encoder.transformer
+    targets, embeddings = np.concatenate(parts), transformer.get_input_embeddings().weight.detach().numpy()
     small, losses = learn_small_query(
         card.tower_id, tokenizer, card.max_length, texts, targets, embeddings, config, phases("learn vectors")
     )

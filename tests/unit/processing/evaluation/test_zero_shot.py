@@ -36,7 +36,7 @@ def test_it_searches_the_same_lots_through_the_same_index(encoder: SentenceEncod
     store = EmbeddedStore(tmp_path / "index")
     seen: list[int] = []
     published = build_zero_shot_corpus(catalog, "test", encoder, store, lambda done, total: seen.append(done))
-    assert (published.lots, published.dimensions, seen[-1]) == (10, 384, 10)
+    assert (published.items, published.dimensions, seen[-1]) == (10, 384, 10)
     service = SearchService(store, lambda tower_id: encoder)
     quality = measure(catalog, "test", [System("zero-shot", service, "semantic"), System("both", service, "hybrid")])
     assert quality["zero-shot"]["recall@10"] == quality["both"]["recall@10"] == 1.0

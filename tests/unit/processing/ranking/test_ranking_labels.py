@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.clicks import EXAMINED_FALL, simulate_clicks
+from catalog.clicks import POSITION_BIAS_EXPONENT, simulate_clicks
 from catalog.folder import Click, Qrels
 from catalog.lots import draw_lots
 from catalog.questions import draw_questions
@@ -35,7 +35,7 @@ def test_the_fall_by_which_simulated_buyers_stop_looking_is_found_again() -> Non
     lots = draw_lots(800, np.random.default_rng([1, 0]), NOON)
     asked = draw_questions(lots, {"train": 900}, np.random.default_rng([1, 1]))["train"]
     clicks = simulate_clicks([q for q in asked if q.grades], lots, np.random.default_rng([1, 2]), NOON)
-    assert position_bias(clicks) == pytest.approx(EXAMINED_FALL, abs=0.06)
+    assert position_bias(clicks) == pytest.approx(POSITION_BIAS_EXPONENT, abs=0.06)
 
 
 def test_one_lot_at_two_positions_tells_the_fall_and_its_relevance_does_not_matter() -> None:
