@@ -18,7 +18,7 @@ from typing import Any
 from catalog.folder import ITEMS_FOLDER, CatalogFolder, Qrels, SplitData, TrainingPair, replace_folder, write_catalog, write_items
 from catalog.markup import plain_text
 from catalog.pseudo_queries import Listing, fold, make_pseudo_queries
-from catalog.query_splits import order_by_chance, query_key, share_of, without_held_back
+from catalog.query_splits import query_key, share_of, shuffle_keys, without_held_out
 from retrieval.contracts.items import Item, parse_id, parse_time
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import RELEVANT_GRADE
@@ -32,7 +32,7 @@ ITEMS_FILE = "products.parquet"
 FOLDS = 5
 VAL_SHARE = 0.15  # of the queries that do not test
 VAL_PSEUDO_QUERIES = 60  # where no judgment may be looked at
-LEAST_LOTS, MOST_LOTS = 5, 60  # that answer a pseudo-query of the validation
+MIN_ITEMS, MAX_ITEMS = 5, 60  # that answer a pseudo-query of the validation
 
 # How much a pair of each kind counts.
 JUDGED_WEIGHT = 1.0
@@ -160,8 +160,8 @@ def split_queries(queries: Iterable[str], *, folds: int = FOLDS, fold: int = 0, 
         query -> split; over all folds every query tests once.
     """
     texts = list(queries)
-    part = {key: number % folds for number, key in enumerate(order_by_chance(map(query_key, texts), seed))}
-    rest = order_by_chance((key for key in part if part[key] != fold), seed + 1)
+    part = {key: number % folds for number, key in enumerate(shuffle_keys(map(query_key, texts), seed))}
+    rest = shuffle_keys((key for key in part if part[key] != fold), seed + 1)
     val = set(rest[: max(1, round(VAL_SHARE * len(rest)))])
     keys = {text: query_key(text) for text in texts}
     return {text: "test" if part[key] == fold else "val" if key in val else "train" for text, key in keys.items()}
@@ -197,7 +197,7 @@ def in_domain_pairs(products: Sequence[Product], *, seed: int = 7) -> dict[str, 
 def attribute_query(product: Product, seed: int) -> str:
     """A query of two to four of a product's attribute values: "RJ-45 cat6 grey"; empty when it has fewer than two."""
     values = product.attributes
-    chosen = order_by_chance((f"{product.item.item_id}/{name}" for name in values), seed)
+    chosen = shuffle_keys((f"{product.item.item_id}/{name}" for name in values), seed)
     count = MIN_ATTRIBUTES + int(share_of(product.item.item_id, seed) * (MAX_ATTRIBUTES - MIN_ATTRIBUTES + 1))
     names = [key.split("/", 1)[1] for key in chosen[:count]]
     return " ".join(dict.fromkeys(values[name] for name in names)) if len(names) >= MIN_ATTRIBUTES else ""
@@ -244,7 +244,7 @@ def _judged_splits(
     """Splits of a fold: the judgments of train queries and the products' own words train."""
     held_back = [query for query, split in split_of.items() if split != "train"]
     judged = [pair for query, split in split_of.items() if split == "train" for pair in _judged_pairs(query, judgments[query])]
-    own = {kind: without_held_back(pairs, held_back) for kind, pairs in in_domain.items()}
+    own = {kind: without_held_out(pairs, held_back) for kind, pairs in in_domain.items()}
     _log_counts({"judged": judged, **own})
     return {
         split: SplitData(
@@ -261,7 +261,7 @@ def _unjudged_splits(
 ) -> dict[str, SplitData]:
     """Splits without any judgment in training or validation."""
     val = _pseudo_judgments(in_domain["pseudo_query"], products, list(judgments), seed)
-    own = {kind: without_held_back(pairs, [*judgments, *val]) for kind, pairs in in_domain.items()}
+    own = {kind: without_held_out(pairs, [*judgments, *val]) for kind, pairs in in_domain.items()}
     _log_counts(own)
     train = [pair for pairs in own.values() for pair in pairs]
     return {
@@ -281,10 +281,10 @@ def _pseudo_judgments(
             lots_of[word].add(product.item.item_id)
     taken = {query_key(text) for text in tested}
     found: dict[str, dict[str, int]] = {}
-    for text in order_by_chance((pair.query for pair in pairs), seed):
+    for text in shuffle_keys((pair.query for pair in pairs), seed):
         words = text.split()
         lots = set.intersection(*(lots_of[word] for word in words)) if len(words) >= 2 else set()
-        if LEAST_LOTS <= len(lots) <= MOST_LOTS and query_key(text) not in taken:
+        if MIN_ITEMS <= len(lots) <= MAX_ITEMS and query_key(text) not in taken:
             taken.add(query_key(text))
             found[text] = dict.fromkeys(sorted(lots), RELEVANT_GRADE)
         if len(found) == VAL_PSEUDO_QUERIES:

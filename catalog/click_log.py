@@ -1,6 +1,6 @@
-"""Click logs of a shop as a catalogue: who searched for what, what was shown where, and what became of it.
+"""Build a catalogue from a shop's click log: queries, result lists and buyers' events.
 
-A row is one lot in one result list. Columns: query, item_id, position, event_type, buyer_id, timestamp, and their aliases.
+A row is one item in one result list. Columns: query, item_id, position, event_type, buyer_id, timestamp, and their aliases.
 """
 
 import logging
@@ -17,7 +17,6 @@ from catalog.folder import (
     SPLITS,
     CatalogFolder,
     Click,
-    Progress,
     Qrels,
     SplitData,
     TrainingPair,
@@ -33,6 +32,7 @@ from retrieval.contracts.item_files import find_item_files, numbered_items, numb
 from retrieval.contracts.items import Item, Reject, first_value, parse_text
 from retrieval.errors import InvalidInput
 from retrieval.feedback.rows import MAX_QUERY_CHARS
+from retrieval.progress import Progress
 from retrieval.text.analysis import check_text
 
 logger = logging.getLogger(__name__)
@@ -51,12 +51,12 @@ MAX_POSITION = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class ClickLog:
-    """A log that was read.
+    """The impressions of a log.
 
     Attributes:
         clicks: impressions, list by list, best position first.
-        rejects: rows that broke the contract, with file, line and reason.
-        rows: how many there were; each was a reject, or went into one impression.
+        rejects: rows that break the contract, with file, line and reason.
+        rows: of the log; each is a reject or belongs to one impression.
     """
 
     clicks: list[Click]
@@ -65,27 +65,27 @@ class ClickLog:
 
 
 def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: Progress | None = None) -> CatalogFolder:
-    """Turn a click log over an item file into a catalogue; every split searches all items.
+    """Build a catalogue from a click log and an item file; every split searches all items.
 
     Args:
         data: the log: a .csv, .parquet, .ndjson or .jsonl file, or a folder of them.
-        folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
-        items: the item file that the log speaks of, or a folder of them.
-        seed: decides which queries go into which split; a query that comes later changes nothing for the others.
+        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
+        items: item file of the log, or a folder of them.
+        seed: assigns queries to splits; a later query does not move the others.
         progress: called with (files read, files).
 
     Returns:
-        The catalogue. Clicks stand in the split of their query, however it was spelt; train clicks make pairs (click_pairs()),
-        and each split's clicks its judgments (click_qrels()). Rows of log or items that break their contract, and log rows of
-        unknown items, stand in rejects.ndjson.
+        The catalogue. Clicks are in the split of their folded query. Train clicks give pairs (click_pairs()), and each split's
+        clicks give its judgments (click_qrels()). Rows of log or items that break their contract, and log rows of unknown items,
+        are in rejects.ndjson.
 
     Raises:
-        InvalidInput: a file is missing or cannot be read, or no row of it could be used.
+        InvalidInput: a file is missing or cannot be read, or has no usable row.
     """
     if not Path(items).exists():
         raise InvalidInput(f"{items} does not exist; name the item file that the click log speaks of")
-    lots, rejects = read_items(Path(items))
-    log = read_clicks(Path(data), {lot.item_id for lot in lots}, progress)
+    rows, rejects = read_items(Path(items))
+    log = read_clicks(Path(data), {item.item_id for item in rows}, progress)
     rejects += log.rejects
     if not log.clicks:
         raise InvalidInput(
@@ -95,7 +95,7 @@ def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: P
     for click in log.clicks:
         by_split[split_of_query(click.query, seed)].append(click)
     with replace_folder(folder) as building:
-        write_items(building / ITEMS_FOLDER / ITEMS_FILE, lots)
+        write_items(building / ITEMS_FOLDER / ITEMS_FILE, rows)
         if rejects:
             logger.warning("%d rows are set aside in %s, first: %s", len(rejects), REJECTS_FILE, rejects[0].reason)
             (building / REJECTS_FILE).write_text("".join(f"{reject.to_json()}\n" for reject in rejects), encoding="utf-8")
@@ -107,32 +107,32 @@ def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: P
 
 
 def read_items(where: Path) -> tuple[list[Item], list[Reject]]:
-    """Read item files; photos are named by absolute paths, so that the catalogue may stand elsewhere."""
-    lots: dict[str, Item] = {}
+    """Read item files. Photos get absolute paths, so that the catalogue may be in another folder."""
+    items: dict[str, Item] = {}
     rejects: list[Reject] = []
     for path in find_item_files(where):
         for line, row in numbered_items(path):
             if isinstance(row, Reject):
                 rejects.append(row)
-            elif row.item_id in lots:
+            elif row.item_id in items:
                 rejects.append(Reject(path.name, line, "the item_id occurred before", row.item_id))
             else:
-                lots[row.item_id] = replace(row, image=_absolute(row.image, path))
-    return list(lots.values()), rejects
+                items[row.item_id] = replace(row, image=_absolute(row.image, path))
+    return list(items.values()), rejects
 
 
 def read_clicks(where: Path, item_ids: set[str], progress: Progress | None = None) -> ClickLog:
     """Read a log.
 
-    Rows of one query, buyer, time and item are one impression: it keeps the furthest event and the best position.
+    Rows of one query, buyer, time and item are one impression, with the furthest event and the best position.
 
     Args:
         where: a file, or a folder of them.
-        item_ids: the items that may be named.
+        item_ids: of the known items.
         progress: called with (files read, files).
 
     Raises:
-        InvalidInput: nothing is there, or a file cannot be read or lacks a column.
+        InvalidInput: there is no file, or one cannot be read or lacks a column.
     """
     clicks: list[Click] = []
     rejects: list[Reject] = []
@@ -141,7 +141,7 @@ def read_clicks(where: Path, item_ids: set[str], progress: Progress | None = Non
         for line, row in numbered_rows(path, ALIASES):
             rows += 1
             try:
-                served = None if isinstance(row, str) else first_value(row, ("served",))  # as POST /events says of a list
+                served = None if isinstance(row, str) else first_value(row, ("served",))  # as in rows of POST /events
                 if served is not None and str(served).strip().lower() not in ("true", "1"):
                     raise InvalidInput(
                         "no search is known to have answered with the lot at this position "
@@ -156,62 +156,63 @@ def read_clicks(where: Path, item_ids: set[str], progress: Progress | None = Non
 
 
 def impressions(clicks: Iterable[Click]) -> list[Click]:
-    """Rows of one query, buyer, time and item as one, with the furthest event and the best position; list by list."""
-    found: dict[tuple[str, str, datetime, str], Click] = {}
+    """Merge rows of one query, buyer, time and item, with the furthest event and the best position; list by list."""
+    merged: dict[tuple[str, str, datetime, str], Click] = {}
     for click in clicks:
         key = (fold(click.query), click.buyer_id, click.timestamp, click.item_id)
-        found[key] = _furthest(found.get(key, click), click)
-    return sorted(found.values(), key=lambda c: (c.timestamp, c.buyer_id, fold(c.query), c.position, c.item_id))
+        merged[key] = _merge(merged.get(key, click), click)
+    return sorted(merged.values(), key=lambda c: (c.timestamp, c.buyer_id, fold(c.query), c.position, c.item_id))
 
 
 def parse_click(row: Mapping[str, Any] | str, item_ids: set[str] | None = None) -> Click:
     """Read one row of a log.
 
     Args:
-        row: column name -> value, or the reason why the line is no row. No event type, or one of SHOWN: shown, not touched.
-        item_ids: the items that may be named; None for any.
+        row: column name -> value, or the reason why the line is no row. Without event type, or with one of SHOWN: an impression
+            without event.
+        item_ids: of the known items; None accepts any.
 
     Raises:
-        InvalidInput: the row breaks the contract; the message names field and value.
+        InvalidInput: the row breaks the contract; the message contains field and value.
     """
     if isinstance(row, str):
         raise InvalidInput(row)
     event_type = str(first_value(row, ALIASES["event_type"]) or "")
     touched = event_type.strip().lower() not in ("", *SHOWN)
-    act = parse_interaction(row if touched else {**row, "event_type": "view"})
+    interaction = parse_interaction(row if touched else {**row, "event_type": "view"})
     query = parse_text("query", first_value(row, ALIASES["query"]), MAX_QUERY_CHARS)
     if not fold(query):
         raise InvalidInput(f"query is missing (accepted column names: {', '.join(ALIASES['query'])})")
-    if item_ids is not None and act.item_id not in item_ids:
-        raise InvalidInput(f"item {act.item_id!r} is not among the items")
+    if item_ids is not None and interaction.item_id not in item_ids:
+        raise InvalidInput(f"item {interaction.item_id!r} is not among the items")
     position = _position(first_value(row, ALIASES["position"]))
-    return Click(query, act.item_id, position, act.event_type if touched else None, act.buyer_id, act.timestamp)
+    event = interaction.event_type if touched else None
+    return Click(query, interaction.item_id, position, event, interaction.buyer_id, interaction.timestamp)
 
 
 def click_pairs(clicks: Iterable[Click]) -> list[TrainingPair]:
-    """Training pairs out of impressions.
+    """Make training pairs from impressions.
 
-    A pair of query and item weighs clicks / impressions times the mean weight of the events of its clicks, as a share of the
-    heaviest event: 1 means that everybody who saw it bought it. That is the sum of the event weights over all impressions.
-    Position is not corrected for.
+    The weight of a pair is the mean event weight over all its impressions, as a share of the heaviest event: 1 means that everybody
+    who saw the item bought it. Position bias is not corrected.
 
     Args:
-        clicks: impressions; spellings of a query count together, and the pair has the first of them.
+        clicks: impressions; spellings of a query are merged under the first one.
 
     Returns:
-        Pairs with weights in (0, 1], in the order in which their lots were first shown; lots that nobody touched make none.
+        Pairs with weights in (0, 1], in the order of their first impressions; items without events give no pair.
     """
     weights: dict[tuple[str, str], list[float]] = defaultdict(list)
-    spelt: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     for click in clicks:
-        query = spelt.setdefault(fold(click.query), click.query)
+        query = spellings.setdefault(fold(click.query), click.query)
         weights[query, click.item_id].append(event_weight(click.event_type) if click.event_type else 0.0)
     heaviest = max(map(event_weight, EVENT_TYPES))
     return [TrainingPair(query, item_id, sum(w) / len(w) / heaviest) for (query, item_id), w in weights.items() if sum(w)]
 
 
 def click_qrels(clicks: Iterable[Click]) -> Qrels:
-    """Judgments out of impressions: the furthest step that anybody took; purchase 3, other acts 2, shown and untouched 0."""
+    """Make judgments from impressions by the furthest event of any buyer: purchase 3, other events 2, none 0."""
     queries: dict[str, str] = {}
     grades: dict[str, dict[str, int]] = defaultdict(dict)
     for click in clicks:
@@ -222,7 +223,7 @@ def click_qrels(clicks: Iterable[Click]) -> Qrels:
 
 
 def split_of_query(query: str, seed: int = 7) -> str:
-    """The split of a query by its text alone, case and spaces folded."""
+    """Return the split of a query by its text alone, case and spaces folded."""
     place, upto = share_of(fold(query), seed), 0.0
     for split, share in SHARES.items():
         upto += share
@@ -240,8 +241,8 @@ def _split_data(split: str, clicks: Sequence[Click]) -> SplitData:
     )
 
 
-def _furthest(one: Click, other: Click) -> Click:
-    """Two rows of one impression as one."""
+def _merge(one: Click, other: Click) -> Click:
+    """Merge two rows of one impression."""
     steps: list[str | None] = [None, *EVENT_TYPES]
     return replace(
         one, event_type=max(one.event_type, other.event_type, key=steps.index), position=min(one.position, other.position)
@@ -261,5 +262,5 @@ def _position(value: Any) -> int:
 def _absolute(image: str | None, path: Path) -> str | None:
     if image is None or "://" in image:
         return image
-    check_text(found := str(path.absolute().parent / image), "the path of a photo")
-    return found
+    check_text(absolute := str(path.absolute().parent / image), "the path of a photo")
+    return absolute

@@ -1,4 +1,4 @@
-"""Simulated buyers: what they were shown, what they looked at, and what they did."""
+"""Simulate buyers: result lists, examined positions and events."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -11,21 +11,21 @@ from catalog.lots import Lot
 from catalog.questions import Question
 
 BUYERS = 300
-SHOWN = 15  # lots in one list
-EXAMINED_FALL = 0.6  # P(examined at position p) = p ** -0.6, the position bias of Joachims et al. (WSDM 2017)
-STEPS = (("view", 0.0), ("add_to_cart", -0.9), ("purchase", -0.9))  # each step with what it costs in log-odds
+LIST_LENGTH = 15
+POSITION_BIAS_EXPONENT = 0.6  # P(examined at position p) = p ** -0.6, the position bias of Joachims et al. (WSDM 2017)
+STEPS = (("view", 0.0), ("add_to_cart", -0.9), ("purchase", -0.9))  # event, change of the log-odds
 
 
 def simulate_clicks(
     questions: Sequence[Question], lots: Sequence[Lot], rng: Generator, now: datetime, sessions: int = 3
 ) -> list[Click]:
-    """Show result lists of a middling search engine to buyers and record what they do.
+    """Show result lists of a mediocre search engine to buyers and record their events.
 
     Args:
-        questions: the queries; each is asked `sessions` times.
+        questions: the queries, each searched `sessions` times.
         lots: the corpus; a list holds lots that were live and listed at its time.
-        rng: source of chance.
-        now: UTC; sessions lie in the week before it.
+        rng: random generator.
+        now: UTC; sessions are in the week before it.
         sessions: lists per query.
 
     Returns:
@@ -38,15 +38,15 @@ def simulate_clicks(
         for _ in range(sessions):
             moment = (now - timedelta(hours=float(rng.uniform(1, 7 * 24)))).replace(microsecond=0)
             buyer = f"buyer-{int(rng.integers(BUYERS)):04}"
-            shown = [by_id[item_id] for item_id in _shown(question, ids, rng) if _on_sale(by_id[item_id], moment)]
-            for position, lot in enumerate(shown[:SHOWN], 1):
-                event = _act(question.grades.get(lot.item.item_id, 0), lot, position, rng)
+            ranked = [by_id[item_id] for item_id in _rank(question, ids, rng) if _on_sale(by_id[item_id], moment)]
+            for position, lot in enumerate(ranked[:LIST_LENGTH], 1):
+                event = _draw_event(question.grades.get(lot.item.item_id, 0), lot, position, rng)
                 clicks.append(Click(question.text, lot.item.item_id, position, event, buyer, moment))
     return clicks
 
 
-def _shown(question: Question, ids: Sequence[str], rng: Generator) -> list[str]:
-    """Rank a mix of good, half good and random lots by their grade with much noise."""
+def _rank(question: Question, ids: Sequence[str], rng: Generator) -> list[str]:
+    """Rank a mix of relevant, partly relevant and random lots by grade plus noise."""
     full = [item_id for item_id, grade in question.grades.items() if grade >= 2]
     half = [item_id for item_id, grade in question.grades.items() if grade == 1]
     mix = [*_sample(full, 8, rng), *_sample(half, 8, rng), *_sample(ids, 6, rng)]
@@ -63,9 +63,9 @@ def _on_sale(lot: Lot, moment: datetime) -> bool:
     return (listed is None or listed <= moment) and (ends is None or ends > moment)
 
 
-def _act(grade: int, lot: Lot, position: int, rng: Generator) -> str | None:
-    """The furthest step that the buyer takes; None when the lot was not looked at or left alone."""
-    if rng.random() > position**-EXAMINED_FALL:
+def _draw_event(grade: int, lot: Lot, position: int, rng: Generator) -> str | None:
+    """Draw the buyer's furthest event; None if the lot is not examined or not clicked."""
+    if rng.random() > position**-POSITION_BIAS_EXPONENT:
         return None
     rating = 3.0 if lot.item.seller_rating is None else lot.item.seller_rating
     log_odds = (

@@ -20,7 +20,6 @@ from catalog.folder import (
     REJECTS_FILE,
     SPLITS,
     CatalogFolder,
-    Progress,
     Qrels,
     SplitData,
     TrainingPair,
@@ -33,6 +32,7 @@ from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
 from retrieval.contracts.items import Item, Reject, parse_item
 from retrieval.errors import InvalidInput
+from retrieval.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""Files of events as batches of columns: CSV, NDJSON and parquet, the first two plain or gzip.
+"""Read event files as batches of columns: CSV, NDJSON and parquet, the first two plain or gzip.
 
-A block of CSV text goes through Arrow's parser where that says the same as Python's: as many rows as lines, none of them broken.
+Arrow parses a block of CSV text if its result equals that of Python's parser: as many rows as lines, none of them broken.
 """
 
 import csv
@@ -10,9 +10,10 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -26,10 +27,10 @@ from retrieval.errors import InvalidInput
 PACKED = ".gz"
 SUFFIXES = (".csv", ".ndjson", ".jsonl", ".parquet", ".csv.gz", ".ndjson.gz", ".jsonl.gz")
 BLOCK_BYTES = 1 << 22
-MAX_ROW_BYTES = 1 << 26  # a quote that is never closed would make one row of the rest of the file
+MAX_ROW_BYTES = 1 << 26  # limit for an unclosed quote, which would make one row of the rest of the file
 BATCH_ROWS = 1 << 16
 FIELDS = tuple(ALIASES)
-Column = pa.Array | list[Any]
+Column: TypeAlias = pa.Array | list[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,9 @@ class Batch:
     """Some rows of a file.
 
     Attributes:
-        lines: of each row, or its number in a parquet file, from 1.
-        columns: field -> its values as they were written: text, times, or whatever a row of JSON held.
-        broken: (line, reason) of what is no row.
+        lines: line of each row, or its number in a parquet file, from 1.
+        columns: field -> raw values: text, times, or any value of a JSON row.
+        broken: (line, reason) of unreadable lines.
     """
 
     lines: Sequence[int]
@@ -48,34 +49,34 @@ class Batch:
 
 
 def event_table_files(places: Iterable[Path]) -> list[Path]:
-    """The files of events in some places, each once, by name.
+    """Return the event files in some places, each once, by name.
 
     Args:
-        places: files, or folders, which are searched without their sub-folders.
+        places: files, or folders without their sub-folders.
 
     Raises:
-        InvalidInput: a place does not exist, or holds nothing in a format that Gavel reads.
+        InvalidInput: a place does not exist, or holds no file of a known format.
     """
     formats = ", ".join(SUFFIXES)
-    found: set[Path] = set()
+    all_files: set[Path] = set()
     for place in places:
         if not place.exists():
             raise InvalidInput(f"{place} does not exist; name a file of events or a folder of them ({formats})")
         files = {path for path in ([place] if place.is_file() else place.iterdir()) if path.is_file() and _format(path)}
         if not files:
             raise InvalidInput(f"{place} {'is' if place.is_file() else 'holds'} no file of events; Gavel reads {formats}")
-        found |= files
-    return sorted(found)
+        all_files |= files
+    return sorted(all_files)
 
 
 def event_batches(path: Path) -> Iterator[tuple[Batch, float]]:
     """Read a file of events.
 
     Yields:
-        The rows in their order, with the share of the file that has been read.
+        Batches of rows in order, with the share of the file that has been read.
 
     Raises:
-        InvalidInput: the file cannot be read at all, or has no column for a field.
+        InvalidInput: the file cannot be read, or has no column for a field.
     """
     if _format(path) == ".parquet":
         yield from _parquet_batches(path)
@@ -94,13 +95,12 @@ def event_batches(path: Path) -> Iterator[tuple[Batch, float]]:
 
 
 def _format(path: Path) -> str:
-    """The suffix without .gz; empty where Gavel does not read it."""
+    """Return the suffix without .gz; empty for an unknown format."""
     name = path.name.lower()
-    known = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
-    return known.removesuffix(PACKED)
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "").removesuffix(PACKED)
 
 
-def _csv_batches(path: Path, file: BinaryIO) -> Iterator[Batch]:
+def _csv_batches(path: Path, file: BufferedIOBase) -> Iterator[Batch]:
     line = 1
     try:
         header = file.readline().decode("utf-8-sig")
@@ -110,19 +110,19 @@ def _csv_batches(path: Path, file: BinaryIO) -> Iterator[Batch]:
         names = next(csv.reader([header], delimiter=separator), [])
         require_columns(path, names, ALIASES)
         for block in _blocks(file):
-            fast = _parsed_block(block, names, separator)
-            if fast is None:
+            table = _parse_block(block, names, separator)
+            if table is None:
                 rows = csv_rows(io.StringIO(block.decode(), newline=""), names, separator, line + 1)
                 yield from _row_batches(rows)
             else:
-                yield Batch(range(line + 1, line + 1 + len(fast)), _columns(fast))
+                yield Batch(range(line + 1, line + 1 + len(table)), _columns(table))
             line += block.count(b"\n")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not UTF-8 text ({error.reason}, after line {line}); save it as UTF-8") from error
 
 
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """The rest of a CSV file in blocks of whole rows: each ends at a line's end that no pair of quotes encloses."""
+def _blocks(file: BufferedIOBase) -> Iterator[bytes]:
+    """Yield the rest of a CSV file in blocks of whole rows: each ends at a line end outside quotes."""
     block = b""
     while data := file.read(BLOCK_BYTES):
         block += data
@@ -146,18 +146,18 @@ def _last_row_end(block: bytes) -> int:
     return end
 
 
-def _parsed_block(block: bytes, names: Sequence[str], separator: str) -> pa.Table | None:
-    """A block as text columns; None where a row is broken, empty, of more lines than one, or otherwise worth a closer look."""
+def _parse_block(block: bytes, names: Sequence[str], separator: str) -> pa.Table | None:
+    """Parse a block into text columns; None if a row is broken, empty or of several lines, so that Python's parser is needed."""
     if len(set(names)) != len(names):
         return None
-    wanted = [name for accepted in ALIASES.values() for name in accepted if name in names]
+    used = [name for accepted in ALIASES.values() for name in accepted if name in names]
     try:
         table = pa_csv.read_csv(
             pa.BufferReader(block),
             read_options=pa_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=list(names)),
             parse_options=pa_csv.ParseOptions(delimiter=separator),
             convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(wanted, pa.string()), include_columns=wanted, strings_can_be_null=False
+                column_types=dict.fromkeys(used, pa.string()), include_columns=used, strings_can_be_null=False
             ),
         )
     except pa.ArrowInvalid:
@@ -167,9 +167,9 @@ def _parsed_block(block: bytes, names: Sequence[str], separator: str) -> pa.Tabl
 
 
 def _columns(table: pa.Table | pa.RecordBatch) -> dict[str, Column]:
-    """Field -> values, of a table that has a column for each field."""
+    """Return field -> values, of a table with a column for each field."""
     named = {field: [name for name in accepted if name in table.schema.names] for field, accepted in ALIASES.items()}
-    if any(len(present) > 1 for present in named.values()):  # a field is the first of its columns that a row has
+    if any(len(present) > 1 for present in named.values()):  # a field takes the first of its columns that has a value
         plain = {name: _plain(table.column(name)) for present in named.values() for name in present}
         cells = [column if isinstance(column, list) else column.to_pylist() for column in plain.values()]
         rows = [dict(zip(plain, row, strict=True)) for row in zip(*cells, strict=True)]
@@ -178,13 +178,13 @@ def _columns(table: pa.Table | pa.RecordBatch) -> dict[str, Column]:
 
 
 def _plain(column: pa.Array | pa.ChunkedArray) -> Column:
-    """A column as text, or as times in UTC microseconds; other values as Python has them."""
+    """Convert a column to text or to times in UTC microseconds; other types to Python values."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_timestamp(column.type):
-        return column.cast(pa.timestamp("us", "UTC"), safe=False)  # below a microsecond nothing is told apart
+        return column.cast(pa.timestamp("us", "UTC"), safe=False)  # finer than a microsecond is not distinguished
     if pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return column.cast(pa.string())
     values: list[Any] = column.to_pylist()
@@ -199,17 +199,17 @@ def _row_batches(rows: Iterable[tuple[int, Mapping[str, Any] | str]]) -> Iterato
 
 
 def _values(rows: Sequence[Mapping[str, Any]], accepted: tuple[str, ...]) -> Column:
-    """The values of a field; as text where all of them are."""
+    """Return the values of a field; as an Arrow column if all are text."""
     present = [name for name in accepted if any(name in row for row in rows)]
-    one = len(present) == 1
-    values = [row.get(present[0]) if one else first_value(row, accepted) for row in rows]
+    single = len(present) == 1
+    values = [row.get(present[0]) if single else first_value(row, accepted) for row in rows]
     if all(isinstance(value, str) for value in values):
-        with suppress(ValueError):  # half a character, of which Arrow makes no text
+        with suppress(ValueError):  # a lone surrogate, which Arrow rejects
             return pa.array(values, pa.string())
     return values
 
 
-def _ndjson_batches(path: Path, file: BinaryIO) -> Iterator[Batch]:
+def _ndjson_batches(path: Path, file: BufferedIOBase) -> Iterator[Batch]:
     yield from _row_batches(json_rows(file))
 
 
@@ -218,9 +218,9 @@ def _parquet_batches(path: Path) -> Iterator[tuple[Batch, float]]:
         with path.open("rb") as raw, pq.ParquetFile(raw) as file:
             names = file.schema_arrow.names
             require_columns(path, names, ALIASES)
-            wanted = [name for accepted in ALIASES.values() for name in accepted if name in names]
+            used = [name for accepted in ALIASES.values() for name in accepted if name in names]
             row, rows = 0, max(file.metadata.num_rows, 1)
-            for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
+            for batch in file.iter_batches(BATCH_ROWS, columns=used):
                 yield Batch(range(row + 1, row + 1 + len(batch)), _columns(batch)), (row + len(batch)) / rows
                 row += len(batch)
     except (pa.ArrowException, OSError) as error:

@@ -1,7 +1,7 @@
-"""The events that POST /events keeps, as they lie in files: NDJSON a day here, gzip objects of Firehose below dates in S3.
+"""Read the events that POST /events stores: NDJSON by day on one machine, gzip objects of Firehose below dates in S3.
 
-Firehose joins what came within some minutes into one object, sets no line ends of its own and may deliver a record twice; an
-older log may lack them, too. So values are read one after another, whatever stands between them, and an event counts once.
+Firehose joins the records of some minutes into one object, adds no line ends and may deliver a record twice. Older logs may lack
+line ends too. So JSON values are read one after another, whatever separates them, and an event counts once.
 """
 
 import gzip
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from catalog.click_log import impressions, parse_click
-from catalog.folder import Click, Progress
+from catalog.folder import Click
 from retrieval.contracts.items import Reject
 from retrieval.errors import InvalidInput
 from retrieval.feedback.rows import event_id, parse_query
+from retrieval.progress import Progress
 
 GZIP_MARK = b"\x1f\x8b"
 _DECODER = json.JSONDecoder()
@@ -25,16 +26,16 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True)
 class EventFiles:
-    """The rows of event files: rows = events + duplicates + unproven + rejects.
+    """The events of files: rows = events + duplicates + unproven + rejects.
 
     Attributes:
-        clicks: impressions, list by list, best position first; several events of one are one.
-        rows: values and broken lines that were found.
-        events: different ones.
-        duplicates: rows that told an event once more.
-        rejects: rows that broke the contract, with file, line and reason.
-        files: how many there were.
-        unproven: rows of lots that no search is known to have answered with; they teach nothing.
+        clicks: impressions, list by list, best position first; several events of one impression are merged.
+        rows: values and broken lines.
+        events: distinct ones.
+        duplicates: rows that repeat an event.
+        rejects: rows that break the contract, with file, line and reason.
+        files: number of files.
+        unproven: rows of items that no known search returned; they are not used.
     """
 
     clicks: list[Click]
@@ -47,15 +48,15 @@ class EventFiles:
 
 
 def read_events(places: Sequence[Path], progress: Progress | None = None, *, trust_unsigned: bool = False) -> EventFiles:
-    """Read event files, plain or gzip, whatever they are called.
+    """Read event files, plain or gzip, whatever their names.
 
-    Of one served list, an event on a lot counts once, however often and by whomever it is told, and all its rows have the buyer,
-    client and time of the first: who was served one list cannot make many of it.
+    An event on an item of one served list counts once, however often and by whomever it is sent. All rows of the list get buyer,
+    client and time of its first row, so that nobody can turn one served list into many.
 
     Args:
-        places: files, or folders that are searched to the bottom; hidden files are passed over.
+        places: files, or folders with their sub-folders; hidden files are ignored.
         progress: called with (files read, files).
-        trust_unsigned: take rows whose list was not proved to be served, too: they come from a system of one's own.
+        trust_unsigned: also accept rows of lists without proof that they were served, as from a trusted system.
 
     Raises:
         InvalidInput: a place does not exist, or there is no file.
@@ -63,8 +64,8 @@ def read_events(places: Sequence[Path], progress: Progress | None = None, *, tru
     files = event_files(places)
     clicks: list[Click] = []
     rejects: list[Reject] = []
-    seen: set[str] = set()
-    tellers: dict[str, tuple[str, str, datetime]] = {}  # query_id of a served list -> buyer, client and time of its first row
+    events: set[str] = set()
+    origins: dict[str, tuple[str, str, datetime]] = {}  # query_id of a served list -> buyer, client and time of its first row
     rows = duplicates = unproven = 0
     for number, path in enumerate(files, 1):
         for line, row in numbered_events(path):
@@ -81,42 +82,42 @@ def read_events(places: Sequence[Path], progress: Progress | None = None, *, tru
             if not served and not trust_unsigned:
                 unproven += 1
                 continue
-            known, key = len(seen), f"{query_id} {click.event_type} {click.item_id}" if served else event_id(row)
-            seen.add(key)
-            if len(seen) == known:
+            key = f"{query_id} {click.event_type} {click.item_id}" if served else event_id(row)
+            if key in events:
                 duplicates += 1
                 continue
+            events.add(key)
             buyer_id, timestamp = click.buyer_id, click.timestamp
             if served:
-                buyer_id, client, timestamp = tellers.setdefault(query_id, (buyer_id, client, timestamp))
+                buyer_id, client, timestamp = origins.setdefault(query_id, (buyer_id, client, timestamp))
             clicks.append(replace(click, buyer_id=buyer_id, client=client, timestamp=timestamp))
         if progress:
             progress(number, len(files))
-    return EventFiles(impressions(clicks), rows, len(seen), duplicates, rejects, len(files), unproven)
+    return EventFiles(impressions(clicks), rows, len(events), duplicates, rejects, len(files), unproven)
 
 
 def event_files(places: Iterable[Path]) -> list[Path]:
-    """The files of some places, each once, by name.
+    """Return the files of some places, each once, by name.
 
     Raises:
         InvalidInput: a place does not exist, or there is no file.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     for place in places:
         if not place.exists():
             raise InvalidInput(f"{place} does not exist; name the folder of events, such as .gavel/events, or files of it")
         below = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
-        found |= {path for path in below if not any(part.startswith(".") for part in path.relative_to(place).parts)}
-    if not found:
+        files |= {path for path in below if not any(part.startswith(".") for part in path.relative_to(place).parts)}
+    if not files:
         raise InvalidInput(
             f"there is no event file in {', '.join(map(str, places))}; `gavel serve` writes them to <home>/events, and "
             "`gavel aws events` fetches those of a stage"
         )
-    return sorted(found)
+    return sorted(files)
 
 
 def numbered_events(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """The values of a file with their lines, counted from 1; or the reason why there is none."""
+    """Yield the values of a file with their lines from 1; a text gives the reason why a line has none."""
     line = 0
     try:
         with path.open("rb") as file:
@@ -135,7 +136,7 @@ def _lines(file: BinaryIO) -> Iterable[bytes]:
 
 
 def _values(raw: bytes) -> Iterator[dict[str, Any] | str]:
-    """The JSON objects of a line; what cannot be read ends it, for nobody knows where the next one begins."""
+    """Yield the JSON objects of a line; an unreadable one ends it, because the start of the next is unknown."""
     try:
         text = raw.decode().strip()
         while text:

@@ -1,6 +1,6 @@
-"""Logs of what buyers did, as shops export them (`events.csv`), as one table: the acts of each buyer, sorted by time.
+"""Read shops' event logs (`events.csv`) into one table, with the events of each buyer sorted by time.
 
-Of ten million events some names occur often: buyers and items are numbers into lists of ids, each id is read once.
+Buyers and items are stored as numbers into lists of ids, and each id is parsed once, because ids repeat in ten million events.
 """
 
 from collections import Counter
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 
 from catalog.event_batches import FIELDS, Batch, Column, event_batches, event_table_files
 from catalog.event_times import MICROSECOND, Fault, microseconds, read_times
-from catalog.folder import Progress
 from retrieval.contracts.events import EVENT_TYPES, Interaction, missing, parse_event_type
 from retrieval.contracts.items import EPOCH, ZONE_SLACK, Reject, first_value, parse_id
 from retrieval.errors import InvalidInput
+from retrieval.progress import Progress
 
-EXAMPLES = 3  # rejects of a kind that are kept for the report
-PARTS = 1_000  # that progress is told in
+EXAMPLES = 3  # rejects of each kind for the report
+PARTS = 1_000  # unit of progress
 
-BROKEN_ROW, UNKNOWN_EVENT, UNKNOWN_PRODUCT = "broken_row", "unknown_event", "unknown_product"  # why rows are set aside
+BROKEN_ROW, UNKNOWN_EVENT, UNKNOWN_PRODUCT = "broken_row", "unknown_event", "unknown_product"  # kinds of rejects
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventTable:
-    """Events buyer by buyer, in each the oldest first; those of one moment by item id, then as EVENT_TYPES has them.
+    """Events grouped by buyer, oldest first; ties by item id, then in the order of EVENT_TYPES.
 
     Attributes:
         buyer_ids: the B buyers, by id.
@@ -38,11 +38,11 @@ class EventTable:
         items: (N,) int32 into item_ids.
         event_types: (N,) int8 into EVENT_TYPES.
         times_us: (N,) int64 microseconds since 1970 UTC.
-        rows: that were read; events + duplicates + rejected.
-        duplicates: rows that told an event (buyer, item, type, time) once more.
-        rejected: kind -> rows that were set aside.
-        examples: kind -> the first of them.
-        files: how many were read.
+        rows: events + duplicates + rejected.
+        duplicates: rows that repeat an event (buyer, item, type, time).
+        rejected: kind -> number of rejected rows.
+        examples: kind -> the first rejects.
+        files: number of files.
     """
 
     buyer_ids: Sequence[str]
@@ -70,18 +70,18 @@ class EventTable:
 
     @property
     def buyers(self) -> NDArray[np.int32]:
-        """(N,) which buyer each event is of, into buyer_ids."""
+        """(N,) buyer of each event, into buyer_ids."""
         return np.repeat(np.arange(len(self.buyer_ids), dtype=np.int32), np.diff(self.starts))
 
     def sequences(self) -> Iterator[tuple[str, list[Interaction]]]:
-        """Each buyer with their events, the oldest first."""
+        """Yield each buyer with their events, oldest first."""
         for buyer, buyer_id in enumerate(self.buyer_ids):
             yield buyer_id, self.sequence(buyer)
 
     def sequence(self, buyer: int) -> list[Interaction]:
-        """The events of the buyer of that place in buyer_ids, the oldest first."""
-        here = slice(int(self.starts[buyer]), int(self.starts[buyer + 1]))
-        columns = (self.items[here].tolist(), self.event_types[here].tolist(), self.times_us[here].tolist())
+        """Return the events of one buyer, given by position in buyer_ids, oldest first."""
+        rows = slice(int(self.starts[buyer]), int(self.starts[buyer + 1]))
+        columns = (self.items[rows].tolist(), self.event_types[rows].tolist(), self.times_us[rows].tolist())
         buyer_id = self.buyer_ids[buyer]
         return [
             Interaction(buyer_id, self.item_ids[item], EVENT_TYPES[kind], EPOCH + time * MICROSECOND)
@@ -97,14 +97,14 @@ def read_event_table(
     on_reject: Callable[[Reject], None] | None = None,
     now: datetime | None = None,
 ) -> EventTable:
-    """Read logs of events: CSV, NDJSON or parquet under the contract of retrieval.contracts.events, in any order.
+    """Read event logs: CSV, NDJSON or parquet under the contract of retrieval.contracts.events, in any order.
 
     Args:
         paths: files, or folders of them.
-        known_items: ids of the items that there are; events of others are set aside. None takes all.
+        known_items: ids of the catalogue's items; events of others are rejected. None accepts all.
         progress: called with (parts read, parts).
-        on_reject: called with each row that is set aside; only the first of a kind are kept in the table.
-        now: UTC; events later than that, but for a misread time zone, are set aside. None is the time of the call.
+        on_reject: called with each rejected row; the table holds only the first of each kind.
+        now: UTC; later events are rejected, with tolerance for a misread time zone. None is the time of the call.
 
     Raises:
         InvalidInput: a file is missing, cannot be read, or has no column for a field.
@@ -123,7 +123,7 @@ def read_event_table(
 
 
 class _Distinct:
-    """The different values of one field: each is parsed once, however many rows have it."""
+    """The distinct values of one field; each is parsed once, however many rows have it."""
 
     def __init__(
         self, field_name: str, unreadable: str, parse: Callable[[Any], str], known: AbstractSet[str] | None = None
@@ -134,13 +134,14 @@ class _Distinct:
         self.faults: list[Fault] = []
 
     def codes(self, column: Column) -> NDArray[np.int32]:
-        """(N,) place of each value in `values`, or -1 - its place in `faults`."""
+        """Return (N,) the position of each value in `values`, or -1 - its position in `faults`."""
         if isinstance(column, list):
             keys = [value if isinstance(value, str) else (type(value), str(value)) for value in column]
             return np.array([self._code(key, value) for key, value in zip(keys, column, strict=True)], dtype=np.int32)
-        told = column.dictionary_encode(null_encoding="encode")
-        distinct = [self._code(value, value) for value in told.dictionary.to_pylist()]
-        return np.array(distinct, dtype=np.int32)[told.indices.to_numpy(zero_copy_only=False)]
+        encoded = column.dictionary_encode(null_encoding="encode")
+        distinct = np.array([self._code(value, value) for value in encoded.dictionary.to_pylist()], dtype=np.int32)
+        codes: NDArray[np.int32] = distinct[encoded.indices.to_numpy(zero_copy_only=False)]
+        return codes
 
     def _code(self, key: Hashable, value: Any) -> int:
         code = self._codes.get(key)
@@ -171,7 +172,7 @@ class _Distinct:
 
 @dataclass
 class _Reader:
-    """What has been read so far: columns of numbers, and what was set aside."""
+    """Collects the events of all files as columns of numbers, and the rejects."""
 
     known_items: AbstractSet[str] | None
     on_reject: Callable[[Reject], None] | None
@@ -188,24 +189,24 @@ class _Reader:
         self.latest_us = microseconds(self.latest)
 
     def add(self, path: Path, batch: Batch) -> None:
-        """Take the events of a batch, and set aside what is none."""
+        """Add the events of a batch and reject invalid rows."""
         self.rows += len(batch.lines) + len(batch.broken)
         for line, reason in batch.broken:
-            self._set_aside(path, line, Fault(BROKEN_ROW, reason))
+            self._reject(path, line, Fault(BROKEN_ROW, reason))
         if not batch.lines:
             return
         fields = (self.buyers, self.items, self.types)
         codes = [distinct.codes(batch.columns[name]) for distinct, name in zip(fields, FIELDS, strict=False)]
         times, faults = read_times(batch.columns["timestamp"], self.latest_us)
-        good = (codes[0] >= 0) & (codes[1] >= 0) & (codes[2] >= 0)
-        good[list(faults)] = False
-        for row in np.flatnonzero(~good).tolist():
-            wrong = next((d.faults[-1 - code[row]] for d, code in zip(fields, codes, strict=True) if code[row] < 0), None)
+        valid = (codes[0] >= 0) & (codes[1] >= 0) & (codes[2] >= 0)
+        valid[list(faults)] = False
+        for row in np.flatnonzero(~valid).tolist():
+            fault = next((d.faults[-1 - code[row]] for d, code in zip(fields, codes, strict=True) if code[row] < 0), None)
             item = int(codes[1][row])
-            self._set_aside(path, batch.lines[row], wrong or faults[row], self.items.values[item] if item >= 0 else None)
-        self.columns.append((codes[0][good], codes[1][good], codes[2][good].astype(np.int8), times[good]))
+            self._reject(path, batch.lines[row], fault or faults[row], self.items.values[item] if item >= 0 else None)
+        self.columns.append((codes[0][valid], codes[1][valid], codes[2][valid].astype(np.int8), times[valid]))
 
-    def _set_aside(self, path: Path, line: int, fault: Fault, item_id: str | None = None) -> None:
+    def _reject(self, path: Path, line: int, fault: Fault, item_id: str | None = None) -> None:
         reject = Reject(str(path), line, fault.reason, item_id or fault.item_id)
         self.rejected[fault.kind] += 1
         if self.rejected[fault.kind] <= EXAMPLES:
@@ -214,7 +215,7 @@ class _Reader:
             self.on_reject(reject)
 
     def table(self, files: int) -> EventTable:
-        """All events in their order, each once."""
+        """Return all events in order, each once."""
         empty = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int8), np.empty(0, np.int64))
         buyers, items, types, times = (np.concatenate(column) for column in zip(empty, *self.columns, strict=True))
         self.columns.clear()
@@ -234,7 +235,7 @@ class _Reader:
 
 
 def _by_name(values: Sequence[str], codes: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
-    """The values that occur, sorted, and the codes into them."""
+    """Return the sorted values that occur, and the codes into them."""
     used = np.unique(codes).tolist()
     used.sort(key=values.__getitem__)
     places = np.zeros(len(values), dtype=np.int32)

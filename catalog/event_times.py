@@ -1,4 +1,4 @@
-"""Times of events, a column at once: where all are written alike Arrow reads them, else the contract reads each."""
+"""Parse a column of event times: by Arrow if all have the same format, else one by one under the contract."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,14 +23,20 @@ from retrieval.contracts.items import (
 from retrieval.errors import InvalidInput
 
 MICROSECOND = timedelta(microseconds=1)
-EARLIEST_US = int(MIN_NUMERIC_TIME) * 1_000_000  # 1970 and year 1 are how software writes that it knows no time
+EARLIEST_US = int(MIN_NUMERIC_TIME) * 1_000_000  # software writes an unknown time as 1970 or year 1
 MAY_BE_DATES = (1_900_000_000, 2_100_000_000)  # numbers from the first to below the second may be YYYYMMDDHH
 BAD_TIME, FUTURE_TIME, EARLY_TIME = "bad_time", "future_time", "early_time"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a value: the kind by which rows are counted, the reason in words, the item where it is one."""
+    """A fault of a value.
+
+    Attributes:
+        kind: by which rejected rows are counted.
+        reason: in words.
+        item_id: of the row, if the value is one.
+    """
 
     kind: str
     reason: str
@@ -41,63 +47,63 @@ def read_times(column: Column, latest_us: int) -> tuple[NDArray[np.int64], dict[
     """Read a column of times.
 
     Args:
-        column: of N values as they were written.
-        latest_us: what comes later lies in the future.
+        column: of N raw values.
+        latest_us: later times are in the future.
 
     Returns:
-        (N,) microseconds since 1970 UTC, and row -> what is wrong with those that are no time of an event.
+        (N,) microseconds since 1970 UTC, and row -> fault of an invalid time.
     """
-    fast = None if isinstance(column, list) else _cast_times(column)
+    times = None if isinstance(column, list) else _cast_times(column)
     faults: dict[int, Fault] = {}
-    if fast is None:
+    if times is None:
         values = column if isinstance(column, list) else column.to_pylist()
-        fast = np.zeros(len(values), dtype=np.int64)
+        times = np.zeros(len(values), dtype=np.int64)
         for row, value in enumerate(values):
             try:
                 moment = parse_time("timestamp", first_value({"timestamp": value}, ("timestamp",)))
                 if moment is None:
                     faults[row] = Fault("missing_timestamp", missing("timestamp"))
                 else:
-                    fast[row] = microseconds(moment)
+                    times[row] = microseconds(moment)
             except InvalidInput as error:
                 faults[row] = Fault(BAD_TIME, str(error))
-    for row in np.flatnonzero(fast > latest_us).tolist():
-        faults[row] = Fault(FUTURE_TIME, f"timestamp lies in the future: {written_time(fast[row])}")
-    for row in np.flatnonzero(fast < EARLIEST_US).tolist():
+    for row in np.flatnonzero(times > latest_us).tolist():
+        faults[row] = Fault(FUTURE_TIME, f"timestamp lies in the future: {written_time(times[row])}")
+    for row in np.flatnonzero(times < EARLIEST_US).tolist():
         faults.setdefault(
-            row, Fault(EARLY_TIME, f"timestamp is before {written_time(EARLIEST_US)[:10]}: {written_time(fast[row])}")
+            row, Fault(EARLY_TIME, f"timestamp is before {written_time(EARLIEST_US)[:10]}: {written_time(times[row])}")
         )
-    return fast, faults
+    return times, faults
 
 
 def _cast_times(column: pa.Array) -> NDArray[np.int64] | None:
-    """All of a column at once, where each value is written in the same way and none is missing; else None."""
+    """Parse a column whose values all have the same format; None for any other column or a missing value."""
     if column.null_count:
         return None
     for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.int64()):
         try:
-            told = pc.cast(column, kind)
+            cast = pc.cast(column, kind)
         except pa.ArrowInvalid:
             continue
-        numbers = np.asarray(told.cast(pa.int64()).to_numpy())
+        numbers = np.asarray(cast.cast(pa.int64()).to_numpy())
         if pa.types.is_timestamp(kind):
             return numbers
         if not len(numbers) or numbers.min() < MIN_NUMERIC_TIME or numbers.max() >= epoch_ms(END_NUMERIC):
             return None
         times = np.where(numbers > MAX_SECONDS, numbers * 1_000, numbers * 1_000_000)
-        refused = (times < microseconds(FIRST_NUMERIC)) | (times >= microseconds(END_NUMERIC))
+        invalid = (times < microseconds(FIRST_NUMERIC)) | (times >= microseconds(END_NUMERIC))
         dates = (numbers >= MAY_BE_DATES[0]) & (numbers < MAY_BE_DATES[1])
-        return None if (refused | dates).any() else times  # parse_time() says why
+        return None if (invalid | dates).any() else times  # parse_time() gives the reasons
     return None
 
 
 def microseconds(moment: datetime) -> int:
-    """Since 1970 UTC."""
+    """Return microseconds since 1970 UTC."""
     return (moment - EPOCH) // MICROSECOND
 
 
 def written_time(time_us: int) -> str:
-    """ISO 8601, or the number where Python has no such time."""
+    """Format a time as ISO 8601, or as a number if Python cannot represent it."""
     try:
         return (EPOCH + int(time_us) * MICROSECOND).isoformat()
     except OverflowError:

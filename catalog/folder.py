@@ -9,7 +9,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -33,7 +33,6 @@ SPLITS = ("train", "val", "test")
 MAX_GRADE = 3
 WRITE_BATCH_ROWS = 1 << 16
 
-Progress = Callable[[int, int], None]  # (done, total)
 REMEDY = "make one with `gavel catalog generate` or `gavel catalog prepare`"
 
 _TIME = pa.timestamp("ms", tz="UTC")

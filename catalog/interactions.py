@@ -40,7 +40,7 @@ OWN = 0.7  # length of what is an item's or user's own, where a category or bran
 AFFINITY = 9.0  # log-odds of a perfect match over an indifferent one
 BUDGET = 0.35  # log-odds lost per squared deviation of price from budget
 ZIPF = 0.6  # popularity falls with rank ** -ZIPF
-INTERACTIONS, LEAST_INTERACTIONS, MOST_INTERACTIONS = 28, 10, 120  # per user: median and limits
+INTERACTIONS, MIN_INTERACTIONS, MAX_INTERACTIONS = 28, 10, 120  # per user: median and limits
 LATE = 0.25  # share of items that are listed in the course of the year
 START, DAYS = datetime(2025, 11, 1, tzinfo=UTC), 365
 
@@ -192,12 +192,12 @@ def _draw_users(count: int, corpus: _Items, random: Generator) -> _Users:
 def _draw_interactions(buyers: _Users, corpus: _Items, random: Generator) -> Rows:
     """Every user's interactions by time, with their splits; the whole by time too."""
     listed = np.array([(row["listed_at"] - START) / timedelta(days=1) for row in corpus.rows])
-    most = min(MOST_INTERACTIONS, len(corpus.rows) // 5)
+    most = min(MAX_INTERACTIONS, len(corpus.rows) // 5)
     rows = []
     for user, row in enumerate(buyers.rows):
         log_odds = AFFINITY * corpus.interests @ buyers.interests[user] + corpus.popularity
         log_odds -= BUDGET * (corpus.price - buyers.budget[user]) ** 2
-        count = int(np.clip(random.lognormal(np.log(INTERACTIONS), 0.5), LEAST_INTERACTIONS, most))
+        count = int(np.clip(random.lognormal(np.log(INTERACTIONS), 0.5), MIN_INTERACTIONS, most))
         # the greatest of log-odds with Gumbel noise are a draw from their softmax without replacement (Vieira 2014)
         chosen = np.argpartition(-(log_odds + random.gumbel(size=len(log_odds))), count - 1)[:count]
         days = random.uniform(listed[chosen], DAYS)

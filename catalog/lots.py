@@ -1,4 +1,4 @@
-"""Synthetic lots: traits drawn at random, a listing that tells some of them, and the market's view in price, bids and rating."""
+"""Synthetic lots: random traits, a listing that mentions some of them, and price, bids and rating."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from catalog.silhouettes import SILHOUETTES
 from catalog.vocabulary import ERAS, KINDS, MAKERS, REMARKS, STYLES, WRITTEN, makers_of, wordings
 from retrieval.contracts.items import Item
 
-COLOUR_TOLD = 0.15  # share of sellers who mention the colour
-NOUN_LEFT_OUT = 0.10  # share of titles that do not say what the thing is
-PLAIN_WORDING = 0.6  # share of traits that are told in their plain word
+COLOUR_MENTIONED = 0.15  # share of sellers who mention the colour
+NOUN_OMITTED = 0.10  # share of titles without the thing's noun
+PLAIN_WORDING = 0.6  # share of traits in their plain word
 ENDED = 0.03
 NEVER_ENDS = 0.15
 UNRATED = 0.05
@@ -23,10 +23,10 @@ GOOD_RATING = 4.0
 
 @dataclass(frozen=True)
 class Lot:
-    """A lot with what is true of it.
+    """A generated lot with its hidden traits.
 
     Attributes:
-        item: what the seller listed.
+        item: the seller's listing.
         traits: trait -> value, "category" among them.
         live: its auction has not ended.
         attractive: seller rating >= 4 and price under the median of its category.
@@ -41,19 +41,19 @@ class Lot:
 
 
 def draw_lots(count: int, rng: Generator, now: datetime) -> list[Lot]:
-    """Draw lots; categories come about equally often.
+    """Draw lots with about equal numbers of every category.
 
     Args:
-        count: how many, >= 1.
-        rng: source of chance.
+        count: their number, >= 1.
+        rng: random generator.
         now: UTC; three lots in a hundred ended before it.
     """
-    drawn = []
+    listings = []
     for number in range(count):
         traits = _traits(list(KINDS)[number % len(KINDS)], rng)
-        drawn.append((traits, _item(number, traits, rng, now)))
-    medians = {category: _median_price(category, drawn) for category in KINDS}
-    return [_judge(traits, item, medians[traits["category"]], now) for traits, item in drawn]
+        listings.append((traits, _item(number, traits, rng, now)))
+    medians = {category: _median_price(category, listings) for category in KINDS}
+    return [_lot(traits, item, medians[traits["category"]], now) for traits, item in listings]
 
 
 def _traits(category: str, rng: Generator) -> dict[str, str]:
@@ -76,11 +76,11 @@ def _item(number: int, traits: dict[str, str], rng: Generator, now: datetime) ->
     rating = None if rng.random() < UNRATED else round(float(np.clip(5 - rng.exponential(0.9), 1, 5)), 1)
     listed_at = now - timedelta(hours=float(rng.uniform(1, 30 * 24)))
     ends_at: datetime | None = now + timedelta(hours=float(rng.uniform(30 * 24, 120 * 24)))
-    fate = rng.random()
-    if fate < ENDED:
+    draw = rng.random()
+    if draw < ENDED:
         ends_at = now - timedelta(hours=float(rng.uniform(1, 72)))
         listed_at = ends_at - timedelta(days=float(rng.uniform(5, 20)))
-    elif fate < ENDED + NEVER_ENDS:
+    elif draw < ENDED + NEVER_ENDS:
         ends_at = None
     return Item(
         item_id=f"lot-{number:05}",
@@ -99,17 +99,18 @@ def _item(number: int, traits: dict[str, str], rng: Generator, now: datetime) ->
 
 
 def _listing(traits: dict[str, str], rng: Generator) -> tuple[str, str]:
-    """Title and description: each written trait stands in one of them, a drawn one in neither, save for the colour at times."""
+    """Return title and description: each written trait is in one of them, a visible one in neither, except sometimes the colour."""
     noun = str(rng.choice(KINDS[traits["category"]].nouns))
-    told = {trait: word(trait, traits[trait], rng) for trait in WRITTEN}
-    in_title = {trait for trait in told if rng.random() < 0.55} or {"maker"}
-    words = [told[trait] for trait in ("era", "style", "material") if trait in in_title]
-    named = noun if rng.random() >= NOUN_LEFT_OUT else ""
-    title = " ".join([*words, named]).strip()
+    wording = {trait: word(trait, traits[trait], rng) for trait in WRITTEN}
+    in_title = {trait for trait in wording if rng.random() < 0.55} or {"maker"}
+    words = [wording[trait] for trait in ("era", "style", "material") if trait in in_title]
+    ending = noun if rng.random() >= NOUN_OMITTED else ""
+    title = " ".join([*words, ending]).strip()
     if "maker" in in_title:
-        title = f"{title} by {told['maker']}" if title and rng.random() < 0.5 else f"{told['maker']} {title}".strip()
-    sentences = [_sentence(trait, told[trait], rng) for trait in told if trait not in in_title]
-    if rng.random() < COLOUR_TOLD:
+        maker = wording["maker"]
+        title = f"{title} by {maker}" if title and rng.random() < 0.5 else f"{maker} {title}".strip()
+    sentences = [_sentence(trait, wording[trait], rng) for trait in wording if trait not in in_title]
+    if rng.random() < COLOUR_MENTIONED:
         sentences.append(f"The colour is {word('colour', traits['colour'], rng)}.")
     sentences += [str(remark) for remark in rng.choice(REMARKS, size=rng.integers(0, 3), replace=False)]
     rng.shuffle(sentences)
@@ -127,7 +128,7 @@ def _sentence(trait: str, wording: str, rng: Generator) -> str:
 
 
 def word(trait: str, value: str, rng: Generator) -> str:
-    """One wording of a trait's value: mostly the plain one."""
+    """Draw a wording of a trait's value, mostly the plain one."""
     plain, *others = wordings(trait, value)
     return plain if not others or rng.random() < PLAIN_WORDING else str(rng.choice(others))
 
@@ -139,12 +140,12 @@ def _worth(traits: dict[str, str]) -> float:
     return style * era * condition * (0.7 + 0.6 * MAKERS.index(traits["maker"]) / len(MAKERS))
 
 
-def _median_price(category: str, drawn: list[tuple[dict[str, str], Item]]) -> float:
-    prices = [item.current_price for traits, item in drawn if traits["category"] == category and item.current_price is not None]
+def _median_price(category: str, listings: list[tuple[dict[str, str], Item]]) -> float:
+    prices = [item.current_price for traits, item in listings if traits["category"] == category and item.current_price is not None]
     return float(np.median(prices)) if prices else KINDS[category].median_price
 
 
-def _judge(traits: dict[str, str], item: Item, median: float, now: datetime) -> Lot:
+def _lot(traits: dict[str, str], item: Item, median: float, now: datetime) -> Lot:
     ratio = (item.current_price or 0.0) / median
     attractive = (item.seller_rating or 0.0) >= GOOD_RATING and ratio < 1
     return Lot(item, traits, item.ends_at is None or item.ends_at > now, attractive, ratio)

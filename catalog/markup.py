@@ -1,4 +1,4 @@
-"""Texts that were written for a web page, without their markup."""
+"""Strip markup from texts of web pages."""
 
 import html
 import re
@@ -8,12 +8,12 @@ _TAG = re.compile(r"<(?:!--.*?--|/?[A-Za-z][^<>]*)>", re.DOTALL)
 
 
 def plain_text(text: str) -> str:
-    """Leave out tags and comments, read entities, fold white space.
+    """Remove tags and comments, decode entities, fold white space.
 
     Args:
-        text: HTML, or plain text, which comes back as it was but for its white space.
+        text: HTML, or plain text, of which only the white space changes.
 
     Returns:
-        The text that a reader of the page sees, in one line; what entities spell ("&lt;b&gt;") stays as text.
+        The visible text in one line; decoded entities ("&lt;b&gt;") stay as text.
     """
     return " ".join(html.unescape(_TAG.sub(" ", text)).split())

@@ -1,10 +1,10 @@
-"""Queries out of class names and class descriptions: the words that tell a class from its siblings, and short phrases."""
+"""Make queries from class names and descriptions: the words that distinguish a class from its siblings, and short phrases."""
 
 import re
 from collections.abc import Iterator
 
 MIN_WORDS = 3
-LONG_SENTENCE = 14  # words; a longer one is cut where a new clause begins
+LONG_SENTENCE = 14  # words; a longer sentence is split at its clauses
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|[\r\n]+")
 _CLAUSE_START = re.compile(
     r",? - |; |, (?=with the difference)|,? (?:but|which|making|although|though|then|and hence)(?: is| are| has)? "
@@ -16,27 +16,27 @@ _COPULA = frozenset({"is", "are", "has", "have"})
 
 
 def distinctive_words(name: str, coarse: str) -> list[str]:
-    """Words of a class name that its coarse class lacks, compared without regard to case and plural.
+    """Return the words of a class name that its coarse class lacks, regardless of case and plural.
 
     Args:
         name: words joined by hyphens or spaces, such as "Galia-Melon".
         coarse: in the same form, such as "Melon".
 
     Returns:
-        The remaining words in order; empty when the name says no more than the coarse class.
+        The remaining words in order; empty if the coarse class has all of them.
     """
     common = {_stem(word) for word in _words(coarse)}
     return [word for word in _words(name) if _stem(word) not in common]
 
 
 def phrases_of(description: str, name: str, coarse: str) -> list[str]:
-    """Cut a description into phrases such as a buyer might type.
+    """Split a description into phrases as a buyer might type them.
 
-    Sentences lose an opening like "Granny Smith is a"; long ones are cut at their clauses.
+    Openings like "Granny Smith is a" are dropped; long sentences are split at their clauses.
 
     Args:
         description: plain English text.
-        name: the class that it describes.
+        name: of the class.
         coarse: its coarse class.
 
     Returns:
@@ -57,7 +57,7 @@ def _clauses(text: str) -> Iterator[str]:
 
 
 def _without_opening(words: list[str], subject: set[str]) -> list[str]:
-    """Drop "Granny Smith is a" and the like: everything up to the verb, if it only names the subject, and an article after it."""
+    """Drop an opening like "Granny Smith is a": words up to the verb, if they only name the subject, and an article after it."""
     for place, word in enumerate(words[:6]):
         if word.lower() in _COPULA:
             words = words[place + 1 :]
@@ -72,7 +72,7 @@ def _words(name: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
-    """Lower case without a plural ending: tomatoes -> tomato, berries -> berry, juices -> juice."""
+    """Return a word in lower case without plural ending: tomatoes -> tomato, berries -> berry, juices -> juice."""
     lower = word.lower()
     for ending, singular in (("ies", "y"), ("oes", "o"), ("ss", "ss"), ("s", "")):
         if lower.endswith(ending) and len(lower) > len(ending) + 2:

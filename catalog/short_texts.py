@@ -1,4 +1,4 @@
-"""Short texts of a catalogue, such as buyers might type: its training queries, and words that stand side by side in its lots."""
+"""Sample short texts of a catalogue as buyers might type them: training queries, and adjacent words of its items."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,50 +9,50 @@ from catalog.query_splits import query_key
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item, item_text, query_text
 
-MAX_WORDS = 4  # of a text that is cut from a lot's
-MAX_QUERY_WORDS = 8  # of a training query: a whole title that shall find its description is none that a buyer types
-TITLE_SHARE = 0.5  # of those, the ones cut from the title alone
-DRAWS_A_TEXT = 4  # so many are drawn at most for each that is wanted: common words come again and again
+MAX_WORDS = 4  # of a text from an item
+MAX_QUERY_WORDS = 8  # of a training query: longer ones are titles used as queries, which no buyer types
+TITLE_SHARE = 0.5  # of the texts from items, those from the title only
+DRAWS_PER_TEXT = 4  # limit of draws per requested text, because common words repeat
 
 
 def short_texts(catalog: CatalogFolder, count: int, seed: int) -> list[str]:
-    """Draw short texts from the train split; none is a query of another split, in no spelling of it.
+    """Sample short texts from the train split; none is a query of another split, in any spelling.
 
     Args:
         catalog: with a train split.
-        count: most texts; training queries fill half of them at most, where there is enough else.
-        seed: of the draw.
+        count: limit of texts; training queries are at most half of them, unless other texts run out.
+        seed: of the sample.
 
     Returns:
-        Different texts, the training queries first, as query_text cleans them; the same for the same catalogue and seed.
+        Distinct texts, cleaned by query_text, training queries first; the same for the same catalogue and seed.
     """
     random = np.random.default_rng(seed)
-    held_back = {query_key(text) for split in catalog.splits if split != "train" for text in catalog.qrels(split).queries.values()}
+    held_out = {query_key(text) for split in catalog.splits if split != "train" for text in catalog.qrels(split).queries.values()}
     queries = list(dict.fromkeys(query_text(pair.query) for pair in catalog.pairs("train")))
     queries = [text for text in queries if len(text.split()) <= MAX_QUERY_WORDS]
     random.shuffle(queries)
-    lots = [item for path in catalog.item_files("train") for item in read_items(path) if isinstance(item, Item)]
-    chosen: dict[str, str] = {}
+    items = [item for path in catalog.item_files("train") for item in read_items(path) if isinstance(item, Item)]
+    sample: dict[str, str] = {}
 
-    def take(texts: Iterator[str] | Sequence[str], most: int) -> None:
+    def take(texts: Iterator[str] | Sequence[str], limit: int) -> None:
         for text in texts:
-            if len(chosen) >= most:
+            if len(sample) >= limit:
                 return
             key = query_key(text)
-            if key and key not in held_back:
-                chosen.setdefault(key, text)
+            if key and key not in held_out:
+                sample.setdefault(key, text)
 
     take(queries, count // 2)
-    take(_cut(lots, random, DRAWS_A_TEXT * count), count)
-    take(queries, count)  # a catalogue of few words
-    return list(chosen.values())
+    take(_adjacent_words(items, random, DRAWS_PER_TEXT * count), count)
+    take(queries, count)  # if the items have too few words
+    return list(sample.values())
 
 
-def _cut(lots: Sequence[Item], random: np.random.Generator, draws: int) -> Iterator[str]:
-    """Words that stand side by side, one to MAX_WORDS of them."""
-    for _ in range(draws if lots else 0):
-        lot = lots[int(random.integers(len(lots)))]
-        words = query_text(lot.title if random.random() < TITLE_SHARE else item_text(lot.title, lot.description)).split()
+def _adjacent_words(items: Sequence[Item], random: np.random.Generator, draws: int) -> Iterator[str]:
+    """Yield texts of one to MAX_WORDS adjacent words."""
+    for _ in range(draws if items else 0):
+        item = items[int(random.integers(len(items)))]
+        words = query_text(item.title if random.random() < TITLE_SHARE else item_text(item.title, item.description)).split()
         length = int(random.integers(1, MAX_WORDS + 1))
         start = int(random.integers(max(1, len(words) - length + 1)))
         yield " ".join(words[start : start + length]).strip(".,;:()[]")

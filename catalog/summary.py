@@ -1,4 +1,4 @@
-"""How much a catalogue holds, read from its tables without building their records."""
+"""Count a catalogue's rows from its tables without building records."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from catalog.folder import REJECTS_FILE, TRAINING_FOLDER, CatalogFolder
 
 
 def summarise(catalog: CatalogFolder) -> dict[str, Any]:
-    """Count lots, rejects, and per split queries, judgments, pairs and impressions.
+    """Count items, rejects, and per split queries, judgments, pairs and impressions.
 
     Returns:
-        "items", "rejects" and "splits": split -> "queries" (that are judged), "judgments", "pairs", "clicks".
+        "items", "rejects" and "splits": split -> "queries" (judged ones), "judgments", "pairs", "clicks".
     """
     rejects = catalog.path / REJECTS_FILE
     return {

@@ -1,7 +1,6 @@
-"""The synthetic auction house: lots whose photos tell what their text does not, queries, judgments and clicks."""
+"""Generate the synthetic auction house: lots whose photos show traits that their text omits, queries, judgments and clicks."""
 
 import math
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,13 +12,14 @@ from catalog.lots import Lot, draw_lots
 from catalog.photos import render
 from catalog.questions import draw_questions, pairs_of, qrels_of
 from retrieval.errors import InvalidInput
+from retrieval.progress import Progress
 
 EXAMPLE_QUERIES = ("luxury vintage watches", "cracked red round vase", "a green jewelled ring", "acoustic guitars blue")
 ITEMS_FILE = "lots.parquet"
 PHOTO_SIZE = 96
 QUERIES = {"train": 900, "val": 100, "test": 150}
-FULL_SIZE = 800  # lots from which on there are that many queries; fewer lots, proportionally fewer
-_LOTS, _PHOTOS, _QUESTIONS, _PAIRS, _CLICKS = range(5)  # streams of chance: one does not move the others
+FULL_SIZE = 800  # lots for the full number of queries; fewer lots have proportionally fewer
+_LOTS, _PHOTOS, _QUESTIONS, _PAIRS, _CLICKS = range(5)  # independent random streams
 
 
 def generate(
@@ -27,22 +27,22 @@ def generate(
     *,
     lots: int = 2000,
     seed: int = 7,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     now: datetime | None = None,
     photo_size: int = PHOTO_SIZE,
 ) -> CatalogFolder:
-    """Write a catalogue of synthetic lots; an older catalogue in the same place is replaced when the new one is whole.
+    """Write a catalogue of synthetic lots; it replaces an older one in the same folder when it is complete.
 
     Args:
-        folder: where it shall stand; new, empty, or a catalogue.
-        lots: how many, >= 1; fewer than FULL_SIZE have fewer queries too.
-        seed: same seed and same `now`: same catalogue, but for the encoding of the files.
+        folder: of the catalogue; new, empty, or an older catalogue.
+        lots: their number, >= 1; fewer than FULL_SIZE have fewer queries too.
+        seed: the same seed and `now` give the same catalogue, except for the encoding of the files.
         progress: called with (photos drawn, lots).
-        now: UTC, to which all times are relative; default the current hour.
+        now: UTC, origin of all times; default the current hour.
         photo_size: side of the photos in pixels.
 
     Returns:
-        The catalogue, its three splits searching one corpus.
+        The catalogue; its three splits search the same corpus.
 
     Raises:
         InvalidInput: lots < 1, or folder holds other things.
@@ -59,7 +59,7 @@ def generate(
     return CatalogFolder(folder)
 
 
-def _write_photos(items: Path, lots: list[Lot], seed: int, size: int, progress: Callable[[int, int], None] | None) -> None:
+def _write_photos(items: Path, lots: list[Lot], seed: int, size: int, progress: Progress | None) -> None:
     (items / "photos").mkdir(parents=True)
     for number, lot in enumerate(lots):
         category, shape, colour, condition = (lot.traits[trait] for trait in ("category", "shape", "colour", "condition"))
@@ -71,17 +71,17 @@ def _write_photos(items: Path, lots: list[Lot], seed: int, size: int, progress: 
 
 
 def _splits(lots: list[Lot], seed: int, now: datetime) -> dict[str, SplitData]:
-    """The queries of every split; training pairs come from train queries alone, clicks from train and val."""
-    chance = {stream: np.random.default_rng([seed, stream]) for stream in (_QUESTIONS, _PAIRS, _CLICKS)}
-    wanted = {split: math.ceil(count * min(1, len(lots) / FULL_SIZE)) for split, count in QUERIES.items()}
-    questions = draw_questions(lots, wanted, chance[_QUESTIONS])
+    """Return the data of every split; training pairs come from train queries only, clicks from train and val."""
+    rng = {stream: np.random.default_rng([seed, stream]) for stream in (_QUESTIONS, _PAIRS, _CLICKS)}
+    counts = {split: math.ceil(count * min(1, len(lots) / FULL_SIZE)) for split, count in QUERIES.items()}
+    questions = draw_questions(lots, counts, rng[_QUESTIONS])
     data = {}
     for split in SPLITS:
-        asked = [question for question in questions[split] if question.grades]
+        answered = [question for question in questions[split] if question.grades]
         data[split] = SplitData(
             item_files=[ITEMS_FILE],
-            pairs=pairs_of(asked, chance[_PAIRS]) if split == "train" else (),
-            qrels=qrels_of(asked, split) if asked else Qrels(),
-            clicks=() if split == "test" else simulate_clicks(asked, lots, chance[_CLICKS], now),
+            pairs=pairs_of(answered, rng[_PAIRS]) if split == "train" else (),
+            qrels=qrels_of(answered, split) if answered else Qrels(),
+            clicks=() if split == "test" else simulate_clicks(answered, lots, rng[_CLICKS], now),
         )
     return data

@@ -29,8 +29,8 @@ from retrieval.contracts.release import (
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.files import replace_file
 from retrieval.index.port import SCORE_DECIMALS, Filter, IndexStore, VectorIndex
+from retrieval.progress import Progress
 
-Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 PROBES = 50

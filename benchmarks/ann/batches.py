@@ -14,10 +14,10 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.ann.filtered import opened
 from benchmarks.machine import describe_machine
-from processing.evaluation.runs import Counter, Progress
 from retrieval.contracts.documents import Vector
 from retrieval.errors import InvalidInput
 from retrieval.index.ann.families import AnnIndex
+from retrieval.progress import Progress, ProgressCounter
 
 SPECS = ("flat", "ivf:nprobe=64", "ivf_sq8:nprobe=64", "hnsw")
 BATCHES = (1, 8, 64, 256)
@@ -94,7 +94,7 @@ def run_benchmark(
     if len(queries) < max(batches):
         raise InvalidInput(f"{len(queries)} queries make no batch of {max(batches)}")
     machine, indices = describe_machine(), opened(vectors, folder, specs, None)
-    count, rows = Counter(len(indices) * len(THREADS) * rounds, progress), []
+    count, rows = ProgressCounter(len(indices) * len(THREADS) * rounds, progress), []
     for index in indices:
         for threads in THREADS:
             with threadpool_limits(threads):

@@ -19,11 +19,12 @@ import numpy as np
 from benchmarks.ann.candidates import BUILD_THREADS, CandidateIndex, K
 from benchmarks.ann.targets import AnnResult, Point, Standing
 from benchmarks.machine import describe_machine
-from processing.evaluation.runs import Counter, Progress, summarise_ms
+from processing.evaluation.runs import summarise_ms
 from retrieval.contracts.documents import Vector
 from retrieval.errors import IndexUnavailable
 from retrieval.files import crc32_of
 from retrieval.index.ann.recall import exact_cut, recall_of
+from retrieval.progress import Progress, ProgressCounter
 
 VECTORS, QUERIES = "vectors.npy", "queries.npy"
 BUILT_FILE = "built.json"  # in an index's folder, written last: of what vectors it is, and what it cost
@@ -61,7 +62,7 @@ def run_benchmark(
     np.save(folder / QUERIES, queries)
     crc32 = crc32_of(folder / VECTORS)
     cut = exact_cut(vectors, queries, K)
-    count = Counter(len(candidate_indices), on_built)
+    count = ProgressCounter(len(candidate_indices), on_built)
     built: dict[CandidateIndex, Said] = {}
     for candidate_index in candidate_indices:
         if candidate_index.builds:
@@ -84,7 +85,7 @@ def _ask_in_turns(
     passes = [(candidate_index, ask, effort) for candidate_index, (ask, _) in served for effort in candidate_index.efforts]
     passes.sort(key=lambda one: (one[0].spec.family, one[2]))  # equal specs at equal effort follow each other
     asked: dict[CandidateIndex, Asked] = {candidate_index: {} for candidate_index, _ in served}
-    count = Counter(rounds * len(passes), progress)
+    count = ProgressCounter(rounds * len(passes), progress)
     for number in range(rounds):
         for candidate_index, ask, effort in passes if number % 2 else passes[::-1]:
             answer = ask({"effort": effort, "k": K, "first": 0, "last": queries})

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.ann.clustered import clustered, clustered_queries
-from processing.evaluation.corpus import release_entries
+from processing.evaluation.corpus import release_items
 from retrieval.contracts.documents import Vector
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import InvalidInput
@@ -69,7 +69,7 @@ def release_vectors(release: Path, queries: int, most: float) -> tuple[str, Draw
     Raises:
         InvalidInput: the release has too few lots.
     """
-    every = to_unit_length(np.stack([entry.vector for entry in release_entries(release)]))  # (N, D)
+    every = to_unit_length(np.stack([entry.vector for entry in release_items(release)]))  # (N, D)
     taken = min(queries, int(most * len(every)))
     if taken < 20 or len(every) < 500:
         raise InvalidInput(f"release {release.name} has {len(every)} lots; a sweep needs 500")

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.ann.candidates import BUILD_THREADS, CandidateIndex, build_cost
 from benchmarks.ann.filters import KINDS, Filters
 from benchmarks.machine import describe_machine
-from processing.evaluation.runs import Counter, Progress, summarise_ms
+from processing.evaluation.runs import summarise_ms
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Vector
 from retrieval.index.ann.families import AnnIndex
@@ -26,6 +26,7 @@ from retrieval.index.ann.recall import recall_of
 from retrieval.index.ann.vector_index import HnswGraph, Slots
 from retrieval.index.embedded.index import EXACT_BELOW
 from retrieval.index.port import Mask
+from retrieval.progress import Progress, ProgressCounter
 
 SHARES = (0.9, 0.5, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
 SPECS = ("hnsw", "hnsw_sq8", "ivf_sq8:nprobe=256")
@@ -121,7 +122,7 @@ def run_benchmark(
 
 def opened(vectors: Vector, folder: Path, specs: Sequence[str], progress: Progress | None) -> list[AnnIndex]:
     """The index of each spec, built in a folder where it is not there yet."""
-    count, opened = Counter(len(specs), progress), []
+    count, opened = ProgressCounter(len(specs), progress), []
     faiss.omp_set_num_threads(BUILD_THREADS)
     for spec in specs:
         candidate_index = CandidateIndex("gavel", IndexSpec.parse(spec))
@@ -176,7 +177,7 @@ def _afterwards(index: AnnIndex, query: Vector, k: int, allowed: Mask) -> Slots:
 def _measured(
     vectors: Vector, queries: Vector, ways: dict[str, Ask], shares: Sequence[float], progress: Progress | None
 ) -> Iterator[Row]:
-    filters, count = Filters(vectors), Counter(len(queries), progress)
+    filters, count = Filters(vectors), ProgressCounter(len(queries), progress)
     everything = np.ones(len(vectors), dtype=bool)
     seen: dict[tuple[str, float, int, str], list[tuple[float, float]]] = {}
     names = list(ways)

@@ -19,8 +19,7 @@ from gavel.workspace.console import Stages, console, show_table
 from models.towers.config import sentence_towers
 from models.training.adaptation import DistillationConfig, distil_towers
 from processing.embedding.job import embed
-from processing.evaluation.job import evaluate_to_folder
-from processing.evaluation.plan import HYBRID, SEMANTIC, Plan
+from processing.evaluation.job import HYBRID, SEMANTIC, Plan, evaluate_to_folder
 from processing.training.step_cache import StepCache
 
 MEASURES = ("recall@10", "recall@50", "ndcg@10", "mrr")
@@ -50,7 +49,7 @@ def run_seed(data: Path, model: str, seed: int, work: Path, *, steps: int, zero_
         made = distil_towers(source, tower, settings, work / "towers", stages)
         release = embed(source.item_files("test"), made.tower_folder, work / "embeddings", progress=stages("embed")).release_id
         plan = Plan(source, work / "embeddings" / release, made.tower_folder, depth=DEPTH, zero_shot=model if zero_shot else "")
-        found = evaluate_to_folder(plan, work / f"report-{seed}", stages=stages).to_dict()
+        found = evaluate_to_folder(plan, work / f"report-{seed}", phases=stages).to_dict()
     quality = {way: {m: result["quality"][m] for m in MEASURES} for way, result in found["results"].items()}
     return {"tower_id": made.tower_folder.name, "quality": quality, "comparisons": found["comparisons"]}
 

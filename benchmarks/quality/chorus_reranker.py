@@ -24,7 +24,7 @@ from catalog import chorus
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import console, progress, show_table
 from processing.evaluation.corpus import catalog_moment
-from processing.evaluation.runs import RememberingEncoder, Variant, search_run
+from processing.evaluation.runs import RememberingEncoder, System, search_run
 from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus
 from processing.ranking.train_job import train_reranker
 from retrieval.errors import IndexMissing
@@ -70,7 +70,7 @@ def run_fold(
     assert report.choice is not None
     ranker, now = BoosterRanker.load(booster), catalog_moment(catalog)
     service = SearchService(store, SearchModels(lambda tower_id: encoder, lambda tower_id: ranker))
-    variants = [Variant(BM25, service, "keyword"), Variant(HYBRID, service, "hybrid"), Variant(RERANKED, service, "hybrid", True)]
+    variants = [System(BM25, service, "keyword"), System(HYBRID, service, "hybrid"), System(RERANKED, service, "hybrid", True)]
     qrels = catalog.qrels("test")
     found = {v.name: evaluate_per_query(qrels.grades, search_run(v, qrels.queries, now)) for v in variants}
     return found, f"depth {report.choice.max_depth}, {report.choice.rounds} steps"

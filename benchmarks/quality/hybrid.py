@@ -18,7 +18,7 @@ from catalog import chorus as chorus_shop
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Stages, console, show_table
 from gavel.workspace.folders import Home
-from processing.ranking.tune_hybrid import AIMS, Choice, JudgedLists, choose, judged_lists
+from processing.ranking.tune_hybrid import SELECTION_METRICS, Choice, JudgedLists, choose, search_lists
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import split_tower_id
@@ -67,7 +67,7 @@ def _lists(catalog: CatalogFolder, split: str, release: Path, towers: Path, fold
     artefact, dimensions = split_tower_id(load_release(release).tower_id)
     encoder = QueryEncoder.load(towers / artefact, dimensions)
     with Stages() as stages:
-        return judged_lists(catalog, split, release, encoder, folder, progress=stages(f"search {split}"))
+        return search_lists(catalog, split, release, encoder, folder, progress=stages(f"search {split}"))
 
 
 def _folds(lists: JudgedLists, seed: int) -> Iterator[dict[str, Any]]:
@@ -95,10 +95,10 @@ def _report(runs: dict[str, Sequence[dict[str, Any]]], as_json: bool) -> None:
     for name, folds in runs.items():
         rows = []
         for way in (UNTUNED, BEST, CHOSEN):
-            means = {m: [fmean(fold["values"][way][m].values()) for fold in folds] for m in AIMS}
+            means = {m: [fmean(fold["values"][way][m].values()) for fold in folds] for m in SELECTION_METRICS}
             rows.append((way, *(f"{fmean(found):.3f} ± {pstdev(found):.3f}" for found in means.values())))
-        show_table(f"{name}: mean ± spread over {len(folds)} folds", ("tuning", *AIMS), rows)
-        for measure in AIMS:
+        show_table(f"{name}: mean ± spread over {len(folds)} folds", ("tuning", *SELECTION_METRICS), rows)
+        for measure in SELECTION_METRICS:
             base, new = ({q: v for fold in folds for q, v in fold["values"][way][measure].items()} for way in (UNTUNED, BEST))
             test = compare_paired(base, new)
             console.print(f"{measure}: best against untuned over {len(base)} queries {test.difference:+.4f}, p {test.p_value:.2f}")

@@ -25,7 +25,7 @@ from models.training.two_towers import train_towers
 from processing.embedding.job import embed
 from processing.training.mining import mine_negatives
 from processing.training.mining_rules import MiningRules
-from processing.training.round_index import build, measure_kinds, open_store
+from processing.training.round_index import build, measure_index_types, open_store
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedIndex
@@ -79,7 +79,7 @@ class Trial:
     def _measure(self, tower: Path) -> dict[str, float]:
         manifest = embed(self._catalog.item_files(SPLIT), tower, self._scratch / "embeddings")
         build(self._scratch / "embeddings" / manifest.release_id, self._scratch / tower.name)
-        return measure_kinds(self._catalog, SPLIT, self._scratch / tower.name, tower)["flat"]
+        return measure_index_types(self._catalog, SPLIT, self._scratch / tower.name, tower)["flat"]
 
     @contextmanager
     def _index(self, tower: Path) -> Iterator[EmbeddedIndex]:

@@ -19,7 +19,7 @@ from catalog.folder import CatalogFolder
 from gavel.workspace.console import Stages, console, show_table
 from gavel.workspace.folders import Home
 from models.training.static_query import SmallQueryConfig
-from processing.training.query_distillation import AIMS, FULL, SMALL, distil_query, measure_query_towers
+from processing.training.query_distillation import FULL, MEASURES_SHOWN, SMALL, distil_query, measure_query_towers
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import split_tower_id
@@ -67,13 +67,13 @@ def _report(title: str, sources: Iterator[Source], as_json: bool) -> None:
     rows = [
         (
             f"{name}, {split}",
-            *(f"{run[split][tower][aim]:.4f}" for tower in (FULL, SMALL) for aim in AIMS),
+            *(f"{run[split][tower][aim]:.4f}" for tower in (FULL, SMALL) for aim in MEASURES_SHOWN),
             f"{run[split]['share']['recall@50']:.4f}",
         )
         for name, run in found.items()
         for split in ("val", "test")
     ]
-    show_table(title, ("", *(f"{tower} {aim}" for tower in (FULL, SMALL) for aim in AIMS), "share of recall@50"), rows)
+    show_table(title, ("", *(f"{tower} {aim}" for tower in (FULL, SMALL) for aim in MEASURES_SHOWN), "share of recall@50"), rows)
     for way, cells in spread.items():
         figures = (f"{aim} {mean:.4f} ± {sd:.4f}" for aim, (mean, sd) in cells.items())
         console.print(f"test, {way}: {', '.join(figures)}", highlight=False)
@@ -82,7 +82,7 @@ def _report(title: str, sources: Iterator[Source], as_json: bool) -> None:
 def _measured(catalog: CatalogFolder, tower: Path, release: Path) -> dict[str, Any]:
     dimensions = split_tower_id(load_release(release).tower_id)[1]
     with Stages() as stages:
-        made = distil_query(catalog, tower, release, SmallQueryConfig(), least=0.0, stages=stages)
+        made = distil_query(catalog, tower, release, SmallQueryConfig(), least=0.0, phases=stages)
         encoders = {FULL: QueryEncoder.load(tower, dimensions), SMALL: SmallQueryEncoder.load(tower, dimensions)}
         test: dict[str, Any] = measure_query_towers(catalog, "test", release, encoders, stages("search test"))
     shared = {"recall@50": test[SMALL]["recall@50"] / test[FULL]["recall@50"]}

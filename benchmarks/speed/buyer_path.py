@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from benchmarks.machine import describe_machine
 from gavel.web.http_server import served_in_thread
 from lambdas.query_api.app import create_app
-from processing.evaluation.runs import Counter, Latency, Progress, summarise_ms
+from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.buyers.attention import Attention
 from retrieval.buyers.vector import BuyerTower
 from retrieval.contracts.events import EVENT_TYPES
 from retrieval.errors import GavelError, TowerError
 from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.port import IndexStore, utc_now
+from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import MAX_INTERACTIONS, SearchLimits, SearchModels, SearchService
 
 K = 10
@@ -116,7 +117,7 @@ def run_benchmark(
     with served_in_thread(create_app(lambda: service)) as url, _connected(url) as ask:
         for acts in histories[:WARM_UP]:
             _one_buyer(ask, acts, plain)
-        count = Counter(repetitions * buyers, progress)
+        count = ProgressCounter(repetitions * buyers, progress)
         for acts in histories * repetitions:
             for name, taken in _one_buyer(ask, acts, plain).items():
                 times[name].append(taken)

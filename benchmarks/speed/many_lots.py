@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.evaluation.corpus import release_entries
+from processing.evaluation.corpus import release_items
 from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
@@ -51,7 +51,7 @@ def copies(release: Path, lots: int, dimensions: int, seed: int = 7) -> Iterator
         dimensions: of their vectors; at most those of the release.
         seed: of the noise.
     """
-    originals, rng = list(release_entries(release)), np.random.default_rng(seed)
+    originals, rng = list(release_items(release)), np.random.default_rng(seed)
     vectors = to_unit_length(np.stack([entry.vector for entry in originals])[:, :dimensions])  # (N, D)
     for copy, start in enumerate(range(0, lots, len(originals))):
         noise = rng.normal(scale=NOISE / np.sqrt(dimensions), size=vectors.shape).astype(np.float32)
@@ -62,7 +62,7 @@ def copies(release: Path, lots: int, dimensions: int, seed: int = 7) -> Iterator
 
 def copy_ids(release: Path, lots: int) -> list[str]:
     """The ids of copies(), in their order."""
-    originals = [entry.item_id for entry in release_entries(release)]
+    originals = [entry.item_id for entry in release_items(release)]
     return [_id_of(originals[number % len(originals)], number // len(originals)) for number in range(lots)]
 
 
@@ -126,7 +126,7 @@ def questions(release: Path, count: int, seed: int = 7) -> list[str]:
         InvalidInput: the titles do not have so many.
     """
     rng = np.random.default_rng(seed)
-    titles = [words for entry in release_entries(release) if len(words := query_text(entry.document["title"]).split()) > 1]
+    titles = [words for entry in release_items(release) if len(words := query_text(entry.document["title"]).split()) > 1]
     asked: dict[str, None] = {}
     for _ in range(20 * count):
         words = titles[int(rng.integers(len(titles)))]

@@ -14,10 +14,11 @@ from typing import Any
 from opensearchpy import OpenSearch
 
 from benchmarks.machine import describe_machine
-from processing.evaluation.runs import Counter, Latency, Progress, summarise_ms
+from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.documents import VECTOR_FIELD, Vector
 from retrieval.contracts.items import query_text
 from retrieval.index.port import Candidate, Filter, IndexStore
+from retrieval.progress import Progress, ProgressCounter
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
 from retrieval.search.live_index import ActiveIndex, Encoder
@@ -111,7 +112,7 @@ def run_benchmark(
             way(text)
     for kept in (times.whole, *times.stages.values(), *times.alone.values()):
         kept.clear()
-    count = Counter(repetitions * len(texts), progress)
+    count = ProgressCounter(repetitions * len(texts), progress)
     for number, text in enumerate([*texts] * repetitions):
         for way in ways if number % 2 else ways[::-1]:
             way(text)

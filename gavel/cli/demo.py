@@ -16,7 +16,7 @@ from gavel.workspace.console import Step, console, progress, show_answer, show_m
 from gavel.workspace.folders import Home
 from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
 from models.artefacts.run_record import cut_steps
-from processing.training.step_cache import Done, StepCache
+from processing.training.step_cache import StepCache, StepResult
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.ranker.features import FEATURES_HASH
@@ -56,7 +56,7 @@ class Report:
         plot: PNG of the quality.
     """
 
-    steps: dict[str, Done] = field(default_factory=dict)
+    steps: dict[str, StepResult] = field(default_factory=dict)
     quality: dict[str, dict[str, float]] = field(default_factory=dict)
     answers: dict[str, SearchAnswer] = field(default_factory=dict)
     plot: str = ""
@@ -202,7 +202,7 @@ def measure_variants(
         step: progress.
     """
     from processing.evaluation.corpus import build_corpus
-    from processing.evaluation.runs import Variant, measure
+    from processing.evaluation.runs import System, measure
     from retrieval.index.embedded.store import EmbeddedStore
 
     with tempfile.TemporaryDirectory(prefix="gavel-measure-") as folder:
@@ -216,13 +216,13 @@ def measure_variants(
             )
         both = services[TEXT_PHOTO]
         variants = [
-            Variant(KEYWORD, both, "keyword"),
-            Variant(TEXT, services[TEXT], "semantic"),
-            Variant(TEXT_PHOTO, both, "semantic"),
-            Variant(HYBRID, both, "hybrid"),
+            System(KEYWORD, both, "keyword"),
+            System(TEXT, services[TEXT], "semantic"),
+            System(TEXT_PHOTO, both, "semantic"),
+            System(HYBRID, both, "hybrid"),
         ]
         if both.live().ranker is not None:
-            variants.append(Variant(RERANKED, both, "hybrid", rerank=True))
+            variants.append(System(RERANKED, both, "hybrid", rerank=True))
         return measure(catalog, split, variants, step)
 
 

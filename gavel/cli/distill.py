@@ -50,7 +50,7 @@ def distill_query(
     config = replace(configured(SmallQueryConfig(), "small_query"), seed=seed)
     config = replace(config, texts=texts or config.texts, epochs=epochs or config.epochs)
     with Stages() as stages:
-        made = distil_query(source, folder, found, config, least=least, stages=stages)
+        made = distil_query(source, folder, found, config, least=least, phases=stages)
     if as_json:
         print_json(made.to_dict())
     else:

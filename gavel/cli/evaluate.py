@@ -17,7 +17,7 @@ from retrieval.config.settings import Settings
 from retrieval.search.service import Mode
 
 if TYPE_CHECKING:
-    from processing.evaluation.compare import Place, QueryComparison, RunComparison
+    from processing.evaluation.compare import QueryComparison, RankedItem, RunComparison
     from processing.evaluation.report import Evaluation
 
 UNJUDGED = "?"  # id of a query that was typed and is not judged
@@ -63,7 +63,7 @@ def evaluate(
     )
     report = out or home.reports / f"{source.name}-{split}-{tower_id}"
     with Stages() as stages:
-        made = evaluate_to_folder(plan, report, plots=not no_plots, stages=stages)
+        made = evaluate_to_folder(plan, report, plots=not no_plots, phases=stages)
     from models.artefacts.model_card import write_model_card  # it takes torch along, which a refused plan need not wait for
 
     card = write_model_card(folder, made.to_dict())
@@ -88,10 +88,10 @@ def compare(
     """Hold two ways of searching against each other: both lists for a query, or which won where over all queries."""
     from catalog.folder import CatalogFolder
     from gavel.cli.run_sources import find_source
-    from processing.evaluation.compare import Judged, compare_runs, side_by_side
+    from processing.evaluation.compare import JudgedQueries, compare_runs, side_by_side
 
     home = Home(Settings.from_env())
-    judged = Judged(CatalogFolder.load(home.catalog(catalog)), split)
+    judged = JudgedQueries(CatalogFolder.load(home.catalog(catalog)), split)
     with ExitStack() as stack:
         sources = [find_source(home, given, judged, mode, rerank, stack) for given in (base, new)]
         if query is None:
@@ -158,13 +158,13 @@ def _show_lists(shown: "QueryComparison", base: str, new: str) -> None:
     console.print(table)
 
 
-def _cells(place: "Place | None") -> tuple[str, str]:
+def _cells(place: "RankedItem | None") -> tuple[str, str]:
     if place is None:
         return "", ""
     return escape(place.title or place.item_id), "–" if place.grade is None else str(place.grade)
 
 
-def _moved(place: "Place | None") -> str:
+def _moved(place: "RankedItem | None") -> str:
     """How far a lot of the new list has come since the base's."""
     if place is None:
         return ""

@@ -10,14 +10,15 @@ from typing import Protocol
 from gavel.workspace.console import Step
 from gavel.workspace.folders import Home
 from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning
-from processing.evaluation.compare import Judged
+from processing.evaluation.compare import JudgedQueries
 from processing.evaluation.corpus import build_corpus
 from processing.evaluation.report import JSON_FILE, RUN_SUFFIX, RUNS_FOLDER, load_run, run_path
-from processing.evaluation.runs import Counter, RememberingEncoder, Variant, search_run
+from processing.evaluation.runs import RememberingEncoder, System, search_run
 from retrieval.contracts.release import load_release
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.progress import ProgressCounter
 from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchService
 
 WAY_MARK = ":"  # <report>:<way of searching>
@@ -60,7 +61,7 @@ class SavedRun:
 class ReleaseRun:
     """Searches over a release by the tower that made it, as they are served."""
 
-    def __init__(self, home: Home, release: Path, judged: Judged, mode: Mode, rerank: bool, stack: ExitStack) -> None:
+    def __init__(self, home: Home, release: Path, judged: JudgedQueries, mode: Mode, rerank: bool, stack: ExitStack) -> None:
         """Index the lots of the split in a folder that goes away with the stack.
 
         Raises:
@@ -79,16 +80,16 @@ class ReleaseRun:
         )
         stack.callback(lambda: service.live().index.close())
         self.name = f"{manifest.release_id} {mode}{', re-ranked' if ranker else ''}"
-        self._variant = Variant(self.name, service, mode, ranker is not None)
+        self._variant = System(self.name, service, mode, ranker is not None)
         self._now = judged.now
 
     def run(self, queries: Mapping[str, str], progress: Step) -> Run:
         """Search for these queries."""
-        count = Counter(len(queries), progress)
+        count = ProgressCounter(len(queries), progress)
         return search_run(self._variant, queries, self._now, on_query=count.tick)
 
 
-def find_source(home: Home, given: str, judged: Judged, mode: Mode, rerank: bool, stack: ExitStack) -> RunSource:
+def find_source(home: Home, given: str, judged: JudgedQueries, mode: Mode, rerank: bool, stack: ExitStack) -> RunSource:
     """Find what a word of the command line means.
 
     Args:

@@ -36,7 +36,7 @@ def tune_hybrid(
     from catalog.folder import CatalogFolder
     from gavel.workspace.wiring import find_tower, load_encoder
     from processing.evaluation.plots import plot_shares
-    from processing.ranking.tune_hybrid import choose, judged_lists, ndcg_by_share
+    from processing.ranking.tune_hybrid import choose, ndcg_by_share, search_lists
     from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()
@@ -49,7 +49,7 @@ def tune_hybrid(
         raise InvalidInput(f"towers are kept in {settings.towers}; unset GAVEL_TOWERS_URI to tune a local one, or add --no-write")
     with Stages() as stages, tempfile.TemporaryDirectory(prefix="gavel-tune-") as folder:
         encoder = load_encoder(settings, tower_id)
-        lists = judged_lists(source, split, found, encoder, Path(folder), depth=settings.candidates, progress=stages("search"))
+        lists = search_lists(source, split, found, encoder, Path(folder), depth=settings.candidates, progress=stages("search"))
         choice = choose(lists, boosts=boosts, progress=stages("try"))
     plot = home.reports / f"hybrid-{source.name}-{tower_id}.png"
     chosen = choice.chosen.tuning

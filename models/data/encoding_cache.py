@@ -22,12 +22,12 @@ from models.towers.config import TowerConfig
 from models.towers.encoders import ImageEncoder, TextEncoder
 from models.towers.two_towers import TextEncodings, Texts, Tokens
 from retrieval.files import replacing
+from retrieval.progress import Progress
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the files; another number makes all of them void
 TEXTS_AT_ONCE, PHOTOS_AT_ONCE = 64, 64
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

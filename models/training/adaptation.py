@@ -9,7 +9,7 @@ The teacher's whole distribution teaches. Its best lots alone, as if they were j
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,9 +36,9 @@ from models.training.validation import Figures, Validation
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.bm25 import Bm25Index
+from retrieval.progress import PhaseProgress, Progress, ignore_phases
 
 CPU = torch.device("cpu")
-Stages = Callable[[str], Callable[[int, int], None]]  # label of a stage -> a function of (done, total)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def distil_towers(
     tower: TowerConfig,
     config: DistillationConfig,
     out: Path,
-    stages: Stages = lambda label: lambda done, total: None,
+    stages: PhaseProgress = ignore_phases,
 ) -> DistillationReport:
     """Adapt the towers of a text encoder to a catalogue, from its lots and its queries' texts alone.
 
@@ -173,7 +173,7 @@ def _descend(
     lot_vectors: Tensor,
     query_vectors: Tensor,
     config: DistillationConfig,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> list[float]:
     random = np.random.default_rng(config.seed)
     optimizer = torch.optim.AdamW([p for p in towers.parameters() if p.requires_grad], weight_decay=0.0)

@@ -6,7 +6,7 @@ trained along. No lot has an embedding of its own id, as lots of tonight would h
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +30,7 @@ from models.training.schedule import learning_rate_factor
 from retrieval.buyers.attention import Attention
 from retrieval.buyers.vector import WeightedAverage
 from retrieval.errors import InvalidInput
+from retrieval.progress import Progress
 
 CUTOFF = 50
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
@@ -130,7 +131,7 @@ def train_buyers(
     val: Sequence[Basket],
     config: BuyerTrainingConfig,
     checkpoint: Path | None = None,
-    step: Callable[[int, int], None] | None = None,
+    step: Progress | None = None,
 ) -> BuyerReport:
     """Train and keep the epoch with the best Recall@50 on val.
 

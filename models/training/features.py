@@ -19,6 +19,7 @@ from models.data.sampling_frequency import StreamingFrequency
 from models.towers.features import Features, FeatureSpec, FeatureTower, Row
 from models.training.losses import info_nce
 from models.training.schedule import learning_rate_factor
+from retrieval.progress import Progress
 
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
 CUTOFF = 50  # of the Recall that epochs are chosen by
@@ -170,7 +171,7 @@ def train_stage(
     *,
     start_from: FeatureTowers | None = None,
     mined: Tensor | None = None,
-    step: Callable[[int, int], None] | None = None,
+    step: Progress | None = None,
 ) -> StageReport:
     """Train for config.epochs and keep the epoch that the judge liked best.
 

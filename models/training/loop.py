@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from models.training.schedule import StepBudget, learning_rate_factor
 from models.training.step import TrainingStep
 from models.training.tensorboard import TensorBoardWriter
 from models.training.validation import Figures, Validation
+from retrieval.progress import Progress
 
 log = logging.getLogger(__name__)
 
-ProgressCallback = Callable[[int, int], None]  # (steps done, steps in all)
 DROPOUT = 3  # what a generator is for, beside those of models/data/batches.py
 BOARD_STEPS = 10  # between two points of TensorBoard's curves of steps
 
@@ -105,7 +105,7 @@ class TrainingLoop:
         self.cut_by_clock = False
         self._resume()
 
-    def run(self, progress: ProgressCallback | None = None) -> None:
+    def run(self, progress: Progress | None = None) -> None:
         """Train to the end of the schedule, or until patience is gone.
 
         Raises:

@@ -6,7 +6,7 @@ not halfway between a laptop and a bag. How much a word counts is the length of 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from models.config.distillation import SmallQueryConfig
 from models.training.schedule import learning_rate_factor
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
+from retrieval.progress import Progress, ignore_progress
 
-Progress = Callable[[int, int], None]
 RIDGE = 1e-3  # share of the mean variance that is added to all: embeddings have directions that no text of a catalogue uses
 
 
@@ -49,7 +49,7 @@ def learn_small_query(
     wanted: NDArray[np.float32],
     token_embeddings: NDArray[np.float32],
     config: SmallQueryConfig,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = ignore_progress,
 ) -> tuple[SmallQueryTower, list[float]]:
     """Learn to make the vectors of texts.
 

@@ -25,13 +25,14 @@ from models.towers.lot_features import fit_features
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.checkpoints import Checkpoints
-from models.training.loop import EpochRecord, ProgressCallback, TrainingLoop
+from models.training.loop import EpochRecord, TrainingLoop
 from models.training.validation import Validation
 from retrieval.contracts.tower_card import TOKENIZER_FILE
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
+from retrieval.progress import Progress
 
-__all__ = ["EpochRecord", "ProgressCallback", "Stage", "TrainingConfig", "TrainingReport", "three_stages", "train_towers"]
+__all__ = ["EpochRecord", "Stage", "TrainingConfig", "TrainingReport", "three_stages", "train_towers"]
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def train_towers(
     catalog: CatalogFolder,
     config: TrainingConfig,
     out: Path,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
     *,
     stage: int = 0,
     start_from: Path | None = None,

@@ -1,14 +1,15 @@
-"""What an embedding run reads: its files in one order, its rows sorted into lots and rejects."""
+"""Input of an embedding run: its files in one order, its rows as items or rejects."""
 
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 from catalog.folder import photo_folders
-from processing.embedding.parts import Lot
+from processing.embedding.parts import LocatedItem
 from processing.embedding.photos import PhotoPlace
 from retrieval.contracts.item_files import SUFFIXES, find_item_files, numbered_items
 from retrieval.contracts.items import Item, Reject
@@ -19,71 +20,73 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass
 class Rows:
-    """The rows of one run, sorted into lots and rejects as they are read.
+    """The rows of one run, split into items and rejects as they are read.
 
     Attributes:
-        files: every catalogue file of the run, in the order in which they count.
-        mine: those that this instance embeds.
-        rejects: where rejects go, one JSON line each.
-        photos: folders whose photos lots may name, besides those of their files and of their catalogue.
-        read: rows of `mine` that were read so far.
-        rejected: rows of `mine` that went to the rejects.
-        superseded: earlier rows, of any instance, that a lot of `mine` replaces.
+        files: every catalogue file of the run, in reading order.
+        own: the files that this instance embeds.
+        rejects: receives one JSON line per reject.
+        photos: folders whose photos items may name, besides those of their files and of their catalogue.
+        read: rows of `own` that have been read.
+        rejected: rows of `own` that went to the rejects.
+        superseded: earlier rows, of any instance, that an item of `own` replaces.
     """
 
     files: Sequence[Path]
-    mine: frozenset[Path]
+    own: frozenset[Path]
     rejects: IO[bytes]
     photos: Sequence[Path] = ()
     read: int = 0
     rejected: int = 0
     superseded: int = 0
-    _seen: dict[str, tuple[int, str, int]] = field(default_factory=dict)  # item_id -> version, file, line
+    _latest: dict[str, tuple[int, str, int]] = field(default_factory=dict)  # item_id -> version, file, line
 
-    def lots(self) -> Iterator[Lot]:
-        """The lots of this instance; a reject is written down on the way."""
+    def items(self) -> Iterator[LocatedItem]:
+        """Yield the items of this instance and write its rejects on the way."""
         for path in self.files:
-            mine, opened = path in self.mine, (*self.photos, *photo_folders(path.parent))
+            own, opened = path in self.own, (*self.photos, *photo_folders(path.parent))
             for line, row in numbered_items(path):
-                checked = self._check_id(row, path, line, mine) if isinstance(row, Item) else row
-                if not mine:
+                checked = self._check_id(row, path, line, own) if isinstance(row, Item) else row
+                if not own:
                     continue
                 self.read += 1
                 if isinstance(checked, Item):
-                    yield Lot(checked, PhotoPlace(checked.image, path.parent, opened))
+                    yield LocatedItem(checked, PhotoPlace(checked.image, path.parent, opened))
                 else:
                     self.rejected += 1
                     self.rejects.write(f"{checked.to_json()}\n".encode())
 
-    def _check_id(self, item: Item, path: Path, line: int, mine: bool) -> Item | Reject:
-        before = self._seen.get(item.item_id)
+    def _check_id(self, item: Item, path: Path, line: int, own: bool) -> Item | Reject:
+        before = self._latest.get(item.item_id)
         if before is not None and item.version <= before[0]:
             reason = f"duplicate item_id: {before[1]}:{before[2]} has this lot with the same or a newer updated_at"
             return Reject(path.name, line, reason, item.item_id)
-        self.superseded += mine and before is not None
-        self._seen[item.item_id] = (item.version, path.name, line)
+        self.superseded += own and before is not None
+        self._latest[item.item_id] = (item.version, path.name, line)
         return item
 
 
 def item_folders(where: Path) -> list[Path]:
-    """A folder and those below it that hold catalogue files, as buckets do that have days in folders; itself if none does."""
-    found = {
+    """Return the folders at or below `where` that hold catalogue files, such as one a day in a bucket; `where` if none does."""
+    folders = {
         path.parent for path in where.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file() and path.name != REJECTS_FILE
     }
-    return sorted(found) or [where]
+    return sorted(folders) or [where]
 
 
 def input_files(inputs: Sequence[Path]) -> list[Path]:
-    """Every file once, by name; the order decides which instance embeds a file and which of two equal rows stands."""
-    files = {path for given in inputs for path in find_item_files(given)}
+    """Return every file once, by name. The order decides which instance embeds a file and which of two equal rows counts."""
+    files = {path for place in inputs for path in find_item_files(place)}
     return sorted(files, key=lambda path: (path.name, str(path)))
 
 
-def survey(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
-    """Look at every file before the work begins.
+def scan_inputs(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
+    """Hash every file and estimate its rows.
+
+    A file is read once a process: later calls reuse its hash until its size or time of change differs.
 
     Returns:
-        Hash of the names and bytes of the files, and about how many rows each has.
+        Hash of the names and bytes of the files, and the approximate number of rows of each.
 
     Raises:
         InvalidInput: a file cannot be read, or lacks a required column.
@@ -91,15 +94,22 @@ def survey(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
     digest = hashlib.sha256()
     counts: dict[Path, int] = {}
     for path in files:
-        next(numbered_items(path), None)
-        content, lines = hashlib.sha256(), 0
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                content.update(chunk)
-                lines += chunk.count(b"\n")
-        digest.update(os.fsencode(path.name) + f"\0{content.hexdigest()}\n".encode())  # a name need not be UTF-8
-        counts[path] = _parquet_rows(path) if path.suffix.lower() == ".parquet" else lines
+        status = path.stat()
+        sha256, counts[path] = _scan_file(path, status.st_size, status.st_mtime_ns)
+        digest.update(os.fsencode(path.name) + f"\0{sha256}\n".encode())  # a name need not be UTF-8
     return digest.hexdigest(), counts
+
+
+@lru_cache(maxsize=4_096)
+def _scan_file(path: Path, size: int, mtime_ns: int) -> tuple[str, int]:
+    """Return the SHA-256 and the approximate rows of a file; size and time stand for its content in the cache."""
+    next(numbered_items(path), None)  # raises if a column is missing
+    content, lines = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            content.update(chunk)
+            lines += chunk.count(b"\n")
+    return content.hexdigest(), _parquet_rows(path) if path.suffix.lower() == ".parquet" else lines
 
 
 def _parquet_rows(path: Path) -> int:

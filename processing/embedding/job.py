@@ -1,26 +1,28 @@
-"""The embedding job: catalogue files and their photos in, a release of embedding parts out.
+"""The embedding job: from catalogue files and their photos to a release of embedding parts.
 
-It runs in a SageMaker Processing container (its folders are the defaults) and on a laptop (every folder is a flag).
+It runs in a SageMaker Processing container, whose folders are the defaults, and on a laptop, where every folder is an option.
 
-Several instances share one run: every instance is given all files (S3DataDistributionType=FullyReplicated), embeds those
-whose turn it is by name, and reads the rest for their ids alone. So one rule holds over the whole run: a row is embedded when
-it is the first of its id or newer than those before it (Item.version; files by name, rows in order). The newer one replaces
-the older one in the index; a row that is not newer is rejected with the place of the one that stands.
+Several instances share one run. Every instance has all files (S3DataDistributionType=FullyReplicated). It embeds its share of
+the files, in turn by name, and reads the others for their ids only. So one rule holds over the whole run: a row is embedded if it
+is the first of its id or newer than all rows before it (Item.version; files by name, rows in order). The newer row replaces the
+older one in the index. A row that is not newer is rejected, with the place of the row that counts.
 """
 
-import argparse
 import io
 import json
 import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from processing.embedding.input import Rows, item_folders, survey
-from processing.embedding.parts import Receipt
+import typer
+
+from processing.command_line import CONTAINER, run_job
+from processing.embedding.input import Rows, item_folders, scan_inputs
+from processing.embedding.parts import PartRecord
 from processing.embedding.photos import PhotoLoader, PhotoState
 from processing.embedding.pipeline import EmbeddingSteps, plan_parts
 from processing.embedding.plan import BATCH_SIZE, PART_ITEMS, EmbeddingRun
@@ -29,19 +31,19 @@ from processing.embedding.thumbnails import Thumbnails
 from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.encoders.photos import MAX_BYTES, MAX_PIXELS
-from retrieval.errors import GavelError, InvalidInput, ReleaseError
+from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replacing
+from retrieval.progress import Progress
 
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import this file and need none
     from models.artefacts.item_encoder import ItemEncoder
 
-Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
-SAGEMAKER = Path("/opt/ml/processing")
+SAGEMAKER = CONTAINER
 RESOURCE_CONFIG = Path("/opt/ml/config/resourceconfig.json")
-EXIT_NOTHING_EMBEDDED, EXIT_USAGE = 1, 2
-MISSED = {
+EXIT_NOTHING_EMBEDDED = 1
+PHOTO_FAULTS = {
     PhotoState.UNREADABLE: "missing, damaged or not to be read",
     PhotoState.FORMAT: "neither JPEG, PNG nor WebP",
     PhotoState.TOO_LARGE: f"of more than {MAX_PIXELS:,} pixels or {MAX_BYTES:,} bytes",
@@ -60,26 +62,26 @@ def embed(
     dimensions: int | None = None,
     **settings: Any,
 ) -> Manifest:
-    """Embed catalogue files into a release; a run that was cut short goes on with the part where it stopped.
+    """Embed catalogue files into a release; an interrupted run continues with the part where it stopped.
 
     Args:
-        inputs: catalogue files, or folders of them; every instance is given the same.
+        inputs: catalogue files, or folders of them; the same for every instance.
         tower: the artefact, `towers/<tower_id>`.
         output: the release is written to `output/<release_id>/`.
-        progress: called with (rows done, rows in all); rows in all is an estimate until the end.
-        force: make parts again that are there already.
-        dimensions: length of the vectors, one that the tower serves; None is its own.
+        progress: called with (rows done, rows); the total is an estimate until the end.
+        force: write parts again that are on disk already.
+        dimensions: length of the vectors, one that the tower supports; None is the tower's own.
         settings: further attributes of EmbeddingRun.
 
     Returns:
-        The manifest of this instance, which has been written.
+        The manifest of this instance, as written.
 
     Raises:
         InvalidInput: a file, a setting or the release_id cannot be used.
         TowerError: the artefact is missing or damaged.
     """
     run = EmbeddingRun(inputs, output, **settings)
-    survey(run.files()[0])  # a file that cannot be read is told before the seconds that a tower takes to load
+    scan_inputs(run.files()[0])  # reports an unreadable file before the tower is loaded, which takes seconds
     return embed_with(_load_encoder(tower, dimensions), run, progress, force=force)
 
 
@@ -91,94 +93,103 @@ def embed_with(
     force: bool = False,
     watch: Stopwatch | None = None,
 ) -> Manifest:
-    """As embed(), with a tower that is loaded already.
+    """Embed as embed() does, with a loaded tower.
 
     Args:
         encoder: the item tower.
-        run: what to embed.
-        progress: as embed()'s.
-        force: as embed()'s.
-        watch: is told how long decode, collate, transfer, compute and write were busy.
+        run: the plan.
+        progress: as of embed().
+        force: as of embed().
+        watch: measures decode, collate, transfer, compute and write.
 
     Raises:
         AlreadyRunning: another process writes the same parts now.
     """
-    files, mine = run.files()
-    inputs_hash, row_counts = survey(files)
+    files, own = run.files()
+    inputs_hash, row_counts = scan_inputs(files)
     name = run.name(encoder.card.tower_id, inputs_hash)
     folder = run.part_folder(name, encoder.card.tower_id)
+    thumbnails = Thumbnails(run.thumbnails) if run.thumbnails else None
     with run.exclusive(name):
         folder.withdraw()
         watch = watch or Stopwatch()
         with (
             replacing(run.output / name / run.rejects_name) as partial,
             partial.open("wb") as rejects,
-            PhotoLoader(encoder.card.image_size, run.workers, watch, run.thumbnails and Thumbnails(run.thumbnails)) as photos,
+            PhotoLoader(
+                encoder.card.image_size, run.workers, watch, Thumbnails(run.thumbnails) if run.thumbnails else None
+            ) as photos,
         ):
-            rows = Rows(files, mine, rejects, run.photos)
-            report = _reporter(sum(row_counts[f] for f in mine), progress)
+            rows, total = Rows(files, own, rejects, run.photos), sum(row_counts[file] for file in own)
+
+            def report(done: int) -> None:
+                if progress:
+                    progress(done, max(total, done))
+
             report(0)
             steps = EmbeddingSteps(encoder, photos, name, run.batch_size, report, watch)
-            receipts = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
-        manifest = _manifest(run, name, encoder.card, rows, receipts, inputs_hash)
+            records = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
+        manifest = _manifest(run, name, encoder.card, rows, records, inputs_hash)
         folder.commit(manifest)
-        _tell(manifest, receipts)
+        _log_photos(manifest, records)
         if progress:
             progress(rows.read, rows.read)
         return manifest
 
 
 def find_release(run: EmbeddingRun, card: TowerCard) -> Manifest | None:
-    """The committed release that this run would write once more; it needs no torch.
+    """Find the committed release that this run would only write again. Needs no torch.
 
     Args:
-        run: what would be embedded.
+        run: the plan.
         card: of the tower.
 
     Returns:
-        Its manifest; None when there is none, or anything that it comes from (rows, photos, tower, sizes) has changed.
+        Its manifest; None if there is none, or if rows, photos, tower or sizes have changed.
     """
-    files, mine = run.files()
-    inputs_hash, _ = survey(files)
+    files, own = run.files()
+    inputs_hash, _ = scan_inputs(files)
     name = run.name(card.tower_id, inputs_hash)
     try:
-        there = load_release(run.output / name)
+        release = load_release(run.output / name)
     except ReleaseError:
         return None
-    rows, receipts = Rows(files, mine, io.BytesIO(), run.photos), []
+    rows, records = Rows(files, own, io.BytesIO(), run.photos), []
     for part in plan_parts(rows, run.part_folder(name, card.tower_id), run.part_items):
-        if part.receipt is None:
+        if part.record is None:
             return None
-        receipts.append(part.receipt)
-    return there if _manifest(run, name, card, rows, receipts, inputs_hash) == there else None
+        records.append(part.record)
+    return release if _manifest(run, name, card, rows, records, inputs_hash) == release else None
 
 
-def nothing_embedded(manifest: Manifest, where: Path) -> str:
-    """A warning when every row of a release was rejected; empty otherwise.
+def nothing_embedded(manifest: Manifest, folder: Path) -> str:
+    """Return a warning if every row of a release was rejected, else an empty text.
 
     Args:
         manifest: of the release.
-        where: its folder.
+        folder: of the release.
     """
     if manifest.items_embedded or not manifest.items_in:
         return ""
     return (
         f"nothing was embedded: all {manifest.items_in} rows were rejected; "
-        f"{where / REJECTS_FILE} says why, row by row: mend them and run it again"
+        f"{folder / REJECTS_FILE} says why, row by row: mend them and run it again"
     )
 
 
-def _manifest(run: EmbeddingRun, name: str, card: TowerCard, rows: Rows, receipts: Sequence[Receipt], inputs_hash: str) -> Manifest:
-    photos = _photo_counts(receipts)
+def _manifest(
+    run: EmbeddingRun, name: str, card: TowerCard, rows: Rows, records: Sequence[PartRecord], inputs_hash: str
+) -> Manifest:
+    photos = _photo_counts(records)
     return Manifest(
         release_id=name,
         tower_id=card.tower_id,
         dimensions=card.dimensions,
         items_in=rows.read,
-        items_embedded=sum(receipt.part.items for receipt in receipts),
+        items_embedded=sum(record.part.items for record in records),
         items_rejected=rows.rejected,
         items_without_image=photos.total() - photos[PhotoState.READ],
-        parts=[receipt.part for receipt in receipts],
+        parts=[record.part for record in records],
         items_superseded=rows.superseded,
         inputs=inputs_hash,
         instance=run.instance,
@@ -186,20 +197,20 @@ def _manifest(run: EmbeddingRun, name: str, card: TowerCard, rows: Rows, receipt
     )
 
 
-def _photo_counts(receipts: Sequence[Receipt]) -> Counter[str]:
+def _photo_counts(records: Sequence[PartRecord]) -> Counter[str]:
     photos: Counter[str] = Counter()
-    for receipt in receipts:
-        photos.update(receipt.photos)
+    for record in records:
+        photos.update(record.photos)
     return photos
 
 
-def _tell(manifest: Manifest, receipts: Sequence[Receipt]) -> None:
-    photos = _photo_counts(receipts)
+def _log_photos(manifest: Manifest, records: Sequence[PartRecord]) -> None:
+    photos = _photo_counts(records)
     logger.info("photos: %s", ", ".join(f"{photos[state]} {state}" for state in PhotoState))
-    missed = {state: photos[state] for state in PhotoState if photos[state] and state in MISSED}
-    if missed:
-        told = "; ".join(f"{count} {MISSED[state]}" for state, count in missed.items())
-        logger.warning("%d lots are embedded from their text alone, without the photo they name: %s", sum(missed.values()), told)
+    faults = {state: photos[state] for state in PhotoState if photos[state] and state in PHOTO_FAULTS}
+    if faults:
+        text = "; ".join(f"{count} {PHOTO_FAULTS[state]}" for state, count in faults.items())
+        logger.warning("%d lots are embedded from their text alone, without the photo they name: %s", sum(faults.values()), text)
     if not manifest.items_in:
         logger.info("this instance had no row to embed")
 
@@ -210,21 +221,11 @@ def _load_encoder(tower: Path, dimensions: int | None) -> "ItemEncoder":
     return ItemEncoder.load(tower, dimensions=dimensions)
 
 
-def _reporter(total: int, progress: Progress | None) -> Callable[[int], None]:
-    """A function of the rows that are done."""
-
-    def report(done: int) -> None:
-        if progress:
-            progress(done, max(total, done))
-
-    return report
-
-
 def read_instances(path: Path = RESOURCE_CONFIG) -> tuple[int, int]:
-    """Which of how many instances this is, by SageMaker's resource config; (0, 1) where there is none.
+    """Return this instance's number and the number of instances from SageMaker's resource config; (0, 1) without one.
 
     Raises:
-        InvalidInput: the file is there and cannot be used.
+        InvalidInput: the file exists and cannot be used.
     """
     try:
         config = json.loads(path.read_text())
@@ -237,7 +238,7 @@ def read_instances(path: Path = RESOURCE_CONFIG) -> tuple[int, int]:
 
 
 def _log_tenths() -> Progress:
-    """Progress as a line of the log every tenth of the way."""
+    """Log one line for every tenth of the rows."""
     tenths = 0
 
     def report(done: int, total: int) -> None:
@@ -249,50 +250,57 @@ def _log_tenths() -> Progress:
     return report
 
 
+def run_embedding(
+    inputs: Annotated[list[Path] | None, typer.Option("--input", help="File or folder; may be repeated.")] = None,
+    tower: Annotated[Path | None, typer.Option("--tower", help="The tower artefact.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Gets one folder a release.")] = None,
+    photos: Annotated[
+        list[Path] | None, typer.Option("--photos", help="Folder whose photos lots may name; may be repeated.")
+    ] = None,
+    release_id: Annotated[str | None, typer.Option(help="Name of the release; by default made of tower and input.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Lots that are encoded at once.")] = BATCH_SIZE,
+    part_items: Annotated[int, typer.Option(help="Lots of a part.")] = PART_ITEMS,
+    workers: Annotated[int, typer.Option(help="Processes that decode photos, 0 for none.")] = (os.cpu_count() or 1) - 1,
+    dimensions: Annotated[
+        int | None, typer.Option(help="Length of the vectors, one that the tower serves; by default its own.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make parts again that are there already.")] = False,
+) -> int:
+    """Embed catalogue files and their photos into a release of embedding parts.
+
+    Without --input, --tower or --output, the folders of a SageMaker processing job are used.
+    """
+    instance, instances = read_instances()
+    output = output or SAGEMAKER / "output"
+    manifest = embed(
+        inputs or item_folders(SAGEMAKER / "input/items"),
+        tower or SAGEMAKER / "input/tower",
+        output,
+        progress=_log_tenths(),
+        force=force,
+        dimensions=dimensions,
+        release_id=release_id,
+        batch_size=batch_size,
+        part_items=part_items,
+        workers=workers,
+        instance=instance,
+        instances=instances,
+        photos=photos or ([] if inputs else [SAGEMAKER / "input/items"]),
+    )
+    print(manifest.to_json(), end="")
+    warning = nothing_embedded(manifest, output / manifest.release_id)
+    if warning:
+        print(f"gavel: {warning}", file=sys.stderr)
+    return EXIT_NOTHING_EMBEDDED if warning else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job from the command line.
 
     Returns:
-        0; 1 when every row was rejected; 2 when the input or a flag cannot be used; with one line on stderr that says why.
+        0; 1 if every row was rejected; 2 if the input or an option cannot be used. Then one line on stderr gives the reason.
     """
-    parser = argparse.ArgumentParser(description="Embed catalogue files and their photos into a release of embedding parts.")
-    parser.add_argument("--input", type=Path, action="append", help="file or folder, may be repeated")
-    parser.add_argument("--tower", type=Path, default=SAGEMAKER / "input/tower", help="the tower artefact")
-    parser.add_argument("--output", type=Path, default=SAGEMAKER / "output", help="gets one folder a release")
-    parser.add_argument("--photos", type=Path, action="append", help="folder whose photos lots may name, may be repeated")
-    parser.add_argument("--release-id", help="name of the release; by default made of tower and input")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE)
-    parser.add_argument("--part-items", type=int, default=PART_ITEMS)
-    parser.add_argument("--workers", type=int, default=(os.cpu_count() or 1) - 1, help="processes that decode photos, 0 for none")
-    parser.add_argument("--dimensions", type=int, help="length of the vectors, one that the tower serves; by default its own")
-    parser.add_argument("--force", action="store_true", help="make parts again that are there already")
-    flags = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        instance, instances = read_instances()
-        manifest = embed(
-            flags.input or item_folders(SAGEMAKER / "input/items"),
-            flags.tower,
-            flags.output,
-            progress=_log_tenths(),
-            force=flags.force,
-            dimensions=flags.dimensions,
-            release_id=flags.release_id,
-            batch_size=flags.batch_size,
-            part_items=flags.part_items,
-            workers=flags.workers,
-            instance=instance,
-            instances=instances,
-            photos=flags.photos or ([] if flags.input else [SAGEMAKER / "input/items"]),
-        )
-    except GavelError as error:
-        print(f"gavel: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    print(manifest.to_json(), end="")
-    warning = nothing_embedded(manifest, flags.output / manifest.release_id)
-    if warning:
-        print(f"gavel: {warning}", file=sys.stderr)
-    return EXIT_NOTHING_EMBEDDED if warning else 0
+    return run_job(run_embedding, arguments, "gavel")
 
 
 if __name__ == "__main__":

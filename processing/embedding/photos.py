@@ -1,4 +1,4 @@
-"""Photos of lots, fetched and decoded ahead of the encoder. No torch here: worker processes import this file alone."""
+"""Fetch and decode photos of items ahead of the encoder. No torch here: worker processes import this file only."""
 
 import multiprocessing
 import os
@@ -23,12 +23,12 @@ from retrieval.errors import InvalidInput, InvalidPhoto
 from retrieval.processes import end_with_parent
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-DECODING_BYTES = 1 << 30  # that a worker beside a server may take; the largest photo that is taken needs 400 MB
+DECODING_BYTES = 1 << 30  # limit of a worker beside a server; the largest accepted photo needs 400 MB
 NICE = 10
-END = partial(os._exit, 1)  # of a worker whose job was killed: it would wait for its next batch for ever
-LOOK_AHEAD = 2  # batches beyond one for each worker that are decoded before the encoder asks
-BUCKET = re.compile(r"[a-z0-9.-]{3,63}")  # no ARN, which leads elsewhere
-# S3's errors of the job's credentials, clock or pace; what else it says of less than 500 is a fault of the one URI
+END = partial(os._exit, 1)  # of a worker whose job was killed: otherwise it would wait for a batch forever
+LOOK_AHEAD = 2  # batches, beyond one per worker, that are decoded before the encoder needs them
+BUCKET = re.compile(r"[a-z0-9.-]{3,63}")  # no ARN, which may name another service
+# S3's errors of the job's credentials, clock or request rate; any other status below 500 is a fault of the one URI
 NOT_THE_URI = (
     "ExpiredToken",
     "InvalidAccessKeyId",
@@ -45,24 +45,24 @@ S3_ATTEMPTS = 5
 
 
 class PhotoState(StrEnum):
-    """What became of a lot's photo."""
+    """Outcome of an item's photo."""
 
     READ = "read"
-    NOT_LISTED = "not_listed"  # the row names none, or the tower reads text alone
+    NOT_LISTED = "not_listed"  # the row names none, or the tower reads text only
     UNREADABLE = "unreadable"  # missing, forbidden or broken
     FORMAT = "format"  # neither JPEG, PNG nor WebP
-    TOO_LARGE = "too_large"  # more pixels or bytes than are taken
-    OUTSIDE = "outside"  # a path that leads out of the folders whose photos may be read
+    TOO_LARGE = "too_large"  # more pixels or bytes than allowed
+    OUTSIDE = "outside"  # a path outside the folders whose photos may be read
     OTHER_SCHEME = "other_scheme"  # neither a path nor s3://
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoPlace:
-    """Where a lot's photo lies.
+    """The location of an item's photo.
 
     Attributes:
-        image: what the row says: a path, or an s3:// URI; None without a photo.
-        folder: the folder of the file that said so; a relative path starts there.
+        image: path or s3:// URI from the row; None without a photo.
+        folder: of the row's file; a relative path starts there.
         opened: further folders whose photos may be read.
     """
 
@@ -78,15 +78,15 @@ def load_photo(place: PhotoPlace, size: int, thumbnails: Thumbnails | None = Non
     """Fetch and decode one photo.
 
     Args:
-        place: where it lies.
-        size: side of the square in pixels; 0 for a tower that reads text alone.
-        thumbnails: where a photo of this machine is drawn for the page; None draws none.
+        place: of the photo.
+        size: side of the square in pixels; 0 for a tower that reads text only.
+        thumbnails: receives the page's thumbnails of a local photo; None draws none.
 
     Returns:
-        (size, size, 3) uint8 RGB or None, and what became of it.
+        (size, size, 3) uint8 RGB or None, and the outcome.
 
     Raises:
-        InvalidInput: S3 itself does not answer, or the job has no credentials for it.
+        InvalidInput: S3 does not respond, or the job has no credentials for it.
     """
     if not place.image or not size:
         return None, PhotoState.NOT_LISTED
@@ -101,7 +101,7 @@ def load_photo(place: PhotoPlace, size: int, thumbnails: Thumbnails | None = Non
     except InvalidPhoto as error:
         return None, PhotoState(error.fault)
     if thumbnails is not None:
-        with suppress(OSError):  # a full disk: the page draws what it lacks
+        with suppress(OSError):  # such as a full disk: the page draws missing thumbnails itself
             thumbnails.draw(path, data)
     return photo, PhotoState.READ
 
@@ -109,24 +109,24 @@ def load_photo(place: PhotoPlace, size: int, thumbnails: Thumbnails | None = Non
 class PhotoLoader:
     """Decodes batches of photos in worker processes, a bounded number of batches ahead.
 
-    Use it as a context manager; leaving it ends the processes.
+    Use it as a context manager; its exit ends the processes.
     """
 
     def __init__(self, size: int, workers: int, watch: Stopwatch | None = None, thumbnails: Thumbnails | None = None) -> None:
-        """Start nothing yet.
+        """Set up the loader; processes start with the first batch.
 
         Args:
-            size: side of the square in pixels; 0 reads no photo at all.
-            workers: processes; 0 decodes in this one.
-            watch: is told how long `decode` was busy, all workers together.
-            thumbnails: as load_photo()'s.
+            size: side of the square in pixels; 0 reads no photo.
+            workers: processes; 0 decodes in this process.
+            watch: measures `decode`, all workers together.
+            thumbnails: as of load_photo().
         """
         self._size, self._thumbnails = size, thumbnails
         self._watch = watch or Stopwatch()
-        self._ahead = workers + LOOK_AHEAD
+        self._depth = workers + LOOK_AHEAD
         self._pool: ProcessPoolExecutor | None = None
         if workers and size:
-            # not fork: the parent holds torch's threads, and a forked child may wait for their locks for ever
+            # no fork: the parent has torch's threads, and a forked child may wait for their locks forever
             context = multiprocessing.get_context("forkserver")
             self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent, initargs=(END,))
 
@@ -138,10 +138,10 @@ class PhotoLoader:
             self._pool.shutdown(cancel_futures=True)
 
     def load(self, batches: Iterable[Sequence[PhotoPlace]]) -> Iterator[list[Decoded]]:
-        """Decode the photos of batch after batch.
+        """Decode the photos of each batch.
 
         Args:
-            batches: places of photos; taken no further ahead than the look-ahead.
+            batches: places of photos; consumed no further ahead than the look-ahead.
 
         Yields:
             The photos of each batch, in order.
@@ -152,7 +152,7 @@ class PhotoLoader:
         source = iter(batches)
         waiting: deque[Future[tuple[list[Decoded], float]]] = deque()
         while True:
-            for batch in islice(source, self._ahead - len(waiting)):
+            for batch in islice(source, self._depth - len(waiting)):
                 waiting.append(self._pool.submit(_load_batch, list(batch), self._size, self._thumbnails))
             if not waiting:
                 return
@@ -165,7 +165,7 @@ class PhotoLoader:
 
 
 def yield_to_searches() -> None:
-    """Set up a worker process that decodes beside a server: low priority, bounded memory, and an end with its parent."""
+    """Set up a worker process that decodes beside a server: low priority, bounded memory, ends with its parent."""
     end_with_parent(END)
     os.nice(NICE)
     with suppress(OSError, ValueError):  # where there is no /proc
@@ -174,18 +174,18 @@ def yield_to_searches() -> None:
 
 
 def _load_batch(places: Sequence[PhotoPlace], size: int, thumbnails: Thumbnails | None) -> tuple[list[Decoded], float]:
-    """The photos, and how many seconds they took."""
+    """Return the photos and the seconds that they took."""
     start = time.perf_counter()
     photos = [load_photo(place, size, thumbnails) for place in places]
     return photos, time.perf_counter() - start
 
 
 def _fetch(uri: str) -> bytes:
-    """The bytes behind an s3:// URI.
+    """Return the bytes of an s3:// object.
 
     Raises:
-        InvalidPhoto: that one object cannot be had, or is too large.
-        InvalidInput: S3 does not answer.
+        InvalidPhoto: the object cannot be read, or is too large.
+        InvalidInput: S3 does not respond.
     """
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
@@ -193,10 +193,10 @@ def _fetch(uri: str) -> bytes:
     if not BUCKET.fullmatch(bucket) or not key:
         raise InvalidPhoto(f"{uri} names no object; write s3://bucket/key")
     try:
-        answer = _s3().get_object(Bucket=bucket, Key=key)
-        if answer["ContentLength"] > MAX_BYTES:
-            raise InvalidPhoto(f"{uri} has {answer['ContentLength']:,} bytes, at most {MAX_BYTES:,} are taken", "too_large")
-        data: bytes = answer["Body"].read()
+        response = _s3().get_object(Bucket=bucket, Key=key)
+        if response["ContentLength"] > MAX_BYTES:
+            raise InvalidPhoto(f"{uri} has {response['ContentLength']:,} bytes, at most {MAX_BYTES:,} are taken", "too_large")
+        data: bytes = response["Body"].read()
     except ParamValidationError as error:
         raise InvalidPhoto(f"{uri} is no name that an object can have; mend it") from error
     except ClientError as error:
@@ -211,7 +211,7 @@ def _fetch(uri: str) -> bytes:
 
 @cache
 def _s3() -> Any:
-    """The S3 client of this process; AWS_ENDPOINT_URL and the usual AWS_* variables hold for it."""
+    """Return the S3 client of this process; it honours AWS_ENDPOINT_URL and the usual AWS_* variables."""
     import boto3
     from botocore.config import Config
 

@@ -1,24 +1,24 @@
-"""From lots to the parts of a release, three steps at once: photos and tokens, vectors, bulk lines.
+"""The concurrent steps from items to the parts of a release: photos and tokens, vectors, bulk lines.
 
     thread 1          rows -> parts -> batches; photos decoded here or in worker processes; collate, transfer
     thread 2          compute
     calling thread    bulk lines, gzip
 
-On a GPU the batch that is transferred, the one that is computed and the one that is written are three different ones; on a
-CPU the torch threads of the second step never wait for a file.
+On a GPU, one batch is transferred while another is computed and a third is written. On a
+CPU, the torch threads of the second step never wait for a file.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, tee
 from typing import TYPE_CHECKING
 
 from processing.embedding.input import Rows
-from processing.embedding.parts import Lot, PartFolder, Receipt
+from processing.embedding.parts import LocatedItem, PartFolder, PartRecord
 from processing.embedding.photos import Decoded, PhotoLoader, PhotoState
-from processing.embedding.prefetch import Stopwatch, ahead
+from processing.embedding.prefetch import Stopwatch, prefetch
 from retrieval.contracts.documents import IndexedItem, Vector, document_of
 from retrieval.contracts.items import item_text
 from retrieval.index.validation import batches
@@ -26,52 +26,60 @@ from retrieval.index.validation import batches
 if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import these files and need none
     from models.artefacts.item_encoder import ItemBatch, ItemEncoder
 
-PART_CHARS = 32_000_000  # of the texts of a part's lots, as those of two parts are held in memory
+PART_CHARS = 32_000_000  # of the texts of a part, because two parts are held in memory
 DEPTH = 2  # batches that may wait between two steps
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedPart:
-    """A part of the release before it is written.
+    """A part of the release that is to be written or reused.
 
     Attributes:
         number: from 0, among the parts of this instance.
-        lots: what goes into it.
-        fingerprint: hash of what its bytes come from.
-        receipt: of the same part when it is there already.
-        rows_read: rows that were read until its last lot.
+        items: of the part.
+        fingerprint: hash of everything that its bytes depend on.
+        record: of the same part if it is on disk already.
+        rows_read: rows up to its last item.
     """
 
     number: int
-    lots: Sequence[Lot]
+    items: Sequence[LocatedItem]
     fingerprint: str
-    receipt: Receipt | None
+    record: PartRecord | None
     rows_read: int
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Lots of one part that go through the steps together; none of a part that is there already."""
+    """Items of one part that go through the steps together; empty for a part that is reused.
+
+    Attributes:
+        part: of all items.
+        items: of the batch.
+        photos: of the items.
+        vectors: (B, D) float32 of the items.
+        remaining: items of the part that come after these.
+    """
 
     part: PlannedPart
-    lots: Sequence[Lot]
+    items: Sequence[LocatedItem]
     photos: Sequence[Decoded] = ()
-    vectors: Sequence[Vector] = ()
-    left: int = 0  # lots of the part that come after these
+    vectors: Iterable[Vector] = ()
+    remaining: int = 0
 
 
 @dataclass(frozen=True)
 class EmbeddingSteps:
-    """The steps from lots to parts.
+    """The steps from items to parts.
 
     Attributes:
         encoder: the item tower.
-        photos: decodes.
-        release_id: stands in every document.
-        batch_size: lots that are computed at once.
-        report: called with the number of rows that are done.
-        watch: is told how long collate, transfer, compute and write were busy.
+        photos: the photo decoder.
+        release_id: written into every document.
+        batch_size: items that are encoded at once.
+        report: called with the number of finished rows.
+        watch: measures collate, transfer, compute and write.
     """
 
     encoder: "ItemEncoder"
@@ -81,46 +89,50 @@ class EmbeddingSteps:
     report: Callable[[int], None]
     watch: Stopwatch = field(default_factory=Stopwatch)
 
-    def write_parts(self, parts: Iterator[PlannedPart], folder: PartFolder) -> list[Receipt]:
-        """Write every part that is not there yet.
+    def write_parts(self, parts: Iterator[PlannedPart], folder: PartFolder) -> list[PartRecord]:
+        """Write every part that is not on disk yet.
 
         Returns:
-            The receipts of all parts, in order.
+            The records of all parts, in order.
         """
-        receipts: list[Receipt] = []
-        with closing(ahead(self._collated(parts), DEPTH)) as collated, closing(ahead(self._encoded(collated), DEPTH)) as stream:
+        records: list[PartRecord] = []
+        with (
+            closing(prefetch(self._collated(parts), DEPTH)) as collated,
+            closing(prefetch(self._encoded(collated), DEPTH)) as stream,
+        ):
             for part, group in groupby(stream, lambda batch: batch.part):
-                receipt = part.receipt or folder.write(part.number, part.fingerprint, self._entries(group), self.watch)
-                state = "is finished already" if part.receipt else "written"
-                logger.info("%s %s: %d lots", receipt.part.name, state, receipt.part.items)
-                receipts.append(receipt)
+                record = part.record or folder.write(part.number, part.fingerprint, self._indexed(group), self.watch)
+                state = "is finished already" if part.record else "written"
+                logger.info("%s %s: %d lots", record.part.name, state, record.part.items)
+                records.append(record)
                 self.report(part.rows_read)
-        return receipts
+        return records
 
     def _collated(self, parts: Iterator[PlannedPart]) -> Iterator[tuple[Batch, "ItemBatch | None"]]:
-        """Batches with their photos, and as tensors on the device; the look-ahead goes past the end of a part."""
+        """Yield batches with photos, and their tensors on the device; photos are decoded past the end of a part."""
         batches, same = tee(chain.from_iterable(map(self._batches, parts)))
-        decoded = self.photos.load([lot.photo for lot in batch.lots] for batch in same)
+        decoded = self.photos.load([located.photo for located in batch.items] for batch in same)
         for batch in batches:
             photos = next(decoded)
-            if not batch.lots:
+            if not batch.items:
                 yield batch, None
                 continue
-            texts = [item_text(lot.item.title, lot.item.description) for lot in batch.lots]
+            items = [located.item for located in batch.items]
+            texts = [item_text(item.title, item.description) for item in items]
             with self.watch.time("collate"):
-                tensors = self.encoder.collate(texts, [photo for photo, _ in photos], [lot.item for lot in batch.lots])
+                tensors = self.encoder.collate(texts, [photo for photo, _ in photos], items)
             with self.watch.time("transfer"):
                 tensors = self.encoder.transfer(tensors)
-            yield Batch(batch.part, batch.lots, photos, (), batch.left), tensors
+            yield replace(batch, photos=photos), tensors
 
     def _batches(self, part: PlannedPart) -> Iterator[Batch]:
-        if part.receipt is not None:
+        if part.record is not None:
             yield Batch(part, ())
             return
-        alike = sorted(part.lots, key=_chars)  # less padding
-        for start in range(0, len(alike), self.batch_size):
-            lots = alike[start : start + self.batch_size]
-            yield Batch(part, lots, left=len(alike) - start - len(lots))
+        ordered = sorted(part.items, key=_chars)  # texts of like length need less padding
+        for start in range(0, len(ordered), self.batch_size):
+            items = ordered[start : start + self.batch_size]
+            yield Batch(part, items, remaining=len(ordered) - start - len(items))
 
     def _encoded(self, collated: Iterator[tuple[Batch, "ItemBatch | None"]]) -> Iterator[Batch]:
         for batch, tensors in collated:
@@ -129,32 +141,32 @@ class EmbeddingSteps:
                 continue
             with self.watch.time("compute"):
                 vectors = self.encoder.compute(tensors)  # (B, D)
-            yield Batch(batch.part, batch.lots, batch.photos, vectors, batch.left)
+            yield replace(batch, vectors=vectors)
 
-    def _entries(self, batches: Iterator[Batch]) -> Iterator[tuple[IndexedItem, PhotoState]]:
-        """The lots of a part with their vectors, in the order of the batches."""
+    def _indexed(self, batches: Iterator[Batch]) -> Iterator[tuple[IndexedItem, PhotoState]]:
+        """Yield the items of a part with their vectors, in the order of the batches."""
         tower_id = self.encoder.card.tower_id
         for batch in batches:
-            for lot, (_, state), vector in zip(batch.lots, batch.photos, batch.vectors, strict=True):
-                has_image = state is PhotoState.READ
-                document = document_of(lot.item, has_image=has_image, tower_id=tower_id, release_id=self.release_id)
-                yield IndexedItem(lot.item.item_id, lot.item.version, document, vector), state
-            self.report(batch.part.rows_read - batch.left)
+            for located, (_, state), vector in zip(batch.items, batch.photos, batch.vectors, strict=True):
+                item, has_image = located.item, state is PhotoState.READ
+                document = document_of(item, has_image=has_image, tower_id=tower_id, release_id=self.release_id)
+                yield IndexedItem(item.item_id, item.version, document, vector), state
+            self.report(batch.part.rows_read - batch.remaining)
 
 
 def plan_parts(rows: Rows, folder: PartFolder, part_items: int, *, again: bool = False) -> Iterator[PlannedPart]:
-    """Cut the lots of a run into parts, and look which of them are there already.
+    """Split the items of a run into parts and find the parts that are on disk already.
 
     Args:
-        rows: of the run; read here.
+        rows: of the run; read on the way.
         folder: of the release.
-        part_items: lots of a part.
-        again: take no part for finished.
+        part_items: items of a part.
+        again: reuse no part.
     """
-    for number, chunk in enumerate(batches(rows.lots(), part_items, _chars, PART_CHARS)):
+    for number, chunk in enumerate(batches(rows.items(), part_items, _chars, PART_CHARS)):
         fingerprint = folder.fingerprint(chunk)
-        yield PlannedPart(number, chunk, fingerprint, None if again else folder.finished(number, fingerprint), rows.read)
+        yield PlannedPart(number, chunk, fingerprint, None if again else folder.find(number, fingerprint), rows.read)
 
 
-def _chars(lot: Lot) -> int:
-    return len(lot.item.title) + len(lot.item.description)
+def _chars(located: LocatedItem) -> int:
+    return len(located.item.title) + len(located.item.description)

@@ -1,4 +1,4 @@
-"""One embedding run as its caller asks for it: which files, which share of them, where to, in what sizes."""
+"""The plan of an embedding run: input files, this instance's share of them, output folder and sizes."""
 
 import re
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ INPUT_HASH_CHARS = 12
 
 @dataclass(frozen=True)
 class EmbeddingRun:
-    """What one run shall embed, and how.
+    """What one run embeds, and how.
 
     Attributes:
-        inputs: catalogue files, or folders of them; every instance is given the same.
+        inputs: catalogue files, or folders of them; the same for every instance.
         output: the release is written to `output/<release_id>/`.
-        release_id: its name; None makes one of tower and input, so that the same run has the same name.
-        batch_size: lots that the tower computes at once, > 0.
-        part_items: lots of a part, > 0; those of two parts are held in memory.
-        workers: processes that fetch and decode photos; 0 decodes in a thread of this one.
-        instance: which of the instances this is, from 0.
-        instances: how many share the run, > 0.
-        photos: folders whose photos lots may name, besides those of their files and of their catalogue.
-        thumbnails: folder of the thumbnails for the page; None draws none.
+        release_id: name of the release; None derives it from tower and input, so that equal runs have equal names.
+        batch_size: items that the tower encodes at once, > 0.
+        part_items: items of a part, > 0; two parts are held in memory.
+        workers: processes that fetch and decode photos; 0 decodes in a thread of this process.
+        instance: number of this instance, from 0.
+        instances: that share the run, > 0.
+        photos: folders whose photos items may name, besides those of their files and of their catalogue.
+        thumbnails: folder of the page's thumbnails; None draws none.
     """
 
     inputs: Sequence[Path]
@@ -47,24 +47,24 @@ class EmbeddingRun:
     thumbnails: Path | None = None
 
     def __post_init__(self) -> None:
-        for flag, least in (("batch_size", 1), ("part_items", 1), ("workers", 0)):
-            if getattr(self, flag) < least:
-                raise InvalidInput(f"{flag} is {getattr(self, flag)}; allowed are whole numbers from {least}")
+        for name, minimum in (("batch_size", 1), ("part_items", 1), ("workers", 0)):
+            if getattr(self, name) < minimum:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; allowed are whole numbers from {minimum}")
         if not 0 <= self.instance < self.instances:
             raise InvalidInput(
                 f"instance {self.instance} is out of range; {self.instances} instances count from 0 to {self.instances - 1}"
             )
 
     def files(self) -> tuple[list[Path], frozenset[Path]]:
-        """Every file of the run, in the order in which they count, and those that this instance embeds."""
+        """Return every file of the run in reading order, and the files that this instance embeds."""
         files = input_files(self.inputs)
         return files, frozenset(files[self.instance :: self.instances])
 
     def name(self, tower_id: str, inputs_hash: str) -> str:
-        """The release_id.
+        """Return the release_id.
 
         Raises:
-            InvalidInput: the one that was given cannot name a folder.
+            InvalidInput: the configured one cannot name a folder.
         """
         name = self.release_id or f"{tower_id}-{inputs_hash[:INPUT_HASH_CHARS]}"
         if not RELEASE_ID.fullmatch(name):
@@ -72,7 +72,7 @@ class EmbeddingRun:
         return name
 
     def part_folder(self, name: str, tower_id: str) -> PartFolder:
-        """The folder that the parts of this instance go to; it is made where it is absent."""
+        """Return the writer of this instance's parts; its folder is created if it is missing."""
         return PartFolder(self.output / name, name, tower_id, self.instance, self.instances)
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
@@ -82,5 +82,5 @@ class EmbeddingRun:
 
     @property
     def rejects_name(self) -> str:
-        """rejects.ndjson, or rejects-00001-of-00003.ndjson for one of several instances."""
+        """Return rejects.ndjson, or rejects-00001-of-00003.ndjson for one of several instances."""
         return REJECTS_FILE if self.instances == 1 else f"rejects-{self.instance:05}-of-{self.instances:05}.ndjson"

@@ -1,58 +1,59 @@
-"""Stages of a job that run at the same time: each in a thread of its own, a bounded number of items before the next."""
+"""Steps of a job that run concurrently: each in its own thread, a bounded number of items ahead of the next."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from queue import Full, Queue
 from threading import Event, Lock, Thread
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
-POLL_S = 0.1  # how soon a stage that waits for room notices that nobody wants its items any more
+POLL_S = 0.1  # how soon a step that waits for room notices that its items are no longer needed
 
 
 class Stopwatch:
-    """How long each stage of a job was busy; stages that run at the same time may add up to more than the job took."""
+    """Busy seconds of each step of a job; concurrent steps may add up to more than the job took."""
 
     def __init__(self) -> None:
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._lock = Lock()
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Count seconds in which a stage was busy; from any thread."""
+    def add(self, step: str, seconds: float) -> None:
+        """Add busy seconds of a step; from any thread."""
         with self._lock:
-            self._seconds[stage] += seconds
+            self._seconds[step] += seconds
 
     @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Count the time that the block takes."""
+    def time(self, step: str) -> Iterator[None]:
+        """Add the time that the block takes to a step."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.add(stage, time.perf_counter() - start)
+            self.add(step, time.perf_counter() - start)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Stage -> seconds, busy time of all its workers together."""
+        """Step -> busy seconds of all its workers together."""
         with self._lock:
             return dict(self._seconds)
 
 
-def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
-    """Make items in a thread of their own, so that the next one is made while this one is used.
+def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+    """Compute items in a separate thread, so that the next one is computed while this one is used.
 
     Args:
-        items: iterated in that thread alone.
-        depth: items that may wait, > 0.
+        items: iterated in that thread only.
+        depth: computed items that may wait, > 0.
 
     Yields:
-        The items in their order; an error of theirs is raised here. Closing the iterator ends the thread.
+        The items in their order. An error of `items` is raised here. Closing the generator ends the thread.
     """
     waiting: Queue[Callable[[], T]] = Queue(depth)
-    unwanted = Event()
-    thread = Thread(target=_make, args=(iter(items), waiting, unwanted), daemon=True)
+    cancelled = Event()
+    thread = Thread(target=_produce, args=(iter(items), waiting, cancelled), daemon=True)
     thread.start()
     try:
         while True:
@@ -62,7 +63,7 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
                 return
             yield item
     finally:
-        unwanted.set()
+        cancelled.set()
         thread.join()
 
 
@@ -70,32 +71,33 @@ class _End(Exception):
     """There are no more items."""
 
 
-def _make(items: Iterator[T], waiting: "Queue[Callable[[], T]]", unwanted: Event) -> None:
-    """Hand over every item, then the end or the error, as a function that returns or raises it."""
+def _produce(items: Iterator[T], waiting: "Queue[Callable[[], T]]", cancelled: Event) -> None:
+    """Queue every item, then the end or the error, as a function that returns or raises it."""
     try:
         for item in items:
-            if not _put(waiting, lambda item=item: item, unwanted):
+            if not _put(waiting, partial(_return, item), cancelled):
                 break
         else:
-            _put(waiting, _raising(_End()), unwanted)
-    except BaseException as error:  # whatever it is belongs to the thread that asked for the items
-        _put(waiting, _raising(error), unwanted)
+            _put(waiting, partial(_raise, _End()), cancelled)
+    except BaseException as error:  # any error belongs to the thread that consumes the items
+        _put(waiting, partial(_raise, error), cancelled)
     finally:
         close = getattr(items, "close", None)
         if close:
-            close()  # a generator ends in the thread that it ran in
+            close()  # a generator must end in the thread that ran it
 
 
-def _raising(error: BaseException) -> Callable[[], T]:
-    def fail() -> T:
-        raise error
-
-    return fail
+def _return(item: T) -> T:
+    return item
 
 
-def _put(waiting: "Queue[Callable[[], T]]", item: Callable[[], T], unwanted: Event) -> bool:
-    """Put an item once there is room; False when nobody wants it any more."""
-    while not unwanted.is_set():
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def _put(waiting: "Queue[Callable[[], T]]", item: Callable[[], T], cancelled: Event) -> bool:
+    """Put an item once there is room; False if the consumer has gone."""
+    while not cancelled.is_set():
         try:
             waiting.put(item, timeout=POLL_S)
             return True

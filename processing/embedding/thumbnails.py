@@ -1,4 +1,4 @@
-"""Thumbnails of lots' photos, drawn once: a page sends them and never decodes what a seller uploaded."""
+"""Thumbnails of items' photos, drawn once, so that the page never decodes a seller's upload."""
 
 import hashlib
 import io
@@ -19,15 +19,15 @@ JPEG_ENDS = (b"\xff\xd8", b"\xff\xd9")
 
 
 class Side(IntEnum):
-    """Sides of the squares in pixels."""
+    """Side of a square thumbnail in pixels."""
 
     CARD = 256
-    LARGE = 640  # of a card on a dense screen, and of a lot that is opened
+    LARGE = 640  # of a card on a dense screen, and of the view of one item
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """Square JPEGs of photos, by the photo's path, size and time of change: a changed photo has no thumbnail yet.
+    """Square JPEGs of photos, keyed by the photo's path, size and time of change; a changed photo has no thumbnail yet.
 
     Attributes:
         folder: may be deleted at any time.
@@ -36,14 +36,14 @@ class Thumbnails:
     folder: Path
 
     def read(self, photo: Path, side: Side) -> bytes | None:
-        """Read a thumbnail; None if it is not there or damaged.
+        """Read a thumbnail; None if it is missing or damaged.
 
         Args:
-            photo: as locate_photo() found it.
+            photo: as locate_photo() returned it.
             side: of the square in pixels; a smaller photo is not enlarged.
 
         Raises:
-            InvalidPhoto: draw() found that the photo cannot be drawn.
+            InvalidPhoto: draw() could not draw the photo.
         """
         with suppress(OSError):
             data = self._file(photo, f"{side}.jpg").read_bytes()
@@ -56,14 +56,14 @@ class Thumbnails:
         raise InvalidPhoto(reason)
 
     def draw(self, photo: Path, data: bytes | None = None) -> None:
-        """Draw a photo at every side unless that was done before; if it cannot be drawn, remember why.
+        """Draw the missing thumbnails of a photo; if it cannot be drawn, record why.
 
         Args:
-            photo: as locate_photo() found it.
-            data: its bytes, when they were read already.
+            photo: as locate_photo() returned it.
+            data: its bytes, if they have been read already.
 
         Raises:
-            OSError: the photo is gone, or the folder cannot be written.
+            OSError: the photo is missing, or the folder cannot be written.
         """
         with suppress(InvalidPhoto):
             if all(self.read(photo, side) for side in Side):
@@ -79,7 +79,7 @@ class Thumbnails:
                 self._write(photo, f"{side}.jpg", out.getvalue())
 
     def refuse(self, photo: Path, reason: str) -> None:
-        """Remember until the photo changes that it has no thumbnail."""
+        """Record that the photo has no thumbnail, until it changes."""
         self._write(photo, "refused", readable(reason).encode())
 
     def _file(self, photo: Path, ending: str) -> Path:
@@ -90,6 +90,6 @@ class Thumbnails:
     def _write(self, photo: Path, ending: str, data: bytes) -> None:
         path = self._file(photo, ending)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{os.getpid()}-{path.name}")  # two workers may draw one photo
+        partial = path.with_name(f".{os.getpid()}-{path.name}")  # two workers may draw the same photo
         partial.write_bytes(data)
         partial.replace(path)

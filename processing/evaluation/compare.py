@@ -1,4 +1,4 @@
-"""Two ways of searching side by side: both lists for one query, and over all queries which won where."""
+"""Compare two systems: both lists for one query, and wins and losses over all queries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import MEASURES, Run, evaluate_per_query
 from retrieval.evaluation.significance import PairedComparison, compare_paired
 
-TESTED = ("ndcg@10", "recall@50")
+TESTED_MEASURES = ("ndcg@10", "recall@50")
 SORTED_BY = "ndcg@10"
 EXTREMES = 5
 SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One lot in one of two lists.
+class RankedItem:
+    """One item in one of two lists.
 
     Attributes:
         rank: from 1.
-        item_id: the lot.
-        title: as its seller wrote it; empty for a lot that the corpus does not hold.
-        grade: 0 to 3 as judged, 0 where it was not; None when the whole query was not.
-        other_rank: its rank in the other list; None when it is not there.
+        item_id: the item.
+        title: the seller's; empty for an item that the corpus does not hold.
+        grade: 0 to 3, 0 without a judgment; None if the whole query has no judgments.
+        other_rank: rank in the other list; None if it is not there.
     """
 
     rank: int
@@ -41,20 +41,20 @@ class QueryComparison:
 
     Attributes:
         query: its text.
-        query_id: of the judged query with that text; None for another query.
+        query_id: of the judged query with that text; None for any other query.
         base: the first list, best first.
         new: the second.
     """
 
     query: str
     query_id: str | None
-    base: Sequence[Place]
-    new: Sequence[Place]
+    base: Sequence[RankedItem]
+    new: Sequence[RankedItem]
 
 
 @dataclass(frozen=True, slots=True)
 class QueryChange:
-    """What became of one query, by nDCG@10."""
+    """The change of one query's nDCG@10."""
 
     query_id: str
     query: str
@@ -68,13 +68,13 @@ class RunComparison:
     """Two runs over the judged queries of a split.
 
     Attributes:
-        base: name of the one that is compared with.
-        new: name of the other.
+        base: name of the baseline.
+        new: name of the other run.
         catalog: name of the catalogue.
         split: whose queries.
         tests: measure -> the paired test.
-        gains: the queries that gained most, greatest gain first; none that did not gain.
-        losses: the queries that lost most, greatest loss first.
+        gains: the queries with the greatest gains, greatest first.
+        losses: the queries with the greatest losses, greatest first.
     """
 
     base: str
@@ -86,22 +86,22 @@ class RunComparison:
     losses: Sequence[QueryChange]
 
 
-class Judged:
+class JudgedQueries:
     """The judged queries of a split, at the catalogue's own moment.
 
     Attributes:
-        catalog: where they are from.
-        split: which split.
+        catalog: source of the queries.
+        split: of the queries.
         now: the moment of the searches, UTC.
-        queries: query_id -> text, of those with a lot of grade 2 or 3.
-        grades: query_id -> item_id -> grade, of the lots still open; also of queries without a relevant one.
+        queries: query_id -> text, of those with an item of grade 2 or 3.
+        grades: query_id -> item_id -> grade, of items still open; also of queries without a relevant item.
     """
 
     def __init__(self, catalog: CatalogFolder, split: str) -> None:
-        """Read them.
+        """Read the queries and their judgments.
 
         Raises:
-            InvalidInput: there is no such split, or no query in it has a relevant lot.
+            InvalidInput: there is no such split, or none of its queries has a relevant item.
         """
         self.catalog, self.split = catalog, split
         self.now = catalog_moment(catalog)
@@ -112,29 +112,29 @@ class Judged:
             raise InvalidInput(f"no query of split {split!r} in {catalog.path} has an open lot of grade 2 or 3; take another split")
 
     def find(self, text: str) -> str | None:
-        """The id of the judged query that has this text, or this id; None when there is none."""
+        """Return the id of the judged query with this text or this id; None if there is none."""
         if text in self._texts:
             return text
-        wanted = query_text(text).lower()
-        return next((query for query, known in self._texts.items() if query_text(known).lower() == wanted), None)
+        target = query_text(text).lower()
+        return next((query for query, judged in self._texts.items() if query_text(judged).lower() == target), None)
 
     def text(self, query_id: str) -> str:
-        """What the buyer typed."""
+        """Return the query as the buyer typed it."""
         return self._texts[query_id]
 
 
-def compare_runs(judged: Judged, base: Run, new: Run, *, names: tuple[str, str], extremes: int = EXTREMES) -> RunComparison:
-    """Hold two runs against each other over all judged queries.
+def compare_runs(judged: JudgedQueries, base: Run, new: Run, *, names: tuple[str, str], extremes: int = EXTREMES) -> RunComparison:
+    """Compare two runs over all judged queries.
 
     Args:
-        judged: the queries; one that a run does not answer counts as an empty answer.
-        base: the run that is compared with.
-        new: the other.
+        judged: the queries; a query that a run lacks counts as an empty list.
+        base: the baseline run.
+        new: the other run.
         names: of both.
-        extremes: most queries in `gains` and in `losses`.
+        extremes: limit of `gains` and of `losses`.
 
     Raises:
-        InvalidInput: a run answers none of the queries.
+        InvalidInput: a run has none of the queries.
     """
     for name, run in zip(names, (base, new), strict=True):
         if not run.keys() & judged.queries.keys():
@@ -150,33 +150,35 @@ def compare_runs(judged: Judged, base: Run, new: Run, *, names: tuple[str, str],
         new=names[1],
         catalog=judged.catalog.name,
         split=judged.split,
-        tests={measure: compare_paired(values[0][measure], values[1][measure]) for measure in TESTED},
+        tests={measure: compare_paired(values[0][measure], values[1][measure]) for measure in TESTED_MEASURES},
         gains=[change for change in changes[:extremes] if change.difference > 0],
         losses=[change for change in changes[::-1][:extremes] if change.difference < 0],
     )
 
 
-def side_by_side(judged: Judged, query: str, base: Sequence[str], new: Sequence[str], *, shown: int = SHOWN) -> QueryComparison:
-    """Put both lists for one query next to each other.
+def side_by_side(
+    judged: JudgedQueries, query: str, base: Sequence[str], new: Sequence[str], *, shown: int = SHOWN
+) -> QueryComparison:
+    """Align both lists for one query.
 
     Args:
-        judged: knows titles and grades.
+        judged: source of titles and grades.
         query: its text, or the id of a judged one.
         base: item ids of the first list, best first.
         new: of the second.
-        shown: lots of each list; ranks in the other list are looked up in all of it.
+        shown: length of each list; ranks in the other list refer to all of it.
     """
     query_id = judged.find(query)
     grades = judged.grades.get(query_id, {}) if query_id else None
-    wanted = {*base[:shown], *new[:shown]}
-    titles = {item.item_id: item.title for item in split_items(judged.catalog, judged.split) if item.item_id in wanted}
+    item_ids = {*base[:shown], *new[:shown]}
+    titles = {item.item_id: item.title for item in split_items(judged.catalog, judged.split) if item.item_id in item_ids}
     ranks = [{item: rank for rank, item in enumerate(items, 1)} for items in (base, new)]
 
-    def places(items: Sequence[str], others: Mapping[str, int]) -> list[Place]:
+    def ranked(items: Sequence[str], others: Mapping[str, int]) -> list[RankedItem]:
         return [
-            Place(rank, item, titles.get(item, ""), None if grades is None else grades.get(item, 0), others.get(item))
+            RankedItem(rank, item, titles.get(item, ""), None if grades is None else grades.get(item, 0), others.get(item))
             for rank, item in enumerate(items[:shown], 1)
         ]
 
     text = judged.text(query_id) if query_id else query
-    return QueryComparison(text, query_id, places(base, ranks[1]), places(new, ranks[0]))
+    return QueryComparison(text, query_id, ranked(base, ranks[1]), ranked(new, ranks[0]))

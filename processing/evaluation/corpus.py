@@ -1,4 +1,4 @@
-"""The corpus of one split, as an evaluation searches it: its lots, its index, its judgments, and the moment it is searched at."""
+"""The corpus of one split for an evaluation: items, index, judgments, and the moment of its searches."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -20,37 +20,34 @@ from retrieval.index.port import IndexStore, utc_now
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """An index that was built and made live.
+class PublishedIndex:
+    """An index that has been built and made live.
 
     Attributes:
         name: physical name of the index.
-        lots: different lots in it.
+        items: different ones in it.
         dimensions: length of their vectors.
         build_s: seconds from the vectors to the finished index: database, graph and keyword index.
     """
 
     name: str
-    lots: int
+    items: int
     dimensions: int
     build_s: float
 
 
 def split_items(catalog: CatalogFolder, split: str) -> Iterator[Item]:
-    """The lots that a split's queries search."""
+    """Yield the items that a split's queries search."""
     return (row for path in catalog.item_files(split) for row in read_items(path) if isinstance(row, Item))
 
 
 def catalog_moment(catalog: CatalogFolder) -> datetime:
-    """The moment that a catalogue speaks of: the newest listing, change or click in it, UTC.
+    """Return a catalogue's own moment: its newest listing, change or click, UTC; the present if it has no time.
 
-    Searches over a catalogue that are measured or trained on happen then, whenever they are run: against the clock, hours to
-    the end of an auction would be other features every time, and figures would not repeat.
-
-    Returns:
-        That moment; the present for a catalogue without any time.
+    Searches for measurements and training happen at this moment. At the clock's time, the hours to the end of an auction would
+    differ from run to run, and results would not repeat.
     """
-    known = [
+    moments = [
         moment
         for path in catalog.item_files()
         for item in read_items(path)
@@ -58,12 +55,12 @@ def catalog_moment(catalog: CatalogFolder) -> datetime:
         for moment in (item.listed_at, item.updated_at)
         if moment is not None
     ]
-    known += [click.timestamp for split in catalog.splits for click in catalog.clicks(split)]
-    return max(known, default=None) or utc_now()
+    moments += [click.timestamp for split in catalog.splits for click in catalog.clicks(split)]
+    return max(moments, default=None) or utc_now()
 
 
 def open_grades(catalog: CatalogFolder, split: str, now: datetime) -> dict[str, dict[str, int]]:
-    """The judgments of a split without the lots whose auction has ended: those can no longer be found.
+    """Return the judgments of a split without items whose auction has ended, because no search returns those.
 
     Returns:
         query_id -> item_id -> grade, 0 to 3.
@@ -73,58 +70,58 @@ def open_grades(catalog: CatalogFolder, split: str, now: datetime) -> dict[str, 
     return {query: {item: grade for item, grade in grades.items() if item in open_ids} for query, grades in graded.items()}
 
 
-def build_corpus(catalog: CatalogFolder, split: str, release: Path, store: IndexStore) -> Published:
-    """Index the lots of one split, from a release that holds them among others, into a store of their own.
+def build_corpus(catalog: CatalogFolder, split: str, release: Path, store: IndexStore) -> PublishedIndex:
+    """Index the items of one split, taken from a release, and make the index live.
 
     Raises:
-        ReleaseError: the release lacks lots of the split.
+        ReleaseError: the release lacks items of the split.
     """
-    wanted = {item.item_id for item in split_items(catalog, split)}
+    item_ids = {item.item_id for item in split_items(catalog, split)}
     manifest = load_release(release)
-    entries = [entry for entry in release_entries(release) if entry.item_id in wanted]
-    published = publish_corpus(store, manifest.tower_id, manifest.dimensions, entries)
-    if published.lots != len(wanted):
+    items = [item for item in release_items(release) if item.item_id in item_ids]
+    published = publish_corpus(store, manifest.tower_id, manifest.dimensions, items)
+    if published.items != len(item_ids):
         raise ReleaseError(
-            f"release {release} holds {published.lots} of the {len(wanted)} lots of split {split!r}; run `gavel embed`"
+            f"release {release} holds {published.items} of the {len(item_ids)} lots of split {split!r}; run `gavel embed`"
         )
     return published
 
 
-def publish_corpus(store: IndexStore, tower_id: str, dimensions: int, entries: Iterable[IndexedItem]) -> Published:
-    """Index lots and make them live, on one thread: several may link a graph differently every time."""
+def publish_corpus(store: IndexStore, tower_id: str, dimensions: int, items: Iterable[IndexedItem]) -> PublishedIndex:
+    """Index items and make the index live. Single-threaded, because several threads link a graph differently every time."""
     started = time.perf_counter()
     with threadpool_limits(1):
         index = store.create(tower_id, dimensions)
-        index.upsert(entries)
+        index.upsert(items)
         index.refresh()
         store.publish(index.name)
-    return Published(index.name, index.count(), dimensions, round(time.perf_counter() - started, 3))
+    return PublishedIndex(index.name, index.count(), dimensions, round(time.perf_counter() - started, 3))
 
 
 def sample_items(catalog: CatalogFolder, split: str, release: Path, size: int, seed: int = 0) -> list[IndexedItem]:
-    """Draw lots of a split from a release, each as likely as any other (reservoir sampling, Vitter 1985).
+    """Sample items of a split from a release uniformly (reservoir sampling, Vitter 1985).
 
     Args:
-        catalog: where the lots are from.
+        catalog: source of the items.
         split: whose corpus.
         release: holds their vectors.
-        size: most lots that are drawn.
-        seed: of the draw.
+        size: of the sample at most.
+        seed: of the sample.
 
     Returns:
-        At most `size` lots; all of them in the release's order when there are no more.
+        At most `size` items; all of them, in the release's order, if there are no more.
     """
-    wanted = {item.item_id for item in split_items(catalog, split)}
-    rng, kept = np.random.default_rng(seed), []
-    for number, entry in enumerate(entry for entry in release_entries(release) if entry.item_id in wanted):
+    item_ids = {item.item_id for item in split_items(catalog, split)}
+    rng, sample = np.random.default_rng(seed), list[IndexedItem]()
+    for number, item in enumerate(item for item in release_items(release) if item.item_id in item_ids):
         if number < size:
-            kept.append(entry)
+            sample.append(item)
         elif (place := int(rng.integers(number + 1))) < size:
-            kept[place] = entry
-    return kept
+            sample[place] = item
+    return sample
 
 
-def release_entries(release: Path) -> Iterator[IndexedItem]:
-    """The lots of a release with their vectors, part by part."""
+def release_items(release: Path) -> Iterator[IndexedItem]:
+    """Yield the items of a release with their vectors, part by part."""
     for part in load_release(release).parts:
-        yield from (entry for entry in read_part(release / part.name) if isinstance(entry, IndexedItem))
+        yield from (item for item in read_part(release / part.name) if isinstance(item, IndexedItem))

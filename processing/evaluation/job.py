@@ -1,71 +1,130 @@
-"""Measures a tower against what needs no training, on the judgments of one split: a job in a container, or `gavel evaluate`.
+"""Compare a tower with untrained systems on the judgments of one split: a job in a container, or `gavel evaluate`.
 
 python -m processing.evaluate --input .gavel/catalogs/synthetic --release .gavel/embeddings/<release_id> \\
     --tower .gavel/towers/<tower_id> --output .gavel/reports/evaluation
 """
 
-import argparse
 import json
 import os
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from catalog.folder import CatalogFolder
-from processing.evaluation.corpus import Published, build_corpus, catalog_moment, open_grades, sample_items
-from processing.evaluation.plan import DEPTH, HYBRID, KEYWORD, RERANKED, SEMANTIC, ZERO_SHOT, ZERO_SHOT_FUSED, Plan
+from processing.command_line import CONTAINER, ReleaseOption, SeedOption, TowerOption, run_job
+from processing.evaluation.corpus import PublishedIndex, build_corpus, catalog_moment, open_grades, sample_items
 from processing.evaluation.plots import plot_space
 from processing.evaluation.report import SPACE_PLOT, Evaluation, IndexSize, Result, write_report
-from processing.evaluation.runs import Counter, Progress, RememberingEncoder, Variant, measure_latency, search_run
+from processing.evaluation.runs import RememberingEncoder, System, measure_latency, search_run
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
-from retrieval.errors import GavelError, InvalidInput, TowerMismatch
-from retrieval.evaluation.metrics import RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
+from retrieval.errors import InvalidInput, TowerMismatch
+from retrieval.evaluation.metrics import RECALL_DEPTHS, RELEVANT_GRADE, Grades, Run, evaluate_per_query, measures_to
 from retrieval.evaluation.significance import PairedComparison, compare_paired
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import IndexStore
+from retrieval.progress import PhaseProgress, ProgressCounter, ignore_phases
 from retrieval.ranker.port import Ranker
 from retrieval.search.service import Encoder, Mode, SearchLimits, SearchModels, SearchService
 
-TESTED = ("ndcg@10", "recall@50")
+KEYWORD, SEMANTIC, HYBRID, RERANKED = "BM25", "semantic", "hybrid", "hybrid, re-ranked"
+ZERO_SHOT, ZERO_SHOT_FUSED = "zero-shot", "BM25 + zero-shot"
+DEPTH = RECALL_DEPTHS[-1]
+LATENCY_QUERIES = 200
+CANDIDATES = 50
+TESTED_MEASURES = ("ndcg@10", "recall@50")
 SPACE_POINTS = 3_000
 IN_MEMORY = ("hnsw.faiss", "bm25-*/*")  # the snapshots that a search reads whole
-INPUT = Path("/opt/ml/processing/input")
-OUTPUT = Path("/opt/ml/processing/output")
+INPUT = CONTAINER / "input"
 
-Stages = Callable[[str], Progress]  # label of a stage -> a function of (done, total)
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation measures, and how.
+
+    Attributes:
+        catalog: source of the judgments.
+        release: of the split's items, embedded by the tower.
+        tower: folder of the tower that encodes the queries.
+        booster: file of the re-ranker; None omits the re-ranked system.
+        split: val for choices, test for the report.
+        zero_shot: preset, hub name or folder of a sentence encoder to compare with; empty for none.
+        depth: ranks of every run, >= 1; measures of deeper ranks are omitted.
+        baseline: the system that the others are tested against.
+        latency_queries: searches of every system that are timed one by one, >= 1.
+        candidates: first-stage candidates that are re-ranked, as in serving.
+        seed: of the tests, and of the samples for timing and plots.
+    """
+
+    catalog: CatalogFolder
+    release: Path
+    tower: Path
+    booster: Path | None = None
+    split: str = "test"
+    zero_shot: str = ""
+    depth: int = DEPTH
+    baseline: str = KEYWORD
+    latency_queries: int = LATENCY_QUERIES
+    candidates: int = CANDIDATES
+    seed: int = 0
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Names of the measured systems, in the order of the report."""
+        untrained = (KEYWORD, ZERO_SHOT, ZERO_SHOT_FUSED) if self.zero_shot else (KEYWORD,)
+        return (*untrained, SEMANTIC, HYBRID, *((RERANKED,) if self.booster else ()))
+
+    def check(self) -> None:
+        """Validate the plan.
+
+        Raises:
+            InvalidInput: it names an unknown baseline, or a number below 1.
+        """
+        if self.baseline not in self.systems:
+            raise InvalidInput(
+                f"there is no way of searching {self.baseline!r} here; there are {', '.join(map(repr, self.systems))}"
+            )
+        if self.depth < 1 or self.latency_queries < 1:
+            raise InvalidInput(f"depth ({self.depth}) and timed queries ({self.latency_queries}) must be 1 or more")
 
 
 @dataclass(frozen=True)
 class _Corpus:
-    """The corpus of the split in one index: searched with queries that are encoded once, or each time."""
+    """The corpus of the split in one index.
 
-    once: SearchService
-    each_time: SearchService
+    Attributes:
+        cached: encodes every query once, for runs.
+        uncached: encodes a query each time, for latency.
+        size: of the index.
+    """
+
+    cached: SearchService
+    uncached: SearchService
     size: IndexSize
 
 
-def evaluate_tower(plan: Plan, stages: Stages = lambda label: lambda done, total: None) -> Evaluation:
-    """Measure quality, speed and size of every way of searching over the corpus of a split.
+def evaluate_tower(plan: Plan, phases: PhaseProgress = ignore_phases) -> Evaluation:
+    """Measure quality, speed and size of every system over the corpus of a split.
 
-    The searches happen at the catalogue's own moment and the index is built on one thread, so that figures of quality
-    repeat; those of time do not.
+    Searches happen at the catalogue's own moment and the index is built on one thread. So quality repeats exactly; times do not.
 
     Args:
-        plan: what is measured.
-        stages: shows the progress.
+        plan: of the evaluation.
+        phases: shows the progress of each phase.
 
     Raises:
-        InvalidInput: the split has no query with a relevant lot, or the plan names an unknown baseline, split or depth.
-        ReleaseError: the release lacks lots of the split.
+        InvalidInput: the split has no query with a relevant item, or the plan names an unknown baseline, split or depth.
+        ReleaseError: the release lacks items of the split.
         TowerError: the tower or the zero-shot encoder cannot be used, or the release is of another tower.
         FeatureMismatch: the re-ranker was trained on other features.
     """
@@ -76,10 +135,10 @@ def evaluate_tower(plan: Plan, stages: Stages = lambda label: lambda done, total
     grades = open_grades(plan.catalog, plan.split, now)
     queries = _measured_queries(plan, grades)
     with tempfile.TemporaryDirectory(prefix="gavel-evaluate-") as folder:
-        corpora = dict(_corpora(plan, Path(folder), stages))
-        results, values = _measure(plan, corpora, queries, grades, now, stages)
+        corpora = dict(_corpora(plan, Path(folder), phases))
+        results, values = _measure(plan, corpora, queries, grades, now, phases)
         for corpus in corpora.values():
-            corpus.once.live().index.close()
+            corpus.cached.live().index.close()
     return Evaluation(
         catalog=plan.catalog.name,
         split=plan.split,
@@ -98,11 +157,9 @@ def evaluate_tower(plan: Plan, stages: Stages = lambda label: lambda done, total
     )
 
 
-def evaluate_to_folder(
-    plan: Plan, folder: Path, *, plots: bool = True, stages: Stages = lambda label: lambda done, total: None
-) -> Evaluation:
-    """Measure as evaluate_tower() does and write the report; with plots, also the one of the space."""
-    evaluation = evaluate_tower(plan, stages)
+def evaluate_to_folder(plan: Plan, folder: Path, *, plots: bool = True, phases: PhaseProgress = ignore_phases) -> Evaluation:
+    """Measure as evaluate_tower() does and write the report; with plots, also the plot of the space."""
+    evaluation = evaluate_tower(plan, phases)
     if plots:
         draw_space(plan, folder / SPACE_PLOT)
     write_report(evaluation, folder, plots=plots)
@@ -110,37 +167,37 @@ def evaluate_to_folder(
 
 
 def draw_space(plan: Plan, path: Path) -> bool:
-    """Draw the lots of a plan's split, at most 3,000, as plot_space() does.
+    """Draw at most 3,000 items of a plan's split as plot_space() does.
 
     Returns:
-        Whether there were lots enough.
+        True if there were enough items.
     """
-    lots = sample_items(plan.catalog, plan.split, plan.release, SPACE_POINTS, plan.seed)
-    if not lots:
+    items = sample_items(plan.catalog, plan.split, plan.release, SPACE_POINTS, plan.seed)
+    if not items:
         return False
     tower_id = load_release(plan.release).tower_id
-    title = f"{plan.catalog.name}: {len(lots):,} lots of the {plan.split} corpus as tower {tower_id} places them (t-SNE)"
-    categories = [str(lot.document.get("category", "")) for lot in lots]
-    return plot_space(np.stack([lot.vector for lot in lots]), categories, title, path, seed=plan.seed)
+    title = f"{plan.catalog.name}: {len(items):,} lots of the {plan.split} corpus as tower {tower_id} places them (t-SNE)"
+    categories = [str(item.document.get("category", "")) for item in items]
+    return plot_space(np.stack([item.vector for item in items]), categories, title, path, seed=plan.seed)
 
 
 def _short_name(model: str) -> str:
-    """A folder by its last two names: where it lies says nothing of the model."""
+    """Return the last two parts of a model's path: the folders above say nothing about the model."""
     return "/".join(Path(model).parts[-2:]) if model else ""
 
 
 def _measured_queries(plan: Plan, grades: Grades) -> dict[str, str]:
     texts = plan.catalog.qrels(plan.split).queries
-    found = {q: texts[q] for q, graded in grades.items() if any(grade >= RELEVANT_GRADE for grade in graded.values())}
-    if not found:
+    queries = {q: texts[q] for q, graded in grades.items() if any(grade >= RELEVANT_GRADE for grade in graded.values())}
+    if not queries:
         raise InvalidInput(
             f"no query of split {plan.split!r} in {plan.catalog.path} has an open lot of grade 2 or 3; take another split"
         )
-    return found
+    return queries
 
 
-def _corpora(plan: Plan, folder: Path, stages: Stages) -> Iterator[tuple[str, _Corpus]]:
-    """The corpus by each of the encoders."""
+def _corpora(plan: Plan, folder: Path, phases: PhaseProgress) -> Iterator[tuple[str, _Corpus]]:
+    """Yield the name of each encoder's semantic system and its corpus."""
     manifest = load_release(plan.release)
     tower = QueryEncoder.load(plan.tower, manifest.dimensions)
     if tower.tower_id != manifest.tower_id:
@@ -155,7 +212,7 @@ def _corpora(plan: Plan, folder: Path, stages: Stages) -> Iterator[tuple[str, _C
 
         encoder = SentenceEncoder(plan.zero_shot)
         store = EmbeddedStore(folder / "zero-shot")
-        progress = stages("encode lots, zero-shot")
+        progress = phases("encode lots, zero-shot")
         published = build_zero_shot_corpus(plan.catalog, plan.split, encoder, store, progress)
         yield ZERO_SHOT, _corpus(store, published, folder / "zero-shot", encoder, None, plan.candidates)
 
@@ -169,7 +226,7 @@ def _ranker(booster: Path | None) -> Ranker | None:
 
 
 def _corpus(
-    store: IndexStore, published: Published, root: Path, encoder: Encoder, ranker: Ranker | None, candidates: int
+    store: IndexStore, published: PublishedIndex, root: Path, encoder: Encoder, ranker: Ranker | None, candidates: int
 ) -> _Corpus:
     def service(encoder: Encoder) -> SearchService:
         return SearchService(
@@ -179,11 +236,11 @@ def _corpus(
     folder = root / published.name
     memory = sum(path.stat().st_size for pattern in IN_MEMORY for path in folder.glob(pattern))
     disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    size = IndexSize(published.lots, published.dimensions, published.build_s, memory, disk)
+    size = IndexSize(published.items, published.dimensions, published.build_s, memory, disk)
     return _Corpus(service(RememberingEncoder(encoder)), service(encoder), size)
 
 
-_ASKED: dict[str, tuple[str, Mode, bool]] = {  # way of searching -> corpus, mode, re-ranked
+_SYSTEMS: dict[str, tuple[str, Mode, bool]] = {  # system -> corpus, mode, re-ranked
     KEYWORD: (SEMANTIC, "keyword", False),
     ZERO_SHOT: (ZERO_SHOT, "semantic", False),
     ZERO_SHOT_FUSED: (ZERO_SHOT, "hybrid", False),
@@ -191,24 +248,24 @@ _ASKED: dict[str, tuple[str, Mode, bool]] = {  # way of searching -> corpus, mod
     HYBRID: (SEMANTIC, "hybrid", False),
     RERANKED: (SEMANTIC, "hybrid", True),
 }
-Values = dict[str, dict[str, dict[str, float]]]  # way of searching -> measure -> query_id -> value
+Values = dict[str, dict[str, dict[str, float]]]  # system -> measure -> query_id -> value
 
 
 def _measure(
-    plan: Plan, corpora: dict[str, _Corpus], queries: dict[str, str], grades: Grades, now: datetime, stages: Stages
+    plan: Plan, corpora: dict[str, _Corpus], queries: dict[str, str], grades: Grades, now: datetime, phases: PhaseProgress
 ) -> tuple[dict[str, Result], Values]:
     measures = measures_to(plan.depth)
     timed = _sample(list(queries.values()), plan.latency_queries, plan.seed)
-    count = Counter(len(plan.ways) * (len(queries) + len(timed)), stages("search"))
+    count = ProgressCounter(len(plan.systems) * (len(queries) + len(timed)), phases("search"))
     results: dict[str, Result] = {}
     values: Values = {}
-    for name in plan.ways:
-        corpus, mode, rerank = _ASKED[name]
-        variant = Variant(name, corpora[corpus].once, mode, rerank)
-        run: Run = search_run(variant, queries, now, depth=plan.depth, on_query=count.tick)
+    for name in plan.systems:
+        corpus, mode, rerank = _SYSTEMS[name]
+        system = System(name, corpora[corpus].cached, mode, rerank)
+        run: Run = search_run(system, queries, now, depth=plan.depth, on_query=count.tick)
         values[name] = evaluate_per_query({q: grades[q] for q in queries}, run, measures)
-        latency = measure_latency(Variant(name, corpora[corpus].each_time, mode, rerank), timed, now, count.tick)
-        means = {measure: float(np.mean(list(found.values()))) for measure, found in values[name].items()}
+        latency = measure_latency(System(name, corpora[corpus].uncached, mode, rerank), timed, now, count.tick)
+        means = {measure: float(np.mean(list(by_query.values()))) for measure, by_query in values[name].items()}
         results[name] = Result(means, latency, corpora[corpus].size, run)
     return results, values
 
@@ -222,10 +279,40 @@ def _sample(texts: list[str], size: int, seed: int) -> list[str]:
 def _comparisons(plan: Plan, values: Values) -> dict[str, dict[str, PairedComparison]]:
     base = values[plan.baseline]
     return {
-        name: {m: compare_paired(base[m], found[m], seed=plan.seed) for m in TESTED if m in found}
-        for name, found in values.items()
+        name: {m: compare_paired(base[m], measured[m], seed=plan.seed) for m in TESTED_MEASURES if m in measured}
+        for name, measured in values.items()
         if name != plan.baseline
     }
+
+
+def run_evaluation(
+    catalog: Annotated[Path, typer.Option("--input", help="The catalogue's folder.")] = INPUT / "catalog",
+    release: ReleaseOption = INPUT / "release",
+    tower: TowerOption = INPUT / "tower",
+    booster: Annotated[Path | None, typer.Option(help="The re-ranker of the tower, to be measured too.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = CONTAINER / "output",
+    split: Annotated[str, typer.Option(help="Whose queries are searched.")] = "test",
+    zero_shot: Annotated[str, typer.Option(help="Preset, hub name or folder of a sentence encoder to compare with.")] = "",
+    depth: Annotated[int, typer.Option(help="Ranks of every run.")] = DEPTH,
+    baseline: Annotated[str, typer.Option(help="What the others are tested against.")] = KEYWORD,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw nothing.")] = False,
+    seed: SeedOption = 0,
+) -> int:
+    """Compare a tower with untrained systems on the judgments of one split."""
+    plan = Plan(
+        catalog=CatalogFolder.load(catalog),
+        release=release,
+        tower=tower,
+        booster=booster,
+        split=split,
+        zero_shot=zero_shot,
+        depth=depth,
+        baseline=baseline,
+        seed=seed,
+    )
+    evaluation = evaluate_to_folder(plan, output, plots=not no_plots)
+    print(json.dumps({"report": str(output), "tower_id": evaluation.tower_id, "quality": evaluation.quality}))
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -237,41 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 with the reason on stderr.
     """
-    flags = _parser().parse_args(arguments)
-    try:
-        plan = Plan(
-            catalog=CatalogFolder.load(flags.input),
-            release=flags.release,
-            tower=flags.tower,
-            booster=flags.booster,
-            split=flags.split,
-            zero_shot=flags.zero_shot,
-            depth=flags.depth,
-            baseline=flags.baseline,
-            seed=flags.seed,
-        )
-        evaluation = evaluate_to_folder(plan, flags.output, plots=not flags.no_plots)
-    except GavelError as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps({"report": str(flags.output), "tower_id": evaluation.tower_id, "quality": evaluation.quality}))
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--input", type=Path, default=INPUT / "catalog", help="the catalogue's folder (default %(default)s)")
-    parser.add_argument("--release", type=Path, default=INPUT / "release", help="the lots' embeddings (default %(default)s)")
-    parser.add_argument("--tower", type=Path, default=INPUT / "tower", help="the tower's folder (default %(default)s)")
-    parser.add_argument("--booster", type=Path, help="the re-ranker of the tower, to be measured too")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the report (default %(default)s)")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--zero-shot", default="", help="preset, hub name or folder of a sentence encoder to compare with")
-    parser.add_argument("--depth", type=int, default=DEPTH, help="ranks of every run (default %(default)s)")
-    parser.add_argument("--baseline", default=KEYWORD, help="what the others are tested against (default %(default)s)")
-    parser.add_argument("--no-plots", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+    return run_job(run_evaluation, arguments, "evaluate", log_level=None)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The plots of an evaluation, as PNG files on white."""
+"""Plots of an evaluation, as PNG files on white."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,21 +14,21 @@ matplotlib.use("Agg")  # plots go to files: no display is needed
 
 from matplotlib import pyplot as plt
 
-# Okabe and Ito's palette, told apart by the colour-blind too, without its yellow, which is lost on white
+# Okabe and Ito's palette, distinct for the colour-blind, without its yellow, which is too faint on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 DPI = 150
 BARS_SHOWN = ("recall@10", "recall@50", "ndcg@10", "mrr")
-CATEGORIES_SHOWN = 18  # the largest; the others share one grey
+CATEGORIES_SHOWN = 18  # the largest ones; the others share one grey
 OTHER = "#c8c8c8"
-LEAST_POINTS = 5
-PERPLEXITY = 30.0  # neighbours that a point minds (van der Maaten and Hinton 2008)
+MIN_POINTS = 5
+PERPLEXITY = 30.0  # effective neighbours of a point (van der Maaten and Hinton 2008)
 
 
 def plot_metrics(quality: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
-    """Draw a panel a measure, a bar a way of searching, each with its figure.
+    """Draw a panel for each measure with a labelled bar for each system.
 
     Args:
-        quality: name of the way -> measure -> mean over the queries, in [0, 1].
+        quality: system -> measure -> mean over the queries, in [0, 1].
         title: above the plot.
         path: of the PNG.
     """
@@ -44,10 +44,10 @@ def plot_metrics(quality: Mapping[str, Mapping[str, float]], title: str, path: P
 
 
 def plot_recall_by_depth(quality: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
-    """Draw recall over the number of lots that are looked at, a line a way of searching.
+    """Draw recall over depth, one line a system.
 
     Args:
-        quality: name of the way -> measure -> mean; the measures called recall@<depth> are drawn.
+        quality: system -> measure -> mean; the measures called recall@<depth> are drawn.
         title: above the plot.
         path: of the PNG.
     """
@@ -68,7 +68,7 @@ def plot_shares(curves: Mapping[str, Sequence[tuple[float, float]]], chosen: tup
 
     Args:
         curves: kind of fusion -> (share of the keyword list in [0, 1], nDCG@10), by share.
-        chosen: the point to mark.
+        chosen: point to mark.
         title: above the plot.
         path: of the PNG.
     """
@@ -83,10 +83,10 @@ def plot_shares(curves: Mapping[str, Sequence[tuple[float, float]]], chosen: tup
 
 
 def plot_latency(latency: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
-    """Draw how long one search takes: the median as a bar, the 95th and the 99th percentile as marks.
+    """Draw the latency of one search: the median as a bar, the 95th and the 99th percentile as marks.
 
     Args:
-        latency: name of the way -> p50_ms, p95_ms, p99_ms in milliseconds.
+        latency: system -> p50_ms, p95_ms, p99_ms in milliseconds.
         title: above the plot.
         path: of the PNG.
     """
@@ -106,21 +106,21 @@ def plot_latency(latency: Mapping[str, Mapping[str, float]], title: str, path: P
 
 
 def plot_space(vectors: NDArray[np.float32], categories: Sequence[str], title: str, path: Path, *, seed: int = 0) -> bool:
-    """Draw lots as points on a plane, near each other where their vectors are (t-SNE), coloured by category.
+    """Draw items as points on a plane by the similarity of their vectors (t-SNE), coloured by category.
 
     Args:
-        vectors: (N, D) float32 of unit length, draw a sample of a few thousand of a large release.
-        categories: N names; "" for a lot without one. The eighteen most frequent get a colour each.
+        vectors: (N, D) float32 of unit length; of a large release pass a sample of a few thousand.
+        categories: N names; "" for an item without one. The eighteen most frequent get a colour each.
         title: above the plot.
         path: of the PNG.
         seed: of the layout.
 
     Returns:
-        Whether there was something to draw: fewer than 5 lots make no plot.
+        False for fewer than 5 items, which make no plot.
     """
     from sklearn.manifold import TSNE
 
-    if len(vectors) < LEAST_POINTS:
+    if len(vectors) < MIN_POINTS:
         return False
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     layout = TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed, n_jobs=1)
@@ -130,8 +130,8 @@ def plot_space(vectors: NDArray[np.float32], categories: Sequence[str], title: s
     with _figure(path, title, (8.4, 6)) as (axes,):
         size = 9 if len(vectors) > 1_000 else 16
         for place, name in enumerate(shown):
-            mine = points[names == name]
-            axes.scatter(*mine.T, s=size, color=plt.get_cmap("tab20")(_SPREAD[place]), linewidths=0, label=f"{name} ({len(mine)})")
+            own = points[names == name]
+            axes.scatter(*own.T, s=size, color=plt.get_cmap("tab20")(_SPREAD[place]), linewidths=0, label=f"{name} ({len(own)})")
         rest = ~np.isin(names, shown)
         if rest.any():  # last in the legend, and below the others
             axes.scatter(*points[rest].T, s=size, color=OTHER, linewidths=0, label=f"other ({rest.sum()})", zorder=0)
@@ -143,7 +143,7 @@ def plot_space(vectors: NDArray[np.float32], categories: Sequence[str], title: s
 
 
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-_SPREAD = (0, 2, 4, 6, 8, 10, 12, 16, 18, 1, 3, 5, 7, 9, 11, 13, 17, 19)  # of tab20: full colours, then light ones; no grey
+_SPREAD = (0, 2, 4, 6, 8, 10, 12, 16, 18, 1, 3, 5, 7, 9, 11, 13, 17, 19)  # of tab20: full colours first, then light ones; no grey
 
 
 def _colour(place: int) -> str:
@@ -152,7 +152,7 @@ def _colour(place: int) -> str:
 
 @contextmanager
 def _figure(path: Path, title: str, size: tuple[float, float], *, columns: int = 1, sharey: bool = False) -> Iterator[list[Any]]:
-    """Panels to draw in, side by side; written to the path at the end."""
+    """Yield panels side by side and write the figure to the path at the end."""
     figure, panels = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, sharey=sharey)
     try:
         figure.suptitle(title, fontsize=11)

@@ -1,8 +1,8 @@
-"""The report of an evaluation: one folder with Markdown, JSON, plots and the runs themselves.
+"""The report of an evaluation: one folder with Markdown, JSON, plots and runs.
 
-<folder>/report.md, report.json               what people and programs read
+<folder>/report.md, report.json               for people and for programs
 <folder>/{quality,recall,latency,space}.png   the plots
-<folder>/runs/<way>.ndjson.gz                 a line a query: query_id, items best first; `gavel compare` reads them
+<folder>/runs/<system>.ndjson.gz              a line a query: query_id, items best first; `gavel compare` reads them
 """
 
 import gzip
@@ -29,13 +29,13 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class IndexSize:
-    """What the index behind a way of searching costs.
+    """Size and build time of a system's index.
 
     Attributes:
-        lots: in it.
+        lots: items of the index.
         dimensions: length of its vectors.
         build_s: seconds from the vectors to the finished index, on one thread.
-        memory_bytes: graph and keyword index, which a search holds in memory.
+        memory_bytes: graph and keyword index, which are held in memory.
         disk_bytes: all of the index's files.
     """
 
@@ -48,12 +48,12 @@ class IndexSize:
 
 @dataclass(frozen=True)
 class Result:
-    """One way of searching, measured.
+    """The measurements of one system.
 
     Attributes:
         quality: measure -> mean over the queries, in [0, 1].
         latency: of single searches.
-        index: what it searches.
+        index: of the system.
         run: query_id -> item ids, best first.
     """
 
@@ -65,23 +65,23 @@ class Result:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that one evaluation found out.
+    """The results of an evaluation.
 
     Attributes:
         catalog: name of the catalogue.
-        split: whose queries were asked.
-        queries: how many of them have a relevant lot, and so were measured.
+        split: of the queries.
+        queries: number of measured queries, which have a relevant item.
         moment: of the searches, ISO 8601, UTC.
-        tower_id: the tower that was measured.
-        release_id: the release that its lots are from.
-        zero_shot: the sentence encoder that was compared with; empty for none.
+        tower_id: the measured tower.
+        release_id: source of the items.
+        zero_shot: the sentence encoder for comparison; empty for none.
         depth: ranks of every run.
-        baseline: the way that the others are tested against.
-        tuning: how hybrid searches fuse, and what is boosted in BM25.
+        baseline: the system that the others are tested against.
+        tuning: fusion of hybrid searches and boosts of BM25.
         hardware: the machine, in words.
-        seconds: that the evaluation took.
-        results: name of the way -> what was measured.
-        comparisons: name of the way -> measure -> the test against the baseline.
+        seconds: duration of the evaluation.
+        results: system -> measurements.
+        comparisons: system -> measure -> test against the baseline.
     """
 
     catalog: str
@@ -100,7 +100,7 @@ class Evaluation:
     comparisons: Mapping[str, Mapping[str, PairedComparison]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The evaluation as JSON holds it; the runs stand in files of their own."""
+        """Return the evaluation as JSON values, without the runs, which are separate files."""
         values = asdict(self)
         for result in values["results"].values():
             del result["run"]
@@ -108,23 +108,23 @@ class Evaluation:
 
     @property
     def quality(self) -> dict[str, Mapping[str, float]]:
-        """Name of the way -> measure -> mean."""
+        """System -> measure -> mean."""
         return {name: result.quality for name, result in self.results.items()}
 
     @property
     def title(self) -> str:
-        """What was asked of what, in one line."""
+        """Catalogue, queries and items, in one line."""
         lots = next(iter(self.results.values())).index.lots
         return f"{self.catalog}: {self.queries} {self.split} queries over {lots:,} lots"
 
 
 def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) -> Path:
-    """Write the folder of a report; files of an older report in it are replaced.
+    """Write the folder of a report and replace the files of an older one.
 
     Args:
-        evaluation: what was measured.
-        folder: made when it is not there.
-        plots: whether to draw; the space.png that draw_space() put there is linked. Without, older plots go.
+        evaluation: to report.
+        folder: created if it is missing.
+        plots: draw plots and link the space.png of draw_space(); False deletes older plots.
 
     Returns:
         The Markdown file.
@@ -147,7 +147,7 @@ def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) ->
 
 
 def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:
-    """The report as Markdown; plots are linked by their file names."""
+    """Return the report as Markdown; plots are linked by their file names."""
     e = evaluation
     facts = [
         ("tower", f"`{e.tower_id}`"),
@@ -194,13 +194,13 @@ COST_HEADER = ("way of searching", "mean ms", "p50", "p95", "p99", "index build"
 
 
 def quality_rows(evaluation: Evaluation, measures: Iterable[str]) -> list[tuple[str, ...]]:
-    """A row a way of searching, a cell a measure."""
-    chosen = list(measures)
-    return [(name, *(f"{quality[m]:.3f}" for m in chosen)) for name, quality in evaluation.quality.items()]
+    """Return one row a system, one cell a measure."""
+    names = list(measures)
+    return [(name, *(f"{quality[m]:.3f}" for m in names)) for name, quality in evaluation.quality.items()]
 
 
 def comparison_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """A row a test against the baseline, under COMPARISON_HEADER."""
+    """Return one row a test against the baseline, under COMPARISON_HEADER."""
     return [
         (
             name,
@@ -216,7 +216,7 @@ def comparison_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
 
 
 def cost_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """A row a way of searching, under COST_HEADER."""
+    """Return one row a system, under COST_HEADER."""
     return [
         (
             name,
@@ -230,28 +230,28 @@ def cost_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
 
 
 def interval_text(test: PairedComparison) -> str:
-    """The 95 % interval of a difference."""
+    """Format the 95 % interval of a difference."""
     return f"{test.low:+.3f}…{test.high:+.3f}"
 
 
 def p_text(p_value: float) -> str:
-    """A p value, small ones by their bound: with 10,000 resamples the digits below say nothing."""
+    """Format a p value; small ones by a bound, because 10,000 resamples give no further digits."""
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def run_path(folder: Path, name: str) -> Path:
-    """Where a report keeps the run of one way of searching."""
+    """Return the path of one system's run in a report."""
     return folder / RUNS_FOLDER / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}{RUN_SUFFIX}"
 
 
 def save_run(run: Run, path: Path) -> None:
-    """Write a run; equal runs are equal files."""
+    """Write a run; equal runs give equal files."""
     lines = (json.dumps({"query_id": query, "items": list(items)}, ensure_ascii=False) for query, items in run.items())
     replace_file(path, gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
 
 
 def load_run(path: Path) -> dict[str, list[str]]:
-    """Read what save_run() wrote.
+    """Read a run of save_run().
 
     Raises:
         InvalidInput: the file is no run.

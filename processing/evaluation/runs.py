@@ -1,4 +1,4 @@
-"""Runs: what every way of searching answers to the judged queries of a split, how good that is, and how long one search takes."""
+"""Runs of search systems over the judged queries of a split: their results, their quality and their latency."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,24 +13,24 @@ from processing.evaluation.corpus import catalog_moment, open_grades
 from retrieval.contracts.items import query_text
 from retrieval.evaluation.metrics import MEASURES, evaluate
 from retrieval.index.port import Filter
+from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import Encoder, Mode, SearchRequest, SearchService, retrieve
 
-Progress = Callable[[int, int], None]
-SERVED = 50  # ranks that are taken from the service as it answers; deeper ones only lengthen the list
-LATENCY_K = 10  # lots a page: what a buyer's search asks for
-WARM_UP = 5  # searches before the clock starts: they load models and fill caches
-QUERIES_A_BATCH = 64
+SERVED = 50  # ranks that come from the service's own answer; deeper ranks come from the first stage
+LATENCY_K = 10  # items a page, as in a buyer's search
+WARM_UP = 5  # untimed searches that load models and fill caches
+QUERIES_PER_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way of searching.
+class System:
+    """One configuration of the search that is measured.
 
     Attributes:
-        name: as the tables show it.
+        name: for tables.
         service: searches the split's corpus.
         mode: hybrid, semantic or keyword.
-        rerank: whether the re-ranker may order the candidates.
+        rerank: the re-ranker may order the candidates.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long single searches took, one after the other, in milliseconds."""
+    """Latency of single searches, one after another, in milliseconds."""
 
     searches: int
     mean_ms: float
@@ -51,7 +51,7 @@ class Latency:
 
 
 class RememberingEncoder:
-    """A query tower that encodes every text once: the variants of an evaluation ask the same queries."""
+    """A query encoder that encodes every text once, because the systems of an evaluation get the same queries."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -63,30 +63,29 @@ class RememberingEncoder:
         return self._encoder.tower_id
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(N, dimensions) float32 of unit length for N >= 1 texts."""
+        """Return (N, dimensions) float32 of unit length for N >= 1 texts."""
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        for start in range(0, len(new), QUERIES_A_BATCH):
-            batch = new[start : start + QUERIES_A_BATCH]
+        for start in range(0, len(new), QUERIES_PER_BATCH):
+            batch = new[start : start + QUERIES_PER_BATCH]
             self._vectors |= dict(zip(batch, self._encoder.encode(batch), strict=True))
         return np.stack([self._vectors[text] for text in texts])  # (N, D)
 
 
 def search_run(
-    variant: Variant,
+    system: System,
     queries: Mapping[str, str],
     now: datetime,
     *,
     depth: int = SERVED,
     on_query: Callable[[], None] = lambda: None,
 ) -> dict[str, list[str]]:
-    """Ask every query of one variant.
+    """Search every query with one system.
 
-    The first 50 ranks are the service's own answer. Ranks below come from the first stage, asked again for `depth`
-    candidates; what the service has answered is left out of them. Measures that look at 50 ranks or fewer are so those of
-    the search as it is served, whatever the depth.
+    The first 50 ranks are the service's own answer. Deeper ranks come from another search of the first stage for `depth`
+    candidates, without those already answered. So measures of at most 50 ranks describe the search as served, whatever the depth.
 
     Args:
-        variant: the way of searching.
+        system: to search with.
         queries: query_id -> text.
         now: the moment of the searches.
         depth: ranks of every query, >= 1; below 50 it cuts the service's answer.
@@ -96,44 +95,44 @@ def search_run(
         query_id -> at most `depth` item ids, best first.
     """
     run: dict[str, list[str]] = {}
-    live = variant.service.live()
-    live.encoder.encode([query_text(query) for query in queries.values()])  # in batches, for an encoder that remembers
+    live = system.service.live()
+    live.encoder.encode([query_text(query) for query in queries.values()])  # in batches, for an encoder with a cache
     for query_id, query in queries.items():
-        request = SearchRequest(query, min(SERVED, depth), variant.mode, Filter(now=now), variant.rerank)
-        found = dict.fromkeys(result.item_id for result in variant.service.search(request).results)
+        request = SearchRequest(query, min(SERVED, depth), system.mode, Filter(now=now), system.rerank)
+        item_ids = dict.fromkeys(result.item_id for result in system.service.search(request).results)
         if depth > SERVED:
             vector = live.encoder.encode([query_text(query)])[0]  # (D,)
-            found |= dict.fromkeys(candidate.item_id for candidate in retrieve(live.index, request, vector, depth))
-        run[query_id] = list(found)[:depth]
+            item_ids |= dict.fromkeys(candidate.item_id for candidate in retrieve(live.index, request, vector, depth))
+        run[query_id] = list(item_ids)[:depth]
         on_query()
     return run
 
 
 def measure(
-    catalog: CatalogFolder, split: str, variants: Sequence[Variant], progress: Progress | None = None
+    catalog: CatalogFolder, split: str, systems: Sequence[System], progress: Progress | None = None
 ) -> dict[str, dict[str, float]]:
-    """Run every judged query of a split through every variant, at the catalogue's own moment.
+    """Measure systems on every judged query of a split, at the catalogue's own moment.
 
     Args:
-        catalog: its judgments are measured against; lots whose auction has ended do not count as relevant.
+        catalog: source of the judgments; items whose auction has ended do not count as relevant.
         split: val for choices, test for the report.
-        variants: the ways of searching.
-        progress: called with (searches done, searches in all).
+        systems: to measure.
+        progress: called with (searches done, searches).
 
     Returns:
-        variant name -> measure name -> mean over the queries, in [0, 1].
+        system name -> measure name -> mean over the queries, in [0, 1].
     """
     now = catalog_moment(catalog)
     grades, queries = open_grades(catalog, split, now), catalog.qrels(split).queries
-    count = Counter(len(variants) * len(queries), progress)
-    return {v.name: evaluate(grades, search_run(v, queries, now, on_query=count.tick), MEASURES) for v in variants}
+    count = ProgressCounter(len(systems) * len(queries), progress)
+    return {v.name: evaluate(grades, search_run(v, queries, now, on_query=count.tick), MEASURES) for v in systems}
 
 
-def measure_latency(variant: Variant, texts: Sequence[str], now: datetime, on_search: Callable[[], None] = lambda: None) -> Latency:
-    """Time searches one by one, ten lots each, from the text to the ranked lots.
+def measure_latency(system: System, texts: Sequence[str], now: datetime, on_search: Callable[[], None] = lambda: None) -> Latency:
+    """Time searches one by one, ten items each, from the text to the ranked items.
 
     Args:
-        variant: its service must not remember encoded queries.
+        system: its service must not cache encoded queries.
         texts: N >= 1 queries.
         now: the moment of the searches.
         on_search: called after each timed search.
@@ -141,7 +140,7 @@ def measure_latency(variant: Variant, texts: Sequence[str], now: datetime, on_se
 
     def search(text: str) -> float:
         start = time.perf_counter()
-        variant.service.search(SearchRequest(text, LATENCY_K, variant.mode, Filter(now=now), variant.rerank))
+        system.service.search(SearchRequest(text, LATENCY_K, system.mode, Filter(now=now), system.rerank))
         return (time.perf_counter() - start) * 1000
 
     for text in texts[:WARM_UP]:
@@ -154,20 +153,7 @@ def measure_latency(variant: Variant, texts: Sequence[str], now: datetime, on_se
 
 
 def summarise_ms(milliseconds: Iterable[float]) -> Latency:
-    """Mean and percentiles of N >= 1 times, linear between neighbours."""
+    """Return mean and percentiles of N >= 1 times, interpolated linearly."""
     times = np.fromiter(milliseconds, dtype=np.float64)
     p50, p95, p99 = (round(float(value), 3) for value in np.percentile(times, (50, 95, 99)))
     return Latency(len(times), round(float(times.mean()), 3), p50, p95, p99)
-
-
-class Counter:
-    """Counts steps of a known number and reports them."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._total, self._done, self._progress = total, 0, progress
-
-    def tick(self) -> None:
-        """One step more is done."""
-        self._done += 1
-        if self._progress:
-            self._progress(self._done, self._total)

@@ -1,4 +1,4 @@
-"""The baseline that nobody trained: a sentence encoder as it comes, over the same lots, the same index and the same search."""
+"""The untrained baseline: a pretrained sentence encoder over the same items, index and search."""
 
 import hashlib
 import json
@@ -16,26 +16,27 @@ from catalog.folder import CatalogFolder
 from models.towers.config import PRESETS, TextEncoderSpec
 from models.towers.encoders import TextEncoder
 from models.towers.tokenizer import make_tokenizer
-from processing.evaluation.corpus import Published, publish_corpus, split_items
+from processing.evaluation.corpus import PublishedIndex, publish_corpus, split_items
 from retrieval.contracts.documents import IndexedItem, document_of
 from retrieval.contracts.items import item_text
 from retrieval.contracts.tower_card import TOWER_ID_CHARS
 from retrieval.encoders.query_encoder import prepare_tokenizer, tokenize
 from retrieval.index.port import IndexStore
+from retrieval.progress import Progress
 
-MAX_LENGTH = 256  # tokens, what sentence encoders of this size are made for
+MAX_LENGTH = 256  # tokens, as sentence encoders of this size are trained for
 BATCH = 64
-POOLING_FILE = "1_Pooling/config.json"  # sentence-transformers says there how a model pools
+POOLING_FILE = "1_Pooling/config.json"  # where sentence-transformers configures a model's pooling
 CLS_POOLING = "pooling_mode_cls_token"
 
 
 class SentenceEncoder:
-    """A pretrained text encoder that encodes lots and queries alike, with no weight changed.
+    """A pretrained text encoder for items and queries, with unchanged weights.
 
     Attributes:
         model: name of a preset, hub name, or local folder.
         dimensions: length of its vectors.
-        tower_id: stands for it in an index.
+        tower_id: identifies it in an index.
     """
 
     def __init__(self, model: str, max_length: int = MAX_LENGTH) -> None:
@@ -46,18 +47,18 @@ class SentenceEncoder:
             max_length: tokens of a text that are read.
 
         Raises:
-            TowerError: the model is neither a local folder nor to be had from the hub.
+            TowerError: the model is neither a local folder nor available from the hub.
         """
-        known = PRESETS[model].text if model in PRESETS else None
-        spec = known if known and known.model else TextEncoderSpec(model=model, pooling=_pooling(model))
+        preset = PRESETS[model].text if model in PRESETS else None
+        spec = preset if preset and preset.model else TextEncoderSpec(model=model, pooling=_pooling(model))
         self.model = spec.model
         self._tokenizer = make_tokenizer(replace(next(iter(PRESETS.values())), text=spec), ())
         self._encoder = TextEncoder(spec).eval()
         self._max_length = min(max_length, self._encoder.max_positions)
         prepare_tokenizer(self._tokenizer, self._max_length)
         self.dimensions = self._encoder.width
-        known_by = f"zero-shot {self.model}" + ("" if max_length == MAX_LENGTH else f" {max_length}")
-        self.tower_id = hashlib.sha256(known_by.encode()).hexdigest()[:TOWER_ID_CHARS]
+        key = f"zero-shot {self.model}" + ("" if max_length == MAX_LENGTH else f" {max_length}")
+        self.tower_id = hashlib.sha256(key.encode()).hexdigest()[:TOWER_ID_CHARS]
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], on_batch: Callable[[int], None] = lambda done: None) -> NDArray[np.float32]:
@@ -65,13 +66,13 @@ class SentenceEncoder:
 
         Args:
             texts: N cleaned texts.
-            on_batch: called with the number of texts done.
+            on_batch: called with the number of encoded texts.
 
         Returns:
             (N, dimensions) float32 of unit length, in the order of the texts.
         """
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # texts of like length together: less padding
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # texts of like length need less padding
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             ids, mask = tokenize(self._tokenizer, [texts[row] for row in rows], self._max_length)  # (B, L)
@@ -86,21 +87,21 @@ def build_zero_shot_corpus(
     split: str,
     encoder: SentenceEncoder,
     store: IndexStore,
-    progress: Callable[[int, int], None] | None = None,
-) -> Published:
-    """Index the lots of one split by their text as the encoder reads it; photos are not looked at.
+    progress: Progress | None = None,
+) -> PublishedIndex:
+    """Index the items of one split by their text; photos are not used.
 
     Args:
-        catalog: where the lots are from.
+        catalog: source of the items.
         split: whose corpus.
-        encoder: encodes them.
-        store: where the index goes, as the live one.
-        progress: called with (lots encoded, lots).
+        encoder: of the items.
+        store: receives the index as the live one.
+        progress: called with (items encoded, items).
     """
     items = list({item.item_id: item for item in split_items(catalog, split)}.values())
     texts = [item_text(item.title, item.description) for item in items]
     vectors = encoder.encode(texts, lambda done: progress(done, len(items)) if progress else None)  # (N, D)
-    entries = [
+    indexed = [
         IndexedItem(
             item.item_id,
             item.version,
@@ -109,13 +110,13 @@ def build_zero_shot_corpus(
         )
         for item, vector in zip(items, vectors, strict=True)
     ]
-    return publish_corpus(store, encoder.tower_id, encoder.dimensions, entries)
+    return publish_corpus(store, encoder.tower_id, encoder.dimensions, indexed)
 
 
 def _pooling(model: str) -> Literal["cls", "mean"]:
-    """As the model's folder says; the mean, which most sentence encoders take, where it says nothing."""
+    """Return the pooling that the model's folder configures; the default is the mean, as in most sentence encoders."""
     try:
-        said = json.loads((Path(model) / POOLING_FILE).read_text())
+        config = json.loads((Path(model) / POOLING_FILE).read_text())
     except (OSError, ValueError):
         return "mean"
-    return "cls" if isinstance(said, dict) and said.get(CLS_POOLING) else "mean"
+    return "cls" if isinstance(config, dict) and config.get(CLS_POOLING) else "mean"

@@ -1,4 +1,4 @@
-"""What each buyer had done before they saw a list, from the click log that a re-ranker learns from."""
+"""Each buyer's interactions before a result list, from the click log that trains a re-ranker."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -12,12 +12,12 @@ from retrieval.search.service import MAX_INTERACTIONS
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A query as a search gets it: what was typed, and what the buyer had done lately.
+class BuyerQuery:
+    """A query with its buyer's latest interactions.
 
     Attributes:
-        query: what was typed.
-        recent: the buyer's acts before, the latest 200 at most; empty when nothing is known of them.
+        query: as typed.
+        recent: the buyer's latest interactions before it, at most 200; empty for an unknown buyer.
     """
 
     query: str
@@ -25,29 +25,31 @@ class Asked:
 
 
 class BuyerHistories:
-    """The acts of all buyers of a log, in the order of time.
+    """The interactions of all buyers of a log, in order of time.
 
     Args:
-        log: impressions; those that were touched are acts.
+        log: impressions; those with an event type are interactions.
     """
 
     def __init__(self, log: Iterable[Click]) -> None:
-        acts: dict[str, list[Interaction]] = defaultdict(list)
+        interactions: dict[str, list[Interaction]] = defaultdict(list)
         for click in log:
             if click.event_type is not None:
-                acts[click.buyer_id].append(Interaction(click.buyer_id, click.item_id, click.event_type, click.timestamp))
-        self._acts = {buyer: sorted(done, key=lambda act: (act.timestamp, act.item_id)) for buyer, done in acts.items()}
+                interactions[click.buyer_id].append(Interaction(click.buyer_id, click.item_id, click.event_type, click.timestamp))
+        self._by_buyer = {
+            buyer: sorted(events, key=lambda event: (event.timestamp, event.item_id)) for buyer, events in interactions.items()
+        }
 
     def before(self, buyer_id: str, moment: datetime) -> tuple[Interaction, ...]:
-        """The latest 200 acts of a buyer before a moment: what a shop sends with that buyer's search."""
-        acts = self._acts.get(buyer_id, [])
-        end = bisect_left(acts, moment, key=lambda act: act.timestamp)
-        return tuple(acts[max(0, end - MAX_INTERACTIONS) : end])
+        """Return the latest 200 interactions of a buyer before a moment, as a shop sends them with a search."""
+        events = self._by_buyer.get(buyer_id, [])
+        end = bisect_left(events, moment, key=lambda event: event.timestamp)
+        return tuple(events[max(0, end - MAX_INTERACTIONS) : end])
 
-    def questions(self, clicks: Sequence[Click]) -> dict[Asked, list[Click]]:
-        """The impressions of lists whose buyers had done something before, by what they asked."""
-        shown: dict[Asked, list[Click]] = defaultdict(list)
+    def by_query(self, clicks: Sequence[Click]) -> dict[BuyerQuery, list[Click]]:
+        """Return the impressions of buyers with earlier interactions, by query and interactions."""
+        shown: dict[BuyerQuery, list[Click]] = defaultdict(list)
         for click in clicks:
             if recent := self.before(click.buyer_id, click.timestamp):
-                shown[Asked(click.query, recent)].append(click)
+                shown[BuyerQuery(click.query, recent)].append(click)
         return shown

@@ -1,24 +1,33 @@
-"""Trains the re-ranker on what POST /events kept, and puts it in its place if held-out sessions say that it is better.
+"""Train the re-ranker on events of POST /events, and replace the current one if held-out sessions show an improvement.
 
 python -m processing.train_from_events --events EVENTS --tower TOWER --release RELEASE --before OLD --output reranker.ubj
 """
 
-import argparse
 import json
-import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from catalog.event_files import EventFiles, read_events
 from catalog.folder import CatalogFolder
+from processing.command_line import (
+    CONTAINER,
+    BoosterOutputOption,
+    CandidatesOption,
+    DebiasOption,
+    ReleaseOption,
+    SeedOption,
+    TowerOption,
+    run_job,
+)
 from processing.evaluation.corpus import catalog_moment
 from processing.ranking.impressions import (
     Candidates,
@@ -33,17 +42,10 @@ from processing.ranking.impressions import (
     source_of,
 )
 from processing.ranking.labels import judged_gains, position_bias
-from processing.ranking.train_job import (
-    CANDIDATES,
-    EXIT_USAGE,
-    ROOT,
-    Progress,
-    add_places,
-    candidate_features,
-    service_of_release,
-)
-from retrieval.errors import FeatureMismatch, GavelError, InvalidInput, RankerUnavailable
+from processing.ranking.train_job import CANDIDATES, candidate_features, service_of_release
+from retrieval.errors import FeatureMismatch, InvalidInput, RankerUnavailable
 from retrieval.evaluation.significance import PairedComparison, compare_paired
+from retrieval.progress import Progress
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.port import Ranker
 from retrieval.ranker.xgboost_ranker import BoosterRanker, fit_booster
@@ -52,39 +54,39 @@ from retrieval.search.service import SearchService
 Before = Literal["re-ranker", "first stage"]
 Labelled = tuple[NDArray[np.float32], NDArray[np.float32]]  # features (M, F), gains (M,)
 
-LEAST_TOUCHED = 100  # lists on which something was clicked, bid on or bought
-LEAST_HELD_OUT = 5  # queries that tell which order is better: below, chance alone decides
-SOURCE_SHARE = 0.05  # of the lists, the most that one session or one network client may teach
-MAX_GAIN = 0.5  # in nDCG@10: above it the lists are rather made up than so much better understood; simulated buyers bring .16
+MIN_TOUCHED = 100  # lists with a click, bid or purchase
+MIN_HELD_OUT = 5  # queries whose candidates differ in gain: with fewer, chance alone decides
+SOURCE_SHARE = 0.05  # limit of one session's or one network client's share of the lists
+MAX_GAIN = 0.5  # in nDCG@10: more suggests faked lists rather than real improvement; simulated buyers give 0.16
 REJECTS_SUFFIX = ".rejects.ndjson"
 
 
 @dataclass(frozen=True)
 class EventsReport:
-    """What was read, learnt, and found on sessions that were not learnt from.
+    """Data of a training on events, and its comparison on held-out sessions.
 
     Attributes:
-        path: where the booster belongs.
-        saved: whether the new one is there now.
-        reason: why, or why not.
-        before: what the new one was compared with: the re-ranker that was there, else the first stage's order.
-        held_out: nDCG@10 of `before` and of the new one on the held-out sources, their clicks freed of their positions.
-        judged: the same on a catalogue's judgments; None where there are none of lots in the index.
-        position_bias: how fast buyers stop looking, see ranking_labels.position_bias; None: clicks count as they are.
-        events: different ones that were read.
-        duplicates: rows that told one once more.
-        unproven: rows of lots that no search is known to have answered with.
-        rejects: rows that were set aside.
-        rejects_file: with their files, lines and reasons; None when there are none.
-        sessions: different ones.
-        clients: different network clients, where they are known.
-        lists: that were shown.
-        left_out: lists of sessions or clients that told of more than their share; the other counts are without them.
-        touched: lists on which something was clicked, bid on or bought.
-        impressions: lots in the lists.
-        not_found: of them, those that the first stage finds no more.
-        train_queries: queries of a day that trained; one of two days counts twice.
-        val_queries: that chose the number of trees.
+        path: of the booster's file.
+        saved: True if the new booster is stored there.
+        reason: for that.
+        before: the baseline: the current re-ranker, else the first stage's order.
+        held_out: nDCG@10 of `before` and of the new one on the held-out sources, clicks corrected for position bias.
+        judged: the same on a catalogue's judgments; None without judgments of items in the index.
+        position_bias: exponent, see processing.ranking.labels.position_bias; None: clicks are not corrected.
+        events: distinct ones.
+        duplicates: rows that repeat an event.
+        unproven: rows of items that no known search returned.
+        rejects: rejected rows.
+        rejects_file: their files, lines and reasons; None without rejects.
+        sessions: distinct ones.
+        clients: distinct network clients, if known.
+        lists: shown to buyers.
+        left_out: lists above the share of their session or client; the other counts exclude them.
+        touched: lists with a click, bid or purchase.
+        impressions: items in the lists.
+        not_found: impressions of items that the first stage no longer returns.
+        train_queries: queries of a day in training; one of two days counts twice.
+        val_queries: queries that chose the number of trees.
     """
 
     path: Path
@@ -110,7 +112,7 @@ class EventsReport:
     val_queries: int
 
     def to_dict(self) -> dict[str, object]:
-        """The report as JSON can write it."""
+        """Return the report as JSON values."""
         values: dict[str, object] = json.loads(json.dumps(asdict(self), default=str))
         return values
 
@@ -129,34 +131,34 @@ def train_on_events(
     judgments: CatalogFolder | None = None,
     progress: Progress | None = None,
 ) -> EventsReport:
-    """Train LambdaMART on the events of most sources, and compare it with what ranks today on the others.
+    """Train LambdaMART on the events of most sources, and compare it with the current ranking on the others.
 
-    A source is a network client, or a session where no client is known: who makes up lists makes up those that measure, too,
-    but none of theirs trains and measures. A gain that is too good to be true is not believed, and judgments have a veto.
+    A source is a network client, or a session if its client is unknown. Training and measurement never share a source, so that
+    faked lists cannot confirm themselves. A gain that is too good to be true is not accepted, and judgments have a veto.
 
-    The rows are the candidates that the first stage finds today, with the features that serving computes, at the moment when
-    the lists were shown; what nobody was shown is left out. A query may stand in both parts, as buyers ask the same things.
+    The rows are the first stage's current candidates, with the features of serving, at the moment when the lists were shown.
+    Candidates without an impression are left out. A query may be in both parts, because buyers repeat queries.
 
     Args:
-        log: what read_events() returned.
-        service: searches the index whose candidates are to be put in order.
-        path: the booster that is there, and where a better one goes.
-        debias: free clicks of their positions, in training.
-        force: put the new one there whatever the comparisons say.
+        log: result of read_events().
+        service: searches the index of the candidates.
+        path: of the current booster, which a better one replaces.
+        debias: correct clicks for position bias, in training.
+        force: save the new booster whatever the comparisons say.
         candidates: first-stage candidates a query, as in serving.
-        seed: deals the sessions, and of the training.
+        seed: of the split into parts and of the training.
         parameters: of the trees; None takes the defaults.
-        source_share: of the lists, the most that one session or client may teach, above 0 to 1.
-        judgments: a catalogue whose `val` judgments must not be lost on; None asks none.
-        progress: called with (queries done, queries in all).
+        source_share: limit of one session's or client's share of the lists, above 0 to 1.
+        judgments: a catalogue on whose `val` judgments the new booster must not be worse; None for none.
+        progress: called with (queries done, queries).
 
     Raises:
-        InvalidInput: there are too few events; the message says how many are needed.
+        InvalidInput: there are too few events; the message gives the required number.
     """
     if not 0 < source_share <= 1:
         raise InvalidInput(f"the share of one source is {source_share:g}; allowed is above 0 to 1")
-    rejects_file = _set_aside(log, path)
-    _enough_touched(log)
+    rejects_file = _write_rejects(log, path)
+    _count_touched(log)
     all_lists = len({list_of(click) for click in log.clicks})
     log = replace(log, clicks=limit_sources(log.clicks, source_share, seed))
     if not log.clicks:
@@ -164,33 +166,33 @@ def train_on_events(
             _too_few(log, f"{all_lists} lists of too few sessions or clients", f"{1 / source_share:.0f} of each")
             + f"; --source-share above {source_share:g} lets each teach more"
         )
-    touched = _enough_touched(log)
-    fall = position_bias([click for click in log.clicks if part_of(source_of(click), seed) == "train"])
+    touched = _count_touched(log)
+    position_bias_exponent = position_bias([click for click in log.clicks if part_of(source_of(click), seed) == "train"])
     find = partial(candidate_features, service, candidates=candidates)
     queries = find_candidates(by_query_and_day(log.clicks), find, seed, progress)
-    train, val = (ranking_data(queries, part, (fall or 0.0) if debias else 0.0) for part in ("train", "val"))
-    held_out = _held_out(queries, fall or 0.0)
-    _check_enough(log, {"training": (len(train), 1), "validation": (len(val), 1), "held-out": (len(held_out), LEAST_HELD_OUT)})
+    train, val = (ranking_data(queries, part, (position_bias_exponent or 0.0) if debias else 0.0) for part in ("train", "val"))
+    held_out = _held_out_rows(queries, position_bias_exponent or 0.0)
+    _check_enough(log, {"training": (len(train), 1), "validation": (len(val), 1), "held-out": (len(held_out), MIN_HELD_OUT)})
     booster = fit_booster(train, val, seed=seed, parameters=parameters)
-    before, old = _ranks_today(path)
-    compared = compare_paired(_measured(old, held_out), _measured(booster, held_out))
-    rows = _judged(judgments, find) if judgments else {}
-    judged = compare_paired(_measured(old, rows), _measured(booster, rows)) if len(rows) >= LEAST_HELD_OUT else None
-    counts = _counts(log)
+    before, old = _current_ranker(path)
+    compared = compare_paired(_ndcg_by_query(old, held_out), _ndcg_by_query(booster, held_out))
+    rows = _judged_rows(judgments, find) if judgments else {}
+    judged = compare_paired(_ndcg_by_query(old, rows), _ndcg_by_query(booster, rows)) if len(rows) >= MIN_HELD_OUT else None
+    counts = _count_events(log)
     objection = _objection(compared, judged, counts)
     saved = force or not objection
     if saved:
         booster.save(path, service.live().index.tower_id)
-    gained = f"nDCG@10 {compared.base:.3f} of the {before} before, {compared.new:.3f} of the new one"
-    kept = "saved all the same" if force else "what was there stays, --force would replace it"
+    comparison = f"nDCG@10 {compared.base:.3f} of the {before} before, {compared.new:.3f} of the new one"
+    outcome = "saved all the same" if force else "what was there stays, --force would replace it"
     return EventsReport(
         path=path,
         saved=saved,
-        reason=f"{gained}{objection}; {kept}" if objection else gained,
+        reason=f"{comparison}{objection}; {outcome}" if objection else comparison,
         before=before,
         held_out=compared,
         judged=judged,
-        position_bias=fall if debias else None,
+        position_bias=position_bias_exponent if debias else None,
         rejects_file=rejects_file,
         touched=touched,
         not_found=sum(query.not_found for query in queries),
@@ -201,8 +203,8 @@ def train_on_events(
     )
 
 
-def _counts(log: EventFiles) -> dict[str, int]:
-    """What was read, as the report has it."""
+def _count_events(log: EventFiles) -> dict[str, int]:
+    """Return the report's counts."""
     return {
         "events": log.events,
         "duplicates": log.duplicates,
@@ -215,46 +217,46 @@ def _counts(log: EventFiles) -> dict[str, int]:
     }
 
 
-def _enough_touched(log: EventFiles) -> int:
-    """Count the lists with a click, bid or purchase; refuse a log of too few."""
+def _count_touched(log: EventFiles) -> int:
+    """Count the lists with a click, bid or purchase; raise InvalidInput if there are too few."""
     touched = len({list_of(click) for click in log.clicks if click.event_type})
-    if touched < LEAST_TOUCHED:
-        raise InvalidInput(_too_few(log, f"{touched} lists with a click, bid or purchase", f"{LEAST_TOUCHED} such lists"))
+    if touched < MIN_TOUCHED:
+        raise InvalidInput(_too_few(log, f"{touched} lists with a click, bid or purchase", f"{MIN_TOUCHED} such lists"))
     return touched
 
 
 def _check_enough(log: EventFiles, parts: Mapping[str, tuple[int, int]]) -> None:
-    """Refuse a log of which a part has fewer queries than it must: part -> (queries that tell lots apart, the least)."""
-    for name, (count, least) in parts.items():
-        if count < least:
-            raise InvalidInput(_too_few(log, f"{count} queries that tell lots apart in {name} sessions", f"{least} such queries"))
+    """Raise InvalidInput if a part has too few queries: part -> (queries whose candidates differ in gain, minimum)."""
+    for name, (count, minimum) in parts.items():
+        if count < minimum:
+            raise InvalidInput(_too_few(log, f"{count} queries that tell lots apart in {name} sessions", f"{minimum} such queries"))
 
 
-def _held_out(queries: Sequence[ShownQuery], fall: float) -> dict[str, Labelled]:
-    """Number of a query -> what the held-out sessions say; never as clicks fell, for so they praise the order they were shown."""
-    labelled = {str(number): query.labelled("held_out", fall) for number, query in enumerate(queries)}
+def _held_out_rows(queries: Sequence[ShownQuery], position_bias_exponent: float) -> dict[str, Labelled]:
+    """Return number of a query -> its held-out rows; always corrected, because raw clicks favour the order that was shown."""
+    labelled = {str(number): query.labelled("held_out", position_bias_exponent) for number, query in enumerate(queries)}
     return {number: rows for number, rows in labelled.items() if rows is not None}
 
 
-def _judged(catalog: CatalogFolder, find: Candidates) -> dict[str, Labelled]:
-    """Query -> what the val judgments say of its candidates, where they tell them apart; an unjudged one counts as wrong."""
+def _judged_rows(catalog: CatalogFolder, find: Candidates) -> dict[str, Labelled]:
+    """Return query -> its candidates with val judgments, if they differ in grade; an unjudged candidate counts as wrong."""
     labelled = {}
     for query, gains in judged_gains(catalog.qrels("val")).items() if "val" in catalog.splits else ():
-        found, features = find(query, catalog_moment(catalog))
-        labels = np.array([gains.get(item_id, 0.0) for item_id in found], dtype=np.float32)
+        item_ids, features = find(query, catalog_moment(catalog))
+        labels = np.array([gains.get(item_id, 0.0) for item_id in item_ids], dtype=np.float32)
         if len(set(labels.tolist())) > 1:
             labelled[query] = features, labels
     return labelled
 
 
-def _measured(ranker: Ranker | None, held_out: dict[str, Labelled]) -> dict[str, float]:
-    """Number of a query -> nDCG@10; without a re-ranker rows are in their order already."""
-    scores = {n: np.zeros(len(x), dtype=np.float32) if ranker is None else ranker.score(x) for n, (x, _) in held_out.items()}
-    return {number: ndcg(scores[number], gains) for number, (_, gains) in held_out.items()}
+def _ndcg_by_query(ranker: Ranker | None, rows: dict[str, Labelled]) -> dict[str, float]:
+    """Return query -> nDCG@10; without a re-ranker, rows keep their first-stage order."""
+    scores = {n: np.zeros(len(x), dtype=np.float32) if ranker is None else ranker.score(x) for n, (x, _) in rows.items()}
+    return {number: ndcg(scores[number], gains) for number, (_, gains) in rows.items()}
 
 
-def _ranks_today(path: Path) -> tuple[Before, Ranker | None]:
-    """The booster that is there; one that search refuses ranks nothing."""
+def _current_ranker(path: Path) -> tuple[Before, Ranker | None]:
+    """Load the current booster; one that search would refuse counts as none."""
     if not path.is_file():
         return "first stage", None
     try:
@@ -264,21 +266,21 @@ def _ranks_today(path: Path) -> tuple[Before, Ranker | None]:
 
 
 def _objection(compared: PairedComparison, judged: PairedComparison | None, counts: Mapping[str, int]) -> str:
-    """Say why the new booster should not be saved; empty if nothing speaks against it."""
-    told = ""
+    """Return why the new booster should not be saved; empty without an objection."""
+    objection = ""
     if compared.difference <= 0:
-        told = ", no gain"
+        objection = ", no gain"
     elif compared.difference > MAX_GAIN:
-        told = (
+        objection = (
             f", which is more than buyers' lists bring: look whether people stand behind the {counts['lists']} lists of "
             f"{counts['sessions']} sessions and {counts['clients']} clients (`buyer_id` and `client` in the files)"
         )
     if judged and judged.high < 0:
-        told += (
+        objection += (
             f", but {judged.base:.3f} before and {judged.new:.3f} of the new one on {judged.queries} judged queries: what the "
             "lists say is not what the judges say"
         )
-    return told
+    return objection
 
 
 def _too_few(log: EventFiles, have: str, need: str) -> str:
@@ -290,8 +292,8 @@ def _too_few(log: EventFiles, have: str, need: str) -> str:
     )
 
 
-def _set_aside(log: EventFiles, path: Path) -> Path | None:
-    """Write the rejects beside the booster; returns their file."""
+def _write_rejects(log: EventFiles, path: Path) -> Path | None:
+    """Write the rejects beside the booster and return their file."""
     file = path.with_name(f"{path.stem}{REJECTS_SUFFIX}")
     if not log.rejects:
         file.unlink(missing_ok=True)
@@ -301,6 +303,44 @@ def _set_aside(log: EventFiles, path: Path) -> Path | None:
     return file
 
 
+def run_training(
+    events: Annotated[Path, typer.Option(help="A file of events, or a folder of them.")] = CONTAINER / "input/events",
+    before: Annotated[Path, typer.Option(help="The booster to be better than.")] = CONTAINER / "input/ranker/reranker.ubj",
+    tower: TowerOption = CONTAINER / "input/tower",
+    release: ReleaseOption = CONTAINER / "input/release",
+    output: BoosterOutputOption = CONTAINER / "output/reranker.ubj",
+    candidates: CandidatesOption = CANDIDATES,
+    seed: SeedOption = 7,
+    debias: DebiasOption = True,
+    force: Annotated[bool, typer.Option("--force", help="Take the new booster whatever the comparisons say.")] = False,
+    trust_unsigned: Annotated[
+        bool, typer.Option("--trust-unsigned", help="Learn from lists that no search is known to have served, too.")
+    ] = False,
+    source_share: Annotated[float, typer.Option(help="Of the lists, the most that one session teaches.")] = SOURCE_SHARE,
+    catalog: Annotated[Path | None, typer.Option(help="Catalogue whose val judgments the new booster must not lose on.")] = None,
+) -> int:
+    """Train the re-ranker on recorded events; it replaces the current one if held-out sessions show that it is better."""
+    log = read_events([events], trust_unsigned=trust_unsigned)
+    if before.is_file():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(before, output)
+    judgments = CatalogFolder.load(catalog) if catalog else None
+    with service_of_release(tower, release) as service:
+        report = train_on_events(
+            log,
+            service,
+            output,
+            debias=debias,
+            force=force,
+            candidates=candidates,
+            seed=seed,
+            source_share=source_share,
+            judgments=judgments,
+        )
+    print(json.dumps(report.to_dict()))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job from the command line; the report is printed as one line of JSON.
 
@@ -308,37 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, whether the output is the new booster or the one before; 2 when the input or a flag cannot be used, with one line on
         stderr that says why.
     """
-    flags = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        log = read_events([flags.events], trust_unsigned=flags.trust_unsigned)
-        if flags.before.is_file():
-            flags.output.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(flags.before, flags.output)
-        given = {name: getattr(flags, name) for name in ("debias", "force", "candidates", "seed", "source_share")}
-        given["judgments"] = CatalogFolder.load(flags.catalog) if flags.catalog else None
-        with service_of_release(flags.tower, flags.release) as service:
-            report = train_on_events(log, service, flags.output, **given)
-    except GavelError as error:
-        print(f"train_from_events: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    print(json.dumps(report.to_dict()))
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="train_from_events", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--events", type=Path, default=ROOT / "input/events", help="a file of events, or a folder of them")
-    parser.add_argument("--before", type=Path, default=ROOT / "input/ranker/reranker.ubj", help="the booster to be better than")
-    add_places(parser)
-    parser.add_argument("--debias", action=argparse.BooleanOptionalAction, default=True, help="free clicks of their positions")
-    parser.add_argument("--force", action="store_true", help="take the new booster whatever the comparisons say")
-    parser.add_argument(
-        "--trust-unsigned", action="store_true", help="learn from lists that no search is known to have served, too"
-    )
-    parser.add_argument("--source-share", type=float, default=SOURCE_SHARE, help="of the lists, the most that one session teaches")
-    parser.add_argument("--catalog", type=Path, help="catalogue whose val judgments the new booster must not lose on")
-    return parser
+    return run_job(run_training, arguments, "train_from_events")
 
 
 if __name__ == "__main__":

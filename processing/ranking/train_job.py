@@ -1,26 +1,36 @@
-"""Trains the re-ranker, on judgments or on what buyers did with the lots that a search showed them.
+"""Train the re-ranker on judgments or on buyers' interactions with search results.
 
 python -m processing.train_reranker --catalog CATALOG --tower TOWER --release RELEASE --output reranker.ubj
 """
 
-import argparse
 import json
-import logging
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
+import typer
 
 from catalog.folder import CatalogFolder, Click
+from processing.command_line import (
+    CONTAINER,
+    BoosterOutputOption,
+    CandidatesOption,
+    CatalogOption,
+    DebiasOption,
+    ReleaseOption,
+    SeedOption,
+    TowerOption,
+    run_job,
+)
 from processing.evaluation.corpus import catalog_moment
-from processing.ranking.histories import Asked, BuyerHistories
+from processing.ranking.histories import BuyerHistories, BuyerQuery
 from processing.ranking.labels import clicked_gains, judged_gains, position_bias
 from retrieval.buyers.attention import load_buyer_tower
 from retrieval.buyers.vector import buyer_vector, personalise
@@ -28,38 +38,36 @@ from retrieval.contracts.documents import Vector
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
-from retrieval.errors import GavelError, InvalidInput, InvalidQuery
+from retrieval.errors import InvalidInput, InvalidQuery
 from retrieval.index.port import Filter
 from retrieval.ingestion import index_release
+from retrieval.progress import Progress
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.xgboost_ranker import BoosterRanker, Choice, RankingData, fit_booster, fit_few_queries
 from retrieval.search.live_index import ActiveIndex
 from retrieval.search.service import SearchModels, SearchRequest, SearchService, retrieve
 
-Progress = Callable[[int, int], None]
 Labels = Literal["clicks", "judgments"]
-Gains = Mapping[Asked, Mapping[str, float]]  # question -> item_id -> gain >= 0
+Gains = Mapping[BuyerQuery, Mapping[str, float]]  # query -> item_id -> gain >= 0
 SPLITS = ("train", "val")
 KNOWN_BUYERS = {split: f"{split}, known buyers" for split in SPLITS}
 CANDIDATES = 50
-EXIT_USAGE = 2
-ROOT = Path("/opt/ml/processing")  # of a SageMaker processing job
 
 
 @dataclass(frozen=True)
 class RerankerReport:
-    """What the training saw.
+    """Data and result of a training.
 
     Attributes:
         path: the saved booster.
-        labels: what it learnt from.
-        train_queries: queries whose candidates differ in gain, of split train.
-        val_queries: of split val. With clicks they chose the number of trees; with judgments they trained, too.
+        labels: source of the labels.
+        train_queries: queries of split train whose candidates differ in gain.
+        val_queries: the same of split val. With clicks they chose the number of trees; with judgments they trained, too.
         rows: candidates of both.
-        position_bias: how fast buyers stop looking, see ranking_labels.position_bias; None: not known, clicks count as they are.
-        choice: what cross-validation chose; None with clicks.
-        knows_buyers: whether lists of buyers who had done something before trained, too, and earned their place.
+        position_bias: exponent, see processing.ranking.labels.position_bias; None if unknown, clicks are not corrected then.
+        choice: of cross-validation; None with clicks.
+        knows_buyers: lists of buyers with earlier interactions trained, too, because they improved the validation split.
     """
 
     path: Path
@@ -72,11 +80,11 @@ class RerankerReport:
     knows_buyers: bool = False
 
     def to_dict(self) -> dict[str, object]:
-        """The report as JSON can write it."""
-        chosen = asdict(self.choice) if self.choice else {}
+        """Return the report as JSON values."""
+        choice = asdict(self.choice) if self.choice else {}
         return {
             name: value
-            for name, value in (asdict(self) | {"path": str(self.path), "choice": None} | chosen).items()
+            for name, value in (asdict(self) | {"path": str(self.path), "choice": None} | choice).items()
             if value is not None
         }
 
@@ -95,35 +103,35 @@ def train_reranker(
 ) -> RerankerReport:
     """Train LambdaMART on a catalogue's clicks or judgments and save it.
 
-    The rows are the first stage's own candidates, so that training sees what serving will. Of clicks, candidates that no buyer
-    was shown say nothing and are left out; of judgments, candidates that nobody judged count as wrong, as nDCG counts them.
-    Lists of buyers who had done something before are searched for as a shop does that sends `recent_interactions`, so that
-    `buyer_affinity` is filled as in serving; they train where that helps on the validation split. Searches happen at the
-    catalogue's own moment, when the clicks were made, so that a training repeats.
+    The rows are the first stage's own candidates, as in serving. With clicks, candidates without an impression are left out,
+    because nothing is known about them. With judgments, unjudged candidates count as wrong, as in nDCG. Lists of buyers with
+    earlier interactions are searched as by a shop that sends `recent_interactions`, so that `buyer_affinity` is filled as in
+    serving. They train if that helps on the validation split. Searches happen at the catalogue's own moment, that of the clicks,
+    so that a training is reproducible.
 
     Args:
-        catalog: its splits `train` and `val` hold clicks or judgments; `test` is not looked at.
-        service: searches the index that the catalogue's lots are in.
-        path: where the booster goes.
-        labels: what to learn from; None takes clicks where there are any.
-        debias: free clicks of their positions; worth its variance where a log shows the same lots first again and again.
+        catalog: its splits `train` and `val` hold clicks or judgments; `test` is not read.
+        service: searches the index of the catalogue's items.
+        path: of the booster's file.
+        labels: to learn from; None takes clicks if there are any.
+        debias: correct clicks for position bias; worth its variance if a log shows the same items first again and again.
         candidates: first-stage candidates a query, as in serving.
         seed: of the training.
         parameters: of the trees; None takes the defaults.
-        progress: called with (queries done, queries in all).
+        progress: called with (queries done, queries).
 
     Raises:
-        InvalidInput: there are no such labels, or a split has no query whose candidates differ in gain.
+        InvalidInput: the labels are unknown, or a split has no query whose candidates differ in gain.
     """
     if labels not in (None, *get_args(Labels)):
         raise InvalidInput(f"there are no labels {labels!r}; use {' or '.join(get_args(Labels))}")
     clicks = {split: catalog.clicks(split) for split in SPLITS}
     labels = labels or ("clicks" if clicks["train"] else "judgments")
-    fall = position_bias(clicks["train"]) if labels == "clicks" and debias else None
+    position_bias_exponent = position_bias(clicks["train"]) if labels == "clicks" and debias else None
     if labels == "clicks":
-        gains = _clicked(clicks, fall or 0.0)
+        gains = _clicked(clicks, position_bias_exponent or 0.0)
     else:
-        gains = {split: _asked(judged_gains(catalog.qrels(split))) for split in SPLITS}
+        gains = {split: _anonymous(judged_gains(catalog.qrels(split))) for split in SPLITS}
     data = _gather(catalog, service, gains, labels == "judgments", candidates, progress)
     train, val = data["train"], data["val"]
     choice, knows_buyers = None, False
@@ -132,34 +140,36 @@ def train_reranker(
     else:
         booster, choice = fit_few_queries(train + val, seed=seed, parameters=parameters)
     booster.save(path, service.live().index.tower_id)
-    return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, fall, choice, knows_buyers)
+    return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, position_bias_exponent, choice, knows_buyers)
 
 
 def _fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
-    """Fit queries as anybody asks them; lists of known buyers join in if that puts their lots in a better order and no others
-    in a worse one, on the validation split."""
+    """Fit anonymous queries, and lists of known buyers too if nDCG on the validation split improves for them and drops for no
+    others."""
     train, val = data["train"], data["val"]
     booster = fit_booster(train, val, seed=seed, parameters=parameters)
-    known = [data[KNOWN_BUYERS[split]] for split in SPLITS]
-    if not all(map(len, known)):
+    buyers_train, buyers_val = (data[KNOWN_BUYERS[split]] for split in SPLITS)
+    if not buyers_train or not buyers_val:
         return booster, False
-    personal = fit_booster(train + known[0], val + known[1], seed=seed, parameters=parameters)
-    earned = personal.ndcg_at_10(known[1]) > booster.ndcg_at_10(known[1]) and personal.ndcg_at_10(val) >= booster.ndcg_at_10(val)
-    return (personal, True) if earned else (booster, False)
+    personal = fit_booster(train + buyers_train, val + buyers_val, seed=seed, parameters=parameters)
+    better = personal.ndcg_at_10(buyers_val) > booster.ndcg_at_10(buyers_val)
+    return (personal, True) if better and personal.ndcg_at_10(val) >= booster.ndcg_at_10(val) else (booster, False)
 
 
-def _clicked(clicks: Mapping[str, Sequence[Click]], fall: float) -> dict[str, Gains]:
-    """split -> the gains of every query, and of the lists of known buyers; what they had done stands in the whole log."""
+def _clicked(clicks: Mapping[str, Sequence[Click]], position_bias_exponent: float) -> dict[str, Gains]:
+    """Return split -> gains of every query, and of the lists of known buyers; their histories come from the whole log."""
     histories = BuyerHistories(click for shown in clicks.values() for click in shown)
-    gains: dict[str, Gains] = {split: _asked(clicked_gains(shown, fall)) for split, shown in clicks.items()}
+    gains: dict[str, Gains] = {split: _anonymous(clicked_gains(shown, position_bias_exponent)) for split, shown in clicks.items()}
     for split, shown in clicks.items():
-        questions = histories.questions(shown)
-        gains[KNOWN_BUYERS[split]] = {asked: clicked_gains(of, fall)[asked.query] for asked, of in questions.items()}
+        queries = histories.by_query(shown)
+        gains[KNOWN_BUYERS[split]] = {
+            query: clicked_gains(of, position_bias_exponent)[query.query] for query, of in queries.items()
+        }
     return gains
 
 
-def _asked(gains: Mapping[str, Mapping[str, float]]) -> Gains:
-    return {Asked(query): of_query for query, of_query in gains.items()}
+def _anonymous(gains: Mapping[str, Mapping[str, float]]) -> Gains:
+    return {BuyerQuery(query): of_query for query, of_query in gains.items()}
 
 
 def _gather(
@@ -170,17 +180,17 @@ def _gather(
     candidates: int,
     progress: Progress | None,
 ) -> dict[str, RankingData]:
-    """split -> the questions whose candidates differ in gain; one gain for all says nothing about order."""
+    """Return split -> the queries whose candidates differ in gain; equal gains give no order."""
     now, live = catalog_moment(catalog), service.live()
-    encoded = cache(lambda query: live.encoder.encode([query_text(query)])[0])  # lists of one query share its vector
+    encoded = cache(lambda query: live.encoder.encode([query_text(query)])[0])  # lists of the same query share its vector
     total, done, data = sum(map(len, gains.values())), 0, {}
-    for split, gains_by_question in gains.items():
+    for split, by_query in gains.items():
         features, labels = [], []
-        for asked, gains_of_question in gains_by_question.items():
+        for query, of_query in by_query.items():
             done += 1
             if progress:
                 progress(done, total)
-            x, y = _rows(live, asked, encoded(asked.query), gains_of_question, unlabelled, candidates, now)
+            x, y = _rows(live, query, encoded(query.query), of_query, unlabelled, candidates, now)
             if len(set(y.tolist())) > 1:
                 features.append(x)
                 labels.append(y)
@@ -194,88 +204,59 @@ def _gather(
 
 def _rows(
     live: ActiveIndex,
-    asked: Asked,
+    query: BuyerQuery,
     vector: Vector,
     gains: Mapping[str, float],
     unlabelled: bool,
     candidates: int,
     now: datetime,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, F) and gains (N,) of the candidates of one question; those without a label only where they count as wrong."""
-    found, features = _candidates(live, asked, vector, candidates, now)
-    kept = np.array([unlabelled or item_id in gains for item_id in found], dtype=bool)
-    return features[kept], np.array([gains.get(item_id, 0.0) for item_id in found], dtype=np.float32)[kept]
+    """Return features (N, F) and gains (N,) of one query's candidates; unlabelled ones only if they count as wrong."""
+    item_ids, features = _candidates(live, query, vector, candidates, now)
+    labelled = np.array([unlabelled or item_id in gains for item_id in item_ids], dtype=bool)
+    return features[labelled], np.array([gains.get(item_id, 0.0) for item_id in item_ids], dtype=np.float32)[labelled]
 
 
 def candidate_features(
     service: SearchService, query: str, now: datetime, *, candidates: int = CANDIDATES
 ) -> tuple[list[str], np.ndarray]:
-    """What serving hands to the re-ranker for a buyer whom nobody knows: ids (N,) in first-stage order, and features (N, F).
+    """Return the re-ranker's input for an unknown buyer, as in serving: ids (N,) in first-stage order, and features (N, F).
 
     Args:
         service: searches its live index.
         query: as typed.
-        now: the moment of the search, UTC; a lot whose auction had ended by then is not found.
-        candidates: the most that are asked for.
+        now: the moment of the search, UTC; items whose auction has ended by then are not returned.
+        candidates: limit of their number.
     """
     live = service.live()
-    return _candidates(live, Asked(query), live.encoder.encode([query_text(query)])[0], candidates, now)
+    return _candidates(live, BuyerQuery(query), live.encoder.encode([query_text(query)])[0], candidates, now)
 
 
-def _candidates(live: ActiveIndex, asked: Asked, vector: Vector, candidates: int, now: datetime) -> tuple[list[str], np.ndarray]:
-    buyer = _buyer(live, asked)
-    searched = vector if buyer is None else personalise(vector, buyer)
-    found = retrieve(live.index, SearchRequest(asked.query, filters=Filter(now=now)), searched, candidates)
-    return [c.item_id for c in found], feature_matrix(asked.query, vector, found, now, buyer)  # (N, F)
+def _candidates(
+    live: ActiveIndex, query: BuyerQuery, vector: Vector, candidates: int, now: datetime
+) -> tuple[list[str], np.ndarray]:
+    buyer = _buyer(live, query)
+    target = vector if buyer is None else personalise(vector, buyer)
+    retrieved = retrieve(live.index, SearchRequest(query.query, filters=Filter(now=now)), target, candidates)
+    return [c.item_id for c in retrieved], feature_matrix(query.query, vector, retrieved, now, buyer)  # (N, F)
 
 
-def _buyer(live: ActiveIndex, asked: Asked) -> Vector | None:
-    """Where the buyer stood, as a search finds it out; None when nothing is known, or of lots that are all gone."""
-    if not asked.recent:
+def _buyer(live: ActiveIndex, query: BuyerQuery) -> Vector | None:
+    """Return the buyer's vector as a search computes it; None for an unknown buyer, or if all their items are deleted."""
+    if not query.recent:
         return None
     try:
-        return buyer_vector(asked.recent, live.index.fetch, live.buyer_tower).vector
+        return buyer_vector(query.recent, live.index.fetch, live.buyer_tower).vector
     except InvalidQuery:
         return None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job from the command line; the report is printed as one line of JSON.
-
-    Returns:
-        0; 2 when the input or a flag cannot be used, with one line on stderr that says why.
-    """
-    flags = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        report = _run(flags)
-    except GavelError as error:
-        print(f"train_reranker: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    print(json.dumps(report.to_dict()))
-    return 0
-
-
-def _run(flags: argparse.Namespace) -> RerankerReport:
-    catalog = CatalogFolder.load(flags.catalog)
-    with service_of_release(flags.tower, flags.release) as service:
-        return train_reranker(
-            catalog,
-            service,
-            flags.output,
-            labels=flags.labels,
-            debias=flags.debias,
-            candidates=flags.candidates,
-            seed=flags.seed,
-        )
-
-
 @contextmanager
 def service_of_release(tower: Path, release: Path) -> Iterator[SearchService]:
-    """Search over the lots of a release, in an index that lives as long as the block.
+    """Yield a search service over the items of a release, in an index that exists during the block.
 
     Args:
-        tower: folder of the artefact that the release was embedded with.
+        tower: folder of the release's tower.
         release: its folder.
     """
     from retrieval.index.embedded.store import EmbeddedStore
@@ -296,22 +277,31 @@ def service_of_release(tower: Path, release: Path) -> Iterator[SearchService]:
             service.live().index.close()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="train_reranker", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--catalog", type=Path, default=ROOT / "input/catalog", help="the catalogue's folder")
-    add_places(parser)
-    parser.add_argument("--labels", choices=get_args(Labels), help="what to learn from; clicks where there are any")
-    parser.add_argument("--debias", action=argparse.BooleanOptionalAction, default=True, help="free clicks of their positions")
-    return parser
+def run_training(
+    catalog: CatalogOption = CONTAINER / "input/catalog",
+    tower: TowerOption = CONTAINER / "input/tower",
+    release: ReleaseOption = CONTAINER / "input/release",
+    output: BoosterOutputOption = CONTAINER / "output/reranker.ubj",
+    candidates: CandidatesOption = CANDIDATES,
+    seed: SeedOption = 7,
+    labels: Annotated[Labels | None, typer.Option(help="What to learn from; clicks where there are any.")] = None,
+    debias: DebiasOption = True,
+) -> int:
+    """Train the re-ranker on judgments or on buyers' interactions with search results."""
+    source = CatalogFolder.load(catalog)
+    with service_of_release(tower, release) as service:
+        report = train_reranker(source, service, output, labels=labels, debias=debias, candidates=candidates, seed=seed)
+    print(json.dumps(report.to_dict()))
+    return 0
 
 
-def add_places(parser: argparse.ArgumentParser) -> None:
-    """The flags that every training of a re-ranker takes: where tower, release and booster lie in a container, and its seed."""
-    parser.add_argument("--tower", type=Path, default=ROOT / "input/tower", help="the tower artefact")
-    parser.add_argument("--release", type=Path, default=ROOT / "input/release", help="release of that tower with the lots")
-    parser.add_argument("--output", type=Path, default=ROOT / "output/reranker.ubj", help="the booster's file")
-    parser.add_argument("--candidates", type=int, default=CANDIDATES, help="first-stage lots a query (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=7)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job from the command line; the report is printed as one line of JSON.
+
+    Returns:
+        0; 2 when the input or a flag cannot be used, with one line on stderr that says why.
+    """
+    return run_job(run_training, arguments, "train_reranker")
 
 
 if __name__ == "__main__":

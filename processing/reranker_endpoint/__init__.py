@@ -1,1 +1,1 @@
-"""What goes to the re-rank endpoint: the script that its container runs, and the archive that both travel in."""
+"""The re-rank endpoint: the script of its container, and the archive of script and booster."""

@@ -1,8 +1,8 @@
-"""The re-ranker in SageMaker's XGBoost container (script mode): the four functions that the container's server calls.
+"""The re-ranker in SageMaker's XGBoost container (script mode): the four functions that its server calls.
 
-The container has Python 3.10 and no Gavel, so this file stands on the standard library, numpy and xgboost alone. A request
-names its features, and one that names others than the booster was trained on is refused: as its first line in CSV, as
-`features` in JSON. A header would not do: the container's server shows its functions the body and the content type, no more.
+The container has Python 3.10 and no Gavel, so this file imports the standard library, numpy and xgboost only. A request names
+its features: in the first line of CSV, in `features` of JSON. Other features than the booster's are refused. A header would not
+work, because the container's server passes only body and content type to its functions.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-try:  # the container's server gives these errors their own status, and 500 to any other
+try:  # the container's server answers these errors with their status, and any other with 500
     from sagemaker_inference.errors import GenericInferenceToolkitError as ServerError
 except ImportError:
 
     class ServerError(Exception):  # type: ignore[no-redef]
-        """What the container's server knows its own errors by."""
+        """Stand-in for the error type of the container's server."""
 
         def __init__(self, status_code: int, message: str) -> None:
             super().__init__(message)
@@ -33,12 +33,12 @@ BAD_REQUEST, NOT_ACCEPTABLE, UNSUPPORTED = 400, 406, 415
 
 
 class Request(NamedTuple):
-    """What a client asks.
+    """A request to score rows.
 
     Attributes:
         features: names of the columns.
         rows: (N, len(features)) float32, NaN where a value is missing.
-        explain: whether the answer shall say what every feature added.
+        explain: also return the contribution of every feature.
     """
 
     features: list[str]
@@ -47,22 +47,22 @@ class Request(NamedTuple):
 
 
 def model_fn(model_dir: str) -> xgboost.Booster:
-    """Load the booster, unless its features are not what it says they are.
+    """Load the booster and check its features against its attributes.
 
     Args:
-        model_dir: folder that model.tar.gz was unpacked into.
+        model_dir: folder of the unpacked model.tar.gz.
 
     Raises:
-        ValueError: the names of its features are missing, or do not fit their hash or the trees.
+        ValueError: its feature names are missing, or do not match their hash or the trees.
     """
     path = Path(model_dir) / BOOSTER_FILE
-    booster = xgboost.Booster({"nthread": 1})  # 50 rows a request: threads cost more than they give
+    booster = xgboost.Booster({"nthread": 1})  # for 50 rows a request, threads cost more than they save
     booster.load_model(path)
     names = json.loads(booster.attr("features") or "[]")
-    named = hashlib.sha256(",".join(names).encode()).hexdigest()[:12]  # as retrieval/ranker/features.py makes FEATURES_HASH
-    if not names or booster.attr("features_hash") != named or booster.num_features() != len(names):
+    names_hash = hashlib.sha256(",".join(names).encode()).hexdigest()[:12]  # as retrieval/ranker/features.py makes FEATURES_HASH
+    if not names or booster.attr("features_hash") != names_hash or booster.num_features() != len(names):
         raise ValueError(
-            f"{path} names {len(names)} features with hash {named}; its trees have {booster.num_features()} and its own hash "
+            f"{path} names {len(names)} features with hash {names_hash}; its trees have {booster.num_features()} and its own hash "
             f"is {booster.attr('features_hash')}: train it again with `gavel train`, and pack it anew"
         )
     return booster
@@ -77,7 +77,7 @@ def input_fn(body: str | bytes | bytearray, content_type: str) -> Request:
         content_type: text/csv or application/json.
 
     Raises:
-        ServerError: 415 for another content type, 400 for what cannot be read.
+        ServerError: 415 for another content type, 400 for an unreadable body.
     """
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind not in (CSV, JSON):
@@ -98,13 +98,13 @@ def predict_fn(request: Request, booster: xgboost.Booster) -> NDArray[np.float32
     """Score the rows.
 
     Returns:
-        (N,) float32, higher is better. Where it shall be explained (N, 1 + F + 1): the score, what each feature added to it (SHAP
-        values), and what every row has alike.
+        (N,) float32, higher is better. With `explain` (N, 1 + F + 1): the score, the contribution of each feature (SHAP values),
+        and the bias that all rows share.
 
     Raises:
-        ServerError: 400, the request names other features than the booster was trained on, or another order.
+        ServerError: 400, the request has other features than the booster, or another order.
     """
-    trained = json.loads(booster.attr("features"))
+    trained = json.loads(booster.attr("features") or "[]")
     if request.features != trained:
         differing = sorted(set(request.features) ^ set(trained)) or ["their order"]
         raise ServerError(
@@ -121,8 +121,8 @@ def output_fn(scores: NDArray[np.float32], accept: str) -> tuple[str, str]:
     """Write the scores.
 
     Args:
-        scores: (N,) float32, or (N, 1 + F + 1) with what the features added.
-        accept: text/csv, one score a line, what was added behind it; or application/json, `{"scores": [...]}`, with
+        scores: (N,) float32, or (N, 1 + F + 1) with contributions.
+        accept: text/csv, a score a line, followed by its contributions; or application/json, `{"scores": [...]}`, with
             `"contributions": [[...], ...]`.
 
     Returns:
@@ -131,11 +131,11 @@ def output_fn(scores: NDArray[np.float32], accept: str) -> tuple[str, str]:
     Raises:
         ServerError: 406 for anything else.
     """
-    wanted = [kind.partition(";")[0].strip().lower() for kind in (accept or CSV).split(",")]
-    rows = [[f"{value:.9g}" for value in row] for row in scores.reshape(len(scores), -1).tolist()]  # 9 digits bring float32 back
-    if CSV in wanted or "*/*" in wanted:
+    accepted = [kind.partition(";")[0].strip().lower() for kind in (accept or CSV).split(",")]
+    rows = [[f"{value:.9g}" for value in row] for row in scores.reshape(len(scores), -1).tolist()]  # 9 digits restore a float32
+    if CSV in accepted or "*/*" in accepted:
         return "\n".join(",".join(row) for row in rows), CSV
-    if JSON in wanted:
+    if JSON in accepted:
         added = ", ".join(f"[{', '.join(row[1:])}]" for row in rows)
         explained = f', "contributions": [{added}]' if scores.ndim == 2 else ""
         return f'{{"scores": [{", ".join(row[0] for row in rows)}]{explained}}}', JSON
@@ -148,12 +148,12 @@ def _csv(text: str) -> tuple[list[str], list[list[str]], bool]:
 
 
 def _json(text: str) -> tuple[list[str], list[list[Any]], bool]:
-    asked = json.loads(text)
-    return list(asked["features"]), list(asked["rows"]), asked.get("explain", False) is True
+    request = json.loads(text)
+    return list(request["features"]), list(request["rows"]), request.get("explain", False) is True
 
 
 def _number(value: Any) -> float:
-    """A value of a row; what is missing is NaN, and only that."""
+    """Parse a value of a row; only a missing one becomes NaN."""
     if value in ("", None):
         return math.nan
     number = float(value)

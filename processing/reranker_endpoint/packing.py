@@ -1,4 +1,4 @@
-"""Packs a trained re-ranker as SageMaker wants it: model.tar.gz with the booster and its inference script."""
+"""Pack a trained re-ranker for SageMaker: model.tar.gz with the booster and its inference script."""
 
 import gzip
 import io
@@ -9,7 +9,7 @@ from processing.reranker_endpoint import inference
 from retrieval.files import replacing
 from retrieval.ranker.xgboost_ranker import BoosterRanker
 
-SCRIPT = "code/inference.py"  # where the model's environment points (infra/reranker.py)
+SCRIPT = "code/inference.py"  # as in the model's environment (infra/reranker.py)
 
 
 def pack_model(booster: Path, out: Path) -> Path:
@@ -24,7 +24,7 @@ def pack_model(booster: Path, out: Path) -> Path:
 
     Raises:
         RankerUnavailable: the file is missing or no booster.
-        FeatureMismatch: it was trained on other features than the ones that search computes.
+        FeatureMismatch: it was trained on other features than search computes.
     """
     BoosterRanker.load(booster)
     script = Path(inference.__file__)
@@ -37,7 +37,7 @@ def pack_model(booster: Path, out: Path) -> Path:
     ):
         for name, source in ((inference.BOOSTER_FILE, booster), (SCRIPT, script)):
             content = source.read_bytes()
-            entry = tarfile.TarInfo(name)  # of nobody, at no time
+            entry = tarfile.TarInfo(name)  # no owner and no time, so that equal boosters give equal bytes
             entry.size, entry.mode = len(content), 0o644
             archive.addfile(entry, io.BytesIO(content))
     return out

@@ -1,15 +1,14 @@
-"""Mines hard negatives: the wrong lots that the current index ranks highest for each training query.
+"""Mine hard negatives: the wrong items that the current index ranks highest for each training query.
 
 python -m processing.mine_negatives --catalog .gavel/catalogs/synthetic --tower .gavel/towers/<tower_id> \
     --release .gavel/embeddings/<release_id> --output negatives.parquet
 
-What is taken and what is left out: processing/training/mining_rules.py.
+The selection rules are in processing/training/mining_rules.py.
 
-An auction that has ended is a lot like any other here: nothing is shown to a buyer, and a catalogue must not train worse for
-lying a month on the disk. So the index is asked as of 1970, when none had ended.
+Items whose auction has ended are used too, because nothing is shown to a buyer, and a catalogue must not train worse after a month
+on disk. So the index is searched as of 1970, when no auction had ended.
 """
 
-import argparse
 import hashlib
 import json
 import logging
@@ -18,17 +17,21 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
 from models.data.hard_negatives import HardNegatives
+from processing.command_line import CONTAINER, CatalogOption, ReleaseOption, TowerOption, run_job
 from processing.training.mining_rules import (
-    DEEPEST,
+    MAX_DEPTH,
     SPLIT,
     Choice,
     MiningRules,
@@ -40,18 +43,18 @@ from processing.training.mining_rules import (
 from retrieval.contracts.documents import Vector
 from retrieval.contracts.items import EPOCH
 from retrieval.encoders.query_encoder import QueryEncoder
-from retrieval.errors import GavelError, TowerMismatch
+from retrieval.errors import TowerMismatch
 from retrieval.index.port import Candidate, Filter, VectorIndex, cosines
 from retrieval.ingestion import index_release
+from retrieval.progress import Progress
 from retrieval.search.service import Encoder
 
-Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 AS_OF = Filter(now=EPOCH)  # before any auction ended
-QUERIES_A_BATCH = 256
-DEEPER = 5  # times the depth, once, for a query whose first search left too few
-ANSWERS_LOOKED_UP = 64  # of a query none of whose answers was found
+QUERIES_PER_BATCH = 256
+DEPTH_FACTOR = 5  # of one deeper search for a query with too few negatives
+ANSWERS_LOOKED_UP = 64  # limit for a query whose search returned no answer
 READ_BYTES = 1 << 20
 COUNTS = (
     "queries",
@@ -73,19 +76,19 @@ def mine_negatives(
     *,
     progress: Progress | None = None,
 ) -> HardNegatives:
-    """Search the index with every training query and keep the best of its wrong lots.
+    """Search the index with every training query and select the highest wrong items.
 
-    Held in memory: the training pairs, and per_query references a query; found documents only batch by batch.
+    Memory holds the training pairs and per_query references a query; search results only batch by batch.
 
     Args:
-        catalog: pairs, judgments and lots of its split `train`.
-        index: holds the lots of that split, ended ones too; others in it are passed over.
-        encoder: the query tower of the same tower.
-        rules: which lots are taken; the defaults of MiningRules when left out.
-        progress: called with (queries done, queries in all).
+        catalog: source of pairs, judgments and items, of split `train`.
+        index: holds the items of that split, ended ones too; other items in it are ignored.
+        encoder: query encoder of the same tower.
+        rules: of the selection; None takes the defaults.
+        progress: called with (queries done, queries).
 
     Returns:
-        At most rules.per_query lots a query, the highest score first, ties by item_id.
+        At most rules.per_query items a query, highest score first, ties by item_id.
 
     Raises:
         TowerMismatch: index and encoder are of different towers.
@@ -93,16 +96,16 @@ def mine_negatives(
     """
     rules = rules or MiningRules()
     settings, started = mining_settings(catalog, index, encoder, rules), time.monotonic()
-    queries, lots = training_queries(catalog), training_items(catalog)
+    queries, items = training_queries(catalog), training_items(catalog)
     by_query: dict[str, list[str]] = {}
     scores: dict[str, list[float]] = {}
     counts = Counter(dict.fromkeys(COUNTS, 0))
-    known: dict[str, str] = {}  # an id is held once, however many queries it is a negative of
-    for asked, choice in _choices(index, encoder, queries, lots, rules, progress):
+    interned: dict[str, str] = {}  # one string per id, however many queries it is a negative of
+    for query, choice in _choices(index, encoder, queries, items, rules, progress):
         _count(counts, choice, rules)
         if choice is not None and choice.negatives:
-            by_query[asked.text] = [known.setdefault(item_id, item_id) for item_id, _ in choice.negatives]
-            scores[asked.text] = [score for _, score in choice.negatives]
+            by_query[query.text] = [interned.setdefault(item_id, item_id) for item_id, _ in choice.negatives]
+            scores[query.text] = [score for _, score in choice.negatives]
     stats = {**counts, "seconds": round(time.monotonic() - started, 2)}
     logger.info("mined %s", stats)
     return HardNegatives(by_query, scores, settings, stats)
@@ -117,34 +120,34 @@ def mine_or_reuse(
     *,
     progress: Progress | None = None,
 ) -> tuple[HardNegatives, bool]:
-    """Mine into a file, unless it holds what the same tower, rules and catalogue gave before.
+    """Mine into a file, unless it holds the result of the same tower, rules and catalogue.
 
     Args:
         path: the file, see HardNegatives.save().
         catalog, index, encoder, rules, progress: see mine_negatives().
 
     Returns:
-        The negatives, and whether they were there already.
+        The negatives, and True if they were in the file already.
 
     Raises:
-        TowerMismatch, InvalidInput: as mine_negatives() has them.
+        TowerMismatch, InvalidInput: as of mine_negatives().
     """
     rules = rules or MiningRules()
-    wanted, kept = mining_settings(catalog, index, encoder, rules), HardNegatives.settings_of(path)
-    if kept is not None and _outcome(kept) == _outcome(wanted):
+    settings, stored = mining_settings(catalog, index, encoder, rules), HardNegatives.settings_of(path)
+    if stored is not None and _without_index(stored) == _without_index(settings):
         return HardNegatives.load(path), True
     mined = mine_negatives(catalog, index, encoder, rules, progress=progress)
     mined.save(path)
     return mined, False
 
 
-def _outcome(settings: Mapping[str, object]) -> dict[str, object]:
-    """Settings but for the index's name: an index that was built again from the same lots gives the same negatives."""
+def _without_index(settings: Mapping[str, object]) -> dict[str, object]:
+    """Drop the index's name, because a rebuilt index of the same items gives the same negatives."""
     return {name: value for name, value in settings.items() if name != "index"}
 
 
 def mining_settings(catalog: CatalogFolder, index: VectorIndex, encoder: Encoder, rules: MiningRules) -> dict[str, object]:
-    """Everything that decides which negatives come out, as JSON values.
+    """Return all inputs of mining as JSON values.
 
     Raises:
         TowerMismatch: index and encoder are of different towers.
@@ -165,7 +168,7 @@ def mining_settings(catalog: CatalogFolder, index: VectorIndex, encoder: Encoder
 
 
 def training_hash(catalog: CatalogFolder) -> str:
-    """SHA-256, in hex, over what mining reads of a catalogue: the lots, pairs and judgments of its split `train`."""
+    """Return the SHA-256, in hex, of a catalogue's input to mining: items, pairs and judgments of split `train`."""
     digest = hashlib.sha256()
     tables = [catalog.path / TRAINING_FOLDER / f"{table}.parquet" for table in ("pairs", "qrels")]
     for path in (*catalog.item_files(SPLIT), *tables):
@@ -185,40 +188,40 @@ def _count(counts: Counter[str], choice: Choice | None, rules: MiningRules) -> N
     counts["negatives"] += len(choice.negatives)
     counts["queries_with_too_few"] += len(choice.negatives) < rules.per_query
     counts["queries_with_none"] += not choice.negatives
-    for reason, lots in choice.left_out.items():
-        counts[f"left_out_{reason}"] += lots
+    for reason, count in choice.left_out.items():
+        counts[f"left_out_{reason}"] += count
 
 
 def _choices(
     index: VectorIndex,
     encoder: Encoder,
     queries: Sequence[TrainingQuery],
-    lots: AbstractSet[str],
+    items: AbstractSet[str],
     rules: MiningRules,
     progress: Progress | None,
 ) -> Iterator[tuple[TrainingQuery, Choice | None]]:
-    """The choice for each query, in order; a batch is encoded at once and searched by several threads."""
+    """Yield each query with its choice, in order; a batch is encoded at once and searched by several threads."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(queries), QUERIES_A_BATCH):
-            batch = queries[start : start + QUERIES_A_BATCH]
-            vectors = encoder.encode([asked.text for asked in batch])  # (B, D)
-            yield from zip(batch, pool.map(partial(_mine_one, index, lots, rules), batch, vectors), strict=True)
+        for start in range(0, len(queries), QUERIES_PER_BATCH):
+            batch = queries[start : start + QUERIES_PER_BATCH]
+            vectors = encoder.encode([query.text for query in batch])  # (B, D)
+            yield from zip(batch, pool.map(partial(_mine_one, index, items, rules), batch, vectors), strict=True)
             if progress:
                 progress(start + len(batch), len(queries))
 
 
 def _mine_one(
-    index: VectorIndex, lots: AbstractSet[str], rules: MiningRules, asked: TrainingQuery, vector: Vector
+    index: VectorIndex, items: AbstractSet[str], rules: MiningRules, query: TrainingQuery, vector: Vector
 ) -> Choice | None:
-    """The choice for one query; None when no answer of it is in the index, so that nothing tells what is too similar."""
+    """Return the choice for one query; None if the index has none of its answers, because the ceiling is unknown then."""
     hits = _search(index, vector, rules.depth, rules)
-    best = _best_answer(index, vector, hits, asked)
+    best = _best_answer(index, vector, hits, query)
     if best is None:
         return None
-    choice = choose(hits, asked, best, lots, rules)
-    deeper = min(rules.depth * DEEPER, DEEPEST)
-    if len(choice.negatives) < rules.per_query and len(hits) == rules.depth < deeper:
-        choice = choose(_search(index, vector, deeper, rules), asked, best, lots, rules)
+    choice = choose(hits, query, best, items, rules)
+    depth = min(rules.depth * DEPTH_FACTOR, MAX_DEPTH)
+    if len(choice.negatives) < rules.per_query and len(hits) == rules.depth < depth:
+        choice = choose(_search(index, vector, depth, rules), query, best, items, rules)
     return choice
 
 
@@ -226,13 +229,45 @@ def _search(index: VectorIndex, vector: Vector, depth: int, rules: MiningRules) 
     return [(hit.item_id, hit.score) for hit in index.semantic(vector, depth, AS_OF, exact=rules.exact)]
 
 
-def _best_answer(index: VectorIndex, vector: Vector, hits: Sequence[tuple[str, float]], asked: TrainingQuery) -> float | None:
-    """The score of the query's best answer, looked up where the search did not come down to one."""
-    found = next((score for item_id, score in hits if item_id in asked.answers), None)
-    if found is not None:
-        return found
-    stored: list[Candidate] = index.fetch(sorted(asked.answers)[:ANSWERS_LOOKED_UP])
+def _best_answer(index: VectorIndex, vector: Vector, hits: Sequence[tuple[str, float]], query: TrainingQuery) -> float | None:
+    """Return the score of the query's best answer; fetch the answers if the search returned none."""
+    best = next((score for item_id, score in hits if item_id in query.answers), None)
+    if best is not None:
+        return best
+    stored: list[Candidate] = index.fetch(sorted(query.answers)[:ANSWERS_LOOKED_UP])
     return max(cosines(vector, stored), default=None)
+
+
+DEFAULTS = MiningRules()
+
+
+def run_mining(
+    catalog: CatalogOption = CONTAINER / "input/catalog",
+    tower: TowerOption = CONTAINER / "input/tower",
+    release: ReleaseOption = CONTAINER / "input/release",
+    output: Annotated[Path, typer.Option(help="Used again if it fits.")] = CONTAINER / "output/negatives.parquet",
+    per_query: Annotated[int, typer.Option(help="Negatives a query.")] = DEFAULTS.per_query,
+    depth: Annotated[int, typer.Option(help="Lots looked at for each query.")] = DEFAULTS.depth,
+    skip: Annotated[int, typer.Option(help="First ranks that are left out.")] = DEFAULTS.skip,
+    margin: Annotated[float | None, typer.Option(help="Below the best answer's score.")] = DEFAULTS.margin,
+    absolute: Annotated[bool, typer.Option("--absolute", help="The margin is a difference, not a share.")] = False,
+    no_margin: Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots whatever they score.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every lot.")] = False,
+) -> int:
+    """Mine hard negatives: the wrong lots that the index ranks highest for each training query."""
+    from retrieval.index.embedded.store import EmbeddedStore
+
+    rules = MiningRules(per_query, depth, skip, None if no_margin else margin, not absolute, exact)
+    with tempfile.TemporaryDirectory(prefix="gavel-mine-") as scratch:
+        store = EmbeddedStore(Path(scratch))
+        index_release(release, store)
+        encoder, index = QueryEncoder.load(tower), store.live()
+        try:
+            mined, _ = mine_or_reuse(output, CatalogFolder.load(catalog), index, encoder, rules)
+        finally:
+            index.close()
+    print(json.dumps({"settings": mined.settings, "stats": mined.stats, "output": str(output)}))
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -241,47 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 when the input or a flag cannot be used, with one line on stderr that says why.
     """
-    flags = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        margin = None if flags.no_margin else flags.margin
-        rules = MiningRules(flags.per_query, flags.depth, flags.skip, margin, not flags.absolute, flags.exact)
-        mined = _run(flags, rules)
-    except GavelError as error:
-        print(f"mine_negatives: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps({"settings": mined.settings, "stats": mined.stats, "output": str(flags.output)}))
-    return 0
-
-
-def _run(flags: argparse.Namespace, rules: MiningRules) -> HardNegatives:
-    from retrieval.index.embedded.store import EmbeddedStore
-
-    with tempfile.TemporaryDirectory(prefix="gavel-mine-") as scratch:
-        store = EmbeddedStore(Path(scratch))
-        index_release(flags.release, store)
-        encoder, index = QueryEncoder.load(flags.tower), store.live()
-        try:
-            return mine_or_reuse(flags.output, CatalogFolder.load(flags.catalog), index, encoder, rules)[0]
-        finally:
-            index.close()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mine_negatives", description=__doc__.splitlines()[0])
-    root, rules = Path("/opt/ml/processing"), MiningRules()
-    parser.add_argument("--catalog", type=Path, default=root / "input/catalog", help="the catalogue's folder")
-    parser.add_argument("--tower", type=Path, default=root / "input/tower", help="the tower artefact")
-    parser.add_argument("--release", type=Path, default=root / "input/release", help="release of that tower with the lots")
-    parser.add_argument("--output", type=Path, default=root / "output/negatives.parquet", help="used again if it fits")
-    parser.add_argument("--per-query", type=int, default=rules.per_query, help="negatives a query (default %(default)s)")
-    parser.add_argument("--depth", type=int, default=rules.depth, help="lots looked at for each query (default %(default)s)")
-    parser.add_argument("--skip", type=int, default=rules.skip, help="first ranks that are left out (default %(default)s)")
-    parser.add_argument("--margin", type=float, default=rules.margin, help="below the best answer's score (default %(default)s)")
-    parser.add_argument("--absolute", action="store_true", help="the margin is a difference, not a share")
-    parser.add_argument("--no-margin", action="store_true", help="take unjudged lots whatever they score")
-    parser.add_argument("--exact", action="store_true", help="compare with every lot")
-    return parser
+    return run_job(run_mining, arguments, "mine_negatives")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""Rounds of training: learn, look at what the towers confuse, learn from that, as in ANCE (Xiong et al., ICLR 2021).
+"""Train in rounds: each round mines hard negatives with the towers of the one before, as in ANCE (Xiong et al., ICLR 2021).
 
-    round 0     the first stage: in-batch and random negatives. Its index is the baseline, and stays
-    round 1…N   the second stage on negatives that are mined from the index of the round before
-    last        the third stage, from the best round so far, on negatives that are mined from that round's index
+    round 0     the first stage: in-batch and random negatives. Its index is the baseline and is not deleted
+    round 1…N   the second stage, on negatives mined from the index of the round before
+    last        the third stage, from the best round so far, on negatives mined from its index
 
-After each round the lots are embedded and indexed anew, Flat (exact) and HNSW side by side, and the val queries searched in
-both. A round's files stay in a folder of their own, and what is finished is not done again: a run that was cut short goes on
-where it was.
+After each round the items are embedded and indexed again, as Flat (exact) and HNSW, and the val queries are searched in both. Each
+round has its own folder. Finished steps are not repeated: an interrupted run continues where it stopped.
 
-<run>/ledger.json           what is finished
+<run>/ledger.json           finished steps
 <run>/rounds.json           the report
-<run>/<number>/negatives.parquet       what the round was trained on
-<run>/<number>/<split>/embeddings/     its lots' vectors
-<run>/<number>/<split>/index/          its index: one database, hnsw.faiss and flat.faiss
+<run>/<number>/negatives.parquet       the round's hard negatives
+<run>/<number>/<split>/embeddings/     the items' vectors
+<run>/<number>/<split>/index/          one database, hnsw.faiss and flat.faiss
 """
 
 import hashlib
@@ -33,31 +32,31 @@ from models.training.two_towers import train_towers
 from processing.embedding.job import embed
 from processing.training.mining import mine_or_reuse
 from processing.training.mining_rules import MiningRules
-from processing.training.round_index import build, is_built, measure_kinds, open_store
-from processing.training.step_cache import Done, StepCache
+from processing.training.round_index import build, is_built, measure_index_types, open_store
+from processing.training.step_cache import StepCache, StepResult
 from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
+from retrieval.progress import Progress, ignore_progress
 
-Progress = Callable[[int, int], None]
-Steps = Callable[[str], AbstractContextManager[Progress]]  # a step's label -> a context that gives its progress bar
-BASELINE, MINED, FINAL = 0, 1, 2  # numbers of the stages
+StepProgress = Callable[[str], AbstractContextManager[Progress]]  # label of a step -> a context with the step's progress
+BASELINE, MINED, FINAL = 0, 1, 2  # positions in TrainingConfig.stages
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round: a tower, and how good it is.
+    """One round: a tower and its measurements.
 
     Attributes:
         number: 0 is the baseline.
-        stage: name of the stage that it was trained with.
-        tower_id: what came out.
-        started_from: tower_id of the weights that it went on from; empty for the baseline.
+        stage: name of its training stage.
+        tower_id: of the trained tower.
+        started_from: tower_id of the initial weights; empty for the baseline.
         quality: "flat" and "hnsw" -> measure -> mean over the val queries in [0, 1].
-        build_seconds: "flat" and "hnsw" -> how long that index took to build from the stored vectors of the val lots.
-        mining: what mining saw (HardNegatives.stats); empty for the baseline.
-        seconds: step -> how long it took when it ran.
+        build_seconds: "flat" and "hnsw" -> build time of that index from the stored vectors of the val items.
+        mining: HardNegatives.stats; empty for the baseline.
+        seconds: step -> duration when it ran.
     """
 
     number: int
@@ -71,19 +70,19 @@ class Round:
 
     @property
     def score(self) -> float:
-        """What rounds are chosen by, as epochs are: the mean of recall@50 and nDCG@10 of the exact search."""
+        """Selection score of rounds, as of epochs: the mean of recall@50 and nDCG@10 of the exact search."""
         return (self.quality["flat"]["recall@50"] + self.quality["flat"]["ndcg@10"]) / 2
 
 
 @dataclass(frozen=True)
 class RoundsReport:
-    """What came out of a run.
+    """The result of a run.
 
     Attributes:
         folder: of the run.
         tower: folder of the best round's tower.
-        best: number of the best round on val; of equal ones the first.
-        rounds: all of them, in order.
+        best: number of the best round on val; the first of equals.
+        rounds: all rounds, in order.
     """
 
     folder: Path
@@ -92,13 +91,13 @@ class RoundsReport:
     rounds: Sequence[Round]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
+        """Return the report as JSON values."""
         return {
             "folder": str(self.folder),
             "tower": str(self.tower),
             "tower_id": self.tower.name,
             "best": self.best,
-            "rounds": [asdict(made) for made in self.rounds],
+            "rounds": [asdict(done) for done in self.rounds],
         }
 
 
@@ -111,44 +110,44 @@ def train_rounds(
     rounds: int,
     rules: MiningRules | None = None,
     resume: bool = True,
-    steps: Steps = lambda label: nullcontext(lambda done, total: None),
+    steps: StepProgress = lambda label: nullcontext(ignore_progress),
 ) -> RoundsReport:
-    """Train a baseline, N rounds on mined negatives, and a last stage; the best tower by val is the newest in `towers`.
+    """Train a baseline, N rounds on mined negatives, and a last stage; the best tower on val becomes the newest in `towers`.
 
     Args:
         catalog: pairs of train, judgments of train and val.
-        config: two stages or three; the third is left out where there are two. With one, three_rounds() makes the others.
+        config: of two or three stages; with two, the third is omitted. in_stages() splits a single one.
         towers: folder of the artefacts; every round's tower stays there.
-        runs: gets one folder a run, named by catalogue and settings.
-        rounds: how many rounds of mining, >= 1. A run that had fewer is gone on with.
+        runs: receives one folder a run, named by catalogue and settings.
+        rounds: number of rounds with mining, >= 1. A run with fewer is continued.
         rules: of mining.
-        resume: False does everything again.
-        steps: shows progress: given a step's label, a context that yields a function of (done, total).
+        resume: False repeats everything.
+        steps: shows the progress of each step.
 
     Raises:
         InvalidInput: rounds < 1, or the catalogue lacks a val split, or what train_towers() and mining need.
-        TowerError: a pretrained encoder is out of reach.
+        TowerError: a pretrained encoder cannot be loaded.
     """
     if rounds < 1:
         raise InvalidInput(f"there must be 1 round or more, not {rounds}; train without rounds for a baseline alone")
     if "val" not in catalog.splits or not catalog.qrels("val").queries:
         raise InvalidInput(f"{catalog.path} has no judged val queries to compare rounds by; train without rounds")
     run = _Run(catalog, in_stages(config), towers, runs, rules or MiningRules(), resume, steps)
-    made = [run.round(0, BASELINE, None)]
+    done = [run.round(0, BASELINE, None)]
     for number in range(1, rounds + 1):
-        made.append(run.round(number, MINED, made[-1]))
+        done.append(run.round(number, MINED, done[-1]))
     if len(run.config.stages) > FINAL:
-        made.append(run.round(rounds + 1, FINAL, max(made, key=lambda done: done.score)))
-    best = max(made, key=lambda done: done.score)
+        done.append(run.round(rounds + 1, FINAL, max(done, key=lambda one: one.score)))
+    best = max(done, key=lambda one: one.score)
     tower = towers / best.tower_id
-    (tower / CARD_FILE).touch()  # the newest tower is the one that the other commands take
-    report = RoundsReport(run.folder, tower, best.number, made)
+    (tower / CARD_FILE).touch()  # other commands use the newest tower by default
+    report = RoundsReport(run.folder, tower, best.number, done)
     replace_file(run.folder / "rounds.json", json.dumps(report.to_dict(), indent=2) + "\n")
     return report
 
 
 def in_stages(config: TrainingConfig) -> TrainingConfig:
-    """A configuration with stages for mined negatives: its own, or three made from its only one."""
+    """Return a configuration with stages for mined negatives: its own, or its single stage split into three."""
     if len(config.stages) > 1:
         return config
     first = config.stage_epochs(config.stages[0])
@@ -156,7 +155,7 @@ def in_stages(config: TrainingConfig) -> TrainingConfig:
 
 
 class _Run:
-    """The steps of a run, each kept in its ledger under the key of what went into it."""
+    """The steps of a run, each stored in the run's step cache under a key of its input."""
 
     def __init__(
         self,
@@ -166,22 +165,22 @@ class _Run:
         runs: Path,
         rules: MiningRules,
         resume: bool,
-        steps: Steps,
+        steps: StepProgress,
     ) -> None:
         self.config = config
         self._catalog, self._towers, self._rules, self._resume, self._steps = catalog, towers, rules, resume, steps
         self._key = repr((config, rules, data_hash(catalog), version("gavel")))
         self.folder = runs / f"{catalog.name}-{hashlib.sha256(self._key.encode()).hexdigest()[:8]}"
         one_corpus = catalog.item_files("train") == catalog.item_files("val")
-        self._mined_split = "val" if one_corpus else "train"  # whose index is mined
+        self._mined_split = "val" if one_corpus else "train"  # split of the index that is mined
         self._splits = ("val",) if one_corpus else ("val", "train")
         if not resume:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self._ledger = StepCache(self.folder / "ledger.json")
+        self._cache = StepCache(self.folder / "ledger.json")
 
     def round(self, number: int, stage: int, before: Round | None) -> Round:
-        """Mine, train, embed, index and measure; what an earlier run finished is read."""
-        done: dict[str, Done] = {}
+        """Mine, train, embed, index and measure; finished steps of an earlier run are reused."""
+        done: dict[str, StepResult] = {}
         if before is not None:
             done["mine"] = self._mine(number, before)
         done["train"] = self._train(number, stage, before)
@@ -202,17 +201,17 @@ class _Run:
         )
 
     def _step(
-        self, number: int, name: str, made_of: object, run: Callable[[Progress], Any], still_there: Callable[[Any], bool]
-    ) -> Done:
+        self, number: int, name: str, inputs: object, run: Callable[[Progress], Any], is_valid: Callable[[Any], bool]
+    ) -> StepResult:
         label = f"round {number}: {name}"
 
-        def with_bar() -> Any:
+        def run_with_progress() -> Any:
             with self._steps(label) as progress:
                 return run(progress)
 
-        return self._ledger.step(label, repr((self._key, made_of)), with_bar, still_there)
+        return self._cache.step(label, repr((self._key, inputs)), run_with_progress, is_valid)
 
-    def _mine(self, number: int, before: Round) -> Done:
+    def _mine(self, number: int, before: Round) -> StepResult:
         path = self._negatives(number)
 
         def run(progress: Progress) -> dict[str, Any]:
@@ -225,7 +224,7 @@ class _Run:
 
         return self._step(number, "mine", before.tower_id, run, lambda stats: path.is_file())
 
-    def _train(self, number: int, stage: int, before: Round | None) -> Done:
+    def _train(self, number: int, stage: int, before: Round | None) -> StepResult:
         def run(progress: Progress) -> str:
             report = train_towers(
                 self._catalog,
@@ -239,14 +238,14 @@ class _Run:
             )
             return report.tower_id
 
-        made_of = (stage, before and before.tower_id)
+        inputs = (stage, before and before.tower_id)
 
         def finished(tower_id: str) -> bool:
             return (self._towers / tower_id / CARD_FILE).is_file() and not cut_steps(self._towers / tower_id)
 
-        return self._step(number, "train", made_of, run, finished)
+        return self._step(number, "train", inputs, run, finished)
 
-    def _embed(self, number: int, split: str, tower: Path) -> Done:
+    def _embed(self, number: int, split: str, tower: Path) -> StepResult:
         out = self.folder / str(number) / split / "embeddings"
 
         def run(progress: Progress) -> str:
@@ -254,17 +253,17 @@ class _Run:
 
         return self._step(number, f"embed {split}", tower.name, run, lambda release: Path(release, "manifest.json").is_file())
 
-    def _index(self, number: int, split: str, release: Path) -> Done:
+    def _index(self, number: int, split: str, release: Path) -> StepResult:
         folder = self._index_folder(number, split)
         return self._step(
-            number, f"index {split}", release.name, lambda bar: build(release, folder, bar), lambda _: is_built(folder)
+            number, f"index {split}", release.name, lambda progress: build(release, folder, progress), lambda _: is_built(folder)
         )
 
-    def _measure(self, number: int, tower: Path) -> Done:
+    def _measure(self, number: int, tower: Path) -> StepResult:
         folder = self._index_folder(number, "val")
 
         def run(progress: Progress) -> dict[str, dict[str, float]]:
-            return measure_kinds(self._catalog, "val", folder, tower, progress)
+            return measure_index_types(self._catalog, "val", folder, tower, progress)
 
         return self._step(number, "measure", tower.name, run, bool)
 

@@ -1,4 +1,4 @@
-"""Stages of training in a file, so that a schedule of one's own needs no code."""
+"""Read the stages of a training from a file, so that a custom schedule needs no code."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +10,7 @@ from models.config.training import Stage
 from retrieval.errors import InvalidInput
 
 EXAMPLE = "{name: in-batch, epochs: 10, random_negatives: 1}"
-KNOWN = {field.name for field in fields(Stage)}
+FIELDS = {field.name for field in fields(Stage)}
 NUMBERS = {"epochs": int, "hard_negatives": int, "random_negatives": int, "rate": float, "min_weight": float, "margin": float}
 
 LOSSES = get_args(get_type_hints(Stage)["loss"])
@@ -19,24 +19,24 @@ LOSSES = get_args(get_type_hints(Stage)["loss"])
 def read_stages(path: Path) -> tuple[Stage, ...]:
     """Read a YAML or JSON list of stages, each a mapping with fields of Stage.
 
-    How many negatives of each kind a query meets is the mix: B - 1 in-batch ones, random_negatives and hard_negatives more.
+    A query's negatives are B - 1 in-batch ones, random_negatives and hard_negatives.
 
     Raises:
-        InvalidInput: the file cannot be read, or a stage has a field or a value that Stage has not.
+        InvalidInput: the file cannot be read, or a stage has an unknown field or value.
     """
     try:
-        listed = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stages = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidInput(f"{path} is no readable file of stages ({error}); write a list such as [{EXAMPLE}]") from error
-    if not isinstance(listed, list) or not listed:
+    if not isinstance(stages, list) or not stages:
         raise InvalidInput(f"{path} holds no list of stages; write one such as [{EXAMPLE}]")
-    return tuple(_stage(path, number, values) for number, values in enumerate(listed, 1))
+    return tuple(_stage(path, number, values) for number, values in enumerate(stages, 1))
 
 
 def _stage(path: Path, number: int, values: Any) -> Stage:
-    if not isinstance(values, dict) or "name" not in values or not values.keys() <= KNOWN:
+    if not isinstance(values, dict) or "name" not in values or not values.keys() <= FIELDS:
         raise InvalidInput(
-            f"stage {number} of {path} must have a name and no field but {', '.join(sorted(KNOWN))}; it is {values!r}"
+            f"stage {number} of {path} must have a name and no field but {', '.join(sorted(FIELDS))}; it is {values!r}"
         )
     for name, kind in NUMBERS.items():
         value = values.get(name)

@@ -1,4 +1,4 @@
-"""A ledger of finished steps, so that a second run does only what is left to do."""
+"""A cache of finished steps on disk, so that a second run does only the remaining ones."""
 
 import json
 import time
@@ -11,13 +11,13 @@ from retrieval.files import replace_file
 
 
 @dataclass(frozen=True)
-class Done:
-    """A finished step.
+class StepResult:
+    """The result of a step.
 
     Attributes:
-        value: what it made, as JSON holds it.
-        seconds: how long it took when it ran.
-        reused: it ran in an earlier run.
+        value: a JSON value.
+        seconds: duration when it ran.
+        reused: True if it ran in an earlier run.
     """
 
     value: Any
@@ -26,35 +26,35 @@ class Done:
 
 
 class StepCache:
-    """Remembers steps by name and by the key of what went into them."""
+    """Stores the results of steps by name and by a key of their input."""
 
     def __init__(self, path: Path) -> None:
-        """Read the ledger, or start one; an unreadable one counts as empty, for everything in it can be made again."""
+        """Read the cache file. An unreadable file counts as empty, because every step can be repeated."""
         self._path = path
         try:
-            read = json.loads(path.read_bytes())
+            content = json.loads(path.read_bytes())
         except (FileNotFoundError, ValueError):
-            read = {}
-        steps = read.items() if isinstance(read, dict) else ()
-        whole = {"key", "value", "seconds"}
-        self._entries = {name: step for name, step in steps if isinstance(step, dict) and step.keys() >= whole}
+            content = {}
+        steps = content.items() if isinstance(content, dict) else ()
+        fields = {"key", "value", "seconds"}
+        self._entries = {name: step for name, step in steps if isinstance(step, dict) and step.keys() >= fields}
 
-    def step(self, name: str, key: str, run: Callable[[], Any], still_there: Callable[[Any], bool] = lambda value: True) -> Done:
-        """Run a step, unless it has run with the same key and what it made is still there.
+    def step(self, name: str, key: str, run: Callable[[], Any], is_valid: Callable[[Any], bool] = lambda value: True) -> StepResult:
+        """Run a step, unless it has a valid result under the same key.
 
         Args:
             name: of the step.
             key: everything that the step's result depends on.
             run: does the work; returns a JSON value.
-            still_there: whether an earlier value can be used.
+            is_valid: True if an earlier value can be reused.
         """
         entry = self._entries.get(name)
-        if entry and entry["key"] == key and still_there(entry["value"]):
-            return Done(entry["value"], entry["seconds"], reused=True)
+        if entry and entry["key"] == key and is_valid(entry["value"]):
+            return StepResult(entry["value"], entry["seconds"], reused=True)
         start = time.perf_counter()
         value = run()
         seconds = round(time.perf_counter() - start, 1)
         self._entries[name] = {"key": key, "value": value, "seconds": seconds}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self._path, json.dumps(self._entries, indent=2) + "\n")
-        return Done(value, seconds, reused=False)
+        return StepResult(value, seconds, reused=False)

@@ -1,44 +1,126 @@
-"""Trains both towers on a catalogue: a SageMaker Processing job, or a command on any machine, on one process or several.
+"""Train both towers on a catalogue: a SageMaker Processing job, or a command on any machine, on one process or several.
 
 python -m processing.train_towers --input .gavel/catalogs/synthetic --output .gavel/towers
 accelerate launch -m processing.train_towers --input … --output …                    # all GPUs of the machine
 torchrun --nproc-per-node 2 -m processing.train_towers --input … --output …          # two processes, GPUs or not
 """
 
-import argparse
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
 
 from catalog.folder import CatalogFolder
 from models.data.hard_negatives import HardNegatives
 from models.towers.config import PRESETS, TowerConfig
-from models.training.two_towers import ProgressCallback, TrainingConfig, TrainingReport, train_towers
+from models.training.two_towers import TrainingConfig, TrainingReport, train_towers
+from processing.command_line import CONTAINER, SeedOption, run_job
 from processing.training.rounds import in_stages
-from retrieval.errors import GavelError
+from retrieval.progress import Progress
 
-INPUT = Path("/opt/ml/processing/input")
-OUTPUT = Path("/opt/ml/processing/output")
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
-FIELDS = (
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "max_seconds",
-    "micro_batch",
-    "accumulate",
-    "patience",
-    "mixed_precision",
-    "log_q",
-)
+EXIT_INTERRUPTED = 130
+BY_CATALOG = "the catalogue's own by default"
+Precision = Literal["auto", "no", "bf16", "fp16"]
 LOG_SECONDS = 10.0  # between two lines of progress
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Encoders and weights that replace those of a preset; None keeps the preset's.
+
+    Attributes:
+        text_model: hub name or local folder of a pretrained text encoder.
+        train_text: layers of it that are trained: all, none or last-<n>.
+        image_weights: name of torchvision weights, or path of a state dict.
+        random: start every encoder from random weights.
+    """
+
+    text_model: str | None = None
+    train_text: str | None = None
+    image_weights: str | None = None
+    random: bool = False
+
+    def applied_to(self, tower: TowerConfig) -> TowerConfig:
+        """Return the configuration with these weights."""
+        if self.text_model:
+            tower = replace(tower, text=replace(tower.text, model=self.text_model))
+        if self.image_weights:
+            tower = replace(tower, image=replace(tower.image, weights=self.image_weights))
+        if self.train_text:
+            tower = replace(tower, text=replace(tower.text, trainable=self.train_text))
+        return tower.fresh() if self.random else tower
+
+
+def run_training(
+    catalog: Annotated[Path, typer.Option("--input", help="The catalogue's folder.")] = CONTAINER / "input",
+    output: Annotated[Path, typer.Option(help="Folder of the towers.")] = CONTAINER / "output",
+    seed: SeedOption = 7,
+    resume: Annotated[bool, typer.Option(help="Go on with a run that was cut short.")] = True,
+    preset: Annotated[str, typer.Option(help=f"Architecture: {', '.join(PRESETS)}.")] = "compact",
+    text_only: Annotated[bool, typer.Option("--text-only", help="An item tower that does not look at photos.")] = False,
+    text_model: Annotated[str | None, typer.Option(help="Hub name or local folder of a pretrained text encoder.")] = None,
+    train_text: Annotated[
+        str | None, typer.Option(metavar="all|none|last-<n>", help="Which of its layers are trained; all by default.")
+    ] = None,
+    image_weights: Annotated[str | None, typer.Option(help="Name of torchvision weights, or path of a state dict.")] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Start every encoder from random weights; no download.")
+    ] = False,
+    stage: Annotated[int, typer.Option(help="0 in-batch and random negatives, 1 mined ones, 2 weak positives.")] = 0,
+    start_from: Annotated[Path | None, typer.Option(help="Folder of the tower whose weights are gone on from.")] = None,
+    negatives: Annotated[Path | None, typer.Option(help="File that processing.mine_negatives wrote.")] = None,
+    epochs: Annotated[int | None, typer.Option(help=f"Epochs; {BY_CATALOG}.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help=f"Pairs a batch; {BY_CATALOG}.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help=f"Highest learning rate; {BY_CATALOG}.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Shorten the schedule to end after so long.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Encode so many texts at once: large batches in little memory.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients are added up for one step.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Measurements without a better one after which training stops.")] = None,
+    mixed_precision: Annotated[Precision | None, typer.Option(help=f"Number format; {BY_CATALOG}.")] = None,
+    log_q: Annotated[bool | None, typer.Option("--log-q", help="Correct for how often a lot is met.")] = None,
+) -> int:
+    """Train both towers on a catalogue, on one process or several."""
+    schedule = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "max_seconds": max_seconds,
+        "micro_batch": micro_batch,
+        "accumulate": accumulate,
+        "patience": patience,
+        "mixed_precision": mixed_precision,
+        "log_q": log_q,
+    }
+    try:
+        mined = HardNegatives.load(negatives).by_query if negatives else None
+        source = CatalogFolder.load(catalog)
+        config = training_config(
+            source.name,
+            preset=preset,
+            text_only=text_only,
+            seed=seed,
+            three_stages=bool(stage or negatives),
+            weights=Weights(text_model, train_text, image_weights, random_weights),
+            schedule=schedule,
+        )
+        report = train_towers(
+            source, config, output, _log_progress(), stage=stage, start_from=start_from, negatives=mined, resume=resume
+        )
+    except KeyboardInterrupt:
+        print("gavel: interrupted; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if os.environ.get("RANK", "0") == "0":  # a launcher's other processes have the same report
+        print(json.dumps(_summary(report)))
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,52 +132,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0; 2 when the input or a flag cannot be used, with one line on stderr that says why; 130 after Ctrl-C.
     """
-    flags = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
-        negatives = HardNegatives.load(flags.negatives).by_query if flags.negatives else None
-        report = train_towers(
-            CatalogFolder.load(flags.input),
-            training_config(flags),
-            flags.output,
-            _log_progress(),
-            stage=flags.stage,
-            start_from=flags.start_from,
-            negatives=negatives,
-            resume=flags.resume,
-        )
-    except GavelError as error:
-        print(f"gavel: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("gavel: interrupted; run the same command again to go on", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    if os.environ.get("RANK", "0") == "0":  # a launcher's other processes have the same to say
-        print(json.dumps(_summary(report)))
-    return 0
+    return run_job(run_training, arguments, "gavel")
 
 
-def training_config(flags: argparse.Namespace) -> TrainingConfig:
-    """The catalogue's own schedule, with what the flags change; any stage but the first, or negatives, ask for three stages."""
-    name = CatalogFolder.load(flags.input).name
-    config = TrainingConfig.for_catalog(name, preset=flags.preset, use_image=not flags.text_only, seed=flags.seed)
-    given = {field: getattr(flags, field) for field in FIELDS if getattr(flags, field) is not None}
-    config = replace(config, tower=_with_local_weights(config.tower, flags), **given)
-    return in_stages(config) if flags.stage or flags.negatives else config
+def training_config(
+    catalog: str,
+    *,
+    preset: str,
+    text_only: bool,
+    seed: int,
+    three_stages: bool,
+    weights: Weights,
+    schedule: Mapping[str, Any],
+) -> TrainingConfig:
+    """Return the catalogue's own schedule with the given changes.
+
+    Args:
+        catalog: its name.
+        preset: of the towers.
+        text_only: the item tower reads no photos.
+        seed: of the training.
+        three_stages: split the schedule into three stages, as any stage but the first and mined negatives need.
+        weights: what the encoders start from.
+        schedule: fields of TrainingConfig; None keeps the catalogue's own value.
+    """
+    config = TrainingConfig.for_catalog(catalog, preset=preset, use_image=not text_only, seed=seed)
+    changes = {name: value for name, value in schedule.items() if value is not None}
+    config = replace(config, tower=weights.applied_to(config.tower), **changes)
+    return in_stages(config) if three_stages else config
 
 
-def _with_local_weights(tower: TowerConfig, flags: argparse.Namespace) -> TowerConfig:
-    if flags.text_model:
-        tower = replace(tower, text=replace(tower.text, model=flags.text_model))
-    if flags.image_weights:
-        tower = replace(tower, image=replace(tower.image, weights=flags.image_weights))
-    if flags.train_text:
-        tower = replace(tower, text=replace(tower.text, trainable=flags.train_text))
-    return tower.fresh() if flags.random_weights else tower
-
-
-def _log_progress() -> ProgressCallback:
-    """Progress as a line of the log every few seconds."""
+def _log_progress() -> Progress:
+    """Log the progress every ten seconds."""
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
@@ -123,47 +191,6 @@ def _summary(report: TrainingReport) -> dict[str, object]:
         "seconds": round(report.seconds, 1),
         "resumed_at": report.resumed_at,
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="train_towers", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--input", type=Path, default=INPUT, help="the catalogue's folder (default %(default)s)")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the towers (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on with a run that was cut short")
-    _add_architecture(parser.add_argument_group("architecture"))
-    _add_stage(parser.add_argument_group("stage"))
-    _add_schedule(parser.add_argument_group("schedule; the catalogue's own by default"))
-    return parser
-
-
-def _add_architecture(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--preset", choices=list(PRESETS), default="compact")
-    group.add_argument("--text-only", action="store_true", help="an item tower that does not look at photos")
-    group.add_argument("--text-model", help="hub name or local folder of a pretrained text encoder")
-    group.add_argument("--train-text", metavar="all|none|last-<n>", help="which of its layers are trained (default all)")
-    group.add_argument("--image-weights", help="name of torchvision weights, or path of a state dict")
-    group.add_argument("--random-weights", action="store_true", help="start every encoder from random weights; no download")
-
-
-def _add_stage(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--stage", type=int, default=0, help="0 in-batch and random negatives, 1 mined ones, 2 weak positives (default %(default)s)"
-    )
-    group.add_argument("--start-from", type=Path, help="folder of the tower whose weights are gone on from")
-    group.add_argument("--negatives", type=Path, help="file that processing.training.mining wrote")
-
-
-def _add_schedule(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--epochs", type=int)
-    group.add_argument("--batch-size", type=int)
-    group.add_argument("--learning-rate", type=float)
-    group.add_argument("--max-seconds", type=float, help="shorten the schedule to end after so long")
-    group.add_argument("--micro-batch", type=int, help="encode so many texts at once: large batches in little memory")
-    group.add_argument("--accumulate", type=int, help="batches whose gradients are added up for one step")
-    group.add_argument("--patience", type=int, help="measurements without a better one after which training stops")
-    group.add_argument("--mixed-precision", choices=("auto", "no", "bf16", "fp16"))
-    group.add_argument("--log-q", action="store_const", const=True, help="correct for how often a lot is met")
 
 
 if __name__ == "__main__":

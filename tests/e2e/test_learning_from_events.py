@@ -27,7 +27,7 @@ from gavel.workspace.pipeline import _without_ranker
 from gavel.workspace.wiring import search_service
 from models.towers.config import PRESETS
 from processing.ranking.impressions import ndcg
-from processing.ranking.train_from_events import LEAST_TOUCHED, train_on_events
+from processing.ranking.train_from_events import MIN_TOUCHED, train_on_events
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 from retrieval.search.service import SearchRequest
@@ -176,7 +176,7 @@ def test_freed_of_their_positions_clicks_teach_more_of_what_is_wanted_than_as_th
 def test_a_few_events_are_refused_with_the_number_that_is_needed(home: Home, tmp_path: Path) -> None:
     (log,) = home.events.iterdir()
     (tmp_path / "few.ndjson").write_text("".join(log.read_text().splitlines(keepends=True)[:40]))
-    with pytest.raises(InvalidInput, match=f"at least {LEAST_TOUCHED} such lists"):
+    with pytest.raises(InvalidInput, match=f"at least {MIN_TOUCHED} such lists"):
         gavel("train", "reranker", "--from-events", tmp_path / "few.ndjson")
 
 

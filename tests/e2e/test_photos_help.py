@@ -12,6 +12,7 @@ from small_tower import small_config
 from models.artefacts.item_encoder import ItemEncoder
 from models.data.images import Augmentation
 from models.training.two_towers import TrainingConfig, TrainingReport, train_towers
+from processing.command_line import EXIT_USAGE
 from processing.training import towers_job as job
 from retrieval.encoders.photos import read_photo
 from retrieval.encoders.query_encoder import QueryEncoder
@@ -57,7 +58,9 @@ def test_a_lots_vector_does_not_depend_on_its_batch(seeing, tmp_path):
 
 def test_the_job_trains_by_its_flags_and_prints_what_it_made(tmp_path, capsys, monkeypatch):
     write_painted_catalog(tmp_path / "input")
-    monkeypatch.setattr(job, "training_config", lambda flags, make=job.training_config: replace(make(flags), tower=small_config()))
+    monkeypatch.setattr(
+        job, "training_config", lambda name, make=job.training_config, **flags: replace(make(name, **flags), tower=small_config())
+    )
     flags = ["--input", str(tmp_path / "input"), "--output", str(tmp_path / "out"), "--epochs", "1", "--batch-size", "16"]
     assert job.main(flags) == 0
     report = json.loads(capsys.readouterr().out)
@@ -67,5 +70,5 @@ def test_the_job_trains_by_its_flags_and_prints_what_it_made(tmp_path, capsys, m
 
 
 def test_the_job_says_what_is_wrong_and_fails(tmp_path, capsys):
-    assert job.main(["--input", str(tmp_path), "--output", str(tmp_path)]) == job.EXIT_USAGE
+    assert job.main(["--input", str(tmp_path), "--output", str(tmp_path)]) == EXIT_USAGE
     assert "gavel catalog generate" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from retrieval.errors import InvalidInput
 from retrieval.files import crc32_of, replace_file
 from retrieval.index.ann.families import CARD_FILE, INDEX_FILE, VECTORS_FILE, AnnIndex, mapped_vectors
 from retrieval.index.ann.whole_vectors import WholeVectors
+from retrieval.progress import Progress, ignore_progress
 
 ROWS_A_STEP = 10_000  # added between two steps of a progress bar
 SAMPLE_SEED = 7
@@ -34,7 +35,6 @@ FACTORY = {  # np: without the polysemous codes that nothing here reads, and tha
 
 logger = logging.getLogger(__name__)
 _faiss: Any = faiss  # its type stubs know the C++ signatures alone
-Progress = Callable[[int, int], None]
 
 
 def build(
@@ -43,7 +43,7 @@ def build(
     dimensions: int,
     folder: Path,
     *,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = ignore_progress,
 ) -> AnnIndex:
     """Build an index of vectors that come in batches, and open it from its files.
 

@@ -24,6 +24,7 @@ from retrieval.contracts.release import check_part, load_release
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replacing, sha256_of
 from retrieval.index.ann.build import trained
+from retrieval.progress import Progress, ignore_progress
 
 EMBEDDINGS_FILE = "product_embeddings.npy"
 IDS_FILE = "product_ids.npy"
@@ -31,8 +32,6 @@ ROWS_FILE = "product_id_to_index.json"
 INDEX_FILE = "product_index.faiss"
 EXPORT_FILE = "export.json"
 BLOCK_ROWS = 10_000  # vectors between two steps of the progress bar
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ def export_release(
     folder: Path,
     spec: IndexSpec,
     *,
-    on_read: Progress = lambda done, total: None,
-    on_built: Progress = lambda done, total: None,
+    on_read: Progress = ignore_progress,
+    on_built: Progress = ignore_progress,
 ) -> Export:
     """Write a release as plain files. All of its vectors are held in memory, twice while the index is built.
 

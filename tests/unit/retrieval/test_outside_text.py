@@ -21,7 +21,7 @@ from catalog.event_tables import read_event_table
 from gavel.workspace.console import console
 from gavel.workspace.entry import run_command
 from lambdas.query_api.app import create_app
-from processing.embedding.input import survey
+from processing.embedding.input import scan_inputs
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import ALIASES, Item, Reject
@@ -77,7 +77,7 @@ def test_a_file_whose_name_is_no_utf8_is_read_in_every_format_and_its_rejects_na
     for suffix, text in texts.items():
         (tmp_path / os.fsdecode(f"lots-\xe9.{suffix}".encode("latin-1"))).write_bytes(text)
     files = sorted(tmp_path.iterdir())
-    assert len(survey(files)[0]) == 64
+    assert len(scan_inputs(files)[0]) == 64
     for file in files:
         item, reject = read_items(file)
         assert item == Item("1", "Vase")

@@ -148,9 +148,9 @@ def test_why_a_lot_has_no_photo_is_counted_and_told(folder, tower, tmp_path, cap
     images = ["no.jpg", "http://h/x", "bomb.png", "anim.gif", "pipe.png", "../secret.png", "link.png", str(tmp_path / "secret.png")]
     write(folder, [{"id": "0", "title": "a"}, *({"id": image, "title": "b", "image": image} for image in images)])
     manifest, release = run(folder, tower, tmp_path / "out")
-    receipt = json.loads((release / "part-00000.receipt").read_text())
+    record = json.loads((release / "part-00000.receipt").read_text())
     counts = {"not_listed": 1, "unreadable": 2, "other_scheme": 1, "too_large": 1, "format": 1, "outside": 3}
-    assert receipt["photos"] == counts
+    assert record["photos"] == counts
     assert (manifest.items_embedded, manifest.items_without_image) == (9, 9)
     assert "8 lots are embedded from their text alone" in caplog.text
     assert "3 outside the folder of their file (--photos opens another)" in caplog.text
@@ -275,7 +275,7 @@ def test_a_part_is_made_again_when_anything_it_comes_from_has_changed(folder, to
     photo(folder / "red.png")
     write(folder, lots(3, image="red.png"))
     _, release = run(folder, tower, tmp_path / "out")
-    part, receipt = release / "part-00000.ndjson.gz", release / "part-00000.receipt"
+    part, record = release / "part-00000.ndjson.gz", release / "part-00000.receipt"
     match change:
         case "input":
             write(folder, lots(3, price=5, image="red.png"))
@@ -286,7 +286,7 @@ def test_a_part_is_made_again_when_anything_it_comes_from_has_changed(folder, to
         case "damage":
             part.write_bytes(part.read_bytes()[:-9])
         case "receipt":
-            receipt.write_text("{")
+            record.write_text("{")
     encoded = count_encoded(monkeypatch)
     manifest, _ = run(folder, tower, tmp_path / "out")
     assert sum(encoded) == 3

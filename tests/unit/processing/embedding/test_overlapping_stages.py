@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processing.embedding.prefetch import Stopwatch, ahead
+from processing.embedding.prefetch import Stopwatch, prefetch
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 4))
 def test_items_made_ahead_come_out_whole_and_in_order(items, depth):
-    assert list(ahead(items, depth)) == items
+    assert list(prefetch(items, depth)) == items
 
 
 def test_the_next_item_is_made_while_this_one_is_used():
@@ -24,7 +24,7 @@ def test_the_next_item_is_made_while_this_one_is_used():
             made.append(number)
             yield number
 
-    with closing(ahead(source(), 1)) as stream:
+    with closing(prefetch(source(), 1)) as stream:
         assert next(stream) == 0
         deadline = time.monotonic() + 10
         while len(made) < 2 and time.monotonic() < deadline:
@@ -37,7 +37,7 @@ def test_an_error_of_the_source_is_raised_where_its_items_are_used():
         yield 1
         raise ValueError("the second is broken")
 
-    stream = ahead(source(), 2)
+    stream = prefetch(source(), 2)
     assert next(stream) == 1
     with pytest.raises(ValueError, match="the second is broken"):
         next(stream)
@@ -53,7 +53,7 @@ def test_a_source_that_nobody_wants_any_more_is_closed_in_its_own_thread():
         finally:
             closed.append(threading.get_ident())
 
-    stream = ahead(source(), 1)
+    stream = prefetch(source(), 1)
     thread = next(stream)
     stream.close()
     assert closed == [thread]

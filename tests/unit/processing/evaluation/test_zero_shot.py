@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from judged_lots import write_judged_catalog
 
-from processing.evaluation.runs import Variant, measure
+from processing.evaluation.runs import System, measure
 from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus
 from retrieval.errors import TowerError
 from retrieval.index.embedded.store import EmbeddedStore
@@ -36,9 +36,9 @@ def test_it_searches_the_same_lots_through_the_same_index(encoder: SentenceEncod
     store = EmbeddedStore(tmp_path / "index")
     seen: list[int] = []
     published = build_zero_shot_corpus(catalog, "test", encoder, store, lambda done, total: seen.append(done))
-    assert (published.lots, published.dimensions, seen[-1]) == (10, 384, 10)
+    assert (published.items, published.dimensions, seen[-1]) == (10, 384, 10)
     service = SearchService(store, SearchModels(lambda tower_id: encoder))
-    quality = measure(catalog, "test", [Variant("zero-shot", service, "semantic"), Variant("both", service, "hybrid")])
+    quality = measure(catalog, "test", [System("zero-shot", service, "semantic"), System("both", service, "hybrid")])
     assert quality["zero-shot"]["recall@10"] == quality["both"]["recall@10"] == 1.0
     assert quality["zero-shot"]["ndcg@10"] > 0.8
 

@@ -12,7 +12,7 @@ from lots import WordEncoder, lot, publish
 from catalog.folder import CatalogFolder, Click, SplitData, write_catalog, write_items
 from processing.evaluation.corpus import catalog_moment
 from processing.ranking import train_job as job
-from processing.ranking.histories import Asked, BuyerHistories
+from processing.ranking.histories import BuyerHistories, BuyerQuery
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import Item
 from retrieval.index.embedded.store import EmbeddedStore
@@ -53,8 +53,8 @@ def test_lists_of_buyers_who_had_done_something_are_questions_of_their_own() -> 
     first = [click("vase", "a", "view"), click("vase", "b")]
     strangers = [replace(shown, buyer_id=f"stranger-{n}") for n in range(3) for shown in first]
     again = [click("watch", "c", "view", at=NOW + HOUR)]
-    questions = BuyerHistories([*first, *again]).questions([*first, *strangers, *again])
-    assert questions == {Asked("watch", (Interaction("ann", "a", "view", NOW),)): again}
+    queries = BuyerHistories([*first, *again]).by_query([*first, *strangers, *again])
+    assert queries == {BuyerQuery("watch", (Interaction("ann", "a", "view", NOW),)): again}
 
 
 class Watching:

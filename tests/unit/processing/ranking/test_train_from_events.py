@@ -19,11 +19,11 @@ from trained_booster import trained_booster
 
 from catalog.event_files import EventFiles
 from catalog.folder import CatalogFolder, Click, Qrels, SplitData, write_catalog, write_items
+from processing.command_line import EXIT_USAGE
 from processing.ranking import train_from_events
 from processing.ranking import train_job as train_reranker
 from processing.ranking.impressions import PARTS, by_query_and_day, ndcg, part_of, source_of
-from processing.ranking.train_from_events import LEAST_HELD_OUT, LEAST_TOUCHED, MAX_GAIN, SOURCE_SHARE, train_on_events
-from processing.ranking.train_job import EXIT_USAGE
+from processing.ranking.train_from_events import MAX_GAIN, MIN_HELD_OUT, MIN_TOUCHED, SOURCE_SHARE, train_on_events
 from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
@@ -191,8 +191,8 @@ def test_a_booster_that_search_refuses_is_compared_as_if_it_were_not_there(store
 @pytest.mark.parametrize(
     ("few", "words"),
     [
-        (log(2, WORDS[:3]), f"hold 6 lists with a click, bid or purchase; at least {LEAST_TOUCHED} such lists"),
-        (log(200, WORDS[:1]), f"1 queries that tell lots apart in held-out sessions; at least {LEAST_HELD_OUT} such"),
+        (log(2, WORDS[:3]), f"hold 6 lists with a click, bid or purchase; at least {MIN_TOUCHED} such lists"),
+        (log(200, WORDS[:1]), f"1 queries that tell lots apart in held-out sessions; at least {MIN_HELD_OUT} such"),
     ],
 )
 def test_too_few_events_are_refused_with_how_many_are_needed(

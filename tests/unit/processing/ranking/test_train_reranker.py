@@ -10,6 +10,7 @@ from judged_lots import write_release
 from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 
 from catalog.folder import CatalogFolder, Click, Qrels, SplitData, write_catalog, write_items
+from processing.command_line import EXIT_USAGE
 from processing.ranking import train_job as job
 from processing.ranking.train_job import Labels, train_reranker
 from retrieval.contracts.items import Item
@@ -133,5 +134,5 @@ def test_the_job_indexes_a_release_trains_and_reports_in_one_line(
     assert (report["labels"], report["train_queries"], report["path"]) == ("judgments", 8, str(tmp_path / "out" / "reranker.ubj"))
     assert {"max_depth", "rounds", "ndcg_at_10"} <= set(report)
     BoosterRanker.load(tmp_path / "out" / "reranker.ubj")
-    assert job.main([*flags, "--labels", "clicks"]) == job.EXIT_USAGE
+    assert job.main([*flags, "--labels", "clicks"]) == EXIT_USAGE
     assert "no clicks or judgments" in capsys.readouterr().err

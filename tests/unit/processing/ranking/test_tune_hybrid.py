@@ -9,7 +9,16 @@ from lots import WordEncoder
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, write_catalog
 from processing.evaluation.plots import plot_shares
-from processing.ranking.tune_hybrid import AIMS, BOOSTS, JudgedLists, Lists, choose, fusions, judged_lists, ndcg_by_share
+from processing.ranking.tune_hybrid import (
+    BOOSTS,
+    SELECTION_METRICS,
+    JudgedLists,
+    Lists,
+    choose,
+    fusions,
+    ndcg_by_share,
+    search_lists,
+)
 from retrieval.errors import InvalidInput
 from retrieval.index.fusion import FUSION_KINDS, Fusion, Scored
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
@@ -38,7 +47,7 @@ def test_the_better_list_gets_more_weight(good: str) -> None:
 
 def test_one_query_is_no_reason_to_leave_what_stands() -> None:
     choice = choose(lists("semantic", 1), boosts=False)
-    assert choice.best.aim > choice.base.aim
+    assert choice.best.score > choice.base.score
     assert choice.chosen.tuning == Tuning()
 
 
@@ -53,7 +62,7 @@ def test_what_is_best_by_chance_alone_is_not_chosen() -> None:
     grades = {f"q{n}": {"right": 3} for n in range(60)}
     semantic, keyword = ({query: anywhere() for query in grades} for _ in range(2))
     choice = choose(JudgedLists(grades, semantic, lambda boosts: keyword, depth=10), boosts=False)
-    assert choice.best.aim > choice.base.aim
+    assert choice.best.score > choice.base.score
     assert choice.chosen.tuning == Tuning()
 
 
@@ -91,7 +100,7 @@ def test_some_of_the_queries_can_choose_alone() -> None:
 
 def test_lists_are_searched_as_they_are_served(tmp_path: Path) -> None:
     catalog, release = write_judged_catalog(tmp_path / "catalog"), write_release(tmp_path / "release")
-    found = judged_lists(catalog, "test", release, WordEncoder(), tmp_path / "index")
+    found = search_lists(catalog, "test", release, WordEncoder(), tmp_path / "index")
     assert sorted(found.grades) == ["q1", "q2", "q3"]
     keyword = found.keyword(FieldBoosts())
     assert [item for item, _ in keyword["q1"]][:2] == ["lot-0", "lot-2"]
@@ -99,7 +108,7 @@ def test_lists_are_searched_as_they_are_served(tmp_path: Path) -> None:
     assert "gone" not in {item for item, _ in (*keyword["q1"], *found.semantic["q1"])}
     assert found.keyword(FieldBoosts(category=1))["q2"][0][1] > keyword["q2"][0][1]
     measured = found.values(Tuning(Fusion("min_max")))
-    assert {name: sorted(values) for name, values in measured.items()} == {name: ["q1", "q2", "q3"] for name in AIMS}
+    assert {name: sorted(values) for name, values in measured.items()} == {name: ["q1", "q2", "q3"] for name in SELECTION_METRICS}
 
 
 def test_a_split_without_judged_lots_is_refused(tmp_path: Path) -> None:
@@ -108,7 +117,7 @@ def test_a_split_without_judged_lots_is_refused(tmp_path: Path) -> None:
     write_catalog(folder, name="tiny", seed=0, splits=empty, example_queries=[])
     catalog, release = CatalogFolder(folder), write_release(tmp_path / "release")
     with pytest.raises(InvalidInput, match="grade 2 or 3"):
-        judged_lists(catalog, "test", release, WordEncoder(), tmp_path / "index")
+        search_lists(catalog, "test", release, WordEncoder(), tmp_path / "index")
 
 
 def test_the_plot_has_a_line_for_every_kind(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from small_tower import save_small_item_tower
 
 from models.training.buyers import BuyerTrainingConfig
 from processing.training import buyers as job
-from processing.training.buyers import EventLog, logged_events, time_cut, train_on_release
+from processing.training.buyers import EventLog, logged_events, split_time, train_on_release
 from retrieval.buyers.attention import Attention, load_buyer_tower
 from retrieval.buyers.vector import WeightedAverage, buyer_vector
 from retrieval.contracts.events import Interaction
@@ -54,7 +54,7 @@ def tower(tmp_path: Path) -> Path:
 @pytest.fixture
 def lots(tower: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     lots = stored_lots(TowerCard.load(tower).dimensions)
-    monkeypatch.setattr(job, "read_lots", lambda release, card, named, seed: (list(lots), np.stack(list(lots.values()))))
+    monkeypatch.setattr(job, "read_items", lambda release, card, named, seed: (list(lots), np.stack(list(lots.values()))))
     return lots
 
 
@@ -90,7 +90,7 @@ def test_too_few_buyers_who_came_back_are_refused_with_numbers(tower: Path, lots
 
 def test_time_is_cut_at_the_midnight_before_the_latest_fifth() -> None:
     acts = [Interaction("a", "lot-1", "view", START + timedelta(days=day)) for day in range(11)]
-    assert time_cut(acts) == datetime(2026, 1, 9, tzinfo=UTC)
+    assert split_time(acts) == datetime(2026, 1, 9, tzinfo=UTC)
 
 
 def test_rows_of_an_events_file_that_break_the_contract_are_counted_with_their_reasons(tmp_path: Path) -> None:

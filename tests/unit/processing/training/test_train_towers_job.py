@@ -8,6 +8,7 @@ from painted_lots import write_painted_catalog
 from small_tower import small_config
 
 from models.data.hard_negatives import HardNegatives
+from processing.command_line import EXIT_USAGE
 from processing.training import towers_job as job
 
 
@@ -58,7 +59,7 @@ def test_two_stages_follow_one_another_and_leave_their_records(catalog, tmp_path
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(catalog, tmp_path, small, capsys, more, reason):
-    assert job.main(arguments(catalog, tmp_path, *more)) == job.EXIT_USAGE
+    assert job.main(arguments(catalog, tmp_path, *more)) == EXIT_USAGE
     error = capsys.readouterr().err
     assert error.startswith("gavel: ")
     assert reason in error

@@ -1,0 +1,51 @@
+"""The command line of a job: options that jobs share, and how a job begins and ends."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrieval.errors import GavelError
+
+EXIT_USAGE = 2
+CONTAINER = Path("/opt/ml/processing")  # the folders of a SageMaker processing job
+
+CatalogOption = Annotated[Path, typer.Option("--catalog", help="The catalogue's folder.")]
+TowerOption = Annotated[Path, typer.Option("--tower", help="The tower artefact.")]
+ReleaseOption = Annotated[Path, typer.Option("--release", help="Release of that tower with the lots.")]
+BoosterOutputOption = Annotated[Path, typer.Option("--output", help="The booster's file.")]
+CandidatesOption = Annotated[int, typer.Option("--candidates", help="First-stage lots a query.")]
+DebiasOption = Annotated[bool, typer.Option("--debias/--no-debias", help="Free clicks of their positions.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+
+
+def run_job(job: Callable[..., int], arguments: Sequence[str] | None, name: str, *, log_level: int | None = logging.INFO) -> int:
+    """Run a job from its command line.
+
+    Args:
+        job: takes the options that its annotations describe and returns the exit status.
+        arguments: the command line; None takes the process's own.
+        name: stands before an error message.
+        log_level: of the log on stderr; None sets up no log.
+
+    Returns:
+        The job's exit status; 2 if the input or an option cannot be used, after one line on stderr with the reason.
+    """
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+    app.command(help=(job.__doc__ or "").partition("\n")[0])(job)
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context(Path(sys.argv[0]).name, list(sys.argv[1:] if arguments is None else arguments)) as context:
+            if log_level is not None:
+                logging.basicConfig(level=log_level, format="%(asctime)s %(message)s", stream=sys.stderr)
+            return int(command.invoke(context))
+    except typer.Exit as end:  # --help
+        return end.exit_code
+    except typer.TyperException as error:
+        print(f"{name}: {error.format_message()}", file=sys.stderr)
+    except GavelError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+    return EXIT_USAGE
