@@ -17,7 +17,7 @@ import typer
 from catalog import chorus as chorus_shop
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Stages, console, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from processing.ranking.tune_hybrid import AIMS, Choice, JudgedLists, choose, judged_lists
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
@@ -52,14 +52,14 @@ def homes(
     paths: Annotated[list[Path], typer.Argument(help="GAVEL_HOME of each demo.")],
     as_json: Json = False,
 ) -> None:
-    """Choose on the val queries of the newest catalogue of each home, measure on its test queries."""
+    """Choose on the val queries of the newest catalogue of each workspace, measure on its test queries."""
     runs = {}
     for path in paths:
-        home = Home(Settings(home=path))
-        catalog, release = CatalogFolder.load(home.catalog(None)), home.release(None)
+        workspace = Workspace(Settings(home=path))
+        catalog, release = CatalogFolder.load(workspace.catalog(None)), workspace.release(None)
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-            choice = choose(_lists(catalog, "val", release, home.towers, Path(one)))
-            runs[f"{catalog.name} {path.name}"] = [_measured(choice, _lists(catalog, "test", release, home.towers, Path(two)))]
+            choice = choose(_lists(catalog, "val", release, workspace.towers, Path(one)))
+            runs[f"{catalog.name} {path.name}"] = [_measured(choice, _lists(catalog, "test", release, workspace.towers, Path(two)))]
     _report(runs, as_json)
 
 

@@ -21,7 +21,7 @@ import typer
 from catalog.folder import CatalogFolder, Qrels
 from gavel.workspace import pipeline
 from gavel.workspace.console import console, progress, show_metrics
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_encoder, load_image_encoder
 from processing.evaluation.corpus import build_corpus
 from retrieval.config.settings import Settings
@@ -114,17 +114,17 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Print how often a photo finds its own lot, and lots of its class."""
-    there = Home(Settings(home=home))
-    catalog, folder = CatalogFolder.load(there.catalog(None)), there.tower(tower)
+    workspace = Workspace(Settings(home=home))
+    catalog, folder = CatalogFolder.load(workspace.catalog(None)), workspace.tower(tower)
     lots = catalog.item_files(split)
-    release = pipeline.find_release(there, lots, folder, release_id=None)
+    release = pipeline.find_release(workspace, lots, folder, release_id=None)
     if release is None:
         with progress("embed lots") as step:
-            release = pipeline.embed(there, lots, folder, release_id=None, workers=0, progress=step)
+            release = pipeline.embed(workspace, lots, folder, release_id=None, workers=0, progress=step)
     with tempfile.TemporaryDirectory(prefix="gavel-photos-") as scratch:
         store = EmbeddedStore(Path(scratch))
         build_corpus(catalog, split, release, store)
-        encoders = partial(load_encoder, there.settings), partial(load_image_encoder, there.settings)
+        encoders = partial(load_encoder, workspace.settings), partial(load_image_encoder, workspace.settings)
         service = SearchService(store, encoders[0], load_image_encoder=encoders[1])
         asked = questions(catalog, split)
         quality = measure(service, asked, (PHOTO, BOTH, WORDS))

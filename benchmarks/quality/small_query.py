@@ -4,7 +4,7 @@ python -m benchmarks.quality.small_query chorus .gavel/chorus       the work fol
 python -m benchmarks.quality.small_query homes .gavel-7 .gavel-8    homes where the demo ran: the tower of the newest release
 
 Each tower gets a small query tower as `gavel distill query` makes it, whatever the val queries say of it; then both are measured
-on the test queries, once. The file stays with the tower. A home's release must hold the val lots, too.
+on the test queries, once. The file stays with the tower. A workspace's release must hold the val lots, too.
 """
 
 import json
@@ -17,7 +17,7 @@ import typer
 from benchmarks.quality.seeds import mean_and_spread
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Stages, console, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from models.training.static_query import SmallQueryConfig
 from processing.training.query_distillation import AIMS, FULL, SMALL, distil_query, measure_query_towers
 from retrieval.config.settings import Settings
@@ -46,14 +46,14 @@ def chorus(work: Annotated[Path, typer.Argument(help="Work folder of benchmarks.
 
 @app.command()
 def homes(paths: Annotated[list[Path], typer.Argument(help="GAVEL_HOME of each demo.")], as_json: Json = False) -> None:
-    """The tower of the newest release of every home."""
+    """The tower of the newest release of every workspace."""
 
     def sources() -> Iterator[Source]:
         for path in paths:
-            home = Home(Settings(home=path))
-            release = home.release(None)
-            tower = home.tower(split_tower_id(load_release(release).tower_id)[0])
-            yield path.name, CatalogFolder(home.catalog(None)), tower, release
+            workspace = Workspace(Settings(home=path))
+            release = workspace.release(None)
+            tower = workspace.tower(split_tower_id(load_release(release).tower_id)[0])
+            yield path.name, CatalogFolder(workspace.catalog(None)), tower, release
 
     _report("demo", sources(), as_json)
 

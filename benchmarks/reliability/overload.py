@@ -41,7 +41,7 @@ from benchmarks.speed.embed import LOTS_FILE, make_lots
 from benchmarks.speed.load import UNCACHED, USERS_CORE, served
 from benchmarks.speed.many_lots import questions
 from gavel.workspace.console import console, notes, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.config.settings import Settings
 from retrieval.errors import GavelError
@@ -166,7 +166,7 @@ def run_benchmark(
         GavelError: the server did not start, or answered nothing.
     """
     _allow_files(half_sent + 2_000)
-    machine, texts = describe_machine(), questions(Home(Settings(home=home)).release(None), QUERIES)
+    machine, texts = describe_machine(), questions(Workspace(Settings(home=home)).release(None), QUERIES)
     with served({**UNCACHED, "GAVEL_HOME": str(home)}, workers) as (url, server), _on_core(USERS_CORE if workers == 1 else None):
         clients = _Clients(url, texts, patience_s)
 

@@ -7,7 +7,7 @@ import typer
 
 from gavel.cli.events import described, show_events
 from gavel.workspace.console import notes, progress, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, print_json, report
 from retrieval.buyers.history_store import MOST_ACTS, parse_buyer_id
 from retrieval.config.settings import Settings
@@ -66,12 +66,12 @@ def erase(
     buyer_id: Annotated[str, typer.Argument(help="As events name the buyer.")],
     as_json: Json = False,
 ) -> None:
-    """Forget a buyer: their history, and their lines in the event files below home."""
+    """Forget a buyer: their history, and their lines in the event files below workspace."""
     from gavel.workspace.wiring import buyer_store
     from retrieval.feedback.file_sink import EventLog
 
     settings = Settings.from_env()
     named = parse_buyer_id(buyer_id)
     told: dict[str, Any] = {"erased": buyer_store(settings).erase(named)}
-    told["event_lines"] = EventLog(Home(settings).events).erase(named)
+    told["event_lines"] = EventLog(Workspace(settings).events).erase(named)
     report(told, as_json)

@@ -13,7 +13,7 @@ from typing import Any
 from catalog.folder import CATALOG_FILE, CatalogFolder
 from gavel.workspace import pipeline
 from gavel.workspace.console import Step, console, progress, show_answer, show_metrics, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
 from models.artefacts.run_record import cut_steps
 from processing.training.step_cache import Done, StepCache
@@ -67,7 +67,7 @@ class Report:
 
 
 class Demo:
-    """Runs the steps of a plan in a home; what an earlier run left is used again."""
+    """Runs the steps of a plan in a workspace; what an earlier run left is used again."""
 
     def __init__(self, settings: Settings, plan: Plan) -> None:
         """Check the plan before anything is made.
@@ -82,7 +82,7 @@ class Demo:
         if plan.catalog == "grocery" and plan.data is None:
             raise InvalidInput("the grocery demo needs its photos: --data <folder of the Grocery Store Dataset>")
         self.settings, self.plan = settings, plan
-        self.home = Home(settings)
+        self.workspace = Workspace(settings)
         self.report = Report()
         self._ledger = StepCache(settings.home / f"demo-{plan.catalog}.json")
         self._base: tuple[object, ...] = (plan, version("gavel"))
@@ -116,7 +116,7 @@ class Demo:
 
     def _catalog(self) -> CatalogFolder:
         plan = self.plan
-        folder = self.home.catalogs / plan.catalog
+        folder = self.workspace.catalogs / plan.catalog
 
         def make(step: Step) -> str:
             if plan.data is not None:
@@ -140,7 +140,7 @@ class Demo:
     def _tower(self, name: str, catalog: CatalogFolder) -> Path:
         def run(step: Step) -> str:
             config = pipeline.training_config(catalog, text_only=name == TEXT, seed=self.plan.seed)
-            return str(pipeline.train_towers(self.home, catalog, config, progress=step))
+            return str(pipeline.train_towers(self.workspace, catalog, config, progress=step))
 
         def finished(path: Any) -> bool:
             return Path(path).exists() and not cut_steps(Path(path))
@@ -149,7 +149,7 @@ class Demo:
 
     def _release(self, name: str, catalog: CatalogFolder, tower: Path) -> Path:
         lots = catalog.item_files("test")  # of the grocery photos only those that training has not seen
-        run = partial(pipeline.embed, self.home, lots, tower, release_id=None, workers=0)
+        run = partial(pipeline.embed, self.workspace, lots, tower, release_id=None, workers=0)
         return Path(self._step(f"embed lots, {name}", (self._base, tower.name), lambda step: str(run(progress=step))))
 
     def _index(self, release: Path) -> None:
@@ -160,17 +160,17 @@ class Demo:
                 return False
 
         def run(step: Step) -> str:
-            # by force: a demo takes the place of the one before in its home, which may have had more lots
+            # by force: a demo takes the place of the one before in its workspace, which may have had more lots
             return pipeline.index(self.settings, release, force=True, progress=step).index
 
         self._step("index lots", (release.name, self.settings.index), run, is_live)
 
     def _reranker(self, catalog: CatalogFolder, tower: Path) -> None:
-        run = partial(pipeline.train_reranker, self.home, catalog, seed=self.plan.seed)
+        run = partial(pipeline.train_reranker, self.workspace, catalog, seed=self.plan.seed)
         self._step("train re-ranker", (self._base, tower.name, FEATURES_HASH), lambda step: str(run(progress=step).path))
 
     def _evaluate(self, catalog: CatalogFolder, releases: dict[str, Path]) -> None:
-        plot = self.home.reports / f"demo-{catalog.name}.png"
+        plot = self.workspace.reports / f"demo-{catalog.name}.png"
 
         def run(step: Step) -> dict[str, dict[str, float]]:
             quality = measure_variants(self.settings, catalog, releases, "test", step)

@@ -8,7 +8,7 @@ import typer
 
 from gavel.workspace.config_file import configured
 from gavel.workspace.console import Stages, console, show_metrics
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import CatalogOption, Json, Seed, print_json
 from retrieval.config.settings import Settings
 from retrieval.contracts.tower_card import split_tower_id
@@ -43,10 +43,10 @@ def distill_query(
     from processing.training.query_distillation import FULL, SMALL, distil_query
     from retrieval.contracts.release import load_release
 
-    home = Home(Settings.from_env())
-    source = CatalogFolder.load(home.catalog(catalog))
-    found = home.release_of_tower(tower) if tower and release is None else home.release(release)
-    folder = home.tower(tower or split_tower_id(load_release(found).tower_id)[0])
+    workspace = Workspace(Settings.from_env())
+    source = CatalogFolder.load(workspace.catalog(catalog))
+    found = workspace.release_of_tower(tower) if tower and release is None else workspace.release(release)
+    folder = workspace.tower(tower or split_tower_id(load_release(found).tower_id)[0])
     config = replace(configured(SmallQueryConfig(), "small_query"), seed=seed)
     config = replace(config, texts=texts or config.texts, epochs=epochs or config.epochs)
     with Stages() as stages:

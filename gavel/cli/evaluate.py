@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gavel.workspace.console import Stages, console, progress, show_metrics, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import CatalogOption, Json, Seed, print_json
 from retrieval.config.settings import Settings
 from retrieval.search.service import Mode
@@ -44,11 +44,11 @@ def evaluate(
     from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()
-    home = Home(settings)
-    source = CatalogFolder.load(home.catalog(catalog))
-    chosen = home.release(release) if release or not tower else home.release_of_tower(tower)
+    workspace = Workspace(settings)
+    source = CatalogFolder.load(workspace.catalog(catalog))
+    chosen = workspace.release(release) if release or not tower else workspace.release_of_tower(tower)
     tower_id = load_release(chosen).tower_id
-    folder, booster = find_tower(settings, tower_id), home.ranker(tower_id)
+    folder, booster = find_tower(settings, tower_id), workspace.ranker(tower_id)
     plan = Plan(
         catalog=source,
         release=chosen,
@@ -61,7 +61,7 @@ def evaluate(
         candidates=settings.candidates,
         seed=seed,
     )
-    report = out or home.reports / f"{source.name}-{split}-{tower_id}"
+    report = out or workspace.reports / f"{source.name}-{split}-{tower_id}"
     with Stages() as stages:
         made = evaluate_to_folder(plan, report, plots=not no_plots, stages=stages)
     from models.artefacts.model_card import write_model_card  # it takes torch along, which a refused plan need not wait for
@@ -90,10 +90,10 @@ def compare(
     from gavel.cli.run_sources import find_source
     from processing.evaluation.compare import Judged, compare_runs, side_by_side
 
-    home = Home(Settings.from_env())
-    judged = Judged(CatalogFolder.load(home.catalog(catalog)), split)
+    workspace = Workspace(Settings.from_env())
+    judged = Judged(CatalogFolder.load(workspace.catalog(catalog)), split)
     with ExitStack() as stack:
-        sources = [find_source(home, given, judged, mode, rerank, stack) for given in (base, new)]
+        sources = [find_source(workspace, given, judged, mode, rerank, stack) for given in (base, new)]
         if query is None:
             runs = []
             for source in sources:

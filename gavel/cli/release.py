@@ -7,7 +7,7 @@ import typer
 
 from gavel.workspace.console import progress
 from gavel.workspace.entry import EXIT_ERROR, say
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import INDEX_REJECTS_FILE, REJECTS_FILE, Manifest, load_release
@@ -37,15 +37,15 @@ def embed(
     from processing.embedding.job import nothing_embedded
     from retrieval.contracts.item_files import find_item_files
 
-    home = Home(Settings.from_env())
-    inputs = find_item_files(source) if source else CatalogFolder.load(home.catalog(None)).item_files()
-    folder = home.tower(tower)
+    workspace = Workspace(Settings.from_env())
+    inputs = find_item_files(source) if source else CatalogFolder.load(workspace.catalog(None)).item_files()
+    folder = workspace.tower(tower)
     asked = {"release_id": release, "dimensions": dimensions, "photos": photos or []}
-    made = None if force else pipeline.find_release(home, inputs, folder, **asked)
+    made = None if force else pipeline.find_release(workspace, inputs, folder, **asked)
     already = made is not None
     if made is None:
         with progress("embed lots", estimated=True) as step:
-            made = pipeline.embed(home, inputs, folder, workers=workers, force=force, progress=step, **asked)
+            made = pipeline.embed(workspace, inputs, folder, workers=workers, force=force, progress=step, **asked)
     manifest = load_release(made)
     report(_described(made, manifest, already, as_json), as_json)
     if manifest.items_in and not manifest.items_embedded:
@@ -85,7 +85,7 @@ def index(
     from gavel.workspace import pipeline
 
     settings = Settings.from_env()
-    folders = [Home(settings).release(release)] if release or not rebuild else []
+    folders = [Workspace(settings).release(release)] if release or not rebuild else []
     with progress("index lots") as step:
         if rebuild:
             tower_id = load_release(folders[0]).tower_id if folders else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gavel.workspace.console import Step
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning
 from processing.evaluation.compare import Judged
 from processing.evaluation.corpus import build_corpus
@@ -60,14 +60,14 @@ class SavedRun:
 class ReleaseRun:
     """Searches over a release by the tower that made it, as they are served."""
 
-    def __init__(self, home: Home, release: Path, judged: Judged, mode: Mode, rerank: bool, stack: ExitStack) -> None:
+    def __init__(self, workspace: Workspace, release: Path, judged: Judged, mode: Mode, rerank: bool, stack: ExitStack) -> None:
         """Index the lots of the split in a folder that goes away with the stack.
 
         Raises:
             ReleaseError: the release lacks lots of the split.
             TowerError: its tower cannot be used.
         """
-        settings = home.settings
+        settings = workspace.settings
         manifest = load_release(release)
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gavel-compare-")))
         store = EmbeddedStore(root, tuning=partial(load_tuning, settings))
@@ -86,11 +86,11 @@ class ReleaseRun:
         return search_run(self._variant, queries, self._now, on_query=count.tick)
 
 
-def find_source(home: Home, given: str, judged: Judged, mode: Mode, rerank: bool, stack: ExitStack) -> RunSource:
+def find_source(workspace: Workspace, given: str, judged: Judged, mode: Mode, rerank: bool, stack: ExitStack) -> RunSource:
     """Find what a word of the command line means.
 
     Args:
-        home: where towers, releases and reports lie.
+        workspace: where towers, releases and reports lie.
         given: a run file, a report (`<report>` or `<report>:<way of searching>`), a release, or a tower_id.
         judged: whose corpus a release is searched over.
         mode: how a release is searched.
@@ -103,19 +103,19 @@ def find_source(home: Home, given: str, judged: Judged, mode: Mode, rerank: bool
     if given.endswith(RUN_SUFFIX):
         return SavedRun(_there(Path(given)), Path(given).name.removesuffix(RUN_SUFFIX))
     name, _, way = given.partition(WAY_MARK)
-    for report in (Path(name), home.reports / name):
+    for report in (Path(name), workspace.reports / name):
         if (report / JSON_FILE).is_file():
             return _saved(report, way)
-    for release in (Path(given), home.embeddings / given):
+    for release in (Path(given), workspace.embeddings / given):
         if any(release.glob("manifest*.json")):
-            return ReleaseRun(home, release, judged, mode, rerank, stack)
-    release_of_tower = home.release_of(given)
+            return ReleaseRun(workspace, release, judged, mode, rerank, stack)
+    release_of_tower = workspace.release_of(given)
     if release_of_tower is None:
         raise InvalidInput(
-            f"{given!r} is no run, report, release or tower with a release in {home.settings.home}; "
+            f"{given!r} is no run, report, release or tower with a release in {workspace.settings.home}; "
             "embed a tower's lots with `gavel embed --tower ID`, or name a report of `gavel evaluate`"
         )
-    return ReleaseRun(home, release_of_tower, judged, mode, rerank, stack)
+    return ReleaseRun(workspace, release_of_tower, judged, mode, rerank, stack)
 
 
 def _saved(report: Path, way: str) -> SavedRun:

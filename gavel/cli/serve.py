@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gavel.workspace.console import console
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import QueryTower
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
@@ -101,7 +101,7 @@ def page_and_api(
     from lambdas.query_api.callers import CallerLimits
     from lambdas.query_api.events import events_router
 
-    home, service, lists = Home(settings), search_service(settings), signing_lists(settings)
+    workspace, service, lists = Workspace(settings), search_service(settings), signing_lists(settings)
     index = service.live().index
     queues = request_queues(settings, workers)
     app = create_app(
@@ -115,7 +115,7 @@ def page_and_api(
     # innermost: what other middleware refuses needs no turn, and what this one refuses has their headers
     app.user_middleware.append(Middleware(Admission, queues=queues))
     app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
-    add_page(app, lambda: service, PhotoFiles(home, photos), currency)
+    add_page(app, lambda: service, PhotoFiles(workspace, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 
 

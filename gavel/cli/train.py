@@ -8,7 +8,7 @@ import typer
 from catalog.folder import CatalogFolder
 from gavel.workspace import pipeline
 from gavel.workspace.console import Stages, console, progress, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import CatalogOption, Json, Seed, print_json, report
 from models.artefacts.run_record import cut_steps
 from retrieval.config.settings import Settings
@@ -78,11 +78,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train item and query tower on a catalogue, or on clicks, judgments or events the re-ranker or the buyer tower."""
-    home = Home(Settings.from_env())
+    workspace = Workspace(Settings.from_env())
     if what not in ("towers", "reranker", "buyers"):
         raise InvalidInput(f"there is no {what!r} to train; train towers, reranker or buyers")
     if what == "buyers":
-        train_buyers(home, catalog, events or [], heads=heads, epochs=epochs, seed=seed, as_json=as_json)
+        train_buyers(workspace, catalog, events or [], heads=heads, epochs=epochs, seed=seed, as_json=as_json)
         return
     if events:
         raise InvalidInput("--events belongs to `gavel train buyers`; leave it out, or say --from-events for the re-ranker")
@@ -90,7 +90,7 @@ def train(
         if labels:
             raise InvalidInput("--from-events learns what buyers did with the lots of the live index; leave --labels out")
         train_on_events(
-            home,
+            workspace,
             from_events,
             as_json,
             judgments=catalog,
@@ -102,10 +102,10 @@ def train(
         return
     if force or trust_unsigned or source_share is not None:
         raise InvalidInput("--force, --trust-unsigned and --source-share belong to --from-events; leave them out")
-    source = CatalogFolder.load(home.catalog(catalog))
+    source = CatalogFolder.load(workspace.catalog(catalog))
     if reranker or what == "reranker":
         with progress("train re-ranker") as step:
-            made = pipeline.train_reranker(home, source, seed=seed, progress=step, labels=labels)
+            made = pipeline.train_reranker(workspace, source, seed=seed, progress=step, labels=labels)
         report(made.to_dict(), as_json)
         return
     if rounds and (negatives or start_from):
@@ -124,25 +124,34 @@ def train(
     )
     if rounds:
         rules = pipeline.mining_rules(per_query=per_query, margin=margin, no_margin=no_margin)
-        run = pipeline.train_rounds(home, source, config, rounds=rounds, rules=rules, resume=resume, steps=progress)
+        run = pipeline.train_rounds(workspace, source, config, rounds=rounds, rules=rules, resume=resume, steps=progress)
         print_json(run.to_dict()) if as_json else show_rounds(run)
         return
-    go_on = home.tower(start_from) if start_from else None
+    go_on = workspace.tower(start_from) if start_from else None
     with progress("train towers") as step:
-        tower = pipeline.train_towers(home, source, config, negatives=negatives, start_from=go_on, resume=resume, progress=step)
+        tower = pipeline.train_towers(
+            workspace, source, config, negatives=negatives, start_from=go_on, resume=resume, progress=step
+        )
     cut = cut_steps(tower)
     told = {"cut_by_clock": f"after {cut[0]} of {cut[1]} steps; the same command again trains on"} if cut else {}
     report({"tower_id": tower.name, "tower": str(tower), **told}, as_json)
 
 
 def train_buyers(
-    home: Home, catalog: Path | None, events: list[Path], *, heads: int | None, epochs: int | None, seed: int, as_json: bool
+    workspace: Workspace,
+    catalog: Path | None,
+    events: list[Path],
+    *,
+    heads: int | None,
+    epochs: int | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Train the buyer tower over the stored vectors of the live index's tower, and show what held-out baskets say of it."""
     if events and catalog:
         raise InvalidInput("--events and --catalog both say what to learn from; leave one out")
     with progress("train buyers") as step:
-        made = pipeline.train_buyers(home, catalog, events, heads=heads, epochs=epochs, seed=seed, progress=step)
+        made = pipeline.train_buyers(workspace, catalog, events, heads=heads, epochs=epochs, seed=seed, progress=step)
     if as_json:
         print_json(made.to_dict())
         return
@@ -157,10 +166,10 @@ def train_buyers(
     console.print("next: start `gavel serve` anew; nothing is embedded or indexed again", style="dim", highlight=False)
 
 
-def train_on_events(home: Home, places: list[Path], as_json: bool, **given: Any) -> None:
+def train_on_events(workspace: Workspace, places: list[Path], as_json: bool, **given: Any) -> None:
     """Train the re-ranker on events, and show what held-out sources say of it; `given` as pipeline.train_on_events() takes it."""
     with Stages() as stages:
-        made = pipeline.train_on_events(home, places, stages=stages, **given)
+        made = pipeline.train_on_events(workspace, places, stages=stages, **given)
     if as_json:
         print_json(made.to_dict())
         return
@@ -184,11 +193,11 @@ def adapt(
     as_json: Json = False,
 ) -> None:
     """Adapt a sentence encoder to a catalogue without judgments: it learns to rank as it does together with keywords."""
-    home = Home(Settings.from_env())
-    source = CatalogFolder.load(home.catalog(catalog))
+    workspace = Workspace(Settings.from_env())
+    source = CatalogFolder.load(workspace.catalog(catalog))
     with Stages() as stages:
         made = pipeline.adapt(
-            home, source, model, max_length=max_length, steps=steps, min_weight=min_weight, seed=seed, stages=stages
+            workspace, source, model, max_length=max_length, steps=steps, min_weight=min_weight, seed=seed, stages=stages
         )
     figures = {
         f"val {name}": f"{getattr(made.before, name):.3f} → {getattr(made.after, name):.3f}"
@@ -212,8 +221,8 @@ def mine(
     as_json: Json = False,
 ) -> None:
     """Mine hard negatives from the live index: for each training query the wrong lots that rank highest."""
-    home = Home(Settings.from_env())
-    source = CatalogFolder.load(home.catalog(catalog))
+    workspace = Workspace(Settings.from_env())
+    source = CatalogFolder.load(workspace.catalog(catalog))
     rules = pipeline.mining_rules(
         per_query=per_query,
         depth=depth,
@@ -224,7 +233,7 @@ def mine(
         exact=exact or None,
     )
     with progress("mine negatives") as step:
-        mined, path, reused = pipeline.mine(home, source, rules, out, progress=step)
+        mined, path, reused = pipeline.mine(workspace, source, rules, out, progress=step)
     report({"file": str(path), "tower_id": mined.settings["tower_id"], "reused": reused, **mined.stats}, as_json)
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -238,7 +239,7 @@ def _is_ours(node: RunningNode) -> bool:
         line = arguments.read_bytes().replace(b"\0", b" ").decode(errors="replace") if arguments.exists() else ""
     else:
         line = subprocess.run(["ps", "-o", "command=", "-p", str(node.pid)], capture_output=True, text=True, check=False).stdout
-    return "opensearch_node" in line and str(node.data) in line
+    return re.search(r"opensearch[._]node", line) is not None and str(node.data) in line
 
 
 def _reap(pid: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from catalog.folder import photo_folders
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from processing.embedding.photos import yield_to_searches
 from processing.embedding.thumbnails import Side, Thumbnails
 from retrieval.encoders.photos import locate_photo
@@ -41,16 +41,16 @@ class PhotoFiles:
     own with a bound on its memory: searches wait for none of it.
     """
 
-    def __init__(self, home: Home, opened: Sequence[Path] = ()) -> None:
+    def __init__(self, workspace: Workspace, opened: Sequence[Path] = ()) -> None:
         """Look at nothing yet.
 
         Args:
-            home: knows the folders of each release.
+            workspace: knows the folders of each release.
             opened: further folders whose photos may be shown.
         """
-        self._home = home
+        self._workspace = workspace
         self._opened = list(opened)
-        self._thumbnails = Thumbnails(home.thumbnails)
+        self._thumbnails = Thumbnails(workspace.thumbnails)
         self._told: set[str] = set()
         self._turn = asyncio.Lock()
         self._drawer: ProcessPoolExecutor | None = None
@@ -114,7 +114,7 @@ class PhotoFiles:
     def _sources(self, release_id: str) -> list[Path]:
         """Look up the folders of a release; none where the file that names them is damaged, which is told once."""
         try:
-            return self._home.sources(release_id)
+            return self._workspace.sources(release_id)
         except InvalidInput as error:
             if release_id not in self._told:
                 self._told.add(release_id)

@@ -31,8 +31,8 @@ RANKER_SUFFIX = ".ubj"
 
 
 @dataclass(frozen=True)
-class Home:
-    """The folders of one Gavel home.
+class Workspace:
+    """The folders of one Gavel workspace.
 
     Attributes:
         settings: of this process; `settings.home` is the root.
@@ -148,7 +148,7 @@ class Home:
         return self.settings.home / "rankers" / f"{tower_id}{RANKER_SUFFIX}"
 
     def catalog(self, given: Path | None) -> Path:
-        """The catalogue that was given, else the newest in this home."""
+        """The catalogue that was given, else the newest in this workspace."""
         return given or _newest(self.catalogs, "catalog.json", "catalogue", "`gavel catalog generate`")
 
     def tower(self, tower_id: str | None) -> Path:
@@ -168,10 +168,10 @@ class Home:
         return folder
 
     def release(self, given: Path | None) -> Path:
-        """The release that was given, else the newest one; a name alone is looked up in this home.
+        """The release that was given, else the newest one; a name alone is looked up in this workspace.
 
         Raises:
-            InvalidInput: there is no such folder, here or in this home.
+            InvalidInput: there is no such folder, here or in this workspace.
             ReleaseError: its run did not finish.
         """
         if given is not None and not given.is_dir():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from catalog.folder import CatalogFolder
 from gavel.workspace.config_file import configured
 from gavel.workspace.console import Step
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_buyers, load_encoder, open_store
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
@@ -90,7 +90,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_towers(
-    home: Home,
+    workspace: Workspace,
     catalog: CatalogFolder,
     config: "TrainingConfig",
     *,
@@ -102,7 +102,7 @@ def train_towers(
     """Train a pair of towers on a catalogue and save the artefact.
 
     Args:
-        home: gets the tower.
+        workspace: gets the tower.
         catalog: what to train on.
         config: one stage of it is trained: the first, or with negatives the second.
         negatives: file of mined negatives.
@@ -121,20 +121,26 @@ def train_towers(
     if negatives is not None:
         kept = HardNegatives.load(negatives)
         config, stage, mined = in_stages(config), MINED, kept.by_query
-        start_from = start_from or home.tower(split_tower_id(str(kept.settings.get("tower_id", "")))[0])
+        start_from = start_from or workspace.tower(split_tower_id(str(kept.settings.get("tower_id", "")))[0])
     report = train_towers(
-        catalog, config, home.towers, progress, stage=stage, start_from=start_from, negatives=mined, resume=resume
+        catalog, config, workspace.towers, progress, stage=stage, start_from=start_from, negatives=mined, resume=resume
     )
     return report.tower_folder
 
 
 def adapt(
-    home: Home, catalog: CatalogFolder, model: str, stages: Callable[[str], Step], *, max_length: int | None, **settings: Any
+    workspace: Workspace,
+    catalog: CatalogFolder,
+    model: str,
+    stages: Callable[[str], Step],
+    *,
+    max_length: int | None,
+    **settings: Any,
 ) -> "DistillationReport":
     """Adapt a sentence encoder to a catalogue and save the towers, see models.training.adaptation.
 
     Args:
-        home: gets the towers.
+        workspace: gets the towers.
         catalog: lots and queries; no judgment is learnt from.
         model: a preset of a sentence encoder, a hub name or a folder.
         stages: shows progress: given a stage's label, a function of (done, total).
@@ -147,11 +153,11 @@ def adapt(
     tower = sentence_towers(model)
     tower = replace(tower, max_length=max_length or tower.max_length)
     config = replace(configured(DistillationConfig(), "distillation"), **_given(settings))
-    return distil_towers(catalog, tower, config, home.towers, stages)
+    return distil_towers(catalog, tower, config, workspace.towers, stages)
 
 
 def train_rounds(
-    home: Home,
+    workspace: Workspace,
     catalog: CatalogFolder,
     config: "TrainingConfig",
     *,
@@ -160,14 +166,14 @@ def train_rounds(
     resume: bool = True,
     steps: Callable[[str], AbstractContextManager[Step]],
 ) -> "RoundsReport":
-    """Train a baseline, rounds on mined negatives and a last stage; the best tower is the newest of the home."""
+    """Train a baseline, rounds on mined negatives and a last stage; the best tower is the newest of the workspace."""
     from processing.training.rounds import train_rounds
 
-    return train_rounds(catalog, config, home.towers, home.rounds, rounds=rounds, rules=rules, resume=resume, steps=steps)
+    return train_rounds(catalog, config, workspace.towers, workspace.rounds, rounds=rounds, rules=rules, resume=resume, steps=steps)
 
 
 def mine(
-    home: Home, catalog: CatalogFolder, rules: "MiningRules", out: Path | None, *, progress: Step
+    workspace: Workspace, catalog: CatalogFolder, rules: "MiningRules", out: Path | None, *, progress: Step
 ) -> tuple["HardNegatives", Path, bool]:
     """Mine hard negatives of a catalogue from the live index.
 
@@ -176,15 +182,15 @@ def mine(
     """
     from processing.training.mining import mine_or_reuse
 
-    index = open_store(home.settings).live()
-    path = out or home.negatives(index.tower_id)
-    encoder = load_encoder(home.settings, index.tower_id)
+    index = open_store(workspace.settings).live()
+    path = out or workspace.negatives(index.tower_id)
+    encoder = load_encoder(workspace.settings, index.tower_id)
     mined, reused = mine_or_reuse(path, catalog, index, encoder, rules, progress=progress)
     return mined, path, reused
 
 
 def find_release(
-    home: Home,
+    workspace: Workspace,
     inputs: Sequence[Path],
     tower: Path,
     *,
@@ -197,15 +203,15 @@ def find_release(
     from processing.embedding.plan import EmbeddingRun
 
     card = TowerCard.load(tower, verify=True).at(dimensions)
-    found = find_release(EmbeddingRun(list(inputs), home.embeddings, release_id=release_id, photos=photos), card)
+    found = find_release(EmbeddingRun(list(inputs), workspace.embeddings, release_id=release_id, photos=photos), card)
     if found is None:
         return None
-    home.remember_sources(found.release_id, [*inputs, *photos])
-    return home.embeddings / found.release_id
+    workspace.remember_sources(found.release_id, [*inputs, *photos])
+    return workspace.embeddings / found.release_id
 
 
 def embed(
-    home: Home,
+    workspace: Workspace,
     inputs: Sequence[Path],
     tower: Path,
     *,
@@ -218,7 +224,7 @@ def embed(
 ) -> Path:
     """Embed catalogue files into a release, in vectors of a length that the tower serves; None is its own.
 
-    Lots may name photos of their files' folders and of `photos`; what is shown of them is drawn into the home's thumbnails.
+    Lots may name photos of their files' folders and of `photos`; what is shown of them is drawn into the workspace's thumbnails.
 
     Returns:
         The release's folder.
@@ -226,10 +232,10 @@ def embed(
     from processing.embedding.job import embed
 
     settings = {"release_id": release_id, "workers": workers, "force": force, "dimensions": dimensions, "photos": photos}
-    settings["thumbnails"] = home.thumbnails
-    manifest = embed(list(inputs), tower, home.embeddings, progress=progress, **settings)
-    home.remember_sources(manifest.release_id, [*inputs, *photos])
-    return home.embeddings / manifest.release_id
+    settings["thumbnails"] = workspace.thumbnails
+    manifest = embed(list(inputs), tower, workspace.embeddings, progress=progress, **settings)
+    workspace.remember_sources(manifest.release_id, [*inputs, *photos])
+    return workspace.embeddings / manifest.release_id
 
 
 def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool = False, force: bool = False) -> ReleaseReport:
@@ -240,10 +246,10 @@ def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool 
 def rebuild(
     settings: Settings, tower_id: str | None, *, progress: Step, overwrite: bool = False, force: bool = False
 ) -> tuple[ReleaseReport, list[Path]]:
-    """Build the live index anew from the releases in the home, and make that live.
+    """Build the live index anew from the releases in the workspace, and make that live.
 
     Args:
-        settings: name home and index.
+        settings: name workspace and index.
         tower_id: whose releases; None is the tower of the live index.
         progress: called with (lots done, lots in all).
         overwrite: as of rebuild_index().
@@ -253,30 +259,30 @@ def rebuild(
         What became of them, and the folders of the releases.
 
     Raises:
-        InvalidInput: the home holds no whole release of the tower.
+        InvalidInput: the workspace holds no whole release of the tower.
     """
-    home, store = Home(settings), open_store(settings)
-    tower_id = tower_id or settings.tower_id or store.live_tower() or load_release(home.release(None)).tower_id
-    releases, faults = home.whole_releases(tower_id)
+    workspace, store = Workspace(settings), open_store(settings)
+    tower_id = tower_id or settings.tower_id or store.live_tower() or load_release(workspace.release(None)).tower_id
+    releases, faults = workspace.whole_releases(tower_id)
     for fault in faults:
         logger.warning("a release is left out: %s", fault)
     if not releases:
         artefact, dimensions = split_tower_id(tower_id)
         flags = f" --tower {artefact}{f' --dimensions {dimensions}' if dimensions else ''}"
         raise InvalidInput(
-            f"{home.embeddings} holds no whole release of tower {tower_id}; embed the lots again with `gavel embed{flags}`, then "
-            "build the index with `gavel index --rebuild`; until then it stays as it is"
+            f"{workspace.embeddings} holds no whole release of tower {tower_id}; embed the lots again with `gavel embed{flags}`, "
+            "then build the index with `gavel index --rebuild`; until then it stays as it is"
         )
     return rebuild_index(releases, store, progress, overwrite=overwrite, force=force), releases
 
 
 def train_reranker(
-    home: Home, catalog: CatalogFolder, *, seed: int, progress: Step, labels: "Labels | None" = None
+    workspace: Workspace, catalog: CatalogFolder, *, seed: int, progress: Step, labels: "Labels | None" = None
 ) -> "RerankerReport":
     """Train the re-ranker of the live index's tower on a catalogue's clicks or judgments.
 
     Args:
-        home: its settings name the index; it gets the booster.
+        workspace: its settings name the index; it gets the booster.
         catalog: what to learn from.
         seed: of the training.
         progress: called with (queries done, queries in all).
@@ -285,18 +291,25 @@ def train_reranker(
     from processing.ranking.train_job import train_reranker
     from retrieval.ranker.parameters import BoosterParameters
 
-    service, path = _without_ranker(home)
-    given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
+    service, path = _without_ranker(workspace)
+    given = {"candidates": workspace.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
     return train_reranker(catalog, service, path, labels=labels, seed=seed, progress=progress, **given)
 
 
 def train_buyers(
-    home: Home, catalog: Path | None, events: Sequence[Path], *, heads: int | None, epochs: int | None, seed: int, progress: Step
+    workspace: Workspace,
+    catalog: Path | None,
+    events: Sequence[Path],
+    *,
+    heads: int | None,
+    epochs: int | None,
+    seed: int,
+    progress: Step,
 ) -> "BuyersReport":
     """Train the buyer tower of the live index's tower over the vectors of that tower's newest release.
 
     Args:
-        home: its settings name the index; the tower's folder gets the buyer tower.
+        workspace: its settings name the index; the tower's folder gets the buyer tower.
         catalog: whose clicks to learn from, where no events are given; None is the newest one.
         events: files of events, or folders of them.
         heads: of the attention; None takes what gavel.toml says.
@@ -307,17 +320,17 @@ def train_buyers(
     from models.config.buyers import BuyerTrainingConfig
     from processing.training.buyers import catalog_events, logged_events, train_on_release
 
-    log = logged_events(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
-    tower_id, shorter = split_tower_id(open_store(home.settings).live().tower_id)
+    log = logged_events(events) if events else catalog_events(CatalogFolder.load(workspace.catalog(catalog)))
+    tower_id, shorter = split_tower_id(open_store(workspace.settings).live().tower_id)
     if shorter:
         raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")
     given = _given({"heads": heads, "epochs": epochs, "seed": seed})
     config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **given)
-    return train_on_release(log, home.release_of_tower(tower_id), home.tower(tower_id), config, progress)
+    return train_on_release(log, workspace.release_of_tower(tower_id), workspace.tower(tower_id), config, progress)
 
 
 def train_on_events(
-    home: Home,
+    workspace: Workspace,
     places: Sequence[Path],
     *,
     judgments: Path | None,
@@ -330,9 +343,9 @@ def train_on_events(
     """Train the re-ranker of the live index's tower on what POST /events kept; the one that is there stays if it is better.
 
     Args:
-        home: its settings name the index; it gets the booster.
+        workspace: its settings name the index; it gets the booster.
         places: files of events, or folders of them.
-        judgments: catalogue whose judgments have a say; None is the newest one of the home, where there is one.
+        judgments: catalogue whose judgments have a say; None is the newest one of the workspace, where there is one.
         trust_unsigned: learn from lists that no search is known to have served, too.
         source_share: of the lists, the most that one session or client may teach; None is SOURCE_SHARE.
         seed: of the training.
@@ -343,12 +356,12 @@ def train_on_events(
     from processing.ranking.train_from_events import train_on_events
     from retrieval.ranker.parameters import BoosterParameters
 
-    service, path = _without_ranker(home)
+    service, path = _without_ranker(workspace)
     log = read_events(places, stages("read events"), trust_unsigned=trust_unsigned)
     step = stages("train re-ranker")
-    given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
+    given = {"candidates": workspace.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
     try:
-        catalog = CatalogFolder.load(home.catalog(judgments))
+        catalog = CatalogFolder.load(workspace.catalog(judgments))
     except InvalidInput:
         if judgments:
             raise
@@ -357,13 +370,13 @@ def train_on_events(
     return train_on_events(log, service, path, judgments=catalog, force=force, seed=seed, progress=step, **share, **given)
 
 
-def _without_ranker(home: Home) -> tuple[SearchService, Path]:
+def _without_ranker(workspace: Workspace) -> tuple[SearchService, Path]:
     """Search without the re-ranker that is there, which may be of older features and is to be replaced; and its file."""
-    settings = home.settings
+    settings = workspace.settings
     service = SearchService(
         open_store(settings),
         partial(load_encoder, settings),
         load_buyer_tower=partial(load_buyers, settings),
         tower_id=settings.tower_id,
     )
-    return service, home.ranker(service.live().index.tower_id)
+    return service, workspace.ranker(service.live().index.tower_id)

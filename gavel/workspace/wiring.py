@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from retrieval.buyers.history_store import BuyerStore
 from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import EVENTS_KEYS, Settings
@@ -32,7 +32,7 @@ def open_store(settings: Settings) -> IndexStore:
 
     made_with = {"language": settings.language, "shards": settings.index_shards, "tuning": partial(load_tuning, settings)}
     spec = embedded_spec(settings.embedded_index)
-    return EmbeddedStore(Home(settings).index, settings.index_alias, spec=spec, **made_with)
+    return EmbeddedStore(Workspace(settings).index, settings.index_alias, spec=spec, **made_with)
 
 
 def load_encoder(settings: Settings, tower_id: str) -> Encoder:
@@ -66,7 +66,7 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
         from retrieval.ranker.sagemaker_ranker import EndpointRanker
 
         return EndpointRanker(settings.ranker_endpoint, settings.ranker_timeout_s)
-    path = Home(settings).ranker(tower_id)
+    path = Workspace(settings).ranker(tower_id)
     if not path.is_file():
         return None
     from retrieval.ranker.xgboost_ranker import BoosterRanker
@@ -75,34 +75,34 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
 
 
 def event_sink(settings: Settings) -> EventSink:
-    """Where feedback goes: the delivery stream of the settings, or a file a day below home."""
+    """Where feedback goes: the delivery stream of the settings, or a file a day below workspace."""
     if settings.events_stream:
         from retrieval.feedback.firehose_sink import EventStream
 
         return EventStream(settings.events_stream)
     from retrieval.feedback.file_sink import EventLog
 
-    return EventLog(Home(settings).events)
+    return EventLog(Workspace(settings).events)
 
 
 def signing_lists(settings: Settings) -> ServedLists:
-    """Load the keys that sign lists and verify events: those of the environment, or those of this home."""
+    """Load the keys that sign lists and verify events: those of the environment, or those of this workspace."""
     if keys := os.environ.get(EVENTS_KEYS):
         return ServedLists(parse_keys(keys.encode(), EVENTS_KEYS))
     from retrieval.feedback.file_sink import served_lists
 
-    return served_lists(Home(settings).events_keys)
+    return served_lists(Workspace(settings).events_keys)
 
 
 def buyer_store(settings: Settings) -> BuyerStore:
-    """Where the recent acts of buyers are kept: the table of the settings, or a file below home."""
+    """Where the recent acts of buyers are kept: the table of the settings, or a file below workspace."""
     if settings.buyer_events_table:
         from retrieval.buyers.dynamodb_history import BuyerTable
 
         return BuyerTable(settings.buyer_events_table, settings.buyer_events_days)
     from retrieval.buyers.sqlite_history import BuyerEvents
 
-    return BuyerEvents(Home(settings).buyers, settings.buyer_events_days)
+    return BuyerEvents(Workspace(settings).buyers, settings.buyer_events_days)
 
 
 def search_service(settings: Settings) -> SearchService:

@@ -13,7 +13,7 @@ from test_command_line import ROOT, environment
 
 from gavel.cli.index import probe
 from gavel.cli.serve import listen
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 
@@ -46,7 +46,7 @@ def test_a_release_remembers_where_its_lots_and_so_their_photos_lie(home: Path) 
     (home.parent / "elsewhere" / "lots.csv").write_text("id,title,image\na,red vase,photos/a.jpg\n")
     said = json.loads(gavel(home, "embed", str(home.parent / "elsewhere"), "--release", "sources", "--json").stdout)
     assert said["embedded"] == 1
-    assert Home(Settings(home=home)).sources("sources") == [home.parent / "elsewhere"]
+    assert Workspace(Settings(home=home)).sources("sources") == [home.parent / "elsewhere"]
 
 
 def test_a_currency_that_is_none_is_refused(home: Path) -> None:

@@ -23,7 +23,7 @@ from gavel.web import suggestions as page_words
 from gavel.web.page_app import PAGE, add_page
 from gavel.web.photo_files import PhotoFiles
 from gavel.web.suggestions import words_of
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from lambdas.query_api.app import create_app
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
@@ -41,13 +41,13 @@ def shop(tmp_path: Path) -> Path:
 
 
 def client(root: Path, *lots, opened: tuple[Path, ...] = ()) -> TestClient:
-    home = Home(Settings(home=root / "home"))
-    home.remember_sources("test", [root / "shop" / "lots.parquet"])
-    store = EmbeddedStore(home.index)
+    workspace = Workspace(Settings(home=root / "home"))
+    workspace.remember_sources("test", [root / "shop" / "lots.parquet"])
+    store = EmbeddedStore(workspace.index)
     publish(store, lots)
     service = SearchService(store, WordEncoder)
     app = create_app(lambda: service)
-    add_page(app, lambda: service, PhotoFiles(home, opened), "EUR")
+    add_page(app, lambda: service, PhotoFiles(workspace, opened), "EUR")
     return TestClient(app, raise_server_exceptions=False)
 
 
@@ -238,11 +238,11 @@ def test_a_path_is_no_lot(path: str, shop: Path) -> None:
 
 
 def test_a_release_cannot_name_a_file_outside_the_home(shop: Path) -> None:
-    home = Home(Settings(home=shop.parent / "home"))
-    home.remember_sources("test", [shop])
+    workspace = Workspace(Settings(home=shop.parent / "home"))
+    workspace.remember_sources("test", [shop])
     (shop.parent / "evil.json").write_text(f'["{shop.parent}"]')
-    assert home.sources("../../evil") == []
-    assert home.sources("test") == [shop]
+    assert workspace.sources("../../evil") == []
+    assert workspace.sources("test") == [shop]
 
 
 @pytest.mark.parametrize("damaged", ["x", "null", "[1]", '{"a": 1}', '"abc"', "", "\xff", "[" * 100_000])
@@ -324,10 +324,10 @@ def test_of_lots_with_long_texts_fewer_are_looked_at(shop: Path, monkeypatch: py
 
 
 def test_the_index_that_is_missing_is_a_problem_of_the_words_too(tmp_path: Path) -> None:
-    home = Home(Settings(home=tmp_path))
-    service = SearchService(EmbeddedStore(home.index), WordEncoder)
+    workspace = Workspace(Settings(home=tmp_path))
+    service = SearchService(EmbeddedStore(workspace.index), WordEncoder)
     app = create_app(lambda: service)
-    add_page(app, lambda: service, PhotoFiles(home))
+    add_page(app, lambda: service, PhotoFiles(workspace))
     asked = TestClient(app, raise_server_exceptions=False)
     assert asked.get("/").status_code == 200
     assert (asked.get("/words.json").status_code, asked.get("/photos/v1").status_code) == (503, 503)
