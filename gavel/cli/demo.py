@@ -1,6 +1,7 @@
 """`gavel demo`: the whole path on one machine, from a catalogue to measured answers."""
 
 import hashlib
+import shlex
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 from catalog.folder import CATALOG_FILE, CatalogFolder
 from gavel.workspace import pipeline
 from gavel.workspace.console import Step, console, progress, show_answer, show_metrics, show_table
+from gavel.workspace.entry import as_called
 from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
 from models.artefacts.run_record import cut_steps
@@ -249,11 +251,14 @@ def show_report(demo: Demo) -> None:
     show_table("What was built", ("step", "took", "where"), rows, right_from=9)
     for label, cut in cuts.items():
         console.print(f"{label}: {cut}; `gavel demo` again trains on", style="yellow", highlight=False, soft_wrap=True)
+    home = demo.settings.home
+    given = f"GAVEL_HOME={shlex.quote(str(home))} " if home != Settings().home else ""
+    gavel = as_called()
     console.print("\nTry next", style="bold")
     for command, why in (
-        ('gavel search "red vase" --max-price 200', "ten lots, filtered"),
-        ("gavel search", "a prompt; `quit` leaves"),
-        ("gavel serve", "the same as a page: http://127.0.0.1:8000/, and over HTTP: …/docs"),
-        ("gavel up", "an OpenSearch on this machine; then GAVEL_INDEX=opensearch gavel index"),
+        (f'{gavel} search "red vase" --max-price 200', "ten lots, filtered"),
+        (f"{gavel} search", "a prompt; `quit` leaves"),
+        (f"{gavel} serve", "the same as a page: http://127.0.0.1:8000/, and over HTTP: …/docs"),
+        (f"{gavel} up", f"an OpenSearch on this machine; then {given}GAVEL_INDEX=opensearch {gavel} index"),
     ):
-        console.print(f"  .venv/bin/{command}\n      [dim]{why}[/]", highlight=False, soft_wrap=True)
+        console.print(f"  {given}{command}\n      [dim]{why}[/]", highlight=False, soft_wrap=True)

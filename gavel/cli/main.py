@@ -14,14 +14,15 @@ from gavel.cli.catalog import catalog_app
 from gavel.cli.config import config_app
 from gavel.cli.cost import cost
 from gavel.cli.distill import distill_app
+from gavel.cli.embed import embed
 from gavel.cli.evaluate import compare, evaluate
 from gavel.cli.events import events_app
 from gavel.cli.export import export_app
 from gavel.cli.index import index_app
 from gavel.cli.node import down, up
-from gavel.cli.release import embed
 from gavel.cli.serve import serve
-from gavel.cli.train import adapt, mine, train
+from gavel.cli.train import train
+from gavel.cli.train_towers import adapt, mine
 from gavel.cli.tune import tune_app
 from gavel.workspace.config_file import use_config
 from gavel.workspace.console import show_answer

@@ -22,8 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gavel.opensearch.jars import Progress, default_home, locked, prepare, require_free_disk
-from gavel.opensearch.java import find_java
-from gavel.opensearch.jvm import HOST, Member, run
+from gavel.opensearch.jvm import HOST, Member, find_java, run
 from retrieval.errors import GavelError, IndexUnavailable, InvalidInput, MissingPrerequisite
 from retrieval.files import replace_file
 

@@ -10,14 +10,13 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from gavel.workspace.config_sections import SECTIONS, Section
-from retrieval.config.settings import PREFIX, allowed, read_field, write_pairs
+from retrieval.config.settings import PREFIX, ScoringParameters, Settings, allowed, read_field, write_pairs
 from retrieval.errors import InvalidInput, InvalidSettings
 
 CONFIG_FILE = Path("gavel.toml")
@@ -25,6 +24,71 @@ CONFIG_VARIABLE = PREFIX + "CONFIG"
 NONE = "none"  # TOML has no null
 FLAGS = frozenset({"seed", "preset", "features"})  # of other origin than the file: --seed, --preset, and the catalogue
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of the file.
+
+    Attributes:
+        name: dots for a table within a table.
+        about: what it is for, in a line.
+        default: makes the dataclass whose fields are its keys.
+        environment: whether its keys are GAVEL_* variables, too.
+    """
+
+    name: str
+    about: str
+    default: Callable[[], Any]
+    environment: bool = False
+
+
+def _training() -> Any:
+    from models.config.training import TrainingConfig
+
+    return TrainingConfig()
+
+
+def _buyers() -> Any:
+    from models.config.buyers import BuyerTrainingConfig
+
+    return BuyerTrainingConfig()
+
+
+def _mining() -> Any:
+    from processing.training.mining_rules import MiningRules
+
+    return MiningRules()
+
+
+def _reranker() -> Any:
+    from retrieval.ranker.parameters import BoosterParameters
+
+    return BoosterParameters()
+
+
+def _distillation() -> Any:
+    from models.config.distillation import DistillationConfig
+
+    return DistillationConfig()
+
+
+def _small_query() -> Any:
+    from models.config.distillation import SmallQueryConfig
+
+    return SmallQueryConfig()
+
+
+SECTIONS = (
+    Section("service", "where a process runs, and its limits", Settings, environment=True),
+    Section("retrieval", "what an answer means: the same in training and serving", ScoringParameters, environment=True),
+    Section("training", "of towers; a key that is not given keeps what was chosen for the catalogue", _training),
+    Section("training.buyers", "of the buyer tower", _buyers),
+    Section("mining", "which lots become hard negatives", _mining),
+    Section("reranker", "how the re-ranker learns", _reranker),
+    Section("distillation", "how `gavel adapt` learns", _distillation),
+    Section("small_query", "how `gavel distill query` learns", _small_query),
+)
 
 
 @dataclass(frozen=True)

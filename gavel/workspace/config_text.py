@@ -7,8 +7,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from gavel.workspace.config_file import FLAGS, NONE, ConfigFile, origin, with_table
-from gavel.workspace.config_sections import SECTIONS, Section
+from gavel.workspace.config_file import FLAGS, NONE, SECTIONS, ConfigFile, Section, origin, with_table
 
 HEAD = """\
 # Settings of Gavel. A command-line flag outranks a GAVEL_* variable, that this file, that the default.

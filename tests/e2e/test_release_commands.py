@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 import typer
+from command_runs import ROOT, environment, gavel
 from small_tower import save_small_item_tower
-from test_command_line import ROOT, environment
 
 from gavel.cli.index import probe
 from gavel.cli.serve import listen
 from gavel.workspace.folders import Workspace
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-
-
-def gavel(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gavel.cli.main", *arguments]
-    return subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=200, check=False)
 
 
 @pytest.fixture(scope="module")
