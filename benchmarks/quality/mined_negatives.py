@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Annotated
 
 import typer
 
+from benchmarks.measurement import format_mean
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import progress, show_table
 from models.config.training import Stage, TrainingConfig
@@ -116,9 +116,7 @@ def main(
 
 
 def _cells(runs: list[Figures], arm: str) -> list[str]:
-    """Mean of each measure, with the sample standard deviation where there are several seeds."""
-    values = [[run[arm][measure] for run in runs] for measure in MEASURES]
-    return [f"{fmean(v):.3f}" + (f" ± {stdev(v):.3f}" if len(v) > 1 else "") for v in values]
+    return [format_mean([run[arm][measure] for run in runs]) for measure in MEASURES]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ products; every product of the shop is ranked, those of the history too.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from benchmarks.machine import describe_machine
-from benchmarks.quality.seeds import mean_and_spread
+from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores, show_targets
 from catalog.online_retail import Invoices, Months, read_invoices
 from gavel.workspace.console import console, progress, show_table
 from models.data.baskets import Basket, next_baskets, training_baskets
@@ -275,10 +274,9 @@ def main(
     result = summary(values, chosen) | {
         "month": month,
         "buyers": len(baskets),
-        "machine": machine,
         "set_aside": invoices.set_aside,
     }
-    print(json.dumps(result, indent=2)) if as_json else show(result)
+    QualityResult(machine=machine, values=result).report(as_json, lambda: show(result))
     if plot:
         draw(values, plot)
     raise typer.Exit(0 if all(result["bars"].values()) else 1)
@@ -289,7 +287,7 @@ def summary(values: Mapping[str, Sequence[Values]], chosen: Mapping[str, Any]) -
     table: dict[str, Any] = {}
     for way, runs in values.items():
         per_seed = [{way: {name: float(np.nanmean(run[name])) for name in MEASURES}} for run in runs]
-        table |= mean_and_spread(per_seed)
+        table |= mean_and_sd_of_runs(per_seed)
     gains = {
         f"{better} - {worse}, {name}": asdict(compare(values, better, worse, name))
         for better, worse in ((ATTENTION, AVERAGE), (ATTENTION, OWN), (ATTENTION, KNN))
@@ -303,19 +301,15 @@ def summary(values: Mapping[str, Sequence[Values]], chosen: Mapping[str, Any]) -
 
 def show(result: Mapping[str, Any]) -> None:
     """Print the figures as tables."""
-    rows = [
-        (way, *(f"{mean:.3f} ± {spread:.3f}" for mean, spread in cells.values())) for way, cells in result["mean_and_sd"].items()
-    ]
-    show_table(f"Next baskets of {result['buyers']} buyers, {result['month']} month", ("way", *MEASURES), rows)
+    show_scores(f"Next baskets of {result['buyers']} buyers, {result['month']} month", "way", result["mean_and_sd"])
     rows = [
         (name, f"{gain['difference']:+.4f}", f"[{gain['low']:+.4f}, {gain['high']:+.4f}]") for name, gain in result["gains"].items()
     ]
     show_table("Paired gains with 95 % bootstrap intervals over buyers", ("gain", "mean", "interval"), rows)
     for name, (ratio, low, high) in result["over popularity"].items():
         console.print(f"{ATTENTION} / popularity, {name}: {ratio:.2f} [{low:.2f}, {high:.2f}]", highlight=False)
-    for bar, passed in result["bars"].items():
-        console.print(f"{bar}: {'yes' if passed else 'NO'}", highlight=False)
-    console.print(f"chosen on val: {result['chosen on val']}\n{result['machine']}", style="dim", highlight=False)
+    show_targets(result["bars"])
+    console.print(f"chosen on val: {result['chosen on val']}", style="dim", highlight=False)
 
 
 def draw(values: Mapping[str, Sequence[Values]], path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.quality.seeds import mean_and_spread
+from benchmarks.machine import describe_machine
+from benchmarks.measurement import QualityResult, mean_and_sd_of_runs
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Stages, console, show_table
 from gavel.workspace.folders import Workspace
@@ -59,24 +60,26 @@ def homes(paths: Annotated[list[Path], typer.Argument(help="GAVEL_HOME of each d
 
 
 def _report(title: str, sources: Iterator[Source], as_json: bool) -> None:
-    found = {name: _measured(*source) for name, *source in sources}
-    spread = mean_and_spread([run["test"] for run in found.values()])
-    if as_json:
-        print(json.dumps({"runs": found, "mean_and_sd": spread}, indent=2))
-        return
+    machine = describe_machine()
+    runs = {name: _measured(*source) for name, *source in sources}
+    table = mean_and_sd_of_runs([run["test"] for run in runs.values()])
     rows = [
         (
             f"{name}, {split}",
             *(f"{run[split][tower][aim]:.4f}" for tower in (FULL, SMALL) for aim in AIMS),
             f"{run[split]['share']['recall@50']:.4f}",
         )
-        for name, run in found.items()
+        for name, run in runs.items()
         for split in ("val", "test")
     ]
-    show_table(title, ("", *(f"{tower} {aim}" for tower in (FULL, SMALL) for aim in AIMS), "share of recall@50"), rows)
-    for way, cells in spread.items():
-        figures = (f"{aim} {mean:.4f} ± {sd:.4f}" for aim, (mean, sd) in cells.items())
-        console.print(f"test, {way}: {', '.join(figures)}", highlight=False)
+
+    def show() -> None:
+        show_table(title, ("", *(f"{tower} {aim}" for tower in (FULL, SMALL) for aim in AIMS), "share of recall@50"), rows)
+        for system, cells in table.items():
+            scores = (f"{aim} {mean:.4f} ± {sd:.4f}" for aim, (mean, sd) in cells.items())
+            console.print(f"test, {system}: {', '.join(scores)}", highlight=False)
+
+    QualityResult(machine=machine, values={"runs": runs, "mean_and_sd": table}).report(as_json, show)
 
 
 def _measured(catalog: CatalogFolder, tower: Path, release: Path) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import faiss
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from gavel.web.http_server import served_in_thread
 from lambdas.query_api.app import create_app
 from processing.evaluation.runs import Counter, Latency, Progress, summarise_ms
@@ -37,8 +38,8 @@ Act = dict[str, str]
 _Ask = Callable[[str, Mapping[str, Any]], Any]  # path and body -> the answer
 
 
-@dataclass(frozen=True, slots=True)
-class BuyerPathResult:
+@dataclass(frozen=True)
+class BuyerPathResult(Measurement):
     """Milliseconds a buyer.
 
     Attributes:
@@ -51,7 +52,6 @@ class BuyerPathResult:
         both: the two, one after the other.
         in_one: `POST /retrieve` with the acts, which does both.
         bare: plain faiss for the same vector.
-        machine: what it ran on, and the load before.
     """
 
     index: str
@@ -63,11 +63,12 @@ class BuyerPathResult:
     both: Latency
     in_one: Latency
     bare: Latency
-    machine: str
+    derived: ClassVar = ("overhead",)
 
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        return {**asdict(self), "overhead": round(self.both.p50_ms / self.bare.p50_ms, 1)}
+    @property
+    def overhead(self) -> float:
+        """Median of both requests divided by the median of plain faiss."""
+        return round(self.both.p50_ms / self.bare.p50_ms, 1)
 
 
 class _NoEncoder:

@@ -7,12 +7,13 @@ kept, and with their answers kept too, and is asked as fast as it answers.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from benchmarks.speed.load import UNCACHED, Load, limit_of
 from retrieval.errors import InvalidInput
 
@@ -44,23 +45,17 @@ class Row:
     answer_hits: float
 
 
-@dataclass(frozen=True, slots=True)
-class CachesResult:
+@dataclass(frozen=True)
+class CachesResult(Measurement):
     """All of a run.
 
     Attributes:
         queries: different ones.
         rows: exponents in their order, ways in theirs.
-        machine: what it ran on, and the load before.
     """
 
     queries: int
     rows: tuple[Row, ...]
-    machine: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can write it."""
-        return asdict(self)
 
 
 def run_benchmark(
@@ -82,7 +77,7 @@ def run_benchmark(
             load, caches = limit_of(asked, seconds, environment)
             hits = {name: _ratio(use) for name, use in caches.items()}
             rows.append(Row(exponent, way, load, hits["embeddings"], hits["answers"]))
-    return CachesResult(len(texts), tuple(rows), machine)
+    return CachesResult(len(texts), tuple(rows), machine=machine)
 
 
 def zipf_draws(texts: Sequence[str], exponent: float, count: int) -> list[str]:

@@ -9,10 +9,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from retrieval.errors import GavelError
 
 PROGRAM = """
@@ -33,8 +34,8 @@ print("told:" + json.dumps(told))
 TOLD = "told:"
 
 
-@dataclass(frozen=True, slots=True)
-class ColdStart:
+@dataclass(frozen=True)
+class ColdStart(Measurement):
     """Seconds, medians over fresh interpreters.
 
     Attributes:
@@ -43,7 +44,6 @@ class ColdStart:
         slowest_import_s: of the runs.
         first_answer_s: from the start of the import to the first answer, tower and index included; None without a search.
         second_answer_s: the same search once more.
-        machine: what it ran on, and the load before.
     """
 
     runs: int
@@ -51,11 +51,6 @@ class ColdStart:
     slowest_import_s: float
     first_answer_s: float | None
     second_answer_s: float | None
-    machine: str
-
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        return asdict(self)
 
 
 def run_benchmark(query: str | None, *, runs: int = 5, on_run: Callable[[int, int], None] = lambda done, total: None) -> ColdStart:
@@ -81,9 +76,8 @@ def run_benchmark(query: str | None, *, runs: int = 5, on_run: Callable[[int, in
         return round(median(one[name] for one in told), 3) if name in told[0] else None
 
     imports = [one["import_s"] for one in told]
-    return ColdStart(
-        runs, round(median(imports), 3), round(max(imports), 3), middle("first_answer_s"), middle("second_answer_s"), machine
-    )
+    seconds = round(median(imports), 3), round(max(imports), 3), middle("first_answer_s"), middle("second_answer_s")
+    return ColdStart(runs, *seconds, machine=machine)
 
 
 def search_event(query: str) -> dict[str, object]:

@@ -9,15 +9,16 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from processing.embedding.job import embed_with
 from processing.embedding.photos import PhotoPlace, load_photo
 from processing.embedding.plan import BATCH_SIZE, EmbeddingRun
@@ -59,8 +60,8 @@ class Repetition:
 
 
 @dataclass(frozen=True)
-class EmbedBenchmark:
-    """What was measured, and on what.
+class EmbedBenchmark(Measurement):
+    """Throughput of the embedding job and of its model alone.
 
     Attributes:
         preset: architecture of the tower; its weights are random.
@@ -73,7 +74,6 @@ class EmbedBenchmark:
         repetitions: alternating, one after another.
         hardware: processor, cores, accelerator.
         load: mean number of runnable processes over the minute before; more than 0 is somebody else's.
-        date: UTC day.
     """
 
     preset: str
@@ -86,38 +86,36 @@ class EmbedBenchmark:
     repetitions: list[Repetition]
     hardware: str
     load: float
-    date: str
+    derived: ClassVar = ("items_per_s", "model_items_per_s", "ratio", "cpu_ratio", "busy_share")
 
     @property
     def items_per_s(self) -> float:
         """Lots a second of the job, median."""
-        return self.lots / median(one.path_s for one in self.repetitions)
+        return round(self.lots / median(one.path_s for one in self.repetitions), 1)
 
     @property
     def model_items_per_s(self) -> float:
         """Lots a second of the model alone, median."""
-        return self.lots / median(one.model_s for one in self.repetitions)
+        return round(self.lots / median(one.model_s for one in self.repetitions), 1)
 
     @property
     def ratio(self) -> float:
         """Rate of the job over rate of the model alone, median over the repetitions; 1 hides everything but the model."""
-        return median(one.model_s / one.path_s for one in self.repetitions)
+        return round(median(one.model_s / one.path_s for one in self.repetitions), 3)
 
     @property
     def cpu_ratio(self) -> float:
         """Processor time of the model alone over that of the job, median: what ratio is when the model fills every core."""
-        return median(one.model_cpu_s / one.path_cpu_s for one in self.repetitions)
+        return round(median(one.model_cpu_s / one.path_cpu_s for one in self.repetitions), 3)
 
     def share(self, stage: str) -> float:
         """Time in which a stage was busy over the time of the job, median; stages overlap, so they add up to more than 1."""
         return median(one.busy_s.get(stage, 0.0) / one.path_s for one in self.repetitions)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The benchmark as JSON holds it."""
-        shares = {stage: round(self.share(stage), 4) for stage in STAGES}
-        rates = {"items_per_s": round(self.items_per_s, 1), "model_items_per_s": round(self.model_items_per_s, 1)}
-        ratios = {"ratio": round(self.ratio, 3), "cpu_ratio": round(self.cpu_ratio, 3)}
-        return {**rates, **ratios, "busy_share": shares, **asdict(self)}
+    @property
+    def busy_share(self) -> dict[str, float]:
+        """share() of every stage."""
+        return {stage: round(self.share(stage), 4) for stage in STAGES}
 
 
 def make_lots(folder: Path, lots: int, photo_size: int, progress: Progress | None = None, *, seed: int = 7) -> None:
@@ -257,7 +255,7 @@ def run_benchmark(
     titles = [row.title for row in read_items(catalogue / LOTS_FILE) if isinstance(row, Item)]
     encoder = random_encoder(preset, titles, device)
     sizes = [path.stat().st_size for path in (catalogue / "photos").iterdir()]
-    load = os.getloadavg()[0]
+    machine, load = describe_machine(), os.getloadavg()[0]
     timings = measure(encoder, catalogue, folder / "out", workers=workers, repetitions=repetitions, progress=passes)
     return EmbedBenchmark(
         preset=preset,
@@ -270,7 +268,7 @@ def run_benchmark(
         repetitions=list(timings),
         hardware=describe_hardware(encoder.device.type),
         load=round(load, 2),
-        date=datetime.now(UTC).date().isoformat(),
+        machine=machine,
     )
 
 

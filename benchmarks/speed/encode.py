@@ -8,17 +8,17 @@ clock: on a busy machine the clock measures the others.
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from catalog.lots import draw_lots
 from models.artefacts.tower_files import save_towers
 from models.towers.config import preset
@@ -57,7 +57,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class EncodeResult:
+class EncodeResult(Measurement):
     """All three ways.
 
     Attributes:
@@ -66,8 +66,6 @@ class EncodeResult:
         rounds: that counted.
         ways: name -> figures.
         bytes: file -> its size.
-        machine: what it ran on, and the load before.
-        date: of the run, UTC.
     """
 
     preset: str
@@ -75,12 +73,6 @@ class EncodeResult:
     rounds: int
     ways: dict[str, Way]
     bytes: dict[str, int]
-    machine: str
-    date: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can write it."""
-        return asdict(self)
 
 
 def run_benchmark(
@@ -115,7 +107,7 @@ def run_benchmark(
             sizes = {file: (folder / file).stat().st_size for file in files}
     finally:
         torch.set_num_threads(threads)
-    return EncodeResult(name, tokens, rounds, found, sizes, machine, datetime.now(UTC).date().isoformat())
+    return EncodeResult(name, tokens, rounds, found, sizes, machine=machine)
 
 
 def _towers(name: str, tokens: int, scratch: Path) -> tuple[Path, Encode, list[str]]:

@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from benchmarks.speed.fresh_words import FreshWordsResult, measure, questions_of, words_of
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.documents import IndexedItem, Vector
@@ -31,8 +33,8 @@ WARM_UP, IDLE = 400, 2_000
 A_WRITE = 1_000  # lots of one upsert, which is one transaction
 
 
-@dataclass(frozen=True, slots=True)
-class FreshLotsResult:
+@dataclass(frozen=True)
+class FreshLotsResult(Measurement):
     """How new lots came in.
 
     Attributes:
@@ -44,7 +46,6 @@ class FreshLotsResult:
         writing: searches while lots were written.
         renewing: searches while the graph took them in.
         words: the same of keyword and hybrid searches.
-        machine: what it ran on, and the load before.
     """
 
     lots: int
@@ -55,12 +56,16 @@ class FreshLotsResult:
     writing: Latency
     renewing: Latency
     words: FreshWordsResult
-    machine: str
+    derived: ClassVar = ("renewing_to_idle_p99",)
 
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        ratio = round(self.renewing.p99_ms / self.idle.p99_ms, 2)
-        return {**asdict(self), "words": self.words.to_dict(), "renewing_to_idle_p99": ratio}
+    @property
+    def renewing_to_idle_p99(self) -> float:
+        """p99 while the graph took lots in, divided by p99 of the idle index."""
+        return round(self.renewing.p99_ms / self.idle.p99_ms, 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields and derived values for JSON."""
+        return {**super().to_dict(), "words": self.words.to_dict()}
 
 
 def run_benchmark(
@@ -101,7 +106,7 @@ def run_benchmark(
         found_ms = (time.perf_counter() - start) * 1000
         rate = round(written / writer.seconds, 1)
         words = measure(index, _endless(index, rng), written, questions, on_phase)
-        return FreshLotsResult(count, written, rate, round(found_ms, 2), idle, writing, renewing, words, machine)
+        return FreshLotsResult(count, written, rate, round(found_ms, 2), idle, writing, renewing, words, machine=machine)
 
 
 class _Writer(threading.Thread):

@@ -21,6 +21,7 @@ import psutil
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from benchmarks.speed.load_users import LoadPlan, LoadSeen
 from gavel.opensearch.node import free_port
 from processing.evaluation.runs import Latency, summarise_ms
@@ -57,8 +58,8 @@ class Load:
     server_cpu: float
 
 
-@dataclass(frozen=True, slots=True)
-class LoadResult:
+@dataclass(frozen=True)
+class LoadResult(Measurement):
     """The limit of a server, and how it does at half of it.
 
     Attributes:
@@ -66,18 +67,12 @@ class LoadResult:
         limit: as fast as it answers.
         half: at half of the limit.
         rss_mb: memory of the server at the end, MB.
-        machine: what it ran on, and the load before.
     """
 
     lots: int
     limit: Load
     half: Load
     rss_mb: float
-    machine: str
-
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        return asdict(self)
 
 
 def run_benchmark(
@@ -108,7 +103,7 @@ def run_benchmark(
         limit = _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, seconds), server)
         on_phase("half of the limit")
         half = _load(LoadPlan(url, list(texts), USERS_AT_RATE, seconds, limit.rate / 2), server)
-        return LoadResult(health["items"], limit, half, round(server.memory_info().rss / 1e6, 1), machine)
+        return LoadResult(health["items"], limit, half, round(server.memory_info().rss / 1e6, 1), machine=machine)
 
 
 def limit_of(texts: Sequence[str], seconds: float, settings: Mapping[str, str] = UNCACHED) -> tuple[Load, dict[str, Any]]:

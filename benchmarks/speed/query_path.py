@@ -8,12 +8,13 @@ On OpenSearch a third way is asked: the bare k-NN request that opensearch-py mak
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from opensearchpy import OpenSearch
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from processing.evaluation.runs import Counter, Latency, Progress, summarise_ms
 from retrieval.contracts.documents import VECTOR_FIELD, Vector
 from retrieval.contracts.items import query_text
@@ -29,8 +30,8 @@ PARTS = ("encode", "retrieve", "rerank")
 BARE = "bare k-NN"
 
 
-@dataclass(frozen=True, slots=True)
-class QueryPathResult:
+@dataclass(frozen=True)
+class QueryPathResult(Measurement):
     """Milliseconds a query.
 
     Attributes:
@@ -41,7 +42,6 @@ class QueryPathResult:
         stages: stage -> as the served searches report it.
         alone: part -> the same work, asked for by itself; on OpenSearch the bare request, too.
         sum_alone: encode + retrieve + rerank alone, a query at a time.
-        machine: what it ran on, and the load before.
     """
 
     index: str
@@ -51,7 +51,7 @@ class QueryPathResult:
     stages: dict[str, Latency]
     alone: dict[str, Latency]
     sum_alone: Latency
-    machine: str
+    derived: ClassVar = ("overhead", "tail")
 
     @property
     def overhead(self) -> float:
@@ -62,10 +62,6 @@ class QueryPathResult:
     def tail(self) -> float:
         """p99 of the whole over its median."""
         return round(self.whole.p99_ms / self.whole.p50_ms, 3)
-
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        return {**asdict(self), "overhead": self.overhead, "tail": self.tail}
 
 
 @dataclass
@@ -123,7 +119,7 @@ def run_benchmark(
         {stage: summarise_ms(taken) for stage, taken in times.stages.items()},
         {part: summarise_ms(taken) for part, taken in times.alone.items()},
         summarise_ms(sums),
-        machine,
+        machine=machine,
     )
 
 

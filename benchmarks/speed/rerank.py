@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.error import URLError
@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from catalog.lots import draw_lots
 from catalog.questions import draw_questions
 from gavel.opensearch.node import free_port
@@ -55,8 +56,8 @@ class Asked:
     candidates: list[Candidate]
 
 
-@dataclass(frozen=True, slots=True)
-class RerankResult:
+@dataclass(frozen=True)
+class RerankResult(Measurement):
     """Milliseconds a query.
 
     Attributes:
@@ -66,7 +67,6 @@ class RerankResult:
         server: features and scores through the ranker server, by the endpoint's adapter.
         in_process_cpu_ms: mean processor time of the second.
         server_cpu_ms: mean processor time of the third, of both processes.
-        machine: what it ran on, and the load before.
     """
 
     candidates: int
@@ -75,11 +75,6 @@ class RerankResult:
     server: Latency
     in_process_cpu_ms: float
     server_cpu_ms: float
-    machine: str
-
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        return asdict(self)
 
 
 def run_benchmark(*, candidates: int = 50, repetitions: int = 3) -> RerankResult:
@@ -99,7 +94,7 @@ def run_benchmark(*, candidates: int = 50, repetitions: int = 3) -> RerankResult
             features, _ = _timed(features_of, asked, repetitions)
             in_process, in_process_cpu_ms = _timed(lambda query: _rerank(local, query), asked, repetitions)
             server, server_cpu_ms = _timed(lambda query: _rerank(endpoint, query), asked, repetitions, process)
-    return RerankResult(candidates, features, in_process, server, in_process_cpu_ms, server_cpu_ms, machine)
+    return RerankResult(candidates, features, in_process, server, in_process_cpu_ms, server_cpu_ms, machine=machine)
 
 
 def ask(folder: Path, candidates: int) -> Iterator[Asked]:
