@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, ClassVar
@@ -209,7 +210,7 @@ def measure(
         watch = Stopwatch()
         run = EmbeddingRun([folder], out, release_id=f"pass-{number}", workers=workers)
         steps: dict[str, Callable[[], object]] = {
-            "path": lambda run=run, watch=watch: embed_with(encoder, run, watch=watch),
+            "path": partial(embed_with, encoder, run, watch=watch),
             "model": lambda: [encoder.compute(batch) for batch in batches],
         }
         took, processor = {}, {}

@@ -157,7 +157,7 @@ class Demo:
     def _index(self, release: Path) -> None:
         def is_live(name: Any) -> bool:
             try:
-                return open_store(self.settings).live().name == name
+                return bool(open_store(self.settings).live().name == name)
             except IndexMissing:
                 return False
 
@@ -241,13 +241,13 @@ def show_report(demo: Demo) -> None:
         show_answer(query, answer)
     show_metrics(f"How good: {demo.plan.catalog} catalogue, test queries", report.quality)
     rows, cuts = [], {}
-    for label, done in report.steps.items():
-        where = done.value if isinstance(done.value, str) else report.plot
-        took = "already there" if done.reused else f"{done.seconds:.1f} s"
-        if cut := cut_steps(Path(where)):
-            cuts[label] = f"cut by the clock after {cut[0]:,} of {cut[1]:,} steps"
-            took = f"{took}, {cuts[label]}"
-        rows.append((label, took, where))
+    for label, step in report.steps.items():
+        path = step.value if isinstance(step.value, str) else report.plot
+        duration = "already there" if step.reused else f"{step.seconds:.1f} s"
+        if steps := cut_steps(Path(path)):
+            cuts[label] = f"cut by the clock after {steps[0]:,} of {steps[1]:,} steps"
+            duration = f"{duration}, {cuts[label]}"
+        rows.append((label, duration, path))
     show_table("What was built", ("step", "took", "where"), rows, right_from=9)
     for label, cut in cuts.items():
         console.print(f"{label}: {cut}; `gavel demo` again trains on", style="yellow", highlight=False, soft_wrap=True)

@@ -39,7 +39,7 @@ def distill_query(
 ) -> None:
     """Make a tower's small query tower: it adds up vectors of tokens, no network; GAVEL_QUERY_TOWER=small serves it."""
     from catalog.folder import CatalogFolder
-    from models.training.static_query import SmallQueryConfig
+    from models.config.distillation import SmallQueryConfig
     from processing.training.query_distillation import FULL, SMALL, distil_query
     from retrieval.contracts.release import load_release
 

@@ -1,7 +1,7 @@
 """`gavel embed`: from lots to a release."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -13,6 +13,12 @@ from retrieval.config.settings import Settings
 from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
 
 ALREADY_THERE = "already there, unchanged; --force embeds again"
+
+
+class _Plan(TypedDict):
+    release_id: str | None
+    dimensions: int | None
+    photos: list[Path]
 
 
 def embed(
@@ -40,20 +46,20 @@ def embed(
     workspace = Workspace(Settings.from_env())
     inputs = find_item_files(source) if source else CatalogFolder.load(workspace.catalog(None)).item_files()
     folder = workspace.tower(tower)
-    asked = {"release_id": release, "dimensions": dimensions, "photos": photos or []}
-    made = None if force else pipeline.find_release(workspace, inputs, folder, **asked)
-    already = made is not None
-    if made is None:
+    plan: _Plan = {"release_id": release, "dimensions": dimensions, "photos": photos or []}
+    committed = None if force else pipeline.find_release(workspace, inputs, folder, **plan)
+    if committed is None:
         with progress("embed lots", estimated=True) as step:
-            made = pipeline.embed(workspace, inputs, folder, workers=workers, force=force, progress=step, **asked)
-    manifest = load_release(made)
-    report(_described(made, manifest, already, as_json), as_json)
+            written = pipeline.embed(workspace, inputs, folder, workers=workers, force=force, progress=step, **plan)
+    path = committed or written
+    manifest = load_release(path)
+    report(_describe(path, manifest, committed is not None, as_json), as_json)
     if manifest.items_in and not manifest.items_embedded:
-        say(nothing_embedded(manifest, made))
+        say(nothing_embedded(manifest, path))
         raise typer.Exit(EXIT_ERROR)
 
 
-def _described(folder: Path, manifest: Manifest, already: bool, as_json: bool) -> dict[str, object]:
+def _describe(folder: Path, manifest: Manifest, already: bool, as_json: bool) -> dict[str, object]:
     rejected: object = manifest.items_rejected
     if manifest.items_rejected and not as_json:
         rejected = f"{manifest.items_rejected} ({folder / REJECTS_FILE})"

@@ -1,7 +1,7 @@
 """`gavel train`: the flags of all trainings, and which of them belong together."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,6 +14,9 @@ from gavel.workspace.folders import Workspace
 from gavel.workspace.options import CatalogOption, Json, Seed
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from processing.ranking.train_job import Labels
 
 
 def train(
@@ -94,7 +97,7 @@ def train(
         raise InvalidInput("--force, --trust-unsigned and --source-share belong to --from-events; leave them out")
     source = CatalogFolder.load(workspace.catalog(catalog))
     if reranker or what == "reranker":
-        train_reranker(workspace, source, labels, seed=seed, as_json=as_json)
+        train_reranker(workspace, source, cast("Labels | None", labels), seed=seed, as_json=as_json)
         return
     if rounds and (negatives or start_from):
         raise InvalidInput("--rounds mines its negatives and chooses its weights itself; leave --negatives and --start-from out")

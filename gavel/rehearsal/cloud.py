@@ -147,10 +147,10 @@ def _filter(queue: Mapping[str, Any]) -> dict[str, Any]:
 
 def _template_here() -> Any:
     """moto reads templates by URL from addresses of AWS and from `localhost`."""
-    read = cloudformation_responses.get_stack_from_s3_url
+    read = vars(cloudformation_responses)["get_stack_from_s3_url"]  # imported there, not exported
 
     def here(template_url: str, **account: Any) -> str:
-        return read(template_url.replace(HOST, "localhost"), **account)
+        return str(read(template_url.replace(HOST, "localhost"), **account))
 
     return here
 

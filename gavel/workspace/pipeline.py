@@ -147,8 +147,9 @@ def adapt(
         max_length: tokens of a text that are read; None takes the preset's.
         settings: fields of DistillationConfig; None takes what gavel.toml says.
     """
+    from models.config.distillation import DistillationConfig
     from models.towers.config import sentence_towers
-    from models.training.adaptation import DistillationConfig, distil_towers
+    from models.training.adaptation import distil_towers
 
     tower = sentence_towers(model)
     tower = replace(tower, max_length=max_length or tower.max_length)
@@ -231,9 +232,18 @@ def embed(
     """
     from processing.embedding.job import embed
 
-    settings = {"release_id": release_id, "workers": workers, "force": force, "dimensions": dimensions, "photos": photos}
-    settings["thumbnails"] = workspace.thumbnails
-    manifest = embed(list(inputs), tower, workspace.embeddings, progress=progress, **settings)
+    manifest = embed(
+        list(inputs),
+        tower,
+        workspace.embeddings,
+        release_id=release_id,
+        workers=workers,
+        force=force,
+        dimensions=dimensions,
+        photos=photos,
+        thumbnails=workspace.thumbnails,
+        progress=progress,
+    )
     workspace.remember_sources(manifest.release_id, [*inputs, *photos])
     return workspace.embeddings / manifest.release_id
 
@@ -292,8 +302,16 @@ def train_reranker(
     from retrieval.ranker.parameters import BoosterParameters
 
     service, path = _without_ranker(workspace)
-    given = {"candidates": workspace.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
-    return train_reranker(catalog, service, path, labels=labels, seed=seed, progress=progress, **given)
+    return train_reranker(
+        catalog,
+        service,
+        path,
+        labels=labels,
+        seed=seed,
+        progress=progress,
+        candidates=workspace.settings.candidates,
+        parameters=configured(BoosterParameters(), "reranker"),
+    )
 
 
 def train_buyers(
@@ -353,21 +371,30 @@ def train_on_events(
         stages: shows progress: given a stage's label, a function of (done, total).
     """
     from catalog.event_files import read_events
-    from processing.ranking.train_from_events import train_on_events
+    from processing.ranking.train_from_events import SOURCE_SHARE, train_on_events
     from retrieval.ranker.parameters import BoosterParameters
 
     service, path = _without_ranker(workspace)
     log = read_events(places, stages("read events"), trust_unsigned=trust_unsigned)
     step = stages("train re-ranker")
-    given = {"candidates": workspace.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
     try:
         catalog = CatalogFolder.load(workspace.catalog(judgments))
     except InvalidInput:
         if judgments:
             raise
         catalog = None  # lots without judgments are the usual case
-    share = _given({"source_share": source_share})
-    return train_on_events(log, service, path, judgments=catalog, force=force, seed=seed, progress=step, **share, **given)
+    return train_on_events(
+        log,
+        service,
+        path,
+        judgments=catalog,
+        source_share=SOURCE_SHARE if source_share is None else source_share,
+        force=force,
+        seed=seed,
+        progress=step,
+        candidates=workspace.settings.candidates,
+        parameters=configured(BoosterParameters(), "reranker"),
+    )
 
 
 def _without_ranker(workspace: Workspace) -> tuple[SearchService, Path]:
