@@ -93,9 +93,9 @@ def page_and_api(
     """
     from starlette.middleware import Middleware
 
-    from gavel.web.admission import Admission, request_queues
     from gavel.web.page_app import add_page
     from gavel.web.photo_files import PhotoFiles
+    from gavel.web.request_queues import QueueMiddleware, request_queues
     from gavel.workspace.wiring import event_sink, search_service, signing_lists
     from lambdas.query_api.app import create_app
     from lambdas.query_api.callers import CallerLimits
@@ -109,11 +109,11 @@ def page_and_api(
         settings.origins,
         limits=limits or CallerLimits(),
         queries_per_request=settings.queries_per_request,
-        queues=lambda: {kind: queue.figures() for kind, queue in queues.items()},
+        queues=lambda: {kind: queue.metrics() for kind, queue in queues.items()},
         lists=lists,
     )
-    # innermost: what other middleware refuses needs no turn, and what this one refuses has their headers
-    app.user_middleware.append(Middleware(Admission, queues=queues))
+    # innermost: requests that other middleware refuses need no slot, and refusals of this one get its headers
+    app.user_middleware.append(Middleware(QueueMiddleware, queues=queues))
     app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
     add_page(app, lambda: service, PhotoFiles(workspace, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
