@@ -7,6 +7,7 @@ in --work, so that a second call goes on where the first was cut short.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,9 @@ from benchmarks.machine import describe_machine
 from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores, show_targets
 from catalog import chorus
 from gavel.workspace.console import Stages
+from models.config.distillation import DistillationConfig
 from models.towers.config import sentence_towers
-from models.training.adaptation import DistillationConfig, distil_towers
+from models.training.adaptation import distil_towers
 from processing.embedding.job import embed
 from processing.evaluation.job import evaluate_to_folder
 from processing.evaluation.plan import HYBRID, SEMANTIC, Plan
@@ -74,7 +76,7 @@ def main(
         done = ledger.step(
             f"seed {number}",
             key,
-            lambda number=number, first=first: run_seed(data, model, number, work, steps=steps, zero_shot=first),
+            partial(run_seed, data, model, number, work, steps=steps, zero_shot=first),
         )
         runs.append(done.value)
     table = mean_and_sd_of_runs([run["quality"] for run in runs])

@@ -6,7 +6,7 @@ python -m benchmarks.quality.hybrid homes .gavel …             homes where the
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -37,7 +37,7 @@ def chorus(
     as_json: Json = False,
 ) -> None:
     """Five folds by query for every tower; no judgment trained one, so all queries of the other folds choose."""
-    runs = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
     for name, run in json.loads((work / "ledger.json").read_text()).items():
         tower_id = run["value"]["tower_id"]
         (release,) = (work / "embeddings").glob(f"{tower_id}-*")
@@ -88,7 +88,7 @@ def _measured(choice: Choice, tested: JudgedLists) -> dict[str, Any]:
     }
 
 
-def _report(runs: dict[str, Sequence[dict[str, Any]]], as_json: bool) -> None:
+def _report(runs: Mapping[str, Sequence[dict[str, Any]]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(runs, indent=2))
         return

@@ -177,7 +177,8 @@ def interval(seeds: Sequence[NDArray[np.float64]], minus: Sequence[NDArray[np.fl
     random = np.random.default_rng(0)
 
     def drawn(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return values[random.integers(len(values), size=(ROUNDS, len(values)))].mean(axis=1)  # (ROUNDS,)
+        means: NDArray[np.float64] = values[random.integers(len(values), size=(ROUNDS, len(values)))].mean(axis=1)  # (ROUNDS,)
+        return means
 
     means = np.mean([drawn(values) for values in seeds], axis=0)
     if minus is not None:

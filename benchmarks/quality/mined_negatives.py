@@ -28,7 +28,7 @@ from processing.training.mining_rules import MiningRules
 from processing.training.round_index import build, measure_kinds, open_store
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
-from retrieval.index.embedded.store import EmbeddedIndex
+from retrieval.index.embedded.store import OpenedIndex
 
 FURTHER = 2  # lots for each query beside those of the batch
 SPLIT = "test"  # val chooses the epochs
@@ -82,7 +82,7 @@ class Trial:
         return measure_kinds(self._catalog, SPLIT, self._scratch / tower.name, tower)["flat"]
 
     @contextmanager
-    def _index(self, tower: Path) -> Iterator[EmbeddedIndex]:
+    def _index(self, tower: Path) -> Iterator[OpenedIndex]:
         index = open_store(self._scratch / tower.name, "flat").live()
         try:
             yield index

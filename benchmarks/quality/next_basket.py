@@ -11,10 +11,11 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -26,13 +27,13 @@ from benchmarks.machine import describe_machine
 from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores, show_targets
 from catalog.online_retail import Invoices, Months, read_invoices
 from gavel.workspace.console import console, progress, show_table
+from models.config.buyers import BuyerTrainingConfig
 from models.data.baskets import Basket, next_baskets, training_baskets
 from models.towers.config import sentence_towers
 from models.towers.features import Features, FeatureSpec
 from models.towers.two_towers import TwoTowers
 from models.training.buyers import (
     BuyerModel,
-    BuyerTrainingConfig,
     ProjectedLots,
     StoredLots,
     best_items,
@@ -94,7 +95,7 @@ def read_period(invoices: Invoices, rows: Mapping[str, int], start: Any, end: An
     counts = np.zeros((len(rows), max(POPULARITY_DAYS)))
     for act in before:
         counts[rows[act.item_id], min((start - act.timestamp) // timedelta(days=1), max(POPULARITY_DAYS) - 1)] += 1
-    held = {
+    held: dict[str, set[tuple[Any, int]]] = {
         "baskets": {((act.buyer_id, act.timestamp.date()), rows[act.item_id]) for act in before},
         "buyers": {(act.buyer_id, rows[act.item_id]) for act in before},
     }
@@ -148,7 +149,7 @@ def values_of(scores: NDArray[Any], baskets: Sequence[Basket]) -> Values:
     for row, basket in enumerate(baskets):
         fresh[row, list(basket.owned)] = -np.inf
     found: dict[str, list[float]] = {name: [] for name in MEASURES}
-    for basket, best, best_fresh in zip(baskets, best_items(scores, K), best_items(fresh, K), strict=True):
+    for basket, best, best_fresh in zip(baskets, best_items(scores, K), best_items(cast("Any", fresh), K), strict=True):
         new = np.setdiff1d(basket.targets, np.array(sorted(basket.owned)))
         for suffix, top, targets in (("", best, basket.targets), (", new", best_fresh, new)):
             hits = len(np.intersect1d(top, targets))
@@ -159,7 +160,7 @@ def values_of(scores: NDArray[Any], baskets: Sequence[Basket]) -> Values:
 
 def choose(way: Callable[..., Scores], period: Period, tried: Sequence[tuple[Any, ...]]) -> tuple[tuple[Any, ...], float]:
     """The parameters with the best Recall@50 on val, the first of them on a tie."""
-    found = [(measure(way(period, *given), period.wanted).recall_at_50, given) for given in tried]
+    found = [(measure(cast("Any", way(period, *given)), period.wanted).recall_at_50, given) for given in tried]
     best = max(found, key=lambda entry: entry[0])
     return best[1], best[0]
 
@@ -225,9 +226,13 @@ def rankings(
         scores[name] = []
         for seed in seeds:
             before = done
-            scores[name].append(train_way(shop, heads, seed, period, kept, lambda epoch, _, at=before: step(at + epoch, total)))
+            scores[name].append(train_way(shop, heads, seed, period, kept, partial(_advance, step, before, total)))
             done += CONFIG.epochs
     return period.wanted, scores, chosen
+
+
+def _advance(step: Callable[[int, int], None], before: int, total: int, epoch: int, _: int) -> None:
+    step(before + epoch, total)
 
 
 def compare(values: Mapping[str, Sequence[Values]], better: str, worse: str, measure: str) -> PairedComparison:

@@ -19,13 +19,14 @@ from benchmarks.measurement import QualityResult, mean_and_sd_of_runs
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Stages, console, show_table
 from gavel.workspace.folders import Workspace
-from models.training.static_query import SmallQueryConfig
+from models.config.distillation import SmallQueryConfig
 from processing.training.query_distillation import AIMS, FULL, SMALL, distil_query, measure_query_towers
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.encoders.static_query_encoder import SmallQueryEncoder
+from retrieval.search.live_index import Encoder
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
@@ -61,7 +62,7 @@ def homes(paths: Annotated[list[Path], typer.Argument(help="GAVEL_HOME of each d
 
 def _report(title: str, sources: Iterator[Source], as_json: bool) -> None:
     machine = describe_machine()
-    runs = {name: _measured(*source) for name, *source in sources}
+    runs = {name: _measured(catalog, tower, release) for name, catalog, tower, release in sources}
     table = mean_and_sd_of_runs([run["test"] for run in runs.values()])
     rows = [
         (
@@ -86,7 +87,10 @@ def _measured(catalog: CatalogFolder, tower: Path, release: Path) -> dict[str, A
     dimensions = split_tower_id(load_release(release).tower_id)[1]
     with Stages() as stages:
         made = distil_query(catalog, tower, release, SmallQueryConfig(), least=0.0, stages=stages)
-        encoders = {FULL: QueryEncoder.load(tower, dimensions), SMALL: SmallQueryEncoder.load(tower, dimensions)}
+        encoders: dict[str, Encoder] = {
+            FULL: QueryEncoder.load(tower, dimensions),
+            SMALL: SmallQueryEncoder.load(tower, dimensions),
+        }
         test: dict[str, Any] = measure_query_towers(catalog, "test", release, encoders, stages("search test"))
     shared = {"recall@50": test[SMALL]["recall@50"] / test[FULL]["recall@50"]}
     test["share"] = shared

@@ -10,8 +10,9 @@ once, when all is trained. What a user took before is left out of the lists.
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -43,9 +44,9 @@ Step = Callable[[], None]
 
 def load_data(folder: InteractionFolder) -> InteractionData:
     """The train interactions with the features of all users and items; the day of listing becomes a number."""
-    items = [{**row, "days_late": (row["listed_at"] - START).days} for row in folder.items]
+    items: list[Mapping[str, Any]] = [{**row, "days_late": (row["listed_at"] - START).days} for row in folder.items]
     pairs = folder.interactions("train")
-    return InteractionData.build(folder.users, items, pairs, user_columns=USER_COLUMNS, item_columns=ITEM_COLUMNS)
+    return InteractionData.build(list(folder.users), items, pairs, user_columns=USER_COLUMNS, item_columns=ITEM_COLUMNS)
 
 
 def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Step = lambda: None) -> Iterator[tuple[str, Tensor]]:
@@ -141,7 +142,7 @@ def main(
             drawn = generate(Path(folder) / "set", users=users, items=items, seed=seed + number)
             done = iter(range(6 * number + 1, 6 * number + 7))
             config = FeatureTrainingConfig(seed=seed + number)
-            scores = dict(rankings(drawn, config, lambda done=done: step(next(done), 6 * seeds)))
+            scores = dict(rankings(drawn, config, partial(_advance, done, step, 6 * seeds)))
             runs.append(measure(drawn, scores))
     means = [{way: {name: float(v.mean()) for name, v in values.items()} for way, values in run.items()} for run in runs]
     gains = compare(runs)
@@ -150,6 +151,10 @@ def main(
     if plot:
         draw(means, plot)
     raise typer.Exit(0 if passed(gains) else 1)
+
+
+def _advance(numbers: Iterator[int], step: Callable[[int, int], None], total: int) -> None:
+    step(next(numbers), total)
 
 
 def passed(gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> bool:

@@ -32,7 +32,7 @@ from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import GavelError
 from retrieval.index.embedded import keywords as lot_keywords
 from retrieval.index.embedded.main_index import DEFAULT_INDEX, embedded_spec
-from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
+from retrieval.index.embedded.store import EmbeddedStore, OpenedIndex
 from retrieval.index.port import Filter
 
 DIMENSIONS, TOWER = 16, "killed"
@@ -165,7 +165,7 @@ def _next_step(chance: random.Random, state: State, version: int) -> dict[str, A
     return {"op": op, "version": version, "numbers": chance.sample(known, min(len(known), chance.randint(*BATCH)))}
 
 
-def _carried_out(step: Mapping[str, Any], index: EmbeddedIndex, store: EmbeddedStore, state: State) -> EmbeddedIndex:
+def _carried_out(step: Mapping[str, Any], index: OpenedIndex, store: EmbeddedStore, state: State) -> OpenedIndex:
     """Do what a step says; the index that is live then."""
     if step["op"] in ("add", "delete"):
         report = index.upsert(_entries(step))
@@ -219,7 +219,7 @@ def _check(root: Path, told: Sequence[Mapping[str, Any]], before: State, spec: s
     return stored, max((step["version"] for step in told), default=0)
 
 
-def _check_searches(index: EmbeddedIndex, stored: State) -> None:
+def _check_searches(index: OpenedIndex, stored: State) -> None:
     """Every open lot is found by its vector, and by its word; none that was deleted, replaced or has ended is."""
     where, open_lots = Filter(now=NOW), {_id(number): version for number, version in stored.items() if number % ENDING}
     if index.count() != len(stored):

@@ -382,7 +382,7 @@ def _stop(server: psutil.Process) -> float:
 
 def _pss_mb(server: psutil.Process) -> float:
     """Memory of a process and its children, pages that they share counted once."""
-    return round(sum(process.memory_full_info().pss for process in [server, *server.children(recursive=True)]) / 1e6)
+    return float(round(sum(process.memory_full_info().pss for process in [server, *server.children(recursive=True)]) / 1e6))
 
 
 @contextmanager

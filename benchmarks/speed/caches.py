@@ -121,4 +121,5 @@ def expected_hits(queries: int, exponent: float, rate: float, seconds: float = 5
 
 
 def _ratio(use: Mapping[str, Any]) -> float:
-    return round(use["hits"] / max(use["hits"] + use["misses"], 1), 4)
+    hits, misses = int(use["hits"]), int(use["misses"])
+    return round(hits / max(hits + misses, 1), 4)

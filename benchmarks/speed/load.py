@@ -171,8 +171,8 @@ def _warm_up(url: str, texts: Sequence[str], server: psutil.Process) -> None:
 
 def _load(plan: LoadPlan, server: psutil.Process) -> Load:
     busy = sum(server.cpu_times()[:2])
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    users = subprocess.Popen([sys.executable, "-m", "benchmarks.speed.load_users"], text=True, **pipes)
+    command = [sys.executable, "-m", "benchmarks.speed.load_users"]
+    users = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     psutil.Process(users.pid).cpu_affinity([USERS_CORE])
     told, said = users.communicate(json.dumps(asdict(plan)))
     if users.returncode:

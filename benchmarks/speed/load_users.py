@@ -63,7 +63,8 @@ def search(plan: LoadPlan) -> LoadSeen:
     from locust import FastHttpUser, task
     from locust.env import Environment
 
-    texts, times, errors = cycle(plan.texts), [], {}
+    texts, times = cycle(plan.texts), list[float]()
+    errors: dict[str, int] = {}
     flags = {"reranked": 0, "degraded": 0}
 
     class Buyer(FastHttpUser):
@@ -92,7 +93,7 @@ def search(plan: LoadPlan) -> LoadSeen:
             errors[str(exception)] = errors.get(str(exception), 0) + 1
 
     environment = Environment(user_classes=[Buyer])
-    environment.events.request.add_listener(note)
+    environment.events.request.add_listener(note)  # type: ignore[no-untyped-call]
     runner = environment.create_local_runner()
     started = time.perf_counter()
     runner.start(plan.users, spawn_rate=plan.users)

@@ -99,16 +99,19 @@ def run_benchmark(
         store, lambda _: encoder, lambda _: ranker, candidates=CANDIDATES, retrieve_timeout_s=60, deadline_s=120, cached_queries=0
     )
     live, times = service.live(), _Times()
-    ways = [lambda text: _ask_whole(service, text, times), lambda text: _ask_parts(live, text, times, bare)]
+    timed: list[Callable[[str], None]] = [
+        lambda text: _search_whole(service, text, times),
+        lambda text: _search_in_parts(live, text, times, bare),
+    ]
     for text in texts[:WARM_UP]:
-        for way in ways:
-            way(text)
-    for kept in (times.whole, *times.stages.values(), *times.alone.values()):
-        kept.clear()
+        for search in timed:
+            search(text)
+    for warm_up in (times.whole, *times.stages.values(), *times.alone.values()):
+        warm_up.clear()
     count = Counter(repetitions * len(texts), progress)
     for number, text in enumerate([*texts] * repetitions):
-        for way in ways if number % 2 else ways[::-1]:
-            way(text)
+        for search in timed if number % 2 else timed[::-1]:
+            search(text)
         count.tick()
     sums = [sum(parts) for parts in zip(*(times.alone[part] for part in PARTS), strict=True)]
     return QueryPathResult(
@@ -123,7 +126,7 @@ def run_benchmark(
     )
 
 
-def _ask_whole(service: SearchService, text: str, times: _Times) -> None:
+def _search_whole(service: SearchService, text: str, times: _Times) -> None:
     start = time.perf_counter()
     answer = service.search(SearchRequest(text, K))
     times.whole.append((time.perf_counter() - start) * 1000)
@@ -131,7 +134,7 @@ def _ask_whole(service: SearchService, text: str, times: _Times) -> None:
         times.stages.setdefault(stage, []).append(milliseconds)
 
 
-def _ask_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSearch | None) -> None:
+def _search_in_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSearch | None) -> None:
     where = Filter()
     vector: Vector = _timed(times, "encode", lambda: live.encoder.encode([query_text(text)])[0])  # (D,)
     found: list[Candidate] = _timed(

@@ -59,8 +59,8 @@ class NightJob:
     @property
     def command(self) -> list[str]:
         """The entry without the name that the shell gives its script ($0): ScriptProcessor puts the code's path there."""
-        *command, _ = self.parameters["AppSpecification"]["ContainerEntrypoint"]
-        return command
+        entrypoint: list[str] = self.parameters["AppSpecification"]["ContainerEntrypoint"]
+        return entrypoint[:-1]
 
     @property
     def training_command(self) -> list[str]:

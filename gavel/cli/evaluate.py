@@ -40,7 +40,8 @@ def evaluate(
     """Measure a tower against BM25 and, if wanted, an untrained encoder: quality, speed, size, and a report of it."""
     from catalog.folder import CatalogFolder
     from gavel.workspace.wiring import find_tower
-    from processing.evaluation.job import Plan, evaluate_to_folder
+    from processing.evaluation.job import evaluate_to_folder
+    from processing.evaluation.plan import Plan
     from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()

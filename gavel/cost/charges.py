@@ -134,7 +134,7 @@ def _version(meter: Meter, version: Resource) -> Iterator[Charge]:
 
 
 def _snapshots(function: Resource) -> bool:
-    return function.properties.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions"
+    return bool(function.properties.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions")
 
 
 def _event_source(meter: Meter, _: Resource) -> Iterator[Charge]:

@@ -215,7 +215,7 @@ def _build_node(jpype: Any, config: Path, settings: dict[str, str]) -> Any:
 
     @jpype.JImplements("java.util.function.Supplier")
     class NodeName:
-        @jpype.JOverride
+        @jpype.JOverride  # type: ignore[untyped-decorator]
         def get(self) -> str:
             return settings["node.name"]
 

@@ -51,7 +51,7 @@ class CustomResource(CloudFormationModel):
         return True
 
     @classmethod
-    def create_from_cloudformation_json(  # type: ignore[misc]
+    def create_from_cloudformation_json(
         cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **named: Any
     ) -> "CustomResource":
         """Call the function and take its answer.

@@ -84,13 +84,14 @@ class Functions:
                 queue = _queue(mapping)
                 backend = sqs_backends[queue.account_id][queue.region]
                 while not self._ended.is_set():
-                    messages = backend.receive_message(queue.name, mapping.batch_size, 0, queue.visibility_timeout)
+                    timeout_s = int(vars(queue)["visibility_timeout"])
+                    messages = backend.receive_message(queue.name, mapping.batch_size, 0, timeout_s)
                     if not messages:
                         break
                     failed = self._deliver(mapping, messages)
                     for message in messages:
                         if message.id not in failed:
-                            backend.delete_message(queue.name, message.receipt_handle)
+                            backend.delete_message(queue.name, str(message.receipt_handle))
 
     def _deliver(self, mapping: EventSourceMapping, messages: list[Any]) -> set[str]:
         """Call the function with a batch; the ids of the messages that must come again."""

@@ -90,7 +90,7 @@ def invoke(
     given = {"handler": handler, "event": event, "context": context, "timeout_s": timeout_s, "answer": str(answer)}
     of_lambda = {"LAMBDA_TASK_ROOT": str(code), "AWS_LAMBDA_FUNCTION_NAME": name, "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand"}
     command = [
-        lambda_python(),
+        str(lambda_python()),
         "-I",
         "-X",
         f"pycache_prefix={code.parent / 'bytecode'}",  # a bundle has none: without it every call compiles all of it anew

@@ -43,7 +43,7 @@ def create_ranker_app(model_dir: Path) -> FastAPI:
         try:
             rows = inference.input_fn(await request.body(), headers.get("content-type", ""))
             body, kind = inference.output_fn(inference.predict_fn(rows, booster), headers.get("accept", ""))
-        except inference.ServerError as error:
+        except inference.ServerError as error:  # type: ignore[attr-defined]  # imported there, or defined
             return Response(error.message, error.status_code, media_type="text/plain")
         return Response(body, media_type=kind)
 

@@ -69,7 +69,7 @@ def show_answer(query: str, answer: SearchAnswer) -> None:
         table.add_column("ends", no_wrap=True)
     for result in answer.results:
         lot = result.fields
-        row = [
+        row: list[str | Text] = [
             str(result.rank),
             Text(clean_text(lot.get("title", ""))),
             Text(result.item_id),

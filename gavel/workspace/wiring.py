@@ -30,9 +30,14 @@ def open_store(settings: Settings) -> IndexStore:
     from retrieval.index.embedded.main_index import embedded_spec
     from retrieval.index.embedded.store import EmbeddedStore
 
-    made_with = {"language": settings.language, "shards": settings.index_shards, "tuning": partial(load_tuning, settings)}
-    spec = embedded_spec(settings.embedded_index)
-    return EmbeddedStore(Workspace(settings).index, settings.index_alias, spec=spec, **made_with)
+    return EmbeddedStore(
+        Workspace(settings).index,
+        settings.index_alias,
+        spec=embedded_spec(settings.embedded_index),
+        language=settings.language,
+        shards=settings.index_shards,
+        tuning=partial(load_tuning, settings),
+    )
 
 
 def load_encoder(settings: Settings, tower_id: str) -> Encoder:
