@@ -298,7 +298,7 @@ def test_the_words_are_those_of_lots_that_can_be_bid_on(shop: Path) -> None:
 
 def test_words_of_every_script_are_suggested_whole() -> None:
     titles = ["विंटेज घड़ी", "นาฬิกา", "می\u200cخواهم", "Levi's T-shirt", "Cafe\u0301"]
-    phrases = suggest([{"item_id": title, "title": title} for title in titles], most=9)["phrases"]
+    phrases = suggest([{"item_id": title, "title": title} for title in titles], sample_size=9)["phrases"]
     assert {"विंटेज घड़ी", "นาฬิกา", "می\u200cخواهم", "levi's t-shirt", "cafe\u0301"} <= set(phrases)
     assert "cafe" not in phrases
 
