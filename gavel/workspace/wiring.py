@@ -1,4 +1,4 @@
-"""Which adapters stand behind the ports on one machine: the only place that knows."""
+"""Choose the adapters of all ports on one machine by the settings."""
 
 import os
 from dataclasses import replace
@@ -22,7 +22,7 @@ from retrieval.search.service import Encoder, SearchService
 
 
 def open_store(settings: Settings) -> IndexStore:
-    """The index that the settings choose: embedded FAISS, or OpenSearch."""
+    """Open the index that the settings choose: embedded FAISS, or OpenSearch."""
     if settings.index == "opensearch":
         from retrieval.index.opensearch import opening as opensearch_client
 
@@ -41,32 +41,32 @@ def open_store(settings: Settings) -> IndexStore:
 
 
 def load_encoder(settings: Settings, tower_id: str) -> Encoder:
-    """The query tower of a tower_id that the settings choose, fetched when the towers are in a bucket."""
+    """Load the query tower of a tower_id in the form that the settings choose. Towers in a bucket are downloaded."""
     return load_query_tower(settings, tower_id, settings.home / "cache" / "towers")
 
 
 def load_image_encoder(settings: Settings, tower_id: str) -> PhotoEncoder:
-    """The image branch of a tower_id, fetched when the towers are in a bucket."""
+    """Load the image branch of a tower_id. Towers in a bucket are downloaded."""
     return load_image_branch(settings.towers, settings.home / "cache" / "towers", tower_id)
 
 
 def find_tower(settings: Settings, tower_id: str) -> Path:
-    """The folder of a tower's artefact, fetched when the towers are in a bucket."""
+    """Return the folder of a tower's artefact. Towers in a bucket are downloaded."""
     return tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers")
 
 
 def load_tuning(settings: Settings, tower_id: str) -> Tuning:
-    """What `gavel tune hybrid` chose for a tower; what holds untuned where it chose nothing."""
+    """Load the tuning that `gavel tune hybrid` chose for a tower, or the default one."""
     return tower_tuning(settings.towers, tower_id, settings.home / "cache" / "towers")
 
 
 def load_buyers(settings: Settings, tower_id: str) -> BuyerTower:
-    """What encodes buyers with the lots of a tower."""
+    """Load the buyer tower that belongs to a tower."""
     return tower_buyers(settings.towers, tower_id, settings.home / "cache" / "towers")
 
 
 def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
-    """The endpoint of the settings, or the booster that was trained on this tower's candidates; None before one was trained."""
+    """Return the endpoint of the settings or this tower's booster; None before one is trained."""
     if settings.ranker_endpoint:
         from retrieval.ranker.sagemaker_ranker import EndpointRanker
 
@@ -80,7 +80,7 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
 
 
 def event_sink(settings: Settings) -> EventSink:
-    """Where feedback goes: the delivery stream of the settings, or a file a day below workspace."""
+    """Return the sink of feedback: the delivery stream of the settings, or a file a day in the workspace."""
     if settings.events_stream:
         from retrieval.feedback.firehose_sink import EventStream
 
@@ -100,7 +100,7 @@ def signing_lists(settings: Settings) -> ServedLists:
 
 
 def buyer_store(settings: Settings) -> BuyerStore:
-    """Where the recent acts of buyers are kept: the table of the settings, or a file below workspace."""
+    """Return the store of buyers' recent interactions: the table of the settings, or a file in the workspace."""
     if settings.buyer_events_table:
         from retrieval.buyers.dynamodb_history import BuyerTable
 
@@ -111,7 +111,7 @@ def buyer_store(settings: Settings) -> BuyerStore:
 
 
 def search_service(settings: Settings) -> SearchService:
-    """Search over the live index of this machine."""
+    """Create the search service over the live index of this machine."""
     return serving.search_service(
         settings,
         open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s)),

@@ -305,15 +305,15 @@ def test_words_of_every_script_are_suggested_whole() -> None:
 
 def test_a_part_of_a_phrase_is_not_suggested_beside_it() -> None:
     titles = ["Vintage art deco vase", "Art deco lamp", "Vintage lamp", "Art deco mirror of brass"]
-    phrases = suggest([{"item_id": str(number), "title": title} for number, title in enumerate(titles)], most=9)["phrases"]
+    phrases = suggest([{"item_id": str(number), "title": title} for number, title in enumerate(titles)], sample_size=9)["phrases"]
     assert "art deco" in phrases
     assert not {"art", "deco", "mirror of", "of brass"} & set(phrases)
 
 
 def test_a_sample_of_the_lots_counts_nothing() -> None:
     lots = [{"item_id": str(number), "title": "Vase", "category": "vase"} for number in range(3)]
-    assert suggest(lots, most=3)["categories"] == [{"name": "vase", "lots": None, "photo_of": None}]
-    assert suggest(lots, most=4)["categories"][0]["lots"] == 3
+    assert suggest(lots, sample_size=3)["categories"] == [{"name": "vase", "lots": None, "photo_of": None}]
+    assert suggest(lots, sample_size=4)["categories"][0]["lots"] == 3
 
 
 def test_of_lots_with_long_texts_fewer_are_looked_at(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
