@@ -36,7 +36,7 @@ def embed(
     from gavel.aws import jobs
     from gavel.aws.account import deployed_stage
 
-    started = jobs.embed_date(deployed_stage(stage), date, tower, jobs.Launch(instance, wait))
+    started = jobs.embed_date(deployed_stage(stage), date, tower, jobs.LaunchOptions(instance, wait))
     report(asdict(started), as_json)
 
 
@@ -56,8 +56,8 @@ def train(
 
     deployed = deployed_stage(stage)
     with progress("put up the catalogue") as step:
-        uri = jobs.put_up_catalog(deployed, catalog, step)
-    started = jobs.train(deployed, uri, ["--preset", preset, *context.args], jobs.Launch(instance, wait))
+        uri = jobs.upload_catalog(deployed, catalog, step)
+    started = jobs.train(deployed, uri, ["--preset", preset, *context.args], jobs.LaunchOptions(instance, wait))
     report({"job": started.job, "instance": started.instance, "output": started.output}, as_json)
 
 
