@@ -45,22 +45,24 @@ def distill_query(
 
     workspace = Workspace(Settings.from_env())
     source = CatalogFolder.load(workspace.catalog(catalog))
-    found = workspace.release_of_tower(tower) if tower and release is None else workspace.release(release)
-    folder = workspace.tower(tower or split_tower_id(load_release(found).tower_id)[0])
+    release_folder = workspace.release_of_tower(tower) if tower and release is None else workspace.release(release)
+    folder = workspace.tower(tower or split_tower_id(load_release(release_folder).tower_id)[0])
     config = replace(configured(SmallQueryConfig(), "small_query"), seed=seed)
     config = replace(config, texts=texts or config.texts, epochs=epochs or config.epochs)
     with Stages() as stages:
-        made = distil_query(source, folder, found, config, least=least, stages=stages)
+        result = distil_query(source, folder, release_folder, config, least=least, stages=stages)
     if as_json:
-        print_json(made.to_dict())
+        print_json(result.to_dict())
     else:
-        show_metrics(f"{source.name}: val queries by vectors alone, tower {made.tower_id}", made.quality)
-        held = f"the small query tower finds {made.share:.1%} of the full one's Recall@50 ({SMALL} / {FULL})"
-        console.print(f"{held}; {made.texts} texts, {made.pairs} pairs, {made.seconds:.0f} s", highlight=False, soft_wrap=True)
-        if made.file:
-            told = f"written {made.file} ({made.file_bytes / 1e6:.1f} MB); GAVEL_QUERY_TOWER=small serves it"
+        show_metrics(f"{source.name}: val queries by vectors alone, tower {result.tower_id}", result.quality)
+        share = f"the small query tower finds {result.share:.1%} of the full one's Recall@50 ({SMALL} / {FULL})"
+        console.print(
+            f"{share}; {result.texts} texts, {result.pairs} pairs, {result.seconds:.0f} s", highlight=False, soft_wrap=True
+        )
+        if result.file:
+            note = f"written {result.file} ({result.file_bytes / 1e6:.1f} MB); GAVEL_QUERY_TOWER=small serves it"
         else:
-            told = f"less than {least:.0%}: nothing was written; try more --texts or --epochs, or a lower --least"
-        console.print(told, style="dim", highlight=False, soft_wrap=True)
-    if made.file is None:
+            note = f"less than {least:.0%}: nothing was written; try more --texts or --epochs, or a lower --least"
+        console.print(note, style="dim", highlight=False, soft_wrap=True)
+    if result.file is None:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`gavel export`: what other programs, or towers of an older version, need."""
+"""`gavel export`: files for other programs and for towers of older versions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,12 +26,20 @@ def faiss(
     from retrieval.index.embedded.main_index import embedded_spec
 
     workspace = Workspace(Settings.from_env())
-    found = workspace.release(release)
-    folder = to or workspace.exports / found.name
+    path = workspace.release(release)
+    folder = to or workspace.exports / path.name
     with progress("read lots") as read, progress("build index") as built:
-        made = export_release(found, folder, embedded_spec(spec), on_read=read, on_built=built)
-    values = {"release_id": made.release_id, "tower_id": made.tower_id, "lots": made.lots, "dimensions": made.dimensions}
-    report({"folder": str(folder), **values, "spec": made.spec, "files": made.files if as_json else ", ".join(made.files)}, as_json)
+        export = export_release(path, folder, embedded_spec(spec), on_read=read, on_built=built)
+    values = {
+        "release_id": files.release_id,
+        "tower_id": files.tower_id,
+        "lots": files.lots,
+        "dimensions": files.dimensions,
+    }
+    report(
+        {"folder": str(folder), **values, "spec": export.spec, "files": export.files if as_json else ", ".join(export.files)},
+        as_json,
+    )
 
 
 @export_app.command()

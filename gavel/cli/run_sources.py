@@ -1,4 +1,4 @@
-"""What `gavel compare` compares: a tower, a release, or a run that `gavel evaluate` saved."""
+"""Sources of `gavel compare`: a tower, a release, or a run that `gavel evaluate` saved."""
 
 import tempfile
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from retrieval.evaluation.metrics import Run
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import Mode, SearchService
 
-WAY_MARK = ":"  # <report>:<way of searching>
+MARK = ":"  # <report>:<system>
 
 
 class RunSource(Protocol):
@@ -28,10 +28,10 @@ class RunSource(Protocol):
 
     @property
     def name(self) -> str:
-        """As the tables show it."""
+        """Title in tables."""
 
     def run(self, queries: Mapping[str, str], progress: Step) -> Run:
-        """Answers to queries, query_id -> item ids, best first; a saved run only has those that it was asked."""
+        """Return the answers to queries: query_id -> item ids, best first. A saved run has only its own queries."""
 
 
 class SavedRun:
@@ -42,29 +42,29 @@ class SavedRun:
         self._path = path
 
     def run(self, queries: Mapping[str, str], progress: Step) -> Run:
-        """What was saved for these queries.
+        """Return the saved answers to these queries.
 
         Raises:
-            InvalidInput: nothing was, for any of them.
+            InvalidInput: there are none.
         """
         saved = load_run(self._path)
-        found = {query: saved[query] for query in queries if query in saved}
-        if not found:
+        answers = {query: saved[query] for query in queries if query in saved}
+        if not answers:
             raise InvalidInput(
                 f"{self.name} was not asked {next(iter(queries.values()))!r}: it holds {len(saved)} judged queries "
                 "of one split; name that split, one of its queries, or a release, which can be asked anything"
             )
-        return found
+        return answers
 
 
 class ReleaseRun:
     """Searches over a release by the tower that made it, as they are served."""
 
     def __init__(self, workspace: Workspace, release: Path, judged: Judged, mode: Mode, rerank: bool, stack: ExitStack) -> None:
-        """Index the lots of the split in a folder that goes away with the stack.
+        """Index the items of the split in a folder that the stack removes.
 
         Raises:
-            ReleaseError: the release lacks lots of the split.
+            ReleaseError: the release lacks items of the split.
             TowerError: its tower cannot be used.
         """
         settings = workspace.settings
@@ -87,22 +87,22 @@ class ReleaseRun:
 
 
 def find_source(workspace: Workspace, given: str, judged: Judged, mode: Mode, rerank: bool, stack: ExitStack) -> RunSource:
-    """Find what a word of the command line means.
+    """Find the source that an argument of the command line names.
 
     Args:
-        workspace: where towers, releases and reports lie.
+        workspace: holds towers, releases and reports.
         given: a run file, a report (`<report>` or `<report>:<way of searching>`), a release, or a tower_id.
-        judged: whose corpus a release is searched over.
-        mode: how a release is searched.
-        rerank: whether its re-ranker orders the answers of a hybrid search.
-        stack: what a search needs is put away when it closes.
+        judged: its corpus is searched.
+        mode: of searches over a release.
+        rerank: True if the re-ranker orders answers of hybrid searches.
+        stack: closes the index of a release.
 
     Raises:
         InvalidInput: it is none of these.
     """
     if given.endswith(RUN_SUFFIX):
         return SavedRun(_there(Path(given)), Path(given).name.removesuffix(RUN_SUFFIX))
-    name, _, way = given.partition(WAY_MARK)
+    name, _, way = given.partition(MARK)
     for report in (Path(name), workspace.reports / name):
         if (report / JSON_FILE).is_file():
             return _saved(report, way)
@@ -124,7 +124,7 @@ def _saved(report: Path, way: str) -> SavedRun:
     path = run_path(report, way)
     if not way or path not in runs:
         raise InvalidInput(
-            f"{report} holds several runs; name one of {', '.join(known) or 'none'} behind it, as in {report.name}{WAY_MARK}hybrid"
+            f"{report} holds several runs; name one of {', '.join(known) or 'none'} behind it, as in {report.name}{MARK}hybrid"
         )
     return SavedRun(path, f"{report.name}:{path.name.removesuffix(RUN_SUFFIX)}")
 

@@ -51,7 +51,7 @@ def serve(
     for name in allow_host or []:
         if not re.fullmatch(r"\*|[\w.:\[\]-]+", name):
             raise InvalidInput(f"--allow-host is {name!r}; give a name or address without scheme and path, such as shop.example")
-    listener = listen(host, port)  # before the seconds that loading takes, and before the address is told
+    listener = listen(host, port)  # before loading, which takes seconds, and before the address is printed
     from gavel.web.http_server import serve_app, serve_in_workers
     from lambdas.query_api.callers import CallerLimits, is_loopback
 
@@ -79,14 +79,14 @@ def serve(
 def page_and_api(
     settings: Settings, photos: Sequence[Path], currency: str, limits: "CallerLimits | None" = None, workers: int = 1
 ) -> tuple["FastAPI", str]:
-    """The app that `gavel serve` runs, and a line about the index behind it.
+    """Create the app of `gavel serve`, and return it with a line about its index.
 
     Args:
         settings: of this process.
         photos: folders whose photos may be shown.
         currency: ISO 4217 code, or empty.
-        limits: what callers may do, in each process; None for anything.
-        workers: processes that serve side by side.
+        limits: of callers, in each process; None for no limits.
+        workers: number of processes.
 
     Raises:
         IndexMissing: nothing has been indexed yet.
@@ -120,14 +120,14 @@ def page_and_api(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Args:
         host: name or address of this machine.
         port: 1 to 65535.
 
     Raises:
-        InvalidInput: the port is taken, or the address is none of this machine's.
+        InvalidInput: the port is taken, or the address is not of this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

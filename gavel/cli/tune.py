@@ -43,13 +43,13 @@ def tune_hybrid(
     workspace = Workspace(settings)
     if split == "test":
         raise InvalidInput("the test queries measure and must not choose; tune on another split, such as val")
-    source, found = CatalogFolder.load(workspace.catalog(catalog)), workspace.release(release)
-    tower_id = load_release(found).tower_id
+    source, folder = CatalogFolder.load(workspace.catalog(catalog)), workspace.release(release)
+    tower_id = load_release(folder).tower_id
     if write and settings.towers.startswith("s3://"):
         raise InvalidInput(f"towers are kept in {settings.towers}; unset GAVEL_TOWERS_URI to tune a local one, or add --no-write")
-    with Stages() as stages, tempfile.TemporaryDirectory(prefix="gavel-tune-") as folder:
+    with Stages() as stages, tempfile.TemporaryDirectory(prefix="gavel-tune-") as scratch:
         encoder = load_encoder(settings, tower_id)
-        lists = judged_lists(source, split, found, encoder, Path(folder), depth=settings.candidates, progress=stages("search"))
+        lists = judged_lists(source, split, folder, encoder, Path(scratch), depth=settings.candidates, progress=stages("search"))
         choice = choose(lists, boosts=boosts, progress=stages("try"))
     plot = workspace.reports / f"hybrid-{source.name}-{tower_id}.png"
     chosen = choice.chosen.tuning
