@@ -1,9 +1,9 @@
-"""What a search costs beyond its parts: the whole of it beside encoding, retrieving and re-ranking measured alone.
+"""Overhead of a search over its parts: encoding, retrieving and re-ranking measured alone.
 
-Every query is asked twice in each pass, whole and in parts, and every other time the parts come first: what is asked second finds
-the lots of the first in the processor's caches. No answer and no encoded query is kept.
+Each pass runs every query as a whole and in parts. The order alternates, because the second run finds data of the first in the
+processor's caches. Answers and encoded queries are not cached.
 
-On OpenSearch a third way is asked: the bare k-NN request that opensearch-py makes, for the same vectors and as many lots.
+On OpenSearch, a bare k-NN request of opensearch-py with the same vector and size is timed, too.
 """
 
 import time
@@ -35,13 +35,13 @@ class QueryPathResult(Measurement):
     """Milliseconds a query.
 
     Attributes:
-        index: physical name, and with it the engine's.
-        lots: in the index.
+        index: physical name.
+        lots: items in the index.
         dimensions: of the vectors.
-        whole: searches as they are served.
-        stages: stage -> as the served searches report it.
-        alone: part -> the same work, asked for by itself; on OpenSearch the bare request, too.
-        sum_alone: encode + retrieve + rerank alone, a query at a time.
+        whole: searches as served.
+        stages: step -> as the served searches report it.
+        alone: part -> the same work alone; on OpenSearch also the bare request.
+        sum_alone: encode + retrieve + rerank alone, per query.
     """
 
     index: str
@@ -55,12 +55,12 @@ class QueryPathResult(Measurement):
 
     @property
     def overhead(self) -> float:
-        """Median of the whole over the median of its parts' sum."""
+        """Median of the whole divided by the median of the sum of its parts."""
         return round(self.whole.p50_ms / self.sum_alone.p50_ms, 3)
 
     @property
     def tail(self) -> float:
-        """p99 of the whole over its median."""
+        """p99 of the whole divided by its median."""
         return round(self.whole.p99_ms / self.whole.p50_ms, 3)
 
 
@@ -88,10 +88,10 @@ def run_benchmark(
     Args:
         store: its live index is of the encoder's tower.
         encoder: the query tower.
-        ranker: None leaves re-ranking out of both sides.
+        ranker: None leaves re-ranking out.
         texts: different queries.
         repetitions: passes over them.
-        bare: asks the same OpenSearch without Gavel.
+        bare: client of the same OpenSearch.
         progress: called with (queries done, queries in all).
     """
     machine = describe_machine()
@@ -119,8 +119,8 @@ def run_benchmark(
         live.index.count(),
         live.index.dimensions,
         summarise_ms(times.whole),
-        {stage: summarise_ms(taken) for stage, taken in times.stages.items()},
-        {part: summarise_ms(taken) for part, taken in times.alone.items()},
+        {stage: summarise_ms(milliseconds) for stage, milliseconds in times.stages.items()},
+        {part: summarise_ms(milliseconds) for part, milliseconds in times.alone.items()},
         summarise_ms(sums),
         machine=machine,
     )
@@ -135,12 +135,12 @@ def _search_whole(service: SearchService, text: str, times: _Times) -> None:
 
 
 def _search_in_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSearch | None) -> None:
-    where = Filter()
+    filters = Filter()
     vector: Vector = _timed(times, "encode", lambda: live.encoder.encode([query_text(text)])[0])  # (D,)
-    found: list[Candidate] = _timed(
-        times, "retrieve", lambda: retrieve(live.index, SearchRequest(text, where=where), vector, CANDIDATES)
+    candidates: list[Candidate] = _timed(
+        times, "retrieve", lambda: retrieve(live.index, SearchRequest(text, where=filters), vector, CANDIDATES)
     )
-    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, found, where.now)))
+    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, candidates, filters.now)))
     if bare is not None:
         body = {"size": CANDIDATES, "query": {"knn": {VECTOR_FIELD: {"vector": vector.tolist(), "k": CANDIDATES}}}}
         _timed(times, BARE, lambda: bare.search(index=live.index.name, body=body))
@@ -148,6 +148,6 @@ def _search_in_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSear
 
 def _timed(times: _Times, part: str, work: Callable[[], Any]) -> Any:
     start = time.perf_counter()
-    made = work()
+    result = work()
     times.alone.setdefault(part, []).append((time.perf_counter() - start) * 1000)
-    return made
+    return result

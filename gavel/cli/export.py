@@ -31,10 +31,10 @@ def faiss(
     with progress("read lots") as read, progress("build index") as built:
         export = export_release(path, folder, embedded_spec(spec), on_read=read, on_built=built)
     values = {
-        "release_id": files.release_id,
-        "tower_id": files.tower_id,
-        "lots": files.lots,
-        "dimensions": files.dimensions,
+        "release_id": export.release_id,
+        "tower_id": export.tower_id,
+        "lots": export.lots,
+        "dimensions": export.dimensions,
     }
     report(
         {"folder": str(folder), **values, "spec": export.spec, "files": export.files if as_json else ", ".join(export.files)},
