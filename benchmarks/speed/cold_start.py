@@ -6,6 +6,7 @@ the time when a version is published, not when a buyer searches.
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def _start(arguments: list[str]) -> dict[str, float]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment.setdefault("AWS_DEFAULT_REGION", "eu-west-1")
     environment["GAVEL_CACHED_ANSWERS_S"] = "0"  # compute the second answer, too
-    run = subrun.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False, env=environment)
+    run = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False, env=environment)
     if run.returncode:
         raise GavelError(f"the handler failed: {(run.stderr.strip().splitlines() or ['without a word'])[-1]}")
     result: dict[str, float] = json.loads(next(line for line in run.stdout.splitlines() if line.startswith(PREFIX))[len(PREFIX) :])
