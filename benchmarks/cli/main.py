@@ -43,7 +43,7 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Embed lots from JPEG files and titles, and compare with the model alone over the same batches in memory."""
-    from benchmarks.speed.embed import STAGES, run_benchmark
+    from benchmarks.speed.embed import PHASES, run_benchmark
 
     with tempfile.TemporaryDirectory(prefix="gavel-bench-") as folder, progress("photos") as made, progress("passes") as passed:
         result = run_benchmark(
@@ -65,7 +65,7 @@ def embed(
         ("the model alone, same batches in memory", f"{result.model_items_per_s:,.1f} items/s"),
         ("ratio, median of the repetitions", f"{result.ratio:.3f}"),
         ("ratio of processor time, model / job", f"{result.cpu_ratio:.3f}"),
-        *((f"busy: {stage}", f"{result.share(stage):.1%}") for stage in STAGES),
+        *((f"busy: {stage}", f"{result.share(stage):.1%}") for stage in PHASES),
     ]
     show_table(f"{preset}, {lots} lots, JPEGs of {photo_size} pixels ({result.photo_kb:.0f} kB), {workers} workers", ("", ""), rows)
     note = f"{result.hardware}; load before {result.load}; {result.date}; stages overlap"
