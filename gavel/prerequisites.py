@@ -1,6 +1,6 @@
-"""Says what this machine lacks, and the command that mends it.
+"""Report what this machine lacks, with the command that installs it.
 
-Runs on the machine's own Python before anything is installed: the standard library alone, and syntax that old Pythons read.
+Runs on the machine's own Python before anything is installed: standard library alone, in syntax that old Pythons read.
 """
 
 import os
@@ -15,8 +15,8 @@ MIN_JAVA = 17
 INSTALL_GB = 9.0  # torch brings its CUDA libraries along
 
 
-def missing_python(version=sys.version_info):
-    """The remedy for a Python that is too old or has no venv; None when it will do."""
+def missing_python(version: "tuple[int, ...]" = sys.version_info[:3]) -> "str | None":
+    """Return the remedy if Python is too old or has no venv, else None."""
     if tuple(version[:2]) < MIN_PYTHON:
         remedy = "apt-get install python3.11 python3.11-venv && make PYTHON=python3.11 demo"
         return f"Python {version[0]}.{version[1]} is too old, Gavel needs 3.11 or newer: {remedy}"
@@ -28,8 +28,8 @@ def missing_python(version=sys.version_info):
     return None
 
 
-def missing_disk(folder, need_gb=INSTALL_GB):
-    """The remedy for a full disk; None when the installation fits."""
+def missing_disk(folder: Path, need_gb: float = INSTALL_GB) -> "str | None":
+    """Return the remedy if the installation does not fit on the disk, else None."""
     free_gb = shutil.disk_usage(str(folder)).free / 1e9
     if free_gb >= need_gb:
         return None
@@ -37,8 +37,8 @@ def missing_disk(folder, need_gb=INSTALL_GB):
     return f"{folder} has {free_gb:.1f} GB free, the installation needs {need_gb:.0f} GB: {remedy}"
 
 
-def missing_java():
-    """The remedy for a Java that is absent or too old; None when OpenSearch can run on it, or runs already."""
+def missing_java() -> "str | None":
+    """Return the remedy if Java is absent or too old; None if OpenSearch can run on it, or OPENSEARCH_URL names one."""
     if os.environ.get("OPENSEARCH_URL"):
         return None
     remedy = "apt-get install openjdk-17-jre-headless"
@@ -46,19 +46,19 @@ def missing_java():
     java = shutil.which(str(Path(home, "bin", "java")) if home else "java")
     if java is None:
         return f"OpenSearch needs Java {MIN_JAVA} or newer, and there is none: {remedy}"
-    told = subprocess.run([java, "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False).stdout.decode()
-    found = re.search(r'version "(?:1\.)?(\d+)', told)
-    if found is None or int(found.group(1)) < MIN_JAVA:
-        have = told.splitlines()[0] if told else "broken"
-        return f"OpenSearch needs Java {MIN_JAVA} or newer, {java} is {have}: {remedy}"
+    output = subprocess.run([java, "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False).stdout.decode()
+    version = re.search(r'version "(?:1\.)?(\d+)', output)
+    if version is None or int(version.group(1)) < MIN_JAVA:
+        description = output.splitlines()[0] if output else "broken"
+        return f"OpenSearch needs Java {MIN_JAVA} or newer, {java} is {description}: {remedy}"
     return None
 
 
-def main(wanted):
-    """Check what the arguments name ("python", "disk", "java"); 0 when nothing is missing."""
+def main(names: "list[str]") -> int:
+    """Run the checks "python", "disk" and "java" that are named; return 0 if nothing is missing, else 1."""
     here = Path(__file__).resolve().parent.parent
     checks = {"python": missing_python, "disk": lambda: missing_disk(here), "java": missing_java}
-    problems = [problem for problem in (checks[name]() for name in wanted) if problem]
+    problems = [problem for problem in (checks[name]() for name in names) if problem]
     for problem in problems:
         print("gavel: " + problem, file=sys.stderr)
     return 1 if problems else 0

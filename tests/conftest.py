@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gavel.opensearch import node as opensearch_node
-from gavel.opensearch.java import find_java
+from gavel.opensearch.jvm import find_java
 from retrieval.errors import MissingPrerequisite
 
 # how fast inputs are made says how busy the machine is, not whether a rule holds

@@ -28,7 +28,7 @@ from benchmarks.machine import describe_machine
 from gavel.opensearch import node as opensearch_node
 from gavel.workspace.console import console, progress, show_table
 from gavel.workspace.entry import run_command
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, print_json
 from processing.evaluation.runs import summarise_ms
 from retrieval.config.index_spec import IndexSpec
@@ -280,13 +280,13 @@ def main(
     as_json: Json = False,
 ) -> None:
     """Measure all ways of storing vectors, embedded and in OpenSearch."""
-    home, machine = Home(Settings.from_env()), describe_machine()
+    workspace, machine = Workspace(Settings.from_env()), describe_machine()
     if release:
-        data, drawn, (items,) = release_vectors(home.release(release), queries, 0.1)
+        data, drawn, (items,) = release_vectors(workspace.release(release), queries, 0.1)
     else:
         data, drawn = synthetic_vectors(dimensions, queries, 7)
     vectors, asked = drawn(items)
-    rows = [*embedded(vectors, asked, home.benches / "quantisation"), first_numbers(vectors, asked, vectors.shape[1] // 2)]
+    rows = [*embedded(vectors, asked, workspace.benches / "quantisation"), first_numbers(vectors, asked, vectors.shape[1] // 2)]
     if node:
         with _client(url) as (client, log):
             rows += opensearch(client, vectors, asked, log)

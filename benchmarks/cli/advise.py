@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gavel.workspace.console import console, progress, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, print_json
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
@@ -84,8 +84,8 @@ def _measured(release: Path | None) -> "Calibration":
     from benchmarks.ann.data import release_vectors
     from retrieval.config.index_spec import default_specs
 
-    home = Home(Settings.from_env())
-    data, drawn, (count,) = release_vectors(home.release(release), QUERIES, 0.1)
+    workspace = Workspace(Settings.from_env())
+    data, drawn, (count,) = release_vectors(workspace.release(release), QUERIES, 0.1)
     whole = min(count, SAMPLE)
     with progress("build") as built, progress("ask") as asked:
         result = run_sizes(
@@ -93,7 +93,7 @@ def _measured(release: Path | None) -> "Calibration":
             drawn,
             [whole // 3, whole],
             lambda size: candidate_indices(default_specs(drawn.dimensions), ()),
-            home.benches / "advise",
+            workspace.benches / "advise",
             rounds=1,
             on_built=built,
             on_asked=asked,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gavel.workspace.console import console, notes, progress, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
@@ -41,9 +41,9 @@ def ann(
     from retrieval.config.index_spec import IndexSpec, default_specs
     from retrieval.index.ann.advice import parse_items
 
-    home = Home(Settings.from_env())
+    workspace = Workspace(Settings.from_env())
     if release is not None:
-        data, drawn, counts = release_vectors(home.release(release), queries, RELEASE_QUERIES)
+        data, drawn, counts = release_vectors(workspace.release(release), queries, RELEASE_QUERIES)
     else:
         data, drawn = synthetic_vectors(dimensions, queries, seed)
         counts = [parse_items(size) for size in sizes.split(",") if size.strip()] or [lots]
@@ -57,13 +57,13 @@ def ann(
             drawn,
             counts,
             lambda size: candidate_indices(wanted or default_specs(drawn.dimensions), rivals),
-            home.benches / "ann",
+            workspace.benches / "ann",
             rounds=rounds,
             reuse=reuse,
             on_built=built,
             on_asked=asked,
         )
-    picture = draw(result.largest(), f"{result.largest()[0].items:,} x {data}", plot or home.reports / "ann.png")
+    picture = draw(result.largest(), f"{result.largest()[0].items:,} x {data}", plot or workspace.reports / "ann.png")
     if calibration is not None:
         result.calibration(" ".join(["gavel", *sys.argv[1:]])).save(calibration)
     if as_json:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gavel.workspace.console import console, notes, progress, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
@@ -34,7 +34,7 @@ def filters(
 
     if k not in filtered.DEPTHS:
         raise InvalidInput(f"-k is {k}; measured are {' and '.join(map(str, filtered.DEPTHS))}")
-    home = Home(Settings.from_env())
+    workspace = Workspace(Settings.from_env())
     data, drawn = synthetic_vectors(dimensions, 2 * queries, seed)
     vectors, asked = drawn(lots)
     with progress("build") as built, progress("ask") as step:
@@ -42,13 +42,13 @@ def filters(
             data,
             vectors,
             asked[:queries] if choosing else asked[queries:],
-            home.benches / "filters" / f"{lots}x{dimensions}-{seed}",
+            workspace.benches / "filters" / f"{lots}x{dimensions}-{seed}",
             specs=spec or filtered.SPECS,
             shares=share or filtered.SHARES,
             on_built=built,
             on_asked=step,
         )
-    picture = draw(result, k, plot or home.reports / "filters.png")
+    picture = draw(result, k, plot or workspace.reports / "filters.png")
     if as_json:
         print_json({**result.to_dict(), "plot": str(picture)})
         return

@@ -12,7 +12,7 @@ from benchmarks.cli.ann import ann
 from benchmarks.cli.filters import filters
 from benchmarks.cli.repetitions import batches, caches
 from gavel.workspace.console import console, notes, progress, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, print_json, report
 from retrieval.config.settings import Settings
 
@@ -43,7 +43,7 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Embed lots from JPEG files and titles, and compare with the model alone over the same batches in memory."""
-    from benchmarks.speed.embed import STAGES, run_benchmark
+    from benchmarks.speed.embed import PHASES, run_benchmark
 
     with tempfile.TemporaryDirectory(prefix="gavel-bench-") as folder, progress("photos") as made, progress("passes") as passed:
         result = run_benchmark(
@@ -65,7 +65,7 @@ def embed(
         ("the model alone, same batches in memory", f"{result.model_items_per_s:,.1f} items/s"),
         ("ratio, median of the repetitions", f"{result.ratio:.3f}"),
         ("ratio of processor time, model / job", f"{result.cpu_ratio:.3f}"),
-        *((f"busy: {stage}", f"{result.share(stage):.1%}") for stage in STAGES),
+        *((f"busy: {stage}", f"{result.share(stage):.1%}") for stage in PHASES),
     ]
     show_table(f"{preset}, {lots} lots, JPEGs of {photo_size} pixels ({result.photo_kb:.0f} kB), {workers} workers", ("", ""), rows)
     note = f"{result.hardware}; load before {result.load}; {result.date}; stages overlap"
@@ -137,8 +137,8 @@ def query(
     from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()
-    home = Home(settings)
-    found = home.release(release)
+    workspace = Workspace(settings)
+    found = workspace.release(release)
     tower_id = load_release(found).tower_id
     kept = _bench_alias(found, lots, dimensions)
     apart = replace(settings, index_alias=kept, request_timeout_s=600.0)
@@ -150,7 +150,7 @@ def query(
     else:
         from retrieval.index.embedded.store import EmbeddedStore
 
-        store = EmbeddedStore(home.benches, kept)
+        store = EmbeddedStore(workspace.benches, kept)
     encoder, ranker = CutEncoder(load_encoder(settings, tower_id), dimensions), load_ranker(settings, tower_id)
     texts = questions(found, queries)
     with progress("index lots") as written:
@@ -178,13 +178,13 @@ def buyers(
     from benchmarks.speed.many_lots import copy_ids
     from retrieval.buyers.vector import AVERAGE
 
-    home = Home(Settings.from_env())
-    found = home.release(release)
-    store = _copies(home, found, lots, dimensions)
+    workspace = Workspace(Settings.from_env())
+    found = workspace.release(release)
+    store = _copies(workspace, found, lots, dimensions)
     with progress("buyers") as asked:
         tower = random_attention(dimensions, heads) if heads else AVERAGE
         result = run_benchmark(
-            store, home.benches, tower, copy_ids(found, lots), buyers=count, repetitions=repetitions, progress=asked
+            store, workspace.benches, tower, copy_ids(found, lots), buyers=count, repetitions=repetitions, progress=asked
         )
     if as_json:
         print_json(result.to_dict())
@@ -212,11 +212,11 @@ def fresh(
     """Time how new lots come into the embedded index, and searches meanwhile."""
     from benchmarks.speed.fresh_lots import run_benchmark
 
-    home = Home(Settings.from_env())
-    found = home.release(release)
-    _copies(home, found, lots, dimensions).close()
+    workspace = Workspace(Settings.from_env())
+    found = workspace.release(release)
+    _copies(workspace, found, lots, dimensions).close()
     alias = _bench_alias(found, lots, dimensions)
-    result = run_benchmark(home.benches, alias, written=written, on_phase=lambda phase: notes.print(phase, style="dim"))
+    result = run_benchmark(workspace.benches, alias, written=written, on_phase=lambda phase: notes.print(phase, style="dim"))
     if as_json:
         print_json(result.to_dict())
         return
@@ -231,12 +231,12 @@ def fresh(
     console.print(f"{told}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
 
-def _copies(home: Home, release: Path, lots: int, dimensions: int) -> "EmbeddedStore":
+def _copies(workspace: Workspace, release: Path, lots: int, dimensions: int) -> "EmbeddedStore":
     """The embedded index that benchmarks keep of so many copies of a release's lots, made where it is not there."""
     from benchmarks.speed.many_lots import index_of_copies
     from retrieval.index.embedded.store import EmbeddedStore
 
-    store = EmbeddedStore(home.benches, _bench_alias(release, lots, dimensions))
+    store = EmbeddedStore(workspace.benches, _bench_alias(release, lots, dimensions))
     with progress("index lots") as written:
         index_of_copies(store, release, lots, dimensions, written)
     return store
@@ -275,7 +275,7 @@ def load(
     from benchmarks.speed.load import run_benchmark
     from benchmarks.speed.many_lots import questions
 
-    texts = questions(Home(Settings.from_env()).release(release), queries)
+    texts = questions(Workspace(Settings.from_env()).release(release), queries)
     result = run_benchmark(texts, seconds=seconds, on_phase=lambda phase: notes.print(phase, style="dim"))
     if as_json:
         print_json(result.to_dict())

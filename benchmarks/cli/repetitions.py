@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gavel.workspace.console import console, notes, progress, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json
 from retrieval.config.settings import Settings
 
@@ -27,7 +27,7 @@ def batches(
     from benchmarks.ann.data import synthetic_vectors
 
     vectors, asked = synthetic_vectors(dimensions, queries, seed)[1](lots)
-    folder = Home(Settings.from_env()).benches / "filters" / f"{lots}x{dimensions}-{seed}"
+    folder = Workspace(Settings.from_env()).benches / "filters" / f"{lots}x{dimensions}-{seed}"
     with progress("passes") as step:
         result = bench.run_benchmark(vectors, asked, folder, specs=spec or bench.SPECS, rounds=rounds, progress=step)
     if as_json:
@@ -59,7 +59,7 @@ def caches(
     from benchmarks.speed.caches import expected_hits, run_benchmark, zipf_exponent
     from benchmarks.speed.many_lots import questions
 
-    texts = questions(Home(Settings.from_env()).release(release), queries)
+    texts = questions(Workspace(Settings.from_env()).release(release), queries)
     exponents = [zipf_exponent(log.read_text(encoding="utf-8").splitlines())] if log else exponent or [0.65, 1.0]
     result = run_benchmark(texts, exponents, seconds=seconds, on_phase=lambda phase: notes.print(phase, style="dim"))
     expected = {f"{s}": {f"{rate}": expected_hits(queries, s, rate) for rate in RATES} for s in exponents}

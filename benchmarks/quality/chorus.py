@@ -6,18 +6,20 @@ A seed draws the pseudo-queries and the steps; BM25 and the encoder as it was pu
 in --work, so that a second call goes on where the first was cut short.
 """
 
-import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.quality.seeds import mean_and_spread
+from benchmarks.machine import describe_machine
+from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores, show_targets
 from catalog import chorus
-from gavel.workspace.console import Stages, console, show_table
+from gavel.workspace.console import Stages
+from models.config.distillation import DistillationConfig
 from models.towers.config import sentence_towers
-from models.training.adaptation import DistillationConfig, distil_towers
+from models.training.adaptation import distil_towers
 from processing.embedding.job import embed
 from processing.evaluation.job import HYBRID, SEMANTIC, Plan, evaluate_to_folder
 from processing.training.step_cache import StepCache
@@ -64,6 +66,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Print every way of searching, mean ± standard deviation over the seeds, beside the bars; exit 1 below one of them."""
+    machine = describe_machine()
     work.mkdir(parents=True, exist_ok=True)
     ledger, runs = StepCache(work / "ledger.json"), []
     for number in range(seed, seed + seeds):
@@ -72,18 +75,17 @@ def main(
         done = ledger.step(
             f"seed {number}",
             key,
-            lambda number=number, first=first: run_seed(data, model, number, work, steps=steps, zero_shot=first),
+            partial(run_seed, data, model, number, work, steps=steps, zero_shot=first),
         )
         runs.append(done.value)
-    table = mean_and_spread([run["quality"] for run in runs])
+    table = mean_and_sd_of_runs([run["quality"] for run in runs])
     passed = {f"{way} {measure}": table[way][measure][0] >= bar for (way, measure), bar in BARS.items()}
-    if as_json:
-        print(json.dumps({"seeds": runs, "mean_and_sd": table, "bars": passed}, indent=2))
-    else:
-        rows = [(way, *(f"{mean:.3f} ± {spread:.3f}" for mean, spread in cells.values())) for way, cells in table.items()]
-        show_table(f"chorus: all judged queries, {seeds} seeds", ("way of searching", *MEASURES), rows)
-        for (way, measure), bar in BARS.items():
-            console.print(f"{way} {measure} >= {bar}: {'yes' if passed[f'{way} {measure}'] else 'NO'}")
+
+    def show() -> None:
+        show_scores(f"chorus: all judged queries, {seeds} seeds", "way of searching", table)
+        show_targets({f"{way} {measure} >= {bar}": passed[f"{way} {measure}"] for (way, measure), bar in BARS.items()})
+
+    QualityResult(machine=machine, values={"seeds": runs, "mean_and_sd": table, "bars": passed}).report(as_json, show)
     raise typer.Exit(0 if all(passed.values()) else 1)
 
 

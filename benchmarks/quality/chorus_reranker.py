@@ -8,21 +8,20 @@ held-out fold is searched through the service. The encoder is not trained and re
 found best without a judgment. A seed draws rows and features and deals the inner parts.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.machine import describe_machine
+from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores
 from benchmarks.quality.chorus import MAX_LENGTH
-from benchmarks.quality.seeds import mean_and_spread
 from catalog import chorus
 from catalog.folder import CatalogFolder
-from gavel.workspace.console import console, progress, show_table
+from gavel.workspace.console import console, progress
 from processing.evaluation.corpus import catalog_moment
 from processing.evaluation.runs import RememberingEncoder, System, search_run
 from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus
@@ -114,6 +113,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Print every way of searching, mean ± standard deviation over the seeds, and the leads; exit 1 below a bar."""
+    machine = describe_machine()
     work.mkdir(parents=True, exist_ok=True)
     store, encoder = open_corpus(data, model, work)
     catalogs = [chorus.prepare(data, work / f"catalog-{fold}", fold=fold) for fold in range(chorus.FOLDS)]
@@ -122,18 +122,18 @@ def main(
         found, chosen = run_seed(catalogs, store, encoder, number, work)
         runs.append(found)
         choices.append(chosen)
-    table = mean_and_spread([_means(run) for run in runs])
+    table = mean_and_sd_of_runs([_means(run) for run in runs])
     leads = [lead(runs, way) for way in MARKS]
-    if as_json:
-        stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        print(json.dumps({"mean_and_sd": table, "leads": leads, "choices": choices, "runs": runs, "date": stamp}, indent=2))
-    else:
-        rows = [(way, *(f"{mean:.3f} ± {spread:.3f}" for mean, spread in cells.values())) for way, cells in table.items()]
-        show_table(f"chorus: judged queries, each held out once, {seeds} seeds", ("way of searching", *MEASURES), rows)
-        for made in leads:
-            interval = f"95 % interval {made['low']:+.3f} to {made['high']:+.3f}"
-            console.print(f"nDCG@10 over {made['over']}: {made['difference']:+.3f}, {interval}; {_bar(made)}")
-    raise typer.Exit(0 if all(made["bar_on_the_mark"] for made in leads) else 1)
+
+    def show() -> None:
+        show_scores(f"chorus: judged queries, each held out once, {seeds} seeds", "way of searching", table)
+        for gain in leads:
+            interval = f"95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}"
+            console.print(f"nDCG@10 over {gain['over']}: {gain['difference']:+.3f}, {interval}; {_bar(gain)}")
+
+    values = {"mean_and_sd": table, "leads": leads, "choices": choices, "runs": runs}
+    QualityResult(machine=machine, values=values).report(as_json, show)
+    raise typer.Exit(0 if all(gain["bar_on_the_mark"] for gain in leads) else 1)
 
 
 def _means(run: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:

@@ -6,7 +6,7 @@ python -m benchmarks.quality.hybrid homes .gavel …             homes where the
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -17,7 +17,7 @@ import typer
 from catalog import chorus as chorus_shop
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Stages, console, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from processing.ranking.tune_hybrid import SELECTION_METRICS, Choice, JudgedLists, choose, search_lists
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
@@ -37,7 +37,7 @@ def chorus(
     as_json: Json = False,
 ) -> None:
     """Five folds by query for every tower; no judgment trained one, so all queries of the other folds choose."""
-    runs = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
     for name, run in json.loads((work / "ledger.json").read_text()).items():
         tower_id = run["value"]["tower_id"]
         (release,) = (work / "embeddings").glob(f"{tower_id}-*")
@@ -52,14 +52,14 @@ def homes(
     paths: Annotated[list[Path], typer.Argument(help="GAVEL_HOME of each demo.")],
     as_json: Json = False,
 ) -> None:
-    """Choose on the val queries of the newest catalogue of each home, measure on its test queries."""
+    """Choose on the val queries of the newest catalogue of each workspace, measure on its test queries."""
     runs = {}
     for path in paths:
-        home = Home(Settings(home=path))
-        catalog, release = CatalogFolder.load(home.catalog(None)), home.release(None)
+        workspace = Workspace(Settings(home=path))
+        catalog, release = CatalogFolder.load(workspace.catalog(None)), workspace.release(None)
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-            choice = choose(_lists(catalog, "val", release, home.towers, Path(one)))
-            runs[f"{catalog.name} {path.name}"] = [_measured(choice, _lists(catalog, "test", release, home.towers, Path(two)))]
+            choice = choose(_lists(catalog, "val", release, workspace.towers, Path(one)))
+            runs[f"{catalog.name} {path.name}"] = [_measured(choice, _lists(catalog, "test", release, workspace.towers, Path(two)))]
     _report(runs, as_json)
 
 
@@ -88,7 +88,7 @@ def _measured(choice: Choice, tested: JudgedLists) -> dict[str, Any]:
     }
 
 
-def _report(runs: dict[str, Sequence[dict[str, Any]]], as_json: bool) -> None:
+def _report(runs: Mapping[str, Sequence[dict[str, Any]]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(runs, indent=2))
         return

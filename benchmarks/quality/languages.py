@@ -17,12 +17,11 @@ A lot's text is its name and its keywords, so that in one language a query stand
 Vocabulary and epochs were chosen by --split val; the test split was read once, when all was fixed.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Annotated, Any
 
 import numpy as np
@@ -31,6 +30,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import QualityResult, mean_and_sd
 from catalog import emoji
 from catalog.folder import CatalogFolder, Qrels
 from gavel.workspace.console import console, progress, show_table
@@ -177,7 +177,8 @@ def interval(seeds: Sequence[NDArray[np.float64]], minus: Sequence[NDArray[np.fl
     random = np.random.default_rng(0)
 
     def drawn(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return values[random.integers(len(values), size=(ROUNDS, len(values)))].mean(axis=1)  # (ROUNDS,)
+        means: NDArray[np.float64] = values[random.integers(len(values), size=(ROUNDS, len(values)))].mean(axis=1)  # (ROUNDS,)
+        return means
 
     means = np.mean([drawn(values) for values in seeds], axis=0)
     if minus is not None:
@@ -191,11 +192,11 @@ def summarise(runs: Sequence[Values]) -> dict[str, dict[str, Any]]:
     table = {}
     for way, language, listing in runs[0]:
         found = [run[way, language, listing] for run in runs]
-        means = [float(values.mean()) for values in found]
+        mean, sd = mean_and_sd([float(values.mean()) for values in found])
         low, high = interval(found)
         table[f"{way} | {language} | {listing}"] = {
-            "mean": fmean(means),
-            "sd": stdev(means) if len(means) > 1 else 0.0,
+            "mean": mean,
+            "sd": sd,
             "interval": [low, high],
             "queries": sum(map(len, found)),
         }
@@ -236,9 +237,8 @@ def main(
     torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
     runs = [run_seed(data, number, split, photos=photos, model=model, epochs=epochs) for number in range(seed, seed + seeds)]
     table, bars = summarise(runs), judge(runs)
-    if as_json:
-        print(json.dumps({"machine": machine, "split": split, "recall@10": table, "bars": bars}, indent=2))
-    else:
+
+    def show() -> None:
         rows = [
             (*name.split(" | "), f"{cell['mean']:.3f} ± {cell['sd']:.3f}", "{:.3f} to {:.3f}".format(*cell["interval"]))
             for name, cell in table.items()
@@ -247,7 +247,8 @@ def main(
         show_table(f"emoji, {split}: held-out emoji among all, {seeds} seeds", header, rows)
         for name, bar in bars.items():
             console.print(f"{name}: {bar['value']:.3f}, {'passed' if bar['passed'] else 'MISSED'}")
-        console.print(machine, style="dim")
+
+    QualityResult(machine=machine, values={"split": split, "recall@10": table, "bars": bars}).report(as_json, show)
     raise typer.Exit(0 if all(bar["passed"] for bar in bars.values()) else 1)
 
 

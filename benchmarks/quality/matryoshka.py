@@ -7,13 +7,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Annotated
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from benchmarks.measurement import format_mean
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import progress, show_table
 from models.artefacts.item_encoder import ItemEncoder
@@ -24,6 +24,7 @@ from retrieval.encoders.query_encoder import QueryEncoder, to_unit_length
 
 SPLIT = "test"
 LENGTHS = [64, 32, 16]
+METRICS = ("recall_at_50", "ndcg_at_10")
 
 
 def measure(catalog: CatalogFolder, tower: Path, lengths: Sequence[int]) -> list[Figures]:
@@ -63,15 +64,15 @@ def main(
                     folder = train_towers(source, arm, Path(out), step).tower_folder
                 found.setdefault(name, []).append(measure(source, folder, lengths))
     rows = [
-        (name, str(length), _spread([run[place].recall_at_50 for run in runs]), _spread([run[place].ndcg_at_10 for run in runs]))
+        (
+            name,
+            str(length),
+            *(format_mean([getattr(run[column], name) for run in runs]) for name in METRICS),
+        )
         for name, runs in found.items()
-        for place, length in enumerate(lengths)
+        for column, length in enumerate(lengths)
     ]
     show_table(f"{source.name}, text alone, test queries", ("tower", "numbers", "recall@50", "ndcg@10"), rows)
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Annotated
 
 import typer
 
+from benchmarks.measurement import format_mean
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import progress, show_table
 from models.config.training import Stage, TrainingConfig
@@ -28,7 +28,7 @@ from processing.training.mining_rules import MiningRules
 from processing.training.round_index import build, measure_index_types, open_store
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
-from retrieval.index.embedded.store import EmbeddedIndex
+from retrieval.index.embedded.store import OpenIndex
 
 FURTHER = 2  # lots for each query beside those of the batch
 SPLIT = "test"  # val chooses the epochs
@@ -82,7 +82,7 @@ class Trial:
         return measure_index_types(self._catalog, SPLIT, self._scratch / tower.name, tower)["flat"]
 
     @contextmanager
-    def _index(self, tower: Path) -> Iterator[EmbeddedIndex]:
+    def _index(self, tower: Path) -> Iterator[OpenIndex]:
         index = open_store(self._scratch / tower.name, "flat").live()
         try:
             yield index
@@ -116,9 +116,7 @@ def main(
 
 
 def _cells(runs: list[Figures], arm: str) -> list[str]:
-    """Mean of each measure, with the sample standard deviation where there are several seeds."""
-    values = [[run[arm][measure] for run in runs] for measure in MEASURES]
-    return [f"{fmean(v):.3f}" + (f" ± {stdev(v):.3f}" if len(v) > 1 else "") for v in values]
+    return [format_mean([run[arm][measure] for run in runs]) for measure in MEASURES]
 
 
 if __name__ == "__main__":

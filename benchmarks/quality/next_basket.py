@@ -8,14 +8,14 @@ products; every product of the shop is ranked, those of the history too.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from benchmarks.machine import describe_machine
-from benchmarks.quality.seeds import mean_and_spread
+from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores, show_targets
 from catalog.online_retail import Invoices, Months, read_invoices
 from gavel.workspace.console import console, progress, show_table
+from models.config.buyers import BuyerTrainingConfig
 from models.data.baskets import Basket, next_baskets, training_baskets
 from models.towers.config import sentence_towers
 from models.towers.features import Features, FeatureSpec
 from models.towers.two_towers import TwoTowers
 from models.training.buyers import (
     BuyerModel,
-    BuyerTrainingConfig,
     ProjectedLots,
     StoredLots,
     best_items,
@@ -95,7 +95,7 @@ def read_period(invoices: Invoices, rows: Mapping[str, int], start: Any, end: An
     counts = np.zeros((len(rows), max(POPULARITY_DAYS)))
     for act in before:
         counts[rows[act.item_id], min((start - act.timestamp) // timedelta(days=1), max(POPULARITY_DAYS) - 1)] += 1
-    held = {
+    held: dict[str, set[tuple[Any, int]]] = {
         "baskets": {((act.buyer_id, act.timestamp.date()), rows[act.item_id]) for act in before},
         "buyers": {(act.buyer_id, rows[act.item_id]) for act in before},
     }
@@ -149,7 +149,7 @@ def values_of(scores: NDArray[Any], baskets: Sequence[Basket]) -> Values:
     for row, basket in enumerate(baskets):
         fresh[row, list(basket.owned)] = -np.inf
     found: dict[str, list[float]] = {name: [] for name in MEASURES}
-    for basket, best, best_fresh in zip(baskets, best_items(scores, K), best_items(fresh, K), strict=True):
+    for basket, best, best_fresh in zip(baskets, best_items(scores, K), best_items(cast("Any", fresh), K), strict=True):
         new = np.setdiff1d(basket.targets, np.array(sorted(basket.owned)))
         for suffix, top, targets in (("", best, basket.targets), (", new", best_fresh, new)):
             hits = len(np.intersect1d(top, targets))
@@ -160,7 +160,7 @@ def values_of(scores: NDArray[Any], baskets: Sequence[Basket]) -> Values:
 
 def choose(way: Callable[..., Scores], period: Period, tried: Sequence[tuple[Any, ...]]) -> tuple[tuple[Any, ...], float]:
     """The parameters with the best Recall@50 on val, the first of them on a tie."""
-    found = [(measure(way(period, *given), period.wanted).recall_at_50, given) for given in tried]
+    found = [(measure(cast("Any", way(period, *given)), period.wanted).recall_at_50, given) for given in tried]
     best = max(found, key=lambda entry: entry[0])
     return best[1], best[0]
 
@@ -226,9 +226,13 @@ def rankings(
         scores[name] = []
         for seed in seeds:
             before = done
-            scores[name].append(train_way(shop, heads, seed, period, kept, lambda epoch, _, at=before: step(at + epoch, total)))
+            scores[name].append(train_way(shop, heads, seed, period, kept, partial(_advance, step, before, total)))
             done += CONFIG.epochs
     return period.wanted, scores, chosen
+
+
+def _advance(step: Callable[[int, int], None], before: int, total: int, epoch: int, _: int) -> None:
+    step(before + epoch, total)
 
 
 def compare(values: Mapping[str, Sequence[Values]], better: str, worse: str, measure: str) -> PairedComparison:
@@ -275,10 +279,9 @@ def main(
     result = summary(values, chosen) | {
         "month": month,
         "buyers": len(baskets),
-        "machine": machine,
         "set_aside": invoices.set_aside,
     }
-    print(json.dumps(result, indent=2)) if as_json else show(result)
+    QualityResult(machine=machine, values=result).report(as_json, lambda: show(result))
     if plot:
         draw(values, plot)
     raise typer.Exit(0 if all(result["bars"].values()) else 1)
@@ -289,7 +292,7 @@ def summary(values: Mapping[str, Sequence[Values]], chosen: Mapping[str, Any]) -
     table: dict[str, Any] = {}
     for way, runs in values.items():
         per_seed = [{way: {name: float(np.nanmean(run[name])) for name in MEASURES}} for run in runs]
-        table |= mean_and_spread(per_seed)
+        table |= mean_and_sd_of_runs(per_seed)
     gains = {
         f"{better} - {worse}, {name}": asdict(compare(values, better, worse, name))
         for better, worse in ((ATTENTION, AVERAGE), (ATTENTION, OWN), (ATTENTION, KNN))
@@ -303,19 +306,15 @@ def summary(values: Mapping[str, Sequence[Values]], chosen: Mapping[str, Any]) -
 
 def show(result: Mapping[str, Any]) -> None:
     """Print the figures as tables."""
-    rows = [
-        (way, *(f"{mean:.3f} ± {spread:.3f}" for mean, spread in cells.values())) for way, cells in result["mean_and_sd"].items()
-    ]
-    show_table(f"Next baskets of {result['buyers']} buyers, {result['month']} month", ("way", *MEASURES), rows)
+    show_scores(f"Next baskets of {result['buyers']} buyers, {result['month']} month", "way", result["mean_and_sd"])
     rows = [
         (name, f"{gain['difference']:+.4f}", f"[{gain['low']:+.4f}, {gain['high']:+.4f}]") for name, gain in result["gains"].items()
     ]
     show_table("Paired gains with 95 % bootstrap intervals over buyers", ("gain", "mean", "interval"), rows)
     for name, (ratio, low, high) in result["over popularity"].items():
         console.print(f"{ATTENTION} / popularity, {name}: {ratio:.2f} [{low:.2f}, {high:.2f}]", highlight=False)
-    for bar, passed in result["bars"].items():
-        console.print(f"{bar}: {'yes' if passed else 'NO'}", highlight=False)
-    console.print(f"chosen on val: {result['chosen on val']}\n{result['machine']}", style="dim", highlight=False)
+    show_targets(result["bars"])
+    console.print(f"chosen on val: {result['chosen on val']}", style="dim", highlight=False)
 
 
 def draw(values: Mapping[str, Sequence[Values]], path: Path) -> None:

@@ -7,7 +7,6 @@ among the first ten; and, the lot itself left out, are lots of its class? Its cl
 of which it is one, such as "Granny Smith". Words beside a photo are those of that query.
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +17,12 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.machine import describe_machine
+from benchmarks.measurement import QualityResult
 from catalog.folder import CatalogFolder, Qrels
 from gavel.workspace import pipeline
-from gavel.workspace.console import console, progress, show_metrics
-from gavel.workspace.folders import Home
+from gavel.workspace.console import progress, show_metrics
+from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_encoder, load_image_encoder
 from processing.evaluation.corpus import build_corpus
 from retrieval.config.settings import Settings
@@ -114,25 +115,23 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Print how often a photo finds its own lot, and lots of its class."""
-    there = Home(Settings(home=home))
-    catalog, folder = CatalogFolder.load(there.catalog(None)), there.tower(tower)
+    machine, workspace = describe_machine(), Workspace(Settings(home=home))
+    catalog, folder = CatalogFolder.load(workspace.catalog(None)), workspace.tower(tower)
     lots = catalog.item_files(split)
-    release = pipeline.find_release(there, lots, folder, release_id=None)
+    release = pipeline.find_release(workspace, lots, folder, release_id=None)
     if release is None:
         with progress("embed lots") as step:
-            release = pipeline.embed(there, lots, folder, release_id=None, workers=0, progress=step)
+            release = pipeline.embed(workspace, lots, folder, release_id=None, workers=0, progress=step)
     with tempfile.TemporaryDirectory(prefix="gavel-photos-") as scratch:
         store = EmbeddedStore(Path(scratch))
         build_corpus(catalog, split, release, store)
-        encoders = partial(load_encoder, there.settings), partial(load_image_encoder, there.settings)
+        encoders = partial(load_encoder, workspace.settings), partial(load_image_encoder, workspace.settings)
         service = SearchService(store, SearchModels(encoders[0], load_image_encoder=encoders[1]))
         asked = questions(catalog, split)
         quality = measure(service, asked, (PHOTO, BOTH, WORDS))
-    if as_json:
-        print(json.dumps({"tower_id": folder.name, "photos": len(asked), "quality": quality}, indent=2))
-    else:
-        show_metrics(f"{catalog.name}, {split}: {len(asked)} photos among {service.live().index.count()} lots", quality)
-        console.print(f"tower {folder.name}", style="dim")
+    title = f"{catalog.name}, {split}: {len(asked)} photos among {service.live().index.count()} lots, tower {folder.name}"
+    result = QualityResult(machine=machine, values={"tower_id": folder.name, "photos": len(asked), "quality": quality})
+    result.report(as_json, lambda: show_metrics(title, quality))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ python -m benchmarks.quality.small_query chorus .gavel/chorus       the work fol
 python -m benchmarks.quality.small_query homes .gavel-7 .gavel-8    homes where the demo ran: the tower of the newest release
 
 Each tower gets a small query tower as `gavel distill query` makes it, whatever the val queries say of it; then both are measured
-on the test queries, once. The file stays with the tower. A home's release must hold the val lots, too.
+on the test queries, once. The file stays with the tower. A workspace's release must hold the val lots, too.
 """
 
 import json
@@ -14,17 +14,19 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.quality.seeds import mean_and_spread
+from benchmarks.machine import describe_machine
+from benchmarks.measurement import QualityResult, mean_and_sd_of_runs
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Stages, console, show_table
-from gavel.workspace.folders import Home
-from models.training.static_query import SmallQueryConfig
+from gavel.workspace.folders import Workspace
+from models.config.distillation import SmallQueryConfig
 from processing.training.query_distillation import FULL, MEASURES_SHOWN, SMALL, distil_query, measure_query_towers
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.encoders.static_query_encoder import SmallQueryEncoder
+from retrieval.search.live_index import Encoder
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
@@ -46,44 +48,51 @@ def chorus(work: Annotated[Path, typer.Argument(help="Work folder of benchmarks.
 
 @app.command()
 def homes(paths: Annotated[list[Path], typer.Argument(help="GAVEL_HOME of each demo.")], as_json: Json = False) -> None:
-    """The tower of the newest release of every home."""
+    """The tower of the newest release of every workspace."""
 
     def sources() -> Iterator[Source]:
         for path in paths:
-            home = Home(Settings(home=path))
-            release = home.release(None)
-            tower = home.tower(split_tower_id(load_release(release).tower_id)[0])
-            yield path.name, CatalogFolder(home.catalog(None)), tower, release
+            workspace = Workspace(Settings(home=path))
+            release = workspace.release(None)
+            tower = workspace.tower(split_tower_id(load_release(release).tower_id)[0])
+            yield path.name, CatalogFolder(workspace.catalog(None)), tower, release
 
     _report("demo", sources(), as_json)
 
 
 def _report(title: str, sources: Iterator[Source], as_json: bool) -> None:
-    found = {name: _measured(*source) for name, *source in sources}
-    spread = mean_and_spread([run["test"] for run in found.values()])
-    if as_json:
-        print(json.dumps({"runs": found, "mean_and_sd": spread}, indent=2))
-        return
+    machine = describe_machine()
+    runs = {name: _measured(catalog, tower, release) for name, catalog, tower, release in sources}
+    table = mean_and_sd_of_runs([run["test"] for run in runs.values()])
     rows = [
         (
             f"{name}, {split}",
             *(f"{run[split][tower][aim]:.4f}" for tower in (FULL, SMALL) for aim in MEASURES_SHOWN),
             f"{run[split]['share']['recall@50']:.4f}",
         )
-        for name, run in found.items()
+        for name, run in runs.items()
         for split in ("val", "test")
     ]
-    show_table(title, ("", *(f"{tower} {aim}" for tower in (FULL, SMALL) for aim in MEASURES_SHOWN), "share of recall@50"), rows)
-    for way, cells in spread.items():
-        figures = (f"{aim} {mean:.4f} ± {sd:.4f}" for aim, (mean, sd) in cells.items())
-        console.print(f"test, {way}: {', '.join(figures)}", highlight=False)
+
+    def show() -> None:
+        show_table(
+            title, ("", *(f"{tower} {aim}" for tower in (FULL, SMALL) for aim in MEASURES_SHOWN), "share of recall@50"), rows
+        )
+        for system, cells in table.items():
+            scores = (f"{aim} {mean:.4f} ± {sd:.4f}" for aim, (mean, sd) in cells.items())
+            console.print(f"test, {system}: {', '.join(scores)}", highlight=False)
+
+    QualityResult(machine=machine, values={"runs": runs, "mean_and_sd": table}).report(as_json, show)
 
 
 def _measured(catalog: CatalogFolder, tower: Path, release: Path) -> dict[str, Any]:
     dimensions = split_tower_id(load_release(release).tower_id)[1]
     with Stages() as stages:
         made = distil_query(catalog, tower, release, SmallQueryConfig(), least=0.0, phases=stages)
-        encoders = {FULL: QueryEncoder.load(tower, dimensions), SMALL: SmallQueryEncoder.load(tower, dimensions)}
+        encoders: dict[str, Encoder] = {
+            FULL: QueryEncoder.load(tower, dimensions),
+            SMALL: SmallQueryEncoder.load(tower, dimensions),
+        }
         test: dict[str, Any] = measure_query_towers(catalog, "test", release, encoders, stages("search test"))
     shared = {"recall@50": test[SMALL]["recall@50"] / test[FULL]["recall@50"]}
     test["share"] = shared

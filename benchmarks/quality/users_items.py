@@ -10,8 +10,9 @@ once, when all is trained. What a user took before is left out of the lists.
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ import typer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.quality.seeds import summarise
+from benchmarks.machine import describe_machine
+from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores
 from catalog.interactions import START, InteractionFolder, generate
 from gavel.workspace.console import console, progress, show_table
 from models.training.features import FeatureTrainingConfig, InteractionData, mine, recall, train_stage
@@ -42,9 +44,9 @@ Step = Callable[[], None]
 
 def load_data(folder: InteractionFolder) -> InteractionData:
     """The train interactions with the features of all users and items; the day of listing becomes a number."""
-    items = [{**row, "days_late": (row["listed_at"] - START).days} for row in folder.items]
+    items: list[Mapping[str, Any]] = [{**row, "days_late": (row["listed_at"] - START).days} for row in folder.items]
     pairs = folder.interactions("train")
-    return InteractionData.build(folder.users, items, pairs, user_columns=USER_COLUMNS, item_columns=ITEM_COLUMNS)
+    return InteractionData.build(list(folder.users), items, pairs, user_columns=USER_COLUMNS, item_columns=ITEM_COLUMNS)
 
 
 def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Step = lambda: None) -> Iterator[tuple[str, Tensor]]:
@@ -132,6 +134,7 @@ def main(
     plot: Annotated[Path | None, typer.Option(help="Draw the figures into this PNG.")] = None,
 ) -> None:
     """Train on every seed, print mean ± standard deviation over the seeds and the paired gains; exit 1 below the bar."""
+    machine = describe_machine()
     torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
     runs = []
     with progress("stages") as step, tempfile.TemporaryDirectory() as folder:
@@ -139,17 +142,19 @@ def main(
             drawn = generate(Path(folder) / "set", users=users, items=items, seed=seed + number)
             done = iter(range(6 * number + 1, 6 * number + 7))
             config = FeatureTrainingConfig(seed=seed + number)
-            scores = dict(rankings(drawn, config, lambda done=done: step(next(done), 6 * seeds)))
+            scores = dict(rankings(drawn, config, partial(_advance, done, step, 6 * seeds)))
             runs.append(measure(drawn, scores))
     means = [{way: {name: float(v.mean()) for name, v in values.items()} for way, values in run.items()} for run in runs]
     gains = compare(runs)
-    if as_json:
-        console.print_json(data={"seeds": means, "gains": gains, "passed": passed(gains)})
-    else:
-        _show(means, gains)
+    result = QualityResult(machine=machine, values={"seeds": means, "gains": gains, "passed": passed(gains)})
+    result.report(as_json, lambda: _show(means, gains))
     if plot:
         draw(means, plot)
     raise typer.Exit(0 if passed(gains) else 1)
+
+
+def _advance(numbers: Iterator[int], step: Callable[[int, int], None], total: int) -> None:
+    step(next(numbers), total)
 
 
 def passed(gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> bool:
@@ -158,8 +163,7 @@ def passed(gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> boo
 
 
 def _show(means: list[dict[str, dict[str, float]]], gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> None:
-    rows = [(way, *cells.values()) for way, cells in summarise(means).items()]
-    show_table(f"Test interactions, mean ± standard deviation over {len(means)} seeds", ("way", *MEASURES), rows)
+    show_scores(f"Test interactions, mean ± standard deviation over {len(means)} seeds", "way", mean_and_sd_of_runs(means))
     rows = [
         (name, *(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in by_measure.values()))
         for name, by_measure in gains.items()

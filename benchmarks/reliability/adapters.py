@@ -13,7 +13,7 @@ import typer
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import progress, show_table
 from gavel.workspace.entry import run_command
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_encoder, open_store
 from retrieval.config.settings import Settings
 from retrieval.contracts.items import query_text
@@ -36,7 +36,7 @@ def main(queries: Annotated[int, typer.Option(min=1, help="How many of the catal
         raise InvalidInput(
             f"the live indexes are of towers {faiss.tower_id} and {opensearch.tower_id}; index one release into both"
         )
-    catalog = CatalogFolder.load(Home(settings).catalog(None))
+    catalog = CatalogFolder.load(Workspace(settings).catalog(None))
     texts = list(islice((text for split in ("test", "val") for text in catalog.qrels(split).queries.values()), queries))
     vectors = load_encoder(settings, faiss.tower_id).encode([query_text(text) for text in texts])  # (N, D)
     filters, equal, overlaps = Filter(), 0, []

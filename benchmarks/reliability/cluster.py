@@ -22,6 +22,7 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import OpenSearchException
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from benchmarks.reliability.cluster_load import Load, Seen, Writes, fault, recall_of
 from benchmarks.reliability.cluster_lots import TOWER, K, Question, ask, fill, ids, make_lots
 from gavel.opensearch.cluster import find_cluster, start_cluster, stop_cluster, urls_of
@@ -40,9 +41,9 @@ VICTIMS = ("cluster manager", "another node")
 GREEN_S, POLL_S = 180.0, 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterResult:
-    """What came of it.
+@dataclass(frozen=True)
+class ClusterResult(Measurement):
+    """Agreement with the exact index, and searches and writes around killed nodes.
 
     Attributes:
         lots: indexed.
@@ -55,7 +56,6 @@ class ClusterResult:
         written: lots that were acknowledged while nodes were killed.
         writes_failed: writes that were not acknowledged.
         lost: acknowledged lots that are not there in the end.
-        machine: what it ran on, and the load before.
     """
 
     lots: int
@@ -68,12 +68,10 @@ class ClusterResult:
     written: int
     writes_failed: list[str]
     lost: int
-    machine: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can write it."""
-        plain = {name: getattr(self, name) for name in self.__slots__}
-        return {**plain, "phases": {phase: seen.to_dict() for phase, seen in self.phases.items()}}
+        """Return all fields for JSON, with a summary of each phase."""
+        return {**super().to_dict(), "phases": {phase: seen.to_dict() for phase, seen in self.phases.items()}}
 
 
 def run_benchmark(
@@ -123,7 +121,9 @@ def run_benchmark(
             load.phase = "after"
             time.sleep(seconds)
         lost = writes.lost()
-        return ClusterResult(lots, questions, *agreed, dict(load.phases), len(writes.acknowledged), writes.failed, lost, machine)
+        return ClusterResult(
+            lots, questions, *agreed, dict(load.phases), len(writes.acknowledged), writes.failed, lost, machine=machine
+        )
     finally:
         stop_cluster(folder / "cluster")
 

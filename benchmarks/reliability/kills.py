@@ -26,12 +26,13 @@ import numpy as np
 import typer
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from gavel.workspace.console import console, progress
 from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import GavelError
 from retrieval.index.embedded import keywords as lot_keywords
 from retrieval.index.embedded.main_index import DEFAULT_INDEX, embedded_spec
-from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
+from retrieval.index.embedded.store import EmbeddedStore, OpenIndex
 from retrieval.index.port import Filter
 
 DIMENSIONS, TOWER = 16, "killed"
@@ -45,31 +46,34 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 State = dict[int, int]  # number of a lot that is there -> its version
 
 
-@dataclass
-class KillReport:
-    """What came of all rounds.
+@dataclass(frozen=True)
+class KillReport(Measurement):
+    """Counts over all rounds.
 
     Attributes:
-        rounds: times that the writer was killed.
-        killed_during: what it was doing -> how often.
-        acknowledged: writes, over all rounds.
-        entries: lots and tombstones in them.
-        machine: what it ran on.
+        killed_during: operation at the moment of a kill -> number of kills.
+        write_sizes: numbers of items and deletions in each acknowledged write.
     """
 
     machine: str
-    rounds: int = 0
     killed_during: Counter[str] = field(default_factory=Counter)
-    acknowledged: int = 0
-    entries: int = 0
+    write_sizes: list[int] = field(default_factory=list)
 
-    def add(self, told: Sequence[Mapping[str, Any]]) -> None:
-        """Count a round."""
-        done = [step for step in told if step["done"] and step["numbers"]]
-        self.rounds += 1
-        self.killed_during[told[-1]["op"] if told and not told[-1]["done"] else "nothing"] += 1
-        self.acknowledged += len(done)
-        self.entries += sum(len(step["numbers"]) for step in done)
+    @property
+    def rounds(self) -> int:
+        """How often the writer was killed."""
+        return self.killed_during.total()
+
+    def add(self, log: Sequence[Mapping[str, Any]]) -> None:
+        """Count a round by the log of its writer."""
+        self.killed_during[log[-1]["op"] if log and not log[-1]["done"] else "nothing"] += 1
+        self.write_sizes.extend(len(step["numbers"]) for step in log if step["done"] and step["numbers"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts for JSON."""
+        conditions = {"machine": self.machine, "date": self.date, "command": self.command}
+        counts = {"acknowledged": len(self.write_sizes), "entries": sum(self.write_sizes)}
+        return {"rounds": self.rounds, "killed_during": dict(self.killed_during), **counts, **conditions}
 
 
 class Lost(GavelError):
@@ -87,12 +91,9 @@ def main(
         report = KillReport(describe_machine())
         for number in survive(Path(folder), rounds, seed, report, spec):
             step(number, rounds)
-    if as_json:
-        print(json.dumps(vars(report), indent=2))  # asdict() takes a Counter's pairs for its keys
-        return
-    during = ", ".join(f"{what} {count}" for what, count in report.killed_during.most_common())
-    console.print(f"{report.rounds} kills ({during}): {report.acknowledged} writes of {report.entries} entries, none lost")
-    console.print(report.machine, style="dim", highlight=False)
+    during = ", ".join(f"{op} {count}" for op, count in report.killed_during.most_common())
+    writes = f"{len(report.write_sizes)} writes of {sum(report.write_sizes)} entries, none lost"
+    report.report(as_json, lambda: console.print(f"{report.rounds} kills ({during}): {writes}"))
 
 
 def survive(root: Path, rounds: int, seed: int, report: KillReport, spec: str = DEFAULT_INDEX) -> Iterator[int]:
@@ -164,7 +165,7 @@ def _next_step(chance: random.Random, state: State, version: int) -> dict[str, A
     return {"op": op, "version": version, "numbers": chance.sample(known, min(len(known), chance.randint(*BATCH)))}
 
 
-def _carried_out(step: Mapping[str, Any], index: EmbeddedIndex, store: EmbeddedStore, state: State) -> EmbeddedIndex:
+def _carried_out(step: Mapping[str, Any], index: OpenIndex, store: EmbeddedStore, state: State) -> OpenIndex:
     """Do what a step says; the index that is live then."""
     if step["op"] in ("add", "delete"):
         report = index.upsert(_entries(step))
@@ -218,7 +219,7 @@ def _check(root: Path, told: Sequence[Mapping[str, Any]], before: State, spec: s
     return stored, max((step["version"] for step in told), default=0)
 
 
-def _check_searches(index: EmbeddedIndex, stored: State) -> None:
+def _check_searches(index: OpenIndex, stored: State) -> None:
     """Every open lot is found by its vector, and by its word; none that was deleted, replaced or has ended is."""
     filters, open_lots = Filter(now=NOW), {_id(number): version for number, version in stored.items() if number % ENDING}
     if index.count() != len(stored):

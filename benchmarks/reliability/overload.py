@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -37,11 +37,13 @@ import typer
 from PIL import Image
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from benchmarks.speed.embed import LOTS_FILE, make_lots
 from benchmarks.speed.load import UNCACHED, USERS_CORE, served
 from benchmarks.speed.many_lots import questions
 from gavel.workspace.console import console, notes, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
+from gavel.workspace.options import print_json
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.config.settings import Settings
 from retrieval.errors import GavelError
@@ -78,8 +80,8 @@ class Rush:
     latency: Latency | None
 
 
-@dataclass(frozen=True, slots=True)
-class OverloadResult:
+@dataclass(frozen=True)
+class OverloadResult(Measurement):
     """Results of one run.
 
     Attributes:
@@ -91,7 +93,6 @@ class OverloadResult:
         half_sent: connections that were held, and those of them that were open at the end of their load.
         stop_s: from SIGTERM to the end of the server, with them held.
         pss_mb: memory of all processes of the server, pages that they share counted once; MB, after the rushes.
-        machine: what it ran on, and the load before.
     """
 
     lots: int
@@ -102,7 +103,6 @@ class OverloadResult:
     half_sent: tuple[int, int]
     stop_s: float
     pss_mb: float
-    machine: str
 
 
 def main(
@@ -122,7 +122,7 @@ def main(
             home, photo, seconds=seconds, rounds=rounds, patience_s=patience, workers=workers, half_sent=half_sent
         )
     if as_json:
-        print(json.dumps(asdict(result), indent=2))
+        print_json(result.to_dict())
         return
     header = ("", "asked/s", "in time/s", "share", "p99 ms", "503", LATE)
     title = f"{result.lots:,} lots, workers {result.workers}, capacity {result.capacity:.1f}/s, patience {result.patience_s:g} s"
@@ -166,7 +166,7 @@ def run_benchmark(
         GavelError: the server did not start, or answered nothing.
     """
     _allow_files(half_sent + 2_000)
-    machine, texts = describe_machine(), questions(Home(Settings(home=home)).release(None), QUERIES)
+    machine, texts = describe_machine(), questions(Workspace(Settings(home=home)).release(None), QUERIES)
     with served({**UNCACHED, "GAVEL_HOME": str(home)}, workers) as (url, server), _on_core(USERS_CORE if workers == 1 else None):
         clients = _Clients(url, texts, patience_s)
 
@@ -205,7 +205,8 @@ def run_benchmark(
             still = sum(map(_is_open, held))
             stop_s = _stop(server)
     return OverloadResult(
-        *(lots, workers, patience_s, round(fmean(measured), 1), rushes, (half_sent, still), round(stop_s, 1), pss_mb, machine)
+        *(lots, workers, patience_s, round(fmean(measured), 1), rushes, (half_sent, still), round(stop_s, 1), pss_mb),
+        machine=machine,
     )
 
 
@@ -381,7 +382,7 @@ def _stop(server: psutil.Process) -> float:
 
 def _pss_mb(server: psutil.Process) -> float:
     """Memory of a process and its children, pages that they share counted once."""
-    return round(sum(process.memory_full_info().pss for process in [server, *server.children(recursive=True)]) / 1e6)
+    return float(round(sum(process.memory_full_info().pss for process in [server, *server.children(recursive=True)]) / 1e6))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""What it takes to go from a buyer's acts to lots over HTTP: `POST /encode_buyer`, then `POST /retrieve` with the vector.
+"""Latency from a buyer's interactions to items over HTTP: `POST /encode_buyer`, then `POST /retrieve` with the vector.
 
-Beside it the bare vector search: the same vectors and as many lots, asked of plain faiss on the graph that the index saved.
+For comparison, plain faiss searches the index's own graph for the same vectors and as many items.
 """
 
 import http.client
@@ -8,10 +8,10 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import faiss
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from gavel.web.http_server import served_in_thread
 from lambdas.query_api.app import create_app
 from processing.evaluation.runs import Latency, summarise_ms
@@ -34,25 +35,24 @@ from retrieval.search.service import MAX_INTERACTIONS, SearchLimits, SearchModel
 K = 10
 WARM_UP = 20
 GRAPH_FILE = "hnsw.faiss"
-Act = dict[str, str]
-_Ask = Callable[[str, Mapping[str, Any]], Any]  # path and body -> the answer
+Interaction = dict[str, str]
+_Post = Callable[[str, Mapping[str, Any]], Any]  # path and body -> answer
 
 
-@dataclass(frozen=True, slots=True)
-class BuyerPathResult:
+@dataclass(frozen=True)
+class BuyerPathResult(Measurement):
     """Milliseconds a buyer.
 
     Attributes:
         index: physical name.
-        lots: in the index.
+        lots: items in the index.
         dimensions: of the vectors.
-        acts: mean number of acts a buyer.
-        encode_buyer: `POST /encode_buyer`, with all acts.
+        acts: mean number of interactions a buyer.
+        encode_buyer: `POST /encode_buyer` with all interactions.
         retrieve: `POST /retrieve` with the vector.
-        both: the two, one after the other.
-        in_one: `POST /retrieve` with the acts, which does both.
+        both: the two in sequence.
+        in_one: `POST /retrieve` with the interactions, which does both.
         bare: plain faiss for the same vector.
-        machine: what it ran on, and the load before.
     """
 
     index: str
@@ -64,15 +64,16 @@ class BuyerPathResult:
     both: Latency
     in_one: Latency
     bare: Latency
-    machine: str
+    derived: ClassVar = ("overhead",)
 
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        return {**asdict(self), "overhead": round(self.both.p50_ms / self.bare.p50_ms, 1)}
+    @property
+    def overhead(self) -> float:
+        """Median of both requests divided by the median of plain faiss."""
+        return round(self.both.p50_ms / self.bare.p50_ms, 1)
 
 
 class _NoEncoder:
-    """Stands for a query tower where no words are asked."""
+    """Query tower for a service without text queries."""
 
     def __init__(self, tower_id: str) -> None:
         self.tower_id = tower_id
@@ -95,11 +96,11 @@ def run_benchmark(
     """Measure the live embedded index of a store, with requests one after the other.
 
     Args:
-        store: what is measured.
-        folder: of the store, where its indices lie.
+        store: of the index.
+        folder: of the store's indices.
         buyer_tower: encodes buyers.
-        item_ids: of the lots in the index.
-        buyers: how many different ones; a buyer has 1 to 200 acts, few of them many.
+        item_ids: of the items in the index.
+        buyers: number of different buyers; each has 1 to 200 interactions, most of them few.
         repetitions: passes over them.
         seed: of the histories.
         progress: called with (buyers done, buyers in all).
@@ -114,42 +115,42 @@ def run_benchmark(
     plain: Any = faiss.read_index(str(folder / index.name / GRAPH_FILE))
     histories = draw_histories(item_ids, buyers, seed)
     times: dict[str, list[float]] = {name: [] for name in ("encode_buyer", "retrieve", "both", "in_one", "bare")}
-    with served_in_thread(create_app(lambda: service)) as url, _connected(url) as ask:
+    with served_in_thread(create_app(lambda: service)) as url, _connect(url) as post:
         for acts in histories[:WARM_UP]:
-            _one_buyer(ask, acts, plain)
+            _time_buyer(post, acts, plain)
         count = ProgressCounter(repetitions * buyers, progress)
         for acts in histories * repetitions:
-            for name, taken in _one_buyer(ask, acts, plain).items():
-                times[name].append(taken)
+            for name, milliseconds in _time_buyer(post, acts, plain).items():
+                times[name].append(milliseconds)
             count.tick()
-    shown = {name: summarise_ms(taken) for name, taken in times.items()}
+    latencies = {name: summarise_ms(milliseconds) for name, milliseconds in times.items()}
     mean = sum(map(len, histories)) / len(histories)
-    return BuyerPathResult(index.name, index.count(), index.dimensions, round(mean, 1), **shown, machine=machine)
+    return BuyerPathResult(index.name, index.count(), index.dimensions, round(mean, 1), *latencies.values(), machine=machine)
 
 
 def random_attention(dimensions: int, heads: int, seed: int = 7) -> Attention:
-    """A buyer tower that takes as long as a trained one, of random weights."""
+    """Return a buyer tower with random weights, as slow as a trained one."""
     rng = np.random.default_rng(seed)
     blend = rng.normal(scale=0.1, size=(dimensions, heads * dimensions))
     return Attention(rng.normal(size=(heads, dimensions)), np.ones(heads), np.ones(heads), blend, np.zeros(dimensions), 60.0)
 
 
-def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[list[Act]]:
-    """What buyers did, as the API takes it: 1 to 200 acts on lots drawn at random, in the course of a month.
+def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[list[Interaction]]:
+    """Return random histories as the API takes them: 1 to 200 interactions of the last month.
 
     Args:
-        item_ids: of the lots that there are.
-        buyers: how many.
-        seed: of the draw.
+        item_ids: of all items.
+        buyers: number of histories.
+        seed: of the random draw.
     """
     rng, now = np.random.default_rng(seed), utc_now()
     kinds = EVENT_TYPES
 
-    def act() -> Act:
+    def act() -> Interaction:
         moment = now - timedelta(minutes=int(rng.integers(1, 43_200)))
         return {
-            "item_id": item_ids[rng.integers(len(item_ids))],
-            "event_type": kinds[rng.integers(len(kinds))],
+            "item_id": item_ids[int(rng.integers(len(item_ids)))],
+            "event_type": kinds[int(rng.integers(len(kinds)))],
             "timestamp": moment.isoformat(),
         }
 
@@ -157,13 +158,13 @@ def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[
     return [[act() for _ in range(length)] for length in lengths]
 
 
-def _one_buyer(ask: _Ask, acts: Sequence[Act], plain: Any) -> dict[str, float]:
-    """Milliseconds of every way to answer one buyer."""
-    encode_ms, encoded = _timed(lambda: ask("/encode_buyer", {"events": acts}))
-    retrieve_ms, _ = _timed(lambda: ask("/retrieve", {"vector": encoded["vector"], "k": K}))
-    in_one_ms, _ = _timed(lambda: ask("/retrieve", {"recent_interactions": acts, "k": K}))
+def _time_buyer(post: _Post, acts: Sequence[Interaction], plain: Any) -> dict[str, float]:
+    """Return the milliseconds of every request for one buyer."""
+    encode_ms, encoded = _timed(lambda: post("/encode_buyer", {"events": acts}))
+    retrieve_ms, _ = _timed(lambda: post("/retrieve", {"vector": encoded["vector"], "k": K}))
+    in_one_ms, _ = _timed(lambda: post("/retrieve", {"recent_interactions": acts, "k": K}))
     vector: NDArray[np.float32] = np.array([encoded["vector"]], dtype=np.float32)  # (1, D)
-    parameters = faiss.SearchParametersHNSW(efSearch=embedded_spec().beam(plain.ntotal))
+    parameters = vars(faiss)["SearchParametersHNSW"](efSearch=embedded_spec().beam(plain.ntotal))
     bare_ms, _ = _timed(lambda: plain.search(vector, K, params=parameters))
     both = encode_ms + retrieve_ms
     return {"encode_buyer": encode_ms, "retrieve": retrieve_ms, "both": both, "in_one": in_one_ms, "bare": bare_ms}
@@ -171,24 +172,24 @@ def _one_buyer(ask: _Ask, acts: Sequence[Act], plain: Any) -> dict[str, float]:
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
-    made = work()
-    return (time.perf_counter() - start) * 1000, made
+    result = work()
+    return (time.perf_counter() - start) * 1000, result
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[_Ask]:
-    """What posts JSON over one connection that stays open, and reads the answer."""
+def _connect(url: str) -> Iterator[_Post]:
+    """Yield a function that posts JSON over one open connection and returns the answer."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
 
-    def ask(path: str, body: Mapping[str, Any]) -> Any:
+    def post(path: str, body: Mapping[str, Any]) -> Any:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        told = json.loads(answer.read())
-        if answer.status != http.client.OK:
-            raise GavelError(f"POST {path} was answered with {answer.status}: {told}")
-        return told
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        if response.status != http.client.OK:
+            raise GavelError(f"POST {path} was answered with {response.status}: {answer}")
+        return answer
 
     try:
-        yield ask
+        yield post
     finally:
         connection.close()

@@ -1,40 +1,40 @@
-"""What the caches of a search server gain when buyers ask the same again.
+"""Gain of a search server's caches for repeated queries.
 
-Queries are drawn with the frequencies of Zipf's law, which logs of search engines follow (Xie and O'Hallaron, INFOCOM 2002); how
-steep, is the choice of who runs it, or fitted to a log. `gavel serve` runs on one core without caches, with the vectors of queries
-kept, and with their answers kept too, and is asked as fast as it answers.
+Queries follow Zipf's law as logs of search engines do (Xie and O'Hallaron, INFOCOM 2002), with a given exponent or one fitted to a
+log. `gavel serve` runs on one core at its limit: without caches, with cached query vectors, and with cached answers, too.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from benchmarks.speed.load import UNCACHED, Load, limit_of
 from retrieval.errors import InvalidInput
 
-WAYS: Mapping[str, Mapping[str, str]] = {
+CACHES: Mapping[str, Mapping[str, str]] = {
     "nothing kept": UNCACHED,
     "vectors of queries": {**UNCACHED, "GAVEL_CACHED_QUERIES": "10000"},
     "vectors, and answers for 5 s": {"GAVEL_CACHED_QUERIES": "10000", "GAVEL_CACHED_ANSWERS_S": "5"},
 }
-DRAWN = 20_000
+REQUESTS = 20_000
 SEED = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of keeping under one steepness.
+    """One cache configuration under one exponent.
 
     Attributes:
         exponent: of Zipf's law.
-        way: what is kept.
-        load: as fast as the server answers.
-        vector_hits: share of the lookups of vectors that found one.
-        answer_hits: of the lookups of answers.
+        way: name of the configuration.
+        load: at the server's limit.
+        vector_hits: hit rate of the cache of vectors.
+        answer_hits: hit rate of the cache of answers.
     """
 
     exponent: float
@@ -44,80 +44,74 @@ class Row:
     answer_hits: float
 
 
-@dataclass(frozen=True, slots=True)
-class CachesResult:
-    """All of a run.
+@dataclass(frozen=True)
+class CachesResult(Measurement):
+    """All measurements.
 
     Attributes:
-        queries: different ones.
-        rows: exponents in their order, ways in theirs.
-        machine: what it ran on, and the load before.
+        queries: number of different queries.
+        rows: by exponent and configuration.
     """
 
     queries: int
     rows: tuple[Row, ...]
-    machine: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can write it."""
-        return asdict(self)
 
 
 def run_benchmark(
     texts: Sequence[str], exponents: Sequence[float], *, seconds: float = 15.0, on_phase: Callable[[str], None] = lambda phase: None
 ) -> CachesResult:
-    """Serve the index of this home in every way, and load it.
+    """Serve the index of this workspace in every configuration and load it.
 
     Args:
-        texts: different queries; the first is asked most.
+        texts: different queries, the most frequent first.
         exponents: of Zipf's law.
         seconds: of each load.
         on_phase: called with the name of each phase as it begins.
     """
     machine, rows = describe_machine(), []
     for exponent in exponents:
-        asked = zipf_draws(texts, exponent, DRAWN)
-        for way, environment in WAYS.items():
-            on_phase(f"{exponent}: {way}")
-            load, caches = limit_of(asked, seconds, environment)
-            hits = {name: _ratio(use) for name, use in caches.items()}
-            rows.append(Row(exponent, way, load, hits["embeddings"], hits["answers"]))
-    return CachesResult(len(texts), tuple(rows), machine)
+        requests = zipf_draws(texts, exponent, REQUESTS)
+        for name, environment in CACHES.items():
+            on_phase(f"{exponent}: {name}")
+            load, caches = limit_of(requests, seconds, environment)
+            hits = {cache: _hit_rate(use) for cache, use in caches.items()}
+            rows.append(Row(exponent, name, load, hits["embeddings"], hits["answers"]))
+    return CachesResult(len(texts), tuple(rows), machine=machine)
 
 
 def zipf_draws(texts: Sequence[str], exponent: float, count: int) -> list[str]:
-    """Queries as they come: the i-th of the texts with a probability that falls with i to the power of the exponent."""
+    """Draw requests: the i-th text has a probability proportional to i to the power of -exponent."""
     chances = np.arange(1, len(texts) + 1, dtype=np.float64) ** -exponent
-    drawn = np.random.default_rng(SEED).choice(len(texts), count, p=chances / chances.sum())
-    return [texts[number] for number in drawn]
+    indices = np.random.default_rng(SEED).choice(len(texts), count, p=chances / chances.sum())
+    return [texts[number] for number in indices]
 
 
 def zipf_exponent(requests: Iterable[str]) -> float:
-    """The exponent of Zipf's law under which a log is likeliest, among .2 to 2 in steps of a hundredth.
+    """Return the maximum-likelihood exponent of Zipf's law for a log, from .2 to 2 in steps of .01.
 
     Raises:
-        InvalidInput: the log names fewer than two different things.
+        InvalidInput: the log has fewer than two different requests.
     """
     counts = np.array(sorted(Counter(requests).values(), reverse=True), dtype=np.float64)  # (R,)
     if len(counts) < 2:
         raise InvalidInput("a log needs two different queries for their frequencies to be fitted")
     ranks = np.log(np.arange(1, len(counts) + 1))
-    tried = np.arange(0.2, 2.005, 0.01)
-    likely = [-(counts @ (s * ranks + np.log(np.exp(-s * ranks).sum()))) for s in tried]
-    return round(float(tried[int(np.argmax(likely))]), 2)
+    exponents = np.arange(0.2, 2.005, 0.01)
+    likelihoods = [-(counts @ (s * ranks + np.log(np.exp(-s * ranks).sum()))) for s in exponents]
+    return round(float(exponents[int(np.argmax(likelihoods))]), 2)
 
 
 def expected_hits(queries: int, exponent: float, rate: float, seconds: float = 5.0) -> float:
-    """Share of searches that a kept answer can serve, where queries come by chance at a rate.
+    """Return the expected hit rate of cached answers for Poisson arrivals.
 
-    An answer is kept for a time from when it was worked out, so of a query that comes r times a second one in 1 + r * seconds is
-    worked out (Jung et al., INFOCOM 2003).
+    An answer expires after a fixed time. So of a query with r arrivals a second, one in 1 + r * seconds is computed (Jung et al.,
+    INFOCOM 2003).
 
     Args:
-        queries: different ones.
+        queries: number of different queries.
         exponent: of Zipf's law.
-        rate: searches a second of all queries.
-        seconds: how long an answer is kept.
+        rate: searches a second of all queries together.
+        seconds: lifetime of an answer.
     """
     chances = np.arange(1, queries + 1, dtype=np.float64) ** -exponent
     chances /= chances.sum()
@@ -125,5 +119,6 @@ def expected_hits(queries: int, exponent: float, rate: float, seconds: float = 5
     return round(float((chances * again / (1 + again)).sum()), 4)
 
 
-def _ratio(use: Mapping[str, Any]) -> float:
-    return round(use["hits"] / max(use["hits"] + use["misses"], 1), 4)
+def _hit_rate(use: Mapping[str, Any]) -> float:
+    hits, misses = int(use["hits"]), int(use["misses"])
+    return round(hits / max(hits + misses, 1), 4)

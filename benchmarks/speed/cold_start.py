@@ -1,7 +1,7 @@
-"""How long the query Lambda takes to import in a fresh interpreter, and until it has answered its first search.
+"""Start of the query Lambda in a new interpreter: time of the import, and until the first answer.
 
-Files are read once before, so that the disk is warm, and bytecode is there. SnapStart takes its picture after all this, so that in
-AWS it is paid when a version is published and not by a buyer.
+Files are read once before, so that the disk is warm and bytecode exists. SnapStart takes its snapshot after all this, so AWS pays
+the time when a version is published, not when a buyer searches.
 """
 
 import json
@@ -9,41 +9,41 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from retrieval.errors import GavelError
 
 PROGRAM = """
 import json, sys, time
 began = time.perf_counter()
 import lambdas.query_api.handler as query_api
-told = {"import_s": time.perf_counter() - began}
+seconds = {"import_s": time.perf_counter() - began}
 if sys.argv[1:]:
     event = json.loads(sys.argv[1])
     for name in ("first_answer_s", "second_answer_s"):
-        asked = time.perf_counter()
+        sent = time.perf_counter()
         answer = query_api.handler(event, None)
-        told[name] = time.perf_counter() - (began if name == "first_answer_s" else asked)
-        told["status"] = answer["statusCode"]
-        told["body"] = answer["body"][:300]
-print("told:" + json.dumps(told))
+        seconds[name] = time.perf_counter() - (began if name == "first_answer_s" else sent)
+        seconds["status"] = answer["statusCode"]
+        seconds["body"] = answer["body"][:300]
+print("result:" + json.dumps(seconds))
 """
-TOLD = "told:"
+PREFIX = "result:"
 
 
-@dataclass(frozen=True, slots=True)
-class ColdStart:
-    """Seconds, medians over fresh interpreters.
+@dataclass(frozen=True)
+class ColdStart(Measurement):
+    """Seconds, medians over new interpreters.
 
     Attributes:
-        runs: interpreters.
-        import_s: importing the handler, and what it imports.
-        slowest_import_s: of the runs.
+        runs: number of interpreters.
+        import_s: import of the handler with its dependencies.
+        slowest_import_s: maximum of the runs.
         first_answer_s: from the start of the import to the first answer, tower and index included; None without a search.
-        second_answer_s: the same search once more.
-        machine: what it ran on, and the load before.
+        second_answer_s: the same search again.
     """
 
     runs: int
@@ -51,43 +51,37 @@ class ColdStart:
     slowest_import_s: float
     first_answer_s: float | None
     second_answer_s: float | None
-    machine: str
-
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        return asdict(self)
 
 
 def run_benchmark(query: str | None, *, runs: int = 5, on_run: Callable[[int, int], None] = lambda done, total: None) -> ColdStart:
-    """Start the handler over and over.
+    """Start the handler several times.
 
     Args:
-        query: is searched for, in the OpenSearch of the settings, with towers of the settings; None only imports.
-        runs: how often, after one that does not count.
+        query: searched in the OpenSearch of the settings with their towers; None only imports.
+        runs: after one that does not count.
         on_run: called with (runs done, runs).
 
     Raises:
-        GavelError: the handler failed; the message has its last words.
+        GavelError: the handler failed; the message has its last line of output.
     """
     machine = describe_machine()
     arguments = [] if query is None else [json.dumps(search_event(query))]
     _start(arguments)
-    told = []
+    results = []
     for run in range(runs):
-        told.append(_start(arguments))
+        results.append(_start(arguments))
         on_run(run + 1, runs)
 
     def middle(name: str) -> float | None:
-        return round(median(one[name] for one in told), 3) if name in told[0] else None
+        return round(median(result[name] for result in results), 3) if name in results[0] else None
 
-    imports = [one["import_s"] for one in told]
-    return ColdStart(
-        runs, round(median(imports), 3), round(max(imports), 3), middle("first_answer_s"), middle("second_answer_s"), machine
-    )
+    imports = [result["import_s"] for result in results]
+    seconds = round(median(imports), 3), round(max(imports), 3), middle("first_answer_s"), middle("second_answer_s")
+    return ColdStart(runs, *seconds, machine=machine)
 
 
 def search_event(query: str) -> dict[str, object]:
-    """A search as API Gateway (REST, payload 1.0) hands it on."""
+    """Build the event of a search from API Gateway (REST, payload 1.0)."""
     return {
         "resource": "/search",
         "path": "/search",
@@ -105,11 +99,11 @@ def search_event(query: str) -> dict[str, object]:
 def _start(arguments: list[str]) -> dict[str, float]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment.setdefault("AWS_DEFAULT_REGION", "eu-west-1")
-    environment["GAVEL_CACHED_ANSWERS_S"] = "0"  # the second answer is worked out, too
-    ran = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False, env=environment)
-    if ran.returncode:
-        raise GavelError(f"the handler failed: {(ran.stderr.strip().splitlines() or ['without a word'])[-1]}")
-    told: dict[str, float] = json.loads(next(line for line in ran.stdout.splitlines() if line.startswith(TOLD))[len(TOLD) :])
-    if told.get("status", 200) != 200:
-        raise GavelError(f"the search was answered with {told['status']}: {told['body']}")
-    return told
+    environment["GAVEL_CACHED_ANSWERS_S"] = "0"  # compute the second answer, too
+    run = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False, env=environment)
+    if run.returncode:
+        raise GavelError(f"the handler failed: {(run.stderr.strip().splitlines() or ['without a word'])[-1]}")
+    result: dict[str, float] = json.loads(next(line for line in run.stdout.splitlines() if line.startswith(PREFIX))[len(PREFIX) :])
+    if result.get("status", 200) != 200:
+        raise GavelError(f"the search was answered with {result['status']}: {result['body']}")
+    return result

@@ -1,4 +1,4 @@
-"""How fast lots become vectors: the embedding job from JPEG files and titles, against its model alone.
+"""Throughput of the embedding job from JPEG files and titles, compared with its model alone.
 
 gavel bench embed --preset distilbert-resnet50
 """
@@ -9,15 +9,17 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from processing.embedding.job import embed_with
 from processing.embedding.photos import PhotoPlace, load_photo
 from processing.embedding.plan import BATCH_SIZE, EmbeddingRun
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
     from models.artefacts.item_encoder import ItemBatch, ItemEncoder
 
 Progress = Callable[[int, int], None]
-STAGES = ("decode", "collate", "transfer", "compute", "write")
+PHASES = ("decode", "collate", "transfer", "compute", "write")
 JPEG_QUALITY = 85
-GRAIN = 4.0  # standard deviation of the noise: photos of 640 pixels come out at about 90 kB, as shops' own do
+GRAIN = 4.0  # standard deviation of the noise: JPEGs of 640 pixels have about 90 kB, as those of shops
 PATCHES = 16
 LOTS_FILE = "lots.ndjson"
 MAKERS = ("Omega", "Leica", "Rolex", "Meissen", "Fender", "Eames", "Lalique", "Zeiss")
@@ -41,14 +43,14 @@ STATES = ("restored", "in its original box", "with light wear", "unused", "signe
 
 @dataclass(frozen=True)
 class Repetition:
-    """One pass over all lots by each of the two.
+    """One pass of the job and of the model over all items.
 
     Attributes:
-        path_s: seconds of the whole embedding job, tower loaded before: files in, committed release out.
-        model_s: seconds of the model over the same batches, which lie on its device as tensors.
-        path_cpu_s: processor seconds of the job; of decoding workers the time that they were busy.
+        path_s: seconds of the job from files to a committed release, without loading the tower.
+        model_s: seconds of the model over the same batches as tensors on its device.
+        path_cpu_s: processor seconds of the job; for decoding workers their busy time.
         model_cpu_s: processor seconds of the model.
-        busy_s: stage -> seconds in which it was busy during the job; stages overlap.
+        busy_s: phase -> busy seconds during the job; phases overlap.
     """
 
     path_s: float
@@ -59,21 +61,20 @@ class Repetition:
 
 
 @dataclass(frozen=True)
-class EmbedBenchmark:
-    """What was measured, and on what.
+class EmbedBenchmark(Measurement):
+    """Throughput of the embedding job and of its model alone.
 
     Attributes:
-        preset: architecture of the tower; its weights are random.
-        lots: how many, each with a photo.
+        preset: architecture of the tower with random weights.
+        lots: number of items, each with a photo.
         photo_size: side of the square JPEG in pixels.
         photo_kb: mean size of a JPEG.
         batch_size: lots a batch.
         workers: processes that decode; 0 decodes in a thread.
-        device: where the model computes.
-        repetitions: alternating, one after another.
+        device: of the model.
+        repetitions: in their order.
         hardware: processor, cores, accelerator.
-        load: mean number of runnable processes over the minute before; more than 0 is somebody else's.
-        date: UTC day.
+        load: load average of the minute before, caused by other processes.
     """
 
     preset: str
@@ -86,46 +87,44 @@ class EmbedBenchmark:
     repetitions: list[Repetition]
     hardware: str
     load: float
-    date: str
+    derived: ClassVar = ("items_per_s", "model_items_per_s", "ratio", "cpu_ratio", "busy_share")
 
     @property
     def items_per_s(self) -> float:
         """Lots a second of the job, median."""
-        return self.lots / median(one.path_s for one in self.repetitions)
+        return round(self.lots / median(one.path_s for one in self.repetitions), 1)
 
     @property
     def model_items_per_s(self) -> float:
         """Lots a second of the model alone, median."""
-        return self.lots / median(one.model_s for one in self.repetitions)
+        return round(self.lots / median(one.model_s for one in self.repetitions), 1)
 
     @property
     def ratio(self) -> float:
-        """Rate of the job over rate of the model alone, median over the repetitions; 1 hides everything but the model."""
-        return median(one.model_s / one.path_s for one in self.repetitions)
+        """Rate of the job divided by that of the model alone, median; 1 hides everything but the model."""
+        return round(median(one.model_s / one.path_s for one in self.repetitions), 3)
 
     @property
     def cpu_ratio(self) -> float:
-        """Processor time of the model alone over that of the job, median: what ratio is when the model fills every core."""
-        return median(one.model_cpu_s / one.path_cpu_s for one in self.repetitions)
+        """Processor time of the model alone divided by that of the job, median: `ratio` if the model fills every core."""
+        return round(median(one.model_cpu_s / one.path_cpu_s for one in self.repetitions), 3)
 
-    def share(self, stage: str) -> float:
-        """Time in which a stage was busy over the time of the job, median; stages overlap, so they add up to more than 1."""
-        return median(one.busy_s.get(stage, 0.0) / one.path_s for one in self.repetitions)
+    def share(self, phase: str) -> float:
+        """Return the busy share of a phase, median. Phases overlap, so the shares add up to more than 1."""
+        return median(one.busy_s.get(phase, 0.0) / one.path_s for one in self.repetitions)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The benchmark as JSON holds it."""
-        shares = {stage: round(self.share(stage), 4) for stage in STAGES}
-        rates = {"items_per_s": round(self.items_per_s, 1), "model_items_per_s": round(self.model_items_per_s, 1)}
-        ratios = {"ratio": round(self.ratio, 3), "cpu_ratio": round(self.cpu_ratio, 3)}
-        return {**rates, **ratios, "busy_share": shares, **asdict(self)}
+    @property
+    def busy_share(self) -> dict[str, float]:
+        """share() of every phase."""
+        return {phase: round(self.share(phase), 4) for phase in PHASES}
 
 
 def make_lots(folder: Path, lots: int, photo_size: int, progress: Progress | None = None, *, seed: int = 7) -> None:
-    """Write a catalogue of lots, each with a JPEG of its own.
+    """Write a catalogue of items, each with its own JPEG.
 
     Args:
-        folder: gets lots.ndjson and photos/.
-        lots: how many.
+        folder: for lots.ndjson and photos/.
+        lots: number of items.
         photo_size: side of the square photos in pixels, >= 16.
         progress: called with (lots done, lots).
         seed: of titles and photos.
@@ -144,7 +143,7 @@ def make_lots(folder: Path, lots: int, photo_size: int, progress: Progress | Non
 
 
 def _photo(random: np.random.Generator, size: int) -> Image.Image:
-    """Soft patches of colour under grain, which compress about as a photo does."""
+    """Draw soft patches of colour with grain, which compress about as photos do."""
     patches = Image.fromarray(random.integers(0, 256, (PATCHES, PATCHES, 3), dtype=np.uint8))
     smooth = np.asarray(patches.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
     grain = random.standard_normal((size, size, 1), dtype=np.float32) * GRAIN
@@ -152,11 +151,11 @@ def _photo(random: np.random.Generator, size: int) -> Image.Image:
 
 
 def random_encoder(preset: str, texts: list[str], device: str | None, *, seed: int = 7) -> "ItemEncoder":
-    """An item tower of a preset with random weights: speed does not depend on what was learnt.
+    """Create an item tower of a preset with random weights, because speed does not depend on training.
 
     Args:
         preset: name of the architecture.
-        texts: what its tokenizer is made from.
+        texts: to train its tokenizer.
         device: a torch device name; None takes the GPU when there is one.
         seed: of the weights.
     """
@@ -182,7 +181,7 @@ def random_encoder(preset: str, texts: list[str], device: str | None, *, seed: i
 
 
 def ready_batches(encoder: "ItemEncoder", folder: Path) -> "list[ItemBatch]":
-    """The batches that the job will make of the lots, on the device already."""
+    """Return the batches of the job as tensors on the device."""
     items = [row for row in read_items(folder / LOTS_FILE) if isinstance(row, Item)]
     batches = []
     for start in range(0, len(items), BATCH_SIZE):
@@ -195,14 +194,14 @@ def ready_batches(encoder: "ItemEncoder", folder: Path) -> "list[ItemBatch]":
 def measure(
     encoder: "ItemEncoder", folder: Path, out: Path, *, workers: int, repetitions: int, progress: Progress | None = None
 ) -> Iterator[Repetition]:
-    """Run job and model alone in turns; which of them begins changes every time.
+    """Run the job and the model alone in alternating order.
 
     Args:
         encoder: the item tower.
         folder: as make_lots() writes it.
-        out: gets a release a repetition.
+        out: for a release a repetition.
         workers: processes that decode; 0 decodes in a thread.
-        repetitions: how many, after one of each that does not count.
+        repetitions: number after a warm-up of each.
         progress: called with (passes done, passes).
     """
     batches = ready_batches(encoder, folder)
@@ -211,7 +210,7 @@ def measure(
         watch = Stopwatch()
         run = EmbeddingRun([folder], out, release_id=f"pass-{number}", workers=workers)
         steps: dict[str, Callable[[], object]] = {
-            "path": lambda run=run, watch=watch: embed_with(encoder, run, watch=watch),
+            "path": partial(embed_with, encoder, run, watch=watch),
             "model": lambda: [encoder.compute(batch) for batch in batches],
         }
         took, processor = {}, {}
@@ -239,16 +238,16 @@ def run_benchmark(
     photos: Progress | None = None,
     passes: Progress | None = None,
 ) -> EmbedBenchmark:
-    """Make lots, build the tower, and measure.
+    """Write items, create the tower and measure.
 
     Args:
         preset: architecture of the tower.
-        lots: how many, >= 1.
+        lots: number of items, >= 1.
         photo_size: side of the photos in pixels, >= 16.
         workers: processes that decode.
         device: a torch device name; None takes the GPU when there is one.
-        repetitions: how many, >= 1.
-        folder: an empty one for everything that is made.
+        repetitions: number, >= 1.
+        folder: empty, for all files.
         photos: progress of the lots.
         passes: progress of the measurement.
     """
@@ -257,7 +256,7 @@ def run_benchmark(
     titles = [row.title for row in read_items(catalogue / LOTS_FILE) if isinstance(row, Item)]
     encoder = random_encoder(preset, titles, device)
     sizes = [path.stat().st_size for path in (catalogue / "photos").iterdir()]
-    load = os.getloadavg()[0]
+    machine, load = describe_machine(), os.getloadavg()[0]
     timings = measure(encoder, catalogue, folder / "out", workers=workers, repetitions=repetitions, progress=passes)
     return EmbedBenchmark(
         preset=preset,
@@ -270,12 +269,12 @@ def run_benchmark(
         repetitions=list(timings),
         hardware=describe_hardware(encoder.device.type),
         load=round(load, 2),
-        date=datetime.now(UTC).date().isoformat(),
+        machine=machine,
     )
 
 
 def describe_hardware(device: str) -> str:
-    """Processor, cores that this process may use, torch threads, and the GPU when it is used."""
+    """Return processor, available cores, torch threads, and the GPU if it is used."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,24 +1,24 @@
-"""How long a query takes to become a vector: the torch tower in float32, its int8 artefact, and a small query tower, in turns.
+"""Latency of query encoding: the torch tower in float32, its int8 artefact, and a static query encoder, in turns.
 
-Weights are random, since speed does not depend on what was learnt; sizes are those of the preset. All three read the same
-texts, tokenizer included, on one thread of one process; a round asks every query once of each. Processor time is told beside the
-clock: on a busy machine the clock measures the others.
+Weights are random, because speed does not depend on training; sizes are those of the preset. All three encode the same texts,
+tokenizer included, on one thread. A round encodes every query once with each. Processor time is reported, too, because the clock of
+a busy machine also measures other processes.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from catalog.lots import draw_lots
 from models.artefacts.tower_files import save_towers
 from models.towers.config import preset
@@ -32,21 +32,21 @@ from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder
 
 TORCH, INT8, SMALL = "torch, float32", "int8 ONNX artefact", "small query tower"
 QUERIES, LOTS = 40, 400
-PAIRS = 65_536  # as many as a small query tower has at most
-WARM_UP = 2  # rounds that are not counted
+PAIRS = 65_536  # the maximum of a static query encoder
+WARM_UP = 2  # rounds
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 Encode = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of encoding.
+class EncoderResult:
+    """One encoder.
 
     Attributes:
         latency: of single queries, milliseconds by the clock.
-        cpu_ms: processor time of a query, the median of the rounds.
-        ratio: torch's time / this one's, the median of the rounds.
+        cpu_ms: processor time of a query, median of the rounds.
+        ratio: torch's time divided by this one's, median of the rounds.
         cpu_ratio: the same of processor time.
     """
 
@@ -57,30 +57,22 @@ class Way:
 
 
 @dataclass(frozen=True)
-class EncodeResult:
-    """All three ways.
+class EncodeResult(Measurement):
+    """All three encoders.
 
     Attributes:
-        preset: whose architecture.
+        preset: name of the architecture.
         tokens: of a query, without [CLS] and [SEP].
-        rounds: that counted.
-        ways: name -> figures.
-        bytes: file -> its size.
-        machine: what it ran on, and the load before.
-        date: of the run, UTC.
+        rounds: without the warm-up.
+        ways: encoder -> result.
+        bytes: file -> size.
     """
 
     preset: str
     tokens: int
     rounds: int
-    ways: dict[str, Way]
+    ways: dict[str, EncoderResult]
     bytes: dict[str, int]
-    machine: str
-    date: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can write it."""
-        return asdict(self)
 
 
 def run_benchmark(
@@ -95,7 +87,7 @@ def run_benchmark(
     Args:
         name: a preset.
         tokens: of every query, without [CLS] and [SEP].
-        rounds: that count, >= 1.
+        rounds: without the warm-up, >= 1.
         progress: called with (rounds done, rounds).
     """
     machine = describe_machine()
@@ -105,21 +97,21 @@ def run_benchmark(
         with tempfile.TemporaryDirectory(prefix="gavel-bench-") as scratch:
             folder, by_torch, queries = _towers(name, tokens, Path(scratch))
             full, small = QueryEncoder.load(folder), SmallQueryEncoder.load(folder)
-            ways: dict[str, Encode] = {
+            encoders: dict[str, Encode] = {
                 TORCH: by_torch,
                 INT8: lambda text: full.encode([text]),
                 SMALL: lambda text: small.encode([text]),
             }
-            found = _in_turns(ways, queries, rounds, progress)
+            results = _in_turns(encoders, queries, rounds, progress)
             files = (QUERY_TOWER_FILE, SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE)
             sizes = {file: (folder / file).stat().st_size for file in files}
     finally:
         torch.set_num_threads(threads)
-    return EncodeResult(name, tokens, rounds, found, sizes, machine, datetime.now(UTC).date().isoformat())
+    return EncodeResult(name, tokens, rounds, results, sizes, machine=machine)
 
 
 def _towers(name: str, tokens: int, scratch: Path) -> tuple[Path, Encode, list[str]]:
-    """An artefact with both query towers, the tower in torch, and queries."""
+    """Return an artefact with both query encoders, the torch tower, and queries."""
     torch.manual_seed(0)
     random = np.random.default_rng(7)
     config = replace(preset(name).fresh(), use_image=False)  # no query looks at a photo
@@ -143,41 +135,43 @@ def _towers(name: str, tokens: int, scratch: Path) -> tuple[Path, Encode, list[s
 
 
 def _queries(titles: Sequence[str], count: Callable[[str], int], tokens: int) -> list[str]:
-    """The openings of titles that have so many tokens."""
+    """Return openings of titles with the given number of tokens."""
     openings = (" ".join(title.split()[:words]) for title in titles for words in range(1, 12))
-    found = [text for text in dict.fromkeys(openings) if count(text) == tokens]
-    return found[:QUERIES]
+    queries = [text for text in dict.fromkeys(openings) if count(text) == tokens]
+    return queries[:QUERIES]
 
 
-def _small_tower(tower_id: str, dimensions: int, vocabulary: int, asked: Sequence[NDArray[np.int64]]) -> SmallQueryTower:
-    """A small query tower of full size that knows all pairs of the queries."""
+def _small_tower(tower_id: str, dimensions: int, vocabulary: int, queries: Sequence[NDArray[np.int64]]) -> SmallQueryTower:
+    """Create a static query encoder of full size with all token pairs of the queries."""
     random = np.random.default_rng(7)
-    own = np.concatenate([pair_keys(ids) for ids in asked])
+    own = np.concatenate([pair_keys(ids) for ids in queries])
     others = pair_keys(random.integers(0, vocabulary, PAIRS - len(own) + 1))
     pairs = np.unique(np.concatenate([own, others]))
     tables = [Int8Table.of(random.normal(size=(rows, dimensions)).astype(np.float32)) for rows in (vocabulary, len(pairs))]
     return SmallQueryTower(tower_id, tables[0], pairs, tables[1], np.zeros(dimensions, np.float32))
 
 
-def _in_turns(ways: dict[str, Encode], queries: Sequence[str], rounds: int, progress: Callable[[int, int], None]) -> dict[str, Way]:
-    clock: dict[str, list[list[float]]] = {way: [] for way in ways}
-    cpu: dict[str, list[float]] = {way: [] for way in ways}
+def _in_turns(
+    encoders: dict[str, Encode], queries: Sequence[str], rounds: int, progress: Callable[[int, int], None]
+) -> dict[str, EncoderResult]:
+    clock: dict[str, list[list[float]]] = {name: [] for name in encoders}
+    cpu: dict[str, list[float]] = {name: [] for name in encoders}
     for number in range(WARM_UP + rounds):
-        for way, encode in ways.items():
+        for name, encode in encoders.items():
             cpu_before, times = time.process_time(), []
             for text in queries:
                 start = time.perf_counter()
                 encode(text)
                 times.append((time.perf_counter() - start) * 1000)
             if number >= WARM_UP:
-                clock[way].append(times)
-                cpu[way].append((time.process_time() - cpu_before) * 1000 / len(queries))
+                clock[name].append(times)
+                cpu[name].append((time.process_time() - cpu_before) * 1000 / len(queries))
         progress(max(0, number + 1 - WARM_UP), rounds)
-    return {way: _way(clock[TORCH], clock[way], cpu[TORCH], cpu[way]) for way in ways}
+    return {name: _summarise(clock[TORCH], clock[name], cpu[TORCH], cpu[name]) for name in encoders}
 
 
-def _way(base: list[list[float]], clock: list[list[float]], base_cpu: list[float], cpu: list[float]) -> Way:
+def _summarise(base: list[list[float]], clock: list[list[float]], base_cpu: list[float], cpu: list[float]) -> EncoderResult:
     ratios = [median(one) / median(other) for one, other in zip(base, clock, strict=True)]
     cpu_ratios = [one / other for one, other in zip(base_cpu, cpu, strict=True)]
     latency = summarise_ms(ms for times in clock for ms in times)
-    return Way(latency, round(median(cpu), 4), round(median(ratios), 2), round(median(cpu_ratios), 2))
+    return EncoderResult(latency, round(median(cpu), 4), round(median(ratios), 2), round(median(cpu_ratios), 2))

@@ -1,7 +1,8 @@
-"""What new lots cost an embedded index: how many it takes a second, when they are found, and what searches feel of it.
+"""New items in an embedded index: write rate, time until they are found, and latency of concurrent searches.
 
-The index of many lots is copied, for this benchmark changes it. One thread writes, another searches by vectors; then the lots that
-were written go into the graph, while searches go on. Then the same of their words (benchmarks/speed/fresh_words.py).
+The index of many items is copied, because this benchmark changes it. One thread writes while another searches by vectors; then a
+background rebuild adds the new items to the graph while searches continue. The same follows for words
+(benchmarks/speed/fresh_words.py).
 """
 
 import shutil
@@ -10,13 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from benchmarks.speed.fresh_words import FreshWordsResult, measure, questions_of, words_of
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.documents import IndexedItem, Vector
@@ -28,23 +31,22 @@ from retrieval.index.port import Filter
 
 K = 10
 WARM_UP, IDLE = 400, 2_000
-A_WRITE = 1_000  # lots of one upsert, which is one transaction
+ITEMS_PER_WRITE = 1_000  # one upsert is one transaction
 
 
-@dataclass(frozen=True, slots=True)
-class FreshLotsResult:
-    """How new lots came in.
+@dataclass(frozen=True)
+class FreshLotsResult(Measurement):
+    """Writes and concurrent searches.
 
     Attributes:
-        lots: in the index before.
-        written: new ones.
-        upserts_a_second: acknowledged, and so on the disk, while searches went on.
-        first_found_ms: from the call that writes one lot to the answer that has it.
-        idle: searches with nothing else to do.
-        writing: searches while lots were written.
-        renewing: searches while the graph took them in.
+        lots: items in the index before.
+        written: new items.
+        upserts_a_second: acknowledged and durable, with concurrent searches.
+        first_found_ms: from the write of one item to the answer that has it.
+        idle: searches without other load.
+        writing: searches during writes.
+        renewing: searches during the rebuild of the graph.
         words: the same of keyword and hybrid searches.
-        machine: what it ran on, and the load before.
     """
 
     lots: int
@@ -55,12 +57,16 @@ class FreshLotsResult:
     writing: Latency
     renewing: Latency
     words: FreshWordsResult
-    machine: str
+    derived: ClassVar = ("renewing_to_idle_p99",)
 
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        ratio = round(self.renewing.p99_ms / self.idle.p99_ms, 2)
-        return {**asdict(self), "words": self.words.to_dict(), "renewing_to_idle_p99": ratio}
+    @property
+    def renewing_to_idle_p99(self) -> float:
+        """p99 during the rebuild of the graph divided by p99 of the idle index."""
+        return round(self.renewing.p99_ms / self.idle.p99_ms, 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields and derived values for JSON."""
+        return {**super().to_dict(), "words": self.words.to_dict()}
 
 
 def run_benchmark(
@@ -71,16 +77,16 @@ def run_benchmark(
     Args:
         root: of the store.
         alias: its live index is copied.
-        written: how many lots; enough that the graph must take them in.
-        seed: of their vectors and of the queries.
+        written: number of new items; enough for a rebuild of the graph.
+        seed: of vectors and queries.
         on_phase: called with the name of each phase as it begins.
 
     Raises:
-        GavelError: a lot that was acknowledged is not found.
+        GavelError: an acknowledged item is not found.
     """
     machine = describe_machine()
     on_phase("copy")
-    with _copied(root, alias) as index:
+    with _copy(root, alias) as index:
         count = index.count()
         rng = np.random.default_rng(seed)
         queries = cycle(to_unit_length(rng.standard_normal((400, index.dimensions)).astype(np.float32)))
@@ -101,11 +107,11 @@ def run_benchmark(
         found_ms = (time.perf_counter() - start) * 1000
         rate = round(written / writer.seconds, 1)
         words = measure(index, _endless(index, rng), written, questions, on_phase)
-        return FreshLotsResult(count, written, rate, round(found_ms, 2), idle, writing, renewing, words, machine)
+        return FreshLotsResult(count, written, rate, round(found_ms, 2), idle, writing, renewing, words, machine=machine)
 
 
 class _Writer(threading.Thread):
-    """Upserts lots, one transaction after the other."""
+    """Upserts items, one transaction after the other."""
 
     def __init__(self, index: EmbeddedIndex, lots: Sequence[IndexedItem]) -> None:
         super().__init__(name="writer")
@@ -114,13 +120,13 @@ class _Writer(threading.Thread):
 
     def run(self) -> None:
         start = time.perf_counter()
-        for first in range(0, len(self._lots), A_WRITE):
-            self._index.upsert(self._lots[first : first + A_WRITE])
+        for first in range(0, len(self._lots), ITEMS_PER_WRITE):
+            self._index.upsert(self._lots[first : first + ITEMS_PER_WRITE])
         self.seconds = time.perf_counter() - start
 
 
 @contextmanager
-def _copied(root: Path, alias: str) -> Iterator[EmbeddedIndex]:
+def _copy(root: Path, alias: str) -> Iterator[EmbeddedIndex]:
     name = EmbeddedStore(root, alias).live().name
     with tempfile.TemporaryDirectory(dir=root, prefix="fresh-") as folder:
         shutil.copytree(root / name, Path(folder) / name)
@@ -134,7 +140,7 @@ def _copied(root: Path, alias: str) -> Iterator[EmbeddedIndex]:
 
 
 def _fresh(index: EmbeddedIndex, count: int, rng: np.random.Generator) -> list[IndexedItem]:
-    """New lots with the document of one that is there."""
+    """Return new items with the document of an existing one."""
     document = index.semantic(np.ones(index.dimensions, dtype=np.float32), 1, Filter())[0].document
     vectors = to_unit_length(rng.standard_normal((count, index.dimensions)).astype(np.float32))  # (N, D)
     lot = IndexedItem("", 1, document, vectors[0])
@@ -143,9 +149,11 @@ def _fresh(index: EmbeddedIndex, count: int, rng: np.random.Generator) -> list[I
 
 
 def _endless(index: EmbeddedIndex, rng: np.random.Generator) -> Iterator[IndexedItem]:
-    """New lots with the documents of some that are there, and a word of its own in each."""
-    some = [c.document for c in index.semantic(rng.standard_normal(index.dimensions).astype(np.float32), A_WRITE, Filter())]
-    for number, document in enumerate(cycle(some)):
+    """Yield new items with documents of existing ones and a unique word in each."""
+    documents = [
+        c.document for c in index.semantic(rng.standard_normal(index.dimensions).astype(np.float32), ITEMS_PER_WRITE, Filter())
+    ]
+    for number, document in enumerate(cycle(documents)):
         item_id = f"new-{number}"
         title, text = (f"{document[field]} {words_of(item_id)}" for field in ("title", "text"))
         vector = to_unit_length(rng.standard_normal((1, index.dimensions)).astype(np.float32))[0]
@@ -153,16 +161,16 @@ def _endless(index: EmbeddedIndex, rng: np.random.Generator) -> Iterator[Indexed
 
 
 def _searches(index: EmbeddedIndex, queries: Iterator[Vector], go_on: Callable[[], bool]) -> Latency:
-    """Search, one after the other, as long as that is wanted; at least once."""
-    taken: list[float] = []
-    while not taken or go_on():
+    """Search sequentially while go_on() is true, at least once."""
+    milliseconds: list[float] = []
+    while not milliseconds or go_on():
         query = next(queries)
         start = time.perf_counter()
-        found = index.semantic(query, K, Filter())
-        taken.append((time.perf_counter() - start) * 1000)
-        if len(found) < K:
-            raise GavelError(f"a search found {len(found)} lots, not {K}")
-    return summarise_ms(taken)
+        results = index.semantic(query, K, Filter())
+        milliseconds.append((time.perf_counter() - start) * 1000)
+        if len(results) < K:
+            raise GavelError(f"a search found {len(results)} lots, not {K}")
+    return summarise_ms(milliseconds)
 
 
 def _times(count: int) -> Callable[[], bool]:
@@ -171,6 +179,6 @@ def _times(count: int) -> Callable[[], bool]:
 
 
 def _check_found(index: EmbeddedIndex, lot: IndexedItem) -> None:
-    found = index.semantic(lot.vector, 1, Filter())
-    if not found or found[0].item_id != lot.item_id:
+    nearest = index.semantic(lot.vector, 1, Filter())
+    if not nearest or nearest[0].item_id != lot.item_id:
         raise GavelError(f"{lot.item_id} was acknowledged and is not found")

@@ -1,7 +1,7 @@
-"""What new lots cost keyword and hybrid searches of an embedded index: when they are found by a word, and what searches feel of it.
+"""Words of new items in an embedded index: time until a keyword search finds them, and latency of concurrent hybrid searches.
 
-One thread writes while another searches; then a delta that is overdue goes into the inverted lists while searches go on. Before
-that the vectors of its lots are in the graph, so that what is felt comes from the words alone.
+One thread writes while another searches; then a buffer that is due merges into the inverted lists while searches continue. The
+vectors of its items are in the graph before, so that only the words add load.
 """
 
 import threading
@@ -22,25 +22,25 @@ from retrieval.index.port import Filter
 
 K = 10
 WARM_UP, IDLE = 200, 1_000
-QUESTIONS = 400
-QUESTION_WORDS = (2, 5)  # fewest and most of a question
-A_WRITE = 1_000  # lots of one upsert, which is one transaction
+QUERIES = 400
+WORDS_PER_QUERY = (2, 5)  # minimum and maximum
+ITEMS_PER_WRITE = 1_000  # one upsert is one transaction
 
-Question = tuple[str, Vector]
+Query = tuple[str, Vector]
 
 
 @dataclass(frozen=True, slots=True)
 class FreshWordsResult:
-    """How the words of new lots came in. Searches are hybrid ones.
+    """Writes and concurrent hybrid searches.
 
     Attributes:
-        joined: lots of the delta that went into the inverted lists.
-        first_found_ms: from the call that writes one lot to the keyword search that finds it by its word.
-        caught_up_ms: the one keyword search that takes all of `joined` into the delta.
-        joining_s: how long the lists took to be made.
-        idle: searches with nothing else to do.
-        writing: searches while lots were written.
-        joining: searches while the lists were made.
+        joined: items of the buffer that merged into the inverted lists.
+        first_found_ms: from the write of one item to the keyword search that finds it by its word.
+        caught_up_ms: the keyword search that adds all of `joined` to the buffer.
+        joining_s: duration of the merge.
+        idle: searches without other load.
+        writing: searches during writes.
+        joining: searches during the merge.
     """
 
     joined: int
@@ -52,26 +52,26 @@ class FreshWordsResult:
     joining: Latency
 
     def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
+        """Return all fields and the ratio of p99 for JSON."""
         return {**asdict(self), "joining_to_idle_p99": round(self.joining.p99_ms / self.idle.p99_ms, 2)}
 
 
 def measure(
-    index: EmbeddedIndex, lots: Iterator[IndexedItem], written: int, asked: Sequence[Question], on_phase: Callable[[str], None]
+    index: EmbeddedIndex, lots: Iterator[IndexedItem], written: int, queries: Sequence[Query], on_phase: Callable[[str], None]
 ) -> FreshWordsResult:
-    """Measure on an index, which is changed.
+    """Measure on an index and change it.
 
     Args:
-        index: of many lots.
-        lots: new ones, each with a word of its own, its item_id without "-"; enough of them.
-        written: how many are written while searches go on.
-        asked: questions_of() the index.
+        index: of many items.
+        lots: enough new items, each with words_of() its item_id as a unique word.
+        written: number of items written with concurrent searches.
+        queries: as of questions_of().
         on_phase: called with the name of each phase as it begins.
 
     Raises:
-        GavelError: a lot that was acknowledged is not found.
+        GavelError: an acknowledged item is not found.
     """
-    questions = cycle(asked)
+    questions = cycle(queries)
     on_phase("hybrid, idle")
     _searches(index, questions, _times(WARM_UP))
     _wait(lambda: not (index.rebuilding_vectors or index.rebuilding_keywords))
@@ -99,46 +99,46 @@ def measure(
 
 
 def words_of(item_id: str) -> str:
-    """The one word of a new lot that no other has."""
+    """Return the unique word of a new item."""
     return item_id.replace("-", "")
 
 
-def questions_of(index: EmbeddedIndex, rng: np.random.Generator) -> Sequence[Question]:
-    """Words that follow each other in a lot's title, and a random vector."""
-    asked: list[Question] = []
-    while len(asked) < QUESTIONS:
+def questions_of(index: EmbeddedIndex, rng: np.random.Generator) -> Sequence[Query]:
+    """Return queries of consecutive words of a title, each with a random vector."""
+    queries: list[Query] = []
+    while len(queries) < QUERIES:
         vector = rng.standard_normal(index.dimensions).astype(np.float32)
         for candidate in index.semantic(vector, K, Filter()):
             words = query_text(str(candidate.document["title"])).split()
-            length = int(rng.integers(QUESTION_WORDS[0], QUESTION_WORDS[1] + 1))
+            length = int(rng.integers(WORDS_PER_QUERY[0], WORDS_PER_QUERY[1] + 1))
             start = int(rng.integers(max(len(words) - length, 0) + 1))
-            asked.append((" ".join(words[start : start + length]), vector))
-    return asked
+            queries.append((" ".join(words[start : start + length]), vector))
+    return queries
 
 
 def _write(index: EmbeddedIndex, lots: Sequence[IndexedItem]) -> None:
-    for first in range(0, len(lots), A_WRITE):
-        index.upsert(lots[first : first + A_WRITE])
+    for first in range(0, len(lots), ITEMS_PER_WRITE):
+        index.upsert(lots[first : first + ITEMS_PER_WRITE])
 
 
-def _searches(index: EmbeddedIndex, questions: Iterator[Question], go_on: Callable[[], bool]) -> Latency:
-    """Search, one after the other, as long as that is wanted; at least once."""
-    taken: list[float] = []
-    while not taken or go_on():
+def _searches(index: EmbeddedIndex, questions: Iterator[Query], go_on: Callable[[], bool]) -> Latency:
+    """Search sequentially while go_on() is true, at least once."""
+    milliseconds: list[float] = []
+    while not milliseconds or go_on():
         text, vector = next(questions)
         start = time.perf_counter()
-        found = index.hybrid(text, vector, K, Filter())
-        taken.append((time.perf_counter() - start) * 1000)
-        if len(found) < K:
-            raise GavelError(f"a search found {len(found)} lots, not {K}")
-    return summarise_ms(taken)
+        results = index.hybrid(text, vector, K, Filter())
+        milliseconds.append((time.perf_counter() - start) * 1000)
+        if len(results) < K:
+            raise GavelError(f"a search found {len(results)} lots, not {K}")
+    return summarise_ms(milliseconds)
 
 
 def _find(index: EmbeddedIndex, lot: IndexedItem) -> float:
-    """How many ms the keyword search takes that finds a lot by its word."""
+    """Return the milliseconds of the keyword search that finds an item by its word."""
     start = time.perf_counter()
-    found = index.keyword(words_of(lot.item_id), 1, Filter())
-    if not found or found[0].item_id != lot.item_id:
+    results = index.keyword(words_of(lot.item_id), 1, Filter())
+    if not results or results[0].item_id != lot.item_id:
         raise GavelError(f"{lot.item_id} was acknowledged and is not found by its word")
     return (time.perf_counter() - start) * 1000
 

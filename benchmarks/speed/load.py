@@ -1,8 +1,7 @@
-"""How many searches a second one core serves, and how quick they are at half of that.
+"""Throughput limit of searches on one core, and latency at half of that.
 
-`gavel serve` runs on one core, the buyers (Locust) on another, over the loopback. First they ask as fast as they are answered:
-that is the limit. Then they ask at half of it, one by one as chance has it. The server keeps neither answers nor encoded queries,
-so that every search is worked out.
+`gavel serve` runs on one core, Locust on another, over the loopback. A closed loop measures the limit, Poisson arrivals at half the
+limit the latency. The server caches neither answers nor encoded queries.
 """
 
 import json
@@ -21,31 +20,32 @@ import psutil
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from benchmarks.machine import describe_machine
-from benchmarks.speed.load_users import LoadPlan, LoadSeen
+from benchmarks.measurement import Measurement
+from benchmarks.speed.load_users import LoadPlan, LoadResponse
 from gavel.opensearch.node import free_port
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.errors import GavelError, InvalidInput
 
 START_S = 120.0
 WARM_UP_S = 3.0
-USERS_AT_LIMIT = 8  # enough to keep one core busy at all times
-USERS_AT_RATE = 64  # so many may wait before a question is asked late
+USERS_AT_LIMIT = 8  # enough to keep one core busy
+USERS_AT_RATE = 64  # so many may wait before a query is sent late
 SERVER_CORE, USERS_CORE = 0, 1
 UNCACHED = {"GAVEL_CACHED_ANSWERS_S": "0", "GAVEL_CACHED_QUERIES": "0"}
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of one load.
+    """Result of one load.
 
     Attributes:
-        asked_rate: queries a second that were to be asked; 0 is as many as are answered.
+        asked_rate: target of queries a second; 0 is a closed loop.
         rate: answers a second.
-        latency: as the buyers saw it.
+        latency: at the client.
         reranked: share of the answers.
-        degraded: answers without one of their parts.
-        errors: what went wrong -> how often.
-        server_cpu: processor seconds of the server in a second.
+        degraded: answers with a failed component.
+        errors: message -> count.
+        server_cpu: processor seconds of the server per second.
     """
 
     asked_rate: float
@@ -57,33 +57,27 @@ class Load:
     server_cpu: float
 
 
-@dataclass(frozen=True, slots=True)
-class LoadResult:
-    """The limit of a server, and how it does at half of it.
+@dataclass(frozen=True)
+class LoadResult(Measurement):
+    """A server at its limit and at half of it.
 
     Attributes:
-        lots: in its index.
-        limit: as fast as it answers.
-        half: at half of the limit.
+        lots: items in its index.
+        limit: closed loop.
+        half: at half the rate of `limit`.
         rss_mb: memory of the server at the end, MB.
-        machine: what it ran on, and the load before.
     """
 
     lots: int
     limit: Load
     half: Load
     rss_mb: float
-    machine: str
-
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        return asdict(self)
 
 
 def run_benchmark(
     texts: Sequence[str], *, seconds: float = 20.0, on_phase: Callable[[str], None] = lambda phase: None
 ) -> LoadResult:
-    """Serve the index of this home, and load it.
+    """Serve the index of this workspace and load it.
 
     Args:
         texts: queries.
@@ -91,8 +85,8 @@ def run_benchmark(
         on_phase: called with the name of each phase as it begins.
 
     Raises:
-        InvalidInput: this machine has one core alone, or no Locust.
-        GavelError: the server did not start; the message has its last words.
+        InvalidInput: this machine has one core, or no Locust.
+        GavelError: the server did not start; the message has its output.
     """
     if (psutil.cpu_count() or 1) < 2:
         raise InvalidInput("server and load tool want a core each, and this machine has one")
@@ -108,14 +102,14 @@ def run_benchmark(
         limit = _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, seconds), server)
         on_phase("half of the limit")
         half = _load(LoadPlan(url, list(texts), USERS_AT_RATE, seconds, limit.rate / 2), server)
-        return LoadResult(health["items"], limit, half, round(server.memory_info().rss / 1e6, 1), machine)
+        return LoadResult(health["items"], limit, half, round(server.memory_info().rss / 1e6, 1), machine=machine)
 
 
 def limit_of(texts: Sequence[str], seconds: float, settings: Mapping[str, str] = UNCACHED) -> tuple[Load, dict[str, Any]]:
-    """What a server of this home does as fast as it answers, and how its caches did.
+    """Measure the limit of a server of this workspace, and the hits and misses of its caches.
 
     Args:
-        texts: queries, asked in turn; the warm-up asks the last ones.
+        texts: queries in their order; the warm-up takes the last ones.
         seconds: of the load.
         settings: of the server's environment.
     """
@@ -134,7 +128,7 @@ def _caches(url: str) -> dict[str, Any]:
 
 @contextmanager
 def served(settings: Mapping[str, str] = UNCACHED, workers: int = 1) -> Iterator[tuple[str, psutil.Process]]:
-    """`gavel serve` in so many processes, a single one on a core of its own: its address and its process."""
+    """Run `gavel serve` in `workers` processes, a single one pinned to a core, and yield its URL and process."""
     port = free_port()
     command = [
         sys.executable,
@@ -161,14 +155,14 @@ def served(settings: Mapping[str, str] = UNCACHED, workers: int = 1) -> Iterator
 @retry(retry=retry_if_exception_type(OSError), stop=stop_after_delay(START_S), wait=wait_fixed(0.1), reraise=True)
 def _wait_for(url: str, server: "subprocess.Popen[str]") -> None:
     if server.poll() is not None:
-        said = server.stderr.read().strip() if server.stderr else ""
-        raise GavelError(f"`gavel serve` ended before it answered: {said or 'without a word'}")
+        output = server.stderr.read().strip() if server.stderr else ""
+        raise GavelError(f"`gavel serve` ended before it answered: {output or 'without a word'}")
     with urlopen(url, timeout=5):
         pass
 
 
 def _warm_up(url: str, texts: Sequence[str], server: psutil.Process) -> None:
-    """Search once, however long what is loaded then takes, and a while after."""
+    """Search once, which loads the models, and then for WARM_UP_S."""
     with urlopen(f"{url}/search?{urlencode({'q': texts[0]})}", timeout=START_S):
         pass
     _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, WARM_UP_S), server)
@@ -176,21 +170,21 @@ def _warm_up(url: str, texts: Sequence[str], server: psutil.Process) -> None:
 
 def _load(plan: LoadPlan, server: psutil.Process) -> Load:
     busy = sum(server.cpu_times()[:2])
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    users = subprocess.Popen([sys.executable, "-m", "benchmarks.speed.load_users"], text=True, **pipes)
+    command = [sys.executable, "-m", "benchmarks.speed.load_users"]
+    users = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     psutil.Process(users.pid).cpu_affinity([USERS_CORE])
-    told, said = users.communicate(json.dumps(asdict(plan)))
+    output, errors = users.communicate(json.dumps(asdict(plan)))
     if users.returncode:
-        raise GavelError(f"the load tool failed: {said.strip().splitlines()[-1] if said.strip() else users.returncode}")
-    seen = LoadSeen(**json.loads(told))
-    if not seen.milliseconds:
-        raise GavelError(f"no search was answered: {seen.errors}")
+        raise GavelError(f"the load tool failed: {errors.strip().splitlines()[-1] if errors.strip() else users.returncode}")
+    result = LoadResponse(**json.loads(output))
+    if not result.milliseconds:
+        raise GavelError(f"no search was answered: {result.errors}")
     return Load(
         round(plan.rate, 1),
-        round(seen.rate, 1),
-        summarise_ms(seen.milliseconds),
-        round(seen.reranked / len(seen.milliseconds), 3),
-        seen.degraded,
-        seen.errors,
-        round((sum(server.cpu_times()[:2]) - busy) / seen.seconds, 2),
+        round(result.rate, 1),
+        summarise_ms(result.milliseconds),
+        round(result.reranked / len(result.milliseconds), 3),
+        result.degraded,
+        result.errors,
+        round((sum(server.cpu_times()[:2]) - busy) / result.seconds, 2),
     )

@@ -1,6 +1,6 @@
-"""Buyers who search a server over HTTP, by Locust: in a process of their own, for it replaces Python's blocking calls.
+"""Load a search server over HTTP with Locust, in a separate process because it patches Python's blocking calls.
 
-python -m benchmarks.speed.load_users < plan.json          what came of it goes to stdout as JSON
+python -m benchmarks.speed.load_users < plan.json          prints the result as JSON
 """
 
 import json
@@ -16,14 +16,14 @@ PATH = "/search"
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What to ask, and how fast.
+    """Queries and rate of a load.
 
     Attributes:
         url: of the server.
-        texts: queries, asked in turn.
-        users: how many ask at the same time, >= 1.
-        seconds: how long.
-        rate: queries a second of all users together; 0 has everyone ask again as soon as they are answered.
+        texts: queries in their order.
+        users: concurrent ones, >= 1.
+        seconds: duration.
+        rate: queries a second of all users together; 0 is a closed loop.
     """
 
     url: str
@@ -34,15 +34,15 @@ class LoadPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadSeen:
-    """What the users saw.
+class LoadResponse:
+    """Answers and errors of a load.
 
     Attributes:
-        milliseconds: of every answer that came, in the order that they came in.
-        reranked: answers whose lots were put in order by the re-ranker.
-        degraded: answers that were made without one of their parts.
-        errors: what went wrong -> how often.
-        seconds: from the first question to the last answer.
+        milliseconds: of every answer, in order of arrival.
+        reranked: number of re-ranked answers.
+        degraded: number of answers with a failed component.
+        errors: message -> count.
+        seconds: from the first query to the last answer.
     """
 
     milliseconds: list[float]
@@ -57,27 +57,28 @@ class LoadSeen:
         return len(self.milliseconds) / self.seconds
 
 
-def search(plan: LoadPlan) -> LoadSeen:
-    """Have the users ask, and wait for all of them."""
+def search(plan: LoadPlan) -> LoadResponse:
+    """Run the users of a plan and wait for all of them."""
     import gevent
     from locust import FastHttpUser, task
     from locust.env import Environment
 
-    texts, times, errors = cycle(plan.texts), [], {}
+    texts, times = cycle(plan.texts), list[float]()
+    errors: dict[str, int] = {}
     flags = {"reranked": 0, "degraded": 0}
 
     class Buyer(FastHttpUser):
         host = plan.url
 
         def wait_time(self) -> float:
-            """Seconds until the next question: as chance has it, so that all of them come as a Poisson process does."""
+            """Return the seconds until the next query, exponentially distributed for Poisson arrivals."""
             return random.expovariate(plan.rate / plan.users) if plan.rate else 0.0
 
         def on_start(self) -> None:
             gevent.sleep(self.wait_time())
 
         @task
-        def ask(self) -> None:
+        def search(self) -> None:
             with self.client.post(PATH, json={"q": next(texts)}, catch_response=True) as response:
                 answer = response.json() if response.status_code == 200 else {}
                 for flag in flags:
@@ -92,15 +93,15 @@ def search(plan: LoadPlan) -> LoadSeen:
             errors[str(exception)] = errors.get(str(exception), 0) + 1
 
     environment = Environment(user_classes=[Buyer])
-    environment.events.request.add_listener(note)
+    environment.events.request.add_listener(note)  # type: ignore[no-untyped-call]
     runner = environment.create_local_runner()
     started = time.perf_counter()
     runner.start(plan.users, spawn_rate=plan.users)
     gevent.sleep(plan.seconds)
     runner.quit()
-    return LoadSeen(times, flags["reranked"], flags["degraded"], errors, time.perf_counter() - started)
+    return LoadResponse(times, flags["reranked"], flags["degraded"], errors, time.perf_counter() - started)
 
 
 if __name__ == "__main__":
-    seen = search(LoadPlan(**json.load(sys.stdin)))
-    json.dump(asdict(seen), sys.stdout)
+    result = search(LoadPlan(**json.load(sys.stdin)))
+    json.dump(asdict(result), sys.stdout)

@@ -1,7 +1,7 @@
-"""As many lots as a benchmark asks for: those of a release, again and again, every copy somewhere near its original.
+"""Large indices for benchmarks: copies of a release's items, each near its original.
 
-Texts, and with them the share of lots that a word is in, stay those of the real lots; so do prices and times. Vectors are cut to
-the length that is asked for, and each copy is moved by noise, for equal vectors would make a graph of knots.
+Texts, prices and times are those of the originals, and so are document frequencies of words. Vectors are cut to the given length,
+and noise moves each copy, because equal vectors would degenerate the graph.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,33 +21,33 @@ from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.index.port import IndexStore, VectorIndex
 from retrieval.search.live_index import Encoder
 
-NOISE = 0.3  # length of what is added to a unit vector: copies are at a cosine of about .96 to their lot, .92 to each other
-A_WRITE = 20_000  # lots between two steps of the progress bar
-QUERY_WORDS = (2, 5)  # fewest and most of a question
+NOISE = 0.3  # norm of the noise on a unit vector: cosines are about .96 to the original, .92 between copies
+ITEMS_PER_WRITE = 20_000  # between two steps of the progress bar
+WORDS_PER_QUERY = (2, 5)  # minimum and maximum
 
 
 class CutEncoder:
-    """A query tower whose vectors are cut to their first numbers, as those of the copies are; fit to be timed, not judged."""
+    """A query tower with vectors cut as those of the copies: for timing, not for quality."""
 
     def __init__(self, encoder: Encoder, dimensions: int) -> None:
         self._encoder, self._dimensions = encoder, dimensions
 
     @property
     def tower_id(self) -> str:
-        """The tower that it is."""
+        """Id of the tower."""
         return self._encoder.tower_id
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(N, dimensions) float32 of unit length."""
+        """Encode texts to (N, dimensions) float32 vectors of unit length."""
         return to_unit_length(self._encoder.encode(texts)[:, : self._dimensions])
 
 
 def copies(release: Path, lots: int, dimensions: int, seed: int = 7) -> Iterator[IndexedItem]:
-    """The lots of a release, over and over.
+    """Yield copies of a release's items with ids of their own.
 
     Args:
-        release: its lots have different ids.
-        lots: how many to make.
+        release: with unique item ids.
+        lots: number of copies.
         dimensions: of their vectors; at most those of the release.
         seed: of the noise.
     """
@@ -61,7 +61,7 @@ def copies(release: Path, lots: int, dimensions: int, seed: int = 7) -> Iterator
 
 
 def copy_ids(release: Path, lots: int) -> list[str]:
-    """The ids of copies(), in their order."""
+    """Return the ids of copies() in their order."""
     originals = [entry.item_id for entry in release_items(release)]
     return [_id_of(originals[number % len(originals)], number // len(originals)) for number in range(lots)]
 
@@ -78,14 +78,14 @@ def _copy(entry: IndexedItem, copy: int, vector: Vector) -> IndexedItem:
 def index_of_copies(
     store: IndexStore, release: Path, lots: int, dimensions: int, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> VectorIndex:
-    """The live index of a store, if it holds as many lots of this release's tower; else one that is made now.
+    """Return the live index of a store if it fits; otherwise build it from copies().
 
     Args:
-        store: of this benchmark alone.
+        store: used by this benchmark alone.
         release: see copies().
-        lots: how many.
+        lots: number of copies.
         dimensions: of the vectors.
-        progress: called with (lots written, lots).
+        progress: called with (items written, items in all).
 
     Raises:
         InvalidInput: the vectors of the release are shorter.
@@ -99,40 +99,40 @@ def index_of_copies(
             return live
     except IndexMissing:
         pass
-    made, remaining = store.create(manifest.tower_id, dimensions), copies(release, lots, dimensions)
+    index, remaining = store.create(manifest.tower_id, dimensions), copies(release, lots, dimensions)
     try:
-        for done in range(0, lots, A_WRITE):
-            report = made.upsert(islice(remaining, A_WRITE))
+        for done in range(0, lots, ITEMS_PER_WRITE):
+            report = index.upsert(islice(remaining, ITEMS_PER_WRITE))
             if report.rejected:
                 raise InvalidInput(f"lot {report.rejected[0][0]} was refused: {report.rejected[0][1]}")
             progress(done + report.indexed, lots)
-        made.refresh()
-        store.publish(made.name)
-    except BaseException:  # half an index is of no use to the next run
-        store.drop(made.name)
+        index.refresh()
+        store.publish(index.name)
+    except BaseException:  # the next run cannot use an incomplete index
+        store.drop(index.name)
         raise
     return store.live()
 
 
 def questions(release: Path, count: int, seed: int = 7) -> list[str]:
-    """Words as buyers type them: two to five that follow each other in a lot's title, every question once.
+    """Return different queries of two to five consecutive words of a title.
 
     Args:
-        release: whose titles.
-        count: how many.
-        seed: of the draw.
+        release: with the titles.
+        count: number of queries.
+        seed: of the random draw.
 
     Raises:
         InvalidInput: the titles do not have so many.
     """
     rng = np.random.default_rng(seed)
     titles = [words for entry in release_items(release) if len(words := query_text(entry.document["title"]).split()) > 1]
-    asked: dict[str, None] = {}
+    queries: dict[str, None] = {}
     for _ in range(20 * count):
         words = titles[int(rng.integers(len(titles)))]
-        length = int(rng.integers(QUERY_WORDS[0], QUERY_WORDS[1] + 1))
+        length = int(rng.integers(WORDS_PER_QUERY[0], WORDS_PER_QUERY[1] + 1))
         start = int(rng.integers(max(len(words) - length, 0) + 1))
-        asked[" ".join(words[start : start + length])] = None
-        if len(asked) == count:
-            return list(asked)
-    raise InvalidInput(f"the titles of {release} make {len(asked)} different questions, and {count} are wanted; ask for fewer")
+        queries[" ".join(words[start : start + length])] = None
+        if len(queries) == count:
+            return list(queries)
+    raise InvalidInput(f"the titles of {release} make {len(queries)} different questions, and {count} are wanted; ask for fewer")

@@ -1,19 +1,20 @@
-"""What a search costs beyond its parts: the whole of it beside encoding, retrieving and re-ranking measured alone.
+"""Overhead of a search over its parts: encoding, retrieving and re-ranking measured alone.
 
-Every query is asked twice in each pass, whole and in parts, and every other time the parts come first: what is asked second finds
-the lots of the first in the processor's caches. No answer and no encoded query is kept.
+Each pass runs every query as a whole and in parts. The order alternates, because the second run finds data of the first in the
+processor's caches. Answers and encoded queries are not cached.
 
-On OpenSearch a third way is asked: the bare k-NN request that opensearch-py makes, for the same vectors and as many lots.
+On OpenSearch, a bare k-NN request of opensearch-py with the same vector and size is timed, too.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from opensearchpy import OpenSearch
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.documents import VECTOR_FIELD, Vector
 from retrieval.contracts.items import query_text
@@ -30,19 +31,18 @@ PARTS = ("encode", "retrieve", "rerank")
 BARE = "bare k-NN"
 
 
-@dataclass(frozen=True, slots=True)
-class QueryPathResult:
+@dataclass(frozen=True)
+class QueryPathResult(Measurement):
     """Milliseconds a query.
 
     Attributes:
-        index: physical name, and with it the engine's.
-        lots: in the index.
+        index: physical name.
+        lots: items in the index.
         dimensions: of the vectors.
-        whole: searches as they are served.
-        stages: stage -> as the served searches report it.
-        alone: part -> the same work, asked for by itself; on OpenSearch the bare request, too.
-        sum_alone: encode + retrieve + rerank alone, a query at a time.
-        machine: what it ran on, and the load before.
+        whole: searches as served.
+        stages: step -> as the served searches report it.
+        alone: part -> the same work alone; on OpenSearch also the bare request.
+        sum_alone: encode + retrieve + rerank alone, per query.
     """
 
     index: str
@@ -52,21 +52,17 @@ class QueryPathResult:
     stages: dict[str, Latency]
     alone: dict[str, Latency]
     sum_alone: Latency
-    machine: str
+    derived: ClassVar = ("overhead", "tail")
 
     @property
     def overhead(self) -> float:
-        """Median of the whole over the median of its parts' sum."""
+        """Median of the whole divided by the median of the sum of its parts."""
         return round(self.whole.p50_ms / self.sum_alone.p50_ms, 3)
 
     @property
     def tail(self) -> float:
-        """p99 of the whole over its median."""
+        """p99 of the whole divided by its median."""
         return round(self.whole.p99_ms / self.whole.p50_ms, 3)
-
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        return {**asdict(self), "overhead": self.overhead, "tail": self.tail}
 
 
 @dataclass
@@ -93,10 +89,10 @@ def run_benchmark(
     Args:
         store: its live index is of the encoder's tower.
         encoder: the query tower.
-        ranker: None leaves re-ranking out of both sides.
+        ranker: None leaves re-ranking out.
         texts: different queries.
         repetitions: passes over them.
-        bare: asks the same OpenSearch without Gavel.
+        bare: client of the same OpenSearch.
         progress: called with (queries done, queries in all).
     """
     machine = describe_machine()
@@ -106,16 +102,19 @@ def run_benchmark(
         SearchLimits(rerank_candidates=CANDIDATES, retrieve_timeout_s=60, deadline_s=120, cached_queries=0),
     )
     live, times = service.live(), _Times()
-    ways = [lambda text: _ask_whole(service, text, times), lambda text: _ask_parts(live, text, times, bare)]
+    timed: list[Callable[[str], None]] = [
+        lambda text: _search_whole(service, text, times),
+        lambda text: _search_in_parts(live, text, times, bare),
+    ]
     for text in texts[:WARM_UP]:
-        for way in ways:
-            way(text)
-    for kept in (times.whole, *times.stages.values(), *times.alone.values()):
-        kept.clear()
+        for search in timed:
+            search(text)
+    for warm_up in (times.whole, *times.stages.values(), *times.alone.values()):
+        warm_up.clear()
     count = ProgressCounter(repetitions * len(texts), progress)
     for number, text in enumerate([*texts] * repetitions):
-        for way in ways if number % 2 else ways[::-1]:
-            way(text)
+        for search in timed if number % 2 else timed[::-1]:
+            search(text)
         count.tick()
     sums = [sum(parts) for parts in zip(*(times.alone[part] for part in PARTS), strict=True)]
     return QueryPathResult(
@@ -123,14 +122,14 @@ def run_benchmark(
         live.index.count(),
         live.index.dimensions,
         summarise_ms(times.whole),
-        {stage: summarise_ms(taken) for stage, taken in times.stages.items()},
-        {part: summarise_ms(taken) for part, taken in times.alone.items()},
+        {stage: summarise_ms(milliseconds) for stage, milliseconds in times.stages.items()},
+        {part: summarise_ms(milliseconds) for part, milliseconds in times.alone.items()},
         summarise_ms(sums),
-        machine,
+        machine=machine,
     )
 
 
-def _ask_whole(service: SearchService, text: str, times: _Times) -> None:
+def _search_whole(service: SearchService, text: str, times: _Times) -> None:
     start = time.perf_counter()
     answer = service.search(SearchRequest(text, K))
     times.whole.append((time.perf_counter() - start) * 1000)
@@ -138,13 +137,13 @@ def _ask_whole(service: SearchService, text: str, times: _Times) -> None:
         times.stages.setdefault(stage, []).append(milliseconds)
 
 
-def _ask_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSearch | None) -> None:
+def _search_in_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSearch | None) -> None:
     filters = Filter()
     vector: Vector = _timed(times, "encode", lambda: live.encoder.encode([query_text(text)])[0])  # (D,)
-    found: list[Candidate] = _timed(
+    candidates: list[Candidate] = _timed(
         times, "retrieve", lambda: retrieve(live.index, SearchRequest(text, filters=filters), vector, CANDIDATES)
     )
-    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, found, filters.moment())))
+    _timed(times, "rerank", lambda: live.ranker and live.ranker.score(feature_matrix(text, vector, candidates, filters.moment())))
     if bare is not None:
         body = {"size": CANDIDATES, "query": {"knn": {VECTOR_FIELD: {"vector": vector.tolist(), "k": CANDIDATES}}}}
         _timed(times, BARE, lambda: bare.search(index=live.index.name, body=body))
@@ -152,6 +151,6 @@ def _ask_parts(live: ActiveIndex, text: str, times: _Times, bare: OpenSearch | N
 
 def _timed(times: _Times, part: str, work: Callable[[], Any]) -> Any:
     start = time.perf_counter()
-    made = work()
+    result = work()
     times.alone.setdefault(part, []).append((time.perf_counter() - start) * 1000)
-    return made
+    return result

@@ -1,8 +1,8 @@
-"""How long re-ranking takes: features and scores in process, and the scores through the local ranker server.
+"""Latency of re-ranking: features and scores in process, and scores through the local ranker server.
 
-The candidates are synthetic lots found by an embedded index under vectors drawn by chance, so that features have what they have in
-a search: texts, prices, places in both lists. The booster has as many trees as a training on clicks makes at most; what they learnt
-is nothing. Processor time is told beside the clock: on a busy machine the clock measures the others.
+Candidates are synthetic items that an embedded index finds for random vectors, so that features are as in a search: texts, prices,
+ranks in both lists. The booster has random trees, as many as a training on clicks builds at most. Processor time is reported, too,
+because the clock of a busy machine also measures other processes.
 """
 
 import os
@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.error import URLError
@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 
 from benchmarks.machine import describe_machine
+from benchmarks.measurement import Measurement
 from catalog.lots import draw_lots
 from catalog.questions import draw_questions
 from gavel.opensearch.node import free_port
@@ -47,26 +48,25 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One query with its candidates."""
+class Query:
+    """A query with its candidates."""
 
     text: str
     vector: Vector
     candidates: list[Candidate]
 
 
-@dataclass(frozen=True, slots=True)
-class RerankResult:
+@dataclass(frozen=True)
+class RerankResult(Measurement):
     """Milliseconds a query.
 
     Attributes:
-        candidates: of a query.
-        features: computing the matrix.
-        in_process: features and scores by the booster.
-        server: features and scores through the ranker server, by the endpoint's adapter.
+        candidates: number a query.
+        features: computation of the matrix.
+        in_process: features, and scores by the booster.
+        server: features, and scores through the endpoint's adapter and the ranker server.
         in_process_cpu_ms: mean processor time of the second.
         server_cpu_ms: mean processor time of the third, of both processes.
-        machine: what it ran on, and the load before.
     """
 
     candidates: int
@@ -75,35 +75,30 @@ class RerankResult:
     server: Latency
     in_process_cpu_ms: float
     server_cpu_ms: float
-    machine: str
-
-    def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
-        return asdict(self)
 
 
 def run_benchmark(*, candidates: int = 50, repetitions: int = 3) -> RerankResult:
     """Measure all three on the same queries.
 
     Args:
-        candidates: first-stage lots a query.
+        candidates: first-stage items a query.
         repetitions: passes over the queries.
     """
     machine = describe_machine()
     with tempfile.TemporaryDirectory(prefix="gavel-bench-") as scratch:
-        asked = list(ask(Path(scratch) / "index", candidates))
+        queries = list(ask(Path(scratch) / "index", candidates))
         booster, model = trained_on_chance(), Path(scratch) / "model"
         booster.save(model / BOOSTER_FILE)
         local = BoosterRanker.load(model / BOOSTER_FILE)
         with ranker_server(model) as (endpoint, process):
-            features, _ = _timed(features_of, asked, repetitions)
-            in_process, in_process_cpu_ms = _timed(lambda query: _rerank(local, query), asked, repetitions)
-            server, server_cpu_ms = _timed(lambda query: _rerank(endpoint, query), asked, repetitions, process)
-    return RerankResult(candidates, features, in_process, server, in_process_cpu_ms, server_cpu_ms, machine)
+            features, _ = _timed(features_of, queries, repetitions)
+            in_process, in_process_cpu_ms = _timed(lambda query: _rerank(local, query), queries, repetitions)
+            server, server_cpu_ms = _timed(lambda query: _rerank(endpoint, query), queries, repetitions, process)
+    return RerankResult(candidates, features, in_process, server, in_process_cpu_ms, server_cpu_ms, machine=machine)
 
 
-def ask(folder: Path, candidates: int) -> Iterator[Asked]:
-    """Search synthetic lots by words and by vectors of chance."""
+def ask(folder: Path, candidates: int) -> Iterator[Query]:
+    """Yield queries over synthetic items with random vectors, and their hybrid candidates."""
     rng = np.random.default_rng(7)
     lots = draw_lots(LOTS, rng, NOW)
     vectors = rng.normal(size=(LOTS, DIMENSIONS)).astype(np.float32)
@@ -113,7 +108,7 @@ def ask(folder: Path, candidates: int) -> Iterator[Asked]:
     index = store.live()
     for question in draw_questions(lots, {"train": QUERIES}, rng)["train"]:
         vector = vectors[int(rng.integers(LOTS))]
-        yield Asked(question.text, vector, index.hybrid(question.text, vector, candidates, Filter(now=NOW)))
+        yield Query(question.text, vector, index.hybrid(question.text, vector, candidates, Filter(now=NOW)))
     index.close()
 
 
@@ -122,7 +117,7 @@ def _entry(item: Item, vector: Vector) -> IndexedItem:
 
 
 def trained_on_chance() -> BoosterRanker:
-    """A booster of full size."""
+    """Train a booster of full size on random labels."""
     rng = np.random.default_rng(7)
     features = [rng.random((50, len(FEATURES)), dtype=np.float32) for _ in range(60)]
     data = RankingData(features, [rng.integers(0, 4, 50).astype(np.float32) for _ in features])
@@ -131,15 +126,15 @@ def trained_on_chance() -> BoosterRanker:
 
 @contextmanager
 def ranker_server(model: Path) -> Iterator[tuple[EndpointRanker, psutil.Process]]:
-    """The adapter of an endpoint, over a ranker server in a process of its own, and that process."""
+    """Run a ranker server in a new process, and yield the adapter of its endpoint and the process."""
     port = free_port()
     server = subprocess.Popen([sys.executable, "-m", "gavel.web.ranker_server", str(model), str(port)], stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
-    asked_for = {"AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": url, "AWS_DEFAULT_REGION": "eu-west-1"}
-    asked_for |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
-    before = {name: os.environ.get(name) for name in asked_for}
+    variables = {"AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": url, "AWS_DEFAULT_REGION": "eu-west-1"}
+    variables |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+    before = {name: os.environ.get(name) for name in variables}
     try:
-        os.environ.update(asked_for)
+        os.environ.update(variables)
         _wait_for(f"{url}/ping")
         yield EndpointRanker("bench", timeout_s=5.0), psutil.Process(server.pid)
     finally:
@@ -149,27 +144,27 @@ def ranker_server(model: Path) -> Iterator[tuple[EndpointRanker, psutil.Process]
         server.wait()
 
 
-def features_of(query: Asked) -> np.ndarray:
-    """The matrix of a query; the buyer is one like the query."""
+def features_of(query: Query) -> np.ndarray:
+    """Return the feature matrix of a query, with the query's vector as the buyer's."""
     return feature_matrix(query.text, query.vector, query.candidates, NOW, query.vector)
 
 
-def _rerank(ranker: Ranker, query: Asked) -> np.ndarray:
+def _rerank(ranker: Ranker, query: Query) -> np.ndarray:
     return ranker.score(features_of(query))
 
 
 def _timed(
-    work: Callable[[Asked], object], asked: Sequence[Asked], repetitions: int, helper: psutil.Process | None = None
+    work: Callable[[Query], object], queries: Sequence[Query], repetitions: int, helper: psutil.Process | None = None
 ) -> tuple[Latency, float]:
-    """Milliseconds by the clock, and of processor time: of this process and of the one that helps it."""
+    """Return the latency, and the mean processor time in ms of this process and `helper`."""
 
     def cpu_s() -> float:
         return time.process_time() + (sum(helper.cpu_times()[:2]) if helper else 0.0)
 
-    for query in asked[:WARM_UP]:
+    for query in queries[:WARM_UP]:
         work(query)
     times, cpu_before = [], cpu_s()
-    for query in [*asked] * repetitions:
+    for query in [*queries] * repetitions:
         start = time.perf_counter()
         work(query)
         times.append((time.perf_counter() - start) * 1000)

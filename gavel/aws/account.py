@@ -1,4 +1,4 @@
-"""AWS as the commands see it: clients, errors of ours in the place of boto's, and the outputs of a stage's stacks."""
+"""AWS clients, translation of boto's errors, and the outputs of a stage's stacks."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,11 +16,11 @@ NOT_FOUND = ("404", "NoSuchKey", "NotFound")
 
 
 @contextmanager
-def asking_aws(what: str) -> Iterator[None]:
-    """Turn what boto raises into an error with a way out.
+def aws_errors(what: str) -> Iterator[None]:
+    """Translate boto's errors into errors with a remedy.
 
     Args:
-        what: is asked for, as it stands before the reason.
+        what: prefix of the message: the resource of the request.
 
     Raises:
         MissingPrerequisite: there are no credentials, or no region.
@@ -37,19 +37,22 @@ def asking_aws(what: str) -> Iterator[None]:
 
 
 def session() -> boto3.Session:
-    """The shell's account and region: AWS's command line reads AWS_REGION first, boto3 by itself AWS_DEFAULT_REGION alone."""
+    """Open a session in the shell's account and region.
+
+    It reads AWS_REGION as AWS's command line does; boto3 alone reads only AWS_DEFAULT_REGION.
+    """
     return boto3.Session(region_name=os.environ.get("AWS_REGION"))
 
 
 def client(service: str) -> Any:
-    """A client of the shell's account and region."""
-    with asking_aws(service):
+    """Create a client in the shell's account and region."""
+    with aws_errors(service):
         return session().client(service)
 
 
 @dataclass(frozen=True)
 class DeployedStage:
-    """A stage as it is deployed.
+    """A deployed stage.
 
     Attributes:
         name: such as "dev".
@@ -60,7 +63,7 @@ class DeployedStage:
     outputs: Mapping[str, str]
 
     def output(self, name: str) -> str:
-        """The value of an output.
+        """Return the value of an output.
 
         Raises:
             InvalidInput: no stack of the stage has it.
@@ -87,9 +90,9 @@ def deployed_stage(name: str) -> DeployedStage:
 
 
 def _outputs(formation: Any, stack: str, stage: str) -> dict[str, str]:
-    with asking_aws(f"stack {stack}"):
+    with aws_errors(f"stack {stack}"):
         try:
-            (found,) = formation.describe_stacks(StackName=stack)["Stacks"]
+            (description,) = formation.describe_stacks(StackName=stack)["Stacks"]
         except ClientError as error:
             if "does not exist" not in str(error):
                 raise
@@ -97,4 +100,4 @@ def _outputs(formation: Any, stack: str, stage: str) -> dict[str, str]:
             raise InvalidInput(
                 f"stack {stack} is not deployed in {region}; `npx cdk deploy --all -c stage={stage}`, or set AWS_REGION"
             ) from None
-    return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
+    return {output["OutputKey"]: output["OutputValue"] for output in description.get("Outputs", [])}

@@ -1,4 +1,4 @@
-"""What the commands look up in a stage's buckets, and put there."""
+"""Read from and write to a stage's buckets."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,14 +7,14 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from gavel.aws.account import NOT_FOUND, asking_aws, client
+from gavel.aws.account import NOT_FOUND, aws_errors, client
 
 
 class Bucket:
     """One bucket.
 
     Args:
-        name: of it.
+        name: of the bucket.
     """
 
     def __init__(self, name: str) -> None:
@@ -24,25 +24,25 @@ class Bucket:
     def __str__(self) -> str:
         return f"s3://{self.name}"
 
-    def listed(self, prefix: str = "") -> Iterator[str]:
-        """Every key with a prefix, in order."""
-        with asking_aws(f"{self}/{prefix}"):
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield every key with a prefix, in order."""
+        with aws_errors(f"{self}/{prefix}"):
             for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
                 yield from (entry["Key"] for entry in page.get("Contents", []))
 
     def folders(self) -> list[str]:
-        """Names of what stands at the top with something below."""
-        with asking_aws(str(self)):
+        """Return the names of the top-level folders."""
+        with aws_errors(str(self)):
             pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Delimiter="/")
             return [entry["Prefix"].rstrip("/") for page in pages for entry in page.get("CommonPrefixes", [])]
 
     def holds(self, key: str) -> bool:
-        """Whether an object is there."""
-        return next(self.listed(key), None) == key
+        """True if the object exists."""
+        return next(self.list_keys(key), None) == key
 
     def read_json(self, key: str) -> Any:
-        """An object of JSON; None where there is none."""
-        with asking_aws(f"{self}/{key}"):
+        """Read a JSON object, or None if it does not exist."""
+        with aws_errors(f"{self}/{key}"):
             try:
                 return json.loads(self._s3.get_object(Bucket=self.name, Key=key)["Body"].read())
             except ClientError as error:
@@ -51,26 +51,26 @@ class Bucket:
                 raise
 
     def write_json(self, key: str, value: Any) -> None:
-        """Write an object of JSON."""
-        with asking_aws(f"{self}/{key}"):
+        """Write a JSON object."""
+        with aws_errors(f"{self}/{key}"):
             self._s3.put_object(Bucket=self.name, Key=key, Body=json.dumps(value).encode(), ContentType="application/json")
 
     def download(self, prefix: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
-        """Fetch what lies below a prefix, whose objects never change; a file that is there already is not fetched again.
+        """Download the objects below a prefix. They never change, so existing files are skipped.
 
         Args:
             prefix: of the keys.
-            folder: gets the files, under their keys.
+            folder: for the files, under their keys.
             progress: called with (files done, files in all).
 
         Returns:
-            How many files were fetched.
+            The number of files downloaded.
         """
-        missing = [key for key in self.listed(prefix) if not key.endswith("/") and not (folder / key).exists()]
+        missing = [key for key in self.list_keys(prefix) if not key.endswith("/") and not (folder / key).exists()]
         for done, key in enumerate(missing, 1):
             (folder / key).parent.mkdir(parents=True, exist_ok=True)
-            with asking_aws(f"{self}/{key}"):
-                self._s3.download_file(self.name, key, str(folder / key))  # under another name until it is whole
+            with aws_errors(f"{self}/{key}"):
+                self._s3.download_file(self.name, key, str(folder / key))  # boto renames the file when it is complete
             if progress:
                 progress(done, len(missing))
         return len(missing)
@@ -81,25 +81,25 @@ class Bucket:
         prefix: str,
         last: str = "",
         progress: Callable[[int, int], None] | None = None,
-        wanted: Callable[[str], bool] = lambda name: True,
+        select: Callable[[str], bool] = lambda name: True,
     ) -> int:
-        """Put the files of a folder below a prefix; hidden ones stay behind.
+        """Upload the files of a folder below a prefix, except hidden ones.
 
         Args:
             folder: with its sub-folders.
             prefix: of the keys.
-            last: the file that goes last, since its presence says that the others are there.
+            last: name of the file to upload last, because its presence means that the others exist.
             progress: called with (files done, files in all).
-            wanted: which of them, by their names below the folder.
+            select: True for names of files to upload.
 
         Returns:
-            How many files went up.
+            The number of files uploaded.
         """
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-        names = [name for name in names if wanted(name) and not any(part.startswith(".") for part in name.split("/"))]
+        names = [name for name in names if select(name) and not any(part.startswith(".") for part in name.split("/"))]
         names.sort(key=lambda name: name == last)
         for done, name in enumerate(names, 1):
-            with asking_aws(f"{self}/{prefix}/{name}"):
+            with aws_errors(f"{self}/{prefix}/{name}"):
                 self._s3.upload_file(str(folder / name), self.name, f"{prefix}/{name}")
             if progress:
                 progress(done, len(names))

@@ -1,4 +1,4 @@
-"""Processing jobs by hand, through the SageMaker Python SDK: a day's lots embedded, towers trained."""
+"""Start processing jobs by hand with the SageMaker Python SDK: embed a day's items, train towers."""
 
 import hashlib
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from gavel.aws.account import DeployedStage, asking_aws, client, session
+from gavel.aws.account import DeployedStage, aws_errors, client, session
 from gavel.aws.buckets import Bucket
 from gavel.aws.night_job import NightJob, night_job
 from gavel.aws.towers import tower_in_bucket
@@ -27,12 +27,12 @@ QUIET = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"Teleme
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """How a job is started.
+class LaunchOptions:
+    """Options of a start.
 
     Attributes:
         instance: instance type; None takes the first of the stage's ladder.
-        wait: until the job ends, its log shown.
+        wait: True waits until the job ends, and shows its log.
     """
 
     instance: str | None = None
@@ -40,19 +40,19 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is asked for; everything else is as the night has it.
+class JobSpec:
+    """Settings of a job; all others are those of the nightly job.
 
     Attributes:
         name: of the job.
-        role: ARN that it runs as.
-        command: ScriptProcessor's, before the path of the code.
-        arguments: after it.
+        role: ARN of its role.
+        command: before the path of the code.
+        arguments: after the path of the code.
         inputs: name -> (path in the container, s3:// URI).
         output: name, path in the container, s3:// URI.
-        instances: how many; None for as many as the night.
-        isolated: without a network; None for as the night.
-        environment: variables; None for the night's.
+        instances: how many; None takes the nightly job's.
+        isolated: True runs without a network; None takes the nightly job's.
+        environment: variables; None takes the nightly job's.
     """
 
     name: str
@@ -67,13 +67,13 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """A job that was started.
+class StartedJob:
+    """A started job.
 
     Attributes:
         job: its name.
         instance: instance type.
-        output: s3:// URI that its output goes to.
+        output: s3:// URI of its output.
         release_id: of an embedding job.
     """
 
@@ -84,10 +84,10 @@ class Started:
 
 
 def check_date(date: str) -> str:
-    """The date as it was given.
+    """Return the date in ISO format.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: it is not a date.
     """
     try:
         return Date.fromisoformat(date).isoformat()
@@ -96,28 +96,28 @@ def check_date(date: str) -> str:
 
 
 def items_of(stage: DeployedStage, date: str) -> str:
-    """The s3:// URI of a date's lots: one file, or one folder, as the night takes them.
+    """Return the s3:// URI of a date's items: one file or one folder, as the nightly run takes them.
 
     Raises:
         InvalidInput: there are none, or both.
     """
     bucket = Bucket(stage.output("NewItemsBucket"))
-    there = [key for key in (f"{check_date(date)}.parquet", f"{date}/") if next(bucket.listed(key), None) is not None]
-    if not there:
+    sources = [key for key in (f"{check_date(date)}.parquet", f"{date}/") if next(bucket.list_keys(key), None) is not None]
+    if not sources:
         raise InvalidInput(f"there are no items for {date}: put {date}.parquet into {bucket}, or files below {date}/")
-    if len(there) > 1:
-        raise InvalidInput(f"{bucket} has both {there[0]} and {there[1]}; put the file into the folder")
-    return f"{bucket}/{there[0]}"
+    if len(sources) > 1:
+        raise InvalidInput(f"{bucket} has both {sources[0]} and {sources[1]}; put the file into the folder")
+    return f"{bucket}/{sources[0]}"
 
 
-def embed_date(stage: DeployedStage, date: str, tower_id: str | None, launch: Launch) -> Started:
-    """Embed a day's lots by hand; the deployed indexer takes the release in.
+def embed_date(stage: DeployedStage, date: str, tower_id: str | None, options: LaunchOptions) -> StartedJob:
+    """Embed a day's items by hand; the deployed indexer indexes the release.
 
     Args:
-        stage: where.
-        date: of the lots, such as 2026-11-21.
+        stage: deployed stage.
+        date: of the items, such as 2026-11-21.
         tower_id: None takes the current one.
-        launch: how.
+        options: of the start.
 
     Raises:
         InvalidInput: no such date, lots or tower.
@@ -129,27 +129,27 @@ def embed_date(stage: DeployedStage, date: str, tower_id: str | None, launch: La
     release_id = f"{date}-{tower_id}-by-hand-{run}"  # a night's is <date>-<tower_id>
     tower = f"s3://{stage.output('TowersBucket')}/{tower_id}/"
     (output,) = job.parameters["ProcessingOutputConfig"]["Outputs"]
-    where = output["S3Output"]
-    order = Order(
+    destination = output["S3Output"]
+    spec = JobSpec(
         name=f"gavel-{date}-by-hand-{run}",
         role=stage.output("JobRole"),
         command=job.command,
         arguments=["--release-id", release_id],
         inputs=job.inputs(items=items, tower=tower),
-        output=(output["OutputName"], where["LocalPath"], where["S3Uri"]),
+        output=(output["OutputName"], destination["LocalPath"], destination["S3Uri"]),
     )
-    instance = _run(job, order, launch)
-    return Started(order.name, instance, where["S3Uri"] + release_id, release_id)
+    instance = _run(job, spec, options)
+    return StartedJob(spec.name, instance, destination["S3Uri"] + release_id, release_id)
 
 
-def train(stage: DeployedStage, catalog: str, flags: Sequence[str], launch: Launch) -> Started:
-    """Train towers on a catalogue as a job; their folders land in the towers bucket.
+def train(stage: DeployedStage, catalog: str, flags: Sequence[str], options: LaunchOptions) -> StartedJob:
+    """Train towers on a catalogue as a job, which writes them to the towers bucket.
 
     Args:
-        stage: where.
-        catalog: what put_up_catalog() returned.
+        stage: deployed stage.
+        catalog: as upload_catalog() returns it.
         flags: of processing.training.towers_job.
-        launch: how.
+        options: of the start.
 
     Raises:
         GavelError: AWS refused the job, or it failed.
@@ -158,7 +158,7 @@ def train(stage: DeployedStage, catalog: str, flags: Sequence[str], launch: Laun
     towers = f"s3://{stage.output('TowersBucket')}"
     inputs = job.inputs(items="", tower="")
     del inputs["items"], inputs["tower"]
-    order = Order(
+    spec = JobSpec(
         name=f"gavel-train-{uuid4().hex[:12]}",
         role=stage.output("TrainingRole"),
         command=job.training_command,
@@ -166,18 +166,18 @@ def train(stage: DeployedStage, catalog: str, flags: Sequence[str], launch: Laun
         inputs=inputs | {"catalog": (CATALOG_PATH, catalog)},
         output=("towers", OUTPUT_PATH, towers),
         instances=1,
-        isolated=False,  # it fetches its packages
-        environment={},  # the night's keeps encoders from being fetched by name
+        isolated=False,  # it downloads its packages
+        environment={},  # the nightly job's forbids downloads of encoders
     )
-    return Started(order.name, _run(job, order, launch), towers)
+    return StartedJob(spec.name, _run(job, spec, options), towers)
 
 
-def put_up_catalog(stage: DeployedStage, catalog: str, progress: Callable[[int, int], None] | None = None) -> str:
-    """Have a catalogue where a training job can read it.
+def upload_catalog(stage: DeployedStage, catalog: str, progress: Callable[[int, int], None] | None = None) -> str:
+    """Upload a catalogue to where a training job can read it.
 
     Args:
-        stage: where.
-        catalog: its folder, which is uploaded under its name and a hash of its files unless it is there; or its s3:// URI.
+        stage: deployed stage.
+        catalog: its folder, uploaded under its name and a hash of its files unless that exists; or its s3:// URI.
         progress: called with (files uploaded, files in all).
 
     Returns:
@@ -206,50 +206,50 @@ def put_up_catalog(stage: DeployedStage, catalog: str, progress: Callable[[int, 
     return f"{bucket}/{key}/"
 
 
-def _run(job: NightJob, order: Order, launch: Launch) -> str:
+def _run(job: NightJob, spec: JobSpec, options: LaunchOptions) -> str:
     """Start a job on the night's image, volume, network and sources; returns the instance type."""
     processing = _sdk()
     cluster, parameters = job.cluster, job.parameters
-    instance = launch.instance or cluster["InstanceType"]
-    with asking_aws(f"job {order.name}"), redirect_stdout(sys.stderr):  # the SDK prints the log; stdout is for the answer
+    instance = options.instance or cluster["InstanceType"]
+    with aws_errors(f"job {spec.name}"), redirect_stdout(sys.stderr):  # the SDK prints the log; stdout is for the answer
         processor = processing.ScriptProcessor(
-            role=order.role,
+            role=spec.role,
             image_uri=parameters["AppSpecification"]["ImageUri"],
-            command=list(order.command),
-            instance_count=order.instances or cluster["InstanceCount"],
+            command=list(spec.command),
+            instance_count=spec.instances or cluster["InstanceCount"],
             instance_type=instance,
             volume_size_in_gb=cluster["VolumeSizeInGB"],
             max_runtime_in_seconds=parameters["StoppingCondition"]["MaxRuntimeInSeconds"],
-            env=parameters.get("Environment") if order.environment is None else dict(order.environment),
-            network_config=_network(processing, job.network, order.isolated),
+            env=parameters.get("Environment") if spec.environment is None else dict(spec.environment),
+            network_config=_network(processing, job.network, spec.isolated),
             sagemaker_session=_session(),
         )
         try:
             processor.run(
                 code=job.code_uri,
-                inputs=[_input(processing, key, *place) for key, place in order.inputs.items()],
-                outputs=[_output(processing, *order.output)],
-                arguments=list(order.arguments),
-                wait=launch.wait,
-                logs=launch.wait,
-                job_name=order.name,
+                inputs=[_input(processing, key, *place) for key, place in spec.inputs.items()],
+                outputs=[_output(processing, *spec.output)],
+                arguments=list(spec.arguments),
+                wait=options.wait,
+                logs=options.wait,
+                job_name=spec.name,
             )
         except (ValueError, AttributeError) as error:  # AttributeError: sagemaker-core 2.27 misses its own class for a failed job
             if processor.latest_job is None:
-                raise GavelError(f"job {order.name} was not started: {error}") from error
-            _check_ended(order.name)
+                raise GavelError(f"job {spec.name} was not started: {error}") from error
+            _check_ended(spec.name)
             raise
-        if launch.wait:
-            _check_ended(order.name)
+        if options.wait:
+            _check_ended(spec.name)
     return str(instance)
 
 
 def _check_ended(name: str) -> None:
-    """Raise a GavelError unless a job that was waited for is complete."""
-    told = client("sagemaker").describe_processing_job(ProcessingJobName=name)
-    if told["ProcessingJobStatus"] != "Completed":
-        why = told.get("FailureReason") or told.get("ExitMessage") or "SageMaker gives no reason"
-        raise GavelError(f"job {name} is {told['ProcessingJobStatus']}: {why}; its log is in /aws/sagemaker/ProcessingJobs")
+    """Raise a GavelError unless an ended job is complete."""
+    job = client("sagemaker").describe_processing_job(ProcessingJobName=name)
+    if job["ProcessingJobStatus"] != "Completed":
+        reason = job.get("FailureReason") or job.get("ExitMessage") or "SageMaker gives no reason"
+        raise GavelError(f"job {name} is {job['ProcessingJobStatus']}: {reason}; its log is in /aws/sagemaker/ProcessingJobs")
 
 
 def _network(processing: Any, night: Mapping[str, Any], isolated: bool | None) -> Any:
@@ -281,15 +281,15 @@ def _output(processing: Any, name: str, path: str, uri: str) -> Any:
 
 
 def _session() -> "Session":
-    """The SDK's session of the shell's account; it reads no defaults of its own and tells nobody of its use."""
+    """Open the SDK's session of the shell's account, without defaults and telemetry of its own."""
     from sagemaker.core.helper.session_helper import Session
 
-    logging.getLogger("sagemaker.config").setLevel(logging.WARNING)  # it tells of every default it takes
+    logging.getLogger("sagemaker.config").setLevel(logging.WARNING)  # it logs every default
     return Session(boto_session=session(), sagemaker_config=QUIET)
 
 
 def _sdk() -> Any:
-    """The SDK's room of processing jobs; it takes seconds to import."""
+    """Import the SDK's module of processing jobs, which takes seconds."""
     try:
         from sagemaker.core import processing
     except ImportError as error:

@@ -1,28 +1,28 @@
-"""The stage's state machines, started by hand."""
+"""Start the stage's state machines by hand."""
 
 import json
 
-from gavel.aws.account import DeployedStage, asking_aws, client
+from gavel.aws.account import DeployedStage, aws_errors, client
 from gavel.aws.jobs import check_date, items_of
 from gavel.aws.towers import tower_in_bucket
 from retrieval.errors import InvalidInput
 
 
 def start_night(stage: DeployedStage, date: str) -> str:
-    """Look for a day's lots and embed them, as the schedule does; returns the execution's ARN.
+    """Find and embed the items of a day, as the schedule does, and return the execution's ARN.
 
     Raises:
-        InvalidInput: that is no date, or there are no lots of it.
+        InvalidInput: `date` is not a date, or has no items.
     """
     items_of(stage, date)
     return _start(stage.output("FindDayMachine"), {"scheduled_time": f"{check_date(date)}T00:00:00Z"})
 
 
 def start_rebuild(stage: DeployedStage, tower_id: str) -> str:
-    """Embed all lots anew with a tower, into an index of its own; returns the execution's ARN.
+    """Embed all items with a tower into a new index, and return the execution's ARN.
 
     Raises:
-        InvalidInput: there is no such tower, or the stage has no machine for it.
+        InvalidInput: there is no such tower, or the stage has no rebuild machine.
     """
     if "RebuildMachine" not in stage.outputs:
         raise InvalidInput(
@@ -31,7 +31,7 @@ def start_rebuild(stage: DeployedStage, tower_id: str) -> str:
     return _start(stage.output("RebuildMachine"), {"tower_id": tower_in_bucket(stage, tower_id)})
 
 
-def _start(machine: str, given: dict[str, str]) -> str:
-    with asking_aws(f"state machine {machine}"):
-        started = client("stepfunctions").start_execution(stateMachineArn=machine, input=json.dumps(given))
-        return str(started["executionArn"])
+def _start(machine: str, arguments: dict[str, str]) -> str:
+    with aws_errors(f"state machine {machine}"):
+        execution = client("stepfunctions").start_execution(stateMachineArn=machine, input=json.dumps(arguments))
+        return str(execution["executionArn"])

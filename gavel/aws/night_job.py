@@ -1,25 +1,25 @@
-"""The job of the nights, read from the deployed machine: a job that is started by hand is the same by construction."""
+"""The nightly job, read from the deployed state machine, so that a job started by hand is the same by construction."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gavel.aws.account import DeployedStage, asking_aws, client
+from gavel.aws.account import DeployedStage, aws_errors, client
 from retrieval.errors import GavelError
 
 JOB_STATE = "createProcessingJob"
-CODE = "code"  # name of the input with the sources; ScriptProcessor brings it by itself
+CODE = "code"  # name of the input with the sources, which ScriptProcessor adds itself
 TRAINING_SCRIPT = 'exec bash processing/train_job.sh "$@"'
-LONGEST = 256  # characters of a word of ContainerEntrypoint
+MAX_WORD_CHARS = 256  # of a word of ContainerEntrypoint
 
 
 @dataclass(frozen=True)
 class NightJob:
-    """What the machine asks SageMaker for on the first type of its ladder.
+    """Parameters of the nightly job on the first instance type of the ladder.
 
     Attributes:
-        parameters: of CreateProcessingJob; names that end in ".$" are filled in at night.
+        parameters: of CreateProcessingJob; the machine fills in names that end in ".$".
     """
 
     parameters: dict[str, Any]
@@ -35,39 +35,39 @@ class NightJob:
         return dict(self.parameters.get("NetworkConfig", {}))
 
     def inputs(self, **filled: str) -> dict[str, tuple[str, str]]:
-        """Where each input goes and comes from: name -> (path in the container, s3:// URI); the sources are left out.
+        """Return name -> (path in the container, s3:// URI) of each input except the sources.
 
         Args:
-            filled: URI of an input that the machine fills in at night.
+            filled: URIs of the inputs that the machine fills in.
 
         Raises:
-            GavelError: the machine fills in another one.
+            GavelError: the machine fills in another input.
         """
-        inputs = {given["InputName"]: given["S3Input"] for given in self.parameters["ProcessingInputs"]}
-        for name, place in inputs.items():
-            if name not in filled and "S3Uri" not in place:
+        inputs = {entry["InputName"]: entry["S3Input"] for entry in self.parameters["ProcessingInputs"]}
+        for name, source in inputs.items():
+            if name not in filled and "S3Uri" not in source:
                 raise GavelError(f"the nightly job fills in its input {name!r}, which this version does not know; update Gavel")
-        uris = {name: filled.get(name, place.get("S3Uri", "")) for name, place in inputs.items()}
-        return {name: (place["LocalPath"], uris[name]) for name, place in inputs.items() if name != CODE}
+        uris = {name: filled.get(name, source.get("S3Uri", "")) for name, source in inputs.items()}
+        return {name: (source["LocalPath"], uris[name]) for name, source in inputs.items() if name != CODE}
 
     @property
     def code_uri(self) -> str:
         """s3:// URI of the sources."""
-        (code,) = [given for given in self.parameters["ProcessingInputs"] if given["InputName"] == CODE]
+        (code,) = [entry for entry in self.parameters["ProcessingInputs"] if entry["InputName"] == CODE]
         return str(code["S3Input"]["S3Uri"])
 
     @property
     def command(self) -> list[str]:
-        """The entry without the name that the shell gives its script ($0): ScriptProcessor puts the code's path there."""
-        *command, _ = self.parameters["AppSpecification"]["ContainerEntrypoint"]
-        return command
+        """Entrypoint without the shell's $0, where ScriptProcessor puts the path of the code."""
+        entrypoint: list[str] = self.parameters["AppSpecification"]["ContainerEntrypoint"]
+        return entrypoint[:-1]
 
     @property
     def training_command(self) -> list[str]:
-        """The same preparation, then training in the place of embedding."""
+        """Entrypoint with the same preparation, and training instead of embedding."""
         *shell, script = self.command
-        prepare, found, _ = script.rpartition("exec ")
-        if not found or len(prepare + TRAINING_SCRIPT) > LONGEST:
+        prepare, separator, _ = script.rpartition("exec ")
+        if not separator or len(prepare + TRAINING_SCRIPT) > MAX_WORD_CHARS:
             raise GavelError(f"the nightly job's script has no room for training: {script!r}; change it in infra/embedding_job.py")
         return [*shell, prepare + TRAINING_SCRIPT]
 
@@ -76,7 +76,7 @@ def night_job(stage: DeployedStage) -> NightJob:
     """Read the job from the definition of the stage's machine EmbedDay."""
     machine = stage.output("EmbedDayMachine")
     states = client("stepfunctions")
-    with asking_aws(f"state machine {machine}"):
+    with aws_errors(f"state machine {machine}"):
         definition = json.loads(states.describe_state_machine(stateMachineArn=machine)["definition"])
     jobs = [state["Parameters"] for state in _states(definition) if JOB_STATE in state.get("Resource", "")]
     if not jobs:
@@ -85,7 +85,7 @@ def night_job(stage: DeployedStage) -> NightJob:
 
 
 def _states(definition: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The states of a machine, those of its loops as well."""
+    """Yield the states of a machine, including those of its loops."""
     for state in definition.get("States", {}).values():
         yield state
         yield from _states(state.get("ItemProcessor", {}))

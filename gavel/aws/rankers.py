@@ -18,15 +18,15 @@ def upload_ranker(stage: DeployedStage, booster: Path, tower_id: str) -> tuple[s
     Args:
         stage: where.
         booster: its file.
-        tower_id: whose candidates it was trained on; stands in the key.
+        tower_id: of the candidates that it was trained on; part of the key.
 
     Returns:
-        The archive's key, which is another one for every other archive, since CloudFormation sees a new key and no new object;
-        and whether it went up, or was there already.
+        The archive's key, and True if it was uploaded, False if it existed. The key contains a hash of the archive, because
+        CloudFormation notices a new key, but not a new object.
 
     Raises:
         InvalidInput: there is no such file.
-        RankerUnavailable: the file is no booster.
+        RankerUnavailable: the file is not a booster.
         FeatureMismatch: it was trained on other features than search computes.
     """
     from processing.reranker_endpoint.packing import pack_model

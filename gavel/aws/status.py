@@ -1,10 +1,10 @@
-"""How a stage is: nights, jobs, dead letters, the live release, the re-rank endpoint."""
+"""Status of a stage: nights, jobs, dead letters, the live release, the re-rank endpoint."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gavel.aws.account import DeployedStage, asking_aws, client
+from gavel.aws.account import DeployedStage, aws_errors, client
 from gavel.aws.buckets import Bucket
 from gavel.aws.towers import current_tower
 
@@ -19,9 +19,9 @@ class Night:
     Attributes:
         date: of the lots.
         status: of Step Functions, such as SUCCEEDED.
-        started: when.
-        minutes: that it took, or takes until now; None when that is not known.
-        cause: why it failed; empty otherwise.
+        started: ISO time of the start.
+        minutes: duration so far; None if unknown.
+        cause: of a failure; empty otherwise.
     """
 
     date: str
@@ -33,16 +33,16 @@ class Night:
 
 @dataclass(frozen=True)
 class StageStatus:
-    """How a stage is.
+    """Status of a stage.
 
     Attributes:
         stage: its name.
-        nights: the last ones, newest first.
-        jobs: processing jobs that run: name, status, minutes.
+        nights: the latest ones, newest first.
+        jobs: running processing jobs: name, status, minutes.
         dead_letters: messages of parts that could not be indexed.
-        tower_id: of the nights; None before one is current.
-        live: the newest record of a night that went live; None before the first.
-        endpoint: status of the re-rank endpoint; None where the stage has none.
+        tower_id: current tower; None before there is one.
+        live: record of the newest live night; None before the first.
+        endpoint: status of the re-rank endpoint; None if the stage has none.
     """
 
     stage: str
@@ -55,7 +55,7 @@ class StageStatus:
 
 
 def stage_status(stage: DeployedStage) -> StageStatus:
-    """Ask every service of the stage."""
+    """Query every service of the stage."""
     return StageStatus(
         stage=stage.name,
         nights=_nights(stage.output("EmbedDayMachine")),
@@ -69,7 +69,7 @@ def stage_status(stage: DeployedStage) -> StageStatus:
 
 def _nights(machine: str) -> list[Night]:
     states = client("stepfunctions")
-    with asking_aws(f"state machine {machine}"):
+    with aws_errors(f"state machine {machine}"):
         executions = states.list_executions(stateMachineArn=machine, maxResults=NIGHTS)["executions"]
         return [_night(states, execution) for execution in executions]
 
@@ -77,8 +77,8 @@ def _nights(machine: str) -> list[Night]:
 def _night(states: Any, execution: dict[str, Any]) -> Night:
     cause = ""
     if execution["status"] in ("FAILED", "TIMED_OUT", "ABORTED"):
-        told = states.describe_execution(executionArn=execution["executionArn"])
-        cause = told.get("cause") or told.get("error", "")
+        failure = states.describe_execution(executionArn=execution["executionArn"])
+        cause = failure.get("cause") or failure.get("error", "")
     started, stopped = execution["startDate"], execution.get("stopDate")
     return Night(
         date=execution["name"].removeprefix("night-"),
@@ -91,7 +91,7 @@ def _night(states: Any, execution: dict[str, Any]) -> Night:
 
 def _jobs() -> list[dict[str, Any]]:
     sagemaker = client("sagemaker")
-    with asking_aws("processing jobs"):
+    with aws_errors("processing jobs"):
         listed = sagemaker.list_processing_jobs(NameContains="gavel-", SortBy="CreationTime", SortOrder="Descending")
     return [
         {
@@ -105,21 +105,21 @@ def _jobs() -> list[dict[str, Any]]:
 
 
 def _waiting(queue: str) -> int:
-    asked = "ApproximateNumberOfMessages"
-    with asking_aws(f"queue {queue}"):
-        return int(client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=[asked])["Attributes"][asked])
+    attribute = "ApproximateNumberOfMessages"
+    with aws_errors(f"queue {queue}"):
+        return int(client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=[attribute])["Attributes"][attribute])
 
 
 def _live(bucket: Bucket) -> dict[str, Any] | None:
-    """Records are named by their date; what else lies in the bucket (captures) has a folder."""
-    records = [key for key in bucket.listed() if "/" not in key and key.endswith(".json")]
+    """Return the newest record. Records are named by date; captures in the same bucket have a folder."""
+    records = [key for key in bucket.list_keys() if "/" not in key and key.endswith(".json")]
     return dict(bucket.read_json(max(records))) if records else None
 
 
 def _endpoint(name: str | None) -> str | None:
     if name is None:
         return None
-    with asking_aws(f"endpoint {name}"):
+    with aws_errors(f"endpoint {name}"):
         return str(client("sagemaker").describe_endpoint(EndpointName=name)["EndpointStatus"])
 
 

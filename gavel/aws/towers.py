@@ -1,4 +1,4 @@
-"""Towers in a stage's bucket: which are there, which one the nights take, and how a new one gets there."""
+"""Towers in a stage's bucket: look up, upload, make current."""
 
 import json
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from retrieval.contracts.tower_card import CARD_FILE, TowerCard
 from retrieval.errors import InvalidInput, TowerError
 from retrieval.index.hybrid_tuning import TUNING_FILE
 
-CURRENT = "current.json"  # what the nightly machine reads: infra/nightly_states.py
+CURRENT = "current.json"  # read by the nightly machine: infra/nightly_states.py
 
 
 def current_tower(stage: DeployedStage) -> str | None:
-    """The tower of the nights; None before the first one is named."""
-    said = Bucket(stage.output("TowersBucket")).read_json(CURRENT)
-    return str(said["tower_id"]) if said else None
+    """Return the tower of the nightly runs; None before the first one is current."""
+    current = Bucket(stage.output("TowersBucket")).read_json(CURRENT)
+    return str(current["tower_id"]) if current else None
 
 
 def tower_in_bucket(stage: DeployedStage, tower_id: str | None) -> str:
-    """The tower that was given, or the current one, checked to be there.
+    """Return `tower_id`, or the current one, after a check that it exists.
 
     Raises:
         InvalidInput: there is no such tower, or none is current.
@@ -39,12 +39,12 @@ def tower_in_bucket(stage: DeployedStage, tower_id: str | None) -> str:
 
 
 def upload_tower(stage: DeployedStage, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
-    """Put a tower's folder into the bucket, the card last; files that its card names are checked first.
+    """Upload a tower's folder, the card last, after a check of the files that its card names.
 
-    Of a tower that is there already, files that came later go up, and a tuning that has changed: the others never change.
+    Of a tower in the bucket only new files and a changed tuning are uploaded, because the others never change.
 
     Returns:
-        How many files went up; 0 when all was there already.
+        The number of files uploaded.
 
     Raises:
         TowerError: the folder holds no tower, or a damaged one.
@@ -56,42 +56,42 @@ def upload_tower(stage: DeployedStage, folder: Path, progress: Callable[[int, in
     prefix = f"{card.tower_id}/"
     if not bucket.holds(prefix + CARD_FILE):
         return bucket.upload(folder, card.tower_id, CARD_FILE, progress)
-    there = {key.removeprefix(prefix) for key in bucket.listed(prefix)}
-    if TUNING_FILE in there and (folder / TUNING_FILE).is_file():
-        said = json.loads((folder / TUNING_FILE).read_text(encoding="utf-8"))
-        there -= {TUNING_FILE} if bucket.read_json(prefix + TUNING_FILE) != said else set()
-    return bucket.upload(folder, card.tower_id, progress=progress, wanted=lambda name: name not in there)
+    uploaded = {key.removeprefix(prefix) for key in bucket.list_keys(prefix)}
+    if TUNING_FILE in uploaded and (folder / TUNING_FILE).is_file():
+        tuning = json.loads((folder / TUNING_FILE).read_text(encoding="utf-8"))
+        uploaded -= {TUNING_FILE} if bucket.read_json(prefix + TUNING_FILE) != tuning else set()
+    return bucket.upload(folder, card.tower_id, progress=progress, select=lambda name: name not in uploaded)
 
 
 def make_current(stage: DeployedStage, tower_id: str) -> bool:
-    """Have the nights take a tower, where the index holds no lot of another one.
+    """Make a tower the one of the nightly runs, if the index has no items of another tower.
 
     Returns:
-        False when it was current already.
+        False if it was current already.
 
     Raises:
-        InvalidInput: lots of another tower are live; their vectors and the tower's do not meet.
+        InvalidInput: items of another tower are live; vectors of two towers are not comparable.
     """
     if current_tower(stage) == tower_in_bucket(stage, tower_id):
         return False
-    other = _indexed_with_another(stage, tower_id)
+    other = _indexed_with_other(stage, tower_id)
     if other is not None:
-        release, had = other
+        release, other_id = other
         raise InvalidInput(
-            f"release {release} was indexed with tower {had}, whose vectors tower {tower_id} does not meet: all lots must be "
+            f"release {release} was indexed with tower {other_id}, whose vectors tower {tower_id} does not meet: all lots must be "
             f"embedded anew; `gavel aws rebuild {tower_id} --stage {stage.name}` does that and then makes it current"
         )
     Bucket(stage.output("TowersBucket")).write_json(CURRENT, {"tower_id": tower_id})
     return True
 
 
-def _indexed_with_another(stage: DeployedStage, tower_id: str) -> tuple[str, str] | None:
-    """(release_id, tower_id) of a release that went into the index with another tower; None where there is none."""
+def _indexed_with_other(stage: DeployedStage, tower_id: str) -> tuple[str, str] | None:
+    """Return (release_id, tower_id) of a release that was indexed with another tower, or None."""
     bucket = Bucket(stage.output("EmbeddingsBucket"))
     for release in bucket.folders():
-        manifest = next(bucket.listed(f"{release}/manifest"), None)
+        manifest = next(bucket.list_keys(f"{release}/manifest"), None)
         if manifest and bucket.holds(f"{release}/{RECEIPT_FILE}"):
-            had = str(bucket.read_json(manifest)["tower_id"])
-            if had != tower_id:
-                return release, had
+            other = str(bucket.read_json(manifest)["tower_id"])
+            if other != tower_id:
+                return release, other
     return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gavel.workspace.console import progress, show_table, show_values
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, print_json, report
 from retrieval.config.settings import Settings
 
@@ -36,7 +36,7 @@ def embed(
     from gavel.aws import jobs
     from gavel.aws.account import deployed_stage
 
-    started = jobs.embed_date(deployed_stage(stage), date, tower, jobs.Launch(instance, wait))
+    started = jobs.embed_date(deployed_stage(stage), date, tower, jobs.LaunchOptions(instance, wait))
     report(asdict(started), as_json)
 
 
@@ -56,8 +56,8 @@ def train(
 
     deployed = deployed_stage(stage)
     with progress("put up the catalogue") as step:
-        uri = jobs.put_up_catalog(deployed, catalog, step)
-    started = jobs.train(deployed, uri, ["--preset", preset, *context.args], jobs.Launch(instance, wait))
+        uri = jobs.upload_catalog(deployed, catalog, step)
+    started = jobs.train(deployed, uri, ["--preset", preset, *context.args], jobs.LaunchOptions(instance, wait))
     report({"job": started.job, "instance": started.instance, "output": started.output}, as_json)
 
 
@@ -75,10 +75,10 @@ def publish(
     deployed = deployed_stage(stage)
     folder = Path(tower) if tower and Path(tower).is_dir() else None
     uploaded = 0
-    if folder is None and tower and not (Home(Settings.from_env()).towers / tower).is_dir():
+    if folder is None and tower and not (Workspace(Settings.from_env()).towers / tower).is_dir():
         tower_id = towers.tower_in_bucket(deployed, tower)  # trained by a job: it is there, or nowhere
     else:
-        folder = folder or Home(Settings.from_env()).tower(tower)
+        folder = folder or Workspace(Settings.from_env()).tower(tower)
         tower_id = folder.resolve().name
         with progress("put up the tower") as step:
             uploaded = towers.upload_tower(deployed, folder, step)
@@ -99,7 +99,7 @@ def publish_ranker(
 
     deployed = deployed_stage(stage)
     tower_id = tower or tower_in_bucket(deployed, None)
-    key, uploaded = upload_ranker(deployed, Home(Settings.from_env()).ranker(tower_id), tower_id)
+    key, uploaded = upload_ranker(deployed, Workspace(Settings.from_env()).ranker(tower_id), tower_id)
     report({"tower_id": tower_id, "model_key": key, "uploaded": uploaded, "next": NAME_IN_CDK_JSON}, as_json)
 
 

@@ -1,18 +1,18 @@
-"""`gavel buyers …`: what is kept of buyers, told from a file, looked up and erased."""
+"""`gavel buyers …`: import, show and erase the histories of buyers."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gavel.cli.events import described, show_events
+from gavel.cli.events import show_events, summarise
 from gavel.workspace.console import notes, progress, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, print_json, report
 from retrieval.buyers.history_store import MAX_PER_BUYER, parse_buyer_id
 from retrieval.config.settings import Settings
 
-ACTS_A_CALL = 10_000
+BATCH_SIZE = 10_000
 
 buyers_app = typer.Typer(no_args_is_help=True, help="What is kept of buyers: tell, look up, erase.")
 
@@ -27,17 +27,17 @@ def import_events(
     from gavel.workspace.wiring import buyer_store
 
     store = buyer_store(Settings.from_env())
-    with progress("events, ‰") as read, progress("buyers") as kept_of:
+    with progress("events, ‰") as read, progress("buyers") as step:
         table = read_event_table(files, progress=read)
-        kept, waiting = 0, []
-        for number, (_, acts) in enumerate(table.sequences(), 1):
-            waiting += acts[-MAX_PER_BUYER:]
-            if len(waiting) >= ACTS_A_CALL or number == len(table.buyer_ids):
-                kept += store.append(waiting)
-                waiting = []
-            kept_of(number, len(table.buyer_ids))
-    # not kept: older than buyer_events_days, of a later day, or beyond the latest 200 of a buyer
-    values = {**described(table), "kept": kept, "not_kept": len(table) - kept}
+        stored, batch = 0, []
+        for number, (_, interactions) in enumerate(table.sequences(), 1):
+            batch += interactions[-MAX_PER_BUYER:]
+            if len(batch) >= BATCH_SIZE or number == len(table.buyer_ids):
+                stored += store.append(batch)
+                batch = []
+            step(number, len(table.buyer_ids))
+    # not stored: older than buyer_events_days, of a later day, or beyond the latest 200 of a buyer
+    values = {**summarise(table), "kept": stored, "not_kept": len(table) - stored}
     print_json(values) if as_json else show_events(table, values)
 
 
@@ -50,12 +50,12 @@ def show(
     """What a buyer did lately, the latest first."""
     from gavel.workspace.wiring import buyer_store
 
-    acts = buyer_store(Settings.from_env()).recent(parse_buyer_id(buyer_id), limit)[::-1]
-    told = [{"item_id": act.item_id, "event_type": act.event_type, "timestamp": act.timestamp.isoformat()} for act in acts]
+    interactions = buyer_store(Settings.from_env()).recent(parse_buyer_id(buyer_id), limit)[::-1]
     if as_json:
-        print_json({"acts": told})
-    elif acts:
-        rows = [(f"{act.timestamp:%Y-%m-%d %H:%M:%S}", act.event_type, act.item_id) for act in acts]
+        values = [{"item_id": i.item_id, "event_type": i.event_type, "timestamp": i.timestamp.isoformat()} for i in interactions]
+        print_json({"acts": values})
+    elif interactions:
+        rows = [(f"{i.timestamp:%Y-%m-%d %H:%M:%S}", i.event_type, i.item_id) for i in interactions]
         show_table("", ("UTC", "act", "item id"), rows, right_from=3)
     else:
         notes.print("nothing is kept of this buyer")
@@ -66,12 +66,12 @@ def erase(
     buyer_id: Annotated[str, typer.Argument(help="As events name the buyer.")],
     as_json: Json = False,
 ) -> None:
-    """Forget a buyer: their history, and their lines in the event files below home."""
+    """Forget a buyer: their history, and their lines in the event files below workspace."""
     from gavel.workspace.wiring import buyer_store
     from retrieval.feedback.file_sink import EventLog
 
     settings = Settings.from_env()
-    named = parse_buyer_id(buyer_id)
-    told: dict[str, Any] = {"erased": buyer_store(settings).erase(named)}
-    told["event_lines"] = EventLog(Home(settings).events).erase(named)
-    report(told, as_json)
+    buyer_id = parse_buyer_id(buyer_id)
+    counts: dict[str, Any] = {"erased": buyer_store(settings).erase(buyer_id)}
+    counts["event_lines"] = EventLog(Workspace(settings).events).erase(buyer_id)
+    report(counts, as_json)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gavel.workspace.console import progress, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json, report
 from retrieval.config.settings import Settings
 
@@ -23,7 +23,7 @@ def generate(
     """Write a synthetic catalogue: lots with rendered photos, judged queries, buyers' clicks."""
     from catalog import synthetic
 
-    folder = out or Home(Settings.from_env()).catalogs / "synthetic"
+    folder = out or Workspace(Settings.from_env()).catalogs / "synthetic"
     with progress("lots") as step:
         made = synthetic.generate(folder, lots=lots, seed=seed, progress=step)
     report({"catalog": str(made.path), "lots": lots, "examples": made.example_queries}, as_json)
@@ -53,7 +53,7 @@ def prepare(
 
     asked = Preparation(source, data, seed, locale, version, folds, fold, items, language)
     with progress(UNITS.get(source, "reading")) as step:
-        made = asked.run(out or Home(Settings.from_env()).catalogs / asked.name, step)
+        made = asked.run(out or Workspace(Settings.from_env()).catalogs / asked.name, step)
     values = {"catalog": str(made.path), **summarise(made), "examples": made.example_queries}
     if as_json:
         print_json(values)

@@ -1,4 +1,4 @@
-"""`gavel config …`: the settings that are in force."""
+"""`gavel config …`: the settings in force."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,10 +24,10 @@ def show(
     if toml:
         print(config_text(settings), end="")
     elif as_json:
-        told: dict[str, dict[str, object]] = {}
+        sections: dict[str, dict[str, object]] = {}
         for setting in settings:
-            told.setdefault(setting.section, {})[setting.key] = {"value": setting.value, "origin": setting.origin}
-        print_json({"file": file and str(file.path), "settings": told})
+            sections.setdefault(setting.section, {})[setting.key] = {"value": setting.value, "origin": setting.origin}
+        print_json({"file": file and str(file.path), "settings": sections})
     else:
         if file:
             notes.print(f"settings file: {file.path}", markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """`gavel demo`: the whole path on one machine, from a catalogue to measured answers."""
 
 import hashlib
+import shlex
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from typing import Any
 from catalog.folder import CATALOG_FILE, CatalogFolder
 from gavel.workspace import pipeline
 from gavel.workspace.console import Step, console, progress, show_answer, show_metrics, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.entry import as_called
+from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning, open_store, search_service
 from models.artefacts.run_record import cut_steps
 from processing.training.step_cache import StepCache, StepResult
@@ -67,7 +69,7 @@ class Report:
 
 
 class Demo:
-    """Runs the steps of a plan in a home; what an earlier run left is used again."""
+    """Runs the steps of a plan in a workspace; what an earlier run left is used again."""
 
     def __init__(self, settings: Settings, plan: Plan) -> None:
         """Check the plan before anything is made.
@@ -82,7 +84,7 @@ class Demo:
         if plan.catalog == "grocery" and plan.data is None:
             raise InvalidInput("the grocery demo needs its photos: --data <folder of the Grocery Store Dataset>")
         self.settings, self.plan = settings, plan
-        self.home = Home(settings)
+        self.workspace = Workspace(settings)
         self.report = Report()
         self._ledger = StepCache(settings.home / f"demo-{plan.catalog}.json")
         self._base: tuple[object, ...] = (plan, version("gavel"))
@@ -116,7 +118,7 @@ class Demo:
 
     def _catalog(self) -> CatalogFolder:
         plan = self.plan
-        folder = self.home.catalogs / plan.catalog
+        folder = self.workspace.catalogs / plan.catalog
 
         def make(step: Step) -> str:
             if plan.data is not None:
@@ -140,7 +142,7 @@ class Demo:
     def _tower(self, name: str, catalog: CatalogFolder) -> Path:
         def run(step: Step) -> str:
             config = pipeline.training_config(catalog, text_only=name == TEXT, seed=self.plan.seed)
-            return str(pipeline.train_towers(self.home, catalog, config, progress=step))
+            return str(pipeline.train_towers(self.workspace, catalog, config, progress=step))
 
         def finished(path: Any) -> bool:
             return Path(path).exists() and not cut_steps(Path(path))
@@ -149,28 +151,28 @@ class Demo:
 
     def _release(self, name: str, catalog: CatalogFolder, tower: Path) -> Path:
         lots = catalog.item_files("test")  # of the grocery photos only those that training has not seen
-        run = partial(pipeline.embed, self.home, lots, tower, release_id=None, workers=0)
+        run = partial(pipeline.embed, self.workspace, lots, tower, release_id=None, workers=0)
         return Path(self._step(f"embed lots, {name}", (self._base, tower.name), lambda step: str(run(progress=step))))
 
     def _index(self, release: Path) -> None:
         def is_live(name: Any) -> bool:
             try:
-                return open_store(self.settings).live().name == name
+                return bool(open_store(self.settings).live().name == name)
             except IndexMissing:
                 return False
 
         def run(step: Step) -> str:
-            # by force: a demo takes the place of the one before in its home, which may have had more lots
+            # by force: a demo takes the place of the one before in its workspace, which may have had more lots
             return pipeline.index(self.settings, release, force=True, progress=step).index
 
         self._step("index lots", (release.name, self.settings.index), run, is_live)
 
     def _reranker(self, catalog: CatalogFolder, tower: Path) -> None:
-        run = partial(pipeline.train_reranker, self.home, catalog, seed=self.plan.seed)
+        run = partial(pipeline.train_reranker, self.workspace, catalog, seed=self.plan.seed)
         self._step("train re-ranker", (self._base, tower.name, FEATURES_HASH), lambda step: str(run(progress=step).path))
 
     def _evaluate(self, catalog: CatalogFolder, releases: dict[str, Path]) -> None:
-        plot = self.home.reports / f"demo-{catalog.name}.png"
+        plot = self.workspace.reports / f"demo-{catalog.name}.png"
 
         def run(step: Step) -> dict[str, dict[str, float]]:
             quality = measure_variants(self.settings, catalog, releases, "test", step)
@@ -241,21 +243,24 @@ def show_report(demo: Demo) -> None:
         show_answer(query, answer)
     show_metrics(f"How good: {demo.plan.catalog} catalogue, test queries", report.quality)
     rows, cuts = [], {}
-    for label, done in report.steps.items():
-        where = done.value if isinstance(done.value, str) else report.plot
-        took = "already there" if done.reused else f"{done.seconds:.1f} s"
-        if cut := cut_steps(Path(where)):
-            cuts[label] = f"cut by the clock after {cut[0]:,} of {cut[1]:,} steps"
-            took = f"{took}, {cuts[label]}"
-        rows.append((label, took, where))
+    for label, step in report.steps.items():
+        path = step.value if isinstance(step.value, str) else report.plot
+        duration = "already there" if step.reused else f"{step.seconds:.1f} s"
+        if steps := cut_steps(Path(path)):
+            cuts[label] = f"cut by the clock after {steps[0]:,} of {steps[1]:,} steps"
+            duration = f"{duration}, {cuts[label]}"
+        rows.append((label, duration, path))
     show_table("What was built", ("step", "took", "where"), rows, right_from=9)
     for label, cut in cuts.items():
         console.print(f"{label}: {cut}; `gavel demo` again trains on", style="yellow", highlight=False, soft_wrap=True)
+    home = demo.settings.home
+    given = f"GAVEL_HOME={shlex.quote(str(home))} " if home != Settings().home else ""
+    gavel = as_called()
     console.print("\nTry next", style="bold")
     for command, why in (
-        ('gavel search "red vase" --max-price 200', "ten lots, filtered"),
-        ("gavel search", "a prompt; `quit` leaves"),
-        ("gavel serve", "the same as a page: http://127.0.0.1:8000/, and over HTTP: …/docs"),
-        ("gavel up", "an OpenSearch on this machine; then GAVEL_INDEX=opensearch gavel index"),
+        (f'{gavel} search "red vase" --max-price 200', "ten lots, filtered"),
+        (f"{gavel} search", "a prompt; `quit` leaves"),
+        (f"{gavel} serve", "the same as a page: http://127.0.0.1:8000/, and over HTTP: …/docs"),
+        (f"{gavel} up", f"an OpenSearch on this machine; then {given}GAVEL_INDEX=opensearch {gavel} index"),
     ):
-        console.print(f"  .venv/bin/{command}\n      [dim]{why}[/]", highlight=False, soft_wrap=True)
+        console.print(f"  {given}{command}\n      [dim]{why}[/]", highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ import typer
 
 from gavel.workspace.config_file import configured
 from gavel.workspace.console import Stages, console, show_metrics
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import CatalogOption, Json, Seed, print_json
 from retrieval.config.settings import Settings
 from retrieval.contracts.tower_card import split_tower_id
@@ -39,28 +39,30 @@ def distill_query(
 ) -> None:
     """Make a tower's small query tower: it adds up vectors of tokens, no network; GAVEL_QUERY_TOWER=small serves it."""
     from catalog.folder import CatalogFolder
-    from models.training.static_query import SmallQueryConfig
+    from models.config.distillation import SmallQueryConfig
     from processing.training.query_distillation import FULL, SMALL, distil_query
     from retrieval.contracts.release import load_release
 
-    home = Home(Settings.from_env())
-    source = CatalogFolder.load(home.catalog(catalog))
-    found = home.release_of_tower(tower) if tower and release is None else home.release(release)
-    folder = home.tower(tower or split_tower_id(load_release(found).tower_id)[0])
+    workspace = Workspace(Settings.from_env())
+    source = CatalogFolder.load(workspace.catalog(catalog))
+    release_folder = workspace.release_of_tower(tower) if tower and release is None else workspace.release(release)
+    folder = workspace.tower(tower or split_tower_id(load_release(release_folder).tower_id)[0])
     config = replace(configured(SmallQueryConfig(), "small_query"), seed=seed)
     config = replace(config, texts=texts or config.texts, epochs=epochs or config.epochs)
     with Stages() as stages:
-        made = distil_query(source, folder, found, config, least=least, phases=stages)
+        result = distil_query(source, folder, release_folder, config, least=least, phases=stages)
     if as_json:
-        print_json(made.to_dict())
+        print_json(result.to_dict())
     else:
-        show_metrics(f"{source.name}: val queries by vectors alone, tower {made.tower_id}", made.quality)
-        held = f"the small query tower finds {made.share:.1%} of the full one's Recall@50 ({SMALL} / {FULL})"
-        console.print(f"{held}; {made.texts} texts, {made.pairs} pairs, {made.seconds:.0f} s", highlight=False, soft_wrap=True)
-        if made.file:
-            told = f"written {made.file} ({made.file_bytes / 1e6:.1f} MB); GAVEL_QUERY_TOWER=small serves it"
+        show_metrics(f"{source.name}: val queries by vectors alone, tower {result.tower_id}", result.quality)
+        share = f"the small query tower finds {result.share:.1%} of the full one's Recall@50 ({SMALL} / {FULL})"
+        console.print(
+            f"{share}; {result.texts} texts, {result.pairs} pairs, {result.seconds:.0f} s", highlight=False, soft_wrap=True
+        )
+        if result.file:
+            note = f"written {result.file} ({result.file_bytes / 1e6:.1f} MB); GAVEL_QUERY_TOWER=small serves it"
         else:
-            told = f"less than {least:.0%}: nothing was written; try more --texts or --epochs, or a lower --least"
-        console.print(told, style="dim", highlight=False, soft_wrap=True)
-    if made.file is None:
+            note = f"less than {least:.0%}: nothing was written; try more --texts or --epochs, or a lower --least"
+        console.print(note, style="dim", highlight=False, soft_wrap=True)
+    if result.file is None:
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gavel.workspace.console import Stages, console, progress, show_metrics, show_table
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import CatalogOption, Json, Seed, print_json
 from retrieval.config.settings import Settings
 from retrieval.search.service import Mode
@@ -44,14 +44,14 @@ def evaluate(
     from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()
-    home = Home(settings)
-    source = CatalogFolder.load(home.catalog(catalog))
-    chosen = home.release(release) if release or not tower else home.release_of_tower(tower)
-    tower_id = load_release(chosen).tower_id
-    folder, booster = find_tower(settings, tower_id), home.ranker(tower_id)
+    workspace = Workspace(settings)
+    source = CatalogFolder.load(workspace.catalog(catalog))
+    release_folder = workspace.release(release) if release or not tower else workspace.release_of_tower(tower)
+    tower_id = load_release(release_folder).tower_id
+    folder, booster = find_tower(settings, tower_id), workspace.ranker(tower_id)
     plan = Plan(
         catalog=source,
-        release=chosen,
+        release=release_folder,
         tower=folder,
         booster=booster if booster.is_file() else None,
         split=split,
@@ -61,16 +61,16 @@ def evaluate(
         candidates=settings.candidates,
         seed=seed,
     )
-    report = out or home.reports / f"{source.name}-{split}-{tower_id}"
+    report = out or workspace.reports / f"{source.name}-{split}-{tower_id}"
     with Stages() as stages:
-        made = evaluate_to_folder(plan, report, plots=not no_plots, phases=stages)
-    from models.artefacts.model_card import write_model_card  # it takes torch along, which a refused plan need not wait for
+        result = evaluate_to_folder(plan, report, plots=not no_plots, phases=stages)
+    from models.artefacts.model_card import write_model_card  # imports torch, for which a refused plan need not wait
 
-    card = write_model_card(folder, made.to_dict())
+    card = write_model_card(folder, result.to_dict())
     if as_json:
-        print_json({"report": str(report), "model_card": str(card), **made.to_dict()})
+        print_json({"report": str(report), "model_card": str(card), **result.to_dict()})
     else:
-        _show_evaluation(made)
+        _show_evaluation(result)
         console.print(f"report {report / 'report.md'}\nmodel card {card}", style="dim", highlight=False, soft_wrap=True)
 
 
@@ -90,10 +90,10 @@ def compare(
     from gavel.cli.run_sources import find_source
     from processing.evaluation.compare import JudgedQueries, compare_runs, side_by_side
 
-    home = Home(Settings.from_env())
-    judged = JudgedQueries(CatalogFolder.load(home.catalog(catalog)), split)
+    workspace = Workspace(Settings.from_env())
+    judged = JudgedQueries(CatalogFolder.load(workspace.catalog(catalog)), split)
     with ExitStack() as stack:
-        sources = [find_source(home, given, judged, mode, rerank, stack) for given in (base, new)]
+        sources = [find_source(workspace, given, judged, mode, rerank, stack) for given in (base, new)]
         if query is None:
             runs = []
             for source in sources:
@@ -104,19 +104,19 @@ def compare(
             print_json(asdict(compared)) if as_json else _show_comparison(compared)
             return
         query_id = judged.find(query)
-        asked = {query_id: judged.text(query_id)} if query_id else {UNJUDGED: query}
-        lists = [next(iter(source.run(asked, lambda done, total: None).values())) for source in sources]
+        queries = {query_id: judged.text(query_id)} if query_id else {UNJUDGED: query}
+        lists = [next(iter(source.run(queries, lambda done, total: None).values())) for source in sources]
         shown = side_by_side(judged, query, lists[0], lists[1], shown=k)
         print_json(asdict(shown)) if as_json else _show_lists(shown, sources[0].name, sources[1].name)
 
 
-def _show_evaluation(made: "Evaluation") -> None:
+def _show_evaluation(result: "Evaluation") -> None:
     from processing.evaluation.report import COMPARISON_HEADER, COST_HEADER, HEADLINE, comparison_rows, cost_rows
 
-    headline = {name: {m: q[m] for m in HEADLINE if m in q} for name, q in made.quality.items()}
-    show_metrics(made.title, headline)
-    show_table(f"Against {made.baseline}", COMPARISON_HEADER, comparison_rows(made), right_from=2)
-    show_table("Speed and size", COST_HEADER, cost_rows(made))
+    headline = {name: {m: q[m] for m in HEADLINE if m in q} for name, q in result.quality.items()}
+    show_metrics(result.title, headline)
+    show_table(f"Against {result.baseline}", COMPARISON_HEADER, comparison_rows(result), right_from=2)
+    show_table("Speed and size", COST_HEADER, cost_rows(result))
 
 
 def _show_comparison(compared: "RunComparison") -> None:
@@ -165,7 +165,7 @@ def _cells(place: "RankedItem | None") -> tuple[str, str]:
 
 
 def _moved(place: "RankedItem | None") -> str:
-    """How far a lot of the new list has come since the base's."""
+    """Format the change of rank of an item between the two lists."""
     if place is None:
         return ""
     if place.other_rank is None:

@@ -1,4 +1,4 @@
-"""`gavel events …`: what a shop exported of its buyers' acts."""
+"""`gavel events …`: check logs of buyers' interactions."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -43,12 +43,12 @@ def check(
         on_reject = stack.enter_context(_writer(rejects)) if rejects else None
         step = stack.enter_context(progress("events, ‰"))
         table = read_event_table(files, known, step, on_reject=on_reject)
-    values = described(table)
+    values = summarise(table)
     if known is not None:
         values |= {"products": len(known), "products_rejected": products_rejected}
     if as_json:
-        told = {kind: [asdict(reject) for reject in found] for kind, found in table.examples.items()}
-        print_json({**values, "examples": told})
+        examples = {kind: [asdict(reject) for reject in rejects] for kind, rejects in table.examples.items()}
+        print_json({**values, "examples": examples})
     else:
         show_events(table, values)
     if table.rows and not len(table):
@@ -78,17 +78,17 @@ def _writer(path: Path) -> Iterator[Any]:
         yield lambda reject: file.write(f"{reject.to_json()}\n")
 
 
-def described(table: "EventTable") -> dict[str, Any]:
-    """What can be used of a log, and what was set aside, in numbers."""
+def summarise(table: "EventTable") -> dict[str, Any]:
+    """Return the counts of usable and rejected rows."""
     from catalog.event_times import written_time
 
-    acts = Counter(table.event_types.tolist())
+    counts = Counter(table.event_types.tolist())
     span = (written_time(table.times_us.min()), written_time(table.times_us.max())) if len(table) else (None, None)
     return {
         "files": table.files,
         "rows": table.rows,
         "events": len(table),
-        "event_types": {name: acts[code] for code, name in enumerate(EVENT_TYPES)},
+        "event_types": {name: counts[code] for code, name in enumerate(EVENT_TYPES)},
         "duplicates": table.duplicates,
         "rejected": sum(table.rejected.values()),
         "rejected_by_reason": table.rejected,
@@ -100,7 +100,7 @@ def described(table: "EventTable") -> dict[str, Any]:
 
 
 def show_events(table: "EventTable", values: dict[str, Any]) -> None:
-    """Print described()'s values, or more of them, and the first row of each kind that was set aside."""
+    """Print the values of summarise() and further ones, and the first rejected row of each kind."""
     values = dict(values)
     by_reason = values.pop("rejected_by_reason")
     values["event_types"] = ", ".join(f"{name} {count:,}" for name, count in values["event_types"].items())

@@ -1,4 +1,4 @@
-"""`gavel export`: what other programs, or towers of an older version, need."""
+"""`gavel export`: files for other programs and for towers of older versions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gavel.workspace.console import progress
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
 from retrieval.config.settings import Settings
 from retrieval.contracts.tower_card import HASHED_FILES, IMAGE_TOWER_FILE, TowerCard
@@ -25,13 +25,21 @@ def faiss(
     from retrieval.index.ann.export import export_release
     from retrieval.index.embedded.main_index import embedded_spec
 
-    home = Home(Settings.from_env())
-    found = home.release(release)
-    folder = to or home.exports / found.name
+    workspace = Workspace(Settings.from_env())
+    path = workspace.release(release)
+    folder = to or workspace.exports / path.name
     with progress("read lots") as read, progress("build index") as built:
-        made = export_release(found, folder, embedded_spec(spec), on_read=read, on_built=built)
-    values = {"release_id": made.release_id, "tower_id": made.tower_id, "lots": made.lots, "dimensions": made.dimensions}
-    report({"folder": str(folder), **values, "spec": made.spec, "files": made.files if as_json else ", ".join(made.files)}, as_json)
+        export = export_release(path, folder, embedded_spec(spec), on_read=read, on_built=built)
+    values = {
+        "release_id": export.release_id,
+        "tower_id": export.tower_id,
+        "lots": export.lots,
+        "dimensions": export.dimensions,
+    }
+    report(
+        {"folder": str(folder), **values, "spec": export.spec, "files": export.files if as_json else ", ".join(export.files)},
+        as_json,
+    )
 
 
 @export_app.command()
@@ -40,7 +48,7 @@ def checksums(
     as_json: Json = False,
 ) -> None:
     """Write the checksums of a tower's files into its card, where an older version saved it without."""
-    folder = Home(Settings.from_env()).tower(tower)
+    folder = Workspace(Settings.from_env()).tower(tower)
     card = TowerCard.load(folder, verify=True)
     missing = [name for name in (*HASHED_FILES, IMAGE_TOWER_FILE) if name not in card.files and (folder / name).is_file()]
     card.with_files(folder, *missing).save_again(folder)
@@ -55,6 +63,6 @@ def image(
     """Give a tower the image branch that searches by photo encode with, where an older version saved it without."""
     from models.artefacts.tower_files import add_image_tower
 
-    folder = Home(Settings.from_env()).tower(tower)
+    folder = Workspace(Settings.from_env()).tower(tower)
     added = add_image_tower(folder)
     report({"tower_id": folder.name, "image_branch": str(folder / IMAGE_TOWER_FILE), "added": added}, as_json)

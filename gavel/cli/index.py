@@ -1,15 +1,18 @@
 """`gavel index [RELEASE]`, `gavel index probe` and `gavel index advise`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from benchmarks.cli.advise import advise
-from gavel.cli.release import index
+from gavel.workspace.console import progress
 from gavel.workspace.entry import EXIT_ERROR, say
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
 from retrieval.config.settings import Settings
+from retrieval.contracts.release import INDEX_REJECTS_FILE, load_release
 
 DEFAULT = "build"
 
@@ -20,6 +23,44 @@ class _WithDefault(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         named = bool(args) and (args[0] in self.commands or args[0] == "--help")
         return super().parse_args(ctx, args if named else [DEFAULT, *args])
+
+
+def index(
+    release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build a new index from all releases of the live tower, or of RELEASE's, instead.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write the release's lots even where the index has newer ones, after wrong times.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make it live although it has far fewer lots than the live index, or many were refused.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Index a release and make it live; or, where an index is damaged, build it anew."""
+    from gavel.workspace import pipeline
+
+    settings = Settings.from_env()
+    folders = [Workspace(settings).release(release)] if release or not rebuild else []
+    with progress("index lots") as step:
+        if rebuild:
+            tower_id = load_release(folders[0]).tower_id if folders else None
+            made, folders = pipeline.rebuild(settings, tower_id, overwrite=overwrite, force=force, progress=step)
+        else:
+            made = pipeline.index(settings, folders[0], overwrite=overwrite, force=force, progress=step)
+    releases = [folder.name for folder in folders]
+    counts: dict[str, object] = {
+        **({"releases": releases if as_json else ", ".join(releases)} if rebuild else {}),
+        **made.upserts.counts,
+        "lots": made.lots,
+    }
+    if made.upserts.rejected and not as_json:
+        where = f"{INDEX_REJECTS_FILE} in the folders of the releases" if rebuild else folders[0] / INDEX_REJECTS_FILE
+        counts["refused"] = f"{len(made.upserts.rejected)} ({where})"
+    report(
+        {"index": made.index, "kind": settings.index, "tower_id": made.tower_id, **counts, "recall@10": made.recall_at_10}, as_json
+    )
 
 
 def probe(

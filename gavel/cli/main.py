@@ -14,14 +14,15 @@ from gavel.cli.catalog import catalog_app
 from gavel.cli.config import config_app
 from gavel.cli.cost import cost
 from gavel.cli.distill import distill_app
+from gavel.cli.embed import embed
 from gavel.cli.evaluate import compare, evaluate
 from gavel.cli.events import events_app
 from gavel.cli.export import export_app
 from gavel.cli.index import index_app
 from gavel.cli.node import down, up
-from gavel.cli.release import embed
 from gavel.cli.serve import serve
-from gavel.cli.train import adapt, mine, train
+from gavel.cli.train import train
+from gavel.cli.train_towers import adapt, mine
 from gavel.cli.tune import tune_app
 from gavel.workspace.config_file import use_config
 from gavel.workspace.console import show_answer
@@ -79,8 +80,8 @@ def demo(
     from gavel.cli.demo import Demo, Plan, show_report
 
     run = Demo(Settings.from_env(), Plan(catalog, data, lots, seed))
-    made = run.run()
-    print_json(made.to_dict()) if as_json else show_report(run)
+    result = run.run()
+    print_json(result.to_dict()) if as_json else show_report(run)
 
 
 @app.command()
@@ -110,22 +111,22 @@ def search(
     from gavel.workspace.wiring import search_service
 
     settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
-    spread = Diversity(diversity, most_per_brand, most_per_seller)
-    chosen = query_tower or settings.query_tower
-    service = search_service(replace(settings, tower_id=tower or settings.tower_id, query_tower=chosen))
+    diversify = Diversity(diversity, most_per_brand, most_per_seller)
+    tower_kind = query_tower or settings.query_tower
+    service = search_service(replace(settings, tower_id=tower or settings.tower_id, query_tower=tower_kind))
 
-    def ask(text: str) -> None:
+    def run_query(text: str) -> None:
         filters = Filter(category, brand, min_price, max_price, min_seller_rating)
-        request = SearchRequest(text, k, mode, filters, rerank, fusion=fused, diversity=spread)
+        request = SearchRequest(text, k, mode, filters, rerank, fusion=fused, diversity=diversify)
         _answer(service, request, as_json, photo)
 
     if query is not None or photo is not None:
-        ask(query or "")
+        run_query(query or "")
         return
-    service.live()  # a missing index is told before the prompt, not after the first query
+    service.live()  # reports a missing index before the prompt, not after the first query
     while (text := _prompt(as_json)) is not None:
         try:
-            ask(text)
+            run_query(text)
         except GavelError as error:
             say(str(error))
 
@@ -138,12 +139,12 @@ def _read(photo: Path) -> bytes:
 
 def _answer(service: SearchService, request: SearchRequest, as_json: bool, photo: Path | None = None) -> None:
     answer = service.search(request) if photo is None else service.search_image(_read(photo), request)
-    asked = " + ".join(part for part in (photo.name if photo else "", request.query) if part)
-    print_json(asdict(answer)) if as_json else show_answer(asked, answer)
+    title = " + ".join(part for part in (photo.name if photo else "", request.query) if part)
+    print_json(asdict(answer)) if as_json else show_answer(title, answer)
 
 
 def _prompt(as_json: bool) -> str | None:
-    """The next line that holds something; None at `quit` or the end of the input. Beside JSON, the prompt goes to stderr."""
+    """Return the next non-empty line, or None at `quit` or the end of the input. With JSON, the prompt goes to stderr."""
     while True:
         try:
             if as_json:

@@ -7,7 +7,7 @@ import typer
 
 from gavel.workspace.console import console
 from gavel.workspace.entry import as_called, say
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, print_json, report
 from retrieval.config.settings import Settings
 
@@ -22,7 +22,7 @@ def up(
     """Give this machine an OpenSearch: the one at OPENSEARCH_URL, a container, or a node from Maven Central."""
     from gavel.opensearch.service import up
 
-    running = up(Home(Settings.from_env()).opensearch, port, nodes=nodes)
+    running = up(Workspace(Settings.from_env()).opensearch, port, nodes=nodes)
     if running.kind != "given" and urlsplit(running.url.split(",")[0]).port != port:
         again = f" --nodes {nodes}" if nodes > 1 else ""
         say(
@@ -40,7 +40,7 @@ def down(as_json: Json = False) -> None:
     """Stop the OpenSearch that `gavel up` started; its data stays."""
     from gavel.opensearch.service import down
 
-    stopped = down(Home(Settings.from_env()).opensearch)
+    stopped = down(Workspace(Settings.from_env()).opensearch)
     if as_json:
         print_json({"stopped": stopped})
     elif stopped:

@@ -1,4 +1,4 @@
-"""What `gavel compare` compares: a tower, a release, or a run that `gavel evaluate` saved."""
+"""Sources of `gavel compare`: a tower, a release, or a run that `gavel evaluate` saved."""
 
 import tempfile
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gavel.workspace.console import Step
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_encoder, load_ranker, load_tuning
 from processing.evaluation.compare import JudgedQueries
 from processing.evaluation.corpus import build_corpus
@@ -21,7 +21,7 @@ from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.progress import ProgressCounter
 from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchService
 
-WAY_MARK = ":"  # <report>:<way of searching>
+MARK = ":"  # <report>:<system>
 
 
 class RunSource(Protocol):
@@ -29,10 +29,10 @@ class RunSource(Protocol):
 
     @property
     def name(self) -> str:
-        """As the tables show it."""
+        """Title in tables."""
 
     def run(self, queries: Mapping[str, str], progress: Step) -> Run:
-        """Answers to queries, query_id -> item ids, best first; a saved run only has those that it was asked."""
+        """Return the answers to queries: query_id -> item ids, best first. A saved run has only its own queries."""
 
 
 class SavedRun:
@@ -43,32 +43,34 @@ class SavedRun:
         self._path = path
 
     def run(self, queries: Mapping[str, str], progress: Step) -> Run:
-        """What was saved for these queries.
+        """Return the saved answers to these queries.
 
         Raises:
-            InvalidInput: nothing was, for any of them.
+            InvalidInput: there are none.
         """
         saved = load_run(self._path)
-        found = {query: saved[query] for query in queries if query in saved}
-        if not found:
+        answers = {query: saved[query] for query in queries if query in saved}
+        if not answers:
             raise InvalidInput(
                 f"{self.name} was not asked {next(iter(queries.values()))!r}: it holds {len(saved)} judged queries "
                 "of one split; name that split, one of its queries, or a release, which can be asked anything"
             )
-        return found
+        return answers
 
 
 class ReleaseRun:
     """Searches over a release by the tower that made it, as they are served."""
 
-    def __init__(self, home: Home, release: Path, judged: JudgedQueries, mode: Mode, rerank: bool, stack: ExitStack) -> None:
-        """Index the lots of the split in a folder that goes away with the stack.
+    def __init__(
+        self, workspace: Workspace, release: Path, judged: JudgedQueries, mode: Mode, rerank: bool, stack: ExitStack
+    ) -> None:
+        """Index the items of the split in a folder that the stack removes.
 
         Raises:
-            ReleaseError: the release lacks lots of the split.
+            ReleaseError: the release lacks items of the split.
             TowerError: its tower cannot be used.
         """
-        settings = home.settings
+        settings = workspace.settings
         manifest = load_release(release)
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gavel-compare-")))
         store = EmbeddedStore(root, tuning=partial(load_tuning, settings))
@@ -89,36 +91,36 @@ class ReleaseRun:
         return search_run(self._variant, queries, self._now, on_query=count.tick)
 
 
-def find_source(home: Home, given: str, judged: JudgedQueries, mode: Mode, rerank: bool, stack: ExitStack) -> RunSource:
-    """Find what a word of the command line means.
+def find_source(workspace: Workspace, given: str, judged: JudgedQueries, mode: Mode, rerank: bool, stack: ExitStack) -> RunSource:
+    """Find the source that an argument of the command line names.
 
     Args:
-        home: where towers, releases and reports lie.
+        workspace: holds towers, releases and reports.
         given: a run file, a report (`<report>` or `<report>:<way of searching>`), a release, or a tower_id.
-        judged: whose corpus a release is searched over.
-        mode: how a release is searched.
-        rerank: whether its re-ranker orders the answers of a hybrid search.
-        stack: what a search needs is put away when it closes.
+        judged: its corpus is searched.
+        mode: of searches over a release.
+        rerank: True if the re-ranker orders answers of hybrid searches.
+        stack: closes the index of a release.
 
     Raises:
         InvalidInput: it is none of these.
     """
     if given.endswith(RUN_SUFFIX):
         return SavedRun(_there(Path(given)), Path(given).name.removesuffix(RUN_SUFFIX))
-    name, _, way = given.partition(WAY_MARK)
-    for report in (Path(name), home.reports / name):
+    name, _, way = given.partition(MARK)
+    for report in (Path(name), workspace.reports / name):
         if (report / JSON_FILE).is_file():
             return _saved(report, way)
-    for release in (Path(given), home.embeddings / given):
+    for release in (Path(given), workspace.embeddings / given):
         if any(release.glob("manifest*.json")):
-            return ReleaseRun(home, release, judged, mode, rerank, stack)
-    release_of_tower = home.release_of(given)
+            return ReleaseRun(workspace, release, judged, mode, rerank, stack)
+    release_of_tower = workspace.release_of(given)
     if release_of_tower is None:
         raise InvalidInput(
-            f"{given!r} is no run, report, release or tower with a release in {home.settings.home}; "
+            f"{given!r} is no run, report, release or tower with a release in {workspace.settings.home}; "
             "embed a tower's lots with `gavel embed --tower ID`, or name a report of `gavel evaluate`"
         )
-    return ReleaseRun(home, release_of_tower, judged, mode, rerank, stack)
+    return ReleaseRun(workspace, release_of_tower, judged, mode, rerank, stack)
 
 
 def _saved(report: Path, way: str) -> SavedRun:
@@ -127,7 +129,7 @@ def _saved(report: Path, way: str) -> SavedRun:
     path = run_path(report, way)
     if not way or path not in runs:
         raise InvalidInput(
-            f"{report} holds several runs; name one of {', '.join(known) or 'none'} behind it, as in {report.name}{WAY_MARK}hybrid"
+            f"{report} holds several runs; name one of {', '.join(known) or 'none'} behind it, as in {report.name}{MARK}hybrid"
         )
     return SavedRun(path, f"{report.name}:{path.name.removesuffix(RUN_SUFFIX)}")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gavel.workspace.console import console
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import QueryTower
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
@@ -51,7 +51,7 @@ def serve(
     for name in allow_host or []:
         if not re.fullmatch(r"\*|[\w.:\[\]-]+", name):
             raise InvalidInput(f"--allow-host is {name!r}; give a name or address without scheme and path, such as shop.example")
-    listener = listen(host, port)  # before the seconds that loading takes, and before the address is told
+    listener = listen(host, port)  # before loading, which takes seconds, and before the address is printed
     from gavel.web.http_server import serve_app, serve_in_workers
     from lambdas.query_api.callers import CallerLimits, is_loopback
 
@@ -79,29 +79,29 @@ def serve(
 def page_and_api(
     settings: Settings, photos: Sequence[Path], currency: str, limits: "CallerLimits | None" = None, workers: int = 1
 ) -> tuple["FastAPI", str]:
-    """The app that `gavel serve` runs, and a line about the index behind it.
+    """Create the app of `gavel serve`, and return it with a line about its index.
 
     Args:
         settings: of this process.
         photos: folders whose photos may be shown.
         currency: ISO 4217 code, or empty.
-        limits: what callers may do, in each process; None for anything.
-        workers: processes that serve side by side.
+        limits: of callers, in each process; None for no limits.
+        workers: number of processes.
 
     Raises:
         IndexMissing: nothing has been indexed yet.
     """
     from starlette.middleware import Middleware
 
-    from gavel.web.admission import Admission, request_queues
     from gavel.web.page_app import add_page
     from gavel.web.photo_files import PhotoFiles
+    from gavel.web.request_queues import QueueMiddleware, request_queues
     from gavel.workspace.wiring import event_sink, search_service, signing_lists
     from lambdas.query_api.app import create_app
     from lambdas.query_api.callers import CallerLimits
     from lambdas.query_api.events import events_router
 
-    home, service, lists = Home(settings), search_service(settings), signing_lists(settings)
+    workspace, service, lists = Workspace(settings), search_service(settings), signing_lists(settings)
     index = service.live().index
     queues = request_queues(settings, workers)
     app = create_app(
@@ -109,25 +109,25 @@ def page_and_api(
         settings.origins,
         limits=limits or CallerLimits(),
         queries_per_request=settings.queries_per_request,
-        queues=lambda: {kind: queue.figures() for kind, queue in queues.items()},
+        queues=lambda: {kind: queue.metrics() for kind, queue in queues.items()},
         lists=lists,
     )
-    # innermost: what other middleware refuses needs no turn, and what this one refuses has their headers
-    app.user_middleware.append(Middleware(Admission, queues=queues))
+    # innermost: requests that other middleware refuses need no slot, and refusals of this one get its headers
+    app.user_middleware.append(Middleware(QueueMiddleware, queues=queues))
     app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
-    add_page(app, lambda: service, PhotoFiles(home, photos), currency)
+    add_page(app, lambda: service, PhotoFiles(workspace, photos), currency)
     return app, f"index {index.name}, {index.count()} lots"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Args:
         host: name or address of this machine.
         port: 1 to 65535.
 
     Raises:
-        InvalidInput: the port is taken, or the address is none of this machine's.
+        InvalidInput: the port is taken, or the address is not of this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

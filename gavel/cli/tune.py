@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gavel.workspace.console import Stages, console, show_metrics
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.options import CatalogOption, Json, print_json
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
@@ -40,18 +40,18 @@ def tune_hybrid(
     from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()
-    home = Home(settings)
+    workspace = Workspace(settings)
     if split == "test":
         raise InvalidInput("the test queries measure and must not choose; tune on another split, such as val")
-    source, found = CatalogFolder.load(home.catalog(catalog)), home.release(release)
-    tower_id = load_release(found).tower_id
+    source, folder = CatalogFolder.load(workspace.catalog(catalog)), workspace.release(release)
+    tower_id = load_release(folder).tower_id
     if write and settings.towers.startswith("s3://"):
         raise InvalidInput(f"towers are kept in {settings.towers}; unset GAVEL_TOWERS_URI to tune a local one, or add --no-write")
-    with Stages() as stages, tempfile.TemporaryDirectory(prefix="gavel-tune-") as folder:
+    with Stages() as stages, tempfile.TemporaryDirectory(prefix="gavel-tune-") as scratch:
         encoder = load_encoder(settings, tower_id)
-        lists = search_lists(source, split, found, encoder, Path(folder), depth=settings.candidates, progress=stages("search"))
+        lists = search_lists(source, split, folder, encoder, Path(scratch), depth=settings.candidates, progress=stages("search"))
         choice = choose(lists, boosts=boosts, progress=stages("try"))
-    plot = home.reports / f"hybrid-{source.name}-{tower_id}.png"
+    plot = workspace.reports / f"hybrid-{source.name}-{tower_id}.png"
     chosen = choice.chosen.tuning
     title = f"{source.name}: nDCG@10 of {choice.queries} {split} queries by the weight of keywords"
     plot_shares(ndcg_by_share(choice), (chosen.fusion.shares[0], choice.chosen.measures["ndcg@10"]), title, plot)

@@ -1,1 +1,1 @@
-"""What a stage costs: its synthesised templates times a table of prices."""
+"""Costs of a stage: its synthesised templates times a table of prices."""

@@ -1,4 +1,4 @@
-"""The bill of a stage: a line for every charge, and what could not be priced."""
+"""The bill of a stage: a line for every charge, and the unpriced resources."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Line:
     charge: Charge
 
     def to_dict(self) -> dict[str, Any]:
-        """The line as plain values."""
+        """Return the line for JSON."""
         price = self.charge.price
         return {
             "stack": self.resource.stack,
@@ -38,15 +38,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Bill:
-    """What a stage costs.
+    """Costs of a stage.
 
     Attributes:
-        usage: that it is for.
+        usage: assumed use.
         region: of the prices.
         lines: every charge, by stack and resource.
-        unpriced: (resource, why) of what has no price.
-        free: how many resources cost nothing by their type.
-        rungs: instance type -> dollars of one night's job on it, for every rung of the ladder.
+        unpriced: (resource, reason) of resources without a price.
+        free: number of resources of free types.
+        rungs: instance type -> dollars of one night's job, for every type of the ladder.
     """
 
     usage: Usage
@@ -57,7 +57,7 @@ class Bill:
     rungs: dict[str, float]
 
     def usd(self, *when: When) -> float:
-        """Dollars a month of some of the causes."""
+        """Return dollars a month of some of the causes."""
         return sum(line.charge.usd for line in self.lines if line.charge.when in when)
 
     @property
@@ -66,7 +66,7 @@ class Bill:
         return self.usd("night") / NIGHTS
 
     def to_dict(self) -> dict[str, Any]:
-        """The bill as plain values."""
+        """Return the bill for JSON."""
         causes = get_args(When)
         return {
             "region": self.region,
@@ -82,12 +82,12 @@ class Bill:
 
 
 def make_bill(resources: Sequence[Resource], table: PriceTable, usage: Usage) -> Bill:
-    """Count every charge of a stage.
+    """Compute every charge of a stage.
 
     Args:
         resources: of all its templates.
         table: prices and assumptions.
-        usage: how much comes.
+        usage: items and queries.
     """
     meter = Meter(table, usage, resources)
     lines: list[Line] = []
@@ -105,7 +105,7 @@ def make_bill(resources: Sequence[Resource], table: PriceTable, usage: Usage) ->
 
 
 def _rungs(meter: Meter, machine: Resource) -> dict[str, float]:
-    """The job of one night on each type of the ladder."""
+    """Return the cost of one night's job on each type of the ladder."""
     return {
         job.instance: meter.job_hours(job.instance, job.instances)
         * job.instances

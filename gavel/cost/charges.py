@@ -1,4 +1,4 @@
-"""What each type of resource is charged for: one function a type."""
+"""Charges of each type of resource, one function a type."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,18 +13,18 @@ HOURS = 730.0  # a month
 NIGHTS = HOURS / 24
 MONTH_S = HOURS * 3600
 GB, GIB_MIB = 1e9, 1024.0
-# idle: whether or not anybody comes; night: the nightly run; kept: uploading and keeping what came; queries: answering
+# idle: without any use; night: the nightly run; kept: upload and storage of items; queries: answers
 When = Literal["idle", "night", "kept", "queries"]
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How a stage is used.
+    """Use of a stage.
 
     Attributes:
         items_per_night: new lots, each with a photo.
-        queries_per_month: requests that the API answers.
-        items_per_second: that one instance embeds; None takes the table's assumption for its type.
+        queries_per_month: requests to the API.
+        items_per_second: embedding rate of one instance; None takes the table's assumption for its type.
     """
 
     items_per_night: float
@@ -37,10 +37,10 @@ class Charge:
     """One quantity at one price.
 
     Attributes:
-        what: is counted, in words.
+        what: description of the quantity.
         quantity: a month.
         price: of one unit.
-        when: what causes it.
+        when: cause.
     """
 
     what: str
@@ -55,7 +55,7 @@ class Charge:
 
 
 class Meter:
-    """Counts the charges of a stage's resources.
+    """Computes the charges of a stage's resources.
 
     Args:
         table: prices and assumptions.
@@ -71,10 +71,10 @@ class Meter:
         self.event_requests = usage.queries_per_month * table.number("event_share")
 
     def charges(self, resource: Resource) -> list[Charge]:
-        """What a resource is charged for; empty for a free type.
+        """Return the charges of a resource; empty for a free type.
 
         Raises:
-            Unpriced: nothing is known about the type, or the table lacks one of its prices.
+            Unpriced: the type is unknown, or the table lacks one of its prices.
         """
         if self.table.is_free(resource.kind):
             return []
@@ -83,14 +83,14 @@ class Meter:
         return list(CHARGED[resource.kind](self, resource))
 
     def charge(self, what: str, quantity: float, price: str, when: When) -> Charge:
-        """A charge at a price of the table."""
+        """Create a charge at a price of the table."""
         return Charge(what, quantity, self.table.price(price), when)
 
     def job_hours(self, instance: str, instances: int) -> float:
-        """Hours of each instance of one night's job.
+        """Return the hours of each instance of one night's job.
 
         Raises:
-            Unpriced: no throughput is assumed for the type, and none was given.
+            Unpriced: the table assumes no throughput for the type, and `usage` has none.
         """
         rate = self.usage.items_per_second or self.table.assumed["items_per_second"].get(instance)
         if not rate:
@@ -109,15 +109,15 @@ def _domain(meter: Meter, domain: Resource) -> Iterator[Charge]:
 
 
 def _function(meter: Meter, function: Resource) -> Iterator[Charge]:
-    """Requests and time; a handler that the table does not name runs at deployment or by hand alone."""
+    """Charge requests and time. A handler that the table lacks runs only at deployment or by hand."""
     use = meter.table.assumed["functions"].get(function.properties.get("Handler", ""))
     gib = function.properties.get("MemorySize", 128) / GIB_MIB
     if use is None:
         yield meter.charge("no regular use assumed", 0, "lambda.gb_seconds", "idle")
         return
-    asked = use["per"] == "query"
-    calls = meter.usage.queries_per_month if asked else 2 * meter.parts  # a manifest beside the parts at most
-    when: When = "queries" if asked else "night"
+    per_query = use["per"] == "query"
+    calls = meter.usage.queries_per_month if per_query else 2 * meter.parts  # a manifest beside the parts at most
+    when: When = "queries" if per_query else "night"
     yield meter.charge("requests", calls, "lambda.requests", when)
     yield meter.charge(f"{gib:.1f} GiB for {use['billed_ms']} ms", calls * gib * use["billed_ms"] / 1000, "lambda.gb_seconds", when)
     if _snapshots(function):
@@ -126,7 +126,7 @@ def _function(meter: Meter, function: Resource) -> Iterator[Charge]:
 
 
 def _version(meter: Meter, version: Resource) -> Iterator[Charge]:
-    """A published version of a function with SnapStart keeps its snapshot, whether it is called or not."""
+    """Charge the snapshot of a published version with SnapStart, which is stored without calls, too."""
     name = version.properties["FunctionName"].get("Ref")
     function = next(r for r in meter.resources if r.stack == version.stack and r.logical_id == name)
     gib = function.properties.get("MemorySize", 128) / GIB_MIB if _snapshots(function) else 0.0
@@ -134,7 +134,7 @@ def _version(meter: Meter, version: Resource) -> Iterator[Charge]:
 
 
 def _snapshots(function: Resource) -> bool:
-    return function.properties.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions"
+    return bool(function.properties.get("SnapStart", {}).get("ApplyOn") == "PublishedVersions")
 
 
 def _event_source(meter: Meter, _: Resource) -> Iterator[Charge]:

@@ -1,4 +1,4 @@
-"""The state machines of a stage: which a schedule starts, which another one starts, and the jobs that they ask for."""
+"""The state machines of a stage: how they are started, and their processing jobs."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ START_MACHINE, START_JOB = "startExecution", "createProcessingJob"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A processing job that a machine asks for.
+    """A processing job of a machine.
 
     Attributes:
         instance: instance type.
@@ -38,26 +38,26 @@ class Machines:
         self._schedules = {r.logical_id: sum(r.logical_id in target for target in targets) for r in machines}
 
     def states(self, machine: Resource) -> Sequence[Mapping[str, Any]]:
-        """Its states, those of its loops as well."""
+        """Return its states, including those of its loops."""
         return self._states[machine.logical_id]
 
     def scheduled(self, machine: Resource) -> bool:
-        """Whether a schedule starts it."""
+        """True if a schedule starts it."""
         return self._schedules[machine.logical_id] > 0
 
     def runs(self, machine: Resource) -> int:
-        """How often a night it runs: as often as schedules start it, or once if a scheduled machine starts it; else never."""
-        started = [name for name, times in self._schedules.items() if times and self._starts(name, machine.logical_id)]
-        return self._schedules[machine.logical_id] or bool(started)
+        """Return its runs a night: the number of schedules that start it, or 1 if a scheduled machine does, else 0."""
+        starters = [name for name, times in self._schedules.items() if times and self._starts(name, machine.logical_id)]
+        return self._schedules[machine.logical_id] or bool(starters)
 
     def jobs(self, machine: Resource) -> list[Job]:
-        """The jobs that it may ask for, as its states stand: the rungs of a ladder from the first on.
+        """Return its possible jobs in the order of its states: the types of a ladder from the first on.
 
         Raises:
             Unpriced: an instance type or number is decided when the machine runs.
         """
-        asked = [s["Parameters"] for s in self.states(machine) if START_JOB in s.get("Resource", "")]
-        clusters = [parameters["ProcessingResources"]["ClusterConfig"] for parameters in asked]
+        jobs = [s["Parameters"] for s in self.states(machine) if START_JOB in s.get("Resource", "")]
+        clusters = [parameters["ProcessingResources"]["ClusterConfig"] for parameters in jobs]
         try:
             return [Job(c["InstanceType"], int(c["InstanceCount"]), int(c["VolumeSizeInGB"])) for c in clusters]
         except KeyError as missing:
@@ -68,19 +68,19 @@ class Machines:
 
 
 def definition(machine: Resource) -> dict[str, Any]:
-    """The definition of a machine; the names of resources stand in the places that CloudFormation fills in.
+    """Parse the definition of a machine, with names of resources in place of CloudFormation's references.
 
     Raises:
-        InvalidInput: it is not JSON, whatever is filled in.
+        InvalidInput: it is not JSON.
     """
-    given = machine.properties.get("DefinitionString", machine.properties.get("Definition", {}))
-    if isinstance(given, Mapping) and "Fn::Join" in given:
-        given = "".join(part if isinstance(part, str) else _name(part) for part in given["Fn::Join"][1])
+    text = machine.properties.get("DefinitionString", machine.properties.get("Definition", {}))
+    if isinstance(text, Mapping) and "Fn::Join" in text:
+        text = "".join(part if isinstance(part, str) else _name(part) for part in text["Fn::Join"][1])
     try:
-        found: dict[str, Any] = json.loads(given) if isinstance(given, str) else dict(given)
+        parsed: dict[str, Any] = json.loads(text) if isinstance(text, str) else dict(text)
     except ValueError as error:
         raise InvalidInput(f"the definition of {machine.stack} {machine.logical_id} cannot be read: {error}") from error
-    return found
+    return parsed
 
 
 def _states(machine: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -92,5 +92,5 @@ def _states(machine: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _name(reference: Any) -> str:
-    """A word for a reference that is safe inside a JSON text."""
+    """Return a name for a reference that is safe inside a JSON text."""
     return json.dumps(reference).replace('"', "").replace("\\", "")

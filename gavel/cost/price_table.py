@@ -1,4 +1,4 @@
-"""prices.yaml: what AWS asks for each unit, and what is assumed about use; every number with where it comes from."""
+"""Read prices.yaml: AWS's unit prices and assumptions about use, each with its source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ PRICES = Path(__file__).with_name("prices.yaml")
 
 
 class Unpriced(GavelError):
-    """The table has no price for something that a template asks for."""
+    """The table has no price for a resource of a template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class Price:
 
     Attributes:
         name: such as "sqs.requests".
-        usd: for one unit.
-        unit: what is counted.
-        source: where the price stands.
-        seen: date at which it was seen there.
+        usd: of one unit.
+        unit: of the quantity.
+        source: page of the price.
+        seen: date on which it was read there.
     """
 
     name: str
@@ -37,13 +37,13 @@ class Price:
 
 @dataclass(frozen=True)
 class PriceTable:
-    """The table.
+    """Prices and assumptions.
 
     Attributes:
-        region: for which the prices are.
+        region: of the prices.
         prices: by name.
         free: resource type -> why it costs nothing by itself.
-        assumed: section -> name -> what is assumed about use.
+        assumed: section -> name -> assumption about use.
     """
 
     region: str
@@ -52,7 +52,7 @@ class PriceTable:
     assumed: Mapping[str, Mapping[str, Any]]
 
     def price(self, name: str) -> Price:
-        """The price of that name.
+        """Return a price by name.
 
         Raises:
             Unpriced: there is none.
@@ -62,32 +62,32 @@ class PriceTable:
         return self.prices[name]
 
     def is_free(self, kind: str) -> bool:
-        """Whether resources of a type cost nothing; an entry such as "Custom::*" stands for all that begin so."""
+        """True if resources of a type cost nothing. An entry such as "Custom::*" covers all types with that prefix."""
         return kind in self.free or f"{kind.partition('::')[0]}::*" in self.free
 
     def number(self, name: str) -> float:
-        """An assumption of the section `numbers`."""
+        """Return an assumption of the section `numbers`."""
         return float(self.assumed["numbers"][name]["value"])
 
     def use_of(self, section: str, logical_id: str) -> Mapping[str, Any]:
-        """What is assumed about a resource, by the beginning of its logical id; empty for one that is not named."""
-        named = self.assumed[section]
-        return next((named[prefix] for prefix in sorted(named, key=len, reverse=True) if logical_id.startswith(prefix)), {})
+        """Return the assumptions about a resource by the prefix of its logical id; empty if there are none."""
+        uses = self.assumed[section]
+        return next((uses[prefix] for prefix in sorted(uses, key=len, reverse=True) if logical_id.startswith(prefix)), {})
 
 
 def load_prices(path: Path = PRICES) -> PriceTable:
     """Read the table.
 
     Raises:
-        InvalidInput: the file is no such table.
+        InvalidInput: the file is not such a table.
     """
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-        sources = said["sources"]
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sources = table["sources"]
         prices = {
             name: Price(name, float(p["usd"]), p["unit"], sources[p["source"]]["where"], str(sources[p["source"]]["seen"]))
-            for name, p in said["prices"].items()
+            for name, p in table["prices"].items()
         }
-        return PriceTable(said["region"], prices, said["free"], said["assumed"])
+        return PriceTable(table["region"], prices, table["free"], table["assumed"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{path} is no table of prices ({error!r})") from error

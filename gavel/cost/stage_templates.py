@@ -1,4 +1,4 @@
-"""The CloudFormation templates of a stage: those of a folder, or synthesised anew without an account and without wheels."""
+"""Read the CloudFormation templates of a stage, or synthesise them without an account and without wheels."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ class Resource:
         stack: file name of its template without the suffix.
         logical_id: its name there.
         kind: such as "AWS::SQS::Queue".
-        properties: as CloudFormation is given them.
+        properties: as in the template.
     """
 
     stack: str
@@ -35,15 +35,15 @@ class Resource:
 
 
 def read_templates(folder: Path) -> list[Resource]:
-    """Every resource of the templates in a folder, by stack and logical id.
+    """Return every resource of the templates in a folder, ordered by stack and logical id.
 
     Raises:
         InvalidInput: the folder holds no template, or one that cannot be read.
     """
-    found = sorted(folder.glob(f"*{SUFFIX}"))
-    if not found:
+    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    if not paths:
         raise InvalidInput(f"{folder} holds no *{SUFFIX}; `make synth` writes cdk.out/dev and cdk.out/prod")
-    return [resource for path in found for resource in _resources(path)]
+    return [resource for path in paths for resource in _resources(path)]
 
 
 def _resources(path: Path) -> Iterator[Resource]:
@@ -57,11 +57,11 @@ def _resources(path: Path) -> Iterator[Resource]:
 
 
 def synthesise(stage: str, folder: Path) -> None:
-    """Run the CDK app for one stage; it asks no account and fetches nothing.
+    """Run the CDK app for one stage, without an account and without downloads.
 
     Args:
         stage: a key of `stages` in cdk.json.
-        folder: gets the cloud assembly.
+        folder: for the cloud assembly.
 
     Raises:
         InvalidInput: there is no such stage, or its values cannot be used.
@@ -74,9 +74,9 @@ def synthesise(stage: str, folder: Path) -> None:
         raise MissingPrerequisite("the CDK is not installed; run `make .venv/installed-dev`, or give --templates FOLDER")
     if shutil.which("node") is None:
         raise MissingPrerequisite("the CDK runs on Node.js, and there is none; install 22 or newer, or give --templates FOLDER")
-    given = json.dumps({**context, "stage": stage, "gavel:bundle": "false"})
-    env = {**os.environ, "CDK_CONTEXT_JSON": given, "CDK_OUTDIR": str(folder)}
-    made = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    if made.returncode:
-        said = (made.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise InvalidInput(f"stage {stage} cannot be synthesised: {said}; `make synth` shows more")
+    stage_context = json.dumps({**context, "stage": stage, "gavel:bundle": "false"})
+    env = {**os.environ, "CDK_CONTEXT_JSON": stage_context, "CDK_OUTDIR": str(folder)}
+    process = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if process.returncode:
+        reason = (process.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InvalidInput(f"stage {stage} cannot be synthesised: {reason}; `make synth` shows more")

@@ -1,4 +1,4 @@
-"""Several real OpenSearch nodes on this machine as one cluster: for shards, replicas and the loss of a node."""
+"""Run several OpenSearch nodes on this machine as one cluster, for shards, replicas and the loss of a node."""
 
 import json
 import logging
@@ -22,10 +22,10 @@ from gavel.opensearch.node import (
 from retrieval.errors import GavelError, IndexUnavailable, InvalidInput
 from retrieval.files import replace_file
 
-CLUSTER_FILE = "cluster.json"  # the ports of the members, which find each other there again
+CLUSTER_FILE = "cluster.json"  # ports of the members
 DEFAULT_HEAP = "512m"
 TRANSPORT_ABOVE_HTTP = 100  # as 9300 is above 9200
-START_TIMEOUT_S = 240.0  # several virtual machines share the cores
+START_TIMEOUT_S = 240.0  # several JVMs share the cores
 
 logger = logging.getLogger(__name__)
 
@@ -39,31 +39,31 @@ def start_cluster(
     timeout_s: float = START_TIMEOUT_S,
     progress: Progress = logger.info,
 ) -> list[RunningNode]:
-    """Start nodes that outlive this process, each with a folder of its own, and wait until all are in one cluster.
+    """Start nodes that outlive this process, each in its own folder, and wait until they form one cluster.
 
-    Members that run already are left as they are; so a node that was lost is started again, with its data, by the same call.
+    Running members stay as they are. So the same call restarts a lost node with its data.
 
     Args:
-        data: folder of the cluster. A cluster that was made there keeps its ports.
-        nodes: how many; with three, one may be lost.
-        port: of the first, the others follow; None takes ports that are free.
+        data: folder of the cluster. An existing cluster keeps its ports.
+        nodes: how many; three tolerate the loss of one.
+        port: of the first node, the others follow; None takes free ports.
         heap: memory of each JVM.
-        timeout_s: how long all may take.
-        progress: told in a few words what happens.
+        timeout_s: time limit for all nodes together.
+        progress: called with a short description of each step.
 
     Returns:
         The nodes, in the order of their folders.
 
     Raises:
         InvalidInput: the cluster of this folder has another number of nodes.
-        MissingPrerequisite: no fit Java, no room on the disk, no network to fetch it, or a port is taken.
+        MissingPrerequisite: no suitable Java, no disk space, no network, or a port is taken.
         IndexUnavailable: a node ended or did not join in time.
     """
     data = data.resolve()
     data.mkdir(parents=True, exist_ok=True)
     with locked(data / ".lock"):
         members = _members(data, nodes, port)
-        before = {node.data for node in find_cluster(data)}
+        running_before = {node.data for node in find_cluster(data)}
         deadline = time.monotonic() + timeout_s
         try:
             started = [
@@ -74,35 +74,35 @@ def start_cluster(
                 wait_until_healthy(node, deadline - time.monotonic())
             _wait_until_joined(started, deadline)
         except GavelError:
-            for folder in set(_folders(data, nodes)) - before:  # those that served before go on
+            for folder in set(_folders(data, nodes)) - running_before:
                 stop(folder)
             raise
     return started
 
 
 def stop_cluster(data: Path) -> bool:
-    """Stop the nodes of a cluster's folder; what was acknowledged stays.
+    """Stop the nodes of a cluster's folder; acknowledged writes stay.
 
     Returns:
-        Whether any ran.
+        True if any node ran.
     """
     stopped = [stop(folder) for folder in sorted(data.resolve().glob("node-*"))]
     return any(stopped)
 
 
 def find_cluster(data: Path) -> list[RunningNode]:
-    """The nodes of a cluster's folder that run."""
-    found = (find_running(folder) for folder in sorted(data.resolve().glob("node-*")))
-    return [node for node in found if node is not None]
+    """Return the running nodes of a cluster's folder."""
+    nodes = (find_running(folder) for folder in sorted(data.resolve().glob("node-*")))
+    return [node for node in nodes if node is not None]
 
 
 def urls_of(nodes: Sequence[RunningNode]) -> str:
-    """Where they answer, as OPENSEARCH_URL takes it."""
+    """Return the URLs of nodes in the format of OPENSEARCH_URL."""
     return ",".join(node.url for node in nodes)
 
 
 def _members(data: Path, nodes: int, port: int | None) -> list[Member]:
-    """Those of the folder, written down when it is new."""
+    """Return the members of a folder; choose and store their ports if it is new."""
     file = data / CLUSTER_FILE
     if file.exists():
         members = [Member.parse(text) for text in json.loads(file.read_text())]
@@ -110,7 +110,7 @@ def _members(data: Path, nodes: int, port: int | None) -> list[Member]:
             raise InvalidInput(f"the cluster in {data} has {len(members)} nodes, not {nodes}; stop it and delete the folder first")
         if port in (None, members[0].port) or find_cluster(data):
             return members
-        # all of them stand still: what they hold is found by its folder, and they may move
+        # no node runs: data is found by folder, so ports may change
     if port is None:
         members = [Member(free_port(), free_port()) for _ in range(nodes)]
     else:
@@ -136,11 +136,11 @@ def _wait_until_joined(nodes: Sequence[RunningNode], deadline: float) -> None:
         left = max(1, round(deadline - time.monotonic()))
         url = f"{node.url}/_cluster/health?wait_for_nodes={len(nodes)}&timeout={left}s"
         try:
-            with opener.open(url, timeout=left + 5) as answer:
-                seen = int(json.load(answer)["number_of_nodes"])
+            with opener.open(url, timeout=left + 5) as response:
+                joined = int(json.load(response)["number_of_nodes"])
         except (OSError, ValueError, KeyError) as error:
             raise IndexUnavailable(
                 f"OpenSearch at {node.url} does not say who is in its cluster ({error}); see {node.log}"
             ) from error
-        if seen != len(nodes):
-            raise IndexUnavailable(f"OpenSearch at {node.url} found {seen} of {len(nodes)} nodes; see {node.log}")
+        if joined != len(nodes):
+            raise IndexUnavailable(f"OpenSearch at {node.url} found {joined} of {len(nodes)} nodes; see {node.log}")

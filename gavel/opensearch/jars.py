@@ -1,6 +1,6 @@
 """Lay out OpenSearch with its k-NN and neural-search plugins from the jars on Maven Central.
 
-The folder that comes out has the shape of the distribution: lib/, modules/<name>/, plugins/<name>/. About 65 MB.
+The folder has the layout of the distribution: lib/, modules/<name>/, plugins/<name>/. About 65 MB.
 """
 
 import fcntl
@@ -18,11 +18,11 @@ from retrieval.errors import MissingPrerequisite
 
 VERSION = "2.19.1"
 SERVER = f"org.opensearch:opensearch:{VERSION}"
-LEAST_FREE_BYTES = 1_000_000_000
+MIN_FREE_BYTES = 1_000_000_000
 DOWNLOAD_TIMEOUT_S = 60
 
-# What the server needs on its class path although its POM does not ask for it
-BESIDE_THE_SERVER = (
+# Needed on the server's class path, but absent from its POM
+EXTRA_JARS = (
     f"org.opensearch:opensearch-plugin-classloader:{VERSION}",  # compile-only in the server's build; plugins load through it
     "org.apache.logging.log4j:log4j-api:2.21.0",
     "org.apache.logging.log4j:log4j-core:2.21.0",
@@ -37,13 +37,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A part of the distribution that has a class loader of its own.
+    """A part of the distribution with a class loader of its own.
 
     Attributes:
         name: its folder under modules/.
         artifact: id on Maven Central under org.opensearch.plugin.
         plugin_class: the class that the node instantiates.
-        extends: the module whose class loader is its parent, or "".
+        extends: module of the parent class loader, or "".
     """
 
     name: str
@@ -67,7 +67,7 @@ class Module:
         return "\n".join(lines) + "\n"
 
 
-MODULES = (  # a module comes after the one that it extends
+MODULES = (  # a module stands after the one that it extends
     Module("transport-netty4", "transport-netty4-client", "org.opensearch.transport.Netty4Plugin"),
     Module("lang-painless", "lang-painless", "org.opensearch.painless.PainlessPlugin"),
     Module("analysis-common", "analysis-common", "org.opensearch.analysis.common.CommonAnalysisPlugin", "lang-painless"),
@@ -78,25 +78,25 @@ PLUGINS: Mapping[str, str] = {"opensearch-knn": "opensearch-knn", "opensearch-ne
 
 
 def default_home() -> Path:
-    """GAVEL_OPENSEARCH_HOME, or a folder of this version in the user's cache."""
-    named = os.environ.get("GAVEL_OPENSEARCH_HOME")
-    if named:
-        return Path(named).expanduser().resolve()
+    """Return GAVEL_OPENSEARCH_HOME, or a folder of this version in the user's cache."""
+    folder = os.environ.get("GAVEL_OPENSEARCH_HOME")
+    if folder:
+        return Path(folder).expanduser().resolve()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser().resolve() / "gavel" / f"opensearch-{VERSION}"
 
 
 def is_prepared(home: Path) -> bool:
-    """Whether `home` holds a whole layout of this version; it is put there in one rename, so it is whole or absent."""
+    """True if `home` has this version. One rename puts it there, so that it is complete or absent."""
     return (home / "lib" / f"opensearch-{VERSION}.jar").exists()
 
 
 def prepare(home: Path, progress: Progress = logger.info) -> Path:
-    """Download and lay out OpenSearch, unless that is done already.
+    """Download and lay out OpenSearch, unless that is done.
 
     Args:
-        home: folder to make; its parents are made too.
-        progress: told in a few words what happens.
+        home: folder to create, with its parents.
+        progress: called with a short description of each step.
 
     Returns:
         home.
@@ -109,14 +109,14 @@ def prepare(home: Path, progress: Progress = logger.info) -> Path:
     home.parent.mkdir(parents=True, exist_ok=True)
     require_free_disk(home.parent)
     with locked(home.parent / f".{home.name}.lock"):
-        if is_prepared(home):  # by the process that held the lock before
+        if is_prepared(home):  # another process prepared it
             return home
         if home.exists() and (not home.is_dir() or any(home.iterdir())):
             raise MissingPrerequisite(
                 f"{home} holds something other than OpenSearch {VERSION}; point GAVEL_OPENSEARCH_HOME elsewhere"
             )
         staging = home.parent / f".{home.name}.partial"
-        shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
+        shutil.rmtree(staging, ignore_errors=True)  # left by a killed run
         try:
             _lay_out(staging, progress)
             (staging / "layout").rename(home)
@@ -126,22 +126,22 @@ def prepare(home: Path, progress: Progress = logger.info) -> Path:
     return home
 
 
-def require_free_disk(where: Path) -> None:
-    """Refuse to begin on a disk that OpenSearch would fill.
+def require_free_disk(folder: Path) -> None:
+    """Check that the disk has room for OpenSearch.
 
     Raises:
         MissingPrerequisite: less than 1 GB is free.
     """
-    free = shutil.disk_usage(where).free
-    if free < LEAST_FREE_BYTES:
+    free = shutil.disk_usage(folder).free
+    if free < MIN_FREE_BYTES:
         raise MissingPrerequisite(
-            f"only {free / 1e9:.1f} GB are free at {where}, OpenSearch needs 1 GB; free some, see `df -h {where}`"
+            f"only {free / 1e9:.1f} GB are free at {folder}, OpenSearch needs 1 GB; free some, see `df -h {folder}`"
         )
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes out for the length of the block; the lock falls with the process that holds it."""
+    """Hold an exclusive lock for the length of the block. It is released if the process dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -152,7 +152,7 @@ def _lay_out(staging: Path, progress: Progress) -> None:
     from jgo.maven import MavenContext
 
     layout = staging / "layout"
-    # A repository of its own: jgo writes downloads in place, so one that was cut short would stay in ~/.m2 for good
+    # A separate repository: jgo writes downloads in place, so an incomplete one would stay in ~/.m2
     maven = MavenContext(repo_cache=staging / "repository", timeout=DOWNLOAD_TIMEOUT_S)
     try:
         _lay_out_server(maven, layout, progress)
@@ -169,31 +169,31 @@ def _lay_out(staging: Path, progress: Progress) -> None:
 
 
 def _lay_out_server(maven: Any, layout: Path, progress: Progress) -> None:
-    """Put the server into lib/ and each module, with what only it needs, into modules/."""
+    """Copy the server into lib/, and each module with its own dependencies into modules/."""
     progress(f"downloading the OpenSearch {VERSION} server")
     server = _closure(maven, SERVER)
-    for coordinate in BESIDE_THE_SERVER:
+    for coordinate in EXTRA_JARS:
         server.setdefault(coordinate.split(":")[1], maven.create_dependency(coordinate).artifact.resolve())
     _copy(server, layout / "lib")
-    placed: dict[str, Jars] = {"": {}}
+    own_jars: dict[str, Jars] = {"": {}}
     for number, module in enumerate(MODULES, 1):
         progress(f"downloading module {module.name} ({number} of {len(MODULES)})")
-        # Versions of the server win: asked for all at once, the resolver mixes them as Maven would not
-        above = server.keys() | placed[module.extends].keys()
-        needed = _closure(maven, f"org.opensearch.plugin:{module.artifact}:{VERSION}", without=above)
-        placed[module.name] = needed
-        _copy(needed, layout / "modules" / module.name)
+        # The server's versions win; resolved together, jgo would mix versions as Maven does not
+        inherited = server.keys() | own_jars[module.extends].keys()
+        own = _closure(maven, f"org.opensearch.plugin:{module.artifact}:{VERSION}", exclude=inherited)
+        own_jars[module.name] = own
+        _copy(own, layout / "modules" / module.name)
         (layout / "modules" / module.name / "plugin-descriptor.properties").write_text(module.descriptor)
 
 
-def _closure(maven: Any, coordinate: str, without: frozenset[str] | set[str] = frozenset()) -> Jars:
-    """An artifact and all that it depends on, downloaded; what its class loader's parents have is left out."""
+def _closure(maven: Any, coordinate: str, exclude: frozenset[str] | set[str] = frozenset()) -> Jars:
+    """Download an artifact with its dependencies, except those that its parent class loaders have."""
     root = maven.create_dependency(coordinate)
     _, nodes = maven.resolver.get_dependency_list([root])
     jars: Jars = {}
     for dependency in (root, *(node.dep for node in nodes)):
         key = dependency.artifact.artifactId
-        if key not in without:
+        if key not in exclude:
             jars.setdefault(key, dependency.artifact.resolve())
     return jars
 

@@ -1,20 +1,30 @@
-"""The process that is an OpenSearch node: a JVM inside Python that builds the server's Node class itself.
+"""Find a Java and run an OpenSearch node in it: a JVM inside this Python process builds the server's Node class.
 
-The server's own start script checks the machine first (root user, memory maps, file limits) and wants its distribution
-around it. A node built by hand is asked none of that. The jars of the k-NN plugin carry no native code: only fields of
+The server's own start script first checks the machine (root user, memory maps, file limits) and needs its distribution. A node
+built this way skips these checks. The jars of the k-NN plugin carry no native code: only fields of
 the "lucene" engine work, a "faiss" field ends the node at its first flush.
 """
 
+import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gavel.opensearch.java import find_java
+from retrieval.errors import MissingPrerequisite
 
 HOST = "127.0.0.1"
+MIN_JAVA = 17
+REMEDY = "install one with: apt-get install openjdk-17-jre-headless"
+# jdk.localedata: without it OpenSearch starts, but refuses every index when it builds the Thai analyzer
+NEEDED_MODULES = ("java.management", "java.logging", "jdk.localedata", "jdk.management", "jdk.unsupported")
+MIN_SIMD_JAVA = 20  # for the Vector API of Lucene 9.12
 
 LOG_CONFIGURATION = """\
 status = error
@@ -28,12 +38,84 @@ rootLogger.appenderRef.out.ref = out
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A node of a cluster, as the others know it.
+class Java:
+    """A Java runtime.
 
     Attributes:
-        port: where it answers HTTP on 127.0.0.1.
-        transport_port: where it talks to the others.
+        home: its folder.
+        version: feature release, such as 17.
+        libjvm: the virtual machine as a shared library.
+    """
+
+    home: Path
+    version: int
+    libjvm: Path
+
+    @property
+    def vector_options(self) -> list[str]:
+        """JVM options for SIMD distances in Lucene; empty below Java 20."""
+        if self.version < MIN_SIMD_JAVA:
+            return []
+        return [
+            "--add-modules=jdk.incubator.vector",
+            "--enable-native-access=ALL-UNNAMED",
+            f"-Dorg.apache.lucene.vectorization.upperJavaFeatureVersion={self.version}",
+        ]
+
+
+def find_java() -> Java:
+    """Find the Java of JAVA_HOME, or the `java` on PATH.
+
+    Raises:
+        MissingPrerequisite: there is none, or it is too old or incomplete; the message names the remedy.
+    """
+    program = _java_program()
+    properties = _run_java(program, "-XshowSettings:properties", "-version")
+    home_line = re.search(r"java\.home = (.+)", properties)
+    version_line = re.search(r"java\.specification\.version = (?:1\.)?(\d+)", properties)
+    if not home_line or not version_line:
+        raise MissingPrerequisite(f"{program} does not tell its version; {REMEDY}")
+    home, version = Path(home_line[1].strip()), int(version_line[1])
+    if version < MIN_JAVA:
+        raise MissingPrerequisite(f"OpenSearch needs Java {MIN_JAVA} or newer, {program} is Java {version}; {REMEDY}")
+    libjvm = home / "lib" / "server" / ("libjvm.dylib" if sys.platform == "darwin" else "libjvm.so")
+    if not libjvm.exists():
+        raise MissingPrerequisite(f"the Java in {home} is not whole: {libjvm} is missing; {REMEDY}")
+    modules = {line.split("@")[0] for line in _run_java(program, "--list-modules").splitlines()}
+    lacking = [name for name in NEEDED_MODULES if name not in modules]
+    if lacking:
+        raise MissingPrerequisite(f"the Java in {home} is not whole: module {lacking[0]} is missing; {REMEDY}")
+    return Java(home, version, libjvm)
+
+
+def _java_program() -> str:
+    java_home = os.environ.get("JAVA_HOME")
+    if java_home:
+        program = Path(java_home) / "bin" / "java"
+        if not program.exists():
+            raise MissingPrerequisite(f"JAVA_HOME is {java_home}, which holds no bin/java; unset it, or {REMEDY}")
+        return str(program)
+    program_on_path = shutil.which("java")
+    if not program_on_path:
+        raise MissingPrerequisite(f"OpenSearch needs Java {MIN_JAVA} or newer, and no `java` is on PATH; {REMEDY}")
+    return program_on_path
+
+
+def _run_java(program: str, *flags: str) -> str:
+    try:
+        result = subprocess.run([program, *flags], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise MissingPrerequisite(f"{program} does not run ({error}); {REMEDY}") from error
+    return result.stderr + result.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Ports of one node of a cluster.
+
+    Attributes:
+        port: HTTP on 127.0.0.1.
+        transport_port: for the other nodes.
     """
 
     port: int
@@ -41,12 +123,12 @@ class Member:
 
     @property
     def name(self) -> str:
-        """Of the node."""
+        """Name of the node."""
         return f"gavel-{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> "Member":
-        """Read what str() writes: the two ports with a colon between."""
+        """Parse "port:transport_port", as str() writes it."""
         port, transport_port = text.split(":")
         return cls(int(port), int(transport_port))
 
@@ -60,9 +142,9 @@ def run(home: Path, data: Path, port: int, heap: str, members: Sequence[Member] 
     Args:
         home: the prepared layout.
         data: the node's own folder.
-        port: where it answers HTTP on 127.0.0.1.
+        port: HTTP on 127.0.0.1.
         heap: memory of the JVM.
-        members: all nodes of its cluster, itself among them; none for a node that stands alone.
+        members: all nodes of its cluster, this one included; empty for a single node.
     """
     import jpype
 
@@ -108,14 +190,14 @@ def _node_settings(home: Path, data: Path, port: int, members: Sequence[Member])
         "http.port": str(port),
         "cluster.name": "gavel",
         "node.name": f"gavel-{port}",
-        # A laptop's disk is often more than 90 % full; start() asks for what is really needed
+        # Laptop disks are often more than 90 % full; start() checks the space that is needed
         "cluster.routing.allocation.disk.threshold_enabled": "false",
         **_discovery(port, members),
     }
 
 
 def _discovery(port: int, members: Sequence[Member]) -> dict[str, str]:
-    """How it finds the others, all of which may become the cluster manager."""
+    """Return the settings of discovery. Every member may become the cluster manager."""
     if not members:
         return {"discovery.type": "single-node", "transport.port": "0"}
     (own,) = (member for member in members if member.port == port)
@@ -133,7 +215,7 @@ def _build_node(jpype: Any, config: Path, settings: dict[str, str]) -> Any:
 
     @jpype.JImplements("java.util.function.Supplier")
     class NodeName:
-        @jpype.JOverride
+        @jpype.JOverride  # type: ignore[untyped-decorator]
         def get(self) -> str:
             return settings["node.name"]
 

@@ -3,13 +3,14 @@
     python -m gavel.opensearch.node prepare [--home DIR]
     python -m gavel.opensearch.node run [--home DIR] [--data DIR] [--port 9200] [--heap 1g] [--members 9200:9300 9201:9301 …]
 
-It has no security plugin, and so it listens on 127.0.0.1 alone: it serves laptops, tests and CI.
+It has no security plugin, so it listens on 127.0.0.1 alone. It is for laptops, tests and CI.
 """
 
 import argparse
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,8 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gavel.opensearch.jars import Progress, default_home, locked, prepare, require_free_disk
-from gavel.opensearch.java import find_java
-from gavel.opensearch.jvm import HOST, Member, run
+from gavel.opensearch.jvm import HOST, Member, find_java, run
 from retrieval.errors import GavelError, IndexUnavailable, InvalidInput, MissingPrerequisite
 from retrieval.files import replace_file
 
@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunningNode:
-    """A node that was started here.
+    """A running node of this machine.
 
     Attributes:
         pid: its process.
-        port: where it answers HTTP on 127.0.0.1.
+        port: HTTP on 127.0.0.1.
         data: its folder: data/, config/, the log and the pid file.
     """
 
@@ -54,12 +54,12 @@ class RunningNode:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Base URL."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def log(self) -> Path:
-        """What it says."""
+        """Log file."""
         return self.data / LOG_FILE
 
 
@@ -75,15 +75,15 @@ def start(
     """Start a node that outlives this process, and wait until its cluster is yellow or green.
 
     Args:
-        data: the node's own folder. If a node of this folder runs already, that one is returned, whatever its port.
-        port: where it shall answer on 127.0.0.1.
-        home: the prepared layout; prepared first where it is absent. None is default_home().
+        data: the node's own folder. If its node runs already, that node is returned, whatever its port.
+        port: HTTP on 127.0.0.1.
+        home: the layout, prepared if it is absent. None is default_home().
         heap: memory of the JVM, such as "512m" or "1g".
-        timeout_s: how long it may take to answer.
-        progress: told in a few words what happens.
+        timeout_s: time limit for the first answer.
+        progress: called with a short description of each step.
 
     Raises:
-        MissingPrerequisite: no fit Java, no room on the disk, no network to fetch it, or the port is taken.
+        MissingPrerequisite: no suitable Java, no disk space, no network, or the port is taken.
         IndexUnavailable: the node ended or did not answer in time; the message quotes its log.
     """
     data = data.resolve()
@@ -107,15 +107,15 @@ def launch(
     heap: str = DEFAULT_HEAP,
     progress: Progress = logger.info,
 ) -> RunningNode:
-    """Start a node and do not wait for it; one of this folder that runs already is returned.
+    """Start a node without waiting for it. If the folder's node runs already, return that node.
 
     Args:
-        data: the node's own folder, which is there and nobody else's at this moment.
-        port: where it shall answer on 127.0.0.1.
-        members: all nodes of its cluster; none for a node that stands alone.
-        home: as for start().
-        heap: likewise.
-        progress: likewise.
+        data: the node's own folder; it exists and is locked by the caller.
+        port: HTTP on 127.0.0.1.
+        members: all nodes of its cluster; empty for a single node.
+        home: see start().
+        heap: see start().
+        progress: see start().
 
     Raises:
         MissingPrerequisite: as start().
@@ -132,23 +132,23 @@ def launch(
 
 
 def stop(data: Path, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-    """Stop the node of a folder; it writes what it holds to disk first.
+    """Stop the node of a folder, which first flushes to disk.
 
     Args:
-        data: the folder that start() was given.
-        timeout_s: how long it may take before it is killed. What was acknowledged is durable even then.
+        data: folder of the node.
+        timeout_s: after which it is killed. Acknowledged writes are durable even then.
 
     Returns:
-        Whether one ran.
+        True if a node ran.
     """
     data = data.resolve()
     node = find_running(data)
     if node is not None:
         os.kill(node.pid, signal.SIGTERM)
-        if not _wait_until_gone(node, timeout_s):
+        if not _wait_until_ended(node, timeout_s):
             logger.warning("OpenSearch (process %d) did not end within %.0f s and is killed", node.pid, timeout_s)
             os.kill(node.pid, signal.SIGKILL)
-            _wait_until_gone(node, timeout_s)
+            _wait_until_ended(node, timeout_s)
     (data / PID_FILE).unlink(missing_ok=True)
     return node is not None
 
@@ -170,7 +170,7 @@ def wait_until_healthy(node: RunningNode, timeout_s: float) -> None:
 
 
 def find_running(data: Path) -> RunningNode | None:
-    """The node of this folder, if its process lives; a number in a stale pid file may be another program's by now."""
+    """Return the folder's node if its process runs. The number in a stale pid file may belong to another program."""
     data = data.resolve()
     try:
         values = json.loads((data / PID_FILE).read_text())
@@ -181,7 +181,7 @@ def find_running(data: Path) -> RunningNode | None:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on at this moment."""
+    """Return a port of 127.0.0.1 on which nothing listens."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -217,12 +217,12 @@ def _spawn(home: Path, data: Path, port: int, heap: str, members: Sequence[Membe
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the terminal that started it is not meant for it
+            start_new_session=True,  # Ctrl-C in the terminal must not end it
         )
     node = RunningNode(process.pid, port, data)
     _write_pid_file(node)
     while process.poll() is None and not _is_ours(node):
-        time.sleep(POLL_S / 10)  # the kernel shows the new command line a moment after the program has been replaced
+        time.sleep(POLL_S / 10)  # the kernel shows the new command line shortly after exec
     return node
 
 
@@ -231,34 +231,34 @@ def _write_pid_file(node: RunningNode) -> None:
 
 
 def _is_ours(node: RunningNode) -> bool:
-    """Whether the process exists and was started with this folder as its data."""
+    """True if the process exists and is the node of this folder."""
     _reap(node.pid)
     arguments = Path(f"/proc/{node.pid}/cmdline")
     if Path("/proc/self").exists():
         line = arguments.read_bytes().replace(b"\0", b" ").decode(errors="replace") if arguments.exists() else ""
     else:
         line = subprocess.run(["ps", "-o", "command=", "-p", str(node.pid)], capture_output=True, text=True, check=False).stdout
-    return "opensearch_node" in line and str(node.data) in line
+    return re.search(r"opensearch[._]node", line) is not None and str(node.data) in line
 
 
 def _reap(pid: int) -> None:
-    """Take note of the end of a child, which else stays visible as a zombie."""
+    """Collect a child that has ended, so that it is no zombie."""
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
-        return  # it is not a child of this process
+        return  # not a child of this process
 
 
 def _health(url: str) -> str | None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before the loopback
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for the loopback address
     try:
-        with opener.open(f"{url}/_cluster/health", timeout=5) as answer:
-            return str(json.load(answer)["status"])
+        with opener.open(f"{url}/_cluster/health", timeout=5) as response:
+            return str(json.load(response)["status"])
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _wait_until_gone(node: RunningNode, timeout_s: float) -> bool:
+def _wait_until_ended(node: RunningNode, timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     while _is_ours(node):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""An OpenSearch for this machine: the one that is named, else a container, else a node on the machine's own Java."""
+"""Provide an OpenSearch: the one of OPENSEARCH_URL, or a container, or a node on this machine's Java."""
 
 import logging
 import os
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunningOpenSearch:
-    """An OpenSearch that answers.
+    """A running OpenSearch.
 
     Attributes:
-        url: where; of a cluster, all nodes with commas between.
+        url: of a cluster, the URLs of all nodes with commas between.
         kind: "given" by OPENSEARCH_URL, a "container" of compose.yaml, a "node" on this machine's Java, or a "cluster" of them.
     """
 
@@ -44,22 +44,22 @@ class RunningOpenSearch:
 def up(
     data: Path, port: int = opensearch_node.DEFAULT_PORT, progress: Progress = logger.info, *, nodes: int = 1
 ) -> RunningOpenSearch:
-    """See to it that an OpenSearch with the k-NN plugin answers; one that runs already is left as it is.
+    """Start an OpenSearch with the k-NN plugin, unless one runs already.
 
     Args:
         data: folder in which a node keeps its data, GAVEL_HOME/opensearch.
-        port: port of 127.0.0.1 for what is started here.
-        progress: told in a few words what happens.
-        nodes: more than one are started as a cluster on this machine's Java, on this port and those that follow.
+        port: port of 127.0.0.1 for a new one.
+        progress: called with a short description of each step.
+        nodes: more than one start a cluster on this machine's Java, on this port and the following ones.
 
     Raises:
-        IndexUnavailable: the one at OPENSEARCH_URL does not answer or lacks a plugin, or what was started does not answer.
-        MissingPrerequisite: neither a container nor a node can be started; the message names the remedy.
+        IndexUnavailable: it does not answer or lacks a plugin.
+        MissingPrerequisite: neither a container nor a node can start; the message names the remedy.
     """
-    given = os.environ.get("OPENSEARCH_URL")
-    if given:
-        require_plugins(given)
-        return RunningOpenSearch(given, "given")
+    url = os.environ.get("OPENSEARCH_URL")
+    if url:
+        require_plugins(url)
+        return RunningOpenSearch(url, "given")
     if nodes > 1:
         urls = urls_of(start_cluster(data / CLUSTER, nodes, port, progress=progress))
         require_plugins(urls)
@@ -77,13 +77,13 @@ def up(
 
 
 def down(data: Path) -> list[Kind]:
-    """Stop what up() started; its data stays. An OpenSearch that OPENSEARCH_URL names is left running.
+    """Stop what up() started. Its data stays, and the OpenSearch of OPENSEARCH_URL runs on.
 
     Args:
-        data: the folder that up() was given.
+        data: as of up().
 
     Returns:
-        What was stopped; empty when nothing ran.
+        The kinds that were stopped.
     """
     stopped: list[Kind] = []
     if opensearch_node.stop(data):
@@ -115,7 +115,7 @@ def require_plugins(url: str) -> None:
 
 
 def docker_answers() -> bool:
-    """Whether a Docker engine answers here and has compose; a client alone does not do."""
+    """True if a Docker engine answers and has compose; a client alone is not enough."""
     if shutil.which("docker") is None:
         return False
     try:

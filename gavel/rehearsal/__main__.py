@@ -1,4 +1,4 @@
-"""`make rehearse`: deploy the stages on this machine, run a night, answer a search, say what stood in for AWS."""
+"""`make rehearse`: deploy the stages on this machine, run a night, answer a search, list the stand-ins for AWS."""
 
 import logging
 import time
@@ -34,16 +34,16 @@ UNREACHABLE = {
 
 @dataclass
 class Report:
-    """What a rehearsal of one stage came to.
+    """Results of the rehearsal of one stage.
 
     Attributes:
         stage: its name.
-        seconds: step -> how long it took.
-        found: titles that the search answered with, best first.
-        functions: function -> how often it was run.
-        jobs: processing jobs that were run.
-        stand_ins: resource type -> how many were deployed as records alone.
-        access: what was written into fine-grained access control, which the node does not have.
+        seconds: step -> duration.
+        found: titles of the last search, best first.
+        functions: function -> number of runs.
+        jobs: number of processing jobs.
+        stand_ins: resource type -> number of resources deployed as records alone.
+        access: paths written to fine-grained access control, which the node lacks.
         unsigned: requests to OpenSearch without an AWS signature.
     """
 
@@ -65,14 +65,14 @@ def _timed(seconds: dict[str, float], label: str) -> Iterator[None]:
 
 
 def rehearse_stage(stage: str, work: Path, towers: Sequence[Path], lots: Path, tell: Callable[[str], Any]) -> Report:
-    """Deploy one stage into an emulated account of its own and go through its journey.
+    """Deploy one stage into an emulated account of its own and run its journey.
 
     Args:
         stage: of cdk.json.
-        work: an empty folder.
+        work: path of a new folder.
         towers: artefacts of two towers.
         lots: folder with a day's item files.
-        tell: is told what is being done.
+        tell: called with the label of each phase.
     """
     seconds: dict[str, float] = {}
     work.mkdir()
@@ -88,13 +88,13 @@ def rehearse_stage(stage: str, work: Path, towers: Sequence[Path], lots: Path, t
         journey.run(towers, lots)
         names = [name for name, _ in cloud.invocations]
         functions = {name: names.count(name) for name in dict.fromkeys(names)}
-        stand_ins = {kind: len(made) for kind, made in sorted(cloud.record.resources.items())}
-        return Report(stage, seconds, journey.found, functions, len(cloud.jobs), stand_ins, domain.access, domain.unsigned)
+        stand_ins = {kind: len(names) for kind, names in sorted(cloud.record.resources.items())}
+        return Report(stage, seconds, journey.titles, functions, len(cloud.jobs), stand_ins, domain.access, domain.unsigned)
 
 
 @contextmanager
 def _node(work: Path, seconds: dict[str, float], tell: Callable[[str], Any], stage: str) -> Iterator[str]:
-    """A fresh OpenSearch node, ended with the block."""
+    """Run a new OpenSearch node for the length of the block, and yield its URL."""
     tell(f"{stage}: start OpenSearch")
     with _timed(seconds, "start OpenSearch"):
         node = opensearch_node.start(work / "node", opensearch_node.free_port(), heap=NODE_HEAP)
@@ -105,7 +105,7 @@ def _node(work: Path, seconds: dict[str, float], tell: Callable[[str], Any], sta
 
 
 def make_tower(out: Path, texts: list[str], seed: int) -> Path:
-    """A compact tower of fresh weights: it is embedded with and searched with like any other, and knows nothing yet."""
+    """Save a compact tower with random weights, which embeds and searches like any other."""
     import torch
 
     from models.artefacts.tower_files import save_towers
@@ -129,16 +129,16 @@ def rehearse(
     from retrieval.contracts.item_files import read_items
     from retrieval.contracts.items import Item
 
-    logging.disable(logging.ERROR)  # moto's; what goes wrong comes back from the command line and the machines
+    logging.disable(logging.ERROR)  # of moto; failures are reported by the command line and the machines
     with TemporaryDirectory(prefix="gavel-rehearsal-") as folder, Stages() as stages:
-        work, begun = Path(folder), time.perf_counter()
+        work, started = Path(folder), time.perf_counter()
         stages("make lots and two towers")
         catalog = generate(work / "catalog", lots=LOTS, seed=SEED)
         lots = catalog.item_files()[0].parent
         titles = [item.title for item in read_items(catalog.item_files()[0]) if isinstance(item, Item)]
         towers = [make_tower(work / "towers", titles, seed) for seed in (1, 2)]
         reports = [rehearse_stage(name, work / name, towers, lots, stages) for name in dict.fromkeys(stage)]
-        total = time.perf_counter() - begun
+        total = time.perf_counter() - started
     if as_json:
         print_json({"seconds": total, "stages": [asdict(report) for report in reports]})
         return
@@ -148,7 +148,7 @@ def rehearse(
 
 
 def _show(report: Report) -> None:
-    show_table(f"{report.stage}: steps", ("step", "s"), [(label, f"{spent:.1f}") for label, spent in report.seconds.items()], 1)
+    show_table(f"{report.stage}: steps", ("step", "s"), [(label, f"{seconds:.1f}") for label, seconds in report.seconds.items()], 1)
     show_table(
         f"{report.stage}: what stood in for AWS, deployed as a record of its properties",
         ("resource type", "how many"),

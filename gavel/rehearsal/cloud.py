@@ -1,4 +1,4 @@
-"""The AWS of a rehearsal: moto's server on the loopback address, made to do what a deployment of Gavel needs of it."""
+"""The AWS of a rehearsal: moto's server on the loopback address, extended for a deployment of Gavel."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -37,10 +37,10 @@ class Cloud:
     """An emulated account.
 
     Attributes:
-        url: where it answers.
-        record: the resources that stand-ins were deployed for.
-        invocations: every call of a function: its name and what came of it.
-        jobs: the parameters of every processing job that was run.
+        url: of the server.
+        record: resources that were deployed as stand-ins.
+        invocations: name and result of every function call.
+        jobs: parameters of every processing job.
     """
 
     url: str
@@ -49,7 +49,7 @@ class Cloud:
     jobs: list[Parameters] = field(default_factory=list)
 
     def client(self, service: str) -> Any:
-        """A boto3 client of the account."""
+        """Create a boto3 client of the account."""
         return boto3.client(
             service,
             endpoint_url=self.url,
@@ -60,23 +60,23 @@ class Cloud:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What leads another process's AWS library here."""
+        """Variables that direct AWS libraries of other processes here."""
         return {"AWS_ENDPOINT_URL": self.url, "AWS_DEFAULT_REGION": REGION, "AWS_REGION": REGION, **CREDENTIALS}
 
 
 @contextmanager
 def running(domain: Domain, work: Path) -> Iterator[Cloud]:
-    """Run an account to the end of the block; AWS's library finds it by the environment of this process.
+    """Run an account for the length of the block; this process's environment directs AWS libraries to it.
 
-    What moto's server does not do by itself:
+    Extensions of moto's server:
 
-    - functions run (lambda_runtime.py), queues call them one message at a time and keep what they report as failed;
-    - state machines run, and the job that they ask for (state_machines.py, processing_job.py);
-    - a bucket's notifications are taken from its template, where moto's CloudFormation drops them;
-    - what it does not know is deployed as a stand-in (stand_ins.py).
+    - functions run (lambda_runtime.py); queues call them and keep messages that they report as failed;
+    - state machines run, with their processing job (state_machines.py, processing_job.py);
+    - a bucket's notifications are read from its template; moto's CloudFormation drops them;
+    - unknown resource types are deployed as stand-ins (stand_ins.py).
 
     Args:
-        domain: the OpenSearch that the deployed functions shall find.
+        domain: OpenSearch of the deployed functions.
         work: folder for code and files of functions and jobs.
     """
     port = free_port()
@@ -94,7 +94,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         running.enter_context(functions.running())
 
         def run_job(parameters: Parameters) -> None:
-            """A job ends when the index has its parts: SageMaker takes minutes to wind down, and a poll of the night 30 s."""
+            """Run a job and wait until the index has its parts, because SageMaker also needs minutes to wind down."""
             jobs.run(parameters)
             functions.wait_until_idle()
 
@@ -106,7 +106,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         server = ThreadedMotoServer(ip_address=HOST, port=port, verbose=False)
         server.start()
         running.callback(server.stop)
-        _forget(cloud)
+        _reset(cloud)
         yield cloud
 
 
@@ -115,12 +115,12 @@ def _bucket_with_notifications() -> Any:
 
     def created(cls: type, resource_name: str, cloudformation_json: dict[str, Any], *rest: Any, **named: Any) -> FakeBucket:
         bucket: FakeBucket = create(cls, resource_name, cloudformation_json, *rest, **named)
-        wanted = cloudformation_json.get("Properties", {}).get("NotificationConfiguration", {})
+        notifications = cloudformation_json.get("Properties", {}).get("NotificationConfiguration", {})
         queues = [
             {"Queue": queue["Queue"], "Event": [queue["Event"]], "Filter": _filter(queue)}
-            for queue in wanted.get("QueueConfigurations", [])
+            for queue in notifications.get("QueueConfigurations", [])
         ]
-        bridge = wanted.get("EventBridgeConfiguration")
+        bridge = notifications.get("EventBridgeConfiguration")
         if queues or bridge:
             bucket.set_notification_configuration({"QueueConfiguration": queues, "EventBridgeConfiguration": bridge})
         return bucket
@@ -129,7 +129,7 @@ def _bucket_with_notifications() -> Any:
 
 
 def _method_without_backend() -> Any:
-    """A preflight is answered by API Gateway itself and has no backend, which moto asks for."""
+    """Let moto accept methods without a backend: API Gateway itself answers preflights."""
     create = RestMethod.create_from_cloudformation_json.__func__  # type: ignore[attr-defined]
 
     def created(cls: type, resource_name: str, cloudformation_json: dict[str, Any], *rest: Any, **named: Any) -> Any:
@@ -146,15 +146,15 @@ def _filter(queue: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _template_here() -> Any:
-    """moto reads templates by URL from addresses of AWS and from `localhost`."""
-    read = cloudformation_responses.get_stack_from_s3_url
+    """Let moto read templates from HOST; it accepts only addresses of AWS and `localhost`."""
+    read = vars(cloudformation_responses)["get_stack_from_s3_url"]  # imported there, not exported
 
     def here(template_url: str, **account: Any) -> str:
-        return read(template_url.replace(HOST, "localhost"), **account)
+        return str(read(template_url.replace(HOST, "localhost"), **account))
 
     return here
 
 
-def _forget(cloud: Cloud) -> None:
-    """Begin without what ran in this process before."""
+def _reset(cloud: Cloud) -> None:
+    """Reset the state of earlier accounts in this process."""
     urlopen(Request(f"{cloud.url}/moto-api/reset", method="POST"), timeout=10).close()

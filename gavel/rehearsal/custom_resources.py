@@ -1,4 +1,4 @@
-"""Custom resources as CloudFormation makes them: call the function, wait, read the answer that it laid down."""
+"""Custom resources as CloudFormation creates them: call the function, then read its uploaded answer."""
 
 import json
 from collections.abc import Mapping
@@ -15,49 +15,49 @@ PARTITION = "aws"
 
 
 class CustomResource(CloudFormationModel):
-    """A resource that a function of the deployment looks after."""
+    """A resource that a function of the deployment manages."""
 
-    url = ""  # where the account answers; set while an account runs
+    url = ""  # of the running account
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._answer = answer
 
     @property
     def physical_resource_id(self) -> str:
-        """As the function named it."""
+        """Id that the function returned."""
         return str(self._answer["PhysicalResourceId"])
 
     @staticmethod
     def cloudformation_name_type() -> str:
-        """Custom resources have no property of their name."""
+        """Return "": custom resources have no name property."""
         return ""
 
     @staticmethod
     def cloudformation_type() -> str:
-        """The prefix of all of them."""
+        """Return their common prefix."""
         return "Custom::"
 
     @classmethod
     def has_cfn_attr(cls, attr: str) -> bool:
-        """Any that the function answers with."""
+        """Return True: the function decides on its attributes."""
         return True
 
     def get_cfn_attribute(self, attribute_name: str) -> Any:
-        """What the function answered."""
+        """Return an attribute of the function's answer."""
         return self._answer.get("Data", {}).get(attribute_name)
 
     def is_created(self) -> bool:
-        """The function has answered."""
+        """Return True: the function has answered."""
         return True
 
     @classmethod
-    def create_from_cloudformation_json(  # type: ignore[misc]
+    def create_from_cloudformation_json(
         cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **named: Any
     ) -> "CustomResource":
-        """Call the function and take its answer.
+        """Call the function and read its answer.
 
         Raises:
-            ValidationError: it failed, or said nothing; moto answers with the message.
+            ValidationError: it failed or gave no answer; moto answers with the message.
         """
         properties, name = cloudformation_json["Properties"], uuid4().hex
         event = {
@@ -73,8 +73,8 @@ class CustomResource(CloudFormationModel):
         if ANSWERS not in bucket.buckets:
             bucket.create_bucket(ANSWERS, region_name)
         lambda_backend(account_id, region_name).get_function(properties["ServiceToken"]).invoke(json.dumps(event), {}, {})
-        laid_down = bucket.get_object(ANSWERS, name)
-        answer = json.loads(laid_down.value) if laid_down else {"Reason": "no answer"}
+        stored = bucket.get_object(ANSWERS, name)
+        answer = json.loads(stored.value) if stored else {"Reason": "no answer"}
         if answer.get("Status") != "SUCCESS":
             raise ValidationError(message=f"{named['ResourceType']} {named['LogicalId']} failed: {answer.get('Reason')}")
         return cls(answer)

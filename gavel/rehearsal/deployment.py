@@ -1,4 +1,4 @@
-"""The CDK's own command line: synthesise a stage, prepare an account for it, deploy it, read what was deployed."""
+"""Synthesise a stage, bootstrap an account and deploy with the CDK's own command line."""
 
 import os
 import subprocess
@@ -17,11 +17,11 @@ LINES_SHOWN = 15
 
 
 class DeploymentFailed(GavelError):
-    """The CDK command line gave up; the message ends with what it said."""
+    """The CDK command line failed; the message ends with its output."""
 
 
 def synthesise(stage: str, folder: Path, environment: Mapping[str, str]) -> None:
-    """Write the cloud assembly of a stage, bundles with their wheels included.
+    """Write the cloud assembly of a stage, including bundles with their wheels.
 
     Raises:
         DeploymentFailed: the app does not synthesise.
@@ -37,13 +37,11 @@ def deploy(cloud: Cloud, assembly: Path) -> None:
     Raises:
         DeploymentFailed: a stack was not deployed.
     """
-    where = ["--app", str(assembly)]
+    app = ["--app", str(assembly)]
     ZIPS.mkdir(parents=True, exist_ok=True)
-    (assembly / ".cache").symlink_to(ZIPS)  # where the command line looks for zips of assets, by their hashes
-    _cdk(["bootstrap", f"aws://{ACCOUNT}/{REGION}", *where], cloud.environment)
-    _cdk(
-        ["deploy", "--all", "--require-approval", "never", "--method", "direct", "--progress", "events", *where], cloud.environment
-    )
+    (assembly / ".cache").symlink_to(ZIPS)  # the command line looks here for zips of assets by hash
+    _cdk(["bootstrap", f"aws://{ACCOUNT}/{REGION}", *app], cloud.environment)
+    _cdk(["deploy", "--all", "--require-approval", "never", "--method", "direct", "--progress", "events", *app], cloud.environment)
     states = {stack["StackName"]: stack["StackStatus"] for stack in cloud.client("cloudformation").describe_stacks()["Stacks"]}
     broken = {name: state for name, state in states.items() if state not in ("CREATE_COMPLETE", "UPDATE_COMPLETE")}
     if broken:
@@ -53,9 +51,9 @@ def deploy(cloud: Cloud, assembly: Path) -> None:
 def _cdk(arguments: list[str], environment: Mapping[str, str]) -> None:
     if not CDK.is_file():
         raise MissingPrerequisite("the CDK command line is not installed here: `npm ci`")
-    ran = subprocess.run(
+    process = subprocess.run(
         [CDK, *arguments], cwd=ROOT, env={**os.environ, **QUIET, **environment}, capture_output=True, text=True, check=False
     )
-    if ran.returncode:
-        said = (ran.stdout + ran.stderr).strip().splitlines()[-LINES_SHOWN:]
-        raise DeploymentFailed(f"cdk {arguments[0]} ended with status {ran.returncode}:\n" + "\n".join(said))
+    if process.returncode:
+        lines = (process.stdout + process.stderr).strip().splitlines()[-LINES_SHOWN:]
+        raise DeploymentFailed(f"cdk {arguments[0]} ended with status {process.returncode}:\n" + "\n".join(lines))

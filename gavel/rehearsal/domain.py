@@ -1,4 +1,4 @@
-"""The OpenSearch domain of a rehearsal: a real node behind HTTPS, as Amazon OpenSearch Service shows it."""
+"""The OpenSearch domain of a rehearsal: a real node behind HTTPS, as in Amazon OpenSearch Service."""
 
 import http.client
 import ssl
@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 
 SECURITY_API = "/_plugins/_security/api/"
 HOST = "localhost"
-ENDS_HERE = ("connection", "transfer-encoding", "content-length", "date", "server")
+HOP_HEADERS = ("connection", "transfer-encoding", "content-length", "date", "server")
 
 
 class Domain:
-    """Where the deployed functions find OpenSearch.
+    """The OpenSearch of the deployed functions.
 
     Attributes:
-        endpoint: host and port, as the domain's DomainEndpoint.
-        certificate: that of its own authority, for SSL_CERT_FILE.
-        access: paths of the security plugin that were written; the node has no such plugin, so the domain takes note of them.
-        unsigned: how many requests came without a signature of AWS.
+        endpoint: host and port, as DomainEndpoint.
+        certificate: self-signed, for SSL_CERT_FILE.
+        access: written paths of the security plugin, recorded here because the node has no such plugin.
+        unsigned: number of requests without an AWS signature.
     """
 
     def __init__(self, endpoint: str, certificate: Path) -> None:
@@ -33,11 +33,11 @@ class Domain:
 
 @contextmanager
 def https_domain(node_url: str, folder: Path) -> Iterator[Domain]:
-    """Serve a node over HTTPS on the loopback address.
+    """Serve a node over HTTPS on the loopback address for the length of the block.
 
     Args:
-        node_url: where the node answers HTTP.
-        folder: gets the certificate and its key.
+        node_url: HTTP URL of the node.
+        folder: for the certificate and its key.
     """
     certificate, key = _certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -60,10 +60,7 @@ def https_domain(node_url: str, folder: Path) -> Iterator[Domain]:
 def _forwarder(node: str, domain: Domain) -> type[BaseHTTPRequestHandler]:
     class Forwarder(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize, disable_nagle_algorithm = (
-            -1,
-            True,
-        )  # an answer is one packet, not one a header that waits for the last one's receipt
+        wbufsize, disable_nagle_algorithm = -1, True  # send an answer as one packet
 
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -72,15 +69,15 @@ def _forwarder(node: str, domain: Domain) -> type[BaseHTTPRequestHandler]:
                 domain.access.append(f"{self.command} {self.path.removeprefix(SECURITY_API)}")
                 self._answer(200, [("Content-Type", "application/json")], b"{}")
                 return
-            asked = http.client.HTTPConnection(node)
+            upstream = http.client.HTTPConnection(node)
             headers = {
                 name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection", "authorization")
             }
-            asked.request(self.command, self.path, body, headers)
-            with asked.getresponse() as answer:
-                kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in ENDS_HERE]
-                self._answer(answer.status, kept, answer.read())
-            asked.close()
+            upstream.request(self.command, self.path, body, headers)
+            with upstream.getresponse() as answer:
+                end_to_end = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP_HEADERS]
+                self._answer(answer.status, end_to_end, answer.read())
+            upstream.close()
 
         def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
             self.send_response(status)
@@ -92,7 +89,7 @@ def _forwarder(node: str, domain: Domain) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """The node has a log of its own."""
+            """Log nothing, because the node has its own log."""
 
         do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _forward
 
@@ -100,7 +97,7 @@ def _forwarder(node: str, domain: Domain) -> type[BaseHTTPRequestHandler]:
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for an hour or a day that nobody but this rehearsal trusts."""
+    """Create a self-signed certificate for a day, and return the paths of certificate and key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -108,7 +105,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
     now = datetime.now(UTC)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -121,7 +118,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
         .sign(key, hashes.SHA256())
     )
     certificate, key_file = folder / "domain.pem", folder / "domain.key"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     plain = serialization.NoEncryption()
     key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
     return certificate, key_file

@@ -1,4 +1,4 @@
-"""The Lambda functions of an emulated account: run from the code that was uploaded, called directly and by their queues."""
+"""Lambda functions of an emulated account: run the uploaded code, called directly or by queues."""
 
 import io
 import json
@@ -23,11 +23,11 @@ IDLE_S = 120.0
 
 
 class Functions:
-    """Runs functions, and polls the queues that they are mapped to.
+    """Runs functions and polls the queues that are mapped to them.
 
     Args:
-        invocations: gets every call, the function's name and what came of it.
-        environment: what every function finds beside its own variables.
+        invocations: receives the name and result of every call.
+        environment: variables of every function beside its own.
         work: folder for their code and files.
     """
 
@@ -39,19 +39,19 @@ class Functions:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Functions run, and messages reach them, to the end of the block."""
+        """Run functions and deliver messages for the length of the block."""
         create = LambdaBackend.create_event_source_mapping
         functions = self
 
         def created(backend: LambdaBackend, spec: dict[str, Any]) -> EventSourceMapping:
             mapping = create(backend, spec)
-            mapping.enabled = False  # moto would hand over one old message for each new one
+            mapping.enabled = False  # moto would deliver one old message for each new one
             functions._mappings.append(mapping)
             return mapping
 
         def run(function: LambdaFunction, event: Any = None) -> tuple[str, bool, str]:
-            called = functions._call(function, event)
-            return json.dumps(called.answer), called.failed, called.log
+            result = functions._call(function, event)
+            return json.dumps(result.answer), result.failed, result.log
 
         with (
             patch.object(LambdaBackend, "create_event_source_mapping", created),
@@ -66,7 +66,7 @@ class Functions:
                 poller.join()
 
     def wait_until_idle(self) -> None:
-        """Wait until no mapped queue holds a message that can be had.
+        """Wait until no mapped queue holds a message.
 
         Raises:
             GavelError: a function is still busy after IDLE_S, or its messages come back again and again.
@@ -78,29 +78,30 @@ class Functions:
             time.sleep(POLL_S)
 
     def _poll(self) -> None:
-        """Hand over what waits, a batch at a time, and keep what a function reports as failed."""
+        """Deliver messages in batches, and keep those that a function reports as failed."""
         while not self._ended.wait(POLL_S):
             for mapping in list(self._mappings):
                 queue = _queue(mapping)
                 backend = sqs_backends[queue.account_id][queue.region]
                 while not self._ended.is_set():
-                    messages = backend.receive_message(queue.name, mapping.batch_size, 0, queue.visibility_timeout)
+                    timeout_s = int(vars(queue)["visibility_timeout"])
+                    messages = backend.receive_message(queue.name, mapping.batch_size, 0, timeout_s)
                     if not messages:
                         break
                     failed = self._deliver(mapping, messages)
                     for message in messages:
                         if message.id not in failed:
-                            backend.delete_message(queue.name, message.receipt_handle)
+                            backend.delete_message(queue.name, str(message.receipt_handle))
 
     def _deliver(self, mapping: EventSourceMapping, messages: list[Any]) -> set[str]:
-        """Call the function with a batch; the ids of the messages that must come again."""
+        """Call the function with a batch and return the ids of failed messages."""
         source = {"eventSource": "aws:sqs", "eventSourceARN": mapping.event_source_arn}
         event = {"Records": [{"messageId": message.id, "body": message.body, **source} for message in messages]}
         account, region = mapping.function_arn.split(":")[4], mapping.function_arn.split(":")[3]
-        called = self._call(get_backend(account, region).get_function(mapping.function_arn), event)
-        if called.failed:
+        result = self._call(get_backend(account, region).get_function(mapping.function_arn), event)
+        if result.failed:
             return {message.id for message in messages}
-        return {failure["itemIdentifier"] for failure in (called.answer or {}).get("batchItemFailures", [])}
+        return {failure["itemIdentifier"] for failure in (result.answer or {}).get("batchItemFailures", [])}
 
     def _call(self, function: Any, event: Any) -> Invocation:
         code = self._work / function.code_sha_256.replace("/", "_")
@@ -110,11 +111,11 @@ class Functions:
             self._calls += 1
             work = self._work / f"call-{self._calls}"
         environment = {**self._environment, **function.environment_vars}
-        called = invoke(
+        result = invoke(
             code, function.handler, event, environment, work, timeout_s=int(function.timeout), name=function.function_name
         )
-        self._invocations.append((function.function_name, called))
-        return called
+        self._invocations.append((function.function_name, result))
+        return result
 
 
 def _queue(mapping: EventSourceMapping) -> Queue:
@@ -123,5 +124,5 @@ def _queue(mapping: EventSourceMapping) -> Queue:
 
 
 def _waiting(queue: Queue) -> int:
-    """Messages that nobody has taken or whose taker has not answered yet."""
+    """Return the number of messages that are visible or in flight."""
     return int(queue.approximate_number_of_messages) + int(queue.approximate_number_of_messages_not_visible)

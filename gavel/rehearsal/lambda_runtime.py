@@ -1,4 +1,4 @@
-"""Lambda functions run as Lambda runs them: a fresh Python 3.12 with the unpacked bundle and AWS's own library, nothing else."""
+"""Run Lambda functions as Lambda does: a new Python 3.12 with the unpacked bundle and AWS's library, nothing else."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from retrieval.errors import MissingPrerequisite
 
 PYTHON = "3.12"
-BESIDE_BUNDLES = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")  # what Lambda's Python brings
+RUNTIME_PACKAGES = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")  # part of Lambda's Python
 INVOCATION = """
 import importlib, json, sys, types
 given = json.load(sys.stdin)
@@ -28,12 +28,12 @@ with open(given["answer"], "w") as file:
 
 @dataclass(frozen=True)
 class Invocation:
-    """What came of calling a function.
+    """Result of one call of a function.
 
     Attributes:
-        answer: what the handler returned; None when it failed.
-        log: what it wrote.
-        failed: whether it raised, or took too long.
+        answer: return value of the handler; None if it failed.
+        log: its output.
+        failed: True if it raised or exceeded its time limit.
     """
 
     answer: Any
@@ -43,19 +43,19 @@ class Invocation:
 
 @cache
 def lambda_python() -> Path:
-    """A Python of Lambda's version on this machine.
+    """Find a Python of Lambda's version on this machine.
 
     Raises:
         MissingPrerequisite: there is none, and uv cannot fetch one.
     """
     uv = [sys.executable, "-m", "uv", "python"]
-    there = {**os.environ, "PYENV_VERSION": PYTHON}  # or pyenv's shim of it would refuse to run
-    for bring in ([], [*uv, "install", "--quiet", PYTHON]):
-        if bring:
-            subprocess.run(bring, capture_output=True, check=False)
-        found = subprocess.run([*uv, "find", PYTHON], env=there, capture_output=True, text=True, check=False)
-        if found.returncode == 0:
-            return Path(found.stdout.strip())
+    env = {**os.environ, "PYENV_VERSION": PYTHON}  # otherwise pyenv's shim refuses to run
+    for install in ([], [*uv, "install", "--quiet", PYTHON]):
+        if install:
+            subprocess.run(install, capture_output=True, check=False)
+        result = subprocess.run([*uv, "find", PYTHON], env=env, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            return Path(result.stdout.strip())
     raise MissingPrerequisite(
         f"Lambda runs Python {PYTHON}, and this machine has none: `uv python install {PYTHON}`, or put python{PYTHON} on the PATH"
     )
@@ -71,15 +71,15 @@ def invoke(
     timeout_s: float = 60,
     name: str = "function",
 ) -> Invocation:
-    """Call a handler once, in a process of its own.
+    """Call a handler once in a new process.
 
     Args:
         code: the unpacked bundle.
         handler: such as "lambdas.query_api.handler.handler".
-        event: what it is called with; JSON.
-        environment: the function's own variables; of this process it inherits none.
-        work: a folder for the call's own files.
-        timeout_s: after which it is ended.
+        event: its argument; JSON.
+        environment: the function's variables; none of this process's are inherited.
+        work: folder for the files of the call.
+        timeout_s: time limit.
         name: of the function.
     """
     work.mkdir(parents=True, exist_ok=True)
@@ -87,21 +87,25 @@ def invoke(
     answer.unlink(missing_ok=True)
     context = {"function_name": name, "aws_request_id": "rehearsal", "log_stream_name": "rehearsal", "memory_limit_in_mb": 1024}
     context["invoked_function_arn"] = f"arn:aws:lambda:eu-west-1:123456789012:function:{name}"
-    given = {"handler": handler, "event": event, "context": context, "timeout_s": timeout_s, "answer": str(answer)}
-    of_lambda = {"LAMBDA_TASK_ROOT": str(code), "AWS_LAMBDA_FUNCTION_NAME": name, "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand"}
+    call = {"handler": handler, "event": event, "context": context, "timeout_s": timeout_s, "answer": str(answer)}
+    lambda_env = {
+        "LAMBDA_TASK_ROOT": str(code),
+        "AWS_LAMBDA_FUNCTION_NAME": name,
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+    }
     command = [
-        lambda_python(),
+        str(lambda_python()),
         "-I",
         "-X",
-        f"pycache_prefix={code.parent / 'bytecode'}",  # a bundle has none: without it every call compiles all of it anew
+        f"pycache_prefix={code.parent / 'bytecode'}",  # bundles have no bytecode: without this every call compiles everything
         "-c",
         f"import sys; sys.path[:0] = {[str(code), str(_aws_library(work))]!r}\n{INVOCATION}",
     ]
     try:
-        ran = subprocess.run(
+        process = subprocess.run(
             command,
-            input=json.dumps(given),
-            env={**of_lambda, "TMPDIR": str(work), **environment},
+            input=json.dumps(call),
+            env={**lambda_env, "TMPDIR": str(work), **environment},
             cwd=work,
             capture_output=True,
             text=True,
@@ -110,17 +114,17 @@ def invoke(
         )
     except subprocess.TimeoutExpired:
         return Invocation(None, f"{name} took more than {timeout_s:g} s", failed=True)
-    said = ran.stdout + ran.stderr
-    if ran.returncode:
-        return Invocation(None, said, failed=True)
-    return Invocation(json.loads(answer.read_text()), said, failed=False)
+    log = process.stdout + process.stderr
+    if process.returncode:
+        return Invocation(None, log, failed=True)
+    return Invocation(json.loads(answer.read_text()), log, failed=False)
 
 
 def proxy_event(path: str, parameters: Mapping[str, str], body: str | None = None, method: str = "") -> dict[str, Any]:
-    """A request as API Gateway's proxy integration hands it over: GET, or POST of a body of JSON, unless told otherwise."""
+    """Build the event of API Gateway's proxy integration: a GET, or a POST if there is a JSON body."""
     method = method or ("GET" if body is None else "POST")
     headers = {} if body is None else {"Content-Type": "application/json", "Content-Length": str(len(body.encode()))}
-    where = {"resourcePath": path, "httpMethod": method, "stage": "v1", "requestId": "rehearsal", "path": f"/v1{path}"}
+    context = {"resourcePath": path, "httpMethod": method, "stage": "v1", "requestId": "rehearsal", "path": f"/v1{path}"}
     return {
         "resource": path,
         "path": path,
@@ -128,23 +132,23 @@ def proxy_event(path: str, parameters: Mapping[str, str], body: str | None = Non
         "headers": {"Host": "api.example.com", **headers},
         "queryStringParameters": dict(parameters),
         "multiValueQueryStringParameters": {name: [value] for name, value in parameters.items()},
-        "requestContext": where,
+        "requestContext": context,
         "body": body,
         "isBase64Encoded": False,
     }
 
 
 def _aws_library(work: Path) -> Path:
-    """A folder of links to boto3 and what it needs, which are pure Python and serve any version."""
+    """Return a folder of links to boto3 and its dependencies, which are pure Python and fit any version."""
     folder = work / "aws-library"
     folder.mkdir(exist_ok=True)
-    for package in BESIDE_BUNDLES:
+    for package in RUNTIME_PACKAGES:
         spec = importlib.util.find_spec(package)
         assert spec is not None, package
         assert spec.origin is not None, package
         origin = Path(spec.origin)
-        place = origin.parent if origin.name == "__init__.py" else origin
-        link = folder / place.name
+        target = origin.parent if origin.name == "__init__.py" else origin
+        link = folder / target.name
         if not link.exists():
-            link.symlink_to(place)
+            link.symlink_to(target)
     return folder

@@ -65,9 +65,11 @@ def install(record: Record) -> Callable[[], None]:
     Returns:
         A function that takes the stand-ins out again.
     """
-    known, made = parsing.resource_class_from_type, {}
+    known = parsing.resource_class_from_type
+    made: dict[str, type[CloudFormationModel]] = {}
 
-    def resource_class(kind: str) -> type[CloudFormationModel]:
+    def resource_class(resource_type: str) -> type[CloudFormationModel]:
+        kind = resource_type
         if kind.startswith("Custom::"):
             return CustomResource
         if kind in parsing.get_model_map() or kind in parsing.NULL_MODELS:
@@ -87,7 +89,7 @@ def _model(kind: str, record: Record) -> type[CloudFormationModel]:
     """The stand-in of a type, as moto asks for one: a class of its own."""
 
     def create(
-        cls: type, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
+        cls: type[StandIn], /, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
     ) -> StandIn:
         properties = cloudformation_json.get("Properties", {})
         record.resources.setdefault(kind, []).append(resource_name)

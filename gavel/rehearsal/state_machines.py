@@ -1,4 +1,4 @@
-"""Where moto's Step Functions differ from AWS's in what the machines of Gavel do, put right while a block runs."""
+"""Correct differences between moto's Step Functions and AWS's that matter to Gavel's machines."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -26,27 +26,27 @@ RunJob = Callable[[Parameters], None]
 
 @contextmanager
 def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
-    """Put right what differs.
+    """Correct these differences for the length of the block.
 
-    - Parameters begin with a capital in a definition and with a small letter in some APIs; moto leaves them as they are.
-    - Objects go in and come out as text; moto hands the body through to and from boto3.
-    - An execution without a name is given one there, and called None here.
-    - Errors of S3 are called S3.… there, s3.… here.
-    - CloudFormation makes machines where the interpreter does not look for them.
-    - `createProcessingJob.sync` ends when the job does; moto refuses the word, so it is taken out and the job is run in its place.
+    - Parameters are capitalised in definitions and not in some APIs; moto does not convert them.
+    - AWS passes objects as text; moto passes boto3's body.
+    - AWS names an unnamed execution; moto calls it None.
+    - AWS names errors of S3 "S3.…"; moto "s3.…".
+    - moto's CloudFormation creates machines in another backend than the interpreter's.
+    - moto rejects `createProcessingJob.sync`; the suffix is removed and the job runs synchronously.
 
     Args:
-        run_job: runs a processing job to its end, given the parameters of CreateProcessingJob; None starts the job alone.
+        run_job: runs a processing job with the parameters of CreateProcessingJob; None only creates it.
     """
     start, call = StateTaskServiceSfn._eval_service_task, StateTaskServiceAwsSdk._eval_service_task
     create, define = StateTaskServiceUnsupported._eval_service_task, StepFunctionsParserBackend.create_state_machine
 
-    # the names of the parameters are moto's, which passes them by name
+    # parameter names are moto's, which passes them by name
     def started(
         self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
     ) -> None:
-        small = {name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()}
-        start(self, env, resource_runtime_part, small, state_credentials)
+        uncapitalised = {name[0].lower() + name[1:]: value for name, value in normalised_parameters.items()}
+        start(self, env, resource_runtime_part, uncapitalised, state_credentials)
 
     def called(
         self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any

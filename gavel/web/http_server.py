@@ -1,4 +1,4 @@
-"""uvicorn as `gavel serve` runs it: in one process or several, with time limits for whatever clients send or take."""
+"""uvicorn for `gavel serve`: in one or several processes, with time limits for requests and for reading answers."""
 
 import asyncio
 import gc
@@ -29,27 +29,27 @@ from retrieval.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
-THREADS = 128  # more than the queues have turns: those are what bounds the work
-HEAD_S = 10.0  # from the connection, or the last answer, to the end of a request's head
-BODY_S = 30.0  # for the body: a photo of 1 MB by a slow telephone
-ANSWER_S = 60.0  # for the client to take an answer
+THREADS = 128  # more than the queues have slots, which bound the work
+HEAD_S = 10.0  # from the connection, or the last answer, to the end of a request head
+BODY_S = 30.0  # a photo of 1 MB over a slow mobile connection
+ANSWER_S = 60.0  # for the client to read an answer
 MAX_HEAD_BYTES = 65_536
 MAX_CONNECTIONS = 2_048  # of a process
 FILES_BESIDE = 256  # files that a process opens beside its connections
-STOP_S = 8.0  # until a process that is told to stop ends whatever it still does; its parent waits a little longer
-MAX_ENDED, ENDED_WITHIN_S = 5, 60.0  # workers that may end, and are replaced, within so many seconds
+STOP_S = 8.0  # from the stop signal until a process exits with work unfinished; its parent waits a little longer
+MAX_ENDED, ENDED_WITHIN_S = 5, 60.0  # so many workers may end and be replaced within this time
 
 
 class _Connection(HttpToolsProtocol):
-    """A connection that ends when its client does not send a request, or take an answer, within a time.
+    """A connection that closes if its client does not send a request or read an answer in time.
 
-    uvicorn bounds only how long a connection is idle between two requests, and any byte ends that.
+    uvicorn only limits the idle time between two requests, and any byte resets that.
     """
 
     limit: ClassVar[int] = MAX_CONNECTIONS  # of a process
-    since: float | None = None  # when the client began to owe us something, by time.monotonic(); None while we owe an answer
+    since: float | None = None  # time.monotonic() since which we wait for the client; None while it waits for an answer
     _limit_s = HEAD_S
-    _paused: float | None = None  # since when the client takes too little of what it asked for; None while it takes enough
+    _paused: float | None = None  # time.monotonic() since which the client reads too slowly; None while it keeps up
     _head_bytes: int | None = None  # of a head that has begun
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -67,8 +67,8 @@ class _Connection(HttpToolsProtocol):
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                told = f"the request's head may have at most {MAX_HEAD_BYTES:,} bytes; send a shorter address or fewer headers"
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, told)
+                detail = f"the request's head may have at most {MAX_HEAD_BYTES:,} bytes; send a shorter address or fewer headers"
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -102,18 +102,18 @@ class _Connection(HttpToolsProtocol):
         if self.since is None:
             super().shutdown()
         else:
-            self.transport.close()  # an answer that is on its way still goes out
+            self.transport.close()  # sends an answer in progress first
 
     def end(self) -> None:
-        """End the connection at once, and make room for another one."""
+        """Close the connection at once to make room for another one."""
         self.connections.discard(self)
         self.transport.abort()
 
     def check(self, now: float) -> None:
-        """End the connection if its client is late."""
+        """Close the connection if its client is late."""
         late_s = 0.0 if self.since is None else now - self.since
         if self.transport.get_write_buffer_size():
-            paused_s = 0.0 if self._paused is None else now - self._paused  # also while we owe further answers
+            paused_s = 0.0 if self._paused is None else now - self._paused  # also while further answers wait
             if max(late_s, paused_s) > ANSWER_S:
                 self.end()
         elif late_s > self._limit_s:
@@ -126,7 +126,7 @@ class _Connection(HttpToolsProtocol):
         self._answer(HTTPStatus.BAD_REQUEST, "invalid_request", "this is no valid HTTP/1.1 request; mind its encoding and lengths")
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Refuse a request that is not here whole, and end the connection."""
+        """Refuse an incomplete request and close the connection."""
         answered = self.cycle is None or self.cycle.response_complete
         if answered if self._head_bytes is not None else not answered and not self.cycle.response_started:
             self._answer(status, status.name.lower(), detail)
@@ -154,14 +154,14 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if threading.current_thread() is threading.main_thread():  # elsewhere the process goes on
+        if threading.current_thread() is threading.main_thread():  # in other threads the process goes on
             last = threading.Timer(STOP_S, self._end_process)
             last.daemon = True
             last.start()
         await super().shutdown(sockets)
 
     def _end_process(self) -> None:
-        """End what no signal ends, such as a thread that decodes a photo. What was acknowledged is on the disk."""
+        """Exit although threads still run, such as one that decodes a photo. Acknowledged writes are on disk."""
         logger.warning("%d requests were still worked on after %g s; they end unanswered", len(self.server_state.tasks), STOP_S)
         os._exit(0)
 
@@ -169,11 +169,11 @@ class _Server(uvicorn.Server):
 def serve_app(app: FastAPI, listener: socket.socket) -> None:
     """Serve an app on a socket until Ctrl-C or SIGTERM.
 
-    What was loaded before stays for good, so that the garbage collector need not look through it while buyers wait.
+    Objects loaded before are frozen, so that the garbage collector does not scan them while buyers wait.
 
     Args:
-        app: whose endpoints run in threads.
-        listener: listens already.
+        app: its endpoints run in threads.
+        listener: a listening socket.
     """
     gc.collect()
     gc.freeze()
@@ -184,15 +184,15 @@ def serve_app(app: FastAPI, listener: socket.socket) -> None:
 def connection_limit() -> int:
     """Raise the limit of open files and return how many connections a process may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + FILES_BESIDE
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    needed = MAX_CONNECTIONS + FILES_BESIDE
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, soft - FILES_BESIDE))
 
 
 def _config(app: FastAPI) -> uvicorn.Config:
-    behind_proxy = "FORWARDED_ALLOW_IPS" in os.environ  # else any program of this machine could name another client address
+    behind_proxy = "FORWARDED_ALLOW_IPS" in os.environ  # otherwise any local program could forge a client address
     return uvicorn.Config(app, http=_Connection, ws="none", log_level="warning", access_log=False, proxy_headers=behind_proxy)
 
 
@@ -201,33 +201,33 @@ def serve_in_workers(
 ) -> None:
     """Serve an app in several processes that accept connections from one socket, until Ctrl-C or SIGTERM.
 
-    A worker that ends is replaced. Workers begin as fresh interpreters: threads of the libraries do not outlive a fork.
+    A worker that ends is replaced. Workers are fresh interpreters, because threads of the libraries do not survive a fork.
 
     Args:
         count: of processes, each with an app of its own over the same files.
-        make_app: makes it, with a line about it; must be picklable.
-        listener: listens already.
-        tell: is given the line when the first worker is ready.
+        make_app: returns the app and a line about it; must be picklable.
+        listener: a listening socket.
+        tell: called with the line when the first worker is ready.
 
     Raises:
         GavelError: no worker could start, or they keep ending.
     """
-    stop, told, ended = threading.Event(), False, deque[float](maxlen=MAX_ENDED)
+    stop, announced, ended = threading.Event(), False, deque[float](maxlen=MAX_ENDED)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda number, frame: stop.set())
     workers = [_Worker(make_app, listener) for _ in range(count)]
     try:
         while not stop.is_set():
-            connection.wait([watched for worker in workers for watched in worker.watched()], timeout=0.5)
+            connection.wait([handle for worker in workers for handle in worker.handles()], timeout=0.5)
             for number, worker in enumerate(workers):
-                news = worker.read()
-                if isinstance(news, GavelError):
-                    if not told:
-                        raise news
-                    logger.error("a worker could not start: %s", news)
-                elif news is not None and not told:
-                    told = True
-                    tell(news)
+                report = worker.read()
+                if isinstance(report, GavelError):
+                    if not announced:
+                        raise report
+                    logger.error("a worker could not start: %s", report)
+                elif report is not None and not announced:
+                    announced = True
+                    tell(report)
                 if worker.process.is_alive() or stop.is_set():
                     continue
                 ended.append(time.monotonic())
@@ -249,54 +249,54 @@ def serve_in_workers(
 
 
 class _Worker:
-    """A process that serves. It reports once: a line when it is ready, or the error that kept it from starting."""
+    """A serving process. It reports once: a line when it is ready, or the error that prevented its start."""
 
     def __init__(self, make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket) -> None:
         context = multiprocessing.get_context("spawn")
-        news, theirs = context.Pipe(duplex=False)
-        self._news: connection.Connection | None = news
+        reports, theirs = context.Pipe(duplex=False)
+        self._reports: connection.Connection | None = reports
         self.process = context.Process(target=_work, args=(make_app, listener, theirs))
         self.process.start()
         theirs.close()
 
-    def watched(self) -> Sequence[int | connection.Connection]:
+    def handles(self) -> Sequence[int | connection.Connection]:
         """Return the handles for connection.wait()."""
-        return [self.process.sentinel] if self._news is None else [self.process.sentinel, self._news]
+        return [self.process.sentinel] if self._reports is None else [self.process.sentinel, self._reports]
 
     def read(self) -> str | GavelError | None:
-        """Return its report, once; None while there is none."""
-        if self._news is None or not self._news.poll():
+        """Return the report once; None while there is none."""
+        if self._reports is None or not self._reports.poll():
             return None
         try:
-            told: str | GavelError = self._news.recv()
+            report: str | GavelError = self._reports.recv()
         except EOFError:
             return None
         finally:
-            self._news.close()
-            self._news = None
-        return told
+            self._reports.close()
+            self._reports = None
+        return report
 
 
 def _work(
-    make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket, news: "connection.Connection[str | GavelError, None]"
+    make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket, reports: "connection.Connection[str | GavelError, None]"
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent's word counts
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     end_with_parent(partial(os.kill, os.getpid(), signal.SIGTERM))
     try:
         app, line = make_app()
     except GavelError as error:
-        news.send(error)
+        reports.send(error)
         raise SystemExit(1) from error
-    news.send(line)
-    news.close()
+    reports.send(line)
+    reports.close()
     with listener:
         serve_app(app, listener)
 
 
 @contextmanager
 def served_in_thread(app: FastAPI) -> Iterator[str]:
-    """The URL of an app on a free port of this machine, while the block runs."""
+    """Serve an app on a free local port for the length of the block, and yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = _Server(_config(app))
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

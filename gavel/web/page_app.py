@@ -1,4 +1,4 @@
-"""The search page beside the API, with what only this machine can give it: photos, and words to suggest."""
+"""The search page beside the API, with photos and suggestions, which only this machine has."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from gavel.web.photo_files import PhotoFiles
-from gavel.web.suggestions import PageWords
+from gavel.web.suggestions import Suggestions
 from lambdas.query_api.problems import RETRY_AFTER_S
 from lambdas.query_api.strict_route import StrictRoute
 from processing.embedding.thumbnails import Side
@@ -42,7 +42,7 @@ PHOTO_HEADERS = {"Cache-Control": "private, max-age=3600"}
 
 
 class _Assets(StaticFiles):
-    """The page's scripts and styles, asked for anew on each visit: they change with the program."""
+    """The page's scripts and styles. Browsers revalidate them on each visit, because they change with the program."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         answer = await super().get_response(path, scope)
@@ -56,10 +56,10 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoFi
     Args:
         app: gets the routes; none of them is in its OpenAPI description.
         service: as the app's own.
-        photos: where lots' photos are found.
+        photos: photos of the items.
         currency: ISO 4217 code of the prices, such as EUR; empty shows bare numbers.
     """
-    words = PageWords()
+    suggestions = Suggestions()
     routes = APIRouter(include_in_schema=False, lifespan=photos.lifespan)
     data = APIRouter(include_in_schema=False, route_class=StrictRoute)  # a page's own address may hold any parameters
 
@@ -81,19 +81,19 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoFi
 
     @data.get("/words.json")
     def words_to_suggest() -> dict[str, Any]:
-        return words.of(service().live().index)
+        return suggestions.of(service().live().index)
 
     @data.get("/photos/{item_id:path}")
     async def photo(item_id: str, side: Side = Side.LARGE) -> Response:
-        named = require_id("item_id", item_id)
-        found = await run_in_threadpool(lambda: service().live().index.fetch([named]))
-        if not found:
+        required_id = require_id("item_id", item_id)
+        items = await run_in_threadpool(lambda: service().live().index.fetch([required_id]))
+        if not items:
             raise UnknownItem(f"no lot {item_id!r} is in the index; ask for one that a search answered with")
         try:
-            jpeg = await photos.jpeg(found[0].document, side)
+            jpeg = await photos.jpeg(items[0].document, side)
         except TimeoutError:
-            told = "the photo is still to be drawn, and others are before it; ask again"
-            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, told, {"Retry-After": str(RETRY_AFTER_S)}) from None
+            detail = "the photo is still to be drawn, and others are before it; ask again"
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(RETRY_AFTER_S)}) from None
         if jpeg is None:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"lot {item_id!r} has no photo in a folder that may be shown; see --photos")
         return Response(jpeg, media_type="image/jpeg", headers=PHOTO_HEADERS)

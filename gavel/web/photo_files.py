@@ -1,4 +1,4 @@
-"""Photos of the lots of this machine's catalogues, for the page."""
+"""Photos of items in this machine's catalogues, for the page."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from catalog.folder import photo_folders
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from processing.embedding.photos import yield_to_searches
 from processing.embedding.thumbnails import Side, Thumbnails
 from retrieval.encoders.photos import locate_photo
@@ -23,78 +23,78 @@ from retrieval.errors import InvalidInput, InvalidPhoto
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S = 30.0  # how long a request waits for a thumbnail to be drawn; the first ones, until the process that draws has started
+DRAW_TIMEOUT_S = 30.0  # includes the start of the drawing process
 
 
 def _prepare_drawing() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the server ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the server stops this one
     yield_to_searches()
 
 
 class PhotoFiles:
-    """Finds the photo that a lot names, and nothing else.
+    """Serves thumbnails of the photos that items name.
 
-    Sellers write that name. So a path must stay within the folder of the lot's catalogue, or within one that the operator opened,
-    and what leaves the machine is a picture drawn anew from the file, never the file.
+    Sellers write that name. So a path must stay within the folder of the item's catalogue, or within one that the operator opened.
+    A thumbnail drawn from the file leaves the machine, never the file itself.
 
-    `gavel embed` has drawn them. What it has not, of releases from before, is drawn once, one photo at a time, in a process of its
-    own with a bound on its memory: searches wait for none of it.
+    `gavel embed` draws thumbnails. Missing ones, of older releases, are drawn once, one at a time, in a separate process with
+    bounded memory, so that searches do not wait.
     """
 
-    def __init__(self, home: Home, opened: Sequence[Path] = ()) -> None:
-        """Look at nothing yet.
+    def __init__(self, workspace: Workspace, opened: Sequence[Path] = ()) -> None:
+        """Open no file yet.
 
         Args:
-            home: knows the folders of each release.
+            workspace: has the folders of each release.
             opened: further folders whose photos may be shown.
         """
-        self._home = home
+        self._workspace = workspace
         self._opened = list(opened)
-        self._thumbnails = Thumbnails(home.thumbnails)
-        self._told: set[str] = set()
-        self._turn = asyncio.Lock()
+        self._thumbnails = Thumbnails(workspace.thumbnails)
+        self._warned: set[str] = set()
+        self._draw_lock = asyncio.Lock()
         self._drawer: ProcessPoolExecutor | None = None
 
     async def jpeg(self, document: Mapping[str, Any], side: Side) -> bytes | None:
-        """The photo of a lot as a square JPEG; None when it has none, or none that may be shown.
+        """Return the photo of an item as a square JPEG, or None if there is none that may be shown.
 
         Raises:
-            TimeoutError: it is still to be drawn, and others are before it.
+            TimeoutError: its thumbnail is not drawn yet, and others are before it.
         """
         path = await asyncio.to_thread(self._locate, document)
         if path is None:
             return None
         try:
-            drawn = await asyncio.to_thread(self._thumbnails.read, path, side)
-            if drawn is None:
-                async with asyncio.timeout(PATIENCE_S), self._turn:
-                    drawn = self._thumbnails.read(path, side)  # which who was before may have drawn
-                    if drawn is None:
+            jpeg = await asyncio.to_thread(self._thumbnails.read, path, side)
+            if jpeg is None:
+                async with asyncio.timeout(DRAW_TIMEOUT_S), self._draw_lock:
+                    jpeg = self._thumbnails.read(path, side)  # a request before may have drawn it
+                    if jpeg is None:
                         await self._draw(path)
-                        drawn = self._thumbnails.read(path, side)
+                        jpeg = self._thumbnails.read(path, side)
         except InvalidPhoto:
             return None
-        return drawn
+        return jpeg
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Start the process that draws before its first photo is asked for, where nothing is drawn yet; end it with the server."""
+        """Start the drawing process ahead of the first photo if no thumbnail exists, and stop it with the server."""
         if not self._thumbnails.folder.exists():
-            self._drawing().submit(os.getpid)
+            self._drawing_process().submit(os.getpid)
         yield
         if self._drawer:
             await asyncio.to_thread(self._drawer.shutdown, cancel_futures=True)
             self._drawer = None
 
-    def _drawing(self) -> ProcessPoolExecutor:
+    def _drawing_process(self) -> ProcessPoolExecutor:
         if self._drawer is None:
-            context = multiprocessing.get_context("forkserver")  # not fork: this process holds threads
+            context = multiprocessing.get_context("forkserver")  # not fork: this process has threads
             self._drawer = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare_drawing)
         return self._drawer
 
     async def _draw(self, path: Path) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._drawing(), self._thumbnails.draw, path)
+            await asyncio.get_running_loop().run_in_executor(self._drawing_process(), self._thumbnails.draw, path)
         except BrokenProcessPool:
             self._drawer = None
             self._thumbnails.refuse(path, "the photo ended the process that drew it")
@@ -112,11 +112,11 @@ class PhotoFiles:
         return None
 
     def _sources(self, release_id: str) -> list[Path]:
-        """Look up the folders of a release; none where the file that names them is damaged, which is told once."""
+        """Return the folders of a release, or none if the file that lists them is damaged, with one warning."""
         try:
-            return self._home.sources(release_id)
+            return self._workspace.sources(release_id)
         except InvalidInput as error:
-            if release_id not in self._told:
-                self._told.add(release_id)
+            if release_id not in self._warned:
+                self._warned.add(release_id)
                 logger.warning("%s", error)
             return []

@@ -1,9 +1,9 @@
-"""The re-rank endpoint on one machine: the container's functions behind `/ping` and `/invocations`, and SageMaker's address.
+"""The re-rank endpoint on one machine: the container's functions at `/ping`, `/invocations` and SageMaker's own path.
 
 python -m gavel.web.ranker_server FOLDER [PORT]
 AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080 GAVEL_RANKER_ENDPOINT=local gavel serve
 
-FOLDER holds an unpacked model.tar.gz. The second line wants a region and credentials as AWS would; here any will do.
+FOLDER holds an unpacked model.tar.gz. The second line needs a region and credentials as AWS does; any will do here.
 """
 
 import sys
@@ -15,25 +15,25 @@ from fastapi.responses import JSONResponse, Response
 
 from processing.reranker_endpoint import inference
 
-PORT = 8080  # the container's
-MODEL_ERROR = 424  # SageMaker's answer when the container gives an error
+PORT = 8080  # as the container's
+MODEL_ERROR = 424  # status of SageMaker if the container fails
 
 
 def create_ranker_app(model_dir: Path) -> FastAPI:
-    """The app over one unpacked archive.
+    """Create the app for one unpacked archive.
 
     Args:
-        model_dir: folder with what pack_model() packed.
+        model_dir: unpacked output of pack_model().
 
     Raises:
-        ValueError: its booster is not of the features that it names.
+        ValueError: the booster does not match its feature names.
     """
     booster = inference.model_fn(str(model_dir))
     app = FastAPI(title="Gavel's re-ranker", openapi_url=None)
 
     @app.get("/ping")
     def ping() -> Response:
-        """The booster is loaded."""
+        """Answer 200: the booster is loaded."""
         return Response()
 
     @app.post("/invocations")
@@ -41,21 +41,21 @@ def create_ranker_app(model_dir: Path) -> FastAPI:
         """Score rows, as the container does."""
         headers = request.headers
         try:
-            asked = inference.input_fn(await request.body(), headers.get("content-type", ""))
-            body, kind = inference.output_fn(inference.predict_fn(asked, booster), headers.get("accept", ""))
-        except inference.ServerError as error:
+            rows = inference.input_fn(await request.body(), headers.get("content-type", ""))
+            body, kind = inference.output_fn(inference.predict_fn(rows, booster), headers.get("accept", ""))
+        except inference.ServerError as error:  # type: ignore[attr-defined]  # imported there, or defined
             return Response(error.message, error.status_code, media_type="text/plain")
         return Response(body, media_type=kind)
 
     @app.post("/endpoints/{name}/invocations")
     async def invoke_endpoint(name: str, request: Request) -> Response:
-        """Score rows, as SageMaker's InvokeEndpoint does: an error of the container comes back inside one of SageMaker's."""
+        """Score rows as SageMaker's InvokeEndpoint does. It wraps an error of the container in its own."""
         answer = await invoke(request)
         if answer.status_code < 400:
             return answer
-        said = {"OriginalStatusCode": answer.status_code, "OriginalMessage": bytes(answer.body).decode()}
-        said["Message"] = f"Received error ({answer.status_code}) from the container"
-        return JSONResponse(said, MODEL_ERROR, {"x-amzn-ErrorType": "ModelError"})
+        error = {"OriginalStatusCode": answer.status_code, "OriginalMessage": bytes(answer.body).decode()}
+        error["Message"] = f"Received error ({answer.status_code}) from the container"
+        return JSONResponse(error, MODEL_ERROR, {"x-amzn-ErrorType": "ModelError"})
 
     return app
 

@@ -1,4 +1,4 @@
-"""What the page suggests: the categories, brands and phrases of lots that can be bid on now."""
+"""Suggestions for the page: categories, brands and phrases of lots that can be bid on now."""
 
 import math
 import re
@@ -14,77 +14,77 @@ import numpy as np
 
 from retrieval.index.port import Filter, VectorIndex
 
-SAMPLE, FEW = 2_000, 100  # lots that are looked at: at most, and where their texts are long at least
-SAMPLE_CHARS = 32_000_000  # of their texts, which come along
-KEEP_S = 300.0  # until they are looked at again
-MOST = {"categories": 60, "brands": 300, "phrases": 2_000}
+MAX_SAMPLE, MIN_SAMPLE = 2_000, 100  # items; few where their texts are long
+SAMPLE_CHARS = 32_000_000  # of their texts, which are loaded with them
+REFRESH_S = 300.0
+LIMITS = {"categories": 60, "brands": 300, "phrases": 2_000}
 WORDS_IN_PHRASE = 3
-PART_SHARE = 0.8  # of a phrase's lots: if a longer one has as many, the shorter is a part of it, as "art" of "art deco"
-# letters, digits, and what stands at them in most scripts of Asia, which Python's \w does not have
+PART_SHARE = 0.8  # a phrase is dropped if a longer one has this share of its items, as "art deco" has of "art"
+# letters, digits and the combining marks of Asian scripts, which Python's \w lacks
 _LETTER = f"[^\\W_]|[\u200c\u200d{''.join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == 'M')}]"
 _WORD = re.compile(rf"(?:{_LETTER})+(?:['’\-](?:{_LETTER})+)*")
-LINKS = frozenset(("a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))  # no end of a phrase
+LINKS = frozenset(("a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))  # start and end no phrase
 
 
-class PageWords:
-    """The words of the live index, looked up again every few minutes."""
+class Suggestions:
+    """The suggestions of the live index, refreshed every few minutes."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._kept: tuple[str, float, dict[str, Any]] | None = None
+        self._cached: tuple[str, float, dict[str, Any]] | None = None
 
     def of(self, index: VectorIndex) -> dict[str, Any]:
-        """The words of an index.
+        """Return the suggestions of an index.
 
         Raises:
             IndexUnavailable: it does not answer.
         """
         with self._lock:
             now = time.monotonic()
-            if self._kept is None or self._kept[0] != index.name or now - self._kept[1] > KEEP_S:
-                most = _sample_size(index)
-                self._kept = (index.name, now, words_of(_sample(index, most), most))
-            return self._kept[2]
+            if self._cached is None or self._cached[0] != index.name or now - self._cached[1] > REFRESH_S:
+                size = _sample_size(index)
+                self._cached = (index.name, now, suggest(_sample(index, size), size))
+            return self._cached[2]
 
 
-def words_of(documents: Sequence[Mapping[str, Any]], most: int) -> dict[str, Any]:
-    """Categories, brands and phrases of lots, the most frequent first, ties by name.
+def suggest(documents: Sequence[Mapping[str, Any]], sample_size: int) -> dict[str, Any]:
+    """Return categories, brands and phrases of items, the most frequent first, ties by name.
 
     Args:
-        documents: of lots.
-        most: as many lots as this are a sample, and counts of them are not told.
+        documents: of items.
+        sample_size: so many documents are a sample; their counts are left out.
 
     Returns:
-        categories: name, lots (how many; None in a sample), photo_of (item_id of a lot with a photo, or None); brands: name;
+        categories: name, lots (count; None in a sample), photo_of (item_id of an item with a photo, or None); brands: name;
         phrases: runs of one to three words of the titles, in lower case.
     """
     phrases: Counter[str] = Counter()
     for document in documents:
         phrases.update(set(_phrases(str(document["title"]))))
-    whole = len(documents) < most
+    complete = len(documents) < sample_size
     photos = {str(d.get("category")): d["item_id"] for d in reversed(documents) if d.get("has_image")}
     return {
         "categories": [
-            {"name": name, "lots": lots if whole else None, "photo_of": photos.get(name)}
-            for name, lots in _frequent(Counter(str(d["category"]) for d in documents if d.get("category")), MOST["categories"])
+            {"name": name, "lots": count if complete else None, "photo_of": photos.get(name)}
+            for name, count in _frequent(Counter(str(d["category"]) for d in documents if d.get("category")), LIMITS["categories"])
         ],
         "brands": [
-            {"name": name} for name, _ in _frequent(Counter(str(d["brand"]) for d in documents if d.get("brand")), MOST["brands"])
+            {"name": name} for name, _ in _frequent(Counter(str(d["brand"]) for d in documents if d.get("brand")), LIMITS["brands"])
         ],
-        "phrases": [phrase for phrase, _ in _frequent(_whole(phrases), MOST["phrases"])],
+        "phrases": [phrase for phrase, _ in _frequent(_drop_parts(phrases), LIMITS["phrases"])],
     }
 
 
 def _sample_size(index: VectorIndex) -> int:
-    """Return how many lots may be held in memory together, by the length of the texts of a few."""
-    lengths = [sum(len(text) for text in lot.values() if isinstance(text, str)) for lot in _sample(index, FEW)]
-    return int(np.clip(SAMPLE_CHARS / max(float(np.mean(lengths or [0])), 1.0), FEW, SAMPLE))
+    """Return how many items fit into SAMPLE_CHARS, estimated from the texts of a few."""
+    lengths = [sum(len(text) for text in item.values() if isinstance(text, str)) for item in _sample(index, MIN_SAMPLE)]
+    return int(np.clip(SAMPLE_CHARS / max(float(np.mean(lengths or [0])), 1.0), MIN_SAMPLE, MAX_SAMPLE))
 
 
-def _sample(index: VectorIndex, most: int) -> list[Mapping[str, Any]]:
-    """Live lots: the port has no listing, but every lot has a cosine with any direction."""
+def _sample(index: VectorIndex, size: int) -> list[Mapping[str, Any]]:
+    """Return documents of live items. The port lists none, but any direction has a cosine with every item."""
     direction = np.full(index.dimensions, 1 / math.sqrt(index.dimensions), dtype=np.float32)  # (D,)
-    return [candidate.document for candidate in index.semantic(direction, most, Filter())]
+    return [candidate.document for candidate in index.semantic(direction, size, Filter())]
 
 
 def _phrases(title: str) -> Iterable[str]:
@@ -92,21 +92,21 @@ def _phrases(title: str) -> Iterable[str]:
     for start in range(len(words)):
         for end in range(start + 1, min(start + WORDS_IN_PHRASE, len(words)) + 1):
             phrase = words[start:end]
-            stutters = any(one == other for one, other in pairwise(phrase))
-            if not stutters and not LINKS & {phrase[0], phrase[-1]} and len(" ".join(phrase)) > 2:
+            repeats = any(one == other for one, other in pairwise(phrase))
+            if not repeats and not LINKS & {phrase[0], phrase[-1]} and len(" ".join(phrase)) > 2:
                 yield " ".join(phrase)
 
 
-def _whole(phrases: Counter[str]) -> Counter[str]:
-    """The phrases that are no part of a longer one."""
+def _drop_parts(phrases: Counter[str]) -> Counter[str]:
+    """Return the phrases that are not part of a longer one."""
     parts = {
         part
-        for phrase, lots in phrases.items()
+        for phrase, count in phrases.items()
         for part in (phrase.rpartition(" ")[0], phrase.partition(" ")[2])
-        if part and lots >= 2 and lots >= PART_SHARE * phrases[part]
+        if part and count >= 2 and count >= PART_SHARE * phrases[part]
     }
-    return Counter({phrase: lots for phrase, lots in phrases.items() if phrase not in parts})
+    return Counter({phrase: count for phrase, count in phrases.items() if phrase not in parts})
 
 
-def _frequent(counts: Counter[str], most: int) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
+def _frequent(counts: Counter[str], limit: int) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]

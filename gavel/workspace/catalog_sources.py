@@ -1,4 +1,4 @@
-"""Which readers `gavel catalog prepare` knows, and which options belong to which."""
+"""Readers of `gavel catalog prepare`, and the options of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from retrieval.errors import InvalidInput
 
 SOURCES = ("esci", "chorus", "grocery", "emoji", "demo-store", "clicks")
 OPTIONS_OF = {"locale": "esci", "version": "esci", "folds": "chorus", "fold": "chorus", "items": "clicks", "language": "emoji"}
-UNITS = {"esci": "product rows", "clicks": "log files"}  # what a bar counts, of the sources that count
+UNITS = {"esci": "product rows", "clicks": "log files"}  # unit of the progress bar, for sources with one
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What was asked for; None is an option that was not given.
+    """Options of one call; None for those that were left out.
 
     Attributes:
         source: one of SOURCES.
-        data: where the data set lies.
+        data: path of the data set.
         seed: of everything random.
         locale: esci.
         version: esci.
@@ -52,7 +52,7 @@ class Preparation:
 
     @property
     def name(self) -> str:
-        """The catalogue's folder in a home: the source, with the options that make it another catalogue."""
+        """Name of the catalogue's folder: the source and the options that change the catalogue."""
         if self.source == "esci":
             return f"esci-{self.locale or 'us'}-{self.version or 'small'}"
         if self.language:
@@ -64,45 +64,45 @@ class Preparation:
         return _READERS[self.source](self, folder, step)
 
 
-def _esci(asked: Preparation, folder: Path, step: Step) -> CatalogFolder:
+def _esci(options: Preparation, folder: Path, step: Step) -> CatalogFolder:
     from catalog import esci
 
-    version = asked.version or "small"
+    version = options.version or "small"
     if version not in ("small", "large"):
         raise InvalidInput(f"there is no version {version!r}; use small or large")
     chosen: esci.Version = "small" if version == "small" else "large"
-    return esci.prepare(asked.data, folder, locale=asked.locale or "us", version=chosen, seed=asked.seed, progress=step)
+    return esci.prepare(options.data, folder, locale=options.locale or "us", version=chosen, seed=options.seed, progress=step)
 
 
-def _chorus(asked: Preparation, folder: Path, step: Step) -> CatalogFolder:
+def _chorus(options: Preparation, folder: Path, step: Step) -> CatalogFolder:
     from catalog import chorus
 
-    return chorus.prepare(asked.data, folder, folds=asked.folds or chorus.FOLDS, fold=asked.fold, seed=asked.seed)
+    return chorus.prepare(options.data, folder, folds=options.folds or chorus.FOLDS, fold=options.fold, seed=options.seed)
 
 
-def _grocery(asked: Preparation, folder: Path, step: Step) -> CatalogFolder:
+def _grocery(options: Preparation, folder: Path, step: Step) -> CatalogFolder:
     from catalog import grocery
 
-    return grocery.prepare(asked.data, folder, seed=asked.seed)
+    return grocery.prepare(options.data, folder, seed=options.seed)
 
 
-def _emoji(asked: Preparation, folder: Path, step: Step) -> CatalogFolder:
+def _emoji(options: Preparation, folder: Path, step: Step) -> CatalogFolder:
     from catalog import emoji
 
-    return emoji.prepare(asked.data, folder, seed=asked.seed, listed_in=asked.language or "en")
+    return emoji.prepare(options.data, folder, seed=options.seed, listed_in=options.language or "en")
 
 
-def _demo_store(asked: Preparation, folder: Path, step: Step) -> CatalogFolder:
+def _demo_store(options: Preparation, folder: Path, step: Step) -> CatalogFolder:
     from catalog import demo_store
 
-    return demo_store.prepare(asked.data, folder, seed=asked.seed)
+    return demo_store.prepare(options.data, folder, seed=options.seed)
 
 
-def _clicks(asked: Preparation, folder: Path, step: Step) -> CatalogFolder:
+def _clicks(options: Preparation, folder: Path, step: Step) -> CatalogFolder:
     from catalog import click_log
 
-    assert asked.items is not None
-    return click_log.prepare(asked.data, folder, items=asked.items, seed=asked.seed, progress=step)
+    assert options.items is not None
+    return click_log.prepare(options.data, folder, items=options.items, seed=options.seed, progress=step)
 
 
 _READERS: dict[str, Callable[[Preparation, Path, Step], CatalogFolder]] = {

@@ -1,8 +1,8 @@
-"""`gavel.toml`: hyperparameters, weights and paths in one file, read into the dataclasses that the code takes anyway.
+"""Read `gavel.toml`: hyperparameters, weights and paths, as the dataclasses that they configure.
 
-A command-line flag outranks a GAVEL_* variable, that the file, that the default. What variables can say, the file says by them: its
-sections `service` and `retrieval` become variables of this process that are not set yet, so all code, and what it starts, reads one
-source (docs/adr/0014-one-settings-file.md).
+A command-line flag outranks a GAVEL_* variable, which outranks the file, which outranks the default. The sections `service` and
+`retrieval` become variables of this process unless these are set. So all code, and all processes that it starts, read one source
+(docs/adr/0014-one-settings-file.md).
 """
 
 import difflib
@@ -10,31 +10,95 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from gavel.workspace.config_sections import SECTIONS, Section
-from retrieval.config.settings import PREFIX, allowed, read_field, write_pairs
+from retrieval.config.settings import PREFIX, ScoringParameters, Settings, allowed, read_field, write_pairs
 from retrieval.errors import InvalidInput, InvalidSettings
 
 CONFIG_FILE = Path("gavel.toml")
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 NONE = "none"  # TOML has no null
-FLAGS = frozenset({"seed", "preset", "features"})  # of other origin than the file: --seed, --preset, and the catalogue
+FLAGS = frozenset({"seed", "preset", "features"})  # set by --seed, --preset and the catalogue, not by the file
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ConfigFile:
-    """A settings file that could be parsed.
+class Section:
+    """A table of the file.
 
     Attributes:
-        path: where it lies.
-        text: what stands in it.
-        tables: the same, parsed.
+        name: with dots for a nested table.
+        about: its purpose in a line.
+        default: returns the dataclass whose fields are its keys; imported on first use.
+        environment: True if its keys are GAVEL_* variables, too.
+    """
+
+    name: str
+    about: str
+    default: Callable[[], Any]
+    environment: bool = False
+
+
+def _training() -> Any:
+    from models.config.training import TrainingConfig
+
+    return TrainingConfig()
+
+
+def _buyers() -> Any:
+    from models.config.buyers import BuyerTrainingConfig
+
+    return BuyerTrainingConfig()
+
+
+def _mining() -> Any:
+    from processing.training.mining_rules import MiningRules
+
+    return MiningRules()
+
+
+def _reranker() -> Any:
+    from retrieval.ranker.parameters import BoosterParameters
+
+    return BoosterParameters()
+
+
+def _distillation() -> Any:
+    from models.config.distillation import DistillationConfig
+
+    return DistillationConfig()
+
+
+def _small_query() -> Any:
+    from models.config.distillation import SmallQueryConfig
+
+    return SmallQueryConfig()
+
+
+SECTIONS = (
+    Section("service", "where a process runs, and its limits", Settings, environment=True),
+    Section("retrieval", "what an answer means: the same in training and serving", ScoringParameters, environment=True),
+    Section("training", "of towers; a key that is not given keeps what was chosen for the catalogue", _training),
+    Section("training.buyers", "of the buyer tower", _buyers),
+    Section("mining", "which lots become hard negatives", _mining),
+    Section("reranker", "how the re-ranker learns", _reranker),
+    Section("distillation", "how `gavel adapt` learns", _distillation),
+    Section("small_query", "how `gavel distill query` learns", _small_query),
+)
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A parsed settings file.
+
+    Attributes:
+        path: of the file.
+        text: its content.
+        tables: its content, parsed.
     """
 
     path: Path
@@ -43,10 +107,10 @@ class ConfigFile:
 
     @classmethod
     def read(cls, path: Path) -> "ConfigFile":
-        """Read a file, and see whether it has other sections than SECTIONS.
+        """Read a file and check the names of its sections.
 
         Raises:
-            InvalidSettings: it cannot be read, is no TOML, or has a section that nothing reads.
+            InvalidSettings: it cannot be read, is not TOML, or has a section outside SECTIONS.
         """
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -57,40 +121,40 @@ class ConfigFile:
             raise InvalidSettings(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
         except tomllib.TOMLDecodeError as error:
             raise InvalidSettings(f"{path} is no TOML: {error}") from error
-        made = cls(path, text, tables)
-        known = list(dict.fromkeys(section.name.split(".")[0] for section in SECTIONS))
+        file = cls(path, text, tables)
+        names = list(dict.fromkeys(section.name.split(".")[0] for section in SECTIONS))
         for name, table in tables.items():
-            if name not in known:
-                raise InvalidSettings(f"{path}{made.line(name)} has no section [{name}]{_meant(name, known)}")
+            if name not in names:
+                raise InvalidSettings(f"{path}{file.line(name)} has no section [{name}]{_suggest(name, names)}")
             if not isinstance(table, Mapping):
-                raise InvalidSettings(f"{path}{made.line(name)}: {name} must be a section: write [{name}] with its keys below")
-        return made
+                raise InvalidSettings(f"{path}{file.line(name)}: {name} must be a section: write [{name}] with its keys below")
+        return file
 
     def table(self, section: str) -> Mapping[str, Any]:
-        """The table of a section without those within it that are sections of their own; empty where the file has none."""
+        """Return the table of a section without nested sections; empty if the file has none."""
         table: Any = self.tables
         for part in section.split("."):
             table = table.get(part, {}) if isinstance(table, Mapping) else {}
-        own = [other.name for other in SECTIONS]
-        return {key: value for key, value in table.items() if f"{section}.{key}" not in own}
+        sections = [other.name for other in SECTIONS]
+        return {key: value for key, value in table.items() if f"{section}.{key}" not in sections}
 
     def line(self, name: str, key: str = "") -> str:
-        """Where a key of a section stands, as `:line`; empty where a search by its name does not find it."""
+        """Return the line of a key as `:line`, or "" if a search by its name fails."""
         for table in (f"{name}.{key}", name):
             start = re.search(rf"^\s*(\[+\s*{re.escape(table)}\s*\]|{re.escape(table)}\s*=)", self.text, re.M)
             if start is not None:
-                own = re.compile(rf"^\s*{re.escape(key)}\s*=", re.M).search(self.text, start.end()) if key else None
-                place = own if own and table == name else start
-                return f":{self.text.count(chr(10), 0, place.end()) + 1}"
+                match = re.compile(rf"^\s*{re.escape(key)}\s*=", re.M).search(self.text, start.end()) if key else None
+                position = match if match and table == name else start
+                return f":{self.text.count(chr(10), 0, position.end()) + 1}"
         return ""
 
-    def where(self, name: str, key: str) -> str:
-        """A key of a section, with its file and line, for a message."""
+    def locate(self, name: str, key: str) -> str:
+        """Return a key with its file and line for a message."""
         return f"{self.path}{self.line(name, key)}: [{name}] {key}"
 
 
 def find_config(env: Mapping[str, str] = os.environ) -> ConfigFile | None:
-    """The file that GAVEL_CONFIG names, else gavel.toml of the working directory, else None.
+    """Read the file of GAVEL_CONFIG, or gavel.toml of the working directory; None if there is neither.
 
     Raises:
         InvalidSettings: it cannot be read.
@@ -101,41 +165,41 @@ def find_config(env: Mapping[str, str] = os.environ) -> ConfigFile | None:
 
 
 def use_config(path: Path | None, env: MutableMapping[str, str] = os.environ) -> None:
-    """Let a file speak for the variables of this process that are not set.
+    """Set the variables of a file that this process has not set.
 
     Args:
-        path: the file; None takes the one that find_config() finds.
+        path: the file; None takes that of find_config().
         env: the environment.
 
     Raises:
-        InvalidSettings: the file cannot be read, or a key of it has no or a wrong meaning.
+        InvalidSettings: the file cannot be read, or has an unknown key or an invalid value.
     """
     if path is not None:
         env[CONFIG_VARIABLE] = str(path)
-    found = find_config(env)
-    if found is None:
+    file = find_config(env)
+    if file is None:
         return
     for section in SECTIONS:
-        for variable, text in _variables(found, section).items():
+        for variable, text in _variables(file, section).items():
             shadowed = variable == PREFIX + "OPENSEARCH_URL" and env.get("OPENSEARCH_URL")
             if not env.get(variable) and not shadowed:
                 env[variable] = text
 
 
 def configured(default: T, section: str) -> T:
-    """A dataclass with what the settings file says of it.
+    """Return a dataclass with the values of the settings file.
 
     Raises:
         InvalidSettings: a key is unknown, or a value is of a wrong type or out of its range.
     """
-    found = find_config()
-    return default if found is None else with_table(found, section, default)
+    file = find_config()
+    return default if file is None else with_table(file, section, default)
 
 
 def with_table(file: ConfigFile, section: str, default: T) -> T:
-    """As configured(), of a file."""
+    """Return a dataclass with the values of a section; raises as configured()."""
     try:
-        return _changed(file, section, default, file.table(section))
+        return _apply(file, section, default, file.table(section))
     except InvalidSettings:
         raise
     except InvalidInput as error:
@@ -143,7 +207,7 @@ def with_table(file: ConfigFile, section: str, default: T) -> T:
 
 
 def check_config(file: ConfigFile) -> int:
-    """Read every section of a file; returns how many keys it sets.
+    """Read every section of a file and return the number of keys that it sets.
 
     Raises:
         InvalidSettings: a key is unknown, or a value is of a wrong type or out of its range.
@@ -153,73 +217,73 @@ def check_config(file: ConfigFile) -> int:
             _variables(file, section)
         else:
             with_table(file, section.name, section.default())
-    return sum(1 for section in SECTIONS for _ in given_keys(file.table(section.name)))
+    return sum(1 for section in SECTIONS for _ in keys_of(file.table(section.name)))
 
 
 def origin(section: Section, path: str, file: ConfigFile | None, env: Mapping[str, str] = os.environ) -> str:
-    """Where the value of a key comes from: its variable's name, "file" or "default"."""
+    """Return the source of a value: its variable's name, "file" or "default"."""
     variable = PREFIX + path.split(".")[0].upper()
-    of_file = _variables(file, section) if file else {}
-    if section.environment and env.get(variable) and env[variable] != of_file.get(variable):
+    from_file = _variables(file, section) if file else {}
+    if section.environment and env.get(variable) and env[variable] != from_file.get(variable):
         return variable
     if variable == PREFIX + "OPENSEARCH_URL" and env.get("OPENSEARCH_URL") and not env.get(variable):
         return "OPENSEARCH_URL"
-    given = set(given_keys(file.table(section.name))) if file else set()
-    return "file" if any(f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.") for key in given) else "default"
+    keys = set(keys_of(file.table(section.name))) if file else set()
+    return "file" if any(f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.") for key in keys) else "default"
 
 
-def given_keys(table: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    """The keys of a table, those of tables within it behind dots."""
+def keys_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the keys of a table, those of nested tables with dots."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from given_keys(value, f"{before}{key}.")
+            yield from keys_of(value, f"{prefix}{key}.")
         else:
-            yield before + key
+            yield prefix + key
 
 
 def _variables(file: ConfigFile, section: Section) -> dict[str, str]:
-    """The variables that a section of the file stands for."""
+    """Return the variables that a section of the file sets."""
     if not section.environment:
         return {}
     cls = type(section.default())
-    known = {f.name: f for f in fields(cls)}
+    keys = {f.name: f for f in fields(cls)}
     variables = {}
     for key, value in file.table(section.name).items():
-        of, where = _known(file, section.name, key, known), file.where(section.name, key)
-        if not _fits(of, value):
-            raise InvalidSettings(f"{where} is {value!r}; allowed are {allowed(cls, of)}")
+        field, location = _find_field(file, section.name, key, keys), file.locate(section.name, key)
+        if not _fits(field, value):
+            raise InvalidSettings(f"{location} is {value!r}; allowed are {allowed(cls, field)}")
         text = write_pairs(value) if isinstance(value, Mapping) else str(value)
-        read_field(cls, of, text, where)
+        read_field(cls, field, text, location)
         variables[PREFIX + key.upper()] = text
     return variables
 
 
-def _fits(of: Field[Any], value: Any) -> bool:
-    """Whether a value of the file is of the kind of a field: a table, a text, or a number, which may be none."""
-    if is_dataclass(of.default):
+def _fits(field: Field[Any], value: Any) -> bool:
+    """True if a value has the kind of a field: a table, a text, or a number, which may be none."""
+    if is_dataclass(field.default):
         return isinstance(value, Mapping)
-    if isinstance(of.default, (str, Path)):
+    if isinstance(field.default, (str, Path)):
         return isinstance(value, str)
     return (isinstance(value, (int, float)) and not isinstance(value, bool)) or value == NONE
 
 
-def _changed(file: ConfigFile, section: str, default: T, table: Mapping[str, Any]) -> T:
+def _apply(file: ConfigFile, section: str, default: T, table: Mapping[str, Any]) -> T:
     cls: Any = type(default)
-    known = {f.name: f for f in fields(cls) if f.name not in FLAGS}
+    keys = {f.name: f for f in fields(cls) if f.name not in FLAGS}
     hints = get_type_hints(cls, localns={"FeatureSpec": object})
     changes = {}
     for key, value in table.items():
-        _known(file, section, key, known)
+        _find_field(file, section, key, keys)
         current = getattr(default, key)
         if is_dataclass(current) and isinstance(value, Mapping):
-            changes[key] = _changed(file, f"{section}.{key}", current, value)
+            changes[key] = _apply(file, f"{section}.{key}", current, value)
         else:
             changes[key] = _typed(file, section, key, hints[key], value)
     return replace(default, **changes)  # type: ignore[type-var]
 
 
 def _typed(file: ConfigFile, section: str, key: str, hint: Any, value: Any) -> Any:
-    """A value of the file in the type of its field."""
+    """Convert a value of the file to the type of its field."""
     from pydantic import TypeAdapter, ValidationError
 
     kinds = get_args(hint) if NoneType in get_args(hint) else (hint,)
@@ -227,36 +291,36 @@ def _typed(file: ConfigFile, section: str, key: str, hint: Any, value: Any) -> A
         return None
     item = get_args(kinds[0])[0] if get_origin(kinds[0]) is tuple else None
     if item is not None and is_dataclass(item) and isinstance(value, list):
-        return tuple(_made(file, section, key, item, table) for table in value)
+        return tuple(_create(file, section, key, item, table) for table in value)
     try:
-        # JSON, in which a list is how a tuple is written: strict otherwise, so that "20" is no number and true no 1
+        # JSON reads a list as a tuple; otherwise strict, so that "20" is not a number and true is not 1
         return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
-        said = error.errors()[0]["msg"]
-        raise InvalidSettings(f"{file.where(section, key)} is {value!r}; {said[0].lower()}{said[1:]}") from None
+        reason = error.errors()[0]["msg"]
+        raise InvalidSettings(f"{file.locate(section, key)} is {value!r}; {reason[0].lower()}{reason[1:]}") from None
 
 
-def _made(file: ConfigFile, section: str, key: str, cls: Any, table: Any) -> Any:
-    """One of a list of tables."""
+def _create(file: ConfigFile, section: str, key: str, cls: Any, table: Any) -> Any:
+    """Create a dataclass from one of a list of tables."""
     name = f"{section}.{key}"
     if not isinstance(table, Mapping):
-        raise InvalidSettings(f"{file.where(section, key)} holds {table!r}; it must be a list of tables: write [[{name}]]")
-    known = {f.name: f for f in fields(cls)}
+        raise InvalidSettings(f"{file.locate(section, key)} holds {table!r}; it must be a list of tables: write [[{name}]]")
+    keys = {f.name: f for f in fields(cls)}
     hints = get_type_hints(cls)
-    values = {k: _typed(file, name, k, hints[_known(file, name, k, known).name], value) for k, value in table.items()}
-    lacking = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING and f.name not in values]
+    values = {k: _typed(file, name, k, hints[_find_field(file, name, k, keys).name], value) for k, value in table.items()}
+    lacking = [f.name for f in keys.values() if f.default is MISSING and f.default_factory is MISSING and f.name not in values]
     if lacking:
         raise InvalidSettings(f"{file.path}{file.line(name)}: a table of [[{name}]] lacks {', '.join(lacking)}")
     return cls(**values)
 
 
-def _known(file: ConfigFile, section: str, key: str, known: Mapping[str, Field[Any]]) -> Field[Any]:
-    if key not in known:
-        flag = f"; it is a flag: --{key}" if key in FLAGS - {"features"} else _meant(key, list(known))
+def _find_field(file: ConfigFile, section: str, key: str, keys: Mapping[str, Field[Any]]) -> Field[Any]:
+    if key not in keys:
+        flag = f"; it is a flag: --{key}" if key in FLAGS - {"features"} else _suggest(key, list(keys))
         raise InvalidSettings(f"{file.path}{file.line(section, key)}: [{section}] has no key {key!r}{flag}")
-    return known[key]
+    return keys[key]
 
 
-def _meant(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"{f'; did you mean {near[0]!r}?' if near else ';'} allowed are {', '.join(known)}"
+def _suggest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"{f'; did you mean {near[0]!r}?' if near else ';'} allowed are {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Settings as people read them: every key with its value and where that comes from, and the file that says the same."""
+"""List all settings with their values and sources, and write them as a settings file."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from gavel.workspace.config_file import FLAGS, NONE, ConfigFile, origin, with_table
-from gavel.workspace.config_sections import SECTIONS, Section
+from gavel.workspace.config_file import FLAGS, NONE, SECTIONS, ConfigFile, Section, origin, with_table
 
 HEAD = """\
 # Settings of Gavel. A command-line flag outranks a GAVEL_* variable, that this file, that the default.
@@ -22,10 +21,10 @@ class Setting:
 
     Attributes:
         section: of the file.
-        key: within the section; dots for tables within it.
+        key: within the section, with dots for nested tables.
         value: in force.
-        origin: where it comes from: default, file, or the name of a variable.
-        about: what it means, in a sentence.
+        origin: source of the value: default, file, or the name of a variable.
+        about: its meaning in a sentence.
     """
 
     section: str
@@ -36,7 +35,7 @@ class Setting:
 
 
 def all_settings(file: ConfigFile | None) -> list[Setting]:
-    """Every key of every section, with the value that is in force.
+    """Return every key of every section with the value in force.
 
     Raises:
         InvalidSettings: a variable or a key of the file cannot be read.
@@ -45,12 +44,12 @@ def all_settings(file: ConfigFile | None) -> list[Setting]:
 
 
 def config_text(settings: list[Setting]) -> str:
-    """A settings file with every key: those that are set, and the defaults as comments. It reads back to the same."""
+    """Return a settings file with every key, defaults as comments. Reading it gives the same settings."""
     lines, table = [HEAD.rstrip()], ""
     about = {section.name: section.about for section in SECTIONS}
     for setting in settings:
-        before, _, key = setting.key.rpartition(".")
-        name = f"{setting.section}.{before}" if before else setting.section
+        prefix, _, key = setting.key.rpartition(".")
+        name = f"{setting.section}.{prefix}" if prefix else setting.section
         if name != table:
             lines += ["", f"[{name}]  # {about[name]}" if name in about else f"[{name}]"]
             table = name
@@ -60,7 +59,7 @@ def config_text(settings: list[Setting]) -> str:
 
 
 def as_toml(value: Any) -> str:
-    """A value as TOML writes it; what is not there is "none"."""
+    """Format a value as TOML; None becomes "none"."""
     if value is None:
         return f'"{NONE}"'
     if isinstance(value, Mapping):
@@ -82,30 +81,30 @@ def _settings(section: Section, file: ConfigFile | None) -> Iterator[Setting]:
         yield Setting(section.name, key, value, origin(section, key, file), about)
 
 
-def _leaves(values: Any, before: str = "") -> Iterator[tuple[str, Any, str]]:
-    """The keys of a dataclass with their values: its own first, then those of dataclasses in it, as TOML needs them."""
+def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield key, value and meaning of a dataclass: its own first, then those of nested ones, as TOML needs them."""
     about, hints = _about(type(values)), get_type_hints(type(values), localns={"FeatureSpec": object})
     shown = [f.name for f in fields(values) if f.name not in FLAGS]
     nested = [name for name in shown if is_dataclass(getattr(values, name))]
     for name in shown:
         if name not in nested:
             choices = f" Allowed: {', '.join(get_args(hints[name]))}." if get_origin(hints[name]) is Literal else ""
-            yield before + name, getattr(values, name), about.get(name, "") + choices
+            yield prefix + name, getattr(values, name), about.get(name, "") + choices
     for name in nested:
-        yield from _leaves(getattr(values, name), f"{before}{name}.")
+        yield from _leaves(getattr(values, name), f"{prefix}{name}.")
 
 
 def _about(cls: type) -> dict[str, str]:
-    """What a dataclass's docstring says of its attributes."""
+    """Read the meanings of attributes from a dataclass's docstring."""
     lines = (getdoc(cls) or "").partition("Attributes:\n")[2].splitlines()
-    told: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     name = ""
     for line in lines:
         if line and not line.startswith(" "):
             break
         start, colon, rest = line.strip().partition(": ")
         if line.startswith("    ") and not line.startswith("     ") and colon:
-            name, told[start] = start, rest
+            name, meanings[start] = start, rest
         elif name and line.strip():
-            told[name] += f" {line.strip()}"
-    return {name: f"{text[:1].upper()}{text[1:]}" for name, text in told.items()}
+            meanings[name] += f" {line.strip()}"
+    return {name: f"{text[:1].upper()}{text[1:]}" for name, text in meanings.items()}

@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars, tables of lots, quality and timings."""
+"""Output of the command line: progress bars and tables of items, quality and timings."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,10 +14,10 @@ from retrieval.search.service import SearchAnswer
 from retrieval.text.analysis import clean_text
 
 Step = Callable[[int, int], None]
-WIDE = 100  # columns; below, a table of lots leaves out what can be left out
+WIDE = 100  # columns; a narrower table of items has fewer columns
 
 console = Console()
-notes = Console(stderr=True)  # what is not the answer itself, so that --json stays clean
+notes = Console(stderr=True)  # for everything but the answer, so that --json stays clean
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def progress(label: str, *, estimated: bool = False) -> Iterator[Step]:
 
     Args:
         label: of the bar.
-        estimated: the total is an estimate; else one that shrinks says that the clock left steps out.
+        estimated: True if the total is an estimate; otherwise a smaller total means that the time limit skipped steps.
 
     Yields:
         A function of (done, total).
@@ -43,48 +43,48 @@ def progress(label: str, *, estimated: bool = False) -> Iterator[Step]:
             bars.update(task, completed=done, total=total, description=label + cut)
 
         yield step
-        if bars.tasks[0].total is None:  # there was nothing to do
+        if bars.tasks[0].total is None:  # no step was reported
             bars.update(task, visible=False)
 
 
 class Stages(ExitStack):
-    """One bar at a time: called with the label of a new stage, it ends the one before."""
+    """Progress bars one after another: the bar of a new phase ends the bar before."""
 
     def __call__(self, label: str) -> Step:
-        """Show the bar of a stage; returns a function of (done, total)."""
+        """Show the bar of a phase and return a function of (done, total)."""
         self.close()
         return self.enter_context(progress(label))
 
 
 def show_answer(query: str, answer: SearchAnswer) -> None:
-    """Print the ranked lots of one answer as a table, with how they came about below."""
+    """Print the ranked items of one answer as a table, with mode and timings below."""
     wide = console.width >= WIDE
     table = Table(title=Text(f"“{query}”"), title_justify="left", box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     for name in ("#", "title", "item id", "similarity" if wide else "sim", "category", "price", "bids", "seller"):
-        words = name in ("title", "item id", "category")
+        is_text = name in ("title", "item id", "category")
         table.add_column(
-            name, justify="left" if words else "right", no_wrap=not words, overflow="fold", min_width=8 if words else None
+            name, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold", min_width=8 if is_text else None
         )
     if wide:
         table.add_column("ends", no_wrap=True)
     for result in answer.results:
-        lot = result.fields
-        row = [
+        fields = result.fields
+        row: list[str | Text] = [
             str(result.rank),
-            Text(clean_text(lot.get("title", ""))),
+            Text(clean_text(fields.get("title", ""))),
             Text(result.item_id),
             "" if result.similarity is None else f"{result.similarity:.3f}",
-            Text(lot.get("category", "")),
-            _number(lot.get("current_price"), ",.2f"),
-            str(lot.get("bid_count", 0)),
-            _number(lot.get("seller_rating"), ".1f"),
+            Text(fields.get("category", "")),
+            _number(fields.get("current_price"), ",.2f"),
+            str(fields.get("bid_count", 0)),
+            _number(fields.get("seller_rating"), ".1f"),
         ]
-        table.add_row(*row, *([_ends(lot.get("ends_at"))] if wide else []))
+        table.add_row(*row, *([_ends(fields.get("ends_at"))] if wide else []))
     remedy = "loosen the filters" if answer.mode == "hybrid" else "loosen the filters or try --mode hybrid"
     console.print(table if answer.results else Text(f"“{query}”: no lot fits; {remedy}"))
     if answer.did_you_mean:
         console.print(Text(f"Did you mean “{answer.did_you_mean}”?"))
-    timings = ", ".join(f"{stage} {ms:.1f}" for stage, ms in answer.timings_ms.items() if stage != "total")
+    timings = ", ".join(f"{step} {ms:.1f}" for step, ms in answer.timings_ms.items() if step != "total")
     order = "re-ranked" if answer.reranked else "first-stage order"
     failed = f", without {', '.join(answer.failed_components)}" if answer.failed_components else ""
     console.print(
@@ -99,32 +99,32 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]],
         title: above it.
         header: column names.
         rows: cells.
-        right_from: from which column on cells are numbers, set to the right.
+        right_from: first column of numbers, which are set to the right.
     """
     table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, show_header=any(header), header_style="bold")
-    for place, name in enumerate(header):
-        table.add_column(name, justify="right" if place >= right_from else "left", overflow="fold")
+    for column, name in enumerate(header):
+        table.add_column(name, justify="right" if column >= right_from else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)
 
 
 def show_values(values: Mapping[str, object]) -> None:
-    """Print named values, one a line; a long one goes past the edge of the window, so that it can be copied whole."""
+    """Print named values, one a line. Long ones are not wrapped, so that they can be copied."""
     width = max(map(len, values), default=0)
     for name, value in values.items():
         console.print(f"  {name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_metrics(title: str, quality: Mapping[str, Mapping[str, float]]) -> None:
-    """Print a row a way of searching, a column a measure; the best of each column stands out."""
-    measures = list(next(iter(quality.values())))
-    best = {name: max(values[name] for values in quality.values()) for name in measures}
+    """Print a row a system and a column a metric, the best of each column in bold."""
+    metrics = list(next(iter(quality.values())))
+    best = {name: max(values[name] for values in quality.values()) for name in metrics}
     rows = []
-    for variant, values in quality.items():
-        cells = [f"[bold]{values[m]:.3f}[/]" if values[m] == best[m] else f"{values[m]:.3f}" for m in measures]
-        rows.append([variant, *cells])
-    show_table(title, ["way of searching", *measures], rows)
+    for system, values in quality.items():
+        cells = [f"[bold]{values[m]:.3f}[/]" if values[m] == best[m] else f"{values[m]:.3f}" for m in metrics]
+        rows.append([system, *cells])
+    show_table(title, ["way of searching", *metrics], rows)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,4 +1,4 @@
-"""How a command begins and ends: errors of Gavel become one line on stderr and an exit status."""
+"""Run a command: errors of Gavel become one line on stderr and an exit status."""
 
 import logging
 import sys
@@ -17,11 +17,11 @@ def run_command(command: Callable[[], object], name: str = COMMAND) -> None:
     """Run a command line to its end.
 
     Args:
-        command: what to run.
-        name: stands before what goes wrong.
+        command: the command.
+        name: prefix of error messages.
     """
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
-        if isinstance(stream, TextIOWrapper):  # what a terminal cannot write, or is no UTF-8, ends no command
+        if isinstance(stream, TextIOWrapper):  # unencodable text ends no command
             stream.reconfigure(errors=errors)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
@@ -36,12 +36,12 @@ def run_command(command: Callable[[], object], name: str = COMMAND) -> None:
 
 
 def say(text: str, *, style: str = "red", name: str = COMMAND) -> None:
-    """Print one line on stderr; a `gavel …` in it is written as this command was called, so that it can be copied."""
+    """Print one line on stderr. A `gavel …` in it is written as this command was called, so that it can be copied."""
     line = f"{name}: {text.replace(f'`{COMMAND} ', f'`{as_called()} ')}"
     notes.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def as_called() -> str:
-    """The path by which the user called `gavel`, such as .venv/bin/gavel; plain `gavel` where it is on the PATH."""
+    """Return the path by which the user called `gavel`, such as .venv/bin/gavel, or "gavel" if it is on the PATH."""
     called = Path(sys.argv[0])
     return str(called) if called.name == COMMAND and not called.is_absolute() else COMMAND

@@ -1,4 +1,4 @@
-"""Where everything that Gavel makes on one machine lies."""
+"""Folders of everything that Gavel stores on one machine."""
 
 import json
 from collections.abc import Iterable
@@ -13,26 +13,26 @@ from retrieval.files import replace_file, shortage
 
 # <home>/catalogs/<name>/          catalogues, with photos, judgments and clicks
 # <home>/towers/<tower_id>/        tower artefacts
-# <home>/rounds/<run>/             rounds of training on mined negatives, each with its index
-# <home>/negatives/<tower_id>.parquet  hard negatives that were mined with a tower
-# <home>/rankers/<tower_id>.ubj    the re-ranker that was trained on a tower's candidates
+# <home>/rounds/<run>/             training rounds on mined negatives, each with its index
+# <home>/negatives/<tower_id>.parquet  hard negatives mined with a tower
+# <home>/rankers/<tower_id>.ubj    re-ranker trained on a tower's candidates
 # <home>/embeddings/<release_id>/  embedding parts and their manifest
-# <home>/sources/<release_id>.json folders of the catalogue files that a release was made of; its photos lie below them
-# <home>/thumbnails/              squares of lots' photos that the page shows; to be deleted at any time
-# <home>/events/<day>.ndjson       what buyers did with the lots that they were shown
-# <home>/events.keys               what signs the lists that were shown, the newest key first
-# <home>/buyers.sqlite             what each buyer did lately
+# <home>/sources/<release_id>.json folders of a release's catalogue files, which also hold its photos
+# <home>/thumbnails/              square thumbnails for the page; may be deleted at any time
+# <home>/events/<day>.ndjson       feedback of buyers on lists that were served
+# <home>/events.keys               keys that sign served lists, the newest first
+# <home>/buyers.sqlite             recent interactions of each buyer
 # <home>/index/                    the embedded index
-# <home>/opensearch/               the data of a node that `gavel up` started
+# <home>/opensearch/               data of the node that `gavel up` starts
 # <home>/exports/<release_id>/     releases as NumPy and FAISS files
 # <home>/reports/                  measurements and plots
-# <home>/benches/                  indices that benchmarks made of many lots; to be deleted when they are in the way
+# <home>/benches/                  large indices of benchmarks; may be deleted
 RANKER_SUFFIX = ".ubj"
 
 
 @dataclass(frozen=True)
-class Home:
-    """The folders of one Gavel home.
+class Workspace:
+    """The folders of everything that Gavel stores on one machine.
 
     Attributes:
         settings: of this process; `settings.home` is the root.
@@ -42,15 +42,15 @@ class Home:
 
     @property
     def catalogs(self) -> Path:
-        """One folder a catalogue."""
+        """Folder with a sub-folder for each catalogue."""
         return self.settings.home / "catalogs"
 
     @property
     def towers(self) -> Path:
-        """One folder a tower.
+        """Folder with a sub-folder for each tower.
 
         Raises:
-            InvalidInput: the towers are in a bucket, where this machine cannot write them.
+            InvalidInput: the towers are in a bucket, which this machine does not write to.
         """
         if self.settings.towers.startswith("s3://"):
             raise InvalidInput(f"towers are kept in {self.settings.towers}; unset GAVEL_TOWERS_URI to work with local ones")
@@ -58,7 +58,7 @@ class Home:
 
     @property
     def embeddings(self) -> Path:
-        """One folder a release."""
+        """Folder with a sub-folder for each release."""
         return self.settings.home / "embeddings"
 
     @property
@@ -68,7 +68,7 @@ class Home:
 
     @property
     def rounds(self) -> Path:
-        """One folder a run of training in rounds."""
+        """Folder with a sub-folder for each training in rounds."""
         return self.settings.home / "rounds"
 
     @property
@@ -78,7 +78,7 @@ class Home:
 
     @property
     def exports(self) -> Path:
-        """One folder a release that was exported."""
+        """Folder with a sub-folder for each exported release."""
         return self.settings.home / "exports"
 
     @property
@@ -93,29 +93,29 @@ class Home:
 
     @property
     def events(self) -> Path:
-        """What buyers did, a file a day: a click log that `gavel catalog prepare clicks` reads."""
+        """Click log of this machine, a file a day; `gavel catalog prepare clicks` reads it."""
         return self.settings.home / "events"
 
     @property
     def events_keys(self) -> Path:
-        """The keys by which events are known to be of a list that was shown."""
+        """File of the keys that sign served lists and verify events."""
         return self.settings.home / "events.keys"
 
     @property
     def buyers(self) -> Path:
-        """What each buyer did lately: the file behind `buyer_id`."""
+        """SQLite file of each buyer's recent interactions, read for `buyer_id`."""
         return self.settings.home / "buyers.sqlite"
 
     @property
     def thumbnails(self) -> Path:
-        """Squares of lots' photos for the page."""
+        """Square thumbnails of photos for the page."""
         return self.settings.home / "thumbnails"
 
     def sources(self, release_id: str) -> list[Path]:
-        """The folders of the catalogue files that a release was made of, and those opened to it; none if it was made elsewhere.
+        """Return the folders of a release's catalogue files and of further photos; empty if it was embedded elsewhere.
 
         Raises:
-            InvalidInput: the file that says so is damaged.
+            InvalidInput: the file that lists them is damaged.
         """
         path = self._sources_file(release_id)
         try:
@@ -130,7 +130,7 @@ class Home:
             ) from error
 
     def remember_sources(self, release_id: str, inputs: Iterable[Path]) -> None:
-        """Write down where the catalogue files of a release lie: its lots name their photos relative to them."""
+        """Store the folders of a release's catalogue files, because its items name photos relative to them."""
         folders = sorted({str((path if path.is_dir() else path.parent).absolute()) for path in inputs})
         path = self._sources_file(release_id)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,19 +140,19 @@ class Home:
         return self.settings.home / "sources" / f"{Path(release_id).name}.json"
 
     def negatives(self, tower_id: str) -> Path:
-        """File of the hard negatives that were mined with a tower, whether it is there or not."""
+        """Return the path of the hard negatives mined with a tower; it may not exist."""
         return self.settings.home / "negatives" / f"{tower_id}.parquet"
 
     def ranker(self, tower_id: str) -> Path:
-        """File of the re-ranker that belongs to a tower, whether it is there or not."""
+        """Return the path of a tower's re-ranker; it may not exist."""
         return self.settings.home / "rankers" / f"{tower_id}{RANKER_SUFFIX}"
 
     def catalog(self, given: Path | None) -> Path:
-        """The catalogue that was given, else the newest in this home."""
+        """Return `given`, or the newest catalogue if it is None."""
         return given or _newest(self.catalogs, "catalog.json", "catalogue", "`gavel catalog generate`")
 
     def tower(self, tower_id: str | None) -> Path:
-        """The folder of a tower, else of the newest one.
+        """Return the folder of a tower, or of the newest one if `tower_id` is None.
 
         Raises:
             InvalidInput: there is no such tower.
@@ -168,10 +168,13 @@ class Home:
         return folder
 
     def release(self, given: Path | None) -> Path:
-        """The release that was given, else the newest one; a name alone is looked up in this home.
+        """Return the folder of a release, or of the newest one if `given` is None.
+
+        Args:
+            given: a folder, or the name of one in this workspace.
 
         Raises:
-            InvalidInput: there is no such folder, here or in this home.
+            InvalidInput: there is no such folder.
             ReleaseError: its run did not finish.
         """
         if given is not None and not given.is_dir():
@@ -183,14 +186,14 @@ class Home:
                 )
             given = self.embeddings / given
         folder = given or _newest(self.embeddings, "manifest*.json", "release", "`gavel embed`")
-        load_release(folder)  # says what is wrong with it
+        load_release(folder)  # raises if it is incomplete
         return folder
 
     def whole_releases(self, tower_id: str) -> tuple[list[Path], list[str]]:
-        """Find the releases of a tower whose parts are all as they were written.
+        """Find the complete, undamaged releases of a tower.
 
         Returns:
-            Their folders, the oldest first, and what is wrong with each of the others.
+            Their folders, the oldest first, and a message for each damaged release.
         """
         manifests = sorted(self.embeddings.glob("[!.]*/manifest*.json"), key=lambda path: path.stat().st_mtime)
         whole, faults = [], []
@@ -206,27 +209,27 @@ class Home:
         return whole, faults
 
     def release_of(self, tower_id: str) -> Path | None:
-        """The newest release of a tower; None when its lots were not embedded yet."""
+        """Return the newest release of a tower, or None before its items are embedded."""
         manifests = sorted(self.embeddings.glob("[!.]*/manifest*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         return next((path.parent for path in manifests if load_release(path.parent).tower_id == tower_id), None)
 
     def release_of_tower(self, tower_id: str) -> Path:
-        """The newest release of a tower.
+        """Return the newest release of a tower.
 
         Raises:
             InvalidInput: there is none.
         """
-        found = self.release_of(tower_id)
-        if found is None:
+        folder = self.release_of(tower_id)
+        if folder is None:
             raise InvalidInput(
                 f"there is no release of tower {tower_id!r} in {self.embeddings}; run `gavel embed --tower {tower_id}`"
             )
-        return found
+        return folder
 
 
 def _newest(root: Path, marker: str, what: str, remedy: str) -> Path:
-    """The folder with the youngest marker; hidden ones were left by a run that was killed."""
-    found = sorted(root.glob(f"[!.]*/{marker}"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    """Return the folder with the newest marker file. Hidden folders belong to killed runs."""
+    markers = sorted(root.glob(f"[!.]*/{marker}"), key=lambda path: path.stat().st_mtime)
+    if not markers:
         raise InvalidInput(f"there is no {what} in {root} yet; make one with {remedy}")
-    return found[-1].parent
+    return markers[-1].parent

@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and how they print."""
+"""Options and output that the commands share."""
 
 import json
 from pathlib import Path

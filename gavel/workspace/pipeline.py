@@ -1,4 +1,4 @@
-"""The steps from a catalogue to a searchable index on one machine; the commands and the demo run the same ones."""
+"""Steps from a catalogue to a searchable index on one machine, shared by the commands and the demo."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from catalog.folder import CatalogFolder
 from gavel.workspace.config_file import configured
 from gavel.workspace.console import Step
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_buyers, load_encoder, open_store
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
@@ -23,7 +23,7 @@ from retrieval.search.service import SearchModels, SearchService
 
 logger = logging.getLogger(__name__)
 
-# torch and what stands on it take seconds to import: a search must not wait for them, so they are imported where they work
+# torch takes seconds to import and a search must not wait for it: modules that use it are imported where they are needed
 if TYPE_CHECKING:
     from models.config.training import TrainingConfig
     from models.data.hard_negatives import HardNegatives
@@ -47,16 +47,16 @@ def training_config(
     stages: Path | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> "TrainingConfig":
-    """The schedule that was chosen for a catalogue, with what gavel.toml and a user's flags change.
+    """Return the training schedule of a catalogue with the changes of gavel.toml and of flags.
 
     Args:
-        catalog: its name chooses the schedule.
+        catalog: its name selects the schedule.
         preset: a name in models.towers.config.PRESETS.
         text_only: leave the photos out.
         seed: of the run.
         text_model: hub name or local folder of a pretrained text encoder in place of the preset's.
         dimensions: length of the vectors in place of the preset's.
-        hidden_text: share of the lots with a photo whose text is hidden, see models.towers.config.
+        hidden_text: share of the items with a photo whose text is hidden, see models.towers.config.
         stages: file of stages, see processing.training.schedule_files.
         changes: fields of TrainingConfig -> value; None leaves a field as it is.
     """
@@ -75,23 +75,23 @@ def training_config(
         config = replace(config, tower=replace(config.tower, hidden_text=hidden_text))
     if stages:
         config = replace(config, stages=read_stages(stages))
-    return replace(config, **_given(changes or {}))
+    return replace(config, **_without_none(changes or {}))
 
 
 def mining_rules(*, no_margin: bool = False, **values: Any) -> "MiningRules":
-    """Rules of mining, see processing.training.mining_rules; None takes what gavel.toml says."""
+    """Return the rules of mining, see processing.training.mining_rules; None takes the value of gavel.toml."""
     from processing.training.mining_rules import MiningRules
 
-    rules = replace(configured(MiningRules(), "mining"), **_given(values))
+    rules = replace(configured(MiningRules(), "mining"), **_without_none(values))
     return replace(rules, margin=None) if no_margin else rules
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
 def train_towers(
-    home: Home,
+    workspace: Workspace,
     catalog: CatalogFolder,
     config: "TrainingConfig",
     *,
@@ -100,15 +100,15 @@ def train_towers(
     resume: bool = True,
     progress: Step,
 ) -> Path:
-    """Train a pair of towers on a catalogue and save the artefact.
+    """Train one stage of a pair of towers on a catalogue and save the artefact.
 
     Args:
-        home: gets the tower.
+        workspace: stores the tower.
         catalog: what to train on.
-        config: one stage of it is trained: the first, or with negatives the second.
+        config: its first stage is trained, or with negatives its second.
         negatives: file of mined negatives.
-        start_from: folder of the tower to go on from; with negatives, by default the one that they were mined with.
-        resume: go on with a run that was cut short.
+        start_from: folder of the initial tower; with negatives, by default the tower that mined them.
+        resume: continue an interrupted run.
         progress: called with (steps done, steps in all).
 
     Returns:
@@ -120,41 +120,48 @@ def train_towers(
 
     stage, mined = 0, None
     if negatives is not None:
-        kept = HardNegatives.load(negatives)
-        config, stage, mined = in_stages(config), MINED, kept.by_query
-        start_from = start_from or home.tower(split_tower_id(str(kept.settings.get("tower_id", "")))[0])
-    with _alone(home, "trains towers"):
+        file = HardNegatives.load(negatives)
+        config, stage, mined = in_stages(config), MINED, file.by_query
+        start_from = start_from or workspace.tower(split_tower_id(str(file.settings.get("tower_id", "")))[0])
+    with _alone(workspace, "trains towers"):
         report = train_towers(
-            catalog, config, home.towers, progress, stage=stage, start_from=start_from, negatives=mined, resume=resume
+            catalog, config, workspace.towers, progress, stage=stage, start_from=start_from, negatives=mined, resume=resume
         )
         return report.tower_folder
 
 
 def adapt(
-    home: Home, catalog: CatalogFolder, model: str, stages: Callable[[str], Step], *, max_length: int | None, **settings: Any
+    workspace: Workspace,
+    catalog: CatalogFolder,
+    model: str,
+    stages: Callable[[str], Step],
+    *,
+    max_length: int | None,
+    **settings: Any,
 ) -> "DistillationReport":
     """Adapt a sentence encoder to a catalogue and save the towers, see models.training.adaptation.
 
     Args:
-        home: gets the towers.
-        catalog: lots and queries; no judgment is learnt from.
+        workspace: stores the towers.
+        catalog: items and queries; its judgments are not used.
         model: a preset of a sentence encoder, a hub name or a folder.
         stages: shows progress: given a stage's label, a function of (done, total).
-        max_length: tokens of a text that are read; None takes the preset's.
-        settings: fields of DistillationConfig; None takes what gavel.toml says.
+        max_length: tokens that are read of a text; None takes the preset's.
+        settings: fields of DistillationConfig; None takes the value of gavel.toml.
     """
+    from models.config.distillation import DistillationConfig
     from models.towers.config import sentence_towers
-    from models.training.adaptation import DistillationConfig, distil_towers
+    from models.training.adaptation import distil_towers
 
     tower = sentence_towers(model)
     tower = replace(tower, max_length=max_length or tower.max_length)
-    config = replace(configured(DistillationConfig(), "distillation"), **_given(settings))
-    with _alone(home, "trains towers"):
-        return distil_towers(catalog, tower, config, home.towers, stages)
+    config = replace(configured(DistillationConfig(), "distillation"), **_without_none(settings))
+    with _alone(workspace, "trains towers"):
+        return distil_towers(catalog, tower, config, workspace.towers, stages)
 
 
 def train_rounds(
-    home: Home,
+    workspace: Workspace,
     catalog: CatalogFolder,
     config: "TrainingConfig",
     *,
@@ -163,32 +170,34 @@ def train_rounds(
     resume: bool = True,
     steps: Callable[[str], AbstractContextManager[Step]],
 ) -> "RoundsReport":
-    """Train a baseline, rounds on mined negatives and a last stage; the best tower is the newest of the home."""
+    """Train a baseline, rounds on mined negatives and a last stage. The best tower becomes the newest of the workspace."""
     from processing.training.rounds import train_rounds
 
-    with _alone(home, "trains towers"):
-        return train_rounds(catalog, config, home.towers, home.rounds, rounds=rounds, rules=rules, resume=resume, steps=steps)
+    with _alone(workspace, "trains towers"):
+        return train_rounds(
+            catalog, config, workspace.towers, workspace.rounds, rounds=rounds, rules=rules, resume=resume, steps=steps
+        )
 
 
 def mine(
-    home: Home, catalog: CatalogFolder, rules: "MiningRules", out: Path | None, *, progress: Step
+    workspace: Workspace, catalog: CatalogFolder, rules: "MiningRules", out: Path | None, *, progress: Step
 ) -> tuple["HardNegatives", Path, bool]:
     """Mine hard negatives of a catalogue from the live index.
 
     Returns:
-        The negatives, their file, and whether they were there already.
+        The negatives, their file, and True if they were mined before.
     """
     from processing.training.mining import mine_or_reuse
 
-    index = open_store(home.settings).live()
-    path = out or home.negatives(index.tower_id)
-    encoder = load_encoder(home.settings, index.tower_id)
+    index = open_store(workspace.settings).live()
+    path = out or workspace.negatives(index.tower_id)
+    encoder = load_encoder(workspace.settings, index.tower_id)
     mined, reused = mine_or_reuse(path, catalog, index, encoder, rules, progress=progress)
     return mined, path, reused
 
 
 def find_release(
-    home: Home,
+    workspace: Workspace,
     inputs: Sequence[Path],
     tower: Path,
     *,
@@ -196,20 +205,20 @@ def find_release(
     dimensions: int | None = None,
     photos: Sequence[Path] = (),
 ) -> Path | None:
-    """The folder of the committed release that embed() would write once more; None when anything it comes from has changed."""
+    """Return the committed release that embed() would write again, or None if an input has changed."""
     from processing.embedding.job import find_release
     from processing.embedding.plan import EmbeddingRun
 
     card = TowerCard.load(tower, verify=True).at(dimensions)
-    found = find_release(EmbeddingRun(list(inputs), home.embeddings, release_id=release_id, photos=photos), card)
-    if found is None:
+    release = find_release(EmbeddingRun(list(inputs), workspace.embeddings, release_id=release_id, photos=photos), card)
+    if release is None:
         return None
-    home.remember_sources(found.release_id, [*inputs, *photos])
-    return home.embeddings / found.release_id
+    workspace.remember_sources(release.release_id, [*inputs, *photos])
+    return workspace.embeddings / release.release_id
 
 
 def embed(
-    home: Home,
+    workspace: Workspace,
     inputs: Sequence[Path],
     tower: Path,
     *,
@@ -220,93 +229,128 @@ def embed(
     dimensions: int | None = None,
     photos: Sequence[Path] = (),
 ) -> Path:
-    """Embed catalogue files into a release, in vectors of a length that the tower serves; None is its own.
+    """Embed catalogue files into a release.
 
-    Lots may name photos of their files' folders and of `photos`; what is shown of them is drawn into the home's thumbnails.
+    Items may name photos in the folders of their files and in `photos`. Their thumbnails go to the workspace.
+
+    Args:
+        workspace: stores the release and the thumbnails.
+        inputs: catalogue files.
+        tower: folder of the tower.
+        release_id: None derives it from tower and inputs.
+        workers: processes that decode photos; 0 decodes in a thread.
+        progress: called with (items done, items in all).
+        force: embed again although nothing has changed.
+        dimensions: length of the vectors, one that the tower serves; None is its own.
+        photos: further folders of photos.
 
     Returns:
         The release's folder.
     """
     from processing.embedding.job import embed
 
-    settings = {"release_id": release_id, "workers": workers, "force": force, "dimensions": dimensions, "photos": photos}
-    settings["thumbnails"] = home.thumbnails
-    manifest = embed(list(inputs), tower, home.embeddings, progress=progress, **settings)
-    home.remember_sources(manifest.release_id, [*inputs, *photos])
-    return home.embeddings / manifest.release_id
+    manifest = embed(
+        list(inputs),
+        tower,
+        workspace.embeddings,
+        release_id=release_id,
+        workers=workers,
+        force=force,
+        dimensions=dimensions,
+        photos=photos,
+        thumbnails=workspace.thumbnails,
+        progress=progress,
+    )
+    workspace.remember_sources(manifest.release_id, [*inputs, *photos])
+    return workspace.embeddings / manifest.release_id
 
 
 def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool = False, force: bool = False) -> ReleaseReport:
-    """Index a release and make it live; `overwrite` and `force` as of index_release()."""
-    with _alone(Home(settings), "writes the index"):
+    """Index a release and make it live; for `overwrite` and `force` see index_release()."""
+    with _alone(Workspace(settings), "writes the index"):
         return index_release(release, open_store(settings), progress, overwrite=overwrite, force=force)
 
 
 def rebuild(
     settings: Settings, tower_id: str | None, *, progress: Step, overwrite: bool = False, force: bool = False
 ) -> tuple[ReleaseReport, list[Path]]:
-    """Build the live index anew from the releases in the home, and make that live.
+    """Build a new index from the releases in the workspace and make it live.
 
     Args:
-        settings: name home and index.
-        tower_id: whose releases; None is the tower of the live index.
-        progress: called with (lots done, lots in all).
-        overwrite: as of rebuild_index().
-        force: as of rebuild_index().
+        settings: of workspace and index.
+        tower_id: tower of the releases; None is that of the live index.
+        progress: called with (items done, items in all).
+        overwrite: see rebuild_index().
+        force: see rebuild_index().
 
     Returns:
-        What became of them, and the folders of the releases.
+        The report, and the folders of the releases.
 
     Raises:
-        InvalidInput: the home holds no whole release of the tower.
+        InvalidInput: the workspace holds no complete release of the tower.
     """
-    home, store = Home(settings), open_store(settings)
-    tower_id = tower_id or settings.tower_id or store.live_tower() or load_release(home.release(None)).tower_id
-    releases, faults = home.whole_releases(tower_id)
+    workspace, store = Workspace(settings), open_store(settings)
+    tower_id = tower_id or settings.tower_id or store.live_tower() or load_release(workspace.release(None)).tower_id
+    releases, faults = workspace.whole_releases(tower_id)
     for fault in faults:
         logger.warning("a release is left out: %s", fault)
     if not releases:
         artefact, dimensions = split_tower_id(tower_id)
         flags = f" --tower {artefact}{f' --dimensions {dimensions}' if dimensions else ''}"
         raise InvalidInput(
-            f"{home.embeddings} holds no whole release of tower {tower_id}; embed the lots again with `gavel embed{flags}`, then "
-            "build the index with `gavel index --rebuild`; until then it stays as it is"
+            f"{workspace.embeddings} holds no whole release of tower {tower_id}; embed the lots again with `gavel embed{flags}`, "
+            "then build the index with `gavel index --rebuild`; until then it stays as it is"
         )
-    with _alone(home, "writes the index"):
+    with _alone(workspace, "writes the index"):
         return rebuild_index(releases, store, progress, overwrite=overwrite, force=force), releases
 
 
 def train_reranker(
-    home: Home, catalog: CatalogFolder, *, seed: int, progress: Step, labels: "Labels | None" = None
+    workspace: Workspace, catalog: CatalogFolder, *, seed: int, progress: Step, labels: "Labels | None" = None
 ) -> "RerankerReport":
     """Train the re-ranker of the live index's tower on a catalogue's clicks or judgments.
 
     Args:
-        home: its settings name the index; it gets the booster.
-        catalog: what to learn from.
+        workspace: its settings name the index; it stores the booster.
+        catalog: training data.
         seed: of the training.
         progress: called with (queries done, queries in all).
-        labels: clicks or judgments; None takes clicks where there are any.
+        labels: clicks or judgments; None takes clicks if there are any.
     """
     from processing.ranking.train_job import train_reranker
     from retrieval.ranker.parameters import BoosterParameters
 
-    service, path = _without_ranker(home)
-    given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
-    with _alone(home, "trains the re-ranker"):
-        return train_reranker(catalog, service, path, labels=labels, seed=seed, progress=progress, **given)
+    service, path = _without_ranker(workspace)
+    with _alone(workspace, "trains the re-ranker"):
+        return train_reranker(
+            catalog,
+            service,
+            path,
+            labels=labels,
+            seed=seed,
+            progress=progress,
+            candidates=workspace.settings.candidates,
+            parameters=configured(BoosterParameters(), "reranker"),
+        )
 
 
 def train_buyers(
-    home: Home, catalog: Path | None, events: Sequence[Path], *, heads: int | None, epochs: int | None, seed: int, progress: Step
+    workspace: Workspace,
+    catalog: Path | None,
+    events: Sequence[Path],
+    *,
+    heads: int | None,
+    epochs: int | None,
+    seed: int,
+    progress: Step,
 ) -> "BuyersReport":
     """Train the buyer tower of the live index's tower over the vectors of that tower's newest release.
 
     Args:
-        home: its settings name the index; the tower's folder gets the buyer tower.
-        catalog: whose clicks to learn from, where no events are given; None is the newest one.
+        workspace: its settings name the index; the tower's folder stores the buyer tower.
+        catalog: its clicks are used if there are no events; None is the newest one.
         events: files of events, or folders of them.
-        heads: of the attention; None takes what gavel.toml says.
+        heads: of the attention; None takes the value of gavel.toml.
         epochs: over all baskets; None likewise.
         seed: of the training.
         progress: called with (epochs done, epochs).
@@ -314,18 +358,18 @@ def train_buyers(
     from models.config.buyers import BuyerTrainingConfig
     from processing.training.buyers import catalog_events, logged_events, train_on_release
 
-    log = logged_events(events) if events else catalog_events(CatalogFolder.load(home.catalog(catalog)))
-    tower_id, shorter = split_tower_id(open_store(home.settings).live().tower_id)
+    log = logged_events(events) if events else catalog_events(CatalogFolder.load(workspace.catalog(catalog)))
+    tower_id, shorter = split_tower_id(open_store(workspace.settings).live().tower_id)
     if shorter:
         raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")
-    given = _given({"heads": heads, "epochs": epochs, "seed": seed})
-    config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **given)
-    with _alone(home, "trains the buyer tower"):
-        return train_on_release(log, home.release_of_tower(tower_id), home.tower(tower_id), config, progress)
+    changes = _without_none({"heads": heads, "epochs": epochs, "seed": seed})
+    config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **changes)
+    with _alone(workspace, "trains the buyer tower"):
+        return train_on_release(log, workspace.release_of_tower(tower_id), workspace.tower(tower_id), config, progress)
 
 
 def train_on_events(
-    home: Home,
+    workspace: Workspace,
     places: Sequence[Path],
     *,
     judgments: Path | None,
@@ -335,47 +379,57 @@ def train_on_events(
     force: bool,
     stages: Callable[[str], Step],
 ) -> "EventsReport":
-    """Train the re-ranker of the live index's tower on what POST /events kept; the one that is there stays if it is better.
+    """Train the re-ranker of the live index's tower on stored events. The present one stays if it is better.
 
     Args:
-        home: its settings name the index; it gets the booster.
+        workspace: its settings name the index; it stores the booster.
         places: files of events, or folders of them.
-        judgments: catalogue whose judgments have a say; None is the newest one of the home, where there is one.
-        trust_unsigned: learn from lists that no search is known to have served, too.
-        source_share: of the lists, the most that one session or client may teach; None is SOURCE_SHARE.
+        judgments: catalogue whose judgments are compared, too; None is the newest one, if there is any.
+        trust_unsigned: learn from lists without a valid signature, too.
+        source_share: maximum share of the lists from one session or client; None is SOURCE_SHARE.
         seed: of the training.
-        force: replace the re-ranker that is there in any case.
-        stages: shows progress: given a stage's label, a function of (done, total).
+        force: replace the present re-ranker in any case.
+        stages: shows progress: maps a label to a function of (done, total).
     """
     from catalog.event_files import read_events
-    from processing.ranking.train_from_events import train_on_events
+    from processing.ranking.train_from_events import SOURCE_SHARE, train_on_events
     from retrieval.ranker.parameters import BoosterParameters
 
-    service, path = _without_ranker(home)
+    service, path = _without_ranker(workspace)
     log = read_events(places, stages("read events"), trust_unsigned=trust_unsigned)
     step = stages("train re-ranker")
-    given = {"candidates": home.settings.candidates, "parameters": configured(BoosterParameters(), "reranker")}
     try:
-        catalog = CatalogFolder.load(home.catalog(judgments))
+        catalog = CatalogFolder.load(workspace.catalog(judgments))
     except InvalidInput:
         if judgments:
             raise
-        catalog = None  # lots without judgments are the usual case
-    share = _given({"source_share": source_share})
-    with _alone(home, "trains the re-ranker"):
-        return train_on_events(log, service, path, judgments=catalog, force=force, seed=seed, progress=step, **share, **given)
+        catalog = None  # most catalogues have no judgments
+    with _alone(workspace, "trains the re-ranker"):
+        return train_on_events(
+            log,
+            service,
+            path,
+            judgments=catalog,
+            source_share=SOURCE_SHARE if source_share is None else source_share,
+            force=force,
+            seed=seed,
+            progress=step,
+            candidates=workspace.settings.candidates,
+            parameters=configured(BoosterParameters(), "reranker"),
+        )
 
 
-def _alone(home: Home, work: str) -> AbstractContextManager[None]:
-    """Keep other processes from the same work in a home while the block runs; see files.exclusive()."""
-    return exclusive(home.settings.home / f".{work.replace(' ', '-')}.lock", f"{work} in {home.settings.home}")
+def _alone(workspace: Workspace, work: str) -> AbstractContextManager[None]:
+    """Keep other processes from the same work in a workspace while the block runs; see files.exclusive()."""
+    home = workspace.settings.home
+    return exclusive(home / f".{work.replace(' ', '-')}.lock", f"{work} in {home}")
 
 
-def _without_ranker(home: Home) -> tuple[SearchService, Path]:
-    """Search without the re-ranker that is there, which may be of older features and is to be replaced; and its file."""
-    settings = home.settings
+def _without_ranker(workspace: Workspace) -> tuple[SearchService, Path]:
+    """Return a search service without the present re-ranker, which may have older features, and the path of its successor."""
+    settings = workspace.settings
     service = SearchService(
         open_store(settings),
         SearchModels(partial(load_encoder, settings), load_buyer_tower=partial(load_buyers, settings), tower_id=settings.tower_id),
     )
-    return service, home.ranker(service.live().index.tower_id)
+    return service, workspace.ranker(service.live().index.tower_id)

@@ -1,11 +1,11 @@
-"""Which adapters stand behind the ports on one machine: the only place that knows."""
+"""Choose the adapters of all ports on one machine by the settings."""
 
 import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from retrieval.buyers.history_store import BuyerStore
 from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import EVENTS_KEYS, Settings
@@ -21,7 +21,7 @@ from retrieval.search.service import Encoder, SearchLimits, SearchModels, Search
 
 
 def open_store(settings: Settings) -> IndexStore:
-    """The index that the settings choose: embedded FAISS, or OpenSearch."""
+    """Open the index that the settings choose: embedded FAISS, or OpenSearch."""
     if settings.index == "opensearch":
         from retrieval.index.opensearch import opening as opensearch_client
 
@@ -29,43 +29,48 @@ def open_store(settings: Settings) -> IndexStore:
     from retrieval.index.embedded.main_index import embedded_spec
     from retrieval.index.embedded.store import EmbeddedStore
 
-    made_with = {"language": settings.language, "shards": settings.index_shards, "tuning": partial(load_tuning, settings)}
-    spec = embedded_spec(settings.embedded_index)
-    return EmbeddedStore(Home(settings).index, settings.index_alias, spec=spec, **made_with)
+    return EmbeddedStore(
+        Workspace(settings).index,
+        settings.index_alias,
+        spec=embedded_spec(settings.embedded_index),
+        language=settings.language,
+        shards=settings.index_shards,
+        tuning=partial(load_tuning, settings),
+    )
 
 
 def load_encoder(settings: Settings, tower_id: str) -> Encoder:
-    """The query tower of a tower_id that the settings choose, fetched when the towers are in a bucket."""
+    """Load the query tower of a tower_id in the form that the settings choose. Towers in a bucket are downloaded."""
     return load_query_tower(settings, tower_id, settings.home / "cache" / "towers")
 
 
 def load_image_encoder(settings: Settings, tower_id: str) -> PhotoEncoder:
-    """The image branch of a tower_id, fetched when the towers are in a bucket."""
+    """Load the image branch of a tower_id. Towers in a bucket are downloaded."""
     return load_image_branch(settings.towers, settings.home / "cache" / "towers", tower_id)
 
 
 def find_tower(settings: Settings, tower_id: str) -> Path:
-    """The folder of a tower's artefact, fetched when the towers are in a bucket."""
+    """Return the folder of a tower's artefact. Towers in a bucket are downloaded."""
     return tower_folder(settings.towers, tower_id, settings.home / "cache" / "towers")
 
 
 def load_tuning(settings: Settings, tower_id: str) -> Tuning:
-    """What `gavel tune hybrid` chose for a tower; what holds untuned where it chose nothing."""
+    """Load the tuning that `gavel tune hybrid` chose for a tower, or the default one."""
     return tower_tuning(settings.towers, tower_id, settings.home / "cache" / "towers")
 
 
 def load_buyers(settings: Settings, tower_id: str) -> BuyerTower:
-    """What encodes buyers with the lots of a tower."""
+    """Load the buyer tower that belongs to a tower."""
     return tower_buyers(settings.towers, tower_id, settings.home / "cache" / "towers")
 
 
 def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
-    """The endpoint of the settings, or the booster that was trained on this tower's candidates; None before one was trained."""
+    """Return the endpoint of the settings or this tower's booster; None before one is trained."""
     if settings.ranker_endpoint:
         from retrieval.ranker.sagemaker_ranker import EndpointRanker
 
         return EndpointRanker(settings.ranker_endpoint, settings.ranker_timeout_s)
-    path = Home(settings).ranker(tower_id)
+    path = Workspace(settings).ranker(tower_id)
     if not path.is_file():
         return None
     from retrieval.ranker.xgboost_ranker import BoosterRanker
@@ -74,38 +79,38 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
 
 
 def event_sink(settings: Settings) -> EventSink:
-    """Where feedback goes: the delivery stream of the settings, or a file a day below home."""
+    """Return the sink of feedback: the delivery stream of the settings, or a file a day in the workspace."""
     if settings.events_stream:
         from retrieval.feedback.firehose_sink import EventStream
 
         return EventStream(settings.events_stream)
     from retrieval.feedback.file_sink import EventLog
 
-    return EventLog(Home(settings).events)
+    return EventLog(Workspace(settings).events)
 
 
 def signing_lists(settings: Settings) -> ServedLists:
-    """Load the keys that sign lists and verify events: those of the environment, or those of this home."""
+    """Load the keys that sign lists and verify events: those of the environment, or those of this workspace."""
     if keys := os.environ.get(EVENTS_KEYS):
         return ServedLists(parse_keys(keys.encode(), EVENTS_KEYS))
     from retrieval.feedback.file_sink import served_lists
 
-    return served_lists(Home(settings).events_keys)
+    return served_lists(Workspace(settings).events_keys)
 
 
 def buyer_store(settings: Settings) -> BuyerStore:
-    """Where the recent acts of buyers are kept: the table of the settings, or a file below home."""
+    """Return the store of buyers' recent interactions: the table of the settings, or a file in the workspace."""
     if settings.buyer_events_table:
         from retrieval.buyers.dynamodb_history import BuyerTable
 
         return BuyerTable(settings.buyer_events_table, settings.buyer_events_days)
     from retrieval.buyers.sqlite_history import BuyerEvents
 
-    return BuyerEvents(Home(settings).buyers, settings.buyer_events_days)
+    return BuyerEvents(Workspace(settings).buyers, settings.buyer_events_days)
 
 
 def search_service(settings: Settings) -> SearchService:
-    """Search over the live index of this machine."""
+    """Create the search service over the live index of this machine."""
     models = SearchModels(
         partial(load_encoder, settings),
         partial(load_ranker, settings),

@@ -116,9 +116,7 @@ def embed_with(
         with (
             replacing(run.output / name / run.rejects_name) as partial,
             partial.open("wb") as rejects,
-            PhotoLoader(
-                encoder.card.image_size, run.workers, watch, Thumbnails(run.thumbnails) if run.thumbnails else None
-            ) as photos,
+            PhotoLoader(encoder.card.image_size, run.workers, watch, thumbnails) as photos,
         ):
             rows, total = Rows(files, own, rejects, run.photos), sum(row_counts[file] for file in own)
 

@@ -17,7 +17,7 @@ from small_tower import save_small_item_tower
 
 from gavel.aws import account, jobs, machines, status, towers
 from gavel.aws.account import deployed_stage
-from gavel.aws.jobs import Launch
+from gavel.aws.jobs import LaunchOptions
 from gavel.aws.night_job import NightJob, night_job
 from gavel.cli import main as cli
 from infra.embedding_job import JobSize, job_parameters
@@ -29,7 +29,7 @@ DATE, TOWER = "2026-11-21", "0123456789ab"
 ROLES = {name: f"arn:aws:iam::123456789012:role/{name}" for name in ("job", "training")}
 PLACES = places(code_uri="s3://assets/abc.zip", job_role_arn=ROLES["job"], image="account/image:1")
 LADDER = ["ml.g5.xlarge", "ml.g6.xlarge"]
-AT_ONCE = Launch(wait=False)
+AT_ONCE = LaunchOptions(wait=False)
 CARD = {"name": "shop", "seed": 7, "example_queries": [], "splits": {"train": ["lots.ndjson"]}}
 
 
@@ -165,7 +165,7 @@ def test_the_nights_entry_ends_with_a_name_that_the_shell_only_shows():
 def test_instance_and_tower_can_be_chosen(cloud, stage, asked):
     cloud.has_lots_and_tower()
     cloud.put("towers", "other/tower.json", {})
-    jobs.embed_date(stage, DATE, "other", Launch("ml.g4dn.xlarge", wait=False))
+    jobs.embed_date(stage, DATE, "other", LaunchOptions("ml.g4dn.xlarge", wait=False))
     (made,) = asked
     assert made["ProcessingResources"]["ClusterConfig"]["InstanceType"] == "ml.g4dn.xlarge"
     assert by_name(made["ProcessingInputs"])["tower"]["S3Uri"] == "s3://towers/other/"
@@ -216,7 +216,7 @@ def catalog(tmp_path):
 
 
 def test_a_training_job_puts_up_the_catalogue_and_leaves_its_tower_in_the_bucket(cloud, stage, catalog):
-    started = jobs.train(stage, jobs.put_up_catalog(stage, str(catalog)), ["--preset", "compact"], AT_ONCE)
+    started = jobs.train(stage, jobs.upload_catalog(stage, str(catalog)), ["--preset", "compact"], AT_ONCE)
     made = cloud.job(started.job)
     inputs = by_name(made["ProcessingInputs"])
     assert inputs["catalog"]["LocalPath"] == "/opt/ml/processing/input/catalog"
@@ -235,18 +235,18 @@ def test_a_training_job_puts_up_the_catalogue_and_leaves_its_tower_in_the_bucket
 
 
 def test_the_same_catalogue_goes_up_once_and_a_changed_one_again(cloud, stage, catalog):
-    places = {jobs.put_up_catalog(stage, str(catalog)) for _ in range(2)}
+    places = {jobs.upload_catalog(stage, str(catalog)) for _ in range(2)}
     assert len(places) == 1
     assert len(cloud.keys("towers")) == 2
     (catalog / "items" / "lots.ndjson").write_text("{}\n{}\n")
-    assert jobs.put_up_catalog(stage, str(catalog)) not in places
+    assert jobs.upload_catalog(stage, str(catalog)) not in places
     assert len(cloud.keys("towers")) == 4
 
 
 def test_a_catalogue_elsewhere_is_refused_for_the_role_cannot_read_it(stage):
     with pytest.raises(InvalidInput, match=r"out of the training role's reach; copy it to s3://towers/catalogs/"):
-        jobs.put_up_catalog(stage, "s3://elsewhere/shop")
-    assert jobs.put_up_catalog(stage, "s3://towers/catalogs/shop") == "s3://towers/catalogs/shop/"
+        jobs.upload_catalog(stage, "s3://elsewhere/shop")
+    assert jobs.upload_catalog(stage, "s3://towers/catalogs/shop") == "s3://towers/catalogs/shop/"
 
 
 def test_the_training_job_installs_the_versions_that_the_tests_ran():
@@ -469,7 +469,7 @@ def ended(cloud, monkeypatch):
 
 def test_a_job_that_is_waited_for_shows_its_log_beside_the_answer(cloud, stage, ended, capsys):
     cloud.has_lots_and_tower()
-    jobs.embed_date(stage, DATE, None, Launch(wait=True))
+    jobs.embed_date(stage, DATE, None, LaunchOptions(wait=True))
     said = capsys.readouterr()
     assert "100 of 100 rows" in said.err
     assert said.out == ""
@@ -480,4 +480,4 @@ def test_a_job_that_is_waited_for_and_not_completed_is_told_with_its_reason(clou
     cloud.has_lots_and_tower()
     ended |= {"ProcessingJobStatus": state, "FailureReason": "AlgorithmError: exit code 2"}
     with pytest.raises(GavelError, match=rf"is {state}: AlgorithmError: exit code 2; its log is in /aws/sagemaker/Proc"):
-        jobs.embed_date(stage, DATE, None, Launch(wait=True))
+        jobs.embed_date(stage, DATE, None, LaunchOptions(wait=True))

@@ -23,7 +23,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from catalog.folder import write_items
 from gavel.opensearch.node import free_port
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
 from retrieval.contracts.documents import IndexedItem, document_of
@@ -116,21 +116,21 @@ def save_word_tower(towers: Path) -> Path:
 
 
 def make_shop(root: Path) -> Path:
-    """Index the lots of a release, in the folders of a home.
+    """Index the lots of a release, in the folders of a workspace.
 
     Returns:
-        The home.
+        The workspace.
     """
-    home = Home(Settings(home=root / "home"))
-    encoder = QueryEncoder.load(save_word_tower(home.towers))
+    workspace = Workspace(Settings(home=root / "home"))
+    encoder = QueryEncoder.load(save_word_tower(workspace.towers))
     items = root / "shop" / "items"
     made = lots(items)
     write_items(items / "lots.parquet", made)
     paint(root / "shop" / "secret.png", "red", 1)
     for photo in (items / "photos").iterdir():
-        Thumbnails(home.thumbnails).draw(photo.resolve())
-    home.remember_sources("shop", [items / "lots.parquet"])
-    store = EmbeddedStore(home.index, home.settings.index_alias)
+        Thumbnails(workspace.thumbnails).draw(photo.resolve())
+    workspace.remember_sources("shop", [items / "lots.parquet"])
+    store = EmbeddedStore(workspace.index, workspace.settings.index_alias)
     index = store.create(encoder.tower_id, encoder.card.dimensions)
     documents = [document_of(lot, has_image=lot.image is not None, tower_id=encoder.tower_id, release_id="shop") for lot in made]
     vectors = encoder.encode([lot.title for lot in made])
@@ -140,7 +140,7 @@ def make_shop(root: Path) -> Path:
     assert index.upsert(entries).indexed == len(made)
     index.refresh()
     store.publish(index.name)
-    return home.settings.home
+    return workspace.settings.home
 
 
 @dataclass

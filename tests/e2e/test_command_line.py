@@ -1,62 +1,23 @@
 """The `gavel` command as a newcomer uses it, as real processes on a small catalogue."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from command_runs import DEMO_LOTS, GAVEL, answer, environment, gavel, refusal
 
-LOTS = 150
-GAVEL = [sys.executable, "-m", "gavel.cli.main"]
-ROOT = Path(__file__).resolve().parents[2]
-UNHURRIED = Path(__file__).with_name("unhurried.toml")
+from gavel.opensearch.node import free_port
+
 pytestmark = pytest.mark.timeout(900)  # a demo is made first
 
 
-def environment(home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GAVEL_")}
-    given = {"GAVEL_HOME": home, "GAVEL_CONFIG": UNHURRIED, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "PYTHONPATH": ROOT}
-    return kept | {name: str(value) for name, value in given.items()}
-
-
-def gavel(home: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*GAVEL, *arguments], env=environment(home), input=stdin, capture_output=True, text=True, timeout=600, check=False
-    )
-
-
-def answer(home: Path, *arguments: str) -> Any:
-    run = gavel(home, *arguments, "--json")
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
-
-
-def refusal(home: Path, *arguments: str) -> str:
-    run = gavel(home, *arguments)
-    assert run.returncode == 2, run.stdout + run.stderr
-    assert "Traceback" not in run.stderr
-    return " ".join(run.stderr.split())
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which the demo has run."""
-    home = tmp_path_factory.mktemp("demo") / "home"
-    run = gavel(home, "demo", "--lots", str(LOTS))
-    assert run.returncode == 0, run.stderr
-    for word in ("How good", "keyword (BM25)", "text + photo", "What was built", "gavel search"):
-        assert word in run.stdout
-    return home
-
-
 def test_a_second_demo_reuses_what_is_there(home: Path) -> None:
-    run = gavel(home, "demo", "--lots", str(LOTS))
+    run = gavel(home, "demo", "--lots", str(DEMO_LOTS))
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("already there") == 8
 
@@ -176,21 +137,13 @@ def test_serve_answers_over_http(home: Path) -> None:
     with subprocess.Popen([*GAVEL, "serve", "--port", str(port)], env=environment(home), stdout=subprocess.DEVNULL) as server:
         try:
             url = f"http://127.0.0.1:{port}"
-            assert wait_for(f"{url}/health")["items"] == LOTS
+            assert wait_for(f"{url}/health")["items"] == DEMO_LOTS
             found = httpx.get(f"{url}/search", params={"q": "luxury vintage watches"}, timeout=30).json()
             assert len(found["results"]) == 10
             assert found["reranked"] is True
             assert httpx.get(f"{url}/search", params={"q": ""}, timeout=30).json()["type"] == "invalid_query"
         finally:
             server.terminate()
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_for(url: str) -> Any:

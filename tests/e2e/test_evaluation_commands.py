@@ -1,42 +1,14 @@
-"""`gavel evaluate` and `gavel compare` as real processes, on a home where the demo has run."""
+"""`gavel evaluate` and `gavel compare` as real processes, in a workspace where the demo has run."""
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_runs import DEMO_LOTS, answer, gavel
 
-LOTS = 120
-ROOT = Path(__file__).resolve().parents[2]
-UNHURRIED = Path(__file__).with_name("unhurried.toml")
 pytestmark = pytest.mark.timeout(900)  # a demo is made first
-
-
-def gavel(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GAVEL_")}
-    given = {"GAVEL_HOME": home, "GAVEL_CONFIG": UNHURRIED, "HF_HUB_OFFLINE": "1", "COLUMNS": "120", "PYTHONPATH": ROOT}
-    environment = kept | {name: str(value) for name, value in given.items()}
-    command = [sys.executable, "-m", "gavel.cli.main", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-
-
-def answer(home: Path, *arguments: str) -> Any:
-    run = gavel(home, *arguments, "--json")
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which the demo has run."""
-    home = tmp_path_factory.mktemp("evaluate") / "home"
-    run = gavel(home, "demo", "--lots", str(LOTS))
-    assert run.returncode == 0, run.stderr
-    return home
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +25,7 @@ def test_every_baseline_stands_beside_the_tower(made: Any) -> None:
     for result in made["results"].values():
         assert 0 < result["quality"]["recall@50"] <= 1
         assert 0 < result["latency"]["p50_ms"] <= result["latency"]["p95_ms"] <= result["latency"]["p99_ms"]
-        assert result["index"]["lots"] == LOTS
+        assert result["index"]["lots"] == DEMO_LOTS
     assert made["results"]["zero-shot"]["index"]["dimensions"] == 384
     assert made["comparisons"].keys() == made["results"].keys() - {"BM25"}
 
@@ -65,7 +37,7 @@ def test_a_second_evaluation_gives_the_same_figures(home: Path, made: Any, tmp_p
 
 
 def test_the_demo_says_the_same_figures_as_the_evaluation(home: Path, made: Any) -> None:
-    shown = answer(home, "demo", "--lots", str(LOTS))["quality"]["hybrid, re-ranked"]
+    shown = answer(home, "demo", "--lots", str(DEMO_LOTS))["quality"]["hybrid, re-ranked"]
     evaluated = made["results"]["hybrid, re-ranked"]["quality"]
     assert {name: evaluated[name] for name in shown} == pytest.approx(shown)
 

@@ -22,7 +22,7 @@ from catalog.event_files import read_events
 from gavel.cli.main import app
 from gavel.cli.serve import page_and_api
 from gavel.web.http_server import served_in_thread
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from gavel.workspace.pipeline import _without_ranker
 from gavel.workspace.wiring import search_service
 from models.towers.config import PRESETS
@@ -67,8 +67,8 @@ def gavel(*arguments: object) -> Any:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """A home with the lots in its index and the events of some hundred lists that were served from it."""
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A workspace with the lots in its index and the events of some hundred lists that were served from it."""
     folder = tmp_path_factory.mktemp("loop")
     (folder / "lots.ndjson").write_text("".join(f"{json.dumps(row)}\n" for row in LOTS.values()))
     with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +81,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         gavel("index")
         with serving(Settings.from_env()) as url:
             buyers_at(url)
-        yield Home(Settings.from_env())
+        yield Workspace(Settings.from_env())
 
 
 @contextmanager
@@ -131,75 +131,75 @@ def invent_lists_at(url: str) -> None:
                 assert told.status_code == 202, told.text
 
 
-def wanted_at(home: Home) -> float:
+def wanted_at(workspace: Workspace) -> float:
     """nDCG@10 of what is really wanted, as `gavel search` orders it, over all words."""
-    service = search_service(home.settings)
+    service = search_service(workspace.settings)
     orders = [[found.item_id for found in service.search(SearchRequest(word, 20)).results] for word in WORDS]
     gains = [np.array([float(is_wanted(item_id)) for item_id in order], dtype=np.float32) for order in orders]
     return float(np.mean([ndcg(-np.arange(len(gain), dtype=np.float32), gain) for gain in gains]))
 
 
-def test_clicks_change_the_order_of_a_search_in_the_way_they_say(home: Home) -> None:
-    before = wanted_at(home)
-    report = gavel("train", "reranker", "--from-events", home.events)
+def test_clicks_change_the_order_of_a_search_in_the_way_they_say(workspace: Workspace) -> None:
+    before = wanted_at(workspace)
+    report = gavel("train", "reranker", "--from-events", workspace.events)
     assert (report["saved"], report["before"], report["rejects"], report["not_found"]) == (True, "first stage", 0, 0)
     assert report["lists"] == report["sessions"] == LISTS_A_QUERY * len(WORDS)
     assert report["held_out"]["new"] > report["held_out"]["base"]
     assert report["position_bias"] == pytest.approx(FALL, abs=0.3)
     found = gavel("search", "gold")
     assert found["reranked"]
-    after = wanted_at(home)
+    after = wanted_at(workspace)
     print(f"\nnDCG@10 of what is wanted: {before:.3f} of the first stage, {after:.3f} re-ranked; bias {report['position_bias']}")
     assert after > before + 0.2
 
 
-def test_a_reranker_that_is_no_better_is_not_replaced_unless_that_is_forced(home: Home) -> None:
-    first = Path(gavel("train", "reranker", "--from-events", home.events, "--force")["path"]).read_bytes()
-    again = gavel("train", "reranker", "--from-events", home.events)
+def test_a_reranker_that_is_no_better_is_not_replaced_unless_that_is_forced(workspace: Workspace) -> None:
+    first = Path(gavel("train", "reranker", "--from-events", workspace.events, "--force")["path"]).read_bytes()
+    again = gavel("train", "reranker", "--from-events", workspace.events)
     assert (again["saved"], again["before"], again["held_out"]["difference"]) == (False, "re-ranker", 0.0)
     assert "--force" in again["reason"]
     assert Path(again["path"]).read_bytes() == first
-    assert gavel("train", "reranker", "--from-events", home.events, "--force")["saved"]
+    assert gavel("train", "reranker", "--from-events", workspace.events, "--force")["saved"]
 
 
-def test_freed_of_their_positions_clicks_teach_more_of_what_is_wanted_than_as_they_fell(home: Home) -> None:
-    log = read_events([home.events])
-    service, path = _without_ranker(home)
+def test_freed_of_their_positions_clicks_teach_more_of_what_is_wanted_than_as_they_fell(workspace: Workspace) -> None:
+    log = read_events([workspace.events])
+    service, path = _without_ranker(workspace)
     quality = {}
     for debias in (True, False):
         train_on_events(log, service, path, debias=debias, force=True)
-        quality[debias] = wanted_at(home)
+        quality[debias] = wanted_at(workspace)
     print(f"\nnDCG@10 of what is wanted: {quality[True]:.3f} freed of positions, {quality[False]:.3f} as clicks fell")
     assert quality[True] > quality[False] + 0.02
 
 
-def test_a_few_events_are_refused_with_the_number_that_is_needed(home: Home, tmp_path: Path) -> None:
-    (log,) = home.events.iterdir()
+def test_a_few_events_are_refused_with_the_number_that_is_needed(workspace: Workspace, tmp_path: Path) -> None:
+    (log,) = workspace.events.iterdir()
     (tmp_path / "few.ndjson").write_text("".join(log.read_text().splitlines(keepends=True)[:40]))
     with pytest.raises(InvalidInput, match=f"at least {MIN_TOUCHED} such lists"):
         gavel("train", "reranker", "--from-events", tmp_path / "few.ndjson")
 
 
 def test_what_a_person_reads_says_the_same_and_bad_lines_lie_beside_the_booster(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gavel.workspace.console.console", Console(width=160))
     (tmp_path / "bad.ndjson").write_text("no event\n")
-    arguments = ["train", "reranker", "--from-events", str(home.events), "--from-events", str(tmp_path), "--force"]
+    arguments = ["train", "reranker", "--from-events", str(workspace.events), "--from-events", str(tmp_path), "--force"]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.exception
     for words in ("held-out queries", "nDCG@10, new", "95 % interval", "position_bias", "unproven"):
         assert words in shown.stdout
-    (rejects,) = home.settings.home.glob("rankers/*.rejects.ndjson")
+    (rejects,) = workspace.settings.home.glob("rankers/*.rejects.ndjson")
     assert json.loads(rejects.read_text())["source"] == str(tmp_path / "bad.ndjson")
 
 
-def test_336_invented_lists_teach_nothing(home: Home) -> None:
-    gavel("train", "reranker", "--from-events", home.events, "--force")
-    before = wanted_at(home)
-    with serving(home.settings) as url:
+def test_336_invented_lists_teach_nothing(workspace: Workspace) -> None:
+    gavel("train", "reranker", "--from-events", workspace.events, "--force")
+    before = wanted_at(workspace)
+    with serving(workspace.settings) as url:
         invent_lists_at(url)
-    report = gavel("train", "reranker", "--from-events", home.events, "--force")
+    report = gavel("train", "reranker", "--from-events", workspace.events, "--force")
     assert report["lists"] - LISTS_A_QUERY * len(WORDS) <= 336 * 0.05, "a lot may stand by chance where its proof says"
     assert report["unproven"] > 0.9 * 336 * SHOWN
-    assert wanted_at(home) > before - 0.02
+    assert wanted_at(workspace) > before - 0.02

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gavel.opensearch import jars as opensearch_jars
-from gavel.opensearch import java
+from gavel.opensearch import jvm
 from gavel.opensearch import node as opensearch_node
 from gavel.opensearch import service as opensearch_service
 from retrieval.errors import IndexUnavailable, InvalidInput, MissingPrerequisite
@@ -122,7 +122,7 @@ def test_an_old_java_is_named_with_its_version(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     program(tmp_path, "java", 'echo "    java.home = /opt/jre8"; echo "    java.specification.version = 1.8"')
     with pytest.raises(MissingPrerequisite, match=r"needs Java 17 or newer, .*/java is Java 8; .*apt-get install"):
-        java.find_java()
+        jvm.find_java()
 
 
 def test_a_java_without_its_locales_is_not_whole(tmp_path, monkeypatch):
@@ -134,13 +134,13 @@ def test_a_java_without_its_locales_is_not_whole(tmp_path, monkeypatch):
     program(tmp_path / "bin", "java", script + 'echo "java.specification.version = 17"')
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(MissingPrerequisite, match=r"is not whole: module .* is missing; .*apt-get install"):
-        java.find_java()
+        jvm.find_java()
 
 
 def test_a_java_home_that_holds_no_java_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(MissingPrerequisite, match=f"JAVA_HOME is {tmp_path}"):
-        java.find_java()
+        jvm.find_java()
 
 
 def test_a_full_disk_is_named_before_anything_is_downloaded(tmp_path, monkeypatch):

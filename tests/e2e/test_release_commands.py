@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 import typer
+from command_runs import ROOT, environment, gavel
 from small_tower import save_small_item_tower
-from test_command_line import ROOT, environment
 
 from gavel.cli.index import probe
 from gavel.cli.serve import listen
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-
-
-def gavel(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gavel.cli.main", *arguments]
-    return subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=200, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +41,7 @@ def test_a_release_remembers_where_its_lots_and_so_their_photos_lie(home: Path) 
     (home.parent / "elsewhere" / "lots.csv").write_text("id,title,image\na,red vase,photos/a.jpg\n")
     said = json.loads(gavel(home, "embed", str(home.parent / "elsewhere"), "--release", "sources", "--json").stdout)
     assert said["embedded"] == 1
-    assert Home(Settings(home=home)).sources("sources") == [home.parent / "elsewhere"]
+    assert Workspace(Settings(home=home)).sources("sources") == [home.parent / "elsewhere"]
 
 
 def test_a_currency_that_is_none_is_refused(home: Path) -> None:

@@ -13,7 +13,7 @@ from served_lots import served_lots
 from trained_booster import trained_booster
 
 from benchmarks.speed import buyer_path, fresh_lots, fresh_words, load
-from benchmarks.speed.load_users import LoadPlan, LoadSeen
+from benchmarks.speed.load_users import LoadPlan, LoadResponse
 from benchmarks.speed.many_lots import CutEncoder, copies, copy_ids, index_of_copies, questions
 from benchmarks.speed.query_path import PARTS, run_benchmark
 from gavel.opensearch.node import free_port
@@ -119,10 +119,10 @@ def test_a_home_without_an_index_is_told_in_the_words_of_the_server(tmp_path, mo
         pass
 
 
-def ask(plan: LoadPlan) -> LoadSeen:
+def ask(plan: LoadPlan) -> LoadResponse:
     command = [sys.executable, "-m", "benchmarks.speed.load_users"]
     ran = subprocess.run(command, input=json.dumps(asdict(plan)), capture_output=True, text=True, check=True)
-    return LoadSeen(**json.loads(ran.stdout))
+    return LoadResponse(**json.loads(ran.stdout))
 
 
 @pytest.mark.parametrize("tower", [AVERAGE, buyer_path.random_attention(8, 2)], ids=["average", "attention"])

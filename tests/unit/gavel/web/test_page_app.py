@@ -18,12 +18,12 @@ from lots import TOWER_ID, WordEncoder, lot, publish
 from painted_lots import paint
 from PIL import Image
 
-from gavel.web import photo_files as photo_shelf
+from gavel.web import photo_files
 from gavel.web import suggestions as page_words
 from gavel.web.page_app import PAGE, add_page
 from gavel.web.photo_files import PhotoFiles
-from gavel.web.suggestions import words_of
-from gavel.workspace.folders import Home
+from gavel.web.suggestions import suggest
+from gavel.workspace.folders import Workspace
 from lambdas.query_api.app import create_app
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
@@ -41,13 +41,13 @@ def shop(tmp_path: Path) -> Path:
 
 
 def client(root: Path, *lots, opened: tuple[Path, ...] = ()) -> TestClient:
-    home = Home(Settings(home=root / "home"))
-    home.remember_sources("test", [root / "shop" / "lots.parquet"])
-    store = EmbeddedStore(home.index)
+    workspace = Workspace(Settings(home=root / "home"))
+    workspace.remember_sources("test", [root / "shop" / "lots.parquet"])
+    store = EmbeddedStore(workspace.index)
     publish(store, lots)
     service = SearchService(store, SearchModels(WordEncoder))
     app = create_app(lambda: service)
-    add_page(app, lambda: service, PhotoFiles(home, opened), "EUR")
+    add_page(app, lambda: service, PhotoFiles(workspace, opened), "EUR")
     return TestClient(app, raise_server_exceptions=False)
 
 
@@ -193,7 +193,7 @@ def test_a_photo_that_others_are_before_is_told_to_come_again(shop: Path, monkey
         await asyncio.sleep(5)
 
     monkeypatch.setattr(PhotoFiles, "_draw", slow)
-    monkeypatch.setattr(photo_shelf, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(photo_files, "DRAW_TIMEOUT_S", 0.05)
     answer = client(shop.parent, lot("v1", image="photos/vase.png")).get("/photos/v1")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
@@ -238,11 +238,11 @@ def test_a_path_is_no_lot(path: str, shop: Path) -> None:
 
 
 def test_a_release_cannot_name_a_file_outside_the_home(shop: Path) -> None:
-    home = Home(Settings(home=shop.parent / "home"))
-    home.remember_sources("test", [shop])
+    workspace = Workspace(Settings(home=shop.parent / "home"))
+    workspace.remember_sources("test", [shop])
     (shop.parent / "evil.json").write_text(f'["{shop.parent}"]')
-    assert home.sources("../../evil") == []
-    assert home.sources("test") == [shop]
+    assert workspace.sources("../../evil") == []
+    assert workspace.sources("test") == [shop]
 
 
 @pytest.mark.parametrize("damaged", ["x", "null", "[1]", '{"a": 1}', '"abc"', "", "\xff", "[" * 100_000])
@@ -298,22 +298,22 @@ def test_the_words_are_those_of_lots_that_can_be_bid_on(shop: Path) -> None:
 
 def test_words_of_every_script_are_suggested_whole() -> None:
     titles = ["विंटेज घड़ी", "นาฬิกา", "می\u200cخواهم", "Levi's T-shirt", "Cafe\u0301"]
-    phrases = words_of([{"item_id": title, "title": title} for title in titles], most=9)["phrases"]
+    phrases = suggest([{"item_id": title, "title": title} for title in titles], sample_size=9)["phrases"]
     assert {"विंटेज घड़ी", "นาฬิกา", "می\u200cخواهم", "levi's t-shirt", "cafe\u0301"} <= set(phrases)
     assert "cafe" not in phrases
 
 
 def test_a_part_of_a_phrase_is_not_suggested_beside_it() -> None:
     titles = ["Vintage art deco vase", "Art deco lamp", "Vintage lamp", "Art deco mirror of brass"]
-    phrases = words_of([{"item_id": str(number), "title": title} for number, title in enumerate(titles)], most=9)["phrases"]
+    phrases = suggest([{"item_id": str(number), "title": title} for number, title in enumerate(titles)], sample_size=9)["phrases"]
     assert "art deco" in phrases
     assert not {"art", "deco", "mirror of", "of brass"} & set(phrases)
 
 
 def test_a_sample_of_the_lots_counts_nothing() -> None:
     lots = [{"item_id": str(number), "title": "Vase", "category": "vase"} for number in range(3)]
-    assert words_of(lots, most=3)["categories"] == [{"name": "vase", "lots": None, "photo_of": None}]
-    assert words_of(lots, most=4)["categories"][0]["lots"] == 3
+    assert suggest(lots, sample_size=3)["categories"] == [{"name": "vase", "lots": None, "photo_of": None}]
+    assert suggest(lots, sample_size=4)["categories"][0]["lots"] == 3
 
 
 def test_of_lots_with_long_texts_fewer_are_looked_at(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,10 +324,10 @@ def test_of_lots_with_long_texts_fewer_are_looked_at(shop: Path, monkeypatch: py
 
 
 def test_the_index_that_is_missing_is_a_problem_of_the_words_too(tmp_path: Path) -> None:
-    home = Home(Settings(home=tmp_path))
-    service = SearchService(EmbeddedStore(home.index), SearchModels(WordEncoder))
+    workspace = Workspace(Settings(home=tmp_path))
+    service = SearchService(EmbeddedStore(workspace.index), SearchModels(WordEncoder))
     app = create_app(lambda: service)
-    add_page(app, lambda: service, PhotoFiles(home))
+    add_page(app, lambda: service, PhotoFiles(workspace))
     asked = TestClient(app, raise_server_exceptions=False)
     assert asked.get("/").status_code == 200
     assert (asked.get("/words.json").status_code, asked.get("/photos/v1").status_code) == (503, 503)

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from gavel.workspace import pipeline
-from gavel.workspace.config_file import ConfigFile, check_config, configured, use_config
-from gavel.workspace.config_sections import SECTIONS
+from gavel.workspace.config_file import SECTIONS, ConfigFile, check_config, configured, use_config
 from gavel.workspace.config_text import all_settings, config_text
 from models.config.buyers import BuyerTrainingConfig
 from models.config.training import Stage, TrainingConfig

@@ -16,7 +16,7 @@ from judged_lots import write_release
 from lots import WordEncoder
 
 from gavel.workspace import pipeline
-from gavel.workspace.folders import Home
+from gavel.workspace.folders import Workspace
 from retrieval.config.settings import Settings
 from retrieval.contracts.documents import IndexedItem
 from retrieval.contracts.items import Item
@@ -284,7 +284,7 @@ def test_a_rebuild_without_a_whole_release_says_how_to_make_one_and_leaves_the_i
         pipeline.rebuild(settings, None, progress=lambda *_: None)
     with opened(home) as store:
         assert store.live().name == before
-    assert len(list(Home(settings).index.glob("auction-items-*"))) == 1
+    assert len(list(Workspace(settings).index.glob("auction-items-*"))) == 1
 
 
 def test_a_rebuild_that_is_broken_off_leaves_the_live_index_and_nothing_else(tmp_path: Path) -> None:
@@ -299,6 +299,6 @@ def test_a_rebuild_that_is_broken_off_leaves_the_live_index_and_nothing_else(tmp
         pipeline.rebuild(settings, None, progress=break_off)
     with opened(home) as store:
         assert store.live().count() == LOTS
-    assert len(list(Home(settings).index.glob("auction-items-*"))) == 1
+    assert len(list(Workspace(settings).index.glob("auction-items-*"))) == 1
     made, releases = pipeline.rebuild(settings, None, progress=lambda *_: None)
     assert (made.lots, [release.name for release in releases]) == (120, ["night", "later"])

@@ -21,8 +21,8 @@ from fastapi import FastAPI
 from lots import WordEncoder, lot, publish
 from starlette.middleware import Middleware
 
-from gavel.web.admission import Admission, Queue, request_queues
 from gavel.web.http_server import served_in_thread
+from gavel.web.request_queues import Queue, QueueMiddleware, request_queues
 from lambdas.query_api.app import create_app
 from lambdas.query_api.problems import PROBLEM_TYPE
 from retrieval.config.settings import Settings
@@ -65,8 +65,8 @@ def served(folder: Path, *, turns: int = 1, max_wait_s: float = 20.0) -> Iterato
     service = SearchService(store, SearchModels(load))
     service.live()
     queues = {kind: Queue(turns, max_wait_s) for kind in request_queues(Settings())}
-    app = create_app(lambda: service, queues=lambda: {kind: queue.figures() for kind, queue in queues.items()})
-    app.user_middleware.append(Middleware(Admission, queues=queues))
+    app = create_app(lambda: service, queues=lambda: {kind: queue.metrics() for kind, queue in queues.items()})
+    app.user_middleware.append(Middleware(QueueMiddleware, queues=queues))
     with served_in_thread(app) as url:
         try:
             yield url, gates[0]
@@ -180,14 +180,14 @@ def test_answers_that_nobody_reads_take_no_turn_from_others() -> None:
     def large() -> str:
         return "x" * 1_000_000
 
-    app.user_middleware.append(Middleware(Admission, queues=queues))
+    app.user_middleware.append(Middleware(QueueMiddleware, queues=queues))
     with served_in_thread(app) as url:
         held = [connect(url, b"GET /search HTTP/1.1\r\nHost: gavel\r\n\r\n" * 40) for _ in range(4)]
         time.sleep(1.5)  # until the buffers between are full
         assert [search(url, "vase")[0] for _ in range(3)] == [200] * 3
         for connection in held:
             connection.close()
-    assert queues["searches"].figures()["running"] == 0
+    assert queues["searches"].metrics()["running"] == 0
 
 
 @pytest.mark.parametrize("sent", [0, 1, 2])
@@ -195,7 +195,7 @@ def test_a_turn_ends_once_wherever_its_app_fails(sent: int) -> None:
     queue, answer = Queue(1, 0.5), [{"type": "http.response.start", "status": 200}, {"type": "http.response.body", "body": b""}]
 
     async def fail(scope: Any, receive: Any, send: Any) -> None:
-        assert queue.figures()["running"] == 1
+        assert queue.metrics()["running"] == 1
         for message in answer[:sent]:
             await send(message)
         raise ValueError("a fault of the app")
@@ -207,16 +207,16 @@ def test_a_turn_ends_once_wherever_its_app_fails(sent: int) -> None:
         return await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
-        assert queue.figures()["running"] == 0
+        assert queue.metrics()["running"] == 0
 
     asked: list[bool] = []
     with pytest.raises(ValueError, match="a fault of the app"):
-        asyncio.run(Admission(fail, {"others": queue})({"type": "http", "path": "/"}, receive, send))
-    assert queue.figures()["running"] == 0
+        asyncio.run(QueueMiddleware(fail, {"others": queue})({"type": "http", "path": "/"}, receive, send))
+    assert queue.metrics()["running"] == 0
 
 
 def test_bodies_that_are_sent_at_a_time_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gavel.web.admission.MAX_UNFINISHED_BYTES", 1_000)
+    monkeypatch.setattr("gavel.web.request_queues.MAX_UNFINISHED_BYTES", 1_000)
     head = b"POST /search HTTP/1.1\r\nHost: gavel\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
     with served(tmp_path) as (url, gate):
         gate.opened.set()
@@ -249,12 +249,12 @@ def test_health_and_page_answer_while_every_turn_is_taken(tmp_path: Path) -> Non
 def test_as_many_searches_are_worked_out_at_a_time_as_there_are_cores_and_two_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, workers, turns in ((1, 1, 2), (2, 1, 2), (8, 1, 8), (8, 2, 4), (8, 8, 2)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)), raising=False)
-        assert request_queues(Settings(), workers)["searches"].turns == turns
+        assert request_queues(Settings(), workers)["searches"].slots == turns
 
 
 @pytest.mark.parametrize("elsewhere", [{"index": "opensearch"}, {"ranker_endpoint": "reranker"}])
 def test_searches_that_wait_for_another_machine_are_not_held_back(elsewhere: dict[str, Any]) -> None:
-    assert request_queues(replace(Settings(), **elsewhere))["searches"].turns == 40
+    assert request_queues(replace(Settings(), **elsewhere))["searches"].slots == 40
 
 
 def test_the_server_works_out_no_more_answers_at_a_time_than_there_are_turns() -> None:
@@ -272,7 +272,7 @@ def test_the_server_works_out_no_more_answers_at_a_time_than_there_are_turns() -
             running -= 1
         return "done"
 
-    app.user_middleware.append(Middleware(Admission, queues={"searches": Queue(2, 20.0)}))
+    app.user_middleware.append(Middleware(QueueMiddleware, queues={"searches": Queue(2, 20.0)}))
     with served_in_thread(app) as url, ThreadPoolExecutor(6) as buyers:
         answers = list(buyers.map(lambda _: urlopen(f"{url}/search", timeout=20).status, range(6)))
     assert answers == [200] * 6

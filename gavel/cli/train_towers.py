@@ -1,0 +1,136 @@
+"""Training of towers for `gavel train`, and the commands `gavel adapt` and `gavel mine`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from catalog.folder import CatalogFolder
+from gavel.workspace import pipeline
+from gavel.workspace.console import Stages, console, progress, show_table
+from gavel.workspace.folders import Workspace
+from gavel.workspace.options import CatalogOption, Json, Seed, print_json, report
+from models.artefacts.run_record import cut_steps
+from retrieval.config.settings import Settings
+
+if TYPE_CHECKING:  # imports torch
+    from models.config.training import TrainingConfig
+    from processing.training.mining_rules import MiningRules
+    from processing.training.rounds import RoundsReport
+
+# None takes what the settings file or the dataclass says: importing that here would make every command slower
+PerQuery = Annotated[int | None, typer.Option("--per-query", min=1, help="Hard negatives mined for each query; 15.")]
+Margin = Annotated[
+    float | None,
+    typer.Option("--margin", min=0.0, help="Unjudged lots closer to the best answer's score than this are left out; .05."),
+]
+NoMargin = Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots whatever they score: all judgments are known.")]
+
+
+def train_towers(
+    workspace: Workspace,
+    catalog: CatalogFolder,
+    config: "TrainingConfig",
+    *,
+    negatives: Path | None,
+    start_from: str | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Train a pair of towers and print where it is."""
+    start = workspace.tower(start_from) if start_from else None
+    with progress("train towers") as step:
+        tower = pipeline.train_towers(
+            workspace, catalog, config, negatives=negatives, start_from=start, resume=resume, progress=step
+        )
+    cut = cut_steps(tower)
+    note = {"cut_by_clock": f"after {cut[0]} of {cut[1]} steps; the same command again trains on"} if cut else {}
+    report({"tower_id": tower.name, "tower": str(tower), **note}, as_json)
+
+
+def train_rounds(
+    workspace: Workspace,
+    catalog: CatalogFolder,
+    config: "TrainingConfig",
+    rules: "MiningRules",
+    *,
+    rounds: int,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Train in rounds on mined negatives and print a row a round."""
+    run = pipeline.train_rounds(workspace, catalog, config, rounds=rounds, rules=rules, resume=resume, steps=progress)
+    print_json(run.to_dict()) if as_json else _show_rounds(run)
+
+
+def adapt(
+    catalog: CatalogOption = None,
+    model: Annotated[str, typer.Option(help="Sentence encoder: a preset, hub name or folder.")] = "minilm",
+    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of a text that are read; the preset's by default.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of gradient descent; 200.")] = None,
+    min_weight: Annotated[float | None, typer.Option(min=0.0, help="Queries of pairs that weigh less are left out; 0.")] = None,
+    seed: Seed = 7,
+    as_json: Json = False,
+) -> None:
+    """Adapt a sentence encoder to a catalogue without judgments: it learns to rank as it does together with keywords."""
+    workspace = Workspace(Settings.from_env())
+    source = CatalogFolder.load(workspace.catalog(catalog))
+    with Stages() as stages:
+        made = pipeline.adapt(
+            workspace, source, model, max_length=max_length, steps=steps, min_weight=min_weight, seed=seed, stages=stages
+        )
+    figures = {
+        f"val {name}": f"{getattr(made.before, name):.3f} → {getattr(made.after, name):.3f}"
+        for name in ("recall_at_50", "ndcg_at_10")
+        if made.before and made.after
+    }
+    values = {"tower_id": made.tower_folder.name, "tower": str(made.tower_folder), "lots": made.lots, "queries": made.queries}
+    report(values | figures, as_json)
+
+
+def mine(
+    catalog: CatalogOption = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; <home>/negatives/<tower_id>.parquet by default.")] = None,
+    per_query: PerQuery = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Lots looked at for each query; 100.")] = None,
+    skip: Annotated[int | None, typer.Option(min=0, help="Unjudged lots among the first so many are left out; 0.")] = None,
+    margin: Margin = None,
+    absolute: Annotated[bool, typer.Option("--absolute", help="The margin is a difference of scores, not a share.")] = False,
+    no_margin: NoMargin = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every lot instead of asking the graph.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Mine hard negatives from the live index: for each training query the wrong lots that rank highest."""
+    workspace = Workspace(Settings.from_env())
+    source = CatalogFolder.load(workspace.catalog(catalog))
+    rules = pipeline.mining_rules(
+        per_query=per_query,
+        depth=depth,
+        skip=skip,
+        margin=margin,
+        no_margin=no_margin,
+        relative=False if absolute else None,
+        exact=exact or None,
+    )
+    with progress("mine negatives") as step:
+        mined, path, reused = pipeline.mine(workspace, source, rules, out, progress=step)
+    report({"file": str(path), "tower_id": mined.settings["tower_id"], "reused": reused, **mined.stats}, as_json)
+
+
+def _show_rounds(run: "RoundsReport") -> None:
+    """Print a row a round, the best one in bold."""
+    header = ("round", "stage", "tower_id", "recall@50", "ndcg@10", "recall@50, hnsw", "build flat / hnsw", "took")
+    rows = []
+    for made in run.rounds:
+        flat, hnsw, built = made.quality["flat"], made.quality["hnsw"], made.build_seconds
+        cells = (
+            str(made.number),
+            made.stage,
+            made.tower_id,
+            *(f"{value:.3f}" for value in (flat["recall@50"], flat["ndcg@10"], hnsw["recall@50"])),
+            f"{built['flat']:.2f} / {built['hnsw']:.2f} s",
+            f"{sum(made.seconds.values()):.0f} s{', cut by the clock' if cut_steps(run.tower.parent / made.tower_id) else ''}",
+        )
+        rows.append([f"[bold]{cell}[/]" for cell in cells] if made.number == run.best else cells)
+    show_table("Val queries, round by round; the best one is bold and the newest tower now", header, rows, right_from=3)
+    console.print(f"report and indices: {run.folder}\nnext: gavel embed, then gavel index", style="dim", highlight=False)
