@@ -1,4 +1,4 @@
-"""Holds the embedded index and OpenSearch against each other: the same release, the same queries.
+"""Compare the embedded index and OpenSearch on the same release and queries.
 
 gavel demo && gavel up && GAVEL_INDEX=opensearch gavel index && python -m benchmarks.reliability.adapters
 """
@@ -24,7 +24,7 @@ K = 50
 
 
 def ids(index: VectorIndex, vector: np.ndarray, filters: Filter, *, exact: bool) -> list[str]:
-    """Item ids of the K nearest lots, best first."""
+    """Return the item ids of the K nearest items, best first."""
     return [candidate.item_id for candidate in index.semantic(vector, K, filters, exact=exact)]
 
 

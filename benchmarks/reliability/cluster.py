@@ -1,4 +1,4 @@
-"""Whether a cluster of OpenSearch nodes answers as one unsharded exact index does, and goes on when nodes are killed.
+"""Compare a cluster of OpenSearch nodes with one unsharded exact index, and kill its nodes under load.
 
 python -m benchmarks.reliability.cluster
 
@@ -159,7 +159,7 @@ def wait_until_green(url: str) -> None:
     """Wait until every shard has all its copies.
 
     Raises:
-        IndexUnavailable: they did not come.
+        IndexUnavailable: the cluster is not green in time.
     """
     deadline = time.monotonic() + GREEN_S
     with connect(url, 30) as client:
@@ -170,7 +170,7 @@ def wait_until_green(url: str) -> None:
 
 
 def _health(client: OpenSearch) -> tuple[str, int]:
-    """Colour and number of nodes; while they choose a cluster manager none may say."""
+    """Return colour and number of nodes. During the election of a cluster manager no node may answer."""
     try:
         health = client.cluster.health()
     except OpenSearchException as error:

@@ -1,4 +1,4 @@
-"""Searches and writes that go on while nodes of a cluster are lost, every answer held against the right one."""
+"""Continuous searches and writes while nodes of a cluster are lost; every answer is checked."""
 
 import threading
 import time

@@ -1,10 +1,10 @@
-"""Whether an embedded index survives kill -9: a writer is killed at random moments of add, delete, merge and swap.
+"""Durability of an embedded index: a writer is killed with SIGKILL at random moments of add, delete, merge and swap.
 
 python -m benchmarks.reliability.kills --rounds 200
 
-The writer tells on its standard output what it is about to do and what was acknowledged; it is killed at a random moment and the
-index is opened again. Then every acknowledged write must be there, the one under way whole or not at all, every search must
-answer, and none may find a lot that was deleted or whose auction has ended.
+The writer logs on standard output each operation before it starts and after it is acknowledged. After a kill the index is opened
+again. Then every acknowledged write must be present, the interrupted one completely or not at all, every search must answer, and
+none may find an item that was deleted or whose auction has ended.
 """
 
 import json
@@ -36,14 +36,14 @@ from retrieval.index.embedded.store import EmbeddedStore, OpenIndex
 from retrieval.index.port import Filter
 
 DIMENSIONS, TOWER = 16, "killed"
-ITEMS = 3_000  # different ids that come and go
+ITEMS = 3_000  # different ids that are added and deleted
 BATCH = (1, 600)  # entries of one write, which is one transaction
-LONGEST_S = 1.5
+MAX_DELAY_S = 1.5  # from the start of the writer to its kill
 ENDED_MS = 1_000_000_000_000  # long ago
 ENDING = 5  # every fifth lot has ended
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
-State = dict[int, int]  # number of a lot that is there -> its version
+State = dict[int, int]  # number of a present item -> its version
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class KillReport(Measurement):
 
 
 class Lost(GavelError):
-    """The index is not what was acknowledged."""
+    """The index differs from the acknowledged writes."""
 
 
 def main(
@@ -97,42 +97,42 @@ def main(
 
 
 def survive(root: Path, rounds: int, seed: int, report: KillReport, spec: str = DEFAULT_INDEX) -> Iterator[int]:
-    """Kill and check, again and again, over the same index.
+    """Kill a writer of one index repeatedly, and check the index after each kill.
 
     Args:
         root: of the store; new or empty.
-        rounds: how many.
+        rounds: number of kills.
         seed: of everything random.
-        report: is added to.
+        report: counts the rounds.
         spec: text of the vector index.
 
     Yields:
-        The number of each round that the index survived.
+        The number of each passed round.
 
     Raises:
-        Lost: after a kill the index was not what had been acknowledged.
+        Lost: after a kill the index differs from the acknowledged writes.
     """
     chance, state, version = random.Random(seed), State(), 0
     store = EmbeddedStore(root, spec=embedded_spec(spec))
     store.publish(store.create(TOWER, DIMENSIONS).name)
     store.live().close()
     for number in range(1, rounds + 1):
-        given = {"root": str(root), "state": list(state.items()), "version": version, "seed": chance.randrange(2**31)}
-        given["spec"] = spec
-        told = _killed(given, after_s=chance.uniform(0.0, LONGEST_S))
-        state, highest = _check(root, told, state, spec)
+        arguments = {"root": str(root), "state": list(state.items()), "version": version, "seed": chance.randrange(2**31)}
+        arguments["spec"] = spec
+        log = _run_and_kill(arguments, after_s=chance.uniform(0.0, MAX_DELAY_S))
+        state, highest = _check(root, log, state, spec)
         version = max(version, highest)
-        report.add(told)
+        report.add(log)
         yield number
 
 
-def _killed(given: Mapping[str, Any], after_s: float) -> list[dict[str, Any]]:
-    """What a writer told until it was killed."""
+def _run_and_kill(arguments: Mapping[str, Any], after_s: float) -> list[dict[str, Any]]:
+    """Run a writer, kill it, and return its log."""
     command = [sys.executable, "-c", "from benchmarks.reliability.kills import write; write()"]
     writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     assert writer.stdin is not None
     assert writer.stdout is not None
-    writer.stdin.write(json.dumps(given))
+    writer.stdin.write(json.dumps(arguments))
     writer.stdin.close()
     assert writer.stdout.readline() == "ready\n"
     time.sleep(after_s)
@@ -143,30 +143,30 @@ def _killed(given: Mapping[str, Any], after_s: float) -> list[dict[str, Any]]:
 
 
 def write() -> None:
-    """The writer: reads what there is from stdin, then writes and tells until it is killed."""
-    given = json.load(sys.stdin)
-    chance, state = random.Random(given["seed"]), dict(given["state"])
-    version = given["version"]
-    lot_keywords.SMALL = 0  # else the words of so few lots would never be joined in a thread apart
-    store = EmbeddedStore(Path(given["root"]), spec=embedded_spec(given["spec"]))
+    """Run the writer: read its arguments from stdin, then write and log until it is killed."""
+    arguments = json.load(sys.stdin)
+    chance, state = random.Random(arguments["seed"]), dict(arguments["state"])
+    version = arguments["version"]
+    lot_keywords.SMALL = 0  # otherwise the words of so few items would never merge in the background
+    store = EmbeddedStore(Path(arguments["root"]), spec=embedded_spec(arguments["spec"]))
     index = store.live()
     print("ready", flush=True)
     while True:
         version += 1
         step = _next_step(chance, state, version)
         print(json.dumps({**step, "done": False}), flush=True)
-        index = _carried_out(step, index, store, state)
+        index = _execute(step, index, store, state)
         print(json.dumps({**step, "done": True}), flush=True)
 
 
 def _next_step(chance: random.Random, state: State, version: int) -> dict[str, Any]:
     op = chance.choices(["add", "delete", "merge", "search", "swap"], [6, 3, 2, 3, 1])[0]
-    known = {"add": range(ITEMS), "delete": list(state)}.get(op, [])
-    return {"op": op, "version": version, "numbers": chance.sample(known, min(len(known), chance.randint(*BATCH)))}
+    numbers = {"add": range(ITEMS), "delete": list(state)}.get(op, [])
+    return {"op": op, "version": version, "numbers": chance.sample(numbers, min(len(numbers), chance.randint(*BATCH)))}
 
 
-def _carried_out(step: Mapping[str, Any], index: OpenIndex, store: EmbeddedStore, state: State) -> OpenIndex:
-    """Do what a step says; the index that is live then."""
+def _execute(step: Mapping[str, Any], index: OpenIndex, store: EmbeddedStore, state: State) -> OpenIndex:
+    """Execute a step and return the index that is live then."""
     if step["op"] in ("add", "delete"):
         report = index.upsert(_entries(step))
         assert report.indexed + report.deleted == len(step["numbers"]), report
@@ -190,7 +190,7 @@ def _entries(step: Mapping[str, Any]) -> list[IndexedItem | Deletion]:
 
 
 def _apply(state: State, step: Mapping[str, Any]) -> None:
-    """Do to the expected lots what a write does to the index."""
+    """Apply a write to the expected items."""
     for number in step["numbers"]:
         if step["op"] == "add":
             state[number] = step["version"]
@@ -198,45 +198,45 @@ def _apply(state: State, step: Mapping[str, Any]) -> None:
             del state[number]
 
 
-def _check(root: Path, told: Sequence[Mapping[str, Any]], before: State, spec: str) -> tuple[State, int]:
-    """Hold the index against what the writer told; what is there, and the highest version that may have been given out."""
-    sure = dict(before)
-    for step in told:
+def _check(root: Path, log: Sequence[Mapping[str, Any]], before: State, spec: str) -> tuple[State, int]:
+    """Compare the index with the writer's log. Return the present items and the highest version that may be in use."""
+    acknowledged = dict(before)
+    for step in log:
         if step["done"]:
-            _apply(sure, step)
-    under_way = told[-1] if told and not told[-1]["done"] else None
-    perhaps = dict(sure)
-    if under_way:
-        _apply(perhaps, under_way)
+            _apply(acknowledged, step)
+    interrupted = log[-1] if log and not log[-1]["done"] else None
+    completed = dict(acknowledged)
+    if interrupted:
+        _apply(completed, interrupted)
     index = EmbeddedStore(root, spec=embedded_spec(spec)).live()
     try:
         stored = {int(c.item_id[4:]): int(c.document["version"]) for c in index.fetch([_id(number) for number in range(ITEMS)])}
-        if stored not in (sure, perhaps):
-            raise Lost(f"after {under_way or told[-1:]}: {_difference(stored, sure)}")
+        if stored not in (acknowledged, completed):
+            raise Lost(f"after {interrupted or log[-1:]}: {_difference(stored, acknowledged)}")
         _check_searches(index, stored)
     finally:
         index.close()
-    return stored, max((step["version"] for step in told), default=0)
+    return stored, max((step["version"] for step in log), default=0)
 
 
 def _check_searches(index: OpenIndex, stored: State) -> None:
-    """Every open lot is found by its vector, and by its word; none that was deleted, replaced or has ended is."""
-    filters, open_lots = Filter(now=NOW), {_id(number): version for number, version in stored.items() if number % ENDING}
+    """Check that searches by vector and by word find every open item, and none that was deleted, replaced or has ended."""
+    filters, open_items = Filter(now=NOW), {_id(number): version for number, version in stored.items() if number % ENDING}
     if index.count() != len(stored):
         raise Lost(f"{index.count()} lots are counted, {len(stored)} are there")
-    for found in (index.semantic(_vector(1, 1), ITEMS, filters, exact=True), index.keyword("lot", ITEMS, filters)):
-        if {c.item_id: c.document["version"] for c in found} != open_lots:
-            raise Lost(f"a search finds {len(found)} lots, {len(open_lots)} are open")
+    for results in (index.semantic(_vector(1, 1), ITEMS, filters, exact=True), index.keyword("lot", ITEMS, filters)):
+        if {c.item_id: c.document["version"] for c in results} != open_items:
+            raise Lost(f"a search finds {len(results)} lots, {len(open_items)} are open")
     for number in list(stored)[::100]:
         nearest = index.semantic(_vector(number, stored[number]), 1, filters)
         if number % ENDING and nearest[0].item_id != _id(number):
             raise Lost(f"{_id(number)} is not nearest to itself")
 
 
-def _difference(stored: State, sure: State) -> str:
-    lost, odd = sure.keys() - stored.keys(), stored.keys() - sure.keys()
-    other = [number for number in sure.keys() & stored.keys() if sure[number] != stored[number]]
-    return f"{len(lost)} acknowledged lots are missing, {len(odd)} deleted ones are there, {len(other)} have another version"
+def _difference(stored: State, expected: State) -> str:
+    missing, extra = expected.keys() - stored.keys(), stored.keys() - expected.keys()
+    changed = [number for number in expected.keys() & stored.keys() if expected[number] != stored[number]]
+    return f"{len(missing)} acknowledged lots are missing, {len(extra)} deleted ones are there, {len(changed)} have another version"
 
 
 def _lot(number: int, version: int) -> IndexedItem:

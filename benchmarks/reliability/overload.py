@@ -1,4 +1,4 @@
-"""Load `gavel serve` with more searches than it can answer, and with clients that mean it harm.
+"""Load `gavel serve` beyond its capacity and with malicious clients.
 
 python -m benchmarks.reliability.overload                                  # over a home of random weights that it makes
 GAVEL_HOME=.gavel python -m benchmarks.reliability.overload --given
@@ -66,11 +66,11 @@ class Rush:
     """Outcome of searches at one rate.
 
     Attributes:
-        asked_rate: questions a second.
-        goodput: answers a second that came in time.
-        shares: goodput of each round over the capacity beside it; where fewer were asked, over those.
-        outcomes: HTTP status, `late` or `broken` -> how often.
-        latency: of the answers that came in time; None where none did.
+        asked_rate: searches a second.
+        goodput: answers a second in time.
+        shares: goodput of each round divided by the capacity measured around it, or by the rate if that is lower.
+        outcomes: HTTP status, `late` or `broken` -> count.
+        latency: of answers in time; None if there are none.
     """
 
     asked_rate: float
@@ -150,11 +150,11 @@ def run_benchmark(
     half_sent: int = HALF_SENT,
     on_phase: Callable[[str], None] = lambda phase: notes.print(phase, style="dim"),
 ) -> OverloadResult:
-    """Serve a home, and load it.
+    """Serve a workspace and load it.
 
     Args:
-        home: with a release and an index of it.
-        photo: item_id of the lot whose photo is asked for.
+        home: its folder, with a release and an index of it.
+        photo: item_id of the item with the large photo.
         seconds: of each load.
         rounds: of each load beyond half of the capacity, > 0.
         patience_s: seconds after which a client hangs up.
@@ -309,7 +309,7 @@ def _rush_of(loads: Sequence[_Load], shares: Sequence[float]) -> Rush:
 
 @contextmanager
 def made_home(lots: int, bomb_side: int = BOMB_SIDE) -> Iterator[Path]:
-    """A home with an index of lots with random weights, one of them with a monstrous photo, while the block runs."""
+    """Yield the folder of a temporary workspace with an index by random weights; one item has a very large photo."""
     from models.artefacts.tower_files import save_towers
     from models.towers.config import preset
     from models.towers.tokenizer import train_wordpiece
@@ -331,7 +331,7 @@ def made_home(lots: int, bomb_side: int = BOMB_SIDE) -> Iterator[Path]:
 
 
 def _run(home: Path, *arguments: str) -> None:
-    """Run a command of gavel in a home."""
+    """Run a command of gavel in a workspace."""
     done = subprocess.run(
         [sys.executable, "-m", "gavel.cli.main", *arguments],
         env={**os.environ, "GAVEL_HOME": str(home)},
@@ -344,7 +344,7 @@ def _run(home: Path, *arguments: str) -> None:
 
 @contextmanager
 def _half_sent(url: str, count: int) -> Iterator[list[socket.socket]]:
-    """Connections with half a request in each, while the block runs."""
+    """Hold connections with half a request in each for the length of the block."""
     held: list[socket.socket] = []
     try:
         for _ in range(count):
@@ -369,7 +369,7 @@ def _is_open(held: socket.socket) -> bool:
 
 
 def _stop(server: psutil.Process) -> float:
-    """Send SIGTERM, and wait for the end: the seconds that it took, STOP_S when it did not end."""
+    """Send SIGTERM and return the seconds until the server ended, or STOP_S if it did not."""
     started = time.perf_counter()
     server.terminate()
     try:
@@ -381,13 +381,13 @@ def _stop(server: psutil.Process) -> float:
 
 
 def _pss_mb(server: psutil.Process) -> float:
-    """Memory of a process and its children, pages that they share counted once."""
+    """Return the memory of a process and its children in MB, shared pages counted once."""
     return float(round(sum(process.memory_full_info().pss for process in [server, *server.children(recursive=True)]) / 1e6))
 
 
 @contextmanager
 def _on_core(core: int | None) -> Iterator[None]:
-    """Hold this process to a core, while the block runs."""
+    """Pin this process to a core for the length of the block."""
     before = psutil.Process().cpu_affinity()
     if core is not None:
         psutil.Process().cpu_affinity([core])

@@ -318,7 +318,7 @@ def test_a_sample_of_the_lots_counts_nothing() -> None:
 
 def test_of_lots_with_long_texts_fewer_are_looked_at(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_words, "SAMPLE_CHARS", 100_000)
-    monkeypatch.setattr(page_words, "FEW", 5)
+    monkeypatch.setattr(page_words, "MIN_SAMPLE", 5)
     lots = [lot(f"v{n}", "Red vase", category="vase", description="long " * 2_000) for n in range(40)]
     assert client(shop.parent, *lots).get("/words.json").json()["categories"] == [{"name": "vase", "lots": None, "photo_of": "v0"}]
 
