@@ -28,7 +28,7 @@ from retrieval.contracts.documents import Vector
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.embedded.database import ItemDatabase
 from retrieval.index.embedded.index import LOTS_FILE
-from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 
@@ -106,13 +106,13 @@ def measure(root: Path, alias: str, specs: Sequence[str], queries: int, repetiti
     index.close()
     given = {"root": str(root), "alias": alias, "queries": _queries(folder, queries).tolist(), "repetitions": repetitions}
     exact = _in_process("exact", {**given, "spec": "flat"})["ids"]
-    of_files = {spec.family: spec.built for spec in (embedded_spec(), embedded_spec("flat"))}
+    of_files = {spec.index_type: spec.built for spec in (embedded_spec(), embedded_spec("flat"))}
     for text in specs:
         spec = embedded_spec(text)
-        path = folder / f"{spec.family}.faiss"
-        if of_files.setdefault(spec.family, spec.built) != spec.built:
+        path = folder / f"{spec.index_type}.faiss"
+        if of_files.setdefault(spec.index_type, spec.built) != spec.built:
             path.unlink(missing_ok=True)
-            of_files[spec.family] = spec.built
+            of_files[spec.index_type] = spec.built
         built_s = None if path.is_file() else _in_process("build", {**given, "spec": text})["seconds"]
         told = _in_process("ask", {**given, "spec": text})
         latency = summarise_ms(told.pop("times_ms"))

@@ -30,7 +30,7 @@ from gavel.workspace.console import console, progress
 from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import GavelError
 from retrieval.index.embedded import keywords as lot_keywords
-from retrieval.index.embedded.main_index import DEFAULT_INDEX, embedded_spec
+from retrieval.index.embedded.segments import DEFAULT_INDEX, embedded_spec
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.port import Filter
 

@@ -26,7 +26,7 @@ from retrieval.buyers.attention import Attention
 from retrieval.buyers.vector import BuyerTower
 from retrieval.contracts.events import EVENT_TYPES
 from retrieval.errors import GavelError, TowerError
-from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.port import IndexStore, utc_now
 from retrieval.search.service import MAX_INTERACTIONS, SearchService
 
@@ -160,7 +160,7 @@ def _one_buyer(ask: _Ask, acts: Sequence[Act], plain: Any) -> dict[str, float]:
     retrieve_ms, _ = _timed(lambda: ask("/retrieve", {"vector": encoded["vector"], "k": K}))
     in_one_ms, _ = _timed(lambda: ask("/retrieve", {"recent_interactions": acts, "k": K}))
     vector: NDArray[np.float32] = np.array([encoded["vector"]], dtype=np.float32)  # (1, D)
-    parameters = faiss.SearchParametersHNSW(efSearch=embedded_spec().beam(plain.ntotal))
+    parameters = faiss.SearchParametersHNSW(efSearch=embedded_spec().ef_search_for(plain.ntotal))
     bare_ms, _ = _timed(lambda: plain.search(vector, K, params=parameters))
     both = encode_ms + retrieve_ms
     return {"encode_buyer": encode_ms, "retrieve": retrieve_ms, "both": both, "in_one": in_one_ms, "bare": bare_ms}

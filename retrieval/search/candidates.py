@@ -11,7 +11,8 @@ from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, InvalidInput, TowerError
 from retrieval.index.fusion import Fusion
-from retrieval.index.port import Candidate, Filter, TopField, VectorIndex, fused_candidates
+from retrieval.index.port import Candidate, Filter, TopField, VectorIndex
+from retrieval.index.ranking import fuse_candidates
 from retrieval.resilience import Circuit
 from retrieval.search.request import SearchRequest
 
@@ -140,7 +141,7 @@ class FirstStage:
                 failures.append(error)
         if len(failures) == len(lists):
             raise IndexUnavailable(str(failures[0])) from failures[0]
-        return fused_candidates(lists["keyword"], lists["semantic"], request.fusion or Fusion(), k)
+        return fuse_candidates(lists["keyword"], lists["semantic"], request.fusion or Fusion(), k)
 
 
 def _ways(request: SearchRequest, vector: Vector | None, k: int) -> dict[str, Callable[[VectorIndex], list[Candidate]]]:

@@ -15,7 +15,8 @@ from retrieval.contracts.items import query_text
 from retrieval.deadline import Deadline
 from retrieval.errors import IndexUnavailable, InvalidQuery, RankerUnavailable
 from retrieval.index.filters import matches
-from retrieval.index.port import Candidate, cosines
+from retrieval.index.port import Candidate
+from retrieval.index.ranking import cosines
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
 from retrieval.resilience import Circuit

@@ -13,15 +13,16 @@ from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.embedded.background import enough_memory
 from retrieval.index.embedded.database import ItemDatabase, damaged
 from retrieval.index.embedded.keywords import LotKeywords
-from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
 from retrieval.index.embedded.renewed_graph import RenewedGraph
+from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.title_terms import TitleTerms, corrections
 from retrieval.index.embedded.top_k import Hit, Hits, best_hits, best_places, keyword_hits, top_hits
 from retrieval.index.embedded.vectors import VectorView
 from retrieval.index.fusion import Fusion, fuse
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.port import Candidate, Filter, TopField, cosines_with, scores_of, with_ranks
+from retrieval.index.port import Candidate, Filter, TopField
+from retrieval.index.ranking import add_ranks, cosines_with, scores_of
 from retrieval.index.validation import batches, entry_chars
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 from retrieval.text.stemming import shares_stem
@@ -40,7 +41,7 @@ class EmbeddedIndex:
 
     Args:
         folder: what create() made; its name is the index's name.
-        exact_below: when so few lots pass a filter, they are compared one by one (see HnswGraph.nearest); 0 never does.
+        exact_below: when so few lots pass a filter, they are compared one by one (see AnnIndex.nearest); 0 never does.
         spec: of the vector index, any family; None for the graph of the hyperparameters.
         tuning: boosts of keyword searches, and how hybrid ones fuse.
 
@@ -147,12 +148,12 @@ class EmbeddedIndex:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
         self._check_vector(vector)
         found = self._answer(lambda: self._semantic_hits(vector, k, filters, exact))
-        return with_ranks(found, semantic=found)
+        return add_ranks(found, semantic=found)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
         found = self._answer(lambda: self._keyword_hits(text, k, filters))
-        return with_ranks(found, keyword=found)
+        return add_ranks(found, keyword=found)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused as the request says, else as was tuned."""
@@ -167,7 +168,7 @@ class EmbeddedIndex:
             return [Hit(positions[item_id], item_id, score) for item_id, score in best]
 
         found = self._answer(fused)
-        return with_ranks(found, semantic=lists[1], keyword=lists[0])
+        return add_ranks(found, semantic=lists[1], keyword=lists[0])
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """The lots with the most bids, or those listed last; lots that have no such number do not come."""

@@ -72,7 +72,7 @@ class LotKeywords:
 
     def __init__(self, lots: ItemDatabase, folder: Path, boosts: FieldBoosts, language: str, living: LivingLots) -> None:
         self._lots, self._folder, self._language, self._living = lots, folder, language, living
-        self._weights = {TEXT_FIELD: 1.0, **boosts.given}
+        self._weights = {TEXT_FIELD: 1.0, **boosts.nonzero}
         self._turn = threading.Lock()  # one thread at a time catches up
         self._merging = threading.Lock()  # one thread at a time makes a new main index
         self._held: _Held | None = None

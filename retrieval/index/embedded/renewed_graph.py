@@ -121,4 +121,4 @@ class RenewedGraph:
 
     @property
     def _path(self) -> Path:
-        return self._lots.path.with_name(f"{self._spec.family}.faiss")
+        return self._lots.path.with_name(f"{self._spec.index_type}.faiss")

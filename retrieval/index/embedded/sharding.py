@@ -29,7 +29,8 @@ from retrieval.index.embedded.index import ENTRIES_A_COMMIT, EmbeddedIndex
 from retrieval.index.embedded.title_terms import corrections
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.port import Candidate, Filter, TopField, fused_candidates, in_order, with_ranks
+from retrieval.index.port import Candidate, Filter, TopField
+from retrieval.index.ranking import add_ranks, fuse_candidates, sort_by_score
 from retrieval.index.validation import batches, entry_chars
 from retrieval.processes import end_with_parent
 
@@ -189,16 +190,16 @@ class ShardedIndex:
     def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
         """The lots whose vectors have the highest cosine with `vector`; exact=True compares with every allowed lot."""
         found = self._best("semantic", k, vector, k, filters, exact=exact)
-        return with_ranks(found, semantic=found)
+        return add_ranks(found, semantic=found)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text` among those of their shard."""
         found = self._best("keyword", k, text, k, filters)
-        return with_ranks(found, keyword=found)
+        return add_ranks(found, keyword=found)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused as the request says, else as was tuned."""
-        return fused_candidates(
+        return fuse_candidates(
             self.keyword(text, k, filters), self.semantic(vector, k, filters), fusion or self._tuning.fusion, max(k, 0)
         )
 
@@ -239,7 +240,7 @@ class ShardedIndex:
 
     def _best(self, method: str, k: int, *given: Any, **named: Any) -> list[Candidate]:
         """The k best of what every shard finds, by descending score, ties by item_id."""
-        return in_order(hit for found in self._of_all(method, *given, **named) for hit in found)[: max(k, 0)]
+        return sort_by_score(hit for found in self._of_all(method, *given, **named) for hit in found)[: max(k, 0)]
 
     def _of_all(self, method: str, *given: Any, **named: Any) -> list[Any]:
         return self._each(lambda shard, _: shard.ask(method, *given, **named), self._shards)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.database import ItemDatabase, ItemFields, ItemSnapshot
 from retrieval.index.embedded.filter_columns import DeletedItem, FilterColumns
-from retrieval.index.embedded.main_and_delta import MainAndDelta
-from retrieval.index.embedded.main_index import load_main, new_main
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
+from retrieval.index.embedded.segments import SegmentedVectors
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class VectorView:
 
     def __init__(self, spec: IndexSpec, dimensions: int, folder: Path) -> None:
         self._spec = spec
-        self.vectors = MainAndDelta(new_main(spec, dimensions, folder))
+        self.vectors = SegmentedVectors(AnnIndex(dimensions, spec, folder))
         self.columns = FilterColumns()
         self.generation = -1
         self._tombstones_to = 0
@@ -83,12 +83,12 @@ class VectorView:
     @property
     def worn(self) -> bool:
         """Whether the vector index ought to be built again: many slots are dead, or it was trained for far fewer."""
-        return self.columns.dead > MAX_DEAD_SHARE * len(self.columns) or self.vectors.main.outgrown
+        return self.columns.dead > MAX_DEAD_SHARE * len(self.columns) or self.vectors.main.needs_retraining
 
     @property
     def overdue(self) -> bool:
         """Whether so many lots are in the delta that they ought to go into the graph."""
-        return len(self.vectors.delta) > max(LEAST_DELTA, DELTA_SHARE * len(self.vectors))
+        return len(self.vectors.buffer) > max(LEAST_DELTA, DELTA_SHARE * len(self.vectors))
 
     def catch_up(self, snapshot: ItemSnapshot, lock: ReadWriteLock, after_step: Callable[[], None] = lambda: None) -> None:
         """Take over what was committed since the last time into the delta, in steps between which searches can run."""
@@ -128,10 +128,10 @@ class VectorView:
             return
         self._saved_slots = len(main)
         with lock.writing():
-            self.vectors.put(mapped, instead_of=main)
+            self.vectors.replace_main(mapped, expected=main)
 
     def _load(self, lots: ItemDatabase, snapshot: ItemSnapshot, path: Path) -> None:
-        main, positions = load_main(path, self._spec, lots.dimensions, lots.database_id)
+        main, positions = AnnIndex.load(path, lots.dimensions, lots.database_id, self._spec)
         last, taken = int(positions[-1]) if len(positions) else 0, 0
         if last > snapshot.last_position():  # it was written just now, or the database has lost what was committed last
             raise ValueError("it holds lots that the database does not")
@@ -140,7 +140,7 @@ class VectorView:
             self._take_over(positions[taken:end], lots_there)
             taken = end
         self._take_over(positions[taken:], [])
-        self.vectors, self._saved_slots = MainAndDelta(main), len(main)
+        self.vectors, self._saved_slots = SegmentedVectors(main), len(main)
 
     def _take_over(self, positions: NDArray[np.int64], lots: Sequence[ItemFields]) -> None:
         """Give the next slots to the lots that stand at these positions; where none does any more the slot is dead."""
@@ -156,7 +156,7 @@ class VectorView:
         def after_lots() -> None:
             after_step()
             if fresh:
-                self.vectors.absorb()
+                self.vectors.merge_in_place()
 
         self.catch_up(snapshot, ReadWriteLock(), after_lots)
         if fresh:

@@ -21,7 +21,7 @@ from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.opensearch.bulk import BulkWriter
-from retrieval.index.opensearch.errors import opensearch_errors
+from retrieval.index.opensearch.client import opensearch_errors
 from retrieval.index.opensearch.mapping import EPOCH_MILLIS, fusion_pipeline
 from retrieval.index.opensearch.queries import (
     KEYWORD_QUERY,
@@ -37,17 +37,8 @@ from retrieval.index.opensearch.queries import (
     top_body,
 )
 from retrieval.index.opensearch.responses import ask_again, refreshed, whole_answer, whole_answers, whole_documents
-from retrieval.index.port import (
-    REBUILD,
-    Candidate,
-    Filter,
-    TopField,
-    fused_candidates,
-    in_order,
-    rank_by_cosine,
-    utc_now,
-    with_ranks,
-)
+from retrieval.index.port import REBUILD, Candidate, Filter, TopField, utc_now
+from retrieval.index.ranking import add_ranks, fuse_candidates, rank_by_cosine, sort_by_score
 from retrieval.text.spelling import can_be_misspelt
 
 logger = logging.getLogger(__name__)
@@ -155,15 +146,15 @@ class OpenSearchIndex:
             return []
         body = exact_body(vector, k, filters) if exact else semantic_body(vector, k, filters)
         found = rank_by_cosine(vector, self._candidates(self._hits(body)), k)
-        return with_ranks(found, semantic=found)
+        return add_ranks(found, semantic=found)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
         if k < 1:
             return []
         body = keyword_body(text, k, filters, self._tuning.boosts)
-        found = in_order(self._candidates(self._hits(body, search_type=ALL_SHARDS_WORDS)))[:k]
-        return with_ranks(found, keyword=found)
+        found = sort_by_score(self._candidates(self._hits(body, search_type=ALL_SHARDS_WORDS)))[:k]
+        return add_ranks(found, keyword=found)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """The k best of semantic() and of keyword(), fused as the request or the tuning says; both lists come in one request.
@@ -177,14 +168,14 @@ class OpenSearchIndex:
         if k < 1:
             return []
         if self._shards > 1:
-            return fused_candidates(*self._both_lists(text, vector, k, filters), fusion, k)
+            return fuse_candidates(*self._both_lists(text, vector, k, filters), fusion, k)
         hits = self._hybrid_hits(hybrid_body(text, vector, k, filters, self._tuning.boosts), fusion)
         found = {candidate.item_id: candidate for candidate in self._candidates(hits)}
         semantic = rank_by_cosine(vector, found.values(), k)
         scores = [(hit["_id"], score) for hit in hits if hit["_id"] in found and (score := _keyword_score(hit)) > 0]
         scored = [replace(found[item_id], score=score) for item_id, score in scores]
-        keyword = in_order(scored)[:k]
-        return fused_candidates(keyword, semantic, fusion, k)
+        keyword = sort_by_score(scored)[:k]
+        return fuse_candidates(keyword, semantic, fusion, k)
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """The lots with the most bids, or those listed last; lots that have no such number do not come."""
@@ -275,7 +266,7 @@ class OpenSearchIndex:
         ]
         answers = self._asked(lambda limits: whole_answers(self._client.msearch(index=self._name, body=lines, params=limits)))
         keyword, semantic = (list(self._candidates(answer["hits"]["hits"])) for answer in answers)
-        return in_order(keyword)[:k], rank_by_cosine(vector, semantic, k)
+        return sort_by_score(keyword)[:k], rank_by_cosine(vector, semantic, k)
 
     def _hits(self, body: Mapping[str, Any], **params: str) -> list[dict[str, Any]]:
         return list(self._search(body, **params)["hits"]["hits"])

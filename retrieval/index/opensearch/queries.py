@@ -107,7 +107,7 @@ def _knn_query(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
 
 
 def _match_query(text: str, filters: Filter, boosts: FieldBoosts) -> dict[str, Any]:
-    fields = [TEXT_FIELD, *(f"{WORD_FIELDS[name]}^{boost}" for name, boost in boosts.given.items())]
+    fields = [TEXT_FIELD, *(f"{WORD_FIELDS[name]}^{boost}" for name, boost in boosts.nonzero.items())]
     match = {"multi_match": {"query": text, "fields": fields, "type": "most_fields", "_name": KEYWORD_QUERY}}
     return {"bool": {"must": [match], "filter": [filter_query(filters)]}}
 

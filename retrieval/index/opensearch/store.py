@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from opensearchpy import OpenSearch
+from opensearchpy import OpenSearch, Urllib3AWSV4SignerAuth
 
-from retrieval.errors import IndexMissing, InvalidInput
+from retrieval.config.settings import Settings
+from retrieval.errors import IndexMissing, InvalidInput, InvalidSettings
 from retrieval.index.hybrid_tuning import Tuning, untuned
-from retrieval.index.opensearch.client import connect
-from retrieval.index.opensearch.errors import opensearch_errors
+from retrieval.index.opensearch.client import connect, opensearch_errors
 from retrieval.index.opensearch.index import OpenSearchIndex
 from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, Engine, index_body, pipeline_name
 from retrieval.index.opensearch.responses import ask_again
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of what comes back as an exception
 
 DEFAULT_TIMEOUT_S = 10.0
+SIGNING_NAME = "es"  # the name of Amazon OpenSearch Service in a signature
 
 
 class OpenSearchStore:
@@ -168,3 +169,40 @@ class OpenSearchStore:
             shards=int(meta.get("shards", 1)),  # an index of a time before it was written down has one
             damaged=self._damaged[name],
         )
+
+
+def open_store(settings: Settings, tuning: Callable[[str], Tuning] = untuned) -> OpenSearchStore:
+    """Open the store at settings.opensearch_url, with signed requests if the settings say so.
+
+    Args:
+        settings: of the process.
+        tuning: tower_id -> how an index of that tower is searched.
+
+    Raises:
+        InvalidInput: the URL cannot be read.
+        InvalidSettings: requests must be signed, and this process has no AWS credentials or region.
+    """
+    server = _signing_client(settings) if settings.opensearch_auth == "sigv4" else settings.opensearch_url
+    return OpenSearchStore(
+        server,
+        alias=settings.index_alias,
+        timeout_s=settings.request_timeout_s,
+        shards=settings.index_shards,
+        replicas=settings.index_replicas,
+        language=settings.language,
+        tuning=tuning,
+    )
+
+
+def _signing_client(settings: Settings) -> OpenSearch:
+    import boto3
+
+    session = boto3.Session()
+    credentials = session.get_credentials()
+    if credentials is None or session.region_name is None:
+        raise InvalidSettings(
+            "GAVEL_OPENSEARCH_AUTH is 'sigv4', and there are no AWS credentials or no region; "
+            "set AWS_PROFILE and AWS_DEFAULT_REGION, or GAVEL_OPENSEARCH_AUTH=none"
+        )
+    auth = Urllib3AWSV4SignerAuth(credentials, session.region_name, SIGNING_NAME)
+    return connect(settings.opensearch_url, settings.request_timeout_s, http_auth=auth)

@@ -11,10 +11,11 @@ from embedded_lots import ALL, D, live_index, lot, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, Vector
-from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
-from retrieval.index.embedded.main_and_delta import MainAndDelta
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
+from retrieval.index.embedded.segments import SegmentedVectors
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.embedded.vectors import LEAST_DELTA
 
@@ -44,7 +45,7 @@ def test_a_new_lot_is_found_by_the_next_search_while_the_graph_stays_what_it_was
     assert index.semantic(vector(4), 1, ALL)[0].item_id != "lot-00004"
     assert index._graph.known.vectors.main is graph
     assert len(graph) == 1_500
-    assert len(index._graph.known.vectors.delta) == 2
+    assert len(index._graph.known.vectors.buffer) == 2
 
 
 def test_many_new_lots_go_into_the_graph_by_themselves(index: EmbeddedIndex) -> None:
@@ -52,7 +53,7 @@ def test_many_new_lots_go_into_the_graph_by_themselves(index: EmbeddedIndex) -> 
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
     assert index._graph.known is not None
     held = index._graph.known.vectors
-    wait_until(lambda: len(held.delta) == 0)
+    wait_until(lambda: len(held.buffer) == 0)
     assert len(held.main) == 1_500 + LEAST_DELTA + 1
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
 
@@ -87,11 +88,11 @@ def test_a_reopened_index_maps_the_graph_of_its_file_and_takes_what_came_later_i
     assert reopened.semantic(vector(2_010), 1, ALL)[0].item_id == "lot-02010"
     assert reopened._graph.known is not None
     held = reopened._graph.known.vectors
-    assert (len(held.main), len(held.delta)) == (1_500, 20)
+    assert (len(held.main), len(held.buffer)) == (1_500, 20)
     with pytest.raises(AssertionError):
         held.main.add(vectors(1))
     reopened.prepare()
-    assert (len(held.main), len(held.delta)) == (1_520, 0)
+    assert (len(held.main), len(held.buffer)) == (1_520, 0)
 
 
 def test_an_index_that_is_closed_while_it_renews_its_graph_loses_nothing(index: EmbeddedIndex, tmp_path: Path) -> None:
@@ -108,11 +109,11 @@ def test_a_merge_that_is_given_up_changes_nothing() -> None:
     def give_up() -> None:
         raise Enough
 
-    held = MainAndDelta(HnswGraph(D))
+    held = SegmentedVectors(AnnIndex(D))
     held.add(vectors(1, 2, 3))
     with pytest.raises(Enough):
         held.merge(ReadWriteLock(), give_up)
-    assert (len(held.main), len(held.delta)) == (0, 3)
+    assert (len(held.main), len(held.buffer)) == (0, 3)
 
 
 @given(
@@ -122,7 +123,7 @@ def test_a_merge_that_is_given_up_changes_nothing() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_slots_keep_their_vectors_whatever_is_merged_when(steps: list[int | str], flat: bool, allow: int) -> None:
-    held, every = MainAndDelta(FlatVectors(D) if flat else HnswGraph(D)), np.empty((0, D), dtype=np.float32)
+    held, every = SegmentedVectors(AnnIndex(D, IndexSpec("flat")) if flat else AnnIndex(D)), np.empty((0, D), dtype=np.float32)
     for step in steps:
         if isinstance(step, int):
             new = vectors(*range(len(every), len(every) + step))
@@ -131,7 +132,7 @@ def test_slots_keep_their_vectors_whatever_is_merged_when(steps: list[int | str]
         elif step == "merge":
             held.merge(ReadWriteLock())
         else:
-            held.absorb()
+            held.merge_in_place()
     assert len(held) == len(every)
     slots = np.random.default_rng(allow).permutation(len(every))
     assert (held.take(slots) == every[slots]).all()
