@@ -36,12 +36,12 @@ def filters(
         raise InvalidInput(f"-k is {k}; measured are {' and '.join(map(str, filtered.DEPTHS))}")
     home = Home(Settings.from_env())
     data, source = synthetic_vectors(dimensions, 2 * queries, seed)
-    vectors, asked = source(lots)
+    vectors, all_queries = source(lots)
     with progress("build") as built, progress("ask") as step:
         result = filtered.run_benchmark(
             data,
             vectors,
-            asked[:queries] if choosing else asked[queries:],
+            all_queries[:queries] if choosing else all_queries[queries:],
             home.benches / "filters" / f"{lots}x{dimensions}-{seed}",
             specs=spec or filtered.SPECS,
             shares=share or filtered.SHARES,

@@ -124,8 +124,7 @@ class AnnIndex:
     @property
     def vectors(self) -> Vector:
         """(N, D) float32 inside FAISS: its own storage, not a copy; no longer valid after add()."""
-        storage: Any = faiss.downcast_index(self._index)
-        storage = faiss.downcast_index(storage.storage) if hasattr(storage, "hnsw") else storage
+        storage: Any = faiss.downcast_index(self._index.storage) if self.spec.index_type == "hnsw" else self._index
         size = int(storage.ntotal)
         if not size:
             return np.empty((0, self._dimensions), dtype=np.float32)
