@@ -125,9 +125,9 @@ def _point(effort: int, answers: list[Message], truth: tuple[Vector, Vector, np.
         recall_of(vectors[ids].astype(np.float64) @ query.astype(np.float64), limit, K)
         for ids, query, limit in zip(_without_padding(answers[0]["ids"]), queries, cut, strict=True)
     ]
-    taken = summarise_ms(time for answer in answers for time in answer["times_ms"])
+    latency = summarise_ms(time for answer in answers for time in answer["times_ms"])
     each = tuple(round(float(np.median(answer["times_ms"])), 4) for answer in answers)
-    return Point(effort, round(float(np.mean(recalls)), 4), taken.p50_ms, taken.p99_ms, each)
+    return Point(effort, round(float(np.mean(recalls)), 4), latency.p50_ms, latency.p99_ms, each)
 
 
 def _without_padding(ids: list[list[int]]) -> Iterator[np.ndarray]:

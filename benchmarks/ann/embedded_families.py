@@ -78,7 +78,7 @@ def main(
         for result in measure(root, alias, specs, queries, repetitions):
             results.append(result)
             step(len(results), len(specs))
-            if as_json:  # at once, for a family may take an hour to build
+            if as_json:  # at once, because an index may take an hour to build
                 print(json.dumps({**asdict(result), "machine": machine}), flush=True)
     if as_json:
         return
@@ -163,12 +163,12 @@ def _timed(search: Callable[[Vector], Any], queries: Vector, repetitions: int) -
 
 def _queries(folder: Path, count: int) -> Vector:
     """Return (count, D) vectors near items of the index."""
-    lots = ItemDatabase(folder / LOTS_FILE)
-    with lots.snapshot() as snapshot:
+    items = ItemDatabase(folder / LOTS_FILE)
+    with items.snapshot() as snapshot:
         last = int(snapshot.connection.execute("SELECT max(position) FROM lots").fetchone()[0])
     row_ids = random.Random(7).sample(range(1, last + 1), min(2 * count, last))
-    vectors = np.stack([lot.vector for lot in lots.at(row_ids).values()])[:count]
-    lots.close()
+    vectors = np.stack([item.vector for item in items.at(row_ids).values()])[:count]
+    items.close()
     noise = np.random.default_rng(7).normal(scale=NOISE / np.sqrt(vectors.shape[1]), size=vectors.shape)
     return to_unit_length((vectors + noise).astype(np.float32))
 

@@ -1,7 +1,7 @@
 """Recall and latency under filters: Gavel's indices beside plain faiss with the same bitmap, and beside filtering afterwards.
 
-Every query has filters of its own (benchmarks.ann.filters); each system answers it with each of them, in turns, on one thread.
-Recall counts against exact search among the lots that pass.
+Every query has its own filters (benchmarks.ann.filters); each system answers it with each of them, in turns, on one thread.
+Recall is relative to exact search among the vectors that pass.
 """
 
 import time

@@ -2,8 +2,8 @@
 
 python -m benchmarks.ann.quantisation --items 20000                  # clustered vectors; --release for those of a release
 
-Embedded: every family once as plain faiss answers from what is compressed, and once with candidates scored again from full vectors.
-OpenSearch: the same vectors in one index a way of storing them, merged to one segment; a node is started unless --url names one.
+Embedded: every index type once as plain faiss without rescoring, and once with candidates scored again from full vectors.
+OpenSearch: the same vectors in one index for each storage, merged to one segment; a node is started unless --url names one.
 """
 
 import json
@@ -43,7 +43,7 @@ GRAPH = IndexSpec("hnsw", ef_search=100)  # of every graph here
 BYTE_SCALE = 127  # the largest number of a signed byte
 BULK = 1_000
 WARM_UP = 20
-PROBE_S = 20  # until a node that does not answer is taken to lack the engine
+PROBE_S = 20  # after which a node that does not answer counts as lacking the engine
 Mapping = dict[str, Any]
 
 

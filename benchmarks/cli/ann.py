@@ -15,7 +15,7 @@ from retrieval.errors import InvalidInput
 if TYPE_CHECKING:
     from benchmarks.ann.targets import AnnResult, IndexResult
 
-RELEASE_QUERIES = 0.1  # of a release's lots, at most, are taken out and asked for
+RELEASE_QUERIES = 0.1  # share of a release's items, at most, that become queries
 
 
 def ann(
