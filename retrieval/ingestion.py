@@ -28,7 +28,8 @@ from retrieval.contracts.release import (
 )
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.files import replace_file
-from retrieval.index.port import SCORE_DECIMALS, Filter, IndexStore, VectorIndex
+from retrieval.index.port import Filter, IndexStore, VectorIndex
+from retrieval.index.ranking import SCORE_DECIMALS
 from retrieval.progress import Progress
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
-"""What it gains to search plain faiss for many queries in one call, on one thread and on two.
+"""Gain of searching plain faiss for many queries in one call, on one thread and on two.
 
-It compares a batch with a flat index by a matrix product, and spreads the queries of a batch over its threads.
+FAISS compares a batch with a flat index by a matrix product, and spreads the queries of a batch over its threads.
 """
 
 import time
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.ann.filtered import opened
+from benchmarks.ann.filtered import open_indices
 from benchmarks.machine import describe_machine
 from retrieval.contracts.documents import Vector
 from retrieval.errors import InvalidInput
-from retrieval.index.ann.families import AnnIndex
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.progress import Progress, ProgressCounter
 
 SPECS = ("flat", "ivf:nprobe=64", "ivf_sq8:nprobe=64", "hnsw")
@@ -27,15 +27,15 @@ K = 50
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One family searched in batches of one size.
+    """One index type searched in batches of one size.
 
     Attributes:
         family: of the index.
         threads: of FAISS and of the matrix product.
-        batch: queries in a call; 1 is one after the other.
+        batch: queries in a call; 1 is sequential.
         ms_a_query: by the clock, the median over the rounds.
         cpu_ms_a_query: of processor time, likewise.
-        gain: how many times faster than one after the other on as many threads, by the clock; the median over the rounds.
+        gain: speed-up over sequential queries on as many threads, by the clock; the median over the rounds.
         cpu_gain: the same by processor time.
     """
 
@@ -50,12 +50,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BatchesResult:
-    """All of a run.
+    """The result of a run.
 
     Attributes:
         lots: in the indices.
-        rows: families in their order, threads and batches ascending.
-        machine: what it ran on, and the load before.
+        rows: index types in their order, threads and batches ascending.
+        machine: description, with the load before the run.
     """
 
     lots: int
@@ -63,7 +63,7 @@ class BatchesResult:
     machine: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can write it."""
+        """Return it for JSON."""
         return asdict(self)
 
 
@@ -82,40 +82,40 @@ def run_benchmark(
     Args:
         vectors: (N, D) of unit length.
         queries: (Q, D); Q at least the largest batch.
-        folder: for the indices, which are kept for the next run.
-        specs: families to build.
+        folder: for the indices, which the next run reuses.
+        specs: index types to build.
         batches: sizes, the first of them 1.
         rounds: passes of each; the median counts.
         progress: called with (passes done, passes).
 
     Raises:
-        InvalidInput: the queries do not make the largest batch.
+        InvalidInput: there are too few queries for the largest batch.
     """
     if len(queries) < max(batches):
         raise InvalidInput(f"{len(queries)} queries make no batch of {max(batches)}")
-    machine, indices = describe_machine(), opened(vectors, folder, specs, None)
+    machine, indices = describe_machine(), open_indices(vectors, folder, specs, None)
     count, rows = ProgressCounter(len(indices) * len(THREADS) * rounds, progress), []
     for index in indices:
         for threads in THREADS:
             with threadpool_limits(threads):
-                seen = []
+                times = []
                 for _ in range(rounds):
-                    seen.append([_ms_a_query(index, queries, batch) for batch in batches])
+                    times.append([_ms_per_query(index, queries, batch) for batch in batches])
                     count.tick()
-            taken = np.array(seen)  # (rounds, batches, 2)
-            gains, middle = np.median(taken[:, :1] / taken, axis=0).round(2), np.median(taken, axis=0).round(4)
+            measured = np.array(times)  # (rounds, batches, 2)
+            gains, middle = np.median(measured[:, :1] / measured, axis=0).round(2), np.median(measured, axis=0).round(4)
             rows += [
-                Row(index.spec.family, threads, batch, float(ms), float(cpu_ms), float(gain), float(cpu_gain))
+                Row(index.spec.index_type, threads, batch, float(ms), float(cpu_ms), float(gain), float(cpu_gain))
                 for batch, (ms, cpu_ms), (gain, cpu_gain) in zip(batches, middle, gains, strict=True)
             ]
     return BatchesResult(len(vectors), tuple(rows), machine)
 
 
-def _ms_a_query(index: AnnIndex, queries: Vector, batch: int) -> tuple[float, float]:
-    """By the clock, and of processor time."""
-    parameters = index._parameters(index._effort(index.spec, K, 1), None)
+def _ms_per_query(index: AnnIndex, queries: Vector, batch: int) -> tuple[float, float]:
+    """Return the milliseconds by the clock and of processor time."""
+    parameters = index._parameters(index._effort(index.spec, K), None)
     start, busy = time.perf_counter(), time.process_time()
     for first in range(0, len(queries), batch):
         index._index.search(queries[first : first + batch], K, params=parameters)
-    taken = time.perf_counter() - start, time.process_time() - busy
-    return taken[0] * 1000 / len(queries), taken[1] * 1000 / len(queries)
+    elapsed = time.perf_counter() - start, time.process_time() - busy
+    return elapsed[0] * 1000 / len(queries), elapsed[1] * 1000 / len(queries)

@@ -1,6 +1,6 @@
-"""The indices that are held against each other: those of Gavel, plain faiss on the very same files, hnswlib and usearch.
+"""The indices of a comparison: those of Gavel, plain faiss on the same files, hnswlib and usearch.
 
-Each is built and searched in a process of its own (benchmarks.ann.worker), so that memory is that of one index.
+Each is built and searched in a process of its own (benchmarks.ann.worker), so that its memory can be measured.
 """
 
 import time
@@ -19,7 +19,7 @@ from retrieval.errors import MissingPrerequisite
 from retrieval.index.port import OVERFETCH
 
 Ids = NDArray[np.int64]
-Ask = Callable[[Vector], Ids]  # one (D,) query -> ids of the nearest, best first
+Search = Callable[[Vector], Ids]  # one (D,) query -> ids of the nearest, best first
 K = 50
 EFFORTS = {"ef_search": (64, 100, 200, 400, 600, 800), "nprobe": (4, 8, 16, 32, 64, 128, 256, 512)}
 BUILD_THREADS = 2
@@ -32,107 +32,108 @@ class CandidateIndex:
 
     Attributes:
         library: gavel, faiss, hnswlib or usearch.
-        spec: what is built; at equal specs libraries are asked with equal effort.
-        whole: whether its name is the whole spec, because others of its family stand beside it.
+        spec: at equal specs, libraries are searched with equal effort.
+        full_name: True if its name is the complete spec, because there are others of its index type.
     """
 
     library: str
     spec: IndexSpec
-    whole: bool = False
+    full_name: bool = False
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
-        if self.whole:
+        """Name in tables."""
+        if self.full_name:
             return f"{self.library} {self.spec}"
-        return f"{self.library} {self.spec.family}" + (f" pca={self.spec.pca}" if self.spec.pca else "")
+        return f"{self.library} {self.spec.index_type}" + (f" pca={self.spec.pca}" if self.spec.pca else "")
 
     @property
     def efforts(self) -> tuple[int, ...]:
-        """The values of the family's effort that are measured; one of no meaning where there is none."""
-        if self.spec.effort is None:
+        """The measured values of ef_search or nprobe; (0,) if the index type has neither."""
+        if self.spec.search_effort is None:
             return (0,)
-        least = K * self.spec.candidates + OVERFETCH if self.spec.effort == "ef_search" else 1  # what a beam must bring
-        return tuple(sorted({max(effort, least) for effort in EFFORTS[self.spec.effort]}))
+        # ef_search is at least the number of results
+        lowest = K * self.spec.candidates + OVERFETCH if self.spec.search_effort == "ef_search" else 1
+        return tuple(sorted({max(effort, lowest) for effort in EFFORTS[self.spec.search_effort]}))
 
     @property
     def folder(self) -> str:
-        """Name of its files' folder; plain faiss opens those of Gavel."""
+        """Name of the folder of its files; plain faiss opens those of Gavel."""
         owner = "gavel" if self.library == "faiss" else self.library
         return f"{owner}-{self.spec.built}".replace(":", "-").replace(",", "-").replace("=", "")
 
     @property
     def builds(self) -> bool:
-        """Whether it has files of its own."""
+        """True if it has files of its own."""
         return self.library != "faiss"
 
 
 class Library(Protocol):
-    """How a library is built and asked."""
+    """Builds, opens and searches the indices of a library."""
 
     def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
         """Write the index of all vectors, with two threads."""
         ...
 
     def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
-        """Open what build() wrote, ready for one thread."""
+        """Open the index that build() wrote, for one thread."""
         ...
 
-    def asker(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Ask:
-        """Single queries at an effort."""
+    def make_search(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Search:
+        """Return a search for single queries at an effort."""
         ...
 
 
 class Gavel:
-    """retrieval.index.ann.families: mapped from the disk, answers in the order of exact cosines."""
+    """retrieval.index.ann.build: mapped from the disk, answers in the order of exact cosines."""
 
     def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
-        """As family_build.build() does, in steps."""
+        """Build from batches with build_index()."""
         import faiss
 
-        from retrieval.index.ann.build import build
+        from retrieval.index.ann.build import build_index
 
         faiss.omp_set_num_threads(BUILD_THREADS)
-        build(candidate_index.spec, np.array_split(vectors, max(1, len(vectors) // 50_000)), vectors.shape[1], folder)
+        build_index(candidate_index.spec, np.array_split(vectors, max(1, len(vectors) // 50_000)), vectors.shape[1], folder)
 
     def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
-        """Mapped, its checksum looked at before."""
+        """Map the files, without a check of the checksum."""
         import faiss
 
-        from retrieval.index.ann.families import AnnIndex
+        from retrieval.index.ann.build import open_index
 
         faiss.omp_set_num_threads(1)
-        return AnnIndex.open(folder, check=False)
+        return open_index(folder, check=False)
 
-    def asker(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Ask:
-        """Search parameters of the effort."""
+    def make_search(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Search:
+        """Search with the effort and the rescoring of the candidate."""
         spec = replace(opened.spec, rescore=candidate_index.spec.rescore).at(effort)
-        return lambda query: opened.search(query, k, spec=spec).slots
+        return lambda query: opened.search(query, k, spec=spec).vector_ids
 
 
 class PlainFaiss:
-    """The files that Gavel wrote, read into memory and asked with nothing around; what is compressed stays so."""
+    """The files that Gavel wrote, read into memory and searched directly; candidates are not scored again."""
 
     def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
-        """It has no files of its own."""
+        """Do nothing, because it has no files of its own."""
 
     def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
-        """faiss.read_index."""
+        """Read the index into memory."""
         import faiss
 
         faiss.omp_set_num_threads(1)
         return faiss.read_index(str(folder / "index.faiss"))
 
-    def asker(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Ask:
-        """One set of search parameters for all queries."""
+    def make_search(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Search:
+        """Search with one set of parameters for all queries."""
         import faiss
 
         lib: Any = faiss
-        made = {
+        by_effort = {
             "ef_search": lambda: lib.SearchParametersHNSW(efSearch=effort),
             "nprobe": lambda: lib.SearchParametersIVF(nprobe=effort),
         }
-        parameters = made[candidate_index.spec.effort]() if candidate_index.spec.effort else None
+        parameters = by_effort[candidate_index.spec.search_effort]() if candidate_index.spec.search_effort else None
         if isinstance(lib.downcast_index(opened), lib.IndexPreTransform) and parameters is not None:
             parameters = lib.SearchParametersPreTransform(index_params=parameters)
         return lambda query: opened.search(query[None], k, params=parameters)[1][0]
@@ -142,7 +143,7 @@ class Hnswlib:
     """nmslib/hnswlib, the authors' own HNSW."""
 
     def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
-        """With the same M and ef_construction."""
+        """Build with the same M and ef_construction."""
         index = _hnswlib(vectors.shape[1])
         spec = candidate_index.spec
         index.init_index(len(vectors), ef_construction=spec.ef_construction, M=spec.m, random_seed=7)
@@ -152,14 +153,14 @@ class Hnswlib:
         (folder / "dimensions").write_text(str(vectors.shape[1]))
 
     def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
-        """Into memory, the only way it has."""
+        """Read the index into memory; hnswlib cannot map it."""
         index = _hnswlib(int((folder / "dimensions").read_text()))
         index.load_index(str(folder / "index.hnswlib"))
         index.set_num_threads(1)
         return index
 
-    def asker(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Ask:
-        """Its `ef` is what FAISS calls efSearch."""
+    def make_search(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Search:
+        """Search with `ef`, which FAISS calls efSearch."""
         opened.set_ef(max(effort, k))
         return lambda query: opened.knn_query(query, k)[0][0].astype(np.int64)
 
@@ -168,7 +169,7 @@ class Usearch:
     """unum-cloud/usearch in float32."""
 
     def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
-        """connectivity is M, expansion_add is ef_construction."""
+        """Build; connectivity is M, expansion_add is ef_construction."""
         index, spec = _usearch(vectors.shape[1], candidate_index.spec), candidate_index.spec
         index.expansion_add = spec.ef_construction
         index.add(np.arange(len(vectors)), np.ascontiguousarray(vectors), threads=BUILD_THREADS)
@@ -177,13 +178,13 @@ class Usearch:
         (folder / "dimensions").write_text(str(vectors.shape[1]))
 
     def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
-        """Mapped from the disk, as it advises for serving."""
+        """Map the index from the disk, as usearch advises for serving."""
         index = _usearch(int((folder / "dimensions").read_text()), candidate_index.spec)
         index.view(str(folder / "index.usearch"))
         return index
 
-    def asker(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Ask:
-        """expansion_search is ef_search."""
+    def make_search(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Search:
+        """Search; expansion_search is ef_search."""
         opened.expansion_search = max(effort, k)
         return lambda query: opened.search(query, k, threads=1).keys.astype(np.int64)
 
@@ -192,25 +193,25 @@ LIBRARIES: dict[str, Library] = {"gavel": Gavel(), "faiss": PlainFaiss(), "hnswl
 
 
 def candidate_indices(specs: list[IndexSpec], rivals: tuple[str, ...] = RIVALS) -> list[CandidateIndex]:
-    """Gavel and plain faiss for every spec, the graph libraries beside each plain graph."""
+    """Return Gavel and plain faiss for every spec, and the graph libraries for every plain graph."""
     graphs = [name for name in ("hnswlib", "usearch") if name in rivals]
-    seen = Counter(spec.family for spec in specs)
-    made = []
+    type_counts = Counter(spec.index_type for spec in specs)
+    candidates = []
     for spec in specs:
         libraries = [
             "gavel",
             *(["faiss"] if "faiss" in rivals else []),
-            *(graphs if spec.family == "hnsw" and not spec.pca else []),
+            *(graphs if spec.index_type == "hnsw" and not spec.pca else []),
         ]
-        made += [CandidateIndex(library, spec, seen[spec.family] > 1) for library in libraries]
-    return made
+        candidates += [CandidateIndex(library, spec, type_counts[spec.index_type] > 1) for library in libraries]
+    return candidates
 
 
 def build_cost(candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> dict[str, float]:
-    """Build one, and say what it took in seconds with writing its files: by the clock, and of all processors together."""
-    start, worked = time.perf_counter(), time.process_time()
+    """Build an index with its files; return the seconds by the clock and of all processors together."""
+    start, cpu_start = time.perf_counter(), time.process_time()
     LIBRARIES[candidate_index.library].build(candidate_index, vectors, folder)
-    return {"build_s": time.perf_counter() - start, "build_cpu_s": time.process_time() - worked}
+    return {"build_s": time.perf_counter() - start, "build_cpu_s": time.process_time() - cpu_start}
 
 
 def _hnswlib(dimensions: int) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -15,16 +16,27 @@ from retrieval.errors import InvalidInput
 SEED = 7
 
 
+class VectorSource(Protocol):
+    """Vectors and queries of several sizes."""
+
+    @property
+    def dimensions(self) -> int:
+        """Length of the vectors."""
+
+    def __call__(self, size: int) -> tuple[Vector, Vector]:
+        """Return (size, D) vectors and (Q, D) queries."""
+
+
 @dataclass(frozen=True, slots=True)
-class Synthetic:
-    """Clustered vectors of any number: draws(size) -> vectors, queries."""
+class SyntheticVectors:
+    """Clustered vectors of any number."""
 
     dimensions: int
     queries: int
     seed: int
 
     def __call__(self, size: int) -> tuple[Vector, Vector]:
-        """(size, D) vectors and (Q, D) queries."""
+        """Return (size, D) vectors and (Q, D) queries."""
         vectors = np.empty((size, self.dimensions), dtype=np.float32)
         start = 0
         for batch in clustered(size, self.dimensions, self.seed):
@@ -34,8 +46,8 @@ class Synthetic:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """Vectors that are there already."""
+class StoredVectors:
+    """Vectors in memory."""
 
     vectors: Vector
     queries: Vector
@@ -46,33 +58,33 @@ class Drawn:
         return int(self.vectors.shape[1])
 
     def __call__(self, size: int) -> tuple[Vector, Vector]:
-        """The first `size` vectors, and all queries."""
+        """Return the first `size` vectors, and all queries."""
         return self.vectors[:size], self.queries
 
 
-def synthetic_vectors(dimensions: int, queries: int, seed: int) -> tuple[str, Synthetic]:
-    """What they are, and how they are drawn."""
-    return f"{dimensions} clustered, seed {seed}", Synthetic(dimensions, queries, seed)
+def synthetic_vectors(dimensions: int, queries: int, seed: int) -> tuple[str, VectorSource]:
+    """Return a description and the source of clustered vectors."""
+    return f"{dimensions} clustered, seed {seed}", SyntheticVectors(dimensions, queries, seed)
 
 
-def release_vectors(release: Path, queries: int, most: float) -> tuple[str, Drawn, Sequence[int]]:
-    """The lots of a release, of which some are taken out and asked for.
+def release_vectors(release: Path, queries: int, most: float) -> tuple[str, VectorSource, Sequence[int]]:
+    """Read the vectors of a release, some of which become queries.
 
     Args:
         release: its folder.
-        queries: how many to take out.
-        most: at most this share of the lots.
+        queries: number of queries.
+        most: at most this share of the items.
 
     Returns:
-        What they are; vectors and queries; the number of vectors.
+        A description; the source; the number of vectors.
 
     Raises:
-        InvalidInput: the release has too few lots.
+        InvalidInput: the release has too few items.
     """
-    every = to_unit_length(np.stack([entry.vector for entry in release_items(release)]))  # (N, D)
-    taken = min(queries, int(most * len(every)))
-    if taken < 20 or len(every) < 500:
-        raise InvalidInput(f"release {release.name} has {len(every)} lots; a sweep needs 500")
-    shuffled = every[np.random.default_rng(SEED).permutation(len(every))]
-    drawn = Drawn(np.ascontiguousarray(shuffled[taken:]), np.ascontiguousarray(shuffled[:taken]))
-    return f"{every.shape[1]} of release {release.name}", drawn, [len(every) - taken]
+    vectors = to_unit_length(np.stack([entry.vector for entry in release_items(release)]))  # (N, D)
+    query_count = min(queries, int(most * len(vectors)))
+    if query_count < 20 or len(vectors) < 500:
+        raise InvalidInput(f"release {release.name} has {len(vectors)} lots; a sweep needs 500")
+    shuffled = vectors[np.random.default_rng(SEED).permutation(len(vectors))]
+    source = StoredVectors(np.ascontiguousarray(shuffled[query_count:]), np.ascontiguousarray(shuffled[:query_count]))
+    return f"{vectors.shape[1]} of release {release.name}", source, [len(vectors) - query_count]

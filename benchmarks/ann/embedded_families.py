@@ -1,9 +1,9 @@
-"""The embedded index in several families over the same lots: memory, time and recall of its searches by vectors.
+"""The embedded index with several index types over the same items: memory, time and recall of its vector searches.
 
 python -m benchmarks.ann.embedded_families ROOT ALIAS --spec hnsw --spec hnsw_sq8 …
 
-Every family is built from the lots by a process of its own where its file is not there yet, saved, and opened and asked by another.
-A query is a lot, moved as the copies of benchmarks.speed.many_lots are. The files stay in the folder of the index.
+For every index type, one process builds the file if it is missing, and another opens and searches it. A query is the vector of an
+item with the noise of the copies of benchmarks.speed.many_lots. The files stay in the folder of the index.
 """
 
 import json
@@ -28,7 +28,7 @@ from retrieval.contracts.documents import Vector
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.index.embedded.database import ItemDatabase
 from retrieval.index.embedded.index import LOTS_FILE
-from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.port import Filter
 
@@ -38,19 +38,19 @@ DEFAULT_SPECS = ("hnsw:ef_search=100", "hnsw", "hnsw_sq8", "ivf_sq8", "pq:pq_m=6
 
 
 @dataclass(frozen=True, slots=True)
-class FamilyResult:
-    """One family.
+class IndexTypeResult:
+    """The measurements of one index type.
 
     Attributes:
-        spec: as it was asked for.
-        built_s: from the lots to the saved file; None where that was there.
+        spec: as requested.
+        built_s: from the items to the saved file; None if it existed.
         file_bytes: of the saved file.
         opened_s: until the first answer.
-        resident_bytes: of the process after the searches, pages of mapped files that they touched included.
-        own_bytes: of these, what no file stands behind.
+        resident_bytes: of the process after the searches, with the touched pages of mapped files.
+        own_bytes: those without a file.
         recall: k -> share of the exact answer.
-        latency: of searches for KS[0] lots.
-        cpu_ms: of the processor that such a search takes on average; other programs do not lengthen it.
+        latency: of searches for KS[0] items.
+        cpu_ms: mean processor time of such a search, independent of other programs.
     """
 
     spec: str
@@ -78,7 +78,7 @@ def main(
         for result in measure(root, alias, specs, queries, repetitions):
             results.append(result)
             step(len(results), len(specs))
-            if as_json:  # at once, for a family may take an hour to build
+            if as_json:  # at once, because an index may take an hour to build
                 print(json.dumps({**asdict(result), "machine": machine}), flush=True)
     if as_json:
         return
@@ -88,104 +88,104 @@ def main(
     console.print(machine, style="dim", highlight=False)
 
 
-def measure(root: Path, alias: str, specs: Sequence[str], queries: int, repetitions: int) -> Iterator[FamilyResult]:
-    """Build and ask one family after the other.
+def measure(root: Path, alias: str, specs: Sequence[str], queries: int, repetitions: int) -> Iterator[IndexTypeResult]:
+    """Build and measure one index type after the other.
 
     Args:
         root: of a store.
-        alias: of the index that is live there.
+        alias: of the live index.
         specs: texts of embedded_spec().
-        queries: how many different ones.
-        repetitions: passes over them that are timed.
+        queries: number of different queries.
+        repetitions: timed passes over them.
 
     Yields:
-        One result a spec, in their order.
+        One result for each spec, in their order.
     """
     index = EmbeddedStore(root, alias).live()
     folder = root / index.name
     index.close()
-    given = {"root": str(root), "alias": alias, "queries": _queries(folder, queries).tolist(), "repetitions": repetitions}
-    exact = _in_process("exact", {**given, "spec": "flat"})["ids"]
-    of_files = {spec.family: spec.built for spec in (embedded_spec(), embedded_spec("flat"))}
+    job = {"root": str(root), "alias": alias, "queries": _queries(folder, queries).tolist(), "repetitions": repetitions}
+    exact = _in_process("exact", {**job, "spec": "flat"})["ids"]
+    built_specs = {spec.index_type: spec.built for spec in (embedded_spec(), embedded_spec("flat"))}
     for text in specs:
         spec = embedded_spec(text)
-        path = folder / f"{spec.family}.faiss"
-        if of_files.setdefault(spec.family, spec.built) != spec.built:
+        path = folder / f"{spec.index_type}.faiss"
+        if built_specs.setdefault(spec.index_type, spec.built) != spec.built:
             path.unlink(missing_ok=True)
-            of_files[spec.family] = spec.built
-        built_s = None if path.is_file() else _in_process("build", {**given, "spec": text})["seconds"]
-        told = _in_process("ask", {**given, "spec": text})
-        latency = summarise_ms(told.pop("times_ms"))
-        recall = {k: _recall(ids, exact, k) for k, ids in zip(KS, told.pop("ids"), strict=True)}
-        yield FamilyResult(text, built_s, path.stat().st_size, recall=recall, latency=latency, **told)
+            built_specs[spec.index_type] = spec.built
+        built_s = None if path.is_file() else _in_process("build", {**job, "spec": text})["seconds"]
+        measured = _in_process("ask", {**job, "spec": text})
+        latency = summarise_ms(measured.pop("times_ms"))
+        recall = {k: _recall(ids, exact, k) for k, ids in zip(KS, measured.pop("ids"), strict=True)}
+        yield IndexTypeResult(text, built_s, path.stat().st_size, recall=recall, latency=latency, **measured)
 
 
 def work() -> None:
-    """What a process of its own does: reads what from stdin, writes what came of it to stdout."""
-    given = json.load(sys.stdin)
-    queries = np.array(given["queries"], dtype=np.float32)
-    index = EmbeddedStore(Path(given["root"]), given["alias"], spec=embedded_spec(given["spec"])).live()
+    """Run one job of a subprocess: read it from stdin, write its result to stdout."""
+    job = json.load(sys.stdin)
+    queries = np.array(job["queries"], dtype=np.float32)
+    index = EmbeddedStore(Path(job["root"]), job["alias"], spec=embedded_spec(job["spec"])).live()
     start = time.perf_counter()
 
     def ids(k: int, exact: bool = False) -> list[list[str]]:
-        return [[lot.item_id for lot in index.semantic(query, k, Filter(), exact=exact)] for query in queries]
+        return [[item.item_id for item in index.semantic(query, k, Filter(), exact=exact)] for query in queries]
 
     index.semantic(queries[0], 1, Filter())
-    told: dict[str, Any]
-    if given["what"] == "exact":
-        told = {"ids": ids(max(KS), exact=True)}
-    elif given["what"] == "build":
+    result: dict[str, Any]
+    if job["what"] == "exact":
+        result = {"ids": ids(max(KS), exact=True)}
+    elif job["what"] == "build":
         index.close()
-        told = {"seconds": round(time.perf_counter() - start, 1)}
+        result = {"seconds": round(time.perf_counter() - start, 1)}
     else:
         opened_s = round(time.perf_counter() - start, 2)
-        times_ms, cpu_ms = _timed(lambda query: index.semantic(query, KS[0], Filter()), queries, given["repetitions"])
+        times_ms, cpu_ms = _timed(lambda query: index.semantic(query, KS[0], Filter()), queries, job["repetitions"])
         used = memory()
-        told = {"opened_s": opened_s, "resident_bytes": used["resident"], "own_bytes": used["own"]}
-        told |= {"times_ms": times_ms, "cpu_ms": cpu_ms}
-        told["ids"] = [ids(k) for k in KS]
+        result = {"opened_s": opened_s, "resident_bytes": used["resident"], "own_bytes": used["own"]}
+        result |= {"times_ms": times_ms, "cpu_ms": cpu_ms}
+        result["ids"] = [ids(k) for k in KS]
     index.close()
-    print(json.dumps(told))
+    print(json.dumps(result))
 
 
 def _timed(search: Callable[[Vector], Any], queries: Vector, repetitions: int) -> tuple[list[float], float]:
-    """Milliseconds of every search, and of the processor on average."""
+    """Return the milliseconds of every search, and the mean processor time."""
     for query in queries[:WARM_UP]:
         search(query)
-    taken, before = [], time.process_time()
+    times_ms, before = [], time.process_time()
     for _ in range(repetitions):
         for query in queries:
             start = time.perf_counter()
             search(query)
-            taken.append((time.perf_counter() - start) * 1000)
-    return taken, round((time.process_time() - before) * 1000 / len(taken), 3)
+            times_ms.append((time.perf_counter() - start) * 1000)
+    return times_ms, round((time.process_time() - before) * 1000 / len(times_ms), 3)
 
 
 def _queries(folder: Path, count: int) -> Vector:
-    """(count, D) vectors near lots of the index."""
-    lots = ItemDatabase(folder / LOTS_FILE)
-    with lots.snapshot() as snapshot:
+    """Return (count, D) vectors near items of the index."""
+    items = ItemDatabase(folder / LOTS_FILE)
+    with items.snapshot() as snapshot:
         last = int(snapshot.connection.execute("SELECT max(position) FROM lots").fetchone()[0])
-    drawn = random.Random(7).sample(range(1, last + 1), min(2 * count, last))
-    vectors = np.stack([lot.vector for lot in lots.by_row_id(drawn).values()])[:count]
-    lots.close()
+    row_ids = random.Random(7).sample(range(1, last + 1), min(2 * count, last))
+    vectors = np.stack([item.vector for item in items.by_row_id(row_ids).values()])[:count]
+    items.close()
     noise = np.random.default_rng(7).normal(scale=NOISE / np.sqrt(vectors.shape[1]), size=vectors.shape)
     return to_unit_length((vectors + noise).astype(np.float32))
 
 
-def _in_process(what: str, given: dict[str, Any]) -> Any:
+def _in_process(what: str, job: dict[str, Any]) -> Any:
     command = [sys.executable, "-c", "from benchmarks.ann.embedded_families import work; work()"]
-    asked = json.dumps({**given, "what": what})
-    done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2])
-    return json.loads(done.stdout)
+    text = json.dumps({**job, "what": what})
+    process = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2])
+    return json.loads(process.stdout)
 
 
-def _recall(found: Sequence[Sequence[str]], exact: Sequence[Sequence[str]], k: int) -> float:
-    shares = [len(set(some) & set(best[:k])) / k for some, best in zip(found, exact, strict=True)]
+def _recall(results: Sequence[Sequence[str]], exact: Sequence[Sequence[str]], k: int) -> float:
+    shares = [len(set(some) & set(best[:k])) / k for some, best in zip(results, exact, strict=True)]
     return round(float(np.mean(shares)), 4)
 
 
-def _row(result: FamilyResult) -> tuple[str, ...]:
+def _row(result: IndexTypeResult) -> tuple[str, ...]:
     latency = (f"{result.latency.p50_ms:.2f}", f"{result.latency.p99_ms:.2f}", f"{result.cpu_ms:.2f}")
     sizes = (f"{size / 1e6:,.0f}" for size in (result.resident_bytes, result.own_bytes, result.file_bytes))
     built = "" if result.built_s is None else f"{result.built_s:.0f}"

@@ -1,7 +1,7 @@
 """Recall and latency under filters: Gavel's indices beside plain faiss with the same bitmap, and beside filtering afterwards.
 
-Every query has filters of its own (benchmarks.ann.filters); each system answers it with each of them, in turns, on one thread.
-Recall counts against exact search among the lots that pass.
+Every query has its own filters (benchmarks.ann.filters); each system answers it with each of them, in turns, on one thread.
+Recall is relative to exact search among the vectors that pass.
 """
 
 import time
@@ -21,9 +21,10 @@ from benchmarks.machine import describe_machine
 from processing.evaluation.runs import summarise_ms
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Vector
-from retrieval.index.ann.families import AnnIndex
+from retrieval.index.ann.build import open_index
+from retrieval.index.ann.full_vectors import VectorIds
 from retrieval.index.ann.recall import recall_of
-from retrieval.index.ann.vector_index import HnswGraph, Slots
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.index import EXACT_BELOW
 from retrieval.index.port import Mask
 from retrieval.progress import Progress, ProgressCounter
@@ -31,28 +32,28 @@ from retrieval.progress import Progress, ProgressCounter
 SHARES = (0.9, 0.5, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
 SPECS = ("hnsw", "hnsw_sq8", "ivf_sq8:nprobe=256")
 DEPTHS = (10, 50)
-MOST_FETCHED = 10_000  # when filtering comes after the search; OpenSearch's index.max_result_window
+MAX_FETCHED = 10_000  # when filtering comes after the search; OpenSearch's index.max_result_window
 WARM_UP = 20
-Ask = Callable[[Vector, int, Mask], Slots]
+Search = Callable[[Vector, int, Mask], VectorIds]
 _faiss: Any = faiss  # its type stubs leave out search parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of searching under one kind of filter.
+    """One system under one kind of filter.
 
     Attributes:
-        way: who searches, and in which family.
-        kind: of the filter; "none" lets everything through.
-        share: of the lots that pass.
-        k: lots that were wanted.
-        recall: @k among the lots that pass, mean over the queries.
-        worst: the least of a query.
-        p50_ms: of single queries on one thread, the bitmap made of the mask included.
+        system: library and index type.
+        kind: of the filter; all vectors pass "none".
+        share: of the vectors that pass.
+        k: number of results.
+        recall: @k among the vectors that pass, mean over the queries.
+        worst: lowest recall of a query.
+        p50_ms: of single queries on one thread, with the conversion of the mask to a bitmap.
         p99_ms: likewise.
     """
 
-    way: str
+    system: str
     kind: str
     share: float
     k: int
@@ -64,14 +65,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class FilteredResult:
-    """All of a run.
+    """The result of a run.
 
     Attributes:
-        data: what the vectors were.
-        lots: how many.
-        queries: how many.
+        data: description of the vectors.
+        lots: number of vectors.
+        queries: number of queries.
         rows: kinds in their order, shares descending.
-        machine: what it ran on, and the load before.
+        machine: description, with the load before the run.
     """
 
     data: str
@@ -81,13 +82,13 @@ class FilteredResult:
     machine: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can write it."""
+        """Return it for JSON."""
         return asdict(self)
 
-    def row(self, way: str, kind: str, share: float, k: int) -> Row:
-        """One of the rows."""
-        wanted = (way, kind, share, k)
-        return next(row for row in self.rows if (row.way, row.kind, row.share, row.k) == wanted)
+    def row(self, system: str, kind: str, share: float, k: int) -> Row:
+        """Return one of the rows."""
+        key = (system, kind, share, k)
+        return next(row for row in self.rows if (row.system, row.kind, row.share, row.k) == key)
 
 
 def run_benchmark(
@@ -101,117 +102,117 @@ def run_benchmark(
     on_built: Progress | None = None,
     on_asked: Progress | None = None,
 ) -> FilteredResult:
-    """Measure all ways over one set of vectors.
+    """Measure all systems over one set of vectors.
 
     Args:
-        data: what the vectors are.
+        data: description of the vectors.
         vectors: (N, D) of unit length.
         queries: (Q, D), none of them among the vectors.
-        folder: for the indices, which are kept for the next run.
-        specs: families to build; the embedded index stands beside "hnsw".
-        shares: of the lots that pass.
+        folder: for the indices, which the next run reuses.
+        specs: index types to build; "hnsw" adds the embedded index.
+        shares: of the vectors that pass.
         on_built: called with (built, to build).
-        on_asked: called with (queries asked, queries).
+        on_asked: called with (queries done, queries).
     """
     machine = describe_machine()
-    ways = _ways(opened(vectors, folder, specs, on_built))
+    systems = _systems(open_indices(vectors, folder, specs, on_built))
     with threadpool_limits(1):
-        rows = tuple(_measured(vectors, queries, ways, shares, on_asked))
+        rows = tuple(_measure(vectors, queries, systems, shares, on_asked))
     return FilteredResult(data, len(vectors), len(queries), rows, machine)
 
 
-def opened(vectors: Vector, folder: Path, specs: Sequence[str], progress: Progress | None) -> list[AnnIndex]:
-    """The index of each spec, built in a folder where it is not there yet."""
-    count, opened = ProgressCounter(len(specs), progress), []
+def open_indices(vectors: Vector, folder: Path, specs: Sequence[str], progress: Progress | None) -> list[AnnIndex]:
+    """Open the index of each spec; build it first if its folder has none."""
+    count, indices = ProgressCounter(len(specs), progress), []
     faiss.omp_set_num_threads(BUILD_THREADS)
     for spec in specs:
         candidate_index = CandidateIndex("gavel", IndexSpec.parse(spec))
         if not (folder / candidate_index.folder / "index.json").is_file():
             build_cost(candidate_index, vectors, folder / candidate_index.folder)
-        index = AnnIndex.open(folder / candidate_index.folder, check=False)
-        index.spec = replace(candidate_index.spec, nlist=index.spec.nlist)  # the effort that is asked for, whoever built the files
-        opened.append(index)
+        index = open_index(folder / candidate_index.folder, check=False)
+        index.spec = replace(
+            candidate_index.spec, nlist=index.spec.nlist
+        )  # the requested effort, whatever the files were built with
+        indices.append(index)
         count.tick()
-    return opened
+    return indices
 
 
-def _ways(indices: Sequence[AnnIndex]) -> dict[str, Ask]:
-    ways: dict[str, Ask] = {}
+def _systems(indices: Sequence[AnnIndex]) -> dict[str, Search]:
+    systems: dict[str, Search] = {}
     for index in indices:
-        family = index.spec.family
-        alone = [other.spec.family for other in indices].count(family) == 1
-        ways[f"gavel {family if alone else index.spec}"] = partial(_gavel, index)
-        ways[f"faiss {family if alone else index.spec}"] = partial(_plain, index)
-        if family == "hnsw" and "embedded" not in ways:
-            ways["afterwards"] = partial(_afterwards, index)
-            graph = HnswGraph(index.dimensions, index.spec)
-            graph._index = index._index  # the same graph, so that nothing but the search differs
-            ways["embedded"] = partial(graph.nearest, exact_below=EXACT_BELOW)
-            ways["exact"] = graph.exact
-    return ways
+        index_type = index.spec.index_type
+        is_only = [other.spec.index_type for other in indices].count(index_type) == 1
+        systems[f"gavel {index_type if is_only else index.spec}"] = partial(_gavel, index)
+        systems[f"faiss {index_type if is_only else index.spec}"] = partial(_plain, index)
+        if index_type == "hnsw" and "embedded" not in systems:
+            systems["afterwards"] = partial(_afterwards, index)
+            systems["embedded"] = partial(index.nearest, exact_below=EXACT_BELOW)
+            systems["exact"] = index.exact
+    return systems
 
 
-def _gavel(index: AnnIndex, query: Vector, k: int, allowed: Mask) -> Slots:
-    return index.search(query, k, allowed).slots
+def _gavel(index: AnnIndex, query: Vector, k: int, allowed: Mask) -> VectorIds:
+    return index.search(query, k, allowed).vector_ids
 
 
-def _plain(index: AnnIndex, query: Vector, k: int, allowed: Mask | None, fetched: int = 0) -> Slots:
-    """faiss with its selector at the effort of the spec: not widened, and never exact."""
+def _plain(index: AnnIndex, query: Vector, k: int, allowed: Mask | None, fetched: int = 0) -> VectorIds:
+    """Search FAISS with a selector at the effort of the spec: never wider, and never exact."""
     selector = None if allowed is None else _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-    wanted = min(fetched or k, len(index))
-    if index.spec.effort == "nprobe":
+    count = min(fetched or k, len(index))
+    if index.spec.search_effort == "nprobe":
         parameters = _faiss.SearchParametersIVF(nprobe=index.spec.nprobe, sel=selector)
     else:
-        parameters = _faiss.SearchParametersHNSW(efSearch=max(index.spec.beam(len(index)), wanted), sel=selector)
-    labels: Slots = index._index.search(query[None], wanted, params=parameters)[1][0]
+        parameters = _faiss.SearchParametersHNSW(efSearch=max(index.spec.ef_search_for(len(index)), count), sel=selector)
+    labels: VectorIds = index._index.search(query[None], count, params=parameters)[1][0]
     return labels[labels >= 0]
 
 
-def _afterwards(index: AnnIndex, query: Vector, k: int, allowed: Mask) -> Slots:
-    """Fetch as many as should leave k, then drop what does not pass."""
-    wanted = int(np.ceil(k * len(allowed) / np.count_nonzero(allowed)))
-    found = _plain(index, query, k, None, min(wanted, MOST_FETCHED))
-    return found[allowed[found]][:k]
+def _afterwards(index: AnnIndex, query: Vector, k: int, allowed: Mask) -> VectorIds:
+    """Fetch as many as should leave k, then drop those that do not pass."""
+    count = int(np.ceil(k * len(allowed) / np.count_nonzero(allowed)))
+    vector_ids = _plain(index, query, k, None, min(count, MAX_FETCHED))
+    return vector_ids[allowed[vector_ids]][:k]
 
 
-def _measured(
-    vectors: Vector, queries: Vector, ways: dict[str, Ask], shares: Sequence[float], progress: Progress | None
+def _measure(
+    vectors: Vector, queries: Vector, systems: dict[str, Search], shares: Sequence[float], progress: Progress | None
 ) -> Iterator[Row]:
     filters, count = Filters(vectors), ProgressCounter(len(queries), progress)
     everything = np.ones(len(vectors), dtype=bool)
-    seen: dict[tuple[str, float, int, str], list[tuple[float, float]]] = {}
-    names = list(ways)
+    measured: dict[tuple[str, float, int, str], list[tuple[float, float]]] = {}
+    names = list(systems)
     for query in queries[:WARM_UP]:
-        for ask in ways.values():
-            ask(query, DEPTHS[-1], everything)
+        for search in systems.values():
+            search(query, DEPTHS[-1], everything)
     for number, query in enumerate(queries):
         scores = vectors @ query  # (N,)
-        drawn = [
+        masks = [
             ("none", 1.0, everything),
             *((kind, share, filters.draw(kind, share, query)) for kind in KINDS for share in shares),
         ]
-        for kind, share, allowed in drawn:
+        for kind, share, allowed in masks:
             for k in DEPTHS:
                 cut = _cut(scores, allowed, k)
                 for name in names[number % len(names) :] + names[: number % len(names)]:
-                    asked = _asked(ways[name], query, k, allowed, scores, cut)
-                    seen.setdefault((kind, share, k, name), []).append(asked)
+                    answer = _measure_search(systems[name], query, k, allowed, scores, cut)
+                    measured.setdefault((kind, share, k, name), []).append(answer)
         count.tick()
-    for (kind, share, k, name), asked_all in seen.items():
-        recalls, taken = [recall for recall, _ in asked_all], summarise_ms(ms for _, ms in asked_all)
-        yield Row(name, kind, share, k, round(float(np.mean(recalls)), 4), round(min(recalls), 4), taken.p50_ms, taken.p99_ms)
+    for (kind, share, k, name), answers in measured.items():
+        recalls, times = [recall for recall, _ in answers], summarise_ms(ms for _, ms in answers)
+        yield Row(name, kind, share, k, round(float(np.mean(recalls)), 4), round(min(recalls), 4), times.p50_ms, times.p99_ms)
 
 
-def _asked(ask: Ask, query: Vector, k: int, allowed: Mask, scores: Vector, cut: float) -> tuple[float, float]:
-    """Recall and milliseconds of one search."""
+def _measure_search(search: Search, query: Vector, k: int, allowed: Mask, scores: Vector, cut: float) -> tuple[float, float]:
+    """Return recall and milliseconds of one search."""
     start = time.perf_counter()
-    found = ask(query, k, allowed)
-    taken = (time.perf_counter() - start) * 1000
-    assert allowed[found].all(), "a lot came back that the filter leaves out"
-    return recall_of(scores[found].astype(np.float64), cut, min(k, int(np.count_nonzero(allowed)))), taken
+    vector_ids = search(query, k, allowed)
+    elapsed_ms = (time.perf_counter() - start) * 1000
+    assert allowed[vector_ids].all(), "an answer holds a vector that does not pass the filter"
+    return recall_of(scores[vector_ids].astype(np.float64), cut, min(k, int(np.count_nonzero(allowed)))), elapsed_ms
 
 
 def _cut(scores: Vector, allowed: Mask, k: int) -> float:
-    """The cosine of the k-th nearest lot that passes, or of the last."""
-    passed = scores[allowed]
-    return float(np.partition(passed, -k)[-k] if len(passed) > k else passed.min())
+    """Return the cosine of the k-th nearest vector that passes, or of the last."""
+    passing = scores[allowed]
+    return float(np.partition(passing, -k)[-k] if len(passing) > k else passing.min())

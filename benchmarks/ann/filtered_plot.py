@@ -1,4 +1,4 @@
-"""Recall and latency over the share of lots that a filter lets through, in one picture."""
+"""Plot of recall and latency over the share of vectors that pass a filter."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ MARKS = {"gavel": "-", "embedded": "-", "faiss": "--", "afterwards": ":"}
 
 
 def plot(result: FilteredResult, k: int, path: Path) -> Path:
-    """Draw a column a kind of filter: recall above, p50 below, a line a way of searching.
+    """Draw a column for each kind of filter: recall above, p50 below, a line for each system.
 
     Args:
-        result: of which one k is drawn.
-        k: lots that were wanted.
-        path: of the PNG; its folder is made.
+        result: with rows of several k.
+        k: number of results of the drawn rows.
+        path: of the PNG; its folder is created.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display
     from matplotlib.figure import Figure
@@ -24,11 +24,11 @@ def plot(result: FilteredResult, k: int, path: Path) -> Path:
     axes = figure.subplots(2, len(KINDS), sharex=True, sharey="row")
     for column, kind in enumerate(KINDS):
         rows = [row for row in result.rows if (row.kind, row.k) == (kind, k)]
-        for way in dict.fromkeys(row.way for row in rows if row.way != "exact"):
-            mine = sorted((row for row in rows if row.way == way), key=lambda row: row.share)
-            shares, line = [row.share for row in mine], MARKS[way.split()[0]]
-            axes[0][column].plot(shares, [row.recall for row in mine], line, marker=".", linewidth=1, label=way)
-            axes[1][column].plot(shares, [row.p50_ms for row in mine], line, marker=".", linewidth=1, label=way)
+        for system in dict.fromkeys(row.system for row in rows if row.system != "exact"):
+            of_system = sorted((row for row in rows if row.system == system), key=lambda row: row.share)
+            shares, line = [row.share for row in of_system], MARKS[system.split()[0]]
+            axes[0][column].plot(shares, [row.recall for row in of_system], line, marker=".", linewidth=1, label=system)
+            axes[1][column].plot(shares, [row.p50_ms for row in of_system], line, marker=".", linewidth=1, label=system)
         axes[0][column].set(title=kind, xscale="log")
         axes[1][column].set(xlabel="share that passes", yscale="log")
     axes[0][0].set(ylabel=f"recall@{k}")
@@ -36,5 +36,6 @@ def plot(result: FilteredResult, k: int, path: Path) -> Path:
     axes[0][0].legend(fontsize="x-small")
     figure.suptitle(f"{result.lots:,} x {result.data}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path))
+    FigureCanvasAgg(figure)
+    figure.savefig(path, format="png")
     return path

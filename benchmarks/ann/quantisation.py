@@ -1,9 +1,9 @@
-"""Bytes an item, recall and latency of vectors that are cut or rounded, in the embedded index and in OpenSearch.
+"""Bytes an item, recall and latency of compressed vectors, in the embedded index and in OpenSearch.
 
 python -m benchmarks.ann.quantisation --items 20000                  # clustered vectors; --release for those of a release
 
-Embedded: every family once as plain faiss answers from what is compressed, and once with candidates scored again from full vectors.
-OpenSearch: the same vectors in one index a way of storing them, merged to one segment; a node is started unless --url names one.
+Embedded: every index type once as plain faiss without rescoring, and once with candidates scored again from full vectors.
+OpenSearch: the same vectors in one index for each storage, merged to one segment; a node is started unless --url names one.
 """
 
 import json
@@ -43,7 +43,7 @@ GRAPH = IndexSpec("hnsw", ef_search=100)  # of every graph here
 BYTE_SCALE = 127  # the largest number of a signed byte
 BULK = 1_000
 WARM_UP = 20
-PROBE_S = 20  # until a node that does not answer is taken to lack the engine
+PROBE_S = 20  # after which a node that does not answer counts as lacking the engine
 Mapping = dict[str, Any]
 
 
@@ -53,17 +53,17 @@ class Row:
 
     Attributes:
         engine: embedded or opensearch.
-        way: of storing them.
-        bytes_per_item: of the index; full vectors that nothing but scoring again reads are not counted.
+        system: the way of storing them.
+        bytes_per_item: of the index, without full vectors that only rescoring reads.
         disk_per_item: of all its files.
         recall: @50.
         p50_ms: of single queries, over HTTP for OpenSearch.
         p99_ms: likewise.
-        failed: why there is nothing to say; empty where there is.
+        failed: reason of a failure; empty for a measurement.
     """
 
     engine: str
-    way: str
+    system: str
     bytes_per_item: float = 0.0
     disk_per_item: float = 0.0
     recall: float = 0.0
@@ -73,7 +73,7 @@ class Row:
 
 
 def embedded_specs(dimensions: int) -> list[IndexSpec]:
-    """Whole vectors, then ever fewer bytes: halves, bytes, principal axes, product codes; exhaustive and in a graph."""
+    """Return specs with ever fewer bytes: full vectors, halves, bytes, principal axes, product codes; flat and in a graph."""
     half = dimensions // 2
     flat = ["flat", "fp16:rescore=2", "sq8:rescore=2", f"flat:pca={half}", f"sq8:rescore=4,pca={half}"]
     codes = [f"pq:pq_m={half},rescore=4", f"pq:pq_m={half // 2},rescore=8"]
@@ -82,42 +82,43 @@ def embedded_specs(dimensions: int) -> list[IndexSpec]:
 
 
 def embedded(vectors: Vector, queries: Vector, folder: Path) -> list[Row]:
-    """Every spec with and without scoring again, at GRAPH.ef_search or the least beam that brings enough where it has a graph."""
+    """Measure every spec with and without rescoring, at GRAPH.ef_search or the lowest sufficient ef_search in a graph."""
     specs, rows = embedded_specs(vectors.shape[1]), []
     with progress("embedded indices") as built:
-        standings = run_benchmark(vectors, queries, candidate_indices(specs, ("faiss",)), folder, rounds=2, on_built=built)
-    for seen in standings:
-        spec = IndexSpec.parse(seen.spec)
-        if seen.library == "faiss" and spec.stores_vectors:
-            continue  # nothing to score again, and so nothing to compare
-        point = next(point for point in seen.points if not point.effort or point.effort >= GRAPH.ef_search)
-        way = f"{spec.family}{f' of {spec.pca} axes' if spec.pca else ''}{f', {spec.pq_m} codes' if 'pq' in spec.family else ''}"
-        again = "" if spec.stores_vectors else ", scored again" if seen.library == "gavel" else ", as it is"
-        size = seen.file_bytes / seen.items
-        disk = size + (0 if spec.stores_vectors or seen.library == "faiss" else 4 * seen.dimensions)
-        rows.append(Row("embedded", way + again, size, disk, point.recall, point.p50_ms, point.p99_ms))
+        results = run_benchmark(vectors, queries, candidate_indices(specs, ("faiss",)), folder, rounds=2, on_built=built)
+    for result in results:
+        spec = IndexSpec.parse(result.spec)
+        if result.library == "faiss" and spec.stores_vectors:
+            continue  # without rescoring there is nothing to compare
+        point = next(point for point in result.points if not point.effort or point.effort >= GRAPH.ef_search)
+        system = spec.index_type + (f" of {spec.pca} axes" if spec.pca else "")
+        system += f", {spec.pq_m} codes" if "pq" in spec.index_type else ""
+        again = "" if spec.stores_vectors else ", scored again" if result.library == "gavel" else ", as it is"
+        size = result.file_bytes / result.items
+        disk = size + (0 if spec.stores_vectors or result.library == "faiss" else 4 * result.dimensions)
+        rows.append(Row("embedded", system + again, size, disk, point.recall, point.p50_ms, point.p99_ms))
     return rows
 
 
-def first_numbers(vectors: Vector, queries: Vector, kept: int) -> Row:
-    """Vectors cut to their first numbers, as a tower trained at several lengths allows; exhaustive, candidates not scored again."""
+def first_numbers(vectors: Vector, queries: Vector, length: int) -> Row:
+    """Measure exact search over the first numbers of vectors, for towers trained at several lengths."""
     faiss.omp_set_num_threads(1)
-    cut, index = exact_cut(vectors, queries, K), faiss.IndexFlatIP(kept)
-    index.add(to_unit_length(np.ascontiguousarray(vectors[:, :kept])))
-    asked = to_unit_length(np.ascontiguousarray(queries[:, :kept]))
+    cut, index = exact_cut(vectors, queries, K), faiss.IndexFlatIP(length)
+    index.add(to_unit_length(np.ascontiguousarray(vectors[:, :length])))
+    short_queries = to_unit_length(np.ascontiguousarray(queries[:, :length]))
     times, recalls = [], []
-    for query, short, limit in zip(queries, asked, cut, strict=True):
+    for query, short, limit in zip(queries, short_queries, cut, strict=True):
         start = time.perf_counter()
-        found = index.search(short[None], K)[1][0]
+        ids = index.search(short[None], K)[1][0]
         times.append((time.perf_counter() - start) * 1000)
-        recalls.append(recall_of(vectors[found].astype(np.float64) @ query, limit, K))
-    taken = summarise_ms(times)
-    way = f"flat of the first {kept} numbers, as it is"
-    return Row("embedded", way, 4.0 * kept, 4.0 * kept, round(float(np.mean(recalls)), 4), taken.p50_ms, taken.p99_ms)
+        recalls.append(recall_of(vectors[ids].astype(np.float64) @ query, limit, K))
+    summary = summarise_ms(times)
+    system = f"flat of the first {length} numbers, as it is"
+    return Row("embedded", system, 4.0 * length, 4.0 * length, round(float(np.mean(recalls)), 4), summary.p50_ms, summary.p99_ms)
 
 
-def opensearch_ways(dimensions: int) -> dict[str, Mapping]:
-    """way -> mapping of the vector field; those of the engine faiss come last, for they need native libraries."""
+def opensearch_mappings(dimensions: int) -> dict[str, Mapping]:
+    """Return system -> mapping of the vector field; the engine faiss comes last, because it needs native libraries."""
 
     def field(engine: str, space: str = "cosinesimil", encoder: Mapping | None = None, **more: Any) -> Mapping:
         parameters: Mapping = {"m": GRAPH.m, "ef_construction": GRAPH.ef_construction, **({"encoder": encoder} if encoder else {})}
@@ -136,35 +137,35 @@ def opensearch_ways(dimensions: int) -> dict[str, Mapping]:
 
 
 def opensearch(client: OpenSearch, vectors: Vector, queries: Vector, log: Path | None = None) -> list[Row]:
-    """Every way of storing vectors that this node has; what it has not says why.
+    """Measure every way of storing vectors that this node has; a row of any other holds the reason.
 
     Args:
         client: of the node.
         vectors: (N, D) of unit length.
         queries: (Q, D) likewise.
-        log: of the node, which says what is missing; None where it lies elsewhere.
+        log: of the node, which names missing libraries; None if the node is remote.
     """
     cut, rows, missing = exact_cut(vectors, queries, K), [], ""
     with progress("OpenSearch indices") as step:
-        ways = opensearch_ways(vectors.shape[1])
-        for done, (way, mapping) in enumerate(ways.items(), 1):
-            native = way.startswith("faiss")
+        systems = opensearch_mappings(vectors.shape[1])
+        for done, (system, mapping) in enumerate(systems.items(), 1):
+            native = system.startswith("faiss")
             try:
                 if native and not missing:
                     _probe(client, mapping)
                 if not missing:
-                    rows.append(_measured(client, way, mapping, vectors, queries, cut, mapping.get("data_type") == "byte"))
+                    rows.append(_measure(client, system, mapping, vectors, queries, cut, mapping.get("data_type") == "byte"))
             except OpenSearchException as error:
                 missing = _reason(error, log) if native else missing
-                rows += [] if native else [Row("opensearch", way, failed=_reason(error, log))]
+                rows += [] if native else [Row("opensearch", system, failed=_reason(error, log))]
             if native and missing:
-                rows.append(Row("opensearch", way, failed=missing))
-            step(done, len(ways))
+                rows.append(Row("opensearch", system, failed=missing))
+            step(done, len(systems))
     return rows
 
 
 def _probe(client: OpenSearch, mapping: Mapping) -> None:
-    """Store one vector: without its native library the thread that builds the graph dies, and the node never answers."""
+    """Store one vector, because without its native library the graph's thread dies and the node never answers."""
     _create(client, mapping)
     client.index(index=INDEX, body={FIELD: [1.0] * mapping["dimension"]})
     client.indices.refresh(index=INDEX, request_timeout=PROBE_S)
@@ -181,10 +182,10 @@ def _create(client: OpenSearch, mapping: Mapping) -> None:
     client.indices.create(index=INDEX, body={"settings": {"index": settings}, "mappings": fields})
 
 
-def _measured(
-    client: OpenSearch, way: str, mapping: Mapping, vectors: Vector, queries: Vector, cut: np.ndarray, as_bytes: bool
+def _measure(
+    client: OpenSearch, system: str, mapping: Mapping, vectors: Vector, queries: Vector, cut: np.ndarray, as_bytes: bool
 ) -> Row:
-    """One way, over HTTP."""
+    """Measure one way of storing vectors, over HTTP."""
     _create(client, mapping)
     for start in range(0, len(vectors), BULK):
         rows = range(start, min(start + BULK, len(vectors)))
@@ -194,18 +195,20 @@ def _measured(
             raise OpenSearchException(json.dumps(next(item for item in answer["items"] if "error" in item["index"]))[:300])
     client.indices.forcemerge(index=INDEX, max_num_segments=1, request_timeout=600)
     client.indices.refresh(index=INDEX)
-    asked = {"ef_search": GRAPH.ef_search} if "method" in mapping else None
+    parameters = {"ef_search": GRAPH.ef_search} if "method" in mapping else None
     times, recalls = [], []
     for number, query in enumerate([*queries[:WARM_UP], *queries]):
-        start = time.perf_counter()
-        found = _nearest(client, _stored(query, as_bytes), asked)
+        began = time.perf_counter()
+        ids = _nearest(client, _stored(query, as_bytes), parameters)
         if number >= WARM_UP:
-            times.append((time.perf_counter() - start) * 1000)
-            recalls.append(recall_of(vectors[found].astype(np.float64) @ query, cut[number - WARM_UP], K))
-    taken = summarise_ms(times)
-    searched, disk = _bytes(client, quantised="quantisation" in way)
-    each = len(vectors)
-    return Row("opensearch", way, searched / each, disk / each, round(float(np.mean(recalls)), 4), taken.p50_ms, taken.p99_ms)
+            times.append((time.perf_counter() - began) * 1000)
+            recalls.append(recall_of(vectors[ids].astype(np.float64) @ query, cut[number - WARM_UP], K))
+    summary = summarise_ms(times)
+    searched, disk = _bytes(client, quantised="quantisation" in system)
+    count = len(vectors)
+    return Row(
+        "opensearch", system, searched / count, disk / count, round(float(np.mean(recalls)), 4), summary.p50_ms, summary.p99_ms
+    )
 
 
 def _stored(vector: Vector, as_bytes: bool) -> list[float] | list[int]:
@@ -216,31 +219,31 @@ def _stored(vector: Vector, as_bytes: bool) -> list[float] | list[int]:
 
 
 def _nearest(client: OpenSearch, vector: list[Any], parameters: Mapping | None) -> list[int]:
-    asked: Mapping = {"vector": vector, "k": K, **({"method_parameters": parameters} if parameters else {})}
-    body = {"size": K, "_source": False, "query": {"knn": {FIELD: asked}}}
+    knn: Mapping = {"vector": vector, "k": K, **({"method_parameters": parameters} if parameters else {})}
+    body = {"size": K, "_source": False, "query": {"knn": {FIELD: knn}}}
     return [int(hit["_id"]) for hit in client.search(index=INDEX, body=body)["hits"]["hits"]]
 
 
 def _bytes(client: OpenSearch, *, quantised: bool) -> tuple[int, int]:
-    """Bytes of the vector files that a search reads, and of all vector files; quantised ones keep raw vectors to merge from."""
+    """Return the bytes of the vector files that a search reads, and of all; quantised ones keep raw vectors for merges."""
     stats = client.indices.stats(index=INDEX, metric="segments", include_segment_file_sizes=True)
     files = stats["_all"]["primaries"]["segments"]["file_sizes"]
     vector_files = {name: sizes["size_in_bytes"] for name, sizes in files.items() if name.startswith(("ve", "fa", "cfs"))}
-    whole = sum(vector_files.values())
-    return whole - (vector_files.get("vec", 0) if quantised else 0), whole
+    total = sum(vector_files.values())
+    return total - (vector_files.get("vec", 0) if quantised else 0), total
 
 
 def _reason(error: OpenSearchException, log: Path | None) -> str:
-    """What the node's log says of a native library, else the error."""
+    """Return the native library that the node's log reports as missing, else the error."""
     lines = log.read_text(errors="replace").splitlines() if log and log.is_file() else []
     missing = next((line for line in lines if "UnsatisfiedLinkError" in line), "")
-    said = missing.partition("UnsatisfiedLinkError: ")[2].partition(" in java.library.path")[0]
-    return f"this node has {said}, the native library of the engine" if said else " ".join(str(error).split())[:300]
+    library = missing.partition("UnsatisfiedLinkError: ")[2].partition(" in java.library.path")[0]
+    return f"this node has {library}, the native library of the engine" if library else " ".join(str(error).split())[:300]
 
 
 @contextmanager
 def _client(url: str | None) -> Iterator[tuple[OpenSearch, Path | None]]:
-    """Of the node at a URL, or of one that lives as long as the measurement, with its log."""
+    """Yield a client of the node at a URL, or of one started for the measurement, with its log."""
     if url:
         yield connect(url, 60), None
         return
@@ -253,13 +256,13 @@ def _client(url: str | None) -> Iterator[tuple[OpenSearch, Path | None]]:
 
 
 def show(rows: Sequence[Row], title: str) -> None:
-    """One table, a row a way."""
+    """Print one table."""
     cells = [
-        (row.engine, row.way, row.failed)
+        (row.engine, row.system, row.failed)
         if row.failed
         else (
             row.engine,
-            row.way,
+            row.system,
             *(f"{size:.0f}" for size in (row.bytes_per_item, row.disk_per_item)),
             f"{row.recall:.4f}",
             f"{row.p50_ms:.3f}",
@@ -282,21 +285,24 @@ def main(
     """Measure all ways of storing vectors, embedded and in OpenSearch."""
     workspace, machine = Workspace(Settings.from_env()), describe_machine()
     if release:
-        data, drawn, (items,) = release_vectors(workspace.release(release), queries, 0.1)
+        data, source, (items,) = release_vectors(workspace.release(release), queries, 0.1)
     else:
-        data, drawn = synthetic_vectors(dimensions, queries, 7)
-    vectors, asked = drawn(items)
-    rows = [*embedded(vectors, asked, workspace.benches / "quantisation"), first_numbers(vectors, asked, vectors.shape[1] // 2)]
+        data, source = synthetic_vectors(dimensions, queries, 7)
+    vectors, query_vectors = source(items)
+    rows = [
+        *embedded(vectors, query_vectors, workspace.benches / "quantisation"),
+        first_numbers(vectors, query_vectors, vectors.shape[1] // 2),
+    ]
     if node:
         with _client(url) as (client, log):
-            rows += opensearch(client, vectors, asked, log)
+            rows += opensearch(client, vectors, query_vectors, log)
     if as_json:
         print_json({"data": f"{items} x {data}", "machine": machine, "rows": [asdict(row) for row in rows]})
         return
     show(rows, f"{items:,} x {data}")
     for row in rows:
         if row.failed:
-            console.print(f"{row.way}: {row.failed}", style="dim", highlight=False, soft_wrap=True)
+            console.print(f"{row.system}: {row.failed}", style="dim", highlight=False, soft_wrap=True)
     console.print(machine, style="dim", highlight=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""What a sweep of vector indices shows: points, standings, how cost grows, and what it says of the bars."""
+"""Results of a sweep of vector indices: points, growth of the cost, and the two targets."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ class Point:
     """One index at one effort.
 
     Attributes:
-        effort: ef_search or nprobe; 0 for a family that compares with everything.
+        effort: ef_search or nprobe; 0 for an index type that compares with all vectors.
         recall: @50, mean over the queries.
         p50_ms: of single queries on one thread.
         p99_ms: likewise.
@@ -34,21 +34,21 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What one contender showed at one size.
+class IndexResult:
+    """The measurements of one candidate index at one size.
 
     Attributes:
-        name: library and family.
+        name: library and index type.
         library: gavel, faiss, hnswlib or usearch.
         spec: as it was built.
         items: vectors in it.
         dimensions: of them.
-        build_s: with two threads, training and files included; None where it opened another's files.
-        build_cpu_s: processor time of the same, which other programs do not change.
-        file_bytes: of the index; full vectors that candidates are scored from not counted.
+        build_s: with two threads, training and files included; None if it opened the files of another.
+        build_cpu_s: processor time of the same, independent of other programs.
+        file_bytes: of the index, without full vectors that candidates are scored from.
         open_s: from files to the first query.
-        resident_bytes: what the process grew by, after all queries; pages of mapped files that were touched are in it.
-        own_bytes: of these, what no file stands behind; the rest the system can drop and read again.
+        resident_bytes: growth of the process after all queries, with the touched pages of mapped files.
+        own_bytes: those without a file; the system can drop the others and read them again.
         points: by effort.
     """
 
@@ -65,93 +65,95 @@ class Standing:
     own_bytes: int
     points: tuple[Point, ...]
 
-    def least(self, recall: float) -> Point | None:
-        """The quickest point whose recall is so high; None where none is."""
+    def quickest(self, recall: float) -> Point | None:
+        """Return the quickest point with at least this recall, or None."""
         return min((point for point in self.points if point.recall >= recall), key=lambda point: point.p50_ms, default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class AnnResult:
-    """All of a run.
+    """The result of a run.
 
     Attributes:
-        data: what the vectors were.
-        standings: sizes ascending, contenders in their order.
-        machine: what it ran on, and the load before.
+        data: description of the vectors.
+        results: sizes ascending, candidate indices in their order.
+        machine: description, with the load before the run.
     """
 
     data: str
-    standings: tuple[Standing, ...]
+    results: tuple[IndexResult, ...]
     machine: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can write it."""
-        return {**asdict(self), "exponents": self.exponents(), "bars": self.bars()}
+        """Return it for JSON."""
+        rows = [asdict(result) for result in self.results]
+        head = {"data": self.data, "standings": rows, "machine": self.machine}
+        return {**head, "exponents": self.exponents(), "bars": self.targets()}
 
     def calibration(self, made_by: str) -> Calibration:
-        """The points of Gavel's own indices, for `gavel index advise`."""
+        """Return the points of Gavel's own indices, for `gavel index advise`."""
         rows = [
             Measured(
-                str(IndexSpec.parse(seen.spec).at(point.effort)),
-                seen.items,
-                seen.dimensions,
+                str(IndexSpec.parse(result.spec).at(point.effort)),
+                result.items,
+                result.dimensions,
                 point.recall,
                 point.p50_ms,
-                round(seen.build_cpu_s / BUILD_THREADS, 2),
+                round(result.build_cpu_s / BUILD_THREADS, 2),
             )
-            for seen in self.standings
-            for point in seen.points
-            if seen.build_cpu_s is not None and seen.library == "gavel"
+            for result in self.results
+            for point in result.points
+            if result.build_cpu_s is not None and result.library == "gavel"
         ]
         return Calibration(made_by, f"{self.data}; {self.machine}", tuple(rows))
 
-    def largest(self) -> list[Standing]:
-        """The standings at the largest size."""
-        size = max(standing.items for standing in self.standings)
-        return [standing for standing in self.standings if standing.items == size]
+    def largest(self) -> list[IndexResult]:
+        """Return the results at the largest size."""
+        size = max(result.items for result in self.results)
+        return [result for result in self.results if result.items == size]
 
     def exponents(self, recall: float = 0.95) -> dict[str, dict[str, float]]:
-        """name -> measure -> b of the fit measure = a * items ** b; queries at the quickest point of such a recall."""
-        grown: dict[str, dict[str, list[tuple[int, float]]]] = {}
-        for seen in self.standings:
-            point = seen.least(recall)
+        """Return name -> measure -> b of the fit measure = a * items ** b; queries at the quickest point of such a recall."""
+        growth: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        for result in self.results:
+            point = result.quickest(recall)
             measures = {
-                "build_cpu_s": seen.build_cpu_s,
-                "file_bytes": seen.file_bytes,
+                "build_cpu_s": result.build_cpu_s,
+                "file_bytes": result.file_bytes,
                 "p50_ms": point.p50_ms if point else None,
             }
             for measure, value in measures.items():
                 if value:
-                    grown.setdefault(seen.name, {}).setdefault(measure, []).append((seen.items, value))
+                    growth.setdefault(result.name, {}).setdefault(measure, []).append((result.items, value))
         return {
             name: {measure: exponent(pairs) for measure, pairs in measures.items() if len(pairs) > 1}
-            for name, measures in grown.items()
+            for name, measures in growth.items()
             if any(len(pairs) > 1 for pairs in measures.values())
         }
 
-    def bars(self) -> dict[str, Any]:
-        """What the largest size says of the bars: the graph beside plain faiss, the smallest index of recall .97."""
-        ours = [standing for standing in self.largest() if standing.library == "gavel"]
-        graphs = [one for one in ours if IndexSpec.parse(one.spec).family == "hnsw"]
-        graph = min(((point.p50_ms, one, point) for one in graphs if (point := one.least(0.99))), default=None, key=by_first)
-        small = min(((one.file_bytes, one, point) for one in ours if (point := one.least(0.97))), default=None, key=by_first)
-        said: dict[str, Any] = {}
+    def targets(self) -> dict[str, Any]:
+        """Compare the largest size with the targets: the graph beside plain faiss, the smallest index of recall .97."""
+        ours = [result for result in self.largest() if result.library == "gavel"]
+        graphs = [one for one in ours if IndexSpec.parse(one.spec).index_type == "hnsw"]
+        graph = min(((point.p50_ms, one, point) for one in graphs if (point := one.quickest(0.99))), default=None, key=by_first)
+        small = min(((one.file_bytes, one, point) for one in ours if (point := one.quickest(0.97))), default=None, key=by_first)
+        met: dict[str, Any] = {}
         if graph:
-            said["hnsw"] = self._bar_of_graph(*graph[1:])
+            met["hnsw"] = self._graph_target(*graph[1:])
         if small:
-            said["quantised"] = _bar_of_codes(*small[1:])
-        return said
+            met["quantised"] = _quantised_target(*small[1:])
+        return met
 
-    def _bar_of_graph(self, ours: Standing, point: Point) -> dict[str, Any]:
-        said: dict[str, Any] = {"ef_search": point.effort, "recall": point.recall, "p50_ms": point.p50_ms}
+    def _graph_target(self, ours: IndexResult, point: Point) -> dict[str, Any]:
+        values: dict[str, Any] = {"ef_search": point.effort, "recall": point.recall, "p50_ms": point.p50_ms}
         for plain in (one for one in self.largest() if one.library == "faiss" and one.spec == ours.spec):
-            beside = next(other for other in plain.points if other.effort == point.effort)
-            ratios = [a / b for a, b in zip(point.p50_rounds_ms, beside.p50_rounds_ms, strict=True)]
-            said["p50_over_faiss"] = round(float(np.median(ratios)), 3)
-        return {**said, "resident_gb": round(ours.resident_bytes / 1e9, 3)}
+            reference = next(other for other in plain.points if other.effort == point.effort)
+            ratios = [a / b for a, b in zip(point.p50_rounds_ms, reference.p50_rounds_ms, strict=True)]
+            values["p50_over_faiss"] = round(float(np.median(ratios)), 3)
+        return {**values, "resident_gb": round(ours.resident_bytes / 1e9, 3)}
 
 
-def _bar_of_codes(ours: Standing, point: Point) -> dict[str, Any]:
+def _quantised_target(ours: IndexResult, point: Point) -> dict[str, Any]:
     return {
         "name": ours.name,
         "share_of_float32": round(ours.file_bytes / (4 * ours.items * ours.dimensions), 3),
@@ -161,6 +163,6 @@ def _bar_of_codes(ours: Standing, point: Point) -> dict[str, Any]:
 
 
 def exponent(pairs: Sequence[tuple[int, float]]) -> float:
-    """b of the fit value = a * size ** b, by least squares on logarithms."""
+    """Return b of the fit value = a * size ** b, by least squares on logarithms."""
     sizes, values = np.log([size for size, _ in pairs]), np.log([value for _, value in pairs])
     return round(float(np.polyfit(sizes, values, 1)[0]), 2)

@@ -35,7 +35,7 @@ def advise(
     from retrieval.index.ann.advice import advise as weigh
 
     count, limit = parse_items(items), parse_bytes(memory)
-    calibration = _measured(release) if measure or release else Calibration.load()
+    calibration = _measure(release) if measure or release else Calibration.load()
     advices = weigh(calibration, count, dimensions, limit, recall)
     if not advices:
         raise InvalidInput("the calibration holds no measurement; make one with `gavel bench ann --calibration FILE`")
@@ -51,14 +51,14 @@ def advise(
         )
         return
     _show(advices, f"{count:,} x {dimensions} in {memory}, recall@50 {recall:g}")
-    said = "~ beyond what was measured; B and GB by formula; full vectors to score from are read from the disk"
-    console.print(f"{said}; {calibration.made_by}; {calibration.data}", style="dim", highlight=False, soft_wrap=True)
+    note = "~ beyond what was measured; B and GB by formula; full vectors to score from are read from the disk"
+    console.print(f"{note}; {calibration.made_by}; {calibration.data}", style="dim", highlight=False, soft_wrap=True)
     if chosen:
         console.print(f"GAVEL_EMBEDDED_INDEX={chosen.spec}", style="bold", highlight=False, soft_wrap=True)
     else:
         shards = shards_needed(advices, limit)
-        way = f"{shards} machines of this memory hold the smallest: OpenSearch shards it" if shards else "ask for less recall"
-        console.print(f"no family is fit; {way}", style="bold", highlight=False, soft_wrap=True)
+        advice = f"{shards} machines of this memory hold the smallest: OpenSearch shards it" if shards else "ask for less recall"
+        console.print(f"no family is fit; {advice}", style="bold", highlight=False, soft_wrap=True)
 
 
 def _show(advices: "list[Advice]", title: str) -> None:
@@ -77,22 +77,22 @@ def _show(advices: "list[Advice]", title: str) -> None:
     show_table(title, ("index", "memory GB", "disk GB", "recall@50", "p50 ms", "build h", ""), rows)
 
 
-def _measured(release: Path | None) -> "Calibration":
-    """What every family shows on a sample of a release, at a third of it and whole."""
+def _measure(release: Path | None) -> "Calibration":
+    """Measure every index type on a sample of a release, at a third of its size and at full size."""
     from benchmarks.ann.benchmark import run_sizes
     from benchmarks.ann.candidates import candidate_indices
     from benchmarks.ann.data import release_vectors
     from retrieval.config.index_spec import default_specs
 
     workspace = Workspace(Settings.from_env())
-    data, drawn, (count,) = release_vectors(workspace.release(release), QUERIES, 0.1)
-    whole = min(count, SAMPLE)
+    data, source, (count,) = release_vectors(workspace.release(release), QUERIES, 0.1)
+    size = min(count, SAMPLE)
     with progress("build") as built, progress("ask") as asked:
         result = run_sizes(
             data,
-            drawn,
-            [whole // 3, whole],
-            lambda size: candidate_indices(default_specs(drawn.dimensions), ()),
+            source,
+            [size // 3, size],
+            lambda _: candidate_indices(default_specs(source.dimensions), ()),
             workspace.benches / "advise",
             rounds=1,
             on_built=built,

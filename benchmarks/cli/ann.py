@@ -1,4 +1,4 @@
-"""`gavel bench ann`: vector indices of every family beside plain faiss, hnswlib and usearch."""
+"""`gavel bench ann`: vector indices of every type beside plain faiss, hnswlib and usearch."""
 
 import sys
 from pathlib import Path
@@ -13,9 +13,9 @@ from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from benchmarks.ann.targets import AnnResult, Standing
+    from benchmarks.ann.targets import AnnResult, IndexResult
 
-RELEASE_QUERIES = 0.1  # of a release's lots, at most, are taken out and asked for
+RELEASE_QUERIES = 0.1  # share of a release's items, at most, that become queries
 
 
 def ann(
@@ -29,7 +29,7 @@ def ann(
     rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries, in turns.")] = 3,
     seed: Seed = 7,
     reuse: Annotated[bool, typer.Option(help="Take indices that an earlier run built of the same vectors.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="PNG to write; home/reports/ann.png by default.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG to write; <home>/reports/ann.png by default.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="File to write for `gavel index advise`.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -43,20 +43,20 @@ def ann(
 
     workspace = Workspace(Settings.from_env())
     if release is not None:
-        data, drawn, counts = release_vectors(workspace.release(release), queries, RELEASE_QUERIES)
+        data, source, counts = release_vectors(workspace.release(release), queries, RELEASE_QUERIES)
     else:
-        data, drawn = synthetic_vectors(dimensions, queries, seed)
+        data, source = synthetic_vectors(dimensions, queries, seed)
         counts = [parse_items(size) for size in sizes.split(",") if size.strip()] or [lots]
-    wanted = [IndexSpec.parse(text) for text in spec or []]
+    specs = [IndexSpec.parse(text) for text in spec or []]
     rivals = tuple(rival) if rival else RIVALS
     if unknown := set(rivals) - {*RIVALS, "gavel"}:
         raise InvalidInput(f"there is no rival {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}, and gavel for none")
     with progress("build") as built, progress("ask") as asked:
         result = bench.run_sizes(
             data,
-            drawn,
+            source,
             counts,
-            lambda size: candidate_indices(wanted or default_specs(drawn.dimensions), rivals),
+            lambda size: candidate_indices(specs or default_specs(source.dimensions), rivals),
             workspace.benches / "ann",
             rounds=rounds,
             reuse=reuse,
@@ -69,36 +69,36 @@ def ann(
     if as_json:
         print_json({**result.to_dict(), "plot": str(picture)})
     else:
-        _tell(result, data, picture)
+        _print(result, data, picture)
 
 
-def _tell(result: "AnnResult", data: str, picture: Path) -> None:
-    for size in sorted({standing.items for standing in result.standings}):
-        _show([standing for standing in result.standings if standing.items == size], data)
+def _print(result: "AnnResult", data: str, picture: Path) -> None:
+    for size in sorted({each.items for each in result.results}):
+        _show([each for each in result.results if each.items == size], data)
     _show_growth(result)
-    console.print(f"bars: {result.bars()}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+    console.print(f"bars: {result.targets()}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
     notes.print(f"picture: {picture}", style="dim", highlight=False, soft_wrap=True)
 
 
-def _show(standings: "list[Standing]", data: str) -> None:
+def _show(results: "list[IndexResult]", data: str) -> None:
     rows = [
         (
-            standing.name,
+            result.name,
             f"{point.effort or ''}",
             f"{point.recall:.4f}",
             f"{point.p50_ms:.3f}",
             f"{point.p99_ms:.3f}",
-            f"{standing.file_bytes / standing.items:.0f}",
-            f"{standing.resident_bytes / 1e6:,.0f}",
-            f"{standing.own_bytes / 1e6:,.0f}",
-            "" if standing.build_s is None else f"{standing.build_s:,.1f}",
-            "" if standing.build_cpu_s is None else f"{standing.build_cpu_s:,.1f}",
+            f"{result.file_bytes / result.items:.0f}",
+            f"{result.resident_bytes / 1e6:,.0f}",
+            f"{result.own_bytes / 1e6:,.0f}",
+            "" if result.build_s is None else f"{result.build_s:,.1f}",
+            "" if result.build_cpu_s is None else f"{result.build_cpu_s:,.1f}",
         )
-        for standing in standings
-        for point in standing.points
+        for result in results
+        for point in result.points
     ]
     header = ("", "effort", "recall@50", "p50 ms", "p99 ms", "B an item", "resident MB", "not of files", "build s", "CPU s")
-    show_table(f"{standings[0].items:,} x {data}", header, rows)
+    show_table(f"{results[0].items:,} x {data}", header, rows)
 
 
 def _show_growth(result: "AnnResult") -> None:

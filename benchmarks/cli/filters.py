@@ -12,7 +12,7 @@ from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from benchmarks.ann.filtered import FilteredResult
+    from benchmarks.ann.filtered import FilteredResult, Row
 
 
 def filters(
@@ -24,7 +24,7 @@ def filters(
     k: Annotated[int, typer.Option("-k", help="Lots that are wanted, of the table and the picture: 10 or 50.")] = 50,
     choosing: Annotated[bool, typer.Option("--choosing", help="Ask other queries, on which thresholds may be chosen.")] = False,
     seed: Seed = 7,
-    plot: Annotated[Path | None, typer.Option(help="PNG to write; home/reports/filters.png by default.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG to write; <home>/reports/filters.png by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Search under filters that lie to the query in four ways, beside plain faiss and beside filtering afterwards."""
@@ -35,13 +35,13 @@ def filters(
     if k not in filtered.DEPTHS:
         raise InvalidInput(f"-k is {k}; measured are {' and '.join(map(str, filtered.DEPTHS))}")
     workspace = Workspace(Settings.from_env())
-    data, drawn = synthetic_vectors(dimensions, 2 * queries, seed)
-    vectors, asked = drawn(lots)
+    data, source = synthetic_vectors(dimensions, 2 * queries, seed)
+    vectors, all_queries = source(lots)
     with progress("build") as built, progress("ask") as step:
         result = filtered.run_benchmark(
             data,
             vectors,
-            asked[:queries] if choosing else asked[queries:],
+            all_queries[:queries] if choosing else all_queries[queries:],
             workspace.benches / "filters" / f"{lots}x{dimensions}-{seed}",
             specs=spec or filtered.SPECS,
             shares=share or filtered.SHARES,
@@ -57,12 +57,16 @@ def filters(
 
 
 def _show(result: "FilteredResult", k: int) -> None:
-    """Recall and p50 of every way, a row a filter."""
+    """Print recall and p50 of every system, a row for each filter."""
     rows = [row for row in result.rows if row.k == k]
-    ways = list(dict.fromkeys(row.way for row in rows))
+    systems = list(dict.fromkeys(row.system for row in rows))
     cells = [
-        (kind, f"{share:.2%}", *(f"{(row := result.row(way, kind, share, k)).recall:.3f} {row.p50_ms:.2f}" for way in ways))
+        (kind, f"{share:.2%}", *(_cell(result.row(system, kind, share, k)) for system in systems))
         for kind, share in dict.fromkeys((row.kind, row.share) for row in rows)
     ]
-    show_table(f"{result.lots:,} x {result.data}: recall@{k}, p50 in ms", ("filter", "passes", *ways), cells, right_from=1)
+    show_table(f"{result.lots:,} x {result.data}: recall@{k}, p50 in ms", ("filter", "passes", *systems), cells, right_from=1)
     console.print(f"{result.queries} queries; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _cell(row: "Row") -> str:
+    return f"{row.recall:.3f} {row.p50_ms:.2f}"

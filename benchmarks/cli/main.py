@@ -45,7 +45,11 @@ def embed(
     """Embed lots from JPEG files and titles, and compare with the model alone over the same batches in memory."""
     from benchmarks.speed.embed import PHASES, run_benchmark
 
-    with tempfile.TemporaryDirectory(prefix="gavel-bench-") as folder, progress("photos") as made, progress("passes") as passed:
+    with (
+        tempfile.TemporaryDirectory(prefix="gavel-bench-") as folder,
+        progress("photos") as photo_progress,
+        progress("passes") as pass_progress,
+    ):
         result = run_benchmark(
             preset,
             lots=lots,
@@ -54,8 +58,8 @@ def embed(
             device=device,
             repetitions=repetitions,
             folder=Path(folder),
-            photos=made,
-            passes=passed,
+            photos=photo_progress,
+            passes=pass_progress,
         )
     if as_json:
         print_json(result.to_dict())
@@ -90,11 +94,11 @@ def encode(
     rows = [
         (
             name,
-            *(f"{ms:.3f}" for ms in (way.latency.p50_ms, way.latency.p99_ms, way.cpu_ms)),
-            f"{way.ratio:.1f}",
-            f"{way.cpu_ratio:.1f}",
+            *(f"{ms:.3f}" for ms in (system.latency.p50_ms, system.latency.p99_ms, system.cpu_ms)),
+            f"{system.ratio:.1f}",
+            f"{system.cpu_ratio:.1f}",
         )
-        for name, way in result.ways.items()
+        for name, system in result.ways.items()
     ]
     header = ("", "p50 ms", "p99 ms", "processor ms", "times faster", "by processor time")
     show_table(f"{preset}: queries of {tokens} tokens, one thread, {rounds} rounds", header, rows)
@@ -115,8 +119,12 @@ def rerank(
     if as_json:
         print_json(result.to_dict())
         return
-    ways = {"features": result.features, "features + booster in process": result.in_process, "through the server": result.server}
-    _show_latencies(f"{candidates} candidates, {result.features.searches} queries, ms", ways)
+    latencies = {
+        "features": result.features,
+        "features + booster in process": result.in_process,
+        "through the server": result.server,
+    }
+    _show_latencies(f"{candidates} candidates, {result.features.searches} queries, ms", latencies)
     busy = f"processor time: {result.in_process_cpu_ms:.2f} ms in process, {result.server_cpu_ms:.2f} ms through the server"
     console.print(f"{busy}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
@@ -138,25 +146,25 @@ def query(
 
     settings = Settings.from_env()
     workspace = Workspace(settings)
-    found = workspace.release(release)
-    tower_id = load_release(found).tower_id
-    kept = _bench_alias(found, lots, dimensions)
-    apart = replace(settings, index_alias=kept, request_timeout_s=600.0)
+    release_folder = workspace.release(release)
+    tower_id = load_release(release_folder).tower_id
+    alias = _bench_alias(release_folder, lots, dimensions)
+    bench_settings = replace(settings, index_alias=alias, request_timeout_s=600.0)
     bare = None
     if settings.index == "opensearch":
         from retrieval.index.opensearch.client import connect
 
-        store, bare = open_store(apart), connect(settings.opensearch_url, settings.request_timeout_s)
+        store, bare = open_store(bench_settings), connect(settings.opensearch_url, settings.request_timeout_s)
     else:
         from retrieval.index.embedded.store import EmbeddedStore
 
-        store = EmbeddedStore(workspace.benches, kept)
+        store = EmbeddedStore(workspace.benches, alias)
     encoder, ranker = CutEncoder(load_encoder(settings, tower_id), dimensions), load_ranker(settings, tower_id)
-    texts = questions(found, queries)
+    texts = questions(release_folder, queries)
     with progress("index lots") as written:
-        index_of_copies(store, found, lots, dimensions, written)
-    with progress("queries") as asked:
-        result = run_benchmark(store, encoder, ranker, texts, repetitions=repetitions, bare=bare, progress=asked)
+        index_of_copies(store, release_folder, lots, dimensions, written)
+    with progress("queries") as query_progress:
+        result = run_benchmark(store, encoder, ranker, texts, repetitions=repetitions, bare=bare, progress=query_progress)
     if as_json:
         print_json(result.to_dict())
     else:
@@ -179,17 +187,23 @@ def buyers(
     from retrieval.buyers.vector import AVERAGE
 
     workspace = Workspace(Settings.from_env())
-    found = workspace.release(release)
-    store = _copies(workspace, found, lots, dimensions)
-    with progress("buyers") as asked:
+    release_folder = workspace.release(release)
+    store = _copies(workspace, release_folder, lots, dimensions)
+    with progress("buyers") as query_progress:
         tower = random_attention(dimensions, heads) if heads else AVERAGE
         result = run_benchmark(
-            store, workspace.benches, tower, copy_ids(found, lots), buyers=count, repetitions=repetitions, progress=asked
+            store,
+            workspace.benches,
+            tower,
+            copy_ids(release_folder, lots),
+            buyers=count,
+            repetitions=repetitions,
+            progress=query_progress,
         )
     if as_json:
         print_json(result.to_dict())
         return
-    ways = {
+    latencies = {
         "POST /encode_buyer": result.encode_buyer,
         "POST /retrieve with the vector": result.retrieve,
         "both, one after the other": result.both,
@@ -197,7 +211,7 @@ def buyers(
         "bare vector search, plain faiss": result.bare,
     }
     title = f"{result.lots:,} lots of {result.dimensions} dimensions, buyers with {result.acts} acts on average, ms"
-    _show_latencies(title, ways)
+    _show_latencies(title, latencies)
     console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
 
@@ -213,26 +227,26 @@ def fresh(
     from benchmarks.speed.fresh_lots import run_benchmark
 
     workspace = Workspace(Settings.from_env())
-    found = workspace.release(release)
-    _copies(workspace, found, lots, dimensions).close()
-    alias = _bench_alias(found, lots, dimensions)
+    release_folder = workspace.release(release)
+    _copies(workspace, release_folder, lots, dimensions).close()
+    alias = _bench_alias(release_folder, lots, dimensions)
     result = run_benchmark(workspace.benches, alias, written=written, on_phase=lambda phase: notes.print(phase, style="dim"))
     if as_json:
         print_json(result.to_dict())
         return
-    ways = {"idle": result.idle, "while lots are written": result.writing, "while the graph takes them in": result.renewing}
-    _show_latencies(f"searches over {result.lots:,} lots and {result.written:,} new ones, ms", ways)
+    latencies = {"idle": result.idle, "while lots are written": result.writing, "while the graph takes them in": result.renewing}
+    _show_latencies(f"searches over {result.lots:,} lots and {result.written:,} new ones, ms", latencies)
     words = result.words
-    ways = {"idle": words.idle, "while lots are written": words.writing, "while their words are joined": words.joining}
-    _show_latencies(f"hybrid searches; {words.joined:,} lots are joined in {words.joining_s:.1f} s, ms", ways)
-    found = f"a lot is found {result.first_found_ms:.1f} ms after it is sent, by its word after {words.first_found_ms:.1f} ms"
-    taken_in = f"the keyword search that takes {words.joined:,} in takes {words.caught_up_ms:.0f} ms"
-    told = f"{result.upserts_a_second:,.0f} upserts a second; {found}; {taken_in}"
-    console.print(f"{told}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+    latencies = {"idle": words.idle, "while lots are written": words.writing, "while their words are joined": words.joining}
+    _show_latencies(f"hybrid searches; {words.joined:,} lots are joined in {words.joining_s:.1f} s, ms", latencies)
+    search_note = f"a lot is found {result.first_found_ms:.1f} ms after it is sent, by its word after {words.first_found_ms:.1f} ms"
+    merge_note = f"the keyword search that takes {words.joined:,} in takes {words.caught_up_ms:.0f} ms"
+    note = f"{result.upserts_a_second:,.0f} upserts a second; {search_note}; {merge_note}"
+    console.print(f"{note}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
 
 def _copies(workspace: Workspace, release: Path, lots: int, dimensions: int) -> "EmbeddedStore":
-    """The embedded index that benchmarks keep of so many copies of a release's lots, made where it is not there."""
+    """Open the benchmark index of so many copies of a release's items; build it if missing."""
     from benchmarks.speed.many_lots import index_of_copies
     from retrieval.index.embedded.store import EmbeddedStore
 
@@ -243,24 +257,26 @@ def _copies(workspace: Workspace, release: Path, lots: int, dimensions: int) -> 
 
 
 def _bench_alias(release: Path, lots: int, dimensions: int) -> str:
-    """Name of the index that benchmarks keep of so many copies of a release's lots."""
+    """Return the name of the benchmark index of so many copies of a release's items."""
     return f"bench-{release.name}-{lots}x{dimensions}".lower()
 
 
 def _show_query_path(result: "QueryPathResult", reranked: bool) -> None:
-    """One table: the searches as they are served, their stages, and the same work measured alone."""
-    stages = {f"  {stage}, in it": taken for stage, taken in result.stages.items()}
-    alone = {f"{part} alone": taken for part, taken in result.alone.items()}
-    ways = {"search, as it is served": result.whole, **stages, **alone, "encode + retrieve + rerank": result.sum_alone}
+    """Print the served searches, their steps, and the same work measured alone."""
+    stages = {f"  {stage}, in it": latency for stage, latency in result.stages.items()}
+    alone = {f"{part} alone": latency for part, latency in result.alone.items()}
+    latencies = {"search, as it is served": result.whole, **stages, **alone, "encode + retrieve + rerank": result.sum_alone}
     title = f"{result.lots:,} lots of {result.dimensions} dimensions, {result.whole.searches} searches, ms"
-    _show_latencies(title, ways)
-    without = "" if reranked else "; nothing was re-ranked, for this tower has no re-ranker: `gavel train --reranker`"
-    console.print(f"p50 {result.overhead:.3f} of its parts, p99 {result.tail:.2f} of p50{without}", highlight=False, soft_wrap=True)
+    _show_latencies(title, latencies)
+    note = "" if reranked else "; nothing was re-ranked, for this tower has no re-ranker: `gavel train --reranker`"
+    console.print(f"p50 {result.overhead:.3f} of its parts, p99 {result.tail:.2f} of p50{note}", highlight=False, soft_wrap=True)
     console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
 
-def _show_latencies(title: str, ways: Mapping[str, "Latency"]) -> None:
-    rows = [(way, *(f"{ms:.2f}" for ms in (took.p50_ms, took.p95_ms, took.p99_ms))) for way, took in ways.items()]
+def _show_latencies(title: str, latencies: Mapping[str, "Latency"]) -> None:
+    rows = [
+        (name, *(f"{ms:.2f}" for ms in (latency.p50_ms, latency.p95_ms, latency.p99_ms))) for name, latency in latencies.items()
+    ]
     show_table(title, ("", "p50", "p95", "p99"), rows)
 
 
@@ -283,14 +299,14 @@ def load(
     loads = {"as fast as it answers": result.limit, "half of that": result.half}
     rows = [
         (
-            way,
-            f"{seen.rate:.1f}",
-            *(f"{ms:.1f}" for ms in (seen.latency.p50_ms, seen.latency.p95_ms, seen.latency.p99_ms)),
-            f"{sum(seen.errors.values())}",
-            f"{seen.reranked:.0%}",
-            f"{seen.server_cpu:.2f}",
+            name,
+            f"{run.rate:.1f}",
+            *(f"{ms:.1f}" for ms in (run.latency.p50_ms, run.latency.p95_ms, run.latency.p99_ms)),
+            f"{sum(run.errors.values())}",
+            f"{run.reranked:.0%}",
+            f"{run.server_cpu:.2f}",
         )
-        for way, seen in loads.items()
+        for name, run in loads.items()
     ]
     header = ("", "queries/s", "p50 ms", "p95 ms", "p99 ms", "errors", "re-ranked", "server's core")
     show_table(f"{result.lots:,} lots, hybrid, one core", header, rows)

@@ -1,4 +1,4 @@
-"""`gavel bench batches` and `gavel bench caches`: what it gains to search for many at once, and not to search again."""
+"""`gavel bench batches` and `gavel bench caches`: the gain of searching for many at once, and of not searching again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json
 from retrieval.config.settings import Settings
 
-RATES = (1, 10, 100)  # searches a second for which hits are worked out
+RATES = (1, 10, 100)  # searches a second for which hits are computed
 
 
 def batches(
@@ -26,10 +26,10 @@ def batches(
     from benchmarks.ann import batches as bench
     from benchmarks.ann.data import synthetic_vectors
 
-    vectors, asked = synthetic_vectors(dimensions, queries, seed)[1](lots)
+    vectors, query_vectors = synthetic_vectors(dimensions, queries, seed)[1](lots)
     folder = Workspace(Settings.from_env()).benches / "filters" / f"{lots}x{dimensions}-{seed}"
     with progress("passes") as step:
-        result = bench.run_benchmark(vectors, asked, folder, specs=spec or bench.SPECS, rounds=rounds, progress=step)
+        result = bench.run_benchmark(vectors, query_vectors, folder, specs=spec or bench.SPECS, rounds=rounds, progress=step)
     if as_json:
         print_json(result.to_dict())
         return

@@ -13,7 +13,8 @@ from benchmarks.reliability.cluster_lots import NOW, K, Question, ids
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.documents import IndexedItem
 from retrieval.index.opensearch.store import OpenSearchIndex, OpenSearchStore
-from retrieval.index.port import SCORE_DECIMALS, Candidate
+from retrieval.index.port import Candidate
+from retrieval.index.ranking import SCORE_DECIMALS
 
 LIVE_EVERY = 20  # searches; then the alias is looked at again, as a server does every few seconds
 A_WRITE, BETWEEN_WRITES_S = 50, 0.1

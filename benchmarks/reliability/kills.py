@@ -31,7 +31,7 @@ from gavel.workspace.console import console, progress
 from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import GavelError
 from retrieval.index.embedded import keywords as lot_keywords
-from retrieval.index.embedded.main_index import DEFAULT_INDEX, embedded_spec
+from retrieval.index.embedded.segments import DEFAULT_INDEX, embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore, OpenIndex
 from retrieval.index.port import Filter
 

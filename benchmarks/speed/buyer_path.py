@@ -27,7 +27,7 @@ from retrieval.buyers.attention import Attention
 from retrieval.buyers.vector import BuyerTower
 from retrieval.contracts.events import EVENT_TYPES
 from retrieval.errors import GavelError, TowerError
-from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.port import IndexStore, utc_now
 from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import MAX_INTERACTIONS, SearchLimits, SearchModels, SearchService
@@ -164,7 +164,7 @@ def _time_buyer(post: _Post, acts: Sequence[Interaction], plain: Any) -> dict[st
     retrieve_ms, _ = _timed(lambda: post("/retrieve", {"vector": encoded["vector"], "k": K}))
     in_one_ms, _ = _timed(lambda: post("/retrieve", {"recent_interactions": acts, "k": K}))
     vector: NDArray[np.float32] = np.array([encoded["vector"]], dtype=np.float32)  # (1, D)
-    parameters = vars(faiss)["SearchParametersHNSW"](efSearch=embedded_spec().beam(plain.ntotal))
+    parameters = vars(faiss)["SearchParametersHNSW"](efSearch=embedded_spec().ef_search_for(plain.ntotal))
     bare_ms, _ = _timed(lambda: plain.search(vector, K, params=parameters))
     both = encode_ms + retrieve_ms
     return {"encode_buyer": encode_ms, "retrieve": retrieve_ms, "both": both, "in_one": in_one_ms, "bare": bare_ms}

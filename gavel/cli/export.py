@@ -23,7 +23,7 @@ def faiss(
 ) -> None:
     """Write a release's vectors and ids as NumPy files, with a plain FAISS index over them."""
     from retrieval.index.ann.export import export_release
-    from retrieval.index.embedded.main_index import embedded_spec
+    from retrieval.index.embedded.segments import embedded_spec
 
     workspace = Workspace(Settings.from_env())
     path = workspace.release(release)

@@ -23,10 +23,10 @@ from retrieval.search.service import Encoder, SearchLimits, SearchModels, Search
 def open_store(settings: Settings) -> IndexStore:
     """Open the index that the settings choose: embedded FAISS, or OpenSearch."""
     if settings.index == "opensearch":
-        from retrieval.index.opensearch import opening as opensearch_client
+        from retrieval.index.opensearch import store as opensearch_client
 
         return opensearch_client.open_store(settings, partial(load_tuning, settings))
-    from retrieval.index.embedded.main_index import embedded_spec
+    from retrieval.index.embedded.segments import embedded_spec
     from retrieval.index.embedded.store import EmbeddedStore
 
     return EmbeddedStore(

@@ -20,7 +20,7 @@ from lambdas.bulk_indexer.messages import PART_SUFFIX, is_manifest, objects_of
 from lambdas.bulk_indexer.publishing import Bucket, publish
 from lambdas.bulk_indexer.tower_index import make_index
 from retrieval.config.settings import Settings
-from retrieval.index.opensearch.opening import open_store
+from retrieval.index.opensearch.store import open_store
 from retrieval.index.port import IndexStore
 from retrieval.ingestion import ingest_part, probe_index
 

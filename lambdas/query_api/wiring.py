@@ -10,7 +10,7 @@ from retrieval.config.settings import Settings
 from retrieval.encoders.query_towers import load_query_tower
 from retrieval.encoders.tower_store import tower_buyers, tower_tuning
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.opensearch.opening import open_store
+from retrieval.index.opensearch.store import open_store
 from retrieval.ranker.port import Ranker
 from retrieval.search.image_query import load_image_branch
 from retrieval.search.service import Encoder, SearchLimits, SearchModels, SearchService

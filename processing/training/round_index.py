@@ -12,7 +12,7 @@ from processing.evaluation.runs import RememberingEncoder, System, measure
 from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import IndexMissing, ReleaseError
-from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.progress import Progress
 from retrieval.search.service import SearchModels, SearchService

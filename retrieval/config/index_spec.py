@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from retrieval.errors import InvalidInput
 
 IndexType = Literal["flat", "fp16", "sq8", "pq", "ivf", "ivf_sq8", "ivf_pq", "opq_ivf_pq", "hnsw", "hnsw_sq8"]
-FAMILIES: tuple[IndexType, ...] = get_args(IndexType)
+INDEX_TYPES: tuple[IndexType, ...] = get_args(IndexType)
 
 GRAPH, LISTS, CODES = ("m", "ef_construction", "ef_search"), ("nlist", "nprobe"), ("pq_m", "pq_bits")
 PARAMETERS: Mapping[IndexType, tuple[str, ...]] = {
@@ -46,12 +46,12 @@ class IndexSpec:
     """One kind of index with its parameters; those that its family does not have stay at their defaults.
 
     Attributes:
-        family: flat; fp16 and sq8, numbers of 2 bytes and of 1; pq, product quantisation (Jegou et al., TPAMI 2011); ivf, lists
+        index_type: flat; fp16 and sq8, numbers of 2 bytes and of 1; pq, product quantisation (Jegou et al., TPAMI 2011); ivf, lists
             around centroids, with whole vectors or with codes; opq, rotated for its codes (Ge et al., CVPR 2013); hnsw, a graph
             over whole vectors or over sq8 (Malkov and Yashunin, TPAMI 2020).
         m: links of a vector in the graph; twice as many in its lowest layer.
         ef_construction: candidates kept while a vector is linked.
-        ef_search: candidates kept while the graph is searched; 0 takes as many as suit the number of vectors, see beam().
+        ef_search: candidates kept while the graph is searched; 0 takes as many as suit the number of vectors, see ef_search_for().
         nlist: lists; 0 takes as many as suit the number of vectors, see sized().
         nprobe: lists that a search reads.
         pq_m: parts of a vector, each with a code of its own; divides the dimensions.
@@ -60,7 +60,7 @@ class IndexSpec:
         pca: numbers that vectors are cut to before all else, along their principal axes; 0 for all of them.
     """
 
-    family: IndexType = "hnsw"
+    index_type: IndexType = "hnsw"
     m: int = 16
     ef_construction: int = 256
     ef_search: int = 0
@@ -72,15 +72,15 @@ class IndexSpec:
     pca: int = 0
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise InvalidInput(f"there is no index family {self.family!r}; there are {', '.join(FAMILIES)}")
-        for name in (*PARAMETERS[self.family], "pca"):
+        if self.index_type not in INDEX_TYPES:
+            raise InvalidInput(f"there is no index family {self.index_type!r}; there are {', '.join(INDEX_TYPES)}")
+        for name in (*PARAMETERS[self.index_type], "pca"):
             value, least = getattr(self, name), 0 if name in ZERO_ALLOWED else 2 if name == "m" else 1
             if not isinstance(value, int) or value < least:
                 raise InvalidInput(f"{name} of an index is {value!r}; it must be a whole number from {least}")
-        if "pq_bits" in PARAMETERS[self.family] and self.pq_bits > 12:
+        if "pq_bits" in PARAMETERS[self.index_type] and self.pq_bits > 12:
             raise InvalidInput(f"pq_bits is {self.pq_bits}; codes of more than 12 bits take too long to train")
-        if self.pca and self.family == "opq_ivf_pq":
+        if self.pca and self.index_type == "opq_ivf_pq":
             raise InvalidInput("opq_ivf_pq rotates the vectors itself; leave pca away, or take ivf_pq")
 
     @classmethod
@@ -94,10 +94,10 @@ class IndexSpec:
         Raises:
             InvalidInput: an unknown family or parameter, or a number out of its range.
         """
-        family, _, rest = text.strip().partition(":")
-        found = next((known for known in FAMILIES if known == family), None)
+        index_type, _, rest = text.strip().partition(":")
+        found = next((known for known in INDEX_TYPES if known == index_type), None)
         if found is None:
-            raise InvalidInput(f"there is no index family {family!r}; there are {', '.join(FAMILIES)}")
+            raise InvalidInput(f"there is no index family {index_type!r}; there are {', '.join(INDEX_TYPES)}")
         allowed = (*PARAMETERS[found], "pca")
         values = {name: number for name, number in otherwise.items() if name in allowed}
         for part in filter(None, rest.split(",")):
@@ -108,24 +108,24 @@ class IndexSpec:
         return cls(found, **values)
 
     def __str__(self) -> str:
-        names = (*PARAMETERS[self.family], *(("pca",) if self.pca else ()))
-        return ":".join(filter(None, (self.family, ",".join(f"{name}={getattr(self, name)}" for name in names))))
+        names = (*PARAMETERS[self.index_type], *(("pca",) if self.pca else ()))
+        return ":".join(filter(None, (self.index_type, ",".join(f"{name}={getattr(self, name)}" for name in names))))
 
     @property
     def stores_vectors(self) -> bool:
         """Whether the index itself holds the vectors as they are, so that nothing needs to be scored again."""
-        return "rescore" not in PARAMETERS[self.family] and not self.pca
+        return "rescore" not in PARAMETERS[self.index_type] and not self.pca
 
     @property
-    def effort(self) -> str | None:
+    def search_effort(self) -> str | None:
         """The parameter that trades recall for time; None where a search compares with every vector."""
-        return next((name for name in ("ef_search", "nprobe") if name in PARAMETERS[self.family]), None)
+        return next((name for name in ("ef_search", "nprobe") if name in PARAMETERS[self.index_type]), None)
 
     def at(self, effort: int) -> "IndexSpec":
         """The same with another effort; itself where the family has none."""
-        if self.effort == "ef_search":
+        if self.search_effort == "ef_search":
             return replace(self, ef_search=effort)
-        return replace(self, nprobe=effort) if self.effort == "nprobe" else self
+        return replace(self, nprobe=effort) if self.search_effort == "nprobe" else self
 
     @property
     def built(self) -> "IndexSpec":
@@ -142,12 +142,12 @@ class IndexSpec:
 
         That is the power of two nearest to 4 √items, less where a sample could not train so many.
         """
-        if "nlist" not in PARAMETERS[self.family] or self.nlist:
+        if "nlist" not in PARAMETERS[self.index_type] or self.nlist:
             return self
         wanted = 2 ** round(math.log2(max(LISTS_PER_ROOT * math.sqrt(max(items, 1)), 1)))
         return replace(self, nlist=max(1, min(wanted, items // MIN_POINTS_PER_CENTROID)))
 
-    def beam(self, items: int) -> int:
+    def ef_search_for(self, items: int) -> int:
         """ef_search over so many vectors: as named, else what finds .99 of fifty among vectors in clusters.
 
         That was fitted up to a million (docs/performance.md, "Which vector index"); beyond, the root goes on.
@@ -158,14 +158,14 @@ class IndexSpec:
         """How many vectors there must be to train it; 0 if nothing is trained."""
         if not self.training_sample(MIN_TO_TRAIN):
             return 0
-        centroids = self.nlist if "nlist" in PARAMETERS[self.family] else 1
-        codes = 2**self.pq_bits if "pq_m" in PARAMETERS[self.family] else 1
+        centroids = self.nlist if "nlist" in PARAMETERS[self.index_type] else 1
+        codes = 2**self.pq_bits if "pq_m" in PARAMETERS[self.index_type] else 1
         return max(MIN_TO_TRAIN, self.pca, MIN_POINTS_PER_CENTROID * max(centroids, codes))
 
     def lies_like(self, other: "IndexSpec") -> bool:
         """Whether an index of another spec may be searched as one of this: only its graph or its effort may differ."""
-        names = {"pq_m", "pq_bits"} & set(PARAMETERS[self.family]) | {"family", "pca"}
-        names |= {"nlist"} if self.nlist and "nlist" in PARAMETERS[self.family] else set()
+        names = {"pq_m", "pq_bits"} & set(PARAMETERS[self.index_type]) | {"index_type", "pca"}
+        names |= {"nlist"} if self.nlist and "nlist" in PARAMETERS[self.index_type] else set()
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     def check_fit(self, dimensions: int) -> None:
@@ -173,32 +173,32 @@ class IndexSpec:
         length = self.pca or dimensions
         if self.pca > dimensions:
             raise InvalidInput(f"vectors of {dimensions} numbers cannot be cut to {self.pca}; choose a smaller pca")
-        if "pq" in self.family and length % self.pq_m:
+        if "pq" in self.index_type and length % self.pq_m:
             raise InvalidInput(f"vectors of {length} numbers cannot be cut into {self.pq_m} equal parts; choose another pq_m")
 
     def training_sample(self, items: int) -> int:
         """How many of so many vectors it is trained on: 64 a centroid, whether of lists or of codes; 0 if nothing is trained."""
-        sized, names = self.sized(items), PARAMETERS[self.family]
+        sized, names = self.sized(items), PARAMETERS[self.index_type]
         wanted = [POINTS_PER_CENTROID * sized.nlist] if "nlist" in names else []
         wanted += [POINTS_PER_CENTROID * 2**self.pq_bits] if "pq_m" in names else []
-        wanted += [SAMPLE_OF_RANGES] if self.family.endswith("sq8") or self.pca else []
+        wanted += [SAMPLE_OF_RANGES] if self.index_type.endswith("sq8") or self.pca else []
         return min(items, max(wanted, default=0))
 
     def bytes_per_item(self, dimensions: int) -> float:
         """Bytes that one more vector adds to the index in memory and in its file; full vectors to score from not counted."""
         length = self.pca or dimensions
-        names = PARAMETERS[self.family]
+        names = PARAMETERS[self.index_type]
         code = {"fp16": 2.0 * length, "sq8": float(length), "ivf_sq8": float(length), "hnsw_sq8": float(length)}
-        each = math.ceil(self.pq_m * self.pq_bits / 8) if "pq_m" in names else code.get(self.family, 4.0 * length)
+        each = math.ceil(self.pq_m * self.pq_bits / 8) if "pq_m" in names else code.get(self.index_type, 4.0 * length)
         links = 4 * (2 * self.m + self.m / (self.m - 1)) + 12 if "m" in names else 0  # links, upper layers too; level and offset
         return each + links + (8 if "nlist" in names else 0)  # of a list its ids
 
     def index_bytes(self, items: int, dimensions: int) -> int:
         """Bytes of the whole index, in memory and in its file."""
-        sized, names, length = self.sized(items), PARAMETERS[self.family], self.pca or dimensions
+        sized, names, length = self.sized(items), PARAMETERS[self.index_type], self.pca or dimensions
         fixed = 4 * sized.nlist * (length + 2) if "nlist" in names else 0
         fixed += 4 * length * 2**self.pq_bits if "pq_m" in names else 0
-        fixed += 4 * dimensions * length if self.pca or self.family == "opq_ivf_pq" else 0
+        fixed += 4 * dimensions * length if self.pca or self.index_type == "opq_ivf_pq" else 0
         return round(items * self.bytes_per_item(dimensions)) + fixed
 
     def disk_bytes(self, items: int, dimensions: int) -> int:
@@ -207,7 +207,7 @@ class IndexSpec:
 
     def comparisons_to_add(self, items: int) -> int:
         """About how many vectors one that is added is compared with: all centroids, or what a beam of a graph meets."""
-        sized, names = self.sized(items), PARAMETERS[self.family]
+        sized, names = self.sized(items), PARAMETERS[self.index_type]
         if "nlist" in names:
             return sized.nlist
         return self.ef_construction * self.m if "m" in names else 0
@@ -217,4 +217,4 @@ def default_specs(dimensions: int) -> list[IndexSpec]:
     """One spec of every family for vectors of so many numbers; product codes have a byte for every two of them."""
     halves = max(dimensions // 2, 1)
     parts = halves if dimensions % halves == 0 else 1
-    return [IndexSpec(family, pq_m=parts, rescore=4 if "pq" in family else 2) for family in FAMILIES]
+    return [IndexSpec(index_type, pq_m=parts, rescore=4 if "pq" in index_type else 2) for index_type in INDEX_TYPES]

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from retrieval.config.index_spec import FAMILIES, IndexSpec
+from retrieval.config.index_spec import INDEX_TYPES, IndexSpec
 from retrieval.errors import InvalidInput, InvalidSettings
 from retrieval.text.analysis import check_text
 from retrieval.text.languages import IndexLanguage
@@ -79,7 +79,8 @@ class Settings:
     home: Path = Path(".gavel")
     index: IndexKind = "faiss"
     embedded_index: str = field(
-        default="hnsw", metadata={"read": _index_text, "words": f"a family, and name=number after a colon: {', '.join(FAMILIES)}"}
+        default="hnsw",
+        metadata={"read": _index_text, "words": f"a family, and name=number after a colon: {', '.join(INDEX_TYPES)}"},
     )
     opensearch_url: str = "http://127.0.0.1:9200"
     opensearch_auth: OpenSearchAuth = "none"
@@ -166,8 +167,8 @@ class ScoringParameters:
         photo_words_share: share of the words beside a photo in the vector that is searched with, 0 to 1.
         hnsw_m: edges of a vector in the HNSW graph; of an index that is made from now on.
         hnsw_ef_construction: vectors looked at when one is added to the graph.
-        hnsw_ef_search: vectors looked at by a search; 0 takes as many as suit the lots in an embedded index (IndexSpec.beam), and
-            100 on OpenSearch.
+        hnsw_ef_search: vectors looked at by a search; 0 takes as many as suit the lots in an embedded index
+            (IndexSpec.ef_search_for), and 100 on OpenSearch.
         bm25_k1: how soon more of the same word counts no more; on OpenSearch of an index that is made from now on.
         bm25_b: how much long texts count less, 0 to 1; as bm25_k1.
     """

@@ -1,4 +1,4 @@
-"""Whether one lot passes a filter, decided as the indexes decide it: for lots that were fetched by id or kept in a cache."""
+"""Filters on single items that were fetched by id or cached, with the same results as in the indexes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,20 +11,20 @@ from retrieval.text.analysis import fold_label
 
 
 def has_ended(document: Mapping[str, Any], filters: Filter) -> bool:
-    """Whether the auction of a lot is over at filters.moment()."""
+    """True if the auction of an item is over at filters.moment()."""
     ends_at = document.get("ends_at")
     return ends_at is not None and ends_at <= epoch_ms(filters.moment())
 
 
 def matches(filters: Filter, document: Mapping[str, Any]) -> bool:
-    """Whether a lot with this document may come back under a filter."""
+    """True if an item with this document matches the filters."""
     if has_ended(document, filters):
         return False
-    for name, wanted in (("category", filters.category), ("brand", filters.brand)):
-        if wanted is not None and (name not in document or fold_label(document[name]) != fold_label(wanted)):
+    for name, value in (("category", filters.category), ("brand", filters.brand)):
+        if value is not None and (name not in document or fold_label(document[name]) != fold_label(value)):
             return False
     price, rating = _number(document, "current_price"), _number(document, "seller_rating")
-    # a missing number is NaN, which no comparison holds for
+    # a missing number is NaN, for which every comparison is false
     return (
         (filters.min_price is None or bool(price >= np.float32(filters.min_price)))
         and (filters.max_price is None or bool(price <= np.float32(filters.max_price)))
@@ -33,6 +33,6 @@ def matches(filters: Filter, document: Mapping[str, Any]) -> bool:
 
 
 def _number(document: Mapping[str, Any], name: str) -> np.float32:
-    """As wide as an index keeps it."""
+    """Return a number with the precision of an index."""
     value = document.get(name)
     return np.float32(np.nan if value is None else value)

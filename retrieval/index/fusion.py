@@ -1,4 +1,4 @@
-"""Fusion of two ranked lists: by reciprocal rank, or by the weighted mean of their normalised scores."""
+"""Fusion of two ranked lists by reciprocal rank or by the weighted mean of their normalised scores."""
 
 import math
 from collections import defaultdict
@@ -12,23 +12,23 @@ FusionKind = Literal["rrf", "min_max", "l2"]
 FUSION_KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
 RRF_RANK_CONSTANT = 60
 MAX_RANK_CONSTANT = 10_000
-LEAST_NORMALISED = 0.001  # what the last of a list is worth under min_max, in OpenSearch as here: more than a lot not in it
+MIN_NORMALISED = 0.001  # the last of a list under min_max, as in OpenSearch: more than an item that is not in the list
 
 Scored = Sequence[tuple[str, float]]  # (item_id, score), best first
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """How the keyword list and the semantic list of a hybrid search become one.
+    """The method that fuses the keyword list and the semantic list of a hybrid search.
 
     Attributes:
-        kind: rrf counts ranks alone (Cormack et al., SIGIR 2009); min_max and l2 take the weighted mean of scores that were
-            normalised so, as OpenSearch's normalization-processor does.
-        weights: (keyword, semantic), each >= 0, one of them above 0; their ratio alone counts.
-        rank_constant: of rrf, 1 to 10,000; larger values flatten the head.
+        kind: rrf uses ranks only (Cormack et al., SIGIR 2009); min_max and l2 take the weighted mean of scores normalised in
+            that way, like OpenSearch's normalization-processor.
+        weights: (keyword, semantic), each >= 0, one of them above 0; only their ratio matters.
+        rank_constant: for rrf, 1 to 10,000; larger values flatten the head.
 
     Raises:
-        InvalidQuery: a value is out of these limits.
+        InvalidQuery: a value is outside these limits.
     """
 
     kind: FusionKind = "rrf"
@@ -38,15 +38,15 @@ class Fusion:
     def __post_init__(self) -> None:
         if self.kind not in FUSION_KINDS:
             raise InvalidQuery(f"fusion is {self.kind!r}; allowed are {', '.join(FUSION_KINDS)}")
-        sound = len(self.weights) == 2 and all(math.isfinite(weight) and 0 <= weight <= 1e6 for weight in self.weights)
-        if not sound or not any(self.weights):
+        valid = len(self.weights) == 2 and all(math.isfinite(weight) and 0 <= weight <= 1e6 for weight in self.weights)
+        if not valid or not any(self.weights):
             raise InvalidQuery(f"the weights of a fusion are {self.weights}; give two numbers >= 0, one of them above 0")
         if not 1 <= self.rank_constant <= MAX_RANK_CONSTANT:
             raise InvalidQuery(f"the rank constant is {self.rank_constant}; allowed are 1 to {MAX_RANK_CONSTANT}")
 
     @property
     def shares(self) -> tuple[float, float]:
-        """The weights, (keyword, semantic), scaled to add up to 1."""
+        """The weights (keyword, semantic), scaled to a sum of 1."""
         keyword, semantic = self.weights
         return keyword / (keyword + semantic), semantic / (keyword + semantic)
 
@@ -55,14 +55,14 @@ class Fusion:
         """Read `<kind>` or `<kind>:<keyword weight>,<semantic weight>`, such as "min_max:0.7,0.3".
 
         Raises:
-            InvalidQuery: it is neither.
+            InvalidQuery: the text has neither form.
         """
         kind, colon, numbers = text.strip().partition(":")
         try:
             weights = tuple(float(number) for number in numbers.split(",")) if colon else (0.5, 0.5)
         except ValueError:
             raise InvalidQuery(f"fusion is {text!r}; write a kind, or a kind with two weights, such as min_max:0.7,0.3") from None
-        return cls(kind, weights)  # type: ignore[arg-type]  # both are checked when it is made
+        return cls(kind, weights)  # type: ignore[arg-type]  # the constructor checks both
 
     def __str__(self) -> str:
         keyword, semantic = self.weights
@@ -76,21 +76,21 @@ def fuse(keyword: Scored, semantic: Scored, fusion: Fusion) -> list[tuple[str, f
     Args:
         keyword: (item_id, BM25 score > 0), best first.
         semantic: (item_id, cosine), best first.
-        fusion: how.
+        fusion: the method.
 
     Returns:
-        (item_id, score >= 0) of every lot of either list, by descending score, ties by item_id. A lot that is missing from a
-        list has 0 from it. Equal weights give rrf its usual scores, at most 2 / (rank constant + 1); means are at most 1.
+        (item_id, score >= 0) of every item of either list, by descending score, ties by item_id. A list that lacks the item
+        adds 0. Equal weights give rrf its usual scores, at most 2 / (rank constant + 1); means are at most 1.
     """
     keyword_share, semantic_share = fusion.shares
     if fusion.kind == "rrf":
-        rankings = [[item_id for item_id, _ in found] for found in (keyword, semantic)]
+        rankings = [[item_id for item_id, _ in ranking] for ranking in (keyword, semantic)]
         return reciprocal_rank_fusion(rankings, fusion.rank_constant, (2 * keyword_share, 2 * semantic_share))
     normalised = _NORMALISED[fusion.kind]
     means: dict[str, float] = defaultdict(float)
-    # a cosine as the engine scores it, from 0 to 1; the factor between versions of BM25 falls out
-    for share, found in ((keyword_share, keyword), (semantic_share, [(i, (1 + cosine) / 2) for i, cosine in semantic])):
-        for (item_id, _), score in zip(found, normalised([score for _, score in found]), strict=True):
+    # cosines are scaled to [0, 1] as the engine does; normalisation removes the factor between versions of BM25
+    for share, ranking in ((keyword_share, keyword), (semantic_share, [(i, (1 + cosine) / 2) for i, cosine in semantic])):
+        for (item_id, _), score in zip(ranking, normalised([score for _, score in ranking]), strict=True):
             means[item_id] += share * score
     return _best_first(means.items())
 
@@ -103,7 +103,7 @@ def reciprocal_rank_fusion(
     Args:
         rankings: one list of item ids per retriever, best first; an id may be missing from a list.
         k: rank constant, > 0; larger values flatten the head.
-        weights: one number >= 0 a ranking, what its ranks count; 1 each by default.
+        weights: one number >= 0 for each ranking; 1 by default.
 
     Returns:
         (item_id, score) by descending score, ties by item_id; scores lie in [0, sum of the weights / (k + 1)].
@@ -116,15 +116,15 @@ def reciprocal_rank_fusion(
 
 
 def _min_max(scores: Sequence[float]) -> list[float]:
-    """Between the worst score of a list, 0.001, and its best, 1; where all are equal, all are best."""
+    """Scale scores from 0.001 for the worst of a list to 1 for the best; equal scores are all 1."""
     if not scores or min(scores) == max(scores):
         return [1.0] * len(scores)
-    least, width = min(scores), max(scores) - min(scores)
-    return [max((score - least) / width, LEAST_NORMALISED) for score in scores]
+    lowest, width = min(scores), max(scores) - min(scores)
+    return [max((score - lowest) / width, MIN_NORMALISED) for score in scores]
 
 
 def _l2(scores: Sequence[float]) -> list[float]:
-    """At unit length, all scores of a list together."""
+    """Scale the scores of a list to unit length."""
     length = math.sqrt(sum(score * score for score in scores))
     return [score / length if length else 0.0 for score in scores]
 

@@ -1,4 +1,4 @@
-"""What `gavel tune hybrid` chose for a tower: how its hybrid searches fuse, and what the fields of a lot count in BM25."""
+"""The result of `gavel tune hybrid` for a tower: fusion of its hybrid searches, and field weights in BM25."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -13,12 +13,12 @@ TUNING_FILE = "hybrid.json"  # beside the tower's card, and published with it
 
 @dataclass(frozen=True, slots=True)
 class FieldBoosts:
-    """What a query's words count in single fields, beside the text of title and description, where they count 1.
+    """Weights of a query's words in single fields, beside the text of title and description with weight 1.
 
-    Each is a number >= 0 times the field's own BM25, added up as OpenSearch's `most_fields` does; 0 leaves the field out.
+    Each is a number >= 0 that multiplies the field's own BM25, summed like OpenSearch's `most_fields`; 0 leaves the field out.
 
     Raises:
-        InvalidInput: a boost is negative or no number.
+        InvalidInput: a boost is negative or not a number.
     """
 
     title: float = 0.0
@@ -31,25 +31,25 @@ class FieldBoosts:
                 raise InvalidInput(f"the boost of {name} is {boost!r}; give a number >= 0")
 
     @property
-    def given(self) -> dict[str, float]:
-        """Field -> boost of the fields that count."""
+    def nonzero(self) -> dict[str, float]:
+        """Field -> boost, without zeros."""
         return {name: boost for name, boost in asdict(self).items() if boost}
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How an index answers keyword and hybrid searches where the request does not say otherwise.
+    """The defaults of an index for keyword and hybrid searches; a request may override them.
 
     Attributes:
-        fusion: of hybrid searches.
-        boosts: of keyword and hybrid searches.
+        fusion: for hybrid searches.
+        boosts: for keyword and hybrid searches.
     """
 
     fusion: Fusion = field(default_factory=Fusion)
     boosts: FieldBoosts = field(default_factory=FieldBoosts)
 
     def __str__(self) -> str:
-        return f"{self.fusion}{''.join(f', {name} ^{boost:g}' for name, boost in self.boosts.given.items())}"
+        return f"{self.fusion}{''.join(f', {name} ^{boost:g}' for name, boost in self.boosts.nonzero.items())}"
 
     def save(self, folder: Path) -> Path:
         """Write it into a tower's folder, in one step."""
@@ -57,26 +57,27 @@ class Tuning:
 
     @classmethod
     def load(cls, folder: Path) -> "Tuning":
-        """Read what was tuned for the tower of a folder; equal weights and no boosts where nothing was.
+        """Read the tuning of the tower in a folder; without one, return equal weights and no boosts.
 
         Raises:
-            TowerError: the file is damaged, or another tower's.
+            TowerError: the file is damaged or belongs to another tower.
         """
         path = folder / TUNING_FILE
         try:
-            read = unseal_json(path.read_bytes())
-            if (tower_id := read.get("tower_id", folder.name)) != folder.name:
+            values = unseal_json(path.read_bytes())
+            if (tower_id := values.get("tower_id", folder.name)) != folder.name:
                 raise ValueError(f"it was tuned for tower {tower_id}")
-            fusion = {**read["fusion"], "weights": tuple(read["fusion"]["weights"])}
-            return cls(Fusion(**fusion), FieldBoosts(**read["boosts"]))
+            fusion = {**values["fusion"], "weights": tuple(values["fusion"]["weights"])}
+            return cls(Fusion(**fusion), FieldBoosts(**values["boosts"]))
         except FileNotFoundError:
             return cls()
         except (OSError, ValueError, KeyError, TypeError, InvalidInput) as error:
-            told = shortage(path, error)
-            message = told or f"{path} is damaged ({error!r}); delete it, or write it anew with `gavel tune hybrid`"
+            message = (
+                shortage(path, error) or f"{path} is damaged ({error!r}); delete it, or write it anew with `gavel tune hybrid`"
+            )
             raise TowerError(message) from error
 
 
 def untuned(tower_id: str) -> Tuning:
-    """What holds for a tower that nothing was tuned for."""
+    """Return the defaults, for any tower."""
     return Tuning()

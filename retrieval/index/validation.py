@@ -1,4 +1,4 @@
-"""Checks of entries, the same for every adapter, and batches of bounded size."""
+"""Checks of index operations, the same for every adapter, and batches of bounded size."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,20 +11,20 @@ from retrieval.contracts.items import MAX_ID_BYTES, latest_version
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 TEXT_FIELDS = ("text", "title", "category", "brand", "seller")
-BATCH_CHARS = 16_000_000  # of the texts of lots that are held in memory together
-Lot = TypeVar("Lot")
+BATCH_CHARS = 16_000_000  # texts of items that are in memory together
+T = TypeVar("T")
 NUMBER_FIELDS = ("current_price", "bid_count", "seller_rating", "listed_at", "ends_at", "updated_at")
 
 
 def entry_fault(entry: IndexedItem | Deletion, dimensions: int) -> str | None:
-    """Say why an index of this many dimensions cannot take an entry.
+    """Check an entry for an index of this many dimensions.
 
     Args:
-        entry: a lot or a tombstone.
+        entry: an item or a deletion.
         dimensions: length of the index's vectors.
 
     Returns:
-        The reason, or None for a sound entry.
+        The fault, or None for a valid entry.
     """
     fault = _identity_fault(entry.item_id, entry.version)
     if fault or isinstance(entry, Deletion):
@@ -32,29 +32,29 @@ def entry_fault(entry: IndexedItem | Deletion, dimensions: int) -> str | None:
     return _vector_fault(entry, dimensions) or _document_fault(entry.document)
 
 
-def batches(lots: Iterable[Lot], most: int, chars: Callable[[Lot], int], most_chars: int = BATCH_CHARS) -> Iterator[list[Lot]]:
-    """Cut lots into batches that are bounded in their number and in the length of their texts.
+def batches(items: Iterable[T], most: int, chars: Callable[[T], int], most_chars: int = BATCH_CHARS) -> Iterator[list[T]]:
+    """Split items into batches with a bounded number of items and a bounded length of texts.
 
     Args:
-        lots: read no further than the end of the batch that is asked for.
-        most: lots of a batch, > 0.
-        chars: length of a lot's texts.
-        most_chars: a batch ends with the lot that reaches it.
+        items: read only to the end of the current batch.
+        most: items of a batch, > 0.
+        chars: returns the length of an item's texts.
+        most_chars: a batch ends with the item that reaches it.
     """
-    batch: list[Lot] = []
-    held = 0
-    for lot in lots:
-        batch.append(lot)
-        held += chars(lot)
-        if len(batch) == most or held >= most_chars:
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += chars(item)
+        if len(batch) == most or total >= most_chars:
             yield batch
-            batch, held = [], 0
+            batch, total = [], 0
     if batch:
         yield batch
 
 
 def entry_chars(entry: IndexedItem | Deletion) -> int:
-    """Length of the texts of an entry's document."""
+    """Return the length of the texts in an entry's document."""
     return sum(len(value) for value in entry.document.values() if isinstance(value, str)) if isinstance(entry, IndexedItem) else 0
 
 

@@ -11,7 +11,8 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import query_text
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, InvalidInput, TowerError
 from retrieval.index.fusion import Fusion
-from retrieval.index.port import Candidate, VectorIndex, fused_candidates
+from retrieval.index.port import Candidate, VectorIndex
+from retrieval.index.ranking import fuse_candidates
 from retrieval.search.context import SearchContext
 from retrieval.search.request import Mode, SearchRequest
 
@@ -68,7 +69,7 @@ def retrieve_candidates(context: SearchContext, request: SearchRequest, vector: 
             failures.append(error)
     if len(failures) == len(LISTS):
         raise IndexUnavailable(str(failures[0])) from failures[0]
-    return fused_candidates(lists["keyword"], lists["semantic"], request.fusion or Fusion(), k)
+    return fuse_candidates(lists["keyword"], lists["semantic"], request.fusion or Fusion(), k)
 
 
 def retrieve_other_list(context: SearchContext, request: SearchRequest, vector: Vector | None, k: int) -> list[Candidate]:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from retrieval.contracts.documents import Vector
 from retrieval.errors import RankerUnavailable
-from retrieval.index.port import Candidate, cosines
+from retrieval.index.port import Candidate
+from retrieval.index.ranking import cosines
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.port import ExplainingRanker, Ranker
 from retrieval.search.response import Explanation

@@ -12,7 +12,8 @@ from retrieval.contracts.documents import Vector, listed_fields
 from retrieval.contracts.items import query_text
 from retrieval.errors import IndexUnavailable, InvalidInput, InvalidQuery, RankerUnavailable
 from retrieval.index.filters import matches
-from retrieval.index.port import Candidate, cosines
+from retrieval.index.port import Candidate
+from retrieval.index.ranking import cosines
 from retrieval.ranker.features import feature_matrix
 from retrieval.search.candidates import encode_interactions, fetch_items, retrieve_candidates, retrieve_other_list
 from retrieval.search.context import SearchContext

@@ -9,7 +9,7 @@ from recording_server import recording_server
 from lambdas.index_setup.handler import handler
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidSettings
-from retrieval.index.opensearch.opening import open_store
+from retrieval.index.opensearch.store import open_store
 
 ROLE = "arn:aws:iam::111111111111:role/query"
 PERMISSIONS = {"cluster_permissions": ["cluster_composite_ops_ro"], "index_permissions": []}

@@ -36,7 +36,7 @@ from retrieval.errors import IndexUnavailable
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
-from retrieval.index.opensearch import opening as opensearch_client
+from retrieval.index.opensearch import store as opensearch_client
 from retrieval.index.port import Filter
 from retrieval.ranker import sagemaker_ranker as sagemaker
 from retrieval.ranker.features import FEATURES

@@ -1,8 +1,8 @@
-"""Which family for how many items in how much memory: byte formulas, and effort and time from a measured table.
+"""Choice of an index type for a number of items and a memory: byte formulas, and effort and time from a measured table.
 
-calibration.json beside this file was made by the command that it names. At each of its sizes the effort and the time of the wanted
-recall are read between the points that were measured. From size to size both grow as powers of the items, fitted, and kept within
-what the algorithms can do, since few sizes on a busy machine show noise; beyond the measured sizes that is an estimate, and marked.
+calibration.json beside this file names the command that made it. At each of its sizes, effort and time at the target recall are
+interpolated between measured points. Between sizes both grow as fitted powers of the items, within the limits of the algorithms,
+because few sizes on a busy machine show noise. Beyond the measured sizes the result is an estimate, and marked.
 """
 
 import json
@@ -14,26 +14,26 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.config.index_spec import FAMILIES, IndexSpec
+from retrieval.config.index_spec import INDEX_TYPES, IndexSpec
 from retrieval.errors import InvalidInput
 
 CALIBRATION = Path(__file__).with_name("calibration.json")
-HEADROOM = 0.9  # of the memory; the rest is the process's own, and what the system needs
-LEAST_MISSED = 1e-4  # what is missed by less than this, 100 queries do not show
-LEAST_WAY = -1.0  # how far below the least effort that was measured the line is followed, in steps between two points
+HEADROOM = 0.9  # of the memory; the process itself and the system need the rest
+MIN_MISS = 1e-4  # a smaller miss rate is not visible with 100 queries
+MIN_FRACTION = -1.0  # extrapolation below the lowest measured effort, in steps between two points
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Least and most power of the items with which something grows at equal recall."""
+    """Lowest and highest power of the items with which a cost grows at equal recall."""
 
-    effort: tuple[float, float]
+    search_effort: tuple[float, float]
     p50: tuple[float, float]
     build: tuple[float, float]
 
 
-# Lists are as many as the root of the items and as long; a graph's beam meets a logarithm of them (Malkov and Yashunin)
+# Number and length of lists grow with the root of the items; a graph search visits a logarithm of them (Malkov and Yashunin)
 GROWTH: Mapping[str | None, Growth] = {
     None: Growth((0, 0), (1, 1), (0.5, 1)),
     "nprobe": Growth((0, 0.5), (0.5, 1), (1, 1.5)),
@@ -43,15 +43,15 @@ GROWTH: Mapping[str | None, Growth] = {
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One index at one effort, as it was measured.
+    """The measurement of one index at one effort.
 
     Attributes:
-        spec: with its effort; lists left open.
-        items: vectors in it.
-        dimensions: of them.
+        spec: with its effort; the number of lists may be open.
+        items: number of vectors.
+        dimensions: length of the vectors.
         recall: @50.
         p50_ms: of single queries on one thread.
-        build_s: processor time of two threads, by two.
+        build_s: processor time of two threads, divided by two.
     """
 
     spec: str
@@ -68,8 +68,8 @@ class Calibration:
 
     Attributes:
         made_by: the command.
-        data: what the vectors were, and the machine.
-        measured: rows of any families and sizes.
+        data: description of the vectors and the machine.
+        measured: rows of any index types and sizes.
     """
 
     made_by: str
@@ -78,7 +78,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path = CALIBRATION) -> "Calibration":
-        """Read what save() wrote.
+        """Read a calibration file.
 
         Raises:
             InvalidInput: no such file, or not a calibration.
@@ -99,20 +99,20 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What is expected of one family.
+    """The expected costs of one index type.
 
     Attributes:
-        family: see IndexSpec.
-        spec: with the effort that the recall is expected to take; to be tuned on the vectors themselves.
+        family: the index type, see IndexSpec.
+        spec: with the expected effort for the recall; to be tuned on the vectors themselves.
         memory_bytes: of the index.
-        disk_bytes: of its files, full vectors to score from included.
+        disk_bytes: of its files, with full vectors for rescoring.
         recall: @50, expected at that effort.
         p50_ms: expected of single queries on one thread, all of the index in memory.
         build_hours: expected with two threads.
-        estimated: whether these lie beyond the sizes that were measured.
-        fits: whether it is within the memory.
-        reaches: whether its recall is enough.
-        why_not: what speaks against it; empty for what could be chosen.
+        estimated: True beyond the measured sizes.
+        fits: True if it is within the memory.
+        reaches: True if its recall is enough.
+        why_not: reasons against it; empty if it could be chosen.
     """
 
     family: str
@@ -129,37 +129,37 @@ class Advice:
 
 
 def advise(calibration: Calibration, items: int, dimensions: int, memory_bytes: int, recall: float) -> list[Advice]:
-    """All families that were measured, best first: those that could be chosen by their time, then the others.
+    """Rate all measured index types: suitable ones by their time, then the others.
 
     Args:
-        calibration: what was measured.
-        items: vectors, > 0.
-        dimensions: of them.
-        memory_bytes: that the index and its process may take.
-        recall: wanted @50, in (0, 1].
+        calibration: the measurements.
+        items: number of vectors, > 0.
+        dimensions: length of the vectors.
+        memory_bytes: limit for the index and its process.
+        recall: target @50, in (0, 1].
     """
-    lines: dict[str, list[Measured]] = {}
+    rows: dict[str, list[Measured]] = {}
     for row in calibration.measured:
-        lines.setdefault(IndexSpec.parse(row.spec).family, []).append(row)
-    found = [_expected(lines[family], items, dimensions, memory_bytes, recall) for family in FAMILIES if family in lines]
-    return sorted(found, key=lambda advice: (bool(advice.why_not), not advice.fits, advice.p50_ms))
+        rows.setdefault(IndexSpec.parse(row.spec).index_type, []).append(row)
+    advices = [_expect(rows[kind], items, dimensions, memory_bytes, recall) for kind in INDEX_TYPES if kind in rows]
+    return sorted(advices, key=lambda advice: (bool(advice.why_not), not advice.fits, advice.p50_ms))
 
 
 def shards_needed(advices: Sequence[Advice], memory_bytes: int) -> int:
-    """How many machines of this memory the smallest index of enough recall would need; 0 if none has enough recall."""
+    """Return how many machines of this memory the smallest index with enough recall needs; 0 if no index has enough recall."""
     enough = [advice.memory_bytes for advice in advices if advice.reaches]
     return math.ceil(min(enough) / (HEADROOM * memory_bytes)) if enough else 0
 
 
 def parse_bytes(text: str) -> int:
-    """16GB, 512MB, 1.5TiB as bytes.
+    """Read 16GB, 512MB or 1.5TiB as bytes.
 
     Raises:
         InvalidInput: not a number with such a unit.
     """
-    found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([A-Z]+)", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([A-Z]+)", text.strip(), re.IGNORECASE)
     try:
-        size = int(float(found[1]) * UNITS[found[2].upper()]) if found else 0
+        size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
     except (KeyError, ValueError):
         size = 0
     if size <= 0:
@@ -168,7 +168,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_items(text: str) -> int:
-    """50e6, 50000000 or 50_000_000 as a number.
+    """Read 50e6, 50000000 or 50_000_000 as a number.
 
     Raises:
         InvalidInput: not a whole number above 0.
@@ -182,27 +182,27 @@ def parse_items(text: str) -> int:
     return int(number)
 
 
-def _expected(rows: Sequence[Measured], items: int, dimensions: int, memory_bytes: int, recall: float) -> Advice:
-    """What is expected of the family that all rows are of."""
+def _expect(rows: Sequence[Measured], items: int, dimensions: int, memory_bytes: int, recall: float) -> Advice:
+    """Return the expected costs of the index type of all rows."""
     sizes = {size: [row for row in rows if row.items == size] for size in sorted({row.items for row in rows})}
     at_recall = {size: _at_recall(of_size, recall) for size, of_size in sizes.items()}
     reaches = all(at_recall.values())
     best = {size: max(of_size, key=lambda row: row.recall) for size, of_size in sizes.items()}
     points = {size: at_recall[size] or (_effort(best[size]), best[size].p50_ms) for size in sizes}
-    kind, longer = IndexSpec.parse(rows[0].spec).effort, dimensions / rows[0].dimensions
-    grown = GROWTH[kind]
-    effort = _grown([(size, point[0]) for size, point in points.items()], items, *grown.effort) if kind else 0
-    p50_ms = _grown([(size, point[1]) for size, point in points.items()], items, *grown.p50) * longer
-    build_s = _grown([(size, best[size].build_s) for size in sizes], items, *grown.build) * longer
+    parameter, length_ratio = IndexSpec.parse(rows[0].spec).search_effort, dimensions / rows[0].dimensions
+    growth = GROWTH[parameter]
+    effort = _extrapolate([(size, point[0]) for size, point in points.items()], items, *growth.search_effort) if parameter else 0
+    p50_ms = _extrapolate([(size, point[1]) for size, point in points.items()], items, *growth.p50) * length_ratio
+    build_s = _extrapolate([(size, best[size].build_s) for size in sizes], items, *growth.build) * length_ratio
     spec = _fit(IndexSpec.parse(rows[0].spec), rows[0].dimensions, dimensions).sized(items).at(max(math.ceil(effort), 1))
-    reached = min(row.recall for row in best.values())
-    expected = recall if reaches and kind else reached
+    highest = min(row.recall for row in best.values())
+    expected = recall if reaches and parameter else highest
     needed = spec.index_bytes(items, dimensions)
     fits = needed <= HEADROOM * memory_bytes
     against = [] if fits else [f"needs {needed / 1e9:,.1f} GB of the {HEADROOM * memory_bytes / 1e9:,.1f} that may be used"]
-    against += [] if reaches else [f"recall {reached:.3f} at most, with what was measured"]
+    against += [] if reaches else [f"recall {highest:.3f} at most, with what was measured"]
     return Advice(
-        spec.family,
+        spec.index_type,
         str(spec),
         needed,
         spec.disk_bytes(items, dimensions),
@@ -217,8 +217,8 @@ def _expected(rows: Sequence[Measured], items: int, dimensions: int, memory_byte
 
 
 def _fit(spec: IndexSpec, measured: int, dimensions: int) -> IndexSpec:
-    """The same for vectors of another length: product codes grow with them, as long as the parts stay equal."""
-    if "pq" not in spec.family:
+    """Return the spec for vectors of another length: product codes grow in proportion if their parts stay equal."""
+    if "pq" not in spec.index_type:
         return spec
     parts = max(1, round(spec.pq_m * dimensions / measured))
     return replace(spec, pq_m=parts if dimensions % parts == 0 else math.gcd(parts, dimensions))
@@ -226,35 +226,35 @@ def _fit(spec: IndexSpec, measured: int, dimensions: int) -> IndexSpec:
 
 def _effort(row: Measured) -> float:
     spec = IndexSpec.parse(row.spec)
-    return float(getattr(spec, spec.effort)) if spec.effort else 1.0
+    return float(getattr(spec, spec.search_effort)) if spec.search_effort else 1.0
 
 
 def _at_recall(rows: Sequence[Measured], recall: float) -> tuple[float, float] | None:
-    """(effort, p50) of a recall at one size, on the line between the points around it; None where none reaches it.
+    """Return (effort, p50) of a recall at one size, interpolated between the points around it; None if no point reaches it.
 
-    What is missed falls as a power of the effort, so the line is one of logarithms.
+    The miss rate falls as a power of the effort, so the interpolation is logarithmic.
     """
     ordered = sorted(rows, key=_effort)
-    first = next((place for place, row in enumerate(ordered) if row.recall >= recall), None)
+    first = next((position for position, row in enumerate(ordered) if row.recall >= recall), None)
     if first is None:
         return None
     if len(ordered) == 1:
         return _effort(ordered[0]), ordered[0].p50_ms
     low, high = ordered[max(first - 1, 0)], ordered[max(first, 1)]
-    missed = [math.log(max(1 - row.recall, LEAST_MISSED)) for row in (low, high)]
-    wanted = math.log(max(1 - recall, LEAST_MISSED))
-    way = (wanted - missed[0]) / (missed[1] - missed[0]) if missed[1] < missed[0] else 0.0
-    way = min(max(way, LEAST_WAY), 1.0)
+    misses = [math.log(max(1 - row.recall, MIN_MISS)) for row in (low, high)]
+    target = math.log(max(1 - recall, MIN_MISS))
+    fraction = (target - misses[0]) / (misses[1] - misses[0]) if misses[1] < misses[0] else 0.0
+    fraction = min(max(fraction, MIN_FRACTION), 1.0)
 
-    def between(one: float, other: float) -> float:
-        return math.exp(math.log(one) + way * (math.log(other) - math.log(one)))
+    def interpolate(one: float, other: float) -> float:
+        return math.exp(math.log(one) + fraction * (math.log(other) - math.log(one)))
 
-    return between(_effort(low), _effort(high)), between(low.p50_ms, high.p50_ms)
+    return interpolate(_effort(low), _effort(high)), interpolate(low.p50_ms, high.p50_ms)
 
 
-def _grown(pairs: Sequence[tuple[int, float]], items: int, least: float, most: float) -> float:
-    """A measured value at another size: from the nearest measured one by the fitted power, within bounds."""
+def _extrapolate(pairs: Sequence[tuple[int, float]], items: int, lowest: float, highest: float) -> float:
+    """Extrapolate a measured value to another size from the nearest one, by the fitted power within bounds."""
     sizes, values = [math.log(size) for size, _ in pairs], [math.log(max(value, 1e-3)) for _, value in pairs]
-    slope = float(np.polyfit(sizes, values, 1)[0]) if len(pairs) > 1 else (least + most) / 2
-    nearest = min(range(len(pairs)), key=lambda place: abs(sizes[place] - math.log(items)))
-    return math.exp(values[nearest] + min(max(slope, least), most) * (math.log(items) - sizes[nearest]))
+    slope = float(np.polyfit(sizes, values, 1)[0]) if len(pairs) > 1 else (lowest + highest) / 2
+    nearest = min(range(len(pairs)), key=lambda position: abs(sizes[position] - math.log(items)))
+    return math.exp(values[nearest] + min(max(slope, lowest), highest) * (math.log(items) - sizes[nearest]))

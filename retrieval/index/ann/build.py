@@ -1,7 +1,14 @@
-"""Any IndexSpec built from vectors that come in batches: laid down, sampled, trained, added, written."""
+"""A read-only index in a folder of its own, built from vectors that come in batches.
+
+folder/
+    index.faiss     FAISS's own format
+    vectors.f32     (N, D) float32 to score candidates from; only for index types that do not hold the full vectors
+    index.json      written last: the spec, the shape, sizes and checksum of the files
+
+The files are mapped read-only, so processes share them and an index may be larger than memory.
+"""
 
 import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,35 +16,22 @@ from typing import Any
 import faiss
 import numpy as np
 
-from retrieval.config.index_spec import POINTS_PER_CENTROID, IndexSpec
+from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Vector
-from retrieval.errors import InvalidInput
-from retrieval.files import crc32_of, replace_file
-from retrieval.index.ann.families import CARD_FILE, INDEX_FILE, VECTORS_FILE, AnnIndex, mapped_vectors
-from retrieval.index.ann.whole_vectors import WholeVectors
+from retrieval.errors import IndexUnavailable, InvalidInput
+from retrieval.files import crc32_of, replace_file, shortage
+from retrieval.index.ann.faiss_factory import train_faiss_index
+from retrieval.index.ann.full_vectors import FullVectors, map_vectors
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.progress import Progress, ignore_progress
 
-ROWS_A_STEP = 10_000  # added between two steps of a progress bar
-SAMPLE_SEED = 7
-OPQ_ROUNDS, OPQ_SAMPLE = 5, 10_000  # of turning and coding in turns; FAISS's 50 rounds of 65,536 vectors take minutes
-FACTORY = {  # np: without the polysemous codes that nothing here reads, and that take minutes
-    "flat": "Flat",
-    "fp16": "SQfp16",
-    "sq8": "SQ8",
-    "pq": "PQ{pq_m}x{pq_bits}np",
-    "ivf": "IVF{nlist},Flat",
-    "ivf_sq8": "IVF{nlist},SQ8",
-    "ivf_pq": "IVF{nlist},PQ{pq_m}x{pq_bits}np",
-    "opq_ivf_pq": "OPQ{pq_m},IVF{nlist},PQ{pq_m}x{pq_bits}np",
-    "hnsw": "HNSW{m},Flat",
-    "hnsw_sq8": "HNSW{m},SQ8",
-}
+INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"
+STEP_ROWS = 10_000  # added between two steps of a progress bar
 
-logger = logging.getLogger(__name__)
 _faiss: Any = faiss  # its type stubs know the C++ signatures alone
 
 
-def build(
+def build_index(
     spec: IndexSpec,
     batches: Iterable[Vector],
     dimensions: int,
@@ -47,14 +41,14 @@ def build(
 ) -> AnnIndex:
     """Build an index of vectors that come in batches, and open it from its files.
 
-    The batches are laid down in a file first, so that the training sample is drawn from all of them and memory holds no more
-    than the sample and the index.
+    The batches are written to a file first, so the training sample comes from all of them and memory holds only the sample and
+    the index.
 
     Args:
-        spec: lists that it leaves open are numbered by the vectors.
+        spec: an open number of lists is chosen by the number of vectors.
         batches: (n, dimensions) float32 of unit length each; together at least one vector.
         dimensions: length of the vectors.
-        folder: made if it is not there; an index that lies there is replaced.
+        folder: created if missing; an index in it is replaced.
         progress: called with (vectors added, vectors).
 
     Raises:
@@ -63,25 +57,56 @@ def build(
     """
     spec.check_fit(dimensions)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD_FILE).unlink(missing_ok=True)  # what it vouches for is about to change
-    items = _lay_down(batches, dimensions, folder / VECTORS_FILE)
+    (folder / CARD_FILE).unlink(missing_ok=True)  # its files are about to change
+    items = _write_vectors(batches, dimensions, folder / VECTORS_FILE)
     sized = spec.sized(items)
-    vectors = mapped_vectors(folder / VECTORS_FILE, (items, dimensions))
-    index = trained(sized, vectors)
-    for start in range(0, items, ROWS_A_STEP):
-        index.add(np.ascontiguousarray(vectors[start : start + ROWS_A_STEP]))
-        progress(min(start + ROWS_A_STEP, items), items)
+    vectors = map_vectors(folder / VECTORS_FILE, (items, dimensions))
+    index = train_faiss_index(sized, vectors)
+    for start in range(0, items, STEP_ROWS):
+        index.add(np.ascontiguousarray(vectors[start : start + STEP_ROWS]))
+        progress(min(start + STEP_ROWS, items), items)
     faiss.write_index(index, str(folder / INDEX_FILE))
     del index, vectors
     if sized.stores_vectors:
         (folder / VECTORS_FILE).unlink()
-    card = {"spec": str(sized), "items": items, "dimensions": dimensions, **_measures(folder)}
+    sizes = {path.name: path.stat().st_size for path in (folder / INDEX_FILE, folder / VECTORS_FILE) if path.is_file()}
+    checks = {"bytes": sizes, "crc32": crc32_of(folder / INDEX_FILE)}
+    card = {"spec": str(sized), "items": items, "dimensions": dimensions, **checks}
     replace_file(folder / CARD_FILE, json.dumps(card, indent=2) + "\n")
-    return AnnIndex.open(folder, check=False)
+    return open_index(folder, check=False)
 
 
-def _lay_down(batches: Iterable[Vector], dimensions: int, path: Path) -> int:
-    """Write all vectors, one after the other; how many they are."""
+def open_index(folder: Path, *, mapped: bool = True, check: bool = True) -> AnnIndex:
+    """Open the index in a folder, read-only.
+
+    Args:
+        folder: written by build_index().
+        mapped: True leaves the index on the disk, where searches read what they need; False reads it into memory.
+        check: True reads the index file once to compare its checksum.
+
+    Raises:
+        IndexUnavailable: a file is missing, of another size or damaged; the message says which.
+    """
+    try:
+        card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        spec, shape = IndexSpec.parse(card["spec"]), (int(card["items"]), int(card["dimensions"]))
+        for name, size in card["bytes"].items():
+            if (actual := (folder / name).stat().st_size) != size:
+                raise ValueError(f"{name} has {actual} bytes, not {size}")
+        if check and crc32_of(folder / INDEX_FILE) != card["crc32"]:
+            raise ValueError(f"the checksum of {INDEX_FILE} does not hold")
+        index = _faiss.read_index(str(folder / INDEX_FILE), _faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+        if (index.ntotal, index.d) != shape:
+            raise ValueError(f"{INDEX_FILE} holds {index.ntotal} vectors of {index.d} numbers, not {shape}")
+        full = None if spec.stores_vectors else FullVectors(shape[1], folder, map_vectors(folder / VECTORS_FILE, shape))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, InvalidInput) as error:
+        message = shortage(folder, error) or f"the vector index in {folder} cannot be opened ({error}); build it again"
+        raise IndexUnavailable(message) from error
+    return AnnIndex.wrap(index, spec, full)
+
+
+def _write_vectors(batches: Iterable[Vector], dimensions: int, path: Path) -> int:
+    """Write all vectors, one after the other; return their number."""
     items = 0
     with path.open("wb") as file:
         for batch in batches:
@@ -92,54 +117,3 @@ def _lay_down(batches: Iterable[Vector], dimensions: int, path: Path) -> int:
     if not items:
         raise InvalidInput("there is no vector to build an index of")
     return items
-
-
-def trained(spec: IndexSpec, vectors: Vector | WholeVectors) -> Any:
-    """An empty index of FAISS of the spec, its lists numbered, trained on a random sample of (N, D) vectors."""
-    items, dimensions = vectors.shape
-    # cut vectors are compared by distance, for their axes start at the mean; whole ones by what is their cosine
-    metric = faiss.METRIC_L2 if spec.pca else faiss.METRIC_INNER_PRODUCT
-    described = FACTORY[spec.family].format(nlist=spec.nlist, m=spec.m, pq_m=spec.pq_m, pq_bits=spec.pq_bits)
-    index: Any = _faiss.index_factory(dimensions, f"PCA{spec.pca},{described}" if spec.pca else described, metric)
-    inner = _faiss.downcast_index(index.index) if spec.pca or spec.family == "opq_ivf_pq" else _faiss.downcast_index(index)
-    if spec.family == "opq_ivf_pq":
-        turn = _faiss.downcast_VectorTransform(index.chain.at(0))
-        turn.niter, turn.max_train_points = OPQ_ROUNDS, OPQ_SAMPLE
-    if hasattr(inner, "pq"):
-        inner.pq.cp.max_points_per_centroid = POINTS_PER_CENTROID
-    if hasattr(inner, "hnsw"):
-        inner.hnsw.efConstruction = spec.ef_construction
-    if hasattr(inner, "nlist"):
-        inner.cp.spherical = not spec.pca  # centroids of unit length, else the long ones would draw all vectors
-    sample = spec.training_sample(items)
-    if sample:
-        rows = np.sort(np.random.default_rng(SAMPLE_SEED).choice(items, sample, replace=False))
-        drawn = np.ascontiguousarray(vectors[rows])
-        index = _trained_on_gpu(index, drawn) if _has_gpu(spec) else _trained_here(index, drawn)
-    return index
-
-
-def _trained_here(index: Any, sample: Vector) -> Any:
-    index.train(sample)
-    return index
-
-
-def _has_gpu(spec: IndexSpec) -> bool:
-    """Whether faiss was built for GPUs, one is there, and the family's k-means gains from it."""
-    return spec.effort == "nprobe" and getattr(faiss, "get_num_gpus", lambda: 0)() > 0
-
-
-def _trained_on_gpu(index: Any, sample: Vector) -> Any:
-    """Train where the k-means is quick and bring the index back; vectors are added and searched here all the same."""
-    try:
-        there = _faiss.index_cpu_to_all_gpus(index)
-        there.train(sample)
-        return _faiss.index_gpu_to_cpu(there)
-    except RuntimeError as error:  # codes that the GPU's kernels do not know
-        logger.warning("the index is trained without a GPU (%s)", error)
-        return _trained_here(index, sample)
-
-
-def _measures(folder: Path) -> dict[str, Any]:
-    sizes = {path.name: path.stat().st_size for path in (folder / INDEX_FILE, folder / VECTORS_FILE) if path.is_file()}
-    return {"bytes": sizes, "crc32": crc32_of(folder / INDEX_FILE)}

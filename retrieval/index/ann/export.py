@@ -1,9 +1,9 @@
-"""A release as the plain files that other tools read: vectors, ids, and a FAISS index over them.
+"""Export of a release as plain files for other tools: vectors, ids, and a FAISS index over them.
 
 product_embeddings.npy       (N, D) float32 of unit length
 product_ids.npy              (N,) text, the id of each row
 product_id_to_index.json     id -> row
-product_index.faiss          over the rows in their order; inner product, which is the cosine
+product_index.faiss          over the rows in their order; inner product, equal to the cosine
 export.json                  written last: which release and tower, and the sha256 of the files
 """
 
@@ -23,7 +23,7 @@ from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import check_part, load_release
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replacing, sha256_of
-from retrieval.index.ann.build import trained
+from retrieval.index.ann.faiss_factory import train_faiss_index
 from retrieval.progress import Progress, ignore_progress
 
 EMBEDDINGS_FILE = "product_embeddings.npy"
@@ -31,19 +31,19 @@ IDS_FILE = "product_ids.npy"
 ROWS_FILE = "product_id_to_index.json"
 INDEX_FILE = "product_index.faiss"
 EXPORT_FILE = "export.json"
-BLOCK_ROWS = 10_000  # vectors between two steps of the progress bar
+STEP_ROWS = 10_000  # vectors between two steps of the progress bar
 
 
 @dataclass(frozen=True)
 class Export:
-    """What `export.json` says.
+    """The content of `export.json`.
 
     Attributes:
-        release_id: which release the files were made of.
-        tower_id: whose vectors they are; queries must be encoded with the same tower.
-        lots: rows, ended auctions included: whoever searches the files has to leave those out.
+        release_id: the exported release.
+        tower_id: the tower of the vectors; queries must be encoded with the same tower.
+        lots: rows, ended auctions included; a search over the files must leave those out.
         dimensions: length of a row.
-        spec: of the FAISS index, its lists numbered.
+        spec: of the FAISS index, with the number of its lists.
         files: name -> sha256.
     """
 
@@ -63,22 +63,22 @@ def export_release(
     on_read: Progress = ignore_progress,
     on_built: Progress = ignore_progress,
 ) -> Export:
-    """Write a release as plain files. All of its vectors are held in memory, twice while the index is built.
+    """Write a release as plain files; memory holds all of its vectors, twice while the index is built.
 
     Args:
         release: `embeddings/<release_id>`.
-        folder: made if it is not there; files of an older export are replaced, each in one step.
-        spec: any family; one that is trained needs lots enough for it (IndexSpec.least_to_train).
+        folder: created if missing; files of an older export are replaced, each in one step.
+        spec: of any index type; training needs enough items (IndexSpec.min_to_train).
         on_read: called with (entries read, entries).
         on_built: called with (rows in the index, rows).
 
     Returns:
-        What was written; rows are in the order in which the lots come in the release, a lot that comes twice in the place of
-        the first with the vector of its newest version, as an index keeps it.
+        The export. Rows have the order of the items in the release. An item that comes twice has the place of the first and the
+        vector of its newest version, as in an index.
 
     Raises:
-        ReleaseError: the release is unfinished, damaged or without a lot.
-        InvalidInput: the parameters do not suit the vectors, or the lots are too few.
+        ReleaseError: the release is unfinished, damaged or has no item.
+        InvalidInput: the parameters do not suit the vectors, or there are too few items.
         OSError: the folder cannot be written.
     """
     manifest = load_release(release)
@@ -88,12 +88,12 @@ def export_release(
     sized = spec.sized(len(item_ids))
     _check(sized, vectors)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / EXPORT_FILE).unlink(missing_ok=True)  # what it vouches for is about to change
+    (folder / EXPORT_FILE).unlink(missing_ok=True)  # its files are about to change
     writers: dict[str, Callable[[Path], None]] = {
         EMBEDDINGS_FILE: lambda path: _save_array(path, vectors),
-        IDS_FILE: lambda path: _save_array(path, np.array(item_ids)),  # of text, not of objects: read without pickle
+        IDS_FILE: lambda path: _save_array(path, np.array(item_ids)),  # an array of text, not of objects: readable without pickle
         ROWS_FILE: lambda path: _save_json(path, {item_id: row for row, item_id in enumerate(item_ids)}),
-        INDEX_FILE: lambda path: faiss.write_index(_built(vectors, sized, on_built), str(path)),
+        INDEX_FILE: lambda path: faiss.write_index(_build(vectors, sized, on_built), str(path)),
     }
     files = {name: _write(folder / name, write) for name, write in writers.items()}
     export = Export(manifest.release_id, manifest.tower_id, len(item_ids), manifest.dimensions, str(sized), files)
@@ -102,12 +102,12 @@ def export_release(
 
 
 def _rows(release: Path, progress: Progress) -> tuple[list[str], Vector]:
-    """The ids (N) and vectors (N, D) of the lots that a release leaves in an index."""
+    """Return the ids (N) and vectors (N, D) of the items that an index of the release would hold."""
     manifest = load_release(release)
     vectors = np.empty((manifest.items_embedded, manifest.dimensions), dtype=np.float32)
     rows: dict[str, int] = {}
     versions: dict[str, int] = {}
-    gone: set[str] = set()
+    deleted: set[str] = set()
     read = 0
     for part in manifest.parts:
         check_part(part, release / part.name)
@@ -118,12 +118,12 @@ def _rows(release: Path, progress: Progress) -> tuple[list[str], Vector]:
                 continue
             versions[entry.item_id] = entry.version
             if isinstance(entry, Deletion):
-                gone.add(entry.item_id)
+                deleted.add(entry.item_id)
                 continue
-            gone.discard(entry.item_id)
+            deleted.discard(entry.item_id)
             vectors[rows.setdefault(entry.item_id, len(rows))] = entry.vector
-    kept = [item_id for item_id in rows if item_id not in gone]
-    return kept, vectors[: len(rows)] if not gone else vectors[[rows[item_id] for item_id in kept]]
+    remaining = [item_id for item_id in rows if item_id not in deleted]
+    return remaining, vectors[: len(rows)] if not deleted else vectors[[rows[item_id] for item_id in remaining]]
 
 
 def _check(spec: IndexSpec, vectors: Vector) -> None:
@@ -132,16 +132,16 @@ def _check(spec: IndexSpec, vectors: Vector) -> None:
         raise InvalidInput(f"{len(vectors)} lots cannot train {spec}, which takes {spec.min_to_train()}; choose hnsw or flat")
 
 
-def _built(vectors: Vector, spec: IndexSpec, progress: Progress) -> Any:
-    index = trained(spec, vectors)
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        index.add(vectors[start : start + BLOCK_ROWS])
+def _build(vectors: Vector, spec: IndexSpec, progress: Progress) -> Any:
+    index = train_faiss_index(spec, vectors)
+    for start in range(0, len(vectors), STEP_ROWS):
+        index.add(vectors[start : start + STEP_ROWS])
         progress(index.ntotal, len(vectors))
     return index
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> str:
-    """Write a file in one step; its sha256."""
+    """Write a file in one step; return its sha256."""
     with replacing(path) as partial:
         write(partial)
         return sha256_of(partial)

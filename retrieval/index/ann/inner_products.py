@@ -1,6 +1,6 @@
-"""Cosines of a query with many vectors by FAISS's own loops, which read them where they lie: mapped files, at any address.
+"""Inner products of a query with many vectors by FAISS's own loops, which read mapped files in place, at any address.
 
-numpy copies rows that it gathers, and the whole of an array whose address is odd, as that of vectors in FAISS's mapped files is.
+numpy would copy rows that it gathers. It would copy all of an array at an odd address, such as vectors in FAISS's mapped files.
 """
 
 from typing import Any
@@ -14,28 +14,28 @@ from retrieval.contracts.documents import Vector
 _faiss: Any = faiss  # its type stubs leave these functions out
 
 
-def inner_products(vectors: Vector, query: Vector, slots: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-    """The inner products of some vectors with a query, on one thread.
+def inner_products(vectors: Vector, query: Vector, vector_ids: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """Return the inner products of some vectors with a query, on one thread.
 
     Args:
         vectors: (N, D) float32, C-contiguous.
         query: (D,) float32.
-        slots: (n,) which vectors, each below N; None for all of them.
+        vector_ids: (n,), each below N; None for all.
 
     Returns:
-        (n,) float32, in the order of the slots.
+        (n,) float32, in the order of the ids.
     """
     dimensions, pointer = vectors.shape[1], _faiss.swig_ptr
-    asked = np.ascontiguousarray(query, dtype=np.float32)
-    if slots is None:
-        every = np.empty(len(vectors), dtype=np.float32)
+    query_row = np.ascontiguousarray(query, dtype=np.float32)
+    if vector_ids is None:
+        products = np.empty(len(vectors), dtype=np.float32)
         if len(vectors):
-            _faiss.fvec_inner_products_ny(pointer(every), pointer(asked), pointer(vectors), dimensions, len(vectors))
-        return every
-    chosen = np.ascontiguousarray(slots, dtype=np.int64)
-    some = np.empty(len(chosen), dtype=np.float32)
-    if len(chosen):
+            _faiss.fvec_inner_products_ny(pointer(products), pointer(query_row), pointer(vectors), dimensions, len(vectors))
+        return products
+    rows = np.ascontiguousarray(vector_ids, dtype=np.int64)
+    products = np.empty(len(rows), dtype=np.float32)
+    if len(rows):
         _faiss.fvec_inner_products_by_idx(
-            pointer(some), pointer(asked), pointer(vectors), pointer(chosen), dimensions, 1, len(chosen)
+            pointer(products), pointer(query_row), pointer(vectors), pointer(rows), dimensions, 1, len(rows)
         )
-    return some
+    return products

@@ -1,4 +1,4 @@
-"""How much of the exact answer an index finds, and the least effort that finds as much as is wanted."""
+"""Recall of an index against the exact answer, and the least effort that reaches a target recall."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -8,24 +8,24 @@ from numpy.typing import NDArray
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Vector
-from retrieval.index.ann.families import AnnIndex
+from retrieval.index.ann.vector_index import AnnIndex
 
-BLOCK_ROWS = 50_000  # vectors that all queries are compared with at a time
-SAME_COSINE = 1e-5  # vectors nearer to the cut than rounding can tell apart are as good as those of the exact answer
+BLOCK_ROWS = 50_000  # vectors compared with all queries at a time
+SAME_COSINE = 1e-5  # vectors within the rounding error of the cut count as part of the exact answer
 RESCORES = (1, 2, 4, 8, 16, 32)
-MOST_EFFORT = 4_096
+MAX_EF_SEARCH = 4_096
 
 Cut = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What tune() chose.
+    """The result of tune().
 
     Attributes:
         spec: with its search parameters set.
-        recall: on the queries that chose, in [0, 1].
-        reached: whether that is as much as was wanted.
+        recall: on the tuning queries, in [0, 1].
+        reached: True if that is at least the target.
     """
 
     spec: IndexSpec
@@ -34,7 +34,7 @@ class Tuned:
 
 
 def exact_cut(vectors: Vector, queries: Vector, k: int) -> Cut:
-    """The cosine of the k-th nearest vector of each query, by comparing with all of them.
+    """Return the cosine of the k-th nearest vector of each query, by comparing with all vectors.
 
     Args:
         vectors: (N, D) of unit length; may be mapped from a file.
@@ -46,76 +46,72 @@ def exact_cut(vectors: Vector, queries: Vector, k: int) -> Cut:
     """
     best = np.full((len(queries), k), -np.inf, dtype=np.float32)
     for block in _blocks(vectors):
-        together = np.concatenate([best, queries @ block.T], axis=1)  # (Q, k + rows)
-        best = np.partition(together, -k, axis=1)[:, -k:]
+        candidates = np.concatenate([best, queries @ block.T], axis=1)  # (Q, k + rows)
+        best = np.partition(candidates, -k, axis=1)[:, -k:]
     cut: Cut = best.min(axis=1).astype(np.float64)
     return cut
 
 
 def recall_of(cosines: NDArray[np.float64], cut: float, k: int) -> float:
-    """Share of the k nearest that an answer holds; vectors as near as the k-th count, whichever they are."""
+    """Return the share of the k nearest in an answer; all vectors as near as the k-th count."""
     return min(int(np.count_nonzero(cosines >= cut - SAME_COSINE)), k) / k
 
 
 def mean_recall(index: AnnIndex, queries: Vector, cut: Cut, k: int, spec: IndexSpec | None = None) -> float:
-    """recall@k over queries, whose exact_cut() is given."""
-    found = [recall_of(index.search(query, k, spec=spec).cosines, limit, k) for query, limit in zip(queries, cut, strict=True)]
-    return float(np.mean(found))
+    """Return the mean recall@k over queries; `cut` is their exact_cut()."""
+    recalls = [recall_of(index.search(query, k, spec=spec).cosines, limit, k) for query, limit in zip(queries, cut, strict=True)]
+    return float(np.mean(recalls))
 
 
-def tune(index: AnnIndex, queries: Vector, cut: Cut, k: int, wanted: float) -> Tuned:
-    """The search parameters of least effort whose recall on a sample of queries is as wanted.
+def tune(index: AnnIndex, queries: Vector, cut: Cut, k: int, target: float) -> Tuned:
+    """Find the search parameters of least effort whose recall on sample queries reaches a target.
 
-    Recall grows with either parameter, so each is found by doubling and halving: first the fewest candidates to score again with
-    all effort, then the least effort with so many.
+    Recall grows with either parameter, so doubling and halving finds each: first the fewest candidates to score again at full
+    effort, then the least effort with so many.
 
     Args:
-        index: any family.
-        queries: (Q, D) that nothing else is measured on.
+        index: of any index type.
+        queries: (Q, D) that no other measurement uses.
         cut: (Q,) their exact_cut() at k.
-        k: how many lots a search asks for.
-        wanted: recall@k, in (0, 1].
+        k: > 0.
+        target: recall@k, in (0, 1].
 
     Returns:
-        The parameters; those of most recall where none reaches what is wanted.
+        The parameters; those of highest recall if none reaches the target.
     """
 
-    def measured(spec: IndexSpec) -> float:
+    def measure(spec: IndexSpec) -> float:
         return mean_recall(index, queries, cut, k, spec)
 
-    base, effort = index.spec, index.spec.effort
-    most = base.at(_most_effort(base))
-    spec, recall = most, 0.0
+    base, effort = index.spec, index.spec.search_effort
+    highest = base.at(base.nlist if effort == "nprobe" else MAX_EF_SEARCH)
+    spec, recall = highest, 0.0
     for rescore in (base.rescore,) if base.stores_vectors else RESCORES:
-        spec = replace(most, rescore=rescore)
-        recall = measured(spec)
-        if recall >= wanted:
+        spec = replace(highest, rescore=rescore)
+        recall = measure(spec)
+        if recall >= target:
             break
-    if recall < wanted or effort is None:
-        return Tuned(spec, recall, recall >= wanted)
-    least = k * spec.candidates if effort == "ef_search" else 1  # a beam is never narrower than what it must bring
-    return _least_effort(spec, effort, least, measured, wanted, recall)
+    if recall < target or effort is None:
+        return Tuned(spec, recall, recall >= target)
+    lowest = k * spec.candidates if effort == "ef_search" else 1  # ef_search is at least the number of results
+    return _lowest_effort(spec, effort, lowest, measure, target, recall)
 
 
-def _least_effort(
-    spec: IndexSpec, effort: str, least: int, measured: Callable[[IndexSpec], float], wanted: float, recall: float
+def _lowest_effort(
+    spec: IndexSpec, effort: str, lowest: int, measure: Callable[[IndexSpec], float], target: float, recall: float
 ) -> Tuned:
-    """Double from the least until it is enough, then halve the way between, to within an eighth."""
-    enough, best, small, trial = getattr(spec, effort), recall, 0, least
-    while enough - small > max(1, enough // 8) and trial < enough:
-        tried = measured(spec.at(trial))
-        if tried >= wanted:
-            enough, best = trial, tried
-            if trial == least:
+    """Double the lowest effort until it is enough, then bisect to within an eighth."""
+    enough, best, too_low, trial = getattr(spec, effort), recall, 0, lowest
+    while enough - too_low > max(1, enough // 8) and trial < enough:
+        trial_recall = measure(spec.at(trial))
+        if trial_recall >= target:
+            enough, best = trial, trial_recall
+            if trial == lowest:
                 break
         else:
-            small = trial
-        trial = min(2 * small, (small + enough) // 2)
+            too_low = trial
+        trial = min(2 * too_low, (too_low + enough) // 2)
     return Tuned(spec.at(enough), best, True)
-
-
-def _most_effort(spec: IndexSpec) -> int:
-    return spec.nlist if spec.effort == "nprobe" else MOST_EFFORT
 
 
 def _blocks(vectors: Vector) -> Iterator[Vector]:

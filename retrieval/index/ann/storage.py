@@ -1,4 +1,4 @@
-"""A file of vectors that an embedded index maps: what FAISS wrote and more, positions, and a footer that vouches for all."""
+"""The vector file of an embedded index: FAISS's own format and more, row ids, and a footer with a checksum of all."""
 
 import os
 from collections.abc import Mapping
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from retrieval.files import BLOCK_BYTES, crc32_of, seal_json, unseal_json
 
 _faiss: Any = faiss  # its type stubs leave out readers by callback
-Positions = NDArray[np.int64]
+RowIds = NDArray[np.int64]
 
 FOOTER_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """The end of the file.
+    """The end of the file; the attributes are the names that it is stored with.
 
     Attributes:
-        database_id: the database that the positions are of.
-        slots: vectors.
-        payload: bytes before the footer; the last of them are the positions.
+        database_id: the database of the row ids.
+        slots: number of vectors.
+        payload: bytes before the footer; the last of them are the row ids.
         crc32: of the payload.
-        told: what a kind of index says beside.
+        told: meta data of the index type.
     """
 
     database_id: str
@@ -37,28 +37,28 @@ class Footer:
     told: Mapping[str, Any] = field(default_factory=dict)
 
 
-def seal(path: Path, positions: Positions, database_id: str, told: Mapping[str, Any] | None = None) -> Footer:
-    """Append positions and a footer to a file.
+def seal(path: Path, row_ids: RowIds, database_id: str, meta: Mapping[str, Any] | None = None) -> Footer:
+    """Append row ids and a footer to a file.
 
     Args:
         path: as FAISS wrote it.
-        positions: (N,) where each slot's lot stands in the database.
-        database_id: the database that the positions are of.
-        told: what load() must know beside.
+        row_ids: (N,) the database row of each vector id.
+        database_id: the database of the row ids.
+        meta: further values that loading needs.
     """
     with path.open("r+b") as file:
         file.seek(0, os.SEEK_END)
-        file.write(positions.astype("<i8").tobytes())
+        file.write(row_ids.astype("<i8").tobytes())
         file.flush()
         payload = file.tell()
-        footer = Footer(database_id, len(positions), payload, crc32_of(path, payload), told or {})
-        encoded = seal_json(asdict(footer)).encode()
-        file.write(encoded + len(encoded).to_bytes(FOOTER_LENGTH_BYTES, "little"))
+        footer = Footer(database_id, len(row_ids), payload, crc32_of(path, payload), meta or {})
+        text = seal_json(asdict(footer)).encode()
+        file.write(text + len(text).to_bytes(FOOTER_LENGTH_BYTES, "little"))
     return footer
 
 
-def checked(path: Path, database_id: str) -> Footer:
-    """The footer of a file, which is read whole for its checksum.
+def read_footer(path: Path, database_id: str) -> Footer:
+    """Return the footer of a file, which is read to its end to compare the checksum.
 
     Raises:
         OSError: no such file.
@@ -72,26 +72,26 @@ def checked(path: Path, database_id: str) -> Footer:
     return footer
 
 
-def positions_in(path: Path, footer: Footer) -> Positions:
-    """(N,) where each slot's lot stands in the database; to be asked last.
+def read_row_ids(path: Path, footer: Footer) -> RowIds:
+    """Return (N,) the database row of each vector id; call it last, because it checks that the file is still the same.
 
     Raises:
         OSError: the file is gone.
-        ValueError: it is not the file any more that the footer is of.
+        ValueError: the file was replaced since its footer was read.
     """
     if _footer(path) != footer:
         raise ValueError("it was replaced while it was read")
     with path.open("rb") as file:
         file.seek(footer.payload - 8 * footer.slots)
-        positions = np.frombuffer(file.read(8 * footer.slots), dtype="<i8").astype(np.int64)
-    return positions
+        row_ids = np.frombuffer(file.read(8 * footer.slots), dtype="<i8").astype(np.int64)
+    return row_ids
 
 
 class MappedIndex:
-    """FAISS's index in a file, mapped; the file stays open, for its name may go to a newer one.
+    """A FAISS index mapped from a file; the file stays open, because a newer one may take its name.
 
     Args:
-        path: FAISS's own format at its beginning.
+        path: begins with FAISS's own format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,7 +99,7 @@ class MappedIndex:
         self._file: BinaryIO = path.open("rb")
 
     def copy(self) -> Any:
-        """The same in memory: FAISS ends the process that changes a mapped index."""
+        """Return the same index in memory, because FAISS aborts the process if a mapped index is modified."""
         self._file.seek(0)
         return _faiss.read_index(_faiss.PyCallbackIOReader(self._file.read, BLOCK_BYTES))
 

@@ -12,13 +12,14 @@ from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.embedded.database import NO_COMMIT, CommitSeq, ItemDatabase, damaged
 from retrieval.index.embedded.follower import enough_memory
 from retrieval.index.embedded.keywords import KeywordFollower
-from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.title_terms import TitleFollower, corrections
 from retrieval.index.embedded.top_k import Hit, Ranking, top_k, top_k_field, top_k_keyword, top_k_vectors
 from retrieval.index.embedded.vectors import VectorFollower, VectorView
 from retrieval.index.fusion import Fusion, fuse
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.port import Candidate, Filter, TopField, cosines_with, scores_of, with_ranks
+from retrieval.index.port import Candidate, Filter, TopField
+from retrieval.index.ranking import add_ranks, cosines_with, scores_of
 from retrieval.index.validation import batches, entry_chars
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 from retrieval.text.stemming import shares_stem
@@ -37,7 +38,7 @@ class EmbeddedIndex:
 
     Args:
         folder: of create(); its name is the index's name.
-        exact_below: up to so many items that pass a filter are compared one by one (see HnswGraph.nearest); 0 never does.
+        exact_below: up to so many items that pass a filter are compared one by one (see AnnIndex.nearest); 0 never does.
         spec: of the vector index, any index type; None for the graph of the hyperparameters.
         tuning: boosts of keyword searches, and the fusion of hybrid ones.
 
@@ -143,12 +144,12 @@ class EmbeddedIndex:
         """Return the items whose vectors have the highest cosine with `vector`; exact=True compares with all that match."""
         self._check_vector(vector)
         results = self._answer(lambda: self._rank_vectors(vector, k, filters, exact))
-        return with_ranks(results, semantic=results)
+        return add_ranks(results, semantic=results)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """Return the items whose text has the highest BM25 score for `text` under its boosts; none without a common word."""
         results = self._answer(lambda: self._rank_keywords(text, k, filters))
-        return with_ranks(results, keyword=results)
+        return add_ranks(results, keyword=results)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """Return the k best of semantic() and keyword(), fused as the request says, else as tuned."""
@@ -163,7 +164,7 @@ class EmbeddedIndex:
             return [Hit(row_ids[item_id], item_id, score) for item_id, score in best]
 
         results = self._answer(rank)
-        return with_ranks(results, semantic=lists[1], keyword=lists[0])
+        return add_ranks(results, semantic=lists[1], keyword=lists[0])
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """Return the items with the most bids, or those listed last; none without such a number."""

@@ -149,7 +149,7 @@ class KeywordFollower(Follower[KeywordView]):
     def __init__(self, database: ItemDatabase, folder: Path, boosts: FieldBoosts, language: str, live_rows: LiveRows) -> None:
         super().__init__(database, f"words of {folder.name}", f"{folder.name} keeps its words in main and delta as they are")
         self._folder, self._language, self._live_rows = folder, language, live_rows
-        self._boosts = {TEXT_FIELD: 1.0, **boosts.given}
+        self._boosts = {TEXT_FIELD: 1.0, **boosts.nonzero}
 
     def _open(self) -> KeywordView:
         """Return the newest usable files, else an empty view."""

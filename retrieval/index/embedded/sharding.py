@@ -28,7 +28,8 @@ from retrieval.index.embedded.index import ENTRIES_PER_COMMIT, EmbeddedIndex
 from retrieval.index.embedded.title_terms import corrections
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.port import Candidate, Filter, TopField, fused_candidates, in_order, with_ranks
+from retrieval.index.port import Candidate, Filter, TopField
+from retrieval.index.ranking import add_ranks, fuse_candidates, sort_by_score
 from retrieval.index.validation import batches, entry_chars
 from retrieval.processes import end_with_parent
 
@@ -189,16 +190,16 @@ class ShardedIndex:
     def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
         """Return the items whose vectors have the highest cosine with `vector`; exact=True compares with all that match."""
         results = self._top_k("semantic", k, vector, k, filters, exact=exact)
-        return with_ranks(results, semantic=results)
+        return add_ranks(results, semantic=results)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """Return the items whose text has the highest BM25 score for `text` in their shard; none without a common word."""
         results = self._top_k("keyword", k, text, k, filters)
-        return with_ranks(results, keyword=results)
+        return add_ranks(results, keyword=results)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
         """Return the k best of semantic() and keyword(), fused as the request says, else as tuned."""
-        return fused_candidates(
+        return fuse_candidates(
             self.keyword(text, k, filters), self.semantic(vector, k, filters), fusion or self._tuning.fusion, max(k, 0)
         )
 
@@ -239,7 +240,7 @@ class ShardedIndex:
 
     def _top_k(self, method: str, k: int, *args: Any, **options: Any) -> list[Candidate]:
         """Return the k best results of all shards, by descending score, ties by item_id."""
-        return in_order(result for results in self._call_all(method, *args, **options) for result in results)[: max(k, 0)]
+        return sort_by_score(result for results in self._call_all(method, *args, **options) for result in results)[: max(k, 0)]
 
     def _call_all(self, method: str, *args: Any, **options: Any) -> list[Any]:
         return self._map(lambda shard, _: shard.call(method, *args, **options), self._shards)

@@ -11,12 +11,12 @@ import numpy as np
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.database import NO_COMMIT, ItemDatabase, ItemFields, ItemSnapshot, RowId
 from retrieval.index.embedded.filter_columns import DeletedItem, FilterColumns, RowIds
 from retrieval.index.embedded.follower import Follower
-from retrieval.index.embedded.main_and_delta import MainAndDelta
-from retrieval.index.embedded.main_index import load_main, new_main
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
+from retrieval.index.embedded.segments import SegmentedVectors
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ class VectorView:
 
     def __init__(self, database: ItemDatabase, spec: IndexSpec) -> None:
         self._database, self._spec = database, spec
-        self._path = database.path.with_name(f"{spec.family}.faiss")
-        self.vectors = MainAndDelta(new_main(spec, database.dimensions, self._path.parent))
+        self._path = database.path.with_name(f"{spec.index_type}.faiss")
+        self.vectors = SegmentedVectors(AnnIndex(database.dimensions, spec, self._path.parent))
         self.columns = FilterColumns()
         self.commit_seq = NO_COMMIT
         self.lock = ReadWriteLock()
@@ -86,12 +86,12 @@ class VectorView:
     @property
     def needs_rebuild(self) -> bool:
         """True if more than 30 % of the vectors are deleted, or there are many more than at training."""
-        return self.columns.deleted > MAX_DELETED_SHARE * len(self.columns) or self.vectors.main.outgrown
+        return self.columns.deleted > MAX_DELETED_SHARE * len(self.columns) or self.vectors.main.needs_retraining
 
     @property
     def merge_due(self) -> bool:
         """True if the buffer holds so many vectors that they should go into the main segment."""
-        return len(self.vectors.delta) > max(MIN_MERGE_ITEMS, MERGE_SHARE * len(self.vectors))
+        return len(self.vectors.buffer) > max(MIN_MERGE_ITEMS, MERGE_SHARE * len(self.vectors))
 
     def catch_up(self, snapshot: ItemSnapshot, checkpoint: Callable[[], None] = lambda: None) -> None:
         """Take what was committed since the last call into the buffer, in steps between which searches can run.
@@ -130,10 +130,10 @@ class VectorView:
             return
         self._saved = len(main)
         with self.lock.writing():
-            self.vectors.put(mapped, instead_of=main)
+            self.vectors.replace_main(mapped, expected=main)
 
     def _load(self, snapshot: ItemSnapshot) -> None:
-        main, row_ids = load_main(self._path, self._spec, self._database.dimensions, self._database.database_id)
+        main, row_ids = AnnIndex.load(self._path, self._database.dimensions, self._database.database_id, self._spec)
         last, start = int(row_ids[-1]) if len(row_ids) else 0, 0
         if last > snapshot.last_row_id():  # it was written just now, or the database has lost its last commits
             raise ValueError("it holds lots that the database does not")
@@ -142,7 +142,7 @@ class VectorView:
             self._append_columns(row_ids[start:end], items)
             start = end
         self._append_columns(row_ids[start:], [])
-        self.vectors, self._saved = MainAndDelta(main), len(main)
+        self.vectors, self._saved = SegmentedVectors(main), len(main)
 
     def _append_columns(self, row_ids: RowIds, items: Sequence[ItemFields]) -> None:
         """Give the next vector ids to the items of these rows; a row without an item is deleted."""
@@ -158,7 +158,7 @@ class VectorView:
         def after_step() -> None:
             checkpoint()
             if fresh:
-                self.vectors.absorb()
+                self.vectors.merge_in_place()
 
         self.catch_up(snapshot, after_step)
         if fresh:

@@ -1,4 +1,4 @@
-"""Writes to OpenSearch: bounded bulk requests, retried while the server is busy, every entry accounted for."""
+"""Writes to OpenSearch: bounded bulk requests, retried while the server is busy, with an outcome for every entry."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, bulk_lines, deletion_lines
 from retrieval.errors import IndexUnavailable
-from retrieval.index.opensearch.errors import opensearch_errors
+from retrieval.index.opensearch.client import opensearch_errors
 from retrieval.index.opensearch.mapping import DELETE_MEMORY
 from retrieval.index.port import utc_now
 from retrieval.index.validation import entry_fault
@@ -22,14 +22,14 @@ CHUNK_ENTRIES = 500
 CHUNK_BYTES = 4_000_000
 ATTEMPTS = 7
 FIRST_WAIT_S = 0.25
-LONGEST_WAIT_S = 15.0
+MAX_WAIT_S = 15.0
 FORGET_ATTEMPTS = 50
 FORGET_WAIT_S = 0.2
 BUSY = (429, 502, 503, 504)  # of a request, or of one entry within it
 
 
 class Outcome(Enum):
-    """What became of one entry."""
+    """The outcome of one entry."""
 
     INDEXED = "indexed"
     DELETED = "deleted"
@@ -38,7 +38,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """An entry as it is sent."""
+    """The bulk lines of an entry."""
 
     item_id: str
     text: str
@@ -46,24 +46,24 @@ class _Line:
 
 
 class _Busy(Exception):
-    """Some entries were not taken; they may be sent again."""
+    """The server refused some entries; they may be sent again."""
 
 
 class _Delivery:
-    """A chunk on its way: what is still to be sent, and what became of the rest."""
+    """The state of a chunk: pending entries, and outcomes of the others."""
 
     def __init__(self, lines: Sequence[_Line]) -> None:
         self.lines = lines
         self.pending = list(range(len(lines)))
-        self.outcomes: dict[int, Outcome | str] = {}  # place in the chunk -> what became of it, or why it was refused
+        self.outcomes: dict[int, Outcome | str] = {}  # place in the chunk -> outcome, or reason of a refusal
 
     @property
     def body(self) -> str:
-        """What is still to be sent."""
+        """The bulk lines of the pending entries."""
         return "".join(self.lines[place].text for place in self.pending)
 
     def report(self) -> UpsertReport:
-        """What became of all of them."""
+        """Return the outcomes of all entries."""
         ordered = [(self.lines[place].item_id, self.outcomes[place]) for place in sorted(self.outcomes)]
         indexed, deleted, stale = (
             tuple(item_id for item_id, outcome in ordered if outcome is one)
@@ -76,7 +76,7 @@ class _Delivery:
 class BulkWriter:
     """Writes entries to one index.
 
-    A request may safely be sent again: versions are external, so what was written before is written once more or is stale.
+    A repeated request is safe: versions are external, so an entry that was written before is written again or is stale.
     """
 
     def __init__(self, client: OpenSearch, index: str, dimensions: int, url: str, timeout_s: float) -> None:
@@ -91,18 +91,18 @@ class BulkWriter:
 
         Args:
             entries: read once.
-            overwrite: write an entry even where a newer version is stored.
+            overwrite: True writes an entry even over a newer stored version.
 
         Raises:
-            IndexUnavailable: the server is gone, or still busy after the last attempt. What was sent before stays written.
+            IndexUnavailable: the server is gone, or still busy after the last attempt. Earlier entries stay written.
         """
         report = UpsertReport()
         rejected: list[tuple[str, str]] = []
-        for chunk in _chunks(self._sound(entries, rejected)):
+        for chunk in _chunks(self._valid_lines(entries, rejected)):
             report += self._deliver(chunk, overwrite)
         return report + UpsertReport(rejected=tuple(rejected))
 
-    def _sound(self, entries: Iterable[IndexedItem | Deletion], rejected: list[tuple[str, str]]) -> Iterator[_Line]:
+    def _valid_lines(self, entries: Iterable[IndexedItem | Deletion], rejected: list[tuple[str, str]]) -> Iterator[_Line]:
         for entry in entries:
             fault = entry_fault(entry, self._dimensions)
             if fault is None:
@@ -125,7 +125,7 @@ class BulkWriter:
         attempts = Retrying(
             retry=retry_if_exception_type(_Busy),
             stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
+            wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=MAX_WAIT_S),
             reraise=True,
         )
         try:
@@ -137,9 +137,9 @@ class BulkWriter:
             ) from busy
 
     def _overwrite(self, delivery: _Delivery) -> None:
-        """Send the entries again that were stale, once the server has forgotten the newer versions.
+        """Send stale entries again after the server has forgotten the newer versions.
 
-        A server remembers the version of a delete for `gc_deletes`, by a clock that it reads a few times a second.
+        A server remembers the version of a delete for `gc_deletes`, measured by a clock with a resolution below a second.
         """
         last = {line.item_id: place for place, line in enumerate(delivery.lines)}
         stale = {item_id: place for item_id, place in last.items() if delivery.outcomes[place] is Outcome.STALE}
@@ -177,34 +177,34 @@ class BulkWriter:
                 if error.status_code in BUSY:
                     raise _Busy(f"status {error.status_code}") from error
                 raise
-        again: list[int] = []
+        pending: list[int] = []
         busy_ids: dict[str, str] = {}
         for place, result in zip(delivery.pending, answer["items"], strict=True):
-            (told,) = result.values()
+            (response,) = result.values()
             item_id = delivery.lines[place].item_id
-            if told["status"] in BUSY:
-                busy_ids[item_id] = _reason(told)
-            if item_id in busy_ids:  # with what comes after it for the same lot, so that the last one still wins
-                again.append(place)
+            if response["status"] in BUSY:
+                busy_ids[item_id] = _reason(response)
+            if item_id in busy_ids:  # with later entries of the same item, so that the last one still wins
+                pending.append(place)
             else:
-                delivery.outcomes[place] = self._outcome(delivery.lines[place].deletion, told)
-        delivery.pending = again
-        if again:
+                delivery.outcomes[place] = self._outcome(delivery.lines[place].deletion, response)
+        delivery.pending = pending
+        if pending:
             raise _Busy(next(iter(busy_ids.values())))
 
-    def _outcome(self, deletion: bool, told: dict[str, Any]) -> Outcome | str:
-        match told["status"]:
+    def _outcome(self, deletion: bool, response: dict[str, Any]) -> Outcome | str:
+        match response["status"]:
             case 409:
                 return Outcome.STALE
             case 200 | 201:
                 return Outcome.DELETED if deletion else Outcome.INDEXED
             case 400:
-                return _reason(told)
-        raise IndexUnavailable(f"OpenSearch at {self._url} does not write to {self._index}: {_reason(told)}")
+                return _reason(response)
+        raise IndexUnavailable(f"OpenSearch at {self._url} does not write to {self._index}: {_reason(response)}")
 
 
 def _chunks(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
-    """Cut into requests of at most CHUNK_ENTRIES entries and, unless one alone is longer, CHUNK_BYTES bytes."""
+    """Split into requests of at most CHUNK_ENTRIES entries and CHUNK_BYTES bytes; a longer entry has its own request."""
     chunk: list[_Line] = []
     size = 0
     for line in lines:
@@ -226,7 +226,7 @@ def _encoding_fault(text: str) -> str | None:
     return None
 
 
-def _reason(told: dict[str, Any]) -> str:
-    error = told.get("error") or {}
+def _reason(response: dict[str, Any]) -> str:
+    error = response.get("error") or {}
     cause = error.get("caused_by") or {}
-    return ": ".join(str(part) for part in (error.get("reason"), cause.get("reason")) if part) or f"status {told['status']}"
+    return ": ".join(str(part) for part in (error.get("reason"), cause.get("reason")) if part) or f"status {response['status']}"

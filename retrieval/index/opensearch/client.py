@@ -1,28 +1,29 @@
-"""The client of an OpenSearch server, or of the nodes of a cluster: what one node does not answer, the next is asked."""
+"""The client of an OpenSearch server or of the nodes of a cluster, with failover between nodes, and its errors."""
 
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import urllib3
 from opensearchpy import OpenSearch, Transport
 from opensearchpy.exceptions import ConnectionError as NoConnection
-from opensearchpy.exceptions import ConnectionTimeout
+from opensearchpy.exceptions import ConnectionTimeout, NotFoundError, RequestError, TransportError
 
-from retrieval.errors import InvalidInput
+from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 
-# One more try finds out that a kept connection was closed by the server; waiting longer is the caller's choice
-CONNECTION_RETRIES = 1
-DEAD_S = 5.0  # a node that did not answer is left alone for so long, then for twice as long each time
-LEAST_S = 0.01  # left of a request's time, for another node to be asked
+REMEDY = "start one with `gavel up`, or set OPENSEARCH_URL"
+CONNECTION_RETRIES = 1  # discovers that the server closed a pooled connection; waiting longer is the caller's choice
+DEAD_S = 5.0  # a node that did not answer is skipped for so long, then for twice as long each time
+MIN_RETRY_S = 0.01  # of a request's time, below which no other node is tried
 BETWEEN_URLS = re.compile(r",(?=\s*https?://)")  # a password may hold a comma
 
 
-class _Nodes(Transport):
-    """Asks another node when one cannot be reached, all within the time of one request.
+class FailoverTransport(Transport):
+    """Tries another node if one cannot be reached, all within the time of one request.
 
-    A node that takes too long is left alone, too, but the request is not put again: its time is up.
+    A node that takes too long is skipped afterwards, too, but the request is not repeated, because its time is over.
     """
 
     def perform_request(
@@ -35,40 +36,76 @@ class _Nodes(Transport):
         ignore: Collection[int] = (),
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        asked = dict(params or {})
-        seconds = float(asked.pop("request_timeout", None) or timeout or self.kwargs["timeout"])
-        ends, tries = time.monotonic() + seconds, 1 + max(CONNECTION_RETRIES, len(self.connection_pool.connections))
+        query = dict(params or {})
+        seconds = float(query.pop("request_timeout", None) or timeout or self.kwargs["timeout"])
+        end, tries = time.monotonic() + seconds, 1 + max(CONNECTION_RETRIES, len(self.connection_pool.connections))
         while True:
-            left, tries = max(ends - time.monotonic(), LEAST_S), tries - 1
-            limit: Any = urllib3.Timeout(connect=left / (tries + 1), read=left)
+            rest, tries = max(end - time.monotonic(), MIN_RETRY_S), tries - 1
+            limit: Any = urllib3.Timeout(connect=rest / (tries + 1), read=rest)
             try:
-                return super().perform_request(method, url, asked, body, limit, ignore, headers)
+                return super().perform_request(method, url, query, body, limit, ignore, headers)
             except ConnectionTimeout:
                 raise
             except NoConnection:
-                if not tries or ends - time.monotonic() < LEAST_S:
+                if not tries or end - time.monotonic() < MIN_RETRY_S:
                     raise
 
 
-def connect(urls: str, timeout_s: float, **how: Any) -> OpenSearch:
-    """A client that asks the nodes in turn and, when one is gone, another of them.
+def connect(urls: str, timeout_s: float, **options: Any) -> OpenSearch:
+    """Return a client that uses the nodes in turn and, if one is gone, another of them.
 
     Args:
         urls: of one node, or of several with commas between.
-        timeout_s: seconds until one request is given up; what takes too long is not asked again.
-        how: further arguments of the client, such as its credentials.
+        timeout_s: seconds until one request is given up; a timeout is not retried.
+        options: further arguments of the client, such as its credentials.
 
     Raises:
         InvalidInput: a URL cannot be read.
     """
     nodes = [url.strip(" ,") for url in BETWEEN_URLS.split(urls) if url.strip(" ,")]
-    # the transport's own tries take the whole time each; with none left it still leaves alone a node that does not answer
-    once = {"max_retries": 0, "retry_on_timeout": True, "retry_on_status": ()}
+    # the transport's own retries take the whole time each; without any, it still skips a node that does not answer
+    no_retries = {"max_retries": 0, "retry_on_timeout": True, "retry_on_status": ()}
     if not nodes:
         raise InvalidInput("the URL of OpenSearch names no node; write it like http://127.0.0.1:9200")
     try:
-        return OpenSearch(nodes, timeout=timeout_s, dead_timeout=DEAD_S, transport_class=_Nodes, **once, **how)
-    except ValueError:  # it may quote a password
+        return OpenSearch(nodes, timeout=timeout_s, dead_timeout=DEAD_S, transport_class=FailoverTransport, **no_retries, **options)
+    except ValueError:  # its text may contain a password
         raise InvalidInput(
             "the URL of OpenSearch cannot be read; write it like http://127.0.0.1:9200, several with commas between"
         ) from None
+
+
+@contextmanager
+def opensearch_errors(url: str) -> Iterator[None]:
+    """Convert errors of opensearch-py in the block into Gavel's own.
+
+    Args:
+        url: the server, for the message.
+
+    Raises:
+        IndexMissing: the server has no such index or alias.
+        InvalidInput: the server refuses the request as it stands.
+        IndexUnavailable: it cannot be reached, is too slow, or fails.
+    """
+    try:
+        yield
+    except NoConnection as error:
+        raise IndexUnavailable(f"OpenSearch at {url} does not answer ({error.error}); {REMEDY}") from error
+    except NotFoundError as error:
+        raise IndexMissing(f"OpenSearch at {url} has no such index ({_cause(error)}); build one with `gavel index`") from error
+    except RequestError as error:
+        raise InvalidInput(f"OpenSearch at {url} refuses the request: {_cause(error)}") from error
+    except TransportError as error:
+        raise IndexUnavailable(f"OpenSearch at {url} fails with status {error.status_code}: {_cause(error)}") from error
+
+
+def _cause(error: TransportError) -> str:
+    """Return the innermost reason that the server or the connection gives."""
+    info = error.info
+    if not isinstance(info, dict):
+        return str(info)
+    cause = info.get("error", info)
+    if not isinstance(cause, dict):
+        return str(error.error)
+    roots = cause.get("root_cause") or [cause]
+    return str(roots[0].get("reason") or cause.get("reason") or error.error)

@@ -1,7 +1,7 @@
-"""One index on OpenSearch: HNSW and BM25 on the server, the order of the answers as in every adapter.
+"""One index on OpenSearch: HNSW and BM25 on the server, with the order of answers of every adapter.
 
-Scores and ties are settled here, from what the server returns: its own scores are scaled and rounded, and it breaks ties
-by the place of a lot in a segment. So k + OVERFETCH hits are asked for, and semantic ones are scored again by cosine.
+This module computes scores and breaks ties, because the server scales and rounds its scores and breaks ties by the place of an item
+in a segment. So it fetches k + OVERFETCH hits, and scores semantic ones again by cosine.
 """
 
 import logging
@@ -21,7 +21,7 @@ from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.opensearch.bulk import BulkWriter
-from retrieval.index.opensearch.errors import opensearch_errors
+from retrieval.index.opensearch.client import opensearch_errors
 from retrieval.index.opensearch.mapping import EPOCH_MILLIS, fusion_pipeline
 from retrieval.index.opensearch.queries import (
     KEYWORD_QUERY,
@@ -36,37 +36,28 @@ from retrieval.index.opensearch.queries import (
     semantic_body,
     top_body,
 )
-from retrieval.index.opensearch.responses import ask_again, refreshed, whole_answer, whole_answers, whole_documents
-from retrieval.index.port import (
-    REBUILD,
-    Candidate,
-    Filter,
-    TopField,
-    fused_candidates,
-    in_order,
-    rank_by_cosine,
-    utc_now,
-    with_ranks,
-)
+from retrieval.index.opensearch.responses import check_answer, check_documents, check_refresh, check_searches, retry_read
+from retrieval.index.port import REBUILD, Candidate, Filter, TopField, utc_now
+from retrieval.index.ranking import add_ranks, fuse_candidates, rank_by_cosine, sort_by_score
 from retrieval.text.spelling import can_be_misspelt
 
 logger = logging.getLogger(__name__)
 
-WRITE_TIMEOUT_S = 120.0  # a bulk request waits for HNSW graphs to be built
+WRITE_TIMEOUT_S = 120.0  # a bulk request waits until HNSW graphs are built
 FETCH_CHUNK = 1_000
-DELETION_RETENTION = timedelta(days=30)  # twice as long as any queue keeps the message of a part
-LOTS = {"query": {"bool": {"must_not": {"exists": {"field": DELETED_FIELD}}}}}
-# Words are weighed by how many lots of all shards have them; a shard of its own would weigh them by its own lots, so that the
-# order hung on which lots lie together. An index of one shard is not asked twice: the server sees that there is no need.
-ALL_SHARDS_WORDS = "dfs_query_then_fetch"
+DELETION_RETENTION = timedelta(days=30)  # twice the retention of any queue
+ALL_ITEMS = {"query": {"bool": {"must_not": {"exists": {"field": DELETED_FIELD}}}}}
+# Word weights come from the items of all shards. With those of single shards, the order would depend on the distribution of
+# the items. For an index of one shard the server skips the extra phase.
+GLOBAL_WORD_WEIGHTS = "dfs_query_then_fetch"
 
 T = TypeVar("T")
-# A shard that fails must not pass for an answer with fewer hits
-WHOLE = {"allow_partial_search_results": "false"}
+# a failed shard must not look like an answer with fewer hits
+NO_PARTIAL_RESULTS = {"allow_partial_search_results": "false"}
 
 
 class OpenSearchIndex:
-    """One physical index on a server. Made by OpenSearchStore."""
+    """One physical index on a server; OpenSearchStore opens it."""
 
     def __init__(
         self,
@@ -101,7 +92,7 @@ class OpenSearchIndex:
 
     @property
     def tower_id(self) -> str:
-        """The tower whose vectors it holds."""
+        """The tower of its vectors."""
         return self._tower_id
 
     @property
@@ -110,27 +101,25 @@ class OpenSearchIndex:
         return self._dimensions
 
     def count(self, filters: Filter | None = None) -> int:
-        """Return the number of lots that a search can see, ended ones included; with a filter, of those that pass it."""
-        body = LOTS if filters is None else {"query": filter_query(filters)}
-        return int(
-            self._asked(lambda limits: whole_answer(self._client.count(index=self._name, body=body, params=limits)))["count"]
-        )
+        """Return the number of visible items, ended ones included; with filters, the number of items that match."""
+        body = ALL_ITEMS if filters is None else {"query": filter_query(filters)}
+        return int(self._read(lambda limits: check_answer(self._client.count(index=self._name, body=body, params=limits)))["count"])
 
     def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
-        """Write lots and carry out tombstones, in order, in requests of bounded size.
+        """Write items and apply deletions, in order, in requests of bounded size.
 
         Args:
             entries: read once, as they are sent.
-            overwrite: write an entry even where a newer version is stored; for a moment no search finds such a lot.
+            overwrite: True writes an entry even over a newer stored version; for a moment no search finds such an item.
 
         Returns:
-            What became of every entry.
+            The outcome of every entry.
 
         Raises:
-            IndexMissing: the index was dropped; it is not made anew without its mapping.
-            IndexUnavailable: the server does not answer, or stays too busy. It is safe to send all of it again.
+            IndexMissing: the index was dropped; it is not created again without its mapping.
+            IndexUnavailable: the server does not answer, or stays too busy. It is safe to send everything again.
         """
-        with opensearch_errors(self._url):  # one that an older version made does not know the field
+        with opensearch_errors(self._url):  # indices of older versions lack the field
             self._client.indices.put_mapping(index=self._name, body={"properties": {DELETED_FIELD: EPOCH_MILLIS}})
         report = self._writer.write(entries, overwrite=overwrite)
         if report.deleted:
@@ -139,88 +128,90 @@ class OpenSearchIndex:
 
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
-        self._asked(lambda limits: refreshed(self._client.indices.refresh(index=self._name, params=limits)), WRITE_TIMEOUT_S)
+        self._read(lambda limits: check_refresh(self._client.indices.refresh(index=self._name, params=limits)), WRITE_TIMEOUT_S)
 
     def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
-        """The lots whose vectors have the highest cosine with `vector`.
+        """Return the items with the highest cosine to `vector`.
 
         Args:
             vector: (dimensions,) float32.
-            k: how many, up to 10,000.
-            filters: which lots may come back.
-            exact: compare with every allowed lot instead of walking the HNSW graph.
+            k: up to 10,000.
+            filters: conditions on the items.
+            exact: True compares with every matching item instead of searching the HNSW graph.
         """
         self._check_vector(vector)
         if k < 1:
             return []
         body = exact_body(vector, k, filters) if exact else semantic_body(vector, k, filters)
-        found = rank_by_cosine(vector, self._candidates(self._hits(body)), k)
-        return with_ranks(found, semantic=found)
+        candidates = rank_by_cosine(vector, self._candidates(self._hits(body)), k)
+        return add_ranks(candidates, semantic=candidates)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
-        """The lots whose text has the highest BM25 score for `text` under its boosts; lots that share no word do not come."""
+        """Return the items with the highest tuned BM25 score for `text`; items that share no word are left out."""
         if k < 1:
             return []
         body = keyword_body(text, k, filters, self._tuning.boosts)
-        found = in_order(self._candidates(self._hits(body, search_type=ALL_SHARDS_WORDS)))[:k]
-        return with_ranks(found, keyword=found)
+        candidates = sort_by_score(self._candidates(self._hits(body, search_type=GLOBAL_WORD_WEIGHTS)))[:k]
+        return add_ranks(candidates, keyword=candidates)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
-        """The k best of semantic() and of keyword(), fused as the request or the tuning says; both lists come in one request.
+        """Fuse the k best of semantic() and of keyword(), by the request's fusion or the tuning; one request fetches both lists.
 
-        The server's own fusion ranks every shard for itself, has no weights in rrf, and breaks ties by place, so the hits'
-        cosines and BM25 scores are put in order and fused once more here; where none of this matters, that gives its order.
-        An index of several shards is not asked for its fusion, which loses lots when words are weighed over all shards.
+        The server's fusion ranks every shard separately, has no weights in rrf, and breaks ties by place. So this method sorts
+        the hits' cosines and BM25 scores and fuses them again; otherwise the order is the same. With several shards the
+        server does not fuse, because its fusion loses items if words are weighted over all shards.
         """
         fusion = fusion or self._tuning.fusion
         self._check_vector(vector)
         if k < 1:
             return []
         if self._shards > 1:
-            return fused_candidates(*self._both_lists(text, vector, k, filters), fusion, k)
+            return fuse_candidates(*self._both_lists(text, vector, k, filters), fusion, k)
         hits = self._hybrid_hits(hybrid_body(text, vector, k, filters, self._tuning.boosts), fusion)
-        found = {candidate.item_id: candidate for candidate in self._candidates(hits)}
-        semantic = rank_by_cosine(vector, found.values(), k)
-        scores = [(hit["_id"], score) for hit in hits if hit["_id"] in found and (score := _keyword_score(hit)) > 0]
-        scored = [replace(found[item_id], score=score) for item_id, score in scores]
-        keyword = in_order(scored)[:k]
-        return fused_candidates(keyword, semantic, fusion, k)
+        by_id = {candidate.item_id: candidate for candidate in self._candidates(hits)}
+        semantic = rank_by_cosine(vector, by_id.values(), k)
+        scores = [(hit["_id"], score) for hit in hits if hit["_id"] in by_id and (score := _keyword_score(hit)) > 0]
+        scored = [replace(by_id[item_id], score=score) for item_id, score in scores]
+        keyword = sort_by_score(scored)[:k]
+        return fuse_candidates(keyword, semantic, fusion, k)
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
-        """The lots with the most bids, or those listed last; lots that have no such number do not come."""
+        """Return the items with the highest value of a field; items without one are left out."""
         if k < 1:
             return []
-        found = self._candidates(self._hits(top_body(field, k, filters)))
-        return [replace(candidate, score=float(candidate.document[field])) for candidate in found]
+        candidates = self._candidates(self._hits(top_body(field, k, filters)))
+        return [replace(candidate, score=float(candidate.document[field])) for candidate in candidates]
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
-        """What words in lower case that no lot has were meant to be: word -> the nearest word of a title; in one request."""
+        """Correct words in lower case that no item has, in one request: word -> the nearest word of a title."""
         if not words:
             return {}
         answer = self._search(corrections_body(words))
-        known = answer["aggregations"][KNOWN_WORDS]["buckets"]
+        counts = answer["aggregations"][KNOWN_WORDS]["buckets"]
         nearest = {
             word: next((option["text"] for option in _options(answer, str(n)) if can_be_misspelt(option["text"])), None)
             for n, word in enumerate(words)
-            if not known[str(n)]["doc_count"]
+            if not counts[str(n)]["doc_count"]
         }
         return {word: near for word, near in nearest.items() if near is not None}
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
-        """The stored lots of these ids, in the order of the ids, score 0; unknown ids are left out, ended lots are not."""
-        found: list[Candidate] = []
+        """Return the stored items of these ids in their order, with score 0; unknown ids are left out, ended items are not."""
+        candidates: list[Candidate] = []
         for start in range(0, len(item_ids), FETCH_CHUNK):
             body = {"ids": list(item_ids[start : start + FETCH_CHUNK])}
             hits = (hit for hit in self._documents(body) if hit.get("found") and DELETED_FIELD not in hit["_source"])
-            found += self._candidates(hits)
-        return found
+            candidates += self._candidates(hits)
+        return candidates
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
-        """At most `count` stored (dimensions,) vectors of random lots that pass a filter; the same ones for the same seed."""
-        return [found.vector for found in self._candidates(self._hits(sample_body(count, filters, seed)))] if count > 0 else []
+        """Return at most `count` stored (dimensions,) vectors of random matching items; the same ones for the same seed."""
+        return (
+            [candidate.vector for candidate in self._candidates(self._hits(sample_body(count, filters, seed)))] if count > 0 else []
+        )
 
     def deletions(self) -> list[Deletion]:
-        """The lots that were withdrawn within DELETION_RETENTION and did not come back."""
+        """Return the deletions within DELETION_RETENTION of items that were not written again."""
         body = {"query": {"exists": {"field": DELETED_FIELD}}, "version": True, "_source": False}
         with opensearch_errors(self._url):
             hits = scan(
@@ -229,19 +220,19 @@ class OpenSearchIndex:
                 index=self._name,
                 size=FETCH_CHUNK,
                 scroll="1m",
-                clear_scroll=False,  # names no index: a role would need a permission on all; a scroll ends by itself
+                clear_scroll=False,  # clearing names no index, so a role would need a permission on all; a scroll expires anyway
                 request_timeout=WRITE_TIMEOUT_S,
             )
             return [Deletion(hit["_id"], hit["_version"]) for hit in hits]
 
     def within(self, seconds: float) -> "OpenSearchIndex":
-        """The same index on the same connections, whose searches and fetches are given up after so many seconds."""
+        """Return the same index on the same connections, with a time limit for searches and fetches."""
         limited = copy(self)
         limited._timeout_s = seconds
         return limited
 
     def damaged(self) -> int:
-        """Number of lots that searches of this process came upon and could not read."""
+        """Return the number of items that searches of this process could not read."""
         return len(self._damaged)
 
     def close(self) -> None:
@@ -249,55 +240,55 @@ class OpenSearchIndex:
         self._client.close()
 
     def _purge_deletions(self, before: datetime) -> None:
-        """Remove the documents of lots that were withdrawn before a moment: no event that is so old is still on its way."""
+        """Remove the records of deletions before a time, because no event of that age is still in a queue."""
         body = {"query": {"range": {DELETED_FIELD: {"lt": epoch_ms(before)}}}}
         params = {"conflicts": "proceed", "request_timeout": WRITE_TIMEOUT_S}
         try:
             with opensearch_errors(self._url):
                 self._client.delete_by_query(index=self._name, body=body, params=params)
-        except IndexUnavailable as error:  # what was written is written; the next deletion purges again
+        except IndexUnavailable as error:  # the writes are done; the next deletion purges again
             logger.warning("index %s keeps the records of old deletions: %s", self._name, error)
 
     def _hybrid_hits(self, body: dict[str, Any], fusion: Fusion) -> list[dict[str, Any]]:
-        """Hits of a hybrid query: reciprocal ranks by the pipeline of the alias, weights by one that the request brings along."""
-        named = {"include_named_queries_score": "true"}
+        """Return the hits of a hybrid query, by the alias's pipeline for rrf or by a pipeline in the request for weights."""
+        options = {"include_named_queries_score": "true"}
         if fusion.kind == "rrf":
-            return self._hits(body, search_pipeline=self._pipeline, **named)
-        return self._hits({**body, "search_pipeline": fusion_pipeline(fusion)}, **named)
+            return self._hits(body, search_pipeline=self._pipeline, **options)
+        return self._hits({**body, "search_pipeline": fusion_pipeline(fusion)}, **options)
 
     def _both_lists(self, text: str, vector: Vector, k: int, filters: Filter) -> tuple[list[Candidate], list[Candidate]]:
-        """The lists of keyword() and semantic(), asked for together."""
+        """Fetch the lists of keyword() and semantic() in one request."""
         bodies = [keyword_body(text, depth_of(k), filters, self._tuning.boosts), semantic_body(vector, k, filters)]
         lines = [
             line
-            for body, kind in zip(bodies, (ALL_SHARDS_WORDS, "query_then_fetch"), strict=True)
-            for line in ({"search_type": kind, **WHOLE}, body)
+            for body, kind in zip(bodies, (GLOBAL_WORD_WEIGHTS, "query_then_fetch"), strict=True)
+            for line in ({"search_type": kind, **NO_PARTIAL_RESULTS}, body)
         ]
-        answers = self._asked(lambda limits: whole_answers(self._client.msearch(index=self._name, body=lines, params=limits)))
+        answers = self._read(lambda limits: check_searches(self._client.msearch(index=self._name, body=lines, params=limits)))
         keyword, semantic = (list(self._candidates(answer["hits"]["hits"])) for answer in answers)
-        return in_order(keyword)[:k], rank_by_cosine(vector, semantic, k)
+        return sort_by_score(keyword)[:k], rank_by_cosine(vector, semantic, k)
 
     def _hits(self, body: Mapping[str, Any], **params: str) -> list[dict[str, Any]]:
         return list(self._search(body, **params)["hits"]["hits"])
 
     def _search(self, body: Mapping[str, Any], **params: str) -> dict[str, Any]:
-        def ask(limits: dict[str, Any]) -> dict[str, Any]:
-            return whole_answer(self._client.search(index=self._name, body=body, params={**WHOLE, **params, **limits}))
+        def send(limits: dict[str, Any]) -> dict[str, Any]:
+            return check_answer(self._client.search(index=self._name, body=body, params={**NO_PARTIAL_RESULTS, **params, **limits}))
 
-        return self._asked(ask)
+        return self._read(send)
 
     def _documents(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return self._asked(lambda limits: whole_documents(self._client.mget(index=self._name, body=body, params=limits)))
+        return self._read(lambda limits: check_documents(self._client.mget(index=self._name, body=body, params=limits)))
 
-    def _asked(self, ask: Callable[[dict[str, Any]], T], seconds: float | None = None) -> T:
-        """What the server answers within so many seconds, or the time that this index gives it; asked again when a node is lost."""
+    def _read(self, send: Callable[[dict[str, Any]], T], seconds: float | None = None) -> T:
+        """Send a read request within a time limit, by default that of this index; retry it if a node is lost."""
         seconds = seconds or self._timeout_s
         deadline = Deadline(seconds)
         with opensearch_errors(self._url):
-            return ask_again(lambda: ask({"request_timeout": deadline.limit(seconds)}))
+            return retry_read(lambda: send({"request_timeout": deadline.limit(seconds)}))
 
     def _candidates(self, hits: Iterable[Mapping[str, Any]]) -> Iterator[Candidate]:
-        """The lots of hits; one whose document or vector cannot be read is left out and logged once."""
+        """Yield the items of hits; unreadable documents and vectors are left out and logged once."""
         for hit in hits:
             try:
                 document = dict(hit["_source"])
@@ -317,11 +308,11 @@ class OpenSearchIndex:
 
 
 def _options(answer: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """The suggester's options for one word, best first; none where its analyzer made several words of it."""
+    """Return the suggester's options for one word, best first; none if its analyzer made several words of it."""
     tokens = answer["suggest"][name]
     return list(tokens[0]["options"]) if len(tokens) == 1 else []
 
 
 def _keyword_score(hit: Mapping[str, Any]) -> float:
-    """The BM25 score that a hit of the hybrid query had in the keyword list; 0 when it shares no word with the text."""
+    """Return the BM25 score of a hybrid hit in the keyword list; 0 if it shares no word with the text."""
     return float((hit.get("matched_queries") or {}).get(KEYWORD_QUERY, 0.0))

@@ -1,4 +1,4 @@
-"""Settings and mapping of an OpenSearch index, its analyzers, and the pipelines that fuse its lists."""
+"""Settings and mapping of an OpenSearch index, its analyzers, and its fusion pipelines."""
 
 from typing import Any, Literal
 
@@ -13,20 +13,20 @@ Engine = Literal["lucene", "faiss"]
 
 WORD_FIELDS = {"title": "title", "brand": "brand.words", "category": "category.words"}  # field of FieldBoosts -> its words
 
-SPELLING_FIELD = "title.spelling"  # the words of titles with their endings, from which misspelt ones are put right
+SPELLING_FIELD = "title.spelling"  # the words of titles with their endings, for corrections
 
 STEMMERS = {"en": "porter2", "de": "german", "fr": "french", "es": "spanish"}  # language of Latin letters -> stemmer of OpenSearch
 
-WORD_HEAD_CHARS = 8_000  # of a word that is indexed; Lucene refuses a lot with a word of more than 32,766 bytes
+WORD_HEAD_CHARS = 8_000  # of an indexed word; Lucene refuses an item with a word of more than 32,766 bytes
 
 EPOCH_MILLIS = {"type": "date", "format": "epoch_millis"}
 
-DELETE_MEMORY = "1d"  # how long a node remembers a delete that somebody else sends; in memory, so until it restarts
+DELETE_MEMORY = "1d"  # how long a node remembers a delete; only in memory, so at most until it restarts
 
-SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # of one shard, and of one lot; what takes longer goes to the slow log
+SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # of one shard, and of one item; slower ones go to the slow log
 
-# Ranks within a shard's list, not its scores, are what counts; the constant is OpenSearch's default in 2.19, where giving
-# another has no effect (opensearch-project/neural-search#1370)
+# It uses ranks within a shard's list, not scores. The constant is OpenSearch's default in 2.19, where another one
+# has no effect (opensearch-project/neural-search#1370)
 HYBRID_PIPELINE: dict[str, Any] = {
     "description": "Reciprocal rank fusion of the k-NN and BM25 lists",
     "phase_results_processors": [
@@ -36,7 +36,7 @@ HYBRID_PIPELINE: dict[str, Any] = {
 
 
 def fusion_pipeline(fusion: Fusion) -> dict[str, Any]:
-    """The search pipeline of one request, for a fusion of the sub-queries of hybrid_body(): k-NN, then keyword."""
+    """Return the search pipeline of a request that fuses the sub-queries of hybrid_body(): k-NN, then keyword."""
     if fusion.kind == "rrf":
         return HYBRID_PIPELINE
     keyword, semantic = fusion.shares
@@ -46,7 +46,7 @@ def fusion_pipeline(fusion: Fusion) -> dict[str, Any]:
 
 
 def pipeline_name(alias: str) -> str:
-    """Name of the search pipeline that hybrid queries of an alias pass through."""
+    """Return the name of the search pipeline for hybrid queries of an alias."""
     return f"{alias}-rrf"
 
 
@@ -59,22 +59,22 @@ def index_body(
     replicas: int = 0,
     language: str = DEFAULT_LANGUAGE,
 ) -> dict[str, Any]:
-    """Settings and mapping of the physical index.
+    """Return the settings and mapping of a physical index.
 
     Args:
-        tower_id: the one tower whose vectors the index may hold; kept in `_meta`.
+        tower_id: the only tower of its vectors; stored in `_meta`.
         dimensions: length of the vectors.
         engine: k-NN engine; HNSW in cosine space either way.
         shards: primary shards.
         replicas: copies of each shard.
-        language: by which words in Latin letters are stemmed, one of STEMMERS; words in Arabic letters are stemmed as Arabic.
+        language: of the stemmer for words in Latin letters, one of STEMMERS; words in Arabic letters are stemmed as Arabic.
     """
     return {
         "settings": _settings(shards, replicas, language, scoring_parameters()),
         "mappings": {
             "dynamic": False,
             "_meta": {"tower_id": tower_id, "dimensions": dimensions, "shards": shards, "analysis": ANALYSIS},
-            "properties": {VECTOR_FIELD: _vector_field(dimensions, engine), **_lot_fields()},
+            "properties": {VECTOR_FIELD: _vector_field(dimensions, engine), **_item_fields()},
         },
     }
 
@@ -82,24 +82,24 @@ def index_body(
 def template_body(
     alias: str, *, shards: int = 1, replicas: int = 0, language: str = DEFAULT_LANGUAGE, numbers: ScoringParameters | None = None
 ) -> dict[str, Any]:
-    """The index template of an alias: what an index is like that something else than create() makes.
+    """Return the index template of an alias, for indices that are not created by create().
 
-    Such an index has the fields of a lot but for the vector, whose length no template can know, and guesses none from what is
-    written to it; without a `_meta` it is never taken for the index of a tower.
+    Such an index has the fields of an item without the vector, because a template cannot know its length. It infers no fields
+    from documents. Without a `_meta` it never counts as the index of a tower.
 
     Args:
         alias: physical names begin with it.
         shards: primary shards.
         replicas: copies of each shard.
         language: as in index_body().
-        numbers: of BM25; None takes those of this process.
+        numbers: for BM25; None takes those of this process.
     """
     return {
         "index_patterns": [f"{alias}-*"],
         "priority": 100,
         "template": {
             "settings": _settings(shards, replicas, language, numbers or scoring_parameters()),
-            "mappings": {"dynamic": False, "properties": _lot_fields()},
+            "mappings": {"dynamic": False, "properties": _item_fields()},
         },
     }
 
@@ -109,7 +109,7 @@ def _settings(shards: int, replicas: int, language: str, numbers: ScoringParamet
         "search.slowlog.threshold.query.warn": SLOW_SEARCH,
         "search.slowlog.threshold.fetch.warn": SLOW_SEARCH,
         "indexing.slowlog.threshold.index.warn": SLOW_WRITE,
-        "indexing.slowlog.source": False,  # the lot's id is enough
+        "indexing.slowlog.source": False,  # the item's id is enough
     }
     return {
         "index": {
@@ -125,9 +125,9 @@ def _settings(shards: int, replicas: int, language: str, numbers: ScoringParamet
 
 
 def _analysis(language: str) -> dict[str, Any]:
-    """Return the analysis settings: of texts in NFC the same words, endings and lengths as text.words() and the embedded index.
+    """Return the analysis settings, with the same words and lengths for NFC texts as text.words() and the embedded index.
 
-    Each stemmer leaves the letters of the other's script alone.
+    Each stemmer ignores the letters of the other script.
     """
     cut = {"type": "custom", "tokenizer": "word", "char_filter": ["unseen", "arabic_letters"]}
     return {
@@ -163,8 +163,8 @@ def _vector_field(dimensions: int, engine: Engine) -> dict[str, Any]:
     return {"type": "knn_vector", "dimension": dimensions, "method": method}
 
 
-def _lot_fields() -> dict[str, Any]:
-    """The fields of document_of()."""
+def _item_fields() -> dict[str, Any]:
+    """Return the fields of document_of()."""
     text = {"type": "text", "analyzer": "item_text"}
     keyword = {"type": "keyword", "normalizer": "lowercase"}
     named = {**keyword, "fields": {"words": text}}

@@ -1,4 +1,4 @@
-"""The search bodies that OpenSearch is sent: k-NN, exact, keyword and hybrid, every one under the same filter."""
+"""Search bodies for OpenSearch: k-NN, exact, keyword and hybrid, all with the same filter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,43 +11,43 @@ from retrieval.index.opensearch.mapping import SPELLING_FIELD, WORD_FIELDS
 from retrieval.index.port import OVERFETCH, Filter, TopField
 from retrieval.text.spelling import MIN_LETTERS, max_edits
 
-DEFAULT_EF_SEARCH = 100  # where the hyperparameters leave it open
+DEFAULT_EF_SEARCH = 100  # if the scoring parameters leave it open
 MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query
-EXACT_OVERFETCH = 100  # candidates beyond k of an exact search, so that spread vectors do not keep one of the k best out
+EXACT_OVERFETCH = 100  # candidates beyond k of an exact search, so that rounded vectors do not exclude one of the k best
 NO_BOOSTS = FieldBoosts()
-KNOWN_WORDS = "known"  # the aggregation that counts lots by the words in doubt
-OPTIONS = 10  # for one word; the best of them that is a word is taken
-KEYWORD_QUERY = "keyword"  # under this name a hit of the hybrid query tells its BM25 score
+KNOWN_WORDS = "known"  # the aggregation that counts items for each word in doubt
+OPTIONS = 10  # for one word; the best that is a word is used
+KEYWORD_QUERY = "keyword"  # name under which a hit of the hybrid query reports its BM25 score
 
 
 def depth_of(k: int) -> int:
-    """How many hits to ask for, so that the k best are right after ties at the cut have been put in order."""
+    """Return how many hits to fetch, so that ties at the cut do not change the k best."""
     return min(k + OVERFETCH, MAX_RESULTS)
 
 
 def filter_query(filters: Filter) -> dict[str, Any]:
-    """The lots that may come back: auctions that have not ended, and what else is asked for."""
+    """Return the query of the matching items: auctions that have not ended, and the other conditions."""
     must: list[dict[str, Any]] = []
     for name, value in (("category", filters.category), ("brand", filters.brand)):
         if value is not None:
-            must.append({"term": {name: value}})  # both are lower-cased by the field's normalizer
+            must.append({"term": {name: value}})  # the field's normalizer lower-cases both
     price = {bound: value for bound, value in (("gte", filters.min_price), ("lte", filters.max_price)) if value is not None}
     if price:
         must.append({"range": {"current_price": price}})
     if filters.min_seller_rating is not None:
         must.append({"range": {"seller_rating": {"gte": filters.min_seller_rating}}})
-    ended = {"range": {"ends_at": {"lte": epoch_ms(filters.moment())}}}  # a lot without ends_at is in no range
+    ended = {"range": {"ends_at": {"lte": epoch_ms(filters.moment())}}}  # an item without ends_at is in no range
     return {"bool": {"filter": must, "must_not": [ended]}}
 
 
 def semantic_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
-    """Approximate nearest neighbours among the allowed lots, by HNSW."""
+    """Return the body for approximate nearest neighbours among the matching items, by HNSW."""
     depth = depth_of(k)
     return {"size": depth, "query": _knn_query(vector, depth, filters)}
 
 
 def exact_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
-    """Nearest neighbours by comparing with every allowed lot; scores are 1 + cosine, to about 3e-4, as vectors are spread."""
+    """Return the body for exact nearest neighbours; scores are 1 + cosine to about 3e-4, because vectors are rounded."""
     script = {
         "lang": "knn",
         "source": "knn_score",
@@ -58,14 +58,14 @@ def exact_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
 
 
 def keyword_body(text: str, k: int, filters: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
-    """Lots that share a word with the text, by BM25."""
+    """Return the body for items that share a word with the text, by BM25."""
     return {"size": min(k, MAX_RESULTS), "query": _match_query(text, filters, boosts), "sort": _best_first()}
 
 
 def hybrid_body(text: str, vector: Vector, k: int, filters: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
-    """Both lists in one request, each deep enough for k.
+    """Return the body for both lists in one request, each deep enough for k.
 
-    A sub-query's own k does not bound its list (HNSW answers with ef_search hits, BM25 with all); pagination_depth does.
+    A sub-query's own k does not limit its list (HNSW answers with ef_search hits, BM25 with all); pagination_depth does.
     """
     depth = depth_of(k)
     queries = [_knn_query(vector, depth, filters), _match_query(text, filters, boosts)]
@@ -73,24 +73,24 @@ def hybrid_body(text: str, vector: Vector, k: int, filters: Filter, boosts: Fiel
 
 
 def top_body(field: TopField, k: int, filters: Filter) -> dict[str, Any]:
-    """Lots by one of their numbers, the highest first; those that have it alone."""
+    """Return the body for items by a numeric field, the highest first; only items that have it."""
     query = {"bool": {"filter": [filter_query(filters), {"exists": {"field": field}}]}}
     return {"size": min(k, MAX_RESULTS), "query": query, "sort": [{field: "desc"}, {"item_id": "asc"}]}
 
 
 def sample_body(count: int, filters: Filter, seed: int) -> dict[str, Any]:
-    """Random lots; the order of a seed hangs on when each lot was written."""
+    """Return the body for random items; the order for a seed depends on the order of writes."""
     random = {"query": filter_query(filters), "random_score": {"seed": seed, "field": "_seq_no"}, "boost_mode": "replace"}
     return {"size": min(count, MAX_RESULTS), "query": {"function_score": random}}
 
 
 def corrections_body(words: Sequence[str]) -> dict[str, Any]:
-    """Which of the words some lot has, and what titles have near them; both under the number of the word."""
+    """Return the body that counts items with each word and suggests similar words of titles, by the number of the word."""
     fields = [TEXT_FIELD, WORD_FIELDS["brand"], WORD_FIELDS["category"]]
-    known = {str(n): {"multi_match": {"query": word, "fields": fields}} for n, word in enumerate(words)}
+    counts = {str(n): {"multi_match": {"query": word, "fields": fields}} for n, word in enumerate(words)}
     return {
         "size": 0,
-        "aggs": {KNOWN_WORDS: {"filters": {"filters": known}}},
+        "aggs": {KNOWN_WORDS: {"filters": {"filters": counts}}},
         "suggest": {str(n): {"text": word, "term": _term_suggester(word)} for n, word in enumerate(words)},
     }
 
@@ -107,7 +107,7 @@ def _knn_query(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
 
 
 def _match_query(text: str, filters: Filter, boosts: FieldBoosts) -> dict[str, Any]:
-    fields = [TEXT_FIELD, *(f"{WORD_FIELDS[name]}^{boost}" for name, boost in boosts.given.items())]
+    fields = [TEXT_FIELD, *(f"{WORD_FIELDS[name]}^{boost}" for name, boost in boosts.nonzero.items())]
     match = {"multi_match": {"query": text, "fields": fields, "type": "most_fields", "_name": KEYWORD_QUERY}}
     return {"bool": {"must": [match], "filter": [filter_query(filters)]}}
 

@@ -1,7 +1,7 @@
-"""Answers of a cluster: whole, or none. A shard that did not answer must not pass for one without such lots.
+"""Reject partial responses: a failed shard must not look like a shard without matches.
 
-A node that is lost between the two phases of a search, when it has named its hits but not sent them, fails that search: 500, with a
-node_disconnected_exception. A copy of its shards stands elsewhere, so the same question is asked once more.
+If a node is lost between the two phases of a search, after it reported its hits but before it sent them, the search fails with 500
+and a node_disconnected_exception. Other nodes hold copies of its shards, so one retry succeeds.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,45 +11,45 @@ from opensearchpy.exceptions import HTTP_EXCEPTIONS, TransportError
 
 T = TypeVar("T")
 ATTEMPTS = 2
-NODE_LOST = (500, 502, 503)  # statuses of what another copy may answer
+NODE_LOST = (500, 502, 503)  # statuses of requests that another copy may answer
 PARTIAL = 503
 
 
-def ask_again(ask: Callable[[], T]) -> T:
-    """What a question that changes nothing is answered with; it is put again when nodes were lost on the way.
+def retry_read(read: Callable[[], T]) -> T:
+    """Send a request that changes nothing, once more if a node was lost.
 
     Raises:
-        TransportError: it failed once more, or for another reason.
+        TransportError: it failed again, or for another reason.
     """
     for _ in range(1, ATTEMPTS):
         try:
-            return ask()
+            return read()
         except TransportError as error:
             if error.status_code not in NODE_LOST:
                 raise
-    return ask()
+    return read()
 
 
-def whole_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer to a search or a count; a count passes over shards that stand nowhere, and calls none of them failed.
+def check_answer(answer: dict[str, Any]) -> dict[str, Any]:
+    """Check the answer to a search or a count. A count skips unassigned shards without reporting a failure.
 
     Raises:
-        TransportError: not all shards gave theirs, or not in time.
+        TransportError: a shard did not answer, or not in time.
     """
     shards = answer["_shards"]
-    return _unless_lost(answer, max(shards["total"] - shards["successful"], int(answer.get("timed_out", False))))
+    return _require_shards(answer, max(shards["total"] - shards["successful"], int(answer.get("timed_out", False))))
 
 
-def refreshed(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer to a refresh; copies that stand nowhere need none.
+def check_refresh(answer: dict[str, Any]) -> dict[str, Any]:
+    """Check the answer to a refresh; unassigned copies need none.
 
     Raises:
-        TransportError: a copy did not become what was written.
+        TransportError: a copy was not refreshed.
     """
-    return _unless_lost(answer, answer["_shards"]["failed"])
+    return _require_shards(answer, answer["_shards"]["failed"])
 
 
-def _unless_lost(answer: dict[str, Any], lost: int) -> dict[str, Any]:
+def _require_shards(answer: dict[str, Any], lost: int) -> dict[str, Any]:
     if not lost:
         return answer
     shards = answer["_shards"]
@@ -57,22 +57,22 @@ def _unless_lost(answer: dict[str, Any], lost: int) -> dict[str, Any]:
     raise TransportError(PARTIAL, ": ".join([f"{lost} of {shards['total']} shards did not answer", *sorted(reasons)]), {})
 
 
-def whole_answers(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The answers to searches that were sent in one request.
+def check_searches(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Check the answers to searches that were sent in one request.
 
     Raises:
-        TransportError: one of them failed, or is not whole.
+        TransportError: one of them failed or is partial.
     """
     for each in answer["responses"]:
         _check(each)
-    return [whole_answer(each) for each in answer["responses"]]
+    return [check_answer(each) for each in answer["responses"]]
 
 
-def whole_documents(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The documents that were asked for by their ids, those that are not there among them.
+def check_documents(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Check the documents that were fetched by their ids, missing ones included.
 
     Raises:
-        TransportError: one could not be read; it is not known whether it is there.
+        TransportError: one could not be read, so it is unknown whether it exists.
     """
     for each in answer["docs"]:
         _check(each)
@@ -82,5 +82,5 @@ def whole_documents(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _check(part: Mapping[str, Any]) -> None:
     if "error" in part:
         kind = part["error"]["type"]
-        status = part.get("status", 404 if kind == "index_not_found_exception" else PARTIAL)  # documents come without one
+        status = part.get("status", 404 if kind == "index_not_found_exception" else PARTIAL)  # errors of documents have no status
         raise HTTP_EXCEPTIONS.get(status, TransportError)(status, kind, part)

@@ -5,15 +5,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from opensearchpy import OpenSearch
+from opensearchpy import OpenSearch, Urllib3AWSV4SignerAuth
 
-from retrieval.errors import IndexMissing, InvalidInput
+from retrieval.config.settings import Settings
+from retrieval.errors import IndexMissing, InvalidInput, InvalidSettings
 from retrieval.index.hybrid_tuning import Tuning, untuned
-from retrieval.index.opensearch.client import connect
-from retrieval.index.opensearch.errors import opensearch_errors
+from retrieval.index.opensearch.client import connect, opensearch_errors
 from retrieval.index.opensearch.index import OpenSearchIndex
 from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, Engine, index_body, pipeline_name
-from retrieval.index.opensearch.responses import ask_again
+from retrieval.index.opensearch.responses import retry_read
 from retrieval.index.port import index_name, utc_now
 from retrieval.text.analysis import ANALYSIS
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
@@ -21,23 +21,24 @@ from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 __all__ = ["OpenSearchIndex", "OpenSearchStore"]
 
 logger = logging.getLogger(__name__)
-logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of what comes back as an exception
+logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of errors that are raised anyway
 
 DEFAULT_TIMEOUT_S = 10.0
+SIGNING_NAME = "es"  # the name of Amazon OpenSearch Service in a signature
 
 
 class OpenSearchStore:
     """The physical indices of one alias on an OpenSearch server or cluster.
 
     Args:
-        server: URL such as "http://127.0.0.1:9200", URLs of several nodes with commas between, or a client of connect() that was
-            made with the credentials that the cluster asks for.
-        alias: name behind which the live index stands; physical names and the hybrid pipeline begin with it.
-        timeout_s: seconds until one question is given up; writes are given more.
-        engine: k-NN engine of the indices that create() makes.
-        shards: their primary shards.
+        server: URL such as "http://127.0.0.1:9200", URLs of several nodes with commas between, or a client of connect() with
+            the credentials that the cluster needs.
+        alias: name of the live index; physical names and the name of the hybrid pipeline begin with it.
+        timeout_s: of one search; writes have more.
+        engine: k-NN engine of new indices.
+        shards: primary shards of new indices.
         replicas: copies of each shard.
-        language: of words in Latin letters, in the indices that create() makes; a key of schema.STEMMERS.
+        language: of words in Latin letters in new indices; a key of mapping.STEMMERS.
         tuning: tower_id -> how an index of that tower is searched.
 
     Raises:
@@ -58,7 +59,7 @@ class OpenSearchStore:
     ) -> None:
         check_language(language)
         self._client = connect(server, timeout_s) if isinstance(server, str) else server
-        # As the client tells it: without the password that a URL may hold
+        # from the client, so without the password that a URL may contain
         self._url = ", ".join(str(connection.host) for connection in self._client.transport.connection_pool.connections)
         self._alias = alias
         self._timeout_s = timeout_s
@@ -67,10 +68,10 @@ class OpenSearchStore:
         self._replicas = replicas
         self._language = language
         self._tuning = tuning
-        self._damaged: dict[str, set[str]] = defaultdict(set)  # index -> lots that were found to be damaged
+        self._damaged: dict[str, set[str]] = defaultdict(set)  # index -> ids of damaged items
 
     def create(self, tower_id: str, dimensions: int) -> OpenSearchIndex:
-        """Make a new, empty index for a tower, and the pipeline that its hybrid queries pass through; it is not live."""
+        """Create an empty index for a tower, and the pipeline of its hybrid queries; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
         body = index_body(
             tower_id, dimensions, engine=self._engine, shards=self._shards, replicas=self._replicas, language=self._language
@@ -81,7 +82,7 @@ class OpenSearchStore:
         return self._index(name, body["mappings"]["_meta"])
 
     def find(self, tower_id: str) -> OpenSearchIndex | None:
-        """The live index if it is of this tower, else the newest index of this tower, else None."""
+        """Return the live index if it is of this tower, else the newest index of this tower, else None."""
         with opensearch_errors(self._url):
             mappings = self._client.indices.get_mapping(index=f"{self._alias}-*")
         metas = {name: value["mappings"].get("_meta", {}) for name, value in mappings.items()}
@@ -90,25 +91,25 @@ class OpenSearchStore:
         if not names:
             return None
         live = self._live_name()
-        name = live if live is not None and live in names else max(names)  # names of one tower differ in their time stamp alone
+        name = live if live is not None and live in names else max(names)  # names of one tower differ only in their time stamp
         if metas[name].get("analysis") != ANALYSIS:
             logger.warning("index %s cuts words as an older version did; `gavel index --rebuild` cuts them anew", name)
         return self._index(name, metas[name])
 
     def live(self) -> OpenSearchIndex:
-        """The index behind the alias.
+        """Return the index behind the alias.
 
         Raises:
-            IndexMissing: nothing was published yet.
+            IndexMissing: nothing is published yet.
         """
-        # The node that is asked knows it: between the loss of a cluster manager and the choice of another, none answers for all
+        # any node knows the alias; between the loss of a cluster manager and the election of another, no node answers for all
         name = self._live_name(local=True)
         if name is None:
             raise IndexMissing(
                 f"nothing is published behind alias {self._alias!r} at {self._url}; build an index with `gavel index`"
             )
         with opensearch_errors(self._url):
-            mapping = ask_again(lambda: self._client.indices.get_mapping(index=name, params={"local": "true"}))
+            mapping = retry_read(lambda: self._client.indices.get_mapping(index=name, params={"local": "true"}))
         return self._index(name, mapping[name]["mappings"].get("_meta", {}))
 
     def live_tower(self) -> str | None:
@@ -117,7 +118,7 @@ class OpenSearchStore:
         return None if name is None else name.removeprefix(f"{self._alias}-").rpartition("-")[0]
 
     def publish(self, name: str) -> None:
-        """Point the alias at the index of this name, in one atomic step; the one before stays for rollback.
+        """Point the alias at this index, in one atomic step; the previous index stays for rollback.
 
         Raises:
             IndexMissing: there is no index of this name.
@@ -144,9 +145,9 @@ class OpenSearchStore:
     def _live_name(self, *, local: bool = False) -> str | None:
         params = {"local": "true"} if local else {}
         with opensearch_errors(self._url):
-            if not ask_again(lambda: self._client.indices.exists_alias(name=self._alias, params=dict(params))):
+            if not retry_read(lambda: self._client.indices.exists_alias(name=self._alias, params=dict(params))):
                 return None
-            names = ask_again(lambda: self._client.indices.get_alias(name=self._alias, params=dict(params)))
+            names = retry_read(lambda: self._client.indices.get_alias(name=self._alias, params=dict(params)))
         return max(names, default=None)
 
     def _index(self, name: str, meta: Mapping[str, Any]) -> OpenSearchIndex:
@@ -165,6 +166,43 @@ class OpenSearchStore:
             pipeline=pipeline_name(self._alias),
             timeout_s=self._timeout_s,
             tuning=self._tuning(tower_id),
-            shards=int(meta.get("shards", 1)),  # an index of a time before it was written down has one
+            shards=int(meta.get("shards", 1)),  # old indices do not store the number and have one
             damaged=self._damaged[name],
         )
+
+
+def open_store(settings: Settings, tuning: Callable[[str], Tuning] = untuned) -> OpenSearchStore:
+    """Open the store at settings.opensearch_url, with signed requests if the settings say so.
+
+    Args:
+        settings: of the process.
+        tuning: tower_id -> how an index of that tower is searched.
+
+    Raises:
+        InvalidInput: the URL cannot be read.
+        InvalidSettings: requests must be signed, and this process has no AWS credentials or region.
+    """
+    server = _signing_client(settings) if settings.opensearch_auth == "sigv4" else settings.opensearch_url
+    return OpenSearchStore(
+        server,
+        alias=settings.index_alias,
+        timeout_s=settings.request_timeout_s,
+        shards=settings.index_shards,
+        replicas=settings.index_replicas,
+        language=settings.language,
+        tuning=tuning,
+    )
+
+
+def _signing_client(settings: Settings) -> OpenSearch:
+    import boto3
+
+    session = boto3.Session()
+    credentials = session.get_credentials()
+    if credentials is None or session.region_name is None:
+        raise InvalidSettings(
+            "GAVEL_OPENSEARCH_AUTH is 'sigv4', and there are no AWS credentials or no region; "
+            "set AWS_PROFILE and AWS_DEFAULT_REGION, or GAVEL_OPENSEARCH_AUTH=none"
+        )
+    auth = Urllib3AWSV4SignerAuth(credentials, session.region_name, SIGNING_NAME)
+    return connect(settings.opensearch_url, settings.request_timeout_s, http_auth=auth)

@@ -12,7 +12,7 @@ from benchmarks.ann.candidates import CandidateIndex, candidate_indices
 from benchmarks.ann.clustered import clustered, clustered_queries
 from benchmarks.ann.data import synthetic_vectors
 from benchmarks.ann.plot import pareto_front
-from benchmarks.ann.targets import AnnResult, Point, Standing, exponent
+from benchmarks.ann.targets import AnnResult, IndexResult, Point, exponent
 from gavel.cli.main import app
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import InvalidInput
@@ -21,9 +21,9 @@ from retrieval.index.ann.advice import Calibration
 GRAPH = IndexSpec.parse("hnsw:m=8,ef_construction=64")
 
 
-def standing(name: str, items: int, *points: Point, build_s: float | None = 1.0, file_bytes: int = 1_000) -> Standing:
+def index_result(name: str, items: int, *points: Point, build_s: float | None = 1.0, file_bytes: int = 1_000) -> IndexResult:
     library, family = name.split()
-    return Standing(name, library, family, items, 10, build_s, build_s, file_bytes, 0.1, 2_000, 1_000, points)
+    return IndexResult(name, library, family, items, 10, build_s, build_s, file_bytes, 0.1, 2_000, 1_000, points)
 
 
 def point(effort: int, recall: float, p50: float) -> Point:
@@ -55,7 +55,7 @@ def test_libraries_are_measured_at_equal_parameters_and_agree_on_recall(tmp_path
 
 def test_rivals_stand_beside_what_they_can_build() -> None:
     made = [
-        (one.library, one.spec.family)
+        (one.library, one.spec.index_type)
         for one in candidate_indices([IndexSpec("flat"), IndexSpec("hnsw"), IndexSpec("hnsw", pca=64)])
     ]
     assert made.count(("faiss", "hnsw")) == 2
@@ -84,10 +84,10 @@ def test_an_index_is_taken_from_an_earlier_run_of_the_same_vectors_alone(tmp_pat
 
 
 def test_the_bars_are_read_at_the_quickest_point_of_enough_recall() -> None:
-    ours = standing("gavel hnsw", 100, point(100, 0.98, 1.0), point(200, 0.992, 2.1), file_bytes=6_000)
-    plain = standing("faiss hnsw", 100, point(100, 0.98, 0.9), point(200, 0.992, 2.0), build_s=None)
-    small = standing("gavel ivf_sq8", 100, point(8, 0.9, 0.1), point(16, 0.975, 0.3), file_bytes=1_200)
-    bars = AnnResult("test", (ours, plain, small), "here").bars()
+    ours = index_result("gavel hnsw", 100, point(100, 0.98, 1.0), point(200, 0.992, 2.1), file_bytes=6_000)
+    plain = index_result("faiss hnsw", 100, point(100, 0.98, 0.9), point(200, 0.992, 2.0), build_s=None)
+    small = index_result("gavel ivf_sq8", 100, point(8, 0.9, 0.1), point(16, 0.975, 0.3), file_bytes=1_200)
+    bars = AnnResult("test", (ours, plain, small), "here").targets()
     assert bars["hnsw"] == {
         "ef_search": 200,
         "recall": 0.992,
@@ -101,7 +101,7 @@ def test_the_bars_are_read_at_the_quickest_point_of_enough_recall() -> None:
 
 def test_exponents_are_the_slopes_between_sizes() -> None:
     assert exponent([(10, 2.0), (100, 20.0), (1_000, 200.0)]) == 1.0
-    sizes = [standing("gavel flat", n, point(0, 1.0, n / 50), build_s=n**0.5, file_bytes=n) for n in (100, 10_000)]
+    sizes = [index_result("gavel flat", n, point(0, 1.0, n / 50), build_s=n**0.5, file_bytes=n) for n in (100, 10_000)]
     assert AnnResult("test", tuple(sizes), "here").exponents() == {
         "gavel flat": {"build_cpu_s": 0.5, "file_bytes": 1.0, "p50_ms": 1.0}
     }

@@ -15,16 +15,15 @@ from embedded_lots import NOW
 from benchmarks.ann.clustered import clustered, clustered_queries
 from benchmarks.ann.embedded_families import measure
 from benchmarks.reliability.kills import KillReport, survive
-from retrieval.config.index_spec import FAMILIES, IndexSpec
+from retrieval.config.index_spec import INDEX_TYPES, IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.files import replacing
-from retrieval.index.ann.quantised_index import OUTGROWN, CodedVectors
-from retrieval.index.ann.vector_index import HnswGraph
-from retrieval.index.ann.whole_vectors import WholeVectors
+from retrieval.index.ann.full_vectors import FullVectors
+from retrieval.index.ann.vector_index import RETRAIN_GROWTH, AnnIndex
 from retrieval.index.embedded.database import ItemDatabase
 from retrieval.index.embedded.index import LOTS_FILE
-from retrieval.index.embedded.main_index import MainIndex, embedded_spec, new_main
+from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.embedded.vectors import VectorView
 from retrieval.index.port import Filter
@@ -32,7 +31,7 @@ from retrieval.index.port import Filter
 N, MORE, D, K = 3_000, 1_100, 16, 10
 
 TEXTS = {
-    **{family: family for family in FAMILIES},
+    **{family: family for family in INDEX_TYPES},
     "pq": "pq:pq_m=8,pq_bits=5,rescore=8",
     "ivf_pq": "ivf_pq:pq_m=8,pq_bits=5,rescore=8",
     "opq_ivf_pq": "opq_ivf_pq:pq_m=8,pq_bits=5,rescore=8",
@@ -76,7 +75,7 @@ def recall(index: EmbeddedIndex, filters: Filter) -> float:
     return hits / (K * len(QUERIES))
 
 
-def saved_main(index: EmbeddedIndex, root: Path, text: str) -> MainIndex:
+def saved_main(index: EmbeddedIndex, root: Path, text: str) -> AnnIndex:
     """The main segment that the index saved, mapped from its file."""
     index.refresh()
     index.semantic(QUERIES[0], 1, Filter(now=NOW))
@@ -88,7 +87,8 @@ def saved_main(index: EmbeddedIndex, root: Path, text: str) -> MainIndex:
 def test_a_family_answers_as_flat_does_through_all_that_happens_to_an_index(family: str, tmp_path: Path) -> None:
     text = TEXTS[family]
     index = filled(tmp_path, text)
-    assert type(saved_main(index, tmp_path, text)) is type(new_main(embedded_spec(text), D, tmp_path))
+    main = saved_main(index, tmp_path, text)
+    assert (main.spec, main.is_trained) == (embedded_spec(text).sized(N), True)
     for filters in (Filter(now=NOW), Filter(now=NOW, max_price=70), Filter(now=NOW, max_price=2)):
         assert recall(index, filters) >= 0.9
     index.upsert([Deletion("lot-00007", 2), *lots(N, N + 20)])
@@ -112,7 +112,7 @@ def test_a_file_that_is_damaged_short_or_of_other_codes_is_built_again_and_said_
 ) -> None:
     index = filled(tmp_path, TEXTS[family])
     index.close()
-    path = tmp_path / index.name / f"{IndexSpec.parse(TEXTS[family]).family}.faiss"
+    path = tmp_path / index.name / f"{IndexSpec.parse(TEXTS[family]).index_type}.faiss"
     whole = path.read_bytes()
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 1
@@ -147,42 +147,47 @@ def test_few_lots_are_compared_and_enough_of_them_are_trained_by_themselves(tmp_
     index.upsert(lots(0, 500))
     index.prepare()
     held = saved_main(index, tmp_path, TEXTS["pq"])
-    assert isinstance(held, CodedVectors)
+    assert not held.is_trained
     assert len(held) == 500 < spec.least_to_train()
     assert recall(index, Filter(now=NOW)) == 1
     index.upsert(lots(500, N))
     index.prepare()
     index.prepare()
     trained = saved_main(index, tmp_path, TEXTS["pq"])
-    assert isinstance(trained, CodedVectors)
+    assert trained.is_trained
     assert len(trained) == N >= spec.least_to_train()
-    assert not trained.outgrown, "trained for all of them, else it would be"
+    assert not trained.needs_retraining, "trained for all of them, else it would be"
     index.close()
 
 
 def test_an_index_is_trained_again_when_it_has_grown_fourfold_and_not_before(tmp_path: Path) -> None:
-    held = CodedVectors(D, IndexSpec.parse("ivf_sq8"), tmp_path)
+    held = AnnIndex(D, IndexSpec.parse("ivf_sq8"), tmp_path)
     held.add(VECTORS[:1_000])
     held.train(lambda: None)
     grown = held.copy()
-    grown.add(VECTORS[1_000 : OUTGROWN * 1_000 - 1])
-    assert (held.outgrown, grown.outgrown, len(held), len(grown)) == (False, False, 1_000, OUTGROWN * 1_000 - 1)
+    grown.add(VECTORS[1_000 : RETRAIN_GROWTH * 1_000 - 1])
+    assert (held.needs_retraining, grown.needs_retraining, len(held), len(grown)) == (
+        False,
+        False,
+        1_000,
+        RETRAIN_GROWTH * 1_000 - 1,
+    )
     further = grown.copy()
     further.add(VECTORS[:1])
-    assert further.outgrown
+    assert further.needs_retraining
 
 
 def test_lists_that_hold_too_few_for_a_search_do_not_shorten_its_answer(tmp_path: Path) -> None:
-    held = CodedVectors(D, IndexSpec.parse("ivf_sq8:nlist=60,nprobe=1"), tmp_path)
+    held = AnnIndex(D, IndexSpec.parse("ivf_sq8:nlist=60,nprobe=1"), tmp_path)
     held.add(VECTORS[:N])
     held.train(lambda: None)
-    assert held._ann is not None
-    assert len(held._ann.search(QUERIES[0], 1_000).slots) < 1_000
+    assert held.is_trained
+    assert len(held.search(QUERIES[0], 1_000).vector_ids) < 1_000
     assert len(held.nearest(QUERIES[0], 1_000, np.ones(N, dtype=bool), 0)) >= 1_000
 
 
 def test_of_a_copy_that_was_given_up_nothing_is_left_in_the_next(tmp_path: Path) -> None:
-    held = WholeVectors(D, tmp_path)
+    held = FullVectors(D, tmp_path)
     held.add(VECTORS[:10])
     given_up = held.copy()
     given_up.add(VECTORS[100:140])
@@ -195,7 +200,7 @@ def test_of_a_copy_that_was_given_up_nothing_is_left_in_the_next(tmp_path: Path)
 
 def test_vectors_that_the_disk_does_not_take_are_an_index_that_cannot_be_had(tmp_path: Path) -> None:
     with pytest.raises(IndexUnavailable, match="free space"):
-        WholeVectors(D, tmp_path / "nowhere").add(VECTORS[:1])
+        FullVectors(D, tmp_path / "nowhere").add(VECTORS[:1])
 
 
 def test_codes_that_do_not_suit_the_vectors_are_refused_when_the_index_is_opened(tmp_path: Path) -> None:
@@ -256,10 +261,10 @@ def test_a_beam_follows_the_number_of_vectors_unless_one_is_named(monkeypatch: p
         lambda efSearch, sel: asked.append(efSearch) or real(efSearch=efSearch),
     )
     for spec in (IndexSpec("hnsw"), IndexSpec("hnsw", ef_search=77)):
-        graph = HnswGraph(D, spec)
+        graph = AnnIndex(D, spec)
         graph.add(VECTORS[:500])
         graph.nearest(QUERIES[0], 3, np.ones(500, dtype=bool), exact_below=0)
     assert asked == [100, 77]
-    beams = [IndexSpec("hnsw").beam(items) for items in (10_000, 100_000, 1_000_000)]
+    beams = [IndexSpec("hnsw").ef_search_for(items) for items in (10_000, 100_000, 1_000_000)]
     assert beams == sorted(beams)
     assert beams[-1] == 550

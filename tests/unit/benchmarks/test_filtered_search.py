@@ -13,7 +13,7 @@ from benchmarks.ann.filters import KINDS, Filters
 from gavel.cli.main import app
 from retrieval.contracts.documents import Vector
 from retrieval.index.ann.inner_products import inner_products
-from retrieval.index.ann.vector_index import HnswGraph, share_near
+from retrieval.index.ann.vector_index import AnnIndex, estimate_pass_share
 
 LOTS, D = 6_000, 16
 GRAPH = "hnsw:m=8,ef_construction=64,ef_search=40"
@@ -41,14 +41,14 @@ def test_a_filter_lets_its_share_through_wherever_it_lies(drawn: tuple[Vector, V
         assert [np.count_nonzero(filters.draw(kind, share, queries[0])) for share in (1.0, 0.25, 1 / LOTS)] == [LOTS, LOTS / 4, 1]
 
 
-@pytest.mark.parametrize("way", ["gavel hnsw", "gavel ivf_sq8", "embedded"])
-def test_no_filter_costs_more_than_a_twentieth_of_the_recall_without_one(measured: FilteredResult, way: str) -> None:
+@pytest.mark.parametrize("system", ["gavel hnsw", "gavel ivf_sq8", "embedded"])
+def test_no_filter_costs_more_than_a_twentieth_of_the_recall_without_one(measured: FilteredResult, system: str) -> None:
     for k in (10, 50):
-        without = measured.row(way, "none", 1.0, k).recall
+        without = measured.row(system, "none", 1.0, k).recall
         assert without > 0.95
         for kind in KINDS:
             for share in SHARES:
-                assert measured.row(way, kind, share, k).recall >= 0.95 * without, (kind, share, k)
+                assert measured.row(system, kind, share, k).recall >= 0.95 * without, (kind, share, k)
 
 
 def test_plain_faiss_loses_what_lies_far_from_the_query(measured: FilteredResult) -> None:
@@ -71,13 +71,13 @@ def test_inner_products_are_those_of_numpy_at_any_address() -> None:
 
 def test_the_share_near_a_query_is_that_of_its_neighbours_and_never_nothing() -> None:
     allowed = np.array([True] * 10 + [False] * 90)
-    assert share_near(np.arange(20), allowed, 0.1) == pytest.approx(10.1 / 21)
-    assert 0 < share_near(np.arange(50, 70), allowed, 0.1) < 0.01
+    assert estimate_pass_share(np.arange(20), allowed, 0.1) == pytest.approx(10.1 / 21)
+    assert 0 < estimate_pass_share(np.arange(50, 70), allowed, 0.1) < 0.01
 
 
 def test_neighbours_that_pass_are_the_answer_without_a_second_search(drawn: tuple[Vector, Vector]) -> None:
     vectors, queries = drawn
-    graph = HnswGraph(D)
+    graph = AnnIndex(D)
     graph.add(vectors)
     allowed = vectors @ queries[0] > np.quantile(vectors @ queries[0], 0.4)  # all that is near to the query
     found = graph.nearest(queries[0], 10, allowed, exact_below=0)

@@ -7,7 +7,7 @@ import pytest
 from opensearchpy.exceptions import ConnectionTimeout
 
 from benchmarks.ann.data import synthetic_vectors
-from benchmarks.ann.quantisation import _reason, _stored, embedded_specs, first_numbers, opensearch_ways
+from benchmarks.ann.quantisation import _reason, _stored, embedded_specs, first_numbers, opensearch_mappings
 
 
 def test_ways_come_with_ever_fewer_bytes_for_every_length() -> None:
@@ -31,7 +31,7 @@ def test_cutting_vectors_that_are_not_ordered_by_importance_loses_much() -> None
 
 
 def test_the_engines_that_need_native_libraries_come_last() -> None:
-    engines = [way.split()[0] for way in opensearch_ways(128)]
+    engines = [way.split()[0] for way in opensearch_mappings(128)]
     assert engines == sorted(engines, key=lambda engine: engine == "faiss")
 
 

@@ -18,9 +18,9 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.config.settings import EventWeights, ScoringParameters, scoring_parameters
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidSettings
-from retrieval.index.ann.vector_index import HnswGraph
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.bm25 import Bm25Index
-from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.opensearch.mapping import index_body
 from retrieval.index.opensearch.queries import semantic_body
 from retrieval.index.port import Candidate, Filter
@@ -123,7 +123,7 @@ def test_the_share_of_words_beside_a_photo_is_a_setting(having):
 
 def test_the_graph_of_both_indices_is_built_and_searched_by_the_settings(having, monkeypatch):
     having(hnsw_m="8", hnsw_ef_construction="40", hnsw_ef_search="77")
-    graph = HnswGraph(2, embedded_spec())
+    graph = AnnIndex(2, embedded_spec())
     assert graph._index.hnsw.nb_neighbors(1) == 8
     assert graph._index.hnsw.efConstruction == 40
     asked: list[int] = []

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.config.index_spec import FAMILIES, PARAMETERS, ZERO_ALLOWED, IndexSpec, default_specs
+from retrieval.config.index_spec import INDEX_TYPES, PARAMETERS, ZERO_ALLOWED, IndexSpec, default_specs
 from retrieval.errors import InvalidInput
 
 
 @st.composite
 def specs(draw: st.DrawFn) -> IndexSpec:
-    family = draw(st.sampled_from(FAMILIES))
+    family = draw(st.sampled_from(INDEX_TYPES))
     limits = {"pq_bits": 12}
     values = {name: draw(st.integers(0 if name in ZERO_ALLOWED else 2, limits.get(name, 5_000))) for name in PARAMETERS[family]}
     return IndexSpec(family, **values, pca=0 if family == "opq_ivf_pq" else draw(st.sampled_from([0, 64])))
@@ -78,5 +78,5 @@ def test_what_a_search_asks_may_be_changed_and_what_was_built_stays() -> None:
 
 
 def test_there_is_a_default_of_every_family_for_odd_dimensions_too() -> None:
-    assert [spec.family for spec in default_specs(128)] == list(FAMILIES)
+    assert [spec.index_type for spec in default_specs(128)] == list(INDEX_TYPES)
     assert all(33 % spec.pq_m == 0 for spec in default_specs(33))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, Vector
-from retrieval.index.ann.vector_index import HnswGraph
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.store import EmbeddedStore
 
 GRAPHS = ("hnsw", "hnsw_sq8")
@@ -39,7 +39,7 @@ def test_slots_keep_their_vectors_and_are_found_however_many_are_equal(
     batches: list[list[int]], apart: float, allow: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     generator = np.random.default_rng(allow)
-    graph, every = HnswGraph(D), np.empty((0, D), dtype=np.float32)
+    graph, every = AnnIndex(D), np.empty((0, D), dtype=np.float32)
     for numbers in batches:
         rows = np.stack([vector(number) for number in numbers])
         rows = (rows + apart * generator.standard_normal(rows.shape)).astype(np.float32)
@@ -48,7 +48,7 @@ def test_slots_keep_their_vectors_and_are_found_however_many_are_equal(
         every = np.concatenate([every, rows])
     path = tmp_path_factory.mktemp("graph") / "hnsw.faiss"
     mapped = graph.save(path, np.arange(len(every)), "database")
-    reopened, _ = HnswGraph.load(path, D, "database")
+    reopened, _ = AnnIndex.load(path, D, "database")
     allowed = generator.random(len(every)) < 0.6
     query: Vector = vector(10_000)
     exact = np.sort((every @ query)[allowed])[::-1]
@@ -96,10 +96,10 @@ def test_a_file_without_pairs_of_equal_slots_is_read_as_before(tmp_path: Path) -
     from retrieval.files import replacing
     from retrieval.index.ann.storage import seal
 
-    graph = HnswGraph(D)
+    graph = AnnIndex(D)
     graph.add(np.stack([vector(number) for number in range(50)]))
     with replacing(tmp_path / "hnsw.faiss") as partial:
         graph.write(partial)
         seal(partial, np.arange(50), "database")
-    loaded, _ = HnswGraph.load(tmp_path / "hnsw.faiss", D, "database")
+    loaded, _ = AnnIndex.load(tmp_path / "hnsw.faiss", D, "database")
     assert loaded.nearest(vector(3), 1, np.ones(50, dtype=bool), 0)[0] == 3

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gavel.cli.main import app
-from retrieval.config.index_spec import FAMILIES, IndexSpec
+from retrieval.config.index_spec import INDEX_TYPES, IndexSpec
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 from retrieval.index.ann.advice import Calibration, Measured, advise, parse_bytes, parse_items, shards_needed
@@ -83,7 +83,7 @@ def test_where_nothing_fits_the_machines_that_the_smallest_needs_are_counted() -
 
 def test_fifty_million_in_16_gb_have_a_recommendation_from_the_shipped_table() -> None:
     found = advise(Calibration.load(), 50_000_000, 128, 16 * GB, 0.98)
-    assert {advice.family for advice in found} == set(FAMILIES)
+    assert {advice.family for advice in found} == set(INDEX_TYPES)
     assert found[0].why_not == ""
     assert found[0].memory_bytes <= 0.9 * 16 * GB
     assert {advice.family for advice in found if not advice.fits} == {"flat", "ivf", "hnsw"}
@@ -129,7 +129,7 @@ def test_gavel_index_advise_prints_every_family_as_json() -> None:
     told = CliRunner().invoke(app, ["index", "advise", "--items", "50e6", "--memory", "16GB", "--recall", "0.98", "--json"])
     said = json.loads(told.stdout)
     assert said["recommended"] == said["families"][0]
-    assert len(said["families"]) == len(FAMILIES)
+    assert len(said["families"]) == len(INDEX_TYPES)
     assert "gavel bench ann" in said["calibration"]["made_by"]
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from benchmarks.ann.clustered import clustered, clustered_queries
-from retrieval.config.index_spec import FAMILIES, IndexSpec
+from retrieval.config.index_spec import INDEX_TYPES, IndexSpec
 from retrieval.errors import IndexUnavailable, InvalidInput
-from retrieval.index.ann.build import build
-from retrieval.index.ann.families import AnnIndex
+from retrieval.index.ann.build import build_index, open_index
 from retrieval.index.ann.recall import exact_cut, mean_recall, recall_of, tune
+from retrieval.index.ann.vector_index import AnnIndex
 
 N, D, K = 4_000, 16, 20
 TEXTS = {
-    **{family: family for family in FAMILIES},
+    **{family: family for family in INDEX_TYPES},
     "pq": "pq:pq_m=8,pq_bits=6,rescore=4",
     "ivf": "ivf:nlist=32,nprobe=12",
     "ivf_sq8": "ivf_sq8:nlist=32,nprobe=12",
@@ -47,7 +47,7 @@ def queries() -> np.ndarray:
 @pytest.fixture(scope="module")
 def indices(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnnIndex]:
     root = tmp_path_factory.mktemp("families")
-    return {name: build(spec, np.array_split(vectors, 7), D, root / name) for name, spec in SPECS.items()}
+    return {name: build_index(spec, np.array_split(vectors, 7), D, root / name) for name, spec in SPECS.items()}
 
 
 @pytest.fixture(params=list(SPECS))
@@ -65,8 +65,8 @@ def test_slots_are_the_places_of_the_stream_and_cosines_are_exact(
 ) -> None:
     for query in queries[:10]:
         found = index.search(query, K)
-        assert len(found.slots) == len(set(found.slots.tolist())) == K
-        assert found.cosines == pytest.approx(vectors[found.slots].astype(np.float64) @ query, abs=1e-6)
+        assert len(found.vector_ids) == len(set(found.vector_ids.tolist())) == K
+        assert found.cosines == pytest.approx(vectors[found.vector_ids].astype(np.float64) @ query, abs=1e-6)
         assert (np.diff(found.cosines) <= 0).all()
 
 
@@ -79,13 +79,13 @@ def test_a_filter_lets_only_allowed_vectors_through_and_enough_of_them(
     recalls = []
     for query, limit in zip(queries, cut, strict=True):
         found = index.search(query, K, allowed)
-        assert allowed[found.slots].all()
+        assert allowed[found.vector_ids].all()
         recalls.append(recall_of(found.cosines, limit, min(K, int(allowed.sum()))))
     assert np.mean(recalls) >= 0.9
 
 
 def test_a_filter_that_nothing_passes_finds_nothing(index: AnnIndex, queries: np.ndarray) -> None:
-    assert len(index.search(queries[0], K, np.zeros(N, dtype=bool)).slots) == 0
+    assert len(index.search(queries[0], K, np.zeros(N, dtype=bool)).vector_ids) == 0
 
 
 def test_exact_search_agrees_with_numpy_under_a_filter(index: AnnIndex, vectors: np.ndarray, queries: np.ndarray) -> None:
@@ -93,14 +93,14 @@ def test_exact_search_agrees_with_numpy_under_a_filter(index: AnnIndex, vectors:
     rows = np.flatnonzero(allowed)
     for query in queries[:5]:
         best = rows[np.argsort(-(vectors[rows].astype(np.float64) @ query), kind="stable")[:K]]
-        assert index.exact(query, K, allowed).slots.tolist() == best.tolist()
+        assert index.search_exact(query, K, allowed).vector_ids.tolist() == best.tolist()
 
 
 @pytest.mark.parametrize("name", ["flat", "hnsw", "ivf_sq8"])
 def test_equal_vectors_come_in_the_order_of_their_slots(name: str, queries: np.ndarray, tmp_path: Path) -> None:
     same = np.repeat(queries[:2], 30, axis=0)
-    index = build(replace(SPECS[name], nlist=1) if name == "ivf_sq8" else SPECS[name], [same], D, tmp_path)
-    assert index.search(queries[0], 10).slots.tolist() == list(range(10))
+    index = build_index(replace(SPECS[name], nlist=1) if name == "ivf_sq8" else SPECS[name], [same], D, tmp_path)
+    assert index.search(queries[0], 10).vector_ids.tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("name", list(SPECS))
@@ -112,17 +112,17 @@ def test_files_are_as_large_as_the_formulas_say(name: str, indices: dict[str, An
 def test_an_opened_index_is_mapped_read_only_and_answers_as_one_in_memory(
     vectors: np.ndarray, queries: np.ndarray, tmp_path: Path
 ) -> None:
-    build(SPECS["hnsw_sq8"], [vectors], D, tmp_path)
-    mapped, read = AnnIndex.open(tmp_path), AnnIndex.open(tmp_path, mapped=False)
+    build_index(SPECS["hnsw_sq8"], [vectors], D, tmp_path)
+    mapped, read = open_index(tmp_path), open_index(tmp_path, mapped=False)
     maps = [line.split()[1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
     assert maps
     assert not any("w" in rights for rights in maps)
-    assert mapped.search(queries[0], K).slots.tolist() == read.search(queries[0], K).slots.tolist()
+    assert mapped.search(queries[0], K).vector_ids.tolist() == read.search(queries[0], K).vector_ids.tolist()
 
 
 def test_only_what_compresses_keeps_full_vectors_beside_it(vectors: np.ndarray, tmp_path: Path) -> None:
     for name, kept in (("hnsw", False), ("ivf", False), ("hnsw_sq8", True), ("cut", True)):
-        build(SPECS[name], [vectors], D, tmp_path / name)
+        build_index(SPECS[name], [vectors], D, tmp_path / name)
         assert (tmp_path / name / "vectors.f32").exists() is kept
 
 
@@ -131,23 +131,23 @@ def test_only_what_compresses_keeps_full_vectors_beside_it(vectors: np.ndarray, 
 def test_a_harmed_file_is_refused_with_its_folder_and_the_way_out(
     file: str, harm: str, vectors: np.ndarray, tmp_path: Path
 ) -> None:
-    build(SPECS["ivf_sq8"], [vectors], D, tmp_path)
+    build_index(SPECS["ivf_sq8"], [vectors], D, tmp_path)
     path = tmp_path / file
     if harm == "gone":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(IndexUnavailable, match=f"{re.escape(str(tmp_path))} cannot be opened.*build it again"):
-        AnnIndex.open(tmp_path)
+        open_index(tmp_path)
 
 
 def test_a_flipped_bit_is_found_by_the_checksum(vectors: np.ndarray, tmp_path: Path) -> None:
-    build(SPECS["sq8"], [vectors], D, tmp_path)
+    build_index(SPECS["sq8"], [vectors], D, tmp_path)
     bytes_ = bytearray((tmp_path / "index.faiss").read_bytes())
     bytes_[len(bytes_) // 2] ^= 1
     (tmp_path / "index.faiss").write_bytes(bytes_)
     with pytest.raises(IndexUnavailable, match="checksum"):
-        AnnIndex.open(tmp_path)
+        open_index(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_flipped_bit_is_found_by_the_checksum(vectors: np.ndarray, tmp_path: P
 )
 def test_what_cannot_be_built_is_refused_before_it_is(text: str, batches: list[np.ndarray], named: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=named):
-        build(IndexSpec.parse(text), batches, D, tmp_path)
+        build_index(IndexSpec.parse(text), batches, D, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["ivf", "hnsw", "ivf_pq", "sq8"])
@@ -174,7 +174,8 @@ def test_tuning_reaches_the_recall_on_other_queries_with_less_than_all_effort(
     assert tuned.recall >= 0.95
     assert mean_recall(index, queries[40:], cut[40:], K, tuned.spec) >= 0.92
     assert (
-        index.spec.effort is None or getattr(tuned.spec, index.spec.effort) < {"nprobe": 32, "ef_search": 4_096}[index.spec.effort]
+        index.spec.search_effort is None
+        or getattr(tuned.spec, index.spec.search_effort) < {"nprobe": 32, "ef_search": 4_096}[index.spec.search_effort]
     )
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, Vector
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
-from retrieval.index.ann.vector_index import HnswGraph
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.bm25 import Bm25Index, lucene_length
 from retrieval.index.embedded.database import CommitSeq
 from retrieval.index.embedded.keywords import KeywordFollower, KeywordView
@@ -259,7 +259,7 @@ def test_a_graph_of_mostly_deleted_vectors_is_built_again(root: Path) -> None:
         index.refresh()
     store.publish(index.name)
     database_id = json.loads((root / index.name / "lots.json").read_text())["database_id"]
-    graph, positions = HnswGraph.load(root / index.name / "hnsw.faiss", D, database_id)
+    graph, positions = AnnIndex.load(root / index.name / "hnsw.faiss", D, database_id)
     assert len(graph) == len(positions) <= 400 / 0.7
     assert ids(index) == [f"lot-{i:05}" for i in range(400)]
 
@@ -416,7 +416,7 @@ def test_a_search_by_words_across_a_replacement_finds_the_lot(root: Path, monkey
 
 def test_a_graph_of_many_equal_vectors_answers_with_as_many_as_are_wanted() -> None:
     different = np.stack([vector(number) for number in range(60)])
-    graph = HnswGraph(D, IndexSpec("hnsw", m=4, ef_construction=16))
+    graph = AnnIndex(D, IndexSpec("hnsw", m=4, ef_construction=16))
     graph.add(np.repeat(different, 50, axis=0))
     everything = np.ones(len(graph), dtype=bool)
     assert all(len(graph.nearest(query, 100, everything, exact_below=0)) >= 100 for query in different)

@@ -15,7 +15,7 @@ from embedded_lots import ALL, D, live_index, lot, vector
 from shortages import limited
 
 from retrieval.errors import IndexUnavailable
-from retrieval.index.ann.vector_index import HnswGraph
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded import follower
 from retrieval.index.embedded.bm25 import Bm25Index
 from retrieval.index.embedded.database import NO_COMMIT, CommitSeq, ItemDatabase, translated
@@ -133,12 +133,12 @@ def test_a_merge_that_fails_is_tried_again_later_and_not_by_every_search(
 ) -> None:
     attempts = []
 
-    def fail(graph: HnswGraph) -> HnswGraph:
+    def fail(graph: AnnIndex) -> AnnIndex:
         attempts.append(time.monotonic())
         raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr(HnswGraph, "copy", fail)
+        broken.setattr(AnnIndex, "copy", fail)
         broken.setattr(follower, "FIRST_WAIT_S", 60.0)
         index.upsert(lot(number) for number in range(2_000, 2_001 + MIN_MERGE_ITEMS))
         for number in range(2_000, 2_040):

@@ -24,7 +24,7 @@ from retrieval.index.embedded.bm25 import Bm25Buffer, Bm25Index, bm25_scores, lu
 from retrieval.index.embedded.database import NO_COMMIT, ItemDatabase, ItemSnapshot
 from retrieval.index.embedded.index import LOTS_FILE
 from retrieval.index.embedded.keywords import KeywordFollower
-from retrieval.index.embedded.main_index import embedded_spec
+from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.embedded.title_terms import TitleFollower
 from retrieval.index.embedded.vectors import VectorFollower

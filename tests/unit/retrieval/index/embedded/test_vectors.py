@@ -12,13 +12,13 @@ from embedded_lots import ALL, D, live_index, lot, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, Vector
-from retrieval.index.ann.vector_index import FlatVectors, HnswGraph
+from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.database import NO_COMMIT, ItemDatabase
 from retrieval.index.embedded.index import LOTS_FILE
-from retrieval.index.embedded.main_and_delta import MainAndDelta
-from retrieval.index.embedded.main_index import embedded_spec
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
+from retrieval.index.embedded.segments import SegmentedVectors, embedded_spec
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.embedded.vectors import MIN_MERGE_ITEMS, VectorFollower
 
@@ -57,14 +57,14 @@ def test_a_new_lot_is_found_by_the_next_search_while_the_graph_stays_what_it_was
     assert not index.rebuilding_vectors
     vectors = follower.current(NO_COMMIT).vectors
     assert vectors.main is graph
-    assert (len(graph), len(vectors.delta)) == (1_500, 2)
+    assert (len(graph), len(vectors.buffer)) == (1_500, 2)
 
 
 def test_many_new_lots_go_into_the_graph_by_themselves(index: EmbeddedIndex, follower: VectorFollower) -> None:
     index.upsert(lot(number) for number in range(2_000, 2_000 + MIN_MERGE_ITEMS + 1))
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
     segments = follower.current(NO_COMMIT).vectors
-    wait_until(lambda: len(segments.delta) == 0)
+    wait_until(lambda: len(segments.buffer) == 0)
     assert len(segments.main) == 1_500 + MIN_MERGE_ITEMS + 1
     wait_until(lambda: not index.rebuilding_vectors)
     assert index.semantic(vector(2_500), 1, ALL)[0].item_id == "lot-02500"
@@ -99,11 +99,11 @@ def test_a_reopened_index_maps_the_graph_of_its_file_and_takes_what_came_later_i
     reopened = EmbeddedStore(tmp_path / "index").live()
     assert reopened.semantic(vector(2_010), 1, ALL)[0].item_id == "lot-02010"
     segments = follower.current(NO_COMMIT).vectors
-    assert (len(segments.main), len(segments.delta)) == (1_500, 20)
+    assert (len(segments.main), len(segments.buffer)) == (1_500, 20)
     with pytest.raises(AssertionError):
         segments.main.add(vectors(1))
     follower.rebuild(NO_COMMIT)
-    assert (len(segments.main), len(segments.delta)) == (1_520, 0)
+    assert (len(segments.main), len(segments.buffer)) == (1_520, 0)
     reopened.prepare()
     assert reopened.semantic(vector(2_010), 1, ALL)[0].item_id == "lot-02010"
 
@@ -122,11 +122,11 @@ def test_a_merge_that_is_given_up_changes_nothing() -> None:
     def give_up() -> None:
         raise Enough
 
-    segments = MainAndDelta(HnswGraph(D))
+    segments = SegmentedVectors(AnnIndex(D))
     segments.add(vectors(1, 2, 3))
     with pytest.raises(Enough):
         segments.merge(ReadWriteLock(), give_up)
-    assert (len(segments.main), len(segments.delta)) == (0, 3)
+    assert (len(segments.main), len(segments.buffer)) == (0, 3)
 
 
 @given(
@@ -136,7 +136,7 @@ def test_a_merge_that_is_given_up_changes_nothing() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_slots_keep_their_vectors_whatever_is_merged_when(steps: list[int | str], flat: bool, allow: int) -> None:
-    segments, every = MainAndDelta(FlatVectors(D) if flat else HnswGraph(D)), np.empty((0, D), dtype=np.float32)
+    segments, every = SegmentedVectors(AnnIndex(D, IndexSpec("flat" if flat else "hnsw"))), np.empty((0, D), dtype=np.float32)
     for step in steps:
         if isinstance(step, int):
             new = vectors(*range(len(every), len(every) + step))
@@ -145,7 +145,7 @@ def test_slots_keep_their_vectors_whatever_is_merged_when(steps: list[int | str]
         elif step == "merge":
             segments.merge(ReadWriteLock())
         else:
-            segments.absorb()
+            segments.merge_in_place()
     assert len(segments) == len(every)
     slots = np.random.default_rng(allow).permutation(len(every))
     assert (segments.take(slots) == every[slots]).all()

@@ -3,7 +3,7 @@
 import pytest
 from opensearchpy.exceptions import ConnectionTimeout, TransportError
 
-from retrieval.index.opensearch.responses import ask_again, refreshed, whole_answer, whole_answers, whole_documents
+from retrieval.index.opensearch.responses import check_answer, check_documents, check_refresh, check_searches, retry_read
 
 WHOLE = {"timed_out": False, "_shards": {"total": 3, "successful": 3, "failed": 0}, "hits": {"hits": []}}
 FAILURE = {"shard": 1, "reason": {"type": "node_disconnected_exception", "reason": "gone"}}
@@ -27,13 +27,13 @@ class Asked:
 
 @pytest.mark.parametrize("status", [500, 503])
 def test_a_question_that_a_lost_node_leaves_open_is_asked_once_more(status):
-    assert ask_again(Asked(TransportError(status, "node_disconnected_exception", {}), "found")) == "found"
+    assert retry_read(Asked(TransportError(status, "node_disconnected_exception", {}), "found")) == "found"
 
 
 def test_a_question_that_fails_twice_is_given_up():
     asked = Asked(TransportError(500, "first", {}), TransportError(500, "second", {}), "never asked for")
     with pytest.raises(TransportError, match="second"):
-        ask_again(asked)
+        retry_read(asked)
     assert asked.answers == ["never asked for"]
 
 
@@ -41,37 +41,37 @@ def test_a_question_that_fails_twice_is_given_up():
 def test_what_another_copy_cannot_mend_is_not_asked_again(error):
     asked = Asked(error, "never asked for")
     with pytest.raises(type(error)):
-        ask_again(asked)
+        retry_read(asked)
     assert asked.answers == ["never asked for"]
 
 
 def test_an_answer_without_one_of_its_shards_is_an_error_that_names_the_reason():
-    assert whole_answer(WHOLE) is WHOLE
+    assert check_answer(WHOLE) is WHOLE
     with pytest.raises(TransportError, match="1 of 3 shards did not answer: node_disconnected_exception"):
-        whole_answer(PARTIAL)
+        check_answer(PARTIAL)
     with pytest.raises(TransportError, match="503"):
-        whole_answer(LATE)
+        check_answer(LATE)
 
 
 def test_a_shard_that_stands_nowhere_is_missed_by_a_count_and_not_by_a_refresh():
     unassigned = {"_shards": {"total": 3, "successful": 1, "failed": 0}}
-    assert refreshed(unassigned) is unassigned
+    assert check_refresh(unassigned) is unassigned
     with pytest.raises(TransportError, match="2 of 3 shards did not answer"):
-        whole_answer(unassigned)
+        check_answer(unassigned)
     with pytest.raises(TransportError, match="1 of 3 shards did not answer"):
-        refreshed(PARTIAL)
+        check_refresh(PARTIAL)
 
 
 @pytest.mark.parametrize("second", [PARTIAL, BROKEN])
 def test_two_searches_in_one_request_are_whole_or_an_error(second):
-    assert whole_answers({"responses": [WHOLE, WHOLE]}) == [WHOLE, WHOLE]
+    assert check_searches({"responses": [WHOLE, WHOLE]}) == [WHOLE, WHOLE]
     with pytest.raises(TransportError) as raised:
-        whole_answers({"responses": [WHOLE, second]})
+        check_searches({"responses": [WHOLE, second]})
     assert raised.value.status_code in (500, 503)
 
 
 def test_a_lot_that_could_not_be_read_is_not_taken_for_one_that_is_not_there():
     unknown = {"_id": "b", "found": False}
-    assert whole_documents({"docs": [unknown]}) == [unknown]
+    assert check_documents({"docs": [unknown]}) == [unknown]
     with pytest.raises(TransportError, match="no_shard_available"):
-        whole_documents({"docs": [unknown, {"_id": "a", "error": {"type": "no_shard_available_action_exception"}}]})
+        check_documents({"docs": [unknown, {"_id": "a", "error": {"type": "no_shard_available_action_exception"}}]})

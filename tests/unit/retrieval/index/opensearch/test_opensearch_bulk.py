@@ -65,7 +65,7 @@ def read_bulk(text):
 def serve(monkeypatch):
     """Start a faulty server and a writer to it."""
     monkeypatch.setattr(opensearch_bulk, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(opensearch_bulk, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(opensearch_bulk, "MAX_WAIT_S", 0.01)
     servers = []
 
     def start(*answers):
