@@ -48,11 +48,6 @@ class Deadline:
         self._seconds, self._arrival = seconds, arrival
         self._ends = (time.monotonic() if arrival is None else arrival.at) + seconds
 
-    @classmethod
-    def of_request(cls, seconds: float) -> "Deadline":
-        """Start at the arrival of the request of this context; now if no server has set one."""
-        return cls(seconds, ARRIVAL.get())
-
     def left(self) -> float:
         """Return the seconds until the deadline; 0 or less once it has passed."""
         return self._ends - time.monotonic()

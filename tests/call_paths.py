@@ -3,9 +3,12 @@
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("retrieval", "catalog", "models", "processing", "lambdas", "gavel")
@@ -33,7 +36,7 @@ class CallPath:
 
     def __exit__(self, *error: object) -> None:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
 
     @property
     def files(self) -> list[str]:
@@ -70,6 +73,10 @@ def _place(code: CodeType) -> tuple[str, str] | None:
     return (file, code.co_qualname.replace(".<locals>", "")) if file.split("/")[0] in PACKAGES else None
 
 
+def _names(value: Any) -> list[str]:
+    return [field.name for field in fields(value)] if is_dataclass(value) else list(type(value).model_fields)
+
+
 def shape_of_item(value: Any, depth: int = 0) -> str:
     """Describe the part of a value that holds an item; empty if there is none. Only the first element of a collection is read."""
     if depth > MAX_DEPTH:
@@ -80,6 +87,8 @@ def shape_of_item(value: Any, depth: int = 0) -> str:
         return shape_of_item(next(iter(value.values())), depth + 1) if value else ""
     if hasattr(value, "item_id"):
         return type(value).__name__
+    if is_dataclass(value) or isinstance(value, BaseModel):
+        return next(filter(None, (shape_of_item(getattr(value, name, None), depth + 1) for name in _names(value))), "")
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         parts = [shape_of_item(part, depth + 1) or type(part).__name__ for part in value[:4]]
         return f"({', '.join(parts)})" if any(shape_of_item(part, depth + 1) for part in value[:4]) else ""

@@ -136,13 +136,14 @@ class SearchQuery(Nearest):
         Raises:
             InvalidQuery: there is no such fusion.
         """
+        caps = self.most_per_brand, self.most_per_seller
         return SearchRequest(
             *(self.q, self.k, self.mode, self.to_filter()),
             offset=self.offset,
             recent=tuple(recent),
             explain=self.explain,
             fusion=None if self.fusion is None else Fusion.parse(self.fusion),
-            diversity=Diversity(self.diversity, self.most_per_brand, self.most_per_seller),
+            diversity=Diversity(self.diversity, *caps) if self.diversity or any(caps) else None,
             buyer_id=self.buyer_id or "",
         )
 

@@ -57,10 +57,10 @@ class _StrictRequest(Request):
     """A request that refuses repeated keys in its JSON."""
 
     async def json(self) -> Any:
-        return json.loads(await self.body(), object_pairs_hook=_to_dict)
+        return json.loads(await self.body(), object_pairs_hook=read_unique_keys)
 
 
-def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def read_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         repeated, times = next((name, times) for name, times in Counter(name for name, _ in pairs).items() if times > 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from retrieval.config.settings import Settings
-from retrieval.deadline import Deadline
+from retrieval.deadline import ARRIVAL, Deadline
 from retrieval.errors import FeedbackUnavailable, IndexUnavailable, RankerUnavailable
 from retrieval.index.port import VectorIndex
 from retrieval.resilience import Circuit
@@ -88,7 +88,7 @@ class SearchContext:
             timings_ms: of earlier steps.
         """
         self.active, self.limits, self.circuits = active, limits, circuits
-        self.deadline = Deadline.of_request(limits.deadline_s)
+        self.deadline = Deadline(limits.deadline_s, ARRIVAL.get())
         self.timings_ms = dict(timings_ms or {})
         self.failed_components: list[str] = []
 

@@ -80,6 +80,7 @@ def answer_request(context: SearchContext, request: SearchRequest, vector: Vecto
         IndexUnavailable: the index does not answer.
     """
     ranker = context.active.ranker if request.rerank else None
+    diversity = request.diversity if request.diversity is not None and request.diversity.is_active else None
     end = request.offset + request.k
     with context.timed("total"):
         with context.timed("retrieve"):
@@ -96,12 +97,14 @@ def answer_request(context: SearchContext, request: SearchRequest, vector: Vecto
                 except RankerUnavailable as error:
                     logger.warning("answered without the re-ranker: %s", error)
                     context.fail("rerank")
-        by_relevance = _by_score(candidates, scores)
+        by_relevance: list[Scored] = [(c, c.score) for c in candidates]
+        if scores is not None:  # equal ones stay in the order of retrieval
+            by_relevance = [(candidates[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
         ranking = by_relevance
-        if request.diversity.is_active:
+        if diversity is not None:
             with context.timed("diversify"):
                 relevance = np.array([score for _, score in by_relevance], dtype=np.float32)  # (N,)
-                ranking = [by_relevance[i] for i in diversify([c for c, _ in by_relevance], relevance, request.diversity)]
+                ranking = [by_relevance[i] for i in diversify([c for c, _ in by_relevance], relevance, diversity)]
         ranking = _with_exact_match_and_tail(ranking, retrieved)
         page = ranking[request.offset : end]
         did_you_mean = _did_you_mean(context, request, retrieved)
@@ -115,7 +118,7 @@ def answer_request(context: SearchContext, request: SearchRequest, vector: Vecto
                 exact_id_match=retrieved.exact_id_match,
                 search_vector=query.search_vector,
                 ranker=ranker,
-                by_relevance=[c.item_id for c, _ in by_relevance] if request.diversity.is_active else [],
+                by_relevance=[c.item_id for c, _ in by_relevance] if diversity is not None else [],
             )
         results = search_results(page, vector, request.offset, explanations)
     return SearchAnswer(
@@ -201,13 +204,6 @@ def _features(query: _Query, candidates: Sequence[Candidate]) -> NDArray[np.floa
     if vector is None:
         vector = np.full(candidates[0].vector.shape if candidates else (0,), np.nan, dtype=np.float32)
     return feature_matrix(query.request.query, vector, candidates, query.request.filters.moment(), query.buyer)
-
-
-def _by_score(candidates: Sequence[Candidate], scores: NDArray[np.float32] | None) -> list[Scored]:
-    """Order candidates by the re-ranker's scores, equal ones in the order of retrieval; without scores leave them as they are."""
-    if scores is None:
-        return [(c, c.score) for c in candidates]
-    return [(candidates[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
 
 
 def _with_exact_match_and_tail(ranking: Sequence[Scored], retrieved: _Retrieved) -> list[Scored]:

@@ -36,7 +36,7 @@ class SearchRequest:
         recent: recent interactions of the buyer, at most 200; they draw the query vector towards their items.
         explain: True to explain the place of every result.
         fusion: how a hybrid search fuses its two lists; None takes the tuning of the tower.
-        diversity: how much the re-ranked items differ.
+        diversity: how much the re-ranked items differ; None leaves their order.
         buyer_id: whose stored interactions are added to `recent`; empty for nobody's.
     """
 
@@ -49,7 +49,7 @@ class SearchRequest:
     recent: tuple[Interaction, ...] = ()
     explain: bool = False
     fusion: Fusion | None = None
-    diversity: Diversity = field(default_factory=Diversity)
+    diversity: Diversity | None = None
     buyer_id: str = ""
 
     @property

@@ -185,7 +185,7 @@ def test_the_key_that_is_given_twice_is_found_among_many_in_one_pass(monkeypatch
     pairs = [(CountedKey(n), n) for n in [*range(20_000), 19_999]]
     monkeypatch.setattr(CountedKey, "compared", 0)
     with pytest.raises(HTTPException, match="'19999': given 2 times in one object of the body"):
-        strict_route._read_object(pairs)
+        strict_route.read_unique_keys(pairs)
     assert CountedKey.compared < 10 * len(pairs)
 
 
