@@ -29,7 +29,7 @@ def ann(
     rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries, in turns.")] = 3,
     seed: Seed = 7,
     reuse: Annotated[bool, typer.Option(help="Take indices that an earlier run built of the same vectors.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="PNG to write; <home>/reports/ann.png by default.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG to write; home/reports/ann.png by default.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="File to write for `gavel index advise`.")] = None,
     as_json: Json = False,
 ) -> None:

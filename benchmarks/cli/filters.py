@@ -24,7 +24,7 @@ def filters(
     k: Annotated[int, typer.Option("-k", help="Lots that are wanted, of the table and the picture: 10 or 50.")] = 50,
     choosing: Annotated[bool, typer.Option("--choosing", help="Ask other queries, on which thresholds may be chosen.")] = False,
     seed: Seed = 7,
-    plot: Annotated[Path | None, typer.Option(help="PNG to write; <home>/reports/filters.png by default.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG to write; home/reports/filters.png by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Search under filters that lie to the query in four ways, beside plain faiss and beside filtering afterwards."""
