@@ -320,7 +320,8 @@ def _check_open(index: VectorIndex, open_before: int, rejected: Sequence[tuple[s
         raise ReleaseError(
             f"index {index.name} would hold {open_items} open lots, the live one has {open_before}; below {MIN_SHARE:.0%} of them "
             f"the alias stays{f', and {len(rejected)} items were refused: {_reasons(rejected)}' if rejected else ''}: embed the "
-            "lots that are missing, or replace the index all the same by adding --force to `gavel index`; on AWS see docs/operations.md"
+            "lots that are missing, or replace the index all the same by adding --force to `gavel index`; on AWS see "
+            "docs/operations.md"
         )
 
 
