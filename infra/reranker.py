@@ -163,7 +163,7 @@ class Reranker(Construct):
             resource_id=f"endpoint/{self.endpoint.attr_endpoint_name}/variant/{VARIANT}",
             scalable_dimension="sagemaker:variant:DesiredInstanceCount",
             min_capacity=self._artefact.instances,
-            max_capacity=self._artefact.max_instances,
+            max_capacity=self._artefact.most_instances,
         )
         target.scale_to_track_metric(
             "Invocations",

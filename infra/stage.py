@@ -26,14 +26,14 @@ class RerankerArtefact:
         image: container image URI; `${AWS::Region}` and `${AWS::URLSuffix}` may stand in it.
         instance: such as "ml.c7i.large".
         instances: minimum, > 0.
-        max_instances: to which the endpoint may grow.
+        most_instances: to which the endpoint may grow.
     """
 
     model_key: str
     image: str
     instance: str
     instances: int
-    max_instances: int
+    most_instances: int
 
 
 @dataclass(frozen=True, slots=True)
