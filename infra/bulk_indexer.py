@@ -26,7 +26,7 @@ PART_RECEIPTS, REJECTS = "receipts", "index-rejects.ndjson"
 
 
 def indexer_arn(scope: Construct, stage: Stage) -> str:
-    """The function's ARN, made of its name: a reference would close a circle, for alarms of its stack tell a topic of Batch."""
+    """Build the function's ARN from its name; a reference would be circular, because alarms of its stack use a topic of Batch."""
     return Stack.of(scope).format_arn(
         service="lambda", resource="function", resource_name=_name(stage), arn_format=ArnFormat.COLON_RESOURCE_NAME
     )
@@ -37,7 +37,7 @@ def _name(stage: Stage) -> str:
 
 
 class BulkIndexer(Construct):
-    """The bulk-index Lambda: one S3 event at a time, as many at once as the domain bears.
+    """The bulk-index Lambda: one S3 event per call, with a concurrency that the domain can bear.
 
     A message that fails comes again by itself (ReportBatchItemFailures), DELIVERIES times; then it lies with the dead letters.
     The event source asks for fewer messages than the function has concurrency, so no delivery is lost to throttling, and one

@@ -1,4 +1,4 @@
-"""The embedding job as SageMaker Processing is asked for it; the state of the machine holds date, items, tower_id, release_id."""
+"""Parameters of the embedding job for SageMaker Processing; the machine's state has date, items, tower_id, release_id."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ START = (
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What the machines work with.
+    """The resources that the machines use.
 
     Attributes:
         new_items: bucket name.
@@ -26,11 +26,11 @@ class Places:
         releases: bucket name.
         code_uri: s3:// URI of the zip that holds the job's sources.
         packages_uri: s3:// URI of the zip that holds the Python packages which the image lacks.
-        job_role_arn: what the job runs as.
+        job_role_arn: role of the job.
         image: container image of the job.
-        isolated: whether the job's container has no network at all.
+        isolated: True if the job's container has no network.
         indexer_arn: the bulk-index function.
-        notices_arn: topic that is told how the night went.
+        notices_arn: topic of the results of the nights.
         partition: such as "aws".
     """
 
@@ -50,12 +50,12 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class JobSize:
-    """How large a job may be.
+    """The size of a job.
 
     Attributes:
-        ladder: instance types, the first that can be had is taken.
-        instances: how many share the run.
-        hours: when the job is stopped.
+        ladder: instance types; the first with capacity is used.
+        instances: number that share the run.
+        hours: after which the job is stopped.
         volume_gb: disk of each instance.
     """
 
@@ -66,7 +66,7 @@ class JobSize:
 
 
 def job_parameters(places: Places, instance: str, size: JobSize) -> State:
-    """The parameters of CreateProcessingJob; a name is new at every try, for SageMaker keeps the old ones.
+    """Build the parameters of CreateProcessingJob; the name is new at every try, because SageMaker keeps the old ones.
 
     Args:
         places: where things are.

@@ -8,7 +8,7 @@ from infra.stage import Stage
 
 
 def log_group(scope: Construct, id: str, stage: Stage, name: str | None = None) -> logs.LogGroup:
-    """A log group with the retention of the stage.
+    """Make a log group with the retention of the stage.
 
     Args:
         scope: what holds it.

@@ -20,7 +20,7 @@ NAMED = "Job names are made by the machines: gavel-<date>-<uuid>."
 
 
 def job_role(scope: Construct, stage: Stage, store: ItemStore, code: list[assets.Asset]) -> iam.Role:
-    """The role of the embedding job: reads items, tower and code, writes releases and its log."""
+    """Make the embedding job's role: it reads items, tower and code, writes releases and its log."""
     role = iam.Role(scope, "JobRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
     for bucket in (store.new_items, store.towers):
         allow_below(
@@ -41,7 +41,7 @@ def job_role(scope: Construct, stage: Stage, store: ItemStore, code: list[assets
 
 
 def training_role(scope: Construct, stage: Stage, store: ItemStore, code: list[assets.Asset]) -> iam.Role:
-    """The role of a training job: reads catalogues, towers and code, writes towers; the night's job may not write towers."""
+    """Make a training job's role: it reads catalogues, towers and code, writes towers; the night's job may not write towers."""
     role = iam.Role(scope, "TrainingRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
     towers = store.towers
     allow_below(
@@ -65,7 +65,7 @@ def _allow_sources(role: iam.Role, listed: list[str], code: list[assets.Asset]) 
 
 
 def release_role(scope: Construct, id: str, store: ItemStore, places: Places) -> iam.Role:
-    """The role of a machine that makes a release: what the states of release_states.py call, and the record of it."""
+    """Make the role of a machine that builds a release: the calls of release_states.py, and its record."""
     role = iam.Role(scope, id, assumed_by=iam.ServicePrincipal("states.amazonaws.com"))
     embeddings = store.embeddings
     current = store.towers.arn_for_objects(CURRENT_TOWER)

@@ -37,7 +37,7 @@ BELOW = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
 
 
 class StageMonitoring(Construct):
-    """What is watched, and who is told.
+    """The dashboard, alarms and budget of a stage.
 
     Attributes:
         alarms: name in the run book -> alarm.
@@ -111,7 +111,7 @@ class StageMonitoring(Construct):
         self._alarm("half-searches", self._share("half_searches"), MAX_FALLBACKS, 5)
 
     def _share(self, fallbacks: str) -> cloudwatch.MathExpression:
-        """The share of searches that did without something."""
+        """Return the share of searches with a fallback."""
         return cloudwatch.MathExpression(
             expression="fallbacks / searches",
             using_metrics={"fallbacks": self._measured(fallbacks, "sum"), "searches": self._measured("searches", "sum")},
@@ -120,7 +120,7 @@ class StageMonitoring(Construct):
         )
 
     def _measured(self, name: str, statistic: str) -> cloudwatch.Metric:
-        """What the query function measures of itself (lambdas/query_api/measurements.py)."""
+        """Return a metric that the query function emits (lambdas/query_api/measurements.py)."""
         return cloudwatch.Metric(
             namespace=NAMESPACE,
             metric_name=name,
@@ -206,7 +206,7 @@ class StageMonitoring(Construct):
             board.add_widgets(cloudwatch.GraphWidget(title=title, left=list(metrics), width=12))
 
     def _budget(self) -> None:
-        """Tell of spending on what carries the stage's tag; the tag must be activated for billing once an account."""
+        """Send a notice of spending on the stage's tag; the tag must be activated for billing once per account."""
         subscriber = {"subscriptionType": "SNS", "address": self._nightly.notices.topic_arn}
         budgets.CfnBudget(
             self,
@@ -234,7 +234,7 @@ class StageMonitoring(Construct):
 
 
 def _cold_starts(api: QueryApi) -> cloudwatch.Metric:
-    """Powertools' own, by the function's name."""
+    """Return the metric of Powertools, by the function's name."""
     return cloudwatch.Metric(
         namespace=NAMESPACE,
         metric_name="ColdStart",

@@ -16,7 +16,7 @@ HTTPS = ec2.Port.tcp(443)
 
 
 class Network(Construct):
-    """A VPC without a way to the internet: no gateway, no NAT, no public address.
+    """A VPC without access to the internet: no gateway, no NAT, no public address.
 
     Lambda writes logs and traces from outside the VPC, so the functions need S3 and DynamoDB (gateway endpoints, free of
     charge), Firehose, and the re-ranker's endpoint where there is one.
@@ -55,7 +55,7 @@ class Network(Construct):
         self._reach(stage)
 
     def function(self, scope: Construct, id: str, *, role: FunctionRole, **settings: Any) -> lambda_.Function:
-        """A Lambda of ours in the private subnets.
+        """Make a Lambda in the private subnets.
 
         Args:
             scope: the construct that it belongs to.
@@ -85,8 +85,8 @@ class Network(Construct):
         """Services of AWS that the functions ask."""
         endpoints = self._group("Endpoints", "Interface endpoints of Gavel")
         endpoints.add_ingress_rule(self.functions, HTTPS, "Lambdas ask Firehose and the re-ranker")
-        asked = {"Firehose": ec2.InterfaceVpcEndpointAwsService.KINESIS_FIREHOSE}
+        services = {"Firehose": ec2.InterfaceVpcEndpointAwsService.KINESIS_FIREHOSE}
         if stage.reranker:
-            asked["SageMakerRuntime"] = ec2.InterfaceVpcEndpointAwsService.SAGEMAKER_RUNTIME
-        for id, service in asked.items():
+            services["SageMakerRuntime"] = ec2.InterfaceVpcEndpointAwsService.SAGEMAKER_RUNTIME
+        for id, service in services.items():
             self.vpc.add_interface_endpoint(id, service=service, security_groups=[endpoints], open=False)

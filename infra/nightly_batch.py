@@ -62,7 +62,7 @@ class NightlyBatch(Construct):
         self._watch_arrivals()
 
     def _notices(self) -> sns.Topic:
-        """The topic; a policy that asks for TLS takes the place of the one that lets the account's alarms in."""
+        """Make the topic of notices; a policy that requires TLS replaces the default that admits the account's alarms."""
         topic = sns.Topic(self, "Notices", display_name=f"Gavel {self._stage.name}", enforce_ssl=True)
         topic.add_to_resource_policy(
             iam.PolicyStatement(

@@ -19,7 +19,7 @@ MARKER = "_SUCCESS"  # laid below `<date>/` when the last of a day's several fil
 
 
 def find_day(places: Places, embed_day_arn: str) -> State:
-    """The machine that looks for the day's items.
+    """Define the machine that looks for the day's items.
 
     Args:
         places: where things are.
@@ -58,7 +58,7 @@ def find_day(places: Places, embed_day_arn: str) -> State:
 
 
 def _read_input() -> dict[str, State]:
-    """Which day is meant, and what its night is called; a file counts when it completes a day that has begun."""
+    """Read the day and the name of its night from the input; a file counts if it completes a day that has begun."""
     scheduled = "States.ArrayGetItem(States.StringSplit($.scheduled_time, 'T'), 0)"
     day = "States.ArrayGetItem(States.StringSplit($.key, './'), 0)"
     complete = [{"Variable": "$.key", "StringEqualsPath": path} for path in ("$.file", "$.marker")]
@@ -96,7 +96,7 @@ def _read_input() -> dict[str, State]:
 
 
 def embed_day(places: Places, size: JobSize) -> State:
-    """The machine that embeds a day's items and sees them into the index.
+    """Define the machine that embeds a day's items and waits until they are in the index.
 
     Args:
         places: where things are.
@@ -132,7 +132,7 @@ def embed_day(places: Places, size: JobSize) -> State:
 
 
 def _which_items(places: Places) -> dict[str, State]:
-    """A day is one file or one folder: given as a whole name, for what SageMaker makes of half a name is nowhere said."""
+    """Find the one file or folder of a day by its whole name, because SageMaker does not document prefixes."""
     states = {}
     for what, ending, following in (("File", ".parquet", "LookForFolder"), ("Folder", "/", "WhichItems")):
         where = {"Bucket": places.new_items, "Prefix.$": f"States.Format('{{}}{ending}', $.date)", "MaxKeys": 1}

@@ -38,7 +38,7 @@ def allow_container(role: iam.Role, image: str, logs: str, write: Sequence[str] 
 
 
 def allow_below(role: iam.Role, actions: Sequence[str], owner: Construct, arn: str, below: str, reason: str) -> None:
-    """Allow a role actions on what lies below a resource, such as the objects of a bucket.
+    """Allow a role actions below a resource, such as on the objects of a bucket.
 
     Args:
         role: who may.
@@ -53,7 +53,7 @@ def allow_below(role: iam.Role, actions: Sequence[str], owner: Construct, arn: s
 
 
 def _shown(role: Construct, owner: Construct, arn: str) -> str:
-    """The ARN as cdk-nag shows it: the attribute of a resource, or the export of another stack."""
+    """Return the ARN as cdk-nag shows it: the attribute of a resource, or the export of another stack."""
     stack = Stack.of(owner)
     if stack is Stack.of(role) or stack.node.path == Stack.of(role).node.path:
         logical_id, attribute = stack.resolve(arn)["Fn::GetAtt"]

@@ -1,6 +1,7 @@
-"""Code without Docker: a folder of our sources and of the wheels that Linux takes, for Lambdas and for the embedding job.
+"""Build code bundles without Docker, from our sources and wheels for Linux, for Lambdas and for the embedding job.
 
-A bundle's hash is made of the sources and the requirements, so a change of either makes a new one and nothing else does.
+A Lambda's bundle holds the modules that its handler imports. The hash of a bundle covers these sources and the requirements, so
+that only a change of either makes a new one.
 """
 
 import ast
@@ -32,24 +33,24 @@ PLATFORMS = (
     "manylinux_2_17_x86_64",
     "manylinux2014_x86_64",
 )  # AL2023: glibc 2.34; the job's Ubuntu 22.04: 2.35
-NOT_RUN = ("tests", "test", "__pycache__")  # folders of wheels that no function imports
+NOT_RUN = ("tests", "test", "__pycache__")  # folders of wheels that are never imported
 BYTECODE = ["**/__pycache__", "**/*.pyc"]
-RECIPE = "1"  # raise it when the way of bundling changes
+RECIPE = "1"  # raise it when the format of bundles changes
 
 
 class BundleError(RuntimeError):
-    """A bundle cannot be made, or is too large."""
+    """A bundle cannot be built, or is too large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a bundle is made of.
+    """The contents of a bundle.
 
     Attributes:
         name: its folder's name begins with it.
-        room: what it is for, such as lambdas/query_api.
+        room: folder that it serves, such as lambdas/query_api.
         requirements: the room's requirements.txt, which names the wheels.
-        sources: place in the bundle -> file.
+        sources: path in the bundle -> file.
         max_bytes: limit of its size, unzipped.
     """
 
@@ -61,7 +62,7 @@ class Contents:
 
 
 def source_code(folder: str) -> lambda_.Code:
-    """The code of a function that needs nothing beside Lambda's own Python.
+    """Return the code of a function that needs only Lambda's own Python.
 
     Args:
         folder: relative to the repository.
@@ -70,49 +71,49 @@ def source_code(folder: str) -> lambda_.Code:
 
 
 def bundled_code(scope: Construct, name: str) -> lambda_.Code:
-    """The code of `lambdas/<name>` with what its requirements.txt names.
+    """Return the code of `lambdas/<name>` with the wheels of its requirements.txt.
 
-    With the context `gavel:bundle` false the wheels are left out: templates are the same but for the asset's hash, and
-    nothing is fetched.
+    If the context `gavel:bundle` is false, the wheels are left out: templates differ only in the asset's hash, and nothing is
+    fetched.
 
     Args:
-        scope: whose context is asked.
+        scope: its context is read.
         name: folder in lambdas/.
 
     Raises:
-        BundleError: a wheel cannot be had, or the bundle is larger than MAX_BYTES.
+        BundleError: a wheel is not available, or the bundle is larger than MAX_BYTES.
     """
-    # bytecode of whoever imported from the folder since is no part of it
+    # without bytecode of later imports from the folder
     return lambda_.Code.from_asset(str(bundle(ROOT, name, BUNDLES, with_wheels=_with_wheels(scope))), exclude=BYTECODE)
 
 
 def job_packages(scope: Construct) -> assets.Asset:
-    """The Python packages that the embedding job adds to its container, as a zip in S3.
+    """Return the Python packages that the embedding job adds to its container, as a zip in S3.
 
     Args:
-        scope: gets the asset; its context `gavel:bundle` is asked as in bundled_code().
+        scope: gets the asset; its context is read as in bundled_code().
 
     Raises:
-        BundleError: a wheel cannot be had, or the bundle is larger than MAX_JOB_BYTES.
+        BundleError: a wheel is not available, or the bundle is larger than MAX_JOB_BYTES.
     """
     folder = bundle_packages(ROOT, BUNDLES, with_wheels=_with_wheels(scope))
     return assets.Asset(scope, "Packages", path=str(folder), exclude=BYTECODE)
 
 
 def bundle(root: Path, name: str, bundles: Path, *, with_wheels: bool = True) -> Path:
-    """Make the bundle of a Lambda, unless the same one is there.
+    """Build the bundle of a Lambda, or find the same one.
 
     Args:
         root: the repository.
         name: folder in `root/lambdas`, with a requirements.txt.
-        bundles: gets one folder a bundle.
+        bundles: gets one folder per bundle.
         with_wheels: False leaves the third parties out.
 
     Returns:
-        The bundle's folder, named by the hash of what it is made of.
+        The bundle's folder, named by the hash of its contents.
 
     Raises:
-        BundleError: a wheel cannot be had, or the bundle is larger than MAX_BYTES.
+        BundleError: a wheel is not available, or the bundle is larger than MAX_BYTES.
     """
     room = f"lambdas/{name}"
     sources = {str(path.relative_to(root)): path for path in _sources(root, f"lambdas.{name}.handler")}
@@ -120,7 +121,7 @@ def bundle(root: Path, name: str, bundles: Path, *, with_wheels: bool = True) ->
 
 
 def bundle_packages(root: Path, bundles: Path, *, with_wheels: bool = True) -> Path:
-    """Make the bundle of the embedding job's packages, without our sources; arguments and errors as bundle()'s."""
+    """Build the bundle of the embedding job's packages, without our sources; arguments and errors are those of bundle()."""
     requirements = root / "processing" / "requirements.txt"
     contents = Contents("embedding_job", "processing", requirements, {requirements.name: requirements}, MAX_JOB_BYTES)
     return _bundle(contents, bundles, with_wheels)
@@ -143,15 +144,12 @@ def _bundle(contents: Contents, bundles: Path, with_wheels: bool) -> Path:
 
 
 def check_size(folder: Path, room: str, max_bytes: int) -> int:
-    """Count the bytes of a bundle.
+    """Return the size of a bundle in bytes.
 
     Args:
         folder: the bundle.
-        room: where its requirements.txt is.
-        most_bytes: that it may have.
-
-    Returns:
-        Its size.
+        room: folder of its requirements.txt.
+        max_bytes: limit of its size.
 
     Raises:
         BundleError: it is larger than `max_bytes`; the message names the largest folders in it.
@@ -160,10 +158,10 @@ def check_size(folder: Path, room: str, max_bytes: int) -> int:
     total = sum(sizes.values())
     if total > max_bytes:
         largest = sorted(sizes, key=lambda entry: -sizes[entry])[:3]
-        shown = ", ".join(f"{entry} {sizes[entry] / 1024**2:.1f} MiB" for entry in largest)
+        folders = ", ".join(f"{entry} {sizes[entry] / 1024**2:.1f} MiB" for entry in largest)
         raise BundleError(
             f"the bundle of {room} has {total / 1024**2:.1f} MiB, {max_bytes / 1024**2:.0f} are allowed; "
-            f"largest are {shown}: take what it does not import out of {room}/requirements.txt"
+            f"largest are {folders}: take what it does not import out of {room}/requirements.txt"
         )
     return total
 
@@ -227,7 +225,7 @@ def _digest(contents: Contents, with_wheels: bool) -> str:
 
 
 def _install(requirements: Path, target: Path) -> None:
-    """Unpack the wheels that requirements.txt names, all of them and no others, for PYTHON_VERSION on Linux."""
+    """Unpack exactly the wheels that requirements.txt names, for PYTHON_VERSION on Linux."""
     platforms = [flag for platform in PLATFORMS for flag in ("--platform", platform)]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile"]
     # older pips hold Requires-Python against the Python that runs them, whatever --python-version says; the tags choose the wheels
@@ -240,11 +238,11 @@ def _install(requirements: Path, target: Path) -> None:
         PYTHON_VERSION,
         *platforms,
     ]
-    made = subprocess.run(
+    run = subprocess.run(
         [*pip, *tags, "--target", str(target), "-r", str(requirements)], capture_output=True, text=True, check=False
     )
-    if made.returncode:
-        last = (made.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["pip said nothing"])[-1]
         raise BundleError(
             f"the wheels of {requirements} cannot be had: {last}; check the pins and the package index, then synth again"
         )

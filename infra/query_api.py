@@ -74,9 +74,9 @@ class QueryApi(Construct):
 
     def _signing_key(self) -> secretsmanager.Secret:
         """Make the key that signs served lists. To rotate it, put a new one before it and deploy."""
-        drawn = secretsmanager.SecretStringGenerator(password_length=64, exclude_punctuation=True)
+        generator = secretsmanager.SecretStringGenerator(password_length=64, exclude_punctuation=True)
         key = secretsmanager.Secret(
-            self, "EventsKey", description="Signs the lists that searches answer with", generate_secret_string=drawn
+            self, "EventsKey", description="Signs the lists that searches answer with", generate_secret_string=generator
         )
         acknowledge(
             key, {"SMG4": "A new key at any moment would take the proof from every list that is open; docs/feedback.md says how."}
@@ -84,8 +84,8 @@ class QueryApi(Construct):
         return key
 
     def _function(self, network: Network, settings: Settings) -> lambda_.Function:
-        # resolved when the stack is deployed: the private network has no way to Secrets Manager, and its endpoint would cost more
-        # than all that the function asks
+        # resolved when the stack is deployed: the private network does not reach Secrets Manager, whose endpoint would cost more
+        # than all calls of the function
         keys = {EVENTS_KEYS: self._signing_key().secret_value.unsafe_unwrap()}
         function = network.function(
             self,
@@ -201,7 +201,7 @@ class QueryApi(Construct):
         )
 
     def _plan(self, writes: list[apigateway.Method]) -> apigateway.IApiKey:
-        """One key, with its rate, burst and daily quota, and a lower rate of writes."""
+        """Make one key, with its rate, burst and daily quota, and a lower rate of writes."""
         stage = self._stage
         slower = apigateway.ThrottleSettings(
             rate_limit=stage.requests_per_second * WRITE_SHARE, burst_limit=round(stage.request_burst * WRITE_SHARE)
@@ -254,16 +254,16 @@ def _managed(name: str, priority: int) -> dict[str, object]:
     }
 
 
-def _limit_writes(most: int, priority: int) -> dict[str, object]:
-    """Block an address that sends more events and erasures than `most` in RATE_WINDOW_S."""
+def _limit_writes(limit: int, priority: int) -> dict[str, object]:
+    """Block an address that sends more events and erasures than `limit` in RATE_WINDOW_S."""
     writes = [_matches({"method": {}}, "DELETE", "EXACTLY"), _matches({"uriPath": {}}, EVENTS_PATH, "ENDS_WITH")]
-    limit = {"limit": most, "evaluationWindowSec": RATE_WINDOW_S, "aggregateKeyType": "IP"}
+    rule = {"limit": limit, "evaluationWindowSec": RATE_WINDOW_S, "aggregateKeyType": "IP"}
     name = "WritesOfAnAddress"
     return {
         "name": name,
         "priority": priority,
         "action": {"block": {"customResponse": {"responseCode": 429}}},
-        "statement": {"rateBasedStatement": {**limit, "scopeDownStatement": {"orStatement": {"statements": writes}}}},
+        "statement": {"rateBasedStatement": {**rule, "scopeDownStatement": {"orStatement": {"statements": writes}}}},
         "visibilityConfig": _visibility(name),
     }
 
@@ -295,7 +295,7 @@ def _visibility(name: str) -> dict[str, object]:
 
 
 def _search_body(queries_per_request: int) -> apigateway.JsonSchema:
-    """What is refused before it costs an invocation; the app's own models (lambdas/query_api/questions.py) say the rest."""
+    """Return the schema that API Gateway checks before an invocation; lambdas/query_api/questions.py checks the rest."""
     words = apigateway.JsonSchema(type=apigateway.JsonSchemaType.STRING, min_length=1)
     query = apigateway.JsonSchema(type=apigateway.JsonSchemaType.OBJECT, required=["q"], properties={"q": words})
     several = apigateway.JsonSchema(type=apigateway.JsonSchemaType.ARRAY, min_items=1, max_items=queries_per_request, items=query)

@@ -14,7 +14,7 @@ TODAY = "States.ArrayGetItem(States.StringSplit($$.State.EnteredTime, 'T'), 0)" 
 
 
 def rebuild(places: Places, size: JobSize, find_day_arn: str) -> State:
-    """The machine that embeds everything anew.
+    """Define the machine that embeds everything anew.
 
     Args:
         places: where things are.
@@ -47,7 +47,7 @@ def rebuild(places: Places, size: JobSize, find_day_arn: str) -> State:
 
 
 def _check(places: Places) -> dict[str, State]:
-    """Another tower than the current one must be named; that it is in the bucket shows when its index is made."""
+    """Check that the input names another tower than the current one; creating its index checks that it is in the bucket."""
     current = read_json(places, {"Bucket": places.towers, "Key": CURRENT_TOWER}, "$.current", "IsCurrent")
     first = {"ErrorEquals": NO_SUCH_KEY, "ResultPath": "$.missing", "Next": "NoCurrent"}
     same = {"Variable": "$.current.json.tower_id", "StringEqualsPath": "$.tower_id", "Next": "SameTower"}
@@ -63,7 +63,7 @@ def _check(places: Places) -> dict[str, State]:
 
 
 def _name_release() -> State:
-    """The release is named by the day on which the execution began; a redrive goes on with that name."""
+    """Name the release by the day on which the execution began; a redrive keeps the name."""
     parameters = {
         "date.$": TODAY,
         "items": "",  # the whole bucket

@@ -39,7 +39,7 @@ UNTIL_INDEXED_S = int(DELIVERIES * VISIBILITY.to_seconds()) + 600  # the last tr
 
 
 def release_states(places: Places, size: JobSize, following: str) -> dict[str, State]:
-    """The states from FIRST until the release is live.
+    """Define the states from FIRST until the release is live.
 
     Args:
         places: where things are.
@@ -77,7 +77,7 @@ def _make_index(places: Places) -> State:
 
 
 def _ladder(places: Places, size: JobSize) -> dict[str, State]:
-    """The job on one instance type after the other; only a type that cannot be had leads to the next."""
+    """Run the job on one instance type after the other; only a lack of capacity leads to the next."""
     states: dict[str, State] = {}
     for rung, instance in enumerate(size.ladder):
         last = rung == len(size.ladder) - 1

@@ -63,7 +63,7 @@ class Reranker(Construct):
         self._scale()
 
     def allow_invoke(self, role: iam.Role) -> None:
-        """Let a role ask the endpoint for scores."""
+        """Allow a role to invoke the endpoint."""
         role.add_to_principal_policy(iam.PolicyStatement(actions=["sagemaker:InvokeEndpoint"], resources=[self.endpoint.ref]))
 
     def _model(self) -> sagemaker.CfnModel:
@@ -146,7 +146,7 @@ class Reranker(Construct):
         )
 
     def _traffic(self) -> dict[str, object]:
-        """Which share of the new instances is tried first: at most half of them may be, so one instance is tried whole."""
+        """Choose the first share of the new instances: at most half of them may be, so a single instance is switched at once."""
         if self._artefact.instances == 1:
             return {"type": "ALL_AT_ONCE", "waitIntervalInSeconds": BAKING_S}
         return {
@@ -163,7 +163,7 @@ class Reranker(Construct):
             resource_id=f"endpoint/{self.endpoint.attr_endpoint_name}/variant/{VARIANT}",
             scalable_dimension="sagemaker:variant:DesiredInstanceCount",
             min_capacity=self._artefact.instances,
-            max_capacity=self._artefact.max_instances,
+            max_capacity=self._artefact.most_instances,
         )
         target.scale_to_track_metric(
             "Invocations",

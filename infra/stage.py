@@ -1,4 +1,4 @@
-"""What differs between the stages: the values that cdk.json holds for one of them."""
+"""The settings of a stage, read from cdk.json and checked."""
 
 import types
 import typing
@@ -26,19 +26,19 @@ class RerankerArtefact:
         image: container image URI; `${AWS::Region}` and `${AWS::URLSuffix}` may stand in it.
         instance: such as "ml.c7i.large".
         instances: minimum, > 0.
-        max_instances: to which the endpoint may grow.
+        most_instances: to which the endpoint may grow.
     """
 
     model_key: str
     image: str
     instance: str
     instances: int
-    max_instances: int
+    most_instances: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage, as cdk.json describes it.
+    """The settings of one stage in cdk.json.
 
     Attributes:
         name: dev, prod or another key of `stages`.
@@ -62,12 +62,12 @@ class Stage:
         requests_per_day: quota of one API key.
         cors_origins: origins whose pages may call the API; empty for none.
         api_auth: what a caller shows: an API key, or an IAM signature beside it.
-        waf: whether AWS managed rules stand before the API.
+        waf: True if AWS managed rules protect the API.
         processing_image: container image of the embedding job.
         instance_ladder: instance types of the embedding job, the first that can be had is taken.
         instance_count: instances of the embedding job.
         embedding_hours: when the embedding job is stopped.
-        isolate_job: whether the job has no network at all; then photos lie in the bucket of new items, none behind s3:// URIs.
+        isolate_job: True if the job has no network; then photos must be in the bucket of new items, none behind s3:// URIs.
         rebuild_instance_count: instances of the job that embeds everything anew for a new tower.
         rebuild_hours: when that job is stopped, 1 to 120.
         schedules: EventBridge Scheduler expressions; the later ones find a late file.
@@ -145,12 +145,12 @@ class Stage:
 
     @property
     def numbers(self) -> ScoringParameters:
-        """The hyperparameters of the stage, those that it does not name at their defaults."""
-        given = self.hyperparameters or {}
-        known = [field.name for field in fields(ScoringParameters)]
-        if odd := sorted(set(given) - set(known)):
-            raise StageError(f"cdk.json: stages.{self.name}.hyperparameters.{odd[0]} is unknown; it takes {', '.join(known)}")
-        texts = {name: write_pairs(value) if isinstance(value, Mapping) else str(value) for name, value in given.items()}
+        """Return the scoring parameters of the stage, with defaults for those that it does not name."""
+        values = self.hyperparameters or {}
+        names = [field.name for field in fields(ScoringParameters)]
+        if unknown := sorted(set(values) - set(names)):
+            raise StageError(f"cdk.json: stages.{self.name}.hyperparameters.{unknown[0]} is unknown; it takes {', '.join(names)}")
+        texts = {name: write_pairs(value) if isinstance(value, Mapping) else str(value) for name, value in values.items()}
         try:
             return ScoringParameters.from_env({PREFIX + name.upper(): text for name, text in texts.items()})
         except InvalidSettings as error:
@@ -158,11 +158,11 @@ class Stage:
 
 
 def read_stage(stages: Any, name: Any) -> Stage:
-    """One stage of the context's `stages`.
+    """Read one stage of the context's `stages`.
 
     Args:
         stages: stage name -> its values, as cdk.json has them.
-        name: which one.
+        name: of the stage.
 
     Raises:
         StageError: there is no such stage, or a value is missing, unknown, of the wrong type or out of range.
@@ -170,27 +170,26 @@ def read_stage(stages: Any, name: Any) -> Stage:
     if not isinstance(stages, Mapping) or name not in stages:
         have = ", ".join(stages) if isinstance(stages, Mapping) else "none"
         raise StageError(f"cdk.json has no stage {name!r}; it has {have}: pass -c stage=NAME")
-    return Stage(name=name, **_values(Stage, stages[name], f"stages.{name}", given={"name"}))
+    return Stage(name=name, **_values(Stage, stages[name], f"stages.{name}", exclude={"name"}))
 
 
-def _values(kind: type, values: Mapping[str, Any], where: str, given: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
-    """The values of a dataclass, checked against its annotations."""
-    wanted = {field.name: typing.get_type_hints(kind)[field.name] for field in fields(kind) if field.name not in given}
-    values = {name: None for name, kind_ in wanted.items() if type(None) in typing.get_args(kind_)} | dict(
-        values
-    )  # CDK drops nulls
-    if odd := sorted(set(values) ^ set(wanted)):
-        state = "is unknown" if odd[0] in values else "is missing"
-        raise StageError(f"cdk.json: {where}.{odd[0]} {state}; {where} takes {', '.join(wanted)}")
-    return {name: _checked(values[name], wanted[name], f"{where}.{name}") for name in wanted}
+def _values(kind: type, values: Mapping[str, Any], where: str, exclude: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:
+    """Check the values of a dataclass against its annotations."""
+    field_types = {field.name: typing.get_type_hints(kind)[field.name] for field in fields(kind) if field.name not in exclude}
+    nulls = {name: None for name, field_type in field_types.items() if type(None) in typing.get_args(field_type)}
+    values = nulls | dict(values)  # CDK drops nulls
+    if wrong := sorted(set(values) ^ set(field_types)):
+        state = "is unknown" if wrong[0] in values else "is missing"
+        raise StageError(f"cdk.json: {where}.{wrong[0]} {state}; {where} takes {', '.join(field_types)}")
+    return {name: _checked(values[name], field_types[name], f"{where}.{name}") for name in field_types}
 
 
-def _checked(value: Any, wanted: Any, where: str) -> Any:
-    allowed = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+def _checked(value: Any, field_type: Any, where: str) -> Any:
+    allowed = typing.get_args(field_type) if isinstance(field_type, types.UnionType) else (field_type,)
     if RerankerArtefact in allowed and isinstance(value, Mapping):
         return RerankerArtefact(**_values(RerankerArtefact, value, where))
     plain = [str if typing.get_origin(kind) is Literal else typing.get_origin(kind) or kind for kind in allowed]
-    if type(value) not in plain:  # type(), for a bool is an int to isinstance
+    if type(value) not in plain:  # type(), because isinstance takes a bool for an int
         raise StageError(f"cdk.json: {where} is {value!r}; it must be {' or '.join(kind.__name__ for kind in plain)}")
     return value
 

@@ -15,7 +15,7 @@ DELIVERY = "CloudWatch Logs and X-Ray take no resource for log deliveries and tr
 
 
 def state_machine(scope: Construct, id: str, stage: Stage, definition: State, role: iam.Role) -> stepfunctions.StateMachine:
-    """A machine from its definition, with a log group of its own."""
+    """Make a machine from its definition, with its own log group."""
     machine = stepfunctions.StateMachine(
         scope,
         id,

@@ -19,12 +19,12 @@ def on_failure() -> State:
 
 
 def failure(error: str, cause: str) -> State:
-    """A state that ends the machine with an error of its own."""
+    """Define a state that ends the machine with its own error."""
     return {"Type": "Pass", "Result": {"Error": error, "Cause": cause}, "ResultPath": "$.failure", "Next": "TellFailure"}
 
 
 def failure_states(places: Places, error: str, what: str) -> dict[str, State]:
-    """The states in which every failure ends: it is told, and the execution fails by the name of `error`.
+    """Define the states after a failure: send a notice, then fail the execution with the name `error`.
 
     Args:
         places: where things are.
@@ -39,7 +39,7 @@ def failure_states(places: Places, error: str, what: str) -> dict[str, State]:
 
 
 def s3_call(places: Places, action: str, parameters: State, rest: State) -> State:
-    """One call of S3's API; `rest` says what becomes of its answer, and what follows."""
+    """Define a call of S3's API; `rest` holds the handling of the result and the next state."""
     resource = f"arn:{places.partition}:states:::aws-sdk:s3:{action}"
     return {"Type": "Task", "Resource": resource, "Parameters": parameters, "Retry": retry(TRANSIENT), **rest}
 

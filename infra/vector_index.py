@@ -38,7 +38,7 @@ READER = {
 
 
 class VectorIndex(Construct):
-    """One OpenSearch domain in private subnets: HTTPS and IAM signatures only, encrypted, its slow requests logged.
+    """One OpenSearch domain in private subnets: HTTPS and IAM signatures only, encrypted, slow requests logged.
 
     IAM lets a role of this account through only if the role's own policy says so (connect()); what the role may do inside
     is said by fine-grained access control, whose master is the role of one small function (admit()).
@@ -91,7 +91,7 @@ class VectorIndex(Construct):
         )
 
     def _before_the_first_lot(self) -> None:
-        """The search pipeline of hybrid queries, and the template that keeps a stray write from making an index of guesses."""
+        """Set up the pipeline of hybrid queries, and the template that prevents guessed mappings after a stray write."""
         stage = self._stage
         template = template_body(
             self.alias,
@@ -193,7 +193,7 @@ LOG_KINDS = ("SEARCH_SLOW_LOGS", "INDEX_SLOW_LOGS", "ES_APPLICATION_LOGS")
 
 
 def _account_only(stack: Stack, domain_arn: str) -> dict[str, Any]:
-    """A resource policy that leaves it to the identity policies of this account; nobody else, nothing unsigned."""
+    """Make a resource policy that leaves access to the identity policies of this account; nobody else, nothing unsigned."""
     root = stack.format_arn(service="iam", region="", resource="root")
     statement = {"Effect": "Allow", "Principal": {"AWS": root}, "Action": "es:ESHttp*", "Resource": domain_arn}
     return {"Version": "2012-10-17", "Statement": [statement]}

@@ -43,7 +43,7 @@ LISTS_PER_ROOT = 4  # lists are 4 to 16 times the root of the number of vectors,
 
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
-    """One kind of index with its parameters; those that its family does not have stay at their defaults.
+    """One kind of index with its parameters; parameters that its family lacks stay at their defaults.
 
     Attributes:
         index_type: flat; fp16 and sq8, numbers of 2 bytes and of 1; pq, product quantisation (Jegou et al., TPAMI 2011); ivf, lists
@@ -94,18 +94,18 @@ class IndexSpec:
         Raises:
             InvalidInput: an unknown family or parameter, or a number out of its range.
         """
-        index_type, _, rest = text.strip().partition(":")
-        found = next((known for known in INDEX_TYPES if known == index_type), None)
-        if found is None:
-            raise InvalidInput(f"there is no index family {index_type!r}; there are {', '.join(INDEX_TYPES)}")
-        allowed = (*PARAMETERS[found], "pca")
+        family, _, rest = text.strip().partition(":")
+        spec_family = next((name for name in INDEX_TYPES if name == family), None)
+        if spec_family is None:
+            raise InvalidInput(f"there is no index family {family!r}; there are {', '.join(INDEX_TYPES)}")
+        allowed = (*PARAMETERS[spec_family], "pca")
         values = {name: number for name, number in otherwise.items() if name in allowed}
         for part in filter(None, rest.split(",")):
             name, _, number = part.partition("=")
             if name not in allowed or not number.isascii() or not number.isdigit():
-                raise InvalidInput(f"{part!r} is no parameter of {found}; write name=number with {', '.join(allowed)}")
+                raise InvalidInput(f"{part!r} is no parameter of {spec_family}; write name=number with {', '.join(allowed)}")
             values[name] = int(number)
-        return cls(found, **values)
+        return cls(spec_family, **values)
 
     def __str__(self) -> str:
         names = (*PARAMETERS[self.index_type], *(("pca",) if self.pca else ()))
@@ -113,39 +113,39 @@ class IndexSpec:
 
     @property
     def stores_vectors(self) -> bool:
-        """Whether the index itself holds the vectors as they are, so that nothing needs to be scored again."""
+        """True if the index holds the exact vectors, so that no candidate needs rescoring."""
         return "rescore" not in PARAMETERS[self.index_type] and not self.pca
 
     @property
     def search_effort(self) -> str | None:
-        """The parameter that trades recall for time; None where a search compares with every vector."""
+        """Return the parameter that trades recall for time; None if a search compares with every vector."""
         return next((name for name in ("ef_search", "nprobe") if name in PARAMETERS[self.index_type]), None)
 
     def at(self, effort: int) -> "IndexSpec":
-        """The same with another effort; itself where the family has none."""
+        """Return the same spec with another search effort; itself if the family has none."""
         if self.search_effort == "ef_search":
             return replace(self, ef_search=effort)
         return replace(self, nprobe=effort) if self.search_effort == "nprobe" else self
 
     @property
     def built(self) -> "IndexSpec":
-        """What its files depend on: the same, whatever a search asks of it."""
+        """Return the spec without search-time parameters, on which its files depend."""
         return replace(self, ef_search=0, nprobe=1, rescore=1)
 
     @property
     def candidates(self) -> int:
-        """How many candidates are fetched for every one that is wanted."""
+        """Return the number of candidates to fetch per requested one."""
         return 1 if self.stores_vectors else self.rescore
 
     def sized(self, items: int) -> "IndexSpec":
-        """The same with the number of lists that suits so many vectors, if it names none.
+        """Return the same spec with a number of lists that suits so many vectors, if it names none.
 
         That is the power of two nearest to 4 √items, less where a sample could not train so many.
         """
         if "nlist" not in PARAMETERS[self.index_type] or self.nlist:
             return self
-        wanted = 2 ** round(math.log2(max(LISTS_PER_ROOT * math.sqrt(max(items, 1)), 1)))
-        return replace(self, nlist=max(1, min(wanted, items // MIN_POINTS_PER_CENTROID)))
+        lists = 2 ** round(math.log2(max(LISTS_PER_ROOT * math.sqrt(max(items, 1)), 1)))
+        return replace(self, nlist=max(1, min(lists, items // MIN_POINTS_PER_CENTROID)))
 
     def ef_search_for(self, items: int) -> int:
         """ef_search over so many vectors: as named, else what finds .99 of fifty among vectors in clusters.
@@ -155,7 +155,7 @@ class IndexSpec:
         return self.ef_search or max(MIN_EF_SEARCH, math.ceil(EF_SEARCH_PER_ROOT * math.sqrt(items)))
 
     def min_to_train(self) -> int:
-        """How many vectors there must be to train it; 0 if nothing is trained."""
+        """Return the minimum number of vectors for training; 0 if nothing is trained."""
         if not self.training_sample(MIN_TO_TRAIN):
             return 0
         centroids = self.nlist if "nlist" in PARAMETERS[self.index_type] else 1
@@ -163,7 +163,7 @@ class IndexSpec:
         return max(MIN_TO_TRAIN, self.pca, MIN_POINTS_PER_CENTROID * max(centroids, codes))
 
     def lies_like(self, other: "IndexSpec") -> bool:
-        """Whether an index of another spec may be searched as one of this: only its graph or its effort may differ."""
+        """True if an index of the other spec may be searched with this one: they differ in graph or search effort only."""
         names = {"pq_m", "pq_bits"} & set(PARAMETERS[self.index_type]) | {"index_type", "pca"}
         names |= {"nlist"} if self.nlist and "nlist" in PARAMETERS[self.index_type] else set()
         return all(getattr(self, name) == getattr(other, name) for name in names)
@@ -177,12 +177,12 @@ class IndexSpec:
             raise InvalidInput(f"vectors of {length} numbers cannot be cut into {self.pq_m} equal parts; choose another pq_m")
 
     def training_sample(self, items: int) -> int:
-        """How many of so many vectors it is trained on: 64 a centroid, whether of lists or of codes; 0 if nothing is trained."""
+        """Return the number of training vectors out of `items`: 64 per centroid of lists or codes; 0 if nothing is trained."""
         sized, names = self.sized(items), PARAMETERS[self.index_type]
-        wanted = [POINTS_PER_CENTROID * sized.nlist] if "nlist" in names else []
-        wanted += [POINTS_PER_CENTROID * 2**self.pq_bits] if "pq_m" in names else []
-        wanted += [SAMPLE_OF_RANGES] if self.index_type.endswith("sq8") or self.pca else []
-        return min(items, max(wanted, default=0))
+        sizes = [POINTS_PER_CENTROID * sized.nlist] if "nlist" in names else []
+        sizes += [POINTS_PER_CENTROID * 2**self.pq_bits] if "pq_m" in names else []
+        sizes += [SAMPLE_OF_RANGES] if self.index_type.endswith("sq8") or self.pca else []
+        return min(items, max(sizes, default=0))
 
     def bytes_per_item(self, dimensions: int) -> float:
         """Bytes that one more vector adds to the index in memory and in its file; full vectors to score from not counted."""
@@ -206,7 +206,7 @@ class IndexSpec:
         return self.index_bytes(items, dimensions) + (0 if self.stores_vectors else 4 * items * dimensions)
 
     def comparisons_to_add(self, items: int) -> int:
-        """About how many vectors one that is added is compared with: all centroids, or what a beam of a graph meets."""
+        """Estimate the number of comparisons per added vector: all centroids, or the vectors that a graph search visits."""
         sized, names = self.sized(items), PARAMETERS[self.index_type]
         if "nlist" in names:
             return sized.nlist
@@ -214,7 +214,7 @@ class IndexSpec:
 
 
 def default_specs(dimensions: int) -> list[IndexSpec]:
-    """One spec of every family for vectors of so many numbers; product codes have a byte for every two of them."""
+    """Return one spec of every family for vectors of so many dimensions; product codes have one byte per two of them."""
     halves = max(dimensions // 2, 1)
     parts = halves if dimensions % halves == 0 else 1
     return [IndexSpec(index_type, pq_m=parts, rescore=4 if "pq" in index_type else 2) for index_type in INDEX_TYPES]

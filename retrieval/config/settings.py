@@ -26,19 +26,19 @@ T = TypeVar("T")
 
 
 def limited(default: Any, *, least: float | None = None, above: float | None = None, most: float | None = None) -> Any:
-    """A field of a number with the limits that read_field() holds it to."""
+    """Declare a numeric field with the limits that read_field() enforces."""
     return field(default=default, metadata={"least": least, "above": above, "most": most})
 
 
 def _index_text(text: str) -> str:
-    """The text of an index, once it is known to be one."""
+    """Return the text of an index spec after checking it."""
     IndexSpec.parse(text)
     return text
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a process must know about where it runs; what an answer means stands in ScoringParameters.
+    """The settings of where a process runs; those that change results are in ScoringParameters.
 
     Attributes:
         home: folder of everything that Gavel makes on one machine.
@@ -69,7 +69,7 @@ class Settings:
         embeddings_bucket: bucket of releases, for a message to the bulk indexer that names a key alone.
         events_stream: Firehose delivery stream that POST /events sends to; empty writes files below home, or refuses on Lambda.
         buyer_events_table: DynamoDB table of buyers' recent acts; empty keeps a file below home, or none on Lambda.
-        buyer_events_days: how long a buyer's act is kept there, 1 to 3650 days.
+        buyer_events_days: how long an interaction is stored there, 1 to 3650 days.
         writes_per_second: events and erasures that `gavel serve` takes from one client address; 0 for no limit.
         searches_per_second: searches that it takes from one client address, each query of a POST counted; 0 for no limit.
         queries_per_request: queries that one POST /search may hold, 1 to 20; 1 where a quota counts requests.
@@ -134,13 +134,13 @@ class Settings:
         return read_env(cls, common | {name: value for name, value in env.items() if value})
 
     def to_env(self) -> dict[str, str]:
-        """The environment that from_env() reads back to an equal object."""
+        """Return the environment that from_env() reads back as an equal object."""
         return write_env(self)
 
 
 @dataclass(frozen=True, slots=True)
 class EventWeights:
-    """What each act of a buyer says of their interest, against the others.
+    """The relative weight of each event type for a buyer's interest.
 
     Attributes:
         view: looked at a lot.
@@ -157,7 +157,7 @@ class EventWeights:
 
 @dataclass(frozen=True, slots=True)
 class ScoringParameters:
-    """The numbers that change what an answer means: they must be the same where models are trained and where they serve.
+    """The numbers that change search results; they must be equal in training and serving.
 
     Attributes:
         event_weights: what acts count, in buyers' vectors and in training.
@@ -193,7 +193,7 @@ class ScoringParameters:
         return read_env(cls, env)
 
     def to_env(self) -> dict[str, str]:
-        """The environment that from_env() reads back to an equal object."""
+        """Return the environment that from_env() reads back as an equal object."""
         return write_env(self)
 
 
@@ -214,7 +214,7 @@ def read_env(cls: type[T], env: Mapping[str, str]) -> T:
 
 
 def write_env(values: Any) -> dict[str, str]:
-    """The variables that read_env() makes an equal dataclass of."""
+    """Return the variables from which read_env() makes an equal dataclass."""
     return {PREFIX + f.name.upper(): _written(getattr(values, f.name)) for f in fields(values)}
 
 
@@ -253,7 +253,7 @@ def read_field(cls: type, of: Field[Any], text: str, name: str) -> Any:
 
 
 def allowed(cls: type, of: Field[Any]) -> str:
-    """What a field takes, in words."""
+    """Describe in words which values a field takes."""
     if "words" in of.metadata:
         return str(of.metadata["words"])
     kinds = _kinds(cls, of.name)
@@ -273,7 +273,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _kinds(cls: type, name: str) -> tuple[Any, ...]:
-    """The types of a field; of an optional one, that of the value first."""
+    """Return the types of a field; of an optional one, that of the value first."""
     hint = _hints(cls)[name]
     return get_args(hint) if NoneType in get_args(hint) else (hint,)
 
@@ -307,7 +307,7 @@ def _read_pairs(kind: Any, text: str, name: str) -> Any:
 
 
 def write_pairs(values: Mapping[str, Any]) -> str:
-    """The text of a dataclass that read_field() reads back."""
+    """Write a dataclass as the text that read_field() reads back."""
     return ",".join(f"{name}={value}" for name, value in values.items())
 
 

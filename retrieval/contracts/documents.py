@@ -18,24 +18,24 @@ Vector = NDArray[np.float32]
 
 VECTOR_FIELD = "embedding"
 TEXT_FIELD = "text"
-LISTED_CHARS = 400  # of a description in a list; the lot itself is asked for the whole
+LISTED_CHARS = 400  # of a description in a list; GET /items returns the whole
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
-VECTOR_DECIMALS = 7  # of a float32 below 1, all that it can tell apart
-# Lucene links equal vectors to each other alone, and a search that comes among them finds nothing else; a float32 score cannot tell
-# vectors apart that are nearer than 5e-4 (docs/adr/0017-equal-vectors.md)
+VECTOR_DECIMALS = 7  # of a float32 below 1: all that it can represent
+# Lucene links equal vectors only to each other, and a search that reaches them finds nothing else. A float32 score cannot
+# distinguish vectors that are nearer than 5e-4 (docs/adr/0017-equal-vectors.md)
 SPREAD_LENGTH = 3e-3
-SPREAD_FIELD = "embedding_spread"  # of a stored document whose vector was moved so far
-DELETED_FIELD = "deleted_at"  # of the document that stands for a withdrawn lot
+SPREAD_FIELD = "embedding_spread"  # field of a stored document whose vector was moved by SPREAD_LENGTH
+DELETED_FIELD = "deleted_at"  # field of the document that records a deletion
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedItem:
-    """A lot with its vector, as it goes into an index.
+    """An item with its vector, as an index stores it.
 
     Attributes:
         item_id: unique id.
-        version: >= 0; an entry with a lower version than the stored one is stale and changes nothing.
-        document: what schema.document_of() made.
+        version: >= 0; an operation with a lower version than the stored one is stale and changes nothing.
+        document: as document_of() returns it.
         vector: (dimensions,) float32 of unit length.
     """
 
@@ -47,7 +47,7 @@ class IndexedItem:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """The news that a lot is gone, with the version from which on it is."""
+    """A deletion of `item_id` at `version`. Operations with a lower version are stale."""
 
     item_id: str
     version: int
@@ -55,13 +55,13 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True)
 class UpsertReport:
-    """What became of the entries of one upsert: every entry counts in exactly one field.
+    """The results of the operations of one upsert; every operation counts in exactly one field.
 
     Attributes:
-        indexed: written.
-        deleted_ids: of the tombstones carried out, also those of lots that were never there.
-        stale_ids: of the entries that are older than what is stored, and so without effect.
-        rejected: (item_id, reason) of the entries that the index refuses.
+        indexed: number of items written.
+        deleted_ids: of the deletions carried out, also of items that were never stored.
+        stale_ids: of the operations that are older than the stored version, and so without effect.
+        rejected: (item_id, reason) of the operations that the index rejects.
     """
 
     indexed: int = 0
@@ -71,22 +71,22 @@ class UpsertReport:
 
     @property
     def deleted(self) -> int:
-        """Tombstones carried out."""
+        """Return the number of deletions carried out."""
         return len(self.deleted_ids)
 
     @property
     def stale(self) -> int:
-        """Entries without effect."""
+        """Return the number of operations without effect."""
         return len(self.stale_ids)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Outcome -> number of entries, under the names that reports and logs use."""
+        """Return result -> number of operations, under the names that reports and logs use."""
         return {"indexed": self.indexed, "stale": self.stale, "refused": len(self.rejected), "withdrawn": self.deleted}
 
     @property
     def total(self) -> int:
-        """Entries that the report speaks of."""
+        """Return the number of operations of the upsert."""
         return sum(self.counts.values())
 
     def __add__(self, other: "UpsertReport") -> "UpsertReport":
@@ -99,7 +99,7 @@ class UpsertReport:
 
 
 def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) -> dict[str, Any]:
-    """The document of a lot: its fields with times in epoch milliseconds, its search text, and where its vector is from."""
+    """Make the document of an item: its fields, with times in epoch milliseconds, its search text, tower and release."""
     fields = {name: value for name, value in asdict(item).items() if value not in (None, "")}
     times: dict[str, Any] = {name: epoch_ms(fields[name]) for name in TIME_FIELDS if name in fields}
     return {
@@ -112,45 +112,46 @@ def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) 
     }
 
 
-def bulk_lines(entry: IndexedItem | Deletion, *, spread: bool = False) -> Iterator[str]:
-    """The lines of one lot in an embedding part, as OpenSearch's `_bulk` takes them; without an index name.
+def bulk_lines(op: IndexedItem | Deletion, *, spread: bool = False) -> Iterator[str]:
+    """Write the lines of one operation of an embedding part, as OpenSearch's `_bulk` takes them, without an index name.
 
     Args:
-        entry: a lot or a tombstone.
-        spread: move the vector a little, each item's in a direction of its own, for the graph of an index; pop_vector() undoes it.
+        op: an item or a deletion.
+        spread: move the vector a little, in a direction that depends on the item_id, for the graph of an index; pop_vector()
+            undoes it.
     """
-    if isinstance(entry, Deletion):
-        yield json.dumps({"delete": _action_of(entry)})
+    if isinstance(op, Deletion):
+        yield json.dumps({"delete": _action_of(op)})
         return
-    yield json.dumps({"index": _action_of(entry)})
-    source = {**entry.document, VECTOR_FIELD: vector_to_json(entry.vector)}
+    yield json.dumps({"index": _action_of(op)})
+    source = {**op.document, VECTOR_FIELD: vector_to_json(op.vector)}
     if spread:
-        moved = np.asarray(source[VECTOR_FIELD]) + _offsets(entry.item_id, len(entry.vector))
+        moved = np.asarray(source[VECTOR_FIELD]) + _offsets(op.item_id, len(op.vector))
         source |= {VECTOR_FIELD: vector_to_json(moved), SPREAD_FIELD: True}
     yield json.dumps(source, ensure_ascii=False)
 
 
-def deletion_lines(entry: Deletion, moment: datetime) -> Iterator[str]:
-    """Write a withdrawn lot as a document, by which OpenSearch knows that an older event comes too late.
+def deletion_lines(op: Deletion, moment: datetime) -> Iterator[str]:
+    """Write a deletion as a document, so that OpenSearch rejects older operations on the item.
 
-    A server remembers the version of a delete in memory alone. This document outlives a restart. No search finds it: it has
+    A server stores the version of a delete in memory only. This document outlives a restart. No search finds it, because it has
     neither words nor a vector, and it ended in 1970.
     """
-    yield json.dumps({"index": _action_of(entry)})
-    yield json.dumps({"item_id": entry.item_id, "ends_at": 0, DELETED_FIELD: epoch_ms(moment)})
+    yield json.dumps({"index": _action_of(op)})
+    yield json.dumps({"item_id": op.item_id, "ends_at": 0, DELETED_FIELD: epoch_ms(moment)})
 
 
-def _action_of(entry: IndexedItem | Deletion) -> dict[str, Any]:
-    return {"_id": entry.item_id, "version": entry.version, "version_type": "external_gte"}
+def _action_of(op: IndexedItem | Deletion) -> dict[str, Any]:
+    return {"_id": op.item_id, "version": op.version, "version_type": "external_gte"}
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line of an embedding part that is not what bulk_lines() writes.
+    """A line of an embedding part that bulk_lines() cannot have written.
 
     Attributes:
-        item_id: the lot that it is about; empty where no one can say.
-        reason: what is wrong, with the number of the line.
+        item_id: of the operation; empty if unknown.
+        reason: the fault, with the number of the line.
     """
 
     item_id: str
@@ -161,25 +162,25 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, Re
 
 
 def parse_bulk_lines(lines: Iterable[str | bytes]) -> Iterator[IndexedItem | Deletion | BadLine]:
-    """Read the lines of an embedding part; a bad line costs its own lot alone, and blank ones are passed over.
+    """Read the lines of an embedding part; a bad line affects only its own item, and blank lines are skipped.
 
-    An action names itself: it is an object of one key that holds an object. So reading goes on at the next action, whatever
-    stands before it, and what follows a damaged action is taken for its document.
+    An action is an object of one key that holds an object. So reading continues at the next action, whatever precedes it, and
+    the line after a damaged action is taken as its document.
     """
     group: list[tuple[int, Any]] = []  # an action and its document, each with its line number
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        values = _parsed(line)
+        values = _parse(line)
         if group and (_is_action(values) or len(group) == 2 or _is_action(group[0][1], "delete")):
-            yield _read_entry(group)
+            yield _read_op(group)
             group = []
         group.append((number, values))
     if group:
-        yield _read_entry(group)
+        yield _read_op(group)
 
 
-def _parsed(line: str | bytes) -> Any:
+def _parse(line: str | bytes) -> Any:
     """Parse a line; return the error itself if it is no JSON."""
     try:
         return json.loads(line.decode() if isinstance(line, bytes) else line)
@@ -192,7 +193,7 @@ def _is_action(values: Any, verb: str = "") -> bool:
     return isinstance(values, dict) and len(values) == 1 and all(isinstance(v, dict) and verb in ("", k) for k, v in values.items())
 
 
-def _read_entry(group: Sequence[tuple[int, Any]]) -> IndexedItem | Deletion | BadLine:
+def _read_op(group: Sequence[tuple[int, Any]]) -> IndexedItem | Deletion | BadLine:
     (number, action), *documents = group
     item_id = ""
     try:
@@ -231,7 +232,7 @@ def _version_of(action: Mapping[str, Any]) -> int:
 
 
 def vector_to_json(vector: Vector | NDArray[np.float64]) -> list[float]:
-    """The vector as JSON numbers of at most 7 decimals, which every engine reads as the same float32."""
+    """Convert a vector to JSON numbers of at most 7 decimals, which every engine reads as the same float32."""
     rounded: list[float] = np.round(vector.astype(np.float64), VECTOR_DECIMALS).tolist()
     return rounded
 
@@ -265,7 +266,7 @@ def vector_from_json(numbers: Any) -> Vector:
 
 
 def visible_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a document that a buyer may see."""
+    """Return the fields of a document that a buyer may see."""
     hidden = (TEXT_FIELD, VECTOR_FIELD, "tower_id", "release_id")
     return {name: value for name, value in document.items() if name not in hidden}
 

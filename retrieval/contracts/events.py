@@ -1,4 +1,4 @@
-"""The interaction contract: what buyers did with lots, and how much each act weighs."""
+"""The interaction contract: the fields, types and weights of buyers' interactions with items."""
 
 import re
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from retrieval.contracts.items import MAX_DESCRIPTION_CHARS, first_value, parse_
 from retrieval.errors import InvalidInput
 
 EventType = Literal["view", "add_to_cart", "bid", "purchase"]  # the fields of settings.EventWeights
-EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)  # from the least that a buyer does to the most
-IMPRESSION = "impression"  # a lot was shown: no act of a buyer, so no EventType
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)  # by rising interest
+IMPRESSION = "impression"  # an item was shown: not an interaction, so no EventType
 SHOWN = (IMPRESSION, "impressions", "shown")  # how logs write it
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -22,8 +22,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "timestamp": ("timestamp", "created_at"),
 }
 
-# What shops and the analytics they use call the same acts, without marks and capitals. Names that may mean another act as well
-# are unknown on purpose: "cart" may be a look at the cart, "click" and "page view" any page, "checkout" one that was broken off.
+# Names of the same interactions in shops and analytics, without marks and capitals. Ambiguous names are unknown on purpose: "cart"
+# may be a look at the cart, "click" and "page view" any page, "checkout" one that was broken off.
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "view": ("views", "viewed", "viewitem", "viewproduct", "itemview", "itemviewed", "productview", "productviewed",
              "detailpageview"),
@@ -33,19 +33,19 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "purchase": ("purchases", "purchased", "buy", "bought", "itempurchased", "productpurchased", "ordercompleted"),
 }  # fmt: skip
 MAX_NAME_CHARS = 60  # of an unknown name, in a message
-MARKS = re.compile(r"[\s_.:\-\u2010-\u2015]+")  # what stands between the words of a name
+MARKS = re.compile(r"[\s_.:\-\u2010-\u2015]+")  # between the words of a name
 
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """One act of one buyer on one lot.
+    """One interaction of one buyer with one item.
 
     Attributes:
-        buyer_id: who.
-        item_id: which lot.
+        buyer_id: of the buyer.
+        item_id: of the item.
         event_type: one of EVENT_TYPES.
         timestamp: UTC.
-        query: the search that led there; empty when there was none.
+        query: the search that led there; empty if there was none.
     """
 
     buyer_id: str
@@ -56,7 +56,7 @@ class Interaction:
 
     @property
     def weight(self) -> float:
-        """How much this act says about interest, see event_weight()."""
+        """Return the weight of this interaction, see event_weight()."""
         return event_weight(self.event_type)
 
 
@@ -88,32 +88,32 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
 
 
 def event_weight(event_type: str) -> float:
-    """Weight of an act: view 1, add_to_cart 5, bid 7, purchase 10, unless GAVEL_EVENT_WEIGHTS says otherwise."""
+    """Return the weight of an event type: view 1, add_to_cart 5, bid 7, purchase 10, unless GAVEL_EVENT_WEIGHTS differs."""
     weight: float = getattr(scoring_parameters().event_weights, event_type)
     return weight
 
 
 def missing(field: str) -> str:
-    """Why a row without a field is refused."""
+    """Return the message for a row without a field."""
     return f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})"
 
 
 def parse_event_type(value: Any) -> str:
-    """Read the name of an act, without regard to case and to what stands between its words: "Add To Cart", "product_viewed".
+    """Read the name of an event type; case and separators are ignored, as in "Add To Cart" or "product_viewed".
 
     Returns:
         One of EVENT_TYPES.
 
     Raises:
-        InvalidInput: nobody knows what the name means, or it may mean more than one act.
+        InvalidInput: the name is unknown or ambiguous.
     """
     name = MARKS.sub("", str(value).lower())
-    known = _EVENT_TYPES.get(name)
+    event_type = _EVENT_TYPES.get(name)
     if name in SHOWN:
         raise InvalidInput(f"event_type {value!r} says that a lot was shown, which is no act; acts are {', '.join(EVENT_TYPES)}")
-    if known is None:
+    if event_type is None:
         raise InvalidInput(f"event_type {str(value)[:MAX_NAME_CHARS]!r} is unknown; known are {', '.join(EVENT_TYPES)}")
-    return known
+    return event_type
 
 
-_EVENT_TYPES = {MARKS.sub("", name): act for act, names in SPELLINGS.items() for name in (act, *names)}
+_EVENT_TYPES = {MARKS.sub("", name): kind for kind, names in SPELLINGS.items() for name in (kind, *names)}

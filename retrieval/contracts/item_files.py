@@ -17,7 +17,7 @@ MAX_ID_CHARS = 100  # of a rejected row's id, for the report
 
 
 def find_item_files(where: Path) -> list[Path]:
-    """List the catalogue files of a folder, or the one file that was named.
+    """List the catalogue files of a folder; return a path to a file as it is.
 
     Args:
         where: a file, or a folder that is searched without its sub-folders.
@@ -58,7 +58,7 @@ def read_items(path: Path) -> Iterator[Item | Reject]:
 
 
 def numbered_items(path: Path) -> Iterator[tuple[int, Item | Reject]]:
-    """As read_items(), each row with its line or row number."""
+    """Read as read_items(), each row with its line or row number."""
     for line, row in numbered_rows(path, {field: ALIASES[field] for field in REQUIRED}):
         if isinstance(row, str):
             yield line, Reject(path.name, line, row)
@@ -122,7 +122,7 @@ def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
 
 
 def _in_microseconds(batch: Any) -> Any:
-    """Times as Python can hold them, those with a zone in UTC: Python may not know the zone.
+    """Convert times to those that Python represents, those with a zone to UTC, because Python may not know the zone.
 
     With pandas installed, as in SageMaker's containers, pyarrow makes its Timestamps of nanoseconds.
     """
@@ -154,14 +154,14 @@ def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, 
 
 
 def csv_separator(header: str) -> str:
-    """What stands between the names of a CSV header: a comma, or what a spreadsheet wrote where commas are decimal."""
+    """Find the delimiter of a CSV header: a comma, or that of a spreadsheet in whose language commas are decimal."""
     return max(CSV_SEPARATORS, key=header.count)  # the first of equals
 
 
 def csv_rows(
     lines: Iterable[str], names: Sequence[str], separator: str = ",", first_line: int = 1
 ) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Rows of CSV text under the names of its columns, each with its last line, or with the reason why it is no row.
+    """Read rows of CSV text under its column names, each with its last line, or with the reason why it is invalid.
 
     Args:
         lines: of the text, with their ends; the header is a row like others here.
@@ -190,7 +190,7 @@ def _ndjson_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
 
 
 def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """The objects of NDJSON with the numbers of their lines, or the reason why a line is none; blank lines are passed over."""
+    """Read the objects of NDJSON with their line numbers, or the reason why a line is invalid; skip blank lines."""
     for line, raw in enumerate(lines, 1):
         if not raw.strip():
             continue

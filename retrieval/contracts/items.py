@@ -87,14 +87,14 @@ class Item:
 
     @property
     def version(self) -> int:
-        """Age of this version of the lot: updated_at, else listed_at, in ms since 1970; 0 when both are unknown."""
+        """Return the version of the item: updated_at, else listed_at, in ms since 1970; 0 if both are unknown."""
         moment = self.updated_at or self.listed_at
         return max(0, epoch_ms(moment)) if moment else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that broke the contract, kept with the place it came from and the reason."""
+    """A row that breaks the contract, with its place and the reason."""
 
     source: str
     line: int
@@ -107,24 +107,24 @@ class Reject:
                 object.__setattr__(self, name, readable(text))
 
     def to_json(self) -> str:
-        """The reject as one line of `rejects.ndjson`."""
+        """Return the reject as one line of `rejects.ndjson`."""
         return json.dumps(
             {"source": self.source, "line": self.line, "item_id": self.item_id, "reason": self.reason}, ensure_ascii=False
         )
 
 
 def item_text(title: str, description: str) -> str:
-    """The text by which towers and keyword search know a lot: title, then description, words in Arabic letters in one spelling."""
+    """Return the text of an item for towers and keyword search: title, description, Arabic letters in one spelling."""
     return fold_text(f"{title}. {description}" if description.strip() else title)
 
 
 def query_text(query: str) -> str:
-    """The text of a query, cleaned as item_text cleans a lot."""
+    """Clean the text of a query as item_text() cleans that of an item."""
     return fold_text(query)
 
 
 def epoch_ms(moment: datetime) -> int:
-    """Whole milliseconds since 1970-01-01 UTC; `moment` has a time zone."""
+    """Convert a time with a time zone to whole milliseconds since 1970-01-01 UTC."""
     return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
@@ -263,7 +263,7 @@ def require_id(field: str, text: str) -> str:
 
 
 def first_value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """The first value present under any of the names; None, NaN and blank text are absent, bytes are UTF-8 text."""
+    """Return the first value present under any of the names; None, NaN and blank text are absent, bytes are UTF-8 text."""
     for name in names:
         value = _lookup(row, name)
         if isinstance(value, bytes):  # what a parquet column that does not say that it holds text comes as
@@ -286,7 +286,7 @@ def _lookup(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _object(field: str, text: str) -> Any:
-    """The JSON of a cell, or what pandas writes of a dict; None for other text.
+    """Parse the JSON of a cell, or the text that pandas writes for a dict; return None for other text.
 
     Raises:
         InvalidInput: the text begins as an object and is none.

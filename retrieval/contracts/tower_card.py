@@ -29,7 +29,7 @@ LENGTH_MARK = "."  # between the id of an artefact and a shorter length of its v
 
 @dataclass(frozen=True)
 class TowerCard:
-    """What stands in `tower.json` beside a tower's weights.
+    """The content of `tower.json` beside a tower's weights.
 
     Attributes:
         tower_id: 12 hexadecimal digits, a hash of weights and preprocessing.
@@ -57,16 +57,16 @@ class TowerCard:
 
     @property
     def has_image_encoder(self) -> bool:
-        """Whether the artefact has the image branch that a search by photo encodes with."""
+        """True if the artefact has the image encoder of searches by photo."""
         return IMAGE_TOWER_FILE in self.files
 
     @property
     def served(self) -> tuple[int, ...]:
-        """The lengths of vectors that the tower serves, its own first."""
+        """Return the lengths of vectors that the tower serves, its own first."""
         return (self.dimensions, *self.matryoshka)
 
     def at(self, dimensions: int | None) -> "TowerCard":
-        """The card of the same tower that serves vectors of another length, under a tower_id of its own.
+        """Return the card of the same tower for vectors of another length, with its own tower_id.
 
         Vectors of two lengths never meet, as those of two towers: "1a2b3c4d5e6f.64" names the 64 first numbers of a tower's.
 

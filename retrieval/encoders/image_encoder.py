@@ -50,7 +50,7 @@ class ImageEncoder:
 
     @property
     def tower_id(self) -> str:
-        """The tower whose vectors these are."""
+        """Return the id of the tower that encodes these vectors."""
         return self.card.tower_id
 
     def encode(self, photo: bytes) -> NDArray[np.float32]:

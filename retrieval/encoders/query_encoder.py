@@ -57,7 +57,7 @@ class QueryEncoder:
 
     @property
     def tower_id(self) -> str:
-        """The tower whose vectors these are."""
+        """Return the id of the tower that encodes these vectors."""
         return self.card.tower_id
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from retrieval.encoders.tower_store import SERVING_FILES, SMALL_SERVING_FILES, t
 
 
 def load_query_tower(settings: Settings, tower_id: str, cache: Path) -> QueryEncoder | SmallQueryEncoder:
-    """The query tower of a tower_id that the settings choose.
+    """Load the query tower of a tower_id that the settings choose.
 
     Args:
         settings: say where towers lie, and which of the two.

@@ -40,14 +40,14 @@ class Int8Table:
         return cls(np.round(rows / scales[:, None]).astype(np.int8), scales.astype(np.float32))
 
     def sum(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The sum (D,) of some rows."""
+        """Return the sum (D,) of some rows."""
         total: NDArray[np.float32] = self.scales[places] @ self.rows[places]
         return total
 
 
 @dataclass(frozen=True)
 class SmallQueryTower:
-    """What `query_tower_small.npz` holds.
+    """The content of `query_tower_small.npz`.
 
     Attributes:
         tower_id: the tower that it stands in for.
@@ -93,18 +93,18 @@ class SmallQueryTower:
                 "GAVEL_QUERY_TOWER=full"
             )
         try:
-            with np.load(path, allow_pickle=False) as held:
-                tokens, pairs = Int8Table(held["tokens"], held["token_scales"]), held["pairs"]
-                found = cls(
-                    str(held["tower_id"]), tokens, pairs, Int8Table(held["pair_vectors"], held["pair_scales"]), held["bias"]
+            with np.load(path, allow_pickle=False) as arrays:
+                tokens, pairs = Int8Table(arrays["tokens"], arrays["token_scales"]), arrays["pairs"]
+                encoder = cls(
+                    str(arrays["tower_id"]), tokens, pairs, Int8Table(arrays["pair_vectors"], arrays["pair_scales"]), arrays["bias"]
                 )
-            found.check(card)
+            encoder.check(card)
         except UNREADABLE as error:
             raise TowerError(
                 shortage(path, error)
                 or f"{path} is not a small query tower: {error}; copy it again, or make it again with {DISTIL}"
             ) from error
-        return found
+        return encoder
 
     def check(self, card: TowerCard) -> None:
         """See whether the arrays fit each other and the tower.
@@ -159,7 +159,7 @@ class SmallQueryEncoder:
 
     @property
     def tower_id(self) -> str:
-        """The tower whose space these vectors lie in."""
+        """Return the id of the tower in whose space these vectors are."""
         return self.card.tower_id
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -185,22 +185,22 @@ class SmallQueryEncoder:
 
 
 def token_ids(tokenizer: Tokenizer, text: str, max_length: int) -> NDArray[np.int64]:
-    """The tokens (L,) of a cleaned text without those that only mark its ends; at most max_length - 2 of them."""
+    """Tokenise a cleaned text into (L,) ids, L <= max_length - 2, without the tokens that mark its ends."""
     encoding = tokenizer.encode(text[: max_length * MAX_WORD_CHARS])
     special = np.array(encoding.special_tokens_mask, dtype=np.bool_)
     return np.array(encoding.ids, dtype=np.int64)[~special]
 
 
 def pair_keys(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One number for each pair of neighbours among token ids (L,): (L - 1,) int64, none for fewer than two."""
+    """Return a key per pair of neighbours among token ids (L,): (L - 1,) int64, none for fewer than two."""
     return (ids[:-1] << PAIR_SHIFT) | ids[1:]
 
 
-def find_pairs(known: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def find_pairs(pairs: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where the pairs of token ids (L,) stand among those that are known, ascending; those that do not are left out."""
-    wanted = pair_keys(ids)
-    if not len(known) or not len(wanted):
+    keys = pair_keys(ids)
+    if not len(pairs) or not len(keys):
         return np.empty(0, dtype=np.int64)
-    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    found: NDArray[np.int64] = places[known[places] == wanted]
-    return found
+    places = np.minimum(np.searchsorted(pairs, keys), len(pairs) - 1)
+    rows: NDArray[np.int64] = places[pairs[places] == keys]
+    return rows

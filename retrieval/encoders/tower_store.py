@@ -26,7 +26,7 @@ SMALL_SERVING_FILES = (SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE, CARD_FILE)
 
 
 def tower_folder(towers: str, tower_id: str, cache: Path, files: Sequence[str] = SERVING_FILES) -> Path:
-    """The folder of a tower's artefact on this machine.
+    """Return the folder of a tower's artefact on this machine.
 
     Args:
         towers: folder, or s3://bucket/prefix, that holds one sub-folder a tower.
@@ -67,7 +67,7 @@ def image_tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
 
 
 def tower_card(towers: str, tower_id: str, cache: Path) -> TowerCard:
-    """The card of a tower, with the length of vectors that the id names; from S3 the card alone is fetched.
+    """Read the card of a tower, for the length of vectors that the id names; only the card is fetched from S3.
 
     Args:
         towers: as tower_folder()'s.
@@ -83,7 +83,7 @@ def tower_card(towers: str, tower_id: str, cache: Path) -> TowerCard:
 
 
 def tower_tuning(towers: str, tower_id: str, cache: Path) -> Tuning:
-    """How searches of a tower were tuned; untuned where the file is not there, for whatever reason.
+    """Read the tuning of a tower's searches; return the untuned one if the file cannot be read, for any reason.
 
     Args:
         towers: as tower_folder()'s.
@@ -98,7 +98,7 @@ def tower_tuning(towers: str, tower_id: str, cache: Path) -> Tuning:
 
 
 def tower_buyers(towers: str, tower_id: str, cache: Path) -> BuyerTower:
-    """What encodes buyers with a tower's lots: the trained buyer tower, or the weighted average where there is none.
+    """Load the trained buyer tower of a tower, or the weighted average if there is none.
 
     Args:
         towers: as tower_folder()'s.
@@ -113,7 +113,7 @@ def tower_buyers(towers: str, tower_id: str, cache: Path) -> BuyerTower:
 
 
 def _with_addition(towers: str, tower_id: str, cache: Path, name: str) -> Path | None:
-    """The folder of a tower with a file that not every tower has; None where it cannot be fetched from S3, for whatever reason."""
+    """Return the folder of a tower with an optional file; None if it cannot be fetched from S3, for any reason."""
     artefact, _ = split_tower_id(tower_id)
     if not towers.startswith("s3://"):
         return Path(towers) / artefact
@@ -147,7 +147,7 @@ def _fetch(towers: str, tower_id: str, cache: Path, names: Sequence[str]) -> Pat
 
 
 def _card_in(folder: Path, tower_id: str) -> TowerCard:
-    """The card of the tower that ought to lie in a folder."""
+    """Read the card of the tower that is expected in a folder."""
     card = TowerCard.load(folder)
     if card.tower_id != tower_id:
         raise TowerError(f"{folder} holds tower {card.tower_id}; copy each tower to the folder of its own id")

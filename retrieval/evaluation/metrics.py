@@ -1,4 +1,4 @@
-"""Retrieval quality: judgments, runs and the measures of the field, computed by ir-measures."""
+"""Compute measures of retrieval quality from judgments and runs with ir-measures."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -9,7 +9,7 @@ from ir_measures import AP, RR, P, R, Success, nDCG
 
 from retrieval.index.fusion import reciprocal_rank_fusion
 
-RELEVANT_GRADE = 2  # grades run from 0 to 3; from here on a lot is what the buyer asked for
+RELEVANT_GRADE = 2  # of 0 to 3; the lowest relevant grade
 RECALL_DEPTHS = (1, 5, 10, 20, 50, 100, 200, 1000)
 
 ALL_MEASURES: Mapping[str, Any] = {
@@ -27,12 +27,12 @@ Run = Mapping[str, Sequence[str]]  # query_id -> item ids, best first
 
 
 def evaluate_per_query(grades: Grades, run: Run, measures: Mapping[str, Any] = MEASURES) -> dict[str, dict[str, float]]:
-    """Measure every judged query that has at least one relevant lot.
+    """Measure every judged query that has at least one relevant item.
 
     Args:
         grades: judgments 0 to 3; relevant means grade >= 2, nDCG takes the grade as its gain.
-        run: ranked item ids; a judged query without an entry counts as an empty answer.
-        measures: some of ALL_MEASURES. A measure that looks deeper than the run goes counts what is not there as missing.
+        run: ranked item ids; a judged query that it lacks counts as an empty result.
+        measures: some of ALL_MEASURES. A measure deeper than the run counts the missing ranks as not relevant.
 
     Returns:
         measure name -> query_id -> value in [0, 1], names in the order of `measures`.
@@ -47,13 +47,13 @@ def evaluate_per_query(grades: Grades, run: Run, measures: Mapping[str, Any] = M
 
 
 def evaluate(grades: Grades, run: Run, measures: Mapping[str, Any] = MEASURES) -> dict[str, float]:
-    """Mean of every measure over the judged queries, as evaluate_per_query() has them; empty without such a query."""
+    """Return the mean of every measure over the queries of evaluate_per_query(); empty without such a query."""
     per_query = evaluate_per_query(grades, run, measures)
     return {name: fmean(values.values()) for name, values in per_query.items() if values}
 
 
 def measures_to(depth: int) -> dict[str, Any]:
-    """The measures of ALL_MEASURES that runs of `depth` ranks can answer; those without a depth of their own always."""
+    """Return the measures of ALL_MEASURES that need at most `depth` ranks, and those without a depth."""
     return {name: measure for name, measure in ALL_MEASURES.items() if int(name.partition("@")[2] or 0) <= depth}
 
 
@@ -61,8 +61,8 @@ def fuse_runs(runs: Sequence[Run], depth: int, k: int = 60) -> dict[str, list[st
     """Fuse several runs into one by reciprocal rank, query by query.
 
     Args:
-        runs: what is fused; a query that one of them lacks is fused from the others.
-        depth: ranks that are kept of every query.
+        runs: to fuse; a query that one of them lacks is fused from the others.
+        depth: number of ranks of every query in the result.
         k: rank constant, see reciprocal_rank_fusion().
 
     Returns:

@@ -1,6 +1,6 @@
-"""Whether two ways of searching differ: paired tests over queries, computed by scipy.
+"""Test whether two systems differ, with paired tests over queries from scipy.
 
-The randomisation test is what Smucker, Allan and Carterette (CIKM 2007) recommend for measures of retrieval; the interval is a
+Smucker, Allan and Carterette (CIKM 2007) recommend the randomisation test for measures of retrieval. The interval is a
 percentile bootstrap over queries (Efron and Tibshirani 1993).
 """
 
@@ -14,23 +14,23 @@ from scipy import stats
 from retrieval.errors import InvalidInput
 
 RESAMPLES = 10_000
-BATCH = 1_000  # resamples that stand in memory at once
+BATCH = 1_000  # resamples in memory at once
 CONFIDENCE = 0.95
-TIE = 1e-9  # measures are sums of floats: a smaller difference is none
+TIE = 1e-9  # measures are sums of floats: a smaller difference counts as none
 
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
-    """Two ways of searching on the same queries, by one measure.
+    """Two systems on the same queries, by one measure.
 
     Attributes:
-        queries: how many were compared.
-        base: mean of the one that is compared with.
-        new: mean of the other.
+        queries: number compared.
+        base: mean of the baseline.
+        new: mean of the other system.
         difference: new - base.
         low: lower end of the 95 % interval of the difference.
         high: upper end of it.
-        p_value: two-sided, in (0, 1]: how often chance alone brings so great a difference.
+        p_value: two-sided, in (0, 1]: probability of so great a difference by chance.
         wins: queries on which `new` is better.
         losses: queries on which it is worse.
         ties: the others.
@@ -51,19 +51,19 @@ class PairedComparison:
 def compare_paired(
     base: Mapping[str, float], new: Mapping[str, float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> PairedComparison:
-    """Test whether the means of two ways of searching differ.
+    """Test whether the means of two systems differ.
 
-    Every query's difference changes its sign at random (the paired randomisation test), `resamples` times, or once each way
-    where there are fewer ways than that.
+    Every query's difference changes its sign at random (the paired randomisation test), `resamples` times, or once per
+    combination of signs if there are fewer.
 
     Args:
-        base: query_id -> value of one measure, for the way that is compared with.
-        new: the same queries, for the other.
+        base: query_id -> value of one measure, for the baseline.
+        new: the same queries, for the other system.
         resamples: of the test and of the interval, > 0.
         seed: of both.
 
     Raises:
-        InvalidInput: there is no query, or the two were measured on different ones.
+        InvalidInput: there is no query, or the queries of the two differ.
     """
     if not base or base.keys() != new.keys():
         raise InvalidInput(
@@ -87,7 +87,7 @@ def compare_paired(
 
 
 def _test(differences: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, float, float]:
-    """p value and interval; one query alone, or no difference anywhere, says nothing."""
+    """Return p value and interval; a single query, or no difference at all, gives p = 1."""
     if len(differences) < 2 or not differences.any():
         return 1.0, float(differences.min()), float(differences.max())
     data = (differences,)

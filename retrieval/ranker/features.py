@@ -50,7 +50,7 @@ class RankingContext:
         return np.array([c.document.get(field, MISSING) for c in self.candidates], dtype=np.float64)
 
     def texts(self, field: str) -> list[str]:
-        """A text of each lot's document; empty where it has none."""
+        """Return a text field of each item's document; empty if it has none."""
         return [c.document.get(field, "") for c in self.candidates]
 
 
@@ -68,8 +68,8 @@ def _bm25_to_best(context: RankingContext) -> Column:
     Engines differ by a constant factor in their BM25, and a query of rarer words scores higher: the share is free of both.
     """
     scores = _numbers(c.bm25 for c in context.candidates)
-    known = scores[scores > 0]
-    return scores / known.max() if len(known) else scores
+    positive = scores[scores > 0]
+    return scores / positive.max() if len(positive) else scores
 
 
 def _reciprocal_rank(context: RankingContext) -> Column:
@@ -137,7 +137,7 @@ def _price_to_category_median(context: RankingContext) -> Column:
     for category, price in zip(categories, prices.tolist(), strict=True):
         if price == price:  # NaN, a missing price, is no equal of itself
             of_category[category].append(price)
-    medians = {category: median(known) for category, known in of_category.items()}
+    medians = {category: median(values) for category, values in of_category.items()}
     return np.log1p(prices) - np.log1p(_numbers(medians.get(category) for category in categories))
 
 
@@ -213,21 +213,21 @@ def feature_matrix(
 
 
 def _numbers(values: Any) -> Column:
-    """A column of numbers, missing where they are None."""
+    """Make a column of numbers with NaN for None."""
     return np.array([MISSING if value is None else value for value in values], dtype=np.float64)
 
 
 def _said(context: RankingContext, field: str) -> Column:
     """Share of the query's words that stand in a text of the lot."""
-    asked = frozenset(context.words)
-    return np.array([_share(asked, _words(text)) for text in context.texts(field)])
+    query = frozenset(context.words)
+    return np.array([_share(query, _words(text)) for text in context.texts(field)])
 
 
 def _named(context: RankingContext, field: str) -> Column:
     """Share of the words of a lot's label that the query names; lots of one label are looked at once."""
-    asked = frozenset(context.words)
+    query = frozenset(context.words)
     labels = context.texts(field)
-    shares = {label: _share(_words(label), asked) for label in set(labels)}
+    shares = {label: _share(_words(label), query) for label in set(labels)}
     return np.array([shares[label] for label in labels])
 
 
@@ -235,5 +235,5 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(words(unicodedata.normalize("NFKC", text)))  # as item_text() and queries are
 
 
-def _share(wanted: frozenset[str], said: frozenset[str]) -> float:
-    return len(wanted & said) / len(wanted) if wanted else 0.0
+def _share(words: frozenset[str], others: frozenset[str]) -> float:
+    return len(words & others) / len(words) if words else 0.0

@@ -8,7 +8,7 @@ from retrieval.errors import InvalidInput
 
 @dataclass(frozen=True)
 class FewQueries:
-    """How the re-ranker learns from some dozens of judged queries: flat trees, each step the mean of several.
+    """Parameters for learning from some dozens of judged queries: flat trees, each step the mean of several.
 
     Attributes:
         eta: shrinkage of a step, above 0 and up to 1.
@@ -37,7 +37,7 @@ class FewQueries:
 
 @dataclass(frozen=True)
 class BoosterParameters:
-    """How the re-ranker learns from clicks.
+    """Parameters for learning from clicks.
 
     Attributes:
         eta: shrinkage of a tree, above 0 and up to 1.
@@ -66,7 +66,7 @@ class BoosterParameters:
             )
 
     def of_clicks(self, seed: int) -> dict[str, Any]:
-        """What XGBoost is told, to learn from clicks."""
+        """Return the parameters of XGBoost for clicks."""
         return {
             **FIXED,
             "eta": self.eta,
@@ -77,7 +77,7 @@ class BoosterParameters:
         }
 
     def of_few_queries(self, depth: int, seed: int) -> dict[str, Any]:
-        """What XGBoost is told, to learn from few queries by trees of a depth."""
+        """Return the parameters of XGBoost for few queries and trees of a depth."""
         few = self.few_queries
         return {
             **self.of_clicks(seed),

@@ -25,7 +25,7 @@ class Ranker(Protocol):
 
 @runtime_checkable
 class ExplainingRanker(Ranker, Protocol):
-    """A re-ranker that tells what every feature added to a score; both adapters are."""
+    """A re-ranker that also returns the contribution of every feature to a score, as both adapters do."""
 
     def explain(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Split scores into contributions by feature: SHAP values of the trees (Lundberg et al., Nature Machine Intelligence 2020).

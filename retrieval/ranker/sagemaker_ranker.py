@@ -22,7 +22,7 @@ MAX_REASON_CHARS = 300  # of a container's message, which carries a stack trace
 
 
 class EndpointRanker:
-    """Asks an endpoint, once and not for long; whatever goes wrong there costs the re-ranking alone.
+    """Calls an endpoint once, with a short timeout; its failures cost only the re-ranking.
 
     Every request names its features, so that an endpoint whose booster was trained on others refuses it. A refusal is logged
     as an error once, for it comes back with every search until the endpoint is deployed anew.
@@ -79,7 +79,7 @@ class EndpointRanker:
             raise RankerUnavailable(f"endpoint {self._endpoint!r} does not answer: {error}") from error
 
     def _numbers(self, body: bytes, shape: tuple[int, int]) -> NDArray[np.float32]:
-        """The rows of an answer: a score, and what features added to it where that was asked for."""
+        """Parse the rows of a response: a score and, if requested, the contributions of the features."""
         rows, columns = shape
         try:
             lines = body.decode().strip().splitlines()
@@ -96,7 +96,7 @@ class EndpointRanker:
         return scores  # (N, columns)
 
     def _reason(self, error: ClientError) -> str:
-        """What the container said, or SageMaker; a container's refusal is logged, the first time."""
+        """Return the message of the container or of SageMaker; log the first refusal of a container."""
         response: Any = error.response
         status = response.get("OriginalStatusCode", 0)
         lines = str(response.get("OriginalMessage") or error).splitlines()
@@ -108,6 +108,6 @@ class EndpointRanker:
 
 
 def _request(features: NDArray[np.float32]) -> bytes:
-    """The feature names, then a line a row; nine digits bring every float32 back, an empty field is a missing value."""
+    """Write feature names and rows as CSV; nine digits restore every float32, an empty field is a missing value."""
     rows = (",".join("" if math.isnan(value) else f"{value:.9g}" for value in row) for row in features.tolist())
     return "\n".join([",".join(FEATURES), *rows]).encode()

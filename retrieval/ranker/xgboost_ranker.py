@@ -22,7 +22,7 @@ STEP_GRID = 20  # the number of steps is a multiple of it: a finer choice would 
 
 
 class BoosterRanker:
-    """A trained booster that refuses to score features it was not trained on."""
+    """A trained booster; it rejects other features than those of its training."""
 
     def __init__(self, booster: xgboost.Booster) -> None:
         self._booster = booster
@@ -110,13 +110,13 @@ def fit_booster(
         seed: of the row sampling.
         parameters: of the trees and of when to stop; None takes the defaults.
     """
-    given = parameters or BoosterParameters()
+    parameters = parameters or BoosterParameters()
     booster = xgboost.train(
-        given.of_clicks(seed),
+        parameters.of_clicks(seed),
         train.matrix(),
-        num_boost_round=given.rounds,
+        num_boost_round=parameters.rounds,
         evals=[(validation.matrix(), "validation")],
-        early_stopping_rounds=given.early_stopping_rounds,
+        early_stopping_rounds=parameters.early_stopping_rounds,
         verbose_eval=False,
     )
     return BoosterRanker(booster[: booster.best_iteration + 1])
@@ -124,7 +124,7 @@ def fit_booster(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What cross-validation chose.
+    """The choice of cross-validation.
 
     Attributes:
         max_depth: of the trees.
@@ -152,24 +152,26 @@ def fit_few_queries(
         The booster, and what was chosen.
     """
     part = np.random.default_rng(seed).permutation(len(data)) % min(folds, len(data))  # (N,)
-    given = parameters or BoosterParameters()
-    steps, choices = given.few_queries.most_steps, []
-    for depth in given.few_queries.depths:
-        told = given.of_few_queries(depth, seed)
-        curve = np.mean([_held_out_curve(told, data, part == fold, steps) for fold in range(part.max() + 1)], axis=0)  # (steps,)
+    parameters = parameters or BoosterParameters()
+    steps, choices = parameters.few_queries.most_steps, []
+    for depth in parameters.few_queries.depths:
+        tree_parameters = parameters.of_few_queries(depth, seed)
+        curve = np.mean(
+            [_held_out_curve(tree_parameters, data, part == fold, steps) for fold in range(part.max() + 1)], axis=0
+        )  # (steps,)
         choices += [Choice(depth, rounds, float(curve[rounds - 1])) for rounds in range(STEP_GRID, steps + 1, STEP_GRID)]
     best = max(choices, key=lambda choice: choice.ndcg_at_10)  # the flattest, then the shortest of equals
-    told = given.of_few_queries(best.max_depth, seed)
-    return BoosterRanker(xgboost.train(told, data.matrix(), num_boost_round=best.rounds)), best
+    tree_parameters = parameters.of_few_queries(best.max_depth, seed)
+    return BoosterRanker(xgboost.train(tree_parameters, data.matrix(), num_boost_round=best.rounds)), best
 
 
-def _held_out_curve(told: dict[str, Any], data: "RankingData", held_out: NDArray[np.bool_], steps: int) -> list[float]:
+def _held_out_curve(parameters: dict[str, Any], data: "RankingData", held_out: NDArray[np.bool_], steps: int) -> list[float]:
     """nDCG@10 of the held-out queries after every step of a training on the others."""
     train, validation = (data.take(np.flatnonzero(chosen)).matrix() for chosen in (~held_out, held_out))
-    found: dict[str, dict[str, list[float]]] = {}
+    history: dict[str, dict[str, list[float]]] = {}
     evals = [(validation, "held_out")]
-    xgboost.train(told, train, num_boost_round=steps, evals=evals, evals_result=found, verbose_eval=False)
-    return found["held_out"]["ndcg@10"]
+    xgboost.train(parameters, train, num_boost_round=steps, evals=evals, evals_result=history, verbose_eval=False)
+    return history["held_out"]["ndcg@10"]
 
 
 class RankingData:
@@ -202,7 +204,7 @@ class RankingData:
         return RankingData([*self._features, *other._features], [*self._labels, *other._labels])
 
     def matrix(self) -> xgboost.DMatrix:
-        """The rows as XGBoost reads them."""
+        """Convert the rows to a DMatrix of XGBoost."""
         labels = np.concatenate(self._labels)
         matrix = xgboost.DMatrix(np.concatenate(self._features), label=labels, feature_names=list(FEATURES))
         matrix.set_group([len(rows) for rows in self._features])

@@ -128,6 +128,6 @@ def _lower_case(character: str) -> str:
 
 @lru_cache(maxsize=65_536)
 def _of_word(character: str) -> str:
-    """A character in lower case, or a space where it is of no word."""
+    """Return a character in lower case, or a space if it belongs to no word."""
     category = unicodedata.category(character)
     return _lower_case(character) if category in WORD_CATEGORIES or category[0] in WORD_CATEGORIES else " "

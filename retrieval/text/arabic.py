@@ -38,12 +38,12 @@ _JOINERS_AT_LETTERS = re.compile(f"(?<=[{ARABIC}])[\u200c\u200d]+|[\u200c\u200d]
 
 
 def has_arabic(text: str) -> bool:
-    """Whether a text has a character of the Arabic script."""
+    """True if a text has a character of the Arabic script."""
     return not text.isascii() and _SCRIPT.search(text) is not None
 
 
 def fold_letters(text: str) -> str:
-    """A text with its Arabic letters folded, and no joiners at them; the rest stays byte for byte."""
+    """Fold the Arabic letters of a text and remove joiners beside them; the rest stays byte for byte."""
     return _JOINERS_AT_LETTERS.sub("", text).translate(_TABLE) if has_arabic(text) else text
 
 

@@ -45,7 +45,7 @@ MIN_LETTERS_AFTER_AND = 3  # "and" is one letter, which many a short word begins
 
 
 def stemmer(language: str) -> Callable[[str], str]:
-    """What takes the endings off words in lower case with folded letters; not to be shared between threads."""
+    """Return the stemmer of words in lower case with folded letters; threads must not share it."""
     latin: Callable[[str], str] = SNOWBALL[language]().stemWord
     return lambda word: stem_arabic(word) if has_arabic(word) else latin(word)
 
@@ -58,7 +58,7 @@ def caching_stemmer(language: str, most_words: int) -> Callable[[str], str]:
 
 
 def stem(word: str, language: str) -> str:
-    """The stem of a query's word, by a stemmer of its own."""
+    """Stem a word of a query with a new stemmer."""
     return _cached_stem(word, language) if len(word) <= CACHED_LETTERS else stemmer(language)(word)
 
 

@@ -93,7 +93,7 @@ def test_releases_and_lots_are_counted_by_the_words_that_the_indexer_logs(stage)
         ("part indexed", "$.refused"),
         ("index probed", "$.recall"),
     }
-    assert 'logger.info("part indexed", key=key, **receipt.counts)' in source
+    assert 'logger.info("part indexed", extra={"key": key, **indexed.counts})' in source
     assert {"indexed", "refused"} <= set(IndexedPart().counts)
 
 

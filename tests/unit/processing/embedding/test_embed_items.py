@@ -25,7 +25,7 @@ from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import check_part, load_release
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
 from retrieval.encoders.photos import read_photo
-from retrieval.errors import InvalidInput, ReleaseError, TowerError
+from retrieval.errors import AlreadyRunning, InvalidInput, ReleaseError, TowerError
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +255,18 @@ def test_a_run_that_was_stopped_goes_on_with_the_part_where_it_stopped(folder, t
     manifest, _ = run(folder, tower, tmp_path / "out", part_items=4)
     assert sum(encoded) == 2
     assert manifest == run(folder, tower, tmp_path / "whole", part_items=4)[0]
+
+
+def test_a_second_run_into_the_same_release_is_told_of_the_first_and_changes_nothing(folder, tower, tmp_path):
+    write(folder, lots(3))
+    _, release = run(folder, tower, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in release.iterdir()}
+    with EmbeddingRun([folder], tmp_path / "out").exclusive("r"):
+        with pytest.raises(AlreadyRunning, match=r"process \d+ \(.*\) writes release r into .*out since .*; run the same command"):
+            run(folder, tower, tmp_path / "out", force=True)
+        assert {path.name: path.read_bytes() for path in release.iterdir()} == before
+        run(folder, tower, tmp_path / "out", release_id="other")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"r", "other"}
 
 
 def count_encoded(monkeypatch):
