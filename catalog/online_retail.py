@@ -94,23 +94,23 @@ def read_invoices(data: Path) -> Invoices:
     """
     path = data / INVOICES_FILE if data.is_dir() else data
     set_aside: Counter[str] = Counter()
-    kept: dict[tuple[str, str], _Line] = {}
+    purchase_lines: dict[tuple[str, str], _Line] = {}
     titles: dict[str, Counter[str]] = defaultdict(Counter)
     prices: dict[str, list[float]] = defaultdict(list)
     lines = 0
     for lines, line in enumerate(_lines(path), 1):  # noqa: B007
-        reason = _fault(line) or (REPEATED if (line.invoice, line.code) in kept else None)
+        reason = _fault(line) or (REPEATED if (line.invoice, line.code) in purchase_lines else None)
         if reason:
             set_aside[reason] += 1
             continue
-        kept[line.invoice, line.code] = line
+        purchase_lines[line.invoice, line.code] = line
         titles[line.code][line.title] += 1
         prices[line.code].append(line.price)
-    if not kept:
+    if not purchase_lines:
         raise InvalidInput(f"{path} holds no purchase in {lines} lines: expected invoices with {', '.join(COLUMNS)}")
-    logger.info("%d of %d invoice lines are purchases; set aside: %s", len(kept), lines, dict(set_aside))
+    logger.info("%d of %d invoice lines are purchases; set aside: %s", len(purchase_lines), lines, dict(set_aside))
     products = [_product(code, titles[code], prices[code]) for code in sorted(titles)]
-    return Invoices(_purchases(kept.values()), products, dict(set_aside), lines)
+    return Invoices(_purchases(purchase_lines.values()), products, dict(set_aside), lines)
 
 
 def _fault(line: _Line) -> str | None:
