@@ -1,7 +1,7 @@
-"""The electronics shop of querqy/chorus: products of the Icecat catalogue, short head queries, graded judgments.
+"""Build a catalogue from the electronics shop of querqy/chorus: Icecat products, short head queries, graded judgments.
 
-With a fold, the judgments are cross-validated by query; without one, no judgment trains at all and every judged query tests.
-Beside the judgments, pairs come from the products' own words: title and description, attributes, pseudo-queries.
+With a fold, the judgments are cross-validated by query. Without one, no judgment trains and every judged query tests. Further pairs
+come from the products' own words: title and description, attributes, pseudo-queries.
 """
 
 import csv
@@ -30,11 +30,11 @@ LAYOUT = "products_1.json.zip, products_2.json.zip, … and Broad_Query_Set_rate
 JUDGMENTS_FILE = "Broad_Query_Set_rated.csv"
 ITEMS_FILE = "products.parquet"
 FOLDS = 5
-VAL_SHARE = 0.15  # of the queries that do not test
-VAL_PSEUDO_QUERIES = 60  # where no judgment may be looked at
-MIN_ITEMS, MAX_ITEMS = 5, 60  # that answer a pseudo-query of the validation
+VAL_SHARE = 0.15  # of the queries outside test
+VAL_PSEUDO_QUERIES = 60  # if no judgment may be used
+MIN_ITEMS, MAX_ITEMS = 5, 60  # answers of a validation pseudo-query
 
-# How much a pair of each kind counts.
+# Weight of a pair of each kind.
 JUDGED_WEIGHT = 1.0
 WEAK_JUDGED_WEIGHT = 0.3  # grade 1
 PSEUDO_QUERY_WEIGHT = 0.5
@@ -44,12 +44,12 @@ ATTRIBUTES_WEIGHT = 0.3
 
 MIN_ATTRIBUTES, MAX_ATTRIBUTES = 2, 4  # in one query
 MAX_VALUE_CHARS = 30
-# Attributes that describe the parcel, the paperwork or the climate, and that nobody shops by.
-_NOT_ASKED_FOR = re.compile(
+# Attributes of the parcel, the paperwork or the climate, which nobody searches by.
+_UNSEARCHED = re.compile(
     r"package|pallet|master_|dimensions|temperature|humidity|altitude|certificat|country|harmonized|status|gtin|oem_code|date"
     r"|stepping|codename|voltage_range|frequency|weight|warranty|safety|emission|heat_dissipation|processor_code|positioning"
 )
-# Attributes that a shopper names in two words: "hdmi cable", "black backpack", "laser printer".
+# Attributes that shoppers put before the noun: "hdmi cable", "black backpack", "laser printer".
 _SPOKEN = (
     "product_colour", "cable_colour", "connector_1", "connectivity_technology", "print_technology", "material", "device_interface",
     "brand_compatibility", "battery_technology", "printing_colours", "purpose", "recommended_usage", "case_type", "cable_type",
@@ -58,12 +58,12 @@ _SPOKEN = (
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One product with what pairs are made from.
+    """One product with the sources of its pairs.
 
     Attributes:
-        item: as it is listed.
-        model: the maker's own name of it.
-        attributes: what a shopper might ask for in words, name -> value.
+        item: as listed.
+        model: the maker's name.
+        attributes: name -> value, of attributes that shoppers search by.
     """
 
     item: Item
@@ -75,22 +75,22 @@ Judgments = Mapping[str, Mapping[str, int]]  # query text -> item_id -> grade
 
 
 def prepare(data: Path, folder: Path, *, folds: int = FOLDS, fold: int | None = 0, seed: int = 7) -> CatalogFolder:
-    """Turn the shop into a catalogue; every split searches all products.
+    """Build a catalogue from the shop; every split searches all products.
 
     Args:
         data: the folder of the product archives and the judgments.
-        folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
-        folds: number of parts that the queries are dealt into, >= 2; spellings of one query ("laptop", "laptops") go together.
-        fold: which part tests, 0 to folds - 1. None: all judged queries test, no judgment trains, and pseudo-queries, judged by
-            the titles that they name, validate.
-        seed: deals the queries, picks val and draws pseudo-queries.
+        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
+        folds: number of parts of the queries, >= 2; spellings of one query ("laptop", "laptops") stay together.
+        fold: part for test, 0 to folds - 1. None: all judged queries test, no judgment trains, and pseudo-queries, judged by
+            matching titles, validate.
+        seed: assigns the queries, selects val and draws pseudo-queries.
 
     Returns:
-        The catalogue. A judged query without a relevant lot (grade >= 2) measures nothing: it stands in no qrels, but its
-        weaker judgments train where it is a train query.
+        The catalogue. A judged query without a relevant item (grade >= 2) is in no qrels, because it measures nothing. Its weaker
+        judgments train if it is a train query.
 
     Raises:
-        InvalidInput: the shop is not there, a file is damaged, a judgment names no product, or there is no such fold.
+        InvalidInput: the shop is missing, a file is damaged, a judgment names no product, or the fold does not exist.
     """
     if folds < 2 or not (fold is None or 0 <= fold < folds):
         raise InvalidInput(f"fold {fold} of {folds} does not exist; use at least 2 folds and count them from 0")
@@ -111,7 +111,7 @@ def read_products(data: Path) -> list[Product]:
     """Read the product archives, in the order of their names.
 
     Raises:
-        InvalidInput: there is none, or one is damaged.
+        InvalidInput: there is no archive, or one is damaged.
     """
     archives = sorted(data.glob("products_*.json.zip"))
     if not archives or not (data / JUDGMENTS_FILE).is_file():
@@ -131,7 +131,7 @@ def read_judgments(data: Path, item_ids: set[str]) -> dict[str, dict[str, int]]:
     """Read the judgments: query text -> item_id -> grade 0 to 3.
 
     Raises:
-        InvalidInput: a row is no judgment, or names a product that is not there; the message names the line.
+        InvalidInput: a row is no judgment, or names an unknown product; the message contains the line.
     """
     path = data / JUDGMENTS_FILE
     judgments: dict[str, dict[str, int]] = defaultdict(dict)
@@ -148,12 +148,12 @@ def read_judgments(data: Path, item_ids: set[str]) -> dict[str, dict[str, int]]:
 
 
 def split_queries(queries: Iterable[str], *, folds: int = FOLDS, fold: int = 0, seed: int = 7) -> dict[str, str]:
-    """Deal queries into train, val and test.
+    """Assign queries to train, val and test.
 
     Args:
         queries: texts.
-        folds: parts; they differ by one query at most, spellings of one query apart.
-        fold: the part that tests.
+        folds: parts; their sizes differ by one query at most, except for spellings of one query.
+        fold: part for test.
         seed: decides the parts, and which of the other queries validate.
 
     Returns:
@@ -168,20 +168,20 @@ def split_queries(queries: Iterable[str], *, folds: int = FOLDS, fold: int = 0, 
 
 
 def in_domain_pairs(products: Sequence[Product], *, seed: int = 7) -> dict[str, list[TrainingPair]]:
-    """Training pairs from the products' own words; no judgment goes in.
+    """Make training pairs from the products' own words, without judgments.
 
     Returns:
-        "title_to_description", "description_to_title" (a description that says no more than the title makes none),
-        "attributes" and "pseudo_query" -> pairs in the order of the products.
+        "title_to_description", "description_to_title" (none for a description without further words), "attributes" and
+        "pseudo_query" -> pairs in the order of the products.
     """
-    both = [product.item for product in products if _says_more(product.item)]
+    described = [product.item for product in products if _has_more_words(product.item)]
     listings = [_listing(product) for product in products]
     return {
         "title_to_description": [
-            TrainingPair(item.title, item.item_id, TITLE_TO_DESCRIPTION_WEIGHT, item.description) for item in both
+            TrainingPair(item.title, item.item_id, TITLE_TO_DESCRIPTION_WEIGHT, item.description) for item in described
         ],
         "description_to_title": [
-            TrainingPair(item.description, item.item_id, DESCRIPTION_TO_TITLE_WEIGHT, item.title) for item in both
+            TrainingPair(item.description, item.item_id, DESCRIPTION_TO_TITLE_WEIGHT, item.title) for item in described
         ],
         "attributes": [
             TrainingPair(query, product.item.item_id, ATTRIBUTES_WEIGHT)
@@ -195,11 +195,11 @@ def in_domain_pairs(products: Sequence[Product], *, seed: int = 7) -> dict[str, 
 
 
 def attribute_query(product: Product, seed: int) -> str:
-    """A query of two to four of a product's attribute values: "RJ-45 cat6 grey"; empty when it has fewer than two."""
+    """Return a query of two to four attribute values: "RJ-45 cat6 grey"; empty if the product has fewer than two."""
     values = product.attributes
-    chosen = shuffle_keys((f"{product.item.item_id}/{name}" for name in values), seed)
+    keys = shuffle_keys((f"{product.item.item_id}/{name}" for name in values), seed)
     count = MIN_ATTRIBUTES + int(share_of(product.item.item_id, seed) * (MAX_ATTRIBUTES - MIN_ATTRIBUTES + 1))
-    names = [key.split("/", 1)[1] for key in chosen[:count]]
+    names = [key.split("/", 1)[1] for key in keys[:count]]
     return " ".join(dict.fromkeys(values[name] for name in names)) if len(names) >= MIN_ATTRIBUTES else ""
 
 
@@ -214,21 +214,21 @@ def _product(row: Mapping[str, Any]) -> Product:
         listed_at=parse_time("date_released", row["date_released"]),
     )
     texts = {name.removeprefix("attr_t_"): plain_text(value) for name, value in row.items() if name.startswith("attr_t_")}
-    wanted = {
+    attributes = {
         name: value
         for name, value in texts.items()
-        if len(value) <= MAX_VALUE_CHARS and re.search("[A-Za-z]{2}", value) and not _NOT_ASKED_FOR.search(name)
+        if len(value) <= MAX_VALUE_CHARS and re.search("[A-Za-z]{2}", value) and not _UNSEARCHED.search(name)
     }
-    return Product(item, plain_text(row["name"]), wanted)
+    return Product(item, plain_text(row["name"]), attributes)
 
 
 def _category(product_type: str) -> str:
-    """The product type where it is one: in this catalogue some are numbers."""
+    """Return the product type; empty for one without letters, because some are numbers in this catalogue."""
     return product_type if re.search("[A-Za-z]{2}", product_type) else ""
 
 
-def _says_more(item: Item) -> bool:
-    """Whether a description has words that the title lacks."""
+def _has_more_words(item: Item) -> bool:
+    """True if the description has words that the title lacks."""
     return not set(fold(item.description).split()) <= set(fold(item.title).split())
 
 
@@ -241,10 +241,10 @@ def _listing(product: Product) -> Listing:
 def _judged_splits(
     judgments: Judgments, in_domain: Mapping[str, Sequence[TrainingPair]], split_of: Mapping[str, str]
 ) -> dict[str, SplitData]:
-    """Splits of a fold: the judgments of train queries and the products' own words train."""
-    held_back = [query for query, split in split_of.items() if split != "train"]
+    """Return the splits of a fold: training uses the judgments of train queries and the products' own words."""
+    held_out = [query for query, split in split_of.items() if split != "train"]
     judged = [pair for query, split in split_of.items() if split == "train" for pair in _judged_pairs(query, judgments[query])]
-    own = {kind: without_held_out(pairs, held_back) for kind, pairs in in_domain.items()}
+    own = {kind: without_held_out(pairs, held_out) for kind, pairs in in_domain.items()}
     _log_counts({"judged": judged, **own})
     return {
         split: SplitData(
@@ -259,7 +259,7 @@ def _judged_splits(
 def _unjudged_splits(
     judgments: Judgments, in_domain: Mapping[str, Sequence[TrainingPair]], products: Sequence[Product], seed: int
 ) -> dict[str, SplitData]:
-    """Splits without any judgment in training or validation."""
+    """Return splits without judgments in training and validation."""
     val = _pseudo_judgments(in_domain["pseudo_query"], products, list(judgments), seed)
     own = {kind: without_held_out(pairs, [*judgments, *val]) for kind, pairs in in_domain.items()}
     _log_counts(own)
@@ -274,22 +274,22 @@ def _unjudged_splits(
 def _pseudo_judgments(
     pairs: Sequence[TrainingPair], products: Sequence[Product], tested: Sequence[str], seed: int
 ) -> dict[str, dict[str, int]]:
-    """Pseudo-queries of several words with the lots whose titles hold all of these words."""
-    lots_of: dict[str, set[str]] = defaultdict(set)  # word of a title -> lots
+    """Return pseudo-queries of several words with the items whose titles contain all of them."""
+    items_of: dict[str, set[str]] = defaultdict(set)  # word of a title -> item ids
     for product in products:
         for word in fold(product.item.title).split():
-            lots_of[word].add(product.item.item_id)
-    taken = {query_key(text) for text in tested}
-    found: dict[str, dict[str, int]] = {}
+            items_of[word].add(product.item.item_id)
+    used = {query_key(text) for text in tested}
+    judgments: dict[str, dict[str, int]] = {}
     for text in shuffle_keys((pair.query for pair in pairs), seed):
         words = text.split()
-        lots = set.intersection(*(lots_of[word] for word in words)) if len(words) >= 2 else set()
-        if MIN_ITEMS <= len(lots) <= MAX_ITEMS and query_key(text) not in taken:
-            taken.add(query_key(text))
-            found[text] = dict.fromkeys(sorted(lots), RELEVANT_GRADE)
-        if len(found) == VAL_PSEUDO_QUERIES:
+        items = set.intersection(*(items_of[word] for word in words)) if len(words) >= 2 else set()
+        if MIN_ITEMS <= len(items) <= MAX_ITEMS and query_key(text) not in used:
+            used.add(query_key(text))
+            judgments[text] = dict.fromkeys(sorted(items), RELEVANT_GRADE)
+        if len(judgments) == VAL_PSEUDO_QUERIES:
             break
-    return found
+    return judgments
 
 
 def _judged_pairs(query: str, grades: Mapping[str, int]) -> list[TrainingPair]:
@@ -301,7 +301,7 @@ def _judged_pairs(query: str, grades: Mapping[str, int]) -> list[TrainingPair]:
 
 
 def _qrels(judgments: Judgments) -> Qrels:
-    """Judgments of the queries that have a relevant lot; a query's id is its text."""
+    """Return the judgments of queries with a relevant item; a query's id is its text."""
     graded = {query: grades for query, grades in judgments.items() if max(grades.values()) >= RELEVANT_GRADE}
     return Qrels({query: query for query in graded}, graded)
 

@@ -1,6 +1,6 @@
-"""The catalogue of the AWS Retail Demo Store: products with a category, a style and a description, and no picture.
+"""Build a catalogue from the AWS Retail Demo Store: products with category, style and description, without photos.
 
-The store has no judgments: short queries are made from the products' titles and judged by the style that they ask for.
+The store has no judgments. So short queries are made from the products' titles and judged by the style of their products.
 """
 
 import logging
@@ -35,7 +35,7 @@ EXAMPLE_QUERIES = ("leather backpack", "adirondack chair", "chef knife set", "ch
 PRODUCTS_FILE = "products.yaml"
 ITEMS_FILE = "products.parquet"
 SHARES: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the queries
-STYLE_SHARE = 0.6  # of the products that a query was made from, those of one style; a vaguer query judges nothing
+STYLE_SHARE = 0.6  # required share of one style among a query's source products; a vaguer query gets no judgments
 EXACT_GRADE, STYLE_GRADE, CATEGORY_GRADE = 3, 2, 1
 PAIR_WEIGHT = 1.0
 GENDERS = {"F": "women", "M": "men"}
@@ -46,9 +46,9 @@ class Product:
     """One product.
 
     Attributes:
-        item: as it is listed; its brand is the style, as the store knows no makers.
-        listing: what queries are made from.
-        words: of its title and description, in the plural.
+        item: as listed; its brand is the style, because the store has no makers.
+        listing: source of queries.
+        words: of title and description, in the plural.
     """
 
     item: Item
@@ -57,20 +57,20 @@ class Product:
 
 
 def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
-    """Turn the store's products into a catalogue; every split searches all of them.
+    """Build a catalogue from the store's products; every split searches all of them.
 
     Args:
         data: the folder of products.yaml, or the file.
-        folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
-        seed: draws the queries and deals them into train, val and test.
+        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
+        seed: draws the queries and assigns them to train, val and test.
 
     Returns:
-        The catalogue. Train queries are pairs with the products that they were made from. All queries whose products are
-        mostly of one style are judged: 3 for products of that style with every word of the query, 2 for others of that style,
-        1 for others of its category. Rows that break the item contract stand in rejects.ndjson.
+        The catalogue. Train queries are pairs with their source products. Queries whose source products are mostly of one style
+        are judged: 3 for products of that style with every word of the query, 2 for others of that style, 1 for others of its
+        category. Rows that break the item contract are in rejects.ndjson.
 
     Raises:
-        InvalidInput: there is no such file, or it is no list of products.
+        InvalidInput: the file is missing, or is no list of products.
     """
     products, rejects = read_products(Path(data))
     queries = make_pseudo_queries([product.listing for product in products], seed=seed)
@@ -85,10 +85,10 @@ def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
         splits = {
             split: SplitData(
                 item_files=[ITEMS_FILE],
-                pairs=[TrainingPair(q.query, q.item_id, PAIR_WEIGHT) for q in drawn] if split == "train" else (),
-                qrels=judge(drawn, products),
+                pairs=[TrainingPair(q.query, q.item_id, PAIR_WEIGHT) for q in part] if split == "train" else (),
+                qrels=judge(part, products),
             )
-            for split, drawn in by_split.items()
+            for split, part in by_split.items()
         }
         write_catalog(building, name="demo-store", seed=seed, splits=splits, example_queries=EXAMPLE_QUERIES)
     return CatalogFolder(folder)
@@ -129,7 +129,7 @@ def read_products(data: Path) -> tuple[list[Product], list[Reject]]:
 
 
 def judge(queries: Iterable[PseudoQuery], products: Sequence[Product]) -> Qrels:
-    """Grade all products for every query that asks for one style."""
+    """Grade all products for every query whose source products are mostly of one style."""
     item_of = {product.item.item_id: product.item for product in products}
     sources: dict[str, set[str]] = defaultdict(set)
     for query in queries:
@@ -137,19 +137,19 @@ def judge(queries: Iterable[PseudoQuery], products: Sequence[Product]) -> Qrels:
     judged: dict[str, dict[str, int]] = {}
     for text, item_ids in sources.items():
         styles = Counter((item_of[item_id].category, item_of[item_id].brand) for item_id in item_ids)
-        (wanted, count), *_ = sorted(styles.items(), key=lambda entry: (-entry[1], entry[0]))
-        if wanted[1] and count >= STYLE_SHARE * len(item_ids):
-            judged[text] = _grades(text, wanted, products)
+        (style, count), *_ = sorted(styles.items(), key=lambda entry: (-entry[1], entry[0]))
+        if style[1] and count >= STYLE_SHARE * len(item_ids):
+            judged[text] = _grades(text, style, products)
     return Qrels({text: text for text in judged}, judged)
 
 
-def _grades(text: str, wanted: tuple[str, str], products: Sequence[Product]) -> dict[str, int]:
+def _grades(text: str, style: tuple[str, str], products: Sequence[Product]) -> dict[str, int]:
     words = {plural(word) for word in text.split()}
     grades: dict[str, int] = {}
     for product in products:
-        if product.item.category != wanted[0]:
+        if product.item.category != style[0]:
             continue
-        same_style = product.item.brand == wanted[1]
+        same_style = product.item.brand == style[1]
         exact = EXACT_GRADE if words <= product.words else STYLE_GRADE
         grades[product.item.item_id] = exact if same_style else CATEGORY_GRADE
     return grades

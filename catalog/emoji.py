@@ -1,4 +1,4 @@
-"""Emoji as a catalogue: pictures, texts and queries in English and Arabic, which a multilingual tower must bring together.
+"""Build a catalogue from emoji: pictures, texts and queries in English and Arabic, for multilingual towers.
 
 Pictures of Noto Emoji; names and keywords of the Unicode CLDR, translated by its contributors.
 """
@@ -48,7 +48,7 @@ class Emoji:
     """One emoji.
 
     Attributes:
-        item_id: its picture's name without suffix, such as "emoji_u1f600".
+        item_id: the picture's name without suffix, such as "emoji_u1f600".
         picture: absolute path.
         names: language -> name.
         keywords: language -> keywords; the name may be among them.
@@ -60,47 +60,47 @@ class Emoji:
     keywords: Mapping[str, Sequence[str]]
 
     def grade(self, language: str, text: str) -> int:
-        """How well the emoji answers a folded text of one language: its name 3, a keyword 2, else 0."""
+        """Grade the emoji for a folded text of one language: its name 3, a keyword 2, else 0."""
         if fold(self.names[language]) == text:
             return NAME_GRADE
         return KEYWORD_GRADE if text in map(fold, self.keywords[language]) else 0
 
 
 def prepare(data: Path, folder: Path, *, seed: int = 7, listed_in: str = "en") -> CatalogFolder:
-    """Turn the emoji into a catalogue; the pictures stay where they are.
+    """Build a catalogue from the emoji; the pictures stay in their folder.
 
     Args:
         data: the folder of the table and the pictures.
-        folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
-        seed: deals the emoji into train, val and test, and lots into languages.
-        listed_in: one of LISTED_IN, the language of titles and descriptions. EITHER is a shop of two languages: each lot is listed
-            in one, and training shows every query its lots in each.
+        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
+        seed: assigns the emoji to train, val and test, and items to languages.
+        listed_in: one of LISTED_IN, the language of titles and descriptions. EITHER is a shop of two languages: each item is listed
+            in one, and training pairs every query with its items in each.
 
     Returns:
-        The catalogue. Val and test search all emoji; train knows those of train alone. The queries of one emoji stand in one
-        split: a text that emoji of several splits share ("face") is asked in the first of train, test, val alone, and trains for
-        train emoji only. Query ids begin with the language: "en/…", "ar/…".
+        The catalogue. Val and test search all emoji; train has its own only. The queries of one emoji are in one split: a text
+        that emoji of several splits share ("face") is only in the first of train, test, val, and trains for train emoji only.
+        Query ids begin with the language: "en/…", "ar/…".
 
     Raises:
-        InvalidInput: the data set is not there or damaged, or there is no such language; pictures that lack are logged and their
-            emoji left out.
+        InvalidInput: the data set is missing or damaged, or the language is unknown. Missing pictures are logged and their emoji
+            left out.
     """
     if listed_in not in LISTED_IN:
         raise InvalidInput(f"emoji are listed in {', '.join(LISTED_IN)}, not in {listed_in!r}")
     emoji = read_emoji(Path(data).absolute())
     split_of = deal((each.item_id for each in emoji), SHARES, seed)
-    asked = split_texts(emoji, split_of)
+    split_of_text = split_texts(emoji, split_of)
     language_of = _languages(emoji, listed_in, seed)
     with replace_folder(folder) as building:
-        known = [each for each in emoji if split_of[each.item_id] == "train"]
+        train = [each for each in emoji if split_of[each.item_id] == "train"]
         held_out = [each for each in emoji if split_of[each.item_id] != "train"]
-        for file, part in ((TRAIN_FILE, known), (HELD_OUT_FILE, held_out)):
+        for file, part in ((TRAIN_FILE, train), (HELD_OUT_FILE, held_out)):
             write_items(building / ITEMS_FOLDER / file, (listing(each, language_of[each.item_id]) for each in part))
         splits = {
             split: SplitData(
                 item_files=[TRAIN_FILE] if split == "train" else [TRAIN_FILE, HELD_OUT_FILE],
-                pairs=_pairs(known, asked, listed_in) if split == "train" else (),
-                qrels=_qrels(known if split == "train" else emoji, {text for text, home in asked.items() if home == split}),
+                pairs=_pairs(train, split_of_text, listed_in) if split == "train" else (),
+                qrels=_qrels(train if split == "train" else emoji, {text for text, own in split_of_text.items() if own == split}),
             )
             for split in SPLITS
         }
@@ -112,7 +112,7 @@ def read_emoji(data: Path) -> list[Emoji]:
     """Read the table; an emoji without its picture is left out and logged.
 
     Raises:
-        InvalidInput: no table, a damaged one, or no picture at all.
+        InvalidInput: the table is missing or damaged, or there is no picture.
     """
     path = data / TABLE
     if not path.is_file() or not (data / PICTURES).is_dir():
@@ -123,30 +123,30 @@ def read_emoji(data: Path) -> list[Emoji]:
         if any(not row.get(column) for column in _COLUMNS):
             raise InvalidInput(f"{path}, row {line}: expected a value in each of the columns {', '.join(_COLUMNS)}, not {row}")
     emoji = [_emoji(data / PICTURES, row) for row in rows]
-    there = [each for each in emoji if each.picture.is_file()]
-    if len(there) < len(emoji):
-        logger.warning("%d of %d pictures are missing in %s; their emoji are left out", len(emoji) - len(there), len(emoji), data)
-    if not there:
+    present = [each for each in emoji if each.picture.is_file()]
+    if len(present) < len(emoji):
+        logger.warning("%d of %d pictures are missing in %s; their emoji are left out", len(emoji) - len(present), len(emoji), data)
+    if not present:
         raise InvalidInput(f"none of the {len(emoji)} pictures that {path} names is there: expected {LAYOUT}")
-    return there
+    return present
 
 
 def split_texts(emoji: Iterable[Emoji], split_of: Mapping[str, str]) -> dict[str, str]:
-    """Give every text to one split: that of its emoji, where they differ the first of train, test, val.
+    """Assign every text to one split: that of its emoji; if they differ, the first of train, test, val.
 
     Args:
         emoji: all of them.
         split_of: item_id -> split.
 
     Returns:
-        folded text -> split; a text that both languages have stands in one split all the same.
+        folded text -> split, also for a text of both languages.
     """
-    homes: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
     for each in emoji:
         for language in LANGUAGES:
             for text in _texts(each, language):
-                homes[text].add(split_of[each.item_id])
-    return {text: next(split for split in ("train", "test", "val") if split in found) for text, found in homes.items()}
+                splits[text].add(split_of[each.item_id])
+    return {text: next(split for split in ("train", "test", "val") if split in own) for text, own in splits.items()}
 
 
 def _emoji(pictures: Path, row: Mapping[str, str]) -> Emoji:
@@ -156,35 +156,35 @@ def _emoji(pictures: Path, row: Mapping[str, str]) -> Emoji:
 
 
 def _texts(emoji: Emoji, language: str) -> list[str]:
-    """The folded name and keywords in one language, each once."""
+    """Return the folded name and keywords in one language, each once."""
     return list(dict.fromkeys(fold(text) for text in (emoji.names[language], *emoji.keywords[language]) if text.strip()))
 
 
 def listing(emoji: Emoji, language: str) -> Item:
-    """The emoji as a lot: its name, and its other keywords, in one language."""
+    """Return the emoji as an item: its name, and its other keywords, in one language."""
     name = emoji.names[language]
     keywords = [word for word in emoji.keywords[language] if fold(word) != fold(name)]
     return Item(emoji.item_id, name, LIST_COMMA[language].join(keywords), image=str(emoji.picture))
 
 
 def _languages(emoji: Iterable[Emoji], listed_in: str, seed: int) -> dict[str, str]:
-    """item_id -> language of the lot."""
+    """Return item_id -> language of the item."""
     if listed_in in LANGUAGES:
         return {each.item_id: listed_in for each in emoji}
     return deal((each.item_id for each in emoji), dict.fromkeys(LANGUAGES, 1 / len(LANGUAGES)), seed + 1)
 
 
-def _pairs(emoji: Iterable[Emoji], asked: Mapping[str, str], listed_in: str) -> Iterator[TrainingPair]:
-    """Every text of train with the emoji that it names; where lots are listed in either language, shown in each."""
+def _pairs(emoji: Iterable[Emoji], split_of_text: Mapping[str, str], listed_in: str) -> Iterator[TrainingPair]:
+    """Yield every train text with its emoji; if items are listed in either language, once in each."""
     for each in emoji:
-        shown: list[str | None] = [None]
+        item_texts: list[str | None] = [None]
         if listed_in == EITHER:
-            shown = [item_text(lot.title, lot.description) for lot in (listing(each, language) for language in LANGUAGES)]
+            item_texts = [item_text(item.title, item.description) for item in (listing(each, lang) for lang in LANGUAGES)]
         for language in LANGUAGES:
             for text in _texts(each, language):
-                if asked[text] == "train":
+                if split_of_text[text] == "train":
                     weight = NAME_WEIGHT if each.grade(language, text) == NAME_GRADE else KEYWORD_WEIGHT
-                    yield from (TrainingPair(text, each.item_id, weight, lot_text) for lot_text in shown)
+                    yield from (TrainingPair(text, each.item_id, weight, lot_text) for lot_text in item_texts)
 
 
 def _qrels(emoji: Iterable[Emoji], texts: set[str]) -> Qrels:

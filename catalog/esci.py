@@ -1,7 +1,7 @@
-"""The Shopping Queries Data Set of Amazon: queries with products judged Exact, Substitute, Complement or Irrelevant.
+"""Build a catalogue from Amazon's Shopping Queries Data Set: products judged Exact, Substitute, Complement or Irrelevant.
 
 Reddy et al., "Shopping Queries Dataset: A Large-Scale ESCI Benchmark for Improving Product Search", 2022 (arXiv 2206.06588).
-The products are streamed, batch by batch; what is held in memory is the judgments of one locale and the ids that they name.
+The products are streamed in batches. Memory holds the judgments of one locale and their product ids.
 """
 
 import logging
@@ -61,9 +61,9 @@ class JudgedQuery:
     """A query with its judgments.
 
     Attributes:
-        query_id: the data's own.
+        query_id: of the data set.
         text: as typed.
-        split: the data's own, "train" or "test".
+        split: of the data set, "train" or "test".
         labels: product_id -> E, S, C or I.
     """
 
@@ -82,23 +82,23 @@ def prepare(
     seed: int = 7,
     progress: Progress | None = None,
 ) -> CatalogFolder:
-    """Turn one locale of the data set into a catalogue.
+    """Build a catalogue from one locale of the data set.
 
     Args:
         data: the folder of the two parquet files.
-        folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
+        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
         locale: "us", "es" or "jp".
-        version: "small" keeps the judgments that the data marks as the harder, smaller set; "large" keeps all.
-        seed: decides which train queries validate.
+        version: "small" uses the judgments that the data marks as the harder, smaller set; "large" uses all.
+        seed: selects the train queries for validation.
         progress: called with (product rows read, product rows).
 
     Returns:
-        The catalogue. Its corpus, which every split searches, is the products that a kept judgment names. Test is the data's
-        own; a tenth of the train queries is val. Products that lack or break the item contract are counted and logged, the
-        latter with line and reason in rejects.ndjson; a judgment of such a product is left out.
+        The catalogue. The corpus of every split is the judged products. Test is that of the data set; a tenth of the train queries
+        is val. Missing products and products that break the item contract are counted and logged, the latter with line and reason
+        in rejects.ndjson. Their judgments are left out.
 
     Raises:
-        InvalidInput: a file is missing, damaged, or lacks a column; there is no such locale or version; nothing is judged.
+        InvalidInput: a file is missing, damaged, or lacks a column; locale or version is unknown; there is no judgment.
     """
     if locale not in LOCALES or version not in ("small", "large"):
         raise InvalidInput(f"no locale {locale!r} in version {version!r}; locales are {', '.join(LOCALES)}, versions small, large")
@@ -127,9 +127,9 @@ def read_queries(path: Path, *, locale: str, version: Version) -> list[JudgedQue
         InvalidInput: the file cannot be read, lacks a column, or has an unknown label or split.
     """
     queries: dict[str, JudgedQuery] = {}
-    marked = f"{version}_version"
-    for line, row in _rows(path, (*_EXAMPLE_COLUMNS, marked)):
-        if row["product_locale"] != locale or not row[marked]:
+    version_column = f"{version}_version"
+    for line, row in _rows(path, (*_EXAMPLE_COLUMNS, version_column)):
+        if row["product_locale"] != locale or not row[version_column]:
             continue
         label, split = row["esci_label"], row["split"]
         if label not in GRADES or split not in ("train", "test") or not (row["query"] or "").strip():
@@ -141,13 +141,13 @@ def read_queries(path: Path, *, locale: str, version: Version) -> list[JudgedQue
 
 
 def split_queries(queries: Sequence[JudgedQuery], seed: int = 7) -> dict[str, list[JudgedQuery]]:
-    """Deal queries into train, val and test.
+    """Assign queries to train, val and test.
 
-    Queries of one text, but for case and spaces, go together: a train query that is asked in test too is left out and logged,
-    and the smallest query_id of a text decides between train and val.
+    Queries that differ only in case and spaces stay together: a train query that also occurs in test is left out and logged, and
+    the smallest query_id of a text decides between train and val.
 
     Returns:
-        split -> queries, in their order.
+        split -> queries, in order.
     """
     same: dict[str, list[JudgedQuery]] = defaultdict(list)
     for query in queries:
@@ -166,38 +166,38 @@ def split_queries(queries: Sequence[JudgedQuery], seed: int = 7) -> dict[str, li
 
 
 class _Products:
-    """The products that judgments name, read once; `wanted` ends as the ids that were not found."""
+    """Reads the judged products once and removes each from `missing`, which holds the ids still to be read."""
 
-    def __init__(self, path: Path, locale: str, wanted: set[str], progress: Progress | None) -> None:
-        self.path, self.locale, self.wanted, self.progress = path, locale, wanted, progress
-        self.named, self.rejects = len(wanted), list[Reject]()
+    def __init__(self, path: Path, locale: str, missing: set[str], progress: Progress | None) -> None:
+        self.path, self.locale, self.missing, self.progress = path, locale, missing, progress
+        self.judged, self.rejects = len(missing), list[Reject]()
 
     def items(self) -> Iterator[Item]:
         for line, row in _rows(self.path, _PRODUCT_COLUMNS, self.progress):
-            if row["product_locale"] != self.locale or row["product_id"] not in self.wanted:
-                continue  # not judged, or a repetition of one that was taken
+            if row["product_locale"] != self.locale or row["product_id"] not in self.missing:
+                continue  # not judged, or a repetition
             try:
                 item = parse_item(_listing(row))
             except InvalidInput as error:
                 self.rejects.append(Reject(self.path.name, line, str(error), row["product_id"]))
                 continue
-            self.wanted.discard(item.item_id)
+            self.missing.discard(item.item_id)
             yield item
 
     def report(self, rejects: Path) -> None:
-        """Log what lacks, and write the rejects where there are any."""
-        if self.wanted:
-            lacking = len(self.wanted - {reject.item_id for reject in self.rejects})
+        """Log missing products, and write the rejects if there are any."""
+        if self.missing:
+            lacking = len(self.missing - {reject.item_id for reject in self.rejects})
             logger.warning(
                 "%d of %d judged products are not in %s, %d break the item contract (%s); their judgments are left out",
-                lacking, self.named, self.path.name, len(self.rejects), rejects.name,
+                lacking, self.judged, self.path.name, len(self.rejects), rejects.name,
             )  # fmt: skip
         if self.rejects:
             rejects.write_text("".join(f"{reject.to_json()}\n" for reject in self.rejects), encoding="utf-8")
 
 
 def _listing(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row under the item contract: bullet points say most in the fewest words, so they stand first in the description."""
+    """Convert a row for the item contract; bullet points precede the description, because they are the most concise."""
     parts = (row["product_color"], row["product_bullet_point"], row["product_description"])
     texts = (plain_text(part) for part in parts if part)
     return {
@@ -209,19 +209,19 @@ def _listing(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_products(by_split: Mapping[str, Sequence[JudgedQuery]], missing: set[str]) -> dict[str, list[JudgedQuery]]:
-    """The queries with their judgments of products that are there; those that keep none are left out and logged."""
-    kept: dict[str, list[JudgedQuery]] = {}
-    lost: Counter[str] = Counter()
+    """Remove judgments of missing products, and queries without any other judgment; log both."""
+    remaining: dict[str, list[JudgedQuery]] = {}
+    removed: Counter[str] = Counter()
     for split, queries in by_split.items():
         for query in queries:
-            lost["judgments"] += len(query.labels.keys() & missing)
+            removed["judgments"] += len(query.labels.keys() & missing)
             for product_id in query.labels.keys() & missing:
                 del query.labels[product_id]
-        kept[split] = [query for query in queries if query.labels]
-        lost["queries"] += len(queries) - len(kept[split])
-    if lost["judgments"]:
-        logger.warning("%d judgments of products that lack are left out, with %d queries", lost["judgments"], lost["queries"])
-    return kept
+        remaining[split] = [query for query in queries if query.labels]
+        removed["queries"] += len(queries) - len(remaining[split])
+    if removed["judgments"]:
+        logger.warning("%d judgments of products that lack are left out, with %d queries", removed["judgments"], removed["queries"])
+    return remaining
 
 
 def _split_data(split: str, queries: Sequence[JudgedQuery]) -> SplitData:
@@ -237,7 +237,7 @@ def _split_data(split: str, queries: Sequence[JudgedQuery]) -> SplitData:
 
 
 def _rows(path: Path, columns: Sequence[str], progress: Progress | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows with their numbers from 1, batch by batch."""
+    """Yield rows with their numbers from 1, batch by batch."""
     try:
         with pq.ParquetFile(path) as file:
             lacking = [name for name in columns if name not in file.schema_arrow.names]

@@ -1,10 +1,10 @@
-"""A catalogue on disk: item files with their photos, and the judgments, training pairs and clicks that belong to them.
+"""A catalogue on disk: item files with photos, judgments, training pairs and clicks.
 
 <catalog>/items/*.parquet                       item files under the item contract; `image` is relative to the file, or
                                                 absolute and below one of the card's photo_folders
 <catalog>/training/{pairs,qrels,clicks}.parquet  one table each, with a column `split`
-<catalog>/rejects.ndjson                        rows of the source that were set aside, if any
-<catalog>/catalog.json                          written last: its presence says that the catalogue is whole
+<catalog>/rejects.ndjson                        rejected rows of the source, if any
+<catalog>/catalog.json                          written last: its presence means that the catalogue is complete
 """
 
 import json
@@ -28,7 +28,7 @@ from retrieval.files import replace_file
 CATALOG_FILE = "catalog.json"
 ITEMS_FOLDER = "items"
 TRAINING_FOLDER = "training"
-REJECTS_FILE = "rejects.ndjson"  # rows of the source that broke a contract, with line and reason
+REJECTS_FILE = "rejects.ndjson"  # rows of the source that break a contract, with line and reason
 SPLITS = ("train", "val", "test")
 MAX_GRADE = 3
 WRITE_BATCH_ROWS = 1 << 16
@@ -80,14 +80,14 @@ _CLICK_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class TrainingPair:
-    """A query with a lot that answers it.
+    """A query with an item that answers it.
 
     Attributes:
         query: as a buyer types it.
-        item_id: a lot of the corpus of the pair's split.
-        weight: > 0; how much the pair counts.
-        lot_text: what the lot is shown as in place of its own text, for pairs made from the lot's own words (a title that
-            shall find the description, say); None shows the lot as it is.
+        item_id: an item of the corpus of the pair's split.
+        weight: of the pair, > 0.
+        lot_text: replaces the item's own text, for pairs made from the item's own words (such as a title that must retrieve the
+            description); None keeps the item's text.
     """
 
     query: str
@@ -98,11 +98,11 @@ class TrainingPair:
 
 @dataclass(frozen=True)
 class Qrels:
-    """Graded judgments, in the manner of TREC.
+    """Graded judgments, as in TREC.
 
     Attributes:
         queries: query_id -> text.
-        grades: query_id -> item_id -> grade, 0 to 3; a lot without a grade counts as 0, relevant is a grade >= 2.
+        grades: query_id -> item_id -> grade, 0 to 3; an item without a grade counts as 0, a grade >= 2 as relevant.
     """
 
     queries: Mapping[str, str] = field(default_factory=dict)
@@ -111,16 +111,16 @@ class Qrels:
 
 @dataclass(frozen=True, slots=True)
 class Click:
-    """One lot in one result list that a buyer saw.
+    """An impression: one item in one result list of a buyer.
 
     Attributes:
-        query: what the buyer had typed.
-        item_id: the lot that was shown.
-        position: its rank in that list, from 1.
-        event_type: one of retrieval.contracts.events.EVENT_TYPES, the furthest step that the buyer took; None: shown, not touched.
-        buyer_id: who.
-        timestamp: UTC; the lots of one list share query, buyer and timestamp.
-        client: keyed hash of the network address that told it; empty where that is not known, and in a catalogue.
+        query: as typed by the buyer.
+        item_id: the item.
+        position: its rank in the list, from 1.
+        event_type: one of retrieval.contracts.events.EVENT_TYPES, the buyer's furthest event; None without an event.
+        buyer_id: the buyer.
+        timestamp: UTC; the items of one list share query, buyer and timestamp.
+        client: keyed hash of the sender's network address; empty if unknown, and in a catalogue.
     """
 
     query: str
@@ -134,11 +134,11 @@ class Click:
 
 @dataclass(frozen=True)
 class SplitData:
-    """What belongs to one split of a catalogue that is being written.
+    """The data of one split of a catalogue to be written.
 
     Attributes:
-        item_files: names under items/ of the corpus that the split's queries search.
-        pairs: training pairs; read once.
+        item_files: names under items/ of the split's corpus.
+        pairs: training pairs; iterated once.
         qrels: judgments; every query has at least one grade.
         clicks: impressions, list by list.
     """
@@ -150,21 +150,21 @@ class SplitData:
 
 
 class CatalogFolder:
-    """A whole catalogue, read from its folder; tables are read when they are asked for.
+    """A complete catalogue in its folder; tables are read on access.
 
     Attributes:
         path: the folder.
-        name: what it was made from, such as "synthetic".
-        seed: the seed that it was made with.
+        name: of its source, such as "synthetic".
+        seed: of its generation.
         splits: names of its splits, such as ("train", "val", "test").
-        example_queries: a few queries worth trying on it.
+        example_queries: a few good queries for it.
     """
 
     def __init__(self, path: Path) -> None:
         """Read `catalog.json`.
 
         Raises:
-            InvalidInput: there is no whole catalogue in that folder.
+            InvalidInput: the folder holds no complete catalogue.
         """
         self.path = Path(path)
         card = self.path / CATALOG_FILE
@@ -186,10 +186,10 @@ class CatalogFolder:
         return cls(path)
 
     def item_files(self, split: str | None = None) -> list[Path]:
-        """List the item files of the corpus that a split's queries search.
+        """List the item files of a split's corpus.
 
         Args:
-            split: a name in splits; None for the files of all.
+            split: a name in splits; None for all splits.
 
         Returns:
             Parquet files by name, each once.
@@ -197,15 +197,15 @@ class CatalogFolder:
         Raises:
             InvalidInput: there is no such split.
         """
-        wanted = self.splits if split is None else (self._known(split),)
-        return [self.path / ITEMS_FOLDER / name for name in sorted({name for s in wanted for name in self._item_files[s]})]
+        splits = self.splits if split is None else (self._check_split(split),)
+        return [self.path / ITEMS_FOLDER / name for name in sorted({name for s in splits for name in self._item_files[s]})]
 
     def pairs(self, split: str) -> list[TrainingPair]:
-        """The training pairs of a split, in the order in which they were written."""
+        """Return the training pairs of a split, in the order of the file."""
         return [TrainingPair(**row) for row in self._rows("pairs", split)]
 
     def qrels(self, split: str) -> Qrels:
-        """The judgments of a split's queries."""
+        """Return the judgments of a split's queries."""
         queries: dict[str, str] = {}
         grades: dict[str, dict[str, int]] = {}
         for row in self._rows("qrels", split):
@@ -214,29 +214,30 @@ class CatalogFolder:
         return Qrels(queries, grades)
 
     def clicks(self, split: str) -> list[Click]:
-        """The impressions of a split, list by list, best position first; empty when the catalogue has none."""
+        """Return the impressions of a split, list by list, best position first; empty if the catalogue has none."""
         return [Click(**row) for row in self._rows("clicks", split)]
 
     def _rows(self, table: str, split: str) -> list[dict[str, Any]]:
         path = self.path / TRAINING_FOLDER / f"{table}.parquet"
         try:
-            rows = pq.read_table(path)
+            content = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
             raise InvalidInput(f"{path} cannot be read ({error}); {REMEDY}") from error
-        found: list[dict[str, Any]] = rows.filter(pc.equal(rows["split"], self._known(split))).drop_columns(["split"]).to_pylist()
-        return found
+        part = content.filter(pc.equal(content["split"], self._check_split(split)))
+        rows: list[dict[str, Any]] = part.drop_columns(["split"]).to_pylist()
+        return rows
 
-    def _known(self, split: str) -> str:
+    def _check_split(self, split: str) -> str:
         if split not in self._item_files:
             raise InvalidInput(f"catalogue {self.path} has no split {split!r}; it has {', '.join(self.splits)}")
         return split
 
 
 def photo_folders(items: Path) -> list[Path]:
-    """Return the folders that a catalogue was prepared from; its lots may name photos of these, too.
+    """Return the source folders of a catalogue, whose photos its items may name, too.
 
     Args:
-        items: folder of the item file; the items/ of a catalogue, or any other.
+        items: folder of an item file; the items/ of a catalogue, or any other.
     """
     with suppress(OSError, ValueError, TypeError, AttributeError):
         return [Path(folder) for folder in json.loads((items.parent / CATALOG_FILE).read_text()).get("photo_folders", ())]
@@ -245,18 +246,18 @@ def photo_folders(items: Path) -> list[Path]:
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Build a catalogue beside its place and move it there when it is whole.
+    """Build a catalogue in a temporary folder and move it to its place when it is complete.
 
-    An interrupted build leaves the old catalogue as it was; the next build sweeps up what a killed one left.
+    An interrupted build does not change the old catalogue. The next build deletes the remains of a killed one.
 
     Args:
-        folder: where the catalogue shall stand: nothing, an empty folder, or an older catalogue, which is replaced.
+        folder: of the catalogue: missing, empty, or an older catalogue, which is replaced.
 
     Yields:
         An empty folder to write into.
 
     Raises:
-        InvalidInput: something else than a catalogue stands there.
+        InvalidInput: the folder holds something else than a catalogue.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not (folder / CATALOG_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
@@ -267,8 +268,8 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         building.mkdir(parents=True)
         yield building
         if folder.exists():
-            folder.rename(outgoing)  # a rename cannot replace a full folder
-        building.rename(folder)  # without a sync of each photo, which takes minutes: a catalogue can be made again
+            folder.rename(outgoing)  # because a rename cannot replace a non-empty folder
+        building.rename(folder)  # no fsync of every photo, which takes minutes: a catalogue can be rebuilt
     finally:
         _remove(building, outgoing)
 
@@ -282,15 +283,15 @@ def write_catalog(
     example_queries: Sequence[str],
     photo_folders: Sequence[Path] = (),
 ) -> None:
-    """Write the tables of a catalogue whose item files already stand, and its card last.
+    """Write the tables of a catalogue whose item files exist, and its card last.
 
     Args:
-        building: the folder; the item files that splits name must stand under items/.
-        name: what the catalogue was made from.
-        seed: what it was made with.
+        building: the folder; the splits' item files must be under items/.
+        name: of the catalogue's source.
+        seed: of its generation.
         splits: split name -> its data.
-        example_queries: a few queries worth trying.
-        photo_folders: of the source, where its photos stay.
+        example_queries: a few good queries.
+        photo_folders: folders of the source that hold the photos.
 
     Raises:
         InvalidInput: an item file is missing, or a judgment is out of its range.
@@ -315,7 +316,7 @@ def write_catalog(
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:
-    """Write lots as a parquet file under the item contract; folders that lack are made."""
+    """Write items as a parquet file under the item contract; missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, _ITEM_SCHEMA, (_flat(item) for item in items))
 
@@ -332,7 +333,7 @@ def _qrels_rows(split: str, qrels: Qrels) -> Iterator[dict[str, Any]]:
 
 
 def _write(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as they come: of a long table no more than one batch is held in memory."""
+    """Write rows in batches, so that memory holds one batch only."""
     with pq.ParquetWriter(path, schema, compression="zstd") as file:
         for batch in _batches(rows, WRITE_BATCH_ROWS):
             file.write_table(pa.Table.from_pylist(batch, schema=schema))
@@ -345,7 +346,7 @@ def _batches(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapp
 
 
 def _flat(row: Item | TrainingPair | Click) -> dict[str, Any]:
-    """What asdict() makes of a record without records inside, at a third of the cost."""
+    """Return a flat record as a dictionary, at a third of asdict()'s cost."""
     return {column.name: getattr(row, column.name) for column in fields(row)}
 
 

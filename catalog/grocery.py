@@ -1,4 +1,4 @@
-"""The Grocery Store Dataset as a catalogue of poor listings: real photos, titles that say little, queries that ask for more.
+"""Build a catalogue of poor listings from the Grocery Store Dataset: real photos, vague titles, precise queries.
 
 Klasson, Zhang and Kjellström, "A Hierarchical Grocery Store Image Dataset with Visual and Semantic Labels", WACV 2019.
 """
@@ -38,11 +38,11 @@ class GroceryClass:
     """One of the fine classes.
 
     Attributes:
-        label: its number in the split lists.
+        label: number in the split lists.
         name: such as "Granny-Smith".
         coarse: such as "Apple".
         department: "Fruit", "Packages" or "Vegetables".
-        description: one text for the whole class; may be empty.
+        description: of the whole class; may be empty.
     """
 
     label: int
@@ -54,10 +54,10 @@ class GroceryClass:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photo that a split list names and that exists.
+    """An existing photo of a split list.
 
     Attributes:
-        name: path as the list has it, such as "test/Fruit/Apple/Granny-Smith/Granny-Smith_001.jpg".
+        name: path in the list, such as "test/Fruit/Apple/Granny-Smith/Granny-Smith_001.jpg".
         path: absolute.
         label: fine class.
     """
@@ -68,17 +68,17 @@ class Photo:
 
     @property
     def item_id(self) -> str:
-        """Hash first: ties between equal titles, which break by item_id, then favour no class."""
+        """The id begins with a hash, so that ties between equal titles, which break by item_id, favour no class."""
         return f"{hashlib.sha256(self.name.encode()).hexdigest()[:8]}-{self.path.stem}"
 
 
 @dataclass(frozen=True, slots=True)
 class ClassQuery:
-    """A query that asks for the photos of some classes: mostly one, several where their names or descriptions coincide.
+    """A query for the photos of one class, or of several whose names or descriptions coincide.
 
     Attributes:
         query_id: "name/…" or "phrase/…".
-        text: what the buyer types.
+        text: as typed.
         labels: fine classes that answer it.
     """
 
@@ -88,18 +88,18 @@ class ClassQuery:
 
 
 def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
-    """Turn the dataset into a catalogue; its photos stay where they are.
+    """Build a catalogue from the dataset; its photos stay in their folders.
 
     Args:
         data: the dataset's root (the folder that holds `dataset/`), or `dataset/` itself.
-        folder: where the catalogue shall stand; new, empty, or an older catalogue, which is replaced.
-        seed: decides photo by photo which half is titled by its coarse class and which by its department alone.
+        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
+        seed: decides for each photo whether its title is the coarse class or the department.
 
     Returns:
         The catalogue; every split searches its own photos.
 
     Raises:
-        InvalidInput: the dataset is not there, or one of its files is damaged; photos that lack are logged and left out.
+        InvalidInput: the dataset is missing, or one of its files is damaged. Missing photos are logged and left out.
     """
     root = _dataset_root(Path(data).absolute())
     classes = _read_classes(root)
@@ -122,12 +122,12 @@ def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
 
 
 def class_queries(classes: Iterable[GroceryClass]) -> list[ClassQuery]:
-    """Make the queries: each class's name without the words of its coarse class, and the phrases of its description.
+    """Make queries from each class's name without the words of its coarse class, and from the phrases of its description.
 
     Returns:
-        Queries with different texts, in the order of the classes; a class whose name has no word of its own has no name query.
+        Queries with distinct texts, in the order of the classes; a class without a distinctive word has no name query.
     """
-    found: dict[str, tuple[str, str, set[int]]] = {}  # text, folded -> query_id, text, labels
+    queries: dict[str, tuple[str, str, set[int]]] = {}  # text, folded -> query_id, text, labels
     for fine in classes:
         name = " ".join(distinctive_words(fine.name, fine.coarse))
         texts = [(f"name/{fine.name}", name)] if name else []
@@ -135,8 +135,8 @@ def class_queries(classes: Iterable[GroceryClass]) -> list[ClassQuery]:
             (f"phrase/{fine.name}/{n}", text) for n, text in enumerate(phrases_of(fine.description, fine.name, fine.coarse), 1)
         ]
         for query_id, text in texts:
-            found.setdefault(text.lower(), (query_id, text, set()))[2].add(fine.label)
-    return [ClassQuery(query_id, text, frozenset(labels)) for query_id, text, labels in found.values()]
+            queries.setdefault(text.lower(), (query_id, text, set()))[2].add(fine.label)
+    return [ClassQuery(query_id, text, frozenset(labels)) for query_id, text, labels in queries.values()]
 
 
 def _dataset_root(data: Path) -> Path:
@@ -166,7 +166,7 @@ def _class(root: Path, name: str, label: int, coarse: str, where: str) -> Grocer
 
 
 def _read_photos(root: Path, split: str, classes: dict[int, GroceryClass]) -> list[Photo]:
-    """The photos of a split list that exist, in its order, each once."""
+    """Return the existing photos of a split list, in order, each once."""
     path = root / f"{split}.txt"
     if not path.is_file():
         raise InvalidInput(f"{path} is missing: expected {LAYOUT}")
@@ -189,7 +189,7 @@ def _read_photos(root: Path, split: str, classes: dict[int, GroceryClass]) -> li
 
 
 def _listing(photo: Photo, fine: GroceryClass, seed: int) -> Item:
-    """A poor listing; nothing that is read or searched names the fine class."""
+    """Return a poor listing, whose texts do not contain the fine class."""
     digest = hashlib.sha256(f"{seed}:{photo.name}".encode()).digest()
     title = fine.coarse.replace("-", " ") if digest[0] % 2 else fine.department
     return Item(item_id=photo.item_id, title=title, image=str(photo.path), category=fine.department)

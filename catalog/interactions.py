@@ -1,15 +1,15 @@
-"""Synthetic users, items and what users bought: the two-tower exercise of recommenders, with latent interests.
+"""Synthetic users, items and purchases: the two-tower task of recommenders, with latent interests.
 
-Everybody has a point in a space of interests, and so has every item. A part of the point follows from what the tables tell
-(age group, region and favourite categories; category and brand), the rest is the user's or item's own and can be learned
-from their interactions alone; budgets meet prices; and a few items are popular whatever one likes. A user's interactions
-are drawn without replacement from the softmax of affinity and popularity, then fall somewhere in the year in which the
-item was on offer: late items are known by few interactions.
+Every user and every item has a vector of interests. Part of it follows from the tables (age group, region and favourite
+categories; category and brand). The rest is individual and can be learned from interactions only. Prices match budgets to some
+degree, and a few items are popular with everybody. A user's interactions are drawn without replacement from the softmax of
+affinity and popularity. Their times are uniform over the part of the year in which the item was on offer, so that late items have
+few interactions.
 
 <folder>/users.parquet         buyer_id, age_group, region, favourite_category, second_category
 <folder>/items.parquet         item_id, category, brand, price, seller_rating, listed_at
 <folder>/interactions.parquet  buyer_id, item_id, event_type, timestamp (the events contract of retrieval.contracts.events), split
-<folder>/catalog.json          written last: its presence says that the tables are whole
+<folder>/catalog.json          written last: its presence means that the tables are complete
 """
 
 import json
@@ -31,17 +31,17 @@ from retrieval.errors import InvalidInput
 NAME = "interactions"
 REMEDY = "make them with catalog.interactions.generate()"
 SPLITS = ("train", "val", "test")
-HELD_OUT = {"val": 0.1, "test": 0.2}  # share of every user's interactions, the last ones; at least one each
+HELD_OUT = {"val": 0.1, "test": 0.2}  # share of every user's last interactions; at least one each
 
 INTERESTS = 16  # dimensions of the space
 CATEGORIES, BRANDS, REGIONS = 24, 80, 8
 AGE_GROUPS = ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
-OWN = 0.7  # length of what is an item's or user's own, where a category or brand has 0.4 to 0.6
-AFFINITY = 9.0  # log-odds of a perfect match over an indifferent one
+OWN = 0.7  # length of the individual part; a category or brand has 0.4 to 0.6
+AFFINITY = 9.0  # log-odds of a perfect match against an indifferent one
 BUDGET = 0.35  # log-odds lost per squared deviation of price from budget
 ZIPF = 0.6  # popularity falls with rank ** -ZIPF
 INTERACTIONS, MIN_INTERACTIONS, MAX_INTERACTIONS = 28, 10, 120  # per user: median and limits
-LATE = 0.25  # share of items that are listed in the course of the year
+LATE = 0.25  # share of items that are listed during the year
 START, DAYS = datetime(2025, 11, 1, tzinfo=UTC), 365
 
 Rows = list[dict[str, Any]]
@@ -49,11 +49,11 @@ Numbers = NDArray[np.float64]
 
 
 class InteractionFolder:
-    """Users, items and interactions, read from their folder.
+    """Users, items and interactions in their folder.
 
     Attributes:
         path: the folder.
-        seed: what they were made with.
+        seed: of the generation.
         users: features by user, under the names of users.parquet.
         items: features by item, under the names of items.parquet.
     """
@@ -62,7 +62,7 @@ class InteractionFolder:
         """Read the tables of users and items.
 
         Raises:
-            InvalidInput: the folder holds no whole set of interactions.
+            InvalidInput: the folder holds no complete set of interactions.
         """
         self.path = Path(path)
         card = self.path / CATALOG_FILE
@@ -77,9 +77,9 @@ class InteractionFolder:
         self.items: Rows = self._table("items").to_pylist()
 
     def interactions(self, split: str) -> NDArray[np.int64]:
-        """The interactions of a split, by time: (N, 2), indices into users and items.
+        """Return the interactions of a split, by time: (N, 2), indices into users and items.
 
-        Every user has some in every split: the last fifth is test, a tenth before it val. No pair comes twice.
+        Every user has some in every split: the last fifth is test, the tenth before it val. No pair occurs twice.
 
         Raises:
             InvalidInput: there is no such split.
@@ -100,13 +100,13 @@ class InteractionFolder:
 
 
 def generate(folder: Path, *, users: int = 3000, items: int = 2000, seed: int = 7) -> InteractionFolder:
-    """Write users, items and interactions; older ones in the same place are replaced when the new ones are whole.
+    """Write users, items and interactions; they replace an older set in the same folder when they are complete.
 
     Args:
-        folder: where they shall stand; new, empty, or an older set.
-        users: how many, >= 1.
-        items: how many, >= 100, that nobody runs out of them.
-        seed: same seed and sizes: same tables.
+        folder: of the tables; new, empty, or an older set.
+        users: their number, >= 1.
+        items: their number, >= 100, so that no user runs out of items.
+        seed: the same seed and sizes give the same tables.
 
     Returns:
         The folder; a user has about 30 interactions, 10 to 120 (at most a fifth of the items).
@@ -141,13 +141,13 @@ class _Items:
 class _Users:
     rows: Rows
     interests: Numbers  # (U, INTERESTS), unit length
-    budget: Numbers  # (U,) the price they like, in standard deviations of its category
+    budget: Numbers  # (U,) preferred price, in standard deviations of its category
 
 
 def _draw_items(count: int, random: Generator) -> _Items:
     centres, makers = _unit(random, CATEGORIES), _unit(random, BRANDS)
-    category = random.choice(CATEGORIES, count, p=_falling(CATEGORIES, 0.5))
-    brand = random.choice(BRANDS, count, p=_falling(BRANDS, 0.5))
+    category = random.choice(CATEGORIES, count, p=_zipf(CATEGORIES, 0.5))
+    brand = random.choice(BRANDS, count, p=_zipf(BRANDS, 0.5))
     own = _unit(random, count)
     interests = _normalise(0.6 * centres[category] + 0.4 * makers[brand] + OWN * own)
     price = random.normal(size=count)
@@ -171,7 +171,7 @@ def _draw_items(count: int, random: Generator) -> _Items:
 
 def _draw_users(count: int, corpus: _Items, random: Generator) -> _Users:
     ages, regions = _unit(random, len(AGE_GROUPS)), _unit(random, REGIONS)
-    age, region = random.integers(len(AGE_GROUPS), size=count), random.choice(REGIONS, count, p=_falling(REGIONS, 0.7))
+    age, region = random.integers(len(AGE_GROUPS), size=count), random.choice(REGIONS, count, p=_zipf(REGIONS, 0.7))
     taste = np.argsort(-corpus.centres @ ages[age].T + random.gumbel(0, 0.4, (CATEGORIES, count)), axis=0)[:2]  # (2, U)
     liked = 0.6 * corpus.centres[taste[0]] + 0.3 * corpus.centres[taste[1]]
     interests = _normalise(liked + 0.2 * ages[age] + 0.3 * regions[region] + OWN * _unit(random, count))
@@ -190,22 +190,22 @@ def _draw_users(count: int, corpus: _Items, random: Generator) -> _Users:
 
 
 def _draw_interactions(buyers: _Users, corpus: _Items, random: Generator) -> Rows:
-    """Every user's interactions by time, with their splits; the whole by time too."""
+    """Return the interactions of all users by time, with their splits."""
     listed = np.array([(row["listed_at"] - START) / timedelta(days=1) for row in corpus.rows])
-    most = min(MAX_INTERACTIONS, len(corpus.rows) // 5)
+    limit = min(MAX_INTERACTIONS, len(corpus.rows) // 5)
     rows = []
     for user, row in enumerate(buyers.rows):
         log_odds = AFFINITY * corpus.interests @ buyers.interests[user] + corpus.popularity
         log_odds -= BUDGET * (corpus.price - buyers.budget[user]) ** 2
-        count = int(np.clip(random.lognormal(np.log(INTERACTIONS), 0.5), MIN_INTERACTIONS, most))
-        # the greatest of log-odds with Gumbel noise are a draw from their softmax without replacement (Vieira 2014)
-        chosen = np.argpartition(-(log_odds + random.gumbel(size=len(log_odds))), count - 1)[:count]
-        days = random.uniform(listed[chosen], DAYS)
+        count = int(np.clip(random.lognormal(np.log(INTERACTIONS), 0.5), MIN_INTERACTIONS, limit))
+        # the largest log-odds plus Gumbel noise are a sample from their softmax without replacement (Vieira 2014)
+        sample = np.argpartition(-(log_odds + random.gumbel(size=len(log_odds))), count - 1)[:count]
+        days = random.uniform(listed[sample], DAYS)
         tests, vals = (max(1, round(share * count)) for share in (HELD_OUT["test"], HELD_OUT["val"]))
         splits = ["train"] * (count - vals - tests) + ["val"] * vals + ["test"] * tests
-        for item, day, split in zip(chosen[np.argsort(days)], np.sort(days), splits, strict=True):
-            about = {"event_type": "purchase", "timestamp": _moment(day), "split": split}
-            rows.append({"buyer_id": row["buyer_id"], "item_id": corpus.rows[item]["item_id"], **about})
+        for item, day, split in zip(sample[np.argsort(days)], np.sort(days), splits, strict=True):
+            event = {"event_type": "purchase", "timestamp": _moment(day), "split": split}
+            rows.append({"buyer_id": row["buyer_id"], "item_id": corpus.rows[item]["item_id"], **event})
     return sorted(rows, key=lambda row: row["timestamp"])
 
 
@@ -221,14 +221,14 @@ def _standardise(values: Numbers) -> Numbers:
     return np.asarray((values - values.mean()) / values.std())
 
 
-def _falling(count: int, exponent: float) -> Numbers:
-    """Chances that fall with rank ** -exponent."""
+def _zipf(count: int, exponent: float) -> Numbers:
+    """Return probabilities proportional to rank ** -exponent."""
     weights = np.arange(1, count + 1) ** -exponent
     return np.asarray(weights / weights.sum())
 
 
 def _moment(day: float) -> datetime:
-    """A UTC time in whole seconds, `day` days into the year of the interactions."""
+    """Return the UTC time `day` days into the year of the interactions, in whole seconds."""
     return START + timedelta(seconds=round(float(day) * 86400))
 
 

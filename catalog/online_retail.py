@@ -1,6 +1,6 @@
-"""Invoices of a UK gift shop over a year (UCI "Online Retail", Daqing Chen 2015): purchases and products, no views, no pictures.
+"""Read the invoices of a UK gift shop over a year (UCI "Online Retail", Daqing Chen 2015): purchases and products only.
 
-Buyers order for their own shops: baskets are large and come again, which is what next-basket retrieval is measured on.
+Buyers order for their own shops, so baskets are large and recur, which suits the measurement of next-basket retrieval.
 """
 
 import csv
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 INVOICES_FILE = "online_retail.csv.gz"
 COLUMNS = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID")
-CANCELLED = "C"  # an invoice number that begins with it takes an order back
-SERVICES = frozenset(  # stock codes of what is no product: carriage, discounts, fees, corrections by hand, samples
+CANCELLED = "C"  # prefix of the invoice numbers of cancellations
+SERVICES = frozenset(  # stock codes that are no products: carriage, discounts, fees, manual corrections, samples
     ("POST", "DOT", "C2", "D", "M", "S", "B", "BANK CHARGES", "AMAZONFEE", "CRUK")
 )
-SERIES_DIGITS = 3  # of a stock code, shared by products that came into the range together
+SERIES_DIGITS = 3  # first digits of a stock code, shared by products that were introduced together
 MONTH = timedelta(days=30)
 
 CANCELLATION, NO_CUSTOMER, NO_PRODUCT = "cancellation", "no customer", "no product (carriage, fee, correction)"
@@ -35,13 +35,13 @@ NO_QUANTITY, NO_PRICE, REPEATED = "quantity is not positive", "price is not posi
 
 @dataclass(frozen=True, slots=True)
 class Invoices:
-    """What was read.
+    """The shop's purchases and products.
 
     Attributes:
-        purchases: one per product of an invoice, in the order of time.
-        products: every product that was bought, by id; the category is the first digits of its stock code, as the shop names none.
-        set_aside: reason -> lines that make no purchase.
-        lines: how many there were: purchases and those set aside.
+        purchases: one per product of an invoice, in order of time.
+        products: every purchased product, by id; its category is the first digits of the stock code, because the shop has none.
+        set_aside: reason -> number of lines that are no purchase.
+        lines: number of purchases and other lines.
     """
 
     purchases: Sequence[Interaction]
@@ -52,12 +52,12 @@ class Invoices:
 
 @dataclass(frozen=True, slots=True)
 class Months:
-    """A split in time: the last 30 days test, the 30 before are val, the rest trains.
+    """A split by time: the last 30 days are test, the 30 before val, the rest train.
 
     Attributes:
-        val: the moment when val begins.
-        test: the moment when test begins.
-        end: the moment after which nothing was bought.
+        val: start of val.
+        test: start of test.
+        end: after the last purchase.
     """
 
     val: datetime
@@ -66,8 +66,8 @@ class Months:
 
     @classmethod
     def of(cls, purchases: Sequence[Interaction]) -> "Months":
-        """Cut at midnight, so that no day stands on both sides."""
-        last = max(act.timestamp for act in purchases)
+        """Split at midnight, so that every day is in one part."""
+        last = max(purchase.timestamp for purchase in purchases)
         end = last.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         return cls(end - 2 * MONTH, end - MONTH, end)
 
@@ -94,27 +94,27 @@ def read_invoices(data: Path) -> Invoices:
     """
     path = data / INVOICES_FILE if data.is_dir() else data
     set_aside: Counter[str] = Counter()
-    kept: dict[tuple[str, str], _Line] = {}
+    purchase_lines: dict[tuple[str, str], _Line] = {}
     titles: dict[str, Counter[str]] = defaultdict(Counter)
     prices: dict[str, list[float]] = defaultdict(list)
     lines = 0
     for lines, line in enumerate(_lines(path), 1):  # noqa: B007
-        reason = _fault(line) or (REPEATED if (line.invoice, line.code) in kept else None)
+        reason = _fault(line) or (REPEATED if (line.invoice, line.code) in purchase_lines else None)
         if reason:
             set_aside[reason] += 1
             continue
-        kept[line.invoice, line.code] = line
+        purchase_lines[line.invoice, line.code] = line
         titles[line.code][line.title] += 1
         prices[line.code].append(line.price)
-    if not kept:
+    if not purchase_lines:
         raise InvalidInput(f"{path} holds no purchase in {lines} lines: expected invoices with {', '.join(COLUMNS)}")
-    logger.info("%d of %d invoice lines are purchases; set aside: %s", len(kept), lines, dict(set_aside))
+    logger.info("%d of %d invoice lines are purchases; set aside: %s", len(purchase_lines), lines, dict(set_aside))
     products = [_product(code, titles[code], prices[code]) for code in sorted(titles)]
-    return Invoices(_purchases(kept.values()), products, dict(set_aside), lines)
+    return Invoices(_purchases(purchase_lines.values()), products, dict(set_aside), lines)
 
 
 def _fault(line: _Line) -> str | None:
-    """Why a line is no purchase of a known customer; the first reason counts."""
+    """Return the first reason why a line is no purchase of a known customer; None for a purchase."""
     faults = (
         (CANCELLATION, line.invoice.startswith(CANCELLED)),
         (NO_CUSTOMER, not line.customer),
@@ -122,16 +122,16 @@ def _fault(line: _Line) -> str | None:
         (NO_QUANTITY, line.quantity <= 0),
         (NO_PRICE, line.price <= 0),
     )
-    return next((reason for reason, there in faults if there), None)
+    return next((reason for reason, applies in faults if applies), None)
 
 
 def _purchases(lines: Iterable[_Line]) -> list[Interaction]:
-    acts = [Interaction(line.customer, line.code, "purchase", line.time) for line in lines]
-    return sorted(acts, key=lambda act: (act.timestamp, act.buyer_id, act.item_id))
+    purchases = [Interaction(line.customer, line.code, "purchase", line.time) for line in lines]
+    return sorted(purchases, key=lambda purchase: (purchase.timestamp, purchase.buyer_id, purchase.item_id))
 
 
 def _product(code: str, titles: Counter[str], prices: Sequence[float]) -> Item:
-    """A product under the description that most of its lines have."""
+    """Return a product with the most frequent description of its lines."""
     title = min(titles, key=lambda text: (-titles[text], text))
     return Item(item_id=code, title=title or code, category=code[:SERIES_DIGITS], current_price=median(prices))
 
@@ -161,7 +161,7 @@ def _line(path: Path, number: int, row: Mapping[str, str]) -> _Line:
     try:
         return _Line(
             invoice=row["InvoiceNo"].strip(),
-            code=row["StockCode"].strip().upper(),  # the shop writes 85123a and 85123A
+            code=row["StockCode"].strip().upper(),  # the shop uses both 85123a and 85123A
             title=" ".join(row["Description"].split()),
             quantity=int(row["Quantity"]),
             time=datetime.fromisoformat(row["InvoiceDate"]).replace(tzinfo=UTC),

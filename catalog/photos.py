@@ -1,4 +1,4 @@
-"""Rendered photos of synthetic lots: a silhouette in the lot's colour and condition, as an amateur would photograph it."""
+"""Render photos of synthetic lots: a silhouette in the lot's colour and condition, like an amateur's photo."""
 
 import io
 import math
@@ -21,18 +21,18 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 CONDITIONS = ("pristine", "scratched", "cracked")
 _TRIMS = ((176, 160, 120), (160, 165, 170), (140, 118, 96), (112, 116, 122))
-_OVERSAMPLING = 2  # drawn larger, then shrunk: smooth edges
+_OVERSAMPLING = 2  # drawn larger, then reduced, for smooth edges
 
 
 def render(category: str, shape: str, colour: str, condition: str, rng: Generator, size: int = 96) -> bytes:
-    """Draw one lot on a cluttered ground, turned, scaled, lit unevenly and with sensor noise.
+    """Draw one lot on a cluttered ground: rotated, scaled, unevenly lit and with sensor noise.
 
     Args:
         category: a key of SILHOUETTES.
         shape: a key of SILHOUETTES[category].
         colour: a key of COLOURS.
         condition: one of CONDITIONS.
-        rng: source of everything that the arguments leave open.
+        rng: random generator of everything else.
         size: side of the photo in pixels.
 
     Returns:
@@ -53,7 +53,7 @@ def render(category: str, shape: str, colour: str, condition: str, rng: Generato
 
 
 def _draw_lot(strokes: list[Stroke], colour: tuple[int, int, int], condition: str, rng: Generator, side: int) -> Image.Image:
-    """The lot upright on a transparent ground."""
+    """Draw the lot upright on a transparent ground."""
     body = np.clip(np.array(colour) * rng.uniform(0.85, 1.12) + rng.normal(0, 9, 3), 0, 255)
     tones = {
         "body": body,
@@ -88,7 +88,7 @@ def _draw_stroke(draw: ImageDraw.ImageDraw, stroke: Stroke, xy: list[float], ink
 
 
 def _damage(image: Image.Image, condition: str, body: np.ndarray, rng: Generator) -> None:
-    """Cracks are few, jagged and dark (light on a dark lot); scratches are many, short, straight and parallel."""
+    """Draw the damage: few jagged dark cracks (light ones on a dark lot), or many short, straight, parallel scratches."""
     alpha = image.getchannel("A")
     left, top, right, bottom = alpha.getbbox() or (0, 0, *image.size)
     centre, reach = np.array([(left + right) / 2, (top + bottom) / 2]), max(right - left, bottom - top) / 2
@@ -120,7 +120,7 @@ def _jagged(centre: np.ndarray, reach: float, angle: float, rng: Generator) -> l
 
 
 def _place(lot: Image.Image, rng: Generator, side: int) -> Image.Image:
-    """Turn, scale and shift the lot."""
+    """Rotate, scale and shift the lot."""
     turn, scale = math.radians(rng.normal(0, 9)), 1 / rng.uniform(0.68, 1.05)
     cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
     mirror = 1 if rng.random() < 0.5 else -1
@@ -131,7 +131,7 @@ def _place(lot: Image.Image, rng: Generator, side: int) -> Image.Image:
 
 
 def _background(rng: Generator, side: int) -> Image.Image:
-    """A two-tone ground with muted things lying about."""
+    """Draw a two-tone ground with muted objects."""
     ground = rng.uniform(95, 200) + rng.normal(0, 14, (2, 3))
     ramp = np.linspace(0, 1, side)[:, None, None]
     rows = ground[0] * (1 - ramp) + ground[1] * ramp  # (side, 1, 3)
@@ -146,7 +146,7 @@ def _background(rng: Generator, side: int) -> Image.Image:
 
 
 def _expose(photo: Image.Image, rng: Generator) -> Image.Image:
-    """Light that falls off to one side, a colour cast, and noise."""
+    """Add uneven light, a colour cast and noise."""
     pixels = np.asarray(photo, dtype=np.float32)
     size = pixels.shape[0]
     axis = np.linspace(-1, 1, size, dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Short queries as shoppers type them, made from the listings alone: no judgment, no click goes in.
+"""Make short queries as shoppers type them from listings only, without judgments or clicks.
 
-Which words name a kind of product is learned from the listings: a noun is a word that occurs in the singular and in the
-plural, and a product's head noun is the last of a run of nouns ("camera case" is a case, not a camera).
+Product types are learned from the listings: a noun is a word that occurs in the singular and in the plural, and a product's head
+noun is the last of a run of nouns ("camera case" is a case, not a camera).
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from retrieval.contracts.items import query_text
 TYPE, PLURAL, BRAND_TYPE, ATTRIBUTE_TYPE, FAMILY, MODEL = "type", "plural", "brand+type", "attribute+type", "family", "model"
 KINDS = (TYPE, PLURAL, BRAND_TYPE, ATTRIBUTE_TYPE, FAMILY, MODEL)
 
-MIN_LISTINGS = 3  # that a type or a family is named in
-MIN_BRANDS = 2  # that a type is named by; a phrase of one brand is a family
-MIN_NUMBER = 2  # times that a noun occurs in either number
-FAMILY_SHARE = 0.9  # of a family's listings, those of its brand
-MAX_INSIDE = 0.6  # of a head noun's places in titles, those before another noun
+MIN_LISTINGS = 3  # of a type or a family
+MIN_BRANDS = 2  # of a type; a phrase of one brand is a family
+MIN_NUMBER = 2  # occurrences of a noun in singular and in plural
+FAMILY_SHARE = 0.9  # required share of the brand among a family's listings
+MAX_INSIDE = 0.6  # limit of a head noun's share of occurrences before another noun
 MAX_TYPE_WORDS = 3
 MAX_VALUE_WORDS = 2  # of an attribute's value
 MAX_MODEL_WORDS = 3
@@ -38,15 +38,15 @@ _NO_NOUNS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What pseudo-queries are made from.
+    """The texts of an item from which pseudo-queries are made.
 
     Attributes:
-        item_id: the lot.
+        item_id: the item.
         title: as listed.
-        description: only its words' numbers (singular, plural) are looked at.
+        description: only used to count singular and plural forms.
         brand: maker, may be empty.
         model: the maker's name for the product, may be empty.
-        attributes: name -> value, those that a shopper would ask for.
+        attributes: name -> value, those that shoppers search by.
     """
 
     item_id: str
@@ -59,11 +59,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class PseudoQuery:
-    """A query with a lot that answers it.
+    """A query with an item that answers it.
 
     Attributes:
-        query: in small letters.
-        item_id: the lot that it was made from.
+        query: in lower case.
+        item_id: its source.
         kind: one of KINDS.
     """
 
@@ -74,12 +74,12 @@ class PseudoQuery:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """What the listings say about their words.
+    """Nouns and phrases that are learned from listings.
 
     Attributes:
         nouns: words that occur in singular and plural.
-        types: phrases of one to three words, ending in a noun, that name a kind of product.
-        families: (brand, phrase), both folded, of the names that one brand gives to several products.
+        types: phrases of one to three words, ending in a noun, that name a product type.
+        families: (brand, phrase), both folded, of names that one brand uses for several products.
     """
 
     nouns: frozenset[str]
@@ -88,7 +88,7 @@ class Lexicon:
 
     @classmethod
     def learn(cls, listings: Sequence[Listing]) -> "Lexicon":
-        """Learn nouns, types and families from listings, which are read three times."""
+        """Learn nouns, types and families from listings, in three passes."""
         nouns = _learn_nouns(listings)
         return cls(nouns, _learn_types(listings, nouns), _learn_families(listings))
 
@@ -97,40 +97,40 @@ def make_pseudo_queries(listings: Iterable[Listing], *, seed: int = 7, per_item:
     """Make queries that the listings answer.
 
     Args:
-        listings: the whole catalogue; the more, the better the words are known.
-        seed: decides which of the possible queries are taken.
-        per_item: queries that a lot gets at most, of different kinds first.
-        per_query: lots that a query keeps at most, so that "cable" does not drown all else.
+        listings: the whole catalogue; more listings give a better lexicon.
+        seed: selects among the possible queries.
+        per_item: limit of queries an item, of different kinds first.
+        per_query: limit of items a query, so that "cable" does not dominate.
 
     Returns:
-        Queries in the order of the listings, every (query, lot) once; the same for the same listings and seed.
+        Queries in the order of the listings, every (query, item) once; the same for the same listings and seed.
     """
-    known = list(listings)
-    lexicon = Lexicon.learn(known)
-    drawn = [query for listing in known for query in _draw(listing, lexicon, seed, per_item)]
+    rows = list(listings)
+    lexicon = Lexicon.learn(rows)
+    candidates = [query for listing in rows for query in _draw(listing, lexicon, seed, per_item)]
     by_text: dict[str, list[PseudoQuery]] = defaultdict(list)
-    for query in drawn:
+    for query in candidates:
         by_text[query.query].append(query)
-    kept = {
+    selected = {
         query
         for queries in by_text.values()
-        for query in sorted(queries, key=lambda q: _chance(seed, q.item_id, q.query))[:per_query]
+        for query in sorted(queries, key=lambda q: _random_key(seed, q.item_id, q.query))[:per_query]
     }
-    return [query for query in drawn if query in kept]
+    return [query for query in candidates if query in selected]
 
 
 def possible_queries(listing: Listing, lexicon: Lexicon) -> dict[str, list[str]]:
-    """All queries that can be made from one listing.
+    """Return all queries that can be made from one listing.
 
     Returns:
-        kind -> texts, in small letters and without repeats; a kind that the listing does not serve is left out.
+        kind -> distinct texts in lower case; kinds without text are left out.
     """
     brand = fold(listing.brand)
     types = [phrase for phrase in head_phrases(listing, lexicon.nouns) if phrase in lexicon.types]
     values = [fold(value) for value in listing.attributes.values()]
     values = [v for v in values if len(v.split()) <= MAX_VALUE_WORDS and re.fullmatch(r"[a-z][a-z \-]{2,}", v)]
     families = [phrase for phrase in _openings(listing) if (brand, phrase) in lexicon.families]
-    found = {
+    texts_of = {
         TYPE: types,
         PLURAL: [other for phrase in types if (other := plural(phrase)) != phrase],
         BRAND_TYPE: [f"{brand} {phrase}" for phrase in types if brand],
@@ -138,19 +138,19 @@ def possible_queries(listing: Listing, lexicon: Lexicon) -> dict[str, list[str]]
         FAMILY: [*families, *(f"{brand} {phrase}" for phrase in families)],
         MODEL: _model_queries(listing, brand),
     }
-    return {kind: list(dict.fromkeys(texts)) for kind, texts in found.items() if texts}
+    return {kind: list(dict.fromkeys(texts)) for kind, texts in texts_of.items() if texts}
 
 
 def head_phrases(listing: Listing, nouns: frozenset[str]) -> list[str]:
-    """The phrases of a title that end in its head noun: "fiber patch cable", "patch cable", "cable".
+    """Return the phrases of a title that end in its head noun: "fiber patch cable", "patch cable", "cable".
 
     Args:
-        listing: its title is read without the brand, up to the first noun phrase's end; what stands in brackets, behind a
-            comma or behind "for" or "with" says something else than what the product is.
+        listing: its title is read without the brand, up to the end of the first noun phrase. Words in brackets, after a comma or
+            after "for" or "with" do not name the product.
         nouns: as Lexicon.nouns.
 
     Returns:
-        The shortest first; empty when the title names no kind of product.
+        The shortest first; empty if the title names no product type.
     """
     for words in _segments(listing):
         for end in range(len(words), 0, -1):
@@ -168,7 +168,7 @@ def head_phrases(listing: Listing, nouns: frozenset[str]) -> list[str]:
 
 
 def plural(phrase: str) -> str:
-    """The plural of an English phrase by the common rules; one that ends in s stays."""
+    """Return the plural of an English phrase by the common rules; a phrase that ends in s is unchanged."""
     if phrase.endswith("s"):
         return phrase
     if re.search(r"(x|z|ch|sh)$", phrase):
@@ -179,8 +179,8 @@ def plural(phrase: str) -> str:
 
 
 def fold(text: str) -> str:
-    """A query's text as two queries are compared: cleaned, in small letters, spaces folded."""
-    simple = text.isascii() and text.isprintable()  # nothing to normalise: a tenth of the time
+    """Normalise a query for comparison: cleaned, in lower case, spaces folded."""
+    simple = text.isascii() and text.isprintable()  # needs no Unicode normalisation, in a tenth of the time
     return (" ".join(text.split()) if simple else query_text(text)).lower()
 
 
@@ -188,12 +188,12 @@ def _learn_nouns(listings: Sequence[Listing]) -> frozenset[str]:
     words = Counter(word for each in listings for word in _WORD.findall(f"{each.title} {each.description}".lower()))
     numbers = ((word, plural(word)) for word, count in words.items() if count >= MIN_NUMBER and plural(word) != word)
     nouns = {form for one, many in numbers if words[many] >= MIN_NUMBER for form in (one, many)} - _NO_NOUNS
-    inside, found = Counter[str](), Counter[str]()  # "laser printer", "laser toner": laser is hardly ever the head
+    inside, total = Counter[str](), Counter[str]()  # "laser printer", "laser toner": laser is hardly ever the head
     for each in listings:
         for run in _segments(each):
-            found.update(run)
+            total.update(run)
             inside.update(word for word, behind in pairwise(run) if behind in nouns and behind != word)
-    return frozenset(word for word in nouns if inside[word] <= MAX_INSIDE * found[word])
+    return frozenset(word for word in nouns if inside[word] <= MAX_INSIDE * total[word])
 
 
 def _learn_types(listings: Sequence[Listing], nouns: frozenset[str]) -> frozenset[str]:
@@ -204,8 +204,8 @@ def _learn_types(listings: Sequence[Listing], nouns: frozenset[str]) -> frozense
         for phrase in head_phrases(each, nouns):
             count[phrase] += 1
             brands[phrase].add(fold(each.brand))
-    least = MIN_BRANDS if branded else 1
-    return frozenset(p for p, n in count.items() if n >= MIN_LISTINGS and len(brands[p]) >= least)
+    min_brands = MIN_BRANDS if branded else 1
+    return frozenset(p for p, n in count.items() if n >= MIN_LISTINGS and len(brands[p]) >= min_brands)
 
 
 def _learn_families(listings: Sequence[Listing]) -> frozenset[tuple[str, str]]:
@@ -215,24 +215,24 @@ def _learn_families(listings: Sequence[Listing]) -> frozenset[tuple[str, str]]:
 
 
 def _draw(listing: Listing, lexicon: Lexicon, seed: int, per_item: int) -> Iterator[PseudoQuery]:
-    """One query of every kind, the kinds in an order of chance, then a second one of each, and so on."""
+    """Draw one query of every kind, in random order of kinds, then a second one of each, and so on."""
     possible = possible_queries(listing, lexicon)
     ranked = [
-        (place, _chance(seed, listing.item_id, kind), text, kind)
+        (place, _random_key(seed, listing.item_id, kind), text, kind)
         for kind, texts in possible.items()
-        for place, text in enumerate(sorted(texts, key=lambda text: _chance(seed, listing.item_id, text)))
+        for place, text in enumerate(sorted(texts, key=lambda text: _random_key(seed, listing.item_id, text)))
     ]
-    taken: set[str] = set()
+    used: set[str] = set()
     for _, _, text, kind in sorted(ranked):
-        if len(taken) == per_item:
+        if len(used) == per_item:
             return
-        if text not in taken:
-            taken.add(text)
+        if text not in used:
+            used.add(text)
             yield PseudoQuery(text, listing.item_id, kind)
 
 
 def _segments(listing: Listing) -> Iterator[list[str]]:
-    """The words of a title's parts, without the brand before and without what follows a preposition."""
+    """Yield the words of a title's parts, without a leading brand and without words after a preposition."""
     title, brand = fold(listing.title), fold(listing.brand)
     for part in _SEGMENT_END.split(title.removeprefix(brand)):
         words = [word.strip(_EDGES) for word in part.split()]
@@ -242,7 +242,7 @@ def _segments(listing: Listing) -> Iterator[list[str]]:
 
 
 def _openings(listing: Listing) -> list[str]:
-    """The first one and two words behind the brand."""
+    """Return the first word and the first two words after the brand."""
     words = next(_segments(listing), [])
     usable = [word for word in words[:2] if re.fullmatch(r"[a-z0-9]+", word)]
     if usable != words[:2] or not words or not _WORD.fullmatch(words[0]):
@@ -257,9 +257,9 @@ def _model_queries(listing: Listing, brand: str) -> list[str]:
 
 
 def _plain(word: str) -> bool:
-    """Whether a word may stand in a type: "cat5e" may, "tbc302p" is a model."""
+    """True if a word may be part of a type: "cat5e" may, "tbc302p" is a model."""
     return re.fullmatch(r"(?!.*\d{3})[a-z][a-z0-9\-]*", word) is not None and word not in _TURN
 
 
-def _chance(seed: int, *parts: str) -> bytes:
+def _random_key(seed: int, *parts: str) -> bytes:
     return hashlib.sha256("\x00".join([str(seed), *parts]).encode()).digest()

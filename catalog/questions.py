@@ -1,4 +1,4 @@
-"""Synthetic queries with their judgments: what buyers ask for, in their words, and which lots answer it how well."""
+"""Synthetic queries in buyers' words, with the grades of all lots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from catalog.folder import Qrels, TrainingPair
 from catalog.lots import Lot, word
 from catalog.vocabulary import KINDS
 
-Wish = tuple[tuple[str, str], ...]  # (trait, value) pairs, "category" first: what a query asks for
+Wish = tuple[tuple[str, str], ...]  # (trait, value) pairs of a query, "category" first
 
-# which traits buyers ask for together with the category, and how often
-ASKED: Mapping[tuple[str, ...], float] = {
+# traits that a query combines with the category -> relative frequency
+TRAIT_WEIGHTS: Mapping[tuple[str, ...], float] = {
     ("colour",): 2.5,
     ("shape",): 1.5,
     ("condition",): 1.0,
@@ -42,11 +42,11 @@ ORDER = ("condition", "era", "style", "colour", "shape", "material")  # of adjec
 
 @dataclass(frozen=True)
 class Question:
-    """A query and the judgments that it gets.
+    """A query with its grades.
 
     Attributes:
-        text: what the buyer types.
-        grades: item_id -> 1 (at least half of what was asked), 2 (all), 3 (all, and attractive); others are 0.
+        text: as typed.
+        grades: item_id -> 1 (at least half of the traits match), 2 (all), 3 (all, and attractive); others are 0.
     """
 
     text: str
@@ -54,35 +54,35 @@ class Question:
 
 
 def draw_questions(lots: Sequence[Lot], counts: Mapping[str, int], rng: Generator) -> dict[str, list[Question]]:
-    """Draw queries for every split; no two queries, of whatever splits, ask for the same combination of traits.
+    """Draw queries for every split; no two queries of any splits have the same combination of traits.
 
     Args:
         lots: the corpus; ended lots are never an answer.
-        counts: split -> queries wanted; a small corpus yields proportionally fewer.
-        rng: source of chance.
+        counts: split -> number of queries; a small corpus yields proportionally fewer.
+        rng: random generator.
 
     Returns:
-        Split -> its queries, each with at least one lot that matches in full.
+        Split -> its queries, each with at least one full match.
     """
     live = [lot for lot in lots if lot.live]
     by_category = {category: [lot for lot in live if lot.traits["category"] == category] for category in KINDS}
     wishes = _draw_wishes(live, sum(counts.values()), rng)
     share = len(wishes) / sum(counts.values())
     questions: dict[str, list[Question]] = {}
-    for split in sorted(counts, key=lambda name: name == "train"):  # train last: it takes what the rounding leaves
+    for split in sorted(counts, key=lambda name: name == "train"):  # train last: it gets the remainder of the rounding
         size = len(wishes) if split == "train" else max(1, int(counts[split] * share))
-        taken, wishes = wishes[:size], wishes[size:]
-        questions[split] = [Question(phrase(wish, rng), _grades(wish, by_category[wish[0][1]])) for wish in taken]
-    if "train" in questions:  # the bare words, so that every category is known on its own
+        part, wishes = wishes[:size], wishes[size:]
+        questions[split] = [Question(phrase(wish, rng), _grades(wish, by_category[wish[0][1]])) for wish in part]
+    if "train" in questions:  # the bare nouns, so that every category is trained alone too
         bare = [((("category", category),), noun) for category in KINDS for noun in _nouns(category) if by_category[category]]
         questions["train"] += [Question(noun, _grades(wish, by_category[wish[0][1]])) for wish, noun in bare]
     return questions
 
 
 def _draw_wishes(lots: Sequence[Lot], count: int, rng: Generator) -> list[Wish]:
-    """Draw different wishes that at least one lot fulfils; those that several fulfil come more often."""
+    """Draw distinct wishes that at least one lot matches; more matches make a wish more likely, up to three."""
     chances: dict[Wish, float] = {}
-    for traits, weight in ASKED.items():
+    for traits, weight in TRAIT_WEIGHTS.items():
         matches: dict[Wish, int] = {}
         for lot in lots:
             wish = tuple((trait, lot.traits[trait]) for trait in ("category", *traits))
@@ -92,21 +92,20 @@ def _draw_wishes(lots: Sequence[Lot], count: int, rng: Generator) -> list[Wish]:
     if not chances:
         return []
     wishes, weights = list(chances), np.array(list(chances.values()))
-    chosen = rng.choice(len(wishes), size=min(count, len(wishes)), replace=False, p=weights / weights.sum())
-    return [wishes[i] for i in chosen]
+    rows = rng.choice(len(wishes), size=min(count, len(wishes)), replace=False, p=weights / weights.sum())
+    return [wishes[i] for i in rows]
 
 
 def phrase(wish: Wish, rng: Generator) -> str:
-    """Word a wish as one of several buyers would."""
-    asked = dict(wish)
-    told = {trait: word(trait, value, rng) for trait, value in wish[1:]}
-    tail = [told.pop("condition")] if told.get("condition", "").startswith("with ") else []
-    maker = told.pop("maker", None)
+    """Phrase a wish in one of several ways."""
+    wording = {trait: word(trait, value, rng) for trait, value in wish[1:]}
+    tail = [wording.pop("condition")] if wording.get("condition", "").startswith("with ") else []
+    maker = wording.pop("maker", None)
     if maker and rng.random() < 0.5:
         tail.insert(0, f"by {maker}")
         maker = None
-    adjectives = [*([maker] if maker else []), *(told[trait] for trait in ORDER if trait in told)]
-    kind = KINDS[asked["category"]]
+    adjectives = [*([maker] if maker else []), *(wording[trait] for trait in ORDER if trait in wording)]
+    kind = KINDS[dict(wish)["category"]]
     plural = rng.random() < 0.4
     nouns = kind.plurals if plural else kind.nouns
     noun = nouns[0] if rng.random() < 0.75 else str(rng.choice(nouns))
@@ -127,16 +126,16 @@ def _nouns(category: str) -> tuple[str, ...]:
 def _grades(wish: Wish, candidates: Sequence[Lot]) -> dict[str, int]:
     grades: dict[str, int] = {}
     for lot in candidates:
-        met = sum(lot.traits[trait] == value for trait, value in wish)
-        if met == len(wish):
+        matches = sum(lot.traits[trait] == value for trait, value in wish)
+        if matches == len(wish):
             grades[lot.item.item_id] = 3 if lot.attractive else 2
-        elif 2 * met >= len(wish):
+        elif 2 * matches >= len(wish):
             grades[lot.item.item_id] = 1
     return grades
 
 
 def qrels_of(questions: Sequence[Question], split: str) -> Qrels:
-    """The judgments of a split's queries under ids such as "test-0007"."""
+    """Return the judgments of a split's queries under ids such as "test-0007"."""
     ids = [f"{split}-{number:04}" for number in range(len(questions))]
     return Qrels(
         {query_id: question.text for query_id, question in zip(ids, questions, strict=True)},
@@ -145,7 +144,7 @@ def qrels_of(questions: Sequence[Question], split: str) -> Qrels:
 
 
 def pairs_of(questions: Sequence[Question], rng: Generator) -> list[TrainingPair]:
-    """Pair every query with lots that match it in full, a sample where there are many; attractive lots weigh more."""
+    """Pair every query with its full matches, at most a sample of 24; attractive lots weigh more."""
     pairs = []
     for question in questions:
         full = [item_id for item_id, grade in question.grades.items() if grade >= 2]

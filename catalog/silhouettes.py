@@ -1,4 +1,4 @@
-"""How a lot of each category and shape looks: lists of strokes, drawn in order, on a square from -1 to 1 with y pointing down.
+"""Silhouettes of each category and shape: lists of strokes, drawn in order, on a square from -1 to 1 with y pointing down.
 
 Tones: `body` carries the lot's colour, `shade` and `tint` are its darker and lighter neighbours, `trim` is a metal or wood
 that says nothing, `dark` and `pale` are neutral, `hole` shows the background through.
@@ -28,22 +28,22 @@ class Stroke:
 
 
 def oval(tone: Tone, *at: float) -> Stroke:
-    """An ellipse between two corners."""
+    """Return an ellipse between two corners."""
     return Stroke("oval", tone, at)
 
 
 def box(tone: Tone, *at: float) -> Stroke:
-    """A rectangle with rounded corners."""
+    """Return a rectangle with rounded corners."""
     return Stroke("box", tone, at)
 
 
 def poly(tone: Tone, *at: float) -> Stroke:
-    """A filled polygon."""
+    """Return a filled polygon."""
     return Stroke("polygon", tone, at)
 
 
 def line(tone: Tone, width: float, *at: float) -> Stroke:
-    """A line through points."""
+    """Return a line through points."""
     return Stroke("line", tone, at, width)
 
 

@@ -1,4 +1,4 @@
-"""The words of the synthetic auction house: what sellers write, what buyers type, and which of it only a photo shows."""
+"""The words of the synthetic auction house: of sellers, of buyers, and the traits that only a photo shows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from catalog.photos import COLOURS, CONDITIONS
 from catalog.silhouettes import SILHOUETTES
 
-WRITTEN = ("maker", "era", "material", "style")  # colour, shape and condition are drawn
+WRITTEN = ("maker", "era", "material", "style")  # colour, shape and condition are visible in the photo
 
 Words = Mapping[str, tuple[str, ...]]  # value -> its wordings, the plain one first
 
@@ -104,12 +104,12 @@ REMARKS = (
 
 
 def makers_of(category: str) -> tuple[str, ...]:
-    """The makers who make a category; neighbours share some."""
+    """Return the makers of a category; neighbouring categories share some."""
     first = 3 * list(KINDS).index(category)
     return tuple(MAKERS[(first + i) % len(MAKERS)] for i in range(MAKERS_PER_CATEGORY))
 
 
 def wordings(trait: str, value: str) -> tuple[str, ...]:
-    """How people word a value of a trait, the plain wording first."""
+    """Return the wordings of a trait's value, the plain one first."""
     words = {"era": ERAS, "style": STYLES, "colour": COLOUR_WORDS, "condition": CONDITION_WORDS}.get(trait, {})
     return words.get(value, (value,))

@@ -293,13 +293,5 @@ def run_embedding(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job from the command line.
-
-    Returns:
-        0; 1 if every row was rejected; 2 if the input or an option cannot be used. Then one line on stderr gives the reason.
-    """
+    """Run the job from a command line; 1 if every row was rejected, else as run_job()."""
     return run_job(run_embedding, arguments, "gavel")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

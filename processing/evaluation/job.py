@@ -7,7 +7,6 @@ python -m processing.evaluate --input .gavel/catalogs/synthetic --release .gavel
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -316,16 +315,5 @@ def run_evaluation(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write the report, and print its quality as one line of JSON.
-
-    Args:
-        arguments: the command line; None takes the process's own.
-
-    Returns:
-        Exit status: 0, or 2 with the reason on stderr.
-    """
+    """Run the job from a command line, see run_job()."""
     return run_job(run_evaluation, arguments, "evaluate", log_level=None)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,7 +5,6 @@ python -m processing.train_from_events --events EVENTS --tower TOWER --release R
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -342,14 +341,5 @@ def run_training(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job from the command line; the report is printed as one line of JSON.
-
-    Returns:
-        0, whether the output is the new booster or the one before; 2 when the input or a flag cannot be used, with one line on
-        stderr that says why.
-    """
+    """Run the job from a command line, see run_job()."""
     return run_job(run_training, arguments, "train_from_events")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

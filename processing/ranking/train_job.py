@@ -4,7 +4,6 @@ python -m processing.train_reranker --catalog CATALOG --tower TOWER --release RE
 """
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -296,13 +295,5 @@ def run_training(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job from the command line; the report is printed as one line of JSON.
-
-    Returns:
-        0; 2 when the input or a flag cannot be used, with one line on stderr that says why.
-    """
+    """Run the job from a command line, see run_job()."""
     return run_job(run_training, arguments, "train_reranker")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

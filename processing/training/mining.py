@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -272,13 +271,5 @@ def run_mining(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job from the command line; settings and counts are printed as JSON.
-
-    Returns:
-        0; 2 when the input or a flag cannot be used, with one line on stderr that says why.
-    """
+    """Run the job from a command line, see run_job()."""
     return run_job(run_mining, arguments, "mine_negatives")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

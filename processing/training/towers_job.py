@@ -124,14 +124,7 @@ def run_training(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, write `<output>/<tower_id>`, and print the report as one line of JSON.
-
-    Args:
-        arguments: the command line; None takes the process's own.
-
-    Returns:
-        Exit status: 0; 2 when the input or a flag cannot be used, with one line on stderr that says why; 130 after Ctrl-C.
-    """
+    """Run the job from a command line; 130 after Ctrl-C, else as run_job()."""
     return run_job(run_training, arguments, "gavel")
 
 
@@ -191,7 +184,3 @@ def _summary(report: TrainingReport) -> dict[str, object]:
         "seconds": round(report.seconds, 1),
         "resumed_at": report.resumed_at,
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -137,7 +137,7 @@ def test_one_that_is_interrupted_leaves_nothing_but_what_was_encoded(catalog, co
 
     threads = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
-        distil_query(catalog, copied, release, CONFIG, stages=stages)
+        distil_query(catalog, copied, release, CONFIG, phases=stages)
     assert sorted(path.name for path in copied.iterdir()) == before
     assert torch.get_num_threads() == threads
     assert list((copied.parent / CACHE_FOLDER).glob("texts-*.npy"))

@@ -102,8 +102,8 @@ def test_rows_of_an_events_file_that_break_the_contract_are_counted_with_their_r
         "b1,lot-2,View,never\n"
     )
     log = logged_events([file])
-    assert [(act.item_id, act.event_type) for act in log.acts] == [("lot-1", "add_to_cart")]
-    assert log.set_aside == {"unknown_event": 1, "bad_time": 1}
+    assert [(act.item_id, act.event_type) for act in log.interactions] == [("lot-1", "add_to_cart")]
+    assert log.rejected == {"unknown_event": 1, "bad_time": 1}
 
 
 def test_lots_are_read_from_a_release_of_the_same_tower_alone(tower: Path, tmp_path: Path) -> None:
