@@ -38,9 +38,9 @@ from models.training.buyers import (
     StoredLots,
     best_items,
     measure,
+    start_white,
     train_buyers,
 )
-from models.training.whitening import start_white
 from processing.evaluation.zero_shot import SentenceEncoder
 from retrieval.contracts.items import item_text
 from retrieval.evaluation.significance import PairedComparison, compare_paired

@@ -30,7 +30,7 @@ from models.data.tables import Lots, Queries, TokenTable, read_training_items
 from models.towers.config import TowerConfig
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TextEncodings, TwoTowers
-from models.training.schedule import learning_rate_factor
+from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask
 from models.training.two_towers import CACHE_FOLDER
 from models.training.validation import Figures, Validation
 from retrieval.encoders.query_encoder import prepare_tokenizer
@@ -137,7 +137,11 @@ def distil_towers(
     if validation:
         validation.encode_frozen(towers, CPU)
     before = validation.measure(towers) if validation else None
-    losses = _descend(towers, teacher, lot_vectors, query_vectors, config, stages("learn to rank"))
+    loop = TrainingLoop(
+        AdaptationTask(towers, teacher, lot_vectors, query_vectors, config), LoopSettings(config.steps, 1, config.warmup)
+    )
+    loop.run(stages("learn to rank"))
+    losses = [record.loss for record in loop.history]
     after = validation.measure(towers) if validation else None
     folder = save_towers(towers.eval(), tokenizer, out)
     report = DistillationReport(
@@ -167,31 +171,31 @@ def _drawn(lots: Lots, config: DistillationConfig) -> Lots:
     return Lots([lots.ids[row] for row in rows], [lots.texts[row] for row in rows], [lots.photos[row] for row in rows])
 
 
-def _descend(
-    towers: TwoTowers,
-    teacher: Teacher,
-    lot_vectors: Tensor,
-    query_vectors: Tensor,
-    config: DistillationConfig,
-    progress: Callable[[int, int], None],
-) -> list[float]:
-    random = np.random.default_rng(config.seed)
-    optimizer = torch.optim.AdamW([p for p in towers.parameters() if p.requires_grad], weight_decay=0.0)
-    items, losses = TextEncodings(lot_vectors), []
-    for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(step / config.steps, config.warmup)
-        rows = random.choice(len(query_vectors), min(config.queries, len(query_vectors)), replace=False)  # (B,)
-        student = towers.query_tower.encode(TextEncodings(query_vectors[torch.from_numpy(rows)])) @ towers.item_tower(items).T
+class AdaptationTask(TrainingTask[None]):
+    """Training of linear heads on a teacher's scores; every step is an epoch."""
+
+    def __init__(
+        self, towers: TwoTowers, teacher: Teacher, lot_vectors: Tensor, query_vectors: Tensor, config: DistillationConfig
+    ) -> None:
+        self.model = self._towers = towers
+        self._teacher, self._items, self._queries, self._config = teacher, TextEncodings(lot_vectors), query_vectors, config
+        trained = [parameter for parameter in towers.parameters() if parameter.requires_grad]
+        self.optimizers = {"optimizer": torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)}
+        self._random = np.random.default_rng(config.seed)
+
+    def backward(self, step: int) -> StepMetrics:
+        """Compute the gradients of one batch of queries against all items; steps must be made in order."""
+        config, count = self._config, len(self._queries)
+        rows = self._random.choice(count, min(config.queries, count), replace=False)  # (B,)
+        queries = self._towers.query_tower.encode(TextEncodings(self._queries[torch.from_numpy(rows)]))  # (B, D)
         loss = listwise_distillation(
-            student, teacher.scores(rows), temperature=config.temperature, teacher_temperature=config.teacher_temperature
+            queries @ self._towers.item_tower(self._items).T,
+            self._teacher.scores(rows),
+            temperature=config.temperature,
+            teacher_temperature=config.teacher_temperature,
         )
-        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        progress(step + 1, config.steps)
-    return losses
+        return StepMetrics.of_loss(loss)
 
 
 def _record(

@@ -4,13 +4,12 @@ The text encoder stays frozen: lots come as stored vectors, or as encodings whos
 trained along. No lot has an embedding of its own id, as lots of tonight would have none.
 """
 
-import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +22,10 @@ from models.data.baskets import Basket, pad
 from models.data.sampling_frequency import StreamingFrequency
 from models.towers.buyer_tower import BuyerAttention
 from models.towers.features import Features
-from models.towers.two_towers import ItemTower, TextEncodings
+from models.towers.two_towers import Addition, ItemTower, TextEncodings
 from models.training.checkpoints import Checkpoints
+from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask, per_epoch
 from models.training.losses import info_nce
-from models.training.schedule import learning_rate_factor
 from retrieval.buyers.attention import Attention
 from retrieval.buyers.vector import WeightedAverage
 from retrieval.errors import InvalidInput
@@ -35,6 +34,8 @@ CUTOFF = 50
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
 BUYERS_AT_ONCE = 256
 WARMUP = 0.1
+MAX_GRAD_NORM = 1.0
+LEAST_VARIANCE = 1e-4  # added to that of every direction, so that those that hold noise alone are not blown up
 
 
 class StoredLots(nn.Module):
@@ -69,6 +70,32 @@ class ProjectedLots(nn.Module):
         return vectors
 
 
+@torch.no_grad()
+def start_white(projection: torch.nn.Module, encodings: NDArray[np.float32]) -> None:
+    """Set a linear projection to the whitening of a catalogue's encodings (Su et al. 2021, "Whitening sentence representations").
+
+    Sentence encoders crowd their vectors into a narrow cone, where the average of many items says little of each; centring and
+    whitening undoes that without training.
+
+    Args:
+        projection: of an item tower with hidden 0, linear, and features, whose linear layer's bias takes the centre.
+        encodings: (N, width) of the lots' texts.
+
+    Raises:
+        InvalidInput: it is no such projection.
+    """
+    if not (isinstance(projection, Addition) and isinstance(projection.text, torch.nn.Linear) and projection.others):
+        raise InvalidInput("only a linear projection of text and features can start as a whitening: hidden 0, linear, features")
+    units = encodings / np.linalg.norm(encodings, axis=1, keepdims=True)  # (N, width)
+    centre = units.mean(axis=0)
+    variances, directions = np.linalg.eigh(np.cov((units - centre).T, bias=True))  # ascending
+    kept = slice(-projection.text.out_features, None)
+    white = (directions[:, kept] / np.sqrt(np.maximum(variances[kept], 0) + LEAST_VARIANCE)).T  # (dimensions, width)
+    scale = 1 / np.linalg.norm((units - centre) @ white.T, axis=1).mean()  # vectors of about unit length
+    projection.text.weight.copy_(torch.from_numpy(white * scale))
+    projection.others.bias.copy_(torch.from_numpy(-(white @ centre) * scale))
+
+
 Lots = StoredLots | ProjectedLots
 
 
@@ -98,7 +125,8 @@ class BuyerModel(nn.Module):
         return scores.numpy()
 
 
-class Figures(NamedTuple):
+@dataclass(frozen=True)
+class BuyerMetrics:
     """How well next baskets are found."""
 
     recall_at_50: float
@@ -118,7 +146,7 @@ class BuyerReport:
     """
 
     model: BuyerModel
-    history: Sequence[Figures]
+    history: Sequence[BuyerMetrics]
     losses: Sequence[float]
     best: int
     resumed_at: int = 0
@@ -149,67 +177,84 @@ def train_buyers(
     if not train:
         raise InvalidInput("there is no basket to train on: nobody came back another day; collect more events")
     torch.manual_seed(config.seed)
-    run = _Run(BuyerModel(lots, config), train, val, config)
-    checkpoints = Checkpoints(checkpoint, 0.0) if checkpoint else None
-    state = checkpoints.load() if checkpoints else None
-    if state and state["config"] == asdict(config):
-        run.load_state_dict(state)
-    resumed_at = len(run.losses)
-    for epoch in range(resumed_at, config.epochs):
-        run.epoch(epoch)
-        if checkpoints:
-            checkpoints.save(run.state_dict())
-        if step:
-            step(epoch + 1, config.epochs)
+    task = BuyerTask(BuyerModel(lots, config), train, val, config)
+    settings = LoopSettings(
+        epochs=config.epochs,
+        steps_per_epoch=task.steps_per_epoch,
+        warmup=WARMUP,
+        max_grad_norm=MAX_GRAD_NORM,
+        validate_every=1 if val else 0,
+        measure_start=True,
+    )
+    checkpoints = Checkpoints(checkpoint, math.inf, epoch_seconds=0.0) if checkpoint else None
+    loop = TrainingLoop(task, settings, checkpoints)
+    resumed_at = loop.resumed_at // task.steps_per_epoch
+    loop.run(per_epoch(step, task.steps_per_epoch))
     if checkpoints:
         checkpoints.remove()
-    run.model.load_state_dict(run.best)
-    best = max(range(len(run.history)), key=lambda number: (run.history[number].recall_at_50, number)) if val else config.epochs
-    return BuyerReport(run.model.eval(), run.history, run.losses, best, resumed_at)
+    return BuyerReport(
+        model=task.model,
+        history=[record.metrics or BuyerMetrics(0.0, 0.0) for record in loop.history],
+        losses=[record.loss for record in loop.history[1:]],
+        best=(loop.best or loop.history[-1]).epoch,
+        resumed_at=resumed_at,
+    )
 
 
-class _Run:
-    """One run of training: all that a checkpoint holds."""
+class BuyerTask(TrainingTask[BuyerMetrics]):
+    """Training of a buyer model on baskets."""
+
+    model: BuyerModel
+    metrics_type = BuyerMetrics
 
     def __init__(self, model: BuyerModel, train: Sequence[Basket], val: Sequence[Basket], config: BuyerTrainingConfig) -> None:
-        self.model, self.train, self.val, self.config = model, train, val, config
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
-        self.optimizer = torch.optim.AdamW(self._parameters, lr=config.rate, weight_decay=config.weight_decay)
-        steps = config.epochs * math.ceil(len(train) / config.batch_size)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda done: learning_rate_factor(min(done / steps, 1.0), WARMUP)
-        )
-        self.frequency = StreamingFrequency() if config.correct_popularity else None
-        self.history, self.losses = [self._figures()], list[float]()
-        self.best = copy.deepcopy(model.state_dict())
+        self.model, self._train, self._val, self._config = model, train, val, config
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
+        self.optimizers = {"optimizer": torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)}
+        self.settings = asdict(config)
+        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        self._frequency = StreamingFrequency() if config.correct_popularity else None
+        self._random, self._order = np.random.default_rng(), np.empty(0, np.int64)  # of the epoch
 
-    def epoch(self, number: int) -> None:
-        """Once over all baskets; draws depend on seed and epoch alone, so that a resumed run draws the same."""
-        random = np.random.default_rng([self.config.seed, number])
-        torch.manual_seed(self.config.seed * 1_000 + number)
-        self.model.train()
-        order = random.permutation(len(self.train))
-        size = self.config.batch_size
-        self.losses.append(fmean(self._step(order[start : start + size], random) for start in range(0, len(order), size)))
-        self.history.append(self._figures())
-        if self.history[-1].recall_at_50 >= max(figures.recall_at_50 for figures in self.history):
-            self.best = copy.deepcopy(self.model.state_dict())
-
-    def _figures(self) -> Figures:
-        return measure(self.model.scores(self.val), self.val) if self.val else Figures(0.0, 0.0)
-
-    def _step(self, rows: NDArray[np.int64], random: np.random.Generator) -> float:
-        loss = self._loss([self.train[row] for row in rows], random)
-        self.optimizer.zero_grad()
+    def backward(self, step: int) -> StepMetrics:
+        """Compute the gradients of one batch of baskets; the draws of an epoch depend on the seed and its number alone."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if place == 0:
+            self._random = np.random.default_rng([self._config.seed, epoch])
+            torch.manual_seed(self._config.seed * 1_000 + epoch)
+            self._order = self._random.permutation(len(self._train))
+        rows = self._order[place * self._config.batch_size :][: self._config.batch_size]
+        loss = self._loss([self._train[row] for row in rows], self._random)
         loss.backward()
-        nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        self.optimizer.step()
-        self.schedule.step()
-        return float(loss.detach())
+        return StepMetrics.of_loss(loss)
+
+    def measure(self) -> BuyerMetrics:
+        """Rank all items for the validation baskets."""
+        return measure(self.model.scores(self._val), self._val)
+
+    def is_better(self, metrics: BuyerMetrics, best: BuyerMetrics) -> bool:
+        """Return True if Recall@50 did not fall."""
+        return metrics.recall_at_50 >= best.recall_at_50
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the sampling frequencies and of the draws."""
+        return {
+            "frequency": self._frequency.state_dict() if self._frequency else None,
+            "order": torch.from_numpy(self._order),
+            "random": self._random.bit_generator.state,
+            "torch_random": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore both."""
+        if self._frequency:
+            self._frequency.load_state_dict(state["frequency"])
+        self._order, self._random.bit_generator.state = state["order"].numpy(), state["random"]
+        torch.set_rng_state(state["torch_random"])
 
     def _loss(self, baskets: Sequence[Basket], random: np.random.Generator) -> Tensor:
         """InfoNCE of one batch; lots of the basket, and as configured those of the history, are no negatives."""
-        config, model = self.config, self.model
+        config, model = self._config, self.model
         drawn = np.stack([random.choice(basket.targets, config.targets) for basket in baskets])  # (B, T)
         negatives = random.integers(model.lots.count, size=config.random)  # (R,)
         candidates = np.concatenate([drawn.ravel(), negatives])  # (B T + R,), the first B T are the answers
@@ -223,7 +268,7 @@ class _Run:
             own = answers[number].tolist() if config.own_are_negatives else [*answers[number].tolist(), *basket.owned]
             known[number, [places[row] for row in own if row in places]] = True
         chosen = torch.from_numpy(np.searchsorted(table, candidates))  # (B T + R,)
-        log_q = torch.from_numpy(self.frequency.update(candidates)) if self.frequency else None
+        log_q = torch.from_numpy(self._frequency.update(candidates)) if self._frequency else None
         return info_nce(
             buyers.repeat_interleave(config.targets, dim=0),  # (B T, D)
             F.embedding(chosen, lots),
@@ -233,30 +278,8 @@ class _Run:
             symmetric=False,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that the run goes on from."""
-        return {
-            "config": asdict(self.config),
-            "model": self.model.state_dict(),
-            "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "frequency": self.frequency.state_dict() if self.frequency else None,
-            "history": [tuple(figures) for figures in self.history],
-            "losses": self.losses,
-        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        for name in ("model", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
-        if self.frequency:
-            self.frequency.load_state_dict(state["frequency"])
-        self.best, self.losses = state["best"], list(state["losses"])
-        self.history = [Figures(*figures) for figures in state["history"]]
-
-
-def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUTOFF) -> Figures:
+def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUTOFF) -> BuyerMetrics:
     """Mean Recall@k and HitRate@k over buyers.
 
     Args:
@@ -265,7 +288,7 @@ def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUT
         k: length of the list.
     """
     found = [len(np.intersect1d(top, b.targets)) for top, b in zip(best_items(scores, k), baskets, strict=True)]
-    return Figures(
+    return BuyerMetrics(
         fmean(count / len(basket.targets) for count, basket in zip(found, baskets, strict=True)),
         fmean(count > 0 for count in found),
     )

@@ -8,7 +8,6 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -17,11 +16,13 @@ from torch import Tensor, nn
 
 from models.data.sampling_frequency import StreamingFrequency
 from models.towers.features import Features, FeatureSpec, FeatureTower, Row
+from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask, per_epoch
 from models.training.losses import info_nce
-from models.training.schedule import learning_rate_factor
 
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
 CUTOFF = 50  # of the Recall that epochs are chosen by
+WARMUP = 0.1
+MAX_GRAD_NORM = 1.0
 
 Pairs = NDArray[np.int64]  # (N, 2), indices of a user and an item that they took
 Scores = Callable[[Pairs], float]
@@ -186,25 +187,61 @@ def train_stage(
         The towers and how they got there.
     """
     torch.manual_seed(config.seed)
-    random = np.random.default_rng(config.seed)
     towers = copy.deepcopy(start_from) if start_from else FeatureTowers(data, config)
     rate = config.rate * (config.later_rate if start_from else 1.0)
-    optimizer = torch.optim.AdamW(towers.parameters(), lr=rate, weight_decay=config.weight_decay)
-    steps = config.epochs * len(_batches(data, config, np.arange(len(data.pairs))))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: learning_rate_factor(done / steps, 0.1))
-    frequency = StreamingFrequency() if config.correct_popularity else None
-    history, losses, best = [judge(towers.scores(data))], [], copy.deepcopy(towers.state_dict())
-    for epoch in range(config.epochs):
-        batches = _batches(data, config, random.permutation(len(data.pairs)))
-        drawn = (_batch(data, rows, mined, config, random) for rows in batches)
-        losses.append(fmean(_step(towers, _loss(towers, data, *batch, frequency), optimizer, schedule) for batch in drawn))
-        history.append(judge(towers.scores(data)))
-        if history[-1] >= max(history):
-            best = copy.deepcopy(towers.state_dict())
-        if step:
-            step(epoch + 1, config.epochs)
-    towers.load_state_dict(best)
-    return StageReport(towers, history, losses)
+    task = FeatureTask(towers, data, config, rate, judge, mined)
+    settings = LoopSettings(
+        epochs=config.epochs,
+        steps_per_epoch=task.steps_per_epoch,
+        warmup=WARMUP,
+        max_grad_norm=MAX_GRAD_NORM,
+        validate_every=1,
+        measure_start=True,
+    )
+    loop = TrainingLoop(task, settings)
+    loop.run(per_epoch(step, task.steps_per_epoch))
+    history = [record.metrics for record in loop.history if record.metrics is not None]
+    return StageReport(towers, history, [record.loss for record in loop.history[1:]])
+
+
+class FeatureTask(TrainingTask[float]):
+    """Training of two feature towers on pairs."""
+
+    def __init__(
+        self,
+        towers: FeatureTowers,
+        data: InteractionData,
+        config: FeatureTrainingConfig,
+        rate: float,
+        selection_metric: Callable[[Tensor], float],
+        mined: Tensor | None,
+    ) -> None:
+        self.model = self._towers = towers
+        self._data, self._config, self._mined, self._selection_metric = data, config, mined, selection_metric
+        self.optimizers = {"optimizer": torch.optim.AdamW(towers.parameters(), lr=rate, weight_decay=config.weight_decay)}
+        self._batch_size = min(config.batch_size, len(data.pairs))
+        self.steps_per_epoch = len(data.pairs) // self._batch_size  # whole batches; the rest waits for another epoch
+        self._frequency = StreamingFrequency() if config.correct_popularity else None
+        self._random, self._order = np.random.default_rng(config.seed), np.empty(0, np.int64)
+
+    def backward(self, step: int) -> StepMetrics:
+        """Compute the gradients of one batch of pairs; steps must be made in order."""
+        place = step % self.steps_per_epoch
+        if place == 0:
+            self._order = self._random.permutation(len(self._data.pairs))
+        rows = self._order[place * self._batch_size :][: self._batch_size]
+        batch = _batch(self._data, rows, self._mined, self._config, self._random)
+        loss = _loss(self._towers, self._data, *batch, self._frequency)
+        loss.backward()
+        return StepMetrics.of_loss(loss)
+
+    def measure(self) -> float:
+        """Score the cosines of all users with all items."""
+        return self._selection_metric(self._towers.scores(self._data))
+
+    def is_better(self, metrics: float, best: float) -> bool:
+        """Return True if the selection metric did not fall."""
+        return metrics >= best
 
 
 def mine(towers: FeatureTowers, data: InteractionData, config: FeatureTrainingConfig) -> Tensor:
@@ -232,23 +269,6 @@ def recall(scores: Tensor, hidden: Tensor, wanted: Tensor, k: int = CUTOFF) -> T
     top = scores.masked_fill(hidden, -math.inf).topk(k, dim=1).indices  # (U, k)
     found, all_wanted = wanted.gather(1, top).sum(1), wanted.sum(1)  # (U,)
     return (found / all_wanted)[all_wanted > 0]
-
-
-def _batches(data: InteractionData, config: FeatureTrainingConfig, order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pairs in this order, cut into whole batches: (steps, B); the rest waits for another epoch."""
-    size = min(config.batch_size, len(data.pairs))
-    return order[: len(order) // size * size].reshape(-1, size)
-
-
-def _step(
-    towers: FeatureTowers, loss: Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR
-) -> float:
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
-    optimizer.step()
-    schedule.step()
-    return float(loss.detach())
 
 
 def _batch(

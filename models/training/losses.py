@@ -4,6 +4,8 @@ All take vectors of unit length, so that a dot product is a cosine, and return a
 sum. Half precision is summed in float32.
 """
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -104,6 +106,23 @@ def triplet(
     counted = torch.ones_like(losses) if known is None else (~known).to(wide)  # (Q, N)
     per_query = (losses * counted).sum(1) / counted.sum(1).clamp(min=1)  # (Q,)
     return _weighted_mean(per_query, weights)
+
+
+def prefixes(vectors: Tensor, lengths: Sequence[int] = ()) -> Iterator[Tensor]:
+    """Yield vectors at every length that they are trained for (Matryoshka representation learning, Kusupati et al. 2022).
+
+    A Matryoshka loss is the mean of the losses at all lengths.
+
+    Args:
+        vectors: (B, D) of unit length.
+        lengths: shorter lengths, each in [1, D).
+
+    Yields:
+        The vectors themselves, then for each length, in the order given, their first numbers (B, length) of unit length.
+    """
+    yield vectors
+    for length in lengths:
+        yield F.normalize(vectors[:, :length], dim=1)  # (B, length)
 
 
 def _wide(vectors: Tensor) -> torch.dtype:

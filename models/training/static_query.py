@@ -6,7 +6,7 @@ not halfway between a laptop and a bag. How much a word counts is the length of 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config.distillation import SmallQueryConfig
-from models.training.schedule import learning_rate_factor
+from models.training.loop import LoopSettings, ProgressCallback, StepMetrics, TrainingLoop, TrainingTask
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
 
-Progress = Callable[[int, int], None]
 RIDGE = 1e-3  # share of the mean variance that is added to all: embeddings have directions that no text of a catalogue uses
 
 
@@ -49,7 +48,7 @@ def learn_small_query(
     wanted: NDArray[np.float32],
     token_embeddings: NDArray[np.float32],
     config: SmallQueryConfig,
-    progress: Progress = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
 ) -> tuple[SmallQueryTower, list[float]]:
     """Learn to make the vectors of texts.
 
@@ -70,8 +69,11 @@ def learn_small_query(
     keys = frequent_pairs(ids, config)
     places = [find_pairs(keys, row) for row in ids]
     tower = SmallQuery(torch.from_numpy(first_vectors(ids, wanted, token_embeddings)), len(keys))
+    task = StaticQueryTask(tower, ids, places, torch.from_numpy(np.ascontiguousarray(wanted)), config)
+    loop = TrainingLoop(task, LoopSettings(config.epochs, task.steps_per_epoch, config.warmup))
     with _one_thread():
-        losses = _descend(tower, ids, places, torch.from_numpy(np.ascontiguousarray(wanted)), config, progress)
+        loop.run(progress)
+    losses = [record.loss for record in loop.history]
     tokens, pairs = (part.weight.detach().numpy() for part in (tower.tokens, tower.pairs))
     return SmallQueryTower(tower_id, Int8Table.of(tokens), keys, Int8Table.of(pairs), tower.bias.detach().numpy()), losses
 
@@ -106,36 +108,36 @@ def first_vectors(
     return ((token_embeddings - centre) @ map_ + goal).astype(np.float32)
 
 
-def _descend(
-    tower: SmallQuery,
-    ids: Sequence[NDArray[np.int64]],
-    places: Sequence[NDArray[np.int64]],
-    wanted: Tensor,
-    config: SmallQueryConfig,
-    progress: Progress,
-) -> list[float]:
-    random = np.random.default_rng(config.seed)
-    tables = torch.optim.SparseAdam([tower.tokens.weight, tower.pairs.weight], lr=config.learning_rate)
-    bias = torch.optim.Adam([tower.bias], lr=config.learning_rate)
-    a_pass = -(-len(ids) // config.batch_size)
-    steps, losses = a_pass * config.epochs, []
-    for step in range(steps):
-        if step % a_pass == 0:
-            order, sums = random.permutation(len(ids)), []
-        rows = order[step % a_pass * config.batch_size :][: config.batch_size]
-        for optimizer in (tables, bias):
-            optimizer.param_groups[0]["lr"] = config.learning_rate * learning_rate_factor(step / steps, config.warmup)
-            optimizer.zero_grad()
-        found = tower([ids[row] for row in rows], [places[row] for row in rows])  # (B, D)
-        loss = 1 - (found * wanted[torch.from_numpy(rows)]).sum(dim=1).mean()
+class StaticQueryTask(TrainingTask[None]):
+    """Training of a static query encoder on vectors of texts."""
+
+    def __init__(
+        self,
+        model: SmallQuery,
+        tokens: Sequence[NDArray[np.int64]],
+        pairs: Sequence[NDArray[np.int64]],
+        targets: Tensor,
+        config: SmallQueryConfig,
+    ) -> None:
+        self.model = self._encoder = model
+        self._tokens, self._pairs, self._targets, self._config = tokens, pairs, targets, config
+        self.optimizers = {
+            "tables": torch.optim.SparseAdam([model.tokens.weight, model.pairs.weight], lr=config.learning_rate),
+            "bias": torch.optim.Adam([model.bias], lr=config.learning_rate),
+        }
+        self.steps_per_epoch = -(-len(tokens) // config.batch_size)
+        self._random, self._order = np.random.default_rng(config.seed), np.empty(0, np.int64)
+
+    def backward(self, step: int) -> StepMetrics:
+        """Compute the gradients of one batch of texts; steps must be made in order."""
+        place = step % self.steps_per_epoch
+        if place == 0:
+            self._order = self._random.permutation(len(self._tokens))
+        rows = self._order[place * self._config.batch_size :][: self._config.batch_size]
+        vectors = self._encoder([self._tokens[row] for row in rows], [self._pairs[row] for row in rows])  # (B, D)
+        loss = 1 - (vectors * self._targets[torch.from_numpy(rows)]).sum(dim=1).mean()
         loss.backward()
-        for optimizer in (tables, bias):
-            optimizer.step()
-        sums.append(float(loss.detach()))
-        progress(step + 1, steps)
-        if step % a_pass == a_pass - 1:
-            losses.append(float(np.mean(sums)))
-    return losses
+        return StepMetrics.of_loss(loss)
 
 
 @contextmanager

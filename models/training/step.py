@@ -1,61 +1,102 @@
-"""One step of training: encode, compare, go down the gradient."""
+"""One training step of both towers, over one process or several: encode, gather, compare, compute gradients.
 
-from collections.abc import Callable, Sequence
+Every process of a distributed run encodes a slice of the batch, and computes the same loss from the same gathered vectors. A
+slice's vectors get the gradient of that loss times the number of processes, so that the mean of the parameters' gradients over the
+processes is the gradient of one process that encodes the whole batch; the temperature, whose gradient is whole on each, has the
+same mean.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
 
 from models.config.training import Stage, TrainingConfig
-from models.data.batches import Batch
+from models.data.batches import Batch, TrainingBatches, seed_of
 from models.data.encoding_cache import text_inputs
 from models.towers.two_towers import Photos, TwoTowers
-from models.training.gathering import average_gradients, gather, share_buffers
 from models.training.gradient_cache import Chunk, backward_in_chunks
-from models.training.losses import contrastive, info_nce, triplet
-from models.training.matryoshka import prefixes
+from models.training.loop import StepMetrics, TrainingTask
+from models.training.losses import contrastive, info_nce, prefixes, triplet
+from models.training.validation import Figures, Validation
 
+DROPOUT = 3  # what a generator is for, beside those of models/data/batches.py
 LIKE_LENGTH_CHUNK = 32  # texts; fewer would leave cores idle
 WORTH_SORTING = 0.8  # share of the tokens that must remain for texts to be encoded in chunks of like length
 
 
-class StepMetrics(NamedTuple):
-    """What a step shows, each a scalar on the device.
+class TwoTowersTask(TrainingTask[Figures]):
+    """Training of both towers on batches of pairs."""
 
-    Attributes:
-        loss: mean over the pairs.
-        accuracy: share of the queries whose own lot comes first among the lots of the batch.
-        recall_at_10: share whose own lot is among the first 10.
-    """
+    metrics_type = Figures
 
-    loss: Tensor
-    accuracy: Tensor
-    recall_at_10: Tensor
+    def __init__(
+        self,
+        towers: TwoTowers,
+        batches: TrainingBatches,
+        validation: Validation | None,
+        config: TrainingConfig,
+        stage: Stage,
+        accelerator: Accelerator,
+    ) -> None:
+        """Make the optimiser.
 
-
-class TrainingStep:
-    """Steps of one stage."""
-
-    def __init__(self, towers: TwoTowers, optimizer: Any, accelerator: Accelerator, config: TrainingConfig, stage: Stage) -> None:
-        self._towers, self._optimizer, self._accelerator = towers, optimizer, accelerator
+        Args:
+            towers: at their first weights, on the device.
+            batches: of this process.
+            validation: None where nothing is measured.
+            config: of the run.
+            stage: one of config.stages.
+            accelerator: devices and processes.
+        """
+        self.model = self._towers = towers
+        self._batches, self._validation, self._accelerator = batches, validation, accelerator
         self._config, self._stage = config, stage
+        self.optimizers = {"optimizer": accelerator.prepare(torch.optim.AdamW(_parameter_groups(towers, config, stage)))}
 
-    def run(self, batches: Sequence[Batch]) -> StepMetrics:
-        """Make one step down the mean gradient of some batches."""
+    def backward(self, step: int) -> StepMetrics:
+        """Compute the gradients of a step from the batches that belong to it; dropout follows from the seed and the step."""
+        torch.manual_seed(seed_of(self._config.seed, DROPOUT, step, self._accelerator.process_index))
+        device, count = self._accelerator.device, self._config.accumulate
+        return self.backward_batches([self._batches.batch(n, device) for n in range(step * count, (step + 1) * count)])
+
+    def backward_batches(self, batches: Sequence[Batch]) -> StepMetrics:
+        """Compute the mean gradient of some batches; returns the means of their metrics."""
         share_buffers(self._towers, self._accelerator.num_processes)
-        self._optimizer.zero_grad()
-        figures = [self._backward(batch, 1 / len(batches)) for batch in batches]
+        metrics = [self._backward(batch, 1 / len(batches)) for batch in batches]
         average_gradients(self._towers.parameters(), self._accelerator.num_processes)
-        self._accelerator.clip_grad_norm_(self._towers.parameters(), self._config.max_grad_norm)
-        self._optimizer.step()
-        return StepMetrics(*(torch.stack(values).mean() for values in zip(*figures, strict=True)))
+        return StepMetrics(*(torch.stack(values).mean() for values in zip(*metrics, strict=True)))
+
+    def measure(self) -> Figures:
+        """Search the validation corpus."""
+        assert self._validation is not None
+        return self._validation.measure(self._towers)
+
+    def is_better(self, metrics: Figures, best: Figures) -> bool:
+        """Return True if the selection metric of the configuration rose."""
+        return bool(getattr(metrics, self._config.judge) > getattr(best, self._config.judge))
+
+    def curves(self) -> Mapping[str, float]:
+        """Return the temperature."""
+        return {"temperature": 1 / self._towers.scale.item()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the sampling frequencies."""
+        return {"frequency": self._batches.frequency.state_dict() if self._batches.frequency else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it."""
+        if self._batches.frequency:
+            self._batches.frequency.load_state_dict(state["frequency"])
 
     def _backward(self, batch: Batch, share: float) -> StepMetrics:
-        figures: list[StepMetrics] = []
+        metrics: list[StepMetrics] = []
         queries, query_order = self._chunks(batch.queries.lengths, partial(self._encode_queries, batch))
         items, item_order = self._chunks(batch.items.lengths, partial(self._encode_items, batch))
 
@@ -63,7 +104,7 @@ class TrainingStep:
             q = gather(query_vectors[query_order], batch.query_counts)  # (Q, D)
             i = gather(item_vectors[item_order], batch.item_counts)  # (B, D)
             value = batch_loss(q, i, self._towers.scale, batch, self._stage, self._config)
-            figures.append(StepMetrics(value.detach(), *in_batch_metrics(q.detach(), i.detach(), batch.known)))
+            metrics.append(StepMetrics(value.detach(), *in_batch_metrics(q.detach(), i.detach(), batch.known)))
             return value * share
 
         if self._config.micro_batch:
@@ -71,7 +112,7 @@ class TrainingStep:
         else:
             value = loss(*(torch.cat([chunk() for chunk in chunks]) for chunks in (queries, items)))
             self._accelerator.backward(value)
-        return figures[0]
+        return metrics[0]
 
     def _chunks(
         self, lengths: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], Tensor]
@@ -160,3 +201,82 @@ def take_photos(photos: Photos, rows: Tensor) -> Photos:
     place = photos.has_image.cumsum(0) - 1  # (B,) of each lot's photo among the pixels
     seen = photos.has_image[rows]  # (R,)
     return Photos(photos.pixels[place[rows[seen]]], seen)
+
+
+def _parameter_groups(towers: TwoTowers, config: TrainingConfig, stage: Stage) -> list[dict[str, Any]]:
+    """Pretrained encoders at a lower rate; no decay on vectors and scalars; what is frozen is not among them."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in towers.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        pretrained = (".transformer." in name and bool(config.tower.text.model)) or (
+            ".image_encoder." in name and bool(config.tower.image.weights)
+        )
+        groups.setdefault((pretrained, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.learning_rate * stage.rate * (config.pretrained_factor if pretrained else 1.0),
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (pretrained, decays), parameters in groups.items()
+    ]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, counts: Sequence[int]) -> Tensor:  # type: ignore[override]
+        process = distributed.get_rank()
+        ctx.processes = len(counts)
+        ctx.first, ctx.end = sum(counts[:process]), sum(counts[: process + 1])
+        padded = F.pad(own, (0, 0, 0, max(counts) - len(own))).contiguous()  # a gather wants equal shapes
+        parts = [torch.empty_like(padded) for _ in counts]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradients[0][ctx.first : ctx.end] * ctx.processes, None
+
+
+def gather(own: Tensor, counts: Sequence[int]) -> Tensor:
+    """The vectors of all processes, in their order, with gradients.
+
+    Args:
+        own: (counts[process], D), this process's slice.
+        counts: rows of each process's slice; a single one gives `own` back.
+
+    Returns:
+        (sum(counts), D), the same on every process.
+    """
+    return own if len(counts) == 1 else _Gather.apply(own, counts)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], processes: int) -> None:
+    """Replace the gradients by their means over the processes; one that a process lacks counts as zero there.
+
+    DistributedDataParallel would do it while the backward pass runs; but it wants one backward pass a step, through
+    every parameter, which gradient caching and a slice without photos do not give.
+    """
+    if processes == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
+    distributed.all_reduce(flat)
+    flat /= processes
+    for parameter, mean in zip(trained, flat.split([parameter.numel() for parameter in trained]), strict=True):
+        parameter.grad = mean.view_as(parameter)
+
+
+def share_buffers(module: nn.Module, processes: int) -> None:
+    """Give every process the first one's buffers, such as the running statistics of BatchNorm.
+
+    Each process normalises a batch by its own slice (SyncBatchNorm needs GPUs): a tower with a ResNet learns a little
+    differently from a number of processes than from one.
+    """
+    if processes > 1:
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, src=0)

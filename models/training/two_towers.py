@@ -25,8 +25,9 @@ from models.towers.lot_features import fit_features
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.checkpoints import Checkpoints
-from models.training.loop import EpochRecord, ProgressCallback, TrainingLoop
-from models.training.validation import Validation
+from models.training.loop import EpochRecord, LoopSettings, ProgressCallback, TrainingLoop
+from models.training.step import TwoTowersTask
+from models.training.validation import Figures, Validation
 from retrieval.contracts.tower_card import TOKENIZER_FILE
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 CACHE_FOLDER = ".photos"
 CHECKPOINT_FOLDER = ".checkpoints"
-BOARD_FOLDER = ".runs"
+TENSORBOARD_FOLDER = ".runs"
 CHECKPOINT_SECONDS = 60.0
 # what a tower that training goes on from must have in common with the one that was asked for
 SAME = ("hidden", "linear", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
@@ -46,7 +47,7 @@ ALWAYS = ("logit_scale", "item_tower.no_image")  # parameters that say nothing o
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What came out of a training run.
+    """What came out of a training loop.
 
     Attributes:
         tower_folder: the artefact.
@@ -58,16 +59,16 @@ class TrainingReport:
         queries: distinct training queries.
         parameters: numbers in both towers.
         seconds: from reading the catalogue to the artefact, of this process.
-        steps: that were run.
-        planned_steps: that the schedule asks for; more than `steps` where max_seconds or patience ended the run.
+        steps: that were loop.
+        planned_steps: that the schedule asks for; more than `steps` where max_seconds or patience ended the loop.
         cut_by_clock: whether max_seconds did. The next training of the same settings goes on from there.
         resumed_at: the step that a checkpoint let the run go on from; 0 for a run from its start.
     """
 
     tower_folder: Path
     tower_id: str
-    best: EpochRecord
-    history: Sequence[EpochRecord]
+    best: EpochRecord[Figures]
+    history: Sequence[EpochRecord[Figures]]
     lots: int
     photos: int
     queries: int
@@ -140,14 +141,16 @@ def train_towers(
         validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
         if validation:
             validation.encode_frozen(towers, accelerator.device)
-    board = out / BOARD_FOLDER / f"{chosen.name}-{key}" if main else None
-    run = TrainingLoop(towers, batches, validation, config, chosen, accelerator, checkpoints, board)
-    run.run(progress)
+    settings = loop_settings(config, chosen, batches.per_epoch, measured=validation is not None)
+    task = TwoTowersTask(towers, batches, validation, config, chosen, accelerator)
+    tensorboard = out / TENSORBOARD_FOLDER / f"{chosen.name}-{key}" if main else None
+    loop = TrainingLoop(task, settings, checkpoints, accelerator=accelerator, tensorboard=tensorboard)
+    loop.run(progress)
     folder = _from_first(accelerator, save_towers(towers, tokenizer, out) if main else None)
-    report = _report(folder, run, batches, queries, len(lots.ids), towers, time.monotonic() - started)
+    report = _report(folder, loop, batches, queries, len(lots.ids), towers, time.monotonic() - started)
     if main:
         write_record(folder, _record(report, config, stage, start_from, catalog, data, len(queries.lots)), began)
-        if run.cut_by_clock:
+        if loop.cut_by_clock:
             log.warning(
                 "max_seconds (%g) cut the training after %d of %d steps; the same command again trains on, with a larger "
                 "--max-seconds to the end in one go",
@@ -161,23 +164,42 @@ def train_towers(
     return report
 
 
+def loop_settings(config: TrainingConfig, stage: Stage, batches_per_epoch: int, *, measured: bool) -> LoopSettings:
+    """Return the length and rules of a stage; measured is True if there is a validation split."""
+    return LoopSettings(
+        epochs=config.stage_epochs(stage),
+        steps_per_epoch=-(-batches_per_epoch // config.accumulate),
+        warmup=config.warmup,
+        max_grad_norm=config.max_grad_norm,
+        max_seconds=config.max_seconds,
+        validate_every=config.validate_every if measured else 0,
+        patience=config.patience,
+    )
+
+
 def _report(
-    folder: Path, run: TrainingLoop, batches: TrainingBatches, queries: Queries, lots: int, towers: TwoTowers, seconds: float
+    folder: Path,
+    loop: TrainingLoop[Figures],
+    batches: TrainingBatches,
+    queries: Queries,
+    lots: int,
+    towers: TwoTowers,
+    seconds: float,
 ) -> TrainingReport:
     return TrainingReport(
         tower_folder=folder,
         tower_id=folder.name,
-        best=run.best or run.history[-1],
-        history=run.history,
+        best=loop.best or loop.history[-1],
+        history=loop.history,
         lots=lots,
         photos=batches.photo_count,
         queries=len(queries.texts),
         parameters=sum(p.numel() for p in towers.parameters()),
         seconds=seconds,
-        steps=run.clock.steps_run,
-        planned_steps=run.clock.planned,
-        cut_by_clock=run.cut_by_clock,
-        resumed_at=run.resumed_at,
+        steps=loop.budget.steps_run,
+        planned_steps=loop.budget.planned,
+        cut_by_clock=loop.cut_by_clock,
+        resumed_at=loop.resumed_at,
     )
 
 
@@ -274,7 +296,7 @@ def _record(
     }
 
 
-def _flat(record: EpochRecord) -> dict[str, Any]:
+def _flat(record: EpochRecord[Figures]) -> dict[str, Any]:
     values = asdict(record)
-    figures = values.pop("figures")
-    return {**values, **(figures or {})}
+    metrics = values.pop("metrics")
+    return {**values, **(metrics or {})}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from catalog.event_tables import read_event_table
 from catalog.folder import CatalogFolder
 from models.data.baskets import Basket, next_baskets, training_baskets
-from models.training.buyers import BuyerModel, BuyerTrainingConfig, Figures, StoredLots, measure, to_numpy, train_buyers
+from models.training.buyers import BuyerMetrics, BuyerModel, BuyerTrainingConfig, StoredLots, measure, to_numpy, train_buyers
 from processing.evaluation.corpus import release_entries
 from retrieval.buyers.attention import save_buyer_tower
 from retrieval.buyers.vector import WeightedAverage
@@ -73,9 +73,9 @@ class BuyersReport:
     tower_id: str
     kind: str
     half_life_days: float | None
-    plain: Figures
-    average: Figures
-    attention: Figures
+    plain: BuyerMetrics
+    average: BuyerMetrics
+    attention: BuyerMetrics
     acts: int
     unknown_items: int
     set_aside: Mapping[str, int]
@@ -86,7 +86,7 @@ class BuyersReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON can write it."""
-        figures = {name: getattr(self, name)._asdict() for name in ("plain", "average", "attention")}
+        figures = {name: asdict(getattr(self, name)) for name in ("plain", "average", "attention")}
         return {**asdict(self), **figures, "path": str(self.path), "val_from": self.val_from.isoformat()}
 
 
@@ -128,7 +128,7 @@ def train_on_release(
     report = train_buyers(StoredLots(vectors), train, val, chosen, tower / CHECKPOINT_FOLDER / "buyers", progress)
     attention, average = report.history[report.best], tried[half_life]
     better = attention.recall_at_50 > average.recall_at_50
-    figures = {"val": {"average": average._asdict(), "attention": attention._asdict()}, "val_from": cut.isoformat()}
+    figures = {"val": {"average": asdict(average), "attention": asdict(attention)}, "val_from": cut.isoformat()}
     kept = to_numpy(report.model.buyer_tower) if better else WeightedAverage(half_life)
     return BuyersReport(
         path=save_buyer_tower(kept, tower, card, figures),
@@ -188,6 +188,6 @@ def catalog_events(catalog: CatalogFolder) -> EventLog:
     return EventLog([Interaction(c.buyer_id, c.item_id, c.event_type, c.timestamp) for c in clicks if c.event_type], {})
 
 
-def _average(vectors: NDArray[np.float32], val: Sequence[Basket], half_life: float | None) -> Figures:
+def _average(vectors: NDArray[np.float32], val: Sequence[Basket], half_life: float | None) -> BuyerMetrics:
     model = BuyerModel(StoredLots(vectors), BuyerTrainingConfig(heads=0, half_life_days=half_life))
     return measure(model.scores(val), val)

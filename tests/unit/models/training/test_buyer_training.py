@@ -12,8 +12,7 @@ from models.data.baskets import MAX_ACTS, Basket, next_baskets, pad, training_ba
 from models.towers.config import TowerConfig
 from models.towers.features import FeatureSpec
 from models.towers.two_towers import ItemTower, TwoTowers
-from models.training.buyers import BuyerModel, BuyerTrainingConfig, ProjectedLots, StoredLots, measure, train_buyers
-from models.training.whitening import start_white
+from models.training.buyers import BuyerModel, BuyerTrainingConfig, ProjectedLots, StoredLots, measure, start_white, train_buyers
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidInput
 from retrieval.search.service import MAX_INTERACTIONS

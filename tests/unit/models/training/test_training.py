@@ -16,7 +16,7 @@ from models.artefacts.tower_files import load_towers
 from models.data.batches import TrainingBatches
 from models.data.tables import Lots, PhotoTable, Queries, TokenTable, read_training_items
 from models.towers.tokenizer import make_tokenizer
-from models.training.schedule import StepBudget, learning_rate_factor
+from models.training.loop import StepBudget, learning_rate_factor
 from models.training.two_towers import TrainingConfig, train_towers
 from models.training.validation import ranking_metrics
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
@@ -195,7 +195,7 @@ def test_a_run_leaves_one_whole_artefact_that_builds_the_same_towers_again(catal
     assert {p.name for p in tmp_path.iterdir()} == {report.tower_id, ".photos", ".runs"}
     assert steps == [(n, 20) for n in range(1, 21)]
     assert (report.lots, report.photos, report.queries, len(report.history)) == (160, 160, 16, 2)
-    assert report.best.figures == max((h.figures for h in report.history), key=lambda f: f.recall_at_50 + f.ndcg_at_10)
+    assert report.best.metrics == max((h.metrics for h in report.history), key=lambda f: f.recall_at_50 + f.ndcg_at_10)
     towers, card = load_towers(report.tower_folder)
     assert card.image_size == 32
     assert not towers.training
