@@ -18,7 +18,7 @@ from benchmarks.quality.seeds import mean_and_spread
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Stages, console, show_table
 from gavel.workspace.folders import Home
-from models.training.static_query import SmallQueryConfig
+from models.training.static_query import StaticQueryConfig
 from processing.training.query_distillation import AIMS, FULL, SMALL, distil_query, measure_query_towers
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
@@ -82,7 +82,7 @@ def _report(title: str, sources: Iterator[Source], as_json: bool) -> None:
 def _measured(catalog: CatalogFolder, tower: Path, release: Path) -> dict[str, Any]:
     dimensions = split_tower_id(load_release(release).tower_id)[1]
     with Stages() as stages:
-        made = distil_query(catalog, tower, release, SmallQueryConfig(), least=0.0, stages=stages)
+        made = distil_query(catalog, tower, release, StaticQueryConfig(), least=0.0, stages=stages)
         encoders = {FULL: QueryEncoder.load(tower, dimensions), SMALL: SmallQueryEncoder.load(tower, dimensions)}
         test: dict[str, Any] = measure_query_towers(catalog, "test", release, encoders, stages("search test"))
     shared = {"recall@50": test[SMALL]["recall@50"] / test[FULL]["recall@50"]}

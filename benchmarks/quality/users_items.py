@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.quality.seeds import summarise
 from catalog.interactions import START, InteractionFolder, generate
 from gavel.workspace.console import console, progress, show_table
-from models.training.features import FeatureTrainingConfig, InteractionData, mine, recall, train_stage
+from models.training.features import FeatureTrainingConfig, InteractionData, mine, recall, train_feature_towers
 from retrieval.evaluation.metrics import evaluate_per_query
 
 POPULARITY, IN_BATCH, CORRECTED = "popularity", "in-batch", "in-batch + log q"
@@ -67,10 +67,10 @@ def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Ste
     yield POPULARITY, data.taken.sum(0).float().expand(data.taken.shape)
     for plain, with_mined, correct in ((IN_BATCH, MINED, False), (CORRECTED, CORRECTED_MINED, True)):
         training = replace(config, correct_popularity=correct)
-        start = train_stage(data, training, judge).towers
+        start = train_feature_towers(data, training, judge).towers
         step()
         for name, mined in ((plain, None), (with_mined, mine(start, data, training))):
-            yield name, train_stage(data, training, judge, start_from=start, mined=mined).towers.scores(data)
+            yield name, train_feature_towers(data, training, judge, start_from=start, mined=mined).towers.scores(data)
             step()
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.artefacts.tower_files import load_towers
-from models.data.pixels import normalise, to_unit
+from models.data.images import normalise, to_unit
 from models.towers.features import Features
-from models.towers.lot_features import lot_row
+from models.towers.item_features import item_row
 from models.towers.two_towers import ItemTower, Photos, Tokens
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import TowerCard
@@ -24,12 +24,12 @@ from retrieval.errors import TowerError
 
 
 class ItemBatch(NamedTuple):
-    """The tensors of B lots.
+    """The tensors of B items.
 
     Attributes:
         tokens: of their texts.
-        pixels: (P, S, S, 3) uint8 RGB of the P lots that have a photo, in their order; None when no lot has one.
-        has_image: (B,) bool with P times True; None when no lot has a photo.
+        pixels: (P, S, S, 3) uint8 RGB of the P items that have a photo, in their order; None when no item has one.
+        has_image: (B,) bool with P times True; None when no item has a photo.
         features: their structured features; None for a tower without.
     """
 
@@ -46,7 +46,7 @@ class ItemBatch(NamedTuple):
 
 
 class ItemEncoder:
-    """Turns lots into unit vectors.
+    """Turns items into unit vectors.
 
     Attributes:
         card: the tower that it is.
@@ -85,13 +85,13 @@ class ItemEncoder:
         *,
         batch_size: int = 64,
     ) -> NDArray[np.float32]:
-        """Encode lots.
+        """Encode items.
 
         Args:
             texts: N texts as item_text makes them.
-            photos: N photos (image_size, image_size, 3) uint8 RGB as read_photo makes them; None for a lot without one.
-            items: the N lots, for a tower that reads structured features; None when none is known of any.
-            batch_size: lots that are computed at once, > 0; half precision (bfloat16) on a GPU.
+            photos: N photos (image_size, image_size, 3) uint8 RGB as read_photo makes them; None for an item without one.
+            items: the N items, for a tower that reads structured features; None when none is known of any.
+            batch_size: items that are computed at once, > 0; half precision (bfloat16) on a GPU.
 
         Returns:
             (N, dimensions) float32 of unit length, in the order of the texts.
@@ -109,12 +109,12 @@ class ItemEncoder:
         return vectors
 
     def collate(self, texts: Sequence[str], photos: Sequence[Photo | None], items: Sequence[Item] | None = None) -> ItemBatch:
-        """Turn lots into the tensors of one batch, in memory that a GPU can fetch by itself when there is one.
+        """Turn items into the tensors of one batch, in memory that a GPU can fetch by itself when there is one.
 
         Args:
             texts: B >= 1 texts as item_text makes them.
             photos: B photos as encode() takes them.
-            items: the B lots as encode() takes them.
+            items: the B items as encode() takes them.
 
         Raises:
             TowerError: a photo has another size than the tower's.
@@ -157,7 +157,7 @@ class ItemEncoder:
         encoder = self._tower.feature_encoder
         if encoder is None or items is None:
             return None
-        return encoder.spec.encode([lot_row(item) for item in items])
+        return encoder.spec.encode([item_row(item) for item in items])
 
     def _pinned(self, batch: ItemBatch) -> ItemBatch:
         return batch if self._copies is None else batch.map(Tensor.pin_memory)

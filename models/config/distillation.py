@@ -12,8 +12,8 @@ class DistillationConfig:
     Attributes:
         steps: of gradient descent, >= 1.
         queries: of each step, >= 1.
-        lots: how many lots of the catalogue are ranked at most; of more, so many are drawn.
-        min_weight: queries are those of the training pairs that weigh as much; which lot they belong to is not looked at.
+        items: how many items of the catalogue are ranked at most; of more, so many are drawn.
+        min_weight: queries are those of the training pairs that weigh as much; which item they belong to is not looked at.
         keyword_share: what a query's best BM25 score adds to a cosine, >= 0.
         teacher_temperature: of the teacher's distribution; lower is sharper.
         temperature: of the student's.
@@ -39,7 +39,7 @@ class DistillationConfig:
 
 
 @dataclass(frozen=True)
-class SmallQueryConfig:
+class StaticQueryConfig:
     """How a small query tower learns.
 
     Attributes:

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.data.pixels import normalise, to_unit
+from models.data.images import normalise, to_unit
 from models.data.tables import PhotoTable, TokenTable
 from models.towers.config import TowerConfig
 from models.towers.encoders import ImageEncoder, TextEncoder
-from models.towers.two_towers import TextEncodings, Texts, Tokens
+from models.towers.two_towers import TextEncodings, Texts, Tokens, TwoTowers
 from retrieval.files import replacing
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,37 @@ def encode_photo_table(
     key = _key(encoder, ["photo", config.image_mean, config.image_std], [photos.has_image, photos.pixels])
     starts, shape = range(0, len(seen), PHOTOS_AT_ONCE), (len(photos.has_image), encoder.width)
     return PhotoEncodings(_kept(cache / f"photos-{key}.npy", shape, encoder.to(device), starts, encode), photos.has_image)
+
+
+def encode_frozen(
+    towers: TwoTowers,
+    items: TextTable,
+    queries: TextTable,
+    photos: PhotoTable | PhotoEncodings | None,
+    config: TowerConfig,
+    cache: Path,
+    device: torch.device,
+) -> tuple[TextTable, TextTable, PhotoTable | PhotoEncodings | None]:
+    """Return the tables with encodings in place of what frozen encoders would read.
+
+    Args:
+        towers: their encoders that are trained leave their table as it is.
+        items: texts of the items.
+        queries: texts of the queries.
+        photos: at the size that the tower reads; None for a tower without an image encoder.
+        config: as encode_photo_table()'s.
+        cache: as encode_text_table()'s.
+        device: where to compute.
+    """
+    item_encoder, query_encoder = towers.item_tower.text_encoder, towers.query_tower.text_encoder
+    image_encoder = towers.item_tower.image_encoder
+    if is_frozen(item_encoder) and isinstance(items, TokenTable):
+        items = encode_text_table(item_encoder, items, cache, device)
+    if is_frozen(query_encoder) and isinstance(queries, TokenTable):
+        queries = encode_text_table(query_encoder, queries, cache, device)
+    if image_encoder is not None and is_frozen(image_encoder) and isinstance(photos, PhotoTable):
+        photos = encode_photo_table(image_encoder, photos, config, cache, device)
+    return items, queries, photos
 
 
 def text_inputs(table: TextTable, rows: NDArray[np.int64], device: torch.device) -> Texts:

@@ -1,15 +1,27 @@
-"""Cheap augmentation of a whole batch of photos at once, on tensors.
+"""Batches of photos as tensors: from bytes to the image encoder's input, and their augmentation.
 
-Crops, flips and light change as another photo of the same lot would; hue stays, for buyers ask for colours.
+Crops, flips and light change as another photo of the same item would; hue stays, because buyers ask for colours.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.config.training import Augmentation
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """Turn bytes (B, S, S, 3) into floats (B, 3, S, S) in [0, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 255.0
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Shift and scale each colour of pixels (B, 3, S, S) in [0, 1]: (pixel - mean) / std."""
+    shape = (1, 3, 1, 1)
+    return (pixels - torch.tensor(mean, device=pixels.device).view(shape)) / torch.tensor(std, device=pixels.device).view(shape)
 
 
 def augment(pixels: Tensor, side: int, how: Augmentation, generator: torch.Generator) -> Tensor:

@@ -78,7 +78,7 @@ class TowerConfig:
         image: the image encoder of the item tower.
         hidden: width between the encoders and the vector, 512 in the big preset. 0 has no such layer: the vector is the text
             encoding itself where dimensions allow, so that an untrained tower is the encoder as it was published; what else
-            is known of a lot is added to it through one linear layer that starts at zero.
+            is known of an item is added to it through one linear layer that starts at zero.
         dimensions: length of the vectors; 0 takes the text encoder's width.
         linear: where hidden is 0, the vector is a linear map of the text encoding, one for each tower, that starts as the
             identity: what adapts a frozen encoder.
@@ -91,8 +91,8 @@ class TowerConfig:
         shared_text_encoder: True lets both towers read with one encoder; each keeps its own projection.
         vocabulary: most word pieces of a tokenizer that is trained on the catalogue; a pretrained one keeps its own.
         matryoshka: shorter lengths, each below dimensions, at which the first numbers of a vector are trained to serve alone.
-        features: structured features of a lot that the item tower reads beside text and photo; queries have none.
-        hidden_text: share of the lots with a photo whose text training hides, in [0, 1), so that a photo alone finds its way.
+        features: structured features of an item that the item tower reads beside text and photo; queries have none.
+        hidden_text: share of the items with a photo whose text training hides, in [0, 1), so that a photo alone finds its way.
     """
 
     preset: str

@@ -18,11 +18,10 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from models.towers.config import SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
-from models.towers.residual import BasicBlock
 from retrieval.errors import InvalidInput, TowerError
 
 # what transformers writes into a configuration besides the architecture
-NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type")
+NON_ARCHITECTURE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type")
 
 
 class PartlyFrozen(nn.Module):
@@ -113,7 +112,7 @@ class TextEncoder(PartlyFrozen):
     def resolved(self) -> TextEncoderSpec:
         """The specification from which this encoder is built again without its hub name."""
         values = self.transformer.config.to_dict()
-        config = {name: value for name, value in values.items() if name not in NOT_ARCHITECTURE}
+        config = {name: value for name, value in values.items() if name not in NON_ARCHITECTURE_KEYS}
         return TextEncoderSpec(config=config, pooling=self.pooling, trainable=self.trainable)
 
 
@@ -152,6 +151,33 @@ class ImageEncoder(PartlyFrozen):
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (B, 3, S, S) into (B, width)."""
         return self.resnet(pixels.contiguous(memory_format=torch.channels_last))
+
+
+class BasicBlock(nn.Module):
+    """The residual block of ResNet-18 (He et al. 2016), with torchvision's names of weights but without loading torchvision."""
+
+    def __init__(self, channels: int, out: int, stride: int, downsample: nn.Module | None) -> None:
+        """Build the block.
+
+        Args:
+            channels: of its input.
+            out: channels of its output.
+            stride: of the first convolution.
+            downsample: brings the input to the output's shape; None where they are alike.
+        """
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, out, H / stride, W / stride)."""
+        around = x if self.downsample is None else self.downsample(x)
+        inside = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))  # (B, out, H / stride, W / stride)
+        return self.relu(inside + around)
 
 
 def _load_transformer(spec: TextEncoderSpec) -> nn.Module:

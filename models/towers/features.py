@@ -152,7 +152,7 @@ class FeatureTower(nn.Module):
             dimensions: of the vector.
             widths: category -> width of its embedding; one that is not named has 1.6 n^0.56 for n values, at most 64.
             dropout: on the hidden layer.
-            unknown_rate: share of category ids that training turns into unknown, so that a new brand, or a lot without
+            unknown_rate: share of category ids that training turns into unknown, so that a new brand, or an item without
                 history, meets an embedding that was trained (after DropoutNet, Volkovs et al. 2017).
 
         Raises:

@@ -1,7 +1,7 @@
-"""Trains the buyer tower to find a buyer's next basket: InfoNCE against in-batch and random lots, popularity corrected.
+"""Trains the buyer tower to find a buyer's next basket: InfoNCE against in-batch and random items, popularity corrected.
 
-The text encoder stays frozen: lots come as stored vectors, or as encodings whose projection and category embeddings are
-trained along. No lot has an embedding of its own id, as lots of tonight would have none.
+The text encoder stays frozen: items come as stored vectors, or as encodings whose projection and category embeddings are
+trained along. No item has an embedding of its own id, as items of tonight would have none.
 """
 
 import math
@@ -35,11 +35,11 @@ MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
 BUYERS_AT_ONCE = 256
 WARMUP = 0.1
 MAX_GRAD_NORM = 1.0
-LEAST_VARIANCE = 1e-4  # added to that of every direction, so that those that hold noise alone are not blown up
+MIN_VARIANCE = 1e-4  # added to that of every direction, so that those that hold noise alone are not blown up
 
 
-class StoredLots(nn.Module):
-    """Lots whose vectors stay as they are."""
+class StoredItems(nn.Module):
+    """Items whose vectors stay as they are."""
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class StoredLots(nn.Module):
         return found
 
 
-class ProjectedLots(nn.Module):
-    """Lots whose texts are encoded already; projection and embeddings of the item tower are trained."""
+class ProjectedItems(nn.Module):
+    """Items whose texts are encoded already; projection and embeddings of the item tower are trained."""
 
     def __init__(self, tower: ItemTower, encodings: NDArray[np.float32], features: Features | None, dimensions: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def start_white(projection: torch.nn.Module, encodings: NDArray[np.float32]) -> 
 
     Args:
         projection: of an item tower with hidden 0, linear, and features, whose linear layer's bias takes the centre.
-        encodings: (N, width) of the lots' texts.
+        encodings: (N, width) of the items' texts.
 
     Raises:
         InvalidInput: it is no such projection.
@@ -90,22 +90,22 @@ def start_white(projection: torch.nn.Module, encodings: NDArray[np.float32]) -> 
     centre = units.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov((units - centre).T, bias=True))  # ascending
     kept = slice(-projection.text.out_features, None)
-    white = (directions[:, kept] / np.sqrt(np.maximum(variances[kept], 0) + LEAST_VARIANCE)).T  # (dimensions, width)
+    white = (directions[:, kept] / np.sqrt(np.maximum(variances[kept], 0) + MIN_VARIANCE)).T  # (dimensions, width)
     scale = 1 / np.linalg.norm((units - centre) @ white.T, axis=1).mean()  # vectors of about unit length
     projection.text.weight.copy_(torch.from_numpy(white * scale))
     projection.others.bias.copy_(torch.from_numpy(-(white @ centre) * scale))
 
 
-Lots = StoredLots | ProjectedLots
+ItemVectors = StoredItems | ProjectedItems
 
 
 class BuyerModel(nn.Module):
-    """Lots, the buyer tower over them, and the temperature between."""
+    """Items, the buyer tower over them, and the temperature between."""
 
-    def __init__(self, lots: Lots, config: BuyerTrainingConfig) -> None:
+    def __init__(self, items: ItemVectors, config: BuyerTrainingConfig) -> None:
         super().__init__()
-        self.lots = lots
-        self.buyer_tower = BuyerAttention(lots.dimensions, config.heads, config.half_life_days)
+        self.items = items
+        self.buyer_tower = BuyerAttention(items.dimensions, config.heads, config.half_life_days)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
 
     @property
@@ -115,12 +115,12 @@ class BuyerModel(nn.Module):
 
     @torch.no_grad()
     def scores(self, baskets: Sequence[Basket]) -> NDArray[np.float32]:
-        """Cosine of every buyer with every lot, (B, I)."""
+        """Cosine of every buyer with every item, (B, I)."""
         training = self.training
         self.eval()
-        lots = self.lots(torch.arange(self.lots.count))  # (I, D)
+        items = self.items(torch.arange(self.items.count))  # (I, D)
         parts = [baskets[start : start + BUYERS_AT_ONCE] for start in range(0, len(baskets), BUYERS_AT_ONCE)]
-        scores = torch.cat([self.buyer_tower(lots, pad(part)) @ lots.T for part in parts])
+        scores = torch.cat([self.buyer_tower(items, pad(part)) @ items.T for part in parts])
         self.train(training)
         return scores.numpy()
 
@@ -153,7 +153,7 @@ class BuyerReport:
 
 
 def train_buyers(
-    lots: Lots,
+    items: ItemVectors,
     train: Sequence[Basket],
     val: Sequence[Basket],
     config: BuyerTrainingConfig,
@@ -163,7 +163,7 @@ def train_buyers(
     """Train and keep the epoch with the best Recall@50 on val.
 
     Args:
-        lots: stored vectors, or those to be projected; the latter are trained in place.
+        items: stored vectors, or those to be projected; the latter are trained in place.
         train: baskets to learn from.
         val: baskets that choose the epoch; later in time than those of train. None at all keep the last epoch.
         config: how.
@@ -177,7 +177,7 @@ def train_buyers(
     if not train:
         raise InvalidInput("there is no basket to train on: nobody came back another day; collect more events")
     torch.manual_seed(config.seed)
-    task = BuyerTask(BuyerModel(lots, config), train, val, config)
+    task = BuyerTask(BuyerModel(items, config), train, val, config)
     settings = LoopSettings(
         epochs=config.epochs,
         steps_per_epoch=task.steps_per_epoch,
@@ -253,16 +253,16 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
         torch.set_rng_state(state["torch_random"])
 
     def _loss(self, baskets: Sequence[Basket], random: np.random.Generator) -> Tensor:
-        """InfoNCE of one batch; lots of the basket, and as configured those of the history, are no negatives."""
+        """InfoNCE of one batch; items of the basket, and as configured those of the history, are no negatives."""
         config, model = self._config, self.model
         drawn = np.stack([random.choice(basket.targets, config.targets) for basket in baskets])  # (B, T)
-        negatives = random.integers(model.lots.count, size=config.random)  # (R,)
+        negatives = random.integers(model.items.count, size=config.random)  # (R,)
         candidates = np.concatenate([drawn.ravel(), negatives])  # (B T + R,), the first B T are the answers
         answers = [basket.targets for basket in baskets]
         table = np.unique(np.concatenate([candidates, *(basket.items for basket in baskets)]))  # (U,)
         places = {row: place for place, row in enumerate(table.tolist())}
-        lots = model.lots(torch.from_numpy(table))  # (U, D)
-        buyers = model.buyer_tower(lots, pad(baskets, places))  # (B, D)
+        items = model.items(torch.from_numpy(table))  # (U, D)
+        buyers = model.buyer_tower(items, pad(baskets, places))  # (B, D)
         known = np.zeros((len(baskets), len(table)), dtype=np.bool_)  # (B, U)
         for number, basket in enumerate(baskets):
             own = answers[number].tolist() if config.own_are_negatives else [*answers[number].tolist(), *basket.owned]
@@ -271,7 +271,7 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
         log_q = torch.from_numpy(self._frequency.update(candidates)) if self._frequency else None
         return info_nce(
             buyers.repeat_interleave(config.targets, dim=0),  # (B T, D)
-            F.embedding(chosen, lots),
+            F.embedding(chosen, items),
             model.scale,
             known=torch.from_numpy(known)[:, chosen].repeat_interleave(config.targets, dim=0),
             log_q=log_q,
@@ -295,7 +295,7 @@ def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUT
 
 
 def best_items(scores: NDArray[np.float32], k: int = CUTOFF) -> NDArray[np.int64]:
-    """(B, k) rows of the lots that score highest, in no order."""
+    """(B, k) rows of the items that score highest, in no order."""
     k = min(k, scores.shape[1])
     return np.argpartition(-scores, k - 1, axis=1)[:, :k]
 

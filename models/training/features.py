@@ -150,7 +150,7 @@ class FeatureTowers(nn.Module):
 
 
 @dataclass(frozen=True)
-class StageReport:
+class FeatureReport:
     """What one stage of training came to.
 
     Attributes:
@@ -164,21 +164,21 @@ class StageReport:
     losses: list[float]
 
 
-def train_stage(
+def train_feature_towers(
     data: InteractionData,
     config: FeatureTrainingConfig,
-    judge: Callable[[Tensor], float],
+    selection_metric: Callable[[Tensor], float],
     *,
     start_from: FeatureTowers | None = None,
     mined: Tensor | None = None,
     step: Callable[[int, int], None] | None = None,
-) -> StageReport:
+) -> FeatureReport:
     """Train for config.epochs and keep the epoch that the judge liked best.
 
     Args:
         data: what to train on.
         config: how; `hard` and `random` count with mined negatives alone, `later_rate` with start_from alone.
-        judge: (U, I) cosines -> figure of merit on held-out pairs, greater is better.
+        selection_metric: (U, I) cosines -> figure of merit on held-out pairs, greater is better.
         start_from: towers to go on from, left as they are; None starts anew.
         mined: (U, M) int64, hard negatives of every user, as mine() returns them.
         step: called with (epochs done, epochs).
@@ -189,7 +189,7 @@ def train_stage(
     torch.manual_seed(config.seed)
     towers = copy.deepcopy(start_from) if start_from else FeatureTowers(data, config)
     rate = config.rate * (config.later_rate if start_from else 1.0)
-    task = FeatureTask(towers, data, config, rate, judge, mined)
+    task = FeatureTask(towers, data, config, rate, selection_metric, mined)
     settings = LoopSettings(
         epochs=config.epochs,
         steps_per_epoch=task.steps_per_epoch,
@@ -201,7 +201,7 @@ def train_stage(
     loop = TrainingLoop(task, settings)
     loop.run(per_epoch(step, task.steps_per_epoch))
     history = [record.metrics for record in loop.history if record.metrics is not None]
-    return StageReport(towers, history, [record.loss for record in loop.history[1:]])
+    return FeatureReport(towers, history, [record.loss for record in loop.history[1:]])
 
 
 class FeatureTask(TrainingTask[float]):

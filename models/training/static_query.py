@@ -17,14 +17,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config.distillation import SmallQueryConfig
+from models.config.distillation import StaticQueryConfig
 from models.training.loop import LoopSettings, ProgressCallback, StepMetrics, TrainingLoop, TrainingTask
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
 
 RIDGE = 1e-3  # share of the mean variance that is added to all: embeddings have directions that no text of a catalogue uses
 
 
-class SmallQuery(nn.Module):
+class StaticQueryModule(nn.Module):
     """The tower while it learns; rows are float, and sums those of nn.EmbeddingBag."""
 
     def __init__(self, tokens: Tensor, pairs: int) -> None:
@@ -40,14 +40,14 @@ class SmallQuery(nn.Module):
         return F.normalize(total, dim=1)
 
 
-def learn_small_query(
+def train_static_query_encoder(
     tower_id: str,
     tokenizer: Tokenizer,
     max_length: int,
     texts: Sequence[str],
-    wanted: NDArray[np.float32],
+    targets: NDArray[np.float32],
     token_embeddings: NDArray[np.float32],
-    config: SmallQueryConfig,
+    config: StaticQueryConfig,
     progress: ProgressCallback = lambda done, total: None,
 ) -> tuple[SmallQueryTower, list[float]]:
     """Learn to make the vectors of texts.
@@ -57,7 +57,7 @@ def learn_small_query(
         tokenizer: its own, as load_tokenizer returns it.
         max_length: its own.
         texts: N >= 2 cleaned texts.
-        wanted: (N, D) of unit length, what the big tower makes of them.
+        targets: (N, D) of unit length, what the big tower makes of them.
         token_embeddings: (V, W), what its text encoder looks tokens up in: they tell of tokens that no text has.
         config: how.
         progress: called with (steps done, steps in all).
@@ -68,8 +68,8 @@ def learn_small_query(
     ids = [token_ids(tokenizer, text, max_length) for text in texts]
     keys = frequent_pairs(ids, config)
     places = [find_pairs(keys, row) for row in ids]
-    tower = SmallQuery(torch.from_numpy(first_vectors(ids, wanted, token_embeddings)), len(keys))
-    task = StaticQueryTask(tower, ids, places, torch.from_numpy(np.ascontiguousarray(wanted)), config)
+    tower = StaticQueryModule(torch.from_numpy(fit_token_vectors(ids, targets, token_embeddings)), len(keys))
+    task = StaticQueryTask(tower, ids, places, torch.from_numpy(np.ascontiguousarray(targets)), config)
     loop = TrainingLoop(task, LoopSettings(config.epochs, task.steps_per_epoch, config.warmup))
     with _one_thread():
         loop.run(progress)
@@ -78,21 +78,21 @@ def learn_small_query(
     return SmallQueryTower(tower_id, Int8Table.of(tokens), keys, Int8Table.of(pairs), tower.bias.detach().numpy()), losses
 
 
-def frequent_pairs(ids: Sequence[NDArray[np.int64]], config: SmallQueryConfig) -> NDArray[np.int64]:
+def frequent_pairs(ids: Sequence[NDArray[np.int64]], config: StaticQueryConfig) -> NDArray[np.int64]:
     """The pairs of neighbours that get a vector, as pair_keys() writes them, ascending."""
     counts = Counter(chain.from_iterable(pair_keys(row).tolist() for row in ids))
     ranked = sorted((key for key, count in counts.items() if count >= config.pair_count), key=lambda key: (-counts[key], key))
     return np.array(sorted(ranked[: config.most_pairs]), dtype=np.int64)
 
 
-def first_vectors(
-    ids: Sequence[NDArray[np.int64]], wanted: NDArray[np.float32], token_embeddings: NDArray[np.float32]
+def fit_token_vectors(
+    ids: Sequence[NDArray[np.int64]], targets: NDArray[np.float32], token_embeddings: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Where tokens begin: the linear map of their embeddings whose mean over a text comes nearest to what is wanted of it.
 
     Args:
         ids: tokens of N texts.
-        wanted: (N, D).
+        targets: (N, D).
         token_embeddings: (V, W).
 
     Returns:
@@ -100,11 +100,11 @@ def first_vectors(
     """
     known = np.array([len(row) > 0 for row in ids])
     means = np.stack([token_embeddings[row].mean(axis=0) for row in ids if len(row)]).astype(np.float64)  # (M, W)
-    centre, goal = means.mean(axis=0), wanted[known].mean(axis=0, dtype=np.float64)
+    centre, goal = means.mean(axis=0), targets[known].mean(axis=0, dtype=np.float64)
     spread = means - centre
     squares = spread.T @ spread  # (W, W)
     squares[np.diag_indices_from(squares)] += RIDGE * np.trace(squares) / len(squares) + 1e-12
-    map_ = np.linalg.solve(squares, spread.T @ (wanted[known] - goal))  # (W, D)
+    map_ = np.linalg.solve(squares, spread.T @ (targets[known] - goal))  # (W, D)
     return ((token_embeddings - centre) @ map_ + goal).astype(np.float32)
 
 
@@ -113,11 +113,11 @@ class StaticQueryTask(TrainingTask[None]):
 
     def __init__(
         self,
-        model: SmallQuery,
+        model: StaticQueryModule,
         tokens: Sequence[NDArray[np.int64]],
         pairs: Sequence[NDArray[np.int64]],
         targets: Tensor,
-        config: SmallQueryConfig,
+        config: StaticQueryConfig,
     ) -> None:
         self.model = self._encoder = model
         self._tokens, self._pairs, self._targets, self._config = tokens, pairs, targets, config

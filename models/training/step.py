@@ -24,17 +24,17 @@ from models.towers.two_towers import Photos, TwoTowers
 from models.training.gradient_cache import Chunk, backward_in_chunks
 from models.training.loop import StepMetrics, TrainingTask
 from models.training.losses import contrastive, info_nce, prefixes, triplet
-from models.training.validation import Figures, Validation
+from models.training.validation import Validation, ValidationMetrics
 
 DROPOUT = 3  # what a generator is for, beside those of models/data/batches.py
 LIKE_LENGTH_CHUNK = 32  # texts; fewer would leave cores idle
 WORTH_SORTING = 0.8  # share of the tokens that must remain for texts to be encoded in chunks of like length
 
 
-class TwoTowersTask(TrainingTask[Figures]):
+class TwoTowersTask(TrainingTask[ValidationMetrics]):
     """Training of both towers on batches of pairs."""
 
-    metrics_type = Figures
+    metrics_type = ValidationMetrics
 
     def __init__(
         self,
@@ -73,12 +73,12 @@ class TwoTowersTask(TrainingTask[Figures]):
         average_gradients(self._towers.parameters(), self._accelerator.num_processes)
         return StepMetrics(*(torch.stack(values).mean() for values in zip(*metrics, strict=True)))
 
-    def measure(self) -> Figures:
+    def measure(self) -> ValidationMetrics:
         """Search the validation corpus."""
         assert self._validation is not None
         return self._validation.measure(self._towers)
 
-    def is_better(self, metrics: Figures, best: Figures) -> bool:
+    def is_better(self, metrics: ValidationMetrics, best: ValidationMetrics) -> bool:
         """Return True if the selection metric of the configuration rose."""
         return bool(getattr(metrics, self._config.judge) > getattr(best, self._config.judge))
 
@@ -123,9 +123,9 @@ class TwoTowersTask(TrainingTask[Figures]):
         chunk whose texts are alike would show BatchNorm photos that are alike, too.
         """
         rows = np.arange(len(lengths))
-        blind = self._towers.item_tower.image_encoder is None
-        size = self._config.micro_batch or (LIKE_LENGTH_CHUNK if blind and saves_padding(lengths) else len(rows))
-        if blind and size < len(rows):
+        text_only = self._towers.item_tower.image_encoder is None
+        size = self._config.micro_batch or (LIKE_LENGTH_CHUNK if text_only and saves_padding(lengths) else len(rows))
+        if text_only and size < len(rows):
             rows = np.argsort(lengths, kind="stable")
         chunks = [partial(encode, rows[start : start + size]) for start in range(0, len(rows), size)]
         return chunks, np.argsort(rows, kind="stable")
@@ -151,7 +151,7 @@ def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stag
         items: (B, D) unit vectors; row i < Q answers query i.
         scale: 1 / temperature.
         batch: what is known of it.
-        stage: names the loss; the contrastive one weighs a query's lots that do not match, together, like the one that does.
+        stage: names the loss; the contrastive one weighs a query's items that do not match, together, like the one that does.
         config: whether InfoNCE is symmetric.
     """
     lengths = config.tower.matryoshka
@@ -177,9 +177,9 @@ def _loss_at(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage:
 
 
 def in_batch_metrics(queries: Tensor, items: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Accuracy and recall@10 of the queries (Q, D) among the lots (B, D) of their batch.
+    """Accuracy and recall@10 of the queries (Q, D) among the items (B, D) of their batch.
 
-    Lots known (Q, B) to answer a query do not stand before its own; a tie stands after it.
+    Items known (Q, B) to answer a query do not stand before its own; a tie stands after it.
     """
     cosines = queries @ items.T  # (Q, B)
     own = cosines.diagonal().unsqueeze(1)  # (Q, 1)
@@ -195,10 +195,10 @@ def saves_padding(lengths: NDArray[np.int64]) -> bool:
 
 
 def take_photos(photos: Photos, rows: Tensor) -> Photos:
-    """The photos of some lots (R,) of a batch."""
+    """The photos of some items (R,) of a batch."""
     if len(rows) == len(photos.has_image):
         return photos
-    place = photos.has_image.cumsum(0) - 1  # (B,) of each lot's photo among the pixels
+    place = photos.has_image.cumsum(0) - 1  # (B,) of each item's photo among the pixels
     seen = photos.has_image[rows]  # (R,)
     return Photos(photos.pixels[place[rows[seen]]], seen)
 

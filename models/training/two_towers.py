@@ -1,4 +1,4 @@
-"""Training of both towers on (query, lot) pairs."""
+"""Training of both towers on (query, item) pairs."""
 
 import logging
 import os
@@ -19,15 +19,15 @@ from models.artefacts.run_record import data_hash, run_key, write_record
 from models.artefacts.tower_files import load_towers, save_towers
 from models.config.training import Stage, TrainingConfig, three_stages
 from models.data.batches import Slice, TrainingBatches
-from models.data.tables import Lots, Queries, read_training_items
+from models.data.tables import ItemTable, Queries, read_training_items
 from models.towers.config import TowerConfig
-from models.towers.lot_features import fit_features
+from models.towers.item_features import fit_features
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.checkpoints import Checkpoints
 from models.training.loop import EpochRecord, LoopSettings, ProgressCallback, TrainingLoop
 from models.training.step import TwoTowersTask
-from models.training.validation import Figures, Validation
+from models.training.validation import Validation, ValidationMetrics
 from retrieval.contracts.tower_card import TOKENIZER_FILE
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
@@ -41,8 +41,8 @@ CHECKPOINT_FOLDER = ".checkpoints"
 TENSORBOARD_FOLDER = ".runs"
 CHECKPOINT_SECONDS = 60.0
 # what a tower that training goes on from must have in common with the one that was asked for
-SAME = ("hidden", "linear", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
-ALWAYS = ("logit_scale", "item_tower.no_image")  # parameters that say nothing of whether there is something to train
+SHARED_SETTINGS = ("hidden", "linear", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
+ALWAYS_TRAINABLE = ("logit_scale", "item_tower.no_image")  # parameters that say nothing of whether there is something to train
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TrainingReport:
         tower_id: its name.
         best: the epoch whose weights were kept.
         history: all epochs.
-        lots: lots trained on.
+        items: items trained on.
         photos: how many of them had a readable photo that was used.
         queries: distinct training queries.
         parameters: numbers in both towers.
@@ -67,9 +67,9 @@ class TrainingReport:
 
     tower_folder: Path
     tower_id: str
-    best: EpochRecord[Figures]
-    history: Sequence[EpochRecord[Figures]]
-    lots: int
+    best: EpochRecord[ValidationMetrics]
+    history: Sequence[EpochRecord[ValidationMetrics]]
+    items: int
     photos: int
     queries: int
     parameters: int
@@ -130,13 +130,13 @@ def train_towers(
     checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, checkpoint_seconds, writes=main)
     if not resume:
         checkpoints.remove()
-    lots, queries = read_training_items(catalog, chosen.min_weight, keep_items=config.tower.features is not None)
-    tokenizer, towers = _first_towers(config, lots, queries, start_from)
+    items, queries = read_training_items(catalog, chosen.min_weight, keep_records=config.tower.features is not None)
+    tokenizer, towers = _first_towers(config, items, queries, start_from)
     towers.to(accelerator.device)
     with accelerator.main_process_first():  # the others find photos decoded and frozen encoders' work done
         seen, cache = replace(config, tower=towers.config), out / CACHE_FOLDER
         part = Slice(accelerator.process_index, accelerator.num_processes)
-        batches = TrainingBatches(lots, queries, tokenizer, seen, cache, stage=chosen, negatives=negatives, part=part)
+        batches = TrainingBatches(items, queries, tokenizer, seen, cache, stage=chosen, negatives=negatives, part=part)
         batches.encode_frozen(towers, accelerator.device)
         validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
         if validation:
@@ -147,9 +147,9 @@ def train_towers(
     loop = TrainingLoop(task, settings, checkpoints, accelerator=accelerator, tensorboard=tensorboard)
     loop.run(progress)
     folder = _from_first(accelerator, save_towers(towers, tokenizer, out) if main else None)
-    report = _report(folder, loop, batches, queries, len(lots.ids), towers, time.monotonic() - started)
+    report = _report(folder, loop, batches, queries, len(items.ids), towers, time.monotonic() - started)
     if main:
-        write_record(folder, _record(report, config, stage, start_from, catalog, data, len(queries.lots)), began)
+        write_record(folder, _record(report, config, stage, start_from, catalog, data, len(queries.item_rows)), began)
         if loop.cut_by_clock:
             log.warning(
                 "max_seconds (%g) cut the training after %d of %d steps; the same command again trains on, with a larger "
@@ -179,10 +179,10 @@ def loop_settings(config: TrainingConfig, stage: Stage, batches_per_epoch: int, 
 
 def _report(
     folder: Path,
-    loop: TrainingLoop[Figures],
+    loop: TrainingLoop[ValidationMetrics],
     batches: TrainingBatches,
     queries: Queries,
-    lots: int,
+    items: int,
     towers: TwoTowers,
     seconds: float,
 ) -> TrainingReport:
@@ -191,7 +191,7 @@ def _report(
         tower_id=folder.name,
         best=loop.best or loop.history[-1],
         history=loop.history,
-        lots=lots,
+        items=items,
         photos=batches.photo_count,
         queries=len(queries.texts),
         parameters=sum(p.numel() for p in towers.parameters()),
@@ -210,11 +210,13 @@ def fit_vocabulary(config: TowerConfig, size: int) -> TowerConfig:
     return replace(config, text=replace(config.text, config={**config.text.config, "vocab_size": size}))
 
 
-def _first_towers(config: TrainingConfig, lots: Lots, queries: Queries, start_from: Path | None) -> tuple[Tokenizer, TwoTowers]:
+def _first_towers(
+    config: TrainingConfig, items: ItemTable, queries: Queries, start_from: Path | None
+) -> tuple[Tokenizer, TwoTowers]:
     """The towers that a stage begins with, and their tokenizer."""
     if start_from is None:
-        tokenizer = make_tokenizer(config.tower, [*lots.texts, *queries.texts, *queries.lot_texts])
-        tower = fit_features(fit_vocabulary(config.tower, tokenizer.get_vocab_size()), lots.items)
+        tokenizer = make_tokenizer(config.tower, [*items.texts, *queries.texts, *queries.item_texts])
+        tower = fit_features(fit_vocabulary(config.tower, tokenizer.get_vocab_size()), items.records)
         towers = TwoTowers(tower, config.temperature)
     else:
         towers, _ = load_towers(start_from)
@@ -230,7 +232,7 @@ def _first_towers(config: TrainingConfig, lots: Lots, queries: Queries, start_fr
             image=replace(towers.config.image, trainable=config.tower.image.trainable),
             matryoshka=config.tower.matryoshka,
         )
-    if not any(parameter.requires_grad for name, parameter in towers.named_parameters() if name not in ALWAYS):
+    if not any(parameter.requires_grad for name, parameter in towers.named_parameters() if name not in ALWAYS_TRAINABLE):
         raise InvalidInput("nothing of these towers is trained: let a part of the encoder (trainable), or give them linear heads")
     towers.logit_scale.requires_grad_(config.learn_temperature)
     return prepare_tokenizer(tokenizer, towers.config.max_length), towers
@@ -238,7 +240,7 @@ def _first_towers(config: TrainingConfig, lots: Lots, queries: Queries, start_fr
 
 def _check_same(wanted: TowerConfig, have: TowerConfig, folder: Path) -> None:
     wanted = replace(wanted, dimensions=wanted.dimensions or have.dimensions)
-    for name in SAME:
+    for name in SHARED_SETTINGS:
         if getattr(wanted, name) != getattr(have, name):
             raise InvalidInput(
                 f"{folder} has {name} {getattr(have, name)}, the configuration asks for {getattr(wanted, name)}; "
@@ -284,7 +286,7 @@ def _record(
         "data": {
             "catalog": catalog.name,
             "sha256": data,
-            "lots": report.lots,
+            "lots": report.items,
             "photos": report.photos,
             "queries": report.queries,
             "pairs": pairs,
@@ -296,7 +298,7 @@ def _record(
     }
 
 
-def _flat(record: EpochRecord[Figures]) -> dict[str, Any]:
+def _flat(record: EpochRecord[ValidationMetrics]) -> dict[str, Any]:
     values = asdict(record)
     metrics = values.pop("metrics")
     return {**values, **(metrics or {})}

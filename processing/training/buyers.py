@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from catalog.event_tables import read_event_table
 from catalog.folder import CatalogFolder
 from models.data.baskets import Basket, next_baskets, training_baskets
-from models.training.buyers import BuyerMetrics, BuyerModel, BuyerTrainingConfig, StoredLots, measure, to_numpy, train_buyers
+from models.training.buyers import BuyerMetrics, BuyerModel, BuyerTrainingConfig, StoredItems, measure, to_numpy, train_buyers
 from processing.evaluation.corpus import release_entries
 from retrieval.buyers.attention import save_buyer_tower
 from retrieval.buyers.vector import WeightedAverage
@@ -125,7 +125,7 @@ def train_on_release(
     tried = {half_life: _average(vectors, val, half_life) for half_life in HALF_LIVES}
     half_life = max(tried, key=lambda days: tried[days].recall_at_50)
     chosen = replace(config, half_life_days=half_life)
-    report = train_buyers(StoredLots(vectors), train, val, chosen, tower / CHECKPOINT_FOLDER / "buyers", progress)
+    report = train_buyers(StoredItems(vectors), train, val, chosen, tower / CHECKPOINT_FOLDER / "buyers", progress)
     attention, average = report.history[report.best], tried[half_life]
     better = attention.recall_at_50 > average.recall_at_50
     figures = {"val": {"average": asdict(average), "attention": asdict(attention)}, "val_from": cut.isoformat()}
@@ -189,5 +189,5 @@ def catalog_events(catalog: CatalogFolder) -> EventLog:
 
 
 def _average(vectors: NDArray[np.float32], val: Sequence[Basket], half_life: float | None) -> BuyerMetrics:
-    model = BuyerModel(StoredLots(vectors), BuyerTrainingConfig(heads=0, half_life_days=half_life))
+    model = BuyerModel(StoredItems(vectors), BuyerTrainingConfig(heads=0, half_life_days=half_life))
     return measure(model.scores(val), val)

@@ -21,7 +21,7 @@ from models.artefacts.tower_files import load_towers
 from models.data.encoding_cache import encode_text_table
 from models.data.tables import TokenTable
 from models.towers.two_towers import TextEncodings
-from models.training.static_query import SmallQueryConfig, learn_small_query
+from models.training.static_query import StaticQueryConfig, train_static_query_encoder
 from models.training.two_towers import CACHE_FOLDER
 from processing.evaluation.corpus import build_corpus
 from processing.evaluation.runs import Progress, Variant, measure
@@ -85,7 +85,7 @@ def distil_query(
     catalog: CatalogFolder,
     tower: Path,
     release: Path,
-    config: SmallQueryConfig,
+    config: StaticQueryConfig,
     *,
     least: float = LEAST_SHARE,
     stages: Stages = lambda label: lambda done, total: None,
@@ -169,7 +169,7 @@ def _check(catalog: CatalogFolder, tower: Path, release: Path) -> int | None:
 
 
 def _learn(
-    catalog: CatalogFolder, tower: Path, config: SmallQueryConfig, stages: Stages
+    catalog: CatalogFolder, tower: Path, config: StaticQueryConfig, stages: Stages
 ) -> tuple[SmallQueryTower, int, list[float]]:
     texts = short_texts(catalog, config.texts, config.seed)
     if len(texts) < 2:
@@ -185,13 +185,13 @@ def _learn(
             parts.append(towers.query_tower.encode(TextEncodings(torch.from_numpy(np.array(kept)))).numpy())
         progress(min(start + TEXTS_AT_ONCE, len(texts)), len(texts))
     wanted, looked_up = np.concatenate(parts), encoder.transformer.get_input_embeddings().weight.detach().numpy()
-    small, losses = learn_small_query(
+    small, losses = train_static_query_encoder(
         card.tower_id, tokenizer, card.max_length, texts, wanted, looked_up, config, stages("learn vectors")
     )
     return small, len(texts), losses
 
 
-def _record(made: QueryDistillation, tower: Path, catalog: CatalogFolder, config: SmallQueryConfig, began: datetime) -> None:
+def _record(made: QueryDistillation, tower: Path, catalog: CatalogFolder, config: StaticQueryConfig, began: datetime) -> None:
     record = {
         **made.to_dict(),
         "split": SPLIT,

@@ -18,7 +18,7 @@ from models.training.checkpoints import Checkpoints
 from models.training.loop import EpochRecord, TrainingLoop
 from models.training.step import TwoTowersTask, in_batch_metrics, saves_padding
 from models.training.two_towers import Stage, TrainingConfig, fit_vocabulary, loop_settings, three_stages, train_towers
-from models.training.validation import Figures
+from models.training.validation import ValidationMetrics
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput, TowerError
 
@@ -130,9 +130,9 @@ class NoBetter:
     def __init__(self) -> None:
         self.asked = 0
 
-    def measure(self, towers: TwoTowers) -> Figures:
+    def measure(self, towers: TwoTowers) -> ValidationMetrics:
         self.asked += 1
-        return Figures(0.5, 0.5 - self.asked / 100, 0.5 + self.asked / 10)
+        return ValidationMetrics(0.5, 0.5 - self.asked / 100, 0.5 + self.asked / 10)
 
 
 @pytest.mark.parametrize(("judge", "best"), [("recall_at_50", 1), ("quality", 3)])
@@ -157,5 +157,5 @@ def test_a_fixed_temperature_stays(catalog, tmp_path, quick_export):
 
 
 def test_an_epoch_record_comes_back_from_json():
-    record = EpochRecord(1, 2.0, 3.0, Figures(0.1, 0.2, 0.3), 0.4, 0.5)
-    assert EpochRecord.from_dict(json.loads(json.dumps(record.to_dict())), Figures) == record
+    record = EpochRecord(1, 2.0, 3.0, ValidationMetrics(0.1, 0.2, 0.3), 0.4, 0.5)
+    assert EpochRecord.from_dict(json.loads(json.dumps(record.to_dict())), ValidationMetrics) == record
