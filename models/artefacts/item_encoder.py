@@ -58,7 +58,7 @@ class ItemEncoder:
         self.device = device
         self._tower = tower
         self._tokenizer = tokenizer
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @classmethod
     def load(cls, folder: Path, device: str | None = None, *, dimensions: int | None = None) -> "ItemEncoder":
@@ -148,7 +148,7 @@ class ItemEncoder:
             pixels = normalise(to_unit(batch.pixels), self.card.image_mean, self.card.image_std)  # (P, 3, S, S)
             photos = Photos(pixels, batch.has_image)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            vectors = self._tower(batch.tokens, photos, batch.features).float()  # (B, D)
+            vectors: Tensor = self._tower(batch.tokens, photos, batch.features).float()  # (B, D)
         if vectors.shape[1] > self.card.dimensions:
             vectors = F.normalize(vectors[:, : self.card.dimensions], dim=1)
         return vectors.cpu().numpy()

@@ -128,8 +128,11 @@ class PhotoTower(nn.Module):
     zeros takes its place: the projection then sees the photo alone. Features are those of an item of which nothing is known.
     """
 
+    text: Tensor
+    features: Tensor
+
     def __init__(self, tower: ItemTower, config: TowerConfig) -> None:
-        """Take the parts of an item tower that has eyes.
+        """Take the parts of an item tower that has an image encoder.
 
         Args:
             tower: its modules are shared, not copied.

@@ -51,7 +51,7 @@ def three_stages(epochs: tuple[int, int, int], *, strong: float = 0.9, hard_nega
         strong: pairs that weigh less come in with the third stage; 0.9 keeps ESCI's E and S, and leaves its C out.
         hard_negatives: mined items for each query from the second stage on.
     """
-    hard = {"hard_negatives": hard_negatives, "random_negatives": 1}
+    hard: dict[str, Any] = {"hard_negatives": hard_negatives, "random_negatives": 1}
     return (
         Stage("in-batch", epochs[0], min_weight=strong, random_negatives=1),
         Stage("hard-negatives", epochs[1], min_weight=strong, rate=0.5, **hard),

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from models.towers.two_towers import Photos, TwoTowers
 from retrieval.errors import InvalidInput
 
 PHOTO_MARGIN = 1.25  # photos are kept this much larger than the tower sees them, so that crops stay sharp
+T = TypeVar("T", bound=np.generic)
 ORDER, DRAW, PHOTOS = range(3)  # what a generator is for
 
 
@@ -71,9 +73,10 @@ class Slice:
         """How many of some rows each process takes."""
         return [len(part) for part in np.array_split(np.empty(rows), self.processes)]
 
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This process's part of some rows."""
-        return np.array_split(rows, self.processes)[self.process]
+    def take(self, rows: NDArray[T]) -> NDArray[T]:
+        """Return this process's part of some rows."""
+        part: NDArray[T] = np.array_split(rows, self.processes)[self.process]
+        return part
 
 
 WHOLE = Slice()

@@ -66,7 +66,8 @@ class StreamingFrequency:
         cells = self._cells(np.asarray(ids, dtype=np.int64))  # (hashes, B)
         rows = np.arange(len(cells))[:, None]
         gaps = np.where(self._seen[rows, cells] > 0, self._gap[rows, cells], self._step + 1)  # (hashes, B)
-        return -np.log(np.maximum(gaps.max(axis=0), 1)).astype(np.float32)
+        log_q: NDArray[np.float32] = -np.log(np.maximum(gaps.max(axis=0), 1)).astype(np.float32)
+        return log_q
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that it has learned, as copies."""

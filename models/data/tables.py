@@ -143,10 +143,10 @@ class Queries:
         first, end = self.starts[queries], self.starts[queries + 1]
         share = random.random(len(queries))  # in [0, 1)
         if not by_weight:
-            return first + (share * (end - first)).astype(np.int64)
+            return np.asarray(first + (share * (end - first)).astype(np.int64))
         before = np.concatenate([[0.0], np.cumsum(self.weights)])  # (A + 1,)
-        wanted = before[first] + share * (before[end] - before[first])
-        return np.clip(np.searchsorted(before, wanted, side="right") - 1, first, end - 1)
+        targets = before[first] + share * (before[end] - before[first])
+        return np.asarray(np.clip(np.searchsorted(before, targets, side="right") - 1, first, end - 1), dtype=np.int64)
 
     def known(self, queries: NDArray[np.int64], item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which items are known to answer which queries: (Q,) and (B,) rows give (Q, B) bool."""

@@ -130,8 +130,8 @@ class TowerConfig:
         """
         base = PRESETS["minilm"]
         text = {name: changes.pop(name) for name in ("pooling", "trainable") if name in changes}
-        given = {"preset": Path(model).name, "dimensions": 0} | changes
-        return replace(base, text=replace(base.text, model=model, **text), **given)
+        fields: dict[str, Any] = {"preset": Path(model).name, "dimensions": 0} | changes
+        return replace(base, text=replace(base.text, model=model, **text), **fields)
 
     def fresh(self) -> "TowerConfig":
         """The same architecture with random weights: nothing is downloaded."""

@@ -78,9 +78,11 @@ class Addition(nn.Module):
         super().__init__()
         self.text_width = text_width
         same = config.dimensions == text_width
-        self.text = nn.Identity() if same and not config.linear else nn.Linear(text_width, config.dimensions, bias=False)
-        if same and config.linear:
-            nn.init.eye_(self.text.weight)
+        self.text: nn.Module = nn.Identity()
+        if config.linear or not same:
+            self.text = nn.Linear(text_width, config.dimensions, bias=False)
+            if same:
+                nn.init.eye_(self.text.weight)
         self.others = nn.Linear(other_width, config.dimensions) if other_width else None
         if self.others is not None:
             nn.init.zeros_(self.others.weight)
@@ -88,7 +90,7 @@ class Addition(nn.Module):
 
     def forward(self, encoded: Tensor) -> Tensor:
         """From (B, text_width + other_width), text first, to (B, dimensions)."""
-        vectors = self.text(encoded[:, : self.text_width])  # (B, 384)
+        vectors: Tensor = self.text(encoded[:, : self.text_width])  # (B, 384)
         if self.others is not None:
             vectors = vectors + self.others(encoded[:, self.text_width :])
         return vectors
@@ -226,9 +228,10 @@ class TwoTowers(nn.Module):
 def _align(query: nn.Module, item: nn.Module) -> None:
     """Start both projections equal on text, so that a query begins near the items that share its words."""
     with torch.no_grad():
-        if isinstance(query, Addition):
+        if isinstance(query, Addition) and isinstance(item, Addition):
             query.text.load_state_dict(item.text.state_dict())
-            return
-        query[0].weight.copy_(item[0].weight[:, : query[0].in_features])
-        query[0].bias.copy_(item[0].bias)
-        query[3].load_state_dict(item[3].state_dict())
+        elif isinstance(query, Projection) and isinstance(item, Projection):
+            weights = item[0].state_dict()
+            width = query[0].state_dict()["weight"].shape[1]  # the text's part of the item tower's input comes first
+            query[0].load_state_dict({**weights, "weight": weights["weight"][:, :width]})
+            query[3].load_state_dict(item[3].state_dict())

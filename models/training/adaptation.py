@@ -196,7 +196,7 @@ class AdaptationTask(TrainingTask[None]):
             temperature=config.temperature,
             teacher_temperature=config.teacher_temperature,
         )
-        loss.backward()
+        torch.autograd.backward(loss)
         return StepMetrics.of_loss(loss)
 
 

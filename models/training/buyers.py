@@ -41,6 +41,8 @@ MIN_VARIANCE = 1e-4  # added to that of every direction, so that those that hold
 class StoredItems(nn.Module):
     """Items whose vectors stay as they are."""
 
+    vectors: Tensor
+
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         super().__init__()
         self.register_buffer("vectors", torch.from_numpy(np.array(vectors)), persistent=False)
@@ -48,8 +50,7 @@ class StoredItems(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(U,) rows -> (U, D)."""
-        found: Tensor = self.vectors[rows]
-        return found
+        return self.vectors[rows]
 
 
 class ProjectedItems(nn.Module):
@@ -225,7 +226,7 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
             self._order = self._random.permutation(len(self._train))
         rows = self._order[place * self._config.batch_size :][: self._config.batch_size]
         loss = self._loss([self._train[row] for row in rows], self._random)
-        loss.backward()
+        torch.autograd.backward(loss)
         return StepMetrics.of_loss(loss)
 
     def measure(self) -> BuyerMetrics:

@@ -6,8 +6,9 @@ and photos are trained by models.training.two_towers.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -26,6 +27,13 @@ MAX_GRAD_NORM = 1.0
 
 Pairs = NDArray[np.int64]  # (N, 2), indices of a user and an item that they took
 Scores = Callable[[Pairs], float]
+
+
+class FeatureColumns(TypedDict, total=False):
+    """Names of features, as FeatureSpec.fit() takes them."""
+
+    categories: Sequence[str]
+    numbers: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -98,8 +106,8 @@ class InteractionData:
         items: list[Row],
         pairs: Pairs,
         *,
-        user_columns: Mapping[str, list[str]],
-        item_columns: Mapping[str, list[str]],
+        user_columns: FeatureColumns,
+        item_columns: FeatureColumns,
     ) -> "InteractionData":
         """Fit the specs on the rows and encode them.
 
@@ -107,8 +115,8 @@ class InteractionData:
             users: features of every user.
             items: features of every item.
             pairs: (N, 2) training pairs, indices into both.
-            user_columns: names of features under "categories" and "numbers", as FeatureSpec.fit() takes them.
-            item_columns: the same for items.
+            user_columns: features of the users.
+            item_columns: features of the items.
         """
         user_spec, item_spec = FeatureSpec.fit(users, **user_columns), FeatureSpec.fit(items, **item_columns)
         taken = torch.zeros(len(users), len(items), dtype=torch.bool)
@@ -144,7 +152,7 @@ class FeatureTowers(nn.Module):
         """Cosine of every user with every item, (U, I)."""
         training = self.training
         self.eval()
-        scores = self.user_tower(*data.users) @ self.item_tower(*data.items).T
+        scores: Tensor = self.user_tower(*data.users) @ self.item_tower(*data.items).T
         self.train(training)
         return scores
 
@@ -232,7 +240,7 @@ class FeatureTask(TrainingTask[float]):
         rows = self._order[place * self._batch_size :][: self._batch_size]
         batch = _batch(self._data, rows, self._mined, self._config, self._random)
         loss = _loss(self._towers, self._data, *batch, self._frequency)
-        loss.backward()
+        torch.autograd.backward(loss)
         return StepMetrics.of_loss(loss)
 
     def measure(self) -> float:

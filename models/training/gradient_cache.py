@@ -54,7 +54,7 @@ def backward_in_chunks(
             _set_random_state(next(remaining))
             again = chunk()
             if whole.grad is not None and again.requires_grad:
-                again.backward(whole.grad[first : first + len(again)].to(again.dtype))
+                torch.autograd.backward(again, whole.grad[first : first + len(again)].to(again.dtype))
             first += len(again)
     _set_random_state(after)
     return value.detach()

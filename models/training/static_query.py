@@ -105,7 +105,7 @@ def fit_token_vectors(
     squares = spread.T @ spread  # (W, W)
     squares[np.diag_indices_from(squares)] += RIDGE * np.trace(squares) / len(squares) + 1e-12
     map_ = np.linalg.solve(squares, spread.T @ (targets[known] - goal))  # (W, D)
-    return ((token_embeddings - centre) @ map_ + goal).astype(np.float32)
+    return np.asarray((token_embeddings - centre) @ map_ + goal, dtype=np.float32)
 
 
 class StaticQueryTask(TrainingTask[None]):
@@ -136,7 +136,7 @@ class StaticQueryTask(TrainingTask[None]):
         rows = self._order[place * self._config.batch_size :][: self._config.batch_size]
         vectors = self._encoder([self._tokens[row] for row in rows], [self._pairs[row] for row in rows])  # (B, D)
         loss = 1 - (vectors * self._targets[torch.from_numpy(rows)]).sum(dim=1).mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         return StepMetrics.of_loss(loss)
 
 

@@ -122,13 +122,13 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
         Where it saves padding, texts of like length are encoded together. Towers with eyes take the rows as they come: a
         chunk whose texts are alike would show BatchNorm photos that are alike, too.
         """
-        rows = np.arange(len(lengths))
+        rows = np.arange(len(lengths), dtype=np.int64)
         text_only = self._towers.item_tower.image_encoder is None
         size = self._config.micro_batch or (LIKE_LENGTH_CHUNK if text_only and saves_padding(lengths) else len(rows))
         if text_only and size < len(rows):
-            rows = np.argsort(lengths, kind="stable")
-        chunks = [partial(encode, rows[start : start + size]) for start in range(0, len(rows), size)]
-        return chunks, np.argsort(rows, kind="stable")
+            rows = np.argsort(lengths, kind="stable").astype(np.int64)
+        chunks: list[Chunk] = [partial(encode, rows[start : start + size]) for start in range(0, len(rows), size)]
+        return chunks, np.argsort(rows, kind="stable").astype(np.int64)
 
     def _encode_queries(self, batch: Batch, rows: NDArray[np.int64]) -> Tensor:
         with self._accelerator.autocast():
@@ -140,7 +140,8 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
         photos = take_photos(batch.photos, places) if batch.photos else None
         features = batch.features.take(places) if batch.features else None
         with self._accelerator.autocast():
-            return self._towers.item_tower(texts, photos, features)
+            vectors: Tensor = self._towers.item_tower(texts, photos, features)
+        return vectors
 
 
 def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage: Stage, config: TrainingConfig) -> Tensor:
@@ -225,7 +226,7 @@ def _parameter_groups(towers: TwoTowers, config: TrainingConfig, stage: Stage) -
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor, counts: Sequence[int]) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, own: Tensor, counts: Sequence[int]) -> Tensor:
         process = distributed.get_rank()
         ctx.processes = len(counts)
         ctx.first, ctx.end = sum(counts[:process]), sum(counts[: process + 1])
@@ -235,7 +236,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0][ctx.first : ctx.end] * ctx.processes, None
 
 
@@ -267,7 +268,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], processes: int) -> Non
     flat = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
     distributed.all_reduce(flat)
     flat /= processes
-    for parameter, mean in zip(trained, flat.split([parameter.numel() for parameter in trained]), strict=True):
+    for parameter, mean in zip(trained, torch.split(flat, [parameter.numel() for parameter in trained]), strict=True):
         parameter.grad = mean.view_as(parameter)
 
 

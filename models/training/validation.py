@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from catalog.folder import CatalogFolder
 from models.data.encoding_cache import PhotoEncodings, TextTable, encode_frozen, text_inputs
@@ -114,7 +115,8 @@ class Validation:
     def _encode_items(self, towers: TwoTowers, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float32]:
         features = self._features.take(torch.from_numpy(rows)).to(device) if self._features else None
         photos = self._show(rows, device) if self._photos else None
-        return towers.item_tower(text_inputs(self._items, rows, device), photos, features).float().cpu().numpy()
+        vectors: Tensor = towers.item_tower(text_inputs(self._items, rows, device), photos, features)
+        return vectors.float().cpu().numpy()
 
     def _show(self, rows: NDArray[np.int64], device: torch.device) -> Photos:
         assert self._photos is not None

@@ -14,8 +14,7 @@ from models.data.batches import Batch
 from models.towers.config import PRESETS, TowerConfig, preset
 from models.towers.item_features import ITEM_FEATURES, fit_features, item_row
 from models.towers.two_towers import Photos, TextEncodings, Tokens, TwoTowers
-from models.training.losses import info_nce
-from models.training.matryoshka import prefixes
+from models.training.losses import info_nce, prefixes
 from models.training.step import batch_loss
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput, TowerError
