@@ -103,8 +103,8 @@ class ItemEncoder:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of like length together: less padding
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            known = None if items is None else [items[i] for i in rows]
-            batch = self.collate([texts[i] for i in rows], [photos[i] for i in rows], known)
+            chosen = None if items is None else [items[i] for i in rows]
+            batch = self.collate([texts[i] for i in rows], [photos[i] for i in rows], chosen)
             vectors[rows] = self.compute(self.transfer(batch))
         return vectors
 
@@ -122,13 +122,13 @@ class ItemEncoder:
         ids, mask = tokenize(self._tokenizer, texts, self.card.max_length)
         tokens = Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
         features = self._features(items)
-        seen = [photo for photo in photos if photo is not None]
-        if not self.card.image_size or not seen:
+        present = [photo for photo in photos if photo is not None]
+        if not self.card.image_size or not present:
             return self._pinned(ItemBatch(tokens, None, None, features))
         side = self.card.image_size
-        if any(photo.shape != (side, side, 3) for photo in seen):
+        if any(photo.shape != (side, side, 3) for photo in present):
             raise TowerError(f"tower {self.card.tower_id} looks at photos of {side} x {side}; read them with read_photo(…, {side})")
-        pixels = torch.from_numpy(np.stack(seen))  # (P, S, S, 3)
+        pixels = torch.from_numpy(np.stack(present))  # (P, S, S, 3)
         return self._pinned(ItemBatch(tokens, pixels, torch.tensor([photo is not None for photo in photos]), features))
 
     def transfer(self, batch: ItemBatch) -> ItemBatch:

@@ -1,15 +1,15 @@
-"""How a buyer tower is trained: the numbers, without torch."""
+"""Training settings of a buyer tower; without torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class BuyerTrainingConfig:
-    """How a buyer tower is trained.
+    """Training settings of a buyer tower.
 
     Attributes:
         heads: of the attention; 0 trains the weighted average, that is the items alone.
-        half_life_days: age at which an act counts half in the average; None for never.
+        half_life_days: age at which an interaction counts half in the average; None for never.
         epochs: over all baskets.
         batch_size: baskets of a step.
         targets: items of a basket that are drawn for a step.

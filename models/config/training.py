@@ -1,4 +1,4 @@
-"""What decides the outcome of a training run, and the schedules that were chosen for the catalogues that Gavel makes. No torch."""
+"""Settings of a training run, and the schedules chosen for the catalogues that Gavel makes; without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -42,7 +42,7 @@ class Stage:
 
 
 def three_stages(epochs: tuple[int, int, int], *, strong: float = 0.9, hard_negatives: int = 1) -> tuple[Stage, ...]:
-    """The practice of hard negatives: learn the space, sharpen it on what it confuses, then let weak pairs in.
+    """Return three stages: learn the space, train on hard negatives, then add weak pairs.
 
     As in ANCE (Xiong et al. 2021) and the staged training of DPR's successors (RocketQA, Qu et al. 2021).
 
@@ -61,7 +61,7 @@ def three_stages(epochs: tuple[int, int, int], *, strong: float = 0.9, hard_nega
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much photos are changed in training.
+    """Strengths of the photo augmentation.
 
     Attributes:
         crop: smallest share of the photo's area that a crop keeps, in (0, 1]; 1 crops nothing.
@@ -82,7 +82,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides what a training run makes of a catalogue.
+    """All settings that decide the outcome of a training run.
 
     Attributes:
         tower: the architecture.
@@ -163,12 +163,12 @@ class TrainingConfig:
             raise InvalidInput(f"max_seconds must be above 0, not {self.max_seconds}")
 
     def stage_epochs(self, stage: Stage) -> int:
-        """How many epochs a stage has."""
+        """Return the number of epochs of a stage."""
         return self.epochs if stage.epochs is None else stage.epochs
 
     @classmethod
     def for_catalog(cls, name: str, *, preset: str = "compact", use_image: bool = True, seed: int = 7) -> "TrainingConfig":
-        """The schedule that was chosen, on its val split, for a catalogue; the defaults for one that is not known.
+        """Return the schedule that was chosen on a catalogue's val split; the defaults for an unknown catalogue.
 
         Args:
             name: CatalogFolder.name, such as "synthetic" or "grocery".

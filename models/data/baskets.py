@@ -1,4 +1,4 @@
-"""Next baskets out of events: what a buyer had done before, and what they took next."""
+"""Next baskets from events: a buyer's history, and the basket that followed."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +22,8 @@ class Basket:
 
     Attributes:
         buyer_id: who.
-        items: (N,) rows of the items of the acts before, the oldest first, 1 to 200 of them.
-        weights: (N,) of these acts.
+        items: (N,) rows of the items of the interactions before, the oldest first, 1 to 200 of them.
+        weights: (N,) of these interactions.
         ages_days: (N,) days before the latest of them.
         owned: rows of all items that the buyer ever acted on before.
         targets: rows of the items of the basket, each once.
@@ -42,8 +42,8 @@ def training_baskets(interactions: Iterable[Interaction], rows: Mapping[str, int
 
     Args:
         interactions: of any buyers, in any order.
-        rows: item id -> its row in the table of items; acts on others are passed over.
-        until: no act from here on is looked at.
+        rows: item id -> its row in the table of items; interactions with others are ignored.
+        until: interactions from here on are ignored.
     """
     baskets = []
     for days in _by_buyer(interactions, rows):
@@ -64,7 +64,7 @@ def next_baskets(interactions: Iterable[Interaction], rows: Mapping[str, int], s
 
 
 def pad(baskets: Sequence[Basket], new_rows: Mapping[int, int] | None = None) -> InteractionBatch:
-    """The histories of B baskets as tensors, padded to the longest.
+    """Return the histories of B baskets as tensors, padded to the longest.
 
     Args:
         baskets: at least one.
@@ -80,7 +80,7 @@ def pad(baskets: Sequence[Basket], new_rows: Mapping[int, int] | None = None) ->
 
 
 def _by_buyer(interactions: Iterable[Interaction], rows: Mapping[str, int]) -> Iterator[list[list[Interaction]]]:
-    """Buyer by buyer their days, each with its acts in the order of time."""
+    """Buyer by buyer their days, each with its interactions in the order of time."""
     by_buyer: dict[str, list[Interaction]] = defaultdict(list)
     for interaction in interactions:
         if interaction.item_id in rows:

@@ -40,7 +40,7 @@ class Batch:
     Attributes:
         queries: texts of the slice's queries.
         items: texts of the slice's items.
-        photos: their photos, augmented and normalised; None for a tower without eyes.
+        photos: their photos, augmented and normalised; None for a tower without an image encoder.
         features: their structured features; None for a tower that reads none.
         item_rows: (B,) int64, rows of the items: the answers, then each query's hard negatives, then random ones.
         known: (Q, B) bool, which items are known to answer which queries.
@@ -64,13 +64,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Slice:
-    """Which process this is, of how many."""
+    """A process of a distributed run, and their number."""
 
     process: int = 0
     processes: int = 1
 
     def counts(self, rows: int) -> list[int]:
-        """How many of some rows each process takes."""
+        """Return the number of rows that each process takes."""
         return [len(part) for part in np.array_split(np.empty(rows), self.processes)]
 
     def take(self, rows: NDArray[T]) -> NDArray[T]:
@@ -190,41 +190,41 @@ class TrainingBatches:
     def _negatives(self, queries: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
         """Rows of the further items: hard ones of each query, then random ones."""
         hard, alike = self._stage.hard_negatives, self._stage.random_negatives
-        drawn = [random.integers(len(self._items.ids), size=len(queries) * (hard + alike))]
+        rows = random.integers(len(self._items.ids), size=len(queries) * (hard + alike))
         if self._mined is not None:
             mined = self._mined[queries]  # (Q, M), -1 where there are fewer
             chance = random.random(mined.shape) + (mined < 0)  # those that are not there come last
             chosen = np.take_along_axis(mined, np.argsort(chance, axis=1)[:, :hard], axis=1).ravel()
-            drawn[0][: len(chosen)] = np.where(chosen < 0, drawn[0][: len(chosen)], chosen)
-        return drawn[0]
+            rows[: len(chosen)] = np.where(chosen < 0, rows[: len(chosen)], chosen)
+        return rows
 
     def _show(self, item_rows: NDArray[np.int64], number: int, random: np.random.Generator, device: torch.device) -> Photos:
         assert self._photos is not None
         tower = self._config.tower
-        seen = self._photos.has_image[item_rows] & (random.random(len(item_rows)) >= self._config.photo_dropout)
-        item_rows, seen = self._part.take(item_rows), self._part.take(seen)
+        shown = self._photos.has_image[item_rows] & (random.random(len(item_rows)) >= self._config.photo_dropout)
+        item_rows, shown = self._part.take(item_rows), self._part.take(shown)
         if isinstance(self._photos, PhotoEncodings):
-            vectors = torch.from_numpy(self._photos.vectors[item_rows[seen]])
-            return Photos(vectors.to(device), torch.from_numpy(seen).to(device))
-        pixels = to_unit(torch.from_numpy(np.ascontiguousarray(self._photos.pixels[item_rows[seen]])).to(device))
+            vectors = torch.from_numpy(self._photos.vectors[item_rows[shown]])
+            return Photos(vectors.to(device), torch.from_numpy(shown).to(device))
+        pixels = to_unit(torch.from_numpy(np.ascontiguousarray(self._photos.pixels[item_rows[shown]])).to(device))
         generator = torch.Generator().manual_seed(seed_of(self._config.seed, PHOTOS, number, self._part.process))
         changed = augment(pixels, tower.image_size, self._config.augmentation, generator)
-        return Photos(normalise(changed, tower.image_mean, tower.image_std), torch.from_numpy(seen).to(device))
+        return Photos(normalise(changed, tower.image_mean, tower.image_std), torch.from_numpy(shown).to(device))
 
 
 def mined_rows(queries: Queries, items: ItemTable, negatives: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
     """Mined items as rows: (Q, M) int64, -1 past a query's last; known answers and items that are not there are left out."""
     rows = {item_id: row for row, item_id in enumerate(items.ids)}
-    found: list[list[int]] = []
+    mined_rows_of: list[list[int]] = []
     for query, text in enumerate(queries.texts):
         answers = set(queries.known_items[queries.known_starts[query] : queries.known_starts[query + 1]].tolist())
-        found.append([rows[i] for i in dict.fromkeys(negatives.get(text, ())) if i in rows and rows[i] not in answers])
-    table = np.full((len(found), max(1, *map(len, found))), -1, dtype=np.int64)
-    for query, mined in enumerate(found):
+        mined_rows_of.append([rows[i] for i in dict.fromkeys(negatives.get(text, ())) if i in rows and rows[i] not in answers])
+    table = np.full((len(mined_rows_of), max(1, *map(len, mined_rows_of))), -1, dtype=np.int64)
+    for query, mined in enumerate(mined_rows_of):
         table[query, : len(mined)] = mined
     return table
 
 
 def seed_of(*parts: int) -> int:
-    """A seed for torch from several numbers."""
+    """Return a seed for torch from several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

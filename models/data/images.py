@@ -40,11 +40,11 @@ def augment(pixels: Tensor, side: int, how: Augmentation, generator: torch.Gener
     if not photos:
         return pixels.new_zeros(0, 3, side, side)
     grid = F.affine_grid(_crops(photos, how, generator).to(pixels), [photos, 3, side, side], align_corners=False)
-    seen = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)  # (B, 3, side, side)
+    crops = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)  # (B, 3, side, side)
     brightness = 1 + how.light * _uniform(generator, photos, -1, 1).to(pixels).view(-1, 1, 1, 1)
     contrast = 1 + how.light * _uniform(generator, photos, -1, 1).to(pixels).view(-1, 1, 1, 1)
-    middle = seen.mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
-    lit = ((seen - middle) * contrast + middle) * brightness
+    middle = crops.mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
+    lit = ((crops - middle) * contrast + middle) * brightness
     return _erase(lit.clamp(0, 1), how, generator)
 
 

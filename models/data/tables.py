@@ -43,18 +43,18 @@ class ItemTable:
     @classmethod
     def read(cls, files: Iterable[Path], *, keep_records: bool = False) -> "ItemTable":
         """Read item files; rows that break the item contract are left out and logged."""
-        found: dict[str, tuple[Item, Path]] = {}
+        rows: dict[str, tuple[Item, Path]] = {}
         for file in files:
             for row in read_items(file):
                 if isinstance(row, Item):
-                    found[row.item_id] = (row, file)
+                    rows[row.item_id] = (row, file)
                 else:
                     log.warning("%s line %d is left out: %s", row.source, row.line, row.reason)
         return cls(
-            ids=list(found),
-            texts=[item_text(item.title, item.description) for item, _ in found.values()],
-            photos=[file.parent / item.image if item.image else None for item, file in found.values()],
-            records=[item for item, _ in found.values()] if keep_records else (),
+            ids=list(rows),
+            texts=[item_text(item.title, item.description) for item, _ in rows.values()],
+            photos=[file.parent / item.image if item.image else None for item, file in rows.values()],
+            records=[item for item, _ in rows.values()] if keep_records else (),
         )
 
 
@@ -149,7 +149,7 @@ class Queries:
         return np.asarray(np.clip(np.searchsorted(before, targets, side="right") - 1, first, end - 1), dtype=np.int64)
 
     def known(self, queries: NDArray[np.int64], item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which items are known to answer which queries: (Q,) and (B,) rows give (Q, B) bool."""
+        """Return (Q, B) bool, True where an item (B,) is known to answer a query (Q,)."""
         columns, place = np.unique(item_rows, return_inverse=True)
         first = self.known_starts[queries]
         counts = self.known_starts[queries + 1] - first

@@ -1,4 +1,4 @@
-"""What a pair of towers is made of, as data: the presets, and what a tower card needs to build them again."""
+"""Configuration of a pair of towers: the presets, and the architecture in a tower card."""
 
 import math
 import re
@@ -28,7 +28,7 @@ def _check_trainable(value: str, parts: str) -> None:
 
 @dataclass(frozen=True)
 class TextEncoderSpec:
-    """Where the text encoder comes from.
+    """Source of the text encoder.
 
     Attributes:
         model: hub name or local folder of a transformers encoder; empty builds one from `config` with fresh weights.
@@ -48,7 +48,7 @@ class TextEncoderSpec:
 
 @dataclass(frozen=True)
 class ImageEncoderSpec:
-    """Where the image encoder comes from.
+    """Source of the image encoder.
 
     Attributes:
         name: a torchvision ResNet ("resnet50"), or "small-resnet" for the narrow one that is trained from scratch.
@@ -134,11 +134,11 @@ class TowerConfig:
         return replace(base, text=replace(base.text, model=model, **text), **fields)
 
     def fresh(self) -> "TowerConfig":
-        """The same architecture with random weights: nothing is downloaded."""
+        """Return the same architecture with random weights; nothing is downloaded."""
         return replace(self, text=replace(self.text, model=""), image=replace(self.image, weights=""))
 
     def to_architecture(self) -> dict[str, Any]:
-        """The configuration as JSON values, for the tower card."""
+        """Return the configuration as JSON values, for the tower card."""
         features = self.features.to_json() if self.features else None
         lists = {name: list(getattr(self, name)) for name in ("image_mean", "image_std", "matryoshka")}
         return {**asdict(self), **lists, "features": features}

@@ -46,7 +46,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Scale:
-    """How a number is standardised: log(1 + x) first where `log` is set, then (x - mean) / std."""
+    """Standardisation of a number: log(1 + x) first where `log` is set, then (x - mean) / std."""
 
     mean: float
     std: float
@@ -55,7 +55,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Which features a tower takes in and how; it goes with the tower, as JSON, so that serving encodes as training did.
+    """Features of a tower and their encoding, stored with the tower so that serving encodes as training did.
 
     Attributes:
         categories: feature -> its vocabulary; value i has the id i + 1, any other value is unknown (0).

@@ -1,4 +1,4 @@
-"""Structured features of an item: which there are, and how a tower's configuration comes by their vocabularies and scales."""
+"""Structured features of an item, and their fit to a catalogue."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,7 +17,7 @@ ITEM_FEATURES = FeatureSpec(dict.fromkeys(CATEGORIES, ()), dict.fromkeys(NUMBERS
 
 
 def item_row(item: Item) -> dict[str, Any]:
-    """An item as a row of features; what its seller left out is missing."""
+    """Return an item as a row of features; a field without a value is missing."""
     return {name: getattr(item, name) for name in (*CATEGORIES, *NUMBERS)}
 
 
@@ -30,6 +30,6 @@ def fit_features(config: TowerConfig, items: Iterable[Item]) -> TowerConfig:
     """
     if config.features is None:
         return config
-    wanted = config.features
+    features = config.features
     rows = [item_row(item) for item in items]
-    return replace(config, features=FeatureSpec.fit(rows, list(wanted.categories), list(wanted.numbers), min_count=MIN_COUNT))
+    return replace(config, features=FeatureSpec.fit(rows, list(features.categories), list(features.numbers), min_count=MIN_COUNT))

@@ -35,7 +35,7 @@ class Tokens(NamedTuple):
 
 
 class TextEncodings(NamedTuple):
-    """What a frozen text encoder made of B texts, (B, width) float."""
+    """Encodings of B texts by a frozen text encoder, (B, width) float."""
 
     vectors: Tensor
 
@@ -97,14 +97,14 @@ class Addition(nn.Module):
 
 
 def make_projection(text_width: int, other_width: int, config: TowerConfig) -> nn.Module:
-    """What turns the concatenated encodings, text first, into a vector."""
+    """Build the layer from the concatenated encodings, text first, to the vector."""
     if config.hidden:
         return Projection(text_width + other_width, config)
     return Addition(text_width, other_width, config)
 
 
 class ItemTower(nn.Module):
-    """Encodes an item from its text and, when the tower has eyes, its photo, and the features that it was built for."""
+    """Encodes an item from its text, its photo if there is an image encoder, and the features that it was built for."""
 
     def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
         super().__init__()
@@ -149,13 +149,13 @@ class ItemTower(nn.Module):
         image = self.no_image.to(dtype).repeat(items, 1)  # (B, 2048)
         if photos is None or not len(photos.pixels):
             return image
-        seen = self.image_encoder(photos.pixels) if photos.pixels.ndim == 4 else photos.pixels  # (P, 2048)
-        return image.index_put((photos.has_image.nonzero(as_tuple=True)[0],), seen.to(dtype))
+        encoded = self.image_encoder(photos.pixels) if photos.pixels.ndim == 4 else photos.pixels  # (P, 2048)
+        return image.index_put((photos.has_image.nonzero(as_tuple=True)[0],), encoded.to(dtype))
 
     def _encode_features(self, like: Tensor, features: Features | None) -> Tensor:
         assert self.feature_encoder is not None
-        given = features or self.feature_encoder.spec.encode([{}] * len(like))
-        return self.feature_encoder.encode(*given.to(like.device)).to(like.dtype)
+        batch = features or self.feature_encoder.spec.encode([{}] * len(like))
+        return self.feature_encoder.encode(*batch.to(like.device)).to(like.dtype)
 
 
 class QueryTower(nn.Module):
@@ -177,7 +177,7 @@ class QueryTower(nn.Module):
 
 
 def encode_texts(encoder: TextEncoder, text: Texts) -> Tensor:
-    """The encodings (B, width) of texts, which may be there already."""
+    """Return the encodings (B, width) of texts, which may be precomputed."""
     return encoder(*text) if isinstance(text, Tokens) else text.vectors
 
 

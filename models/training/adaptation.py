@@ -38,12 +38,12 @@ from retrieval.errors import InvalidInput
 from retrieval.index.embedded.bm25 import Bm25Index
 
 CPU = torch.device("cpu")
-LabelledProgress = Callable[[str], Callable[[int, int], None]]  # label of a stage -> a function of (done, total)
+LabelledProgress = Callable[[str], Callable[[int, int], None]]  # label of a phase -> a function of (done, total)
 
 
 @dataclass(frozen=True)
 class DistillationReport:
-    """What came out.
+    """Result of an adaptation.
 
     Attributes:
         tower_folder: the artefact.
@@ -65,7 +65,7 @@ class DistillationReport:
 
 
 class Teacher:
-    """Scores every item for any of the queries."""
+    """The teacher: scores every item for any of the queries."""
 
     def __init__(
         self, items: ItemTable, queries: Queries, item_vectors: Tensor, query_vectors: Tensor, keyword_share: float
@@ -111,10 +111,11 @@ def distil_towers(
 
     Args:
         catalog: items and queries of train; judgments of val, where it has any, are only measured against.
-        tower: its encoder stays frozen; it gets linear heads and no eyes. Must have no hidden layer and the encoder's width.
-        config: how.
+        tower: its encoder stays frozen; it gets linear heads and no image encoder. It needs the encoder's
+            width and no hidden layer.
+        config: settings.
         out: folder of the artefacts; encodings are kept in its sub-folder `.photos`, where training keeps them too.
-        progress_for: shows progress: given a stage's label, a function of (done, total).
+        progress_for: returns the progress callback of a phase, given its label.
 
     Raises:
         InvalidInput: the towers have a hidden layer or another width, or the catalogue has too few queries.

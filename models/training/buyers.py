@@ -1,4 +1,4 @@
-"""Trains the buyer tower to find a buyer's next basket: InfoNCE against in-batch and random items, popularity corrected.
+"""Training of the buyer tower on next baskets: InfoNCE against in-batch and random items, popularity corrected.
 
 The text encoder stays frozen: items come as stored vectors, or as encodings whose projection and category embeddings are
 trained along. No item has an embedding of its own id, as items of tonight would have none.
@@ -49,7 +49,7 @@ class StoredItems(nn.Module):
         self.count, self.dimensions = vectors.shape
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(U,) rows -> (U, D)."""
+        """Return the vectors (U, D) of rows (U,)."""
         return self.vectors[rows]
 
 
@@ -65,7 +65,7 @@ class ProjectedItems(nn.Module):
         self.count, self.dimensions = len(encodings), dimensions
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(U,) rows -> (U, D) of unit length."""
+        """Return the unit vectors (U, D) of rows (U,)."""
         tower = self._tower[0].train(self.training)
         vectors: Tensor = tower(TextEncodings(self.encodings[rows]), None, self.features.take(rows) if self.features else None)
         return vectors
@@ -116,7 +116,7 @@ class BuyerModel(nn.Module):
 
     @torch.no_grad()
     def scores(self, baskets: Sequence[Basket]) -> NDArray[np.float32]:
-        """Cosine of every buyer with every item, (B, I)."""
+        """Return the cosine of every buyer with every item, (B, I)."""
         training = self.training
         self.eval()
         items = self.items(torch.arange(self.items.count))  # (I, D)
@@ -128,7 +128,7 @@ class BuyerModel(nn.Module):
 
 @dataclass(frozen=True)
 class BuyerMetrics:
-    """How well next baskets are found."""
+    """Mean Recall@50 and HitRate@50 over buyers."""
 
     recall_at_50: float
     hit_rate_at_50: float
@@ -136,7 +136,7 @@ class BuyerMetrics:
 
 @dataclass(frozen=True)
 class BuyerReport:
-    """What training came to.
+    """Result of training a buyer tower.
 
     Attributes:
         model: with the weights of the best epoch.
@@ -167,7 +167,7 @@ def train_buyers(
         items: stored vectors, or those to be projected; the latter are trained in place.
         train: baskets to learn from.
         val: baskets that choose the epoch; later in time than those of train. None at all keep the last epoch.
-        config: how.
+        config: settings.
         checkpoint: folder of a checkpoint after every epoch; a run that finds its own there goes on from it, and removes it
             at the end. None keeps none.
         step: called with (epochs done, epochs).
@@ -256,9 +256,9 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
     def _loss(self, baskets: Sequence[Basket], random: np.random.Generator) -> Tensor:
         """InfoNCE of one batch; items of the basket, and as configured those of the history, are no negatives."""
         config, model = self._config, self.model
-        drawn = np.stack([random.choice(basket.targets, config.targets) for basket in baskets])  # (B, T)
+        sampled = np.stack([random.choice(basket.targets, config.targets) for basket in baskets])  # (B, T)
         negatives = random.integers(model.items.count, size=config.random)  # (R,)
-        candidates = np.concatenate([drawn.ravel(), negatives])  # (B T + R,), the first B T are the answers
+        candidates = np.concatenate([sampled.ravel(), negatives])  # (B T + R,), the first B T are the answers
         answers = [basket.targets for basket in baskets]
         table = np.unique(np.concatenate([candidates, *(basket.items for basket in baskets)]))  # (U,)
         places = {row: place for place, row in enumerate(table.tolist())}
@@ -281,28 +281,28 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
 
 
 def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUTOFF) -> BuyerMetrics:
-    """Mean Recall@k and HitRate@k over buyers.
+    """Return mean Recall@k and HitRate@k over buyers.
 
     Args:
         scores: (B, I) the higher, the earlier.
         baskets: B.
         k: length of the list.
     """
-    found = [len(np.intersect1d(top, b.targets)) for top, b in zip(best_items(scores, k), baskets, strict=True)]
+    hits = [len(np.intersect1d(top, b.targets)) for top, b in zip(best_items(scores, k), baskets, strict=True)]
     return BuyerMetrics(
-        fmean(count / len(basket.targets) for count, basket in zip(found, baskets, strict=True)),
-        fmean(count > 0 for count in found),
+        fmean(count / len(basket.targets) for count, basket in zip(hits, baskets, strict=True)),
+        fmean(count > 0 for count in hits),
     )
 
 
 def best_items(scores: NDArray[np.float32], k: int = CUTOFF) -> NDArray[np.int64]:
-    """(B, k) rows of the items that score highest, in no order."""
+    """Return (B, k) rows of the items that score highest, in no order."""
     k = min(k, scores.shape[1])
     return np.argpartition(-scores, k - 1, axis=1)[:, :k]
 
 
 def to_numpy(tower: BuyerAttention) -> Attention | WeightedAverage:
-    """A trained tower as serving computes it."""
+    """Convert a trained tower into the numpy one that serves."""
     if not tower.heads:
         return WeightedAverage(tower.half_life_days)
     arrays = {

@@ -1,4 +1,4 @@
-"""Where a stopped training run goes on from, exactly.
+"""Checkpoints from which a stopped training run resumes exactly.
 
 A checkpoint holds everything that the rest of a run depends on. Batches and dropout follow from the seed and the number of
 the step (models/data/batches.py), so no state of a random generator is among it.
@@ -47,7 +47,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def due(self, epoch_ended: bool = False) -> bool:
-        """Whether it is time for another; the end of an epoch brings it nearer."""
+        """Return True if it is time for another checkpoint; the end of an epoch needs a shorter wait."""
         wait = min(self._every_seconds, self._epoch_seconds) if epoch_ended else self._every_seconds
         return time.monotonic() - self._last >= wait
 
@@ -76,7 +76,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """Forget the run: it is finished, or shall begin anew."""
+        """Delete the checkpoint: the run is finished, or starts anew."""
         if self._writes:
             shutil.rmtree(self.folder, ignore_errors=True)
             with suppress(OSError):  # other runs have checkpoints beside it, or there is none

@@ -1,4 +1,4 @@
-"""Trains two feature towers on interactions: in-batch negatives, then mined ones among them.
+"""Training of two feature towers on interactions, with in-batch and mined negatives.
 
 Small enough to hold users, items and all their scores in memory: exact search stands in for an index. Towers over texts
 and photos are trained by models.training.two_towers.
@@ -38,7 +38,7 @@ class FeatureColumns(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class FeatureTrainingConfig:
-    """How two feature towers are trained.
+    """Training settings of two feature towers.
 
     Attributes:
         dimensions: of the vectors.
@@ -47,16 +47,16 @@ class FeatureTrainingConfig:
         unknown_rate: share of ids and other categories hidden in training.
         dropout: on the hidden layers.
         batch_size: pairs per step.
-        epochs: over all pairs; of a stage with mined negatives too.
+        epochs: over all pairs; of training with mined negatives, too.
         rate: peak learning rate of AdamW; warm-up over a tenth, then a cosine.
         weight_decay: of AdamW.
         temperature: to start from; it is learned.
         correct_popularity: subtract log q, estimated from the stream of batches (Yi et al. 2019).
-        hard: mined negatives per pair, for a stage that has mined ones.
-        random: random negatives per pair in such a stage.
+        hard: mined negatives per pair, where there are mined ones.
+        random: random negatives per pair where there are mined ones.
         mined_skip: ranks at the top that mining leaves out, where what was simply not bought yet stands.
         mined_depth: ranks from which on an item is no hard negative any more.
-        later_rate: peak learning rate of a stage that goes on from another, as a share of `rate`.
+        later_rate: peak learning rate where training goes on from towers, as a share of `rate`.
         seed: of weights, batches and draws.
     """
 
@@ -149,7 +149,7 @@ class FeatureTowers(nn.Module):
 
     @torch.no_grad()
     def scores(self, data: InteractionData) -> Tensor:
-        """Cosine of every user with every item, (U, I)."""
+        """Return the cosine of every user with every item, (U, I)."""
         training = self.training
         self.eval()
         scores: Tensor = self.user_tower(*data.users) @ self.item_tower(*data.items).T
@@ -159,11 +159,11 @@ class FeatureTowers(nn.Module):
 
 @dataclass(frozen=True)
 class FeatureReport:
-    """What one stage of training came to.
+    """Result of training two feature towers.
 
     Attributes:
         towers: with the weights of the best epoch.
-        history: the judge's figure before the stage and after each epoch.
+        history: the selection metric before training and after each epoch.
         losses: mean loss of each epoch.
     """
 
@@ -181,12 +181,12 @@ def train_feature_towers(
     mined: Tensor | None = None,
     step: Callable[[int, int], None] | None = None,
 ) -> FeatureReport:
-    """Train for config.epochs and keep the epoch that the judge liked best.
+    """Train for config.epochs and return the towers of the best epoch.
 
     Args:
         data: what to train on.
-        config: how; `hard` and `random` count with mined negatives alone, `later_rate` with start_from alone.
-        selection_metric: (U, I) cosines -> figure of merit on held-out pairs, greater is better.
+        config: settings; `hard` and `random` count with mined negatives alone, `later_rate` with start_from alone.
+        selection_metric: (U, I) cosines -> metric of held-out pairs, greater is better.
         start_from: towers to go on from, left as they are; None starts anew.
         mined: (U, M) int64, hard negatives of every user, as mine() returns them.
         step: called with (epochs done, epochs).
@@ -253,7 +253,7 @@ class FeatureTask(TrainingTask[float]):
 
 
 def mine(towers: FeatureTowers, data: InteractionData, config: FeatureTrainingConfig) -> Tensor:
-    """The items that the towers rank highest for every user among those that the user did not take in training.
+    """Return the items that the towers rank highest for every user among those that the user did not take in training.
 
     Returns:
         (U, config.mined_depth - config.mined_skip) int64, best first.
@@ -262,21 +262,21 @@ def mine(towers: FeatureTowers, data: InteractionData, config: FeatureTrainingCo
     return scores.topk(config.mined_depth, dim=1).indices[:, config.mined_skip :]
 
 
-def recall(scores: Tensor, hidden: Tensor, wanted: Tensor, k: int = CUTOFF) -> Tensor:
-    """Recall@k of every user that wants something.
+def recall(scores: Tensor, hidden: Tensor, relevant: Tensor, k: int = CUTOFF) -> Tensor:
+    """Return Recall@k of every user with a relevant item.
 
     Args:
         scores: (U, I) the higher, the earlier.
         hidden: (U, I) bool, left out of the ranking: what the user has taken before.
-        wanted: (U, I) bool, what the user took afterwards.
+        relevant: (U, I) bool, what the user took afterwards.
         k: length of the list.
 
     Returns:
-        (V,) in [0, 1] for the V users with at least one wanted item, in their order.
+        (V,) in [0, 1] for the V users with at least one relevant item, in their order.
     """
     top = scores.masked_fill(hidden, -math.inf).topk(k, dim=1).indices  # (U, k)
-    found, all_wanted = wanted.gather(1, top).sum(1), wanted.sum(1)  # (U,)
-    return (found / all_wanted)[all_wanted > 0]
+    hits, counts = relevant.gather(1, top).sum(1), relevant.sum(1)  # (U,)
+    return (hits / counts)[counts > 0]
 
 
 def _batch(

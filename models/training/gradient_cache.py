@@ -39,11 +39,11 @@ def backward_in_chunks(
     vectors = []
     with torch.no_grad(), _running_statistics_stay(module):
         for chunks in groups:
-            made = []
+            parts = []
             for chunk in chunks:
                 states.append(_random_state())
-                made.append(chunk())
-            vectors.append(torch.cat(made).requires_grad_())
+                parts.append(chunk())
+            vectors.append(torch.cat(parts).requires_grad_())
     value = loss(*vectors)
     backward(value)
     after = _random_state()

@@ -338,7 +338,7 @@ class TrainingLoop(Generic[M]):
 
 
 class StepBudget:
-    """How far a run is, by its steps; it takes fewer of them where the time would not do for all.
+    """Steps of a run; it takes fewer of them where max_seconds does not suffice for all.
 
     A run that was cut goes on from its checkpoint with the steps that were left out, and has max_seconds for them anew.
 
@@ -358,21 +358,21 @@ class StepBudget:
 
     @property
     def seconds(self) -> float:
-        """Since the start, without the time between a checkpoint and what went on from it."""
+        """Seconds since the start, without the time between a checkpoint and its resumption."""
         return self._before + time.monotonic() - self._started
 
     @property
     def share(self) -> float:
-        """Of the run that is over, in [0, 1]."""
+        """Share of the run that is over, in [0, 1]."""
         return self.steps_run / self.steps
 
     @property
     def over(self) -> bool:
-        """Whether the run has ended."""
+        """True if the run has ended."""
         return self.steps_run >= self.steps
 
     def tick(self) -> None:
-        """Count a step, and take out those at the end for which there will be no time."""
+        """Count a step, and drop those at the end for which there is no time."""
         self.steps_run += 1
         done, left = self.steps_run - self._first_step, self.planned - self._first_step
         if done >= left * PACE_SHARE and self._max_seconds < math.inf:
@@ -380,12 +380,12 @@ class StepBudget:
             self.steps = min(self.steps, max(self.steps_run, affordable))
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the run is."""
+        """Return the progress of the run."""
         first = {"first_step": self._first_step, "first_second": self._first_second}
         return {"steps": self.steps, "steps_run": self.steps_run, "seconds": self.seconds, **first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; a run that had ended before its planned steps has all of them again."""
+        """Restore the progress; a run that was cut gets its planned steps again."""
         self.steps, self.steps_run, self._before = state["steps"], state["steps_run"], state["seconds"]
         self._first_step, self._first_second = state.get("first_step", 0), state.get("first_second", 0.0)
         if self.over:
@@ -394,7 +394,7 @@ class StepBudget:
 
 
 def learning_rate_factor(share: float, warmup: float) -> float:
-    """Share of the peak learning rate: a linear rise over `warmup` of the run, then half a cosine down to zero.
+    """Return the share of the peak learning rate: a linear rise over `warmup` of the run, then half a cosine down to zero.
 
     Args:
         share: of the run that is over, in [0, 1].
@@ -406,14 +406,14 @@ def learning_rate_factor(share: float, warmup: float) -> float:
 
 
 class TensorBoardWriter:
-    """Writes curves; without a writer it shows nothing."""
+    """Writes TensorBoard curves; without a writer it does nothing."""
 
     def __init__(self, writer: Any = None) -> None:
         self._writer = writer
 
     @classmethod
     def open(cls, folder: Path | None, step: int) -> "TensorBoardWriter":
-        """Write into a folder, over what stands there from `step` on; None shows nothing."""
+        """Write into a folder and replace the points from `step` on; None writes nothing."""
         if folder is None:
             return cls()
         from torch.utils.tensorboard import SummaryWriter  # a second of imports
@@ -432,7 +432,7 @@ class TensorBoardWriter:
         self._show("step", values, step)
 
     def show_epoch(self, step: int, record: Mapping[str, Any]) -> None:
-        """Points of one epoch, an EpochRecord as a mapping, at the step where it ended."""
+        """Write the points of one epoch, an EpochRecord as a mapping, at the step where it ended."""
         names = ("loss", "in_batch_accuracy", "in_batch_recall_at_10")
         self._show("train", {name: record[name] for name in names}, step)
         self._show("val", record["metrics"] or {}, step)

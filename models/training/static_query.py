@@ -1,8 +1,9 @@
-"""A small query tower that learns to say what a big one says: vectors of tokens and of pairs of tokens, added up.
+"""Training of a static query encoder: a text's vector is the sum of vectors of its tokens and token pairs.
 
-After static embeddings distilled from a sentence encoder (Model2Vec, Tulkens and van Dongen 2024; Gupta and Jaggi, ACL 2021), here
-of a tower's own token pieces and with pairs of neighbours, as in fastText's classifier (Joulin et al., EACL 2017): "laptop bag" is
-not halfway between a laptop and a bag. How much a word counts is the length of its vector.
+It learns the vectors of a full query tower, after static embeddings distilled from a sentence encoder (Model2Vec, Tulkens and van
+Dongen 2024; Gupta and Jaggi, ACL 2021), here of the tower's own token pieces and with pairs of neighbours, as in fastText's
+classifier (Joulin et al., EACL 2017): "laptop bag" is not halfway between a laptop and a bag. The length of a word's vector is its
+weight.
 """
 
 from collections import Counter
@@ -25,17 +26,17 @@ RIDGE = 1e-3  # share of the mean variance that is added to all: embeddings have
 
 
 class StaticQueryModule(nn.Module):
-    """The tower while it learns; rows are float, and sums those of nn.EmbeddingBag."""
+    """The encoder during training, with float tables."""
 
     def __init__(self, tokens: Tensor, pairs: int) -> None:
-        """Begin with tokens (V, D); pairs begin at zero."""
+        """Start with token vectors (V, D); those of pairs start at zero."""
         super().__init__()
         self.tokens = nn.EmbeddingBag.from_pretrained(tokens, mode="sum", sparse=True, freeze=False)
         self.pairs = nn.EmbeddingBag.from_pretrained(torch.zeros(pairs, tokens.shape[1]), mode="sum", sparse=True, freeze=False)
         self.bias = nn.Parameter(torch.zeros(tokens.shape[1]))
 
     def forward(self, tokens: Sequence[NDArray[np.int64]], pairs: Sequence[NDArray[np.int64]]) -> Tensor:
-        """(B, D) of unit length for the rows that each of B texts names."""
+        """Return (B, D) unit vectors of B texts, given as rows of both tables."""
         total = self.bias + self.tokens(*_bags(tokens)) + self.pairs(*_bags(pairs))  # (B, D)
         return F.normalize(total, dim=1)
 
@@ -50,16 +51,16 @@ def train_static_query_encoder(
     config: StaticQueryConfig,
     progress: ProgressCallback = lambda done, total: None,
 ) -> tuple[SmallQueryTower, list[float]]:
-    """Learn to make the vectors of texts.
+    """Train a static query encoder on the vectors of texts.
 
     Args:
-        tower_id: the big tower's.
+        tower_id: the full tower's.
         tokenizer: its own, as load_tokenizer returns it.
         max_length: its own.
         texts: N >= 2 cleaned texts.
-        targets: (N, D) of unit length, what the big tower makes of them.
-        token_embeddings: (V, W), what its text encoder looks tokens up in: they tell of tokens that no text has.
-        config: how.
+        targets: (N, D) unit vectors of the full tower.
+        token_embeddings: (V, W), of the full tower's text encoder, for tokens that no text has.
+        config: settings.
         progress: called with (steps done, steps in all).
 
     Returns:
@@ -79,7 +80,7 @@ def train_static_query_encoder(
 
 
 def frequent_pairs(ids: Sequence[NDArray[np.int64]], config: StaticQueryConfig) -> NDArray[np.int64]:
-    """The pairs of neighbours that get a vector, as pair_keys() writes them, ascending."""
+    """Return the pairs of neighbours that get a vector, as pair_keys() writes them, ascending."""
     counts = Counter(chain.from_iterable(pair_keys(row).tolist() for row in ids))
     ranked = sorted((key for key, count in counts.items() if count >= config.pair_count), key=lambda key: (-counts[key], key))
     return np.array(sorted(ranked[: config.most_pairs]), dtype=np.int64)
@@ -88,7 +89,7 @@ def frequent_pairs(ids: Sequence[NDArray[np.int64]], config: StaticQueryConfig) 
 def fit_token_vectors(
     ids: Sequence[NDArray[np.int64]], targets: NDArray[np.float32], token_embeddings: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Where tokens begin: the linear map of their embeddings whose mean over a text comes nearest to what is wanted of it.
+    """Fit the initial token vectors: a linear map of the embeddings whose mean over a text is nearest to the text's vector.
 
     Args:
         ids: tokens of N texts.
@@ -98,13 +99,13 @@ def fit_token_vectors(
     Returns:
         (V, D) by ridge regression.
     """
-    known = np.array([len(row) > 0 for row in ids])
+    has_tokens = np.array([len(row) > 0 for row in ids])
     means = np.stack([token_embeddings[row].mean(axis=0) for row in ids if len(row)]).astype(np.float64)  # (M, W)
-    centre, goal = means.mean(axis=0), targets[known].mean(axis=0, dtype=np.float64)
+    centre, goal = means.mean(axis=0), targets[has_tokens].mean(axis=0, dtype=np.float64)
     spread = means - centre
     squares = spread.T @ spread  # (W, W)
     squares[np.diag_indices_from(squares)] += RIDGE * np.trace(squares) / len(squares) + 1e-12
-    map_ = np.linalg.solve(squares, spread.T @ (targets[known] - goal))  # (W, D)
+    map_ = np.linalg.solve(squares, spread.T @ (targets[has_tokens] - goal))  # (W, D)
     return np.asarray((token_embeddings - centre) @ map_ + goal, dtype=np.float32)
 
 
@@ -142,7 +143,7 @@ class StaticQueryTask(TrainingTask[None]):
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Steps as small as these only wait for a second thread."""
+    """Use one thread, because steps this small are slower with two."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -152,6 +153,6 @@ def _one_thread() -> Iterator[None]:
 
 
 def _bags(rows: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
-    """What nn.EmbeddingBag takes: all places in one row, and where each bag begins."""
+    """Return the input of nn.EmbeddingBag: all rows in one tensor, and the start of each bag."""
     starts = np.cumsum([0, *map(len, rows[:-1])], dtype=np.int64)
     return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(starts)

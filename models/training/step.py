@@ -117,10 +117,10 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
     def _chunks(
         self, lengths: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], Tensor]
     ) -> tuple[list[Chunk], NDArray[np.int64]]:
-        """Encoders of a text's rows, and the order in which their vectors are the texts' again.
+        """Return encoders of chunks of rows, and the permutation that restores the order of the texts.
 
-        Where it saves padding, texts of like length are encoded together. Towers with eyes take the rows as they come: a
-        chunk whose texts are alike would show BatchNorm photos that are alike, too.
+        Where it saves padding, texts of like length are encoded together. Towers with an image encoder keep the order, because
+        a chunk of like texts would show BatchNorm like photos.
         """
         rows = np.arange(len(lengths), dtype=np.int64)
         text_only = self._towers.item_tower.image_encoder is None
@@ -145,13 +145,13 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
 
 
 def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage: Stage, config: TrainingConfig) -> Tensor:
-    """The stage's loss of a whole batch; with Matryoshka lengths (Kusupati et al. 2022) the mean over all of them.
+    """Return the stage's loss of a whole batch; with Matryoshka lengths (Kusupati et al. 2022) the mean over all of them.
 
     Args:
         queries: (Q, D) unit vectors.
         items: (B, D) unit vectors; row i < Q answers query i.
         scale: 1 / temperature.
-        batch: what is known of it.
+        batch: its known answers, weights and log q.
         stage: names the loss; the contrastive one weighs a query's items that do not match, together, like the one that does.
         config: whether InfoNCE is symmetric.
     """
@@ -178,7 +178,7 @@ def _loss_at(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage:
 
 
 def in_batch_metrics(queries: Tensor, items: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Accuracy and recall@10 of the queries (Q, D) among the items (B, D) of their batch.
+    """Return accuracy and recall@10 of the queries (Q, D) among the items (B, D) of their batch.
 
     Items known (Q, B) to answer a query do not stand before its own; a tie stands after it.
     """
@@ -189,19 +189,19 @@ def in_batch_metrics(queries: Tensor, items: Tensor, known: Tensor) -> tuple[Ten
 
 
 def saves_padding(lengths: NDArray[np.int64]) -> bool:
-    """Whether chunks of texts of like length hold far fewer tokens than all texts as long as the longest."""
+    """Return True if chunks of texts of like length hold far fewer tokens than all texts padded to the longest."""
     ordered = np.sort(lengths)
     widths = [ordered[start : start + LIKE_LENGTH_CHUNK] for start in range(0, len(ordered), LIKE_LENGTH_CHUNK)]
     return bool(sum(w[-1] * len(w) for w in widths) < WORTH_SORTING * ordered[-1] * len(ordered))
 
 
 def take_photos(photos: Photos, rows: Tensor) -> Photos:
-    """The photos of some items (R,) of a batch."""
+    """Return the photos of some items (R,) of a batch."""
     if len(rows) == len(photos.has_image):
         return photos
     place = photos.has_image.cumsum(0) - 1  # (B,) of each item's photo among the pixels
-    seen = photos.has_image[rows]  # (R,)
-    return Photos(photos.pixels[place[rows[seen]]], seen)
+    has_image = photos.has_image[rows]  # (R,)
+    return Photos(photos.pixels[place[rows[has_image]]], has_image)
 
 
 def _parameter_groups(towers: TwoTowers, config: TrainingConfig, stage: Stage) -> list[dict[str, Any]]:
@@ -230,7 +230,7 @@ class _Gather(torch.autograd.Function):
         process = distributed.get_rank()
         ctx.processes = len(counts)
         ctx.first, ctx.end = sum(counts[:process]), sum(counts[: process + 1])
-        padded = F.pad(own, (0, 0, 0, max(counts) - len(own))).contiguous()  # a gather wants equal shapes
+        padded = F.pad(own, (0, 0, 0, max(counts) - len(own))).contiguous()  # a gather needs equal shapes
         parts = [torch.empty_like(padded) for _ in counts]
         distributed.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
@@ -241,7 +241,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(own: Tensor, counts: Sequence[int]) -> Tensor:
-    """The vectors of all processes, in their order, with gradients.
+    """Return the vectors of all processes, in their order, with gradients.
 
     Args:
         own: (counts[process], D), this process's slice.
@@ -256,7 +256,7 @@ def gather(own: Tensor, counts: Sequence[int]) -> Tensor:
 def average_gradients(parameters: Iterable[nn.Parameter], processes: int) -> None:
     """Replace the gradients by their means over the processes; one that a process lacks counts as zero there.
 
-    DistributedDataParallel would do it while the backward pass runs; but it wants one backward pass a step, through
+    DistributedDataParallel would do it while the backward pass runs; but it needs one backward pass a step, through
     every parameter, which gradient caching and a slice without photos do not give.
     """
     if processes == 1:

@@ -47,7 +47,7 @@ ALWAYS_TRAINABLE = ("logit_scale", "item_tower.no_image")  # parameters that say
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What came out of a training loop.
+    """Result of a training run.
 
     Attributes:
         tower_folder: the artefact.
@@ -134,9 +134,9 @@ def train_towers(
     tokenizer, towers = _first_towers(config, items, queries, start_from)
     towers.to(accelerator.device)
     with accelerator.main_process_first():  # the others find photos decoded and frozen encoders' work done
-        seen, cache = replace(config, tower=towers.config), out / CACHE_FOLDER
+        resolved, cache = replace(config, tower=towers.config), out / CACHE_FOLDER
         part = Slice(accelerator.process_index, accelerator.num_processes)
-        batches = TrainingBatches(items, queries, tokenizer, seen, cache, stage=chosen, negatives=negatives, part=part)
+        batches = TrainingBatches(items, queries, tokenizer, resolved, cache, stage=chosen, negatives=negatives, part=part)
         batches.encode_frozen(towers, accelerator.device)
         validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
         if validation:
@@ -213,7 +213,7 @@ def fit_vocabulary(config: TowerConfig, size: int) -> TowerConfig:
 def _first_towers(
     config: TrainingConfig, items: ItemTable, queries: Queries, start_from: Path | None
 ) -> tuple[Tokenizer, TwoTowers]:
-    """The towers that a stage begins with, and their tokenizer."""
+    """Return the tokenizer and the towers that a stage starts with."""
     if start_from is None:
         tokenizer = make_tokenizer(config.tower, [*items.texts, *queries.texts, *queries.item_texts])
         tower = fit_features(fit_vocabulary(config.tower, tokenizer.get_vocab_size()), items.records)
@@ -238,15 +238,15 @@ def _first_towers(
     return prepare_tokenizer(tokenizer, towers.config.max_length), towers
 
 
-def _check_same(wanted: TowerConfig, have: TowerConfig, folder: Path) -> None:
-    wanted = replace(wanted, dimensions=wanted.dimensions or have.dimensions)
+def _check_same(requested: TowerConfig, have: TowerConfig, folder: Path) -> None:
+    requested = replace(requested, dimensions=requested.dimensions or have.dimensions)
     for name in SHARED_SETTINGS:
-        if getattr(wanted, name) != getattr(have, name):
+        if getattr(requested, name) != getattr(have, name):
             raise InvalidInput(
-                f"{folder} has {name} {getattr(have, name)}, the configuration asks for {getattr(wanted, name)}; "
+                f"{folder} has {name} {getattr(have, name)}, the configuration asks for {getattr(requested, name)}; "
                 "start from a tower of the same preset, or change the configuration"
             )
-    if (wanted.features is None) != (have.features is None):
+    if (requested.features is None) != (have.features is None):
         reads = "reads no structured features" if have.features is None else "reads structured features"
         raise InvalidInput(f"{folder} {reads}, the configuration asks for the contrary; start from another tower, or change it")
 
@@ -276,7 +276,7 @@ def _record(
     data: str,
     pairs: int,
 ) -> dict[str, Any]:
-    """What training.json says, but for the surroundings."""
+    """Return the contents of training.json except for versions and hardware."""
     return {
         "seconds": round(report.seconds, 1),
         "settings": asdict(config),

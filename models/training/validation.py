@@ -1,4 +1,4 @@
-"""How good towers are while they train: exact search over the validation corpus, in numpy."""
+"""Validation metrics of towers during training, by exact search over the validation corpus."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ class ValidationMetrics:
 
     @property
     def quality(self) -> float:
-        """What epochs are chosen by: recall@50, and nDCG@10, which still tells towers apart that find all."""
+        """Mean of recall@50 and nDCG@10; the latter still differs between towers that find all."""
         return (self.recall_at_50 + self.ndcg_at_10) / 2
 
 
 def ranking_metrics(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> ValidationMetrics:
-    """Figures of a score matrix.
+    """Return the metrics of a score matrix.
 
     Args:
         scores: (Q, N), higher is better; ties keep the order of the items.
@@ -121,11 +121,11 @@ class Validation:
     def _show(self, rows: NDArray[np.int64], device: torch.device) -> Photos:
         assert self._photos is not None
         has_image = self._photos.has_image[rows]
-        seen = torch.from_numpy(has_image).to(device)
+        present = torch.from_numpy(has_image).to(device)
         if isinstance(self._photos, PhotoEncodings):
-            return Photos(torch.from_numpy(self._photos.vectors[rows[has_image]]).to(device), seen)
+            return Photos(torch.from_numpy(self._photos.vectors[rows[has_image]]).to(device), present)
         pixels = torch.from_numpy(np.ascontiguousarray(self._photos.pixels[rows[has_image]])).to(device)
-        return Photos(normalise(to_unit(pixels), self.config.image_mean, self.config.image_std), seen)
+        return Photos(normalise(to_unit(pixels), self.config.image_mean, self.config.image_std), present)
 
 
 def _in_order(lengths: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], NDArray[np.float32]]) -> NDArray[np.float32]:
