@@ -35,7 +35,7 @@ from catalog import emoji
 from catalog.folder import CatalogFolder, Qrels
 from gavel.workspace.console import console, progress, show_table
 from models.artefacts.item_encoder import ItemEncoder
-from models.data.tables import Lots
+from models.data.tables import ItemTable
 from models.training.two_towers import TrainingConfig, train_towers
 from processing.evaluation.zero_shot import SentenceEncoder
 from retrieval.contracts.items import Item, item_text, query_text
@@ -61,7 +61,7 @@ class Corpus:
     """Lots in one listing, with the judged queries of a split."""
 
     listing: str
-    lots: Lots
+    lots: ItemTable
     qrels: Qrels
 
     def run(self, scores: NDArray[np.float32]) -> Run:
@@ -75,7 +75,8 @@ def read_corpora(data: Path, folder: Path, split: str, seed: int) -> tuple[Catal
     """The catalogue to train on, and the corpora to search: one a listing, and the names alone of one language."""
     made = {listed: emoji.prepare(data, folder / listed, seed=seed, listed_in=listed) for listed in emoji.LISTED_IN}
     corpora = [
-        Corpus(listed, Lots.read(each.item_files(split), keep_items=True), each.qrels(split)) for listed, each in made.items()
+        Corpus(listed, ItemTable.read(each.item_files(split), keep_records=True), each.qrels(split))
+        for listed, each in made.items()
     ]
     names = [_names_alone(corpus) for corpus in corpora if corpus.listing in emoji.LANGUAGES]
     return made[emoji.EITHER], [*corpora, *names]
@@ -89,7 +90,7 @@ def _names_alone(corpus: Corpus) -> Corpus:
         for query, text in corpus.qrels.queries.items()
         if query.startswith(f"{corpus.listing}/") and emoji.NAME_GRADE not in grades[query].values()
     }
-    items: Sequence[Item] = corpus.lots.items
+    items: Sequence[Item] = corpus.lots.records
     lots = replace(corpus.lots, texts=[item_text(item.title, "") for item in items])
     return Corpus(f"{TITLES}, {corpus.listing}", lots, Qrels(asked, {query: grades[query] for query in asked}))
 

@@ -17,9 +17,9 @@ from benchmarks.measurement import format_mean
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import progress, show_table
 from models.artefacts.item_encoder import ItemEncoder
-from models.data.tables import Lots
+from models.data.tables import ItemTable
 from models.training.two_towers import TrainingConfig, train_towers
-from models.training.validation import Figures, ranking_metrics
+from models.training.validation import ValidationMetrics, ranking_metrics
 from retrieval.encoders.query_encoder import QueryEncoder, to_unit_length
 
 SPLIT = "test"
@@ -27,7 +27,7 @@ LENGTHS = [64, 32, 16]
 METRICS = ("recall_at_50", "ndcg_at_10")
 
 
-def measure(catalog: CatalogFolder, tower: Path, lengths: Sequence[int]) -> list[Figures]:
+def measure(catalog: CatalogFolder, tower: Path, lengths: Sequence[int]) -> list[ValidationMetrics]:
     """Figures of a tower on the test queries, at several lengths of its vectors, by exact search.
 
     Args:
@@ -35,7 +35,7 @@ def measure(catalog: CatalogFolder, tower: Path, lengths: Sequence[int]) -> list
         tower: the artefact; its query tower is the one that serves, in int8.
         lengths: how many of the first numbers are kept.
     """
-    lots, qrels = Lots.read(catalog.item_files(SPLIT)), catalog.qrels(SPLIT)
+    lots, qrels = ItemTable.read(catalog.item_files(SPLIT)), catalog.qrels(SPLIT)
     items = ItemEncoder.load(tower).encode(lots.texts, [None] * len(lots.ids))  # (N, D)
     queries = QueryEncoder.load(tower).encode(list(qrels.queries.values()))  # (Q, D)
     grades = np.array([[qrels.grades.get(query, {}).get(lot, 0) for lot in lots.ids] for query in qrels.queries])
@@ -55,7 +55,7 @@ def main(
     source = CatalogFolder.load(catalog)
     config = replace(TrainingConfig.for_catalog(source.name, use_image=False), epochs=epochs, max_seconds=None)
     lengths = [config.tower.dimensions, *LENGTHS]
-    found: dict[str, list[list[Figures]]] = {}
+    found: dict[str, list[list[ValidationMetrics]]] = {}
     with tempfile.TemporaryDirectory() as out:
         for seed in seeds or [config.seed]:
             for name, kept in (("plain", ()), ("Matryoshka", tuple(LENGTHS))):

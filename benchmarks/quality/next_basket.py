@@ -34,13 +34,13 @@ from models.towers.features import Features, FeatureSpec
 from models.towers.two_towers import TwoTowers
 from models.training.buyers import (
     BuyerModel,
-    ProjectedLots,
-    StoredLots,
+    ProjectedItems,
+    StoredItems,
     best_items,
     measure,
+    start_white,
     train_buyers,
 )
-from models.training.whitening import start_white
 from processing.evaluation.zero_shot import SentenceEncoder
 from retrieval.contracts.items import item_text
 from retrieval.evaluation.significance import PairedComparison, compare_paired
@@ -165,13 +165,13 @@ def choose(way: Callable[..., Scores], period: Period, tried: Sequence[tuple[Any
     return best[1], best[0]
 
 
-def projected(shop: Shop, seed: int) -> ProjectedLots:
+def projected(shop: Shop, seed: int) -> ProjectedItems:
     """The item tower: frozen encoder, linear projection that starts as a whitening, embeddings of the product series."""
     torch.manual_seed(seed)
     config = replace(sentence_towers(shop.model), linear=True, features=shop.spec)
     tower = TwoTowers(config).item_tower
     start_white(tower.projection, shop.encodings)
-    return ProjectedLots(tower, shop.encodings, shop.features, shop.encodings.shape[1])
+    return ProjectedItems(tower, shop.encodings, shop.features, shop.encodings.shape[1])
 
 
 def train_way(shop: Shop, heads: int, seed: int, period: Period, kept: Path, step: Callable[[int, int], None]) -> Scores:
@@ -212,7 +212,7 @@ def rankings(
     chosen[OWN] = choose(own_frequency, val, [(half_life, *days) for half_life in HALF_LIVES])
     grid = product(("baskets", "buyers"), NEIGHBOURS, SHRINKS, OWN_SHARES, (None, 60.0))
     chosen[KNN] = choose(item_knn, val, list(grid))
-    lots = StoredLots(shop.encodings)
+    lots = StoredItems(shop.encodings)
 
     def untrained(period: Period, half_life: float | None) -> Scores:
         config = BuyerTrainingConfig(heads=0, half_life_days=half_life)

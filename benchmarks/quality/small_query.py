@@ -19,7 +19,7 @@ from benchmarks.measurement import QualityResult, mean_and_sd_of_runs
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Stages, console, show_table
 from gavel.workspace.folders import Workspace
-from models.config.distillation import SmallQueryConfig
+from models.config.distillation import StaticQueryConfig
 from processing.training.query_distillation import FULL, MEASURES_SHOWN, SMALL, distil_query, measure_query_towers
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import load_release
@@ -88,7 +88,7 @@ def _report(title: str, sources: Iterator[Source], as_json: bool) -> None:
 def _measured(catalog: CatalogFolder, tower: Path, release: Path) -> dict[str, Any]:
     dimensions = split_tower_id(load_release(release).tower_id)[1]
     with Stages() as stages:
-        made = distil_query(catalog, tower, release, SmallQueryConfig(), least=0.0, phases=stages)
+        made = distil_query(catalog, tower, release, StaticQueryConfig(), least=0.0, phases=stages)
         encoders: dict[str, Encoder] = {
             FULL: QueryEncoder.load(tower, dimensions),
             SMALL: SmallQueryEncoder.load(tower, dimensions),

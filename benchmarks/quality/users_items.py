@@ -24,7 +24,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores
 from catalog.interactions import START, InteractionFolder, generate
 from gavel.workspace.console import console, progress, show_table
-from models.training.features import FeatureTrainingConfig, InteractionData, mine, recall, train_stage
+from models.training.features import FeatureColumns, FeatureTrainingConfig, InteractionData, mine, recall, train_feature_towers
 from retrieval.evaluation.metrics import evaluate_per_query
 
 POPULARITY, IN_BATCH, CORRECTED = "popularity", "in-batch", "in-batch + log q"
@@ -35,8 +35,8 @@ BARS = ((MINED, IN_BATCH), (IN_BATCH, POPULARITY))  # the first shall beat the s
 SHOWN = (*BARS, (CORRECTED, IN_BATCH), (CORRECTED_MINED, CORRECTED))
 ROUNDS, LEVEL = 2000, 95  # of the bootstrap
 
-USER_COLUMNS = {"categories": ["buyer_id", "age_group", "region", "favourite_category", "second_category"]}
-ITEM_COLUMNS = {"categories": ["item_id", "category", "brand"], "numbers": ["price", "seller_rating", "days_late"]}
+USER_COLUMNS: FeatureColumns = {"categories": ["buyer_id", "age_group", "region", "favourite_category", "second_category"]}
+ITEM_COLUMNS: FeatureColumns = {"categories": ["item_id", "category", "brand"], "numbers": ["price", "seller_rating", "days_late"]}
 
 Values = dict[str, dict[str, NDArray[np.float64]]]  # way -> measure -> value of every user
 Step = Callable[[], None]
@@ -69,10 +69,10 @@ def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Ste
     yield POPULARITY, data.taken.sum(0).float().expand(data.taken.shape)
     for plain, with_mined, correct in ((IN_BATCH, MINED, False), (CORRECTED, CORRECTED_MINED, True)):
         training = replace(config, correct_popularity=correct)
-        start = train_stage(data, training, judge).towers
+        start = train_feature_towers(data, training, judge).towers
         step()
         for name, mined in ((plain, None), (with_mined, mine(start, data, training))):
-            yield name, train_stage(data, training, judge, start_from=start, mined=mined).towers.scores(data)
+            yield name, train_feature_towers(data, training, judge, start_from=start, mined=mined).towers.scores(data)
             step()
 
 

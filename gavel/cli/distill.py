@@ -39,7 +39,7 @@ def distill_query(
 ) -> None:
     """Make a tower's small query tower: it adds up vectors of tokens, no network; GAVEL_QUERY_TOWER=small serves it."""
     from catalog.folder import CatalogFolder
-    from models.config.distillation import SmallQueryConfig
+    from models.config.distillation import StaticQueryConfig
     from processing.training.query_distillation import FULL, SMALL, distil_query
     from retrieval.contracts.release import load_release
 
@@ -47,7 +47,7 @@ def distill_query(
     source = CatalogFolder.load(workspace.catalog(catalog))
     release_folder = workspace.release_of_tower(tower) if tower and release is None else workspace.release(release)
     folder = workspace.tower(tower or split_tower_id(load_release(release_folder).tower_id)[0])
-    config = replace(configured(SmallQueryConfig(), "small_query"), seed=seed)
+    config = replace(configured(StaticQueryConfig(), "small_query"), seed=seed)
     config = replace(config, texts=texts or config.texts, epochs=epochs or config.epochs)
     with Stages() as stages:
         result = distil_query(source, folder, release_folder, config, least=least, phases=stages)

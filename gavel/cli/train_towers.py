@@ -84,7 +84,7 @@ def adapt(
         for name in ("recall_at_50", "ndcg_at_10")
         if made.before and made.after
     }
-    values = {"tower_id": made.tower_folder.name, "tower": str(made.tower_folder), "lots": made.lots, "queries": made.queries}
+    values = {"tower_id": made.tower_folder.name, "tower": str(made.tower_folder), "lots": made.items, "queries": made.queries}
     report(values | figures, as_json)
 
 

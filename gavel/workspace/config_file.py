@@ -74,9 +74,9 @@ def _distillation() -> Any:
 
 
 def _small_query() -> Any:
-    from models.config.distillation import SmallQueryConfig
+    from models.config.distillation import StaticQueryConfig
 
-    return SmallQueryConfig()
+    return StaticQueryConfig()
 
 
 SECTIONS = (

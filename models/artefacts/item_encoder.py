@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.artefacts.tower_files import load_towers
-from models.data.pixels import normalise, to_unit
+from models.data.images import normalise, to_unit
 from models.towers.features import Features
-from models.towers.lot_features import lot_row
+from models.towers.item_features import item_row
 from models.towers.two_towers import ItemTower, Photos, Tokens
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import TowerCard
@@ -24,12 +24,12 @@ from retrieval.errors import TowerError
 
 
 class ItemBatch(NamedTuple):
-    """The tensors of B lots.
+    """The tensors of B items.
 
     Attributes:
         tokens: of their texts.
-        pixels: (P, S, S, 3) uint8 RGB of the P lots that have a photo, in their order; None when no lot has one.
-        has_image: (B,) bool with P times True; None when no lot has a photo.
+        pixels: (P, S, S, 3) uint8 RGB of the P items that have a photo, in their order; None when no item has one.
+        has_image: (B,) bool with P times True; None when no item has a photo.
         features: their structured features; None for a tower without.
     """
 
@@ -46,7 +46,7 @@ class ItemBatch(NamedTuple):
 
 
 class ItemEncoder:
-    """Turns lots into unit vectors.
+    """Turns items into unit vectors.
 
     Attributes:
         card: the tower that it is.
@@ -58,7 +58,7 @@ class ItemEncoder:
         self.device = device
         self._tower = tower
         self._tokenizer = tokenizer
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @classmethod
     def load(cls, folder: Path, device: str | None = None, *, dimensions: int | None = None) -> "ItemEncoder":
@@ -85,13 +85,13 @@ class ItemEncoder:
         *,
         batch_size: int = 64,
     ) -> NDArray[np.float32]:
-        """Encode lots.
+        """Encode items.
 
         Args:
             texts: N texts as item_text makes them.
-            photos: N photos (image_size, image_size, 3) uint8 RGB as read_photo makes them; None for a lot without one.
-            items: the N lots, for a tower that reads structured features; None when none is known of any.
-            batch_size: lots that are computed at once, > 0; half precision (bfloat16) on a GPU.
+            photos: N photos (image_size, image_size, 3) uint8 RGB as read_photo makes them; None for an item without one.
+            items: the N items, for a tower that reads structured features; None when none is known of any.
+            batch_size: items that are computed at once, > 0; half precision (bfloat16) on a GPU.
 
         Returns:
             (N, dimensions) float32 of unit length, in the order of the texts.
@@ -103,18 +103,18 @@ class ItemEncoder:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of like length together: less padding
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            known = None if items is None else [items[i] for i in rows]
-            batch = self.collate([texts[i] for i in rows], [photos[i] for i in rows], known)
+            chosen = None if items is None else [items[i] for i in rows]
+            batch = self.collate([texts[i] for i in rows], [photos[i] for i in rows], chosen)
             vectors[rows] = self.compute(self.transfer(batch))
         return vectors
 
     def collate(self, texts: Sequence[str], photos: Sequence[Photo | None], items: Sequence[Item] | None = None) -> ItemBatch:
-        """Turn lots into the tensors of one batch, in memory that a GPU can fetch by itself when there is one.
+        """Turn items into the tensors of one batch, in memory that a GPU can fetch by itself when there is one.
 
         Args:
             texts: B >= 1 texts as item_text makes them.
             photos: B photos as encode() takes them.
-            items: the B lots as encode() takes them.
+            items: the B items as encode() takes them.
 
         Raises:
             TowerError: a photo has another size than the tower's.
@@ -122,13 +122,13 @@ class ItemEncoder:
         ids, mask = tokenize(self._tokenizer, texts, self.card.max_length)
         tokens = Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
         features = self._features(items)
-        seen = [photo for photo in photos if photo is not None]
-        if not self.card.image_size or not seen:
+        present = [photo for photo in photos if photo is not None]
+        if not self.card.image_size or not present:
             return self._pinned(ItemBatch(tokens, None, None, features))
         side = self.card.image_size
-        if any(photo.shape != (side, side, 3) for photo in seen):
+        if any(photo.shape != (side, side, 3) for photo in present):
             raise TowerError(f"tower {self.card.tower_id} looks at photos of {side} x {side}; read them with read_photo(…, {side})")
-        pixels = torch.from_numpy(np.stack(seen))  # (P, S, S, 3)
+        pixels = torch.from_numpy(np.stack(present))  # (P, S, S, 3)
         return self._pinned(ItemBatch(tokens, pixels, torch.tensor([photo is not None for photo in photos]), features))
 
     def transfer(self, batch: ItemBatch) -> ItemBatch:
@@ -148,7 +148,7 @@ class ItemEncoder:
             pixels = normalise(to_unit(batch.pixels), self.card.image_mean, self.card.image_std)  # (P, 3, S, S)
             photos = Photos(pixels, batch.has_image)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            vectors = self._tower(batch.tokens, photos, batch.features).float()  # (B, D)
+            vectors: Tensor = self._tower(batch.tokens, photos, batch.features).float()  # (B, D)
         if vectors.shape[1] > self.card.dimensions:
             vectors = F.normalize(vectors[:, : self.card.dimensions], dim=1)
         return vectors.cpu().numpy()
@@ -157,7 +157,7 @@ class ItemEncoder:
         encoder = self._tower.feature_encoder
         if encoder is None or items is None:
             return None
-        return encoder.spec.encode([lot_row(item) for item in items])
+        return encoder.spec.encode([item_row(item) for item in items])
 
     def _pinned(self, batch: ItemBatch) -> ItemBatch:
         return batch if self._copies is None else batch.map(Tensor.pin_memory)

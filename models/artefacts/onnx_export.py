@@ -12,9 +12,12 @@ import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from models.artefacts.photo_tower import PhotoTower
-from models.towers.two_towers import QueryTower, TwoTowers
+from models.data.images import normalise, to_unit
+from models.towers.config import TowerConfig
+from models.towers.two_towers import ItemTower, QueryTower, TwoTowers
 from retrieval.encoders.image_encoder import PHOTO_VECTOR, PIXELS
 from retrieval.encoders.query_encoder import OUTPUT
 
@@ -90,7 +93,7 @@ def export_image_tower(towers: TwoTowers, path: Path) -> None:
     calibrate with, which an artefact has none of.
 
     Args:
-        towers: towers whose lots have photos, on any device; the item tower comes back in the mode that it came in.
+        towers: towers whose items have photos, on any device; the item tower comes back in the mode that it came in.
         path: the file to write; the input is pixels (B, S, S, 3) uint8 RGB, normalised inside, the output photo_vector (B, D).
     """
     item_tower, side = towers.item_tower, towers.config.image_size
@@ -116,6 +119,52 @@ def export_image_tower(towers: TwoTowers, path: Path) -> None:
     _forget_where_it_was_made(graph)
     onnx.save(graph, path)
     onnx.checker.check_model(str(path))
+
+
+class PhotoTower(nn.Module):
+    """The image encoder and the projection of an item tower; what is not known of a photo is constant.
+
+    An item without a photo has a learnt stand-in, a photo without a text has none, for no item lacks its title. An encoding of
+    zeros takes its place: the projection then sees the photo alone. Features are those of an item of which nothing is known.
+    """
+
+    text: Tensor
+    features: Tensor
+
+    def __init__(self, tower: ItemTower, config: TowerConfig) -> None:
+        """Take the parts of an item tower that has an image encoder.
+
+        Args:
+            tower: its modules are shared, not copied.
+            config: the one that it was built with.
+        """
+        super().__init__()
+        assert tower.image_encoder is not None
+        self.image_encoder = tower.image_encoder
+        self.projection = tower.projection
+        self.mean, self.std = config.image_mean, config.image_std
+        self.register_buffer("text", torch.zeros(1, tower.text_encoder.width))
+        self.register_buffer("features", _unknown_features(tower))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode photos (B, S, S, 3) uint8 RGB into (B, dimensions) of unit length."""
+        photos = pixels.shape[0]  # len() would fix the number of photos in an export
+        image = self.image_encoder(normalise(to_unit(pixels), self.mean, self.std))  # (B, 2048)
+        encoded = torch.cat([self.text.expand(photos, -1), image, self.features.expand(photos, -1)], dim=1)  # (B, 2816)
+        return F.normalize(self.projection(encoded).float(), dim=1)  # (B, 512) -> (B, 128), unit length
+
+
+@torch.no_grad()
+def _unknown_features(tower: ItemTower) -> Tensor:
+    """(1, F), with F = 0 for a tower without features."""
+    encoder = tower.feature_encoder
+    device = next(tower.parameters()).device
+    if encoder is None:
+        return torch.zeros(1, 0, device=device)
+    training = encoder.training
+    encoded: Tensor = encoder.eval().encode(*encoder.spec.encode([{}]).to(device))
+    encoder.train(training)
+    return encoded
 
 
 def _narrowing_of_first_layer(model: onnx.ModelProto) -> list[str]:

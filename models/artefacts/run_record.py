@@ -21,7 +21,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 
 def data_hash(catalog: CatalogFolder) -> str:
-    """sha256 of the files that training reads: item files of train and val, pairs and judgments; photos by name alone."""
+    """Return the sha256 of the item files of train and val, the pairs and the judgments; photos count by name alone."""
     digest = hashlib.sha256()
     items = {file for split in ("train", "val") if split in catalog.splits for file in catalog.item_files(split)}
     tables = [catalog.path / TRAINING_FOLDER / f"{name}.parquet" for name in ("pairs", "qrels")]
@@ -38,13 +38,13 @@ def run_key(
 
     max_seconds is left out, so that a run that was cut goes on when it is given more time.
     """
-    mined = {query: list(found) for query, found in negatives.items()} if negatives is not None else None
+    mined = {query: list(item_ids) for query, item_ids in negatives.items()} if negatives is not None else None
     parts = [asdict(config) | {"max_seconds": None}, stage, data, mined, start_from.name if start_from else None, torch.__version__]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this file lies in; None outside one."""
+    """Return the commit of the checkout that this file lies in; None outside one."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
@@ -55,7 +55,7 @@ def git_commit() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """What the run has to work with."""
+    """Return the machine, its threads and its GPUs."""
     return {
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
@@ -64,7 +64,7 @@ def hardware() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a run's rounding."""
+    """Return the versions of Python and of the packages that decide a run's rounding."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
@@ -73,10 +73,10 @@ def write_record(folder: Path, record: Mapping[str, Any], started: datetime) -> 
 
     Args:
         folder: `towers/<tower_id>`.
-        record: what the run knows of itself, as JSON values.
+        record: settings and results of the run, as JSON values.
         started: UTC.
     """
-    whole = {
+    complete = {
         "gavel": _own_version(),
         "git_commit": git_commit(),
         "started": started.isoformat(timespec="seconds"),
@@ -84,7 +84,7 @@ def write_record(folder: Path, record: Mapping[str, Any], started: datetime) -> 
         "versions": versions(),
         **record,
     }
-    replace_file(folder / RECORD_FILE, json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n")
+    replace_file(folder / RECORD_FILE, json.dumps(complete, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def _own_version() -> str:

@@ -1,24 +1,24 @@
-"""How a buyer tower is trained: the numbers, without torch."""
+"""Training settings of a buyer tower; without torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class BuyerTrainingConfig:
-    """How a buyer tower is trained.
+    """Training settings of a buyer tower.
 
     Attributes:
-        heads: of the attention; 0 trains the weighted average, that is the lots alone.
-        half_life_days: age at which an act counts half in the average; None for never.
+        heads: of the attention; 0 trains the weighted average, that is the items alone.
+        half_life_days: age at which an interaction counts half in the average; None for never.
         epochs: over all baskets.
         batch_size: baskets of a step.
-        targets: lots of a basket that are drawn for a step.
-        random: further negatives of a step, drawn evenly from all lots.
+        targets: items of a basket that are drawn for a step.
+        random: further negatives of a step, drawn evenly from all items.
         rate: peak learning rate of AdamW; warm-up over a tenth, then a cosine.
         weight_decay: of AdamW.
         temperature: to start from; it is learned.
         correct_popularity: subtract log q, estimated from the stream of batches (Yi et al. 2019).
-        own_are_negatives: count lots that the buyer acted on before as negatives when they are not in the basket.
+        own_are_negatives: count items that the buyer acted on before as negatives when they are not in the basket.
         seed: of weights, batches and draws.
     """
 

@@ -1,4 +1,4 @@
-"""How models that learn from other models are trained: the numbers, without torch."""
+"""Training settings of models that learn from other models; without torch."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from retrieval.errors import InvalidInput
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """How heads learn from the teacher.
+    """Settings of the linear heads that learn from the teacher.
 
     Attributes:
         steps: of gradient descent, >= 1.
         queries: of each step, >= 1.
-        lots: how many lots of the catalogue are ranked at most; of more, so many are drawn.
-        min_weight: queries are those of the training pairs that weigh as much; which lot they belong to is not looked at.
+        items: how many items of the catalogue are ranked at most; of more, so many are drawn.
+        min_weight: queries are those of the training pairs that weigh as much; the item of a pair is ignored.
         keyword_share: what a query's best BM25 score adds to a cosine, >= 0.
         teacher_temperature: of the teacher's distribution; lower is sharper.
         temperature: of the student's.
@@ -39,8 +39,8 @@ class DistillationConfig:
 
 
 @dataclass(frozen=True)
-class SmallQueryConfig:
-    """How a small query tower learns.
+class StaticQueryConfig:
+    """Settings of a static query encoder.
 
     Attributes:
         texts: that it learns from at most, >= 2.

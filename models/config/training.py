@@ -1,4 +1,4 @@
-"""What decides the outcome of a training run, and the schedules that were chosen for the catalogues that Gavel makes. No torch."""
+"""Settings of a training run, and the schedules chosen for the catalogues that Gavel makes; without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,13 +15,13 @@ class Stage:
 
     Attributes:
         name: what the record and the checkpoints call it.
-        epochs: its passes over the lots; None takes TrainingConfig.epochs.
+        epochs: its passes over the items; None takes TrainingConfig.epochs.
         rate: its learning rates, as a share of the run's.
         min_weight: pairs that weigh less are left out; 0 lets every pair in.
-        hard_negatives: mined lots that are drawn anew for each query of each batch; a query of which too few are mined
+        hard_negatives: mined items that are drawn anew for each query of each batch; a query of which too few are mined
             gets random ones in their place.
-        random_negatives: lots of the corpus that are drawn for each query of each batch, all alike.
-        loss: "info_nce" over all lots of the batch; "contrastive" or "triplet" with a margin.
+        random_negatives: items of the corpus that are drawn for each query of each batch, all alike.
+        loss: "info_nce" over all items of the batch; "contrastive" or "triplet" with a margin.
         margin: of the contrastive and the triplet loss, in cosine.
     """
 
@@ -42,16 +42,16 @@ class Stage:
 
 
 def three_stages(epochs: tuple[int, int, int], *, strong: float = 0.9, hard_negatives: int = 1) -> tuple[Stage, ...]:
-    """The practice of hard negatives: learn the space, sharpen it on what it confuses, then let weak pairs in.
+    """Return three stages: learn the space, train on hard negatives, then add weak pairs.
 
     As in ANCE (Xiong et al. 2021) and the staged training of DPR's successors (RocketQA, Qu et al. 2021).
 
     Args:
         epochs: of each stage.
         strong: pairs that weigh less come in with the third stage; 0.9 keeps ESCI's E and S, and leaves its C out.
-        hard_negatives: mined lots for each query from the second stage on.
+        hard_negatives: mined items for each query from the second stage on.
     """
-    hard = {"hard_negatives": hard_negatives, "random_negatives": 1}
+    hard: dict[str, Any] = {"hard_negatives": hard_negatives, "random_negatives": 1}
     return (
         Stage("in-batch", epochs[0], min_weight=strong, random_negatives=1),
         Stage("hard-negatives", epochs[1], min_weight=strong, rate=0.5, **hard),
@@ -61,7 +61,7 @@ def three_stages(epochs: tuple[int, int, int], *, strong: float = 0.9, hard_nega
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much photos are changed in training.
+    """Strengths of the photo augmentation.
 
     Attributes:
         crop: smallest share of the photo's area that a crop keeps, in (0, 1]; 1 crops nothing.
@@ -82,12 +82,12 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides what a training run makes of a catalogue.
+    """All settings that decide the outcome of a training run.
 
     Attributes:
         tower: the architecture.
         stages: the trainings that follow one another; one run trains one of them.
-        epochs: passes over the lots (or over the queries, where there are more of them), >= 1.
+        epochs: passes over the items (or over the queries, where there are more of them), >= 1.
         batch_size: pairs of a step, each of another query, >= 2.
         learning_rate: peak of AdamW's (Loshchilov and Hutter 2019).
         pretrained_factor: the learning rate of pretrained encoders, as a share of learning_rate.
@@ -96,15 +96,15 @@ class TrainingConfig:
         temperature: at the start; never below 0.01.
         learn_temperature: False keeps it as it was at the start.
         max_grad_norm: gradients are clipped to it.
-        symmetric: train lots to find their queries, too.
+        symmetric: train items to find their queries, too.
         weigh: what a pair's weight does, and it does only one: "draw" makes it the chance that the pair is shown when its
             query comes, so that all queries count alike; "loss" draws a query's pairs alike and weighs their losses, so
             that queries of weak pairs count less.
-        log_q: correct for how often each lot is met (Yi et al. 2019), by a streaming estimate.
+        log_q: correct for how often each item is met (Yi et al. 2019), by a streaming estimate.
         accumulate: batches whose gradients are added up for one step; each has negatives of its own alone.
         micro_batch: texts that are encoded at once. Large batches fit into memory so: the gradient is that of the whole
             batch, each text is encoded twice (Gao et al. 2021). None encodes the whole batch in one go.
-        photo_dropout: probability that a lot is shown without its photo, so that lots without one are placed well.
+        photo_dropout: probability that an item is shown without its photo, so that items without one are placed well.
         augmentation: how photos are changed.
         validate_every: epochs between two measurements on the val split, >= 1; the last epoch is always measured.
         judge: the figure by which the epoch that is kept is chosen and patience is counted; "quality" is the mean of
@@ -163,12 +163,12 @@ class TrainingConfig:
             raise InvalidInput(f"max_seconds must be above 0, not {self.max_seconds}")
 
     def stage_epochs(self, stage: Stage) -> int:
-        """How many epochs a stage has."""
+        """Return the number of epochs of a stage."""
         return self.epochs if stage.epochs is None else stage.epochs
 
     @classmethod
     def for_catalog(cls, name: str, *, preset: str = "compact", use_image: bool = True, seed: int = 7) -> "TrainingConfig":
-        """The schedule that was chosen, on its val split, for a catalogue; the defaults for one that is not known.
+        """Return the schedule that was chosen on a catalogue's val split; the defaults for an unknown catalogue.
 
         Args:
             name: CatalogFolder.name, such as "synthetic" or "grocery".

@@ -1,4 +1,4 @@
-"""Batches of (query, lot) pairs with their photos and further negatives.
+"""Batches of (query, item) pairs with their photos and further negatives.
 
 A batch is a function of the seed and its number alone: a run that goes on from step n needs no state of a generator, and
 every process of a distributed run draws the same batch and encodes its own slice of it.
@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,44 +17,44 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.config.training import Stage, TrainingConfig
-from models.data.encoding_cache import PhotoEncodings, TextTable, encode_photo_table, encode_text_table, is_frozen
-from models.data.images import augment
-from models.data.pixels import normalise, to_unit
+from models.data.encoding_cache import PhotoEncodings, TextTable, encode_frozen
+from models.data.images import augment, normalise, to_unit
 from models.data.sampling_frequency import StreamingFrequency
-from models.data.tables import Lots, PhotoTable, Queries, TokenTable
+from models.data.tables import ItemTable, PhotoTable, Queries, TokenTable
 from models.towers.features import Features
-from models.towers.lot_features import lot_row
+from models.towers.item_features import item_row
 from models.towers.two_towers import Photos, TwoTowers
 from retrieval.errors import InvalidInput
 
 PHOTO_MARGIN = 1.25  # photos are kept this much larger than the tower sees them, so that crops stay sharp
+T = TypeVar("T", bound=np.generic)
 ORDER, DRAW, PHOTOS = range(3)  # what a generator is for
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's pairs: lot i < Q answers query i, the lots from Q on are negatives of all queries.
+    """One step's pairs: item i < Q answers query i, the items from Q on are negatives of all queries.
 
     What is to be encoded is this process's slice; what is known is of the whole batch.
 
     Attributes:
         queries: texts of the slice's queries.
-        items: texts of the slice's lots.
-        photos: their photos, augmented and normalised; None for a tower without eyes.
+        items: texts of the slice's items.
+        photos: their photos, augmented and normalised; None for a tower without an image encoder.
         features: their structured features; None for a tower that reads none.
-        lots: (B,) int64, rows of the lots: the answers, then each query's hard negatives, then random ones.
-        known: (Q, B) bool, which lots are known to answer which queries.
+        item_rows: (B,) int64, rows of the items: the answers, then each query's hard negatives, then random ones.
+        known: (Q, B) bool, which items are known to answer which queries.
         weights: (Q,) float, weights of the losses; None weighs all the same.
-        log_q: (B,) float, log of the probability that a batch holds each lot; None without correction.
+        log_q: (B,) float, log of the probability that a batch holds each item; None without correction.
         query_counts: queries of each process's slice.
-        item_counts: lots of each process's slice.
+        item_counts: items of each process's slice.
     """
 
     queries: TextTable
     items: TextTable
     photos: Photos | None
     features: Features | None
-    lots: NDArray[np.int64]
+    item_rows: NDArray[np.int64]
     known: Tensor
     weights: Tensor | None
     log_q: Tensor | None
@@ -63,35 +64,36 @@ class Batch:
 
 @dataclass(frozen=True)
 class Slice:
-    """Which process this is, of how many."""
+    """A process of a distributed run, and their number."""
 
     process: int = 0
     processes: int = 1
 
     def counts(self, rows: int) -> list[int]:
-        """How many of some rows each process takes."""
+        """Return the number of rows that each process takes."""
         return [len(part) for part in np.array_split(np.empty(rows), self.processes)]
 
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This process's part of some rows."""
-        return np.array_split(rows, self.processes)[self.process]
+    def take(self, rows: NDArray[T]) -> NDArray[T]:
+        """Return this process's part of some rows."""
+        part: NDArray[T] = np.array_split(rows, self.processes)[self.process]
+        return part
 
 
 WHOLE = Slice()
 
 
 class TrainingBatches:
-    """Endless batches: every query comes once before any comes again, each time with one of its lots.
+    """Endless batches: every query comes once before any comes again, each time with one of its items.
 
     Attributes:
         batch_size: pairs of a batch.
-        per_epoch: batches of a pass over the lots, or over the queries where there are more of them.
-        frequency: how often each lot is met; None without correction. The only state: batches must be made in order.
+        per_epoch: batches of a pass over the items, or over the queries where there are more of them.
+        frequency: how often each item is met; None without correction. The only state: batches must be made in order.
     """
 
     def __init__(
         self,
-        lots: Lots,
+        items: ItemTable,
         queries: Queries,
         tokenizer: Tokenizer,
         config: TrainingConfig,
@@ -104,8 +106,8 @@ class TrainingBatches:
         """Tokenise the texts and decode the photos.
 
         Args:
-            lots: the corpus.
-            queries: with their answers among the lots.
+            items: the corpus.
+            queries: with their answers among the items.
             tokenizer: set to cut at the tower's max_length.
             config: of the run.
             cache: folder where decoded photos are kept.
@@ -117,11 +119,11 @@ class TrainingBatches:
             InvalidInput: the stage draws hard negatives and none were mined for any query.
         """
         tower = config.tower
-        self._config, self._lots, self._queries, self._part = config, lots, queries, part
+        self._config, self._items, self._queries, self._part = config, items, queries, part
         self._stage = stage or config.stages[0]
         self._query_texts: TextTable = TokenTable.build(tokenizer, queries.texts, tower.max_length)
-        self._item_texts: TextTable = TokenTable.build(tokenizer, [*lots.texts, *queries.lot_texts], tower.max_length)
-        self._mined = mined_rows(queries, lots, negatives or {}) if self._stage.hard_negatives else None
+        self._item_texts: TextTable = TokenTable.build(tokenizer, [*items.texts, *queries.item_texts], tower.max_length)
+        self._mined = mined_rows(queries, items, negatives or {}) if self._stage.hard_negatives else None
         if self._mined is not None and not (self._mined >= 0).any():
             raise InvalidInput(
                 f"stage {self._stage.name!r} draws hard negatives and none were mined for the queries of this catalogue; "
@@ -129,27 +131,23 @@ class TrainingBatches:
             )
         self._cache = cache
         side = tower.image_size if tower.image.trainable == "none" else round(tower.image_size * PHOTO_MARGIN)
-        self._photos: PhotoTable | PhotoEncodings | None = PhotoTable.load(lots.photos, side, cache) if tower.use_image else None
-        self._features = tower.features.encode([lot_row(item) for item in lots.items]) if tower.features else None
+        self._photos: PhotoTable | PhotoEncodings | None = PhotoTable.load(items.photos, side, cache) if tower.use_image else None
+        self._features = tower.features.encode([item_row(item) for item in items.records]) if tower.features else None
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
-        self.frequency = StreamingFrequency(max(1_024, 8 * len(lots.ids))) if config.log_q else None
+        self.frequency = StreamingFrequency(max(1_024, 8 * len(items.ids))) if config.log_q else None
         self.batch_size = min(config.batch_size, len(queries.texts))
-        self.per_epoch = math.ceil(max(len(queries.texts), len(lots.ids)) / self.batch_size)
+        self.per_epoch = math.ceil(max(len(queries.texts), len(items.ids)) / self.batch_size)
 
     @property
     def photo_count(self) -> int:
-        """Lots whose photo could be read."""
+        """Items whose photo could be read."""
         return int(self._photos.has_image.sum()) if self._photos else 0
 
     def encode_frozen(self, towers: TwoTowers, device: torch.device) -> None:
         """Put encodings in place of what frozen encoders would read in every step; their photos are not augmented."""
-        texts, queries, eyes = towers.item_tower.text_encoder, towers.query_tower.text_encoder, towers.item_tower.image_encoder
-        if is_frozen(texts) and isinstance(self._item_texts, TokenTable):
-            self._item_texts = encode_text_table(texts, self._item_texts, self._cache, device)
-        if is_frozen(queries) and isinstance(self._query_texts, TokenTable):
-            self._query_texts = encode_text_table(queries, self._query_texts, self._cache, device)
-        if eyes is not None and is_frozen(eyes) and isinstance(self._photos, PhotoTable):
-            self._photos = encode_photo_table(eyes, self._photos, self._config.tower, self._cache, device)
+        self._item_texts, self._query_texts, self._photos = encode_frozen(
+            towers, self._item_texts, self._query_texts, self._photos, self._config.tower, self._cache, device
+        )
 
     def batch(self, number: int, device: torch.device) -> Batch:
         """Make a batch on a device.
@@ -162,23 +160,23 @@ class TrainingBatches:
         queries = self._queries_of(number)
         answers = self._queries.draw(queries, random, by_weight=self._config.weigh == "draw")
         further = self._negatives(queries, random)
-        lots = np.concatenate([self._queries.lots[answers], further])  # (B,)
+        item_rows = np.concatenate([self._queries.item_rows[answers], further])  # (B,)
         shown = np.concatenate([self._queries.shown[answers], further])  # (B,)
-        known = self._queries.known(queries, lots)
-        known[:, : len(queries)] |= lots[: len(queries), None] == lots[None, : len(queries)]
+        known = self._queries.known(queries, item_rows)
+        known[:, : len(queries)] |= item_rows[: len(queries), None] == item_rows[None, : len(queries)]
         weights = self._queries.weights[answers] if self._config.weigh == "loss" else None
-        log_q = self.frequency.update(lots) if self.frequency else None
+        log_q = self.frequency.update(item_rows) if self.frequency else None
         return Batch(
             queries=self._query_texts.rows(self._part.take(queries)),
             items=self._item_texts.rows(self._part.take(shown)),
-            photos=self._show(lots, number, random, device) if self._photos else None,
-            features=self._features.take(torch.from_numpy(self._part.take(lots))).to(device) if self._features else None,
-            lots=lots,
+            photos=self._show(item_rows, number, random, device) if self._photos else None,
+            features=self._features.take(torch.from_numpy(self._part.take(item_rows))).to(device) if self._features else None,
+            item_rows=item_rows,
             known=torch.from_numpy(known).to(device),
             weights=None if weights is None else torch.from_numpy(weights.astype(np.float32)).to(device),
             log_q=None if log_q is None else torch.from_numpy(log_q).to(device),
             query_counts=self._part.counts(len(queries)),
-            item_counts=self._part.counts(len(lots)),
+            item_counts=self._part.counts(len(item_rows)),
         )
 
     def _queries_of(self, number: int) -> NDArray[np.int64]:
@@ -190,43 +188,43 @@ class TrainingBatches:
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def _negatives(self, queries: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-        """Rows of the further lots: hard ones of each query, then random ones."""
+        """Rows of the further items: hard ones of each query, then random ones."""
         hard, alike = self._stage.hard_negatives, self._stage.random_negatives
-        drawn = [random.integers(len(self._lots.ids), size=len(queries) * (hard + alike))]
+        rows = random.integers(len(self._items.ids), size=len(queries) * (hard + alike))
         if self._mined is not None:
             mined = self._mined[queries]  # (Q, M), -1 where there are fewer
             chance = random.random(mined.shape) + (mined < 0)  # those that are not there come last
             chosen = np.take_along_axis(mined, np.argsort(chance, axis=1)[:, :hard], axis=1).ravel()
-            drawn[0][: len(chosen)] = np.where(chosen < 0, drawn[0][: len(chosen)], chosen)
-        return drawn[0]
+            rows[: len(chosen)] = np.where(chosen < 0, rows[: len(chosen)], chosen)
+        return rows
 
-    def _show(self, lots: NDArray[np.int64], number: int, random: np.random.Generator, device: torch.device) -> Photos:
+    def _show(self, item_rows: NDArray[np.int64], number: int, random: np.random.Generator, device: torch.device) -> Photos:
         assert self._photos is not None
         tower = self._config.tower
-        seen = self._photos.has_image[lots] & (random.random(len(lots)) >= self._config.photo_dropout)
-        lots, seen = self._part.take(lots), self._part.take(seen)
+        shown = self._photos.has_image[item_rows] & (random.random(len(item_rows)) >= self._config.photo_dropout)
+        item_rows, shown = self._part.take(item_rows), self._part.take(shown)
         if isinstance(self._photos, PhotoEncodings):
-            vectors = torch.from_numpy(self._photos.vectors[lots[seen]])
-            return Photos(vectors.to(device), torch.from_numpy(seen).to(device))
-        pixels = to_unit(torch.from_numpy(np.ascontiguousarray(self._photos.pixels[lots[seen]])).to(device))
+            vectors = torch.from_numpy(self._photos.vectors[item_rows[shown]])
+            return Photos(vectors.to(device), torch.from_numpy(shown).to(device))
+        pixels = to_unit(torch.from_numpy(np.ascontiguousarray(self._photos.pixels[item_rows[shown]])).to(device))
         generator = torch.Generator().manual_seed(seed_of(self._config.seed, PHOTOS, number, self._part.process))
         changed = augment(pixels, tower.image_size, self._config.augmentation, generator)
-        return Photos(normalise(changed, tower.image_mean, tower.image_std), torch.from_numpy(seen).to(device))
+        return Photos(normalise(changed, tower.image_mean, tower.image_std), torch.from_numpy(shown).to(device))
 
 
-def mined_rows(queries: Queries, lots: Lots, negatives: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
-    """Mined lots as rows: (Q, M) int64, -1 past a query's last; known answers and lots that are not there are left out."""
-    rows = {item_id: row for row, item_id in enumerate(lots.ids)}
-    found: list[list[int]] = []
+def mined_rows(queries: Queries, items: ItemTable, negatives: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
+    """Mined items as rows: (Q, M) int64, -1 past a query's last; known answers and items that are not there are left out."""
+    rows = {item_id: row for row, item_id in enumerate(items.ids)}
+    mined_rows_of: list[list[int]] = []
     for query, text in enumerate(queries.texts):
-        answers = set(queries.known_lots[queries.known_starts[query] : queries.known_starts[query + 1]].tolist())
-        found.append([rows[i] for i in dict.fromkeys(negatives.get(text, ())) if i in rows and rows[i] not in answers])
-    table = np.full((len(found), max(1, *map(len, found))), -1, dtype=np.int64)
-    for query, mined in enumerate(found):
+        answers = set(queries.known_items[queries.known_starts[query] : queries.known_starts[query + 1]].tolist())
+        mined_rows_of.append([rows[i] for i in dict.fromkeys(negatives.get(text, ())) if i in rows and rows[i] not in answers])
+    table = np.full((len(mined_rows_of), max(1, *map(len, mined_rows_of))), -1, dtype=np.int64)
+    for query, mined in enumerate(mined_rows_of):
         table[query, : len(mined)] = mined
     return table
 
 
 def seed_of(*parts: int) -> int:
-    """A seed for torch from several numbers."""
+    """Return a seed for torch from several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

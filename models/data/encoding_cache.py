@@ -1,7 +1,7 @@
-"""What frozen encoders make of the catalogue, computed once and kept on disk, so that heads train in seconds.
+"""Encodings by frozen encoders, computed once and stored on disk, so that heads train in seconds.
 
 A file of encodings is named by everything that its numbers come from: the encoder's weights, the tokens or pixels, and how
-they are read. Any other file is simply not asked for; one that is damaged is made again.
+they are read. Any other file is ignored; a damaged one is made again.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.data.pixels import normalise, to_unit
+from models.data.images import normalise, to_unit
 from models.data.tables import PhotoTable, TokenTable
 from models.towers.config import TowerConfig
 from models.towers.encoders import ImageEncoder, TextEncoder
-from models.towers.two_towers import TextEncodings, Texts, Tokens
+from models.towers.two_towers import TextEncodings, Texts, Tokens, TwoTowers
 from retrieval.files import replacing
 from retrieval.progress import Progress
 
@@ -67,7 +67,7 @@ TextTable = TokenTable | EncodingTable
 
 
 def is_frozen(encoder: nn.Module) -> bool:
-    """Whether no part of an encoder is trained."""
+    """Return True if no part of an encoder is trained."""
     return not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
@@ -96,7 +96,9 @@ def encode_text_table(
 
     key = _key(encoder, ["text", encoder.pooling], [texts.ids, texts.lengths])
     starts = range(0, len(order), TEXTS_AT_ONCE)
-    return EncodingTable(_kept(cache / f"texts-{key}.npy", (len(order), encoder.width), encoder.to(device), starts, encode))
+    return EncodingTable(
+        _load_or_encode(cache / f"texts-{key}.npy", (len(order), encoder.width), encoder.to(device), starts, encode)
+    )
 
 
 def encode_photo_table(
@@ -111,16 +113,47 @@ def encode_photo_table(
         cache: as encode_text_table()'s.
         device: where to compute.
     """
-    seen = np.flatnonzero(photos.has_image)
+    present = np.flatnonzero(photos.has_image)
 
     def encode(start: int) -> tuple[NDArray[np.int64], Tensor]:
-        rows = seen[start : start + PHOTOS_AT_ONCE]
+        rows = present[start : start + PHOTOS_AT_ONCE]
         pixels = torch.from_numpy(np.ascontiguousarray(photos.pixels[rows])).to(device)
         return rows, encoder(normalise(to_unit(pixels), config.image_mean, config.image_std))
 
     key = _key(encoder, ["photo", config.image_mean, config.image_std], [photos.has_image, photos.pixels])
-    starts, shape = range(0, len(seen), PHOTOS_AT_ONCE), (len(photos.has_image), encoder.width)
-    return PhotoEncodings(_kept(cache / f"photos-{key}.npy", shape, encoder.to(device), starts, encode), photos.has_image)
+    starts, shape = range(0, len(present), PHOTOS_AT_ONCE), (len(photos.has_image), encoder.width)
+    return PhotoEncodings(_load_or_encode(cache / f"photos-{key}.npy", shape, encoder.to(device), starts, encode), photos.has_image)
+
+
+def encode_frozen(
+    towers: TwoTowers,
+    items: TextTable,
+    queries: TextTable,
+    photos: PhotoTable | PhotoEncodings | None,
+    config: TowerConfig,
+    cache: Path,
+    device: torch.device,
+) -> tuple[TextTable, TextTable, PhotoTable | PhotoEncodings | None]:
+    """Return the tables with encodings in place of what frozen encoders would read.
+
+    Args:
+        towers: their encoders that are trained leave their table as it is.
+        items: texts of the items.
+        queries: texts of the queries.
+        photos: at the size that the tower reads; None for a tower without an image encoder.
+        config: as encode_photo_table()'s.
+        cache: as encode_text_table()'s.
+        device: where to compute.
+    """
+    item_encoder, query_encoder = towers.item_tower.text_encoder, towers.query_tower.text_encoder
+    image_encoder = towers.item_tower.image_encoder
+    if is_frozen(item_encoder) and isinstance(items, TokenTable):
+        items = encode_text_table(item_encoder, items, cache, device)
+    if is_frozen(query_encoder) and isinstance(queries, TokenTable):
+        queries = encode_text_table(query_encoder, queries, cache, device)
+    if image_encoder is not None and is_frozen(image_encoder) and isinstance(photos, PhotoTable):
+        photos = encode_photo_table(image_encoder, photos, config, cache, device)
+    return items, queries, photos
 
 
 def text_inputs(table: TextTable, rows: NDArray[np.int64], device: torch.device) -> Texts:
@@ -131,16 +164,16 @@ def text_inputs(table: TextTable, rows: NDArray[np.int64], device: torch.device)
     return Tokens(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
 
 
-def _kept(
+def _load_or_encode(
     file: Path,
     shape: tuple[int, int],
     encoder: nn.Module,
     starts: Sequence[int],
     encode: Callable[[int], tuple[NDArray[np.int64], Tensor]],
 ) -> NDArray[np.float32]:
-    there = _load(file, shape)
-    if there is not None:
-        return there
+    stored = _load(file, shape)
+    if stored is not None:
+        return stored
     log.info("encoding %d for %s, once", shape[0], file.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     training = encoder.training
@@ -149,8 +182,8 @@ def _kept(
         with replacing(file) as partial, torch.inference_mode():
             vectors = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
             for start in starts:
-                rows, found = encode(start)
-                vectors[rows] = found.float().cpu().numpy()
+                rows, encodings = encode(start)
+                vectors[rows] = encodings.float().cpu().numpy()
             vectors.flush()
     finally:
         encoder.train(training)

@@ -1,4 +1,4 @@
-"""Hard negatives on disk: for each training query the wrong lots that a tower ranked highest."""
+"""Hard negatives on disk: for each training query the wrong items that a tower ranked highest."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -26,9 +26,9 @@ class HardNegatives:
     Attributes:
         by_query: cleaned query text (retrieval.contracts.items.query_text) -> item ids, the highest score first; a query for which
             none was found is not in it.
-        scores: the same keys -> cosine of query and lot in [-1, 1], in the order of by_query.
+        scores: the same keys -> cosine of query and item in [-1, 1], in the order of by_query.
         settings: everything that decides which negatives come out: tower_id, index, the catalogue's hash, rules, counts.
-        stats: what mining saw, such as how many lots were left out and why.
+        stats: what mining saw, such as how many items were left out and why.
     """
 
     by_query: dict[str, list[str]]

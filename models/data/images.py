@@ -1,15 +1,27 @@
-"""Cheap augmentation of a whole batch of photos at once, on tensors.
+"""Batches of photos as tensors: from bytes to the image encoder's input, and their augmentation.
 
-Crops, flips and light change as another photo of the same lot would; hue stays, for buyers ask for colours.
+Crops, flips and light change as another photo of the same item would; hue stays, because buyers ask for colours.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.config.training import Augmentation
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """Turn bytes (B, S, S, 3) into floats (B, 3, S, S) in [0, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 255.0
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Shift and scale each colour of pixels (B, 3, S, S) in [0, 1]: (pixel - mean) / std."""
+    shape = (1, 3, 1, 1)
+    return (pixels - torch.tensor(mean, device=pixels.device).view(shape)) / torch.tensor(std, device=pixels.device).view(shape)
 
 
 def augment(pixels: Tensor, side: int, how: Augmentation, generator: torch.Generator) -> Tensor:
@@ -28,11 +40,11 @@ def augment(pixels: Tensor, side: int, how: Augmentation, generator: torch.Gener
     if not photos:
         return pixels.new_zeros(0, 3, side, side)
     grid = F.affine_grid(_crops(photos, how, generator).to(pixels), [photos, 3, side, side], align_corners=False)
-    seen = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)  # (B, 3, side, side)
+    crops = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)  # (B, 3, side, side)
     brightness = 1 + how.light * _uniform(generator, photos, -1, 1).to(pixels).view(-1, 1, 1, 1)
     contrast = 1 + how.light * _uniform(generator, photos, -1, 1).to(pixels).view(-1, 1, 1, 1)
-    middle = seen.mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
-    lit = ((seen - middle) * contrast + middle) * brightness
+    middle = crops.mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
+    lit = ((crops - middle) * contrast + middle) * brightness
     return _erase(lit.clamp(0, 1), how, generator)
 
 

@@ -1,4 +1,4 @@
-"""How often an item comes into a batch, estimated while the batches stream by."""
+"""Streaming estimate of how often an item is sampled into a batch."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ class StreamingFrequency:
     """
 
     def __init__(self, buckets: int = 1 << 18, alpha: float = 0.01, hashes: int = 2) -> None:
-        """Start with nothing seen.
+        """Start without any batch.
 
         Args:
             buckets: cells per hash, >= 1; several times the number of items keeps collisions rare.
@@ -43,7 +43,7 @@ class StreamingFrequency:
         self._seen = np.zeros((hashes, buckets), dtype=np.int64)  # gaps that were averaged
 
     def update(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """Take one batch in.
+        """Count the items of one batch.
 
         Args:
             ids: (B,) integers, the items of the batch; one that comes twice is counted once.
@@ -66,15 +66,16 @@ class StreamingFrequency:
         cells = self._cells(np.asarray(ids, dtype=np.int64))  # (hashes, B)
         rows = np.arange(len(cells))[:, None]
         gaps = np.where(self._seen[rows, cells] > 0, self._gap[rows, cells], self._step + 1)  # (hashes, B)
-        return -np.log(np.maximum(gaps.max(axis=0), 1)).astype(np.float32)
+        log_q: NDArray[np.float32] = -np.log(np.maximum(gaps.max(axis=0), 1)).astype(np.float32)
+        return log_q
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that it has learned, as copies."""
+        """Return copies of its state."""
         arrays = {"step": np.array(self._step), "last": self._last, "gap": self._gap, "seen": self._seen}
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state, bit for bit.
+        """Restore a state, bit for bit.
 
         Raises:
             InvalidInput: the state is of another number of buckets or hashes.

@@ -1,4 +1,4 @@
-"""Lots, queries and photos as arrays that a training step can index."""
+"""Items, queries and photos as arrays that a training step can index."""
 
 import hashlib
 import logging
@@ -25,77 +25,79 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Lots:
-    """The lots of some item files, in the order of the files.
+class ItemTable:
+    """The items of some item files, in the order of the files.
 
     Attributes:
         ids: N item ids.
         texts: their item_text.
-        photos: where each photo lies; None for a lot without one.
-        items: the lots themselves, for towers that read structured features; empty where none asked for them.
+        photos: where each photo lies; None for an item without one.
+        records: the items themselves, for towers that read structured features; empty where none asked for them.
     """
 
     ids: Sequence[str]
     texts: Sequence[str]
     photos: Sequence[Path | None]
-    items: Sequence[Item] = ()
+    records: Sequence[Item] = ()
 
     @classmethod
-    def read(cls, files: Iterable[Path], *, keep_items: bool = False) -> "Lots":
+    def read(cls, files: Iterable[Path], *, keep_records: bool = False) -> "ItemTable":
         """Read item files; rows that break the item contract are left out and logged."""
-        found: dict[str, tuple[Item, Path]] = {}
+        rows: dict[str, tuple[Item, Path]] = {}
         for file in files:
             for row in read_items(file):
                 if isinstance(row, Item):
-                    found[row.item_id] = (row, file)
+                    rows[row.item_id] = (row, file)
                 else:
                     log.warning("%s line %d is left out: %s", row.source, row.line, row.reason)
         return cls(
-            ids=list(found),
-            texts=[item_text(item.title, item.description) for item, _ in found.values()],
-            photos=[file.parent / item.image if item.image else None for item, file in found.values()],
-            items=[item for item, _ in found.values()] if keep_items else (),
+            ids=list(rows),
+            texts=[item_text(item.title, item.description) for item, _ in rows.values()],
+            photos=[file.parent / item.image if item.image else None for item, file in rows.values()],
+            records=[item for item, _ in rows.values()] if keep_records else (),
         )
 
 
 @dataclass(frozen=True)
 class Queries:
-    """The distinct training queries with the lots that answer them; query q has the answers starts[q] to starts[q + 1].
+    """The distinct training queries with the items that answer them; query q has the answers starts[q] to starts[q + 1].
 
     Attributes:
         texts: Q cleaned queries.
         starts: (Q + 1,) int64.
-        lots: (A,) int64, the rows of the answering lots in Lots; rows ascend within a query.
-        shown: (A,) int64, the text that each is shown with: rows of Lots.texts, and past them of lot_texts.
+        item_rows: (A,) int64, the rows of the answering items in ItemTable; rows ascend within a query.
+        shown: (A,) int64, the text that each is shown with: rows of Items.texts, and past them of lot_texts.
         weights: (A,) float64, > 0.
         known_starts: (Q + 1,) int64, as starts, of known_lots.
-        known_lots: (K,) int64, rows of all lots that are known to answer a query, those that are not trained on among them.
-        lot_texts: texts that lots are shown with in place of their own.
+        known_items: (K,) int64, rows of all items that are known to answer a query, those that are not trained on among them.
+        item_texts: texts that items are shown with in place of their own.
     """
 
     texts: Sequence[str]
     starts: NDArray[np.int64]
-    lots: NDArray[np.int64]
+    item_rows: NDArray[np.int64]
     shown: NDArray[np.int64]
     weights: NDArray[np.float64]
     known_starts: NDArray[np.int64]
-    known_lots: NDArray[np.int64]
-    lot_texts: Sequence[str] = ()
+    known_items: NDArray[np.int64]
+    item_texts: Sequence[str] = ()
 
     @classmethod
-    def group(cls, pairs: Iterable[TrainingPair], lots: Lots, min_weight: float = 0.0, judged: Qrels | None = None) -> "Queries":
+    def group(
+        cls, pairs: Iterable[TrainingPair], items: ItemTable, min_weight: float = 0.0, judged: Qrels | None = None
+    ) -> "Queries":
         """Group pairs by query; a pair met twice adds its weights.
 
         Args:
-            pairs: those of lots that are not there are left out.
-            lots: the corpus.
-            min_weight: pairs that weigh less are not trained on; their lots are no negatives of the query either.
-            judged: lots with a grade above 0 are no negatives of the query.
+            pairs: those of items that are not there are left out.
+            items: the corpus.
+            min_weight: pairs that weigh less are not trained on; their items are no negatives of the query either.
+            judged: items with a grade above 0 are no negatives of the query.
 
         Raises:
-            InvalidInput: fewer than two queries have a pair whose lot is among the lots.
+            InvalidInput: fewer than two queries have a pair whose item is among the items.
         """
-        rows = {item_id: row for row, item_id in enumerate(lots.ids)}
+        rows = {item_id: row for row, item_id in enumerate(items.ids)}
         texts: dict[str, int] = {}
         grouped: dict[str, dict[tuple[int, int], float]] = {}
         known = _graded(judged, rows)
@@ -105,7 +107,7 @@ class Queries:
             row, query = rows[pair.item_id], query_text(pair.query)
             known[query].add(row)
             if pair.weight >= min_weight:
-                shown = row if pair.lot_text is None else len(lots.ids) + texts.setdefault(pair.lot_text, len(texts))
+                shown = row if pair.lot_text is None else len(items.ids) + texts.setdefault(pair.lot_text, len(texts))
                 answers = grouped.setdefault(query, {})
                 answers[row, shown] = answers.get((row, shown), 0.0) + pair.weight
         if len(grouped) < 2:
@@ -119,12 +121,12 @@ class Queries:
         return cls(
             texts=list(grouped),
             starts=np.cumsum([0, *map(len, entries)], dtype=np.int64),
-            lots=table[:, 0],
+            item_rows=table[:, 0],
             shown=table[:, 1],
             weights=np.array([weight for answers in entries for _, weight in answers]),
             known_starts=np.cumsum([0, *map(len, known_rows)], dtype=np.int64),
-            known_lots=np.array([row for answers in known_rows for row in answers], dtype=np.int64),
-            lot_texts=list(texts),
+            known_items=np.array([row for answers in known_rows for row in answers], dtype=np.int64),
+            item_texts=list(texts),
         )
 
     def draw(self, queries: NDArray[np.int64], random: np.random.Generator, *, by_weight: bool) -> NDArray[np.int64]:
@@ -136,25 +138,25 @@ class Queries:
             by_weight: in proportion to the weights, else all alike.
 
         Returns:
-            (B,) int64, places in lots, shown and weights.
+            (B,) int64, places in item_rows, shown and weights.
         """
         first, end = self.starts[queries], self.starts[queries + 1]
         share = random.random(len(queries))  # in [0, 1)
         if not by_weight:
-            return first + (share * (end - first)).astype(np.int64)
+            return np.asarray(first + (share * (end - first)).astype(np.int64))
         before = np.concatenate([[0.0], np.cumsum(self.weights)])  # (A + 1,)
-        wanted = before[first] + share * (before[end] - before[first])
-        return np.clip(np.searchsorted(before, wanted, side="right") - 1, first, end - 1)
+        targets = before[first] + share * (before[end] - before[first])
+        return np.asarray(np.clip(np.searchsorted(before, targets, side="right") - 1, first, end - 1), dtype=np.int64)
 
-    def known(self, queries: NDArray[np.int64], lots: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which lots are known to answer which queries: (Q,) and (B,) rows give (Q, B) bool."""
-        columns, place = np.unique(lots, return_inverse=True)
+    def known(self, queries: NDArray[np.int64], item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (Q, B) bool, True where an item (B,) is known to answer a query (Q,)."""
+        columns, place = np.unique(item_rows, return_inverse=True)
         first = self.known_starts[queries]
         counts = self.known_starts[queries + 1] - first
-        row = np.repeat(np.arange(len(queries)), counts)  # (E,) one entry for each known lot of each query
+        row = np.repeat(np.arange(len(queries)), counts)  # (E,) one entry for each known item of each query
         entry = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
-        column = np.minimum(np.searchsorted(columns, self.known_lots[entry]), len(columns) - 1)
-        hit = columns[column] == self.known_lots[entry]
+        column = np.minimum(np.searchsorted(columns, self.known_items[entry]), len(columns) - 1)
+        hit = columns[column] == self.known_items[entry]
         known = np.zeros((len(queries), len(columns)), dtype=np.bool_)
         known[row[hit], column[hit]] = True
         return known[:, place]
@@ -238,23 +240,25 @@ class PhotoTable:
         return table
 
 
-def read_training_items(catalog: CatalogFolder, min_weight: float = 0.0, *, keep_items: bool = False) -> tuple[Lots, Queries]:
-    """The train split of a catalogue as lots and grouped queries.
+def read_training_items(
+    catalog: CatalogFolder, min_weight: float = 0.0, *, keep_records: bool = False
+) -> tuple[ItemTable, Queries]:
+    """The train split of a catalogue as items and grouped queries.
 
     Args:
         catalog: with a train split.
         min_weight: pairs that weigh less are left out.
-        keep_items: keep the lots themselves, too.
+        keep_records: keep the items themselves, too.
 
     Raises:
         InvalidInput: the split has no usable pair.
     """
-    lots = Lots.read(catalog.item_files("train"), keep_items=keep_items)
-    return lots, Queries.group(catalog.pairs("train"), lots, min_weight, catalog.qrels("train"))
+    items = ItemTable.read(catalog.item_files("train"), keep_records=keep_records)
+    return items, Queries.group(catalog.pairs("train"), items, min_weight, catalog.qrels("train"))
 
 
 def _graded(judged: Qrels | None, rows: Mapping[str, int]) -> defaultdict[str, set[int]]:
-    """Cleaned query -> rows of the lots that a judgment puts above 0."""
+    """Cleaned query -> rows of the items that a judgment puts above 0."""
     known: defaultdict[str, set[int]] = defaultdict(set)
     for query_id, text in (judged.queries if judged else {}).items():
         graded = judged.grades.get(query_id, {}) if judged else {}

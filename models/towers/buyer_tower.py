@@ -1,11 +1,11 @@
-"""The buyer tower: the lots that a buyer acted on become one vector, by a learnt attention that starts as the weighted average.
+"""The buyer tower: the items that a buyer acted on become one vector, by a learnt attention that starts as the weighted average.
 
-    lots (N, D) ┬ share = weight x 0.5 ^ (age / half-life) ──────────── average -> L2 ┐
+    items (N, D) ┬ share = weight x 0.5 ^ (age / half-life) ──────────── average -> L2 ┐
                 └ softmax over the acts of                                            + -> L2
-                    context · lot + a · log weight - fade · age ── H heads -> L2 -> blend ┘
+                    context · item + a · log weight - fade · age ── H heads -> L2 -> blend ┘
 
 One context a head is learned and is the query of the attention, as in the pooling of Lin et al. 2017 ("A structured
-self-attentive sentence embedding"); keys and values are the lots themselves, so that a lot of tonight counts like any other.
+self-attentive sentence embedding"); keys and values are the items themselves, so that an item of tonight counts like any other.
 `blend` starts at zero, after the residual branches of Zhang et al. 2019 ("Fixup").
 """
 
@@ -20,16 +20,16 @@ FADE_DAYS = 30.0  # unit of a head's fading
 MASKED = -1e9
 
 
-class Acts(NamedTuple):
+class InteractionBatch(NamedTuple):
     """The acts of B buyers, the oldest first, padded to the longest history.
 
     Attributes:
-        places: (B, N) int64, rows of a table of lots.
+        rows: (B, N) int64, rows of a table of items.
         weights: (B, N) float, how much each act says (Interaction.weight); > 0, and 0 where there is no act.
         ages_days: (B, N) float >= 0, days before the buyer's latest act.
     """
 
-    places: Tensor
+    rows: Tensor
     weights: Tensor
     ages_days: Tensor
 
@@ -51,40 +51,40 @@ class BuyerAttention(nn.Module):
         self.blend = nn.Parameter(torch.zeros(dimensions, heads * dimensions))
         self.bias = nn.Parameter(torch.zeros(dimensions))
 
-    def forward(self, lots: Tensor, acts: Acts) -> Tensor:
+    def forward(self, items: Tensor, interactions: InteractionBatch) -> Tensor:
         """Encode B buyers.
 
         Args:
-            lots: (U, D) of unit length: every lot that is named, once.
-            acts: theirs.
+            items: (U, D) of unit length: every item that is named, once.
+            interactions: theirs.
 
         Returns:
             (B, D) of unit length.
         """
-        average = _pool(self._shares(acts).unsqueeze(0), lots, acts.places)  # (1, B, D)
+        average = _pool(self._shares(interactions).unsqueeze(0), items, interactions.rows)  # (1, B, D)
         if not self.heads:
             return average[0]
-        seen = _pool(self._attention(lots, acts), lots, acts.places)  # (H, B, D)
+        pooled = _pool(self._attention(items, interactions), items, interactions.rows)  # (H, B, D)
         return F.normalize(
-            average[0] + F.linear(seen.transpose(0, 1).flatten(1), self.blend, self.bias), dim=1
+            average[0] + F.linear(pooled.transpose(0, 1).flatten(1), self.blend, self.bias), dim=1
         )  # (B, H D) -> (B, D)
 
-    def _shares(self, acts: Acts) -> Tensor:
-        fading = 1.0 if self.half_life_days is None else 0.5 ** (acts.ages_days / self.half_life_days)
-        shares = acts.weights * fading  # (B, N)
+    def _shares(self, interactions: InteractionBatch) -> Tensor:
+        fading = 1.0 if self.half_life_days is None else 0.5 ** (interactions.ages_days / self.half_life_days)
+        shares = interactions.weights * fading  # (B, N)
         return shares / shares.sum(1, keepdim=True)
 
-    def _attention(self, lots: Tensor, acts: Acts) -> Tensor:
+    def _attention(self, items: Tensor, interactions: InteractionBatch) -> Tensor:
         """(H, B, N), each head's shares of the acts."""
-        logits = F.embedding(acts.places, lots @ self.context.T)  # (U, H) -> (B, N, H)
-        logits = logits + self.weight_share * acts.weights.clamp(min=1e-9).log().unsqueeze(2)
-        logits = logits - F.softplus(self.fade) * (acts.ages_days / FADE_DAYS).unsqueeze(2)
-        logits = logits.masked_fill((acts.weights == 0).unsqueeze(2), MASKED)
+        logits = F.embedding(interactions.rows, items @ self.context.T)  # (U, H) -> (B, N, H)
+        logits = logits + self.weight_share * interactions.weights.clamp(min=1e-9).log().unsqueeze(2)
+        logits = logits - F.softplus(self.fade) * (interactions.ages_days / FADE_DAYS).unsqueeze(2)
+        logits = logits.masked_fill((interactions.weights == 0).unsqueeze(2), MASKED)
         return logits.softmax(dim=1).permute(2, 0, 1)
 
 
-def _pool(shares: Tensor, lots: Tensor, places: Tensor) -> Tensor:
-    """Sums of lots by their shares: (H, B, N) -> (H, B, D) of unit length; a lot that comes often is read once."""
+def _pool(shares: Tensor, items: Tensor, rows: Tensor) -> Tensor:
+    """Sums of items by their shares: (H, B, N) -> (H, B, D) of unit length; an item that comes often is read once."""
     heads, buyers, _ = shares.shape
-    by_lot = shares.new_zeros(heads, buyers, len(lots)).scatter_add(2, places.expand(heads, -1, -1), shares)  # (H, B, U)
-    return F.normalize(by_lot @ lots, dim=2)
+    by_item = shares.new_zeros(heads, buyers, len(items)).scatter_add(2, rows.expand(heads, -1, -1), shares)  # (H, B, U)
+    return F.normalize(by_item @ items, dim=2)

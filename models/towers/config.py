@@ -1,4 +1,4 @@
-"""What a pair of towers is made of, as data: the presets, and what a tower card needs to build them again."""
+"""Configuration of a pair of towers: the presets, and the architecture in a tower card."""
 
 import math
 import re
@@ -28,7 +28,7 @@ def _check_trainable(value: str, parts: str) -> None:
 
 @dataclass(frozen=True)
 class TextEncoderSpec:
-    """Where the text encoder comes from.
+    """Source of the text encoder.
 
     Attributes:
         model: hub name or local folder of a transformers encoder; empty builds one from `config` with fresh weights.
@@ -48,7 +48,7 @@ class TextEncoderSpec:
 
 @dataclass(frozen=True)
 class ImageEncoderSpec:
-    """Where the image encoder comes from.
+    """Source of the image encoder.
 
     Attributes:
         name: a torchvision ResNet ("resnet50"), or "small-resnet" for the narrow one that is trained from scratch.
@@ -78,7 +78,7 @@ class TowerConfig:
         image: the image encoder of the item tower.
         hidden: width between the encoders and the vector, 512 in the big preset. 0 has no such layer: the vector is the text
             encoding itself where dimensions allow, so that an untrained tower is the encoder as it was published; what else
-            is known of a lot is added to it through one linear layer that starts at zero.
+            is known of an item is added to it through one linear layer that starts at zero.
         dimensions: length of the vectors; 0 takes the text encoder's width.
         linear: where hidden is 0, the vector is a linear map of the text encoding, one for each tower, that starts as the
             identity: what adapts a frozen encoder.
@@ -91,8 +91,8 @@ class TowerConfig:
         shared_text_encoder: True lets both towers read with one encoder; each keeps its own projection.
         vocabulary: most word pieces of a tokenizer that is trained on the catalogue; a pretrained one keeps its own.
         matryoshka: shorter lengths, each below dimensions, at which the first numbers of a vector are trained to serve alone.
-        features: structured features of a lot that the item tower reads beside text and photo; queries have none.
-        hidden_text: share of the lots with a photo whose text training hides, in [0, 1), so that a photo alone finds its way.
+        features: structured features of an item that the item tower reads beside text and photo; queries have none.
+        hidden_text: share of the items with a photo whose text training hides, in [0, 1), so that a photo alone finds its way.
     """
 
     preset: str
@@ -130,15 +130,15 @@ class TowerConfig:
         """
         base = PRESETS["minilm"]
         text = {name: changes.pop(name) for name in ("pooling", "trainable") if name in changes}
-        given = {"preset": Path(model).name, "dimensions": 0} | changes
-        return replace(base, text=replace(base.text, model=model, **text), **given)
+        fields: dict[str, Any] = {"preset": Path(model).name, "dimensions": 0} | changes
+        return replace(base, text=replace(base.text, model=model, **text), **fields)
 
     def fresh(self) -> "TowerConfig":
-        """The same architecture with random weights: nothing is downloaded."""
+        """Return the same architecture with random weights; nothing is downloaded."""
         return replace(self, text=replace(self.text, model=""), image=replace(self.image, weights=""))
 
     def to_architecture(self) -> dict[str, Any]:
-        """The configuration as JSON values, for the tower card."""
+        """Return the configuration as JSON values, for the tower card."""
         features = self.features.to_json() if self.features else None
         lists = {name: list(getattr(self, name)) for name in ("image_mean", "image_std", "matryoshka")}
         return {**asdict(self), **lists, "features": features}

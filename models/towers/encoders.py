@@ -14,15 +14,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from models.towers.config import SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
-from models.towers.residual import BasicBlock
 from retrieval.errors import InvalidInput, TowerError
 
 # what transformers writes into a configuration besides the architecture
-NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type")
+NON_ARCHITECTURE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type")
 
 
 class PartlyFrozen(nn.Module):
@@ -80,7 +79,7 @@ class TextEncoder(PartlyFrozen):
         """
         super().__init__()
         self.pooling = spec.pooling
-        self.transformer = _load_transformer(spec)
+        self.transformer: PreTrainedModel = _load_transformer(spec)
         self.width: int = self.transformer.config.hidden_size
         self.train_only(spec.trainable)
 
@@ -97,7 +96,7 @@ class TextEncoder(PartlyFrozen):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode token ids (B, L) with their mask (B, L) into (B, width)."""
-        tokens = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, L, width)
+        tokens: Tensor = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, L, width)
         if self.pooling == "cls":
             return tokens[:, 0]  # (B, width)
         mask = attention_mask.unsqueeze(-1).to(tokens.dtype)  # (B, L, 1)
@@ -108,12 +107,12 @@ class TextEncoder(PartlyFrozen):
         """The longest text that the encoder has positions for, in tokens."""
         config, embeddings = self.transformer.config, getattr(self.transformer, "embeddings", None)
         reserved = config.pad_token_id + 1 if hasattr(embeddings, "padding_idx") else 0  # RoBERTa counts from behind its padding
-        return config.max_position_embeddings - reserved
+        return int(config.max_position_embeddings - reserved)
 
     def resolved(self) -> TextEncoderSpec:
         """The specification from which this encoder is built again without its hub name."""
         values = self.transformer.config.to_dict()
-        config = {name: value for name, value in values.items() if name not in NOT_ARCHITECTURE}
+        config = {name: value for name, value in values.items() if name not in NON_ARCHITECTURE_KEYS}
         return TextEncoderSpec(config=config, pooling=self.pooling, trainable=self.trainable)
 
 
@@ -151,13 +150,44 @@ class ImageEncoder(PartlyFrozen):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (B, 3, S, S) into (B, width)."""
-        return self.resnet(pixels.contiguous(memory_format=torch.channels_last))
+        vectors: Tensor = self.resnet(pixels.contiguous(memory_format=torch.channels_last))
+        return vectors
 
 
-def _load_transformer(spec: TextEncoderSpec) -> nn.Module:
+class BasicBlock(nn.Module):
+    """The residual block of ResNet-18 (He et al. 2016), with torchvision's names of weights but without loading torchvision."""
+
+    def __init__(self, channels: int, out: int, stride: int, downsample: nn.Module | None) -> None:
+        """Build the block.
+
+        Args:
+            channels: of its input.
+            out: channels of its output.
+            stride: of the first convolution.
+            downsample: brings the input to the output's shape; None where they are alike.
+        """
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, out, H / stride, W / stride)."""
+        around = x if self.downsample is None else self.downsample(x)
+        inside = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))  # (B, out, H / stride, W / stride)
+        out: Tensor = self.relu(inside + around)
+        return out
+
+
+def _load_transformer(spec: TextEncoderSpec) -> PreTrainedModel:
     if not spec.model:
         values = dict(spec.config)
-        transformer = AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+        transformer: PreTrainedModel = AutoModel.from_config(  # type: ignore[no-untyped-call]
+            AutoConfig.for_model(values.pop("model_type"), **values)
+        )
     else:
         try:
             with _no_progress_bar():
@@ -165,7 +195,7 @@ def _load_transformer(spec: TextEncoderSpec) -> nn.Module:
         except (OSError, ValueError) as error:
             raise TowerError(unreachable("text encoder", spec.model, error)) from error
     if hasattr(transformer, "pooler"):
-        transformer.pooler = None  # BERT's classifier head: neither pooling reads it
+        transformer.pooler = None  # type: ignore[assignment]  # BERT's classifier head: neither pooling reads it
     return transformer
 
 
@@ -173,18 +203,18 @@ def _load_transformer(spec: TextEncoderSpec) -> nn.Module:
 def _no_progress_bar() -> Iterator[None]:
     """Hold back transformers' bar, which would write into the middle of a command's own."""
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _stages(resnet: nn.Module, blocks: tuple[int, ...]) -> list[list[nn.Module]]:
     if not blocks:
         return [[getattr(resnet, f"layer{stage}")] for stage in (1, 2, 3, 4)]
-    residual = [module for module in resnet.children() if isinstance(module, BasicBlock)]
+    residual: list[nn.Module] = [module for module in resnet.children() if isinstance(module, BasicBlock)]
     ends = list(accumulate(blocks))
     return [residual[end - count : end] for count, end in zip(blocks, ends, strict=True)]
 

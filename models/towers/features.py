@@ -46,7 +46,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Scale:
-    """How a number is standardised: log(1 + x) first where `log` is set, then (x - mean) / std."""
+    """Standardisation of a number: log(1 + x) first where `log` is set, then (x - mean) / std."""
 
     mean: float
     std: float
@@ -55,7 +55,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Which features a tower takes in and how; it goes with the tower, as JSON, so that serving encodes as training did.
+    """Features of a tower and their encoding, stored with the tower so that serving encodes as training did.
 
     Attributes:
         categories: feature -> its vocabulary; value i has the id i + 1, any other value is unknown (0).
@@ -92,8 +92,8 @@ class FeatureSpec:
         """Turn rows into tensors; a missing number becomes the mean, and its flag is set."""
         ids = np.zeros((len(rows), len(self.categories)), dtype=np.int64)
         for column, (name, vocabulary) in enumerate(self.categories.items()):
-            places = {value: place for place, value in enumerate(vocabulary, 1)}
-            ids[:, column] = [places.get(_text(row.get(name)), UNKNOWN) for row in rows]
+            ids_of: dict[str | None, int] = {value: place for place, value in enumerate(vocabulary, 1)}
+            ids[:, column] = [ids_of.get(_text(row.get(name)), UNKNOWN) for row in rows]
         values = np.zeros((len(rows), 2 * len(self.numbers)), dtype=np.float32)
         for column, (name, scale) in enumerate(self.numbers.items()):
             raw = _column(rows, name)
@@ -152,7 +152,7 @@ class FeatureTower(nn.Module):
             dimensions: of the vector.
             widths: category -> width of its embedding; one that is not named has 1.6 n^0.56 for n values, at most 64.
             dropout: on the hidden layer.
-            unknown_rate: share of category ids that training turns into unknown, so that a new brand, or a lot without
+            unknown_rate: share of category ids that training turns into unknown, so that a new brand, or an item without
                 history, meets an embedding that was trained (after DropoutNet, Volkovs et al. 2017).
 
         Raises:
@@ -165,12 +165,15 @@ class FeatureTower(nn.Module):
         sizes = {name: len(vocabulary) + 1 for name, vocabulary in spec.categories.items()}
         widths = {name: _embedding_width(size) for name, size in sizes.items()} | dict(widths or {})
         self.spec = spec
-        self.embeddings = nn.ModuleList(nn.Embedding(size, widths[name]) for name, size in sizes.items())
-        for embedding in self.embeddings:
+        embeddings = [nn.Embedding(size, widths[name]) for name, size in sizes.items()]
+        self.embeddings = nn.ModuleList(embeddings)
+        for embedding in embeddings:
             nn.init.normal_(embedding.weight, std=1 / math.sqrt(embedding.embedding_dim))  # rows of about unit length
         self.width = sum(widths.values()) + 2 * len(spec.numbers)
         self.unknown_rate = unknown_rate
-        self.projection = nn.Linear(self.width, dimensions) if hidden == 0 else _two_layers(self.width, hidden, dimensions, dropout)
+        self.projection: nn.Module = (
+            nn.Linear(self.width, dimensions) if hidden == 0 else _two_layers(self.width, hidden, dimensions, dropout)
+        )
 
     def encode(self, categories: Tensor, numbers: Tensor) -> Tensor:
         """Embed and concatenate, without a projection: (B, C) int64 and (B, 2 N) float -> (B, width)."""
@@ -191,7 +194,7 @@ def _two_layers(width: int, hidden: int, dimensions: int, dropout: float) -> nn.
 
 def _embedding_width(values: int) -> int:
     """The rule of thumb of fastai's tabular models, kept below 64."""
-    return min(64, round(1.6 * values**0.56))
+    return min(64, round(1.6 * math.pow(values, 0.56)))
 
 
 def _vocabulary(values: Iterable[Any], min_count: int) -> tuple[str, ...]:

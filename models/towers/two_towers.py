@@ -1,6 +1,6 @@
-"""The two towers: lots and queries into one space of unit vectors.
+"""The two towers: items and queries into one space of unit vectors.
 
-    lot    text -> DistilBERT ┐
+    item    text -> DistilBERT ┐
            photo -> ResNet    ┼ concatenate -> hidden -> ReLU -> dropout -> dimensions -> L2
            features*          ┘
     query  text -> DistilBERT ─────────────── hidden -> ReLU -> dropout -> dimensions -> L2
@@ -35,7 +35,7 @@ class Tokens(NamedTuple):
 
 
 class TextEncodings(NamedTuple):
-    """What a frozen text encoder made of B texts, (B, width) float."""
+    """Encodings of B texts by a frozen text encoder, (B, width) float."""
 
     vectors: Tensor
 
@@ -44,11 +44,11 @@ Texts = Tokens | TextEncodings
 
 
 class Photos(NamedTuple):
-    """The photos of a batch of lots.
+    """The photos of a batch of items.
 
     Attributes:
         pixels: (P, 3, S, S) float, normalised, or (P, width) float, what a frozen image encoder made of them; only of the P
-            lots that have a photo, in their order.
+            items that have a photo, in their order.
         has_image: (B,) bool with P times True.
     """
 
@@ -78,9 +78,11 @@ class Addition(nn.Module):
         super().__init__()
         self.text_width = text_width
         same = config.dimensions == text_width
-        self.text = nn.Identity() if same and not config.linear else nn.Linear(text_width, config.dimensions, bias=False)
-        if same and config.linear:
-            nn.init.eye_(self.text.weight)
+        self.text: nn.Module = nn.Identity()
+        if config.linear or not same:
+            self.text = nn.Linear(text_width, config.dimensions, bias=False)
+            if same:
+                nn.init.eye_(self.text.weight)
         self.others = nn.Linear(other_width, config.dimensions) if other_width else None
         if self.others is not None:
             nn.init.zeros_(self.others.weight)
@@ -88,21 +90,21 @@ class Addition(nn.Module):
 
     def forward(self, encoded: Tensor) -> Tensor:
         """From (B, text_width + other_width), text first, to (B, dimensions)."""
-        vectors = self.text(encoded[:, : self.text_width])  # (B, 384)
+        vectors: Tensor = self.text(encoded[:, : self.text_width])  # (B, 384)
         if self.others is not None:
             vectors = vectors + self.others(encoded[:, self.text_width :])
         return vectors
 
 
 def make_projection(text_width: int, other_width: int, config: TowerConfig) -> nn.Module:
-    """What turns the concatenated encodings, text first, into a vector."""
+    """Build the layer from the concatenated encodings, text first, to the vector."""
     if config.hidden:
         return Projection(text_width + other_width, config)
     return Addition(text_width, other_width, config)
 
 
 class ItemTower(nn.Module):
-    """Encodes a lot from its text and, when the tower has eyes, its photo, and the features that it was built for."""
+    """Encodes an item from its text, its photo if there is an image encoder, and the features that it was built for."""
 
     def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
         super().__init__()
@@ -112,16 +114,16 @@ class ItemTower(nn.Module):
         self.hidden_text = config.hidden_text
         image_width = self.image_encoder.width if self.image_encoder else 0
         feature_width = self.feature_encoder.width if self.feature_encoder else 0
-        self.no_image = nn.Parameter(torch.zeros(image_width))  # stands for the photo of a lot without one
+        self.no_image = nn.Parameter(torch.zeros(image_width))  # stands for the photo of an item without one
         self.projection = make_projection(text_encoder.width, image_width + feature_width, config)
 
     def forward(self, text: Texts, photos: Photos | None = None, features: Features | None = None) -> Tensor:
-        """Encode B lots.
+        """Encode B items.
 
         Args:
             text: their tokens, or the frozen encoder's encodings of them.
-            photos: their photos; None when no lot has one. A tower of text alone ignores them.
-            features: their features, as FeatureSpec.encode() makes them; None when none is known of any lot. A tower that was
+            photos: their photos; None when no item has one. A tower of text alone ignores them.
+            features: their features, as FeatureSpec.encode() makes them; None when none is known of any item. A tower that was
                 not built for features ignores them.
 
         Returns:
@@ -136,24 +138,24 @@ class ItemTower(nn.Module):
         return F.normalize(self.projection(encoded).float(), dim=1)  # (B, 512) -> (B, 128), unit length
 
     def _hide_texts(self, text: Tensor, photos: Photos | None) -> Tensor:
-        """In training, put zeros in the place of some texts whose lot has a photo: what a photo without a text is encoded with."""
+        """In training, put zeros in the place of some texts whose item has a photo: what a photo without a text is encoded with."""
         if not (self.training and self.hidden_text) or photos is None or self.image_encoder is None:
             return text
         hidden = photos.has_image & (torch.rand(len(text), device=text.device) < self.hidden_text)  # (B,)
         return text.masked_fill(hidden.unsqueeze(1), 0.0)
 
-    def _encode_photos(self, lots: int, photos: Photos | None, dtype: torch.dtype) -> Tensor:
+    def _encode_photos(self, items: int, photos: Photos | None, dtype: torch.dtype) -> Tensor:
         assert self.image_encoder is not None
-        image = self.no_image.to(dtype).repeat(lots, 1)  # (B, 2048)
+        image = self.no_image.to(dtype).repeat(items, 1)  # (B, 2048)
         if photos is None or not len(photos.pixels):
             return image
-        seen = self.image_encoder(photos.pixels) if photos.pixels.ndim == 4 else photos.pixels  # (P, 2048)
-        return image.index_put((photos.has_image.nonzero(as_tuple=True)[0],), seen.to(dtype))
+        encoded = self.image_encoder(photos.pixels) if photos.pixels.ndim == 4 else photos.pixels  # (P, 2048)
+        return image.index_put((photos.has_image.nonzero(as_tuple=True)[0],), encoded.to(dtype))
 
     def _encode_features(self, like: Tensor, features: Features | None) -> Tensor:
         assert self.feature_encoder is not None
-        given = features or self.feature_encoder.spec.encode([{}] * len(like))
-        return self.feature_encoder.encode(*given.to(like.device)).to(like.dtype)
+        batch = features or self.feature_encoder.spec.encode([{}] * len(like))
+        return self.feature_encoder.encode(*batch.to(like.device)).to(like.dtype)
 
 
 class QueryTower(nn.Module):
@@ -175,7 +177,7 @@ class QueryTower(nn.Module):
 
 
 def encode_texts(encoder: TextEncoder, text: Texts) -> Tensor:
-    """The encodings (B, width) of texts, which may be there already."""
+    """Return the encodings (B, width) of texts, which may be precomputed."""
     return encoder(*text) if isinstance(text, Tokens) else text.vectors
 
 
@@ -219,16 +221,17 @@ class TwoTowers(nn.Module):
     def forward(
         self, queries: Texts, items: Texts, photos: Photos | None = None, features: Features | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode Q queries and B lots: (Q, dimensions), (B, dimensions) and the scale of their similarity."""
+        """Encode Q queries and B items: (Q, dimensions), (B, dimensions) and the scale of their similarity."""
         return self.query_tower.encode(queries), self.item_tower(items, photos, features), self.scale
 
 
 def _align(query: nn.Module, item: nn.Module) -> None:
-    """Start both projections equal on text, so that a query begins near the lots that share its words."""
+    """Start both projections equal on text, so that a query begins near the items that share its words."""
     with torch.no_grad():
-        if isinstance(query, Addition):
+        if isinstance(query, Addition) and isinstance(item, Addition):
             query.text.load_state_dict(item.text.state_dict())
-            return
-        query[0].weight.copy_(item[0].weight[:, : query[0].in_features])
-        query[0].bias.copy_(item[0].bias)
-        query[3].load_state_dict(item[3].state_dict())
+        elif isinstance(query, Projection) and isinstance(item, Projection):
+            weights = item[0].state_dict()
+            width = query[0].state_dict()["weight"].shape[1]  # the text's part of the item tower's input comes first
+            query[0].load_state_dict({**weights, "weight": weights["weight"][:, :width]})
+            query[3].load_state_dict(item[3].state_dict())

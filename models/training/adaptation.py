@@ -1,11 +1,11 @@
 """Adapt a sentence encoder to a catalogue that nobody has judged: its towers learn to rank as keywords and encoder do together.
 
-The teacher of a query scores every lot by the cosine of the untrained encoder plus a share of BM25, each query's best BM25
+The teacher of a query scores every item by the cosine of the untrained encoder plus a share of BM25, each query's best BM25
 score being 1: a convex combination (Bruch et al., TOIS 2023, arXiv 2210.11934). The student's linear heads, which start as the
-identity, learn to spread a query over the lots as the teacher does (ListNet's loss, Cao et al., ICML 2007). The encoder stays as
+identity, learn to spread a query over the items as the teacher does (ListNet's loss, Cao et al., ICML 2007). The encoder stays as
 it was published, reads every text once, and its encodings are kept: what is left takes seconds.
 
-The teacher's whole distribution teaches. Its best lots alone, as if they were judged relevant, made the tower worse.
+The teacher's whole distribution teaches. Its best items alone, as if they were judged relevant, made the tower worse.
 """
 
 import time
@@ -26,28 +26,28 @@ from models.artefacts.run_record import data_hash, write_record
 from models.artefacts.tower_files import save_towers
 from models.config.distillation import DistillationConfig
 from models.data.encoding_cache import encode_text_table
-from models.data.tables import Lots, Queries, TokenTable, read_training_items
+from models.data.tables import ItemTable, Queries, TokenTable, read_training_items
 from models.towers.config import TowerConfig
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TextEncodings, TwoTowers
-from models.training.schedule import learning_rate_factor
+from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask
 from models.training.two_towers import CACHE_FOLDER
-from models.training.validation import Figures, Validation
+from models.training.validation import Validation, ValidationMetrics
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.bm25 import Bm25Index
-from retrieval.progress import PhaseProgress, Progress, ignore_phases
+from retrieval.progress import PhaseProgress, ignore_phases
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class DistillationReport:
-    """What came out.
+    """Result of an adaptation.
 
     Attributes:
         tower_folder: the artefact.
-        lots: that were ranked.
+        items: that were ranked.
         queries: distinct queries that were learnt from.
         losses: cross-entropy of the first and of the last step.
         before: the untrained encoder on the val split; None without one.
@@ -56,22 +56,24 @@ class DistillationReport:
     """
 
     tower_folder: Path
-    lots: int
+    items: int
     queries: int
     losses: tuple[float, float]
-    before: Figures | None
-    after: Figures | None
+    before: ValidationMetrics | None
+    after: ValidationMetrics | None
     seconds: float
 
 
 class Teacher:
-    """Scores every lot for any of the queries."""
+    """The teacher: scores every item for any of the queries."""
 
-    def __init__(self, lots: Lots, queries: Queries, lot_vectors: Tensor, query_vectors: Tensor, keyword_share: float) -> None:
-        """Index the lots' texts; the vectors, (N, D) and (Q, D), are the untrained encoder's, of any length."""
+    def __init__(
+        self, items: ItemTable, queries: Queries, item_vectors: Tensor, query_vectors: Tensor, keyword_share: float
+    ) -> None:
+        """Index the items' texts; the vectors, (N, D) and (Q, D), are the untrained encoder's, of any length."""
         self._texts, self._share = queries.texts, keyword_share
-        self._lots, self._queries = F.normalize(lot_vectors, dim=1), F.normalize(query_vectors, dim=1)
-        self._keywords = Bm25Index.build(enumerate(lots.texts))
+        self._lots, self._queries = F.normalize(item_vectors, dim=1), F.normalize(query_vectors, dim=1)
+        self._keywords = Bm25Index.build(enumerate(items.texts))
 
     def scores(self, rows: NDArray[np.int64]) -> Tensor:
         """(B, N) float for the queries in B rows: cosine + keyword_share * BM25 / the query's best BM25."""
@@ -84,7 +86,7 @@ class Teacher:
 
 
 def listwise_distillation(student: Tensor, teacher: Tensor, *, temperature: float, teacher_temperature: float) -> Tensor:
-    """Cross-entropy of the student's distribution over a query's lots against the teacher's (Cao et al. 2007).
+    """Cross-entropy of the student's distribution over a query's items against the teacher's (Cao et al. 2007).
 
     Args:
         student: (B, N) scores.
@@ -103,16 +105,17 @@ def distil_towers(
     tower: TowerConfig,
     config: DistillationConfig,
     out: Path,
-    stages: PhaseProgress = ignore_phases,
+    progress_for: PhaseProgress = ignore_phases,
 ) -> DistillationReport:
-    """Adapt the towers of a text encoder to a catalogue, from its lots and its queries' texts alone.
+    """Adapt the towers of a text encoder to a catalogue, from its items and its queries' texts alone.
 
     Args:
-        catalog: lots and queries of train; judgments of val, where it has any, are only measured against.
-        tower: its encoder stays frozen; it gets linear heads and no eyes. Must have no hidden layer and the encoder's width.
-        config: how.
+        catalog: items and queries of train; judgments of val, where it has any, are only measured against.
+        tower: its encoder stays frozen; it gets linear heads and no image encoder. It needs the encoder's
+            width and no hidden layer.
+        config: settings.
         out: folder of the artefacts; encodings are kept in its sub-folder `.photos`, where training keeps them too.
-        stages: shows progress: given a stage's label, a function of (done, total).
+        progress_for: returns the progress callback of a phase, given its label.
 
     Raises:
         InvalidInput: the towers have a hidden layer or another width, or the catalogue has too few queries.
@@ -120,8 +123,8 @@ def distil_towers(
     """
     started, began = time.monotonic(), datetime.now(UTC)
     torch.manual_seed(config.seed)
-    lots, queries = read_training_items(catalog, config.min_weight)
-    lots = _drawn(lots, config)
+    items, queries = read_training_items(catalog, config.min_weight)
+    items = _sample(items, config)
     towers, tokenizer = _linear_towers(tower, config)
     cache, length = out / CACHE_FOLDER, towers.config.max_length
     prepare_tokenizer(tokenizer, length)
@@ -129,19 +132,23 @@ def distil_towers(
 
     def encode(what: str, texts: Sequence[str]) -> Tensor:
         table = TokenTable.build(tokenizer, texts, length)
-        return torch.from_numpy(np.array(encode_text_table(encoder, table, cache, CPU, stages(f"encode {what}")).vectors))
+        return torch.from_numpy(np.array(encode_text_table(encoder, table, cache, CPU, progress_for(f"encode {what}")).vectors))
 
-    lot_vectors, query_vectors = encode("lots", lots.texts), encode("queries", queries.texts)
-    teacher = Teacher(lots, queries, lot_vectors, query_vectors, config.keyword_share)
+    item_vectors, query_vectors = encode("lots", items.texts), encode("queries", queries.texts)
+    teacher = Teacher(items, queries, item_vectors, query_vectors, config.keyword_share)
     validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
     if validation:
         validation.encode_frozen(towers, CPU)
     before = validation.measure(towers) if validation else None
-    losses = _descend(towers, teacher, lot_vectors, query_vectors, config, stages("learn to rank"))
+    loop = TrainingLoop(
+        AdaptationTask(towers, teacher, item_vectors, query_vectors, config), LoopSettings(config.steps, 1, config.warmup)
+    )
+    loop.run(progress_for("learn to rank"))
+    losses = [record.loss for record in loop.history]
     after = validation.measure(towers) if validation else None
     folder = save_towers(towers.eval(), tokenizer, out)
     report = DistillationReport(
-        folder, len(lots.ids), len(queries.texts), (losses[0], losses[-1]), before, after, time.monotonic() - started
+        folder, len(items.ids), len(queries.texts), (losses[0], losses[-1]), before, after, time.monotonic() - started
     )
     write_record(folder, _record(report, towers, config, catalog, losses), began)
     return report
@@ -160,38 +167,38 @@ def _linear_towers(tower: TowerConfig, config: DistillationConfig) -> tuple[TwoT
     return towers, make_tokenizer(tower, ())
 
 
-def _drawn(lots: Lots, config: DistillationConfig) -> Lots:
-    if len(lots.ids) <= config.lots:
-        return lots
-    rows = np.sort(np.random.default_rng(config.seed).choice(len(lots.ids), config.lots, replace=False))
-    return Lots([lots.ids[row] for row in rows], [lots.texts[row] for row in rows], [lots.photos[row] for row in rows])
+def _sample(items: ItemTable, config: DistillationConfig) -> ItemTable:
+    if len(items.ids) <= config.lots:
+        return items
+    rows = np.sort(np.random.default_rng(config.seed).choice(len(items.ids), config.lots, replace=False))
+    return ItemTable([items.ids[row] for row in rows], [items.texts[row] for row in rows], [items.photos[row] for row in rows])
 
 
-def _descend(
-    towers: TwoTowers,
-    teacher: Teacher,
-    lot_vectors: Tensor,
-    query_vectors: Tensor,
-    config: DistillationConfig,
-    progress: Progress,
-) -> list[float]:
-    random = np.random.default_rng(config.seed)
-    optimizer = torch.optim.AdamW([p for p in towers.parameters() if p.requires_grad], weight_decay=0.0)
-    items, losses = TextEncodings(lot_vectors), []
-    for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(step / config.steps, config.warmup)
-        rows = random.choice(len(query_vectors), min(config.queries, len(query_vectors)), replace=False)  # (B,)
-        student = towers.query_tower.encode(TextEncodings(query_vectors[torch.from_numpy(rows)])) @ towers.item_tower(items).T
+class AdaptationTask(TrainingTask[None]):
+    """Training of linear heads on a teacher's scores; every step is an epoch."""
+
+    def __init__(
+        self, towers: TwoTowers, teacher: Teacher, item_vectors: Tensor, query_vectors: Tensor, config: DistillationConfig
+    ) -> None:
+        self.model = self._towers = towers
+        self._teacher, self._items, self._queries, self._config = teacher, TextEncodings(item_vectors), query_vectors, config
+        trained = [parameter for parameter in towers.parameters() if parameter.requires_grad]
+        self.optimizers = {"optimizer": torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)}
+        self._random = np.random.default_rng(config.seed)
+
+    def backward(self, step: int) -> StepMetrics:
+        """Compute the gradients of one batch of queries against all items; steps must be made in order."""
+        config, count = self._config, len(self._queries)
+        rows = self._random.choice(count, min(config.queries, count), replace=False)  # (B,)
+        queries = self._towers.query_tower.encode(TextEncodings(self._queries[torch.from_numpy(rows)]))  # (B, D)
         loss = listwise_distillation(
-            student, teacher.scores(rows), temperature=config.temperature, teacher_temperature=config.teacher_temperature
+            queries @ self._towers.item_tower(self._items).T,
+            self._teacher.scores(rows),
+            temperature=config.temperature,
+            teacher_temperature=config.teacher_temperature,
         )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        progress(step + 1, config.steps)
-    return losses
+        torch.autograd.backward(loss)
+        return StepMetrics.of_loss(loss)
 
 
 def _record(
@@ -202,7 +209,7 @@ def _record(
         "settings": {**asdict(config), "tower": towers.config.to_architecture()},
         "stage": "distillation",
         "start_from": None,
-        "data": {"catalog": catalog.name, "sha256": data_hash(catalog), "lots": report.lots, "queries": report.queries},
+        "data": {"catalog": catalog.name, "sha256": data_hash(catalog), "lots": report.items, "queries": report.queries},
         "losses": losses,
         "best": asdict(report.after) if report.after else {},
         "before": asdict(report.before) if report.before else {},

@@ -1,16 +1,15 @@
-"""Trains the buyer tower to find a buyer's next basket: InfoNCE against in-batch and random lots, popularity corrected.
+"""Training of the buyer tower on next baskets: InfoNCE against in-batch and random items, popularity corrected.
 
-The text encoder stays frozen: lots come as stored vectors, or as encodings whose projection and category embeddings are
-trained along. No lot has an embedding of its own id, as lots of tonight would have none.
+The text encoder stays frozen: items come as stored vectors, or as encodings whose projection and category embeddings are
+trained along. No item has an embedding of its own id, as items of tonight would have none.
 """
 
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +22,10 @@ from models.data.baskets import Basket, pad
 from models.data.sampling_frequency import StreamingFrequency
 from models.towers.buyer_tower import BuyerAttention
 from models.towers.features import Features
-from models.towers.two_towers import ItemTower, TextEncodings
+from models.towers.two_towers import Addition, ItemTower, TextEncodings
 from models.training.checkpoints import Checkpoints
+from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask, per_epoch
 from models.training.losses import info_nce
-from models.training.schedule import learning_rate_factor
 from retrieval.buyers.attention import Attention
 from retrieval.buyers.vector import WeightedAverage
 from retrieval.errors import InvalidInput
@@ -36,10 +35,14 @@ CUTOFF = 50
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
 BUYERS_AT_ONCE = 256
 WARMUP = 0.1
+MAX_GRAD_NORM = 1.0
+MIN_VARIANCE = 1e-4  # added to that of every direction, so that those that hold noise alone are not blown up
 
 
-class StoredLots(nn.Module):
-    """Lots whose vectors stay as they are."""
+class StoredItems(nn.Module):
+    """Items whose vectors stay as they are."""
+
+    vectors: Tensor
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         super().__init__()
@@ -47,13 +50,12 @@ class StoredLots(nn.Module):
         self.count, self.dimensions = vectors.shape
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(U,) rows -> (U, D)."""
-        found: Tensor = self.vectors[rows]
-        return found
+        """Return the vectors (U, D) of rows (U,)."""
+        return self.vectors[rows]
 
 
-class ProjectedLots(nn.Module):
-    """Lots whose texts are encoded already; projection and embeddings of the item tower are trained."""
+class ProjectedItems(nn.Module):
+    """Items whose texts are encoded already; projection and embeddings of the item tower are trained."""
 
     def __init__(self, tower: ItemTower, encodings: NDArray[np.float32], features: Features | None, dimensions: int) -> None:
         super().__init__()
@@ -64,22 +66,48 @@ class ProjectedLots(nn.Module):
         self.count, self.dimensions = len(encodings), dimensions
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(U,) rows -> (U, D) of unit length."""
+        """Return the unit vectors (U, D) of rows (U,)."""
         tower = self._tower[0].train(self.training)
         vectors: Tensor = tower(TextEncodings(self.encodings[rows]), None, self.features.take(rows) if self.features else None)
         return vectors
 
 
-Lots = StoredLots | ProjectedLots
+@torch.no_grad()
+def start_white(projection: torch.nn.Module, encodings: NDArray[np.float32]) -> None:
+    """Set a linear projection to the whitening of a catalogue's encodings (Su et al. 2021, "Whitening sentence representations").
+
+    Sentence encoders crowd their vectors into a narrow cone, where the average of many items says little of each; centring and
+    whitening undoes that without training.
+
+    Args:
+        projection: of an item tower with hidden 0, linear, and features, whose linear layer's bias takes the centre.
+        encodings: (N, width) of the items' texts.
+
+    Raises:
+        InvalidInput: it is no such projection.
+    """
+    if not (isinstance(projection, Addition) and isinstance(projection.text, torch.nn.Linear) and projection.others):
+        raise InvalidInput("only a linear projection of text and features can start as a whitening: hidden 0, linear, features")
+    units = encodings / np.linalg.norm(encodings, axis=1, keepdims=True)  # (N, width)
+    centre = units.mean(axis=0)
+    variances, directions = np.linalg.eigh(np.cov((units - centre).T, bias=True))  # ascending
+    kept = slice(-projection.text.out_features, None)
+    white = (directions[:, kept] / np.sqrt(np.maximum(variances[kept], 0) + MIN_VARIANCE)).T  # (dimensions, width)
+    scale = 1 / np.linalg.norm((units - centre) @ white.T, axis=1).mean()  # vectors of about unit length
+    projection.text.weight.copy_(torch.from_numpy(white * scale))
+    projection.others.bias.copy_(torch.from_numpy(-(white @ centre) * scale))
+
+
+ItemVectors = StoredItems | ProjectedItems
 
 
 class BuyerModel(nn.Module):
-    """Lots, the buyer tower over them, and the temperature between."""
+    """Items, the buyer tower over them, and the temperature between."""
 
-    def __init__(self, lots: Lots, config: BuyerTrainingConfig) -> None:
+    def __init__(self, items: ItemVectors, config: BuyerTrainingConfig) -> None:
         super().__init__()
-        self.lots = lots
-        self.buyer_tower = BuyerAttention(lots.dimensions, config.heads, config.half_life_days)
+        self.items = items
+        self.buyer_tower = BuyerAttention(items.dimensions, config.heads, config.half_life_days)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
 
     @property
@@ -89,18 +117,19 @@ class BuyerModel(nn.Module):
 
     @torch.no_grad()
     def scores(self, baskets: Sequence[Basket]) -> NDArray[np.float32]:
-        """Cosine of every buyer with every lot, (B, I)."""
+        """Return the cosine of every buyer with every item, (B, I)."""
         training = self.training
         self.eval()
-        lots = self.lots(torch.arange(self.lots.count))  # (I, D)
+        items = self.items(torch.arange(self.items.count))  # (I, D)
         parts = [baskets[start : start + BUYERS_AT_ONCE] for start in range(0, len(baskets), BUYERS_AT_ONCE)]
-        scores = torch.cat([self.buyer_tower(lots, pad(part)) @ lots.T for part in parts])
+        scores = torch.cat([self.buyer_tower(items, pad(part)) @ items.T for part in parts])
         self.train(training)
         return scores.numpy()
 
 
-class Figures(NamedTuple):
-    """How well next baskets are found."""
+@dataclass(frozen=True)
+class BuyerMetrics:
+    """Mean Recall@50 and HitRate@50 over buyers."""
 
     recall_at_50: float
     hit_rate_at_50: float
@@ -108,7 +137,7 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True)
 class BuyerReport:
-    """What training came to.
+    """Result of training a buyer tower.
 
     Attributes:
         model: with the weights of the best epoch.
@@ -119,14 +148,14 @@ class BuyerReport:
     """
 
     model: BuyerModel
-    history: Sequence[Figures]
+    history: Sequence[BuyerMetrics]
     losses: Sequence[float]
     best: int
     resumed_at: int = 0
 
 
 def train_buyers(
-    lots: Lots,
+    items: ItemVectors,
     train: Sequence[Basket],
     val: Sequence[Basket],
     config: BuyerTrainingConfig,
@@ -136,10 +165,10 @@ def train_buyers(
     """Train and keep the epoch with the best Recall@50 on val.
 
     Args:
-        lots: stored vectors, or those to be projected; the latter are trained in place.
+        items: stored vectors, or those to be projected; the latter are trained in place.
         train: baskets to learn from.
         val: baskets that choose the epoch; later in time than those of train. None at all keep the last epoch.
-        config: how.
+        config: settings.
         checkpoint: folder of a checkpoint after every epoch; a run that finds its own there goes on from it, and removes it
             at the end. None keeps none.
         step: called with (epochs done, epochs).
@@ -150,136 +179,131 @@ def train_buyers(
     if not train:
         raise InvalidInput("there is no basket to train on: nobody came back another day; collect more events")
     torch.manual_seed(config.seed)
-    run = _Run(BuyerModel(lots, config), train, val, config)
-    checkpoints = Checkpoints(checkpoint, 0.0) if checkpoint else None
-    state = checkpoints.load() if checkpoints else None
-    if state and state["config"] == asdict(config):
-        run.load_state_dict(state)
-    resumed_at = len(run.losses)
-    for epoch in range(resumed_at, config.epochs):
-        run.epoch(epoch)
-        if checkpoints:
-            checkpoints.save(run.state_dict())
-        if step:
-            step(epoch + 1, config.epochs)
+    task = BuyerTask(BuyerModel(items, config), train, val, config)
+    settings = LoopSettings(
+        epochs=config.epochs,
+        steps_per_epoch=task.steps_per_epoch,
+        warmup=WARMUP,
+        max_grad_norm=MAX_GRAD_NORM,
+        validate_every=1 if val else 0,
+        measure_start=True,
+    )
+    checkpoints = Checkpoints(checkpoint, math.inf, epoch_seconds=0.0) if checkpoint else None
+    loop = TrainingLoop(task, settings, checkpoints)
+    resumed_at = loop.resumed_at // task.steps_per_epoch
+    loop.run(per_epoch(step, task.steps_per_epoch))
     if checkpoints:
         checkpoints.remove()
-    run.model.load_state_dict(run.best)
-    best = max(range(len(run.history)), key=lambda number: (run.history[number].recall_at_50, number)) if val else config.epochs
-    return BuyerReport(run.model.eval(), run.history, run.losses, best, resumed_at)
+    return BuyerReport(
+        model=task.model,
+        history=[record.metrics or BuyerMetrics(0.0, 0.0) for record in loop.history],
+        losses=[record.loss for record in loop.history[1:]],
+        best=(loop.best or loop.history[-1]).epoch,
+        resumed_at=resumed_at,
+    )
 
 
-class _Run:
-    """One run of training: all that a checkpoint holds."""
+class BuyerTask(TrainingTask[BuyerMetrics]):
+    """Training of a buyer model on baskets."""
+
+    model: BuyerModel
+    metrics_type = BuyerMetrics
 
     def __init__(self, model: BuyerModel, train: Sequence[Basket], val: Sequence[Basket], config: BuyerTrainingConfig) -> None:
-        self.model, self.train, self.val, self.config = model, train, val, config
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
-        self.optimizer = torch.optim.AdamW(self._parameters, lr=config.rate, weight_decay=config.weight_decay)
-        steps = config.epochs * math.ceil(len(train) / config.batch_size)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda done: learning_rate_factor(min(done / steps, 1.0), WARMUP)
-        )
-        self.frequency = StreamingFrequency() if config.correct_popularity else None
-        self.history, self.losses = [self._figures()], list[float]()
-        self.best = copy.deepcopy(model.state_dict())
+        self.model, self._train, self._val, self._config = model, train, val, config
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
+        self.optimizers = {"optimizer": torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)}
+        self.settings = asdict(config)
+        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        self._frequency = StreamingFrequency() if config.correct_popularity else None
+        self._random, self._order = np.random.default_rng(), np.empty(0, np.int64)  # of the epoch
 
-    def epoch(self, number: int) -> None:
-        """Once over all baskets; draws depend on seed and epoch alone, so that a resumed run draws the same."""
-        random = np.random.default_rng([self.config.seed, number])
-        torch.manual_seed(self.config.seed * 1_000 + number)
-        self.model.train()
-        order = random.permutation(len(self.train))
-        size = self.config.batch_size
-        self.losses.append(fmean(self._step(order[start : start + size], random) for start in range(0, len(order), size)))
-        self.history.append(self._figures())
-        if self.history[-1].recall_at_50 >= max(figures.recall_at_50 for figures in self.history):
-            self.best = copy.deepcopy(self.model.state_dict())
+    def backward(self, step: int) -> StepMetrics:
+        """Compute the gradients of one batch of baskets; the draws of an epoch depend on the seed and its number alone."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if place == 0:
+            self._random = np.random.default_rng([self._config.seed, epoch])
+            torch.manual_seed(self._config.seed * 1_000 + epoch)
+            self._order = self._random.permutation(len(self._train))
+        rows = self._order[place * self._config.batch_size :][: self._config.batch_size]
+        loss = self._loss([self._train[row] for row in rows], self._random)
+        torch.autograd.backward(loss)
+        return StepMetrics.of_loss(loss)
 
-    def _figures(self) -> Figures:
-        return measure(self.model.scores(self.val), self.val) if self.val else Figures(0.0, 0.0)
+    def measure(self) -> BuyerMetrics:
+        """Rank all items for the validation baskets."""
+        return measure(self.model.scores(self._val), self._val)
 
-    def _step(self, rows: NDArray[np.int64], random: np.random.Generator) -> float:
-        loss = self._loss([self.train[row] for row in rows], random)
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._parameters, 1.0)
-        self.optimizer.step()
-        self.schedule.step()
-        return float(loss.detach())
+    def is_better(self, metrics: BuyerMetrics, best: BuyerMetrics) -> bool:
+        """Return True if Recall@50 did not fall."""
+        return metrics.recall_at_50 >= best.recall_at_50
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the sampling frequencies and of the draws."""
+        return {
+            "frequency": self._frequency.state_dict() if self._frequency else None,
+            "order": torch.from_numpy(self._order),
+            "random": self._random.bit_generator.state,
+            "torch_random": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore both."""
+        if self._frequency:
+            self._frequency.load_state_dict(state["frequency"])
+        self._order, self._random.bit_generator.state = state["order"].numpy(), state["random"]
+        torch.set_rng_state(state["torch_random"])
 
     def _loss(self, baskets: Sequence[Basket], random: np.random.Generator) -> Tensor:
-        """InfoNCE of one batch; lots of the basket, and as configured those of the history, are no negatives."""
-        config, model = self.config, self.model
-        drawn = np.stack([random.choice(basket.targets, config.targets) for basket in baskets])  # (B, T)
-        negatives = random.integers(model.lots.count, size=config.random)  # (R,)
-        candidates = np.concatenate([drawn.ravel(), negatives])  # (B T + R,), the first B T are the answers
+        """InfoNCE of one batch; items of the basket, and as configured those of the history, are no negatives."""
+        config, model = self._config, self.model
+        sampled = np.stack([random.choice(basket.targets, config.targets) for basket in baskets])  # (B, T)
+        negatives = random.integers(model.items.count, size=config.random)  # (R,)
+        candidates = np.concatenate([sampled.ravel(), negatives])  # (B T + R,), the first B T are the answers
         answers = [basket.targets for basket in baskets]
         table = np.unique(np.concatenate([candidates, *(basket.items for basket in baskets)]))  # (U,)
         places = {row: place for place, row in enumerate(table.tolist())}
-        lots = model.lots(torch.from_numpy(table))  # (U, D)
-        buyers = model.buyer_tower(lots, pad(baskets, places))  # (B, D)
+        items = model.items(torch.from_numpy(table))  # (U, D)
+        buyers = model.buyer_tower(items, pad(baskets, places))  # (B, D)
         known = np.zeros((len(baskets), len(table)), dtype=np.bool_)  # (B, U)
         for number, basket in enumerate(baskets):
             own = answers[number].tolist() if config.own_are_negatives else [*answers[number].tolist(), *basket.owned]
             known[number, [places[row] for row in own if row in places]] = True
         chosen = torch.from_numpy(np.searchsorted(table, candidates))  # (B T + R,)
-        log_q = torch.from_numpy(self.frequency.update(candidates)) if self.frequency else None
+        log_q = torch.from_numpy(self._frequency.update(candidates)) if self._frequency else None
         return info_nce(
             buyers.repeat_interleave(config.targets, dim=0),  # (B T, D)
-            F.embedding(chosen, lots),
+            F.embedding(chosen, items),
             model.scale,
             known=torch.from_numpy(known)[:, chosen].repeat_interleave(config.targets, dim=0),
             log_q=log_q,
             symmetric=False,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that the run goes on from."""
-        return {
-            "config": asdict(self.config),
-            "model": self.model.state_dict(),
-            "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "frequency": self.frequency.state_dict() if self.frequency else None,
-            "history": [tuple(figures) for figures in self.history],
-            "losses": self.losses,
-        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        for name in ("model", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
-        if self.frequency:
-            self.frequency.load_state_dict(state["frequency"])
-        self.best, self.losses = state["best"], list(state["losses"])
-        self.history = [Figures(*figures) for figures in state["history"]]
-
-
-def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUTOFF) -> Figures:
-    """Mean Recall@k and HitRate@k over buyers.
+def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUTOFF) -> BuyerMetrics:
+    """Return mean Recall@k and HitRate@k over buyers.
 
     Args:
         scores: (B, I) the higher, the earlier.
         baskets: B.
         k: length of the list.
     """
-    found = [len(np.intersect1d(top, b.targets)) for top, b in zip(best_items(scores, k), baskets, strict=True)]
-    return Figures(
-        fmean(count / len(basket.targets) for count, basket in zip(found, baskets, strict=True)),
-        fmean(count > 0 for count in found),
+    hits = [len(np.intersect1d(top, b.targets)) for top, b in zip(best_items(scores, k), baskets, strict=True)]
+    return BuyerMetrics(
+        fmean(count / len(basket.targets) for count, basket in zip(hits, baskets, strict=True)),
+        fmean(count > 0 for count in hits),
     )
 
 
 def best_items(scores: NDArray[np.float32], k: int = CUTOFF) -> NDArray[np.int64]:
-    """(B, k) rows of the lots that score highest, in no order."""
+    """Return (B, k) rows of the items that score highest, in no order."""
     k = min(k, scores.shape[1])
     return np.argpartition(-scores, k - 1, axis=1)[:, :k]
 
 
 def to_numpy(tower: BuyerAttention) -> Attention | WeightedAverage:
-    """A trained tower as serving computes it."""
+    """Convert a trained tower into the numpy one that serves."""
     if not tower.heads:
         return WeightedAverage(tower.half_life_days)
     arrays = {

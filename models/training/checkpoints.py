@@ -1,4 +1,4 @@
-"""Where a stopped training run goes on from, exactly.
+"""Checkpoints from which a stopped training run resumes exactly.
 
 A checkpoint holds everything that the rest of a run depends on. Batches and dropout follow from the seed and the number of
 the step (models/data/batches.py), so no state of a random generator is among it.
@@ -23,7 +23,7 @@ from retrieval.files import replacing
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FILE = "checkpoint.pt"
-EPOCH_SECONDS = 10.0  # the end of an epoch makes a checkpoint when the last is older than this
+EPOCH_SECONDS = 10.0
 
 
 class Checkpoints:
@@ -33,21 +33,22 @@ class Checkpoints:
         folder: `<out>/.checkpoints/<run key>`; runs of the same settings on the same data share it.
     """
 
-    def __init__(self, folder: Path, every_seconds: float, *, writes: bool = True) -> None:
-        """Look after a run's checkpoint.
+    def __init__(self, folder: Path, every_seconds: float, *, epoch_seconds: float = EPOCH_SECONDS, writes: bool = True) -> None:
+        """Store a run's checkpoint in a folder.
 
         Args:
-            folder: where it lies, whether it is there or not.
+            folder: it need not exist.
             every_seconds: time between two; 0 makes one after every step.
+            epoch_seconds: the end of an epoch makes one when the last is older than this.
             writes: False on all processes of a distributed run but the first.
         """
         self.folder = folder
-        self._every_seconds, self._writes = every_seconds, writes
+        self._every_seconds, self._epoch_seconds, self._writes = every_seconds, epoch_seconds, writes
         self._last = time.monotonic()
 
     def due(self, epoch_ended: bool = False) -> bool:
-        """Whether it is time for another; the end of an epoch brings it nearer."""
-        wait = min(self._every_seconds, EPOCH_SECONDS) if epoch_ended else self._every_seconds
+        """Return True if it is time for another checkpoint; the end of an epoch needs a shorter wait."""
+        wait = min(self._every_seconds, self._epoch_seconds) if epoch_ended else self._every_seconds
         return time.monotonic() - self._last >= wait
 
     def load(self) -> dict[str, Any] | None:
@@ -75,39 +76,43 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """Forget the run: it is finished, or shall begin anew."""
+        """Delete the checkpoint: the run is finished, or starts anew."""
         if self._writes:
             shutil.rmtree(self.folder, ignore_errors=True)
             with suppress(OSError):  # other runs have checkpoints beside it, or there is none
                 self.folder.parent.rmdir()
 
 
-class Interruption:
-    """Whether somebody pressed Ctrl-C."""
+class PendingInterrupt:
+    """Ctrl-C that waits for the end of a step.
+
+    Attributes:
+        requested: True after the first Ctrl-C.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Remember the first; a second stops at once."""
-        if self.asked:
+        """Remember the first signal; raise KeyboardInterrupt at the second."""
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
 
 @contextmanager
-def between_steps(wanted: bool) -> Iterator[Interruption]:
+def defer_sigint(enabled: bool) -> Iterator[PendingInterrupt]:
     """Let Ctrl-C wait until a step is whole, so that a checkpoint can be made of it.
 
     Args:
-        wanted: False leaves Ctrl-C as it is, as does a thread other than the main one.
+        enabled: False leaves Ctrl-C as it is, as does a thread other than the main one.
     """
-    interruption = Interruption()
-    if not wanted or threading.current_thread() is not threading.main_thread():
-        yield interruption
+    interrupt = PendingInterrupt()
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield interrupt
         return
-    before = signal.signal(signal.SIGINT, interruption.on_signal)
+    before = signal.signal(signal.SIGINT, interrupt.on_signal)
     try:
-        yield interruption
+        yield interrupt
     finally:
         signal.signal(signal.SIGINT, before)

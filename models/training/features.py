@@ -1,4 +1,4 @@
-"""Trains two feature towers on interactions: in-batch negatives, then mined ones among them.
+"""Training of two feature towers on interactions, with in-batch and mined negatives.
 
 Small enough to hold users, items and all their scores in memory: exact search stands in for an index. Towers over texts
 and photos are trained by models.training.two_towers.
@@ -6,9 +6,9 @@ and photos are trained by models.training.two_towers.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -17,20 +17,28 @@ from torch import Tensor, nn
 
 from models.data.sampling_frequency import StreamingFrequency
 from models.towers.features import Features, FeatureSpec, FeatureTower, Row
+from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask, per_epoch
 from models.training.losses import info_nce
-from models.training.schedule import learning_rate_factor
-from retrieval.progress import Progress
 
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
 CUTOFF = 50  # of the Recall that epochs are chosen by
+WARMUP = 0.1
+MAX_GRAD_NORM = 1.0
 
 Pairs = NDArray[np.int64]  # (N, 2), indices of a user and an item that they took
 Scores = Callable[[Pairs], float]
 
 
+class FeatureColumns(TypedDict, total=False):
+    """Names of features, as FeatureSpec.fit() takes them."""
+
+    categories: Sequence[str]
+    numbers: Sequence[str]
+
+
 @dataclass(frozen=True)
 class FeatureTrainingConfig:
-    """How two feature towers are trained.
+    """Training settings of two feature towers.
 
     Attributes:
         dimensions: of the vectors.
@@ -39,16 +47,16 @@ class FeatureTrainingConfig:
         unknown_rate: share of ids and other categories hidden in training.
         dropout: on the hidden layers.
         batch_size: pairs per step.
-        epochs: over all pairs; of a stage with mined negatives too.
+        epochs: over all pairs; of training with mined negatives, too.
         rate: peak learning rate of AdamW; warm-up over a tenth, then a cosine.
         weight_decay: of AdamW.
         temperature: to start from; it is learned.
         correct_popularity: subtract log q, estimated from the stream of batches (Yi et al. 2019).
-        hard: mined negatives per pair, for a stage that has mined ones.
-        random: random negatives per pair in such a stage.
+        hard: mined negatives per pair, where there are mined ones.
+        random: random negatives per pair where there are mined ones.
         mined_skip: ranks at the top that mining leaves out, where what was simply not bought yet stands.
         mined_depth: ranks from which on an item is no hard negative any more.
-        later_rate: peak learning rate of a stage that goes on from another, as a share of `rate`.
+        later_rate: peak learning rate where training goes on from towers, as a share of `rate`.
         seed: of weights, batches and draws.
     """
 
@@ -98,8 +106,8 @@ class InteractionData:
         items: list[Row],
         pairs: Pairs,
         *,
-        user_columns: Mapping[str, list[str]],
-        item_columns: Mapping[str, list[str]],
+        user_columns: FeatureColumns,
+        item_columns: FeatureColumns,
     ) -> "InteractionData":
         """Fit the specs on the rows and encode them.
 
@@ -107,8 +115,8 @@ class InteractionData:
             users: features of every user.
             items: features of every item.
             pairs: (N, 2) training pairs, indices into both.
-            user_columns: names of features under "categories" and "numbers", as FeatureSpec.fit() takes them.
-            item_columns: the same for items.
+            user_columns: features of the users.
+            item_columns: features of the items.
         """
         user_spec, item_spec = FeatureSpec.fit(users, **user_columns), FeatureSpec.fit(items, **item_columns)
         taken = torch.zeros(len(users), len(items), dtype=torch.bool)
@@ -141,21 +149,21 @@ class FeatureTowers(nn.Module):
 
     @torch.no_grad()
     def scores(self, data: InteractionData) -> Tensor:
-        """Cosine of every user with every item, (U, I)."""
+        """Return the cosine of every user with every item, (U, I)."""
         training = self.training
         self.eval()
-        scores = self.user_tower(*data.users) @ self.item_tower(*data.items).T
+        scores: Tensor = self.user_tower(*data.users) @ self.item_tower(*data.items).T
         self.train(training)
         return scores
 
 
 @dataclass(frozen=True)
-class StageReport:
-    """What one stage of training came to.
+class FeatureReport:
+    """Result of training two feature towers.
 
     Attributes:
         towers: with the weights of the best epoch.
-        history: the judge's figure before the stage and after each epoch.
+        history: the selection metric before training and after each epoch.
         losses: mean loss of each epoch.
     """
 
@@ -164,21 +172,21 @@ class StageReport:
     losses: list[float]
 
 
-def train_stage(
+def train_feature_towers(
     data: InteractionData,
     config: FeatureTrainingConfig,
-    judge: Callable[[Tensor], float],
+    selection_metric: Callable[[Tensor], float],
     *,
     start_from: FeatureTowers | None = None,
     mined: Tensor | None = None,
-    step: Progress | None = None,
-) -> StageReport:
-    """Train for config.epochs and keep the epoch that the judge liked best.
+    step: Callable[[int, int], None] | None = None,
+) -> FeatureReport:
+    """Train for config.epochs and return the towers of the best epoch.
 
     Args:
         data: what to train on.
-        config: how; `hard` and `random` count with mined negatives alone, `later_rate` with start_from alone.
-        judge: (U, I) cosines -> figure of merit on held-out pairs, greater is better.
+        config: settings; `hard` and `random` count with mined negatives alone, `later_rate` with start_from alone.
+        selection_metric: (U, I) cosines -> metric of held-out pairs, greater is better.
         start_from: towers to go on from, left as they are; None starts anew.
         mined: (U, M) int64, hard negatives of every user, as mine() returns them.
         step: called with (epochs done, epochs).
@@ -187,29 +195,65 @@ def train_stage(
         The towers and how they got there.
     """
     torch.manual_seed(config.seed)
-    random = np.random.default_rng(config.seed)
     towers = copy.deepcopy(start_from) if start_from else FeatureTowers(data, config)
     rate = config.rate * (config.later_rate if start_from else 1.0)
-    optimizer = torch.optim.AdamW(towers.parameters(), lr=rate, weight_decay=config.weight_decay)
-    steps = config.epochs * len(_batches(data, config, np.arange(len(data.pairs))))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: learning_rate_factor(done / steps, 0.1))
-    frequency = StreamingFrequency() if config.correct_popularity else None
-    history, losses, best = [judge(towers.scores(data))], [], copy.deepcopy(towers.state_dict())
-    for epoch in range(config.epochs):
-        batches = _batches(data, config, random.permutation(len(data.pairs)))
-        drawn = (_batch(data, rows, mined, config, random) for rows in batches)
-        losses.append(fmean(_step(towers, _loss(towers, data, *batch, frequency), optimizer, schedule) for batch in drawn))
-        history.append(judge(towers.scores(data)))
-        if history[-1] >= max(history):
-            best = copy.deepcopy(towers.state_dict())
-        if step:
-            step(epoch + 1, config.epochs)
-    towers.load_state_dict(best)
-    return StageReport(towers, history, losses)
+    task = FeatureTask(towers, data, config, rate, selection_metric, mined)
+    settings = LoopSettings(
+        epochs=config.epochs,
+        steps_per_epoch=task.steps_per_epoch,
+        warmup=WARMUP,
+        max_grad_norm=MAX_GRAD_NORM,
+        validate_every=1,
+        measure_start=True,
+    )
+    loop = TrainingLoop(task, settings)
+    loop.run(per_epoch(step, task.steps_per_epoch))
+    history = [record.metrics for record in loop.history if record.metrics is not None]
+    return FeatureReport(towers, history, [record.loss for record in loop.history[1:]])
+
+
+class FeatureTask(TrainingTask[float]):
+    """Training of two feature towers on pairs."""
+
+    def __init__(
+        self,
+        towers: FeatureTowers,
+        data: InteractionData,
+        config: FeatureTrainingConfig,
+        rate: float,
+        selection_metric: Callable[[Tensor], float],
+        mined: Tensor | None,
+    ) -> None:
+        self.model = self._towers = towers
+        self._data, self._config, self._mined, self._selection_metric = data, config, mined, selection_metric
+        self.optimizers = {"optimizer": torch.optim.AdamW(towers.parameters(), lr=rate, weight_decay=config.weight_decay)}
+        self._batch_size = min(config.batch_size, len(data.pairs))
+        self.steps_per_epoch = len(data.pairs) // self._batch_size  # whole batches; the rest waits for another epoch
+        self._frequency = StreamingFrequency() if config.correct_popularity else None
+        self._random, self._order = np.random.default_rng(config.seed), np.empty(0, np.int64)
+
+    def backward(self, step: int) -> StepMetrics:
+        """Compute the gradients of one batch of pairs; steps must be made in order."""
+        place = step % self.steps_per_epoch
+        if place == 0:
+            self._order = self._random.permutation(len(self._data.pairs))
+        rows = self._order[place * self._batch_size :][: self._batch_size]
+        batch = _batch(self._data, rows, self._mined, self._config, self._random)
+        loss = _loss(self._towers, self._data, *batch, self._frequency)
+        torch.autograd.backward(loss)
+        return StepMetrics.of_loss(loss)
+
+    def measure(self) -> float:
+        """Score the cosines of all users with all items."""
+        return self._selection_metric(self._towers.scores(self._data))
+
+    def is_better(self, metrics: float, best: float) -> bool:
+        """Return True if the selection metric did not fall."""
+        return metrics >= best
 
 
 def mine(towers: FeatureTowers, data: InteractionData, config: FeatureTrainingConfig) -> Tensor:
-    """The items that the towers rank highest for every user among those that the user did not take in training.
+    """Return the items that the towers rank highest for every user among those that the user did not take in training.
 
     Returns:
         (U, config.mined_depth - config.mined_skip) int64, best first.
@@ -218,38 +262,21 @@ def mine(towers: FeatureTowers, data: InteractionData, config: FeatureTrainingCo
     return scores.topk(config.mined_depth, dim=1).indices[:, config.mined_skip :]
 
 
-def recall(scores: Tensor, hidden: Tensor, wanted: Tensor, k: int = CUTOFF) -> Tensor:
-    """Recall@k of every user that wants something.
+def recall(scores: Tensor, hidden: Tensor, relevant: Tensor, k: int = CUTOFF) -> Tensor:
+    """Return Recall@k of every user with a relevant item.
 
     Args:
         scores: (U, I) the higher, the earlier.
         hidden: (U, I) bool, left out of the ranking: what the user has taken before.
-        wanted: (U, I) bool, what the user took afterwards.
+        relevant: (U, I) bool, what the user took afterwards.
         k: length of the list.
 
     Returns:
-        (V,) in [0, 1] for the V users with at least one wanted item, in their order.
+        (V,) in [0, 1] for the V users with at least one relevant item, in their order.
     """
     top = scores.masked_fill(hidden, -math.inf).topk(k, dim=1).indices  # (U, k)
-    found, all_wanted = wanted.gather(1, top).sum(1), wanted.sum(1)  # (U,)
-    return (found / all_wanted)[all_wanted > 0]
-
-
-def _batches(data: InteractionData, config: FeatureTrainingConfig, order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pairs in this order, cut into whole batches: (steps, B); the rest waits for another epoch."""
-    size = min(config.batch_size, len(data.pairs))
-    return order[: len(order) // size * size].reshape(-1, size)
-
-
-def _step(
-    towers: FeatureTowers, loss: Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR
-) -> float:
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(towers.parameters(), 1.0)
-    optimizer.step()
-    schedule.step()
-    return float(loss.detach())
+    hits, counts = relevant.gather(1, top).sum(1), relevant.sum(1)  # (U,)
+    return (hits / counts)[counts > 0]
 
 
 def _batch(

@@ -39,11 +39,11 @@ def backward_in_chunks(
     vectors = []
     with torch.no_grad(), _running_statistics_stay(module):
         for chunks in groups:
-            made = []
+            parts = []
             for chunk in chunks:
                 states.append(_random_state())
-                made.append(chunk())
-            vectors.append(torch.cat(made).requires_grad_())
+                parts.append(chunk())
+            vectors.append(torch.cat(parts).requires_grad_())
     value = loss(*vectors)
     backward(value)
     after = _random_state()
@@ -54,7 +54,7 @@ def backward_in_chunks(
             _set_random_state(next(remaining))
             again = chunk()
             if whole.grad is not None and again.requires_grad:
-                again.backward(whole.grad[first : first + len(again)].to(again.dtype))
+                torch.autograd.backward(again, whole.grad[first : first + len(again)].to(again.dtype))
             first += len(again)
     _set_random_state(after)
     return value.detach()

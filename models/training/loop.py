@@ -1,245 +1,443 @@
-"""The loop of one stage: steps, epochs, measurements, checkpoints, and the epoch that is kept."""
+"""The training loop of all models: learning rate, optimiser steps, epochs, validation, checkpoints, and the best epoch."""
 
 import copy
 import logging
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from models.config.training import Stage, TrainingConfig
-from models.data.batches import TrainingBatches, seed_of
-from models.towers.two_towers import TwoTowers
-from models.training.checkpoints import Checkpoints, between_steps
-from models.training.schedule import StepBudget, learning_rate_factor
-from models.training.step import TrainingStep
-from models.training.tensorboard import TensorBoardWriter
-from models.training.validation import Figures, Validation
+from models.training.checkpoints import Checkpoints, defer_sigint
 from retrieval.progress import Progress
 
 log = logging.getLogger(__name__)
 
-DROPOUT = 3  # what a generator is for, beside those of models/data/batches.py
-BOARD_STEPS = 10  # between two points of TensorBoard's curves of steps
+M = TypeVar("M")  # validation metrics of a task
+PACE_SHARE = 0.1  # of a run, after which its pace is known
+TENSORBOARD_STEPS = 10  # between two points of TensorBoard's curves of steps
+
+
+class StepMetrics(NamedTuple):
+    """Training metrics of a step, each a scalar on the device.
+
+    Attributes:
+        loss: mean over the pairs.
+        accuracy: share of the queries whose own item ranks first among the items of the batch.
+        recall_at_10: share whose own item is among the first 10.
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+    recall_at_10: Tensor
+
+    @classmethod
+    def of_loss(cls, loss: Tensor) -> "StepMetrics":
+        """Return the metrics of a task that measures its loss alone."""
+        value = loss.detach().double()
+        return cls(value, torch.zeros_like(value), torch.zeros_like(value))
+
+
+class TrainingTask(Generic[M]):
+    """A model, the gradients of its steps, and its validation; TrainingLoop does the rest.
+
+    Attributes:
+        model: on its device.
+        optimizers: key in the checkpoint -> optimiser, whose learning rates are the peaks of the schedule.
+        metrics_type: makes validation metrics of the keyword arguments that asdict() returned.
+        settings: a checkpoint of other settings is ignored; None where the checkpoint's folder identifies the run.
+    """
+
+    model: nn.Module
+    optimizers: Mapping[str, Optimizer]
+    metrics_type: Callable[..., M]
+    settings: Mapping[str, Any] | None = None
+
+    def backward(self, step: int) -> StepMetrics:
+        """Add the gradients of a step, counted from 0, to those of the model."""
+        raise NotImplementedError
+
+    def measure(self) -> M:
+        """Measure the model on validation data and leave it in training mode."""
+        raise NotImplementedError
+
+    def is_better(self, metrics: M, best: M) -> bool:
+        """Return True if metrics of a later epoch replace the best ones so far."""
+        raise NotImplementedError
+
+    def curves(self) -> Mapping[str, float]:
+        """Return further values of the last step for TensorBoard."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds besides the model and the optimisers."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what state_dict() returned."""
+
+
+def per_epoch(progress: Progress | None, steps_per_epoch: int) -> Progress | None:
+    """Turn a callback of (epochs done, epochs) into one of steps."""
+    if progress is None:
+        return None
+
+    def step(done: int, total: int) -> None:
+        if done % steps_per_epoch == 0:
+            progress(done // steps_per_epoch, total // steps_per_epoch)
+
+    return step
 
 
 @dataclass(frozen=True)
-class EpochRecord:
-    """One epoch: means over its steps, and its figures when it was measured.
+class LoopSettings:
+    """Length and rules of a run.
 
     Attributes:
-        epoch: from 1.
+        epochs: at most.
+        steps_per_epoch: the last epoch of a run that max_seconds cuts may have fewer.
+        warmup: share of the steps over which the learning rate rises.
+        max_grad_norm: gradients are clipped to it; None clips nothing.
+        max_seconds: the run takes fewer steps where it would take longer; None for no limit.
+        validate_every: epochs between two measurements, the last epoch is always measured; 0 never measures.
+        measure_start: also measure before the first step, as epoch 0.
+        patience: measurements without a better one after which the run ends; None trains to the end.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    warmup: float
+    max_grad_norm: float | None = None
+    max_seconds: float | None = None
+    validate_every: int = 0
+    measure_start: bool = False
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class EpochRecord(Generic[M]):
+    """One epoch: means over its steps, and its validation metrics if it was measured.
+
+    Attributes:
+        epoch: from 1; 0 is the start.
         loss: mean over the pairs.
         seconds: since the start of the run.
-        figures: on the val split.
-        in_batch_accuracy: share of the queries that found their own lot first among the lots of their batch.
-        in_batch_recall_at_10: share that found it among the first 10.
+        metrics: on the val split.
+        in_batch_accuracy: share of the queries whose own item ranked first among the items of their batch.
+        in_batch_recall_at_10: share whose own item was among the first 10.
     """
 
     epoch: int
     loss: float
     seconds: float
-    figures: Figures | None
+    metrics: M | None
     in_batch_accuracy: float = 0.0
     in_batch_recall_at_10: float = 0.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as checkpoints store it, the metrics as `figures`."""
+        values = asdict(self)
+        values["figures"] = values.pop("metrics")
+        return values
+
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "EpochRecord":
-        """Read asdict()'s values back."""
-        return cls(**{**values, "figures": Figures(**values["figures"]) if values["figures"] else None})
+    def from_dict(cls, values: Mapping[str, Any], metrics_type: Callable[..., M]) -> "EpochRecord[M]":
+        """Read what to_dict() returned."""
+        fields = dict(values)
+        figures = fields.pop("figures")
+        return cls(**fields, metrics=metrics_type(**figures) if figures else None)
 
 
-class TrainingLoop:
-    """Trains towers through one stage.
+class TrainingLoop(Generic[M]):
+    """Trains a task and ends with the weights of its best epoch.
 
     Attributes:
         history: the epochs so far.
-        best: the epoch whose weights are kept; None before the first.
-        resumed_at: the step that a checkpoint let it go on from; 0 for a run from its start.
-        clock: how many steps are run and were planned.
-        cut_by_clock: whether max_seconds ended the run before its planned steps; a checkpoint is left, to go on from.
+        best: the measured epoch whose weights are stored; None before the first measurement.
+        resumed_at: the step that a checkpoint was taken at; 0 for a run from its start.
+        budget: how many steps are run and were planned.
+        cut_by_clock: True if max_seconds ended the run before its planned steps; its checkpoint remains.
     """
 
     def __init__(
         self,
-        towers: TwoTowers,
-        batches: TrainingBatches,
-        validation: Validation | None,
-        config: TrainingConfig,
-        stage: Stage,
-        accelerator: Accelerator,
-        checkpoints: Checkpoints,
-        board: Path | None = None,
+        task: TrainingTask[M],
+        settings: LoopSettings,
+        checkpoints: Checkpoints | None = None,
+        *,
+        accelerator: Accelerator | None = None,
+        tensorboard: Path | None = None,
     ) -> None:
-        """Put the towers on the device and read the checkpoint, if there is one.
+        """Read the checkpoint, if there is one.
 
         Args:
-            towers: at their first weights; they end with those of the best epoch, on the CPU.
-            batches: of this process.
-            validation: None keeps the last epoch.
-            config: of the run.
-            stage: one of config.stages.
-            accelerator: devices and processes.
-            checkpoints: of this run.
-            board: folder for TensorBoard; None writes nothing.
+            task: its model has its first weights; it ends with those of the best epoch, or of the last where none was measured,
+                in eval mode on the CPU.
+            settings: of the run.
+            checkpoints: of this run; None writes none.
+            accelerator: devices and processes, where the task uses one.
+            tensorboard: folder for TensorBoard; None writes nothing.
         """
-        self._config, self._stage, self._accelerator = config, stage, accelerator
-        self._batches, self._validation, self._checkpoints, self._board = batches, validation, checkpoints, board
-        self._towers = towers.to(accelerator.device).train()
-        self._optimizer = accelerator.prepare(torch.optim.AdamW(_parameter_groups(towers, config, stage)))
-        self._peaks = [group["lr"] for group in self._optimizer.param_groups]
-        self._step = TrainingStep(towers, self._optimizer, accelerator, config, stage)
-        self._epoch_steps = -(-batches.per_epoch // config.accumulate)
-        self.clock = StepBudget(config.stage_epochs(stage) * self._epoch_steps, config.max_seconds)
-        self._sums = torch.zeros(3, device=accelerator.device)  # of the epoch's loss, accuracy, recall@10
+        self._task, self._settings, self._checkpoints = task, settings, checkpoints
+        self._accelerator, self._tensorboard = accelerator, tensorboard
+        self._processes = accelerator.num_processes if accelerator else 1
+        self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in task.optimizers.values()]
+        self.budget = StepBudget(settings.epochs * settings.steps_per_epoch, settings.max_seconds)
+        self._sums: Tensor | None = None  # of the epoch's StepMetrics
         self._summed = 0
-        self._kept: dict[str, Tensor] = {}
-        self.history: list[EpochRecord] = []
-        self.best: EpochRecord | None = None
+        self._best_weights: dict[str, Tensor] = {}
+        self.history: list[EpochRecord[M]] = []
+        self.best: EpochRecord[M] | None = None
         self.resumed_at = 0
         self.cut_by_clock = False
+        task.model.train()
         self._resume()
 
     def run(self, progress: Progress | None = None) -> None:
-        """Train to the end of the schedule, or until patience is gone.
+        """Train to the end of the schedule, or until patience ends the run.
+
+        Args:
+            progress: called with (steps done, steps in all) after each step.
 
         Raises:
             KeyboardInterrupt: Ctrl-C; a checkpoint of the last whole step is left behind.
         """
+        if self._settings.measure_start and not self.history:
+            self._append(EpochRecord(0, 0.0, 0.0, self._measure()))
         with (
-            between_steps(self._accelerator.num_processes == 1) as interruption,
-            TensorBoardWriter.open(self._board, self.resumed_at) as board,
+            defer_sigint(self._checkpoints is not None and self._processes == 1) as interrupt,
+            TensorBoardWriter.open(self._tensorboard, self.resumed_at) as writer,
         ):
-            while not self.clock.over and not self._patience_gone():
-                self._one_step(board)
-                ended = self.clock.over or self.clock.steps_run % self._epoch_steps == 0
+            while not self.budget.over and not self._patience_ended():
+                self._run_step(writer)
+                ended = self.budget.over or self.budget.steps_run % self._settings.steps_per_epoch == 0
                 if ended:
-                    self._end_epoch(board)
-                if self._checkpoints.due(ended):
-                    self._checkpoints.save(self._state())
+                    self._end_epoch(writer)
+                if self._checkpoints and self._checkpoints.due(ended):
+                    self._save()
                 try:
                     if progress:
-                        progress(self.clock.steps_run, self.clock.steps)
-                    if interruption.asked:
+                        progress(self.budget.steps_run, self.budget.steps)
+                    if interrupt.requested:
                         raise KeyboardInterrupt
                 except KeyboardInterrupt:
-                    self._checkpoints.save(self._state())
+                    self._save()
                     raise
-        self.cut_by_clock = self.clock.over and self.clock.steps_run < self.clock.planned
+        self.cut_by_clock = self.budget.over and self.budget.steps_run < self.budget.planned
         if self.cut_by_clock:
-            self._checkpoints.save(self._state())
-        if self._kept:
-            self._towers.load_state_dict(self._kept)
-        self._towers.cpu().eval()
+            self._save()
+        if self._best_weights:
+            self._task.model.load_state_dict(self._best_weights)
+        self._task.model.cpu().eval()
 
-    def _one_step(self, board: TensorBoardWriter) -> None:
-        number, count = self.clock.steps_run, self._config.accumulate
-        factor = learning_rate_factor(self.clock.share, self._config.warmup)
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
-        torch.manual_seed(seed_of(self._config.seed, DROPOUT, number, self._accelerator.process_index))
-        device = self._accelerator.device
-        figures = self._step.run([self._batches.batch(n, device) for n in range(number * count, (number + 1) * count)])
-        self._sums += torch.stack(list(figures))
+    def _run_step(self, writer: "TensorBoardWriter") -> None:
+        optimizers, model = self._task.optimizers.values(), self._task.model
+        factor = learning_rate_factor(self.budget.share, self._settings.warmup)
+        for optimizer, peaks in zip(optimizers, self._peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            optimizer.zero_grad()
+        metrics = self._task.backward(self.budget.steps_run)
+        if self._settings.max_grad_norm is not None:
+            clip = self._accelerator.clip_grad_norm_ if self._accelerator else nn.utils.clip_grad_norm_
+            clip(model.parameters(), self._settings.max_grad_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+        values = torch.stack(list(metrics))
+        self._sums = values if self._sums is None else self._sums.to(values.device) + values
         self._summed += 1
-        self.clock.tick()
-        if self._accelerator.num_processes > 1:
-            self.clock.steps = self._agree(self.clock.steps)
-        if self.clock.steps_run % BOARD_STEPS == 0:
-            board.show_step(self.clock.steps_run, figures._asdict(), factor, 1 / self._towers.scale.item())
+        self.budget.tick()
+        self.budget.steps = self._agree(self.budget.steps)
+        if self.budget.steps_run % TENSORBOARD_STEPS == 0:
+            writer.show_step(self.budget.steps_run, {**metrics._asdict(), "learning_rate_factor": factor, **self._task.curves()})
 
-    def _end_epoch(self, board: TensorBoardWriter) -> None:
-        epoch = -(-self.clock.steps_run // self._epoch_steps)
-        due = self.clock.over or epoch % self._config.validate_every == 0
-        figures = None
-        if self._validation and due:
-            figures = self._agree(self._validation.measure(self._towers) if self._accelerator.is_main_process else None)
+    def _end_epoch(self, writer: "TensorBoardWriter") -> None:
+        assert self._sums is not None
+        epoch, every = -(-self.budget.steps_run // self._settings.steps_per_epoch), self._settings.validate_every
+        metrics = self._measure() if every and (self.budget.over or epoch % every == 0) else None
         loss, accuracy, recall = (self._sums / self._summed).tolist()
-        record = EpochRecord(epoch, loss, self.clock.seconds, figures, accuracy, recall)
-        self._sums.zero_()
-        self._summed = 0
-        self.history.append(record)
+        self._sums, self._summed = None, 0
+        record = EpochRecord(epoch, loss, self.budget.seconds, metrics, accuracy, recall)
+        self._append(record)
         log.info("%s", record)
-        board.show_epoch(self.clock.steps_run, asdict(record))
-        if _better(record, self.best, self._config.judge):
-            self.best, self._kept = record, copy.deepcopy(self._towers.state_dict())
+        writer.show_epoch(self.budget.steps_run, asdict(record))
 
-    def _patience_gone(self) -> bool:
-        if self._config.patience is None or self.best is None or self.best.figures is None:
+    def _measure(self) -> M | None:
+        if not self._settings.validate_every:
+            return None
+        metrics: M = self._agree(self._task.measure() if self._is_main else None)
+        return metrics
+
+    def _append(self, record: EpochRecord[M]) -> None:
+        self.history.append(record)
+        best = self.best.metrics if self.best else None
+        if record.metrics is not None and (best is None or self._task.is_better(record.metrics, best)):
+            self.best, self._best_weights = record, copy.deepcopy(self._task.model.state_dict())
+
+    def _patience_ended(self) -> bool:
+        if self._settings.patience is None or self.best is None:
             return False
-        since = [record for record in self.history if record.figures is not None and record.epoch > self.best.epoch]
-        return len(since) >= self._config.patience
+        later = [record for record in self.history if record.metrics is not None and record.epoch > self.best.epoch]
+        return len(later) >= self._settings.patience
 
-    def _state(self) -> dict[str, Any]:
-        frequency, scaler = self._batches.frequency, self._accelerator.scaler
-        return {
-            "towers": self._towers.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "clock": self.clock.state_dict(),
-            "sums": self._sums,
-            "summed": self._summed,
-            "history": [asdict(record) for record in self.history],
-            "best": self.history.index(self.best) if self.best else None,  # a place, for a cut epoch is finished under its number
-            "kept": self._kept,
-            "frequency": frequency.state_dict() if frequency else None,
-            "scaler": scaler.state_dict() if scaler else None,
-        }
+    def _save(self) -> None:
+        if not self._checkpoints:
+            return
+        scaler = self._accelerator.scaler if self._accelerator else None
+        self._checkpoints.save(
+            {
+                "settings": self._task.settings,
+                "towers": self._task.model.state_dict(),
+                **{name: optimizer.state_dict() for name, optimizer in self._task.optimizers.items()},
+                "clock": self.budget.state_dict(),
+                "sums": self._sums,
+                "summed": self._summed,
+                "history": [record.to_dict() for record in self.history],
+                "best": self.history.index(self.best)
+                if self.best
+                else None,  # epochs repeat: a cut one is finished under its number
+                "kept": self._best_weights,
+                **self._task.state_dict(),
+                "scaler": scaler.state_dict() if scaler else None,
+            }
+        )
 
     def _resume(self) -> None:
-        state = self._agree(self._checkpoints.load() if self._accelerator.is_main_process else None)
-        if state is None:
+        state = self._agree(self._checkpoints.load() if self._checkpoints and self._is_main else None)
+        if self._checkpoints is None or state is None or state.get("settings") != self._task.settings:
             return
-        self._towers.load_state_dict(state["towers"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.clock.load_state_dict(state["clock"])
-        self._sums.copy_(state["sums"])
-        self._summed = state["summed"]
-        self.history = [EpochRecord.from_dict(values) for values in state["history"]]
-        self.best = self.history[state["best"]] if state.get("best") is not None else None
-        self._kept = state["kept"]
-        if self._batches.frequency:
-            self._batches.frequency.load_state_dict(state["frequency"])
-        if self._accelerator.scaler:
+        self._task.model.load_state_dict(state["towers"])
+        for name, optimizer in self._task.optimizers.items():
+            optimizer.load_state_dict(state[name])
+        self.budget.load_state_dict(state["clock"])
+        self._sums, self._summed = state["sums"], state["summed"]
+        self.history = [EpochRecord.from_dict(values, self._task.metrics_type) for values in state["history"]]
+        best = self.history[state["best"]] if state.get("best") is not None else None
+        if best and best.metrics is not None:  # earlier versions also stored epochs that were not measured
+            self.best, self._best_weights = best, state["kept"]
+        self._task.load_state_dict(state)
+        if self._accelerator and self._accelerator.scaler:
             self._accelerator.scaler.load_state_dict(state["scaler"])
-        self.resumed_at = self.clock.steps_run
-        log.warning("goes on from step %d of %d (%s)", self.resumed_at, self.clock.steps, self._checkpoints.folder)
+        self.resumed_at = self.budget.steps_run
+        log.warning("goes on from step %d of %d (%s)", self.resumed_at, self.budget.steps, self._checkpoints.folder)
+
+    @property
+    def _is_main(self) -> bool:
+        return self._accelerator is None or self._accelerator.is_main_process
 
     def _agree(self, value: Any) -> Any:
-        """The first process's value, on all."""
-        if self._accelerator.num_processes == 1:
-            return value
-        return broadcast_object_list([value])[0]
+        """Return the first process's value on all processes."""
+        return value if self._processes == 1 else broadcast_object_list([value])[0]
 
 
-def _parameter_groups(towers: TwoTowers, config: TrainingConfig, stage: Stage) -> list[dict[str, Any]]:
-    """Pretrained encoders at a lower rate; no decay on vectors and scalars; what is frozen is not among them."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in towers.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        pretrained = (".transformer." in name and bool(config.tower.text.model)) or (
-            ".image_encoder." in name and bool(config.tower.image.weights)
-        )
-        groups.setdefault((pretrained, parameter.ndim >= 2), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.learning_rate * stage.rate * (config.pretrained_factor if pretrained else 1.0),
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (pretrained, decays), parameters in groups.items()
-    ]
+class StepBudget:
+    """Steps of a run; it takes fewer of them where max_seconds does not suffice for all.
+
+    A run that was cut goes on from its checkpoint with the steps that were left out, and has max_seconds for them anew.
+
+    Attributes:
+        planned: how many steps the schedule asks for.
+        steps: how many the run has; falls when the pace so far would end the run after max_seconds.
+        steps_run: how many are done.
+    """
+
+    def __init__(self, steps: int, max_seconds: float | None) -> None:
+        self.planned = self.steps = steps
+        self.steps_run = 0
+        self._max_seconds = max_seconds or math.inf
+        self._first_step, self._first_second = 0, 0.0  # where the time began that max_seconds limits
+        self._before = 0.0  # seconds that the run had taken when it was stopped
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start, without the time between a checkpoint and its resumption."""
+        return self._before + time.monotonic() - self._started
+
+    @property
+    def share(self) -> float:
+        """Share of the run that is over, in [0, 1]."""
+        return self.steps_run / self.steps
+
+    @property
+    def over(self) -> bool:
+        """True if the run has ended."""
+        return self.steps_run >= self.steps
+
+    def tick(self) -> None:
+        """Count a step, and drop those at the end for which there is no time."""
+        self.steps_run += 1
+        done, left = self.steps_run - self._first_step, self.planned - self._first_step
+        if done >= left * PACE_SHARE and self._max_seconds < math.inf:
+            affordable = self._first_step + int(done * self._max_seconds / (self.seconds - self._first_second))
+            self.steps = min(self.steps, max(self.steps_run, affordable))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the progress of the run."""
+        first = {"first_step": self._first_step, "first_second": self._first_second}
+        return {"steps": self.steps, "steps_run": self.steps_run, "seconds": self.seconds, **first}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the progress; a run that was cut gets its planned steps again."""
+        self.steps, self.steps_run, self._before = state["steps"], state["steps_run"], state["seconds"]
+        self._first_step, self._first_second = state.get("first_step", 0), state.get("first_second", 0.0)
+        if self.over:
+            self.steps, self._first_step, self._first_second = self.planned, self.steps_run, self._before
+        self._started = time.monotonic()
 
 
-def _better(record: EpochRecord, best: EpochRecord | None, judge: str) -> bool:
-    """By the judging figure; without measurement the latest is best."""
-    if record.figures is None:
-        return best is None or best.figures is None
-    if best is None or best.figures is None:
-        return True
-    return bool(getattr(record.figures, judge) > getattr(best.figures, judge))
+def learning_rate_factor(share: float, warmup: float) -> float:
+    """Return the share of the peak learning rate: a linear rise over `warmup` of the run, then half a cosine down to zero.
+
+    Args:
+        share: of the run that is over, in [0, 1].
+        warmup: share of the run, in [0, 1).
+    """
+    if share < warmup:
+        return max(share, 1e-3) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+
+
+class TensorBoardWriter:
+    """Writes TensorBoard curves; without a writer it does nothing."""
+
+    def __init__(self, writer: Any = None) -> None:
+        self._writer = writer
+
+    @classmethod
+    def open(cls, folder: Path | None, step: int) -> "TensorBoardWriter":
+        """Write into a folder and replace the points from `step` on; None writes nothing."""
+        if folder is None:
+            return cls()
+        from torch.utils.tensorboard import SummaryWriter  # a second of imports
+
+        return cls(SummaryWriter(str(folder), purge_step=step))
+
+    def __enter__(self) -> "TensorBoardWriter":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def show_step(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write the points of one step."""
+        self._show("step", values, step)
+
+    def show_epoch(self, step: int, record: Mapping[str, Any]) -> None:
+        """Write the points of one epoch, an EpochRecord as a mapping, at the step where it ended."""
+        names = ("loss", "in_batch_accuracy", "in_batch_recall_at_10")
+        self._show("train", {name: record[name] for name in names}, step)
+        self._show("val", record["metrics"] or {}, step)
+
+    def _show(self, group: str, values: Mapping[str, Any], step: int) -> None:
+        if self._writer:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", float(value), step)

@@ -1,8 +1,10 @@
-"""Losses that draw a query to its lots and push it from the others: InfoNCE, contrastive and triplet.
+"""Losses that draw a query to its items and push it from the others: InfoNCE, contrastive and triplet.
 
 All take vectors of unit length, so that a dot product is a cosine, and return a scalar: the weighted mean over what they
 sum. Half precision is summed in float32.
 """
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -26,14 +28,14 @@ def info_nce(
         items: (B, D) unit vectors, B >= Q; row i < Q answers query i. The rows from Q on are further negatives of every
             query, random or mined; a mined one that is to count for its own query alone is masked for the others.
         scale: 1 / temperature, > 0.
-        known: (Q, B) bool, True where the lot is known to answer the query. Off the diagonal such lots are false
+        known: (Q, B) bool, True where the item is known to answer the query. Off the diagonal such items are false
             negatives and leave the sums; the diagonal may be either. None: there are none.
         weights: (Q,) >= 0, not all zero, weight of each pair; None weighs all the same.
         log_q: (B,) finite, log of the probability with which each row came into the batch, up to a constant for all;
-            it is taken off the row's logits, so that lots that come often are not pushed away for it (Yi et al.,
+            it is taken off the row's logits, so that items that come often are not pushed away for it (Yi et al.,
             RecSys 2019, equation 4). It is a constant: no gradient flows through it. The other direction compares
-            queries for one lot, where a number of the lot's own cancels: it needs no correction, and has none.
-        symmetric: average with the loss of the other direction, where each of the first Q lots looks for its query.
+            queries for one item, where a number of the item's own cancels: it needs no correction, and has none.
+        symmetric: average with the loss of the other direction, where each of the first Q items looks for its query.
 
     Returns:
         Scalar in the floating type of the inputs (float32 for half precision), >= 0: the weighted mean over the pairs.
@@ -59,8 +61,8 @@ def contrastive(queries: Tensor, items: Tensor, labels: Tensor, *, margin: float
         queries: (Q, D) unit vectors.
         items: (B, D) unit vectors.
         labels: how well they match, 0 (not at all) to 1; a number between is that much of each term. (Q,), with B = Q,
-            judges row against row; (Q, B) judges every query against every lot.
-        margin: distance from which on a lot that does not match is left alone, in (0, 2].
+            judges row against row; (Q, B) judges every query against every item.
+        margin: distance from which on an item that does not match is left alone, in (0, 2].
         weights: of the pairs, shaped like labels, >= 0, not all zero; 0 leaves a pair out (a false negative). None
             weighs all the same.
 
@@ -106,12 +108,29 @@ def triplet(
     return _weighted_mean(per_query, weights)
 
 
+def prefixes(vectors: Tensor, lengths: Sequence[int] = ()) -> Iterator[Tensor]:
+    """Yield vectors at every length that they are trained for (Matryoshka representation learning, Kusupati et al. 2022).
+
+    A Matryoshka loss is the mean of the losses at all lengths.
+
+    Args:
+        vectors: (B, D) of unit length.
+        lengths: shorter lengths, each in [1, D).
+
+    Yields:
+        The vectors themselves, then for each length, in the order given, their first numbers (B, length) of unit length.
+    """
+    yield vectors
+    for length in lengths:
+        yield F.normalize(vectors[:, :length], dim=1)  # (B, length)
+
+
 def _wide(vectors: Tensor) -> torch.dtype:
     return torch.float64 if vectors.dtype == torch.float64 else torch.float32
 
 
 def _cosines(queries: Tensor, items: Tensor) -> Tensor:
-    """Every query with every lot: (Q, D), (B, D) -> (Q, B)."""
+    """Every query with every item: (Q, D), (B, D) -> (Q, B)."""
     return queries.to(_wide(queries)) @ items.to(_wide(queries)).T
 
 

@@ -1,8 +1,9 @@
-"""A small query tower that learns to say what a big one says: vectors of tokens and of pairs of tokens, added up.
+"""Training of a static query encoder: a text's vector is the sum of vectors of its tokens and token pairs.
 
-After static embeddings distilled from a sentence encoder (Model2Vec, Tulkens and van Dongen 2024; Gupta and Jaggi, ACL 2021), here
-of a tower's own token pieces and with pairs of neighbours, as in fastText's classifier (Joulin et al., EACL 2017): "laptop bag" is
-not halfway between a laptop and a bag. How much a word counts is the length of its vector.
+It learns the vectors of a full query tower, after static embeddings distilled from a sentence encoder (Model2Vec, Tulkens and van
+Dongen 2024; Gupta and Jaggi, ACL 2021), here of the tower's own token pieces and with pairs of neighbours, as in fastText's
+classifier (Joulin et al., EACL 2017): "laptop bag" is not halfway between a laptop and a bag. The length of a word's vector is its
+weight.
 """
 
 from collections import Counter
@@ -17,50 +18,50 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.config.distillation import SmallQueryConfig
-from models.training.schedule import learning_rate_factor
+from models.config.distillation import StaticQueryConfig
+from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
 from retrieval.progress import Progress, ignore_progress
 
 RIDGE = 1e-3  # share of the mean variance that is added to all: embeddings have directions that no text of a catalogue uses
 
 
-class SmallQuery(nn.Module):
-    """The tower while it learns; rows are float, and sums those of nn.EmbeddingBag."""
+class StaticQueryModule(nn.Module):
+    """The encoder during training, with float tables."""
 
     def __init__(self, tokens: Tensor, pairs: int) -> None:
-        """Begin with tokens (V, D); pairs begin at zero."""
+        """Start with token vectors (V, D); those of pairs start at zero."""
         super().__init__()
         self.tokens = nn.EmbeddingBag.from_pretrained(tokens, mode="sum", sparse=True, freeze=False)
         self.pairs = nn.EmbeddingBag.from_pretrained(torch.zeros(pairs, tokens.shape[1]), mode="sum", sparse=True, freeze=False)
         self.bias = nn.Parameter(torch.zeros(tokens.shape[1]))
 
     def forward(self, tokens: Sequence[NDArray[np.int64]], pairs: Sequence[NDArray[np.int64]]) -> Tensor:
-        """(B, D) of unit length for the rows that each of B texts names."""
+        """Return (B, D) unit vectors of B texts, given as rows of both tables."""
         total = self.bias + self.tokens(*_bags(tokens)) + self.pairs(*_bags(pairs))  # (B, D)
         return F.normalize(total, dim=1)
 
 
-def learn_small_query(
+def train_static_query_encoder(
     tower_id: str,
     tokenizer: Tokenizer,
     max_length: int,
     texts: Sequence[str],
-    wanted: NDArray[np.float32],
+    targets: NDArray[np.float32],
     token_embeddings: NDArray[np.float32],
-    config: SmallQueryConfig,
+    config: StaticQueryConfig,
     progress: Progress = ignore_progress,
 ) -> tuple[SmallQueryTower, list[float]]:
-    """Learn to make the vectors of texts.
+    """Train a static query encoder on the vectors of texts.
 
     Args:
-        tower_id: the big tower's.
+        tower_id: the full tower's.
         tokenizer: its own, as load_tokenizer returns it.
         max_length: its own.
         texts: N >= 2 cleaned texts.
-        wanted: (N, D) of unit length, what the big tower makes of them.
-        token_embeddings: (V, W), what its text encoder looks tokens up in: they tell of tokens that no text has.
-        config: how.
+        targets: (N, D) unit vectors of the full tower.
+        token_embeddings: (V, W), of the full tower's text encoder, for tokens that no text has.
+        config: settings.
         progress: called with (steps done, steps in all).
 
     Returns:
@@ -69,78 +70,81 @@ def learn_small_query(
     ids = [token_ids(tokenizer, text, max_length) for text in texts]
     keys = frequent_pairs(ids, config)
     places = [find_pairs(keys, row) for row in ids]
-    tower = SmallQuery(torch.from_numpy(first_vectors(ids, wanted, token_embeddings)), len(keys))
+    tower = StaticQueryModule(torch.from_numpy(fit_token_vectors(ids, targets, token_embeddings)), len(keys))
+    task = StaticQueryTask(tower, ids, places, torch.from_numpy(np.ascontiguousarray(targets)), config)
+    loop = TrainingLoop(task, LoopSettings(config.epochs, task.steps_per_epoch, config.warmup))
     with _one_thread():
-        losses = _descend(tower, ids, places, torch.from_numpy(np.ascontiguousarray(wanted)), config, progress)
+        loop.run(progress)
+    losses = [record.loss for record in loop.history]
     tokens, pairs = (part.weight.detach().numpy() for part in (tower.tokens, tower.pairs))
     return SmallQueryTower(tower_id, Int8Table.of(tokens), keys, Int8Table.of(pairs), tower.bias.detach().numpy()), losses
 
 
-def frequent_pairs(ids: Sequence[NDArray[np.int64]], config: SmallQueryConfig) -> NDArray[np.int64]:
-    """The pairs of neighbours that get a vector, as pair_keys() writes them, ascending."""
+def frequent_pairs(ids: Sequence[NDArray[np.int64]], config: StaticQueryConfig) -> NDArray[np.int64]:
+    """Return the pairs of neighbours that get a vector, as pair_keys() writes them, ascending."""
     counts = Counter(chain.from_iterable(pair_keys(row).tolist() for row in ids))
     ranked = sorted((key for key, count in counts.items() if count >= config.pair_count), key=lambda key: (-counts[key], key))
     return np.array(sorted(ranked[: config.most_pairs]), dtype=np.int64)
 
 
-def first_vectors(
-    ids: Sequence[NDArray[np.int64]], wanted: NDArray[np.float32], token_embeddings: NDArray[np.float32]
+def fit_token_vectors(
+    ids: Sequence[NDArray[np.int64]], targets: NDArray[np.float32], token_embeddings: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Where tokens begin: the linear map of their embeddings whose mean over a text comes nearest to what is wanted of it.
+    """Fit the initial token vectors: a linear map of the embeddings whose mean over a text is nearest to the text's vector.
 
     Args:
         ids: tokens of N texts.
-        wanted: (N, D).
+        targets: (N, D).
         token_embeddings: (V, W).
 
     Returns:
         (V, D) by ridge regression.
     """
-    known = np.array([len(row) > 0 for row in ids])
+    has_tokens = np.array([len(row) > 0 for row in ids])
     means = np.stack([token_embeddings[row].mean(axis=0) for row in ids if len(row)]).astype(np.float64)  # (M, W)
-    centre, goal = means.mean(axis=0), wanted[known].mean(axis=0, dtype=np.float64)
+    centre, goal = means.mean(axis=0), targets[has_tokens].mean(axis=0, dtype=np.float64)
     spread = means - centre
     squares = spread.T @ spread  # (W, W)
     squares[np.diag_indices_from(squares)] += RIDGE * np.trace(squares) / len(squares) + 1e-12
-    map_ = np.linalg.solve(squares, spread.T @ (wanted[known] - goal))  # (W, D)
-    return ((token_embeddings - centre) @ map_ + goal).astype(np.float32)
+    map_ = np.linalg.solve(squares, spread.T @ (targets[has_tokens] - goal))  # (W, D)
+    return np.asarray((token_embeddings - centre) @ map_ + goal, dtype=np.float32)
 
 
-def _descend(
-    tower: SmallQuery,
-    ids: Sequence[NDArray[np.int64]],
-    places: Sequence[NDArray[np.int64]],
-    wanted: Tensor,
-    config: SmallQueryConfig,
-    progress: Progress,
-) -> list[float]:
-    random = np.random.default_rng(config.seed)
-    tables = torch.optim.SparseAdam([tower.tokens.weight, tower.pairs.weight], lr=config.learning_rate)
-    bias = torch.optim.Adam([tower.bias], lr=config.learning_rate)
-    a_pass = -(-len(ids) // config.batch_size)
-    steps, losses = a_pass * config.epochs, []
-    for step in range(steps):
-        if step % a_pass == 0:
-            order, sums = random.permutation(len(ids)), []
-        rows = order[step % a_pass * config.batch_size :][: config.batch_size]
-        for optimizer in (tables, bias):
-            optimizer.param_groups[0]["lr"] = config.learning_rate * learning_rate_factor(step / steps, config.warmup)
-            optimizer.zero_grad()
-        found = tower([ids[row] for row in rows], [places[row] for row in rows])  # (B, D)
-        loss = 1 - (found * wanted[torch.from_numpy(rows)]).sum(dim=1).mean()
-        loss.backward()
-        for optimizer in (tables, bias):
-            optimizer.step()
-        sums.append(float(loss.detach()))
-        progress(step + 1, steps)
-        if step % a_pass == a_pass - 1:
-            losses.append(float(np.mean(sums)))
-    return losses
+class StaticQueryTask(TrainingTask[None]):
+    """Training of a static query encoder on vectors of texts."""
+
+    def __init__(
+        self,
+        model: StaticQueryModule,
+        tokens: Sequence[NDArray[np.int64]],
+        pairs: Sequence[NDArray[np.int64]],
+        targets: Tensor,
+        config: StaticQueryConfig,
+    ) -> None:
+        self.model = self._encoder = model
+        self._tokens, self._pairs, self._targets, self._config = tokens, pairs, targets, config
+        self.optimizers = {
+            "tables": torch.optim.SparseAdam([model.tokens.weight, model.pairs.weight], lr=config.learning_rate),
+            "bias": torch.optim.Adam([model.bias], lr=config.learning_rate),
+        }
+        self.steps_per_epoch = -(-len(tokens) // config.batch_size)
+        self._random, self._order = np.random.default_rng(config.seed), np.empty(0, np.int64)
+
+    def backward(self, step: int) -> StepMetrics:
+        """Compute the gradients of one batch of texts; steps must be made in order."""
+        place = step % self.steps_per_epoch
+        if place == 0:
+            self._order = self._random.permutation(len(self._tokens))
+        rows = self._order[place * self._config.batch_size :][: self._config.batch_size]
+        vectors = self._encoder([self._tokens[row] for row in rows], [self._pairs[row] for row in rows])  # (B, D)
+        loss = 1 - (vectors * self._targets[torch.from_numpy(rows)]).sum(dim=1).mean()
+        torch.autograd.backward(loss)
+        return StepMetrics.of_loss(loss)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Steps as small as these only wait for a second thread."""
+    """Use one thread, because steps this small are slower with two."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -150,6 +154,6 @@ def _one_thread() -> Iterator[None]:
 
 
 def _bags(rows: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
-    """What nn.EmbeddingBag takes: all places in one row, and where each bag begins."""
+    """Return the input of nn.EmbeddingBag: all rows in one tensor, and the start of each bag."""
     starts = np.cumsum([0, *map(len, rows[:-1])], dtype=np.int64)
     return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(starts)

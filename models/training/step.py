@@ -1,61 +1,102 @@
-"""One step of training: encode, compare, go down the gradient."""
+"""One training step of both towers, over one process or several: encode, gather, compare, compute gradients.
 
-from collections.abc import Callable, Sequence
+Every process of a distributed run encodes a slice of the batch, and computes the same loss from the same gathered vectors. A
+slice's vectors get the gradient of that loss times the number of processes, so that the mean of the parameters' gradients over the
+processes is the gradient of one process that encodes the whole batch; the temperature, whose gradient is whole on each, has the
+same mean.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
 
 from models.config.training import Stage, TrainingConfig
-from models.data.batches import Batch
+from models.data.batches import Batch, TrainingBatches, seed_of
 from models.data.encoding_cache import text_inputs
 from models.towers.two_towers import Photos, TwoTowers
-from models.training.gathering import average_gradients, gather, share_buffers
 from models.training.gradient_cache import Chunk, backward_in_chunks
-from models.training.losses import contrastive, info_nce, triplet
-from models.training.matryoshka import prefixes
+from models.training.loop import StepMetrics, TrainingTask
+from models.training.losses import contrastive, info_nce, prefixes, triplet
+from models.training.validation import Validation, ValidationMetrics
 
+DROPOUT = 3  # what a generator is for, beside those of models/data/batches.py
 LIKE_LENGTH_CHUNK = 32  # texts; fewer would leave cores idle
 WORTH_SORTING = 0.8  # share of the tokens that must remain for texts to be encoded in chunks of like length
 
 
-class StepMetrics(NamedTuple):
-    """What a step shows, each a scalar on the device.
+class TwoTowersTask(TrainingTask[ValidationMetrics]):
+    """Training of both towers on batches of pairs."""
 
-    Attributes:
-        loss: mean over the pairs.
-        accuracy: share of the queries whose own lot comes first among the lots of the batch.
-        recall_at_10: share whose own lot is among the first 10.
-    """
+    metrics_type = ValidationMetrics
 
-    loss: Tensor
-    accuracy: Tensor
-    recall_at_10: Tensor
+    def __init__(
+        self,
+        towers: TwoTowers,
+        batches: TrainingBatches,
+        validation: Validation | None,
+        config: TrainingConfig,
+        stage: Stage,
+        accelerator: Accelerator,
+    ) -> None:
+        """Make the optimiser.
 
-
-class TrainingStep:
-    """Steps of one stage."""
-
-    def __init__(self, towers: TwoTowers, optimizer: Any, accelerator: Accelerator, config: TrainingConfig, stage: Stage) -> None:
-        self._towers, self._optimizer, self._accelerator = towers, optimizer, accelerator
+        Args:
+            towers: at their first weights, on the device.
+            batches: of this process.
+            validation: None where nothing is measured.
+            config: of the run.
+            stage: one of config.stages.
+            accelerator: devices and processes.
+        """
+        self.model = self._towers = towers
+        self._batches, self._validation, self._accelerator = batches, validation, accelerator
         self._config, self._stage = config, stage
+        self.optimizers = {"optimizer": accelerator.prepare(torch.optim.AdamW(_parameter_groups(towers, config, stage)))}
 
-    def run(self, batches: Sequence[Batch]) -> StepMetrics:
-        """Make one step down the mean gradient of some batches."""
+    def backward(self, step: int) -> StepMetrics:
+        """Compute the gradients of a step from the batches that belong to it; dropout follows from the seed and the step."""
+        torch.manual_seed(seed_of(self._config.seed, DROPOUT, step, self._accelerator.process_index))
+        device, count = self._accelerator.device, self._config.accumulate
+        return self.backward_batches([self._batches.batch(n, device) for n in range(step * count, (step + 1) * count)])
+
+    def backward_batches(self, batches: Sequence[Batch]) -> StepMetrics:
+        """Compute the mean gradient of some batches; returns the means of their metrics."""
         share_buffers(self._towers, self._accelerator.num_processes)
-        self._optimizer.zero_grad()
-        figures = [self._backward(batch, 1 / len(batches)) for batch in batches]
+        metrics = [self._backward(batch, 1 / len(batches)) for batch in batches]
         average_gradients(self._towers.parameters(), self._accelerator.num_processes)
-        self._accelerator.clip_grad_norm_(self._towers.parameters(), self._config.max_grad_norm)
-        self._optimizer.step()
-        return StepMetrics(*(torch.stack(values).mean() for values in zip(*figures, strict=True)))
+        return StepMetrics(*(torch.stack(values).mean() for values in zip(*metrics, strict=True)))
+
+    def measure(self) -> ValidationMetrics:
+        """Search the validation corpus."""
+        assert self._validation is not None
+        return self._validation.measure(self._towers)
+
+    def is_better(self, metrics: ValidationMetrics, best: ValidationMetrics) -> bool:
+        """Return True if the selection metric of the configuration rose."""
+        return bool(getattr(metrics, self._config.judge) > getattr(best, self._config.judge))
+
+    def curves(self) -> Mapping[str, float]:
+        """Return the temperature."""
+        return {"temperature": 1 / self._towers.scale.item()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the sampling frequencies."""
+        return {"frequency": self._batches.frequency.state_dict() if self._batches.frequency else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it."""
+        if self._batches.frequency:
+            self._batches.frequency.load_state_dict(state["frequency"])
 
     def _backward(self, batch: Batch, share: float) -> StepMetrics:
-        figures: list[StepMetrics] = []
+        metrics: list[StepMetrics] = []
         queries, query_order = self._chunks(batch.queries.lengths, partial(self._encode_queries, batch))
         items, item_order = self._chunks(batch.items.lengths, partial(self._encode_items, batch))
 
@@ -63,7 +104,7 @@ class TrainingStep:
             q = gather(query_vectors[query_order], batch.query_counts)  # (Q, D)
             i = gather(item_vectors[item_order], batch.item_counts)  # (B, D)
             value = batch_loss(q, i, self._towers.scale, batch, self._stage, self._config)
-            figures.append(StepMetrics(value.detach(), *in_batch_metrics(q.detach(), i.detach(), batch.known)))
+            metrics.append(StepMetrics(value.detach(), *in_batch_metrics(q.detach(), i.detach(), batch.known)))
             return value * share
 
         if self._config.micro_batch:
@@ -71,23 +112,23 @@ class TrainingStep:
         else:
             value = loss(*(torch.cat([chunk() for chunk in chunks]) for chunks in (queries, items)))
             self._accelerator.backward(value)
-        return figures[0]
+        return metrics[0]
 
     def _chunks(
         self, lengths: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], Tensor]
     ) -> tuple[list[Chunk], NDArray[np.int64]]:
-        """Encoders of a text's rows, and the order in which their vectors are the texts' again.
+        """Return encoders of chunks of rows, and the permutation that restores the order of the texts.
 
-        Where it saves padding, texts of like length are encoded together. Towers with eyes take the rows as they come: a
-        chunk whose texts are alike would show BatchNorm photos that are alike, too.
+        Where it saves padding, texts of like length are encoded together. Towers with an image encoder keep the order, because
+        a chunk of like texts would show BatchNorm like photos.
         """
-        rows = np.arange(len(lengths))
-        blind = self._towers.item_tower.image_encoder is None
-        size = self._config.micro_batch or (LIKE_LENGTH_CHUNK if blind and saves_padding(lengths) else len(rows))
-        if blind and size < len(rows):
-            rows = np.argsort(lengths, kind="stable")
-        chunks = [partial(encode, rows[start : start + size]) for start in range(0, len(rows), size)]
-        return chunks, np.argsort(rows, kind="stable")
+        rows = np.arange(len(lengths), dtype=np.int64)
+        text_only = self._towers.item_tower.image_encoder is None
+        size = self._config.micro_batch or (LIKE_LENGTH_CHUNK if text_only and saves_padding(lengths) else len(rows))
+        if text_only and size < len(rows):
+            rows = np.argsort(lengths, kind="stable").astype(np.int64)
+        chunks: list[Chunk] = [partial(encode, rows[start : start + size]) for start in range(0, len(rows), size)]
+        return chunks, np.argsort(rows, kind="stable").astype(np.int64)
 
     def _encode_queries(self, batch: Batch, rows: NDArray[np.int64]) -> Tensor:
         with self._accelerator.autocast():
@@ -99,18 +140,19 @@ class TrainingStep:
         photos = take_photos(batch.photos, places) if batch.photos else None
         features = batch.features.take(places) if batch.features else None
         with self._accelerator.autocast():
-            return self._towers.item_tower(texts, photos, features)
+            vectors: Tensor = self._towers.item_tower(texts, photos, features)
+        return vectors
 
 
 def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage: Stage, config: TrainingConfig) -> Tensor:
-    """The stage's loss of a whole batch; with Matryoshka lengths (Kusupati et al. 2022) the mean over all of them.
+    """Return the stage's loss of a whole batch; with Matryoshka lengths (Kusupati et al. 2022) the mean over all of them.
 
     Args:
         queries: (Q, D) unit vectors.
         items: (B, D) unit vectors; row i < Q answers query i.
         scale: 1 / temperature.
-        batch: what is known of it.
-        stage: names the loss; the contrastive one weighs a query's lots that do not match, together, like the one that does.
+        batch: its known answers, weights and log q.
+        stage: names the loss; the contrastive one weighs a query's items that do not match, together, like the one that does.
         config: whether InfoNCE is symmetric.
     """
     lengths = config.tower.matryoshka
@@ -136,9 +178,9 @@ def _loss_at(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage:
 
 
 def in_batch_metrics(queries: Tensor, items: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Accuracy and recall@10 of the queries (Q, D) among the lots (B, D) of their batch.
+    """Return accuracy and recall@10 of the queries (Q, D) among the items (B, D) of their batch.
 
-    Lots known (Q, B) to answer a query do not stand before its own; a tie stands after it.
+    Items known (Q, B) to answer a query do not stand before its own; a tie stands after it.
     """
     cosines = queries @ items.T  # (Q, B)
     own = cosines.diagonal().unsqueeze(1)  # (Q, 1)
@@ -147,16 +189,95 @@ def in_batch_metrics(queries: Tensor, items: Tensor, known: Tensor) -> tuple[Ten
 
 
 def saves_padding(lengths: NDArray[np.int64]) -> bool:
-    """Whether chunks of texts of like length hold far fewer tokens than all texts as long as the longest."""
+    """Return True if chunks of texts of like length hold far fewer tokens than all texts padded to the longest."""
     ordered = np.sort(lengths)
     widths = [ordered[start : start + LIKE_LENGTH_CHUNK] for start in range(0, len(ordered), LIKE_LENGTH_CHUNK)]
     return bool(sum(w[-1] * len(w) for w in widths) < WORTH_SORTING * ordered[-1] * len(ordered))
 
 
 def take_photos(photos: Photos, rows: Tensor) -> Photos:
-    """The photos of some lots (R,) of a batch."""
+    """Return the photos of some items (R,) of a batch."""
     if len(rows) == len(photos.has_image):
         return photos
-    place = photos.has_image.cumsum(0) - 1  # (B,) of each lot's photo among the pixels
-    seen = photos.has_image[rows]  # (R,)
-    return Photos(photos.pixels[place[rows[seen]]], seen)
+    place = photos.has_image.cumsum(0) - 1  # (B,) of each item's photo among the pixels
+    has_image = photos.has_image[rows]  # (R,)
+    return Photos(photos.pixels[place[rows[has_image]]], has_image)
+
+
+def _parameter_groups(towers: TwoTowers, config: TrainingConfig, stage: Stage) -> list[dict[str, Any]]:
+    """Pretrained encoders at a lower rate; no decay on vectors and scalars; what is frozen is not among them."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in towers.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        pretrained = (".transformer." in name and bool(config.tower.text.model)) or (
+            ".image_encoder." in name and bool(config.tower.image.weights)
+        )
+        groups.setdefault((pretrained, parameter.ndim >= 2), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.learning_rate * stage.rate * (config.pretrained_factor if pretrained else 1.0),
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (pretrained, decays), parameters in groups.items()
+    ]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, counts: Sequence[int]) -> Tensor:
+        process = distributed.get_rank()
+        ctx.processes = len(counts)
+        ctx.first, ctx.end = sum(counts[:process]), sum(counts[: process + 1])
+        padded = F.pad(own, (0, 0, 0, max(counts) - len(own))).contiguous()  # a gather needs equal shapes
+        parts = [torch.empty_like(padded) for _ in counts]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0][ctx.first : ctx.end] * ctx.processes, None
+
+
+def gather(own: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return the vectors of all processes, in their order, with gradients.
+
+    Args:
+        own: (counts[process], D), this process's slice.
+        counts: rows of each process's slice; a single one gives `own` back.
+
+    Returns:
+        (sum(counts), D), the same on every process.
+    """
+    return own if len(counts) == 1 else _Gather.apply(own, counts)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], processes: int) -> None:
+    """Replace the gradients by their means over the processes; one that a process lacks counts as zero there.
+
+    DistributedDataParallel would do it while the backward pass runs; but it needs one backward pass a step, through
+    every parameter, which gradient caching and a slice without photos do not give.
+    """
+    if processes == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
+    distributed.all_reduce(flat)
+    flat /= processes
+    for parameter, mean in zip(trained, torch.split(flat, [parameter.numel() for parameter in trained]), strict=True):
+        parameter.grad = mean.view_as(parameter)
+
+
+def share_buffers(module: nn.Module, processes: int) -> None:
+    """Give every process the first one's buffers, such as the running statistics of BatchNorm.
+
+    Each process normalises a batch by its own slice (SyncBatchNorm needs GPUs): a tower with a ResNet learns a little
+    differently from a number of processes than from one.
+    """
+    if processes > 1:
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, src=0)

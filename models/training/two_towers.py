@@ -1,4 +1,4 @@
-"""Training of both towers on (query, lot) pairs."""
+"""Training of both towers on (query, item) pairs."""
 
 import logging
 import os
@@ -19,14 +19,15 @@ from models.artefacts.run_record import data_hash, run_key, write_record
 from models.artefacts.tower_files import load_towers, save_towers
 from models.config.training import Stage, TrainingConfig, three_stages
 from models.data.batches import Slice, TrainingBatches
-from models.data.tables import Lots, Queries, read_training_items
+from models.data.tables import ItemTable, Queries, read_training_items
 from models.towers.config import TowerConfig
-from models.towers.lot_features import fit_features
+from models.towers.item_features import fit_features
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.checkpoints import Checkpoints
-from models.training.loop import EpochRecord, TrainingLoop
-from models.training.validation import Validation
+from models.training.loop import EpochRecord, LoopSettings, TrainingLoop
+from models.training.step import TwoTowersTask
+from models.training.validation import Validation, ValidationMetrics
 from retrieval.contracts.tower_card import TOKENIZER_FILE
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
@@ -38,38 +39,38 @@ log = logging.getLogger(__name__)
 
 CACHE_FOLDER = ".photos"
 CHECKPOINT_FOLDER = ".checkpoints"
-BOARD_FOLDER = ".runs"
+TENSORBOARD_FOLDER = ".runs"
 CHECKPOINT_SECONDS = 60.0
 # what a tower that training goes on from must have in common with the one that was asked for
-SAME = ("hidden", "linear", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
-ALWAYS = ("logit_scale", "item_tower.no_image")  # parameters that say nothing of whether there is something to train
+SHARED_SETTINGS = ("hidden", "linear", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
+ALWAYS_TRAINABLE = ("logit_scale", "item_tower.no_image")  # parameters that say nothing of whether there is something to train
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What came out of a training run.
+    """Result of a training run.
 
     Attributes:
         tower_folder: the artefact.
         tower_id: its name.
         best: the epoch whose weights were kept.
         history: all epochs.
-        lots: lots trained on.
+        items: items trained on.
         photos: how many of them had a readable photo that was used.
         queries: distinct training queries.
         parameters: numbers in both towers.
         seconds: from reading the catalogue to the artefact, of this process.
-        steps: that were run.
-        planned_steps: that the schedule asks for; more than `steps` where max_seconds or patience ended the run.
+        steps: that were loop.
+        planned_steps: that the schedule asks for; more than `steps` where max_seconds or patience ended the loop.
         cut_by_clock: whether max_seconds did. The next training of the same settings goes on from there.
         resumed_at: the step that a checkpoint let the run go on from; 0 for a run from its start.
     """
 
     tower_folder: Path
     tower_id: str
-    best: EpochRecord
-    history: Sequence[EpochRecord]
-    lots: int
+    best: EpochRecord[ValidationMetrics]
+    history: Sequence[EpochRecord[ValidationMetrics]]
+    items: int
     photos: int
     queries: int
     parameters: int
@@ -130,25 +131,27 @@ def train_towers(
     checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, checkpoint_seconds, writes=main)
     if not resume:
         checkpoints.remove()
-    lots, queries = read_training_items(catalog, chosen.min_weight, keep_items=config.tower.features is not None)
-    tokenizer, towers = _first_towers(config, lots, queries, start_from)
+    items, queries = read_training_items(catalog, chosen.min_weight, keep_records=config.tower.features is not None)
+    tokenizer, towers = _first_towers(config, items, queries, start_from)
     towers.to(accelerator.device)
     with accelerator.main_process_first():  # the others find photos decoded and frozen encoders' work done
-        seen, cache = replace(config, tower=towers.config), out / CACHE_FOLDER
+        resolved, cache = replace(config, tower=towers.config), out / CACHE_FOLDER
         part = Slice(accelerator.process_index, accelerator.num_processes)
-        batches = TrainingBatches(lots, queries, tokenizer, seen, cache, stage=chosen, negatives=negatives, part=part)
+        batches = TrainingBatches(items, queries, tokenizer, resolved, cache, stage=chosen, negatives=negatives, part=part)
         batches.encode_frozen(towers, accelerator.device)
         validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
         if validation:
             validation.encode_frozen(towers, accelerator.device)
-    board = out / BOARD_FOLDER / f"{chosen.name}-{key}" if main else None
-    run = TrainingLoop(towers, batches, validation, config, chosen, accelerator, checkpoints, board)
-    run.run(progress)
+    settings = loop_settings(config, chosen, batches.per_epoch, measured=validation is not None)
+    task = TwoTowersTask(towers, batches, validation, config, chosen, accelerator)
+    tensorboard = out / TENSORBOARD_FOLDER / f"{chosen.name}-{key}" if main else None
+    loop = TrainingLoop(task, settings, checkpoints, accelerator=accelerator, tensorboard=tensorboard)
+    loop.run(progress)
     folder = _from_first(accelerator, save_towers(towers, tokenizer, out) if main else None)
-    report = _report(folder, run, batches, queries, len(lots.ids), towers, time.monotonic() - started)
+    report = _report(folder, loop, batches, queries, len(items.ids), towers, time.monotonic() - started)
     if main:
-        write_record(folder, _record(report, config, stage, start_from, catalog, data, len(queries.lots)), began)
-        if run.cut_by_clock:
+        write_record(folder, _record(report, config, stage, start_from, catalog, data, len(queries.item_rows)), began)
+        if loop.cut_by_clock:
             log.warning(
                 "max_seconds (%g) cut the training after %d of %d steps; the same command again trains on, with a larger "
                 "--max-seconds to the end in one go",
@@ -162,23 +165,42 @@ def train_towers(
     return report
 
 
+def loop_settings(config: TrainingConfig, stage: Stage, batches_per_epoch: int, *, measured: bool) -> LoopSettings:
+    """Return the length and rules of a stage; measured is True if there is a validation split."""
+    return LoopSettings(
+        epochs=config.stage_epochs(stage),
+        steps_per_epoch=-(-batches_per_epoch // config.accumulate),
+        warmup=config.warmup,
+        max_grad_norm=config.max_grad_norm,
+        max_seconds=config.max_seconds,
+        validate_every=config.validate_every if measured else 0,
+        patience=config.patience,
+    )
+
+
 def _report(
-    folder: Path, run: TrainingLoop, batches: TrainingBatches, queries: Queries, lots: int, towers: TwoTowers, seconds: float
+    folder: Path,
+    loop: TrainingLoop[ValidationMetrics],
+    batches: TrainingBatches,
+    queries: Queries,
+    items: int,
+    towers: TwoTowers,
+    seconds: float,
 ) -> TrainingReport:
     return TrainingReport(
         tower_folder=folder,
         tower_id=folder.name,
-        best=run.best or run.history[-1],
-        history=run.history,
-        lots=lots,
+        best=loop.best or loop.history[-1],
+        history=loop.history,
+        items=items,
         photos=batches.photo_count,
         queries=len(queries.texts),
         parameters=sum(p.numel() for p in towers.parameters()),
         seconds=seconds,
-        steps=run.clock.steps_run,
-        planned_steps=run.clock.planned,
-        cut_by_clock=run.cut_by_clock,
-        resumed_at=run.resumed_at,
+        steps=loop.budget.steps_run,
+        planned_steps=loop.budget.planned,
+        cut_by_clock=loop.cut_by_clock,
+        resumed_at=loop.resumed_at,
     )
 
 
@@ -189,11 +211,13 @@ def fit_vocabulary(config: TowerConfig, size: int) -> TowerConfig:
     return replace(config, text=replace(config.text, config={**config.text.config, "vocab_size": size}))
 
 
-def _first_towers(config: TrainingConfig, lots: Lots, queries: Queries, start_from: Path | None) -> tuple[Tokenizer, TwoTowers]:
-    """The towers that a stage begins with, and their tokenizer."""
+def _first_towers(
+    config: TrainingConfig, items: ItemTable, queries: Queries, start_from: Path | None
+) -> tuple[Tokenizer, TwoTowers]:
+    """Return the tokenizer and the towers that a stage starts with."""
     if start_from is None:
-        tokenizer = make_tokenizer(config.tower, [*lots.texts, *queries.texts, *queries.lot_texts])
-        tower = fit_features(fit_vocabulary(config.tower, tokenizer.get_vocab_size()), lots.items)
+        tokenizer = make_tokenizer(config.tower, [*items.texts, *queries.texts, *queries.item_texts])
+        tower = fit_features(fit_vocabulary(config.tower, tokenizer.get_vocab_size()), items.records)
         towers = TwoTowers(tower, config.temperature)
     else:
         towers, _ = load_towers(start_from)
@@ -209,21 +233,21 @@ def _first_towers(config: TrainingConfig, lots: Lots, queries: Queries, start_fr
             image=replace(towers.config.image, trainable=config.tower.image.trainable),
             matryoshka=config.tower.matryoshka,
         )
-    if not any(parameter.requires_grad for name, parameter in towers.named_parameters() if name not in ALWAYS):
+    if not any(parameter.requires_grad for name, parameter in towers.named_parameters() if name not in ALWAYS_TRAINABLE):
         raise InvalidInput("nothing of these towers is trained: let a part of the encoder (trainable), or give them linear heads")
     towers.logit_scale.requires_grad_(config.learn_temperature)
     return prepare_tokenizer(tokenizer, towers.config.max_length), towers
 
 
-def _check_same(wanted: TowerConfig, have: TowerConfig, folder: Path) -> None:
-    wanted = replace(wanted, dimensions=wanted.dimensions or have.dimensions)
-    for name in SAME:
-        if getattr(wanted, name) != getattr(have, name):
+def _check_same(requested: TowerConfig, have: TowerConfig, folder: Path) -> None:
+    requested = replace(requested, dimensions=requested.dimensions or have.dimensions)
+    for name in SHARED_SETTINGS:
+        if getattr(requested, name) != getattr(have, name):
             raise InvalidInput(
-                f"{folder} has {name} {getattr(have, name)}, the configuration asks for {getattr(wanted, name)}; "
+                f"{folder} has {name} {getattr(have, name)}, the configuration asks for {getattr(requested, name)}; "
                 "start from a tower of the same preset, or change the configuration"
             )
-    if (wanted.features is None) != (have.features is None):
+    if (requested.features is None) != (have.features is None):
         reads = "reads no structured features" if have.features is None else "reads structured features"
         raise InvalidInput(f"{folder} {reads}, the configuration asks for the contrary; start from another tower, or change it")
 
@@ -253,7 +277,7 @@ def _record(
     data: str,
     pairs: int,
 ) -> dict[str, Any]:
-    """What training.json says, but for the surroundings."""
+    """Return the contents of training.json except for versions and hardware."""
     return {
         "seconds": round(report.seconds, 1),
         "settings": asdict(config),
@@ -263,7 +287,7 @@ def _record(
         "data": {
             "catalog": catalog.name,
             "sha256": data,
-            "lots": report.lots,
+            "lots": report.items,
             "photos": report.photos,
             "queries": report.queries,
             "pairs": pairs,
@@ -275,7 +299,7 @@ def _record(
     }
 
 
-def _flat(record: EpochRecord) -> dict[str, Any]:
+def _flat(record: EpochRecord[ValidationMetrics]) -> dict[str, Any]:
     values = asdict(record)
-    figures = values.pop("figures")
-    return {**values, **(figures or {})}
+    metrics = values.pop("metrics")
+    return {**values, **(metrics or {})}

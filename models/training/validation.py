@@ -1,4 +1,4 @@
-"""How good towers are while they train: exact search over the validation corpus, in numpy."""
+"""Validation metrics of towers during training, by exact search over the validation corpus."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from catalog.folder import CatalogFolder
-from models.data.encoding_cache import PhotoEncodings, TextTable, encode_photo_table, encode_text_table, is_frozen, text_inputs
-from models.data.pixels import normalise, to_unit
-from models.data.tables import Lots, PhotoTable, TokenTable
+from models.data.encoding_cache import PhotoEncodings, TextTable, encode_frozen, text_inputs
+from models.data.images import normalise, to_unit
+from models.data.tables import ItemTable, PhotoTable, TokenTable
 from models.towers.config import TowerConfig
-from models.towers.lot_features import lot_row
+from models.towers.item_features import item_row
 from models.towers.two_towers import Photos, TwoTowers
 from retrieval.contracts.items import query_text
 from retrieval.evaluation.metrics import RELEVANT_GRADE
@@ -23,11 +24,11 @@ BATCH = 128
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Means over the validation queries that have a relevant lot, each in [0, 1].
+class ValidationMetrics:
+    """Means over the validation queries that have a relevant item, each in [0, 1].
 
     Attributes:
-        recall_at_10: share of a query's relevant lots (grade >= 2) among its first 10.
+        recall_at_10: share of a query's relevant items (grade >= 2) among its first 10.
         recall_at_50: the same among its first 50.
         ndcg_at_10: normalised discounted gain of the first 10, with the grade as gain (Järvelin and Kekäläinen 2002).
     """
@@ -38,15 +39,15 @@ class Figures:
 
     @property
     def quality(self) -> float:
-        """What epochs are chosen by: recall@50, and nDCG@10, which still tells towers apart that find all."""
+        """Mean of recall@50 and nDCG@10; the latter still differs between towers that find all."""
         return (self.recall_at_50 + self.ndcg_at_10) / 2
 
 
-def ranking_metrics(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> Figures:
-    """Figures of a score matrix.
+def ranking_metrics(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> ValidationMetrics:
+    """Return the metrics of a score matrix.
 
     Args:
-        scores: (Q, N), higher is better; ties keep the order of the lots.
+        scores: (Q, N), higher is better; ties keep the order of the items.
         grades: (Q, N), 0 to 3.
 
     Returns:
@@ -54,7 +55,7 @@ def ranking_metrics(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> F
     """
     judged = (grades >= RELEVANT_GRADE).any(axis=1)
     if not judged.any():
-        return Figures(0.0, 0.0, 0.0)
+        return ValidationMetrics(0.0, 0.0, 0.0)
     scores, grades = scores[judged], grades[judged]
     order = np.argsort(-scores, axis=1, kind="stable")[:, :50]
     ranked = np.take_along_axis(grades, order, axis=1)  # (Q, 50)
@@ -64,7 +65,7 @@ def ranking_metrics(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> F
     best = -np.sort(-grades, axis=1)[:, :10]
     gain = (ranked[:, :10] * discount[: ranked[:, :10].shape[1]]).sum(axis=1)
     ideal = (best * discount[: best.shape[1]]).sum(axis=1)
-    return Figures(
+    return ValidationMetrics(
         recall_at_10=float((hits[:, min(10, hits.shape[1]) - 1] / relevant).mean()),
         recall_at_50=float((hits[:, -1] / relevant).mean()),
         ndcg_at_10=float((gain / ideal).mean()),
@@ -75,18 +76,18 @@ class Validation:
     """The validation queries, corpus and judgments, ready to measure towers."""
 
     def __init__(self, catalog: CatalogFolder, tokenizer: Tokenizer, config: TowerConfig, cache: Path, split: str = "val") -> None:
-        lots, qrels = Lots.read(catalog.item_files(split), keep_items=config.features is not None), catalog.qrels(split)
-        rows = {item_id: row for row, item_id in enumerate(lots.ids)}
+        items, qrels = ItemTable.read(catalog.item_files(split), keep_records=config.features is not None), catalog.qrels(split)
+        rows = {item_id: row for row, item_id in enumerate(items.ids)}
         self.config, self._cache = config, cache
-        self._features = config.features.encode([lot_row(item) for item in lots.items]) if config.features else None
-        self._items: TextTable = TokenTable.build(tokenizer, lots.texts, config.max_length)
+        self._features = config.features.encode([item_row(item) for item in items.records]) if config.features else None
+        self._items: TextTable = TokenTable.build(tokenizer, items.texts, config.max_length)
         self._photos: PhotoTable | PhotoEncodings | None = None
         if config.use_image:
-            self._photos = PhotoTable.load(lots.photos, config.image_size, cache)
+            self._photos = PhotoTable.load(items.photos, config.image_size, cache)
         self._queries: TextTable = TokenTable.build(
             tokenizer, [query_text(text) for text in qrels.queries.values()], config.max_length
         )
-        self._grades = np.zeros((len(qrels.queries), len(lots.ids)), dtype=np.int64)
+        self._grades = np.zeros((len(qrels.queries), len(items.ids)), dtype=np.int64)
         for row, query_id in enumerate(qrels.queries):
             for item_id, grade in qrels.grades.get(query_id, {}).items():
                 if item_id in rows:
@@ -94,16 +95,12 @@ class Validation:
 
     def encode_frozen(self, towers: TwoTowers, device: torch.device) -> None:
         """Put encodings in place of what frozen encoders would read at every measurement."""
-        texts, queries, eyes = towers.item_tower.text_encoder, towers.query_tower.text_encoder, towers.item_tower.image_encoder
-        if is_frozen(texts) and isinstance(self._items, TokenTable):
-            self._items = encode_text_table(texts, self._items, self._cache, device)
-        if is_frozen(queries) and isinstance(self._queries, TokenTable):
-            self._queries = encode_text_table(queries, self._queries, self._cache, device)
-        if eyes is not None and is_frozen(eyes) and isinstance(self._photos, PhotoTable):
-            self._photos = encode_photo_table(eyes, self._photos, self.config, self._cache, device)
+        self._items, self._queries, self._photos = encode_frozen(
+            towers, self._items, self._queries, self._photos, self.config, self._cache, device
+        )
 
     @torch.inference_mode()
-    def measure(self, towers: TwoTowers) -> Figures:
+    def measure(self, towers: TwoTowers) -> ValidationMetrics:
         """Search the corpus exactly with every query; the towers come back in training mode."""
         towers.eval()
         device = towers.logit_scale.device
@@ -118,16 +115,17 @@ class Validation:
     def _encode_items(self, towers: TwoTowers, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float32]:
         features = self._features.take(torch.from_numpy(rows)).to(device) if self._features else None
         photos = self._show(rows, device) if self._photos else None
-        return towers.item_tower(text_inputs(self._items, rows, device), photos, features).float().cpu().numpy()
+        vectors: Tensor = towers.item_tower(text_inputs(self._items, rows, device), photos, features)
+        return vectors.float().cpu().numpy()
 
     def _show(self, rows: NDArray[np.int64], device: torch.device) -> Photos:
         assert self._photos is not None
         has_image = self._photos.has_image[rows]
-        seen = torch.from_numpy(has_image).to(device)
+        present = torch.from_numpy(has_image).to(device)
         if isinstance(self._photos, PhotoEncodings):
-            return Photos(torch.from_numpy(self._photos.vectors[rows[has_image]]).to(device), seen)
+            return Photos(torch.from_numpy(self._photos.vectors[rows[has_image]]).to(device), present)
         pixels = torch.from_numpy(np.ascontiguousarray(self._photos.pixels[rows[has_image]])).to(device)
-        return Photos(normalise(to_unit(pixels), self.config.image_mean, self.config.image_std), seen)
+        return Photos(normalise(to_unit(pixels), self.config.image_mean, self.config.image_std), present)
 
 
 def _in_order(lengths: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], NDArray[np.float32]]) -> NDArray[np.float32]:

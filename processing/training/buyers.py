@@ -17,7 +17,7 @@ from catalog.event_tables import read_event_table
 from catalog.folder import CatalogFolder
 from models.config.buyers import BuyerTrainingConfig
 from models.data.baskets import Basket, next_baskets, training_baskets
-from models.training.buyers import BuyerModel, Figures, StoredLots, measure, to_numpy, train_buyers
+from models.training.buyers import BuyerMetrics, BuyerModel, StoredItems, measure, to_numpy, train_buyers
 from processing.evaluation.corpus import release_items
 from retrieval.buyers.attention import save_buyer_tower
 from retrieval.buyers.vector import WeightedAverage
@@ -73,9 +73,9 @@ class BuyersReport:
     tower_id: str
     kind: str
     half_life_days: float | None
-    plain: Figures
-    average: Figures
-    attention: Figures
+    plain: BuyerMetrics
+    average: BuyerMetrics
+    attention: BuyerMetrics
     acts: int
     unknown_items: int
     set_aside: Mapping[str, int]
@@ -86,7 +86,7 @@ class BuyersReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        metrics = {name: getattr(self, name)._asdict() for name in ("plain", "average", "attention")}
+        metrics = {name: asdict(getattr(self, name)) for name in ("plain", "average", "attention")}
         return {**asdict(self), **metrics, "path": str(self.path), "val_from": self.val_from.isoformat()}
 
 
@@ -126,10 +126,10 @@ def train_on_release(
     averages = {half_life: _measure_average(vectors, val, half_life) for half_life in HALF_LIVES}
     half_life = max(averages, key=lambda days: averages[days].recall_at_50)
     config = replace(config, half_life_days=half_life)
-    report = train_buyers(StoredLots(vectors), train, val, config, tower / CHECKPOINT_FOLDER / "buyers", progress)
+    report = train_buyers(StoredItems(vectors), train, val, config, tower / CHECKPOINT_FOLDER / "buyers", progress)
     attention, average = report.history[report.best], averages[half_life]
     better = attention.recall_at_50 > average.recall_at_50
-    metrics = {"val": {"average": average._asdict(), "attention": attention._asdict()}, "val_from": cut.isoformat()}
+    metrics = {"val": {"average": asdict(average), "attention": asdict(attention)}, "val_from": cut.isoformat()}
     model = to_numpy(report.model.buyer_tower) if better else WeightedAverage(half_life)
     return BuyersReport(
         path=save_buyer_tower(model, tower, card, metrics),
@@ -189,6 +189,6 @@ def catalog_events(catalog: CatalogFolder) -> EventLog:
     return EventLog([Interaction(c.buyer_id, c.item_id, c.event_type, c.timestamp) for c in clicks if c.event_type], {})
 
 
-def _measure_average(vectors: NDArray[np.float32], val: Sequence[Basket], half_life: float | None) -> Figures:
-    model = BuyerModel(StoredLots(vectors), BuyerTrainingConfig(heads=0, half_life_days=half_life))
+def _measure_average(vectors: NDArray[np.float32], val: Sequence[Basket], half_life: float | None) -> BuyerMetrics:
+    model = BuyerModel(StoredItems(vectors), BuyerTrainingConfig(heads=0, half_life_days=half_life))
     return measure(model.scores(val), val)

@@ -18,11 +18,11 @@ from catalog.short_texts import short_texts
 from models.artefacts.model_card import SMALL_QUERY_RECORD_FILE, write_model_card
 from models.artefacts.run_record import data_hash, git_commit, hardware, versions
 from models.artefacts.tower_files import load_towers
-from models.config.distillation import SmallQueryConfig
+from models.config.distillation import StaticQueryConfig
 from models.data.encoding_cache import encode_text_table
 from models.data.tables import TokenTable
 from models.towers.two_towers import TextEncodings
-from models.training.static_query import learn_small_query
+from models.training.static_query import train_static_query_encoder
 from models.training.two_towers import CACHE_FOLDER
 from processing.evaluation.corpus import build_corpus
 from processing.evaluation.runs import System, measure
@@ -86,7 +86,7 @@ def distil_query(
     catalog: CatalogFolder,
     tower: Path,
     release: Path,
-    config: SmallQueryConfig,
+    config: StaticQueryConfig,
     *,
     least: float = MIN_SHARE,
     phases: PhaseProgress = ignore_phases,
@@ -170,7 +170,7 @@ def _check(catalog: CatalogFolder, tower: Path, release: Path) -> int | None:
 
 
 def _learn(
-    catalog: CatalogFolder, tower: Path, config: SmallQueryConfig, phases: PhaseProgress
+    catalog: CatalogFolder, tower: Path, config: StaticQueryConfig, phases: PhaseProgress
 ) -> tuple[SmallQueryTower, int, list[float]]:
     texts = short_texts(catalog, config.texts, config.seed)
     if len(texts) < 2:
@@ -187,14 +187,14 @@ def _learn(
         progress(min(start + TEXTS_PER_CHUNK, len(texts)), len(texts))
     transformer: Any = encoder.transformer
     targets, embeddings = np.concatenate(parts), transformer.get_input_embeddings().weight.detach().numpy()
-    small, losses = learn_small_query(
+    small, losses = train_static_query_encoder(
         card.tower_id, tokenizer, card.max_length, texts, targets, embeddings, config, phases("learn vectors")
     )
     return small, len(texts), losses
 
 
 def _write_record(
-    result: QueryDistillation, tower: Path, catalog: CatalogFolder, config: SmallQueryConfig, began: datetime
+    result: QueryDistillation, tower: Path, catalog: CatalogFolder, config: StaticQueryConfig, began: datetime
 ) -> None:
     record = {
         **result.to_dict(),

@@ -177,7 +177,7 @@ def _summary(report: TrainingReport) -> dict[str, object]:
         "steps": report.steps,
         "planned_steps": report.planned_steps,
         "cut_by_clock": report.cut_by_clock,
-        "lots": report.lots,
+        "lots": report.items,
         "photos": report.photos,
         "queries": report.queries,
         "parameters": report.parameters,

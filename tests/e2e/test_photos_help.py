@@ -33,8 +33,8 @@ def seeing(tmp_path_factory):
 
 def test_text_and_photo_find_more_than_text_alone(seeing, tmp_path):
     blind = train(tmp_path, use_image=False)
-    assert blind.best.figures.recall_at_10 < 0.4, "titles name the kind alone: a colour in four is right by chance"
-    assert seeing.best.figures.recall_at_10 > blind.best.figures.recall_at_10 + 0.3
+    assert blind.best.metrics.recall_at_10 < 0.4, "titles name the kind alone: a colour in four is right by chance"
+    assert seeing.best.metrics.recall_at_10 > blind.best.metrics.recall_at_10 + 0.3
 
 
 def test_a_new_lot_is_found_by_what_its_photo_shows(seeing, tmp_path):

@@ -22,7 +22,7 @@ from benchmarks.quality.users_items import (
     table,
 )
 from catalog.interactions import InteractionFolder, generate
-from models.training.features import FeatureTowers, FeatureTrainingConfig, InteractionData, mine, recall, train_stage
+from models.training.features import FeatureTowers, FeatureTrainingConfig, InteractionData, mine, recall, train_feature_towers
 
 QUICK = FeatureTrainingConfig(dimensions=24, hidden=0, id_width=16, batch_size=64, epochs=4, rate=1e-2, mined_depth=30)
 
@@ -43,7 +43,7 @@ def judge_of(folder: InteractionFolder, data: InteractionData, split: str = "val
 
 
 def test_training_beats_popularity_on_the_test_interactions(folder: InteractionFolder, data: InteractionData) -> None:
-    towers = train_stage(data, QUICK, judge_of(folder, data)).towers
+    towers = train_feature_towers(data, QUICK, judge_of(folder, data)).towers
     ways = {POPULARITY: data.taken.sum(0).float().expand(data.taken.shape), IN_BATCH: towers.scores(data)}
     means = {way: values["recall@50"].mean() for way, values in measure(folder, ways).items()}
     assert means[IN_BATCH] > means[POPULARITY] + 0.1
@@ -59,7 +59,7 @@ def test_every_way_is_ranked_and_every_stage_counted(folder: InteractionFolder) 
 
 def test_the_epoch_that_val_likes_best_is_kept(folder: InteractionFolder, data: InteractionData) -> None:
     judge = judge_of(folder, data)
-    report = train_stage(data, QUICK, judge)
+    report = train_feature_towers(data, QUICK, judge)
     assert judge(report.towers.scores(data)) == pytest.approx(max(report.history), abs=1e-9)
     assert report.losses[-1] < report.losses[0]
 
@@ -68,14 +68,14 @@ def test_a_stage_goes_on_from_towers_and_leaves_them_as_they_were(folder: Intera
     start = FeatureTowers(data, QUICK)
     before = start.scores(data)
     config = replace(QUICK, epochs=1)
-    report = train_stage(data, config, judge_of(folder, data), start_from=start, mined=mine(start, data, QUICK))
+    report = train_feature_towers(data, config, judge_of(folder, data), start_from=start, mined=mine(start, data, QUICK))
     assert torch.equal(start.scores(data), before)
     assert not torch.equal(report.towers.scores(data), before)
 
 
 def test_the_same_seed_trains_the_same_towers(folder: InteractionFolder, data: InteractionData) -> None:
     config = replace(QUICK, epochs=1, correct_popularity=True)
-    first, second = (train_stage(data, config, judge_of(folder, data)).towers.scores(data) for _ in range(2))
+    first, second = (train_feature_towers(data, config, judge_of(folder, data)).towers.scores(data) for _ in range(2))
     assert torch.equal(first, second)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_tower import small_config
 
-from models.artefacts.photo_tower import PhotoTower
+from models.artefacts.onnx_export import PhotoTower
 from models.towers.config import TowerConfig
 from models.towers.two_towers import Photos, Tokens, TwoTowers
 from retrieval.errors import InvalidInput

@@ -16,7 +16,7 @@ from PIL import Image
 from small_tower import WORDS, save_small_item_tower, small_config
 
 from models.artefacts.tower_files import add_image_tower, load_towers, save_towers
-from models.data.pixels import normalise, to_unit
+from models.data.images import normalise, to_unit
 from models.towers.features import FeatureSpec
 from models.towers.tokenizer import train_wordpiece
 from models.towers.two_towers import Addition, Photos, TextEncodings, TwoTowers

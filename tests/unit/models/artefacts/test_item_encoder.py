@@ -8,7 +8,7 @@ import pytest
 from small_tower import save_small_item_tower, small_config
 
 from models.artefacts.item_encoder import ItemEncoder
-from models.towers.lot_features import LOT_FEATURES, fit_features
+from models.towers.item_features import ITEM_FEATURES, fit_features
 from processing.embedding.job import embed
 from retrieval.contracts.documents import parse_bulk_lines
 from retrieval.contracts.items import Item
@@ -27,7 +27,7 @@ TEXTS = [lot.title for lot in LOTS]
 @pytest.fixture(scope="module")
 def featured(tmp_path_factory):
     """A tower of text and features."""
-    spec = fit_features(replace(small_config(), features=LOT_FEATURES), LOTS).features
+    spec = fit_features(replace(small_config(), features=ITEM_FEATURES), LOTS).features
     return save_small_item_tower(tmp_path_factory.mktemp("towers"), use_image=False, features=spec)
 
 

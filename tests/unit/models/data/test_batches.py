@@ -15,7 +15,7 @@ from small_tower import small_config
 from catalog.folder import Qrels, TrainingPair
 from models.config.training import Stage, TrainingConfig
 from models.data.batches import Batch, Slice, TrainingBatches, mined_rows
-from models.data.tables import Lots, Queries, read_training_items
+from models.data.tables import ItemTable, Queries, read_training_items
 from models.towers.tokenizer import make_tokenizer
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
@@ -24,14 +24,14 @@ CPU = torch.device("cpu")
 WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay"]
 
 
-def letters(count: int) -> Lots:
-    return Lots([f"lot-{n}" for n in range(count)], [f"text {WORDS[n % 10]}" for n in range(count)], [None] * count)
+def letters(count: int) -> ItemTable:
+    return ItemTable([f"lot-{n}" for n in range(count)], [f"text {WORDS[n % 10]}" for n in range(count)], [None] * count)
 
 
-def make(lots: Lots, pairs: list[TrainingPair], *, part=None, negatives=None, min_weight=0.0, **changes) -> TrainingBatches:
+def make(lots: ItemTable, pairs: list[TrainingPair], *, part=None, negatives=None, min_weight=0.0, **changes) -> TrainingBatches:
     queries = Queries.group(pairs, lots, min_weight)
     config = replace(TrainingConfig(tower=small_config(use_image=False), batch_size=4), **changes)
-    tokenizer = make_tokenizer(config.tower, [*lots.texts, *queries.texts, *queries.lot_texts, *WORDS])
+    tokenizer = make_tokenizer(config.tower, [*lots.texts, *queries.texts, *queries.item_texts, *WORDS])
     prepare_tokenizer(tokenizer, config.tower.max_length)
     chosen = {} if part is None else {"part": part}
     return TrainingBatches(lots, queries, tokenizer, config, Path("unused"), negatives=negatives, **chosen)
@@ -84,8 +84,8 @@ def test_hard_negatives_are_drawn_anew_and_random_lots_stand_in_for_missing_ones
         batch = source.batch(number, CPU)
         assert batch.known.shape == (4, 4 + 4 * 3)
         assert batch.log_q.shape == (16,)
-        hard = batch.lots[4:12].reshape(4, 2)
-        first = batch.lots[:4].tolist().index(0)
+        hard = batch.item_rows[4:12].reshape(4, 2)
+        first = batch.item_rows[:4].tolist().index(0)
         mined.add(tuple(sorted(hard[first].tolist())))
         stand_ins.update(np.delete(hard, first, axis=0).ravel().tolist())
     assert mined == {(50, 51), (50, 52), (51, 52)}, "two different ones of the three"
@@ -117,9 +117,9 @@ def test_a_pair_shows_its_lot_in_other_words():
     lots = letters(4)
     pairs = [TrainingPair("query ant", "lot-0", lot_text="hen hen hen"), TrainingPair("query bee", "lot-1")]
     queries = Queries.group(pairs, lots)
-    assert queries.lots.tolist() == [0, 1]
+    assert queries.item_rows.tolist() == [0, 1]
     assert queries.shown.tolist() == [4, 1]
-    assert queries.lot_texts == ["hen hen hen"]
+    assert queries.item_texts == ["hen hen hen"]
     source = make(lots, pairs, batch_size=2)
     batch = source.batch(0, CPU)
     hens = [row for row in batch.items.ids.tolist() if len(set(row[1:4])) == 1]
@@ -134,9 +134,9 @@ def test_weak_pairs_come_in_when_their_stage_lets_them():
         TrainingPair("bee", "lot-2"),
         TrainingPair("cat", "lot-3", 0.1),
     ]
-    assert len(Queries.group(pairs, lots, 0.0).lots) == 4
+    assert len(Queries.group(pairs, lots, 0.0).item_rows) == 4
     strong = Queries.group(pairs, lots, 0.9)
-    assert (strong.texts, strong.lots.tolist()) == (["ant", "bee"], [0, 2])
+    assert (strong.texts, strong.item_rows.tolist()) == (["ant", "bee"], [0, 2])
     with pytest.raises(InvalidInput, match=r"a weight of 2 or more"):
         Queries.group(pairs, lots, 2.0)
 
@@ -145,7 +145,7 @@ def test_lots_that_answer_in_part_are_not_trained_on_and_are_no_negatives_either
     pairs = [TrainingPair("ant", "lot-0"), TrainingPair("ant ", "lot-1", 0.1), TrainingPair("bee", "lot-2")]
     judged = Qrels({"1": "bee"}, {"1": {"lot-3": 1, "lot-0": 0, "elsewhere": 3}})
     queries = Queries.group(pairs, letters(4), 0.5, judged)
-    assert queries.lots.tolist() == [0, 2]
+    assert queries.item_rows.tolist() == [0, 2]
     assert queries.known(np.array([0, 1]), np.arange(4)).tolist() == [[True, True, False, False], [False, False, True, True]]
     mined = mined_rows(queries, letters(4), {"ant": ["lot-1", "lot-3"], "bee": ["lot-3", "lot-0"]})
     assert mined.tolist() == [[3], [0]]
@@ -179,12 +179,12 @@ def test_known_is_what_a_loop_would_find(answers, lots, data):
 
 
 def test_features_of_the_lots_come_with_the_batch(tmp_path):
-    from models.towers.lot_features import LOT_FEATURES, fit_features
+    from models.towers.item_features import ITEM_FEATURES, fit_features
 
     catalog = write_painted_catalog(tmp_path / "painted")
-    lots, queries = read_training_items(catalog, keep_items=True)
+    lots, queries = read_training_items(catalog, keep_records=True)
     config = TrainingConfig(
-        tower=fit_features(replace(small_config(use_image=False), features=LOT_FEATURES), lots.items), batch_size=4
+        tower=fit_features(replace(small_config(use_image=False), features=ITEM_FEATURES), lots.records), batch_size=4
     )
     tokenizer = prepare_tokenizer(make_tokenizer(config.tower, lots.texts), config.tower.max_length)
     batch = TrainingBatches(lots, queries, tokenizer, config, tmp_path).batch(0, CPU)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.towers.buyer_tower import Acts, BuyerAttention
+from models.towers.buyer_tower import BuyerAttention, InteractionBatch
 from models.training.buyers import to_numpy
 from retrieval.buyers.attention import BUYER_TOWER_FILE, Attention, load_buyer_tower, save_buyer_tower
 from retrieval.buyers.vector import AVERAGE, WeightedAverage, unit_vector
@@ -51,7 +51,7 @@ def in_torch(tower: BuyerAttention, vectors: np.ndarray, weights: np.ndarray, ag
     filled = [np.pad(array, (0, padding)).astype(np.float32)[None] for array in (weights, ages)]
     places = np.pad(np.arange(len(vectors)), (0, padding))[None]
     with torch.inference_mode():
-        return tower(torch.from_numpy(vectors), Acts(*map(torch.from_numpy, (places, *filled))))[0].numpy()
+        return tower(torch.from_numpy(vectors), InteractionBatch(*map(torch.from_numpy, (places, *filled))))[0].numpy()
 
 
 def saved(folder: Path, tower: Attention | WeightedAverage) -> Path:

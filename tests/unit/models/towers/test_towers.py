@@ -12,10 +12,9 @@ from small_tower import small_config
 from models.config.training import TrainingConfig
 from models.data.batches import Batch
 from models.towers.config import PRESETS, TowerConfig, preset
-from models.towers.lot_features import LOT_FEATURES, fit_features, lot_row
+from models.towers.item_features import ITEM_FEATURES, fit_features, item_row
 from models.towers.two_towers import Photos, TextEncodings, Tokens, TwoTowers
-from models.training.losses import info_nce
-from models.training.matryoshka import prefixes
+from models.training.losses import info_nce, prefixes
 from models.training.step import batch_loss
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput, TowerError
@@ -131,7 +130,7 @@ LOTS = [
 def with_features(**changes) -> TwoTowers:
     """Small towers of text alone that also read all features of the four lots."""
     torch.manual_seed(0)
-    return TwoTowers(fit_features(replace(small_config(use_image=False), features=LOT_FEATURES, **changes), LOTS)).eval()
+    return TwoTowers(fit_features(replace(small_config(use_image=False), features=ITEM_FEATURES, **changes), LOTS)).eval()
 
 
 @torch.inference_mode()
@@ -139,7 +138,7 @@ def test_features_move_their_own_lot_and_missing_ones_are_a_normal_case():
     towers = with_features()
     spec, text = towers.config.features, tokens(1)
     same_text = Tokens(text.input_ids.repeat(3, 1), text.attention_mask.repeat(3, 1))
-    lots = towers.item_tower(same_text, features=spec.encode([lot_row(LOTS[0]), lot_row(LOTS[2]), lot_row(Item("e", "Bare"))]))
+    lots = towers.item_tower(same_text, features=spec.encode([item_row(LOTS[0]), item_row(LOTS[2]), item_row(Item("e", "Bare"))]))
     assert lots.shape == (3, towers.config.dimensions)
     torch.testing.assert_close(lots.norm(dim=1), torch.ones(3))
     assert not torch.allclose(lots[0], lots[1], atol=1e-3)
@@ -161,7 +160,7 @@ def test_features_are_learnt_from_the_lots_and_go_with_the_card():
 
 def test_every_weight_of_a_tower_with_features_is_trained():
     towers = with_features().train()
-    queries, lots, scale = towers(tokens(4), tokens(4), None, towers.config.features.encode([lot_row(lot) for lot in LOTS]))
+    queries, lots, scale = towers(tokens(4), tokens(4), None, towers.config.features.encode([item_row(lot) for lot in LOTS]))
     ((queries @ lots.T) * scale).square().sum().backward()
     without = [name for name, parameter in towers.named_parameters() if parameter.grad is None]
     assert without in ([], ["item_tower.no_image"])
@@ -170,11 +169,11 @@ def test_every_weight_of_a_tower_with_features_is_trained():
 @torch.inference_mode()
 def test_without_a_hidden_layer_an_untrained_lot_is_its_text_whatever_its_photo_and_features():
     config = small_config()
-    direct = replace(config, hidden=0, dimensions=0, features=LOT_FEATURES)
+    direct = replace(config, hidden=0, dimensions=0, features=ITEM_FEATURES)
     towers = TwoTowers(fit_features(direct, LOTS)).eval()
     assert towers.config.dimensions == towers.item_tower.text_encoder.width == 32
     text, spec = tokens(2), towers.config.features
-    lots = towers.item_tower(text, Photos(pixels(towers, 1), torch.tensor([True, False])), spec.encode([lot_row(LOTS[0]), {}]))
+    lots = towers.item_tower(text, Photos(pixels(towers, 1), torch.tensor([True, False])), spec.encode([item_row(LOTS[0]), {}]))
     torch.testing.assert_close(lots, towers.query_tower(*text), atol=0, rtol=0)
 
 

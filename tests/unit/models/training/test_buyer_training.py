@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.data.baskets import MAX_ACTS, Basket, next_baskets, pad, training_baskets
+from models.data.baskets import MAX_HISTORY, Basket, next_baskets, pad, training_baskets
 from models.towers.config import TowerConfig
 from models.towers.features import FeatureSpec
 from models.towers.two_towers import ItemTower, TwoTowers
-from models.training.buyers import BuyerModel, BuyerTrainingConfig, ProjectedLots, StoredLots, measure, train_buyers
-from models.training.whitening import start_white
+from models.training.buyers import BuyerModel, BuyerTrainingConfig, ProjectedItems, StoredItems, measure, start_white, train_buyers
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidInput
 from retrieval.search.service import MAX_INTERACTIONS
@@ -51,7 +50,7 @@ def fickle_baskets(count: int, seed: int, kinds: int = 12) -> list[Basket]:
 
 
 def test_a_history_is_as_long_as_what_serving_takes() -> None:
-    assert MAX_ACTS == MAX_INTERACTIONS
+    assert MAX_HISTORY == MAX_INTERACTIONS
 
 
 def test_every_basket_but_the_first_is_learnt_from_and_a_day_is_a_basket() -> None:
@@ -84,15 +83,15 @@ def test_lots_that_are_not_in_the_table_are_passed_over() -> None:
 def test_the_latest_acts_of_a_long_history_are_kept_and_all_that_was_owned() -> None:
     acts = [act("a", row % LOTS, -300 + row) for row in range(250)] + [act("a", 3, 5)]
     basket = training_baskets(acts, ROWS, DAY + timedelta(days=9))[-1]
-    assert len(basket.items) == MAX_ACTS
+    assert len(basket.items) == MAX_HISTORY
     assert basket.items[-1] == 249 % LOTS
     assert len(basket.owned) == LOTS
 
 
 def test_attention_learns_that_late_acts_count_which_the_average_cannot() -> None:
     lots, train, val = lots_of_kinds(), fickle_baskets(300, seed=1), fickle_baskets(80, seed=2)
-    report = train_buyers(StoredLots(lots), train, val, QUICK)
-    average = measure(BuyerModel(StoredLots(lots), BuyerTrainingConfig(heads=0)).scores(val), val, k=10)
+    report = train_buyers(StoredItems(lots), train, val, QUICK)
+    average = measure(BuyerModel(StoredItems(lots), BuyerTrainingConfig(heads=0)).scores(val), val, k=10)
     trained = measure(report.model.scores(val), val, k=10)
     assert trained.recall_at_50 > average.recall_at_50 + 0.2
     assert report.history[report.best].recall_at_50 == max(figures.recall_at_50 for figures in report.history)
@@ -100,15 +99,15 @@ def test_attention_learns_that_late_acts_count_which_the_average_cannot() -> Non
 
 def test_a_run_that_was_cut_short_ends_where_a_whole_one_does(tmp_path: Path) -> None:
     lots, train, val = lots_of_kinds(), fickle_baskets(100, seed=1), fickle_baskets(20, seed=2)
-    whole = train_buyers(StoredLots(lots), train, val, QUICK)
+    whole = train_buyers(StoredItems(lots), train, val, QUICK)
 
     def stop(epoch: int, epochs: int) -> None:
         if epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_buyers(StoredLots(lots), train, val, QUICK, tmp_path / "runs" / "one", stop)
-    resumed = train_buyers(StoredLots(lots), train, val, QUICK, tmp_path / "runs" / "one")
+        train_buyers(StoredItems(lots), train, val, QUICK, tmp_path / "runs" / "one", stop)
+    resumed = train_buyers(StoredItems(lots), train, val, QUICK, tmp_path / "runs" / "one")
     assert (whole.resumed_at, resumed.resumed_at) == (0, 2)
     np.testing.assert_allclose(resumed.losses, whole.losses, rtol=1e-5)
     for name, value in whole.model.state_dict().items():
@@ -118,17 +117,17 @@ def test_a_run_that_was_cut_short_ends_where_a_whole_one_does(tmp_path: Path) ->
 
 def test_without_baskets_there_is_nothing_to_train_on() -> None:
     with pytest.raises(InvalidInput, match="no basket"):
-        train_buyers(StoredLots(lots_of_kinds()), [], fickle_baskets(3, seed=0), QUICK)
+        train_buyers(StoredItems(lots_of_kinds()), [], fickle_baskets(3, seed=0), QUICK)
 
 
-def small_item_tower(encodings: np.ndarray) -> tuple[ItemTower, ProjectedLots]:
+def small_item_tower(encodings: np.ndarray) -> tuple[ItemTower, ProjectedItems]:
     rows = [{"category": str(row % 12)} for row in range(LOTS)]
     spec = FeatureSpec.fit(rows, ["category"])
     config = TowerConfig.of_encoder("", linear=True, hidden=0, features=spec, dimensions=16)
     text = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 10}
     torch.manual_seed(0)
     tower = TwoTowers(replace(config, text=replace(config.text, config={**text, "intermediate_size": 16}))).item_tower
-    return tower, ProjectedLots(tower, encodings, spec.encode(rows), 16)
+    return tower, ProjectedItems(tower, encodings, spec.encode(rows), 16)
 
 
 def test_projection_and_category_embeddings_learn_while_the_text_encoder_stays() -> None:

@@ -12,7 +12,7 @@ from small_tower import small_config
 
 from models.artefacts.model_card import write_model_card
 from models.artefacts.run_record import RECORD_FILE, cut_steps, data_hash, run_key
-from models.training.checkpoints import CHECKPOINT_FILE, Checkpoints, between_steps
+from models.training.checkpoints import CHECKPOINT_FILE, Checkpoints, defer_sigint
 from models.training.two_towers import Stage, TrainingConfig, train_towers
 
 
@@ -90,9 +90,9 @@ def interruptible():
 
 
 def test_ctrl_c_waits_for_the_end_of_a_step(interruptible):
-    with between_steps(True) as interruption:
+    with defer_sigint(True) as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.asked
+        assert interrupt.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

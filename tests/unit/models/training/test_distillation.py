@@ -12,7 +12,7 @@ from small_tower import save_small_encoder
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_catalog, write_items
 from models.config.training import TrainingConfig
-from models.data.tables import Lots, Queries
+from models.data.tables import ItemTable, Queries
 from models.towers.config import TowerConfig, preset
 from models.towers.two_towers import TwoTowers
 from models.training.adaptation import DistillationConfig, Teacher, distil_towers, listwise_distillation
@@ -66,7 +66,7 @@ def test_the_loss_is_the_cross_entropy_of_two_distributions():
 
 
 def test_the_teacher_adds_a_share_of_the_keywords_to_the_cosine():
-    lots = Lots(["a", "b", "c"], ["red vase", "", "blue vase vase"], [None] * 3)
+    lots = ItemTable(["a", "b", "c"], ["red vase", "", "blue vase vase"], [None] * 3)
     pairs = [TrainingPair("red vase", "a"), TrainingPair("sofa", "a")]
     vectors = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, -2.0]])
     teacher = Teacher(lots, Queries.group(pairs, lots), vectors, torch.tensor([[2.0, 0.0], [0.0, 1.0]]), keyword_share=0.5)
@@ -90,7 +90,7 @@ def test_adapted_towers_find_more_and_leave_the_encoder_as_it_was(catalog, tower
         seen.append(label)
         return lambda done, total: None
 
-    made = distil(catalog, tower, tmp_path, stages=stages)
+    made = distil(catalog, tower, tmp_path, progress_for=stages)
     assert seen == ["encode lots", "encode queries", "learn to rank"]
     assert (made.lots, made.queries) == (48, 48)
     assert made.losses[1] < made.losses[0]

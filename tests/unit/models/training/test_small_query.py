@@ -22,7 +22,7 @@ from gavel.workspace.wiring import open_store, search_service
 from lambdas.query_api.app import create_app
 from models.artefacts.model_card import MODEL_CARD_FILE, SMALL_QUERY_RECORD_FILE
 from models.towers.tokenizer import train_wordpiece
-from models.training.static_query import SmallQueryConfig, first_vectors
+from models.training.static_query import StaticQueryConfig, fit_token_vectors
 from models.training.two_towers import CACHE_FOLDER
 from processing.embedding.job import embed
 from processing.training.query_distillation import distil_query
@@ -43,7 +43,7 @@ MAKERS = ("Okada", "Lindqvist", "Meissen", "Dubois", "Takahara", "Novak", "Harpe
 TITLES = [f"{maker} {colour} {kind}" for maker in MAKERS for colour in COLOURS for kind in KINDS]
 LEARNT = [f"{colour} {kind}" for colour in COLOURS for kind in KINDS[:5]]
 ASKED = [f"{colour} {kind}" for colour in COLOURS for kind in KINDS[5:]]
-CONFIG = SmallQueryConfig(texts=600, epochs=30, batch_size=32, learning_rate=1e-2)
+CONFIG = StaticQueryConfig(texts=600, epochs=30, batch_size=32, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_the_tower_keeps_a_record_and_its_model_card_tells_what_was_measured(mad
 def test_one_that_finds_too_little_is_not_written(catalog, copied, release):
     (copied / SMALL_QUERY_TOWER_FILE).unlink()
     (copied / SMALL_QUERY_RECORD_FILE).unlink()
-    poor = distil_query(catalog, copied, release, SmallQueryConfig(texts=2, epochs=1), least=0.98)
+    poor = distil_query(catalog, copied, release, StaticQueryConfig(texts=2, epochs=1), least=0.98)
     assert poor.share < 0.98
     assert (poor.file, poor.file_bytes) == (None, 0)
     assert not (copied / SMALL_QUERY_TOWER_FILE).exists()
@@ -146,7 +146,7 @@ def test_one_that_is_interrupted_leaves_nothing_but_what_was_encoded(catalog, co
 def test_the_same_seed_makes_the_same_file_and_another_seed_another(catalog, copied, release):
     files = []
     for seed in (7, 7, 8):
-        short = SmallQueryConfig(texts=60, epochs=2, seed=seed)
+        short = StaticQueryConfig(texts=60, epochs=2, seed=seed)
         distil_query(catalog, copied, release, short, least=0.0)
         with np.load(copied / SMALL_QUERY_TOWER_FILE) as held:
             files.append({name: held[name] for name in held.files})
@@ -280,10 +280,10 @@ def test_tokens_begin_at_the_linear_map_of_their_embeddings():
     embeddings, map_ = random.normal(size=(40, 6)).astype(np.float32), random.normal(size=(6, 3)).astype(np.float32)
     ids = [random.integers(0, 30, size=int(random.integers(1, 5))) for _ in range(200)]  # ten tokens stand in no text
     wanted = np.stack([(embeddings[row] @ map_).mean(axis=0) for row in ids])
-    np.testing.assert_allclose(first_vectors(ids, wanted, embeddings), embeddings @ map_, atol=0.05)
+    np.testing.assert_allclose(fit_token_vectors(ids, wanted, embeddings), embeddings @ map_, atol=0.05)
 
 
 def test_impossible_settings_are_refused():
     for wrong in ({"texts": 1}, {"epochs": 0}, {"learning_rate": 0.0}, {"pair_count": 0}):
         with pytest.raises(InvalidInput, match="a small query tower needs"):
-            SmallQueryConfig(**wrong)
+            StaticQueryConfig(**wrong)

@@ -1,7 +1,7 @@
 """Stages, losses and the epoch that is kept."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,9 +16,9 @@ from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.checkpoints import Checkpoints
 from models.training.loop import EpochRecord, TrainingLoop
-from models.training.step import TrainingStep, in_batch_metrics, saves_padding
-from models.training.two_towers import Stage, TrainingConfig, fit_vocabulary, three_stages, train_towers
-from models.training.validation import Figures
+from models.training.step import TwoTowersTask, in_batch_metrics, saves_padding
+from models.training.two_towers import Stage, TrainingConfig, fit_vocabulary, loop_settings, three_stages, train_towers
+from models.training.validation import ValidationMetrics
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput, TowerError
 
@@ -36,7 +36,7 @@ def quick_export(monkeypatch):
     monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
 
 
-def step_of(catalog, cache, **changes) -> tuple[TwoTowers, TrainingBatches, TrainingStep]:
+def step_of(catalog, cache, **changes) -> tuple[TwoTowers, TrainingBatches, TwoTowersTask]:
     tower = replace(small_config(use_image=False), dropout=0.0, matryoshka=changes.pop("matryoshka", ()))
     config = TrainingConfig(**{"tower": tower, "batch_size": 12, "stages": (Stage("random", random_negatives=1),), **changes})
     lots, queries = read_training_items(catalog)
@@ -44,13 +44,12 @@ def step_of(catalog, cache, **changes) -> tuple[TwoTowers, TrainingBatches, Trai
     torch.manual_seed(0)
     towers = TwoTowers(fit_vocabulary(tower, tokenizer.get_vocab_size()))
     batches = TrainingBatches(lots, queries, tokenizer, config, cache)
-    optimizer = torch.optim.SGD(towers.parameters(), lr=0.0)
-    return towers, batches, TrainingStep(towers, optimizer, Accelerator(), config, config.stages[0])
+    return towers, batches, TwoTowersTask(towers, batches, None, config, config.stages[0], Accelerator())
 
 
 def gradient_of(catalog, cache, count=1, **changes) -> torch.Tensor:
     towers, batches, step = step_of(catalog, cache, **changes)
-    step.run([batches.batch(number, CPU) for number in range(count)])
+    step.backward_batches([batches.batch(number, CPU) for number in range(count)])
     return torch.cat([p.grad.flatten() for p in towers.parameters() if p.grad is not None])
 
 
@@ -68,7 +67,8 @@ def test_accumulated_batches_give_the_mean_of_their_gradients(catalog, tmp_path)
     towers, batches, step = step_of(catalog, tmp_path, max_grad_norm=1e9)
     single = []
     for number in range(2):
-        step.run([batches.batch(number, CPU)])
+        towers.zero_grad()
+        step.backward_batches([batches.batch(number, CPU)])
         single.append(torch.cat([p.grad.flatten() for p in towers.parameters() if p.grad is not None]))
     together = gradient_of(catalog, tmp_path, count=2, max_grad_norm=1e9)
     torch.testing.assert_close(together, (single[0] + single[1]) / 2, rtol=0, atol=1e-6)
@@ -113,7 +113,7 @@ def test_a_stage_goes_on_from_the_weights_of_a_tower(catalog, tmp_path, quick_ex
     )
     first = train_towers(catalog, config, tmp_path)
     second = train_towers(catalog, config, tmp_path, stage=1, start_from=first.tower_folder)
-    assert second.best.figures.ndcg_at_10 == pytest.approx(first.best.figures.ndcg_at_10, abs=1e-3), "at no rate nothing is learnt"
+    assert second.best.metrics.ndcg_at_10 == pytest.approx(first.best.metrics.ndcg_at_10, abs=1e-3), "at no rate nothing is learnt"
     record = json.loads((second.tower_folder / "training.json").read_text())
     assert (record["stage"], record["start_from"]) == ("b", first.tower_id)
     with pytest.raises(InvalidInput, match="has hidden 32, the configuration asks for 48"):
@@ -130,9 +130,9 @@ class NoBetter:
     def __init__(self) -> None:
         self.asked = 0
 
-    def measure(self, towers: TwoTowers) -> Figures:
+    def measure(self, towers: TwoTowers) -> ValidationMetrics:
         self.asked += 1
-        return Figures(0.5, 0.5 - self.asked / 100, 0.5 + self.asked / 10)
+        return ValidationMetrics(0.5, 0.5 - self.asked / 100, 0.5 + self.asked / 10)
 
 
 @pytest.mark.parametrize(("judge", "best"), [("recall_at_50", 1), ("quality", 3)])
@@ -140,7 +140,10 @@ def test_training_stops_when_patience_is_gone_and_keeps_the_best_epoch(catalog, 
     changes = {"epochs": 6 if judge == "recall_at_50" else 3, "validate_every": 1, "patience": 2, "judge": judge}
     towers, batches, _ = step_of(catalog, tmp_path, **changes)
     config = TrainingConfig(tower=towers.config, batch_size=12, **changes)
-    run = TrainingLoop(towers, batches, NoBetter(), config, Stage("one"), Accelerator(), Checkpoints(tmp_path / "run", 1e9))
+    accelerator, stage = Accelerator(), Stage("one")
+    task = TwoTowersTask(towers, batches, NoBetter(), config, stage, accelerator)
+    settings = loop_settings(config, stage, batches.per_epoch, measured=True)
+    run = TrainingLoop(task, settings, Checkpoints(tmp_path / "run", 1e9), accelerator=accelerator)
     run.run()
     assert [record.epoch for record in run.history] == [1, 2, 3]
     assert run.best.epoch == best
@@ -154,5 +157,5 @@ def test_a_fixed_temperature_stays(catalog, tmp_path, quick_export):
 
 
 def test_an_epoch_record_comes_back_from_json():
-    record = EpochRecord(1, 2.0, 3.0, Figures(0.1, 0.2, 0.3), 0.4, 0.5)
-    assert EpochRecord.from_dict(json.loads(json.dumps(asdict(record)))) == record
+    record = EpochRecord(1, 2.0, 3.0, ValidationMetrics(0.1, 0.2, 0.3), 0.4, 0.5)
+    assert EpochRecord.from_dict(json.loads(json.dumps(record.to_dict())), ValidationMetrics) == record

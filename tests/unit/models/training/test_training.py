@@ -14,9 +14,9 @@ from small_tower import small_config
 from catalog.folder import TrainingPair
 from models.artefacts.tower_files import load_towers
 from models.data.batches import TrainingBatches
-from models.data.tables import Lots, PhotoTable, Queries, TokenTable, read_training_items
+from models.data.tables import ItemTable, PhotoTable, Queries, TokenTable, read_training_items
 from models.towers.tokenizer import make_tokenizer
-from models.training.schedule import StepBudget, learning_rate_factor
+from models.training.loop import StepBudget, learning_rate_factor
 from models.training.two_towers import TrainingConfig, train_towers
 from models.training.validation import ranking_metrics
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
@@ -38,7 +38,7 @@ def quick_export(monkeypatch):
     monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
 
 
-def batches(catalog, cache: Path, **changes) -> tuple[TrainingBatches, Lots]:
+def batches(catalog, cache: Path, **changes) -> tuple[TrainingBatches, ItemTable]:
     config = replace(TrainingConfig(tower=small_config(), batch_size=12), **changes)
     lots, queries = read_training_items(catalog)
     tokenizer = prepare_tokenizer(make_tokenizer(config.tower, [*lots.texts, *queries.texts]), config.tower.max_length)
@@ -55,7 +55,7 @@ def test_a_batch_holds_each_query_once_and_knows_the_other_answers(catalog, tmp_
 
 
 def test_a_lot_that_answers_two_queries_of_a_batch_is_no_negative_of_either(tmp_path):
-    lots = Lots(["a", "b"], ["vase", "watch"], [None, None])
+    lots = ItemTable(["a", "b"], ["vase", "watch"], [None, None])
     pairs = [TrainingPair("red vase", "a"), TrainingPair("round vase", "a"), TrainingPair("watch", "b")]
     queries = Queries.group(pairs, lots)
     config = TrainingConfig(tower=small_config(use_image=False), batch_size=3)
@@ -75,7 +75,7 @@ def test_photo_dropout_hides_photos(catalog, tmp_path):
 
 
 def test_pairs_met_twice_add_their_weights_and_unknown_lots_are_left_out():
-    lots = Lots(["a", "b"], ["a", "b"], [None, None])
+    lots = ItemTable(["a", "b"], ["a", "b"], [None, None])
     pairs = [
         TrainingPair("Vase ", "a", 1.0),
         TrainingPair("Vase", "a", 2.0),
@@ -90,7 +90,7 @@ def test_pairs_met_twice_add_their_weights_and_unknown_lots_are_left_out():
 
 def test_too_few_pairs_are_refused():
     with pytest.raises(InvalidInput, match="two different queries"):
-        Queries.group([TrainingPair("vase", "a")], Lots(["a"], ["a"], [None]))
+        Queries.group([TrainingPair("vase", "a")], ItemTable(["a"], ["a"], [None]))
 
 
 def test_photos_are_decoded_once_until_one_changes(tmp_path):
@@ -195,7 +195,7 @@ def test_a_run_leaves_one_whole_artefact_that_builds_the_same_towers_again(catal
     assert {p.name for p in tmp_path.iterdir()} == {report.tower_id, ".photos", ".runs"}
     assert steps == [(n, 20) for n in range(1, 21)]
     assert (report.lots, report.photos, report.queries, len(report.history)) == (160, 160, 16, 2)
-    assert report.best.figures == max((h.figures for h in report.history), key=lambda f: f.recall_at_50 + f.ndcg_at_10)
+    assert report.best.metrics == max((h.metrics for h in report.history), key=lambda f: f.recall_at_50 + f.ndcg_at_10)
     towers, card = load_towers(report.tower_folder)
     assert card.image_size == 32
     assert not towers.training

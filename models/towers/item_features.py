@@ -1,4 +1,4 @@
-"""Structured features of a lot: which there are, and how a tower's configuration comes by their vocabularies and scales."""
+"""Structured features of an item, and their fit to a catalogue."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,14 +10,14 @@ from retrieval.contracts.items import Item
 
 CATEGORIES = ("category", "brand")
 NUMBERS = ("current_price", "seller_rating", "bid_count")
-MIN_COUNT = 2  # a brand that one lot alone has teaches nothing about others
+MIN_COUNT = 2  # a brand that one item alone has teaches nothing about others
 
-# all features of a lot, still to be fitted to a catalogue
-LOT_FEATURES = FeatureSpec(dict.fromkeys(CATEGORIES, ()), dict.fromkeys(NUMBERS, Scale(0.0, 1.0)))
+# all features of an item, still to be fitted to a catalogue
+ITEM_FEATURES = FeatureSpec(dict.fromkeys(CATEGORIES, ()), dict.fromkeys(NUMBERS, Scale(0.0, 1.0)))
 
 
-def lot_row(item: Item) -> dict[str, Any]:
-    """A lot as a row of features; what its seller left out is missing."""
+def item_row(item: Item) -> dict[str, Any]:
+    """Return an item as a row of features; a field without a value is missing."""
     return {name: getattr(item, name) for name in (*CATEGORIES, *NUMBERS)}
 
 
@@ -26,10 +26,10 @@ def fit_features(config: TowerConfig, items: Iterable[Item]) -> TowerConfig:
 
     Args:
         config: with features, such as LOT_FEATURES, of which the names alone are read; without any it comes back as it is.
-        items: the lots of the training split.
+        items: the items of the training split.
     """
     if config.features is None:
         return config
-    wanted = config.features
-    rows = [lot_row(item) for item in items]
-    return replace(config, features=FeatureSpec.fit(rows, list(wanted.categories), list(wanted.numbers), min_count=MIN_COUNT))
+    features = config.features
+    rows = [item_row(item) for item in items]
+    return replace(config, features=FeatureSpec.fit(rows, list(features.categories), list(features.numbers), min_count=MIN_COUNT))
