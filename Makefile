@@ -1,11 +1,11 @@
-# The verbs of the README. Everything is installed into .venv, whatever other environment is active.
+# The targets that README.md and docs/ name. Everything is installed into .venv, whatever other environment is active.
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS := --numprocesses auto --dist loadfile  # of pytest; a file's tests share fixtures
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # many images set it; without bytecode each start compiles torch and transformers anew, for seconds
 
-.PHONY: help demo serve test check fuzz format requirements synth rehearse clean
+.PHONY: help demo serve test check fuzz docs format requirements synth rehearse clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,12 @@ check: .venv/installed-dev            ## lint, types, import arrows, unit tests
 fuzz: .venv/installed-dev            ## 5,000 requests made from the API's own description
 	GAVEL_FUZZ_CASES=5000 $(BIN)/pytest tests/e2e/test_described_api.py --timeout 3600 -s
 
+docs: .venv/installed-docs            ## the documentation as a site, into site/; nothing is fetched
+	mkdir -p build/docs
+	$(BIN)/python -m gavel.web.api_reference > build/docs/http-api.md
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/pytest tests/architecture/test_docs_site.py
+
 format: .venv/installed-dev            ## put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -37,6 +43,7 @@ format: .venv/installed-dev            ## put the code in order
 requirements: .venv/installed            ## pin anew what pyproject.toml asks for
 	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header -o requirements.txt
 	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header --extra dev --extra deploy --extra aws -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header --extra docs -c requirements.txt -c requirements-dev.txt -o requirements-docs.txt
 
 synth: .venv/installed-dev node_modules/.bin/cdk            ## CloudFormation templates of both stages into cdk.out; no account is asked
 	for stage in dev prod; do node_modules/.bin/cdk synth --quiet --app "$(BIN)/python app.py" -c stage=$$stage -o cdk.out/$$stage || exit 1; done
@@ -49,8 +56,8 @@ node_modules/.bin/cdk: package.json package-lock.json
 	npm ci --no-audit --no-fund
 	@touch $@
 
-clean:            ## remove what Gavel made here: .gavel and .venv
-	rm -rf .gavel .venv
+clean:            ## remove .gavel, .venv and the built documentation
+	rm -rf .gavel .venv build/docs site
 
 .venv/bin/uv:
 	@$(PYTHON) gavel/prerequisites.py python disk
@@ -63,4 +70,8 @@ clean:            ## remove what Gavel made here: .gavel and .venv
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(BIN)/uv pip install --python $(BIN)/python -r requirements-dev.txt
+	@touch $@
+
+.venv/installed-docs: requirements-docs.txt .venv/installed-dev
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements-docs.txt
 	@touch $@

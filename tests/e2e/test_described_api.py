@@ -33,7 +33,11 @@ def test_the_server_answers_as_it_describes_itself(tmp_path: Path) -> None:
     with served_lots(tmp_path) as url:
         command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json", *asked, *told]
         ran = subprocess.run(
-            [*command, "--suppress-health-check", "all"], capture_output=True, text=True, check=False, cwd=tmp_path
+            [*command, "--suppress-health-check", "all"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,  # schemathesis writes .schemathesis into its working directory
         )
     print(ran.stdout[-2_000:])
     assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr

@@ -224,11 +224,11 @@ def test_every_key_says_what_it_means():
     assert [f"{s.section}.{s.key}" for s in all_settings(None) if not s.about] == []
 
 
-def test_the_readme_names_every_variable():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    missing = [name for cls in (Settings, ScoringParameters) for name in cls().to_env() if f"`{name}`" not in readme]
+def test_the_documentation_names_every_variable():
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    missing = [name for cls in (Settings, ScoringParameters) for name in cls().to_env() if f"`{name}`" not in page]
     assert missing == []
-    assert [section.name for section in SECTIONS if f"`[{section.name}]`" not in readme] == []
+    assert [section.name for section in SECTIONS if f"`[{section.name}]`" not in page] == []
 
 
 def test_the_command_prints_what_is_in_force_and_who_says_so(folder):
