@@ -4,7 +4,6 @@ SnapStart takes its picture after this module is imported, so the index is opene
 wakes from the picture keeps tower and re-ranker, makes its connections anew and looks at the index's alias again.
 """
 
-import asyncio
 import os
 from typing import Any
 
@@ -36,8 +35,6 @@ keys = os.environ.get(EVENTS_KEYS)  # unset where somebody imports this elsewher
 lists = ServedLists(parse_keys(keys.encode(), EVENTS_KEYS) if keys else ())
 app = create_app(service, settings.origins, measure, queries_per_request=settings.queries_per_request, lists=lists)
 app.include_router(events_router(EventStream(settings.events_stream), lambda acts: service().record_interactions(acts), lists))
-answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
-event_loop = asyncio.new_event_loop()
 
 
 @metrics.log_metrics(capture_cold_start_metric=True)
@@ -45,7 +42,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer one request of API Gateway, and log one line about it."""
     logger.clear_state()
     logger.append_keys(request_id=getattr(context, "aws_request_id", None), route=event.get("resource"))
-    asyncio.set_event_loop(event_loop)  # Mangum takes the thread's loop, which an asyncio.run() in this process removes
+    answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)  # it makes a loop if asyncio.run() has removed the thread's
     answer = answer_http(event, context)
     logger.info("answered", method=event.get("httpMethod"), status=answer["statusCode"])
     return answer
