@@ -4,7 +4,6 @@ SnapStart takes its snapshot after this module is imported, so the index is open
 restored from the snapshot keeps tower and re-ranker, opens new connections and reads the alias of the index again.
 """
 
-import asyncio
 import os
 from typing import Any
 
@@ -38,8 +37,6 @@ app = create_app(service, settings.origins, measure, queries_per_request=setting
 app.include_router(
     events_router(EventStream(settings.events_stream), lambda interactions: service().record_interactions(interactions), lists)
 )
-answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)
-event_loop = asyncio.new_event_loop()
 
 
 @metrics.log_metrics(capture_cold_start_metric=True)
@@ -47,7 +44,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answer one request of API Gateway, and log one line about it."""
     logger.clear_state()
     logger.append_keys(request_id=getattr(context, "aws_request_id", None), route=event.get("resource"))
-    asyncio.set_event_loop(event_loop)  # Mangum takes the loop of the thread, which an asyncio.run() in this process removes
+    answer_http = Mangum(app, lifespan="off", text_mime_types=TEXTS)  # creates a loop if asyncio.run() has removed the thread's
     answer = answer_http(event, context)
     logger.info("answered", method=event.get("httpMethod"), status=answer["statusCode"])
     return answer
