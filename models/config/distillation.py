@@ -12,7 +12,7 @@ class DistillationConfig:
     Attributes:
         steps: of gradient descent, >= 1.
         queries: of each step, >= 1.
-        items: how many items of the catalogue are ranked at most; of more, so many are drawn.
+        lots: items of the catalogue that are ranked at most; a larger catalogue is sampled.
         min_weight: queries are those of the training pairs that weigh as much; the item of a pair is ignored.
         keyword_share: what a query's best BM25 score adds to a cosine, >= 0.
         teacher_temperature: of the teacher's distribution; lower is sharper.

@@ -148,14 +148,14 @@ def test_few_lots_are_compared_and_enough_of_them_are_trained_by_themselves(tmp_
     index.prepare()
     held = saved_main(index, tmp_path, TEXTS["pq"])
     assert not held.is_trained
-    assert len(held) == 500 < spec.least_to_train()
+    assert len(held) == 500 < spec.min_to_train()
     assert recall(index, Filter(now=NOW)) == 1
     index.upsert(lots(500, N))
     index.prepare()
     index.prepare()
     trained = saved_main(index, tmp_path, TEXTS["pq"])
     assert trained.is_trained
-    assert len(trained) == N >= spec.least_to_train()
+    assert len(trained) == N >= spec.min_to_train()
     assert not trained.needs_retraining, "trained for all of them, else it would be"
     index.close()
 

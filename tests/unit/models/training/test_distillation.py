@@ -92,7 +92,7 @@ def test_adapted_towers_find_more_and_leave_the_encoder_as_it_was(catalog, tower
 
     made = distil(catalog, tower, tmp_path, progress_for=stages)
     assert seen == ["encode lots", "encode queries", "learn to rank"]
-    assert (made.lots, made.queries) == (48, 48)
+    assert (made.items, made.queries) == (48, 48)
     assert made.losses[1] < made.losses[0]
     assert made.before is not None
     assert made.after is not None
@@ -125,7 +125,7 @@ def test_the_query_tower_that_serves_has_the_head(catalog, tower, tmp_path):
 
 
 def test_of_a_large_catalogue_some_lots_are_drawn(catalog, tower, tmp_path):
-    assert distil(catalog, tower, tmp_path, replace(CONFIG, steps=1, lots=20)).lots == 20
+    assert distil(catalog, tower, tmp_path, replace(CONFIG, steps=1, lots=20)).items == 20
 
 
 def test_towers_with_a_hidden_layer_are_refused(catalog, tower, tmp_path):

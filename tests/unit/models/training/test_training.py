@@ -194,7 +194,7 @@ def test_a_run_leaves_one_whole_artefact_that_builds_the_same_towers_again(catal
     assert report.tower_folder == tmp_path / report.tower_id
     assert {p.name for p in tmp_path.iterdir()} == {report.tower_id, ".photos", ".runs"}
     assert steps == [(n, 20) for n in range(1, 21)]
-    assert (report.lots, report.photos, report.queries, len(report.history)) == (160, 160, 16, 2)
+    assert (report.items, report.photos, report.queries, len(report.history)) == (160, 160, 16, 2)
     assert report.best.metrics == max((h.metrics for h in report.history), key=lambda f: f.recall_at_50 + f.ndcg_at_10)
     towers, card = load_towers(report.tower_folder)
     assert card.image_size == 32
