@@ -32,6 +32,7 @@ from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
 from retrieval.contracts.items import Item, Reject, parse_item
 from retrieval.errors import InvalidInput
+from retrieval.files import replace_file
 from retrieval.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ class _Products:
                 lacking, self.judged, self.path.name, len(self.rejects), rejects.name,
             )  # fmt: skip
         if self.rejects:
-            rejects.write_text("".join(f"{reject.to_json()}\n" for reject in self.rejects), encoding="utf-8")
+            replace_file(rejects, "".join(f"{reject.to_json()}\n" for reject in self.rejects))
 
 
 def _listing(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -142,8 +142,7 @@ def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) ->
         plot_latency(latency, f"{evaluation.title}, one search at a time", folder / LATENCY_PLOT)
     replace_file(folder / JSON_FILE, json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False) + "\n")
     shown = [name for name in PLOTS if (folder / name).is_file()]
-    (folder / MARKDOWN_FILE).write_text(markdown(evaluation, shown))
-    return folder / MARKDOWN_FILE
+    return replace_file(folder / MARKDOWN_FILE, markdown(evaluation, shown))
 
 
 def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:

@@ -4,7 +4,6 @@ python -m processing.train_from_events --events EVENTS --tower TOWER --release R
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -44,6 +43,7 @@ from processing.ranking.labels import judged_gains, position_bias
 from processing.ranking.train_job import CANDIDATES, candidate_features, service_of_release
 from retrieval.errors import FeatureMismatch, InvalidInput, RankerUnavailable
 from retrieval.evaluation.significance import PairedComparison, compare_paired
+from retrieval.files import replace_file
 from retrieval.progress import Progress
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.port import Ranker
@@ -298,8 +298,7 @@ def _write_rejects(log: EventFiles, path: Path) -> Path | None:
         file.unlink(missing_ok=True)
         return None
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{reject.to_json()}\n" for reject in log.rejects), encoding="utf-8")
-    return file
+    return replace_file(file, "".join(f"{reject.to_json()}\n" for reject in log.rejects))
 
 
 def run_training(
@@ -322,7 +321,7 @@ def run_training(
     log = read_events([events], trust_unsigned=trust_unsigned)
     if before.is_file():
         output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(before, output)
+        replace_file(output, before.read_bytes())
     judgments = CatalogFolder.load(catalog) if catalog else None
     with service_of_release(tower, release) as service:
         report = train_on_events(

@@ -16,6 +16,7 @@ import numpy as np
 
 from retrieval.config.index_spec import INDEX_TYPES, IndexSpec
 from retrieval.errors import InvalidInput
+from retrieval.files import replace_file
 
 CALIBRATION = Path(__file__).with_name("calibration.json")
 HEADROOM = 0.9  # of the memory; the process itself and the system need the rest
@@ -94,7 +95,7 @@ class Calibration:
         """Write it as JSON, a row a line."""
         rows = ",\n".join(f"    {json.dumps(asdict(row))}" for row in self.measured)
         head = f'  "made_by": {json.dumps(self.made_by)},\n  "data": {json.dumps(self.data)},\n'
-        path.write_text(f'{{\n{head}  "measured": [\n{rows}\n  ]\n}}\n', encoding="utf-8")
+        replace_file(path, f'{{\n{head}  "measured": [\n{rows}\n  ]\n}}\n')
 
 
 @dataclass(frozen=True, slots=True)

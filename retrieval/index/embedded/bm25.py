@@ -7,7 +7,6 @@ A Bm25Index is an immutable segment: an array of all postings, term after term. 
 documents, document after document, until they are merged into a new Bm25Index.
 """
 
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.settings import scoring_parameters
-from retrieval.files import commit_folder, crc32_of, partial_path, seal_json, unseal_json
+from retrieval.files import building_folder, crc32_of, seal_json, unseal_json
 from retrieval.index.embedded.filter_columns import RowIds
 from retrieval.index.validation import batches
 from retrieval.text.analysis import ANALYSIS, words
@@ -183,9 +182,7 @@ class Bm25Index:
             folder: created here.
             database_id: the database of the row ids.
         """
-        partial = partial_path(folder)
-        try:
-            partial.mkdir()
+        with building_folder(folder) as partial:
             for name, values in self._arrays().items():
                 np.save(partial / f"{name}.npy", values)
             (partial / VOCABULARY_FILE).write_text("\n".join(self.postings.vocabulary), encoding="utf-8")
@@ -200,10 +197,6 @@ class Bm25Index:
                 "crc32": {path.name: crc32_of(path) for path in partial.iterdir()},
             }
             (partial / STATISTICS_FILE).write_text(seal_json(statistics))
-            if not folder.exists():
-                commit_folder(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path, language: str = DEFAULT_LANGUAGE, database_id: str | None = None) -> "Bm25Index":

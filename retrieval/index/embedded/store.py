@@ -18,7 +18,7 @@ from pathlib import Path
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
-from retrieval.files import commit_folder, replace_file
+from retrieval.files import building_folder, replace_file
 from retrieval.index.embedded.database import damaged
 from retrieval.index.embedded.index import EXACT_BELOW, EmbeddedIndex
 from retrieval.index.embedded.sharding import ShardedIndex, is_sharded
@@ -70,18 +70,15 @@ class EmbeddedStore:
     def create(self, tower_id: str, dimensions: int) -> OpenIndex:
         """Create an empty index for a tower; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
-        partial = self._root / f".{name}.partial"
         try:
-            partial.mkdir(parents=True)
-            if self._shards > 1:
-                ShardedIndex.create(partial, tower_id, dimensions, self._language, self._shards)
-            else:
-                EmbeddedIndex.create(partial, tower_id, dimensions, self._language)
-            commit_folder(partial, self._root / name)
+            self._root.mkdir(parents=True, exist_ok=True)
+            with building_folder(self._root / name) as folder:
+                if self._shards > 1:
+                    ShardedIndex.create(folder, tower_id, dimensions, self._language, self._shards)
+                else:
+                    EmbeddedIndex.create(folder, tower_id, dimensions, self._language)
         except OSError as error:
             raise IndexUnavailable(f"no index can be made in {self._root}: {error}; free space or choose another folder") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return self._open(name)
 
     def find(self, tower_id: str) -> OpenIndex | None:

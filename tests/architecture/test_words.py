@@ -1,0 +1,99 @@
+"""Names in the code use the field's words: participles and private terms do not come back."""
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("retrieval", "catalog", "models", "processing", "lambdas", "infra", "gavel", "benchmarks")
+WORDS = {
+    "absorb": "merge",
+    "act": "interaction",
+    "acts": "interactions",
+    "admission": "filters",
+    "admits": "matches",
+    "ahead": "prefetch",
+    "asked": "request, n_queries or requested",
+    "bury": "delete",
+    "contender": "candidate",
+    "dead": "deleted",
+    "delta": "buffer",
+    "drawn": "sample",
+    "eyes": "has_image_encoder",
+    "figures": "metrics",
+    "found": "items, results or top_k",
+    "gone": "deleted",
+    "judge": "selection_metric",
+    "kept": "stored",
+    "ledger": "step_cache",
+    "made": "report, or the name of what was built",
+    "outgrown": "needs_retraining",
+    "overdue": "merge_due",
+    "renewal": "rebuild",
+    "renewed": "rebuilt",
+    "said": "message",
+    "seen": "observed, or the name of what was read",
+    "shelf": "files",
+    "standing": "result",
+    "survey": "scan_inputs",
+    "told": "message",
+    "tombstone": "deletion",
+    "tombstones": "deletions",
+    "wanted": "target",
+    "way": "retrieval_mode or system",
+    "ways": "retrieval_modes or systems",
+    "worn": "needs_rebuild",
+}
+ELSEWHERE = {  # names of the standard library, of other packages, of AWS and of HTTP
+    "ArrivalsDeadLetters",
+    "DeadLetterQueue",
+    "FileNotFoundError",
+    "ModuleNotFoundError",
+    "NotFoundError",
+    "PackageNotFoundError",
+    "connection_made",
+    "dead_letter_queue",
+    "dead_letters",
+    "dead_timeout",
+    "not_found",
+    "timedelta",
+}
+
+
+def old_words(source: str) -> Iterator[tuple[int, str, str]]:
+    """Yield the line, the name and the old word of each name in `source` that contains one."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NAME and token.string not in ELSEWHERE:
+            for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", token.string):
+                if part.lower() in WORDS:
+                    yield token.start[0], token.string, part.lower()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_name_contains_an_old_word(room: str) -> None:
+    modules = sorted((ROOT / room).rglob("*.py"))
+    assert modules
+    faults = [
+        f"{module.relative_to(ROOT)}:{line} {name}: say {WORDS[word]} instead of {word}"
+        for module in modules
+        for line, name, word in old_words(module.read_text())
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("n_found = 3", ["n_found"]),
+        ("class DeadRows: pass", ["DeadRows"]),
+        ("_kept_days = made = 1", ["_kept_days", "made"]),
+        ("raise FileNotFoundError('found and kept')  # made", []),
+        ("playback = always + actual + foundation", []),
+    ],
+)
+def test_only_whole_words_of_names_count(source: str, names: list[str]) -> None:
+    assert [name for _, name, _ in old_words(source)] == names
