@@ -23,8 +23,8 @@ from opensearchpy.exceptions import OpenSearchException
 
 from benchmarks.machine import describe_machine
 from benchmarks.measurement import Measurement
+from benchmarks.reliability.cluster_items import TOWER, K, Question, ask, fill, ids, make_lots
 from benchmarks.reliability.cluster_load import Load, Seen, Writes, fault, recall_of
-from benchmarks.reliability.cluster_lots import TOWER, K, Question, ask, fill, ids, make_lots
 from gavel.opensearch.cluster import find_cluster, start_cluster, stop_cluster, urls_of
 from gavel.workspace.console import console, notes, show_table
 from gavel.workspace.entry import run_command

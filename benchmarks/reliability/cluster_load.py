@@ -9,7 +9,7 @@ from itertools import count
 
 import numpy as np
 
-from benchmarks.reliability.cluster_lots import NOW, K, Question, ids
+from benchmarks.reliability.cluster_items import NOW, K, Question, ids
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.documents import IndexedItem
 from retrieval.index.opensearch.store import OpenSearchIndex, OpenSearchStore

@@ -1,6 +1,6 @@
 """The embedded index with several index types over the same items: memory, time and recall of its vector searches.
 
-python -m benchmarks.ann.embedded_families ROOT ALIAS --spec hnsw --spec hnsw_sq8 …
+python -m benchmarks.ann.embedded_index_types ROOT ALIAS --spec hnsw --spec hnsw_sq8 …
 
 For every index type, one process builds the file if it is missing, and another opens and searches it. A query is the vector of an
 item with the noise of the copies of benchmarks.speed.many_lots. The files stay in the folder of the index.
@@ -174,7 +174,7 @@ def _queries(folder: Path, count: int) -> Vector:
 
 
 def _in_process(what: str, job: dict[str, Any]) -> Any:
-    command = [sys.executable, "-c", "from benchmarks.ann.embedded_families import work; work()"]
+    command = [sys.executable, "-c", "from benchmarks.ann.embedded_index_types import work; work()"]
     text = json.dumps({**job, "what": what})
     process = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2])
     return json.loads(process.stdout)
