@@ -1,4 +1,4 @@
-"""What every benchmark result has in common: where, when and by which command it was measured, and how it is printed."""
+"""Base classes of benchmark results: machine, date and command of a measurement, its JSON and its printed tables."""
 
 import shlex
 import sys
@@ -21,7 +21,7 @@ class Measurement:
     Attributes:
         machine: describe_machine() before the measurement began.
         date: UTC time at which the result was complete.
-        command: that measured it.
+        command: the command line that measured it.
     """
 
     derived: ClassVar[tuple[str, ...]] = ()  # properties that belong to the JSON, too
@@ -79,10 +79,10 @@ def mean_and_sd_of_runs(runs: Sequence[Scores]) -> dict[str, dict[str, tuple[flo
     Returns:
         system -> metric -> (mean, sample standard deviation) over the seeds that have it.
     """
-    found = {system: [run[system] for run in runs if system in run] for system in runs[0]}
+    by_system = {system: [run[system] for run in runs if system in run] for system in runs[0]}
     return {
         system: {metric: mean_and_sd([scores[metric] for scores in tables]) for metric in tables[0]}
-        for system, tables in found.items()
+        for system, tables in by_system.items()
     }
 
 

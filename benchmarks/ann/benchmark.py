@@ -44,7 +44,7 @@ def run_benchmark(
     rounds: int = 3,
     reuse: bool = False,
     on_built: Progress | None = None,
-    on_asked: Progress | None = None,
+    on_pass: Progress | None = None,
 ) -> list[IndexResult]:
     """Measure candidate indices over one set of vectors.
 
@@ -56,7 +56,7 @@ def run_benchmark(
         rounds: passes over the queries, in which the indices take turns.
         reuse: True takes an index that an earlier run built of the same vectors, with its cost at that time.
         on_built: called with (built, to build).
-        on_asked: called with (passes done, passes).
+        on_pass: called with (passes done, passes).
     """
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / VECTORS, vectors)
@@ -71,7 +71,7 @@ def run_benchmark(
         count.tick()
     with ExitStack() as stack:
         workers = [(candidate, stack.enter_context(_open_worker(candidate, folder))) for candidate in candidate_indices]
-        by_effort = _ask_in_turns(workers, len(queries), rounds, on_asked)
+        by_effort = _ask_in_turns(workers, len(queries), rounds, on_pass)
         return [
             _index_result(candidate, built.get(candidate), folder, opened, by_effort[candidate], (vectors, queries, cut))
             for candidate, (_, opened) in workers
@@ -190,7 +190,7 @@ def _open_worker(candidate: CandidateIndex, folder: Path) -> Iterator[tuple[Ask,
         def receive() -> Message:
             line = answers.readline()
             if not line:
-                raise IndexUnavailable(f"{candidate.name} ended; what it said stands above")
+                raise IndexUnavailable(f"{candidate.name} ended; its output stands above")
             message: Message = json.loads(line)
             return message
 

@@ -29,7 +29,7 @@ from retrieval.index.embedded.index import EXACT_BELOW
 from retrieval.index.port import Mask
 from retrieval.progress import Progress, ProgressCounter
 
-SHARES = (0.9, 0.5, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
+FRACTIONS = (0.9, 0.5, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
 SPECS = ("hnsw", "hnsw_sq8", "ivf_sq8:nprobe=256")
 DEPTHS = (10, 50)
 MAX_FETCHED = 10_000  # when filtering comes after the search; OpenSearch's index.max_result_window
@@ -98,9 +98,9 @@ def run_benchmark(
     folder: Path,
     *,
     specs: Sequence[str] = SPECS,
-    shares: Sequence[float] = SHARES,
+    fractions: Sequence[float] = FRACTIONS,
     on_built: Progress | None = None,
-    on_asked: Progress | None = None,
+    on_query: Progress | None = None,
 ) -> FilteredResult:
     """Measure all systems over one set of vectors.
 
@@ -110,14 +110,14 @@ def run_benchmark(
         queries: (Q, D), none of them among the vectors.
         folder: for the indices, which the next run reuses.
         specs: index types to build; "hnsw" adds the embedded index.
-        shares: of the vectors that pass.
+        fractions: of the vectors that pass.
         on_built: called with (built, to build).
-        on_asked: called with (queries done, queries).
+        on_query: called with (queries done, queries).
     """
     machine = describe_machine()
     systems = _systems(open_indices(vectors, folder, specs, on_built))
     with threadpool_limits(1):
-        rows = tuple(_measure(vectors, queries, systems, shares, on_asked))
+        rows = tuple(_measure(vectors, queries, systems, fractions, on_query))
     return FilteredResult(data, len(vectors), len(queries), rows, machine)
 
 
@@ -176,7 +176,7 @@ def _afterwards(index: AnnIndex, query: Vector, k: int, allowed: Mask) -> Vector
 
 
 def _measure(
-    vectors: Vector, queries: Vector, systems: dict[str, Search], shares: Sequence[float], progress: Progress | None
+    vectors: Vector, queries: Vector, systems: dict[str, Search], fractions: Sequence[float], progress: Progress | None
 ) -> Iterator[Row]:
     filters, count = Filters(vectors), ProgressCounter(len(queries), progress)
     everything = np.ones(len(vectors), dtype=bool)
@@ -189,7 +189,7 @@ def _measure(
         scores = vectors @ query  # (N,)
         masks = [
             ("none", 1.0, everything),
-            *((kind, share, filters.draw(kind, share, query)) for kind in KINDS for share in shares),
+            *((kind, share, filters.draw(kind, share, query)) for kind in KINDS for share in fractions),
         ]
         for kind, share, allowed in masks:
             for k in DEPTHS:

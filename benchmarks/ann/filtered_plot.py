@@ -26,9 +26,9 @@ def plot(result: FilteredResult, k: int, path: Path) -> Path:
         rows = [row for row in result.rows if (row.kind, row.k) == (kind, k)]
         for system in dict.fromkeys(row.system for row in rows if row.system != "exact"):
             of_system = sorted((row for row in rows if row.system == system), key=lambda row: row.share)
-            shares, line = [row.share for row in of_system], MARKS[system.split()[0]]
-            axes[0][column].plot(shares, [row.recall for row in of_system], line, marker=".", linewidth=1, label=system)
-            axes[1][column].plot(shares, [row.p50_ms for row in of_system], line, marker=".", linewidth=1, label=system)
+            fractions, line = [row.share for row in of_system], MARKS[system.split()[0]]
+            axes[0][column].plot(fractions, [row.recall for row in of_system], line, marker=".", linewidth=1, label=system)
+            axes[1][column].plot(fractions, [row.p50_ms for row in of_system], line, marker=".", linewidth=1, label=system)
         axes[0][column].set(title=kind, xscale="log")
         axes[1][column].set(xlabel="share that passes", yscale="log")
     axes[0][0].set(ylabel=f"recall@{k}")

@@ -90,7 +90,7 @@ class AnnResult:
         head = {"data": self.data, "standings": rows, "machine": self.machine}
         return {**head, "exponents": self.exponents(), "bars": self.targets()}
 
-    def calibration(self, made_by: str) -> Calibration:
+    def calibration(self, command: str) -> Calibration:
         """Return the points of Gavel's own indices, for `gavel index advise`."""
         rows = [
             Measured(
@@ -105,7 +105,7 @@ class AnnResult:
             for point in result.points
             if result.build_cpu_s is not None and result.library == "gavel"
         ]
-        return Calibration(made_by, f"{self.data}; {self.machine}", tuple(rows))
+        return Calibration(command, f"{self.data}; {self.machine}", tuple(rows))
 
     def largest(self) -> list[IndexResult]:
         """Return the results at the largest size."""

@@ -23,7 +23,7 @@ def advise(
     items: Annotated[str, typer.Option(help="How many, like 50e6.")],
     memory: Annotated[str, typer.Option(help="That the index and its process may take, like 16GB.")],
     dimensions: Annotated[int, typer.Option(min=2, help="Of the vectors.")] = 128,
-    recall: Annotated[float, typer.Option(min=0.01, max=1.0, help="Wanted @50.")] = 0.98,
+    recall: Annotated[float, typer.Option(min=0.01, max=1.0, help="Target @50.")] = 0.98,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure on a sample of the newest release, instead of the table shipped.")
     ] = False,
@@ -46,13 +46,13 @@ def advise(
                 "recommended": asdict(chosen) if chosen else None,
                 "shards": 1 if chosen else shards_needed(advices, limit),
                 "families": [asdict(advice) for advice in advices],
-                "calibration": {"made_by": calibration.made_by, "data": calibration.data},
+                "calibration": {"made_by": calibration.command, "data": calibration.data},
             }
         )
         return
     _show(advices, f"{count:,} x {dimensions} in {memory}, recall@50 {recall:g}")
     note = "~ beyond what was measured; B and GB by formula; full vectors to score from are read from the disk"
-    console.print(f"{note}; {calibration.made_by}; {calibration.data}", style="dim", highlight=False, soft_wrap=True)
+    console.print(f"{note}; {calibration.command}; {calibration.data}", style="dim", highlight=False, soft_wrap=True)
     if chosen:
         console.print(f"GAVEL_EMBEDDED_INDEX={chosen.spec}", style="bold", highlight=False, soft_wrap=True)
     else:
@@ -87,7 +87,7 @@ def _measure(release: Path | None) -> "Calibration":
     workspace = Workspace(Settings.from_env())
     data, source, (count,) = release_vectors(workspace.release(release), QUERIES, 0.1)
     size = min(count, SAMPLE)
-    with progress("build") as built, progress("ask") as asked:
+    with progress("build") as built, progress("ask") as passes:
         result = run_sizes(
             data,
             source,
@@ -96,6 +96,6 @@ def _measure(release: Path | None) -> "Calibration":
             workspace.benches / "advise",
             rounds=1,
             on_built=built,
-            on_asked=asked,
+            on_pass=passes,
         )
     return result.calibration("gavel index advise --measure")

@@ -51,7 +51,7 @@ def ann(
     rivals = tuple(rival) if rival else RIVALS
     if unknown := set(rivals) - {*RIVALS, "gavel"}:
         raise InvalidInput(f"there is no rival {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}, and gavel for none")
-    with progress("build") as built, progress("ask") as asked:
+    with progress("build") as built, progress("ask") as passes:
         result = bench.run_sizes(
             data,
             source,
@@ -61,7 +61,7 @@ def ann(
             rounds=rounds,
             reuse=reuse,
             on_built=built,
-            on_asked=asked,
+            on_pass=passes,
         )
     picture = draw(result.largest(), f"{result.largest()[0].items:,} x {data}", plot or workspace.reports / "ann.png")
     if calibration is not None:

@@ -21,13 +21,15 @@ def filters(
     spec: Annotated[list[str] | None, typer.Option(help="Such as hnsw:m=16; hnsw, hnsw_sq8 and ivf_sq8 by default.")] = None,
     share: Annotated[list[float] | None, typer.Option(help="Of the lots that pass; .9 to .0001 by default.")] = None,
     queries: Annotated[int, typer.Option(min=2, help="Different ones, each with filters of its own.")] = 100,
-    k: Annotated[int, typer.Option("-k", help="Lots that are wanted, of the table and the picture: 10 or 50.")] = 50,
-    choosing: Annotated[bool, typer.Option("--choosing", help="Ask other queries, on which thresholds may be chosen.")] = False,
+    k: Annotated[int, typer.Option("-k", help="Number of results in the table and the plot: 10 or 50.")] = 50,
+    choosing: Annotated[
+        bool, typer.Option("--choosing", help="Measure on other queries, on which thresholds may be chosen.")
+    ] = False,
     seed: Seed = 7,
     plot: Annotated[Path | None, typer.Option(help="PNG to write; home/reports/filters.png by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Search under filters that lie to the query in four ways, beside plain faiss and beside filtering afterwards."""
+    """Search under filters in four relations to the query, beside plain faiss and beside filtering afterwards."""
     from benchmarks.ann import filtered
     from benchmarks.ann.data import synthetic_vectors
     from benchmarks.ann.filtered_plot import plot as draw
@@ -44,9 +46,9 @@ def filters(
             all_queries[:queries] if choosing else all_queries[queries:],
             workspace.benches / "filters" / f"{lots}x{dimensions}-{seed}",
             specs=spec or filtered.SPECS,
-            shares=share or filtered.SHARES,
+            fractions=share or filtered.FRACTIONS,
             on_built=built,
-            on_asked=step,
+            on_query=step,
         )
     picture = draw(result, k, plot or workspace.reports / "filters.png")
     if as_json:

@@ -25,7 +25,7 @@ Lots = Annotated[int, typer.Option(min=100, help="How many; those of the release
 Dimensions = Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")]
 Release = Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")]
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine; every figure is a ratio to something named.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine beside named references.")
 bench_app.command()(ann)
 bench_app.command()(filters)
 bench_app.command()(batches)
@@ -83,7 +83,7 @@ def encode(
     rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries, the three in turns.")] = 15,
     as_json: Json = False,
 ) -> None:
-    """Time how a query becomes a vector: torch in float32, the int8 artefact, a small query tower; one thread."""
+    """Time the encoding of a query: torch in float32, the int8 artefact, a small query tower; one thread."""
     from benchmarks.speed.encode import run_benchmark
 
     with progress("rounds") as step:
@@ -176,7 +176,7 @@ def buyers(
     lots: Lots = 1_000_000,
     dimensions: Dimensions = 128,
     release: Release = None,
-    count: Annotated[int, typer.Option("--buyers", min=1, help="Different ones, with 1 to 200 acts each.")] = 300,
+    count: Annotated[int, typer.Option("--buyers", min=1, help="Different ones, with 1 to 200 interactions each.")] = 300,
     heads: Annotated[int, typer.Option(min=0, help="Of a buyer tower of random weights; 0 takes the weighted average.")] = 1,
     repetitions: Annotated[int, typer.Option(min=1, help="Passes over the buyers.")] = 3,
     as_json: Json = False,
@@ -207,10 +207,10 @@ def buyers(
         "POST /encode_buyer": result.encode_buyer,
         "POST /retrieve with the vector": result.retrieve,
         "both, one after the other": result.both,
-        "POST /retrieve with the acts": result.in_one,
+        "POST /retrieve with the interactions": result.in_one,
         "bare vector search, plain faiss": result.bare,
     }
-    title = f"{result.lots:,} lots of {result.dimensions} dimensions, buyers with {result.acts} acts on average, ms"
+    title = f"{result.lots:,} lots of {result.dimensions} dimensions, buyers with {result.acts} interactions on average, ms"
     _show_latencies(title, latencies)
     console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
@@ -223,7 +223,7 @@ def fresh(
     written: Annotated[int, typer.Option(min=1, help="How many new ones.")] = 30_000,
     as_json: Json = False,
 ) -> None:
-    """Time how new lots come into the embedded index, and searches meanwhile."""
+    """Time writes of new lots to the embedded index, and concurrent searches."""
     from benchmarks.speed.fresh_lots import run_benchmark
 
     workspace = Workspace(Settings.from_env())
@@ -234,11 +234,11 @@ def fresh(
     if as_json:
         print_json(result.to_dict())
         return
-    latencies = {"idle": result.idle, "while lots are written": result.writing, "while the graph takes them in": result.renewing}
+    latencies = {"idle": result.idle, "while lots are written": result.writing, "during the graph rebuild": result.renewing}
     _show_latencies(f"searches over {result.lots:,} lots and {result.written:,} new ones, ms", latencies)
     words = result.words
-    latencies = {"idle": words.idle, "while lots are written": words.writing, "while their words are joined": words.joining}
-    _show_latencies(f"hybrid searches; {words.joined:,} lots are joined in {words.joining_s:.1f} s, ms", latencies)
+    latencies = {"idle": words.idle, "while lots are written": words.writing, "during the keyword merge": words.joining}
+    _show_latencies(f"hybrid searches; {words.joined:,} lots are merged in {words.joining_s:.1f} s, ms", latencies)
     search_note = f"a lot is found {result.first_found_ms:.1f} ms after it is sent, by its word after {words.first_found_ms:.1f} ms"
     merge_note = f"the keyword search that takes {words.joined:,} in takes {words.caught_up_ms:.0f} ms"
     note = f"{result.upserts_a_second:,.0f} upserts a second; {search_note}; {merge_note}"
@@ -287,7 +287,7 @@ def load(
     seconds: Annotated[float, typer.Option(min=1.0, help="Of each load.")] = 20.0,
     as_json: Json = False,
 ) -> None:
-    """Search `gavel serve`, held to one core, as fast as it answers, then at half of that; loopback alone."""
+    """Search `gavel serve`, pinned to one core, as fast as it answers, then at half of that; loopback only."""
     from benchmarks.speed.load import run_benchmark
     from benchmarks.speed.many_lots import questions
 
@@ -319,7 +319,7 @@ def start(
     runs: Annotated[int, typer.Option(min=1, help="Fresh interpreters.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Time the query Lambda's start: its imports, and the way to its first answer."""
+    """Time the query Lambda's start: its imports, and the time until its first answer."""
     from benchmarks.speed.cold_start import run_benchmark
 
     with progress("starts") as started:

@@ -1,4 +1,4 @@
-"""`gavel bench batches` and `gavel bench caches`: the gain of searching for many at once, and of not searching again."""
+"""`gavel bench batches` and `gavel bench caches`: gains of batched searches and of cached results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +55,7 @@ def caches(
     seconds: Annotated[float, typer.Option(min=1.0, help="Of each load.")] = 15.0,
     as_json: Json = False,
 ) -> None:
-    """Search `gavel serve` with queries that come again, with caches and without."""
+    """Search `gavel serve` with repeated queries, with caches and without."""
     from benchmarks.speed.caches import expected_hits, run_benchmark, zipf_exponent
     from benchmarks.speed.many_lots import questions
 
@@ -78,7 +78,7 @@ def caches(
         )
         for row in result.rows
     ]
-    header = ("exponent", "kept", "queries/s", "p50 ms", "p99 ms", "processor ms a search", "vectors found", "answers found")
+    header = ("exponent", "cached", "queries/s", "p50 ms", "p99 ms", "processor ms a search", "vectors found", "answers found")
     show_table(f"{queries:,} different queries, hybrid, one core", header, rows)
     console.print(f"answers found at so many searches a second, expected: {expected}", highlight=False, soft_wrap=True)
     console.print(result.machine, style="dim", highlight=False, soft_wrap=True)

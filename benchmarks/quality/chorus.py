@@ -1,9 +1,9 @@
-"""A sentence encoder adapted to the chorus electronics shop, where no judgment is learnt from: the 74 judged queries all test.
+"""Quality of a sentence encoder adapted to the chorus electronics shop without judgments; all 74 judged queries are test queries.
 
 python -m benchmarks.quality.chorus CHORUS --model sentence-transformers/all-MiniLM-L6-v2 --seeds 3
 
-A seed draws the pseudo-queries and the steps; BM25 and the encoder as it was published have none. What is finished is kept
-in --work, so that a second call goes on where the first was cut short.
+A seed draws the pseudo-queries and the training batches; BM25 and the published encoder do not depend on it. Finished seeds are
+stored in --work, so that a second call resumes an interrupted one.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ from processing.training.step_cache import StepCache
 
 MEASURES = ("recall@10", "recall@50", "ndcg@10", "mrr")
 DEPTH = 200
-MAX_LENGTH = 48  # tokens of a product that are read: of 32, 48, 64 and 128 the best val Recall@50 (pseudo-queries of seed 7)
+MAX_LENGTH = 48  # tokens of a product: the best val Recall@50 of 32, 48, 64 and 128 (pseudo-queries of seed 7)
 BARS = {(SEMANTIC, "recall@50"): 0.80, (HYBRID, "recall@50"): 0.90, (HYBRID, "ndcg@10"): 0.77}
 
 
@@ -37,9 +37,9 @@ def run_seed(data: Path, model: str, seed: int, work: Path, *, steps: int, zero_
         data: folder of the shop.
         model: preset, hub name or folder of a sentence encoder.
         seed: of pseudo-queries and steps.
-        work: folder for everything that is made.
+        work: folder for catalogue, towers, embeddings and report.
         steps: of gradient descent.
-        zero_shot: measure the encoder as it was published, too; it is the same for every seed.
+        zero_shot: True measures the published encoder, too; it is the same for every seed.
 
     Returns:
         "quality" and "comparisons" as Evaluation.to_dict() has them, and the tower_id.
@@ -48,12 +48,14 @@ def run_seed(data: Path, model: str, seed: int, work: Path, *, steps: int, zero_
     tower = replace(sentence_towers(model), max_length=MAX_LENGTH)
     settings = DistillationConfig(steps=steps, min_weight=chorus.PSEUDO_QUERY_WEIGHT, seed=seed)
     with Stages() as stages:
-        made = distil_towers(source, tower, settings, work / "towers", stages)
-        release = embed(source.item_files("test"), made.tower_folder, work / "embeddings", progress=stages("embed")).release_id
-        plan = Plan(source, work / "embeddings" / release, made.tower_folder, depth=DEPTH, zero_shot=model if zero_shot else "")
-        found = evaluate_to_folder(plan, work / f"report-{seed}", phases=stages).to_dict()
-    quality = {way: {m: result["quality"][m] for m in MEASURES} for way, result in found["results"].items()}
-    return {"tower_id": made.tower_folder.name, "quality": quality, "comparisons": found["comparisons"]}
+        distilled = distil_towers(source, tower, settings, work / "towers", stages)
+        release = embed(source.item_files("test"), distilled.tower_folder, work / "embeddings", progress=stages("embed")).release_id
+        plan = Plan(
+            source, work / "embeddings" / release, distilled.tower_folder, depth=DEPTH, zero_shot=model if zero_shot else ""
+        )
+        evaluation = evaluate_to_folder(plan, work / f"report-{seed}", phases=stages).to_dict()
+    quality = {system: {m: result["quality"][m] for m in MEASURES} for system, result in evaluation["results"].items()}
+    return {"tower_id": distilled.tower_folder.name, "quality": quality, "comparisons": evaluation["comparisons"]}
 
 
 def main(
@@ -62,28 +64,28 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="How many; the first is --seed.")] = 3,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 200,
-    work: Annotated[Path, typer.Option(help="Folder for what is made.")] = Path(".gavel/chorus"),
+    work: Annotated[Path, typer.Option(help="Folder for catalogues, towers and reports.")] = Path(".gavel/chorus"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Print every way of searching, mean ± standard deviation over the seeds, beside the bars; exit 1 below one of them."""
     machine = describe_machine()
     work.mkdir(parents=True, exist_ok=True)
-    ledger, runs = StepCache(work / "ledger.json"), []
+    step_cache, runs = StepCache(work / "ledger.json"), []
     for number in range(seed, seed + seeds):
         first = number == seed
         key = repr((str(data.resolve()), model, MAX_LENGTH, steps, first))
-        done = ledger.step(
+        result = step_cache.step(
             f"seed {number}",
             key,
             partial(run_seed, data, model, number, work, steps=steps, zero_shot=first),
         )
-        runs.append(done.value)
+        runs.append(result.value)
     table = mean_and_sd_of_runs([run["quality"] for run in runs])
-    passed = {f"{way} {measure}": table[way][measure][0] >= bar for (way, measure), bar in BARS.items()}
+    passed = {f"{system} {measure}": table[system][measure][0] >= bar for (system, measure), bar in BARS.items()}
 
     def show() -> None:
         show_scores(f"chorus: all judged queries, {seeds} seeds", "way of searching", table)
-        show_targets({f"{way} {measure} >= {bar}": passed[f"{way} {measure}"] for (way, measure), bar in BARS.items()})
+        show_targets({f"{system} {measure} >= {bar}": passed[f"{system} {measure}"] for (system, measure), bar in BARS.items()})
 
     QualityResult(machine=machine, values={"seeds": runs, "mean_and_sd": table, "bars": passed}).report(as_json, show)
     raise typer.Exit(0 if all(passed.values()) else 1)

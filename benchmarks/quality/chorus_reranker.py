@@ -1,11 +1,11 @@
-"""The re-ranker on the chorus electronics shop: every judged query is ranked by boosters that never saw it.
+"""Quality of the re-ranker on the chorus electronics shop, by cross-validation over the judged queries.
 
 python -m benchmarks.quality.chorus_reranker CHORUS --model sentence-transformers/all-MiniLM-L6-v2 --seeds 3
 
-The queries are dealt into five folds, as `gavel catalog prepare chorus --fold N` does. On each fold a re-ranker is trained as
-`gavel train --reranker --labels judgments` does, with depth and steps from a cross-validation among its own queries, and the
-held-out fold is searched through the service. The encoder is not trained and reads as many tokens as benchmarks.quality.chorus
-found best without a judgment. A seed draws rows and features and deals the inner parts.
+The queries are split into five folds, as by `gavel catalog prepare chorus --fold N`. For each fold a re-ranker is trained on the
+other queries, as by `gavel train --reranker --labels judgments`; an inner cross-validation chooses depth and steps. Then the
+held-out fold is searched through the service. The encoder is not trained; it reads MAX_LENGTH tokens of a product, as in
+benchmarks.quality.chorus. A seed samples rows and features and splits the inner folds.
 """
 
 from collections.abc import Mapping
@@ -35,13 +35,13 @@ from retrieval.search.service import SearchModels, SearchService
 
 MEASURES = ("recall@10", "ndcg@10", "mrr")
 BM25, HYBRID, RERANKED = "BM25", "hybrid (RRF)", "hybrid, re-ranked"
-MARKS = {HYBRID: (0.730, 0.05), BM25: (0.701, 0.08)}  # nDCG@10 that was measured elsewhere, and the lead that is asked for
+MARKS = {HYBRID: (0.730, 0.05), BM25: (0.701, 0.08)}  # nDCG@10 measured elsewhere, and the target lead
 
-PerQuery = dict[str, dict[str, dict[str, float]]]  # way of searching -> measure -> query -> value
+PerQuery = dict[str, dict[str, dict[str, float]]]  # system -> measure -> query -> value
 
 
 def open_corpus(data: Path, model: str, work: Path) -> tuple[EmbeddedStore, RememberingEncoder]:
-    """The shop's products, embedded and indexed once."""
+    """Open the index of the shop's products; embed and index them first if it is missing."""
     encoder = SentenceEncoder(model, MAX_LENGTH)
     store = EmbeddedStore(work / "index")
     try:
@@ -61,7 +61,7 @@ def run_fold(
     """Train on one fold and search its held-out queries.
 
     Returns:
-        What was measured, and the settings that cross-validation chose.
+        Values per query, and the settings that cross-validation chose.
     """
     report = train_reranker(
         catalog, SearchService(store, SearchModels(lambda tower_id: encoder)), booster, labels="judgments", seed=seed
@@ -69,38 +69,38 @@ def run_fold(
     assert report.choice is not None
     ranker, now = BoosterRanker.load(booster), catalog_moment(catalog)
     service = SearchService(store, SearchModels(lambda tower_id: encoder, lambda tower_id: ranker))
-    variants = [System(BM25, service, "keyword"), System(HYBRID, service, "hybrid"), System(RERANKED, service, "hybrid", True)]
+    systems = [System(BM25, service, "keyword"), System(HYBRID, service, "hybrid"), System(RERANKED, service, "hybrid", True)]
     qrels = catalog.qrels("test")
-    found = {v.name: evaluate_per_query(qrels.grades, search_run(v, qrels.queries, now)) for v in variants}
-    return found, f"depth {report.choice.max_depth}, {report.choice.rounds} steps"
+    per_query = {system.name: evaluate_per_query(qrels.grades, search_run(system, qrels.queries, now)) for system in systems}
+    return per_query, f"depth {report.choice.max_depth}, {report.choice.rounds} steps"
 
 
 def run_seed(
     catalogs: list[CatalogFolder], store: EmbeddedStore, encoder: RememberingEncoder, seed: int, work: Path
 ) -> tuple[PerQuery, list[str]]:
-    """All folds under one seed: every judged query once."""
-    together: PerQuery = {way: {measure: {} for measure in MEASURES} for way in (BM25, HYBRID, RERANKED)}
+    """Run all folds under one seed, in which every judged query is held out once."""
+    together: PerQuery = {system: {measure: {} for measure in MEASURES} for system in (BM25, HYBRID, RERANKED)}
     choices = []
     for number, catalog in enumerate(catalogs):
-        found, choice = run_fold(catalog, store, encoder, seed, work / f"fold-{number}-seed-{seed}.ubj")
+        per_query, choice = run_fold(catalog, store, encoder, seed, work / f"fold-{number}-seed-{seed}.ubj")
         choices.append(choice)
-        for way, measures in together.items():
+        for system, measures in together.items():
             for measure, values in measures.items():
-                values.update(found[way][measure])
+                values.update(per_query[system][measure])
     return together, choices
 
 
-def lead(runs: list[PerQuery], way: str) -> dict[str, Any]:
-    """By how much re-ranking leads another way in nDCG@10: the mean over seeds, with a paired bootstrap interval over queries."""
-    queries = runs[0][way]["ndcg@10"]
+def lead(runs: list[PerQuery], baseline: str) -> dict[str, Any]:
+    """Return the gain of re-ranking over a baseline in nDCG@10: mean over seeds, with a paired bootstrap interval over queries."""
+    queries = runs[0][baseline]["ndcg@10"]
     reranked = {query: fmean(run[RERANKED]["ndcg@10"][query] for run in runs) for query in queries}
     compared = compare_paired(queries, reranked)
-    mark, wanted = MARKS[way]
+    mark, target_lead = MARKS[baseline]
     return {
-        "over": way,
+        "over": baseline,
         **asdict(compared),
-        "bar_on_the_mark": compared.new - mark >= wanted,
-        "bar_on_this_run": compared.difference >= wanted,
+        "bar_on_the_mark": compared.new - mark >= target_lead,
+        "bar_on_this_run": compared.difference >= target_lead,
     }
 
 
@@ -109,7 +109,9 @@ def main(
     model: Annotated[str, typer.Option(help="Sentence encoder: preset, hub name or folder.")] = "minilm",
     seeds: Annotated[int, typer.Option(min=1, help="How many; the first is --seed.")] = 3,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
-    work: Annotated[Path, typer.Option(help="Folder for what is made; the index is kept.")] = Path(".gavel/chorus-reranker"),
+    work: Annotated[Path, typer.Option(help="Folder for catalogues, index and boosters; a second run reuses the index.")] = Path(
+        ".gavel/chorus-reranker"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """Print every way of searching, mean ± standard deviation over the seeds, and the leads; exit 1 below a bar."""
@@ -119,11 +121,11 @@ def main(
     catalogs = [chorus.prepare(data, work / f"catalog-{fold}", fold=fold) for fold in range(chorus.FOLDS)]
     runs, choices = [], []
     for number in range(seed, seed + seeds):
-        found, chosen = run_seed(catalogs, store, encoder, number, work)
-        runs.append(found)
+        per_query, chosen = run_seed(catalogs, store, encoder, number, work)
+        runs.append(per_query)
         choices.append(chosen)
     table = mean_and_sd_of_runs([_means(run) for run in runs])
-    leads = [lead(runs, way) for way in MARKS]
+    leads = [lead(runs, baseline) for baseline in MARKS]
 
     def show() -> None:
         show_scores(f"chorus: judged queries, each held out once, {seeds} seeds", "way of searching", table)
@@ -137,13 +139,13 @@ def main(
 
 
 def _means(run: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    return {way: {measure: fmean(values.values()) for measure, values in measures.items()} for way, measures in run.items()}
+    return {system: {measure: fmean(values.values()) for measure, values in measures.items()} for system, measures in run.items()}
 
 
-def _bar(made: Mapping[str, Any]) -> str:
-    mark, wanted = MARKS[made["over"]]
-    on_mark, on_run = ("met" if made[name] else "NOT met" for name in ("bar_on_the_mark", "bar_on_this_run"))
-    return f"nDCG@10 >= {mark + wanted:.3f} {on_mark}, lead >= {wanted} {on_run}"
+def _bar(gain: Mapping[str, Any]) -> str:
+    mark, target_lead = MARKS[gain["over"]]
+    on_mark, on_run = ("met" if gain[name] else "NOT met" for name in ("bar_on_the_mark", "bar_on_this_run"))
+    return f"nDCG@10 >= {mark + target_lead:.3f} {on_mark}, lead >= {target_lead} {on_run}"
 
 
 if __name__ == "__main__":

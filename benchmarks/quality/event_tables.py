@@ -1,4 +1,4 @@
-"""How fast a log of events is read, and what memory that takes.
+"""Speed and memory of reading a log of events.
 
 python -m benchmarks.quality.event_tables --rows 10000000
 """
@@ -24,18 +24,18 @@ CHUNK = 1_000_000
 
 
 def write_log(path: Path, rows: int, seed: int = 7) -> None:
-    """Write a year of events: a tenth as many buyers as rows, a twentieth as many items, a few of which have most of the acts."""
+    """Write a year of events: a tenth as many buyers as rows, a twentieth as many items, most events for a few of them."""
     random = np.random.default_rng(seed)
     writer = None
     for done in range(0, rows, CHUNK):
         count = min(CHUNK, rows - done)
         buyers, items = random.zipf(1.3, count) % (rows // 10), random.zipf(1.2, count) % (rows // 20)
         seconds = pa.array(START + random.integers(0, YEAR_S, count)).cast(pa.timestamp("s"))
-        acts = pa.array(np.array(["View", "AddToCart", "Purchase"])[random.choice(3, count, p=[0.9, 0.07, 0.03])])
+        event_names = pa.array(np.array(["View", "AddToCart", "Purchase"])[random.choice(3, count, p=[0.9, 0.07, 0.03])])
         columns = {
             "distinct_id": pc.binary_join_element_wise("user-", pa.array(buyers).cast(pa.string()), ""),
             "product_id": pc.binary_join_element_wise("lot-", pa.array(items).cast(pa.string()), ""),
-            "event_name": acts,
+            "event_name": event_names,
             "created_at": pc.strftime(seconds, "%Y-%m-%d %H:%M:%S"),
         }
         table = pa.table(columns)
@@ -66,7 +66,7 @@ def main(rows: Annotated[int, typer.Option(min=1_000, help="Events of the log.")
 
 
 def table_bytes(table: EventTable) -> int:
-    """What the columns of numbers take."""
+    """Return the size of the numeric columns in bytes."""
     return sum(column.nbytes for column in (table.starts, table.items, table.event_types, table.times_us))
 
 

@@ -1,4 +1,4 @@
-"""What tuning the fusion of hybrid searches gains on queries that did not choose.
+"""Gain of a tuned fusion of hybrid searches on held-out queries.
 
 python -m benchmarks.quality.hybrid chorus .gavel/chorus       the towers in the work folder of benchmarks.quality.chorus, 5 folds
 python -m benchmarks.quality.hybrid homes .gavel …             homes where the demo ran: val chooses, test is read once
@@ -36,7 +36,7 @@ def chorus(
     seed: Annotated[int, typer.Option(help="Deals the queries into folds.")] = 7,
     as_json: Json = False,
 ) -> None:
-    """Five folds by query for every tower; no judgment trained one, so all queries of the other folds choose."""
+    """Cross-validate over five folds of the queries for every tower; the queries of the other folds choose the tuning."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for name, run in json.loads((work / "ledger.json").read_text()).items():
         tower_id = run["value"]["tower_id"]
@@ -79,7 +79,7 @@ def _folds(lists: JudgedLists, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _measured(choice: Choice, tested: JudgedLists) -> dict[str, Any]:
-    """The three tunings of a choice on queries that did not choose: their values by query."""
+    """Return the three tunings of a choice, and their values per query on held-out queries."""
     trials = {UNTUNED: choice.base.tuning, BEST: choice.best.tuning, CHOSEN: choice.chosen.tuning}
     return {
         "tunings": {name: asdict(tuning) for name, tuning in trials.items()},
@@ -92,14 +92,14 @@ def _report(runs: Mapping[str, Sequence[dict[str, Any]]], as_json: bool) -> None
     if as_json:
         print(json.dumps(runs, indent=2))
         return
-    for name, folds in runs.items():
+    for title, folds in runs.items():
         rows = []
-        for way in (UNTUNED, BEST, CHOSEN):
-            means = {m: [fmean(fold["values"][way][m].values()) for fold in folds] for m in SELECTION_METRICS}
-            rows.append((way, *(f"{fmean(found):.3f} ± {pstdev(found):.3f}" for found in means.values())))
-        show_table(f"{name}: mean ± spread over {len(folds)} folds", ("tuning", *SELECTION_METRICS), rows)
+        for name in (UNTUNED, BEST, CHOSEN):
+            means = {m: [fmean(fold["values"][name][m].values()) for fold in folds] for m in SELECTION_METRICS}
+            rows.append((name, *(f"{fmean(values):.3f} ± {pstdev(values):.3f}" for values in means.values())))
+        show_table(f"{title}: mean ± spread over {len(folds)} folds", ("tuning", *SELECTION_METRICS), rows)
         for measure in SELECTION_METRICS:
-            base, new = ({q: v for fold in folds for q, v in fold["values"][way][measure].items()} for way in (UNTUNED, BEST))
+            base, new = ({q: v for fold in folds for q, v in fold["values"][name][measure].items()} for name in (UNTUNED, BEST))
             test = compare_paired(base, new)
             console.print(f"{measure}: best against untuned over {len(base)} queries {test.difference:+.4f}, p {test.p_value:.2f}")
         for fold in folds:

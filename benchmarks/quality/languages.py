@@ -1,20 +1,21 @@
-"""Two languages, no pretrained weights: towers trained on emoji, asked in English and Arabic for emoji that training never saw.
+"""Two languages without pretrained weights: towers trained on emoji, searched in English and Arabic for held-out emoji.
 
 python -m benchmarks.quality.languages ../shared/data/emoji-noto-cldr --seeds 3
 
-A seed deals the 1,576 emoji into train, val and test, and draws weights and batches. Training sees the names and keywords of the
-train emoji in both languages, and lots listed in either. Measured is Recall@10 of every text (name or keyword) that only held-out
+A seed splits the 1,576 emoji into train, val and test, and draws weights and batches. Training reads the names and keywords of the
+train emoji in both languages, and lots listed in either. The metric is Recall@10 of every text (name or keyword) that only held-out
 emoji have, among all 1,576 lots, in five set-ups by the language of query and lots:
 
-- same language, which the first bar reads: Arabic queries over lots listed in Arabic, English ones over lots listed in English;
-  Arabic shall have no less than English minus 5 points.
-- across, which the second bar reads: Arabic queries over lots listed in English (and the reverse, for comparison); ten times what a
-  random order has, at least.
-- a shop of both, each lot listed in one language that the seed draws: either query.
+- same language, for the first target: Arabic queries over lots listed in Arabic, English ones over lots listed in English. Arabic
+  reaches at least English minus 5 points.
+- across, for the second target: Arabic queries over lots listed in English (and the reverse, for comparison). They reach at least
+  ten times the recall of a random order.
+- a shop of both, each lot listed in one language that the seed draws: queries in either language.
 
-A lot's text is its name and its keywords, so that in one language a query stands in its lot word for word, and BM25 finds it;
-"titles alone" has keywords as queries and nothing but names as lots, where they share no more than single words.
-Vocabulary and epochs were chosen by --split val; the test split was read once, when all was fixed.
+A lot's text is its name and its keywords. So in one language the lot contains the query word for word, and BM25 finds it. In
+"titles alone" the queries are keywords and the lots have names only, so that they share single words at most.
+
+Vocabulary and epochs were chosen with --split val. The test split was measured once, after all choices.
 """
 
 import tempfile
@@ -46,14 +47,14 @@ from retrieval.index.embedded.bm25 import Bm25Index
 
 MEASURE = "recall@10"
 DEPTH = 50
-VOCABULARY, EPOCHS = 1_500, 10  # so few pieces that rare words are spelt in training, as the unknown ones of held-out emoji are
+VOCABULARY, EPOCHS = 1_500, 10  # a small vocabulary: training splits rare words, as unknown words of held-out emoji will be
 ROUNDS, LEVEL = 2_000, 95  # of the bootstrap
 GAP, TIMES = 0.05, 10.0  # the bars
 TOWER, PHOTOS, BM25, FUSED, CHANCE = "tower", "tower, pictures", "BM25", "tower + BM25", "random order"
 PUBLISHED, TITLES = "encoder as published", "titles alone"
 SAME = {language: (language, language) for language in emoji.LANGUAGES}  # (query, lots)
 
-Values = dict[tuple[str, str, str], NDArray[np.float64]]  # (way, language of queries, listing) -> value of every query
+Values = dict[tuple[str, str, str], NDArray[np.float64]]  # (system, language of queries, listing) -> value of every query
 
 
 @dataclass(frozen=True)
@@ -65,34 +66,34 @@ class Corpus:
     qrels: Qrels
 
     def run(self, scores: NDArray[np.float32]) -> Run:
-        """The best DEPTH lots of every query by (Q, N) scores, ties by the order of the lots; 0 of BM25 is no answer."""
+        """Return the DEPTH best lots of every query by (Q, N) scores, ties by the order of the lots, without scores of 0."""
         best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
-        found = zip(self.qrels.queries, best, scores, strict=True)
-        return {query: [self.lots.ids[row] for row in rows if own[row] != 0] for query, rows, own in found}
+        ranked = zip(self.qrels.queries, best, scores, strict=True)
+        return {query: [self.lots.ids[row] for row in rows if own[row] != 0] for query, rows, own in ranked}
 
 
 def read_corpora(data: Path, folder: Path, split: str, seed: int) -> tuple[CatalogFolder, list[Corpus]]:
-    """The catalogue to train on, and the corpora to search: one a listing, and the names alone of one language."""
-    made = {listed: emoji.prepare(data, folder / listed, seed=seed, listed_in=listed) for listed in emoji.LISTED_IN}
+    """Return the training catalogue, and the corpora to search: one per listing, and one with names only per language."""
+    catalogs = {listed: emoji.prepare(data, folder / listed, seed=seed, listed_in=listed) for listed in emoji.LISTED_IN}
     corpora = [
         Corpus(listed, ItemTable.read(each.item_files(split), keep_records=True), each.qrels(split))
-        for listed, each in made.items()
+        for listed, each in catalogs.items()
     ]
     names = [_names_alone(corpus) for corpus in corpora if corpus.listing in emoji.LANGUAGES]
-    return made[emoji.EITHER], [*corpora, *names]
+    return catalogs[emoji.EITHER], [*corpora, *names]
 
 
 def _names_alone(corpus: Corpus) -> Corpus:
-    """The same lots known by their titles, asked for by keywords of the same language that are nobody's name."""
+    """Return the same lots with titles only; queries are the keywords of the same language that are no lot's name."""
     grades = corpus.qrels.grades
-    asked = {
+    queries = {
         query: text
         for query, text in corpus.qrels.queries.items()
         if query.startswith(f"{corpus.listing}/") and emoji.NAME_GRADE not in grades[query].values()
     }
     items: Sequence[Item] = corpus.lots.records
     lots = replace(corpus.lots, texts=[item_text(item.title, "") for item in items])
-    return Corpus(f"{TITLES}, {corpus.listing}", lots, Qrels(asked, {query: grades[query] for query in asked}))
+    return Corpus(f"{TITLES}, {corpus.listing}", lots, Qrels(queries, {query: grades[query] for query in queries}))
 
 
 def train(catalog: CatalogFolder, out: Path, seed: int, *, photos: bool, epochs: int, step: Callable[[int, int], None]) -> Path:
@@ -104,7 +105,7 @@ def train(catalog: CatalogFolder, out: Path, seed: int, *, photos: bool, epochs:
 
 
 def rank(corpus: Corpus, tower: Path, *, photos: bool) -> Run:
-    """The best lots by the vectors that serve: item tower, and query tower in int8."""
+    """Rank by the vectors of production: item tower, and query tower in int8."""
     encoder = ItemEncoder.load(tower)
     shown = [read_photo(path, encoder.card.image_size) if photos and path else None for path in corpus.lots.photos]
     items = encoder.encode(corpus.lots.texts, shown)  # (N, D)
@@ -112,7 +113,7 @@ def rank(corpus: Corpus, tower: Path, *, photos: bool) -> Run:
 
 
 def rank_by_words(corpus: Corpus) -> Run:
-    """The best lots by BM25."""
+    """Rank by BM25."""
     index = Bm25Index.build(enumerate(corpus.lots.texts))
     scores = np.zeros((len(corpus.qrels.queries), len(corpus.lots.ids)), dtype=np.float32)
     for row, text in enumerate(corpus.qrels.queries.values()):
@@ -121,32 +122,32 @@ def rank_by_words(corpus: Corpus) -> Run:
 
 
 def rank_by_chance(corpus: Corpus, seed: int) -> Run:
-    """All lots in a random order for every query."""
+    """Return all lots in a random order for every query."""
     random = np.random.default_rng(seed)
     return corpus.run(random.random((len(corpus.qrels.queries), len(corpus.lots.ids)), dtype=np.float32) + 1)
 
 
 def rank_by_encoder(corpus: Corpus, model: Path) -> Run:
-    """The best lots by a sentence encoder as it was published."""
+    """Rank by a published sentence encoder."""
     encoder = SentenceEncoder(str(model))
     queries = encoder.encode([query_text(text) for text in corpus.qrels.queries.values()])
     return corpus.run(queries @ encoder.encode(corpus.lots.texts).T)
 
 
 def measure(corpus: Corpus, runs: Mapping[str, Run]) -> Values:
-    """Recall@10 of every query, by way of ranking and language of the query."""
+    """Return Recall@10 of every query, by system and language of the query."""
     values: Values = {}
-    for way, run in runs.items():
-        found = evaluate_per_query(corpus.qrels.grades, run)[MEASURE]
+    for system, run in runs.items():
+        per_query = evaluate_per_query(corpus.qrels.grades, run)[MEASURE]
         for language in emoji.LANGUAGES:
-            of_language = [value for query, value in found.items() if query.startswith(f"{language}/")]
+            of_language = [value for query, value in per_query.items() if query.startswith(f"{language}/")]
             if of_language:
-                values[way, language, corpus.listing] = np.array(of_language)
+                values[system, language, corpus.listing] = np.array(of_language)
     return values
 
 
 def run_seed(data: Path, seed: int, split: str, *, photos: bool, model: Path | None, epochs: int) -> Values:
-    """Train on one deal of the emoji and measure every way of ranking in every set-up."""
+    """Train on one split of the emoji and measure every system in every set-up."""
     values: Values = {}
     with tempfile.TemporaryDirectory() as scratch:
         catalog, corpora = read_corpora(data, Path(scratch), split, seed)
@@ -166,53 +167,57 @@ def run_seed(data: Path, seed: int, split: str, *, photos: bool, model: Path | N
 
 
 def interval(seeds: Sequence[NDArray[np.float64]], minus: Sequence[NDArray[np.float64]] | None = None) -> tuple[float, float]:
-    """Bootstrap interval (Efron 1979) of the mean over seeds of the mean over queries, queries drawn anew within each seed.
+    """Return a bootstrap interval (Efron 1979) of the mean over seeds of the mean over queries, resampled within each seed.
 
     Args:
         seeds: values of the queries, one array a seed.
-        minus: values of other queries whose mean is taken off, drawn on their own.
+        minus: values of other queries, resampled independently; their mean is subtracted.
 
     Returns:
         The 2.5th and the 97.5th percentile of the resampled means.
     """
     random = np.random.default_rng(0)
 
-    def drawn(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def resampled_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
         means: NDArray[np.float64] = values[random.integers(len(values), size=(ROUNDS, len(values)))].mean(axis=1)  # (ROUNDS,)
         return means
 
-    means = np.mean([drawn(values) for values in seeds], axis=0)
+    means = np.mean([resampled_means(values) for values in seeds], axis=0)
     if minus is not None:
-        means = means - np.mean([drawn(values) for values in minus], axis=0)
+        means = means - np.mean([resampled_means(values) for values in minus], axis=0)
     low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def summarise(runs: Sequence[Values]) -> dict[str, dict[str, Any]]:
-    """ "way | query language | listing" -> mean and standard deviation over seeds, interval over queries, number of queries."""
+    """Summarise the seeds.
+
+    Returns:
+        "system | query language | listing" -> mean and standard deviation over seeds, interval over queries, number of queries.
+    """
     table = {}
-    for way, language, listing in runs[0]:
-        found = [run[way, language, listing] for run in runs]
-        mean, sd = mean_and_sd([float(values.mean()) for values in found])
-        low, high = interval(found)
-        table[f"{way} | {language} | {listing}"] = {
+    for system, language, listing in runs[0]:
+        seeds = [run[system, language, listing] for run in runs]
+        mean, sd = mean_and_sd([float(values.mean()) for values in seeds])
+        low, high = interval(seeds)
+        table[f"{system} | {language} | {listing}"] = {
             "mean": mean,
             "sd": sd,
             "interval": [low, high],
-            "queries": sum(map(len, found)),
+            "queries": sum(map(len, seeds)),
         }
     return table
 
 
-def judge(runs: Sequence[Values], way: str = TOWER) -> dict[str, dict[str, Any]]:
-    """Both bars, of one way of ranking."""
+def compare_with_targets(runs: Sequence[Values], system: str = TOWER) -> dict[str, dict[str, Any]]:
+    """Compare one system with both targets."""
 
     def of(name: str, query: str, listing: str) -> list[NDArray[np.float64]]:
         return [run[name, query, listing] for run in runs]
 
-    arabic, english = of(way, *SAME["ar"]), of(way, *SAME["en"])
+    arabic, english = of(system, *SAME["ar"]), of(system, *SAME["en"])
     gap = fmean(float(a.mean() - b.mean()) for a, b in zip(arabic, english, strict=True))
-    across, chance = of(way, "ar", "en"), of(CHANCE, "ar", "en")
+    across, chance = of(system, "ar", "en"), of(CHANCE, "ar", "en")
     times = fmean(float(v.mean()) for v in across) / fmean(float(v.mean()) for v in chance)
     least = interval(across)[0] / interval(chance)[1]
     return {
@@ -237,14 +242,14 @@ def main(
     machine = describe_machine()
     torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
     runs = [run_seed(data, number, split, photos=photos, model=model, epochs=epochs) for number in range(seed, seed + seeds)]
-    table, bars = summarise(runs), judge(runs)
+    table, bars = summarise(runs), compare_with_targets(runs)
 
     def show() -> None:
         rows = [
             (*name.split(" | "), f"{cell['mean']:.3f} ± {cell['sd']:.3f}", "{:.3f} to {:.3f}".format(*cell["interval"]))
             for name, cell in table.items()
         ]
-        header = ("way", "queries", "lots", "recall@10", f"{LEVEL} % interval")
+        header = ("system", "queries", "lots", "recall@10", f"{LEVEL} % interval")
         show_table(f"emoji, {split}: held-out emoji among all, {seeds} seeds", header, rows)
         for name, bar in bars.items():
             console.print(f"{name}: {bar['value']:.3f}, {'passed' if bar['passed'] else 'MISSED'}")

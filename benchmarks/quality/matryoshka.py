@@ -1,4 +1,4 @@
-"""What is lost when vectors are cut: a plain tower against one that was trained at the shorter lengths, too.
+"""Loss by truncated vectors: a plain tower beside one that was trained at the shorter lengths, too.
 
 gavel catalog generate && python -m benchmarks.quality.matryoshka .gavel/catalogs/synthetic --seed 7 --seed 8 --seed 9
 """
@@ -28,12 +28,12 @@ METRICS = ("recall_at_50", "ndcg_at_10")
 
 
 def measure(catalog: CatalogFolder, tower: Path, lengths: Sequence[int]) -> list[ValidationMetrics]:
-    """Figures of a tower on the test queries, at several lengths of its vectors, by exact search.
+    """Return the metrics of a tower on the test queries, at several lengths of its vectors, by exact search.
 
     Args:
         catalog: with a test split.
-        tower: the artefact; its query tower is the one that serves, in int8.
-        lengths: how many of the first numbers are kept.
+        tower: folder of the artefact; queries are encoded by its int8 query tower.
+        lengths: numbers of leading dimensions.
     """
     lots, qrels = ItemTable.read(catalog.item_files(SPLIT)), catalog.qrels(SPLIT)
     items = ItemEncoder.load(tower).encode(lots.texts, [None] * len(lots.ids))  # (N, D)
@@ -55,21 +55,21 @@ def main(
     source = CatalogFolder.load(catalog)
     config = replace(TrainingConfig.for_catalog(source.name, use_image=False), epochs=epochs, max_seconds=None)
     lengths = [config.tower.dimensions, *LENGTHS]
-    found: dict[str, list[list[ValidationMetrics]]] = {}
+    runs_by_tower: dict[str, list[list[ValidationMetrics]]] = {}
     with tempfile.TemporaryDirectory() as out:
         for seed in seeds or [config.seed]:
-            for name, kept in (("plain", ()), ("Matryoshka", tuple(LENGTHS))):
-                arm = replace(config, tower=replace(config.tower, matryoshka=kept), seed=seed)
+            for name, matryoshka in (("plain", ()), ("Matryoshka", tuple(LENGTHS))):
+                arm = replace(config, tower=replace(config.tower, matryoshka=matryoshka), seed=seed)
                 with progress(f"{name}, seed {seed}") as step:
                     folder = train_towers(source, arm, Path(out), step).tower_folder
-                found.setdefault(name, []).append(measure(source, folder, lengths))
+                runs_by_tower.setdefault(name, []).append(measure(source, folder, lengths))
     rows = [
         (
             name,
             str(length),
             *(format_mean([getattr(run[column], name) for run in runs]) for name in METRICS),
         )
-        for name, runs in found.items()
+        for name, runs in runs_by_tower.items()
         for column, length in enumerate(lengths)
     ]
     show_table(f"{source.name}, text alone, test queries", ("tower", "numbers", "recall@50", "ndcg@10"), rows)

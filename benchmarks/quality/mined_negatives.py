@@ -1,10 +1,10 @@
-"""What a round of mined negatives is worth on the synthetic catalogue, against as much training without them.
+"""Gain of a round of mined negatives on the synthetic catalogue over as much training without them.
 
 gavel catalog generate --lots 800 --out .gavel/catalogs/mining
 python -m benchmarks.quality.mined_negatives .gavel/catalogs/mining --seed 7 --seed 8 --seed 9
 
-Every arm goes on from the same baseline for the same number of steps with the same number of further lots for each query; the
-arms differ in where those lots come from. Without the arm on random lots, longer training would pass for better negatives.
+Every arm continues from the same baseline for the same number of steps, with the same number of further lots for each query. The
+arms differ in the source of those lots. The arm on random lots separates the gain of mined lots from that of longer training.
 """
 
 import json
@@ -42,26 +42,26 @@ ARMS: dict[str, tuple[Stage, MiningRules | None]] = {
         MiningRules(),
     ),
 }
-Figures = dict[str, dict[str, float]]  # arm -> measure -> mean over the queries
+Metrics = dict[str, dict[str, float]]  # arm -> measure -> mean over the queries
 
 
 class Trial:
-    """One seed: a baseline, and what each arm makes of it."""
+    """One seed: a baseline and the arms that continue from it."""
 
     def __init__(self, catalog: CatalogFolder, config: TrainingConfig, scratch: Path) -> None:
         self._catalog, self._config, self._scratch = catalog, config, scratch
 
-    def run(self) -> Figures:
+    def run(self) -> Metrics:
         """Train and measure every arm."""
         stages = (Stage("baseline"), *(stage for stage, _ in ARMS.values()))
         first = replace(self._config, stages=stages)
         rest = replace(first, epochs=max(1, first.epochs // 2))
         baseline = self._train(first, 0)
-        figures = {BASELINE: self._measure(baseline)}
+        metrics = {BASELINE: self._measure(baseline)}
         for number, (arm, (_, rules)) in enumerate(ARMS.items(), 1):
             mined = self._mine(baseline, rules) if rules else None
-            figures[arm] = self._measure(self._train(rest, number, baseline, mined))
-        return figures
+            metrics[arm] = self._measure(self._train(rest, number, baseline, mined))
+        return metrics
 
     def _train(
         self, config: TrainingConfig, stage: int, start_from: Path | None = None, negatives: dict[str, list[str]] | None = None
@@ -102,7 +102,7 @@ def main(
     source = CatalogFolder.load(catalog)
     if source.item_files("train") != source.item_files(SPLIT):
         raise InvalidInput(f"the splits of {catalog} search different lots; measure them with `gavel train --rounds 1`")
-    runs: list[Figures] = []
+    runs: list[Metrics] = []
     seeds = seed or [7]
     for number in seeds:
         config = TrainingConfig.for_catalog(source.name, use_image=not text_only, seed=number)
@@ -115,7 +115,7 @@ def main(
         out.write_text(json.dumps(dict(zip(map(str, seeds), runs, strict=True)), indent=2) + "\n")
 
 
-def _cells(runs: list[Figures], arm: str) -> list[str]:
+def _cells(runs: list[Metrics], arm: str) -> list[str]:
     return [format_mean([run[arm][measure] for run in runs]) for measure in MEASURES]
 
 

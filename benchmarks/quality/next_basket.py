@@ -1,10 +1,10 @@
-"""Next baskets of a gift shop (UCI Online Retail): does a trained buyer tower find more than averages, counts and popularity?
+"""Next baskets of a gift shop (UCI Online Retail): a trained buyer tower beside averages, counts and popularity.
 
 python -m benchmarks.quality.next_basket ../shared/data/online-retail --model sentence-transformers/all-MiniLM-L6-v2 --seeds 3
 
-The last 30 days test; the 30 days before them, val, chose everything (`--month val` measures there). What is measured on a month
-is trained on all that came before it. A buyer's history is all before their first basket of the month, the target that basket's
-products; every product of the shop is ranked, those of the history too.
+The last 30 days are the test month. The 30 days before them, val, chose all parameters (`--month val` measures there). A system is
+trained on everything before its month. A buyer's history ends at their first basket of the month; the products of that basket are
+the targets. Every product of the shop is ranked, including those of the history.
 """
 
 import hashlib
@@ -64,17 +64,17 @@ Values = dict[str, NDArray[np.float64]]  # measure -> value of every buyer, NaN 
 
 @dataclass(frozen=True)
 class Period:
-    """A month to find baskets of, and what is known before it.
+    """The target baskets of a month, and the purchases before it.
 
     Attributes:
         train: baskets before it.
-        wanted: its first basket of each buyer with a history.
+        targets: its first basket of each buyer with a history.
         counts: (I, days) purchases of each product, by days before the month: column 0 is the day before.
         together: "baskets" or "buyers" -> (I, I) how many of them hold both products, before the month.
     """
 
     train: Sequence[Basket]
-    wanted: Sequence[Basket]
+    targets: Sequence[Basket]
     counts: NDArray[np.float64]
     together: Mapping[str, NDArray[np.float64]]
 
@@ -91,17 +91,17 @@ class Shop:
 
 def read_period(invoices: Invoices, rows: Mapping[str, int], start: Any, end: Any) -> Period:
     """Cut out a month."""
-    before = [act for act in invoices.purchases if act.timestamp < start]
+    before = [purchase for purchase in invoices.purchases if purchase.timestamp < start]
     counts = np.zeros((len(rows), max(POPULARITY_DAYS)))
-    for act in before:
-        counts[rows[act.item_id], min((start - act.timestamp) // timedelta(days=1), max(POPULARITY_DAYS) - 1)] += 1
+    for purchase in before:
+        counts[rows[purchase.item_id], min((start - purchase.timestamp) // timedelta(days=1), max(POPULARITY_DAYS) - 1)] += 1
     held: dict[str, set[tuple[Any, int]]] = {
-        "baskets": {((act.buyer_id, act.timestamp.date()), rows[act.item_id]) for act in before},
-        "buyers": {(act.buyer_id, rows[act.item_id]) for act in before},
+        "baskets": {((purchase.buyer_id, purchase.timestamp.date()), rows[purchase.item_id]) for purchase in before},
+        "buyers": {(purchase.buyer_id, rows[purchase.item_id]) for purchase in before},
     }
     together = {over: _together(pairs, len(rows)) for over, pairs in held.items()}
-    wanted = next_baskets(invoices.purchases, rows, start, end)
-    return Period(training_baskets(before, rows, start), wanted, counts, together)
+    targets = next_baskets(invoices.purchases, rows, start, end)
+    return Period(training_baskets(before, rows, start), targets, counts, together)
 
 
 def _together(pairs: set[tuple[Any, int]], products: int) -> NDArray[np.float64]:
@@ -112,27 +112,27 @@ def _together(pairs: set[tuple[Any, int]], products: int) -> NDArray[np.float64]
 
 
 def popularity(period: Period, days: int) -> Scores:
-    """What was bought most in the last days."""
-    return np.tile(period.counts[:, :days].sum(axis=1), (len(period.wanted), 1))
+    """Score products by their purchases in the last days."""
+    return np.tile(period.counts[:, :days].sum(axis=1), (len(period.targets), 1))
 
 
 def own_counts(baskets: Sequence[Basket], products: int, half_life: float | None) -> Scores:
-    """How often each buyer took each product, older times counting less: (B, I)."""
+    """Return (B, I): how often each buyer took each product; older purchases have lower weights."""
     counts = np.zeros((len(baskets), products))
     for row, basket in enumerate(baskets):
-        shares = 1.0 if half_life is None else 0.5 ** (basket.ages_days / half_life)
-        np.add.at(counts[row], basket.items, shares)
+        weights = 1.0 if half_life is None else 0.5 ** (basket.ages_days / half_life)
+        np.add.at(counts[row], basket.items, weights)
     return counts
 
 
 def own_frequency(period: Period, half_life: float | None, days: int) -> Scores:
-    """A buyer's own products by frequency, then what is popular."""
+    """Score a buyer's own products by frequency, then the others by popularity."""
     popular = popularity(period, days)
-    return own_counts(period.wanted, popular.shape[1], half_life) + 1e-6 * popular
+    return own_counts(period.targets, popular.shape[1], half_life) + 1e-6 * popular
 
 
 def item_knn(period: Period, over: str, neighbours: int | None, shrink: float, own: float, half_life: float | None) -> Scores:
-    """Products that were bought with the buyer's own: cosine over baskets or buyers (Sarwar et al. 2001)."""
+    """Score products by co-purchases with the buyer's own: cosine over baskets or buyers (Sarwar et al. 2001)."""
     together = period.together[over]  # (I, I)
     norms = np.sqrt(together.diagonal())
     similar = together / (np.outer(norms, norms) + shrink + 1e-9)
@@ -140,33 +140,33 @@ def item_knn(period: Period, over: str, neighbours: int | None, shrink: float, o
         least = np.sort(similar, axis=1)[:, -neighbours][:, None]
         similar = np.where(similar >= least, similar, 0.0)
     np.fill_diagonal(similar, own * similar.diagonal())
-    return own_counts(period.wanted, len(norms), half_life) @ similar
+    return own_counts(period.targets, len(norms), half_life) @ similar
 
 
 def values_of(scores: NDArray[Any], baskets: Sequence[Basket]) -> Values:
-    """Recall@50 and HitRate@50 of every buyer: of all products of the basket, and of those never bought before."""
+    """Return Recall@50 and HitRate@50 of every buyer, of all products of the basket and of its new ones."""
     fresh = scores.astype(np.float64)
     for row, basket in enumerate(baskets):
         fresh[row, list(basket.owned)] = -np.inf
-    found: dict[str, list[float]] = {name: [] for name in MEASURES}
+    values: dict[str, list[float]] = {name: [] for name in MEASURES}
     for basket, best, best_fresh in zip(baskets, best_items(scores, K), best_items(cast("Any", fresh), K), strict=True):
         new = np.setdiff1d(basket.targets, np.array(sorted(basket.owned)))
         for suffix, top, targets in (("", best, basket.targets), (", new", best_fresh, new)):
             hits = len(np.intersect1d(top, targets))
-            found[f"recall@50{suffix}"].append(hits / len(targets) if len(targets) else np.nan)
-            found[f"hit_rate@50{suffix}"].append(float(hits > 0) if len(targets) else np.nan)
-    return {name: np.array(numbers) for name, numbers in found.items()}
+            values[f"recall@50{suffix}"].append(hits / len(targets) if len(targets) else np.nan)
+            values[f"hit_rate@50{suffix}"].append(float(hits > 0) if len(targets) else np.nan)
+    return {name: np.array(numbers) for name, numbers in values.items()}
 
 
-def choose(way: Callable[..., Scores], period: Period, tried: Sequence[tuple[Any, ...]]) -> tuple[tuple[Any, ...], float]:
-    """The parameters with the best Recall@50 on val, the first of them on a tie."""
-    found = [(measure(cast("Any", way(period, *given)), period.wanted).recall_at_50, given) for given in tried]
-    best = max(found, key=lambda entry: entry[0])
+def choose(system: Callable[..., Scores], period: Period, grid: Sequence[tuple[Any, ...]]) -> tuple[tuple[Any, ...], float]:
+    """Return the parameters with the best Recall@50 on val, the first of them on a tie, and that recall."""
+    trials = [(measure(cast("Any", system(period, *given)), period.targets).recall_at_50, given) for given in grid]
+    best = max(trials, key=lambda trial: trial[0])
     return best[1], best[0]
 
 
 def projected(shop: Shop, seed: int) -> ProjectedItems:
-    """The item tower: frozen encoder, linear projection that starts as a whitening, embeddings of the product series."""
+    """Create the item tower: frozen encoder, linear projection initialised as a whitening, embeddings of the product series."""
     torch.manual_seed(seed)
     config = replace(sentence_towers(shop.model), linear=True, features=shop.spec)
     tower = TwoTowers(config).item_tower
@@ -174,34 +174,34 @@ def projected(shop: Shop, seed: int) -> ProjectedItems:
     return ProjectedItems(tower, shop.encodings, shop.features, shop.encodings.shape[1])
 
 
-def train_way(shop: Shop, heads: int, seed: int, period: Period, kept: Path, step: Callable[[int, int], None]) -> Scores:
-    """Train on everything before the month, the last epoch kept, and score its buyers; what is kept is not trained again."""
+def train_and_score(shop: Shop, heads: int, seed: int, period: Period, work: Path, step: Callable[[int, int], None]) -> Scores:
+    """Train on everything before the month and score its buyers by the last epoch; stored scores are read instead."""
     config = replace(CONFIG, heads=heads, seed=seed)
-    known_by = repr((config, shop.model, len(period.train), shop.encodings.sum()))
-    path = kept / f"{hashlib.sha256(known_by.encode()).hexdigest()[:16]}.npy"
+    key = repr((config, shop.model, len(period.train), shop.encodings.sum()))
+    path = work / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
     if not path.is_file():
-        model = train_buyers(projected(shop, seed), period.train, (), config, kept / ".checkpoints" / path.stem, step).model
-        np.save(path, model.scores(period.wanted))
+        model = train_buyers(projected(shop, seed), period.train, (), config, work / ".checkpoints" / path.stem, step).model
+        np.save(path, model.scores(period.targets))
     return np.asarray(np.load(path), dtype=np.float64)
 
 
-def read_shop(invoices: Invoices, model: str, known: set[str]) -> Shop:
-    """Encode all titles once; the series embeddings know what was bought before the test month."""
+def read_shop(invoices: Invoices, model: str, bought: set[str]) -> Shop:
+    """Encode all titles once; the series embeddings are fitted to the item_ids bought before the test month."""
     encoder = SentenceEncoder(model, MAX_LENGTH)
     encodings = encoder.encode([item_text(item.title, item.description) for item in invoices.products])
     rows = [{"category": item.category} for item in invoices.products]
-    seen = [row for row, item in zip(rows, invoices.products, strict=True) if item.item_id in known]
-    spec = FeatureSpec.fit(seen, ["category"], min_count=2)
+    training_rows = [row for row, item in zip(rows, invoices.products, strict=True) if item.item_id in bought]
+    spec = FeatureSpec.fit(training_rows, ["category"], min_count=2)
     return Shop(encodings, spec.encode(rows), spec, model)
 
 
 def rankings(
-    invoices: Invoices, shop: Shop, month: str, seeds: Sequence[int], kept: Path, step: Callable[[int, int], None]
+    invoices: Invoices, shop: Shop, month: str, seeds: Sequence[int], work: Path, step: Callable[[int, int], None]
 ) -> tuple[Any, ...]:
-    """Score every buyer of a month in every way; parameters of the untrained ways are chosen on val.
+    """Score every buyer of a month with every system; parameters of the untrained systems are chosen on val.
 
     Returns:
-        The month's baskets; way -> its scores, one array a seed or one in all; way -> what was chosen, with Recall@50 on val.
+        The month's baskets; system -> scores, one array a seed or one in all; system -> chosen parameters and Recall@50 on val.
     """
     rows = {item.item_id: row for row, item in enumerate(invoices.products)}
     months = Months.of(invoices.purchases)
@@ -216,19 +216,19 @@ def rankings(
 
     def untrained(period: Period, half_life: float | None) -> Scores:
         config = BuyerTrainingConfig(heads=0, half_life_days=half_life)
-        return BuyerModel(lots, config).scores(period.wanted).astype(np.float64)
+        return BuyerModel(lots, config).scores(period.targets).astype(np.float64)
 
     chosen[UNTRAINED] = choose(untrained, val, [(half_life,) for half_life in HALF_LIVES])
-    ways: dict[str, Callable[..., Scores]] = {POPULARITY: popularity, OWN: own_frequency, KNN: item_knn, UNTRAINED: untrained}
-    scores = {name: [way(period, *chosen[name][0])] for name, way in ways.items()}
+    systems: dict[str, Callable[..., Scores]] = {POPULARITY: popularity, OWN: own_frequency, KNN: item_knn, UNTRAINED: untrained}
+    scores = {name: [system(period, *chosen[name][0])] for name, system in systems.items()}
     total, done = len(TRAINED) * len(seeds) * CONFIG.epochs, 0
     for name, heads in TRAINED.items():
         scores[name] = []
         for seed in seeds:
             before = done
-            scores[name].append(train_way(shop, heads, seed, period, kept, partial(_advance, step, before, total)))
+            scores[name].append(train_and_score(shop, heads, seed, period, work, partial(_advance, step, before, total)))
             done += CONFIG.epochs
-    return period.wanted, scores, chosen
+    return period.targets, scores, chosen
 
 
 def _advance(step: Callable[[int, int], None], before: int, total: int, epoch: int, _: int) -> None:
@@ -236,19 +236,19 @@ def _advance(step: Callable[[int, int], None], before: int, total: int, epoch: i
 
 
 def compare(values: Mapping[str, Sequence[Values]], better: str, worse: str, measure: str) -> PairedComparison:
-    """Two ways, buyer by buyer, each the mean over its seeds."""
-    means = [np.mean([run[measure] for run in values[way]], axis=0) for way in (worse, better)]
-    kept = ~np.isnan(means[0])
-    base, new = ({str(buyer): float(value) for buyer, value in enumerate(mean[kept])} for mean in means)
+    """Compare two systems, buyer by buyer, each by the mean over its seeds."""
+    means = [np.mean([run[measure] for run in values[system]], axis=0) for system in (worse, better)]
+    has_target = ~np.isnan(means[0])
+    base, new = ({str(buyer): float(value) for buyer, value in enumerate(mean[has_target])} for mean in means)
     return compare_paired(base, new)
 
 
-def ratio_interval(values: Mapping[str, Sequence[Values]], way: str, measure: str) -> tuple[float, float, float]:
-    """A way over popularity with its 95 % bootstrap interval over buyers."""
-    new, base = (np.mean([run[measure] for run in values[name]], axis=0) for name in (way, POPULARITY))
+def ratio_interval(values: Mapping[str, Sequence[Values]], system: str, measure: str) -> tuple[float, float, float]:
+    """Return the ratio of a system to popularity with its 95 % bootstrap interval over buyers."""
+    new, base = (np.mean([run[measure] for run in values[name]], axis=0) for name in (system, POPULARITY))
     random = np.random.default_rng(0)
-    drawn = random.integers(len(new), size=(2_000, len(new)))
-    low, high = np.percentile(new[drawn].mean(axis=1) / base[drawn].mean(axis=1), [2.5, 97.5])
+    sample = random.integers(len(new), size=(2_000, len(new)))
+    low, high = np.percentile(new[sample].mean(axis=1) / base[sample].mean(axis=1), [2.5, 97.5])
     return float(new.mean() / base.mean()), float(low), float(high)
 
 
@@ -258,13 +258,13 @@ def main(
     month: Annotated[str, typer.Option(help="val or test.")] = "test",
     seeds: Annotated[int, typer.Option(min=1, help="How many; the first is --seed.")] = 3,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
-    work: Annotated[Path, typer.Option(help="Folder for what is trained; a second call goes on there.")] = Path(
+    work: Annotated[Path, typer.Option(help="Folder for trained scores; a second call resumes there.")] = Path(
         ".gavel/next-basket"
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the figures into this PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG of the plot.")] = None,
 ) -> None:
-    """Print HitRate@50 and Recall@50 of every way, mean ± standard deviation over the seeds; exit 1 below a bar."""
+    """Print HitRate@50 and Recall@50 of every system, mean ± standard deviation over the seeds; exit 1 below a bar."""
     if month not in ("val", "test"):
         raise typer.BadParameter("--month is val or test")
     torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
@@ -272,10 +272,11 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     invoices = read_invoices(data)
     months = Months.of(invoices.purchases)
-    shop = read_shop(invoices, model, {act.item_id for act in invoices.purchases if act.timestamp < getattr(months, month)})
+    before = getattr(months, month)
+    shop = read_shop(invoices, model, {purchase.item_id for purchase in invoices.purchases if purchase.timestamp < before})
     with progress("train") as step:
         baskets, scores, chosen = rankings(invoices, shop, month, range(seed, seed + seeds), work, step)
-    values = {way: [values_of(one, baskets) for one in runs] for way, runs in scores.items()}
+    values = {system: [values_of(one, baskets) for one in runs] for system, runs in scores.items()}
     result = summary(values, chosen) | {
         "month": month,
         "buyers": len(baskets),
@@ -288,10 +289,10 @@ def main(
 
 
 def summary(values: Mapping[str, Sequence[Values]], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """All figures, and the bars."""
+    """Return all metrics, and the targets."""
     table: dict[str, Any] = {}
-    for way, runs in values.items():
-        per_seed = [{way: {name: float(np.nanmean(run[name])) for name in MEASURES}} for run in runs]
+    for system, runs in values.items():
+        per_seed = [{system: {name: float(np.nanmean(run[name])) for name in MEASURES}} for run in runs]
         table |= mean_and_sd_of_runs(per_seed)
     gains = {
         f"{better} - {worse}, {name}": asdict(compare(values, better, worse, name))
@@ -305,8 +306,8 @@ def summary(values: Mapping[str, Sequence[Values]], chosen: Mapping[str, Any]) -
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the figures as tables."""
-    show_scores(f"Next baskets of {result['buyers']} buyers, {result['month']} month", "way", result["mean_and_sd"])
+    """Print the metrics as tables."""
+    show_scores(f"Next baskets of {result['buyers']} buyers, {result['month']} month", "system", result["mean_and_sd"])
     rows = [
         (name, f"{gain['difference']:+.4f}", f"[{gain['low']:+.4f}, {gain['high']:+.4f}]") for name, gain in result["gains"].items()
     ]
@@ -318,14 +319,14 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def draw(values: Mapping[str, Sequence[Values]], path: Path) -> None:
-    """Draw a bar a way with a dot a seed, a panel a measure."""
+    """Draw a bar per system with a dot per seed, a panel per measure."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels = figure.subplots(1, len(MEASURES), sharey=True)
-    panels[0].invert_yaxis()  # the first way on top; the axis is shared
+    panels[0].invert_yaxis()  # the first system on top; the axis is shared
     for panel, name in zip(panels, MEASURES, strict=True):
-        means = {way: [float(np.nanmean(run[name])) for run in runs] for way, runs in values.items()}
+        means = {system: [float(np.nanmean(run[name])) for run in runs] for system, runs in values.items()}
         panel.barh(list(means), [fmean(seeds) for seeds in means.values()], color="#9db4c8")
         for place, seeds in enumerate(means.values()):
             panel.plot(seeds, [place] * len(seeds), "o", color="#1f3a52", markersize=3)

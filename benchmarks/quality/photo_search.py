@@ -1,10 +1,10 @@
-"""What a search by photo finds: for each lot of a catalogue's split that has a photo, the lots that show the same thing.
+"""Quality of searches by photo over the lots of a catalogue's split.
 
 python -m benchmarks.quality.photo_search .gavel            a home where a tower was trained on a catalogue with photos
 
-The photo of a lot is the question, and the answers are lots of the same split. Two things are asked of them: is the lot itself
-among the first ten; and, the lot itself left out, are lots of its class? Its class is the query with the fewest right answers
-of which it is one, such as "Granny Smith". Words beside a photo are those of that query.
+Every photo of a lot is a query over the same split. Measured is how often the lot itself is in the top ten, and how often other
+lots of its class are, the lot itself left out. The class of a lot is the query with the fewest relevant lots that include it, such
+as "Granny Smith". The words beside a photo are those of that query.
 """
 
 import tempfile
@@ -34,7 +34,7 @@ from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.service import SearchModels, SearchRequest, SearchService
 
 DEPTH = 10
-RIGHT = 2  # a judgment from here on says that the lot shows what the query asks for
+RIGHT = 2  # lowest grade of a lot that shows the class of the query
 OWN, CLASS_HIT, CLASS_FIRST = f"own lot in {DEPTH}", f"class in {DEPTH}", "class first"
 
 
@@ -46,7 +46,7 @@ class Question:
         item_id: of the lot that it shows.
         photo: its bytes.
         words: of the query that names its class.
-        others: the other lots of the class; none where it stands alone.
+        others: the other lots of the class; may be empty.
     """
 
     item_id: str
@@ -55,9 +55,9 @@ class Question:
     others: frozenset[str]
 
 
-def questions(catalog: CatalogFolder, split: str) -> list[Question]:
-    """Every lot of a split that has a photo and a judgment."""
-    qrels, asked = catalog.qrels(split), []
+def read_questions(catalog: CatalogFolder, split: str) -> list[Question]:
+    """Return a question for every lot of a split that has a photo and a judgment."""
+    qrels, questions = catalog.qrels(split), []
     classes = _classes(qrels)
     for file in catalog.item_files(split):
         for lot in read_items(file):
@@ -66,45 +66,47 @@ def questions(catalog: CatalogFolder, split: str) -> list[Question]:
             path = file.parent / lot.image
             if read_photo(path, 8) is None:
                 continue
-            named = classes[lot.item_id]
-            others = frozenset(i for i, grade in qrels.grades[named].items() if grade >= RIGHT and i != lot.item_id)
-            asked.append(Question(lot.item_id, path.read_bytes(), qrels.queries[named], others))
-    if not asked:
+            query = classes[lot.item_id]
+            others = frozenset(i for i, grade in qrels.grades[query].items() if grade >= RIGHT and i != lot.item_id)
+            questions.append(Question(lot.item_id, path.read_bytes(), qrels.queries[query], others))
+    if not questions:
         raise InvalidInput(f"no lot of the split {split} of {catalog.path} has a photo and a judgment; take another catalogue")
-    return asked
+    return questions
 
 
 def _classes(qrels: Qrels) -> dict[str, str]:
-    """item_id -> the query with the fewest right answers of which it is one, ties by id."""
+    """Return item_id -> the query with the fewest relevant lots that include it, ties by id."""
     right = {name: {i for i, grade in graded.items() if grade >= RIGHT} for name, graded in qrels.grades.items()}
     classes: dict[str, str] = {}
-    for name in sorted(right, key=lambda name: (-len(right[name]), name)):  # the smallest comes last and stays
+    for name in sorted(
+        right, key=lambda name: (-len(right[name]), name)
+    ):  # the smallest class comes last and overwrites the others
         classes.update(dict.fromkeys(right[name], name))
     return classes
 
 
-def measure(service: SearchService, asked: Sequence[Question], ways: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Way of asking -> figures over the questions."""
-    found: dict[str, dict[str, list[float]]] = {way: {OWN: [], CLASS_HIT: [], CLASS_FIRST: []} for way in ways}
+def measure(service: SearchService, questions: Sequence[Question], inputs: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return input (photo, words or both) -> metric -> mean over the questions."""
+    values: dict[str, dict[str, list[float]]] = {kind: {OWN: [], CLASS_HIT: [], CLASS_FIRST: []} for kind in inputs}
     with progress("search by photo") as step:
-        for done, question in enumerate(asked, 1):
-            for way in ways:
-                answer = _ask(service, question, way)
-                found[way][OWN].append(float(question.item_id in answer[:DEPTH]))
+        for done, question in enumerate(questions, 1):
+            for kind in inputs:
+                answer = _search(service, question, kind)
+                values[kind][OWN].append(float(question.item_id in answer[:DEPTH]))
                 if question.others:
                     others = [item_id for item_id in answer if item_id != question.item_id][:DEPTH]
-                    found[way][CLASS_HIT].append(float(bool(question.others & set(others))))
-                    found[way][CLASS_FIRST].append(float(others[0] in question.others))
-            step(done, len(asked))
-    return {way: {name: fmean(values) for name, values in figures.items()} for way, figures in found.items()}
+                    values[kind][CLASS_HIT].append(float(bool(question.others & set(others))))
+                    values[kind][CLASS_FIRST].append(float(others[0] in question.others))
+            step(done, len(questions))
+    return {kind: {name: fmean(of_metric) for name, of_metric in metrics.items()} for kind, metrics in values.items()}
 
 
 PHOTO, BOTH, WORDS = "photo", "photo + words", "words (vectors alone)"
 
 
-def _ask(service: SearchService, question: Question, way: str) -> list[str]:
-    request = SearchRequest("" if way == PHOTO else question.words, k=DEPTH + 1, mode="semantic", rerank=False)
-    answer = service.search(request) if way == WORDS else service.search_image(question.photo, request)
+def _search(service: SearchService, question: Question, kind: str) -> list[str]:
+    request = SearchRequest("" if kind == PHOTO else question.words, k=DEPTH + 1, mode="semantic", rerank=False)
+    answer = service.search(request) if kind == WORDS else service.search_image(question.photo, request)
     return [result.item_id for result in answer.results]
 
 
@@ -127,10 +129,10 @@ def main(
         build_corpus(catalog, split, release, store)
         encoders = partial(load_encoder, workspace.settings), partial(load_image_encoder, workspace.settings)
         service = SearchService(store, SearchModels(encoders[0], load_image_encoder=encoders[1]))
-        asked = questions(catalog, split)
-        quality = measure(service, asked, (PHOTO, BOTH, WORDS))
-    title = f"{catalog.name}, {split}: {len(asked)} photos among {service.live().index.count()} lots, tower {folder.name}"
-    result = QualityResult(machine=machine, values={"tower_id": folder.name, "photos": len(asked), "quality": quality})
+        questions = read_questions(catalog, split)
+        quality = measure(service, questions, (PHOTO, BOTH, WORDS))
+    title = f"{catalog.name}, {split}: {len(questions)} photos among {service.live().index.count()} lots, tower {folder.name}"
+    result = QualityResult(machine=machine, values={"tower_id": folder.name, "photos": len(questions), "quality": quality})
     result.report(as_json, lambda: show_metrics(title, quality))
 
 

@@ -1,10 +1,10 @@
-"""What a small query tower finds of what the full one finds, on test queries.
+"""Quality of a static query encoder ("small query tower") relative to the full query tower, on test queries.
 
 python -m benchmarks.quality.small_query chorus .gavel/chorus       the work folder of benchmarks.quality.chorus: one tower a seed
 python -m benchmarks.quality.small_query homes .gavel-7 .gavel-8    homes where the demo ran: the tower of the newest release
 
-Each tower gets a small query tower as `gavel distill query` makes it, whatever the val queries say of it; then both are measured
-on the test queries, once. The file stays with the tower. A workspace's release must hold the val lots, too.
+Each tower gets a static query encoder as by `gavel distill query`, without a minimum quality on the val queries. Then both are
+measured on the test queries, once. The file stays with the tower. A workspace's release must hold the val lots, too.
 """
 
 import json
@@ -35,7 +35,7 @@ Source = tuple[str, CatalogFolder, Path, Path]  # name, catalogue, tower folder,
 
 @app.command()
 def chorus(work: Annotated[Path, typer.Argument(help="Work folder of benchmarks.quality.chorus.")], as_json: Json = False) -> None:
-    """Every tower of the chorus benchmark."""
+    """Measure every tower of the chorus benchmark."""
 
     def sources() -> Iterator[Source]:
         for name, run in json.loads((work / "ledger.json").read_text()).items():
@@ -48,7 +48,7 @@ def chorus(work: Annotated[Path, typer.Argument(help="Work folder of benchmarks.
 
 @app.command()
 def homes(paths: Annotated[list[Path], typer.Argument(help="GAVEL_HOME of each demo.")], as_json: Json = False) -> None:
-    """The tower of the newest release of every workspace."""
+    """Measure the tower of the newest release of every workspace."""
 
     def sources() -> Iterator[Source]:
         for path in paths:
@@ -88,7 +88,7 @@ def _report(title: str, sources: Iterator[Source], as_json: bool) -> None:
 def _measured(catalog: CatalogFolder, tower: Path, release: Path) -> dict[str, Any]:
     dimensions = split_tower_id(load_release(release).tower_id)[1]
     with Stages() as stages:
-        made = distil_query(catalog, tower, release, StaticQueryConfig(), least=0.0, phases=stages)
+        distilled = distil_query(catalog, tower, release, StaticQueryConfig(), least=0.0, phases=stages)
         encoders: dict[str, Encoder] = {
             FULL: QueryEncoder.load(tower, dimensions),
             SMALL: SmallQueryEncoder.load(tower, dimensions),
@@ -97,10 +97,10 @@ def _measured(catalog: CatalogFolder, tower: Path, release: Path) -> dict[str, A
     shared = {"recall@50": test[SMALL]["recall@50"] / test[FULL]["recall@50"]}
     test["share"] = shared
     return {
-        "tower_id": made.tower_id,
-        "val": {**made.quality, "share": {"recall@50": made.share}},
+        "tower_id": distilled.tower_id,
+        "val": {**distilled.quality, "share": {"recall@50": distilled.share}},
         "test": test,
-        "made": made.to_dict(),
+        "made": distilled.to_dict(),
     }
 
 

@@ -3,8 +3,8 @@
 python -m benchmarks.quality.users_items --seeds 5
 
 Every seed draws its own users, items and interactions. All towers share their first stage and the length of the second, so
-that they differ in their negatives alone; epochs are chosen on the val interactions, and the test interactions are read
-once, when all is trained. What a user took before is left out of the lists.
+that they differ in their negatives alone. Epochs are chosen on the val interactions; the test interactions are read
+once, after training. Items of earlier interactions are left out of a user's list.
 """
 
 import tempfile
@@ -38,19 +38,19 @@ ROUNDS, LEVEL = 2000, 95  # of the bootstrap
 USER_COLUMNS: FeatureColumns = {"categories": ["buyer_id", "age_group", "region", "favourite_category", "second_category"]}
 ITEM_COLUMNS: FeatureColumns = {"categories": ["item_id", "category", "brand"], "numbers": ["price", "seller_rating", "days_late"]}
 
-Values = dict[str, dict[str, NDArray[np.float64]]]  # way -> measure -> value of every user
+Values = dict[str, dict[str, NDArray[np.float64]]]  # system -> measure -> value of every user
 Step = Callable[[], None]
 
 
 def load_data(folder: InteractionFolder) -> InteractionData:
-    """The train interactions with the features of all users and items; the day of listing becomes a number."""
+    """Read the train interactions with the features of all users and items; the day of listing becomes a number."""
     items: list[Mapping[str, Any]] = [{**row, "days_late": (row["listed_at"] - START).days} for row in folder.items]
     pairs = folder.interactions("train")
     return InteractionData.build(list(folder.users), items, pairs, user_columns=USER_COLUMNS, item_columns=ITEM_COLUMNS)
 
 
 def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Step = lambda: None) -> Iterator[tuple[str, Tensor]]:
-    """Train every way of ranking, on train and val interactions alone.
+    """Train every system, on train and val interactions alone.
 
     Args:
         folder: users, items, interactions.
@@ -58,26 +58,27 @@ def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Ste
         step: called after each of the 6 stages.
 
     Yields:
-        A way and its (U, I) scores.
+        A system and its (U, I) scores.
     """
     data = load_data(folder)
-    wanted = table(folder, "val")
+    relevant = table(folder, "val")
 
-    def judge(scores: Tensor) -> float:
-        return float(recall(scores, data.taken, wanted).mean())
+    def selection_metric(scores: Tensor) -> float:
+        return float(recall(scores, data.taken, relevant).mean())
 
     yield POPULARITY, data.taken.sum(0).float().expand(data.taken.shape)
     for plain, with_mined, correct in ((IN_BATCH, MINED, False), (CORRECTED, CORRECTED_MINED, True)):
         training = replace(config, correct_popularity=correct)
-        start = train_feature_towers(data, training, judge).towers
+        start = train_feature_towers(data, training, selection_metric).towers
         step()
         for name, mined in ((plain, None), (with_mined, mine(start, data, training))):
-            yield name, train_feature_towers(data, training, judge, start_from=start, mined=mined).towers.scores(data)
+            report = train_feature_towers(data, training, selection_metric, start_from=start, mined=mined)
+            yield name, report.towers.scores(data)
             step()
 
 
 def table(folder: InteractionFolder, *splits: str) -> Tensor:
-    """(U, I) bool, True where the user took the item in one of the splits."""
+    """Return (U, I) bool, True where the user took the item in one of the splits."""
     taken = torch.zeros(len(folder.users), len(folder.items), dtype=torch.bool)
     for split in splits:
         users, items = folder.interactions(split).T
@@ -86,23 +87,23 @@ def table(folder: InteractionFolder, *splits: str) -> Tensor:
 
 
 def measure(folder: InteractionFolder, scores: Mapping[str, Tensor]) -> Values:
-    """Judge rankings by the test interactions; items of train and val are left out of the lists."""
-    hidden, wanted = table(folder, "train", "val"), table(folder, "test")
-    grades = {str(user): dict.fromkeys(map(str, row.nonzero().flatten().tolist()), 2) for user, row in enumerate(wanted)}
+    """Evaluate rankings by the test interactions; items of train and val are left out of the lists."""
+    hidden, relevant = table(folder, "train", "val"), table(folder, "test")
+    grades = {str(user): dict.fromkeys(map(str, row.nonzero().flatten().tolist()), 2) for user, row in enumerate(relevant)}
     values: Values = {}
-    for way, ranking in scores.items():
+    for system, ranking in scores.items():
         best = ranking.masked_fill(hidden, -torch.inf).sort(dim=1, descending=True, stable=True).indices[:, :DEPTH]  # (U, 50)
-        found = evaluate_per_query(grades, {str(user): list(map(str, row)) for user, row in enumerate(best.tolist())})
-        values[way] = {name: np.array([found[name][user] for user in grades]) for name in MEASURES}
+        per_user = evaluate_per_query(grades, {str(user): list(map(str, row)) for user, row in enumerate(best.tolist())})
+        values[system] = {name: np.array([per_user[name][user] for user in grades]) for name in MEASURES}
     return values
 
 
 def paired_interval(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
-    """Mean of paired differences with its bootstrap interval (Efron 1979), users drawn anew within each seed.
+    """Return the mean of paired differences with its bootstrap interval (Efron 1979), users resampled within each seed.
 
     Args:
-        differences: (seeds, users), what one way gains over another for every user.
-        seed: of the draws.
+        differences: (seeds, users), gain of one system over another for every user.
+        seed: of the resampling.
 
     Returns:
         mean, and the 2.5th and 97.5th percentile of the resampled means.
@@ -116,7 +117,7 @@ def paired_interval(differences: NDArray[np.float64], seed: int = 0) -> tuple[fl
 
 
 def compare(runs: list[Values]) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """What each way of SHOWN gains over its rival, by measure: mean, lower and upper end of the interval."""
+    """Return the gain of each system of SHOWN over its rival, by measure: mean, lower and upper end of the interval."""
     return {
         f"{better} − {worse}": {
             name: paired_interval(np.stack([run[better][name] - run[worse][name] for run in runs])) for name in MEASURES
@@ -131,7 +132,7 @@ def main(
     users: Annotated[int, typer.Option(min=100, help="Users of a set.")] = 2000,
     items: Annotated[int, typer.Option(min=300, help="Items of a set.")] = 1500,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the figures into this PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG of the plot.")] = None,
 ) -> None:
     """Train on every seed, print mean ± standard deviation over the seeds and the paired gains; exit 1 below the bar."""
     machine = describe_machine()
@@ -139,12 +140,12 @@ def main(
     runs = []
     with progress("stages") as step, tempfile.TemporaryDirectory() as folder:
         for number in range(seeds):
-            drawn = generate(Path(folder) / "set", users=users, items=items, seed=seed + number)
+            dataset = generate(Path(folder) / "set", users=users, items=items, seed=seed + number)
             done = iter(range(6 * number + 1, 6 * number + 7))
             config = FeatureTrainingConfig(seed=seed + number)
-            scores = dict(rankings(drawn, config, partial(_advance, done, step, 6 * seeds)))
-            runs.append(measure(drawn, scores))
-    means = [{way: {name: float(v.mean()) for name, v in values.items()} for way, values in run.items()} for run in runs]
+            scores = dict(rankings(dataset, config, partial(_advance, done, step, 6 * seeds)))
+            runs.append(measure(dataset, scores))
+    means = [{system: {name: float(v.mean()) for name, v in values.items()} for system, values in run.items()} for run in runs]
     gains = compare(runs)
     result = QualityResult(machine=machine, values={"seeds": means, "gains": gains, "passed": passed(gains)})
     result.report(as_json, lambda: _show(means, gains))
@@ -158,12 +159,12 @@ def _advance(numbers: Iterator[int], step: Callable[[int, int], None], total: in
 
 
 def passed(gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> bool:
-    """Whether every way of BARS beats its rival in every measure, its whole interval above zero."""
+    """True if every system of BARS beats its rival in every measure, its whole interval above zero."""
     return all(low > 0 for better, worse in BARS for _, low, _ in gains[f"{better} − {worse}"].values())
 
 
 def _show(means: list[dict[str, dict[str, float]]], gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> None:
-    show_scores(f"Test interactions, mean ± standard deviation over {len(means)} seeds", "way", mean_and_sd_of_runs(means))
+    show_scores(f"Test interactions, mean ± standard deviation over {len(means)} seeds", "system", mean_and_sd_of_runs(means))
     rows = [
         (name, *(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in by_measure.values()))
         for name, by_measure in gains.items()
@@ -174,17 +175,17 @@ def _show(means: list[dict[str, dict[str, float]]], gains: Mapping[str, Mapping[
 
 
 def draw(means: list[dict[str, dict[str, float]]], path: Path) -> None:
-    """Draw a bar a way with a dot a seed, a panel a measure."""
+    """Draw a bar per system with a dot per seed, a panel per measure."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    ways = list(means[0])
+    systems = list(means[0])
     panels = figure.subplots(1, len(MEASURES), sharey=True)
-    panels[0].invert_yaxis()  # the first way on top; the axis is shared
+    panels[0].invert_yaxis()  # the first system on top; the axis is shared
     for panel, name in zip(panels, MEASURES, strict=True):
-        values = np.array([[run[way][name] for way in ways] for run in means])  # (seeds, ways)
-        panel.barh(ways, values.mean(axis=0), color="#9db4c8")
-        for place in range(len(ways)):
+        values = np.array([[run[system][name] for system in systems] for run in means])  # (seeds, systems)
+        panel.barh(systems, values.mean(axis=0), color="#9db4c8")
+        for place in range(len(systems)):
             panel.plot(values[:, place], [place] * len(means), "o", color="#1f3a52", markersize=3)
         panel.set_title(name, fontsize=10)
     figure.savefig(path, dpi=150)

@@ -43,8 +43,8 @@ def main(queries: Annotated[int, typer.Option(min=1, help="How many of the catal
     with progress("queries") as step:
         for done, vector in enumerate(vectors, 1):
             equal += ids(faiss, vector, filters, exact=True) == ids(opensearch, vector, filters, exact=True)
-            found = [set(ids(index, vector, filters, exact=False)) for index in (faiss, opensearch)]
-            overlaps.append(len(found[0] & found[1]) / max(1, len(found[0])))
+            hnsw_ids = [set(ids(index, vector, filters, exact=False)) for index in (faiss, opensearch)]
+            overlaps.append(len(hnsw_ids[0] & hnsw_ids[1]) / max(1, len(hnsw_ids[0])))
             step(done, len(vectors))
     rows = [
         ("exact search: answers equal in ids and order", f"{equal} of {len(vectors)}"),

@@ -2,9 +2,9 @@
 
 python -m benchmarks.reliability.cluster
 
-Three nodes are started in a temporary folder, and lots are indexed in three shards with one replica. All questions are asked of it
-and of an embedded index that compares with every lot. Then threads search and write, connected to all nodes, while first the
-cluster manager and then another node is killed with SIGKILL and started again; every answer is held against the right one.
+Three nodes are started in a temporary folder, and lots are indexed in three shards with one replica. The same questions go to the
+cluster and to an embedded index with exact search. Then threads search and write, connected to all nodes, while first the cluster
+manager and then another node is killed with SIGKILL and started again. Every answer is compared with the correct one.
 """
 
 import os
@@ -23,8 +23,8 @@ from opensearchpy.exceptions import OpenSearchException
 
 from benchmarks.machine import describe_machine
 from benchmarks.measurement import Measurement
-from benchmarks.reliability.cluster_load import Load, Seen, Writes, fault, recall_of
-from benchmarks.reliability.cluster_lots import TOWER, K, Question, ask, fill, ids, make_lots
+from benchmarks.reliability.cluster_items import TOWER, K, Question, ask, fill, ids, make_lots
+from benchmarks.reliability.cluster_load import Load, PhaseResult, Writes, fault, recall_of
 from gavel.opensearch.cluster import find_cluster, start_cluster, stop_cluster, urls_of
 from gavel.workspace.console import console, notes, show_table
 from gavel.workspace.entry import run_command
@@ -46,16 +46,16 @@ class ClusterResult(Measurement):
     """Agreement with the exact index, and searches and writes around killed nodes.
 
     Attributes:
-        lots: indexed.
-        questions: different ones.
-        exact: of them, how many exact searches by vector gave the same ids in the same order.
-        by_words: likewise of searches by words.
-        sound: likewise of approximate ones that brought no lot that must not come, and no wrong score.
+        lots: number of indexed lots.
+        questions: number of different questions.
+        exact: exact searches by vector with the same ids in the same order.
+        by_words: the same of searches by words.
+        sound: approximate searches without a forbidden lot or a wrong score.
         recall: of approximate searches against exact ones, mean.
-        phases: before, killed (a node is gone), returning (it starts and is given its shards), after.
+        phases: before, killed (a node is down), returning (it starts and recovers its shards), after.
         written: lots that were acknowledged while nodes were killed.
-        writes_failed: writes that were not acknowledged.
-        lost: acknowledged lots that are not there in the end.
+        writes_failed: errors of writes that were not acknowledged.
+        lost: acknowledged lots that are missing at the end.
     """
 
     lots: int
@@ -64,14 +64,14 @@ class ClusterResult(Measurement):
     by_words: int
     sound: int
     recall: float
-    phases: dict[str, Seen]
+    phases: dict[str, PhaseResult]
     written: int
     writes_failed: list[str]
     lost: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields for JSON, with a summary of each phase."""
-        return {**super().to_dict(), "phases": {phase: seen.to_dict() for phase, seen in self.phases.items()}}
+        return {**super().to_dict(), "phases": {phase: result.to_dict() for phase, result in self.phases.items()}}
 
 
 def run_benchmark(
@@ -85,17 +85,17 @@ def run_benchmark(
     heap: str = "512m",
     on_phase: Callable[[str], None] = lambda phase: None,
 ) -> ClusterResult:
-    """Start a cluster, compare, kill.
+    """Start a cluster, compare it with exact search, and kill nodes.
 
     Args:
         folder: empty; the nodes are stopped in the end, their data stays there.
-        lots: how many.
+        lots: number of lots.
         dimensions: of their vectors.
-        questions: how many, a sixth of them without a filter.
-        seconds: how long there is load before a kill, while the node is gone, and after all.
-        victims: who is killed, one after the other: VICTIMS.
+        questions: number of questions, a sixth of them without a filter.
+        seconds: of load before a kill, while the node is down, and after the last kill.
+        victims: nodes that are killed one after the other, of VICTIMS.
         heap: memory of each node.
-        on_phase: called with what begins.
+        on_phase: called with the name of each phase as it begins.
     """
     machine = describe_machine()
     try:
@@ -103,18 +103,18 @@ def run_benchmark(
         url = urls_of(start_cluster(folder / "cluster", NODES, None, heap=heap))
         on_phase("index")
         entries = make_lots(lots, dimensions)
-        asked = ask(folder / "exact", entries, questions)
+        answered = ask(folder / "exact", entries, questions)
         store = OpenSearchStore(url, "lots", timeout_s=60, shards=SHARDS, replicas=REPLICAS)
         index = fill(store.create(TOWER, dimensions), entries)
         assert isinstance(index, OpenSearchIndex)
         store.publish(index.name)
         wait_until_green(url)
         on_phase("compare")
-        known = {entry.item_id: entry for entry in entries}
-        agreed = _compare(index, asked, known)
-        apart = OpenSearchStore(url, "written", shards=SHARDS, replicas=REPLICAS).create(TOWER, dimensions)
-        load = Load(url, "lots", asked, known, threads=THREADS, seconds=Settings().request_timeout_s)
-        with load, Writes(apart, entries) as writes:
+        items = {entry.item_id: entry for entry in entries}
+        agreed = _compare(index, answered, items)
+        written_index = OpenSearchStore(url, "written", shards=SHARDS, replicas=REPLICAS).create(TOWER, dimensions)
+        load = Load(url, "lots", answered, items, threads=THREADS, seconds=Settings().request_timeout_s)
+        with load, Writes(written_index, entries) as writes:
             time.sleep(seconds)
             for victim in victims:
                 _lose(victim, folder / "cluster", load, seconds, heap, on_phase)
@@ -128,13 +128,13 @@ def run_benchmark(
         stop_cluster(folder / "cluster")
 
 
-def _compare(index: OpenSearchIndex, questions: Sequence[Question], known: dict[str, IndexedItem]) -> tuple[int, int, int, float]:
-    """How many exact, keyword and approximate answers are right, and the recall of the last."""
+def _compare(index: OpenSearchIndex, questions: Sequence[Question], items: dict[str, IndexedItem]) -> tuple[int, int, int, float]:
+    """Return the numbers of correct exact, keyword and approximate answers, and the recall of the approximate ones."""
     exact = sum(ids(index.semantic(q.vector, K, q.filters, exact=True)) == q.nearest for q in questions)
     by_words = sum(ids(index.keyword(q.text, K, q.filters)) == q.by_words for q in questions)
     near = [index.semantic(q.vector, K, q.filters) for q in questions]
-    sound = sum(not fault(q, found, known) for q, found in zip(questions, near, strict=True))
-    recall = float(np.mean([recall_of(q, found) for q, found in zip(questions, near, strict=True)]))
+    sound = sum(not fault(q, candidates, items) for q, candidates in zip(questions, near, strict=True))
+    recall = float(np.mean([recall_of(q, candidates) for q, candidates in zip(questions, near, strict=True)]))
     return exact, by_words, sound, round(recall, 4)
 
 
@@ -163,9 +163,9 @@ def wait_until_green(url: str) -> None:
     """
     deadline = time.monotonic() + GREEN_S
     with connect(url, 30) as client:
-        while (seen := _health(client)) != ("green", NODES):
+        while (health := _health(client)) != ("green", NODES):
             if time.monotonic() > deadline:
-                raise IndexUnavailable(f"the cluster at {url} is {seen[0]} with {seen[1]} nodes")
+                raise IndexUnavailable(f"the cluster at {url} is {health[0]} with {health[1]} nodes")
             time.sleep(POLL_S)
 
 
@@ -198,16 +198,15 @@ def main(
     if as_json:
         print_json(result.to_dict())
         return
-    told = [(phase, seen, seen.latency) for phase, seen in result.phases.items()]
     rows = [
         (
             phase,
-            *(str(n) for n in (seen.answers, len(seen.failed), len(seen.wrong))),
-            f"{took.p50_ms:.1f}",
-            f"{took.p99_ms:.1f}",
-            f"{max(seen.ms):.0f}",
+            *(str(n) for n in (searches.answers, len(searches.failed), len(searches.wrong))),
+            f"{searches.latency.p50_ms:.1f}",
+            f"{searches.latency.p99_ms:.1f}",
+            f"{max(searches.ms):.0f}",
         )
-        for phase, seen, took in told
+        for phase, searches in result.phases.items()
     ]
     show_table(
         f"{lots:,} lots, {NODES} nodes, {SHARDS} shards, {REPLICAS} replica, {THREADS} threads",
@@ -216,8 +215,8 @@ def main(
     )
     right = f"{result.exact} exact, {result.by_words} by words"
     console.print(f"of {result.questions} questions, answered as by the unsharded exact index: {right}", highlight=False)
-    kept = f"{result.written} lots written meanwhile, {len(result.writes_failed)} writes failed, {result.lost} lots lost"
-    console.print(f"HNSW recall@{K} {result.recall:.4f}; {kept}", highlight=False)
+    writes = f"{result.written} lots written meanwhile, {len(result.writes_failed)} writes failed, {result.lost} lots lost"
+    console.print(f"HNSW recall@{K} {result.recall:.4f}; {writes}", highlight=False)
     console.print(result.machine, style="dim", highlight=False, soft_wrap=True)
 
 

@@ -9,27 +9,27 @@ from itertools import count
 
 import numpy as np
 
-from benchmarks.reliability.cluster_lots import NOW, K, Question, ids
+from benchmarks.reliability.cluster_items import NOW, K, Question, ids
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.documents import IndexedItem
 from retrieval.index.opensearch.store import OpenSearchIndex, OpenSearchStore
 from retrieval.index.port import Candidate
 from retrieval.index.ranking import SCORE_DECIMALS
 
-LIVE_EVERY = 20  # searches; then the alias is looked at again, as a server does every few seconds
+LIVE_EVERY = 20  # searches between two resolutions of the alias, which a server repeats every few seconds
 A_WRITE, BETWEEN_WRITES_S = 50, 0.1
-Known = Mapping[str, IndexedItem]
+ItemsById = Mapping[str, IndexedItem]
 
 
 @dataclass
-class Seen:
-    """What came back in one phase.
+class PhaseResult:
+    """The searches of one phase.
 
     Attributes:
-        answers: searches.
-        failed: without an answer, and why.
-        wrong: answers other than the right one, and which.
-        ms: how long each took, in milliseconds.
+        answers: number of searches.
+        failed: errors of searches without an answer.
+        wrong: descriptions of wrong answers.
+        ms: durations in milliseconds.
         recall: of approximate searches.
     """
 
@@ -41,11 +41,11 @@ class Seen:
 
     @property
     def latency(self) -> Latency:
-        """Of the searches."""
+        """Percentiles of the durations."""
         return summarise_ms(self.ms)
 
     def to_dict(self) -> dict[str, object]:
-        """As JSON can write it."""
+        """Return a summary for JSON."""
         return {
             "answers": self.answers,
             "failed": len(self.failed),
@@ -58,22 +58,22 @@ class Seen:
         }
 
 
-def fault(question: Question, found: Sequence[Candidate], known: Known) -> str:
-    """What is wrong with an answer of an approximate search by vector; empty when nothing is.
+def fault(question: Question, candidates: Sequence[Candidate], items: ItemsById) -> str:
+    """Describe the fault of an answer of an approximate search by vector; empty if it has none.
 
-    It may miss a near lot, but not bring one that the filter forbids or that is not there, give another score, or fewer lots.
+    Faults are a lot that does not pass the filter or does not exist, a wrong score, and too few lots. A missed near lot is none.
     """
-    for lot in found:
-        entry = known.get(lot.item_id)
+    for lot in candidates:
+        entry = items.get(lot.item_id)
         if entry is None or not _allowed(question, entry):
             return f"{lot.item_id} must not come"
         cosine = float(entry.vector.astype(np.float64) @ question.vector / np.linalg.norm(question.vector))
         if abs(cosine - lot.score) > 10 * 10**-SCORE_DECIMALS:
             return f"{lot.item_id} has the cosine {cosine:.6f}, not {lot.score}"
-    in_order = sorted(found, key=lambda lot: (-lot.score, lot.item_id))
-    if ids(in_order) != ids(found) or len(set(ids(found))) < len(found):
+    in_order = sorted(candidates, key=lambda lot: (-lot.score, lot.item_id))
+    if ids(in_order) != ids(candidates) or len(set(ids(candidates))) < len(candidates):
         return "the order is another"
-    return "" if len(found) == len(question.nearest) else f"{len(found)} lots, not {len(question.nearest)}"
+    return "" if len(candidates) == len(question.nearest) else f"{len(candidates)} lots, not {len(question.nearest)}"
 
 
 def _allowed(question: Question, entry: IndexedItem) -> bool:
@@ -89,21 +89,23 @@ def _allowed(question: Question, entry: IndexedItem) -> bool:
 
 
 class Load:
-    """Threads that search all the time, and count by phase. A context: it stops them at its end.
+    """Threads that search continuously and count by phase. A context manager that stops them at its end.
 
     Args:
         url: of all nodes.
-        alias: behind which the lots stand.
-        questions: with the right answers.
-        known: the lots, by id.
-        threads: how many, each with connections of its own.
-        seconds: that a search may take.
+        alias: of the index.
+        questions: with the correct answers.
+        items: id -> indexed item.
+        threads: number of threads, each with connections of its own.
+        seconds: limit of a search.
     """
 
-    def __init__(self, url: str, alias: str, questions: Sequence[Question], known: Known, *, threads: int, seconds: float) -> None:
+    def __init__(
+        self, url: str, alias: str, questions: Sequence[Question], items: ItemsById, *, threads: int, seconds: float
+    ) -> None:
         self.phase = "before"
-        self.phases: dict[str, Seen] = defaultdict(Seen)
-        self._url, self._alias, self._questions, self._known, self._seconds = url, alias, questions, known, seconds
+        self.phases: dict[str, PhaseResult] = defaultdict(PhaseResult)
+        self._url, self._alias, self._questions, self._items, self._seconds = url, alias, questions, items, seconds
         self._stopped, self._lock = threading.Event(), threading.Lock()
         self._threads = [threading.Thread(target=self._search_on, args=(number,)) for number in range(threads)]
 
@@ -128,45 +130,45 @@ class Load:
             try:
                 if index is None or number % LIVE_EVERY == 0:
                     index = store.live().within(self._seconds)
-                wrong, recall = self._asked(index, number)
-            except Exception as error:  # whatever it is, it is no answer
+                wrong, recall = self._search(index, number)
+            except Exception as error:  # any failure counts as no answer
                 failed = f"{type(error).__name__}: {error}"
             ms = (time.perf_counter() - start) * 1000
             with self._lock:
                 self._count(self.phases[phase], ms, failed, wrong, recall)
 
-    def _asked(self, index: OpenSearchIndex, number: int) -> tuple[str, float | None]:
-        """Ask one question in one of three ways; what is wrong with the answer, and the recall of an approximate one."""
+    def _search(self, index: OpenSearchIndex, number: int) -> tuple[str, float | None]:
+        """Search for one question, exact, by words or approximately; return the fault, and the recall of an approximate answer."""
         question = self._questions[number // 3 % len(self._questions)]
         if number % 3 == 0:
-            found = ids(index.semantic(question.vector, K, question.filters, exact=True))
-            return ("" if found == question.nearest else f"exact: {found}, not {question.nearest}"), None
+            results = ids(index.semantic(question.vector, K, question.filters, exact=True))
+            return ("" if results == question.nearest else f"exact: {results}, not {question.nearest}"), None
         if number % 3 == 1:
-            found = ids(index.keyword(question.text, K, question.filters))
-            return ("" if found == question.by_words else f"by words: {found}, not {question.by_words}"), None
+            results = ids(index.keyword(question.text, K, question.filters))
+            return ("" if results == question.by_words else f"by words: {results}, not {question.by_words}"), None
         near = index.semantic(question.vector, K, question.filters)
-        return fault(question, near, self._known), recall_of(question, near)
+        return fault(question, near, self._items), recall_of(question, near)
 
     @staticmethod
-    def _count(seen: Seen, ms: float, failed: str, wrong: str, recall: float | None) -> None:
-        seen.answers += 1
-        seen.ms.append(ms)
-        seen.failed += [failed] if failed else []
-        seen.wrong += [wrong] if wrong else []
-        seen.recall += [recall] if recall is not None else []
+    def _count(result: PhaseResult, ms: float, failed: str, wrong: str, recall: float | None) -> None:
+        result.answers += 1
+        result.ms.append(ms)
+        result.failed += [failed] if failed else []
+        result.wrong += [wrong] if wrong else []
+        result.recall += [recall] if recall is not None else []
 
 
-def recall_of(question: Question, found: Sequence[Candidate]) -> float:
-    """Share of the nearest lots that are among those found."""
-    return len(set(question.nearest) & set(ids(found))) / len(question.nearest) if question.nearest else 1.0
+def recall_of(question: Question, candidates: Sequence[Candidate]) -> float:
+    """Return the share of the nearest lots that are among the candidates."""
+    return len(set(question.nearest) & set(ids(candidates))) / len(question.nearest) if question.nearest else 1.0
 
 
 class Writes:
-    """A thread that writes new lots into an index of their own, and remembers those that were acknowledged. A context, as Load.
+    """A thread that writes new lots into an index of their own, and records the acknowledged ones. A context manager like Load.
 
     Args:
         index: empty.
-        lots: are written again and again under new ids; their vectors differ, for a graph of equal ones is slow to build.
+        lots: written repeatedly under new ids; their vectors differ, because a graph of equal ones is slow to build.
     """
 
     def __init__(self, index: OpenSearchIndex, lots: Sequence[IndexedItem]) -> None:
@@ -184,7 +186,7 @@ class Writes:
         self._thread.join()
 
     def lost(self) -> int:
-        """How many lots that were acknowledged are not there; to be asked after the end."""
+        """Return the number of acknowledged lots that are missing; call it after the context ended."""
         self._index.refresh()
         return len(self.acknowledged) - len(self._index.fetch(self.acknowledged))
 
@@ -199,7 +201,7 @@ class Writes:
                     self.failed.append(str(report))
                 else:
                     self.acknowledged += [lot.item_id for lot in lots]
-            except Exception as error:  # whatever it is, it was not written
+            except Exception as error:  # any failure counts as not written
                 self.failed.append(f"{type(error).__name__}: {error}")
 
     def _copy(self, number: int) -> IndexedItem:

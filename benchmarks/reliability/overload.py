@@ -1,15 +1,14 @@
 """Load `gavel serve` beyond its capacity and with malicious clients.
 
-python -m benchmarks.reliability.overload                                  # over a home of random weights that it makes
+python -m benchmarks.reliability.overload                                  # over a temporary workspace with random weights
 GAVEL_HOME=.gavel python -m benchmarks.reliability.overload --given
 
-The server runs on one core, its clients on another, over the loopback. Some clients ask again as soon as they are answered: that is
-the capacity. Then questions come as chance has it at 1, 2 and 3 times that rate, whether or not earlier ones were answered, and a
-client hangs up when its patience ends. Goodput is the answers a second that came before that, and before the load ended. A machine
-is quicker in one second than in the next: each of these loads stands between two measurements of the capacity, whose mean its
-goodput is compared with, and is repeated. At half of the capacity, searches are timed while nothing else happens, while the
-monstrous photo of a lot is asked for again and again, and while connections are held whose requests never end; with those held, the
-server is told to stop. It keeps neither answers nor encoded queries.
+The server runs on one core, its clients on another, over the loopback. A closed loop measures the capacity. Then Poisson arrivals
+come at 1, 2 and 3 times that rate, and a client hangs up when its patience ends. Goodput is the number of answers a second before
+that, and before the load ended. Because the speed of a machine varies, each load is repeated and compared with the mean of two
+measurements of the capacity around it. At half of the capacity, searches are timed without other load, during repeated requests for
+a very large photo, and with connections open whose requests never end. With those open, the server receives SIGTERM. It caches
+neither answers nor encoded queries.
 """
 
 import asyncio
@@ -89,8 +88,8 @@ class OverloadResult(Measurement):
         workers: processes of the server.
         patience_s: after which a client hangs up.
         capacity: answers a second of the closed loop; mean of all times that it was measured.
-        rushes: what was asked, and what happened meanwhile -> what came of it.
-        half_sent: connections that were held, and those of them that were open at the end of their load.
+        rushes: name of a load -> its outcome.
+        half_sent: number of connections with unfinished requests, and of those still open at the end of their load.
         stop_s: from SIGTERM to the end of the server, with them held.
         pss_mb: memory of all processes of the server, pages that they share counted once; MB, after the rushes.
     """
@@ -106,9 +105,9 @@ class OverloadResult(Measurement):
 
 
 def main(
-    given: Annotated[bool, typer.Option("--given", help="Serve GAVEL_HOME, not a home that is made.")] = False,
+    given: Annotated[bool, typer.Option("--given", help="Serve GAVEL_HOME instead of a temporary workspace.")] = False,
     photo: Annotated[str, typer.Option(help="item_id of a lot with a monstrous photo.")] = BOMB_ID,
-    lots: Annotated[int, typer.Option(min=10, help="Lots of the home that is made.")] = 2_000,
+    lots: Annotated[int, typer.Option(min=10, help="Lots of the temporary workspace.")] = 2_000,
     seconds: Annotated[float, typer.Option(min=0.5, max=60.0, help="Of each load.")] = 3.0,
     rounds: Annotated[int, typer.Option(min=1, max=20, help="Of each load beyond half of the capacity.")] = ROUNDS,
     patience: Annotated[float, typer.Option(min=0.05, max=10.0, help="Seconds after which a client hangs up.")] = 1.0,
@@ -117,7 +116,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Load a server beyond its capacity."""
-    with nullcontext(Settings.from_env().home) if given else made_home(lots) as home:
+    with nullcontext(Settings.from_env().home) if given else temporary_workspace(lots) as home:
         result = run_benchmark(
             home, photo, seconds=seconds, rounds=rounds, patience_s=patience, workers=workers, half_sent=half_sent
         )
@@ -128,8 +127,8 @@ def main(
     title = f"{result.lots:,} lots, workers {result.workers}, capacity {result.capacity:.1f}/s, patience {result.patience_s:g} s"
     show_table(title, header, [_row(name, rush) for name, rush in result.rushes.items()])
     held, still = result.half_sent
-    told = f"of {held:,} half-sent requests {still:,} were held to the end; SIGTERM ends the server in {result.stop_s:.1f} s"
-    console.print(f"{told}; {result.pss_mb:.0f} MB; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+    note = f"of {held:,} half-sent requests {still:,} were held to the end; SIGTERM ends the server in {result.stop_s:.1f} s"
+    console.print(f"{note}; {result.pss_mb:.0f} MB; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
 
 def _row(name: str, rush: Rush) -> tuple[str, ...]:
@@ -189,13 +188,13 @@ def run_benchmark(
         before = measure_capacity()
         for times in TIMES:
             on_phase(f"{times:g} × capacity")
-            loads, shares = [], []
+            loads, goodput_ratios = [], []
             for _ in range(rounds):
                 loads.append(asyncio.run(clients.rush(before * times, seconds)))
                 after = measure_capacity()
-                shares.append(loads[-1].goodput / min(loads[-1].asked_rate, (before + after) / 2))
+                goodput_ratios.append(loads[-1].goodput / min(loads[-1].asked_rate, (before + after) / 2))
                 before = after
-            rushes[f"{times:g} × capacity"] = _rush_of(loads, shares)
+            rushes[f"{times:g} × capacity"] = _rush_of(loads, goodput_ratios)
         lots = json.loads(asyncio.run(clients.get("/health", 10.0))[1])["items"]
         pss_mb = _pss_mb(server)
         rush("half of the capacity")
@@ -211,14 +210,14 @@ def run_benchmark(
 
 
 class _Clients:
-    """Clients of a server: each asks over a connection of its own, and hangs up when its patience ends."""
+    """Clients of a server: each request has a connection of its own, which is closed when the patience ends."""
 
     def __init__(self, url: str, texts: Sequence[str], patience_s: float) -> None:
         self._address = (urlsplit(url).hostname, urlsplit(url).port)
         self._texts, self._patience_s = cycle(texts), patience_s
 
     async def get(self, path: str, patience_s: float) -> tuple[str, bytes]:
-        """Ask once: the status, `late` or `broken`, and the body."""
+        """Send one request; return the status, `late` or `broken`, and the body."""
         writer = None
         try:
             async with asyncio.timeout(patience_s):
@@ -235,11 +234,11 @@ class _Clients:
                 writer.transport.abort()
 
     async def search(self, patience_s: float) -> str:
-        """Search once: the status, `late` or `broken`."""
+        """Search once; return the status, `late` or `broken`."""
         return (await self.get(f"/search?{urlencode({'q': next(self._texts)})}", patience_s))[0]
 
     async def capacity(self, seconds: float) -> float:
-        """Answers a second, while some clients ask again as soon as they are answered."""
+        """Return the answers a second of a closed loop with CLIENTS clients."""
         answered, started = 0, time.perf_counter()
 
         async def ask() -> None:
@@ -254,7 +253,7 @@ class _Clients:
         return answered / (time.perf_counter() - started)
 
     async def again_and_again(self, path: str, seconds: float) -> None:
-        """Ask for something, one request after the other."""
+        """Send requests for one path, one after the other."""
         started = time.perf_counter()
         while (left := started + seconds - time.perf_counter()) > 0:
             await self.get(path, left)
@@ -262,19 +261,19 @@ class _Clients:
     async def rush(
         self, rate: float, seconds: float, beside: Callable[[float], Coroutine[Any, Any, None]] | None = None
     ) -> "_Load":
-        """Search so many times a second, as a Poisson process has it."""
+        """Search `rate` times a second on average, with Poisson arrivals."""
         outcomes: Counter[str] = Counter()
         in_time: list[float] = []
-        answered = 0  # before the end of the load: what waits then is answered by a server that has nothing else to do
+        answered = 0  # before the end of the load; later answers come from a server without load
         due = started = time.perf_counter()
 
         async def ask() -> None:
             nonlocal answered
-            asked = time.perf_counter()
+            sent_at = time.perf_counter()
             outcome = await self.search(self._patience_s)
             outcomes[outcome] += 1
             if outcome == "200":
-                in_time.append((time.perf_counter() - asked) * 1_000)
+                in_time.append((time.perf_counter() - sent_at) * 1_000)
                 answered += time.perf_counter() < started + seconds
 
         async with asyncio.TaskGroup() as group:
@@ -294,21 +293,21 @@ class _Load:
     in_time_ms: list[float]
 
 
-def _rush_of(loads: Sequence[_Load], shares: Sequence[float]) -> Rush:
+def _rush_of(loads: Sequence[_Load], goodput_ratios: Sequence[float]) -> Rush:
     """Summarise the rounds of a load."""
     outcomes = sum((load.outcomes for load in loads), Counter[str]())
     in_time = [took for load in loads for took in load.in_time_ms]
     return Rush(
         round(fmean(load.asked_rate for load in loads), 1),
         round(fmean(load.goodput for load in loads), 1),
-        [round(share, 3) for share in shares],
+        [round(ratio, 3) for ratio in goodput_ratios],
         dict(outcomes),
         summarise_ms(in_time) if in_time else None,
     )
 
 
 @contextmanager
-def made_home(lots: int, bomb_side: int = BOMB_SIDE) -> Iterator[Path]:
+def temporary_workspace(lots: int, bomb_side: int = BOMB_SIDE) -> Iterator[Path]:
     """Yield the folder of a temporary workspace with an index by random weights; one item has a very large photo."""
     from models.artefacts.tower_files import save_towers
     from models.towers.config import preset

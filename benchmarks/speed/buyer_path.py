@@ -116,11 +116,11 @@ def run_benchmark(
     histories = draw_histories(item_ids, buyers, seed)
     times: dict[str, list[float]] = {name: [] for name in ("encode_buyer", "retrieve", "both", "in_one", "bare")}
     with served_in_thread(create_app(lambda: service)) as url, _connect(url) as post:
-        for acts in histories[:WARM_UP]:
-            _time_buyer(post, acts, plain)
+        for interactions in histories[:WARM_UP]:
+            _time_buyer(post, interactions, plain)
         count = ProgressCounter(repetitions * buyers, progress)
-        for acts in histories * repetitions:
-            for name, milliseconds in _time_buyer(post, acts, plain).items():
+        for interactions in histories * repetitions:
+            for name, milliseconds in _time_buyer(post, interactions, plain).items():
                 times[name].append(milliseconds)
             count.tick()
     latencies = {name: summarise_ms(milliseconds) for name, milliseconds in times.items()}
@@ -146,7 +146,7 @@ def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[
     rng, now = np.random.default_rng(seed), utc_now()
     kinds = EVENT_TYPES
 
-    def act() -> Interaction:
+    def interaction() -> Interaction:
         moment = now - timedelta(minutes=int(rng.integers(1, 43_200)))
         return {
             "item_id": item_ids[int(rng.integers(len(item_ids)))],
@@ -155,14 +155,14 @@ def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[
         }
 
     lengths = np.clip(rng.lognormal(np.log(12), 1.2, buyers), 1, MAX_INTERACTIONS).astype(int)
-    return [[act() for _ in range(length)] for length in lengths]
+    return [[interaction() for _ in range(length)] for length in lengths]
 
 
-def _time_buyer(post: _Post, acts: Sequence[Interaction], plain: Any) -> dict[str, float]:
+def _time_buyer(post: _Post, interactions: Sequence[Interaction], plain: Any) -> dict[str, float]:
     """Return the milliseconds of every request for one buyer."""
-    encode_ms, encoded = _timed(lambda: post("/encode_buyer", {"events": acts}))
+    encode_ms, encoded = _timed(lambda: post("/encode_buyer", {"events": interactions}))
     retrieve_ms, _ = _timed(lambda: post("/retrieve", {"vector": encoded["vector"], "k": K}))
-    in_one_ms, _ = _timed(lambda: post("/retrieve", {"recent_interactions": acts, "k": K}))
+    in_one_ms, _ = _timed(lambda: post("/retrieve", {"recent_interactions": interactions, "k": K}))
     vector: NDArray[np.float32] = np.array([encoded["vector"]], dtype=np.float32)  # (1, D)
     parameters = vars(faiss)["SearchParametersHNSW"](efSearch=embedded_spec().ef_search_for(plain.ntotal))
     bare_ms, _ = _timed(lambda: plain.search(vector, K, params=parameters))

@@ -17,7 +17,7 @@ from benchmarks.speed.load import UNCACHED, Load, limit_of
 from retrieval.errors import InvalidInput
 
 CACHES: Mapping[str, Mapping[str, str]] = {
-    "nothing kept": UNCACHED,
+    "nothing": UNCACHED,
     "vectors of queries": {**UNCACHED, "GAVEL_CACHED_QUERIES": "10000"},
     "vectors, and answers for 5 s": {"GAVEL_CACHED_QUERIES": "10000", "GAVEL_CACHED_ANSWERS_S": "5"},
 }

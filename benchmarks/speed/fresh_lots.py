@@ -98,16 +98,16 @@ def run_benchmark(
         writer = _Writer(index, fresh[:-1])
         writer.start()
         writing = _searches(index, queries, writer.is_alive)
-        _check_found(index, fresh[-2])
+        _check_searchable(index, fresh[-2])
         on_phase("renew the graph")
         renewing = _searches(index, queries, lambda: index.rebuilding_vectors)
         start = time.perf_counter()
         index.upsert(fresh[-1:])
-        _check_found(index, fresh[-1])
-        found_ms = (time.perf_counter() - start) * 1000
+        _check_searchable(index, fresh[-1])
+        searchable_ms = (time.perf_counter() - start) * 1000
         rate = round(written / writer.seconds, 1)
         words = measure(index, _endless(index, rng), written, questions, on_phase)
-        return FreshLotsResult(count, written, rate, round(found_ms, 2), idle, writing, renewing, words, machine=machine)
+        return FreshLotsResult(count, written, rate, round(searchable_ms, 2), idle, writing, renewing, words, machine=machine)
 
 
 class _Writer(threading.Thread):
@@ -178,7 +178,7 @@ def _times(count: int) -> Callable[[], bool]:
     return lambda: next(left, None) is not None
 
 
-def _check_found(index: EmbeddedIndex, lot: IndexedItem) -> None:
+def _check_searchable(index: EmbeddedIndex, lot: IndexedItem) -> None:
     nearest = index.semantic(lot.vector, 1, Filter())
     if not nearest or nearest[0].item_id != lot.item_id:
         raise GavelError(f"{lot.item_id} was acknowledged and is not found")

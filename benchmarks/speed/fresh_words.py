@@ -94,8 +94,10 @@ def measure(
     start = time.perf_counter()
     index.upsert([lot])
     _find(index, lot)
-    found_ms = (time.perf_counter() - start) * 1000
-    return FreshWordsResult(len(joined), round(found_ms, 2), round(caught_up_ms, 2), round(joining_s, 2), idle, writing, joining)
+    searchable_ms = (time.perf_counter() - start) * 1000
+    return FreshWordsResult(
+        len(joined), round(searchable_ms, 2), round(caught_up_ms, 2), round(joining_s, 2), idle, writing, joining
+    )
 
 
 def words_of(item_id: str) -> str:

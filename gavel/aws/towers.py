@@ -31,9 +31,9 @@ def tower_in_bucket(stage: DeployedStage, tower_id: str | None) -> str:
     if tower_id is None:
         raise InvalidInput(f"{bucket}/{CURRENT} is missing: no tower is current; `gavel aws publish TOWER --current` names one")
     if not bucket.holds(f"{tower_id}/{CARD_FILE}"):
-        known = ", ".join(name for name in bucket.folders() if bucket.holds(f"{name}/{CARD_FILE}")) or "none"
+        tower_ids = ", ".join(name for name in bucket.folders() if bucket.holds(f"{name}/{CARD_FILE}")) or "none"
         raise InvalidInput(
-            f"there is no tower {tower_id!r} in {bucket} (there are: {known}); `gavel aws publish {tower_id}` puts it there"
+            f"there is no tower {tower_id!r} in {bucket} (there are: {tower_ids}); `gavel aws publish {tower_id}` puts it there"
         )
     return tower_id
 

@@ -147,25 +147,25 @@ def status(stage: Stage = "dev", as_json: Json = False) -> None:
     from gavel.aws.account import deployed_stage
     from gavel.aws.status import stage_status
 
-    found = stage_status(deployed_stage(stage))
-    print_json(asdict(found)) if as_json else show_status(found)
+    summary = stage_status(deployed_stage(stage))
+    print_json(asdict(summary)) if as_json else show_status(summary)
 
 
-def show_status(found: "StageStatus") -> None:
-    """Print how a stage is."""
-    live = found.live or {}
+def show_status(summary: "StageStatus") -> None:
+    """Print the status of a stage."""
+    live = summary.live or {}
     show_values(
         {
-            "stage": found.stage,
-            "tower": found.tower_id or "none is current",
+            "stage": summary.stage,
+            "tower": summary.tower_id or "none is current",
             "live release": f"{live.get('release_id', '?')} of {live.get('date', '?')}" if live else "none yet",
-            "dead letters": found.dead_letters,
-            "re-ranker": found.endpoint or "none; first-stage order",
+            "dead letters": summary.dead_letters,
+            "re-ranker": summary.endpoint or "none; first-stage order",
         }
     )
-    nights = [(n.date, n.status, n.started, "" if n.minutes is None else f"{n.minutes:.1f}", n.cause) for n in found.nights]
+    nights = [(n.date, n.status, n.started, "" if n.minutes is None else f"{n.minutes:.1f}", n.cause) for n in summary.nights]
     if nights:
         show_table("Nights", ("date", "status", "started", "minutes", "cause"), nights, right_from=9)
-    jobs = [(job["job"], job["status"], f"{job['minutes']:.1f}") for job in found.jobs]
+    jobs = [(job["job"], job["status"], f"{job['minutes']:.1f}") for job in summary.jobs]
     if jobs:
         show_table("Jobs", ("job", "status", "minutes"), jobs, right_from=2)

@@ -25,8 +25,8 @@ def generate(
 
     folder = out or Workspace(Settings.from_env()).catalogs / "synthetic"
     with progress("lots") as step:
-        made = synthetic.generate(folder, lots=lots, seed=seed, progress=step)
-    report({"catalog": str(made.path), "lots": lots, "examples": made.example_queries}, as_json)
+        catalog = synthetic.generate(folder, lots=lots, seed=seed, progress=step)
+    report({"catalog": str(catalog.path), "lots": lots, "examples": catalog.example_queries}, as_json)
 
 
 @catalog_app.command()
@@ -51,10 +51,10 @@ def prepare(
     from catalog.summary import summarise
     from gavel.workspace.catalog_sources import UNITS, Preparation
 
-    asked = Preparation(source, data, seed, locale, version, folds, fold, items, language)
+    preparation = Preparation(source, data, seed, locale, version, folds, fold, items, language)
     with progress(UNITS.get(source, "reading")) as step:
-        made = asked.run(out or Workspace(Settings.from_env()).catalogs / asked.name, step)
-    values = {"catalog": str(made.path), **summarise(made), "examples": made.example_queries}
+        catalog = preparation.run(out or Workspace(Settings.from_env()).catalogs / preparation.name, step)
+    values = {"catalog": str(catalog.path), **summarise(catalog), "examples": catalog.example_queries}
     if as_json:
         print_json(values)
         return

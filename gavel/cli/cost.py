@@ -17,7 +17,7 @@ CENT = 0.005
 LABELS = {
     "idle": "idle: before anybody comes",
     "night": "nightly runs",
-    "kept": "lots uploaded and kept",
+    "kept": "lots uploaded and stored",
     "queries": "queries",
 }
 
@@ -40,10 +40,10 @@ def cost(
     from gavel.cost.price_table import load_prices
     from gavel.cost.stage_templates import read_templates, synthesise
 
-    with tempfile.TemporaryDirectory(prefix="gavel-cost-") as made:
+    with tempfile.TemporaryDirectory(prefix="gavel-cost-") as folder:
         if templates is None:
-            synthesise(stage, Path(made))
-        resources = read_templates(templates or Path(made))
+            synthesise(stage, Path(folder))
+        resources = read_templates(templates or Path(folder))
     bill = make_bill(resources, load_prices(), Usage(items_per_night, queries_per_month, items_per_second))
     print_json({"stage": stage, **bill.to_dict()}) if as_json else show_bill(stage, bill)
     for resource, why in bill.unpriced:
@@ -53,7 +53,7 @@ def cost(
 
 
 def show_bill(stage: str, bill: "Bill") -> None:
-    """Print the lines that cost a cent or more, what the others come to, and the totals."""
+    """Print the lines that cost a cent or more, the sum of the others, and the totals."""
     lines = sorted(bill.lines, key=lambda line: -line.charge.usd)
     shown = [line for line in lines if line.charge.usd >= CENT]
     rows = [
@@ -81,5 +81,5 @@ def show_bill(stage: str, bill: "Bill") -> None:
     show_table("", ("", "$ a month"), sums)
     if bill.usage.items_per_night:
         ladder = ", ".join(f"{kind} ${usd:.2f}" for kind, usd in bill.rungs.items())
-        told = f"a night: ${bill.night_usd:.2f}; its job by instance type, on demand: {ladder}"
-        console.print(told, highlight=False, soft_wrap=True)
+        summary = f"a night: ${bill.night_usd:.2f}; its job by instance type, on demand: {ladder}"
+        console.print(summary, highlight=False, soft_wrap=True)

@@ -86,7 +86,7 @@ class Demo:
         self.settings, self.plan = settings, plan
         self.workspace = Workspace(settings)
         self.report = Report()
-        self._ledger = StepCache(settings.home / f"demo-{plan.catalog}.json")
+        self._step_cache = StepCache(settings.home / f"demo-{plan.catalog}.json")
         self._base: tuple[object, ...] = (plan, version("gavel"))
 
     def run(self) -> Report:
@@ -112,9 +112,9 @@ class Demo:
             with progress(label) as step:
                 return run(step)
 
-        done = self._ledger.step(label, repr(key), with_bar, still_there)
-        self.report.steps[label] = done
-        return done.value
+        result = self._step_cache.step(label, repr(key), with_bar, still_there)
+        self.report.steps[label] = result
+        return result.value
 
     def _catalog(self) -> CatalogFolder:
         plan = self.plan
@@ -162,7 +162,7 @@ class Demo:
                 return False
 
         def run(step: Step) -> str:
-            # by force: a demo takes the place of the one before in its workspace, which may have had more lots
+            # forced, because the workspace may hold the index of an earlier demo with more lots
             return pipeline.index(self.settings, release, force=True, progress=step).index
 
         self._step("index lots", (release.name, self.settings.index), run, is_live)
@@ -175,7 +175,7 @@ class Demo:
         plot = self.workspace.reports / f"demo-{catalog.name}.png"
 
         def run(step: Step) -> dict[str, dict[str, float]]:
-            quality = measure_variants(self.settings, catalog, releases, "test", step)
+            quality = measure_systems(self.settings, catalog, releases, "test", step)
             from processing.evaluation.plots import plot_metrics
 
             plot_metrics(quality, f"{catalog.name}: test queries", plot)
@@ -191,14 +191,14 @@ class Demo:
             self.report.answers[query] = service.search(SearchRequest(query))
 
 
-def measure_variants(
+def measure_systems(
     settings: Settings, catalog: CatalogFolder, releases: dict[str, Path], split: str, step: Step
 ) -> dict[str, dict[str, float]]:
     """Measure keyword, text-only, text + photo and hybrid search over the corpus of a split, each through the real service.
 
     Args:
-        settings: where the towers and the re-ranker lie.
-        catalog: its judgments are measured against.
+        settings: folders of the towers and the re-ranker.
+        catalog: supplies the judgments.
         releases: the releases of TEXT and TEXT_PHOTO.
         split: val or test.
         step: progress.
@@ -217,19 +217,19 @@ def measure_variants(
                 store, SearchModels(encoder, ranker), SearchLimits(rerank_candidates=settings.candidates)
             )
         both = services[TEXT_PHOTO]
-        variants = [
+        systems = [
             System(KEYWORD, both, "keyword"),
             System(TEXT, services[TEXT], "semantic"),
             System(TEXT_PHOTO, both, "semantic"),
             System(HYBRID, both, "hybrid"),
         ]
         if both.live().ranker is not None:
-            variants.append(System(RERANKED, both, "hybrid", rerank=True))
-        return measure(catalog, split, variants, step)
+            systems.append(System(RERANKED, both, "hybrid", rerank=True))
+        return measure(catalog, split, systems, step)
 
 
 def _hash_of(folder: Path) -> str:
-    """Hash of a catalogue's tables; not of its photos, which its item files name."""
+    """Return a hash of a catalogue's tables, without its photos, which its item files name."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.parquet")):
         digest.update(path.read_bytes())

@@ -39,13 +39,13 @@ def check(
     from catalog.event_tables import read_event_table
 
     with ExitStack() as stack:
-        known, products_rejected = (None, 0) if products is None else _item_ids(products)
+        catalogue_ids, products_rejected = (None, 0) if products is None else _item_ids(products)
         on_reject = stack.enter_context(_writer(rejects)) if rejects else None
         step = stack.enter_context(progress("events, ‰"))
-        table = read_event_table(files, known, step, on_reject=on_reject)
+        table = read_event_table(files, catalogue_ids, step, on_reject=on_reject)
     values = summarise(table)
-    if known is not None:
-        values |= {"products": len(known), "products_rejected": products_rejected}
+    if catalogue_ids is not None:
+        values |= {"products": len(catalogue_ids), "products_rejected": products_rejected}
     if as_json:
         examples = {kind: [asdict(reject) for reject in rejects] for kind, rejects in table.examples.items()}
         print_json({**values, "examples": examples})
@@ -61,15 +61,15 @@ def check(
 def _item_ids(products: Path) -> tuple[set[str], int]:
     from retrieval.contracts.item_files import find_item_files, read_items
 
-    known: set[str] = set()
+    item_ids: set[str] = set()
     rejected = 0
     for path in find_item_files(products):
         for row in read_items(path):
             if isinstance(row, Reject):
                 rejected += 1
             else:
-                known.add(row.item_id)
-    return known, rejected
+                item_ids.add(row.item_id)
+    return item_ids, rejected
 
 
 @contextmanager

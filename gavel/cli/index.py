@@ -18,11 +18,11 @@ DEFAULT = "build"
 
 
 class _WithDefault(TyperGroup):
-    """What names no sub-command is meant for the first: `gavel index RELEASE` is `gavel index build RELEASE`."""
+    """A command group with a default command: `gavel index RELEASE` runs `gavel index build RELEASE`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        named = bool(args) and (args[0] in self.commands or args[0] == "--help")
-        return super().parse_args(ctx, args if named else [DEFAULT, *args])
+        has_command = bool(args) and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if has_command else [DEFAULT, *args])
 
 
 def index(
@@ -46,20 +46,21 @@ def index(
     with progress("index lots") as step:
         if rebuild:
             tower_id = load_release(folders[0]).tower_id if folders else None
-            made, folders = pipeline.rebuild(settings, tower_id, overwrite=overwrite, force=force, progress=step)
+            built, folders = pipeline.rebuild(settings, tower_id, overwrite=overwrite, force=force, progress=step)
         else:
-            made = pipeline.index(settings, folders[0], overwrite=overwrite, force=force, progress=step)
+            built = pipeline.index(settings, folders[0], overwrite=overwrite, force=force, progress=step)
     releases = [folder.name for folder in folders]
     counts: dict[str, object] = {
         **({"releases": releases if as_json else ", ".join(releases)} if rebuild else {}),
-        **made.upserts.counts,
-        "lots": made.lots,
+        **built.upserts.counts,
+        "lots": built.lots,
     }
-    if made.upserts.rejected and not as_json:
+    if built.upserts.rejected and not as_json:
         where = f"{INDEX_REJECTS_FILE} in the folders of the releases" if rebuild else folders[0] / INDEX_REJECTS_FILE
-        counts["refused"] = f"{len(made.upserts.rejected)} ({where})"
+        counts["refused"] = f"{len(built.upserts.rejected)} ({where})"
     report(
-        {"index": made.index, "kind": settings.index, "tower_id": made.tower_id, **counts, "recall@10": made.recall_at_10}, as_json
+        {"index": built.index, "kind": settings.index, "tower_id": built.tower_id, **counts, "recall@10": built.recall_at_10},
+        as_json,
     )
 
 

@@ -82,13 +82,13 @@ class ReleaseRun:
         )
         stack.callback(lambda: service.live().index.close())
         self.name = f"{manifest.release_id} {mode}{', re-ranked' if ranker else ''}"
-        self._variant = System(self.name, service, mode, ranker is not None)
+        self._system = System(self.name, service, mode, ranker is not None)
         self._now = judged.now
 
     def run(self, queries: Mapping[str, str], progress: Step) -> Run:
         """Search for these queries."""
         count = ProgressCounter(len(queries), progress)
-        return search_run(self._variant, queries, self._now, on_query=count.tick)
+        return search_run(self._system, queries, self._now, on_query=count.tick)
 
 
 def find_source(workspace: Workspace, given: str, judged: JudgedQueries, mode: Mode, rerank: bool, stack: ExitStack) -> RunSource:
@@ -96,7 +96,7 @@ def find_source(workspace: Workspace, given: str, judged: JudgedQueries, mode: M
 
     Args:
         workspace: holds towers, releases and reports.
-        given: a run file, a report (`<report>` or `<report>:<way of searching>`), a release, or a tower_id.
+        given: a run file, a report (`<report>` or `<report>:<system>`), a release, or a tower_id.
         judged: its corpus is searched.
         mode: of searches over a release.
         rerank: True if the re-ranker orders answers of hybrid searches.
@@ -106,11 +106,11 @@ def find_source(workspace: Workspace, given: str, judged: JudgedQueries, mode: M
         InvalidInput: it is none of these.
     """
     if given.endswith(RUN_SUFFIX):
-        return SavedRun(_there(Path(given)), Path(given).name.removesuffix(RUN_SUFFIX))
-    name, _, way = given.partition(MARK)
+        return SavedRun(_existing(Path(given)), Path(given).name.removesuffix(RUN_SUFFIX))
+    name, _, system = given.partition(MARK)
     for report in (Path(name), workspace.reports / name):
         if (report / JSON_FILE).is_file():
-            return _saved(report, way)
+            return _saved_run(report, system)
     for release in (Path(given), workspace.embeddings / given):
         if any(release.glob("manifest*.json")):
             return ReleaseRun(workspace, release, judged, mode, rerank, stack)
@@ -123,18 +123,18 @@ def find_source(workspace: Workspace, given: str, judged: JudgedQueries, mode: M
     return ReleaseRun(workspace, release_of_tower, judged, mode, rerank, stack)
 
 
-def _saved(report: Path, way: str) -> SavedRun:
+def _saved_run(report: Path, system: str) -> SavedRun:
     runs = sorted((report / RUNS_FOLDER).glob(f"*{RUN_SUFFIX}"))
-    known = [path.name.removesuffix(RUN_SUFFIX) for path in runs]
-    path = run_path(report, way)
-    if not way or path not in runs:
+    names = [path.name.removesuffix(RUN_SUFFIX) for path in runs]
+    path = run_path(report, system)
+    if not system or path not in runs:
         raise InvalidInput(
-            f"{report} holds several runs; name one of {', '.join(known) or 'none'} behind it, as in {report.name}{MARK}hybrid"
+            f"{report} holds several runs; name one of {', '.join(names) or 'none'} behind it, as in {report.name}{MARK}hybrid"
         )
     return SavedRun(path, f"{report.name}:{path.name.removesuffix(RUN_SUFFIX)}")
 
 
-def _there(path: Path) -> Path:
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise InvalidInput(f"{path} is not there; `gavel evaluate` writes runs into the runs folder of its report")
     return path

@@ -19,20 +19,26 @@ def train_buyers(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train the buyer tower over the stored vectors of the live index's tower, and show what held-out baskets say of it."""
+    """Train the buyer tower over the stored vectors of the live index's tower, and print its metrics on held-out baskets."""
     if events and catalog:
         raise InvalidInput("--events and --catalog both say what to learn from; leave one out")
     with progress("train buyers") as step:
-        made = pipeline.train_buyers(workspace, catalog, events, heads=heads, epochs=epochs, seed=seed, progress=step)
+        result = pipeline.train_buyers(workspace, catalog, events, heads=heads, epochs=epochs, seed=seed, progress=step)
     if as_json:
-        print_json(made.to_dict())
+        print_json(result.to_dict())
         return
-    found = {"average": made.plain, f"average, half-life {made.half_life_days or '∞'}": made.average, "attention": made.attention}
-    rows = [(name, f"{figures.recall_at_50:.3f}", f"{figures.hit_rate_at_50:.3f}") for name, figures in found.items()]
+    metrics = {
+        "average": result.plain,
+        f"average, half-life {result.half_life_days or '∞'}": result.average,
+        "attention": result.attention,
+    }
+    rows = [(name, f"{values.recall_at_50:.3f}", f"{values.hit_rate_at_50:.3f}") for name, values in metrics.items()]
     show_table(
-        f"Next baskets of {made.val_baskets:,} buyers from {made.val_from:%Y-%m-%d} on", ("way", "recall@50", "hit rate@50"), rows
+        f"Next baskets of {result.val_baskets:,} buyers from {result.val_from:%Y-%m-%d} on",
+        ("system", "recall@50", "hit rate@50"),
+        rows,
     )
-    set_aside = sum(made.set_aside.values())
-    counts = {"kept": made.kind, "file": str(made.path), "events": made.acts, "on unknown lots": made.unknown_items}
-    report({**counts, "set aside": set_aside, "lots": made.lots, "baskets trained on": made.train_baskets}, as_json=False)
+    set_aside = sum(result.set_aside.values())
+    counts = {"stored": result.kind, "file": str(result.path), "events": result.acts, "on unknown lots": result.unknown_items}
+    report({**counts, "set aside": set_aside, "lots": result.lots, "baskets trained on": result.train_baskets}, as_json=False)
     console.print("next: start `gavel serve` anew; nothing is embedded or indexed again", style="dim", highlight=False)

@@ -21,17 +21,18 @@ def train_reranker(workspace: Workspace, catalog: CatalogFolder, labels: "Labels
 
 
 def train_on_events(workspace: Workspace, places: list[Path], as_json: bool, **given: Any) -> None:
-    """Train the re-ranker on events, and show what held-out sources say of it; `given` as pipeline.train_on_events() takes it."""
+    """Train the re-ranker on events, and print its metrics on held-out queries. `given` goes to pipeline.train_on_events()."""
     with Stages() as stages:
-        made = pipeline.train_on_events(workspace, places, stages=stages, **given)
+        result = pipeline.train_on_events(workspace, places, stages=stages, **given)
     if as_json:
-        print_json(made.to_dict())
+        print_json(result.to_dict())
         return
-    report({name: value for name, value in made.to_dict().items() if name not in ("held_out", "judged")}, as_json=False)
-    header = ("queries", "", f"nDCG@10, {made.before}", "nDCG@10, new", "difference", "95 % interval", "p")
+    report({name: value for name, value in result.to_dict().items() if name not in ("held_out", "judged")}, as_json=False)
+    header = ("queries", "", f"nDCG@10, {result.before}", "nDCG@10, new", "difference", "95 % interval", "p")
     rows = []
-    for name, found in (("held-out queries", made.held_out), ("judged queries", made.judged)):
-        if found:
-            cells = (f"{found.base:.3f}", f"{found.new:.3f}", f"{found.difference:+.3f}")
-            rows.append((name, f"{found.queries:,}", *cells, f"{found.low:+.3f} to {found.high:+.3f}", f"{found.p_value:.3f}"))
+    for name, comparison in (("held-out queries", result.held_out), ("judged queries", result.judged)):
+        if comparison:
+            metrics = (f"{comparison.base:.3f}", f"{comparison.new:.3f}", f"{comparison.difference:+.3f}")
+            interval = f"{comparison.low:+.3f} to {comparison.high:+.3f}"
+            rows.append((name, f"{comparison.queries:,}", *metrics, interval, f"{comparison.p_value:.3f}"))
     show_table("", header, rows)

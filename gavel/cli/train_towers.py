@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imports torch
     from processing.training.mining_rules import MiningRules
     from processing.training.rounds import RoundsReport
 
-# None takes what the settings file or the dataclass says: importing that here would make every command slower
+# None takes the default of the settings file or the dataclass, whose import here would slow down every command
 PerQuery = Annotated[int | None, typer.Option("--per-query", min=1, help="Hard negatives mined for each query; 15.")]
 Margin = Annotated[
     float | None,
@@ -76,16 +76,21 @@ def adapt(
     workspace = Workspace(Settings.from_env())
     source = CatalogFolder.load(workspace.catalog(catalog))
     with Stages() as stages:
-        made = pipeline.adapt(
+        result = pipeline.adapt(
             workspace, source, model, max_length=max_length, steps=steps, min_weight=min_weight, seed=seed, stages=stages
         )
-    figures = {
-        f"val {name}": f"{getattr(made.before, name):.3f} → {getattr(made.after, name):.3f}"
+    metrics = {
+        f"val {name}": f"{getattr(result.before, name):.3f} → {getattr(result.after, name):.3f}"
         for name in ("recall_at_50", "ndcg_at_10")
-        if made.before and made.after
+        if result.before and result.after
     }
-    values = {"tower_id": made.tower_folder.name, "tower": str(made.tower_folder), "lots": made.items, "queries": made.queries}
-    report(values | figures, as_json)
+    values = {
+        "tower_id": result.tower_folder.name,
+        "tower": str(result.tower_folder),
+        "lots": result.items,
+        "queries": result.queries,
+    }
+    report(values | metrics, as_json)
 
 
 def mine(
@@ -121,16 +126,17 @@ def _show_rounds(run: "RoundsReport") -> None:
     """Print a row a round, the best one in bold."""
     header = ("round", "stage", "tower_id", "recall@50", "ndcg@10", "recall@50, hnsw", "build flat / hnsw", "took")
     rows = []
-    for made in run.rounds:
-        flat, hnsw, built = made.quality["flat"], made.quality["hnsw"], made.build_seconds
+    for trained in run.rounds:
+        flat, hnsw, built = trained.quality["flat"], trained.quality["hnsw"], trained.build_seconds
+        is_cut = cut_steps(run.tower.parent / trained.tower_id) is not None
         cells = (
-            str(made.number),
-            made.stage,
-            made.tower_id,
+            str(trained.number),
+            trained.stage,
+            trained.tower_id,
             *(f"{value:.3f}" for value in (flat["recall@50"], flat["ndcg@10"], hnsw["recall@50"])),
             f"{built['flat']:.2f} / {built['hnsw']:.2f} s",
-            f"{sum(made.seconds.values()):.0f} s{', cut by the clock' if cut_steps(run.tower.parent / made.tower_id) else ''}",
+            f"{sum(trained.seconds.values()):.0f} s{', cut by the clock' if is_cut else ''}",
         )
-        rows.append([f"[bold]{cell}[/]" for cell in cells] if made.number == run.best else cells)
+        rows.append([f"[bold]{cell}[/]" for cell in cells] if trained.number == run.best else cells)
     show_table("Val queries, round by round; the best one is bold and the newest tower now", header, rows, right_from=3)
     console.print(f"report and indices: {run.folder}\nnext: gavel embed, then gavel index", style="dim", highlight=False)

@@ -35,7 +35,7 @@ def tune_hybrid(
     """Choose fusion, weights and field boosts of hybrid searches, and have this tower's searches use them from now on."""
     from catalog.folder import CatalogFolder
     from gavel.workspace.wiring import find_tower, load_encoder
-    from processing.evaluation.plots import plot_shares
+    from processing.evaluation.plots import plot_fusion_weights
     from processing.ranking.tune_hybrid import choose, ndcg_by_share, search_lists
     from retrieval.contracts.release import load_release
 
@@ -54,7 +54,7 @@ def tune_hybrid(
     plot = workspace.reports / f"hybrid-{source.name}-{tower_id}.png"
     chosen = choice.chosen.tuning
     title = f"{source.name}: nDCG@10 of {choice.queries} {split} queries by the weight of keywords"
-    plot_shares(ndcg_by_share(choice), (chosen.fusion.shares[0], choice.chosen.measures["ndcg@10"]), title, plot)
+    plot_fusion_weights(ndcg_by_share(choice), (chosen.fusion.shares[0], choice.chosen.measures["ndcg@10"]), title, plot)
     written = chosen.save(find_tower(settings, tower_id)) if write else None
     if as_json:
         print_json({"tower_id": tower_id, "written": written and str(written), "plot": str(plot), **choice.to_dict()})

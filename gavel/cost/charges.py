@@ -130,7 +130,7 @@ def _version(meter: Meter, version: Resource) -> Iterator[Charge]:
     name = version.properties["FunctionName"].get("Ref")
     function = next(r for r in meter.resources if r.stack == version.stack and r.logical_id == name)
     gib = function.properties.get("MemorySize", 128) / GIB_MIB if _snapshots(function) else 0.0
-    yield meter.charge("snapshot kept", gib * MONTH_S, "lambda.snapstart_cache", "idle")
+    yield meter.charge("snapshot stored", gib * MONTH_S, "lambda.snapstart_cache", "idle")
 
 
 def _snapshots(function: Resource) -> bool:
@@ -148,15 +148,15 @@ def _queue(meter: Meter, queue: Resource) -> Iterator[Charge]:
 
 
 def _machine(meter: Meter, machine: Resource) -> Iterator[Charge]:
-    """Every state once a run; the job's hours on the first type of the ladder."""
+    """Charge every state once a run, and the job's hours on the first instance type of the ladder."""
     runs = meter.machines.runs(machine) * NIGHTS
     at_night = not meter.machines.scheduled(machine)
     if at_night and not meter.usage.items_per_night:
         runs = 0
     when: When = "night" if at_night else "idle"
     states = meter.machines.states(machine)
-    said = f"{len(states)} states" if runs else "no schedule starts it" if at_night and meter.usage.items_per_night else "no items"
-    yield meter.charge(said, runs * len(states), "states.transitions", when)
+    idle = "no schedule starts it" if at_night and meter.usage.items_per_night else "no items"
+    yield meter.charge(f"{len(states)} states" if runs else idle, runs * len(states), "states.transitions", when)
     for job in meter.machines.jobs(machine)[:1] if runs else ():
         hours = meter.job_hours(job.instance, job.instances) * job.instances * runs
         yield meter.charge(f"embedding on {job.instances} x {job.instance}", hours, f"sagemaker.{job.instance}", when)
@@ -172,15 +172,16 @@ def _topic(meter: Meter, _: Resource) -> Iterator[Charge]:
 
 
 def _bucket(meter: Meter, bucket: Resource) -> Iterator[Charge]:
-    """What lies there once as much goes as comes, and the requests of it."""
+    """Charge the storage once as much expires as arrives, and the requests."""
     use = meter.table.use_of("buckets", bucket.logical_id)
-    days = _kept_days(bucket, int(meter.table.number("keep_days")))
+    days = _storage_days(bucket, int(meter.table.number("keep_days")))
     items, table_of = meter.usage.items_per_night, use.get
     daily_events = meter.event_requests * table_of("bytes_per_event_request", 0) / NIGHTS
-    kept = table_of("bytes", 0) + days * (daily_events + items * table_of("bytes_per_item", 0) + table_of("bytes_per_night", 0))
+    daily_bytes = daily_events + items * table_of("bytes_per_item", 0) + table_of("bytes_per_night", 0)
+    stored_bytes = table_of("bytes", 0) + days * daily_bytes
     nights = NIGHTS if items else 0
     parts = meter.parts
-    yield meter.charge(_of(use, f"storage, kept {days} days"), kept / GB, "s3.storage", "kept")
+    yield meter.charge(_of(use, f"storage for {days} days"), stored_bytes / GB, "s3.storage", "kept")
     yield meter.charge("uploads of lots", meter.items * table_of("puts_per_item", 0), "s3.puts", "kept")
     puts = parts * table_of("puts_per_part", 0) + nights * table_of("puts_per_night", 0)
     yield meter.charge("writes of the run", puts, "s3.puts", "night")
@@ -191,7 +192,7 @@ def _bucket(meter: Meter, bucket: Resource) -> Iterator[Charge]:
 
 
 def _event_objects(meter: Meter) -> float:
-    """Objects that Firehose writes a month: one a buffer time, or one a request where those are fewer."""
+    """Return the objects that Firehose writes a month: one a buffer time, or one a request if those are fewer."""
     return min(meter.event_requests, MONTH_S / meter.table.number("firehose_buffer_s"))
 
 
@@ -201,19 +202,19 @@ def _delivery(meter: Meter, _: Resource) -> Iterator[Charge]:
 
 
 def _table(meter: Meter, table: Resource) -> Iterator[Charge]:
-    """Acts written and read, and kept until their time to live is over, which deletes free of charge."""
-    acts = meter.event_requests * meter.table.number("acts_per_event_request")
+    """Charge interactions written, read, and stored until they expire. Expiry itself is free."""
+    written = meter.event_requests * meter.table.number("interactions_per_event_request")
     searches = meter.usage.queries_per_month - meter.event_requests
-    kept = acts / NIGHTS * meter.table.number("buyer_days") * meter.table.number("bytes_per_act") / GB
-    yield meter.charge("acts written", acts, "dynamodb.writes", "queries")
+    stored_gb = written / NIGHTS * meter.table.number("buyer_days") * meter.table.number("bytes_per_interaction") / GB
+    yield meter.charge("interactions written", written, "dynamodb.writes", "queries")
     yield meter.charge("buyers looked up", searches * meter.table.number("read_units_per_query"), "dynamodb.reads", "queries")
-    yield meter.charge("acts kept", kept, "dynamodb.storage", "queries")
+    yield meter.charge("interactions stored", stored_gb, "dynamodb.storage", "queries")
     if table.properties.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled"):
-        yield meter.charge("way back to any moment", kept, "dynamodb.backup", "queries")
+        yield meter.charge("point-in-time recovery", stored_gb, "dynamodb.backup", "queries")
 
 
-def _kept_days(bucket: Resource, without_rule: int) -> int:
-    """An object that expires lives on as an old version until that expires, too."""
+def _storage_days(bucket: Resource, without_rule: int) -> int:
+    """Return the days of storage of an object: until it expires, and then as an old version until that expires, too."""
     for rule in bucket.properties.get("LifecycleConfiguration", {}).get("Rules", []):
         if "ExpirationInDays" in rule:
             return int(rule["ExpirationInDays"] + rule.get("NoncurrentVersionExpiration", {}).get("NoncurrentDays", 0))
@@ -232,7 +233,7 @@ def _log_group(meter: Meter, group: Resource) -> Iterator[Charge]:
     for when, size in counted.items():
         if size or (when == "idle" and not any(counted.values())):
             yield meter.charge(_of(use, "log lines"), size / GB, "logs.ingested", when)
-            yield meter.charge("log lines kept", size / GB * months, "logs.stored", when)
+            yield meter.charge("log lines stored", size / GB * months, "logs.stored", when)
 
 
 def _api_stage(meter: Meter, stage: Resource) -> Iterator[Charge]:
@@ -261,8 +262,8 @@ def _alarm(meter: Meter, alarm: Resource) -> Iterator[Charge]:
 
 
 def _endpoint_config(meter: Meter, config: Resource) -> Iterator[Charge]:
-    for variant in config.properties["ProductionVariants"]:
-        count, kind = variant["InitialInstanceCount"], variant["InstanceType"]
+    for production in config.properties["ProductionVariants"]:
+        count, kind = production["InitialInstanceCount"], production["InstanceType"]
         yield meter.charge(f"{count} instance(s) {kind}", count * HOURS, f"sagemaker.{kind}", "idle")
 
 

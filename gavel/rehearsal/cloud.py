@@ -113,8 +113,8 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
 def _bucket_with_notifications() -> Any:
     create = FakeBucket.create_from_cloudformation_json.__func__  # type: ignore[attr-defined]
 
-    def created(cls: type, resource_name: str, cloudformation_json: dict[str, Any], *rest: Any, **named: Any) -> FakeBucket:
-        bucket: FakeBucket = create(cls, resource_name, cloudformation_json, *rest, **named)
+    def created(cls: type, resource_name: str, cloudformation_json: dict[str, Any], *rest: Any, **kwargs: Any) -> FakeBucket:
+        bucket: FakeBucket = create(cls, resource_name, cloudformation_json, *rest, **kwargs)
         notifications = cloudformation_json.get("Properties", {}).get("NotificationConfiguration", {})
         queues = [
             {"Queue": queue["Queue"], "Event": [queue["Event"]], "Filter": _filter(queue)}
@@ -132,10 +132,10 @@ def _method_without_backend() -> Any:
     """Let moto accept methods without a backend: API Gateway itself answers preflights."""
     create = RestMethod.create_from_cloudformation_json.__func__  # type: ignore[attr-defined]
 
-    def created(cls: type, resource_name: str, cloudformation_json: dict[str, Any], *rest: Any, **named: Any) -> Any:
+    def created(cls: type, resource_name: str, cloudformation_json: dict[str, Any], *rest: Any, **kwargs: Any) -> Any:
         for absent in ("IntegrationHttpMethod", "Uri"):
             cloudformation_json["Properties"]["Integration"].setdefault(absent, "")
-        return create(cls, resource_name, cloudformation_json, *rest, **named)
+        return create(cls, resource_name, cloudformation_json, *rest, **kwargs)
 
     return classmethod(created)
 

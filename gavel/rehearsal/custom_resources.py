@@ -52,7 +52,7 @@ class CustomResource(CloudFormationModel):
 
     @classmethod
     def create_from_cloudformation_json(
-        cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **named: Any
+        cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **kwargs: Any
     ) -> "CustomResource":
         """Call the function and read its answer.
 
@@ -63,10 +63,10 @@ class CustomResource(CloudFormationModel):
         event = {
             "RequestType": "Create",
             "ResponseURL": f"{cls.url}/{ANSWERS}/{name}",
-            "StackId": named["StackId"],
+            "StackId": kwargs["StackId"],
             "RequestId": name,
-            "LogicalResourceId": named["LogicalId"],
-            "ResourceType": named["ResourceType"],
+            "LogicalResourceId": kwargs["LogicalId"],
+            "ResourceType": kwargs["ResourceType"],
             "ResourceProperties": properties,
         }
         bucket = s3_backends[account_id][PARTITION]
@@ -76,5 +76,5 @@ class CustomResource(CloudFormationModel):
         stored = bucket.get_object(ANSWERS, name)
         answer = json.loads(stored.value) if stored else {"Reason": "no answer"}
         if answer.get("Status") != "SUCCESS":
-            raise ValidationError(message=f"{named['ResourceType']} {named['LogicalId']} failed: {answer.get('Reason')}")
+            raise ValidationError(message=f"{kwargs['ResourceType']} {kwargs['LogicalId']} failed: {answer.get('Reason')}")
         return cls(answer)

@@ -1,4 +1,4 @@
-"""Resources that moto's CloudFormation does not know, deployed as records of what was asked for."""
+"""Stand-ins for resource types that moto's CloudFormation lacks: records of their properties."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ Attributes = Mapping[tuple[str, str], str]
 
 @dataclass
 class Record:
-    """What an emulated deployment replaced.
+    """The resources that an emulated deployment replaced by stand-ins.
 
     Attributes:
-        attributes: (resource type, attribute) -> its value, where one that is made up would not do.
+        attributes: (resource type, attribute) -> value, where the default would not do.
         resources: resource type -> names of the resources that a stand-in was deployed for.
     """
 
@@ -38,21 +38,21 @@ class StandIn(CloudFormationModel):
 
     @property
     def physical_resource_id(self) -> str:
-        """What a reference to the resource answers with."""
+        """Value of a reference to the resource."""
         return self._reference
 
     @classmethod
     def has_cfn_attr(cls, attr: str) -> bool:
-        """Every attribute is there."""
+        """Return True: every attribute has a value."""
         return True
 
     def get_cfn_attribute(self, attribute_name: str) -> str:
-        """The attribute given for its type, or one made of the name."""
-        made_up = f"{self._where}/{self._name}" if attribute_name.endswith("Arn") else f"{self._name}-{attribute_name}".lower()
-        return self._attributes.get((self._kind, attribute_name), made_up)
+        """Return the attribute of the record, or a default made of the name."""
+        default = f"{self._where}/{self._name}" if attribute_name.endswith("Arn") else f"{self._name}-{attribute_name}".lower()
+        return self._attributes.get((self._kind, attribute_name), default)
 
     def is_created(self) -> bool:
-        """At once."""
+        """Return True: a stand-in exists at once."""
         return True
 
 
@@ -60,33 +60,33 @@ def install(record: Record) -> Callable[[], None]:
     """Have moto deploy a stand-in for every type that it does not know.
 
     Args:
-        record: is told of each.
+        record: receives the name of each.
 
     Returns:
         A function that takes the stand-ins out again.
     """
-    known = parsing.resource_class_from_type
-    made: dict[str, type[CloudFormationModel]] = {}
+    moto_class = parsing.resource_class_from_type
+    models: dict[str, type[CloudFormationModel]] = {}
 
     def resource_class(resource_type: str) -> type[CloudFormationModel]:
         kind = resource_type
         if kind.startswith("Custom::"):
             return CustomResource
         if kind in parsing.get_model_map() or kind in parsing.NULL_MODELS:
-            return known(kind)
-        if kind not in made:
-            made[kind] = _model(kind, record)
-        return made[kind]
+            return moto_class(kind)
+        if kind not in models:
+            models[kind] = _model(kind, record)
+        return models[kind]
 
     def take_out() -> None:
-        parsing.resource_class_from_type = known
+        parsing.resource_class_from_type = moto_class
 
     parsing.resource_class_from_type = resource_class
     return take_out
 
 
 def _model(kind: str, record: Record) -> type[CloudFormationModel]:
-    """The stand-in of a type, as moto asks for one: a class of its own."""
+    """Create the stand-in class of a type, because moto needs one class a type."""
 
     def create(
         cls: type[StandIn], /, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
@@ -112,7 +112,10 @@ def _model(kind: str, record: Record) -> type[CloudFormationModel]:
 
 
 def _make_stream(properties: Mapping[str, Any], account_id: str, region: str) -> None:
-    """Firehose knows delivery streams in moto, and writes to S3 at once and unpacked; CloudFormation alone does not."""
+    """Create a delivery stream in moto's Firehose, which moto's CloudFormation does not.
+
+    It writes to S3 at once and unpacked.
+    """
     firehose_backends[account_id][region].create_delivery_stream(
         region=region,
         delivery_stream_name=properties["DeliveryStreamName"],
@@ -126,7 +129,7 @@ def _make_stream(properties: Mapping[str, Any], account_id: str, region: str) ->
 
 
 def _make_alias(properties: Mapping[str, Any], account_id: str, region: str) -> str:
-    """Lambda itself knows aliases in moto; CloudFormation alone does not.
+    """Create an alias in moto's Lambda, which moto's CloudFormation does not.
 
     Returns:
         The alias's ARN.

@@ -64,14 +64,14 @@ def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
         if run_job:
             run_job(normalised_parameters)
 
-    def defined(self: Any, name: str, definition: str, roleArn: str, **named: Any) -> Any:
+    def defined(self: Any, name: str, definition: str, roleArn: str, **kwargs: Any) -> Any:
         started_alone = definition.replace("createProcessingJob.sync", "createProcessingJob")
-        return define(self, name=name, definition=started_alone, roleArn=roleArn, **named)
+        return define(self, name=name, definition=started_alone, roleArn=roleArn, **kwargs)
 
     begin = StepFunctionsParserBackend.start_execution
 
-    def begun(self: Any, state_machine_arn: str, name: str | None = None, *rest: Any, **named: Any) -> Any:
-        return begin(self, state_machine_arn, name or uuid4().hex, *rest, **named)
+    def begun(self: Any, state_machine_arn: str, name: str | None = None, *rest: Any, **kwargs: Any) -> Any:
+        return begin(self, state_machine_arn, name or uuid4().hex, *rest, **kwargs)
 
     with (
         patch.dict(SERVICE_NAMES, {"s3": "S3"}),

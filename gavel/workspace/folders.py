@@ -161,9 +161,9 @@ class Workspace:
             return _newest(self.towers, CARD_FILE, "tower", "`gavel train`")
         folder = self.towers / tower_id
         if not (folder / CARD_FILE).is_file():
-            known = ", ".join(sorted(p.parent.name for p in self.towers.glob(f"*/{CARD_FILE}"))) or "none"
+            tower_ids = ", ".join(sorted(p.parent.name for p in self.towers.glob(f"*/{CARD_FILE}"))) or "none"
             raise InvalidInput(
-                f"there is no tower {tower_id!r} in {self.towers} (there are: {known}); train one with `gavel train`"
+                f"there is no tower {tower_id!r} in {self.towers} (there are: {tower_ids}); train one with `gavel train`"
             )
         return folder
 
@@ -178,11 +178,11 @@ class Workspace:
             ReleaseError: its run did not finish.
         """
         if given is not None and not given.is_dir():
-            known = ", ".join(sorted({p.parent.name for p in self.embeddings.glob("[!.]*/manifest*.json")})) or "none"
+            release_ids = ", ".join(sorted({p.parent.name for p in self.embeddings.glob("[!.]*/manifest*.json")})) or "none"
             if not (self.embeddings / given).is_dir():
                 raise InvalidInput(
                     f"there is no release {str(given)!r}: neither a folder of that path nor a release of {self.embeddings} "
-                    f"(there are: {known}); make one with `gavel embed`"
+                    f"(there are: {release_ids}); make one with `gavel embed`"
                 )
             given = self.embeddings / given
         folder = given or _newest(self.embeddings, "manifest*.json", "release", "`gavel embed`")

@@ -64,7 +64,7 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
     Args:
         bucket: of releases.
         folder: of the release.
-        store: where indices live.
+        store: of the indices.
         manifest_key: the manifest that arrived. A missing part is then an error, so that the manifest is delivered again.
         indexed: the part that arrived. If it is whole in the index, it waits for no other part, and only the manifest's message
             fails for the fault of another part.
@@ -82,8 +82,8 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
     manifest = merge_manifests(shards)
     written = {entry["Key"] for entry in bucket.objects(f"{folder}{PART_RECEIPTS}/")}
     keys = [key for part in manifest.parts if (key := folder + IndexedPart(part=part.name).key) in written]
-    whole = indexed is not None and indexed.part not in unproved_parts(manifest, [indexed], indexed.index)
-    if whole and len(keys) < len(manifest.parts):
+    is_complete = indexed is not None and indexed.part not in unproved_parts(manifest, [indexed], indexed.index)
+    if is_complete and len(keys) < len(manifest.parts):
         logger.info("release waits for parts", folder=folder, there=len(keys), parts=len(manifest.parts))
         return
     with ThreadPoolExecutor(READERS) as readers:
@@ -92,9 +92,9 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
     try:
         report = publish_release(manifest, store, parts)
     except ReleaseError as error:
-        if not whole:
+        if not is_complete:
             raise
-        logger.warning("release not published", folder=folder, reason=str(error))  # the fault is another part's
+        logger.warning("release not published", folder=folder, reason=str(error))  # another part is at fault
         return
     published_before = _published_before(bucket, folder + RECEIPT_FILE, report.index)  # by the last part, before its manifest
     bucket.put(folder + RECEIPT_FILE, replace(report, published=report.published or published_before).to_json())

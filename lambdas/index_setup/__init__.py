@@ -1,1 +1,1 @@
-"""Who may do what in OpenSearch."""
+"""Set up permissions and resources of OpenSearch."""

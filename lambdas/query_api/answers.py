@@ -25,8 +25,8 @@ EXAMPLE_ITEM: dict[str, Any] = {
 }
 
 
-class Explained(BaseModel):
-    """How a lot came to its place (with `explain`)."""
+class Explanation(BaseModel):
+    """Ranks and scores behind the place of a lot (with `explain`)."""
 
     named_by_id: bool
     first_stage_rank: int | None
@@ -40,7 +40,7 @@ class Explained(BaseModel):
     contributions: dict[str, float] | None
 
 
-class Lot(BaseModel):
+class Item(BaseModel):
     """One lot of the answer."""
 
     rank: int
@@ -48,14 +48,14 @@ class Lot(BaseModel):
     score: float
     similarity: float | None
     fields: dict[str, Any] = Field(
-        description="What the lot is; a long description is cut, `description_cut` says so, and `/items/{item_id}` has the whole."
+        description="Fields of the lot. A long description is cut, and `description_cut` is true; `/items/{item_id}` has all of it."
     )
-    explanation: Explained | None
+    explanation: Explanation | None
     proof: str | None = Field(None, description="Sent back to `/events` with what a buyer did with the lot.")
 
 
 class Answer(BaseModel):
-    """The ranked lots and how they came about."""
+    """The ranked lots, and the parts of the search that contributed."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -76,7 +76,7 @@ class Answer(BaseModel):
         }
     )
 
-    results: list[Lot]
+    results: list[Item]
     tower_id: str
     mode: AnswerMode = Field(
         description="Of the request; `semantic` for the lots nearest to something; `popular` for popular and fresh lots."
@@ -92,11 +92,11 @@ class Answer(BaseModel):
     unknown_items: list[str]
     did_you_mean: str | None
     source: Source | None = Field(
-        description="What lots for a buyer were found by: their `history`, or, where nothing is known of it, `popular_and_fresh` "
-        "lots, those with the most bids and the newest in turn; null for other questions."
+        description="Source of the lots for a buyer: the `history`, or `popular_and_fresh` if no history is stored: lots with the "
+        "most bids and the newest in turn. Null for other requests."
     )
     query_id: str | None = Field(
-        None, description="Of this answer to a search in words, for `/events`; null for other questions, and where no key is set."
+        None, description="Of this answer to a search in words, for `/events`; null for other requests, and where no key is set."
     )
 
     @classmethod
@@ -105,7 +105,7 @@ class Answer(BaseModel):
         return cls.model_validate(answer, from_attributes=True)
 
     def signed(self, lists: ServedLists, query: str) -> "Answer":
-        """Add an id to the list and a proof to every item, by which events name them."""
+        """Add an id to the list and a proof to every item; events refer to both."""
         first = self.results[0].rank if self.results else 1
         self.query_id, proofs = lists.sign(query, [item.item_id for item in self.results], first, datetime.now(UTC))
         for item, proof in zip(self.results, proofs, strict=True):
@@ -113,7 +113,7 @@ class Answer(BaseModel):
         return self
 
 
-class Whole(BaseModel):
+class ItemDetails(BaseModel):
     """One lot with all fields that a buyer may see; its auction may have ended."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"item_id": "v1", "fields": EXAMPLE_ITEM["fields"]}})
@@ -123,7 +123,7 @@ class Whole(BaseModel):
 
 
 class EncodedBuyer(BaseModel):
-    """Where a buyer stands in the space of the lots."""
+    """The vector of a buyer, comparable with vectors of lots."""
 
     vector: list[float]
     dimensions: int
@@ -144,8 +144,8 @@ class EncodedBuyer(BaseModel):
         )
 
 
-class Done(BaseModel):
-    """One act of a buyer; `fields` are those of the lot as it is now, null when it is gone."""
+class HistoryEntry(BaseModel):
+    """One interaction of a buyer. `fields` are the current ones of the lot; null if it was deleted."""
 
     item_id: str
     event_type: EventType
@@ -153,13 +153,13 @@ class Done(BaseModel):
     fields: dict[str, Any] | None
 
     @classmethod
-    def of(cls, past: PastInteraction) -> "Done":
+    def of(cls, past: PastInteraction) -> "HistoryEntry":
         """Convert a past interaction of the core."""
         return cls.model_validate({**asdict(past.interaction), "fields": past.fields})
 
 
 class History(BaseModel):
-    """What is kept of a buyer, the latest act first; empty for one that nobody has heard of."""
+    """The stored interactions of a buyer, the latest first; empty for an unknown buyer."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -171,11 +171,11 @@ class History(BaseModel):
         }
     )
 
-    acts: list[Done]
+    acts: list[HistoryEntry]
 
 
-class Erased(BaseModel):
-    """How many acts of a buyer went; 0 when nothing was known, as after the first time."""
+class EraseResult(BaseModel):
+    """The number of interactions that were erased; 0 for an unknown buyer, as after an earlier erasure."""
 
     erased: int
 
@@ -217,7 +217,7 @@ class Health(BaseModel):
     damaged: int
     caches: dict[str, Cache]
     circuits: dict[str, str]
-    queues: dict[str, Queue] = Field(description="How many requests of each kind wait, where this server has queues.")
+    queues: dict[str, Queue] = Field(description="Requests of each kind, if this server has queues.")
 
 
 def cache_counts(uses: Mapping[str, CacheUse]) -> dict[str, Cache]:

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.routing import Match
 from starlette.types import Scope
 
-from lambdas.query_api.answers import Answer, EncodedBuyer, Health, Queue, Whole, cache_counts
+from lambdas.query_api.answers import Answer, EncodedBuyer, Health, ItemDetails, Queue, cache_counts
 from lambdas.query_api.buyers import add_buyers
 from lambdas.query_api.callers import NO_LIMITS, CallerCheck, CallerLimits, charge_searches
 from lambdas.query_api.image_search import add_image_search
@@ -92,7 +92,7 @@ def _add_search(
         on_answer(answer)
         return Answer.of(answer).signed(lists, query.q)
 
-    async def check_count(body: Searches, request: Request) -> SearchBody | list[SearchBody]:  # async: before it waits for a thread
+    async def check_count(body: Searches, request: Request) -> SearchBody | list[SearchBody]:  # async: needs no thread
         queries = len(body) if isinstance(body, list) else 1
         if queries > queries_per_request:
             raise InvalidQuery(f"{queries} queries were sent; a request takes {queries_per_request} here, send the others apart")
@@ -128,10 +128,10 @@ def _add_search(
 
 
 class _SimilarRoute(StrictRoute):
-    """Leaves `/items/a%2Fsimilar` to the item `a/similar`. On AWS, where paths come decoded, it is of the item `a`."""
+    """Leaves `/items/a%2Fsimilar` to the item `a/similar`. On AWS, where paths arrive decoded, it means item `a`."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Return whether the path is of this route, and its parameters."""
+        """Return a match, with parameters, if the path is of this route."""
         if (scope.get("raw_path") or b"").lower().endswith(b"%2fsimilar"):
             return Match.NONE, {}
         return super().matches(scope)
@@ -142,7 +142,7 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
         item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, examples=["v1"])],
         query: Annotated[Nearest, Query()],
     ) -> Answer:
-        """The lots nearest to a lot, without itself; also for one whose auction has ended."""
+        """The lots nearest to a lot, without itself; also after the end of its auction."""
         return Answer.of(service().similar(item_id, query.k, query.to_filter()))
 
     app.router.add_api_route(
@@ -150,14 +150,14 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
     )
 
     @app.get("/items/{item_id:path}", responses=UNKNOWN_ITEM)
-    def item(item_id: Annotated[ItemId, Path(examples=["v1"])]) -> Whole:
-        """A lot, whole; also one whose auction has ended: its `ends_at` says so."""
-        return Whole(item_id=require_id("item_id", item_id), fields=service().item(item_id))
+    def item(item_id: Annotated[ItemId, Path(examples=["v1"])]) -> ItemDetails:
+        """All fields of a lot; also after the end of its auction (`ends_at`)."""
+        return ItemDetails(item_id=require_id("item_id", item_id), fields=service().item(item_id))
 
     @app.post("/encode_buyer", responses=BAD_BODY)
     def encode_buyer(body: BuyerEvents) -> EncodedBuyer:
-        """What a buyer did, as a vector among the lots: their weighted average."""
-        return EncodedBuyer.of(*service().encode_buyer([act.to_interaction() for act in body.events]))
+        """Encode interactions of a buyer as a vector: the weighted average of their lots."""
+        return EncodedBuyer.of(*service().encode_buyer([interaction.to_interaction() for interaction in body.events]))
 
     def nearest(query: RetrieveQuery | RetrieveBody) -> Answer:
         interactions = query.interactions()
@@ -172,12 +172,12 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
 
     @app.get("/retrieve")
     def retrieve(query: Annotated[RetrieveQuery, Query()]) -> Answer:
-        """The lots nearest to a vector, or to a buyer; for a buyer_id that nothing is known of, popular and fresh ones."""
+        """The lots nearest to a vector, or to a buyer; for a buyer_id without a history, popular and fresh ones."""
         return nearest(query)
 
     @app.post("/retrieve", responses=BAD_BODY)
     def retrieve_by_body(body: RetrieveBody) -> Answer:
-        """The lots nearest to a vector, or to a buyer; for a buyer_id that nothing is known of, popular and fresh ones."""
+        """The lots nearest to a vector, or to a buyer; for a buyer_id without a history, popular and fresh ones."""
         return nearest(body)
 
 

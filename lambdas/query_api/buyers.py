@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query
 
-from lambdas.query_api.answers import Done, Erased, History
+from lambdas.query_api.answers import EraseResult, History, HistoryEntry
 from lambdas.query_api.problems import FOREIGN_ORIGIN, NO_FEEDBACK
 from retrieval.contracts.items import MAX_ID_BYTES
 from retrieval.search.service import MAX_INTERACTIONS, SearchService
@@ -22,12 +22,12 @@ def add_buyers(app: FastAPI, service: Callable[[], SearchService]) -> None:
     @app.get("/buyers/{buyer_id:path}", responses=NO_FEEDBACK)
     def history(
         buyer_id: BuyerInPath,
-        limit: Annotated[int, Query(ge=1, le=MAX_INTERACTIONS, description="How many acts, the latest.")] = 50,
+        limit: Annotated[int, Query(ge=1, le=MAX_INTERACTIONS, description="Maximum number of interactions, the latest.")] = 50,
     ) -> History:
-        """What a buyer did lately, the latest first, with the lots as they are now."""
-        return History(acts=[Done.of(past) for past in service().history(buyer_id, limit)])
+        """Recent interactions of a buyer, the latest first, with the current fields of their lots."""
+        return History(acts=[HistoryEntry.of(past) for past in service().history(buyer_id, limit)])
 
     @app.delete("/buyers/{buyer_id:path}", responses={**NO_FEEDBACK, **FOREIGN_ORIGIN})
-    def forget(buyer_id: BuyerInPath) -> Erased:
-        """Forget what a buyer did. Rows that training reads are another matter: docs/feedback.md says when those go."""
-        return Erased(erased=service().buyers.erase(buyer_id))
+    def forget(buyer_id: BuyerInPath) -> EraseResult:
+        """Erase the history of a buyer. Training rows stay until their own end, which docs/feedback.md gives."""
+        return EraseResult(erased=service().buyers.erase(buyer_id))

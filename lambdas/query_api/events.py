@@ -1,4 +1,4 @@
-"""`POST /events`: what buyers did with the items of a list."""
+"""`POST /events`: interactions of buyers with the items of a list."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from retrieval.feedback.served_lists import UNSIGNED, ServedLists
 
 
 class Event(BaseModel):
-    """One act on one lot of the list."""
+    """One interaction with one lot of the list."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,7 +39,7 @@ class Event(BaseModel):
 
 
 class ShownList(BaseModel):
-    """A list that was shown, and what became of its lots."""
+    """A list that was shown, and the interactions with its lots."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -72,12 +72,12 @@ class ShownList(BaseModel):
 
     def to_feedback(self) -> Feedback:
         """Return the feedback of the core."""
-        acts = [ListEvent(event.event_type, event.item_id, event.position, event.timestamp, event.proof) for event in self.events]
-        return Feedback(self.query_id, self.session_id, self.query, self.shown_at, acts)
+        events = [ListEvent(event.event_type, event.item_id, event.position, event.timestamp, event.proof) for event in self.events]
+        return Feedback(self.query_id, self.session_id, self.query, self.shown_at, events)
 
 
-class Kept(BaseModel):
-    """Counts of the events that were written down, and of those about served lists: training learns from these alone."""
+class EventsResult(BaseModel):
+    """Counts of the stored events, and of those about served lists, the only ones that training uses."""
 
     accepted: int
     served: int
@@ -108,12 +108,12 @@ def events_router(
         response_model_exclude_defaults=True,
         responses={**BAD_BODY, **FOREIGN_ORIGIN},
     )
-    def events(shown: ShownList, request: Request) -> Kept:
-        """Tell what buyers did with a list: impressions, clicks, bids, purchases."""
+    def events(shown: ShownList, request: Request) -> EventsResult:
+        """Store the interactions of a buyer with a list: impressions, clicks, bids, purchases."""
         rows = feedback_rows(shown.to_feedback(), datetime.now(UTC), lists, request.client.host if request.client else "")
         sink.append(rows)
         interactions = interactions_in(rows)
         unknown_items = list(record(interactions)) if interactions else []
-        return Kept(accepted=len(rows), served=sum(row["served"] for row in rows), unknown_items=unknown_items)
+        return EventsResult(accepted=len(rows), served=sum(row["served"] for row in rows), unknown_items=unknown_items)
 
     return router

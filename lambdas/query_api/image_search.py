@@ -28,11 +28,11 @@ BODY: dict[str, Any] = {
 
 
 class PhotoQuery(Nearest):
-    """What `POST /search/image` takes beside the photo."""
+    """Parameters of `POST /search/image` beside the photo."""
 
     text: str = Field("", max_length=MAX_QUERY_CHARS, description="Words beside the photo; they weigh as much as it does.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Lots to pass over, for a later page.")
-    explain: bool = Field(False, description="Say of every lot how it came to its place.")
+    explain: bool = Field(False, description="Explain the place of every lot.")
 
     def to_request(self) -> SearchRequest:
         """Return the request of the core."""

@@ -16,8 +16,8 @@ from retrieval.search.recommendations import Exclude
 from retrieval.search.service import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
 
 MAX_FUSION_CHARS = 64
-MAX_DIMENSIONS = 4_096  # of a vector in a body; the index then names its own number
-MAX_DIMENSIONS_IN_ADDRESS = 1_024  # of one in a query string: servers refuse addresses of more than 64 kB unread
+MAX_DIMENSIONS = 4_096  # of a vector in a body; each index has its own length
+MAX_DIMENSIONS_IN_ADDRESS = 1_024  # in a query string, because servers refuse addresses of more than 64 kB
 SINGLE, SEVERAL = "one query", "several queries"
 
 
@@ -30,7 +30,7 @@ def _check_is_text(value: Any) -> Any:
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, le=MAX_PRICE, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
-Moment = Annotated[AwareDatetime, BeforeValidator(_check_is_text)]  # without it a number would be read as a time
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_is_text)]  # without the check a number would be read as a time
 Cap = Annotated[int, Field(ge=1, le=MAX_PER_LABEL)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(partial(require_id, "item_id"))]
 BuyerId = Annotated[
@@ -39,14 +39,14 @@ BuyerId = Annotated[
     Field(
         min_length=1,
         max_length=MAX_ID_BYTES,
-        description="Whose kept acts count, too: the `session_id` under which `/events` was told of them. Who knows it may read "
-        "and erase that buyer's history, so it must not be guessable.",
+        description="Buyer whose stored history counts, too: the `session_id` of `/events`. With this id anybody can read and "
+        "erase the history, so it must not be guessable.",
     ),
 ]
 
 
 class Filters(BaseModel):
-    """Which lots may come back; one whose auction has ended never does."""
+    """Filters of the answer. Lots whose auction has ended are always left out."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,13 +68,13 @@ class Filters(BaseModel):
 
 
 class Nearest(Filters):
-    """How many lots, and which, of those that are nearest to something."""
+    """Number of lots and filters of a search for the nearest lots."""
 
     k: int = Field(10, ge=1, le=MAX_K, description="How many lots to answer with.")
 
 
-class Act(BaseModel):
-    """One thing that a buyer did with a lot."""
+class BuyerInteraction(BaseModel):
+    """One interaction of a buyer with a lot."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -87,8 +87,8 @@ class Act(BaseModel):
         return Interaction("", self.item_id, self.event_type, self.timestamp)
 
 
-Acts = Annotated[list[Act], Field(min_length=1, max_length=MAX_INTERACTIONS)]
-EXAMPLE_ACT: dict[str, Any] = {"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z"}
+Interactions = Annotated[list[BuyerInteraction], Field(min_length=1, max_length=MAX_INTERACTIONS)]
+EXAMPLE_INTERACTION: dict[str, Any] = {"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z"}
 
 
 EXAMPLE_SEARCH: dict[str, Any] = {
@@ -98,19 +98,19 @@ EXAMPLE_SEARCH: dict[str, Any] = {
     "fusion": "min_max:0.7,0.3",
     "diversity": 0.3,
     "most_per_brand": 3,
-    "recent_interactions": [EXAMPLE_ACT],
+    "recent_interactions": [EXAMPLE_INTERACTION],
 }
 
 
 class SearchQuery(Nearest):
-    """What `GET /search` takes."""
+    """Parameters of `GET /search`."""
 
     q: str = Field(min_length=1, max_length=MAX_QUERY_CHARS, description="What the buyer typed, or the item_id of a lot.")
-    mode: Mode = Field("hybrid", description="Which retrievers look: both, vectors alone, words alone.")
+    mode: Mode = Field("hybrid", description="Retrievers to use: both, vectors alone, or keywords alone.")
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="Lots to pass over, for a later page.")
     explain: bool = Field(
         False,
-        description="Say of every lot how it came to its place; takes one more request to the index in the modes of one list.",
+        description="Explain the place of every lot; costs one more request to the index in modes with one list.",
     )
     fusion: str | None = Field(
         None,
@@ -124,7 +124,7 @@ class SearchQuery(Nearest):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="How much the best lots shall differ: 0 leaves the order of the scores, 1 looks at unlikeness alone.",
+        description="Weight of diversity among the best lots: 0 keeps the order of the scores, 1 ranks by dissimilarity alone.",
     )
     most_per_brand: Cap | None = Field(None, description="Lots of one brand before the others among the best.")
     most_per_seller: Cap | None = Field(None, description="Lots of one seller before the others among the best.")
@@ -149,20 +149,20 @@ class SearchQuery(Nearest):
 
 
 class SearchBody(SearchQuery):
-    """What `POST /search` takes: the same, and what the buyer did lately."""
+    """Body of `POST /search`: the parameters of `GET /search`, and recent interactions of the buyer."""
 
     model_config = ConfigDict(strict=True, json_schema_extra={"example": EXAMPLE_SEARCH})
 
-    recent_interactions: list[Act] = Field(
+    recent_interactions: list[BuyerInteraction] = Field(
         default=[],
         max_length=MAX_INTERACTIONS,
-        description="Draws the vector of the query a fifth of the way towards these lots; the re-ranker sees how near "
-        "to them each lot is, keyword search does not look at them.",
+        description="Moves the vector of the query by a fifth towards these lots. The re-ranker uses the similarity of each lot "
+        "to them; keyword search ignores them.",
     )
 
     def to_request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
         """Return the request of the core."""
-        return super().to_request([*recent, *(act.to_interaction() for act in self.recent_interactions)])
+        return super().to_request([*recent, *(interaction.to_interaction() for interaction in self.recent_interactions)])
 
 
 def _body_tag(body: Any) -> str:
@@ -176,25 +176,25 @@ Searches = Annotated[
 
 
 class BuyerEvents(BaseModel):
-    """What `POST /encode_buyer` takes."""
+    """Body of `POST /encode_buyer`."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"events": [EXAMPLE_ACT]}})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"events": [EXAMPLE_INTERACTION]}})
 
-    events: Acts
+    events: Interactions
 
 
-class OfBuyer(Nearest):
-    """Who lots are retrieved for, and which of the lots that they know may come again."""
+class BuyerQuery(Nearest):
+    """The buyer to retrieve lots for, and the lots of their history to leave out."""
 
     buyer_id: BuyerId | None = Field(None, examples=["b2a7c1d4"])
     exclude: Exclude = Field(
         "acted",
-        description="Lots that are left out: those of any act, kept or sent along; those `purchased` alone; or `none`.",
+        description="Lots to leave out: `acted`, all of the history and of this request; `purchased` ones alone; or `none`.",
     )
 
 
-class RetrieveQuery(OfBuyer):
-    """What `GET /retrieve` takes: a vector, or a buyer by id, by lots that they viewed, or by both."""
+class RetrieveQuery(BuyerQuery):
+    """Parameters of `GET /retrieve`: a vector, or a buyer by id, by viewed lots, or by both."""
 
     vector: list[Number] = Field(
         default=[],
@@ -210,16 +210,16 @@ class RetrieveQuery(OfBuyer):
         return [Interaction("", item_id, "view", datetime.now(UTC)) for item_id in self.item_id]
 
 
-class RetrieveBody(OfBuyer):
-    """What `POST /retrieve` takes: a vector, or a buyer by id, by what they did, or by both."""
+class RetrieveBody(BuyerQuery):
+    """Body of `POST /retrieve`: a vector, or a buyer by id, by interactions, or by both."""
 
     model_config = ConfigDict(
-        strict=True, json_schema_extra={"example": {"recent_interactions": [EXAMPLE_ACT], "exclude": "purchased", "k": 10}}
+        strict=True, json_schema_extra={"example": {"recent_interactions": [EXAMPLE_INTERACTION], "exclude": "purchased", "k": 10}}
     )
 
     vector: list[Number] = Field(default=[], max_length=MAX_DIMENSIONS, description="As `/encode_buyer` answers.")
-    recent_interactions: list[Act] = Field(default=[], max_length=MAX_INTERACTIONS)
+    recent_interactions: list[BuyerInteraction] = Field(default=[], max_length=MAX_INTERACTIONS)
 
     def interactions(self) -> list[Interaction]:
         """Return the interactions of the core."""
-        return [act.to_interaction() for act in self.recent_interactions]
+        return [interaction.to_interaction() for interaction in self.recent_interactions]

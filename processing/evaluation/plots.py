@@ -63,19 +63,21 @@ def plot_recall_by_depth(quality: Mapping[str, Mapping[str, float]], title: str,
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
-def plot_shares(curves: Mapping[str, Sequence[tuple[float, float]]], chosen: tuple[float, float], title: str, path: Path) -> None:
+def plot_fusion_weights(
+    curves: Mapping[str, Sequence[tuple[float, float]]], chosen: tuple[float, float], title: str, path: Path
+) -> None:
     """Draw a measure of fused lists over the weight of one of them.
 
     Args:
-        curves: kind of fusion -> (share of the keyword list in [0, 1], nDCG@10), by share.
+        curves: kind of fusion -> (weight of the keyword list in [0, 1], nDCG@10), by weight.
         chosen: point to mark.
         title: above the plot.
         path: of the PNG.
     """
     with _figure(path, title, (8, 4.2)) as (axes,):
         for place, (name, points) in enumerate(curves.items()):
-            shares, values = zip(*points, strict=True) if points else ((), ())
-            axes.plot(shares, values, marker="o", markersize=4, linewidth=1.8, label=name, color=_colour(place))
+            weights, values = zip(*points, strict=True) if points else ((), ())
+            axes.plot(weights, values, marker="o", markersize=4, linewidth=1.8, label=name, color=_colour(place))
         axes.plot(*chosen, "o", markersize=12, markerfacecolor="none", markeredgecolor="#333333", label="chosen")
         axes.set(xlabel="weight of the keyword list", ylabel="nDCG@10, mean over queries")
         axes.grid(color="#e6e6e6")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.reliability.overload import BOMB_ID, HALF_SENT, made_home, run_benchmark
+from benchmarks.reliability.overload import BOMB_ID, HALF_SENT, run_benchmark, temporary_workspace
 
 RUSHES = [
     "1 × capacity",
@@ -17,7 +17,7 @@ RUSHES = [
 @pytest.mark.timeout(1_200)  # a home is made and a server started first
 def test_every_load_is_measured_and_the_server_stops_although_requests_are_half_sent() -> None:
     phases: list[str] = []
-    with made_home(60, bomb_side=1_000) as home:
+    with temporary_workspace(60, bomb_side=1_000) as home:
         result = run_benchmark(home, BOMB_ID, seconds=1.0, rounds=2, half_sent=HALF_SENT, on_phase=phases.append)
     assert list(result.rushes) == RUSHES
     assert set(RUSHES) < set(phases)

@@ -1,6 +1,6 @@
 """Choice of an index type for a number of items and a memory: byte formulas, and effort and time from a measured table.
 
-calibration.json beside this file names the command that made it. At each of its sizes, effort and time at the target recall are
+calibration.json beside this file names the command that measured it. At each of its sizes, effort and time at the target recall are
 interpolated between measured points. Between sizes both grow as fitted powers of the items, within the limits of the algorithms,
 because few sizes on a busy machine show noise. Beyond the measured sizes the result is an estimate, and marked.
 """
@@ -68,12 +68,12 @@ class Calibration:
     """A table of measurements.
 
     Attributes:
-        made_by: the command.
+        command: the command line that measured it; "made_by" in the file.
         data: description of the vectors and the machine.
         measured: rows of any index types and sizes.
     """
 
-    made_by: str
+    command: str
     data: str
     measured: tuple[Measured, ...]
 
@@ -94,7 +94,7 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Write it as JSON, a row a line."""
         rows = ",\n".join(f"    {json.dumps(asdict(row))}" for row in self.measured)
-        head = f'  "made_by": {json.dumps(self.made_by)},\n  "data": {json.dumps(self.data)},\n'
+        head = f'  "made_by": {json.dumps(self.command)},\n  "data": {json.dumps(self.data)},\n'
         replace_file(path, f'{{\n{head}  "measured": [\n{rows}\n  ]\n}}\n')
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.reliability.cluster_items import K, ask, make_lots
 from benchmarks.reliability.cluster_load import fault, recall_of
-from benchmarks.reliability.cluster_lots import K, ask, make_lots
 from retrieval.index.port import Candidate
 
 LOTS = make_lots(300, 16)

@@ -29,7 +29,7 @@ def drawn() -> tuple[Vector, Vector]:
 @pytest.fixture(scope="module")
 def measured(drawn: tuple[Vector, Vector], tmp_path_factory: pytest.TempPathFactory) -> FilteredResult:
     folder = tmp_path_factory.mktemp("filters")
-    return run_benchmark("test", *drawn, folder, specs=(GRAPH, LISTS), shares=SHARES)
+    return run_benchmark("test", *drawn, folder, specs=(GRAPH, LISTS), fractions=SHARES)
 
 
 def test_a_filter_lets_its_share_through_wherever_it_lies(drawn: tuple[Vector, Vector]) -> None:

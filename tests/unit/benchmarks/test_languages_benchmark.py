@@ -9,8 +9,8 @@ from benchmarks.quality.languages import (
     CHANCE,
     TITLES,
     TOWER,
+    compare_with_targets,
     interval,
-    judge,
     measure,
     rank_by_chance,
     rank_by_words,
@@ -55,7 +55,7 @@ def values(arabic, english, across, chance):
     [((0.6, 0.64, 0.2, 0.01), [True, True]), ((0.6, 0.66, 0.2, 0.01), [False, True]), ((0.7, 0.6, 0.09, 0.01), [True, False])],
 )
 def test_the_bars_are_five_points_and_ten_times(figures, passed):
-    assert [bar["passed"] for bar in judge([values(*figures)]).values()] == passed
+    assert [bar["passed"] for bar in compare_with_targets([values(*figures)]).values()] == passed
 
 
 def test_an_interval_holds_the_mean_and_narrows_with_queries():

@@ -8,7 +8,7 @@ from judged_lots import write_judged_catalog, write_release
 from lots import WordEncoder
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, write_catalog
-from processing.evaluation.plots import plot_shares
+from processing.evaluation.plots import plot_fusion_weights
 from processing.ranking.tune_hybrid import (
     BOOSTS,
     SELECTION_METRICS,
@@ -126,5 +126,5 @@ def test_the_plot_has_a_line_for_every_kind(tmp_path: Path) -> None:
     assert {kind: [share for share, _ in points] for kind, points in curves.items()} == {
         kind: pytest.approx([tenth / 10 for tenth in range(1, 10)]) for kind in FUSION_KINDS
     }
-    plot_shares(curves, (0.5, 0.9), "title", tmp_path / "plot.png")
+    plot_fusion_weights(curves, (0.5, 0.9), "title", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Lots for the cluster benchmark, questions, and the right answers to them by exact search in one embedded index."""
+"""Items and questions of the cluster benchmark, with the correct answers by exact search in one embedded index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ ENDED = 0.1  # of the lots
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and the right answers.
+    """A query, and its correct answers.
 
     Attributes:
         vector: (D,) float32.
         text: two words.
-        filters: which lots may come.
+        filters: of both searches.
         nearest: ids of the K lots of the highest cosine, in order.
         scores: their cosines.
         by_words: ids of the K lots of the highest BM25 score, in order.
@@ -43,7 +43,7 @@ class Question:
 
 
 def make_lots(count: int, dimensions: int, seed: int = 7) -> list[IndexedItem]:
-    """Lots with titles of few and frequent words, categories, brands, prices and ratings; some of the auctions have ended."""
+    """Return items with titles of rare and frequent words, categories, brands, prices and ratings; some auctions have ended."""
     rng = np.random.default_rng(seed)
     vectors = np.concatenate(list(clustered(count, dimensions, seed)))
     return [_lot(number, vector, rng) for number, vector in enumerate(vectors)]
@@ -65,25 +65,27 @@ def _lot(number: int, vector: Vector, rng: np.random.Generator) -> IndexedItem:
 
 
 def _word(rng: np.random.Generator) -> str:
-    """A few words are in many titles."""
+    """Draw a word; a few words are in many titles."""
     return f"w{min(int(rng.pareto(0.8)), WORDS - 1)}"
 
 
 def ask(folder: Path, lots: Sequence[IndexedItem], count: int, seed: int = 7) -> list[Question]:
-    """Questions with and without filters, answered by comparing with every lot of an unsharded index.
+    """Return questions with and without filters, answered by exact search in an unsharded index.
 
     Args:
-        folder: in which the embedded index is made.
-        lots: what it holds.
-        count: how many questions.
-        seed: of them.
+        folder: for the embedded index.
+        lots: its items.
+        count: number of questions.
+        seed: of the random draw.
     """
     store, rng = EmbeddedStore(folder), np.random.default_rng([seed, 1])
     index = fill(store.create(TOWER, len(lots[0].vector)), lots)
     vectors = clustered_queries(count, index.dimensions, seed, of=len(lots))
-    asked = [_question(index, vector, _filter(number, rng), f"{_word(rng)} {_word(rng)}") for number, vector in enumerate(vectors)]
+    questions = [
+        _question(index, vector, _filter(number, rng), f"{_word(rng)} {_word(rng)}") for number, vector in enumerate(vectors)
+    ]
     index.close()
-    return asked
+    return questions
 
 
 def fill(index: VectorIndex, lots: Sequence[IndexedItem]) -> VectorIndex:
@@ -99,13 +101,13 @@ def _question(index: VectorIndex, vector: Vector, filters: Filter, text: str) ->
     return Question(vector, text, filters, ids(nearest), [c.score for c in nearest], ids(index.keyword(text, K, filters)))
 
 
-def ids(found: Sequence[Candidate]) -> list[str]:
-    """Of candidates, in order."""
-    return [candidate.item_id for candidate in found]
+def ids(candidates: Sequence[Candidate]) -> list[str]:
+    """Return the ids of candidates, in order."""
+    return [candidate.item_id for candidate in candidates]
 
 
 def _filter(number: int, rng: np.random.Generator) -> Filter:
-    """None, one of each kind, then several at once."""
+    """Return no filter, a filter of each kind, or several at once, in turns."""
     kinds: list[dict[str, Any]] = [
         {},
         {"category": f"category-{rng.integers(CATEGORIES)}"},

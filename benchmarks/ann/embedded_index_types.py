@@ -1,6 +1,6 @@
 """The embedded index with several index types over the same items: memory, time and recall of its vector searches.
 
-python -m benchmarks.ann.embedded_families ROOT ALIAS --spec hnsw --spec hnsw_sq8 …
+python -m benchmarks.ann.embedded_index_types ROOT ALIAS --spec hnsw --spec hnsw_sq8 …
 
 For every index type, one process builds the file if it is missing, and another opens and searches it. A query is the vector of an
 item with the noise of the copies of benchmarks.speed.many_lots. The files stay in the folder of the index.
@@ -65,16 +65,16 @@ class IndexTypeResult:
 
 
 def main(
-    root: Annotated[Path, typer.Argument(help="Of a store; files of families that it has not are written there.")],
+    root: Annotated[Path, typer.Argument(help="Of a store; missing files of index types are written there.")],
     alias: Annotated[str, typer.Argument(help="Of its index.")],
     spec: Annotated[list[str] | None, typer.Option(help="Repeat for several.")] = None,
     queries: Annotated[int, typer.Option(min=1, help="Different ones.")] = 200,
     repetitions: Annotated[int, typer.Option(min=1, help="Of each, timed.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line a family, for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line per index type, for scripts.")] = False,
 ) -> None:
-    """Measure families one after the other."""
+    """Measure index types one after the other."""
     machine, specs, results = describe_machine(), spec or DEFAULT_SPECS, []
-    with progress("families") as step:
+    with progress("index types") as step:
         for result in measure(root, alias, specs, queries, repetitions):
             results.append(result)
             step(len(results), len(specs))
@@ -132,9 +132,9 @@ def work() -> None:
 
     index.semantic(queries[0], 1, Filter())
     result: dict[str, Any]
-    if job["what"] == "exact":
+    if job["step"] == "exact":
         result = {"ids": ids(max(KS), exact=True)}
-    elif job["what"] == "build":
+    elif job["step"] == "build":
         index.close()
         result = {"seconds": round(time.perf_counter() - start, 1)}
     else:
@@ -173,16 +173,16 @@ def _queries(folder: Path, count: int) -> Vector:
     return to_unit_length((vectors + noise).astype(np.float32))
 
 
-def _in_process(what: str, job: dict[str, Any]) -> Any:
-    command = [sys.executable, "-c", "from benchmarks.ann.embedded_families import work; work()"]
-    text = json.dumps({**job, "what": what})
+def _in_process(step: str, job: dict[str, Any]) -> Any:
+    command = [sys.executable, "-c", "from benchmarks.ann.embedded_index_types import work; work()"]
+    text = json.dumps({**job, "step": step})
     process = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2])
     return json.loads(process.stdout)
 
 
 def _recall(results: Sequence[Sequence[str]], exact: Sequence[Sequence[str]], k: int) -> float:
-    shares = [len(set(some) & set(best[:k])) / k for some, best in zip(results, exact, strict=True)]
-    return round(float(np.mean(shares)), 4)
+    recalls = [len(set(some) & set(best[:k])) / k for some, best in zip(results, exact, strict=True)]
+    return round(float(np.mean(recalls)), 4)
 
 
 def _row(result: IndexTypeResult) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import pytest
 from embedded_lots import NOW
 
 from benchmarks.ann.clustered import clustered, clustered_queries
-from benchmarks.ann.embedded_families import measure
+from benchmarks.ann.embedded_index_types import measure
 from benchmarks.reliability.kills import KillReport, survive
 from retrieval.config.index_spec import INDEX_TYPES, IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, Vector
