@@ -53,7 +53,7 @@ class Report:
 
     Attributes:
         steps: label -> the step as the ledger knows it.
-        quality: way of searching -> measure -> mean over the test queries.
+        quality: system -> measure -> mean over the test queries.
         answers: example query -> answer.
         plot: PNG of the quality.
     """
