@@ -49,7 +49,7 @@ INPUT = CONTAINER / "input"
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation measures, and how.
+    """Inputs and settings of an evaluation.
 
     Attributes:
         catalog: source of the judgments.
