@@ -73,7 +73,7 @@ class BuyerSearch:
             with self._circuit.guard():
                 self._store.append(interactions)
         except FeedbackUnavailable as error:
-            logger.warning("%d interactions are in no buyer's history: %s", len(interactions), error)
+            logger.warning("%d acts are in no buyer's history: %s", len(interactions), error)
 
     def erase(self, buyer_id: str) -> int:
         """Forget a buyer; return the number of erased interactions.
