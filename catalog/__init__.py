@@ -1,1 +1,1 @@
-"""Where items and judgments come from."""
+"""Sources of items and judgments: readers of published data sets, and generators of synthetic ones."""

@@ -86,7 +86,7 @@ def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
             split: SplitData(
                 item_files=[ITEMS_FILE],
                 pairs=[TrainingPair(q.query, q.item_id, PAIR_WEIGHT) for q in part] if split == "train" else (),
-                qrels=judge(part, products),
+                qrels=grade_queries(part, products),
             )
             for split, part in by_split.items()
         }
@@ -128,7 +128,7 @@ def read_products(data: Path) -> tuple[list[Product], list[Reject]]:
     return products, rejects
 
 
-def judge(queries: Iterable[PseudoQuery], products: Sequence[Product]) -> Qrels:
+def grade_queries(queries: Iterable[PseudoQuery], products: Sequence[Product]) -> Qrels:
     """Grade all products for every query whose source products are mostly of one style."""
     item_of = {product.item.item_id: product.item for product in products}
     sources: dict[str, set[str]] = defaultdict(set)

@@ -168,13 +168,13 @@ def _parse_block(block: bytes, names: Sequence[str], separator: str) -> pa.Table
 
 def _columns(table: pa.Table | pa.RecordBatch) -> dict[str, Column]:
     """Return field -> values, of a table with a column for each field."""
-    named = {field: [name for name in accepted if name in table.schema.names] for field, accepted in ALIASES.items()}
-    if any(len(present) > 1 for present in named.values()):  # a field takes the first of its columns that has a value
-        plain = {name: _plain(table.column(name)) for present in named.values() for name in present}
+    aliases = {field: [name for name in accepted if name in table.schema.names] for field, accepted in ALIASES.items()}
+    if any(len(present) > 1 for present in aliases.values()):  # a field takes the first of its columns that has a value
+        plain = {name: _plain(table.column(name)) for present in aliases.values() for name in present}
         cells = [column if isinstance(column, list) else column.to_pylist() for column in plain.values()]
         rows = [dict(zip(plain, row, strict=True)) for row in zip(*cells, strict=True)]
         return {field: [first_value(row, ALIASES[field]) for row in rows] for field in FIELDS}
-    return {field: _plain(table.column(present[0])) for field, present in named.items()}
+    return {field: _plain(table.column(present[0])) for field, present in aliases.items()}
 
 
 def _plain(column: pa.Array | pa.ChunkedArray) -> Column:

@@ -91,7 +91,7 @@ class EventTable:
 
 def read_event_table(
     paths: Path | Sequence[Path],
-    known_items: AbstractSet[str] | None = None,
+    catalogue_ids: AbstractSet[str] | None = None,
     progress: Progress | None = None,
     *,
     on_reject: Callable[[Reject], None] | None = None,
@@ -101,7 +101,7 @@ def read_event_table(
 
     Args:
         paths: files, or folders of them.
-        known_items: ids of the catalogue's items; events of others are rejected. None accepts all.
+        catalogue_ids: ids of the catalogue's items; events of others are rejected. None accepts all.
         progress: called with (parts read, parts).
         on_reject: called with each rejected row; the table holds only the first of each kind.
         now: UTC; later events are rejected, with tolerance for a misread time zone. None is the time of the call.
@@ -110,7 +110,7 @@ def read_event_table(
         InvalidInput: a file is missing, cannot be read, or has no column for a field.
     """
     files = event_table_files([paths] if isinstance(paths, Path) else paths)
-    reader = _Reader(known_items, on_reject, (now or datetime.now(UTC)) + ZONE_SLACK)
+    reader = _Reader(catalogue_ids, on_reject, (now or datetime.now(UTC)) + ZONE_SLACK)
     sizes = [path.stat().st_size for path in files]
     total, before = max(sum(sizes), 1), 0
     for path, size in zip(files, sizes, strict=True):
@@ -126,9 +126,9 @@ class _Distinct:
     """The distinct values of one field; each is parsed once, however many rows have it."""
 
     def __init__(
-        self, field_name: str, unreadable: str, parse: Callable[[Any], str], known: AbstractSet[str] | None = None
+        self, field_name: str, unreadable: str, parse: Callable[[Any], str], allowed: AbstractSet[str] | None = None
     ) -> None:
-        self._field, self._unreadable, self._parse, self._known = field_name, unreadable, parse, known
+        self._field, self._unreadable, self._parse, self._allowed = field_name, unreadable, parse, allowed
         self._codes: dict[Hashable, int] = {}
         self.values: list[str] = []
         self.faults: list[Fault] = []
@@ -157,8 +157,8 @@ class _Distinct:
             text = self._parse(present)
         except InvalidInput as error:
             return self._fault(self._unreadable, str(error))
-        if self._known is not None and text not in self._known:
-            return self._fault(UNKNOWN_PRODUCT, f"{self._field} {text!r} is not among the {len(self._known)} items", text)
+        if self._allowed is not None and text not in self._allowed:
+            return self._fault(UNKNOWN_PRODUCT, f"{self._field} {text!r} is not among the {len(self._allowed)} items", text)
         code = self._codes.get(text)
         if code is None:
             code = self._codes[text] = len(self.values)
@@ -174,7 +174,7 @@ class _Distinct:
 class _Reader:
     """Collects the events of all files as columns of numbers, and the rejects."""
 
-    known_items: AbstractSet[str] | None
+    catalogue_ids: AbstractSet[str] | None
     on_reject: Callable[[Reject], None] | None
     latest: datetime
     rows: int = 0
@@ -184,7 +184,7 @@ class _Reader:
 
     def __post_init__(self) -> None:
         self.buyers = _Distinct("buyer_id", "bad_buyer_id", lambda value: parse_id("buyer_id", value))
-        self.items = _Distinct("item_id", "bad_item_id", lambda value: parse_id("item_id", value), self.known_items)
+        self.items = _Distinct("item_id", "bad_item_id", lambda value: parse_id("item_id", value), self.catalogue_ids)
         self.types = _Distinct("event_type", UNKNOWN_EVENT, parse_event_type)
         self.latest_us = microseconds(self.latest)
 

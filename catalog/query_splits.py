@@ -22,12 +22,12 @@ def share_of(key: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}\x00{key}".encode()).digest()[:7]) / 256**7
 
 
-def deal(keys: Iterable[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Assign every key to one split, with shares exact to the nearest key.
+def deal(keys: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Assign every key to one split, with fractions exact to the nearest key.
 
     Args:
         keys: such as query_key() of every query.
-        shares: split -> share; they sum up to 1.
+        fractions: split -> its fraction of the keys; they sum up to 1.
         seed: of the assignment.
 
     Returns:
@@ -36,8 +36,8 @@ def deal(keys: Iterable[str], shares: Mapping[str, float], seed: int) -> dict[st
     ordered = shuffle_keys(keys, seed)
     split_of: dict[str, str] = {}
     upto = 0.0
-    for split, share in shares.items():
-        start, upto = round(upto * len(ordered)), upto + share
+    for split, fraction in fractions.items():
+        start, upto = round(upto * len(ordered)), upto + fraction
         split_of |= dict.fromkeys(ordered[start : round(upto * len(ordered))], split)
     return split_of
 

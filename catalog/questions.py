@@ -97,7 +97,7 @@ def _draw_wishes(lots: Sequence[Lot], count: int, rng: Generator) -> list[Wish]:
 
 
 def phrase(wish: Wish, rng: Generator) -> str:
-    """Phrase a wish in one of several ways."""
+    """Phrase a wish by one of several templates."""
     wording = {trait: word(trait, value, rng) for trait, value in wish[1:]}
     tail = [wording.pop("condition")] if wording.get("condition", "").startswith("with ") else []
     maker = wording.pop("maker", None)

@@ -51,10 +51,10 @@ def generate(
         raise InvalidInput(f"a catalogue needs at least 1 lot, not {lots}")
     moment = now or datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     with replace_folder(folder) as building:
-        drawn = draw_lots(lots, np.random.default_rng([seed, _LOTS]), moment)
-        _write_photos(building / ITEMS_FOLDER, drawn, seed, photo_size, progress)
-        write_items(building / ITEMS_FOLDER / ITEMS_FILE, (lot.item for lot in drawn))
-        splits = _splits(drawn, seed, moment)
+        sample = draw_lots(lots, np.random.default_rng([seed, _LOTS]), moment)
+        _write_photos(building / ITEMS_FOLDER, sample, seed, photo_size, progress)
+        write_items(building / ITEMS_FOLDER / ITEMS_FILE, (lot.item for lot in sample))
+        splits = _splits(sample, seed, moment)
         write_catalog(building, name="synthetic", seed=seed, splits=splits, example_queries=EXAMPLE_QUERIES)
     return CatalogFolder(folder)
 

@@ -108,4 +108,4 @@ class BulkIndexer(Construct):
         ):
             allow_below(self.role, ["s3:PutObject"], embeddings, embeddings.bucket_arn, f"/*/{written}", reason)
         index.connect(self.role)
-        index.admit(self, "Writer", self.role, WRITER)
+        index.grant_access(self, "Writer", self.role, WRITER)

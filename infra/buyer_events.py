@@ -1,4 +1,4 @@
-"""What buyers did lately: a DynamoDB table that the query function reads with every search of a named buyer."""
+"""The DynamoDB table of recent interactions, which the query function reads for searches with a buyer_id."""
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_cloudwatch as cloudwatch

@@ -69,7 +69,7 @@ def job_parameters(places: Places, instance: str, size: JobSize) -> State:
     """Build the parameters of CreateProcessingJob; the name is new at every try, because SageMaker keeps the old ones.
 
     Args:
-        places: where things are.
+        places: names and ARNs of the stage's resources.
         instance: instance type.
         size: how many, how long, how much disk.
     """

@@ -1,4 +1,4 @@
-"""What buyers did, on its way into a bucket: a Firehose delivery stream that the query Lambda feeds."""
+"""The Firehose delivery stream that writes buyers' events of the query Lambda into a bucket."""
 
 from aws_cdk import Aws, Duration, RemovalPolicy
 from aws_cdk import aws_cloudwatch as cloudwatch

@@ -1,4 +1,4 @@
-"""What a Lambda in the network may do: write its logs and traces, have a network interface, and what it is granted."""
+"""Role of a Lambda in the network: logs, traces, a network interface, and further grants."""
 
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs

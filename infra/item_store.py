@@ -1,4 +1,4 @@
-"""The buckets of Gavel, and the queue that tells of every part that lands."""
+"""The buckets of Gavel, and the queue of events about new parts."""
 
 from aws_cdk import Aws, Duration, RemovalPolicy
 from aws_cdk import aws_iam as iam
@@ -9,24 +9,24 @@ from constructs import Construct
 from infra.acknowledgements import acknowledge
 from infra.stage import Stage
 
-INDEXED_SUFFIXES = (".ndjson.gz", ".json")  # parts and manifests; rejects.ndjson is nobody's business but a person's
+INDEXED_SUFFIXES = (".ndjson.gz", ".json")  # parts and manifests; rejects.ndjson is for people alone
 INDEXER_TIMEOUT = Duration.minutes(2)  # a part has 5,000 lots (processing/embedding/plan.py)
-VISIBILITY = Duration.minutes(3)  # a manifest that outran its parts comes again after it
-DELIVERIES = 20  # of one message, an hour, before it goes to the dead letters: as long may a manifest wait for its last part
+VISIBILITY = Duration.minutes(3)  # then a manifest that arrived before its parts is delivered again
+DELIVERIES = 20  # of one message before it becomes a dead letter: a manifest may wait for its last part for an hour
 
 
 class ItemStore(Construct):
-    """Where lots, their embeddings, towers and the record of releases lie.
+    """Buckets of lots, embeddings, towers and records of releases.
 
-    The queue stands with the bucket that feeds it, so that no part is lost while the serving stack is being replaced.
+    The queue is in the stack of its bucket, so that no part is lost while the serving stack is replaced.
 
     Attributes:
         new_items: the day's parquet, `2026-11-21.parquet` or several files below `2026-11-21/`, and photos.
         embeddings: `<release_id>/`, parts and manifests.
         towers: `<tower_id>/`, and `current.json` that names the tower of the nightly run; re-rankers below `rerankers/`.
-        releases: `<date>.json`, what became of each night.
-        events: what buyers did with the lots that they were shown, below `events/<year>/<month>/<day>/`.
-        access_logs: who read and wrote the others.
+        releases: `<date>.json`, the result of each nightly run.
+        events: interactions of buyers with lists, below `events/<year>/<month>/<day>/`.
+        access_logs: of the other buckets.
         arrivals: S3 events of parts and manifests.
         dead_letters: those that failed DELIVERIES times.
     """

@@ -1,4 +1,4 @@
-"""Log groups, kept as long as the stage says."""
+"""Log groups with the retention of the stage."""
 
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_logs as logs

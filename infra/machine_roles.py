@@ -1,4 +1,4 @@
-"""What the jobs, and the state machines around them, may do."""
+"""Roles of the jobs and of their state machines."""
 
 from aws_cdk import Stack
 from aws_cdk import aws_iam as iam

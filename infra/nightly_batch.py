@@ -62,7 +62,7 @@ class NightlyBatch(Construct):
         self._watch_arrivals()
 
     def _notices(self) -> sns.Topic:
-        """Make the topic of notices; a policy that requires TLS replaces the default that admits the account's alarms."""
+        """Make the topic of notices. It allows the account's alarms itself, because the TLS policy replaces the default one."""
         topic = sns.Topic(self, "Notices", display_name=f"Gavel {self._stage.name}", enforce_ssl=True)
         topic.add_to_resource_policy(
             iam.PolicyStatement(

@@ -1,7 +1,7 @@
-"""What happens in a night, in Amazon States Language: two small machines as plain data.
+"""The nightly run in Amazon States Language: two small machines as plain data.
 
-The first finds the day's items and starts the second under the day's name, so a day is embedded once however often the
-first one is started: by a schedule, by the file when it arrives, by a rebuild that catches up, by hand.
+The first finds the day's items and starts the second under the day's name. So a day is embedded once, however often the first
+one is started: by a schedule, an arriving file, a rebuild, or by hand.
 """
 
 from infra.embedding_job import JobSize, Places, State
@@ -15,22 +15,22 @@ LATE = (
     "To embed that day again start EmbedDay by hand (docs/operations.md, Late files).', $.key, $.date)"
 )
 DONE = "States.Format('Gavel: the lots of {} can be found, release {}: {}', $.date, $.release_id, States.JsonToString($.counts))"
-MARKER = "_SUCCESS"  # laid below `<date>/` when the last of a day's several files is there
+MARKER = "_SUCCESS"  # written below `<date>/` after the last of several files of a day
 
 
 def find_day(places: Places, embed_day_arn: str) -> State:
     """Define the machine that looks for the day's items.
 
     Args:
-        places: where things are.
+        places: names and ARNs of the stage's resources.
         embed_day_arn: the machine that embeds them.
 
     Returns:
-        A definition; its input is {"scheduled_time": "2026-11-21T02:00:00Z"}, of which the date counts, with a "night" where
-        the execution of the second machine shall have another name than night-<date>; or, of a file that arrived,
+        A definition. Its input is {"scheduled_time": "2026-11-21T02:00:00Z"}, of which the date counts; an optional "night"
+        replaces the name night-<date> of the second machine's execution. For a file that arrived it is
         {"key": "2026-11-21.parquet", "time": "2026-11-21T09:30:00Z"}.
     """
-    found = {"Variable": "$.found.files", "NumericGreaterThan": 0, "Next": "StartEmbedding"}
+    has_items = {"Variable": "$.found.files", "NumericGreaterThan": 0, "Next": "StartEmbedding"}
     before = [{"ErrorEquals": ["StepFunctions.ExecutionAlreadyExistsException"], "ResultPath": "$.before", "Next": "StartedBefore"}]
     states = {
         **_read_input(),
@@ -40,7 +40,7 @@ def find_day(places: Places, embed_day_arn: str) -> State:
             {"Bucket": places.new_items, "Prefix.$": "$.date", "MaxKeys": 1},
             {"ResultSelector": {"files.$": "$.KeyCount"}, "ResultPath": "$.found", "Next": "AnyItems"},
         ),
-        "AnyItems": {"Type": "Choice", "Choices": [found], "Default": "TellEmpty"},
+        "AnyItems": {"Type": "Choice", "Choices": [has_items], "Default": "TellEmpty"},
         "TellEmpty": {**tell(places, EMPTY), "End": True},
         "StartEmbedding": start_machine(
             places, embed_day_arn, {"date.$": "$.date"}, {"Catch": before, "ResultPath": None, "End": True}, name="$.night"
@@ -99,7 +99,7 @@ def embed_day(places: Places, size: JobSize) -> State:
     """Define the machine that embeds a day's items and waits until they are in the index.
 
     Args:
-        places: where things are.
+        places: names and ARNs of the stage's resources.
         size: of the job.
 
     Returns:
@@ -136,8 +136,8 @@ def _which_items(places: Places) -> dict[str, State]:
     states = {}
     for what, ending, following in (("File", ".parquet", "LookForFolder"), ("Folder", "/", "WhichItems")):
         where = {"Bucket": places.new_items, "Prefix.$": f"States.Format('{{}}{ending}', $.date)", "MaxKeys": 1}
-        found = {"ResultSelector": {"there.$": "$.KeyCount"}, "ResultPath": f"$.{what.lower()}", "Next": following}
-        states[f"LookFor{what}"] = s3_call(places, "listObjectsV2", where, {**found, **on_failure()})
+        result = {"ResultSelector": {"there.$": "$.KeyCount"}, "ResultPath": f"$.{what.lower()}", "Next": following}
+        states[f"LookFor{what}"] = s3_call(places, "listObjectsV2", where, {**result, **on_failure()})
         states[f"Take{what}"] = _pass({"date.$": "$.date", "items.$": where["Prefix.$"]}, "ReadTower")
     file, folder = ({"Variable": f"$.{name}.there", "NumericGreaterThan": 0} for name in ("file", "folder"))
     return {

@@ -111,7 +111,7 @@ class QueryApi(Construct):
         towers = store.towers
         allow_below(self.role, ["s3:GetObject"], towers, towers.bucket_arn, "/*", "The live index says which tower is read.")
         index.connect(self.role)
-        index.admit(self, "Reader", self.role, READER)
+        index.grant_access(self, "Reader", self.role, READER)
 
     def _api(self) -> apigateway.RestApi:
         stage = self._stage

@@ -1,4 +1,4 @@
-"""A new tower takes over, in Amazon States Language: every kept item is embedded into an index of its own, which then goes live.
+"""A new tower takes over, in Amazon States Language: every stored item is embedded into a new index, which then goes live.
 
 Queries follow the alias, nights follow current.json. The alias moves first, when the bulk indexer has checked the whole
 release; then current.json names the tower, so that no night can fill an index that is not live; then the days whose files may
@@ -17,7 +17,7 @@ def rebuild(places: Places, size: JobSize, find_day_arn: str) -> State:
     """Define the machine that embeds everything anew.
 
     Args:
-        places: where things are.
+        places: names and ARNs of the stage's resources.
         size: of the job.
         find_day_arn: the machine that starts a night.
 

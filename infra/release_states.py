@@ -1,4 +1,4 @@
-"""From the job to a live release, in Amazon States Language: what a night and a rebuild have in common.
+"""States from the job to a live release, in Amazon States Language, shared by nightly runs and rebuilds.
 
 The states hold date, items (prefix in the bucket of new items), tower_id and release_id.
 """
@@ -9,7 +9,7 @@ from infra.item_store import DELIVERIES, VISIBILITY
 from infra.task_states import NO_SUCH_KEY, failure, on_failure, read_json, retry, s3_call
 
 FIRST = "MakeIndex"
-# what SageMaker says when an instance type cannot be had now, not in this account, or not in this region
+# patterns of SageMaker's errors for an instance type without capacity, quota, or support in the region
 NOT_TO_BE_HAD = (
     "*CapacityError*",
     "*InsufficientCapacity*",
@@ -35,34 +35,34 @@ INDEXER_BUSY = [
     "States.Timeout",
 ]
 POLL_S = 30
-UNTIL_INDEXED_S = int(DELIVERIES * VISIBILITY.to_seconds()) + 600  # the last try at a manifest, and what it takes
+UNTIL_INDEXED_S = int(DELIVERIES * VISIBILITY.to_seconds()) + 600  # the last delivery of a manifest, and its processing
 
 
 def release_states(places: Places, size: JobSize, following: str) -> dict[str, State]:
     """Define the states from FIRST until the release is live.
 
     Args:
-        places: where things are.
+        places: names and ARNs of the stage's resources.
         size: of the job.
-        following: the state after them; TellFailure is where a failure goes.
+        following: the next state; failures go to TellFailure.
     """
-    receipt = {"Bucket": places.embeddings, "Key.$": f"States.Format('{{}}/{RECEIPTS}', $.release_id)"}
+    release_record = {"Bucket": places.embeddings, "Key.$": f"States.Format('{{}}/{RECEIPTS}', $.release_id)"}
     return {
         FIRST: _make_index(places),
-        "ForgetReceipt": s3_call(places, "deleteObject", receipt, {"ResultPath": None, "Next": _rung(0), **on_failure()}),
+        "ForgetReceipt": s3_call(places, "deleteObject", release_record, {"ResultPath": None, "Next": _rung(0), **on_failure()}),
         **_ladder(places, size),
         **_count(places, size.instances),
-        "WaitUntilIndexed": _wait(places, receipt, following),
+        "WaitUntilIndexed": _wait(places, release_record, following),
     }
 
 
 def longest_s(size: JobSize) -> int:
-    """Seconds after which a machine with these states is given up."""
+    """Return the timeout of a machine with these states, in seconds."""
     return (size.hours * len(size.ladder) + 1) * 3600 + UNTIL_INDEXED_S
 
 
 def _make_index(places: Places) -> State:
-    """Have the index of the tower made before the job: of its parts, several may be the first at once."""
+    """Create the index of the tower before the job, because several parts may arrive first at once."""
     return {
         "Type": "Task",
         "Resource": f"arn:{places.partition}:states:::lambda:invoke",
@@ -104,7 +104,7 @@ def _why(rung: int) -> State:
 
 
 def _count(places: Places, instances: int) -> dict[str, State]:
-    """Every instance must have left its manifest, and no manifest may have lost rows."""
+    """Check that every instance wrote its manifest, and that no manifest lacks rows."""
     listed = {"ResultSelector": {"keys.$": "$.Contents[*].Key", "count.$": "$.KeyCount"}, "ResultPath": "$.manifests"}
     where = {"Bucket": places.embeddings, "Prefix.$": "States.Format('{}/manifest', $.release_id)"}
     enough = {"Variable": "$.manifests.count", "NumericGreaterThanEquals": instances, "Next": "CountEach"}
@@ -126,7 +126,7 @@ def _count(places: Places, instances: int) -> dict[str, State]:
 
 
 def _count_one(places: Places) -> State:
-    """Rows in must be lots embedded + rows rejected, in a manifest."""
+    """Check that items_in of a manifest is items_embedded + items_rejected."""
     counts = {name: f"$.manifest.json.{name}" for name in ("items_in", "items_embedded", "items_rejected")}
     accounted = "States.MathAdd($.manifest.json.items_embedded, $.manifest.json.items_rejected)"
     check = {"Variable": "$.items_in", "NumericEqualsPath": "$.accounted", "Next": "Counted"}
@@ -144,9 +144,9 @@ def _count_one(places: Places) -> State:
     return {"ProcessorConfig": {"Mode": "INLINE"}, "StartAt": "ReadManifest", "States": states}
 
 
-def _wait(places: Places, receipt: State, following: str) -> State:
-    """Wait for the receipt that the bulk indexer writes once the release is live."""
-    waiting = read_json(places, receipt, "$.indexed", following)
+def _wait(places: Places, release_record: State, following: str) -> State:
+    """Wait for the record that the bulk indexer writes once the release is live."""
+    waiting = read_json(places, release_record, "$.indexed", following)
     poll = {"ErrorEquals": NO_SUCH_KEY, "IntervalSeconds": POLL_S, "BackoffRate": 1.0, "MaxAttempts": UNTIL_INDEXED_S // POLL_S}
     return {**waiting, "Retry": [poll, *waiting["Retry"]]}
 

@@ -1,4 +1,4 @@
-"""What `gavel aws` and people look up in a stack: outputs whose names stay the same whatever CloudFormation calls the resource."""
+"""Outputs of a stack for `gavel aws` and people; their names do not depend on CloudFormation's names of resources."""
 
 from aws_cdk import CfnOutput, Stack
 

@@ -1,4 +1,4 @@
-"""Single states in Amazon States Language: calls that are tried again, and the two states in which a failure ends."""
+"""Single states in Amazon States Language: calls with retries, and the two final states of a failure."""
 
 from infra.embedding_job import Places, State
 
@@ -14,7 +14,7 @@ def retry(errors: list[str], first_s: int = 2, attempts: int = 4) -> list[State]
 
 
 def on_failure() -> State:
-    """Have whatever goes wrong in a state told by failure_states()."""
+    """Send every error of a state to failure_states()."""
     return {"Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.failure", "Next": "TellFailure"}]}
 
 
@@ -27,9 +27,9 @@ def failure_states(places: Places, error: str, what: str) -> dict[str, State]:
     """Define the states after a failure: send a notice, then fail the execution with the name `error`.
 
     Args:
-        places: where things are.
+        places: names and ARNs of the stage's resources.
         error: name of the error.
-        what: intrinsic function that names what failed.
+        what: intrinsic function with the name of the failed run.
     """
     message = f"States.Format('Gavel: {{}} failed: {{}}', {what}, States.JsonToString($.failure))"
     return {
@@ -45,18 +45,18 @@ def s3_call(places: Places, action: str, parameters: State, rest: State) -> Stat
 
 
 def read_json(places: Places, where: State, into: str, following: str, *, caught: bool = True) -> State:
-    """Read an object of JSON; what it says stands below `into`.json."""
+    """Read an object of JSON into `into`.json."""
     rest = {"ResultSelector": {"json.$": "States.StringToJson($.Body)"}, "ResultPath": into, "Next": following}
     return s3_call(places, "getObject", where, {**rest, **(on_failure() if caught else {})})
 
 
 def start_machine(places: Places, machine_arn: str, given: State, rest: State, name: str | None = None) -> State:
-    """Start another machine and go on; a name that an execution had before is an error that `rest` may catch."""
-    named = {"Name.$": name} if name else {}
+    """Start another machine and go on. A repeated execution name is an error that `rest` may catch."""
+    name_field = {"Name.$": name} if name else {}
     return {
         "Type": "Task",
         "Resource": f"arn:{places.partition}:states:::states:startExecution",
-        "Parameters": {"StateMachineArn": machine_arn, **named, "Input": given},
+        "Parameters": {"StateMachineArn": machine_arn, **name_field, "Input": given},
         "Retry": retry(["StepFunctions.SdkClientException"]),
         **rest,
     }

@@ -40,8 +40,8 @@ READER = {
 class VectorIndex(Construct):
     """One OpenSearch domain in private subnets: HTTPS and IAM signatures only, encrypted, slow requests logged.
 
-    IAM lets a role of this account through only if the role's own policy says so (connect()); what the role may do inside
-    is said by fine-grained access control, whose master is the role of one small function (admit()).
+    IAM admits a role of this account only if the role's own policy allows it (connect()). Permissions inside the domain are
+    those of fine-grained access control, whose master is the role of one small function (grant_access()).
 
     Attributes:
         domain: the domain.
@@ -65,7 +65,7 @@ class VectorIndex(Construct):
         """Let a role send signed requests to the domain."""
         allow_below(role, HTTP_VERBS, self.domain, self.domain.attr_arn, "/*", "Fine-grained access control says which requests.")
 
-    def admit(self, scope: Construct, id: str, role: iam.Role, permissions: dict[str, Any]) -> CustomResource:
+    def grant_access(self, scope: Construct, id: str, role: iam.Role, permissions: dict[str, Any]) -> CustomResource:
         """Give a role permissions inside the domain, as a role of the same purpose in OpenSearch.
 
         Args:

@@ -210,7 +210,7 @@ def _acquire(lock: Path, work: str) -> int:
 
 
 def _who_holds(lock: Path) -> str:
-    """Say which process holds a lock, and what to do about it."""
+    """Describe the process that holds a lock, with the remedy."""
     try:
         holder = json.loads(lock.read_bytes())
         pid, command, since, work = (holder[name] for name in ("pid", "command", "since", "work"))
@@ -243,7 +243,7 @@ def shortage(path: Path, error: object) -> str | None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes.
+    """Return the hexadecimal sha256 of a file's bytes.
 
     Raises:
         OSError: the file cannot be read.
@@ -253,7 +253,7 @@ def sha256_of(path: Path) -> str:
 
 
 def crc32_of(path: Path, length: int = sys.maxsize) -> int:
-    """CRC-32 of the first `length` bytes of a file, or of all.
+    """Return the CRC-32 of the first `length` bytes of a file, or of all.
 
     Raises:
         OSError: the file cannot be read.

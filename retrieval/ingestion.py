@@ -374,14 +374,14 @@ def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
         Mean over the probes, in [0, 1]; 1 if there is nothing to find.
     """
     filters = Filter()
-    shares: list[float] = []
+    recalls: list[float] = []
     for probe in probes:
         exact = index.semantic(probe, PROBE_K, filters, exact=True)
         if exact:
             least = exact[-1].score - 10.0**-SCORE_DECIMALS
-            found = index.semantic(probe, PROBE_K, filters)
-            shares.append(sum(hit.score >= least for hit in found) / len(exact))
-    return sum(shares) / len(shares) if shares else 1.0
+            results = index.semantic(probe, PROBE_K, filters)
+            recalls.append(sum(hit.score >= least for hit in results) / len(exact))
+    return sum(recalls) / len(recalls) if recalls else 1.0
 
 
 def _checked_recall(index: VectorIndex, *, live: bool) -> float:
@@ -395,15 +395,15 @@ class _Counter:
     """Counts the operations of a release while they are read, and reports progress."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
-        self._done = 0
+        self._count = 0
         self._total = total
         self._progress = progress
 
     def count(self, ops: Iterable[IndexOp]) -> Iterator[IndexOp]:
         for op in ops:
-            self._done += 1
-            if self._progress and (self._done % PROGRESS_STEP == 0 or self._done >= self._total):
-                self._progress(self._done, max(self._total, self._done))
+            self._count += 1
+            if self._progress and (self._count % PROGRESS_STEP == 0 or self._count >= self._total):
+                self._progress(self._count, max(self._total, self._count))
             yield op
 
 

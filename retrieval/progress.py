@@ -1,4 +1,4 @@
-"""How a long step reports its progress."""
+"""Progress reports of long steps."""
 
 from collections.abc import Callable
 
@@ -19,10 +19,10 @@ class ProgressCounter:
     """Counts the steps of a known total and reports each."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
-        self._total, self._done, self._progress = total, 0, progress
+        self._total, self._count, self._progress = total, 0, progress
 
     def tick(self) -> None:
         """Count one step."""
-        self._done += 1
+        self._count += 1
         if self._progress:
-            self._progress(self._done, self._total)
+            self._progress(self._count, self._total)

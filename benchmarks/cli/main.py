@@ -268,7 +268,7 @@ def _show_query_path(result: "QueryPathResult", reranked: bool) -> None:
     latencies = {"search, as it is served": result.whole, **stages, **alone, "encode + retrieve + rerank": result.sum_alone}
     title = f"{result.lots:,} lots of {result.dimensions} dimensions, {result.whole.searches} searches, ms"
     _show_latencies(title, latencies)
-    note = "" if reranked else "; nothing was re-ranked, for this tower has no re-ranker: `gavel train --reranker`"
+    note = "" if reranked else "; nothing was re-ranked, because this tower has no re-ranker: `gavel train --reranker`"
     console.print(f"p50 {result.overhead:.3f} of its parts, p99 {result.tail:.2f} of p50{note}", highlight=False, soft_wrap=True)
     console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 

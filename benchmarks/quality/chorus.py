@@ -67,7 +67,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for catalogues, towers and reports.")] = Path(".gavel/chorus"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
-    """Print every way of searching, mean ± standard deviation over the seeds, beside the bars; exit 1 below one of them."""
+    """Print every system, mean ± standard deviation over the seeds, beside the bars; exit 1 below one of them."""
     machine = describe_machine()
     work.mkdir(parents=True, exist_ok=True)
     step_cache, runs = StepCache(work / "ledger.json"), []
@@ -84,7 +84,7 @@ def main(
     passed = {f"{system} {measure}": table[system][measure][0] >= bar for (system, measure), bar in BARS.items()}
 
     def show() -> None:
-        show_scores(f"chorus: all judged queries, {seeds} seeds", "way of searching", table)
+        show_scores(f"chorus: all judged queries, {seeds} seeds", "system", table)
         show_targets({f"{system} {measure} >= {bar}": passed[f"{system} {measure}"] for (system, measure), bar in BARS.items()})
 
     QualityResult(machine=machine, values={"seeds": runs, "mean_and_sd": table, "bars": passed}).report(as_json, show)

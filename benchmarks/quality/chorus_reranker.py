@@ -114,7 +114,7 @@ def main(
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
-    """Print every way of searching, mean ± standard deviation over the seeds, and the leads; exit 1 below a bar."""
+    """Print every system, mean ± standard deviation over the seeds, and the leads; exit 1 below a bar."""
     machine = describe_machine()
     work.mkdir(parents=True, exist_ok=True)
     store, encoder = open_corpus(data, model, work)
@@ -128,7 +128,7 @@ def main(
     leads = [lead(runs, baseline) for baseline in MARKS]
 
     def show() -> None:
-        show_scores(f"chorus: judged queries, each held out once, {seeds} seeds", "way of searching", table)
+        show_scores(f"chorus: judged queries, each held out once, {seeds} seeds", "system", table)
         for gain in leads:
             interval = f"95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}"
             console.print(f"nDCG@10 over {gain['over']}: {gain['difference']:+.3f}, {interval}; {_bar(gain)}")

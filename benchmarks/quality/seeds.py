@@ -18,7 +18,7 @@ def main(reports: Annotated[list[Path], typer.Argument(help="What `gavel demo --
     if len(reports) < 2:
         raise typer.BadParameter("a spread needs the reports of at least two seeds")
     table = mean_and_sd_of_runs([json.loads(path.read_text())["quality"] for path in reports])
-    show_scores(f"Test queries, mean ± standard deviation over {len(reports)} seeds", "way of searching", table)
+    show_scores(f"Test queries, mean ± standard deviation over {len(reports)} seeds", "system", table)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class KillReport(Measurement):
 
     @property
     def rounds(self) -> int:
-        """How often the writer was killed."""
+        """Number of kills of the writer."""
         return self.killed_during.total()
 
     def add(self, log: Sequence[Mapping[str, Any]]) -> None:

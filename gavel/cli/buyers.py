@@ -14,7 +14,7 @@ from retrieval.config.settings import Settings
 
 BATCH_SIZE = 10_000
 
-buyers_app = typer.Typer(no_args_is_help=True, help="What is kept of buyers: tell, look up, erase.")
+buyers_app = typer.Typer(no_args_is_help=True, help="Histories of buyers: import, look up, erase.")
 
 
 @buyers_app.command("import")
@@ -44,10 +44,10 @@ def import_events(
 @buyers_app.command()
 def show(
     buyer_id: Annotated[str, typer.Argument(help="As events name the buyer.")],
-    limit: Annotated[int, typer.Option(min=1, max=MAX_PER_BUYER, help="How many acts, the latest.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_PER_BUYER, help="Maximum number of interactions, the latest.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """What a buyer did lately, the latest first."""
+    """Show recent interactions of a buyer, the latest first."""
     from gavel.workspace.wiring import buyer_store
 
     interactions = buyer_store(Settings.from_env()).recent(parse_buyer_id(buyer_id), limit)[::-1]
@@ -56,9 +56,9 @@ def show(
         print_json({"acts": values})
     elif interactions:
         rows = [(f"{i.timestamp:%Y-%m-%d %H:%M:%S}", i.event_type, i.item_id) for i in interactions]
-        show_table("", ("UTC", "act", "item id"), rows, right_from=3)
+        show_table("", ("UTC", "interaction", "item id"), rows, right_from=3)
     else:
-        notes.print("nothing is kept of this buyer")
+        notes.print("nothing is stored for this buyer")
 
 
 @buyers_app.command()

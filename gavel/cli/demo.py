@@ -32,7 +32,7 @@ KEYWORD, TEXT, TEXT_PHOTO, HYBRID, RERANKED = "keyword (BM25)", "text only", "te
 
 @dataclass(frozen=True)
 class Plan:
-    """What a demo is made from.
+    """Inputs of a demo.
 
     Attributes:
         catalog: synthetic, or grocery.
@@ -49,11 +49,11 @@ class Plan:
 
 @dataclass
 class Report:
-    """What a demo did.
+    """Results of a demo.
 
     Attributes:
-        steps: label -> the step as the ledger knows it.
-        quality: way of searching -> measure -> mean over the test queries.
+        steps: label -> result of the step.
+        quality: system -> measure -> mean over the test queries.
         answers: example query -> answer.
         plot: PNG of the quality.
     """
@@ -64,12 +64,12 @@ class Report:
     plot: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON holds it."""
+        """Return the report as JSON values."""
         return asdict(self)
 
 
 class Demo:
-    """Runs the steps of a plan in a workspace; what an earlier run left is used again."""
+    """Runs the steps of a plan in a workspace, and reuses results of earlier runs."""
 
     def __init__(self, settings: Settings, plan: Plan) -> None:
         """Check the plan before anything is made.

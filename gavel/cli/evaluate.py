@@ -85,7 +85,7 @@ def compare(
     k: Annotated[int, typer.Option("-k", min=1, max=50, help="Lots of each list.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Hold two ways of searching against each other: both lists for a query, or which won where over all queries."""
+    """Compare two systems: both lists for a query, or wins and losses over all queries."""
     from catalog.folder import CatalogFolder
     from gavel.cli.run_sources import find_source
     from processing.evaluation.compare import JudgedQueries, compare_runs, side_by_side

@@ -130,8 +130,8 @@ def listen(host: str, port: int) -> socket.socket:
         InvalidInput: the port is taken, or the address is not of this machine.
     """
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=address_family)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise InvalidInput(f"{host}:{port} cannot be listened on ({reason}); choose another with --port or --host") from error

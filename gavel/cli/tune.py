@@ -54,7 +54,9 @@ def tune_hybrid(
     plot = workspace.reports / f"hybrid-{source.name}-{tower_id}.png"
     chosen = choice.chosen.tuning
     title = f"{source.name}: nDCG@10 of {choice.queries} {split} queries by the weight of keywords"
-    plot_fusion_weights(ndcg_by_share(choice), (chosen.fusion.shares[0], choice.chosen.measures["ndcg@10"]), title, plot)
+    plot_fusion_weights(
+        ndcg_by_share(choice), (chosen.fusion.normalised_weights[0], choice.chosen.measures["ndcg@10"]), title, plot
+    )
     written = chosen.save(find_tower(settings, tower_id)) if write else None
     if as_json:
         print_json({"tower_id": tower_id, "written": written and str(written), "plot": str(plot), **choice.to_dict()})

@@ -41,7 +41,7 @@ def request_queues(settings: Settings, workers: int = 1) -> "dict[str, Queue]":
     A process that does all the work itself runs few searches at a time: more would share the interpreter and all be late.
 
     Args:
-        settings: whether searches wait for another machine, and how long a request may wait for a slot.
+        settings: say if searches wait for another machine, and how long a request may wait for a slot.
         workers: processes that share this machine.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

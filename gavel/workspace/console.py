@@ -124,7 +124,7 @@ def show_metrics(title: str, quality: Mapping[str, Mapping[str, float]]) -> None
     for system, values in quality.items():
         cells = [f"[bold]{values[m]:.3f}[/]" if values[m] == best[m] else f"{values[m]:.3f}" for m in metrics]
         rows.append([system, *cells])
-    show_table(title, ["way of searching", *metrics], rows)
+    show_table(title, ["system", *metrics], rows)
 
 
 def _number(value: float | None, form: str) -> str:

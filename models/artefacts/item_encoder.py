@@ -90,7 +90,7 @@ class ItemEncoder:
         Args:
             texts: N texts as item_text makes them.
             photos: N photos (image_size, image_size, 3) uint8 RGB as read_photo makes them; None for an item without one.
-            items: the N items, for a tower that reads structured features; None when none is known of any.
+            items: the N items, for a tower that reads structured features; None if there are none.
             batch_size: items that are computed at once, > 0; half precision (bfloat16) on a GPU.
 
         Returns:

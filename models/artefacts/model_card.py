@@ -1,6 +1,6 @@
-"""MODEL_CARD.md of a tower: what it is, what it was trained on, how good it is and where it ends (Mitchell et al., FAT* 2019).
+"""MODEL_CARD.md of a tower: purpose, training data, quality and limits (Mitchell et al., FAT* 2019).
 
-Every figure in it comes from the tower's own card, its training record, or an evaluation.
+Every number in it comes from the tower's own card, its training record, or an evaluation.
 """
 
 import json
@@ -15,8 +15,8 @@ from retrieval.files import replace_file
 
 MODEL_CARD_FILE = "MODEL_CARD.md"
 EVALUATIONS_FILE = "evaluations.json"
-SMALL_QUERY_RECORD_FILE = "query_tower_small.json"  # of the small query tower, where the tower has one
-KEPT = ("catalog", "split", "queries", "moment", "release_id", "zero_shot", "baseline", "hardware")
+SMALL_QUERY_RECORD_FILE = "query_tower_small.json"  # of the small query tower, if there is one
+STORED_FIELDS = ("catalog", "split", "queries", "moment", "release_id", "zero_shot", "baseline", "hardware")
 MEASURES_SHOWN = ("recall@10", "recall@50", "ndcg@10", "mrr")
 Json = Mapping[str, Any]
 
@@ -25,9 +25,9 @@ def write_model_card(folder: Path, evaluation: Json | None = None) -> Path:
     """Write the card of a tower into its folder.
 
     Args:
-        folder: `towers/<tower_id>`; training.json is read where it is there.
-        evaluation: what Evaluation.to_dict() says, to be kept with the tower; it takes the place of an earlier one of the same
-            catalogue and split. None writes the card with those that are kept already.
+        folder: `towers/<tower_id>`; training.json is read if it exists.
+        evaluation: result of Evaluation.to_dict(), which is stored with the tower and replaces an earlier one of the same
+            catalogue and split. None writes the card with the stored ones.
 
     Returns:
         The card.
@@ -38,7 +38,7 @@ def write_model_card(folder: Path, evaluation: Json | None = None) -> Path:
     card = TowerCard.load(folder)
     evaluations = _read(folder / EVALUATIONS_FILE)
     if evaluation is not None:
-        evaluations[f"{evaluation['catalog']} {evaluation['split']}"] = _kept(evaluation)
+        evaluations[f"{evaluation['catalog']} {evaluation['split']}"] = _stored_evaluation(evaluation)
         replace_file(folder / EVALUATIONS_FILE, json.dumps(evaluations, indent=2, ensure_ascii=False) + "\n")
     path = folder / MODEL_CARD_FILE
     replace_file(path, model_card(card, _read(folder / RECORD_FILE), evaluations, _read(folder / SMALL_QUERY_RECORD_FILE)))
@@ -46,13 +46,13 @@ def write_model_card(folder: Path, evaluation: Json | None = None) -> Path:
 
 
 def model_card(card: TowerCard, record: Json, evaluations: Mapping[str, Json], small_query: Json | None = None) -> str:
-    """The card as Markdown.
+    """Return the card as Markdown.
 
     Args:
         card: the tower's.
-        record: training.json; empty when the tower came without one.
+        record: training.json; empty if the tower has none.
         evaluations: "<catalogue> <split>" -> evaluation.
-        small_query: record of the small query tower; None or empty when the tower has none.
+        small_query: record of the small query tower; None or empty if the tower has none.
     """
     sections = [
         f"# Model card: tower `{card.tower_id}`",
@@ -60,7 +60,7 @@ def model_card(card: TowerCard, record: Json, evaluations: Mapping[str, Json], s
         "## Architecture\n\n" + _table(("", ""), _architecture(card)),
         "## Training data\n\n" + (_table(("", ""), _data(record)) if record else NO_RECORD),
         "## Training\n\n" + (_training(record) if record else NO_RECORD),
-        "## How good it is\n\n" + _figures(record, evaluations),
+        "## How good it is\n\n" + _metrics(record, evaluations),
         *(["## Small query tower\n\n" + _small_query(small_query)] if small_query else []),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(card, record, evaluations)),
     ]
@@ -124,19 +124,21 @@ def _length(record: Json) -> str:
     return f"{len(record.get('history', ()))} epochs{cut}"
 
 
-def _figures(record: Json, evaluations: Mapping[str, Json]) -> str:
+def _metrics(record: Json, evaluations: Mapping[str, Json]) -> str:
     parts = []
     best = {name: value for name, value in record.get("best", {}).items() if isinstance(value, int | float)}
     if best:
-        parts.append(f"Kept epoch, on the validation queries: {', '.join(f'{name} {value:.4g}' for name, value in best.items())}.")
-    for name, found in evaluations.items():
-        against = f", zero-shot encoder `{found['zero_shot']}`" if found.get("zero_shot") else ""
-        parts.append(f"### {name}\n\n{found['queries']} queries, release `{found['release_id']}`{against}.")
-        parts.append(_table(("way of searching", *MEASURES_SHOWN, "p95 ms"), _evaluation_rows(found)))
+        parts.append(
+            f"Selected epoch, on the validation queries: {', '.join(f'{name} {value:.4g}' for name, value in best.items())}."
+        )
+    for name, evaluation in evaluations.items():
+        against = f", zero-shot encoder `{evaluation['zero_shot']}`" if evaluation.get("zero_shot") else ""
+        parts.append(f"### {name}\n\n{evaluation['queries']} queries, release `{evaluation['release_id']}`{against}.")
+        parts.append(_table(("system", *MEASURES_SHOWN, "p95 ms"), _evaluation_rows(evaluation)))
         tests = [
-            f"{way} against {found['baseline']}, {measure}: {test['difference']:+.3f} "
+            f"{system} against {evaluation['baseline']}, {measure}: {test['difference']:+.3f} "
             f"(95 % interval {test['low']:+.3f} to {test['high']:+.3f}, p {_p(test['p_value'])})"
-            for way, by_measure in found["comparisons"].items()
+            for system, by_measure in evaluation["comparisons"].items()
             for measure, test in by_measure.items()
         ]
         parts.append("\n".join(f"- {test}" for test in tests))
@@ -155,10 +157,10 @@ def _small_query(record: Json) -> str:
     )
 
 
-def _evaluation_rows(found: Json) -> Iterable[Sequence[str]]:
-    for way, result in found["results"].items():
-        figures = (f"{result['quality'][m]:.3f}" if m in result["quality"] else "–" for m in MEASURES_SHOWN)
-        yield (way, *figures, f"{result['latency']['p95_ms']:.1f}")
+def _evaluation_rows(evaluation: Json) -> Iterable[Sequence[str]]:
+    for system, result in evaluation["results"].items():
+        metrics = (f"{result['quality'][m]:.3f}" if m in result["quality"] else "–" for m in MEASURES_SHOWN)
+        yield (system, *metrics, f"{result['latency']['p95_ms']:.1f}")
 
 
 def _limits(card: TowerCard, record: Json, evaluations: Mapping[str, Json]) -> Iterable[str]:
@@ -180,12 +182,12 @@ def _limits(card: TowerCard, record: Json, evaluations: Mapping[str, Json]) -> I
     yield "A query that it knows no word of is placed somewhere, not refused; keyword search beside it is the net."
 
 
-def _kept(evaluation: Json) -> dict[str, Any]:
+def _stored_evaluation(evaluation: Json) -> dict[str, Any]:
     results = {
-        way: {"quality": dict(result["quality"]), "latency": dict(result["latency"])}
-        for way, result in evaluation["results"].items()
+        system: {"quality": dict(result["quality"]), "latency": dict(result["latency"])}
+        for system, result in evaluation["results"].items()
     }
-    return {**{name: evaluation[name] for name in KEPT}, "results": results, "comparisons": evaluation["comparisons"]}
+    return {**{name: evaluation[name] for name in STORED_FIELDS}, "results": results, "comparisons": evaluation["comparisons"]}
 
 
 def _p(value: float) -> str:

@@ -46,7 +46,7 @@ def export_query_tower(tower: QueryTower, path: Path) -> None:
         graph = onnx.load(float_model)
         del graph.graph.value_info[:]  # the quantiser transposes Gemm weights and trips over their recorded shapes
         narrowing = _narrowing_of_first_layer(graph)
-        _forget_where_it_was_made(graph)
+        _remove_metadata(graph)
         with _quiet():
             quantize_dynamic(
                 graph,
@@ -116,16 +116,16 @@ def export_image_tower(towers: TwoTowers, path: Path) -> None:
     finally:
         item_tower.train(training).to(device)
     graph = onnx.load(path)
-    _forget_where_it_was_made(graph)
+    _remove_metadata(graph)
     onnx.save(graph, path)
     onnx.checker.check_model(str(path))
 
 
 class PhotoTower(nn.Module):
-    """The image encoder and the projection of an item tower; what is not known of a photo is constant.
+    """The image encoder and the projection of an item tower; the missing inputs of a photo are constant.
 
-    An item without a photo has a learnt stand-in, a photo without a text has none, for no item lacks its title. An encoding of
-    zeros takes its place: the projection then sees the photo alone. Features are those of an item of which nothing is known.
+    There is a learnt vector for a missing photo, but none for a missing text, because every item has a title. The text encoding
+    is zero, so the projection uses the photo alone. Features are those of an item with unknown values.
     """
 
     text: Tensor
@@ -156,7 +156,7 @@ class PhotoTower(nn.Module):
 
 @torch.no_grad()
 def _unknown_features(tower: ItemTower) -> Tensor:
-    """(1, F), with F = 0 for a tower without features."""
+    """Return the encoding (1, F) of unknown features, with F = 0 for a tower without features."""
     encoder = tower.feature_encoder
     device = next(tower.parameters()).device
     if encoder is None:
@@ -168,7 +168,7 @@ def _unknown_features(tower: ItemTower) -> Tensor:
 
 
 def _narrowing_of_first_layer(model: onnx.ModelProto) -> list[str]:
-    """The names of the first layer's products with a matrix that has more rows than columns: its feed-forward block's second."""
+    """Return the first layer's products with a matrix of more rows than columns: the second of its feed-forward block."""
     shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
     first = _first_layer(model)
     products = [node for node in model.graph.node if node.op_type == "MatMul" and node.name in first]
@@ -176,13 +176,13 @@ def _narrowing_of_first_layer(model: onnx.ModelProto) -> list[str]:
 
 
 def _first_layer(model: onnx.ModelProto) -> set[str]:
-    """The names of the nodes of the text encoder's first layer."""
+    """Return the names of the nodes of the text encoder's first layer."""
     scopes = ((node.name, prop.value) for node in model.graph.node for prop in node.metadata_props if prop.key == SCOPES)
     return {name for name, scope in scopes if FIRST_LAYER.search(scope)}
 
 
 def _quantise_in_blocks(path: Path, names: Collection[str]) -> None:
-    """Make int8 of the named products in a model's file, weights and activations in blocks along the sum."""
+    """Quantise these products in a model's file to int8, weights and activations in blocks along the sum."""
     model = onnx.load(path)
     others = [node.name for node in model.graph.node if node.name not in names]
     quantiser = MatMulNBitsQuantizer(
@@ -192,15 +192,15 @@ def _quantise_in_blocks(path: Path, names: Collection[str]) -> None:
     quantiser.model.save_model_to_file(str(path))
 
 
-def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
-    """Drop the exporter's stack traces: they name folders of this machine, and a tower_id must not depend on those."""
+def _remove_metadata(model: onnx.ModelProto) -> None:
+    """Remove the exporter's stack traces, because they name folders of this machine, and a tower_id must not depend on them."""
     for described in (model, model.graph, *model.graph.node, *model.functions):
         del described.metadata_props[:]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's and the quantiser's advice to their developers; errors still come as exceptions."""
+    """Silence warnings of the exporter and the quantiser; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

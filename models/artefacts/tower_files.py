@@ -107,7 +107,7 @@ def load_towers(folder: Path, device: str | torch.device = "cpu") -> tuple[TwoTo
 
 
 def _weights(towers: TwoTowers) -> dict[str, torch.Tensor]:
-    """Every weight once: a shared text encoder is kept under the item tower alone."""
+    """Return every weight once; a shared text encoder is stored under the item tower alone."""
     state = towers.state_dict()
     return {name: value.detach().cpu().contiguous() for name, value in state.items() if not _is_shared(name, towers.config)}
 

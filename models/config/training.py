@@ -1,4 +1,4 @@
-"""Settings of a training run, and the schedules chosen for the catalogues that Gavel makes; without torch."""
+"""Settings of a training run, and schedules for the catalogues that Gavel makes; without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,16 +11,15 @@ from retrieval.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of the same towers, with negatives and pairs of its own.
+    """One phase of training, with its own negatives and pairs.
 
     Attributes:
-        name: what the record and the checkpoints call it.
+        name: in the record and the checkpoints.
         epochs: its passes over the items; None takes TrainingConfig.epochs.
         rate: its learning rates, as a share of the run's.
-        min_weight: pairs that weigh less are left out; 0 lets every pair in.
-        hard_negatives: mined items that are drawn anew for each query of each batch; a query of which too few are mined
-            gets random ones in their place.
-        random_negatives: items of the corpus that are drawn for each query of each batch, all alike.
+        min_weight: minimum weight of a pair; 0 trains on every pair.
+        hard_negatives: mined items sampled for each query of each batch; random ones fill up queries with too few.
+        random_negatives: items of the corpus sampled uniformly for each query of each batch.
         loss: "info_nce" over all items of the batch; "contrastive" or "triplet" with a margin.
         margin: of the contrastive and the triplet loss, in cosine.
     """
@@ -48,7 +47,7 @@ def three_stages(epochs: tuple[int, int, int], *, strong: float = 0.9, hard_nega
 
     Args:
         epochs: of each stage.
-        strong: pairs that weigh less come in with the third stage; 0.9 keeps ESCI's E and S, and leaves its C out.
+        strong: minimum weight of a pair before the third stage; 0.9 is ESCI's E and S without its C.
         hard_negatives: mined items for each query from the second stage on.
     """
     hard: dict[str, Any] = {"hard_negatives": hard_negatives, "random_negatives": 1}
@@ -64,7 +63,7 @@ class Augmentation:
     """Strengths of the photo augmentation.
 
     Attributes:
-        crop: smallest share of the photo's area that a crop keeps, in (0, 1]; 1 crops nothing.
+        crop: smallest share of the photo's area that remains after a crop, in (0, 1]; 1 crops nothing.
         stretch: largest ratio by which a crop's sides differ, >= 1.
         flip: probability of a mirror image.
         rotate: largest turn either way, in degrees.
@@ -86,7 +85,7 @@ class TrainingConfig:
 
     Attributes:
         tower: the architecture.
-        stages: the trainings that follow one another; one run trains one of them.
+        stages: phases in their order; one run trains one of them.
         epochs: passes over the items (or over the queries, where there are more of them), >= 1.
         batch_size: pairs of a step, each of another query, >= 2.
         learning_rate: peak of AdamW's (Loshchilov and Hutter 2019).
@@ -94,25 +93,24 @@ class TrainingConfig:
         weight_decay: on matrices; biases, norms and the temperature have none.
         warmup: share of the steps over which the learning rate rises; then it falls as a cosine to zero.
         temperature: at the start; never below 0.01.
-        learn_temperature: False keeps it as it was at the start.
+        learn_temperature: False fixes it at the start value.
         max_grad_norm: gradients are clipped to it.
-        symmetric: train items to find their queries, too.
-        weigh: what a pair's weight does, and it does only one: "draw" makes it the chance that the pair is shown when its
-            query comes, so that all queries count alike; "loss" draws a query's pairs alike and weighs their losses, so
-            that queries of weak pairs count less.
-        log_q: correct for how often each item is met (Yi et al. 2019), by a streaming estimate.
-        accumulate: batches whose gradients are added up for one step; each has negatives of its own alone.
-        micro_batch: texts that are encoded at once. Large batches fit into memory so: the gradient is that of the whole
-            batch, each text is encoded twice (Gao et al. 2021). None encodes the whole batch in one go.
-        photo_dropout: probability that an item is shown without its photo, so that items without one are placed well.
-        augmentation: how photos are changed.
+        symmetric: also train items to retrieve their queries.
+        weigh: use of a pair's weight. "draw" samples a query's pairs in proportion to it, so all queries count alike; "loss"
+            samples them uniformly and weighs their losses, so queries of weak pairs count less.
+        log_q: correct for each item's sampling frequency (Yi et al. 2019), by a streaming estimate.
+        accumulate: batches whose gradients are added for one step; each has only its own negatives.
+        micro_batch: texts that are encoded at once, so that large batches fit into memory. The gradient is that of the whole
+            batch, and each text is encoded twice (Gao et al. 2021). None encodes the whole batch at once.
+        photo_dropout: probability that an item is shown without its photo, so that the tower learns items without one.
+        augmentation: of photos.
         validate_every: epochs between two measurements on the val split, >= 1; the last epoch is always measured.
-        judge: the figure by which the epoch that is kept is chosen and patience is counted; "quality" is the mean of
-            recall@50 and nDCG@10, which still tells epochs apart where recall@50 cannot rise any more.
+        judge: the selection metric, which chooses the epoch and counts patience. "quality" is the mean of recall@50 and
+            nDCG@10, which still separates epochs when recall@50 is saturated.
         patience: measurements in a row without a better one after which training stops; None trains to the end.
         mixed_precision: "auto" is bf16 on a GPU and float32 on a CPU.
-        max_seconds: the schedule is shortened, if need be, to end after so long; None for no limit. Runs that are cut by
-            the clock say so, are gone on with by the next run of the same settings, and do not repeat exactly.
+        max_seconds: limit to which the schedule is shortened; None for no limit. A run that was cut records that, is resumed
+            by the next run of the same settings, and does not repeat exactly.
         seed: of weights, order, dropout and augmentation.
     """
 
@@ -187,8 +185,8 @@ class TrainingConfig:
         return replace(cls(tower=tower, seed=seed), **schedule)
 
 
-# What was chosen on the val splits: (catalogue, use_image) -> fields of TrainingConfig, and of TowerConfig.
-# max_seconds keeps the demos within their time on a slow machine; where it does not cut, runs repeat exactly.
+# Choices on the val splits: (catalogue, use_image) -> fields of TrainingConfig, and of TowerConfig.
+# max_seconds limits the demos on a slow machine; runs that it does not cut repeat exactly.
 SCHEDULES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
     ("synthetic", True): {"warmup": 0.05, "epochs": 20, "validate_every": 4, "learning_rate": 1.5e-3, "max_seconds": 110},
     ("synthetic", False): {"warmup": 0.05, "epochs": 14, "validate_every": 4, "max_seconds": 50},

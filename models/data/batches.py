@@ -1,7 +1,7 @@
 """Batches of (query, item) pairs with their photos and further negatives.
 
-A batch is a function of the seed and its number alone: a run that goes on from step n needs no state of a generator, and
-every process of a distributed run draws the same batch and encodes its own slice of it.
+A batch depends on the seed and its number alone. So a resumed run needs no state of a generator, and every process of a
+distributed run samples the same batch and encodes its own slice of it.
 """
 
 import math
@@ -26,16 +26,16 @@ from models.towers.item_features import item_row
 from models.towers.two_towers import Photos, TwoTowers
 from retrieval.errors import InvalidInput
 
-PHOTO_MARGIN = 1.25  # photos are kept this much larger than the tower sees them, so that crops stay sharp
+PHOTO_MARGIN = 1.25  # stored photos are larger than the input of the tower by this factor, so that crops stay sharp
 T = TypeVar("T", bound=np.generic)
-ORDER, DRAW, PHOTOS = range(3)  # what a generator is for
+ORDER, DRAW, PHOTOS = range(3)  # purpose of a generator
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step's pairs: item i < Q answers query i, the items from Q on are negatives of all queries.
 
-    What is to be encoded is this process's slice; what is known is of the whole batch.
+    Texts, photos and features are of this process's slice; rows, relevance and weights are of the whole batch.
 
     Attributes:
         queries: texts of the slice's queries.
@@ -43,7 +43,7 @@ class Batch:
         photos: their photos, augmented and normalised; None for a tower without an image encoder.
         features: their structured features; None for a tower that reads none.
         item_rows: (B,) int64, rows of the items: the answers, then each query's hard negatives, then random ones.
-        known: (Q, B) bool, which items are known to answer which queries.
+        is_relevant: (Q, B) bool, True where an item is known to answer a query.
         weights: (Q,) float, weights of the losses; None weighs all the same.
         log_q: (B,) float, log of the probability that a batch holds each item; None without correction.
         query_counts: queries of each process's slice.
@@ -55,7 +55,7 @@ class Batch:
     photos: Photos | None
     features: Features | None
     item_rows: NDArray[np.int64]
-    known: Tensor
+    is_relevant: Tensor
     weights: Tensor | None
     log_q: Tensor | None
     query_counts: Sequence[int]
@@ -83,12 +83,12 @@ WHOLE = Slice()
 
 
 class TrainingBatches:
-    """Endless batches: every query comes once before any comes again, each time with one of its items.
+    """Endless batches: a pass has each query at most once, with one of its items.
 
     Attributes:
         batch_size: pairs of a batch.
         per_epoch: batches of a pass over the items, or over the queries where there are more of them.
-        frequency: how often each item is met; None without correction. The only state: batches must be made in order.
+        frequency: of each item in the batches; None without correction. It is the only state: make batches in order.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class TrainingBatches:
             queries: with their answers among the items.
             tokenizer: set to cut at the tower's max_length.
             config: of the run.
-            cache: folder where decoded photos are kept.
-            stage: which negatives are drawn; None takes the first of the run.
+            cache: folder of decoded photos.
+            stage: sets the negatives; None takes the first of the run.
             negatives: cleaned query -> item ids that were mined for it.
             part: the slice that is encoded here.
 
@@ -140,11 +140,11 @@ class TrainingBatches:
 
     @property
     def photo_count(self) -> int:
-        """Items whose photo could be read."""
+        """Number of items with a readable photo."""
         return int(self._photos.has_image.sum()) if self._photos else 0
 
     def encode_frozen(self, towers: TwoTowers, device: torch.device) -> None:
-        """Put encodings in place of what frozen encoders would read in every step; their photos are not augmented."""
+        """Replace the input of frozen encoders by its encodings. Such photos are not augmented."""
         self._item_texts, self._query_texts, self._photos = encode_frozen(
             towers, self._item_texts, self._query_texts, self._photos, self._config.tower, self._cache, device
         )
@@ -154,7 +154,7 @@ class TrainingBatches:
 
         Args:
             number: from 0; the same number makes the same batch.
-            device: where its tensors go; texts stay in numpy until they are encoded.
+            device: of its tensors; texts stay in numpy until they are encoded.
         """
         random = np.random.default_rng((self._config.seed, DRAW, number))
         queries = self._queries_of(number)
@@ -162,8 +162,8 @@ class TrainingBatches:
         further = self._negatives(queries, random)
         item_rows = np.concatenate([self._queries.item_rows[answers], further])  # (B,)
         shown = np.concatenate([self._queries.shown[answers], further])  # (B,)
-        known = self._queries.known(queries, item_rows)
-        known[:, : len(queries)] |= item_rows[: len(queries), None] == item_rows[None, : len(queries)]
+        is_relevant = self._queries.is_relevant(queries, item_rows)
+        is_relevant[:, : len(queries)] |= item_rows[: len(queries), None] == item_rows[None, : len(queries)]
         weights = self._queries.weights[answers] if self._config.weigh == "loss" else None
         log_q = self.frequency.update(item_rows) if self.frequency else None
         return Batch(
@@ -172,7 +172,7 @@ class TrainingBatches:
             photos=self._show(item_rows, number, random, device) if self._photos else None,
             features=self._features.take(torch.from_numpy(self._part.take(item_rows))).to(device) if self._features else None,
             item_rows=item_rows,
-            known=torch.from_numpy(known).to(device),
+            is_relevant=torch.from_numpy(is_relevant).to(device),
             weights=None if weights is None else torch.from_numpy(weights.astype(np.float32)).to(device),
             log_q=None if log_q is None else torch.from_numpy(log_q).to(device),
             query_counts=self._part.counts(len(queries)),
@@ -180,7 +180,7 @@ class TrainingBatches:
         )
 
     def _queries_of(self, number: int) -> NDArray[np.int64]:
-        """Rows of a batch's queries; what a pass leaves over would repeat a query in a batch, so the next begins anew."""
+        """Return rows of a batch's queries. The rest of a pass is dropped, because it could repeat a query in a batch."""
         turn, place = divmod(number, len(self._queries.texts) // self.batch_size)
         if self._order[0] != turn:
             random = np.random.default_rng((self._config.seed, ORDER, turn))
@@ -188,12 +188,12 @@ class TrainingBatches:
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def _negatives(self, queries: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-        """Rows of the further items: hard ones of each query, then random ones."""
+        """Return rows of the negatives: hard ones of each query, then random ones."""
         hard, alike = self._stage.hard_negatives, self._stage.random_negatives
         rows = random.integers(len(self._items.ids), size=len(queries) * (hard + alike))
         if self._mined is not None:
-            mined = self._mined[queries]  # (Q, M), -1 where there are fewer
-            chance = random.random(mined.shape) + (mined < 0)  # those that are not there come last
+            mined = self._mined[queries]  # (Q, M), padded with -1
+            chance = random.random(mined.shape) + (mined < 0)  # missing ones come last
             chosen = np.take_along_axis(mined, np.argsort(chance, axis=1)[:, :hard], axis=1).ravel()
             rows[: len(chosen)] = np.where(chosen < 0, rows[: len(chosen)], chosen)
         return rows
@@ -213,11 +213,11 @@ class TrainingBatches:
 
 
 def mined_rows(queries: Queries, items: ItemTable, negatives: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
-    """Mined items as rows: (Q, M) int64, -1 past a query's last; known answers and items that are not there are left out."""
+    """Return mined items as rows (Q, M) int64, padded with -1, without relevant and missing items."""
     rows = {item_id: row for row, item_id in enumerate(items.ids)}
     mined_rows_of: list[list[int]] = []
     for query, text in enumerate(queries.texts):
-        answers = set(queries.known_items[queries.known_starts[query] : queries.known_starts[query + 1]].tolist())
+        answers = set(queries.relevant_items[queries.relevant_starts[query] : queries.relevant_starts[query + 1]].tolist())
         mined_rows_of.append([rows[i] for i in dict.fromkeys(negatives.get(text, ())) if i in rows and rows[i] not in answers])
     table = np.full((len(mined_rows_of), max(1, *map(len, mined_rows_of))), -1, dtype=np.int64)
     for query, mined in enumerate(mined_rows_of):

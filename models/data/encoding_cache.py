@@ -74,19 +74,19 @@ def is_frozen(encoder: nn.Module) -> bool:
 def encode_text_table(
     encoder: TextEncoder, texts: TokenTable, cache: Path, device: torch.device, progress: Progress | None = None
 ) -> EncodingTable:
-    """Encode texts, once: the result is kept until the encoder's weights or the tokens change.
+    """Encode texts, or read them from the cache, which is valid until the encoder's weights or the tokens change.
 
     Args:
-        encoder: any; it is moved to the device, and comes back in the mode that it came in.
+        encoder: is moved to the device; its mode does not change.
         texts: N tokenised texts.
         cache: folder of the files; it may be deleted at any time.
         device: where to compute.
-        progress: called with (texts encoded, texts); not at all where the result is kept already.
+        progress: called with (texts encoded, texts); not called if the cache is valid.
 
     Returns:
         The N encodings, read from the file as they are needed.
     """
-    order = np.argsort(texts.lengths, kind="stable")  # texts of like length together: less padding
+    order = np.argsort(texts.lengths, kind="stable")  # texts of similar length together, to save padding
 
     def encode(start: int) -> tuple[NDArray[np.int64], Tensor]:
         rows = order[start : start + TEXTS_AT_ONCE]
@@ -104,12 +104,12 @@ def encode_text_table(
 def encode_photo_table(
     encoder: ImageEncoder, photos: PhotoTable, config: TowerConfig, cache: Path, device: torch.device
 ) -> PhotoEncodings:
-    """Encode photos, once: the result is kept until the encoder's weights or a pixel change.
+    """Encode photos, or read them from the cache, which is valid until the encoder's weights or a pixel change.
 
     Args:
         encoder: as encode_text_table()'s.
-        photos: N photos at the size that the tower sees; they are not augmented.
-        config: says how pixels are normalised.
+        photos: N photos at the input size of the tower, not augmented.
+        config: of the normalisation.
         cache: as encode_text_table()'s.
         device: where to compute.
     """

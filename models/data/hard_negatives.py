@@ -14,21 +14,21 @@ from retrieval.files import replacing
 
 METADATA_KEY = b"gavel.negatives"
 REMEDY = "mine it again with `gavel mine`"
-ROWS_A_GROUP = 100_000  # rows that are written, and read back, at a time
+ROWS_A_GROUP = 100_000  # rows per write and read
 
 _SCHEMA = pa.schema({"query": pa.string(), "item_id": pa.string(), "rank": pa.int32(), "score": pa.float64()})
 
 
 @dataclass(frozen=True)
 class HardNegatives:
-    """The hard negatives of a catalogue's training queries, with what they were mined from and how.
+    """The hard negatives of a catalogue's training queries, with source and rules of the mining.
 
     Attributes:
-        by_query: cleaned query text (retrieval.contracts.items.query_text) -> item ids, the highest score first; a query for which
-            none was found is not in it.
+        by_query: cleaned query text (retrieval.contracts.items.query_text) -> item ids, the highest score first; queries without
+            negatives are left out.
         scores: the same keys -> cosine of query and item in [-1, 1], in the order of by_query.
-        settings: everything that decides which negatives come out: tower_id, index, the catalogue's hash, rules, counts.
-        stats: what mining saw, such as how many items were left out and why.
+        settings: everything that decides the result: tower_id, index, the catalogue's hash, rules, counts.
+        stats: counts of the mining, such as items left out by reason.
     """
 
     by_query: dict[str, list[str]]
@@ -38,21 +38,21 @@ class HardNegatives:
 
     @classmethod
     def load(cls, path: Path) -> "HardNegatives":
-        """Read what save() wrote.
+        """Read a file of save().
 
         Raises:
             InvalidInput: the file is missing, damaged, or no file of negatives.
         """
         by_query: dict[str, list[str]] = {}
         scores: dict[str, list[float]] = {}
-        known: dict[str, str] = {}  # an id is held once, however many queries it is a negative of
+        interned: dict[str, str] = {}  # one string per id, which may be a negative of many queries
         try:
             with pq.ParquetFile(path) as file:
                 notes = _notes(file)
                 for batch in file.iter_batches(ROWS_A_GROUP):
                     columns = (batch.column(name).to_pylist() for name in ("query", "item_id", "score"))
                     for query, item_id, score in zip(*columns, strict=True):
-                        by_query.setdefault(query, []).append(known.setdefault(item_id, item_id))
+                        by_query.setdefault(query, []).append(interned.setdefault(item_id, item_id))
                         scores.setdefault(query, []).append(score)
         except FileNotFoundError:
             raise InvalidInput(f"there is no file of negatives at {path}; {REMEDY}") from None
@@ -62,7 +62,7 @@ class HardNegatives:
 
     @classmethod
     def settings_of(cls, path: Path) -> Mapping[str, Any] | None:
-        """The settings of a file, without its rows; None when there is no usable file."""
+        """Return the settings of a file without its rows; None if there is no usable file."""
         try:
             with pq.ParquetFile(path) as file:
                 settings: Mapping[str, Any] = _notes(file)["settings"]
@@ -73,7 +73,7 @@ class HardNegatives:
     def save(self, path: Path) -> None:
         """Write a parquet file with columns query, item_id, rank (from 1) and score; settings and stats are its metadata.
 
-        The file appears whole or not at all; one that is there is replaced.
+        The write is atomic and replaces an existing file.
         """
         notes = json.dumps({"settings": dict(self.settings), "stats": dict(self.stats)}).encode()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class HardNegatives:
                 writer.write_table(pa.Table.from_pydict(rows, schema=writer.schema))
 
     def _row_groups(self) -> Iterator[dict[str, list[Any]]]:
-        """Columns of some queries at a time."""
+        """Yield columns of some queries at a time."""
         rows: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
         for query, item_ids in self.by_query.items():
             rows["query"] += [query] * len(item_ids)

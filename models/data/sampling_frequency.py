@@ -16,18 +16,18 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 class StreamingFrequency:
     """Estimates the steps between two batches that hold an item, and from it log q (Yi et al., RecSys 2019, algorithms 2, 3).
 
-    For every item it keeps, under a hash of its id, the step that last held it (the paper's array A) and a moving average
-    of the gaps between such steps (array B); the item's sampling probability is 1 over that gap. Memory is fixed, however
-    many items there are, and the estimate follows a drifting stream. Where several hashes are kept, the largest gap
-    counts: a collision can only make a gap look shorter. One thing is added: the first 1 / alpha gaps of an item are
-    averaged evenly, or a young estimate would lean on the arbitrary value that it starts from.
+    Under a hash of each item's id it stores the last step with the item (the paper's array A) and a moving average of the
+    gaps between such steps (array B). The item's sampling probability is 1 over that gap. Memory does not grow with the
+    items, and the estimate follows a drifting stream. Of several hashes the largest gap counts, because a collision can
+    only shorten a gap. Beyond the paper, the first 1 / alpha gaps of an item are averaged evenly, so that early estimates
+    do not depend on the arbitrary start value.
     """
 
     def __init__(self, buckets: int = 1 << 18, alpha: float = 0.01, hashes: int = 2) -> None:
         """Start without any batch.
 
         Args:
-            buckets: cells per hash, >= 1; several times the number of items keeps collisions rare.
+            buckets: cells per hash, >= 1; several times the number of items makes collisions rare.
             alpha: weight of the newest gap in the moving average, in (0, 1].
             hashes: independent hashes, >= 1.
 
@@ -40,55 +40,58 @@ class StreamingFrequency:
         self._step = 0
         self._last = np.zeros((hashes, buckets), dtype=np.int64)  # A: step of the last batch with it; 0 before the first
         self._gap = np.zeros((hashes, buckets))  # B: moving average of the steps between
-        self._seen = np.zeros((hashes, buckets), dtype=np.int64)  # gaps that were averaged
+        self._gap_counts = np.zeros((hashes, buckets), dtype=np.int64)  # number of gaps in each average
 
     def update(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Count the items of one batch.
 
         Args:
-            ids: (B,) integers, the items of the batch; one that comes twice is counted once.
+            ids: (B,) integers, the items of the batch; repeated items are counted once.
 
         Returns:
-            (B,) log of the probability that a batch holds each item, <= 0, as known after this batch.
+            (B,) log of the probability that a batch holds each item, <= 0, estimated after this batch.
         """
         items = np.asarray(ids, dtype=np.int64)
         self._step += 1
         for row, cells in enumerate(self._cells(np.unique(items))):
             cells = np.unique(cells)
-            self._seen[row, cells] += 1
-            rate = np.maximum(self._alpha, 1 / self._seen[row, cells])
+            self._gap_counts[row, cells] += 1
+            rate = np.maximum(self._alpha, 1 / self._gap_counts[row, cells])
             self._gap[row, cells] += rate * (self._step - self._last[row, cells] - self._gap[row, cells])
             self._last[row, cells] = self._step
         return self.log_q(items)
 
     def log_q(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """Log of the probability that a batch holds each item, (B,) <= 0; one never seen is rarer than the stream is long."""
+        """Return the log of the probability that a batch holds each item, (B,) <= 0.
+
+        For a new item it is 1 over one more than the steps so far.
+        """
         cells = self._cells(np.asarray(ids, dtype=np.int64))  # (hashes, B)
         rows = np.arange(len(cells))[:, None]
-        gaps = np.where(self._seen[rows, cells] > 0, self._gap[rows, cells], self._step + 1)  # (hashes, B)
+        gaps = np.where(self._gap_counts[rows, cells] > 0, self._gap[rows, cells], self._step + 1)  # (hashes, B)
         log_q: NDArray[np.float32] = -np.log(np.maximum(gaps.max(axis=0), 1)).astype(np.float32)
         return log_q
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of its state."""
-        arrays = {"step": np.array(self._step), "last": self._last, "gap": self._gap, "seen": self._seen}
+        arrays = {"step": np.array(self._step), "last": self._last, "gap": self._gap, "seen": self._gap_counts}
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore a state, bit for bit.
 
         Raises:
-            InvalidInput: the state is of another number of buckets or hashes.
+            InvalidInput: the state has another number of buckets or hashes.
         """
         if tuple(state["gap"].shape) != self._gap.shape:
             raise InvalidInput(
                 f"the state has (hashes, buckets) {tuple(state['gap'].shape)}, this estimate {self._gap.shape}; build it with those"
             )
         self._step = int(state["step"])
-        self._last, self._gap, self._seen = (state[name].numpy().copy() for name in ("last", "gap", "seen"))
+        self._last, self._gap, self._gap_counts = (state[name].numpy().copy() for name in ("last", "gap", "seen"))
 
     def _cells(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(B,) -> (hashes, B): the cell of every id under every hash."""
+        """Return the cell of every id under every hash: (B,) -> (hashes, B)."""
         salts = np.arange(1, len(self._gap) + 1, dtype=np.uint64)[:, None] * GOLDEN
         mixed = ids.astype(np.uint64)[None, :] * GOLDEN + salts  # (hashes, B); integers of numpy wrap around
         for shift, factor in zip((30, 27), MIX, strict=True):

@@ -31,8 +31,8 @@ class ItemTable:
     Attributes:
         ids: N item ids.
         texts: their item_text.
-        photos: where each photo lies; None for an item without one.
-        records: the items themselves, for towers that read structured features; empty where none asked for them.
+        photos: path of each photo; None for an item without one.
+        records: the items, for towers that read structured features; empty if they were not requested.
     """
 
     ids: Sequence[str]
@@ -60,17 +60,17 @@ class ItemTable:
 
 @dataclass(frozen=True)
 class Queries:
-    """The distinct training queries with the items that answer them; query q has the answers starts[q] to starts[q + 1].
+    """The distinct training queries and the items that answer them. Query q has the answers starts[q] to starts[q + 1].
 
     Attributes:
         texts: Q cleaned queries.
         starts: (Q + 1,) int64.
         item_rows: (A,) int64, the rows of the answering items in ItemTable; rows ascend within a query.
-        shown: (A,) int64, the text that each is shown with: rows of Items.texts, and past them of lot_texts.
+        shown: (A,) int64, text of each answer: rows of ItemTable.texts, and beyond them of item_texts.
         weights: (A,) float64, > 0.
-        known_starts: (Q + 1,) int64, as starts, of known_lots.
-        known_items: (K,) int64, rows of all items that are known to answer a query, those that are not trained on among them.
-        item_texts: texts that items are shown with in place of their own.
+        relevant_starts: (Q + 1,) int64, as starts, of relevant_items.
+        relevant_items: (K,) int64, rows of all items known to answer a query, including those that are not trained on.
+        item_texts: texts that replace those of items.
     """
 
     texts: Sequence[str]
@@ -78,20 +78,20 @@ class Queries:
     item_rows: NDArray[np.int64]
     shown: NDArray[np.int64]
     weights: NDArray[np.float64]
-    known_starts: NDArray[np.int64]
-    known_items: NDArray[np.int64]
+    relevant_starts: NDArray[np.int64]
+    relevant_items: NDArray[np.int64]
     item_texts: Sequence[str] = ()
 
     @classmethod
     def group(
         cls, pairs: Iterable[TrainingPair], items: ItemTable, min_weight: float = 0.0, judged: Qrels | None = None
     ) -> "Queries":
-        """Group pairs by query; a pair met twice adds its weights.
+        """Group pairs by query; the weights of repeated pairs are added.
 
         Args:
-            pairs: those of items that are not there are left out.
+            pairs: those of missing items are left out.
             items: the corpus.
-            min_weight: pairs that weigh less are not trained on; their items are no negatives of the query either.
+            min_weight: minimum of a trained pair; items of other pairs are no negatives of the query, either.
             judged: items with a grade above 0 are no negatives of the query.
 
         Raises:
@@ -100,12 +100,12 @@ class Queries:
         rows = {item_id: row for row, item_id in enumerate(items.ids)}
         texts: dict[str, int] = {}
         grouped: dict[str, dict[tuple[int, int], float]] = {}
-        known = _graded(judged, rows)
+        relevant = _graded(judged, rows)
         for pair in pairs:
             if pair.item_id not in rows or pair.weight <= 0:
                 continue
             row, query = rows[pair.item_id], query_text(pair.query)
-            known[query].add(row)
+            relevant[query].add(row)
             if pair.weight >= min_weight:
                 shown = row if pair.lot_text is None else len(items.ids) + texts.setdefault(pair.lot_text, len(texts))
                 answers = grouped.setdefault(query, {})
@@ -117,15 +117,15 @@ class Queries:
             )
         entries = [sorted(answers.items()) for answers in grouped.values()]
         table = np.array([place for answers in entries for place, _ in answers], dtype=np.int64)  # (A, 2)
-        known_rows = [sorted(known[query]) for query in grouped]
+        relevant_rows = [sorted(relevant[query]) for query in grouped]
         return cls(
             texts=list(grouped),
             starts=np.cumsum([0, *map(len, entries)], dtype=np.int64),
             item_rows=table[:, 0],
             shown=table[:, 1],
             weights=np.array([weight for answers in entries for _, weight in answers]),
-            known_starts=np.cumsum([0, *map(len, known_rows)], dtype=np.int64),
-            known_items=np.array([row for answers in known_rows for row in answers], dtype=np.int64),
+            relevant_starts=np.cumsum([0, *map(len, relevant_rows)], dtype=np.int64),
+            relevant_items=np.array([row for answers in relevant_rows for row in answers], dtype=np.int64),
             item_texts=list(texts),
         )
 
@@ -135,7 +135,7 @@ class Queries:
         Args:
             queries: (B,) rows of texts.
             random: source of the draw.
-            by_weight: in proportion to the weights, else all alike.
+            by_weight: in proportion to the weights; else uniformly.
 
         Returns:
             (B,) int64, places in item_rows, shown and weights.
@@ -148,18 +148,18 @@ class Queries:
         targets = before[first] + share * (before[end] - before[first])
         return np.asarray(np.clip(np.searchsorted(before, targets, side="right") - 1, first, end - 1), dtype=np.int64)
 
-    def known(self, queries: NDArray[np.int64], item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def is_relevant(self, queries: NDArray[np.int64], item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return (Q, B) bool, True where an item (B,) is known to answer a query (Q,)."""
         columns, place = np.unique(item_rows, return_inverse=True)
-        first = self.known_starts[queries]
-        counts = self.known_starts[queries + 1] - first
-        row = np.repeat(np.arange(len(queries)), counts)  # (E,) one entry for each known item of each query
+        first = self.relevant_starts[queries]
+        counts = self.relevant_starts[queries + 1] - first
+        row = np.repeat(np.arange(len(queries)), counts)  # (E,) one entry for each relevant item of each query
         entry = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
-        column = np.minimum(np.searchsorted(columns, self.known_items[entry]), len(columns) - 1)
-        hit = columns[column] == self.known_items[entry]
-        known = np.zeros((len(queries), len(columns)), dtype=np.bool_)
-        known[row[hit], column[hit]] = True
-        return known[:, place]
+        column = np.minimum(np.searchsorted(columns, self.relevant_items[entry]), len(columns) - 1)
+        hit = columns[column] == self.relevant_items[entry]
+        relevant = np.zeros((len(queries), len(columns)), dtype=np.bool_)
+        relevant[row[hit], column[hit]] = True
+        return relevant[:, place]
 
 
 @dataclass(frozen=True)
@@ -181,13 +181,13 @@ class TokenTable:
         return cls(ids.astype(np.int32), mask.sum(axis=1))
 
     def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ids and mask (B, L) of some rows, cut to the longest of them."""
+        """Return ids and mask (B, L) of some rows, cut to the longest."""
         lengths = self.lengths[rows]
         width = int(lengths.max())
         return self.ids[rows, :width].astype(np.int64), (np.arange(width) < lengths[:, None]).astype(np.int64)
 
     def rows(self, rows: NDArray[np.int64]) -> "TokenTable":
-        """Some of the texts as a table of their own."""
+        """Return a table of some of the texts."""
         return TokenTable(self.ids[rows], self.lengths[rows])
 
 
@@ -196,7 +196,7 @@ class PhotoTable:
     """Decoded photos.
 
     Attributes:
-        pixels: (N, S, S, 3) uint8, black where there is none.
+        pixels: (N, S, S, 3) uint8, black without a photo.
         has_image: (N,) bool.
     """
 
@@ -205,22 +205,22 @@ class PhotoTable:
 
     @classmethod
     def load(cls, photos: Sequence[Path | None], side: int, cache: Path) -> "PhotoTable":
-        """Decode photos, once: the result is kept in the cache until a photo, or the list of them, changes.
+        """Decode photos, or read them from the cache, which is valid until a photo or the list of them changes.
 
         Args:
-            photos: N paths; None, missing and broken ones come out with has_image False.
+            photos: N paths; None, missing and broken photos have has_image False.
             side: side of the squares in pixels.
             cache: folder of the caches; it may be deleted at any time.
         """
-        kept = cache / f"photos-{side}px-{_fingerprint(photos)}"
-        pixels_file, seen_file = kept.with_suffix(".pixels.npy"), kept.with_suffix(".seen.npy")
+        cached = cache / f"photos-{side}px-{_fingerprint(photos)}"
+        pixels_file, has_image_file = cached.with_suffix(".pixels.npy"), cached.with_suffix(".seen.npy")
         try:
-            return cls(np.load(pixels_file, mmap_mode="r"), np.load(seen_file))
-        except (OSError, ValueError, EOFError):  # not there, or cut short; seen_file is written last
+            return cls(np.load(pixels_file, mmap_mode="r"), np.load(has_image_file))
+        except (OSError, ValueError, EOFError):  # missing or truncated; has_image_file is written last
             pass
         table = cls._decode(photos, side)
         cache.mkdir(parents=True, exist_ok=True)
-        for array, file in ((table.pixels, pixels_file), (table.has_image, seen_file)):
+        for array, file in ((table.pixels, pixels_file), (table.has_image, has_image_file)):
             with replacing(file) as partial, partial.open("wb") as opened:
                 np.save(opened, array)
         return table
@@ -235,7 +235,7 @@ class PhotoTable:
             if photo is not None:
                 table.pixels[row], table.has_image[row] = photo, True
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
             list(pool.map(decode, range(len(photos))))
         return table
 
@@ -243,12 +243,12 @@ class PhotoTable:
 def read_training_items(
     catalog: CatalogFolder, min_weight: float = 0.0, *, keep_records: bool = False
 ) -> tuple[ItemTable, Queries]:
-    """The train split of a catalogue as items and grouped queries.
+    """Read the train split of a catalogue as items and grouped queries.
 
     Args:
         catalog: with a train split.
         min_weight: pairs that weigh less are left out.
-        keep_records: keep the items themselves, too.
+        keep_records: also return the items.
 
     Raises:
         InvalidInput: the split has no usable pair.
@@ -258,12 +258,12 @@ def read_training_items(
 
 
 def _graded(judged: Qrels | None, rows: Mapping[str, int]) -> defaultdict[str, set[int]]:
-    """Cleaned query -> rows of the items that a judgment puts above 0."""
-    known: defaultdict[str, set[int]] = defaultdict(set)
+    """Return cleaned query -> rows of the items with a grade above 0."""
+    relevant: defaultdict[str, set[int]] = defaultdict(set)
     for query_id, text in (judged.queries if judged else {}).items():
         graded = judged.grades.get(query_id, {}) if judged else {}
-        known[query_text(text)].update(rows[item_id] for item_id, grade in graded.items() if grade > 0 and item_id in rows)
-    return known
+        relevant[query_text(text)].update(rows[item_id] for item_id, grade in graded.items() if grade > 0 and item_id in rows)
+    return relevant
 
 
 def _fingerprint(photos: Sequence[Path | None]) -> str:

@@ -1,11 +1,11 @@
-"""The buyer tower: the items that a buyer acted on become one vector, by a learnt attention that starts as the weighted average.
+"""The buyer tower encodes a buyer's items as one vector, by a learnt attention that starts as the weighted average.
 
     items (N, D) ┬ share = weight x 0.5 ^ (age / half-life) ──────────── average -> L2 ┐
-                └ softmax over the acts of                                            + -> L2
+                └ softmax over interactions of                                        + -> L2
                     context · item + a · log weight - fade · age ── H heads -> L2 -> blend ┘
 
-One context a head is learned and is the query of the attention, as in the pooling of Lin et al. 2017 ("A structured
-self-attentive sentence embedding"); keys and values are the items themselves, so that an item of tonight counts like any other.
+Each head learns one context, the query of the attention, as in the pooling of Lin et al. 2017 ("A structured
+self-attentive sentence embedding"); keys and values are the items themselves, so new items count like any other.
 `blend` starts at zero, after the residual branches of Zhang et al. 2019 ("Fixup").
 """
 
@@ -21,12 +21,12 @@ MASKED = -1e9
 
 
 class InteractionBatch(NamedTuple):
-    """The acts of B buyers, the oldest first, padded to the longest history.
+    """The interactions of B buyers, the oldest first, padded to the longest history.
 
     Attributes:
         rows: (B, N) int64, rows of a table of items.
-        weights: (B, N) float, how much each act says (Interaction.weight); > 0, and 0 where there is no act.
-        ages_days: (B, N) float >= 0, days before the buyer's latest act.
+        weights: (B, N) float, weight of each interaction (Interaction.weight), > 0; 0 is padding.
+        ages_days: (B, N) float >= 0, days before the buyer's latest interaction.
     """
 
     rows: Tensor
@@ -35,11 +35,11 @@ class InteractionBatch(NamedTuple):
 
 
 class BuyerAttention(nn.Module):
-    """Attention over a buyer's acts, added to their weighted average; without heads it is that average.
+    """Attention over a buyer's interactions, added to their weighted average; without heads it is that average.
 
     Attributes:
         heads: contexts that are learned; 0 for the weighted average alone.
-        half_life_days: age at which an act counts half in the average; None for never.
+        half_life_days: age at which an interaction counts half in the average; None for no decay.
     """
 
     def __init__(self, dimensions: int, heads: int = 1, half_life_days: float | None = None) -> None:
@@ -55,13 +55,13 @@ class BuyerAttention(nn.Module):
         """Encode B buyers.
 
         Args:
-            items: (U, D) of unit length: every item that is named, once.
-            interactions: theirs.
+            items: (U, D) of unit length: every item of the interactions, once.
+            interactions: of the buyers.
 
         Returns:
             (B, D) of unit length.
         """
-        average = _pool(self._shares(interactions).unsqueeze(0), items, interactions.rows)  # (1, B, D)
+        average = _pool(self._average_weights(interactions).unsqueeze(0), items, interactions.rows)  # (1, B, D)
         if not self.heads:
             return average[0]
         pooled = _pool(self._attention(items, interactions), items, interactions.rows)  # (H, B, D)
@@ -69,13 +69,13 @@ class BuyerAttention(nn.Module):
             average[0] + F.linear(pooled.transpose(0, 1).flatten(1), self.blend, self.bias), dim=1
         )  # (B, H D) -> (B, D)
 
-    def _shares(self, interactions: InteractionBatch) -> Tensor:
+    def _average_weights(self, interactions: InteractionBatch) -> Tensor:
         fading = 1.0 if self.half_life_days is None else 0.5 ** (interactions.ages_days / self.half_life_days)
-        shares = interactions.weights * fading  # (B, N)
-        return shares / shares.sum(1, keepdim=True)
+        decayed = interactions.weights * fading  # (B, N)
+        return decayed / decayed.sum(1, keepdim=True)
 
     def _attention(self, items: Tensor, interactions: InteractionBatch) -> Tensor:
-        """(H, B, N), each head's shares of the acts."""
+        """Return the attention weights (H, B, N) of each head."""
         logits = F.embedding(interactions.rows, items @ self.context.T)  # (U, H) -> (B, N, H)
         logits = logits + self.weight_share * interactions.weights.clamp(min=1e-9).log().unsqueeze(2)
         logits = logits - F.softplus(self.fade) * (interactions.ages_days / FADE_DAYS).unsqueeze(2)
@@ -83,8 +83,8 @@ class BuyerAttention(nn.Module):
         return logits.softmax(dim=1).permute(2, 0, 1)
 
 
-def _pool(shares: Tensor, items: Tensor, rows: Tensor) -> Tensor:
-    """Sums of items by their shares: (H, B, N) -> (H, B, D) of unit length; an item that comes often is read once."""
-    heads, buyers, _ = shares.shape
-    by_item = shares.new_zeros(heads, buyers, len(items)).scatter_add(2, rows.expand(heads, -1, -1), shares)  # (H, B, U)
+def _pool(weights: Tensor, items: Tensor, rows: Tensor) -> Tensor:
+    """Return weighted sums of items, (H, B, N) -> (H, B, D) of unit length. Weights of repeated items are added first."""
+    heads, buyers, _ = weights.shape
+    by_item = weights.new_zeros(heads, buyers, len(items)).scatter_add(2, rows.expand(heads, -1, -1), weights)  # (H, B, U)
     return F.normalize(by_item @ items, dim=2)

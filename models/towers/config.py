@@ -73,26 +73,26 @@ class TowerConfig:
     """The architecture of an item tower and its query tower.
 
     Attributes:
-        preset: the name that the card carries.
+        preset: name on the card.
         text: the text encoder of both towers.
         image: the image encoder of the item tower.
-        hidden: width between the encoders and the vector, 512 in the big preset. 0 has no such layer: the vector is the text
-            encoding itself where dimensions allow, so that an untrained tower is the encoder as it was published; what else
-            is known of an item is added to it through one linear layer that starts at zero.
+        hidden: width of the layer between the encoders and the vector, 512 in the big preset. 0 has no such layer: if dimensions
+            allow, the vector is the text encoding itself, so an untrained tower equals the published encoder. Photo and
+            features are added through one linear layer that starts at zero.
         dimensions: length of the vectors; 0 takes the text encoder's width.
-        linear: where hidden is 0, the vector is a linear map of the text encoding, one for each tower, that starts as the
-            identity: what adapts a frozen encoder.
+        linear: if hidden is 0, the vector is a linear map of the text encoding, one for each tower, that starts as the
+            identity. It adapts a frozen encoder.
         dropout: probability, before the last layer of each tower.
         max_length: tokens of a text that are read, [CLS] and [SEP] among them.
         image_size: side of the square photo in pixels.
         image_mean: RGB means subtracted from pixels in [0, 1].
         image_std: RGB deviations that the difference is divided by.
         use_image: False builds the item tower of text alone.
-        shared_text_encoder: True lets both towers read with one encoder; each keeps its own projection.
-        vocabulary: most word pieces of a tokenizer that is trained on the catalogue; a pretrained one keeps its own.
-        matryoshka: shorter lengths, each below dimensions, at which the first numbers of a vector are trained to serve alone.
+        shared_text_encoder: True shares one encoder between both towers; each has its own projection.
+        vocabulary: maximum word pieces of a tokenizer trained on the catalogue; pretrained ones do not change.
+        matryoshka: shorter lengths, each below dimensions, at which prefixes of a vector are trained to serve alone.
         features: structured features of an item that the item tower reads beside text and photo; queries have none.
-        hidden_text: share of the items with a photo whose text training hides, in [0, 1), so that a photo alone finds its way.
+        hidden_text: share of items with a photo whose text training hides, in [0, 1), so that photos alone can be searched.
     """
 
     preset: str

@@ -1,6 +1,6 @@
 """A tower over structured features: categories as embeddings, numbers standardised.
 
-It stands alone for users and items of a recommender, or gives its encoding, before the projection, to another tower.
+It serves alone for users and items of a recommender, or another tower takes its encoding before the projection.
 """
 
 import math
@@ -18,14 +18,14 @@ from torch.nn import functional as F
 from retrieval.errors import InvalidInput
 
 UNKNOWN = 0  # the id of a value that is missing or not in the vocabulary
-FURTHEST = 5.0  # standard deviations at which numbers are cut, so that one odd price moves no vector far
-SKEWED = 1.0  # skewness from which on a number that is never negative is taken as a logarithm
+FURTHEST = 5.0  # standard deviations at which numbers are clipped, because of outliers
+SKEWED = 1.0  # minimum skewness of a non-negative number that is taken as a logarithm
 
 Row = Mapping[str, Any]  # feature name -> value; None, a missing key or a number that is not finite counts as missing
 
 
 class Features(NamedTuple):
-    """A batch of rows as a tower takes them in.
+    """Input of a tower: a batch of encoded rows.
 
     Attributes:
         categories: (B, C) int64, ids in the vocabularies; 0 is unknown.
@@ -36,17 +36,17 @@ class Features(NamedTuple):
     numbers: Tensor
 
     def take(self, rows: Tensor) -> "Features":
-        """The rows of these indices, in their order."""
+        """Return the rows of these indices, in their order."""
         return Features(self.categories[rows], self.numbers[rows])
 
     def to(self, device: torch.device) -> "Features":
-        """The same on another device."""
+        """Return the same on another device."""
         return Features(self.categories.to(device), self.numbers.to(device))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Standardisation of a number: log(1 + x) first where `log` is set, then (x - mean) / std."""
+    """Standardisation of a number: log(1 + x) first if `log`, then (x - mean) / std."""
 
     mean: float
     std: float
@@ -69,14 +69,14 @@ class FeatureSpec:
     def fit(
         cls, rows: Iterable[Row], categories: Sequence[str] = (), numbers: Sequence[str] = (), *, min_count: int = 1
     ) -> "FeatureSpec":
-        """Learn vocabularies and scales from rows; of training data alone, if the figures are to be honest.
+        """Learn vocabularies and scales from rows. Use training data alone, or test metrics are biased.
 
         Args:
             rows: one mapping per item or user.
             categories: names of features to embed; values are compared as text.
             numbers: names of features to standardise. One that is never negative and skewed to the right (skewness > 1),
                 as prices and counts are, is taken as log(1 + x).
-            min_count: values of a category that come less often stay unknown.
+            min_count: less frequent values of a category are unknown.
 
         Returns:
             The spec. Vocabularies are by descending count, ties by value; a number that is constant or always missing
@@ -104,7 +104,7 @@ class FeatureSpec:
         return Features(torch.from_numpy(ids), torch.from_numpy(values))
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; from_json() gives the same spec back."""
+        """Return JSON values for from_json()."""
         return {
             "categories": {name: list(vocabulary) for name, vocabulary in self.categories.items()},
             "numbers": {name: asdict(scale) for name, scale in self.numbers.items()},
@@ -112,7 +112,7 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "FeatureSpec":
-        """The spec that to_json() wrote.
+        """Read a spec of to_json().
 
         Raises:
             InvalidInput: it is not such a spec.
@@ -127,11 +127,11 @@ class FeatureSpec:
 
 
 class FeatureTower(nn.Module):
-    """Structured features into a vector: embeddings and numbers -> hidden -> ReLU -> dropout -> dimensions -> L2.
+    """Encodes structured features as a vector: embeddings and numbers -> hidden -> ReLU -> dropout -> dimensions -> L2.
 
     Attributes:
-        spec: what it takes in.
-        width: of what encode() returns, for a tower that concatenates it.
+        spec: features of the input.
+        width: of the result of encode(), for a tower that concatenates it.
     """
 
     def __init__(
@@ -148,15 +148,15 @@ class FeatureTower(nn.Module):
 
         Args:
             spec: its features; at least one.
-            hidden: width of the hidden layer; 0 for none, a linear projection then.
+            hidden: width of the hidden layer; 0 for a linear projection.
             dimensions: of the vector.
-            widths: category -> width of its embedding; one that is not named has 1.6 n^0.56 for n values, at most 64.
+            widths: category -> width of its embedding; the default is 1.6 n^0.56 for n values, at most 64.
             dropout: on the hidden layer.
-            unknown_rate: share of category ids that training turns into unknown, so that a new brand, or an item without
-                history, meets an embedding that was trained (after DropoutNet, Volkovs et al. 2017).
+            unknown_rate: share of category ids that training replaces by unknown, so that the embedding of unknown is
+                trained, which new brands and items without history get (after DropoutNet, Volkovs et al. 2017).
 
         Raises:
-            InvalidInput: the spec is empty, or widths names a category that it has not.
+            InvalidInput: the spec is empty, or widths has a category that it lacks.
         """
         super().__init__()
         unnamed = set(widths or {}) - set(spec.categories)
@@ -184,7 +184,7 @@ class FeatureTower(nn.Module):
         return torch.cat([*parts, numbers.to(parts[0] if parts else numbers)], dim=1)  # (B, width)
 
     def forward(self, categories: Tensor, numbers: Tensor) -> Tensor:
-        """Features, as FeatureSpec.encode() makes them, into (B, dimensions) of unit length."""
+        """Encode features of FeatureSpec.encode() as vectors (B, dimensions) of unit length."""
         return F.normalize(self.projection(self.encode(categories, numbers)).float(), dim=1)  # (B, width) -> (B, dimensions)
 
 
@@ -193,7 +193,7 @@ def _two_layers(width: int, hidden: int, dimensions: int, dropout: float) -> nn.
 
 
 def _embedding_width(values: int) -> int:
-    """The rule of thumb of fastai's tabular models, kept below 64."""
+    """Return the width by the rule of thumb of fastai's tabular models, at most 64."""
     return min(64, round(1.6 * math.pow(values, 0.56)))
 
 
@@ -207,16 +207,16 @@ def _text(value: Any) -> str | None:
 
 
 def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
-    """A number of every row, (B,); NaN where it is missing."""
+    """Return a number of every row, (B,); NaN if it is missing."""
     values = np.array([math.nan if row.get(name) is None else float(row[name]) for row in rows])
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def _scale(values: NDArray[np.float64]) -> Scale:
-    known = values[~np.isnan(values)]
-    log = bool(len(known) and known.min() >= 0 and _skewness(known) > SKEWED)
-    known = np.log1p(known) if log else known
-    mean, std = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
+    present = values[~np.isnan(values)]
+    log = bool(len(present) and present.min() >= 0 and _skewness(present) > SKEWED)
+    present = np.log1p(present) if log else present
+    mean, std = (float(present.mean()), float(present.std())) if len(present) else (0.0, 1.0)
     return Scale(mean, std if std > 1e-9 * max(1.0, abs(mean)) else 1.0, log)
 
 

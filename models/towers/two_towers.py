@@ -114,7 +114,7 @@ class ItemTower(nn.Module):
         self.hidden_text = config.hidden_text
         image_width = self.image_encoder.width if self.image_encoder else 0
         feature_width = self.feature_encoder.width if self.feature_encoder else 0
-        self.no_image = nn.Parameter(torch.zeros(image_width))  # stands for the photo of an item without one
+        self.no_image = nn.Parameter(torch.zeros(image_width))  # replaces a missing photo
         self.projection = make_projection(text_encoder.width, image_width + feature_width, config)
 
     def forward(self, text: Texts, photos: Photos | None = None, features: Features | None = None) -> Tensor:
@@ -122,9 +122,9 @@ class ItemTower(nn.Module):
 
         Args:
             text: their tokens, or the frozen encoder's encodings of them.
-            photos: their photos; None when no item has one. A tower of text alone ignores them.
-            features: their features, as FeatureSpec.encode() makes them; None when none is known of any item. A tower that was
-                not built for features ignores them.
+            photos: their photos; None if no item has one. A tower of text alone ignores them.
+            features: their features, as FeatureSpec.encode() makes them; None if no item has any. A tower without
+                features ignores them.
 
         Returns:
             (B, dimensions) float of unit length.

@@ -110,16 +110,16 @@ def distil_towers(
     """Adapt the towers of a text encoder to a catalogue, from its items and its queries' texts alone.
 
     Args:
-        catalog: items and queries of train; judgments of val, where it has any, are only measured against.
+        catalog: items and queries of train; judgments of val, if it has any, are only for metrics.
         tower: its encoder stays frozen; it gets linear heads and no image encoder. It needs the encoder's
             width and no hidden layer.
         config: settings.
-        out: folder of the artefacts; encodings are kept in its sub-folder `.photos`, where training keeps them too.
+        out: folder of the artefacts; encodings are stored in its sub-folder `.photos`, as in training.
         progress_for: returns the progress callback of a phase, given its label.
 
     Raises:
         InvalidInput: the towers have a hidden layer or another width, or the catalogue has too few queries.
-        TowerError: the encoder is out of reach.
+        TowerError: the encoder is not available.
     """
     started, began = time.monotonic(), datetime.now(UTC)
     torch.manual_seed(config.seed)

@@ -1,7 +1,7 @@
 """Training of the buyer tower on next baskets: InfoNCE against in-batch and random items, popularity corrected.
 
-The text encoder stays frozen: items come as stored vectors, or as encodings whose projection and category embeddings are
-trained along. No item has an embedding of its own id, as items of tonight would have none.
+The text encoder stays frozen: items are stored vectors, or encodings whose projection and category embeddings are trained,
+too. There are no embeddings of item ids, because new items would have none.
 """
 
 import math
@@ -36,11 +36,11 @@ MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
 BUYERS_AT_ONCE = 256
 WARMUP = 0.1
 MAX_GRAD_NORM = 1.0
-MIN_VARIANCE = 1e-4  # added to that of every direction, so that those that hold noise alone are not blown up
+MIN_VARIANCE = 1e-4  # added to that of every direction, so that noise is not amplified
 
 
 class StoredItems(nn.Module):
-    """Items whose vectors stay as they are."""
+    """Items with fixed vectors."""
 
     vectors: Tensor
 
@@ -55,7 +55,7 @@ class StoredItems(nn.Module):
 
 
 class ProjectedItems(nn.Module):
-    """Items whose texts are encoded already; projection and embeddings of the item tower are trained."""
+    """Items with fixed text encodings; projection and embeddings of the item tower are trained."""
 
     def __init__(self, tower: ItemTower, encodings: NDArray[np.float32], features: Features | None, dimensions: int) -> None:
         super().__init__()
@@ -76,8 +76,8 @@ class ProjectedItems(nn.Module):
 def start_white(projection: torch.nn.Module, encodings: NDArray[np.float32]) -> None:
     """Set a linear projection to the whitening of a catalogue's encodings (Su et al. 2021, "Whitening sentence representations").
 
-    Sentence encoders crowd their vectors into a narrow cone, where the average of many items says little of each; centring and
-    whitening undoes that without training.
+    Vectors of sentence encoders crowd in a narrow cone, where an average of many items is close to any other. Centring and
+    whitening spreads them without training.
 
     Args:
         projection: of an item tower with hidden 0, linear, and features, whose linear layer's bias takes the centre.
@@ -91,8 +91,8 @@ def start_white(projection: torch.nn.Module, encodings: NDArray[np.float32]) -> 
     units = encodings / np.linalg.norm(encodings, axis=1, keepdims=True)  # (N, width)
     centre = units.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov((units - centre).T, bias=True))  # ascending
-    kept = slice(-projection.text.out_features, None)
-    white = (directions[:, kept] / np.sqrt(np.maximum(variances[kept], 0) + MIN_VARIANCE)).T  # (dimensions, width)
+    largest = slice(-projection.text.out_features, None)
+    white = (directions[:, largest] / np.sqrt(np.maximum(variances[largest], 0) + MIN_VARIANCE)).T  # (dimensions, width)
     scale = 1 / np.linalg.norm((units - centre) @ white.T, axis=1).mean()  # vectors of about unit length
     projection.text.weight.copy_(torch.from_numpy(white * scale))
     projection.others.bias.copy_(torch.from_numpy(-(white @ centre) * scale))
@@ -141,9 +141,9 @@ class BuyerReport:
 
     Attributes:
         model: with the weights of the best epoch.
-        history: val figures before training and after each epoch.
+        history: val metrics before training and after each epoch.
         losses: mean loss of each epoch.
-        best: the epoch that was kept; 0 is the start.
+        best: the selected epoch; 0 is the start.
         resumed_at: epochs that a checkpoint had done already.
     """
 
@@ -162,15 +162,15 @@ def train_buyers(
     checkpoint: Path | None = None,
     step: Progress | None = None,
 ) -> BuyerReport:
-    """Train and keep the epoch with the best Recall@50 on val.
+    """Train, and return the model of the epoch with the best Recall@50 on val.
 
     Args:
         items: stored vectors, or those to be projected; the latter are trained in place.
         train: baskets to learn from.
-        val: baskets that choose the epoch; later in time than those of train. None at all keep the last epoch.
+        val: baskets that select the epoch, later in time than those of train. If empty, the last epoch is selected.
         config: settings.
-        checkpoint: folder of a checkpoint after every epoch; a run that finds its own there goes on from it, and removes it
-            at the end. None keeps none.
+        checkpoint: folder of a checkpoint after every epoch; a run resumes from its own, and removes it at the end. None
+            writes none.
         step: called with (epochs done, epochs).
 
     Raises:
@@ -248,14 +248,14 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore both."""
+        """Restore the state of state_dict()."""
         if self._frequency:
             self._frequency.load_state_dict(state["frequency"])
         self._order, self._random.bit_generator.state = state["order"].numpy(), state["random"]
         torch.set_rng_state(state["torch_random"])
 
     def _loss(self, baskets: Sequence[Basket], random: np.random.Generator) -> Tensor:
-        """InfoNCE of one batch; items of the basket, and as configured those of the history, are no negatives."""
+        """Return InfoNCE of one batch. Items of the basket, and as configured those of the history, are no negatives."""
         config, model = self._config, self.model
         sampled = np.stack([random.choice(basket.targets, config.targets) for basket in baskets])  # (B, T)
         negatives = random.integers(model.items.count, size=config.random)  # (R,)
@@ -265,17 +265,17 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
         places = {row: place for place, row in enumerate(table.tolist())}
         items = model.items(torch.from_numpy(table))  # (U, D)
         buyers = model.buyer_tower(items, pad(baskets, places))  # (B, D)
-        known = np.zeros((len(baskets), len(table)), dtype=np.bool_)  # (B, U)
+        is_relevant = np.zeros((len(baskets), len(table)), dtype=np.bool_)  # (B, U)
         for number, basket in enumerate(baskets):
             own = answers[number].tolist() if config.own_are_negatives else [*answers[number].tolist(), *basket.owned]
-            known[number, [places[row] for row in own if row in places]] = True
+            is_relevant[number, [places[row] for row in own if row in places]] = True
         chosen = torch.from_numpy(np.searchsorted(table, candidates))  # (B T + R,)
         log_q = torch.from_numpy(self._frequency.update(candidates)) if self._frequency else None
         return info_nce(
             buyers.repeat_interleave(config.targets, dim=0),  # (B T, D)
             F.embedding(chosen, items),
             model.scale,
-            known=torch.from_numpy(known)[:, chosen].repeat_interleave(config.targets, dim=0),
+            is_relevant=torch.from_numpy(is_relevant)[:, chosen].repeat_interleave(config.targets, dim=0),
             log_q=log_q,
             symmetric=False,
         )

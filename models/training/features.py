@@ -54,8 +54,8 @@ class FeatureTrainingConfig:
         correct_popularity: subtract log q, estimated from the stream of batches (Yi et al. 2019).
         hard: mined negatives per pair, where there are mined ones.
         random: random negatives per pair where there are mined ones.
-        mined_skip: ranks at the top that mining leaves out, where what was simply not bought yet stands.
-        mined_depth: ranks from which on an item is no hard negative any more.
+        mined_skip: top ranks that mining leaves out, because they often hold items that were only not bought yet.
+        mined_depth: rank below which an item is no hard negative.
         later_rate: peak learning rate where training goes on from towers, as a share of `rate`.
         seed: of weights, batches and draws.
     """
@@ -89,7 +89,7 @@ class InteractionData:
         user_spec: how users were encoded.
         item_spec: how items were.
         pairs: (N, 2) training pairs.
-        taken: (U, I) bool, the training pairs as a table: what mining and the loss never call a negative.
+        taken: (U, I) bool, the training pairs as a table; mining and the loss never use them as negatives.
     """
 
     users: Features
@@ -192,7 +192,7 @@ def train_feature_towers(
         step: called with (epochs done, epochs).
 
     Returns:
-        The towers and how they got there.
+        The towers and the history of the run.
     """
     torch.manual_seed(config.seed)
     towers = copy.deepcopy(start_from) if start_from else FeatureTowers(data, config)
@@ -228,7 +228,7 @@ class FeatureTask(TrainingTask[float]):
         self._data, self._config, self._mined, self._selection_metric = data, config, mined, selection_metric
         self.optimizers = {"optimizer": torch.optim.AdamW(towers.parameters(), lr=rate, weight_decay=config.weight_decay)}
         self._batch_size = min(config.batch_size, len(data.pairs))
-        self.steps_per_epoch = len(data.pairs) // self._batch_size  # whole batches; the rest waits for another epoch
+        self.steps_per_epoch = len(data.pairs) // self._batch_size  # whole batches; the rest is left to the next epoch
         self._frequency = StreamingFrequency() if config.correct_popularity else None
         self._random, self._order = np.random.default_rng(config.seed), np.empty(0, np.int64)
 
@@ -282,12 +282,12 @@ def recall(scores: Tensor, hidden: Tensor, relevant: Tensor, k: int = CUTOFF) ->
 def _batch(
     data: InteractionData, rows: NDArray[np.int64], mined: Tensor | None, config: FeatureTrainingConfig, random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Users (B,) and items (B + hard + random,): the first B items are the users' own."""
+    """Return users (B,) and items (B + hard + random,); the first B items are the users' own."""
     pairs = torch.from_numpy(data.pairs[rows])  # (B, 2)
     users, items = pairs[:, 0], [pairs[:, 1]]
     if mined is not None:
-        askers = users[torch.from_numpy(random.integers(len(users), size=round(config.hard * len(users))))]
-        items.append(mined[askers, torch.from_numpy(random.integers(mined.shape[1], size=len(askers)))])
+        mined_for = users[torch.from_numpy(random.integers(len(users), size=round(config.hard * len(users))))]
+        items.append(mined[mined_for, torch.from_numpy(random.integers(mined.shape[1], size=len(mined_for)))])
         items.append(torch.from_numpy(random.integers(data.taken.shape[1], size=round(config.random * len(users)))))
     return users, torch.cat(items)
 
@@ -295,9 +295,9 @@ def _batch(
 def _loss(
     towers: FeatureTowers, data: InteractionData, users: Tensor, items: Tensor, frequency: StreamingFrequency | None
 ) -> Tensor:
-    """InfoNCE of one batch; what a user took is no negative, and neither is a second copy of an item."""
+    """Return InfoNCE of one batch. Items that a user took, and second copies of an item, are no negatives."""
     user_vectors = towers.user_tower(*data.users.take(users))  # (B, D)
     item_vectors = towers.item_tower(*data.items.take(items))  # (B + negatives, D)
-    known = data.taken[users][:, items]  # (B, B + negatives)
+    is_relevant = data.taken[users][:, items]  # (B, B + negatives)
     log_q = torch.from_numpy(frequency.update(items.numpy())) if frequency else None
-    return info_nce(user_vectors, item_vectors, towers.scale, known=known, log_q=log_q, symmetric=False)
+    return info_nce(user_vectors, item_vectors, towers.scale, is_relevant=is_relevant, log_q=log_q, symmetric=False)

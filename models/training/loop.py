@@ -52,7 +52,7 @@ class TrainingTask(Generic[M]):
         model: on its device.
         optimizers: key in the checkpoint -> optimiser, whose learning rates are the peaks of the schedule.
         metrics_type: makes validation metrics of the keyword arguments that asdict() returned.
-        settings: a checkpoint of other settings is ignored; None where the checkpoint's folder identifies the run.
+        settings: a checkpoint of other settings is ignored; None if the checkpoint's folder identifies the run.
     """
 
     model: nn.Module
@@ -77,11 +77,11 @@ class TrainingTask(Generic[M]):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds besides the model and the optimisers."""
+        """Return the state that a checkpoint holds besides the model and the optimisers."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what state_dict() returned."""
+        """Restore a state of state_dict()."""
 
 
 def per_epoch(progress: Progress | None, steps_per_epoch: int) -> Progress | None:
@@ -105,7 +105,7 @@ class LoopSettings:
         steps_per_epoch: the last epoch of a run that max_seconds cuts may have fewer.
         warmup: share of the steps over which the learning rate rises.
         max_grad_norm: gradients are clipped to it; None clips nothing.
-        max_seconds: the run takes fewer steps where it would take longer; None for no limit.
+        max_seconds: the run is shortened to fit in; None for no limit.
         validate_every: epochs between two measurements, the last epoch is always measured; 0 never measures.
         measure_start: also measure before the first step, as epoch 0.
         patience: measurements without a better one after which the run ends; None trains to the end.
@@ -149,10 +149,10 @@ class EpochRecord(Generic[M]):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], metrics_type: Callable[..., M]) -> "EpochRecord[M]":
-        """Read what to_dict() returned."""
+        """Read a record of to_dict()."""
         fields = dict(values)
-        figures = fields.pop("figures")
-        return cls(**fields, metrics=metrics_type(**figures) if figures else None)
+        metrics = fields.pop("figures")
+        return cls(**fields, metrics=metrics_type(**metrics) if metrics else None)
 
 
 class TrainingLoop(Generic[M]):

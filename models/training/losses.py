@@ -1,7 +1,7 @@
-"""Losses that draw a query to its items and push it from the others: InfoNCE, contrastive and triplet.
+"""Losses that pull a query towards its items and push it from the others: InfoNCE, contrastive and triplet.
 
-All take vectors of unit length, so that a dot product is a cosine, and return a scalar: the weighted mean over what they
-sum. Half precision is summed in float32.
+All take vectors of unit length, so a dot product is a cosine. All return a scalar, the weighted mean of their terms. Half
+precision is summed in float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ def info_nce(
     items: Tensor,
     scale: Tensor | float,
     *,
-    known: Tensor | None = None,
+    is_relevant: Tensor | None = None,
     weights: Tensor | None = None,
     log_q: Tensor | None = None,
     symmetric: bool = True,
@@ -28,22 +28,22 @@ def info_nce(
         items: (B, D) unit vectors, B >= Q; row i < Q answers query i. The rows from Q on are further negatives of every
             query, random or mined; a mined one that is to count for its own query alone is masked for the others.
         scale: 1 / temperature, > 0.
-        known: (Q, B) bool, True where the item is known to answer the query. Off the diagonal such items are false
-            negatives and leave the sums; the diagonal may be either. None: there are none.
+        is_relevant: (Q, B) bool, True where the item is known to answer the query. Off the diagonal such items are false
+            negatives and left out of the sums; the diagonal is ignored. None for no such items.
         weights: (Q,) >= 0, not all zero, weight of each pair; None weighs all the same.
-        log_q: (B,) finite, log of the probability with which each row came into the batch, up to a constant for all;
-            it is taken off the row's logits, so that items that come often are not pushed away for it (Yi et al.,
-            RecSys 2019, equation 4). It is a constant: no gradient flows through it. The other direction compares
-            queries for one item, where a number of the item's own cancels: it needs no correction, and has none.
-        symmetric: average with the loss of the other direction, where each of the first Q items looks for its query.
+        log_q: (B,) finite, log of each row's sampling probability, up to a constant for all. It is subtracted from the
+            logits, so that frequent items are not pushed away because they are frequent (Yi et al., RecSys 2019,
+            equation 4). No gradient flows through it. The other direction needs no correction, because it compares
+            queries for one item, where the item's own constant cancels.
+        symmetric: average with the loss of the other direction, where each of the first Q items retrieves its query.
 
     Returns:
         Scalar in the floating type of the inputs (float32 for half precision), >= 0: the weighted mean over the pairs.
-        A query whose negatives are all masked loses nothing and has a finite gradient: zero.
+        A query whose negatives are all masked has loss zero and gradient zero.
     """
     logits = scale * _cosines(queries, items)  # (Q, B)
-    if known is not None:
-        false_negative = known & ~torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
+    if is_relevant is not None:
+        false_negative = is_relevant & ~torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(false_negative, float("-inf"))
     answers = torch.arange(len(queries), device=logits.device)  # (Q,)
     corrected = logits if log_q is None else logits - log_q.detach().to(logits)  # (Q, B)
@@ -60,9 +60,9 @@ def contrastive(queries: Tensor, items: Tensor, labels: Tensor, *, margin: float
     Args:
         queries: (Q, D) unit vectors.
         items: (B, D) unit vectors.
-        labels: how well they match, 0 (not at all) to 1; a number between is that much of each term. (Q,), with B = Q,
-            judges row against row; (Q, B) judges every query against every item.
-        margin: distance from which on an item that does not match is left alone, in (0, 2].
+        labels: degree of match, 0 (none) to 1; a value between weighs both terms. (Q,), with B = Q, labels row against
+            row; (Q, B) labels every query against every item.
+        margin: distance beyond which an item without a match adds no loss, in (0, 2].
         weights: of the pairs, shaped like labels, >= 0, not all zero; 0 leaves a pair out (a false negative). None
             weighs all the same.
 
@@ -81,7 +81,7 @@ def triplet(
     negatives: Tensor,
     *,
     margin: float = 0.2,
-    known: Tensor | None = None,
+    is_relevant: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
     """Triplet loss of Schroff, Kalenichenko and Philbin (FaceNet, CVPR 2015), in cosines.
@@ -92,8 +92,8 @@ def triplet(
         queries: (Q, D) unit vectors.
         positives: (Q, D) unit vectors; row i answers query i.
         negatives: (Q, N, D) unit vectors, N per query, or (N, D) for all queries alike.
-        margin: by how much the positive's cosine shall exceed the negative's, >= 0.
-        known: (Q, N) bool, True where the negative is known to answer the query; such a triplet leaves the mean.
+        margin: minimum difference of the positive's cosine and the negative's, >= 0.
+        is_relevant: (Q, N) bool, True where the negative is known to answer the query; such a triplet is left out of the mean.
         weights: (Q,) >= 0, not all zero; None weighs all queries the same.
 
     Returns:
@@ -103,13 +103,13 @@ def triplet(
     shared = negatives.ndim == 2
     away = _cosines(queries, negatives) if shared else torch.einsum("qd,qnd->qn", queries.to(wide), negatives.to(wide))  # (Q, N)
     losses = (margin + away - _row_cosines(queries, positives).unsqueeze(1)).clamp(min=0)  # (Q, N)
-    counted = torch.ones_like(losses) if known is None else (~known).to(wide)  # (Q, N)
+    counted = torch.ones_like(losses) if is_relevant is None else (~is_relevant).to(wide)  # (Q, N)
     per_query = (losses * counted).sum(1) / counted.sum(1).clamp(min=1)  # (Q,)
     return _weighted_mean(per_query, weights)
 
 
 def prefixes(vectors: Tensor, lengths: Sequence[int] = ()) -> Iterator[Tensor]:
-    """Yield vectors at every length that they are trained for (Matryoshka representation learning, Kusupati et al. 2022).
+    """Yield vectors at every trained length (Matryoshka representation learning, Kusupati et al. 2022).
 
     A Matryoshka loss is the mean of the losses at all lengths.
 
@@ -130,12 +130,12 @@ def _wide(vectors: Tensor) -> torch.dtype:
 
 
 def _cosines(queries: Tensor, items: Tensor) -> Tensor:
-    """Every query with every item: (Q, D), (B, D) -> (Q, B)."""
+    """Return the cosine of every query with every item: (Q, D), (B, D) -> (Q, B)."""
     return queries.to(_wide(queries)) @ items.to(_wide(queries)).T
 
 
 def _row_cosines(queries: Tensor, items: Tensor) -> Tensor:
-    """Row with row: (Q, D), (Q, D) -> (Q,)."""
+    """Return the cosines row by row: (Q, D), (Q, D) -> (Q,)."""
     return (queries.to(_wide(queries)) * items.to(_wide(queries))).sum(1)
 
 

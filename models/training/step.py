@@ -26,7 +26,7 @@ from models.training.loop import StepMetrics, TrainingTask
 from models.training.losses import contrastive, info_nce, prefixes, triplet
 from models.training.validation import Validation, ValidationMetrics
 
-DROPOUT = 3  # what a generator is for, beside those of models/data/batches.py
+DROPOUT = 3  # purpose of a generator, beside those of models/data/batches.py
 LIKE_LENGTH_CHUNK = 32  # texts; fewer would leave cores idle
 WORTH_SORTING = 0.8  # share of the tokens that must remain for texts to be encoded in chunks of like length
 
@@ -45,12 +45,12 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
         stage: Stage,
         accelerator: Accelerator,
     ) -> None:
-        """Make the optimiser.
+        """Create the optimiser.
 
         Args:
             towers: at their first weights, on the device.
             batches: of this process.
-            validation: None where nothing is measured.
+            validation: None if nothing is measured.
             config: of the run.
             stage: one of config.stages.
             accelerator: devices and processes.
@@ -104,7 +104,7 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
             q = gather(query_vectors[query_order], batch.query_counts)  # (Q, D)
             i = gather(item_vectors[item_order], batch.item_counts)  # (B, D)
             value = batch_loss(q, i, self._towers.scale, batch, self._stage, self._config)
-            metrics.append(StepMetrics(value.detach(), *in_batch_metrics(q.detach(), i.detach(), batch.known)))
+            metrics.append(StepMetrics(value.detach(), *in_batch_metrics(q.detach(), i.detach(), batch.is_relevant)))
             return value * share
 
         if self._config.micro_batch:
@@ -119,8 +119,8 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
     ) -> tuple[list[Chunk], NDArray[np.int64]]:
         """Return encoders of chunks of rows, and the permutation that restores the order of the texts.
 
-        Where it saves padding, texts of like length are encoded together. Towers with an image encoder keep the order, because
-        a chunk of like texts would show BatchNorm like photos.
+        Texts of similar length are encoded together if that saves padding. Towers with an image encoder keep the order, because
+        similar texts have similar photos, which would bias the statistics of BatchNorm.
         """
         rows = np.arange(len(lengths), dtype=np.int64)
         text_only = self._towers.item_tower.image_encoder is None
@@ -151,9 +151,9 @@ def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stag
         queries: (Q, D) unit vectors.
         items: (B, D) unit vectors; row i < Q answers query i.
         scale: 1 / temperature.
-        batch: its known answers, weights and log q.
+        batch: its relevant items, weights and log q.
         stage: names the loss; the contrastive one weighs a query's items that do not match, together, like the one that does.
-        config: whether InfoNCE is symmetric.
+        config: says if InfoNCE is symmetric.
     """
     lengths = config.tower.matryoshka
     losses = [
@@ -166,25 +166,32 @@ def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stag
 def _loss_at(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage: Stage, config: TrainingConfig) -> Tensor:
     if stage.loss == "info_nce":
         return info_nce(
-            queries, items, scale, known=batch.known, weights=batch.weights, log_q=batch.log_q, symmetric=config.symmetric
+            queries,
+            items,
+            scale,
+            is_relevant=batch.is_relevant,
+            weights=batch.weights,
+            log_q=batch.log_q,
+            symmetric=config.symmetric,
         )
-    own = torch.eye(*batch.known.shape, dtype=torch.bool, device=batch.known.device)  # (Q, B)
+    own = torch.eye(*batch.is_relevant.shape, dtype=torch.bool, device=batch.is_relevant.device)  # (Q, B)
+    is_relevant = batch.is_relevant | own
     if stage.loss == "triplet":
-        return triplet(queries, items[: len(queries)], items, margin=stage.margin, known=batch.known | own, weights=batch.weights)
-    away = (~(batch.known | own)).to(queries.dtype)  # (Q, B)
+        return triplet(queries, items[: len(queries)], items, margin=stage.margin, is_relevant=is_relevant, weights=batch.weights)
+    away = (~is_relevant).to(queries.dtype)  # (Q, B)
     pairs = own + away / away.sum(dim=1, keepdim=True).clamp(min=1)  # (Q, B)
     weights = pairs if batch.weights is None else pairs * batch.weights.unsqueeze(1)
     return contrastive(queries, items, own, margin=stage.margin, weights=weights)
 
 
-def in_batch_metrics(queries: Tensor, items: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+def in_batch_metrics(queries: Tensor, items: Tensor, is_relevant: Tensor) -> tuple[Tensor, Tensor]:
     """Return accuracy and recall@10 of the queries (Q, D) among the items (B, D) of their batch.
 
-    Items known (Q, B) to answer a query do not stand before its own; a tie stands after it.
+    Items that are relevant (Q, B) to a query do not count as ranked before its own item; ties do not, either.
     """
     cosines = queries @ items.T  # (Q, B)
     own = cosines.diagonal().unsqueeze(1)  # (Q, 1)
-    before = ((cosines > own) & ~known).sum(dim=1)  # (Q,)
+    before = ((cosines > own) & ~is_relevant).sum(dim=1)  # (Q,)
     return (before == 0).float().mean(), (before < 10).float().mean()
 
 
@@ -205,7 +212,7 @@ def take_photos(photos: Photos, rows: Tensor) -> Photos:
 
 
 def _parameter_groups(towers: TwoTowers, config: TrainingConfig, stage: Stage) -> list[dict[str, Any]]:
-    """Pretrained encoders at a lower rate; no decay on vectors and scalars; what is frozen is not among them."""
+    """Return trained parameters in groups: pretrained encoders at a lower rate, vectors and scalars without decay."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in towers.named_parameters():
         if not parameter.requires_grad:

@@ -41,9 +41,9 @@ CACHE_FOLDER = ".photos"
 CHECKPOINT_FOLDER = ".checkpoints"
 TENSORBOARD_FOLDER = ".runs"
 CHECKPOINT_SECONDS = 60.0
-# what a tower that training goes on from must have in common with the one that was asked for
+# settings in which the start tower and the requested one must agree
 SHARED_SETTINGS = ("hidden", "linear", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
-ALWAYS_TRAINABLE = ("logit_scale", "item_tower.no_image")  # parameters that say nothing of whether there is something to train
+ALWAYS_TRAINABLE = ("logit_scale", "item_tower.no_image")  # parameters that do not count as something to train
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class TrainingReport:
     Attributes:
         tower_folder: the artefact.
         tower_id: its name.
-        best: the epoch whose weights were kept.
+        best: the epoch whose weights were selected.
         history: all epochs.
         items: items trained on.
         photos: how many of them had a readable photo that was used.
         queries: distinct training queries.
         parameters: numbers in both towers.
         seconds: from reading the catalogue to the artefact, of this process.
-        steps: that were loop.
-        planned_steps: that the schedule asks for; more than `steps` where max_seconds or patience ended the loop.
-        cut_by_clock: whether max_seconds did. The next training of the same settings goes on from there.
-        resumed_at: the step that a checkpoint let the run go on from; 0 for a run from its start.
+        steps: of the run.
+        planned_steps: of the schedule; more than `steps` if max_seconds or patience ended the loop.
+        cut_by_clock: True if max_seconds did. The next training of the same settings resumes there.
+        resumed_at: step of the checkpoint; 0 for a run from its start.
     """
 
     tower_folder: Path
@@ -93,31 +93,30 @@ def train_towers(
     resume: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> TrainingReport:
-    """Train both towers on the train split through one stage and keep the epoch that finds most on the val split.
+    """Train both towers on the train split for one stage, and select the epoch with the best metric on the val split.
 
-    Under `accelerate launch` or torchrun every process calls this; the batches are the same, each encodes its slice.
+    Under `accelerate launch` or torchrun every process calls this; the batches are the same, and each process encodes its slice.
 
     Args:
-        catalog: pairs of train, corpus and judgments of val (without a val split the last epoch is kept).
+        catalog: pairs of train, corpus and judgments of val (without a val split the last epoch is selected).
         config: architecture and schedule.
-        out: folder of the artefacts; the tower appears in it when the training has ended. Decoded photos are kept in its
-            sub-folder `.photos`, checkpoints in `.checkpoints` while a run is not finished, TensorBoard's files in `.runs`.
+        out: folder of the artefacts; the tower appears in it at the end. Its sub-folder `.photos` has decoded photos,
+            `.checkpoints` the checkpoints of unfinished runs, and `.runs` TensorBoard's files.
         progress: called after each step.
         stage: which of config.stages.
-        start_from: folder of the tower whose weights and tokenizer the stage goes on from; None begins with fresh or
-            pretrained ones.
-        negatives: cleaned query -> item ids that were mined for it, for a stage that draws hard negatives.
-        resume: go on from the checkpoint of a run of the same settings on the same data, if one was stopped, or cut by
-            max_seconds; False removes it and begins anew.
+        start_from: folder of the tower with the start weights and the tokenizer; None starts with fresh or pretrained ones.
+        negatives: cleaned query -> mined item ids, for a stage with hard negatives.
+        resume: continue a run of the same settings and data that was stopped or cut by max_seconds; False removes its
+            checkpoint and starts anew.
         checkpoint_seconds: time between two checkpoints; 0 makes one after every step.
 
     Returns:
-        Where the artefact `out/<tower_id>` lies, and how it came to be.
+        The path of the artefact `out/<tower_id>`, and the history of the run.
 
     Raises:
-        InvalidInput: the catalogue has no usable pair, the stage is not there, lacks its negatives, or the tower that it
-            starts from is of another shape.
-        TowerError: a pretrained encoder is out of reach, or the tower to start from is damaged.
+        InvalidInput: the catalogue has no usable pair, there is no such stage, it lacks its negatives, or the start tower
+            has another shape.
+        TowerError: a pretrained encoder is not available, or the start tower is damaged.
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
     """
     started, began = time.monotonic(), datetime.now(UTC)
@@ -205,7 +204,7 @@ def _report(
 
 
 def fit_vocabulary(config: TowerConfig, size: int) -> TowerConfig:
-    """Give a fresh text encoder as many word embeddings as the tokenizer has pieces; a pretrained one keeps its own."""
+    """Set the vocabulary size of a fresh text encoder to the tokenizer's; a pretrained one is not changed."""
     if config.text.model:
         return config
     return replace(config, text=replace(config.text, config={**config.text.config, "vocab_size": size}))

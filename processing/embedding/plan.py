@@ -20,7 +20,7 @@ INPUT_HASH_CHARS = 12
 
 @dataclass(frozen=True)
 class EmbeddingRun:
-    """What one run embeds, and how.
+    """Inputs and settings of one run.
 
     Attributes:
         inputs: catalogue files, or folders of them; the same for every instance.
@@ -31,8 +31,8 @@ class EmbeddingRun:
         workers: processes that fetch and decode photos; 0 decodes in a thread of this process.
         instance: number of this instance, from 0.
         instances: that share the run, > 0.
-        photos: folders whose photos items may name, besides those of their files and of their catalogue.
-        thumbnails: folder of the page's thumbnails; None draws none.
+        photos: further folders of photos, besides those of the files and of their catalogue.
+        thumbnails: folder of the page's thumbnails; None writes none.
     """
 
     inputs: Sequence[Path]

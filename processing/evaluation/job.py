@@ -49,7 +49,7 @@ INPUT = CONTAINER / "input"
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation measures, and how.
+    """Inputs and settings of an evaluation.
 
     Attributes:
         catalog: source of the judgments.
@@ -90,9 +90,7 @@ class Plan:
             InvalidInput: it names an unknown baseline, or a number below 1.
         """
         if self.baseline not in self.systems:
-            raise InvalidInput(
-                f"there is no way of searching {self.baseline!r} here; there are {', '.join(map(repr, self.systems))}"
-            )
+            raise InvalidInput(f"there is no system {self.baseline!r} here; there are {', '.join(map(repr, self.systems))}")
         if self.depth < 1 or self.latency_queries < 1:
             raise InvalidInput(f"depth ({self.depth}) and timed queries ({self.latency_queries}) must be 1 or more")
 

@@ -174,7 +174,7 @@ def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:
         f"# {e.title}",
         _table(("", ""), facts),
         f"## Quality\n\n{reading}",
-        _table(("way of searching", *_headline(e)), quality_rows(e, _headline(e))),
+        _table(("system", *_headline(e)), quality_rows(e, _headline(e))),
         *(f"![{Path(name).stem}]({name})" for name in plots if name in (QUALITY_PLOT, RECALL_PLOT)),
         f"## Who is better\n\n{tests}",
         _table(COMPARISON_HEADER, comparison_rows(e)),
@@ -188,8 +188,8 @@ def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-COMPARISON_HEADER = ("way of searching", "measure", "diff", "95 % interval", "p", "won/lost/tied")
-COST_HEADER = ("way of searching", "mean ms", "p50", "p95", "p99", "index build", "memory", "disk")
+COMPARISON_HEADER = ("system", "measure", "diff", "95 % interval", "p", "won/lost/tied")
+COST_HEADER = ("system", "mean ms", "p50", "p95", "p99", "index build", "memory", "disk")
 
 
 def quality_rows(evaluation: Evaluation, measures: Iterable[str]) -> list[tuple[str, ...]]:

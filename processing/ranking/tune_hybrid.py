@@ -227,7 +227,7 @@ def ndcg_by_share(choice: Choice) -> dict[str, list[tuple[float, float]]]:
         return fusion.kind == kind and trial.tuning.boosts == best.boosts and (kind != "rrf" or fusion.rank_constant == constant)
 
     return {
-        kind: sorted((t.tuning.fusion.shares[0], t.measures["ndcg@10"]) for t in choice.trials if belongs(t, kind))
+        kind: sorted((t.tuning.fusion.normalised_weights[0], t.measures["ndcg@10"]) for t in choice.trials if belongs(t, kind))
         for kind in FUSION_KINDS
     }
 

@@ -1,4 +1,4 @@
-"""The buyer tower of a tower artefact, in numpy: how the lots that a buyer acted on become one vector."""
+"""The buyer tower of a tower artefact, in numpy: it encodes the items of a buyer's interactions as one vector."""
 
 import io
 import json
@@ -57,8 +57,8 @@ class Attention:
             )
         items = vectors.astype(np.float64)  # (N, D)
         logits = items @ self.context.T + np.outer(np.log(weights), self.weight_share) - np.outer(ages_days / 30, self.fade)
-        shares = np.exp(logits - logits.max(axis=0))  # (N, H)
-        heads = _unit((shares / shares.sum(axis=0)).T @ items)  # (H, N) @ (N, D) -> (H, D)
+        exponentials = np.exp(logits - logits.max(axis=0))  # (N, H)
+        heads = _unit((exponentials / exponentials.sum(axis=0)).T @ items)  # (H, N) @ (N, D) -> (H, D)
         average = WeightedAverage(self.half_life_days).encode(vectors, weights, ages_days).astype(np.float64)  # (D,)
         mixed = _unit(average[None])[0] + self.blend @ heads.ravel() + self.bias  # (D,)
         unit: Vector = _unit(mixed[None])[0].astype(np.float32)
@@ -93,7 +93,7 @@ def load_buyer_tower(folder: Path, tower_id: str = "") -> BuyerTower:
 
 
 def save_buyer_tower(
-    tower: WeightedAverage | Attention, folder: Path, tower_card: TowerCard, figures: Mapping[str, Any] | None = None
+    tower: WeightedAverage | Attention, folder: Path, tower_card: TowerCard, metrics: Mapping[str, Any] | None = None
 ) -> Path:
     """Write a buyer tower in one step into the folder of the tower that encoded its items.
 
@@ -101,7 +101,7 @@ def save_buyer_tower(
         tower: to write.
         folder: `towers/<tower_id>`.
         tower_card: of the tower.
-        figures: its metrics, stored in its card for people to read.
+        metrics: of its training, stored in its card as `figures` for people to read.
     """
     arrays: dict[str, Numbers] = {}
     if isinstance(tower, Attention):
@@ -113,7 +113,7 @@ def save_buyer_tower(
         "half_life_days": tower.half_life_days,
         "dimensions": tower_card.dimensions,
         "tower_id": tower_card.tower_id,
-        "figures": dict(figures or {}),
+        "figures": dict(metrics or {}),
     }
     path = folder / BUYER_TOWER_FILE
     with replacing(path) as partial, partial.open("wb") as file:

@@ -43,8 +43,8 @@ class WeightedAverage:
 
     def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
         """Average the items; arguments and result are those of BuyerTower.encode()."""
-        shares = weights if self.half_life_days is None else weights * 0.5 ** (ages_days / self.half_life_days)  # (N,)
-        return np.asarray(shares @ vectors.astype(np.float64), dtype=np.float64)  # (N,) @ (N, D) -> (D,)
+        decayed = weights if self.half_life_days is None else weights * 0.5 ** (ages_days / self.half_life_days)  # (N,)
+        return np.asarray(decayed @ vectors.astype(np.float64), dtype=np.float64)  # (N,) @ (N, D) -> (D,)
 
 
 class _ConfiguredAverage:

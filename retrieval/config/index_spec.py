@@ -1,7 +1,7 @@
-"""What kind of vector index to build, in one short text: "hnsw:m=16,ef_search=100".
+"""The specification of a vector index in one short text: "hnsw:m=16,ef_search=100".
 
-A family is one of FAISS's index types, or two of them one in the other. Bytes are those of FAISS's wiki ("Faiss indexes",
-"Guidelines to choose an index") with what its files hold besides; tests hold them against files.
+An index type is one of FAISS's, or a combination of two. Bytes are those of FAISS's wiki ("Faiss indexes", "Guidelines to choose an
+index") and of the further contents of its files; tests compare them with files.
 """
 
 import math
@@ -43,7 +43,7 @@ LISTS_PER_ROOT = 4  # lists are 4 to 16 times the root of the number of vectors,
 
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
-    """One kind of index with its parameters; parameters that its family lacks stay at their defaults.
+    """One kind of index with its parameters; parameters that its index type lacks stay at their defaults.
 
     Attributes:
         index_type: flat; fp16 and sq8, numbers of 2 bytes and of 1; pq, product quantisation (Jegou et al., TPAMI 2011); ivf, lists
@@ -56,7 +56,7 @@ class IndexSpec:
         nprobe: lists that a search reads.
         pq_m: parts of a vector, each with a code of its own; divides the dimensions.
         pq_bits: of a code.
-        rescore: candidates fetched for every one that is wanted, to be scored again from full vectors.
+        rescore: candidates fetched per requested one, to be scored again from full vectors.
         pca: numbers that vectors are cut to before all else, along their principal axes; 0 for all of them.
     """
 
@@ -85,27 +85,27 @@ class IndexSpec:
 
     @classmethod
     def parse(cls, text: str, otherwise: Mapping[str, int] = MappingProxyType({})) -> "IndexSpec":
-        """Read "family" or "family:name=number,…".
+        """Read "index_type" or "index_type:name=number,…".
 
         Args:
-            text: as str() writes it; what it does not name keeps its default.
-            otherwise: other defaults, of which the family takes its own.
+            text: as str() writes it; other parameters keep their defaults.
+            otherwise: other defaults; those that the index type lacks are ignored.
 
         Raises:
-            InvalidInput: an unknown family or parameter, or a number out of its range.
+            InvalidInput: an unknown index type or parameter, or a number out of its range.
         """
-        family, _, rest = text.strip().partition(":")
-        spec_family = next((name for name in INDEX_TYPES if name == family), None)
-        if spec_family is None:
-            raise InvalidInput(f"there is no index family {family!r}; there are {', '.join(INDEX_TYPES)}")
-        allowed = (*PARAMETERS[spec_family], "pca")
+        type_name, _, rest = text.strip().partition(":")
+        index_type = next((name for name in INDEX_TYPES if name == type_name), None)
+        if index_type is None:
+            raise InvalidInput(f"there is no index family {type_name!r}; there are {', '.join(INDEX_TYPES)}")
+        allowed = (*PARAMETERS[index_type], "pca")
         values = {name: number for name, number in otherwise.items() if name in allowed}
         for part in filter(None, rest.split(",")):
             name, _, number = part.partition("=")
             if name not in allowed or not number.isascii() or not number.isdigit():
-                raise InvalidInput(f"{part!r} is no parameter of {spec_family}; write name=number with {', '.join(allowed)}")
+                raise InvalidInput(f"{part!r} is no parameter of {index_type}; write name=number with {', '.join(allowed)}")
             values[name] = int(number)
-        return cls(spec_family, **values)
+        return cls(index_type, **values)
 
     def __str__(self) -> str:
         names = (*PARAMETERS[self.index_type], *(("pca",) if self.pca else ()))
@@ -122,7 +122,7 @@ class IndexSpec:
         return next((name for name in ("ef_search", "nprobe") if name in PARAMETERS[self.index_type]), None)
 
     def at(self, effort: int) -> "IndexSpec":
-        """Return the same spec with another search effort; itself if the family has none."""
+        """Return the same spec with another search effort; itself if the index type has none."""
         if self.search_effort == "ef_search":
             return replace(self, ef_search=effort)
         return replace(self, nprobe=effort) if self.search_effort == "nprobe" else self
@@ -148,9 +148,9 @@ class IndexSpec:
         return replace(self, nlist=max(1, min(lists, items // MIN_POINTS_PER_CENTROID)))
 
     def ef_search_for(self, items: int) -> int:
-        """ef_search over so many vectors: as named, else what finds .99 of fifty among vectors in clusters.
+        """Return ef_search for a number of vectors: the given one, else the fitted one for a recall@50 of .99 on clustered vectors.
 
-        That was fitted up to a million (docs/performance.md, "Which vector index"); beyond, the root goes on.
+        The fit covers up to a million vectors (docs/performance.md, "Which vector index") and is extrapolated beyond.
         """
         return self.ef_search or max(MIN_EF_SEARCH, math.ceil(EF_SEARCH_PER_ROOT * math.sqrt(items)))
 
@@ -185,7 +185,7 @@ class IndexSpec:
         return min(items, max(sizes, default=0))
 
     def bytes_per_item(self, dimensions: int) -> float:
-        """Bytes that one more vector adds to the index in memory and in its file; full vectors to score from not counted."""
+        """Return the bytes per vector of the index in memory and in its file, without full vectors for rescoring."""
         length = self.pca or dimensions
         names = PARAMETERS[self.index_type]
         code = {"fp16": 2.0 * length, "sq8": float(length), "ivf_sq8": float(length), "hnsw_sq8": float(length)}
@@ -194,7 +194,7 @@ class IndexSpec:
         return each + links + (8 if "nlist" in names else 0)  # of a list its ids
 
     def index_bytes(self, items: int, dimensions: int) -> int:
-        """Bytes of the whole index, in memory and in its file."""
+        """Return the bytes of the whole index, in memory and in its file."""
         sized, names, length = self.sized(items), PARAMETERS[self.index_type], self.pca or dimensions
         fixed = 4 * sized.nlist * (length + 2) if "nlist" in names else 0
         fixed += 4 * length * 2**self.pq_bits if "pq_m" in names else 0
@@ -202,7 +202,7 @@ class IndexSpec:
         return round(items * self.bytes_per_item(dimensions)) + fixed
 
     def disk_bytes(self, items: int, dimensions: int) -> int:
-        """Bytes of the files: the index, and the full vectors where they are scored from."""
+        """Return the bytes of the files: the index, and the full vectors if rescoring reads them."""
         return self.index_bytes(items, dimensions) + (0 if self.stores_vectors else 4 * items * dimensions)
 
     def comparisons_to_add(self, items: int) -> int:
@@ -214,7 +214,7 @@ class IndexSpec:
 
 
 def default_specs(dimensions: int) -> list[IndexSpec]:
-    """Return one spec of every family for vectors of so many dimensions; product codes have one byte per two of them."""
+    """Return one spec of every index type for vectors of so many dimensions; product codes have one byte per two of them."""
     halves = max(dimensions // 2, 1)
     parts = halves if dimensions % halves == 0 else 1
     return [IndexSpec(index_type, pq_m=parts, rescore=4 if "pq" in index_type else 2) for index_type in INDEX_TYPES]

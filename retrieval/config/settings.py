@@ -1,4 +1,4 @@
-"""What a Gavel process is told by GAVEL_* environment variables: where it runs, and the numbers that searches stand on.
+"""Settings of a Gavel process from GAVEL_* environment variables: its surroundings, and the parameters of searches.
 
 A field's type and limits say how its variable is read; `gavel.toml` (gavel/workspace/config_file.py) is read by the same rule.
 """
@@ -120,7 +120,7 @@ class Settings:
 
     @property
     def towers(self) -> str:
-        """Where tower artefacts lie: towers_uri, or the towers folder of home."""
+        """Folder or URI of tower artefacts: towers_uri, or the towers folder of home."""
         return self.towers_uri or str(self.home / "towers")
 
     @classmethod
@@ -199,7 +199,7 @@ class ScoringParameters:
 
 @cache
 def scoring_parameters() -> ScoringParameters:
-    """Those of this process: its environment is read once, at the first use."""
+    """Return those of this process; its environment is read once, at the first use."""
     return ScoringParameters.from_env()
 
 
@@ -225,7 +225,7 @@ def read_field(cls: type, of: Field[Any], text: str, name: str) -> Any:
         cls: the dataclass.
         of: the field.
         text: as it was written; a dataclass as `name=value,name=value`, of which those that are left out keep their default.
-        name: what the value is called where it stands, for the message.
+        name: of the value at its source, for the message.
 
     Raises:
         InvalidSettings: the message says what is allowed.

@@ -246,7 +246,7 @@ def pop_vector(item_id: str, document: dict[str, Any]) -> Vector:
 
 
 def _offsets(item_id: str, dimensions: int) -> NDArray[np.float64]:
-    """(dimensions,) float64 of length SPREAD_LENGTH in a direction that the id gives, in whole units of the last decimal."""
+    """Return (dimensions,) float64 of length SPREAD_LENGTH, in a direction by the id, in whole units of the last decimal."""
     digest = shake_128(item_id.encode(errors="surrogatepass")).digest(dimensions)
     signs = 1.0 - 2.0 * (np.frombuffer(digest, dtype=np.uint8) & 1).astype(np.float64)
     return signs * round(SPREAD_LENGTH / math.sqrt(dimensions), VECTOR_DECIMALS)

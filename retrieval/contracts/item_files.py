@@ -110,7 +110,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[s
 
 
 def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
-    """Rows of a record batch; one that Python cannot hold (nanoseconds, a year past 9999, an odd zone) is a reason instead."""
+    """Yield the rows of a record batch; a row with a value that Python lacks (a year past 9999, an odd zone) becomes a reason."""
     try:
         yield from _in_microseconds(batch).to_pylist()
     except (ValueError, OverflowError, LookupError) as error:

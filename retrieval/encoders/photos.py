@@ -1,7 +1,7 @@
-"""Photos as arrays, through Pillow: which files may be read, which pictures are taken, and how their pixels become a square.
+"""Read photos as square arrays through Pillow, with checks of paths, formats and sizes.
 
-Sellers and buyers send these bytes. A photo is refused by its head, before a pixel of it is decoded, and the same rule holds
-for lots, for thumbnails and for photos that are searched by.
+Sellers and buyers send these bytes. A photo is rejected by its head, before any pixel is decoded. The same rules hold for photos of
+lots, thumbnails and photos of queries.
 """
 
 import io
@@ -99,7 +99,7 @@ def read_photo_file(path: Path) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting for who writes a pipe, and no link: there was none when the path was located."""
+    """Open without waiting for the writer of a pipe, and no link: there was none when the path was located."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
@@ -165,9 +165,9 @@ def decode_photo(data: bytes, size: int, *, still: bool = False, enlarge: bool =
                 image.draft("RGB", (side, side))  # JPEG: decode at a fraction of the size, a large photo 4x faster
                 square = _turn_upright(image, ImageOps.fit(_to_rgb(image), (side, side), Image.Resampling.BILINEAR))
     except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
+        formats = ", ".join(FORMATS)
         fault: PhotoFault = "unreadable" if data.startswith(MAGIC) else "format"
-        raise InvalidPhoto(f"this is no readable picture in one of the formats {known}; save it as one of them", fault) from None
+        raise InvalidPhoto(f"this is no readable picture in one of the formats {formats}; save it as one of them", fault) from None
     except Image.DecompressionBombError as error:
         raise InvalidPhoto(f"the photo is too large to be decoded ({error}); scale it down", "too_large") from error
     except DAMAGED as error:
@@ -176,7 +176,7 @@ def decode_photo(data: bytes, size: int, *, still: bool = False, enlarge: bool =
 
 
 def _check_head(image: Image.Image, data: bytes) -> None:
-    """Hold what the file's head tells against the limits, before a pixel is decoded."""
+    """Check the values of the file's head against the limits, before any pixel is decoded."""
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         most = f"at most {MAX_PIXELS:,}, {MAX_SIDE:,} a side"
@@ -189,7 +189,7 @@ def _check_head(image: Image.Image, data: bytes) -> None:
 
 
 def _turn_upright(image: Image.Image, square: Image.Image) -> Image.Image:
-    """Turn the square that was made of a picture as the picture's EXIF says; EXIF that cannot be read says nothing."""
+    """Turn the square of a picture by the picture's EXIF orientation; unreadable EXIF is ignored."""
     turn = None
     with suppress(*DAMAGED):  # not ImageOps.exif_transpose(), which writes all tags anew and ends at one of an odd type
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))

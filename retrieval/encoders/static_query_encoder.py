@@ -107,7 +107,7 @@ class SmallQueryTower:
         return encoder
 
     def check(self, card: TowerCard) -> None:
-        """See whether the arrays fit each other and the tower.
+        """Check that the arrays fit each other and the tower.
 
         Raises:
             ValueError: they do not.
@@ -197,7 +197,7 @@ def pair_keys(ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def find_pairs(pairs: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the pairs of token ids (L,) stand among those that are known, ascending; those that do not are left out."""
+    """Return the rows of the pairs of token ids (L,) in the ascending table of pairs; missing pairs are left out."""
     keys = pair_keys(ids)
     if not len(pairs) or not len(keys):
         return np.empty(0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Where tower artefacts lie: a folder, or a prefix of a bucket that is fetched from once."""
+"""Locate tower artefacts in a folder, or fetch them once from a prefix of a bucket."""
 
 import logging
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def tower_folder(towers: str, tower_id: str, cache: Path, files: Sequence[str] =
 
 
 def image_tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
-    """tower_folder() with the tower's image branch in it, where it has one: from S3 that is fetched for the first photo.
+    """Return tower_folder() with the tower's image branch, if it has one; from S3 that is fetched for the first photo.
 
     Raises:
         TowerError: there is no such tower, or its image branch cannot be fetched.

@@ -16,7 +16,7 @@ from retrieval.contracts.events import EVENT_TYPES, Interaction
 from retrieval.contracts.items import query_text, require_id
 from retrieval.errors import InvalidQuery
 from retrieval.feedback.served_lists import LONGEST_OPEN, UNSIGNED, ServedLists
-from retrieval.text.analysis import check_asked
+from retrieval.text.analysis import check_request_text
 
 # events.IMPRESSION, the EVENT_TYPES, and click, which is stored as a view
 ListEventKind = Literal["impression", "click", "view", "add_to_cart", "bid", "purchase"]
@@ -132,7 +132,7 @@ def parse_query(text: str) -> str:
     Raises:
         InvalidQuery: there are none, or too many, or they are not valid Unicode.
     """
-    check_asked(text, "query")
+    check_request_text(text, "query")
     if len(text) > MAX_QUERY_CHARS or not query_text(text):
         raise InvalidQuery(f"query has {len(text)} characters; send the words of the search, 1 to {MAX_QUERY_CHARS}")
     return query_text(text)

@@ -45,7 +45,7 @@ class Fusion:
             raise InvalidQuery(f"the rank constant is {self.rank_constant}; allowed are 1 to {MAX_RANK_CONSTANT}")
 
     @property
-    def shares(self) -> tuple[float, float]:
+    def normalised_weights(self) -> tuple[float, float]:
         """The weights (keyword, semantic), scaled to a sum of 1."""
         keyword, semantic = self.weights
         return keyword / (keyword + semantic), semantic / (keyword + semantic)
@@ -82,16 +82,16 @@ def fuse(keyword: Scored, semantic: Scored, fusion: Fusion) -> list[tuple[str, f
         (item_id, score >= 0) of every item of either list, by descending score, ties by item_id. A list that lacks the item
         adds 0. Equal weights give rrf its usual scores, at most 2 / (rank constant + 1); means are at most 1.
     """
-    keyword_share, semantic_share = fusion.shares
+    keyword_weight, semantic_weight = fusion.normalised_weights
     if fusion.kind == "rrf":
         rankings = [[item_id for item_id, _ in ranking] for ranking in (keyword, semantic)]
-        return reciprocal_rank_fusion(rankings, fusion.rank_constant, (2 * keyword_share, 2 * semantic_share))
+        return reciprocal_rank_fusion(rankings, fusion.rank_constant, (2 * keyword_weight, 2 * semantic_weight))
     normalised = _NORMALISED[fusion.kind]
     means: dict[str, float] = defaultdict(float)
     # cosines are scaled to [0, 1] as the engine does; normalisation removes the factor between versions of BM25
-    for share, ranking in ((keyword_share, keyword), (semantic_share, [(i, (1 + cosine) / 2) for i, cosine in semantic])):
+    for weight, ranking in ((keyword_weight, keyword), (semantic_weight, [(i, (1 + cosine) / 2) for i, cosine in semantic])):
         for (item_id, _), score in zip(ranking, normalised([score for _, score in ranking]), strict=True):
-            means[item_id] += share * score
+            means[item_id] += weight * score
     return _best_first(means.items())
 
 

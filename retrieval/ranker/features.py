@@ -32,7 +32,7 @@ class RankingContext:
     Attributes:
         words: the query's words in lower case, as often as they were typed.
         vector: (dimensions,) float32, the encoded query.
-        buyer: (dimensions,) float32 of unit length, the buyer's vector; None when nobody knows the buyer.
+        buyer: (dimensions,) float32 of unit length, the buyer's vector; None for an unknown buyer.
         now: the moment against which hours are counted.
         candidates: in first-stage order.
         vectors: (N, dimensions) float32, the candidates'.
@@ -46,7 +46,7 @@ class RankingContext:
     vectors: NDArray[np.float32]
 
     def column(self, field: str) -> Column:
-        """(N,) a number of each lot's document; missing where it has none."""
+        """Return (N,) a number of each item's document; missing where it has none."""
         return np.array([c.document.get(field, MISSING) for c in self.candidates], dtype=np.float64)
 
     def texts(self, field: str) -> list[str]:
@@ -99,23 +99,23 @@ def _query_words(context: RankingContext) -> Column:
 
 
 def _title_overlap(context: RankingContext) -> Column:
-    """Share of the query's words that stand in the title."""
-    return _said(context, "title")
+    """Share of the query's words that occur in the title."""
+    return _query_overlap(context, "title")
 
 
 def _text_overlap(context: RankingContext) -> Column:
-    """Share of the query's words that stand in title or description."""
-    return _said(context, "text")
+    """Share of the query's words that occur in title or description."""
+    return _query_overlap(context, "text")
 
 
 def _category_match(context: RankingContext) -> Column:
-    """Share of the category's words that the query names."""
-    return _named(context, "category")
+    """Share of the category's words that occur in the query."""
+    return _label_overlap(context, "category")
 
 
 def _brand_match(context: RankingContext) -> Column:
-    """Share of the brand's words that the query names."""
-    return _named(context, "brand")
+    """Share of the brand's words that occur in the query."""
+    return _label_overlap(context, "brand")
 
 
 def _buyer_affinity(context: RankingContext) -> Column:
@@ -197,14 +197,14 @@ def feature_matrix(
     """Compute the features of every candidate of one query.
 
     Args:
-        query: what the buyer typed.
+        query: as typed.
         vector: (dimensions,) float32 of unit length, the encoded query.
         candidates: N candidates in first-stage order; their vectors are of unit length.
         now: the moment of the search, UTC.
         buyer: (dimensions,) float32 of unit length, the vector of the buyer's history; None when there is none.
 
     Returns:
-        (N, len(FEATURES)) float32 in FEATURES order; NaN where a lot does not say.
+        (N, len(FEATURES)) float32 in FEATURES order; NaN for missing values.
     """
     if not candidates:
         return np.empty((0, len(FEATURES)), dtype=np.float32)
@@ -217,18 +217,18 @@ def _numbers(values: Any) -> Column:
     return np.array([MISSING if value is None else value for value in values], dtype=np.float64)
 
 
-def _said(context: RankingContext, field: str) -> Column:
-    """Share of the query's words that stand in a text of the lot."""
+def _query_overlap(context: RankingContext, field: str) -> Column:
+    """Return the share of the query's words that occur in a text of the item."""
     query = frozenset(context.words)
     return np.array([_share(query, _words(text)) for text in context.texts(field)])
 
 
-def _named(context: RankingContext, field: str) -> Column:
-    """Share of the words of a lot's label that the query names; lots of one label are looked at once."""
+def _label_overlap(context: RankingContext, field: str) -> Column:
+    """Return the share of the words of an item's label that occur in the query; each distinct label is compared once."""
     query = frozenset(context.words)
     labels = context.texts(field)
-    shares = {label: _share(_words(label), query) for label in set(labels)}
-    return np.array([shares[label] for label in labels])
+    overlaps = {label: _share(_words(label), query) for label in set(labels)}
+    return np.array([overlaps[label] for label in labels])
 
 
 def _words(text: str) -> frozenset[str]:

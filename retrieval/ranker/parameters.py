@@ -1,4 +1,4 @@
-"""How the re-ranker is trained: the numbers, without XGBoost."""
+"""Training parameters of the re-ranker; imports no XGBoost."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +12,9 @@ class FewQueries:
 
     Attributes:
         eta: shrinkage of a step, above 0 and up to 1.
-        subsample: share of the rows that a tree sees, above 0 and up to 1.
-        colsample_bytree: share of the features that a tree sees, above 0 and up to 1.
-        num_parallel_tree: trees of a step, >= 1, that saw other rows and other features.
+        subsample: share of the rows that a tree is trained on, above 0 and up to 1.
+        colsample_bytree: share of the features that a tree is trained on, above 0 and up to 1.
+        num_parallel_tree: trees of a step, >= 1, each trained on its own sample of rows and features.
         depths: of the trees, each >= 1; cross-validation chooses one.
         most_steps: of boosting, >= 20.
     """
@@ -27,7 +27,7 @@ class FewQueries:
     most_steps: int = 160
 
     def __post_init__(self) -> None:
-        _check_shares(eta=self.eta, subsample=self.subsample, colsample_bytree=self.colsample_bytree)
+        _check_fractions(eta=self.eta, subsample=self.subsample, colsample_bytree=self.colsample_bytree)
         if self.num_parallel_tree < 1 or not self.depths or min(self.depths) < 1 or self.most_steps < 20:
             raise InvalidInput(
                 "few queries need num_parallel_tree >= 1, depths >= 1 and most_steps >= 20, "
@@ -43,10 +43,10 @@ class BoosterParameters:
         eta: shrinkage of a tree, above 0 and up to 1.
         max_depth: of a tree, >= 1.
         min_child_weight: least weight of a leaf, >= 0.
-        subsample: share of the rows that a tree sees, above 0 and up to 1.
+        subsample: share of the rows that a tree is trained on, above 0 and up to 1.
         rounds: trees at most, >= 1.
         early_stopping_rounds: trees without a better validation nDCG@10 after which training stops, >= 1.
-        few_queries: how it learns from judgments instead.
+        few_queries: parameters for learning from judgments instead.
     """
 
     eta: float = 0.1
@@ -58,7 +58,7 @@ class BoosterParameters:
     few_queries: FewQueries = field(default_factory=FewQueries)
 
     def __post_init__(self) -> None:
-        _check_shares(eta=self.eta, subsample=self.subsample)
+        _check_fractions(eta=self.eta, subsample=self.subsample)
         if min(self.max_depth, self.rounds, self.early_stopping_rounds) < 1 or self.min_child_weight < 0:
             raise InvalidInput(
                 "a re-ranker needs max_depth, rounds and early_stopping_rounds >= 1 and min_child_weight >= 0, "
@@ -98,7 +98,7 @@ FIXED: dict[str, Any] = {
 }
 
 
-def _check_shares(**shares: float) -> None:
-    for name, share in shares.items():
-        if not 0 < share <= 1:
-            raise InvalidInput(f"{name} is {share}; allowed are numbers above 0 and up to 1")
+def _check_fractions(**fractions: float) -> None:
+    for name, fraction in fractions.items():
+        if not 0 < fraction <= 1:
+            raise InvalidInput(f"{name} is {fraction}; allowed are numbers above 0 and up to 1")

@@ -25,7 +25,7 @@ class EndpointRanker:
     """Calls an endpoint once, with a short timeout; its failures cost only the re-ranking.
 
     Every request names its features, so that an endpoint whose booster was trained on others refuses it. A refusal is logged
-    as an error once, for it comes back with every search until the endpoint is deployed anew.
+    as an error once, because it recurs with every search until the endpoint is redeployed.
     """
 
     def __init__(self, endpoint: str, timeout_s: float) -> None:

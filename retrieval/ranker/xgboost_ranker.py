@@ -28,11 +28,11 @@ class BoosterRanker:
         self._booster = booster
 
     def ndcg_at_10(self, data: "RankingData") -> float:
-        """Mean nDCG@10 of queries in this booster's order."""
+        """Return the mean nDCG@10 of queries in this booster's order."""
         return float(self._booster.eval(data.matrix()).rpartition(":")[2])
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score candidates, as ranker.base.Ranker says.
+        """Score candidates; see Ranker.score().
 
         Raises:
             RankerUnavailable: XGBoost could not score the matrix.
@@ -166,7 +166,7 @@ def fit_few_queries(
 
 
 def _held_out_curve(parameters: dict[str, Any], data: "RankingData", held_out: NDArray[np.bool_], steps: int) -> list[float]:
-    """nDCG@10 of the held-out queries after every step of a training on the others."""
+    """Return nDCG@10 of the held-out queries after every step of a training on the others."""
     train, validation = (data.take(np.flatnonzero(chosen)).matrix() for chosen in (~held_out, held_out))
     history: dict[str, dict[str, list[float]]] = {}
     evals = [(validation, "held_out")]
@@ -196,7 +196,7 @@ class RankingData:
         return sum(len(labels) for labels in self._labels)
 
     def take(self, queries: Iterable[int]) -> "RankingData":
-        """Some of the queries, by their numbers."""
+        """Return the queries with these numbers."""
         chosen = list(queries)
         return RankingData([self._features[n] for n in chosen], [self._labels[n] for n in chosen])
 

@@ -1,4 +1,4 @@
-"""What the steps of one request share: active index, deadline, circuits, timings and failures."""
+"""Context of one request for all its steps: active index, deadline, circuits, timings and failures."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -17,7 +17,7 @@ LABELS = ("brand", "seller")  # fields of a document that can be capped
 
 @dataclass(frozen=True, slots=True)
 class Diversity:
-    """How much the items of an answer differ.
+    """Parameters of the diversification of an answer.
 
     Attributes:
         strength: 0 to 1. 0 leaves the order of the scores; 1 orders by dissimilarity alone, after the first item.

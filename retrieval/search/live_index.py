@@ -143,7 +143,7 @@ class ActiveIndexCache:
         except IndexUnavailable as error:
             if active is None:
                 raise
-            logger.warning("searching on in %s, for the alias cannot be looked at: %s", active.index.name, error)
+            logger.warning("searching on in %s, because the alias cannot be read: %s", active.index.name, error)
             return replace(active, checked_at=time.monotonic())
         if active is not None and active.complete and active.index.name == index.name:
             return replace(active, index=index, checked_at=time.monotonic())

@@ -10,7 +10,7 @@ from retrieval.errors import InvalidInput, InvalidQuery
 from retrieval.index.fusion import Fusion
 from retrieval.index.port import Filter
 from retrieval.search.diversification import Diversity
-from retrieval.text.analysis import check_asked
+from retrieval.text.analysis import check_request_text
 
 Mode = Literal["hybrid", "semantic", "keyword"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -74,7 +74,7 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
     Raises:
         InvalidQuery: the message names the value and the limit.
     """
-    check_asked(request.query, "query")
+    check_request_text(request.query, "query")
     text = request.query if len(request.query) > MAX_QUERY_CHARS else query_text(request.query)  # which writes ligatures out
     if not text and words_needed:
         raise InvalidQuery("the query is empty; type at least one word")
@@ -108,7 +108,7 @@ def check_filters(filters: Filter) -> None:
         InvalidQuery: the message names the value and the limit.
     """
     for name in ("category", "brand"):
-        check_asked(getattr(filters, name) or "", name)
+        check_request_text(getattr(filters, name) or "", name)
     for name, most in (("min_price", MAX_PRICE), ("max_price", MAX_PRICE), ("min_seller_rating", MAX_SELLER_RATING)):
         bound = getattr(filters, name)
         if bound is not None and not 0 <= bound <= most:
@@ -126,4 +126,4 @@ def check_interactions(interactions: tuple[Interaction, ...]) -> None:
     if len(interactions) > MAX_INTERACTIONS:
         raise InvalidQuery(f"{len(interactions)} interactions were sent, at most {MAX_INTERACTIONS} are allowed; send the latest")
     for interaction in interactions:
-        check_asked(interaction.item_id, "item_id")
+        check_request_text(interaction.item_id, "item_id")

@@ -1,7 +1,7 @@
-"""Text from outside: checks, normal forms, and the one way in which it is cut into words.
+"""Text from outside: checks, normal forms, and tokenisation into words.
 
 Every row, query, filter, event and file name goes through here. Both indices, the ranking features and the spelling take their
-words from words(); the analyzers of retrieval.contracts.documents are made of the same tables.
+words from words(); the analyzers of OpenSearch (retrieval.index.opensearch.mapping) use the same tables.
 """
 
 import re
@@ -13,7 +13,7 @@ from itertools import groupby
 from retrieval.errors import InvalidInput, InvalidQuery
 from retrieval.text.arabic import fold_arabic, fold_letters
 
-ANALYSIS = 4  # to be raised when words, stems or files made of them change, so that what older versions made is told apart
+ANALYSIS = 4  # version; raise it when words, stems or files of them change, so that files of older versions are recognised
 JOINERS = "\u200c\u200d"
 # Joiners, variation selectors and tags: emoji and Indian scripts are drawn with them, so texts keep them and words do not
 DRAWN_WITH = f"{JOINERS}\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0020-\U000e007f\U000e0100-\U000e01ef"
@@ -34,11 +34,11 @@ _ASCII_WORD = re.compile(r"\w+", re.ASCII)
 
 
 def check_text(text: str, name: str) -> None:
-    """Refuse text that cannot be written down.
+    """Reject text that cannot be stored.
 
     Args:
         text: from outside.
-        name: what it is called where it came from, for the message.
+        name: of the field or file that it came from, for the message.
 
     Raises:
         InvalidInput: it holds half a character, as a cut JSON escape or a byte that is no UTF-8 leaves one.
@@ -47,8 +47,8 @@ def check_text(text: str, name: str) -> None:
         raise InvalidInput(f"{name} holds half a character (a lone surrogate) and is no UTF-8: {text[:40]!r}; write it in UTF-8")
 
 
-def check_asked(text: str, name: str) -> None:
-    """Refuse text of a request that cannot be written down or searched for; arguments as check_text()'s.
+def check_request_text(text: str, name: str) -> None:
+    """Reject text of a request that cannot be stored or searched for; arguments as check_text()'s.
 
     Raises:
         InvalidQuery: it holds half a character, or a control character other than white space.
@@ -75,15 +75,15 @@ def clean_text(text: str) -> str:
     """Normalise text to NFKC, without control and unseen characters, white space folded to single spaces."""
     if text.isascii():
         return " ".join(_LINES.sub(" ", text).split())
-    seen = _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
-    return " ".join(_LINES.sub(" ", unicodedata.normalize("NFKC", seen)).split())  # what stood apart may now compose
+    visible = _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
+    return " ".join(_LINES.sub(" ", unicodedata.normalize("NFKC", visible)).split())  # characters may compose now
 
 
 def fold_text(text: str) -> str:
     """Clean text and fold Arabic letters, digits and signs (retrieval.text.arabic); other scripts are only cleaned."""
     cleaned = clean_text(text)
     folded = fold_arabic(cleaned)
-    return folded if folded == cleaned else clean_text(folded)  # where signs went, white space may stand together
+    return folded if folded == cleaned else clean_text(folded)  # removed signs may leave adjacent white space
 
 
 def fold_label(text: str) -> str:
@@ -101,8 +101,8 @@ def words(text: str) -> list[str]:
     """
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
-    seen = fold_letters(_UNSEEN_IN_WORDS.sub("", unicodedata.normalize("NFC", text)))
-    return "".join(map(_of_word, seen)).split()
+    visible = fold_letters(_UNSEEN_IN_WORDS.sub("", unicodedata.normalize("NFC", text)))
+    return "".join(map(_of_word, visible)).split()
 
 
 def map_words(text: str, replacements: Mapping[str, str]) -> str:
@@ -110,7 +110,7 @@ def map_words(text: str, replacements: Mapping[str, str]) -> str:
 
     Args:
         text: in NFC.
-        replacements: word, as words() has it -> what shall stand in its place.
+        replacements: word, as words() has it -> its replacement.
     """
     runs = ("".join(run) for _, run in groupby(text, lambda c: _of_word(c) != " " or bool(_UNSEEN_IN_WORDS.match(c))))
     return "".join(replacements.get("".join(words(run)), run) for run in runs)

@@ -12,8 +12,10 @@ def check_language(language: str) -> None:
     """Check that words of a language can be stemmed.
 
     Raises:
-        InvalidInput: no stemmer knows the language; the message lists the known ones.
+        InvalidInput: there is no stemmer for the language; the message lists the supported ones.
     """
     if language not in get_args(IndexLanguage):
-        known = ", ".join(get_args(IndexLanguage))
-        raise InvalidInput(f"there is no stemmer for the language {language!r} of an index; known are {known} (Arabic is always)")
+        supported = ", ".join(get_args(IndexLanguage))
+        raise InvalidInput(
+            f"there is no stemmer for the language {language!r} of an index; known are {supported} (Arabic is always)"
+        )

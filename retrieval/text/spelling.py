@@ -1,7 +1,7 @@
-"""Spelling: which words of a query no lot says, and the query as it reads with words that lots do say.
+"""Spelling: words of a query that no item has, and the query with corrections.
 
-A word is corrected if it has four letters or more, no digit (a number or a model is no misspelling of another), and the index
-holds it nowhere: in no text, brand or category. Its correction is a word of titles.
+A word is corrected if it has four letters or more, has no digit (a number or a model is no misspelling of another), and occurs in
+no text, brand or category of the index. Its correction is a word of titles.
 """
 
 from collections.abc import Iterable, Mapping

@@ -67,15 +67,15 @@ def _cached_stem(word: str, language: str) -> str:
     return stemmer(language)(word)
 
 
-def shares_stem(word: str, text: str, language: str) -> bool:
-    """True if a text has a word, in whatever ending."""
-    if text.isascii() and word[:2] not in text:  # which no ending touches, and no folding
+def has_same_stem(word: str, text: str, language: str) -> bool:
+    """True if a text has a word with the same stem."""
+    if text.isascii() and word[:2] not in text:  # stemming and folding never change the first two letters
         return False
     return stem(word, language) in (stem(other, language) for other in words(text))
 
 
 def stem_arabic(word: str) -> str:
-    """Take one article and every ending off a word: light10 of Larkey, Ballesteros and Connell (2007), as Lucene has it."""
+    """Strip one article and every ending off a word: light10 of Larkey, Ballesteros and Connell (2007), as Lucene has it."""
     for article in ARTICLES:
         least = MIN_LETTERS_AFTER_AND if len(article) == 1 else MIN_LETTERS
         if word.startswith(article) and len(word) >= len(article) + least:

@@ -68,7 +68,7 @@ class FullVectors:
         self._mapped = None
 
     def __getitem__(self, vector_ids: VectorIds) -> Vector:
-        """(n, D) float32, a copy of the vectors with these ids."""
+        """Return (n, D) float32, a copy of the vectors with these ids."""
         first = len(self._saved)
         if not self._added:
             return self._saved[vector_ids]
@@ -80,11 +80,11 @@ class FullVectors:
         return vectors
 
     def rows(self, start: int, stop: int) -> Vector:
-        """(stop - start, D) float32, a copy of the vectors from vector id `start` to before `stop`."""
+        """Return (stop - start, D) float32, a copy of the vectors from vector id `start` to before `stop`."""
         return self[np.arange(start, min(stop, len(self)))]
 
     def scores(self, query: Vector, vector_ids: VectorIds) -> NDArray[np.float32]:
-        """(n,) dot products of a query with the vectors of these ids."""
+        """Return (n,) dot products of a query with the vectors of these ids."""
         blocks = [self[vector_ids[i : i + BLOCK_ROWS]] @ query for i in range(0, len(vector_ids), BLOCK_ROWS)]
         return np.concatenate(blocks) if blocks else np.empty(0, dtype=np.float32)
 

@@ -142,7 +142,7 @@ class AnnIndex:
         return copied
 
     def take(self, vector_ids: VectorIds) -> Vector:
-        """(n, D) float32, a copy of the vectors with these ids."""
+        """Return (n, D) float32, a copy of the vectors with these ids."""
         return self._full[vector_ids] if self._full is not None else self.vectors[vector_ids]
 
     def add(self, vectors: Vector) -> None:
@@ -321,7 +321,7 @@ class AnnIndex:
             index.add(rows)
 
     def _candidates(self, query: Vector, k: int, allowed: Mask | None, spec: IndexSpec, compare: bool) -> Candidates | None:
-        """At least min(k, allowed) ids that pass; None if all allowed vectors should be compared. See nearest()."""
+        """Return at least min(k, allowed) ids that pass; None if all allowed vectors should be compared. See nearest()."""
         size = len(self)
         count = size if allowed is None else int(np.count_nonzero(allowed))
         target, share = min(k * spec.candidates + OVERFETCH, count), count / max(size, 1)
@@ -374,7 +374,7 @@ class AnnIndex:
         return inner_products(vectors, query, vector_ids)
 
     def _cosines(self, query: Vector, vector_ids: VectorIds) -> Cosines:
-        """(n,) exact cosines of unit vectors with a unit query."""
+        """Return (n,) exact cosines of unit vectors with a unit query."""
         cosines: Cosines = self.take(vector_ids).astype(np.float64) @ query.astype(np.float64)
         return cosines
 
@@ -387,7 +387,7 @@ class AnnIndex:
         return spec.index_type == "pq" and count <= EXACT_PER_CODE * len(self)  # it takes no selector, and compares all codes
 
     def _effort(self, spec: IndexSpec, target: int, share: float = 1.0) -> int:
-        """ef_search or nprobe of one search where this share passes; 0 for an index type that has neither."""
+        """Return ef_search or nprobe of one search where this share passes; 0 for an index type that has neither."""
         if spec.search_effort is None:
             return 0
         if spec.search_effort == "nprobe":
@@ -430,7 +430,7 @@ def _selector(allowed: Mask | None) -> Any:
 
 
 def _without_padding(scores: NDArray[np.float32], labels: VectorIds) -> Candidates:
-    """(n,) ids and scores of one query's (1, k) answer; FAISS fills up with -1."""
+    """Return (n,) ids and scores of one query's (1, k) answer without FAISS's padding of -1."""
     if labels[0, -1] >= 0:
         return labels[0], scores[0]
     padded = labels[0] < 0
@@ -438,7 +438,7 @@ def _without_padding(scores: NDArray[np.float32], labels: VectorIds) -> Candidat
 
 
 def _top(vector_ids: VectorIds, scores: NDArray[np.float32], k: int) -> VectorIds:
-    """Those of (N,) ids with the k highest of (N,) scores, and all that tie with the last of them; in no order."""
+    """Return the ids of the k highest of (N,) scores, and of all ties with the last of them; unordered."""
     if len(vector_ids) <= k:
         return vector_ids
     top: VectorIds = vector_ids[scores >= np.partition(scores, -k)[-k] - TIE_MARGIN]

@@ -22,7 +22,7 @@ from retrieval.index.port import Candidate, Filter, TopField
 from retrieval.index.ranking import add_ranks, cosines_with, scores_of
 from retrieval.index.validation import batches, entry_chars
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
-from retrieval.text.stemming import shares_stem
+from retrieval.text.stemming import has_same_stem
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class EmbeddedIndex:
             with vectors.lock.reading():
                 labels = vectors.columns.labels
             titles = self._titles.current(NO_COMMIT)  # a correction may be of an older commit
-            in_labels = {word for word in unknown for label in labels if shares_stem(word, label, self.language)}
+            in_labels = {word for word in unknown for label in labels if has_same_stem(word, label, self.language)}
             return {word: titles.near(word) for word in unknown if word not in in_labels}
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:

@@ -40,7 +40,7 @@ MIN_MERGE_ITEMS = 1_000  # up to so many items are searched faster than files ar
 Scores = tuple[NDArray[np.float32], RowIds]
 """(N,) scores of items, and the ascending rows of these."""
 LiveRows = Callable[[], tuple[RowIds, RowId]]
-"""Returns the ascending rows of all items, and the last row of which that is known."""
+"""Returns the ascending rows of all items, and the last row that they cover."""
 
 
 class AlignedFields:
@@ -78,7 +78,7 @@ class KeywordView:
         mains: the main segment of each field.
         main_fields: these, aligned.
         buffers: the buffer of each field, which takes later commits in.
-        buffered: what this view sees of them.
+        buffered: the part of each buffer that belongs to this view.
         buffered_fields: these, aligned.
     """
 
@@ -190,10 +190,10 @@ class KeywordFollower(Follower[KeywordView]):
             self._swap(saved)
 
     def _merge(self, view: KeywordView, checkpoint: Callable[[], None]) -> KeywordView:
-        live, known_to = self._live_rows()
+        live, last_row_id = self._live_rows()
 
         def is_live(row_ids: RowIds) -> NDArray[np.bool_]:
-            mask: NDArray[np.bool_] = np.isin(row_ids, live) | (row_ids > known_to)
+            mask: NDArray[np.bool_] = np.isin(row_ids, live) | (row_ids > last_row_id)
             return mask
 
         pairs = zip(view.mains, view.buffered, strict=True)

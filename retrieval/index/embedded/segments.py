@@ -63,7 +63,7 @@ class SegmentedVectors:
         self.buffer.add(vectors)
 
     def take(self, vector_ids: VectorIds) -> Vector:
-        """(N, D) float32, a copy of the vectors with these ids."""
+        """Return (N, D) float32, a copy of the vectors with these ids."""
         in_main = vector_ids < len(self.main)
         vectors = np.empty((len(vector_ids), self.main.dimensions), dtype=np.float32)
         vectors[in_main] = self.main.take(vector_ids[in_main])

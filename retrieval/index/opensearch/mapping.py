@@ -39,7 +39,7 @@ def fusion_pipeline(fusion: Fusion) -> dict[str, Any]:
     """Return the search pipeline of a request that fuses the sub-queries of hybrid_body(): k-NN, then keyword."""
     if fusion.kind == "rrf":
         return HYBRID_PIPELINE
-    keyword, semantic = fusion.shares
+    keyword, semantic = fusion.normalised_weights
     combination = {"technique": "arithmetic_mean", "parameters": {"weights": [semantic, keyword]}}
     processor = {"normalization": {"technique": fusion.kind}, "combination": combination}
     return {"phase_results_processors": [{"normalization-processor": processor}]}
@@ -167,14 +167,14 @@ def _item_fields() -> dict[str, Any]:
     """Return the fields of document_of()."""
     text = {"type": "text", "analyzer": "item_text"}
     keyword = {"type": "keyword", "normalizer": "lowercase"}
-    named = {**keyword, "fields": {"words": text}}
+    label = {**keyword, "fields": {"words": text}}
     exact = {"type": "keyword"}
     return {
         TEXT_FIELD: text,
         "title": {**text, "fields": {"spelling": {"type": "text", "analyzer": "spelling"}}},
         "item_id": exact,
-        "category": named,
-        "brand": named,
+        "category": label,
+        "brand": label,
         "current_price": {"type": "float"},
         "bid_count": {"type": "integer"},
         "seller_rating": {"type": "float"},

@@ -81,7 +81,7 @@ def test_each_kind_of_bad_row_is_counted_and_told_with_its_line(tmp_path):
         "ann,lot-1,View,2026-11-01T10:00:00Z,more\nann,lot-1,view,2026-11-01 10:00:00\n",
     )
     rejects: list[Reject] = []
-    table = read(path, known_items={"lot-1"}, on_reject=rejects.append)
+    table = read(path, catalogue_ids={"lot-1"}, on_reject=rejects.append)
     assert (table.rows, len(table), table.duplicates) == (12, 1, 1)
     kinds = ["unknown_event", "unknown_product", "bad_time", "future_time", "early_time", "broken_row"]
     assert table.rejected == dict.fromkeys([*kinds, *(f"missing_{field}" for field in ALIASES)], 1)

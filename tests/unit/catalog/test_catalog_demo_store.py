@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from catalog.demo_store import judge, prepare, read_products
+from catalog.demo_store import grade_queries, prepare, read_products
 from catalog.pseudo_queries import PseudoQuery
 from catalog.query_splits import query_key
 from retrieval.contracts.item_files import read_items
@@ -52,7 +52,7 @@ def test_no_query_stands_in_two_splits(data, tmp_path):
 def test_a_query_is_graded_by_style_words_and_category(data):
     products, _ = read_products(data)
     leather = [p.item.item_id for p in products if p.item.title == "Fine leather backpack"]
-    qrels = judge([PseudoQuery("leather backpacks", item_id, "type") for item_id in leather], products)
+    qrels = grade_queries([PseudoQuery("leather backpacks", item_id, "type") for item_id in leather], products)
     for product in products:
         grade = qrels.grades["leather backpacks"].get(product.item.item_id, 0)
         if product.item.item_id in leather:
@@ -66,7 +66,7 @@ def test_a_query_is_graded_by_style_words_and_category(data):
 def test_a_query_of_no_one_style_is_not_judged(data):
     products, _ = read_products(data)
     queries = [PseudoQuery("leather", product.item.item_id, "type") for product in products]
-    assert judge(queries, products).queries == {}
+    assert grade_queries(queries, products).queries == {}
 
 
 def test_a_broken_row_is_set_aside_with_its_number_and_reason(tmp_path, caplog):

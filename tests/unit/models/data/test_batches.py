@@ -71,7 +71,7 @@ def test_slices_of_the_processes_make_up_the_batch():
     assert parts[0].item_counts == [4, 3, 3]
     for name in ("queries", "items"):
         assert np.array_equal(np.concatenate([getattr(part, name).ids for part in parts]), getattr(whole, name).ids)
-    assert all(torch.equal(part.known, whole.known) for part in parts)
+    assert all(torch.equal(part.is_relevant, whole.is_relevant) for part in parts)
 
 
 def test_hard_negatives_are_drawn_anew_and_random_lots_stand_in_for_missing_ones():
@@ -82,7 +82,7 @@ def test_hard_negatives_are_drawn_anew_and_random_lots_stand_in_for_missing_ones
     mined, stand_ins = set(), set()
     for number in range(12):
         batch = source.batch(number, CPU)
-        assert batch.known.shape == (4, 4 + 4 * 3)
+        assert batch.is_relevant.shape == (4, 4 + 4 * 3)
         assert batch.log_q.shape == (16,)
         hard = batch.item_rows[4:12].reshape(4, 2)
         first = batch.item_rows[:4].tolist().index(0)
@@ -96,9 +96,9 @@ def test_a_known_answer_among_the_negatives_is_masked():
     lots = letters(3)
     pairs = [*(TrainingPair("query ant", f"lot-{n}") for n in range(3)), TrainingPair("query bee", "lot-0")]
     batch = make(lots, pairs, stages=(Stage("random", random_negatives=4),), batch_size=2).batch(0, CPU)
-    everything, only_first = sorted(range(2), key=lambda row: -int(batch.known[row].sum()))
-    assert batch.known[everything].all(), "each lot answers this query"
-    assert not batch.known[only_first].all()
+    everything, only_first = sorted(range(2), key=lambda row: -int(batch.is_relevant[row].sum()))
+    assert batch.is_relevant[everything].all(), "each lot answers this query"
+    assert not batch.is_relevant[only_first].all()
 
 
 def test_a_stage_without_its_negatives_is_refused():
@@ -146,7 +146,7 @@ def test_lots_that_answer_in_part_are_not_trained_on_and_are_no_negatives_either
     judged = Qrels({"1": "bee"}, {"1": {"lot-3": 1, "lot-0": 0, "elsewhere": 3}})
     queries = Queries.group(pairs, letters(4), 0.5, judged)
     assert queries.item_rows.tolist() == [0, 2]
-    assert queries.known(np.array([0, 1]), np.arange(4)).tolist() == [[True, True, False, False], [False, False, True, True]]
+    assert queries.is_relevant(np.array([0, 1]), np.arange(4)).tolist() == [[True, True, False, False], [False, False, True, True]]
     mined = mined_rows(queries, letters(4), {"ant": ["lot-1", "lot-3"], "bee": ["lot-3", "lot-0"]})
     assert mined.tolist() == [[3], [0]]
 
@@ -175,7 +175,7 @@ def test_known_is_what_a_loop_would_find(answers, lots, data):
     queries = Queries.group(pairs, letters(8))
     rows = np.array(data.draw(st.lists(st.integers(0, len(answers) - 1), min_size=1, max_size=5)))
     expected = [[lot in answers[row] for lot in lots] for row in rows]
-    assert queries.known(rows, np.array(lots)).tolist() == expected
+    assert queries.is_relevant(rows, np.array(lots)).tolist() == expected
 
 
 def test_features_of_the_lots_come_with_the_batch(tmp_path):

@@ -237,12 +237,12 @@ def test_matryoshka_prefixes_have_unit_length_and_begin_with_the_whole():
 def test_the_matryoshka_loss_is_the_mean_of_the_losses_at_every_length():
     random = torch.Generator().manual_seed(0)
     queries, lots = (torch.nn.functional.normalize(torch.randn(6, 16, generator=random), dim=1) for _ in range(2))
-    known, scale = torch.eye(6, dtype=torch.bool), torch.tensor(10.0)
-    batch = Batch(None, None, None, None, np.arange(6), known, None, None, (6,), (6,))
+    is_relevant, scale = torch.eye(6, dtype=torch.bool), torch.tensor(10.0)
+    batch = Batch(None, None, None, None, np.arange(6), is_relevant, None, None, (6,), (6,))
     config = TrainingConfig(tower=replace(small_config(), matryoshka=(8, 4)))
     found = batch_loss(queries, lots, scale, batch, config.stages[0], config)
     heads = [[torch.nn.functional.normalize(v[:, :n], dim=1) for v in (queries, lots)] for n in (16, 8, 4)]
-    expected = torch.stack([info_nce(q, i, scale, known=known) for q, i in heads]).mean()
+    expected = torch.stack([info_nce(q, i, scale, is_relevant=is_relevant) for q, i in heads]).mean()
     torch.testing.assert_close(found, expected)
 
 

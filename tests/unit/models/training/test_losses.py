@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.training.losses import contrastive, info_nce, triplet
 
-OPTIONS = ("known", "weights", "log_q", "symmetric")
+OPTIONS = ("is_relevant", "weights", "log_q", "symmetric")
 
 
 def unit_rows(random: np.random.Generator, rows: int, width: int = 8) -> np.ndarray:
@@ -16,15 +16,15 @@ def unit_rows(random: np.random.Generator, rows: int, width: int = 8) -> np.ndar
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def reference(queries, items, scale, known, weights, log_q, symmetric):
+def reference(queries, items, scale, is_relevant, weights, log_q, symmetric):
     """The definition, one pair at a time."""
     total = 0.0
     for i in range(len(queries)):
-        lots = [j for j in range(len(items)) if j == i or not known[i, j]]
+        lots = [j for j in range(len(items)) if j == i or not is_relevant[i, j]]
         corrected = {j: np.exp(scale * queries[i] @ items[j] - log_q[j]) for j in lots}
         loss = -np.log(corrected[i] / sum(corrected.values()))
         if symmetric:
-            askers = [j for j in range(len(queries)) if j == i or not known[j, i]]
+            askers = [j for j in range(len(queries)) if j == i or not is_relevant[j, i]]
             answers = {j: np.exp(scale * queries[j] @ items[i]) for j in askers}
             loss = (loss - np.log(answers[i] / sum(answers.values()))) / 2
         total += weights[i] * loss
@@ -37,13 +37,13 @@ def test_the_loss_is_its_definition_to_a_millionth_with_every_option(seed, pairs
     random = np.random.default_rng(seed)
     rows, scale = pairs + extra, random.uniform(1, 30)
     queries, items = unit_rows(random, pairs), unit_rows(random, rows)
-    known = random.random((pairs, rows)) < (0.3 if "known" in options else 0)
+    is_relevant = random.random((pairs, rows)) < (0.3 if "is_relevant" in options else 0)
     weights = random.uniform(0.1, 3, pairs) if "weights" in options else np.ones(pairs)
     log_q = np.log(random.uniform(0.001, 1, rows)) if "log_q" in options else np.zeros(rows)
-    expected = reference(queries, items, scale, known, weights, log_q, "symmetric" in options)
+    expected = reference(queries, items, scale, is_relevant, weights, log_q, "symmetric" in options)
     given_options = {
         name: torch.tensor(value)
-        for name, value in {"known": known, "weights": weights, "log_q": log_q}.items()
+        for name, value in {"is_relevant": is_relevant, "weights": weights, "log_q": log_q}.items()
         if name in options  # an option left out is None
     }
     for dtype in (torch.float64, torch.float32):
@@ -63,8 +63,8 @@ def test_half_precision_is_summed_in_single():
 def test_a_known_answer_of_another_pair_is_not_pushed_away():
     queries = torch.eye(3)[:2]
     items = torch.eye(3)[[0, 0]].requires_grad_()  # the second pair's lot answers the first query as well
-    known = torch.tensor([[True, True], [False, True]])
-    info_nce(queries, items, 5.0, known=known, symmetric=False).backward()
+    is_relevant = torch.tensor([[True, True], [False, True]])
+    info_nce(queries, items, 5.0, is_relevant=is_relevant, symmetric=False).backward()
     assert items.grad[1, 0] == 0, "the first query must not move the second lot"
     info_nce(queries, items, 5.0, symmetric=False).backward()
     assert items.grad[1, 0] > 0, "without the mask it would"
@@ -108,8 +108,8 @@ def test_gradients_are_finite_when_every_negative_is_masked(symmetric):
     queries = torch.tensor(unit_rows(random, 3)).requires_grad_()
     items = torch.tensor(unit_rows(random, 5)).requires_grad_()
     scale = torch.tensor(20.0, requires_grad=True)
-    known = torch.ones(3, 5, dtype=torch.bool)
-    loss = info_nce(queries, items, scale, known=known, log_q=torch.randn(5), symmetric=symmetric)
+    is_relevant = torch.ones(3, 5, dtype=torch.bool)
+    loss = info_nce(queries, items, scale, is_relevant=is_relevant, log_q=torch.randn(5), symmetric=symmetric)
     loss.backward()
     assert loss.item() == 0
     for gradient in (queries.grad, items.grad, scale.grad):
@@ -153,13 +153,13 @@ def test_a_stranger_beyond_the_margin_is_left_alone():
     assert torch.equal(items.grad, torch.zeros(1, 2))
 
 
-def triplet_reference(queries, positives, negatives, known, weights, margin):
+def triplet_reference(queries, positives, negatives, is_relevant, weights, margin):
     total = 0.0
     for i, (query, positive) in enumerate(zip(queries, positives, strict=True)):
         squares = [
             max(0.0, np.sum((query - positive) ** 2) - np.sum((query - negatives[i][j]) ** 2) + 2 * margin) / 2
             for j in range(len(negatives[i]))
-            if not known[i, j]
+            if not is_relevant[i, j]
         ]
         total += weights[i] * (sum(squares) / len(squares) if squares else 0.0)
     return total / sum(weights)
@@ -171,28 +171,28 @@ def triplet_reference(queries, positives, negatives, known, weights, margin):
     rows=st.integers(1, 5),
     count=st.integers(1, 5),
     margin=st.floats(0, 1),
-    options=st.sets(st.sampled_from(["known", "weights", "shared"])),
+    options=st.sets(st.sampled_from(["is_relevant", "weights", "shared"])),
 )
 def test_the_triplet_loss_is_its_definition_in_squared_distances(seed, rows, count, margin, options):
     random = np.random.default_rng(seed)
     queries, positives = unit_rows(random, rows), unit_rows(random, rows)
     shared = unit_rows(random, count)
     negatives = np.stack([shared if "shared" in options else unit_rows(random, count) for _ in range(rows)])
-    known = random.random((rows, count)) < (0.5 if "known" in options else 0)
+    is_relevant = random.random((rows, count)) < (0.5 if "is_relevant" in options else 0)
     weights = random.uniform(0.1, 2, rows) if "weights" in options else np.ones(rows)
     found = triplet(
         torch.tensor(queries),
         torch.tensor(positives),
         torch.tensor(shared if "shared" in options else negatives),
         margin=margin,
-        known=torch.tensor(known) if "known" in options else None,
+        is_relevant=torch.tensor(is_relevant) if "is_relevant" in options else None,
         weights=torch.tensor(weights) if "weights" in options else None,
     )
-    expected = triplet_reference(queries, positives, negatives, known, weights, margin)
+    expected = triplet_reference(queries, positives, negatives, is_relevant, weights, margin)
     assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_triplets_that_are_all_masked_have_finite_gradients():
     queries = torch.eye(2).requires_grad_()
-    triplet(queries, torch.eye(2).flip(0), torch.eye(2), known=torch.ones(2, 2, dtype=torch.bool)).backward()
+    triplet(queries, torch.eye(2).flip(0), torch.eye(2), is_relevant=torch.ones(2, 2, dtype=torch.bool)).backward()
     assert torch.equal(queries.grad, torch.zeros(2, 2))

@@ -78,12 +78,12 @@ def test_in_batch_figures_are_those_counted_by_hand():
     queries = torch.eye(3, 4)
     items = torch.cat([torch.eye(3, 4), torch.eye(3, 4)[:1].repeat(11, 1)])  # eleven copies of the first query's answer
     items[1], items[2] = torch.tensor([0.0, 0.5, 0.0, 0.5]), torch.tensor([0.0, 1.0, 0.0, 0.0])
-    known = torch.zeros(3, 14, dtype=torch.bool)
-    accuracy, recall = in_batch_metrics(queries, items, known)
+    is_relevant = torch.zeros(3, 14, dtype=torch.bool)
+    accuracy, recall = in_batch_metrics(queries, items, is_relevant)
     # the first ties with its copies, the second stands behind lot 2, the third's own lot has nothing of it, and ties
     assert (accuracy.item(), recall.item()) == (pytest.approx(2 / 3), 1.0)
-    known[1, 2] = True
-    assert in_batch_metrics(queries, items, known)[0].item() == 1.0
+    is_relevant[1, 2] = True
+    assert in_batch_metrics(queries, items, is_relevant)[0].item() == 1.0
 
 
 def test_texts_are_sorted_by_length_only_where_it_saves_work():

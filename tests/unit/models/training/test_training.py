@@ -50,8 +50,8 @@ def test_a_batch_holds_each_query_once_and_knows_the_other_answers(catalog, tmp_
     batch = source.batch(0, CPU)
     rows = {tuple(row.tolist()) for row in batch.queries.ids}
     assert len(rows) == len(batch.queries.ids) == 12
-    assert batch.known.diagonal().all()
-    assert torch.equal(batch.known, torch.eye(12, dtype=torch.bool)), "no painted lot answers two queries"
+    assert batch.is_relevant.diagonal().all()
+    assert torch.equal(batch.is_relevant, torch.eye(12, dtype=torch.bool)), "no painted lot answers two queries"
 
 
 def test_a_lot_that_answers_two_queries_of_a_batch_is_no_negative_of_either(tmp_path):
@@ -62,7 +62,7 @@ def test_a_lot_that_answers_two_queries_of_a_batch_is_no_negative_of_either(tmp_
     tokenizer = prepare_tokenizer(make_tokenizer(config.tower, queries.texts), 24)
     batch = TrainingBatches(lots, queries, tokenizer, config, tmp_path).batch(0, CPU)
     assert batch.photos is None
-    assert batch.known.sum() == 3 + 2
+    assert batch.is_relevant.sum() == 3 + 2
 
 
 def test_photo_dropout_hides_photos(catalog, tmp_path):
