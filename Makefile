@@ -34,7 +34,7 @@ docs: .venv/installed-docs            ## the documentation as a site, into site/
 	mkdir -p build/docs
 	$(BIN)/python -m gavel.web.api_reference > build/docs/http-api.md
 	$(BIN)/zensical build --strict --clean
-	$(BIN)/pytest tests/architecture/test_docs_site.py
+	$(BIN)/pytest tests/architecture/check_docs_site.py
 
 format: .venv/installed-dev            ## put the code in order
 	$(BIN)/ruff check --fix .

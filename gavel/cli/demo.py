@@ -65,7 +65,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "answers": {query: answer.to_dict() for query, answer in self.answers.items()}}
 
 
 class Demo:

@@ -1,7 +1,7 @@
 """The `gavel` command."""
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -140,7 +140,7 @@ def _read(photo: Path) -> bytes:
 def _answer(service: SearchService, request: SearchRequest, as_json: bool, photo: Path | None = None) -> None:
     answer = service.search(request) if photo is None else service.search_image(_read(photo), request)
     title = " + ".join(part for part in (photo.name if photo else "", request.query) if part)
-    print_json(asdict(answer)) if as_json else show_answer(title, answer)
+    print_json(answer.to_dict()) if as_json else show_answer(title, answer)
 
 
 def _prompt(as_json: bool) -> str | None:

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -172,7 +172,7 @@ def _summary(report: TrainingReport) -> dict[str, object]:
     return {
         "tower_id": report.tower_id,
         "tower_folder": str(report.tower_folder),
-        "best": asdict(report.best),
+        "best": report.best.to_dict(),
         "epochs": len(report.history),
         "steps": report.steps,
         "planned_steps": report.planned_steps,

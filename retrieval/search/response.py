@@ -1,7 +1,7 @@
 """The answer to a search: ranked items, and how they were found."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from retrieval.search.request import Mode
@@ -93,3 +93,7 @@ class SearchAnswer:
     unknown_items: Sequence[str] = ()
     did_you_mean: str | None = None
     source: Source | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer for JSON. `failed_components` is named `degraded`, as in the HTTP API."""
+        return {"degraded" if name == "failed_components" else name: value for name, value in asdict(self).items()}
