@@ -98,7 +98,7 @@ def encode(
             f"{system.ratio:.1f}",
             f"{system.cpu_ratio:.1f}",
         )
-        for name, system in result.ways.items()
+        for name, system in result.encoders.items()
     ]
     header = ("", "p50 ms", "p99 ms", "processor ms", "times faster", "by processor time")
     show_table(f"{preset}: queries of {tokens} tokens, one thread, {rounds} rounds", header, rows)
@@ -210,7 +210,7 @@ def buyers(
         "POST /retrieve with the interactions": result.in_one,
         "bare vector search, plain faiss": result.bare,
     }
-    title = f"{result.lots:,} lots of {result.dimensions} dimensions, buyers with {result.acts} interactions on average, ms"
+    title = f"{result.lots:,} lots of {result.dimensions} dimensions, buyers with {result.mean_interactions} interactions on average, ms"
     _show_latencies(title, latencies)
     console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 
@@ -239,7 +239,9 @@ def fresh(
     words = result.words
     latencies = {"idle": words.idle, "while lots are written": words.writing, "during the keyword merge": words.joining}
     _show_latencies(f"hybrid searches; {words.joined:,} lots are merged in {words.joining_s:.1f} s, ms", latencies)
-    search_note = f"a lot is found {result.first_found_ms:.1f} ms after it is sent, by its word after {words.first_found_ms:.1f} ms"
+    search_note = (
+        f"a lot is found {result.first_visible_ms:.1f} ms after it is sent, by its word after {words.first_visible_ms:.1f} ms"
+    )
     merge_note = f"the keyword search that takes {words.joined:,} in takes {words.caught_up_ms:.0f} ms"
     note = f"{result.upserts_a_second:,.0f} upserts a second; {search_note}; {merge_note}"
     console.print(f"{note}; {result.machine}", style="dim", highlight=False, soft_wrap=True)

@@ -69,7 +69,7 @@ def caches(
     rows = [
         (
             f"{row.exponent}",
-            row.way,
+            row.system,
             f"{row.load.rate:.1f}",
             *(f"{ms:.1f}" for ms in (row.load.latency.p50_ms, row.load.latency.p99_ms)),
             f"{1000 * row.load.server_cpu / row.load.rate:.2f}",

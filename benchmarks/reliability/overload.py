@@ -72,7 +72,7 @@ class Rush:
         latency: of answers in time; None if there are none.
     """
 
-    asked_rate: float
+    requested_rate: float
     goodput: float
     shares: list[float]
     outcomes: dict[str, int]
@@ -135,7 +135,7 @@ def _row(name: str, rush: Rush) -> tuple[str, ...]:
     p99 = f"{rush.latency.p99_ms:.0f}" if rush.latency else ""
     refused, late = (sum(rush.outcomes.get(outcome, 0) for outcome in outcomes) for outcomes in (("503",), (LATE, BROKEN)))
     share = f"{fmean(rush.shares):.2f}" + (f" ({min(rush.shares):.2f} to {max(rush.shares):.2f})" if len(rush.shares) > 1 else "")
-    return (name, f"{rush.asked_rate:.1f}", f"{rush.goodput:.1f}", share, p99, str(refused), str(late))
+    return (name, f"{rush.requested_rate:.1f}", f"{rush.goodput:.1f}", share, p99, str(refused), str(late))
 
 
 def run_benchmark(
@@ -178,7 +178,7 @@ def run_benchmark(
         def rush(name: str, beside: Callable[[float], Coroutine[Any, Any, Any]] | None = None) -> None:
             on_phase(name)
             load = asyncio.run(clients.rush(measured[-1] * QUIET, seconds, beside))
-            rushes[name] = _rush_of([load], [load.goodput / load.asked_rate])
+            rushes[name] = _rush_of([load], [load.goodput / load.requested_rate])
 
         on_phase("warm up")
         asyncio.run(clients.capacity(min(seconds, 3.0)))
@@ -192,7 +192,7 @@ def run_benchmark(
             for _ in range(rounds):
                 loads.append(asyncio.run(clients.rush(before * times, seconds)))
                 after = measure_capacity()
-                goodput_ratios.append(loads[-1].goodput / min(loads[-1].asked_rate, (before + after) / 2))
+                goodput_ratios.append(loads[-1].goodput / min(loads[-1].requested_rate, (before + after) / 2))
                 before = after
             rushes[f"{times:g} × capacity"] = _rush_of(loads, goodput_ratios)
         lots = json.loads(asyncio.run(clients.get("/health", 10.0))[1])["items"]
@@ -287,7 +287,7 @@ class _Clients:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    asked_rate: float
+    requested_rate: float
     goodput: float
     outcomes: Counter[str]
     in_time_ms: list[float]
@@ -298,7 +298,7 @@ def _rush_of(loads: Sequence[_Load], goodput_ratios: Sequence[float]) -> Rush:
     outcomes = sum((load.outcomes for load in loads), Counter[str]())
     in_time = [took for load in loads for took in load.in_time_ms]
     return Rush(
-        round(fmean(load.asked_rate for load in loads), 1),
+        round(fmean(load.requested_rate for load in loads), 1),
         round(fmean(load.goodput for load in loads), 1),
         [round(ratio, 3) for ratio in goodput_ratios],
         dict(outcomes),

@@ -47,7 +47,7 @@ class BuyerPathResult(Measurement):
         index: physical name.
         lots: items in the index.
         dimensions: of the vectors.
-        acts: mean number of interactions a buyer.
+        mean_interactions: mean number of interactions a buyer.
         encode_buyer: `POST /encode_buyer` with all interactions.
         retrieve: `POST /retrieve` with the vector.
         both: the two in sequence.
@@ -58,7 +58,7 @@ class BuyerPathResult(Measurement):
     index: str
     lots: int
     dimensions: int
-    acts: float
+    mean_interactions: float
     encode_buyer: Latency
     retrieve: Latency
     both: Latency

@@ -31,14 +31,14 @@ class Row:
 
     Attributes:
         exponent: of Zipf's law.
-        way: name of the configuration.
+        system: name of the configuration.
         load: at the server's limit.
         vector_hits: hit rate of the cache of vectors.
         answer_hits: hit rate of the cache of answers.
     """
 
     exponent: float
-    way: str
+    system: str
     load: Load
     vector_hits: float
     answer_hits: float

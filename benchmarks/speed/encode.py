@@ -64,14 +64,14 @@ class EncodeResult(Measurement):
         preset: name of the architecture.
         tokens: of a query, without [CLS] and [SEP].
         rounds: without the warm-up.
-        ways: encoder -> result.
+        encoders: encoder -> result.
         bytes: file -> size.
     """
 
     preset: str
     tokens: int
     rounds: int
-    ways: dict[str, EncoderResult]
+    encoders: dict[str, EncoderResult]
     bytes: dict[str, int]
 
 

@@ -52,7 +52,7 @@ class FreshLotsResult(Measurement):
     lots: int
     written: int
     upserts_a_second: float
-    first_found_ms: float
+    first_visible_ms: float
     idle: Latency
     writing: Latency
     renewing: Latency

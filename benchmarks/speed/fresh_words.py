@@ -44,7 +44,7 @@ class FreshWordsResult:
     """
 
     joined: int
-    first_found_ms: float
+    first_visible_ms: float
     caught_up_ms: float
     joining_s: float
     idle: Latency

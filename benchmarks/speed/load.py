@@ -48,7 +48,7 @@ class Load:
         server_cpu: processor seconds of the server per second.
     """
 
-    asked_rate: float
+    requested_rate: float
     rate: float
     latency: Latency
     reranked: float

@@ -39,7 +39,7 @@ class Report:
     Attributes:
         stage: its name.
         seconds: step -> duration.
-        found: titles of the last search, best first.
+        titles: titles of the last search, best first.
         functions: function -> number of runs.
         jobs: number of processing jobs.
         stand_ins: resource type -> number of resources deployed as records alone.
@@ -49,7 +49,7 @@ class Report:
 
     stage: str
     seconds: dict[str, float]
-    found: list[str]
+    titles: list[str]
     functions: dict[str, int]
     jobs: int
     stand_ins: dict[str, int]
@@ -156,7 +156,7 @@ def _show(report: Report) -> None:
         1,
     )
     console.print(f"run for real: {report.functions}, {report.jobs} embedding jobs (without their container)")
-    console.print(f"found: {report.found}; written into access control, which the node has not: {report.access}")
+    console.print(f"found: {report.titles}; written into access control, which the node has not: {report.access}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 DECODING_BYTES = 1 << 30  # limit of a worker beside a server; the largest accepted photo needs 400 MB
 NICE = 10
 END = partial(os._exit, 1)  # of a worker whose job was killed: otherwise it would wait for a batch forever
-LOOK_AHEAD = 2  # batches, beyond one per worker, that are decoded before the encoder needs them
+PREFETCHED_BATCHES = 2  # batches, beyond one per worker, that are decoded before the encoder needs them
 BUCKET = re.compile(r"[a-z0-9.-]{3,63}")  # no ARN, which may name another service
 # S3's errors of the job's credentials, clock or request rate; any other status below 500 is a fault of the one URI
 NOT_THE_URI = (
@@ -123,7 +123,7 @@ class PhotoLoader:
         """
         self._size, self._thumbnails = size, thumbnails
         self._watch = watch or Stopwatch()
-        self._depth = workers + LOOK_AHEAD
+        self._depth = workers + PREFETCHED_BATCHES
         self._pool: ProcessPoolExecutor | None = None
         if workers and size:
             # no fork: the parent has torch's threads, and a forked child may wait for their locks forever

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import EPOCH, epoch_ms, require_id
-from retrieval.feedback.rows import CLOCK_AHEAD
+from retrieval.feedback.rows import MAX_CLOCK_SKEW
 
 MAX_PER_BUYER = 200  # interactions; as many as a search takes (search.request.MAX_INTERACTIONS)
 
@@ -87,7 +87,7 @@ def select_storable(interactions: Sequence[Interaction], now: datetime, days: in
     """
     by_buyer: dict[str, dict[InteractionKey, Interaction]] = defaultdict(dict)
     for one in interactions:
-        if oldest_stored(now, days) <= one.timestamp <= now + CLOCK_AHEAD:
+        if oldest_stored(now, days) <= one.timestamp <= now + MAX_CLOCK_SKEW:
             key = interaction_key(one)
             by_buyer[one.buyer_id][key] = replace(one, timestamp=moment_of(key[0]), query="")
     return [by_key[key] for by_key in by_buyer.values() for key in sorted(by_key)[-MAX_PER_BUYER:]]

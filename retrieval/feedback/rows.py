@@ -23,7 +23,7 @@ ListEventKind = Literal["impression", "click", "view", "add_to_cart", "bid", "pu
 MAX_EVENTS = 200
 MAX_POSITION = 1_000
 MAX_QUERY_CHARS = 512
-CLOCK_AHEAD = timedelta(days=1)  # largest error of a buyer's clock
+MAX_CLOCK_SKEW = timedelta(days=1)  # largest error of a buyer's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def feedback_rows(feedback: Feedback, now: datetime, lists: ServedLists = UNSIGN
             "happened_at": _moment("timestamp", event.at, now),
         }
         served_at = lists.served_at(query_id, query, item_id, event.position, event.proof, now)
-        served = served_at is not None and event.at >= served_at - CLOCK_AHEAD  # no event precedes its list
+        served = served_at is not None and event.at >= served_at - MAX_CLOCK_SKEW  # no event precedes its list
         verified = {"event_id": event_id(row), "served": served, "client": client}
         rows.append({**row, **({"timestamp": _written(served_at)} if served_at and served else {}), **verified})
     return rows
@@ -151,7 +151,7 @@ def _position(position: int) -> int:
 
 
 def _moment(field: str, moment: datetime, now: datetime) -> str:
-    if not now - LONGEST_OPEN <= moment <= now + CLOCK_AHEAD:
+    if not now - LONGEST_OPEN <= moment <= now + MAX_CLOCK_SKEW:
         raise InvalidQuery(f"{field} is {moment.isoformat()}; allowed is what lies between 30 days ago and tomorrow")
     return _written(moment)
 

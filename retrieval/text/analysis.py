@@ -16,13 +16,13 @@ from retrieval.text.arabic import fold_arabic, fold_letters
 ANALYSIS = 4  # version; raise it when words, stems or files of them change, so that files of older versions are recognised
 JOINERS = "\u200c\u200d"
 # Joiners, variation selectors and tags: emoji and Indian scripts are drawn with them, so texts keep them and words do not
-DRAWN_WITH = f"{JOINERS}\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0020-\U000e007f\U000e0100-\U000e01ef"
+COMBINING = f"{JOINERS}\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0020-\U000e007f\U000e0100-\U000e01ef"
 # The other code points of Unicode's Default_Ignorable_Code_Point: soft hyphen, width zero, marks of direction, fillers
 UNSEEN = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufff8"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e001f\U000e0080-\U000e00ff\U000e01f0-\U000e0fff"
 )
-UNSEEN_IN_WORDS = f"[{UNSEEN}{DRAWN_WITH}]"  # written so that Python and Java read it alike, as is the next
+UNSEEN_IN_WORDS = f"[{UNSEEN}{COMBINING}]"  # written so that Python and Java read it alike, as is the next
 WORD_CATEGORIES = ("L", "M", "Nd", "Nl", "Pc")  # of Unicode: letters, marks, digits, numerals, underscores
 WORD_PATTERN = "[" + "".join(f"\\p{{{category}}}" for category in WORD_CATEGORIES) + "]+"  # of Java
 

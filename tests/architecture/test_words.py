@@ -16,7 +16,6 @@ WORDS = {
     "acts": "interactions",
     "admission": "filters",
     "admits": "matches",
-    "ahead": "prefetch",
     "asked": "request, n_queries or requested",
     "bury": "delete",
     "contender": "candidate",
@@ -53,6 +52,7 @@ ELSEWHERE = {  # names of the standard library, of other packages, of AWS and of
     "DeadLetterQueue",
     "FileNotFoundError",
     "ModuleNotFoundError",
+    "NOT_FOUND",
     "NotFoundError",
     "PackageNotFoundError",
     "connection_made",
@@ -62,27 +62,40 @@ ELSEWHERE = {  # names of the standard library, of other packages, of AWS and of
     "not_found",
     "timedelta",
 }
+PUBLISHED = {  # keys of JSON that others read, and of files that older versions wrote
+    ("gavel/cli/train_buyers.py", "acts"),
+    ("gavel/cost/bill.py", "seen"),
+    ("gavel/cost/price_table.py", "seen"),
+    ("lambdas/query_api/answers.py", "acts"),
+    ("lambdas/query_api/buyers.py", "acts"),
+    ("models/config/training.py", "judge"),
+    ("models/training/step.py", "judge"),
+    ("processing/training/buyers.py", "acts"),
+    ("retrieval/index/ann/storage.py", "told"),
+    ("retrieval/index/ann/vector_index.py", "told"),
+}
 
 
-def old_words(source: str) -> Iterator[tuple[int, str, str]]:
-    """Yield the line, the name and the old word of each name in `source` that contains one."""
+def old_words(source: str) -> Iterator[tuple[str, str]]:
+    """Yield each name in `source` that contains an old word, and the word."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NAME and token.string not in ELSEWHERE:
             for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", token.string):
                 if part.lower() in WORDS:
-                    yield token.start[0], token.string, part.lower()
+                    yield token.string, part.lower()
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_name_contains_an_old_word(room: str) -> None:
     modules = sorted((ROOT / room).rglob("*.py"))
     assert modules
-    faults = [
-        f"{module.relative_to(ROOT)}:{line} {name}: say {WORDS[word]} instead of {word}"
-        for module in modules
-        for line, name, word in old_words(module.read_text())
-    ]
-    assert not faults, "\n".join(faults)
+    faults = {
+        f"{file}: {name} contains {word!r}; say {WORDS[word]}"
+        for file, source in ((str(module.relative_to(ROOT)), module.read_text()) for module in modules)
+        for name, word in old_words(source)
+        if (file, name) not in PUBLISHED
+    }
+    assert not faults, "\n".join(sorted(faults))
 
 
 @pytest.mark.parametrize(
@@ -96,4 +109,4 @@ def test_no_name_contains_an_old_word(room: str) -> None:
     ],
 )
 def test_only_whole_words_of_names_count(source: str, names: list[str]) -> None:
-    assert [name for _, name, _ in old_words(source)] == names
+    assert [name for name, _ in old_words(source)] == names

@@ -15,7 +15,7 @@ from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 
 REMEDY = "start one with `gavel up`, or set OPENSEARCH_URL"
 CONNECTION_RETRIES = 1  # discovers that the server closed a pooled connection; waiting longer is the caller's choice
-DEAD_S = 5.0  # a node that did not answer is skipped for so long, then for twice as long each time
+SKIP_NODE_S = 5.0  # a node that did not answer is skipped for so long, then for twice as long each time
 MIN_RETRY_S = 0.01  # of a request's time, below which no other node is tried
 BETWEEN_URLS = re.compile(r",(?=\s*https?://)")  # a password may hold a comma
 
@@ -68,7 +68,9 @@ def connect(urls: str, timeout_s: float, **options: Any) -> OpenSearch:
     if not nodes:
         raise InvalidInput("the URL of OpenSearch names no node; write it like http://127.0.0.1:9200")
     try:
-        return OpenSearch(nodes, timeout=timeout_s, dead_timeout=DEAD_S, transport_class=FailoverTransport, **no_retries, **options)
+        return OpenSearch(
+            nodes, timeout=timeout_s, dead_timeout=SKIP_NODE_S, transport_class=FailoverTransport, **no_retries, **options
+        )
     except ValueError:  # its text may contain a password
         raise InvalidInput(
             "the URL of OpenSearch cannot be read; write it like http://127.0.0.1:9200, several with commas between"

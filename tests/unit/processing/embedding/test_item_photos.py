@@ -49,7 +49,7 @@ def test_worker_processes_give_the_same_photos_in_the_same_order(folder):
     with PhotoLoader(8, workers=1) as loader:
         decoded = loader.load(source())
         first = next(decoded)
-        assert len(taken) <= 1 + item_photos.LOOK_AHEAD
+        assert len(taken) <= 1 + item_photos.PREFETCHED_BATCHES
         rest = [photo for batch in decoded for photo in batch]
     with PhotoLoader(8, workers=0) as loader:
         expected = [photo for batch in loader.load(batches) for photo in batch]
