@@ -1,4 +1,7 @@
-"""The record of a training run: training.json beside the artefact, and what names a run."""
+"""The record of a training run: training.json beside the artefact, and what names a run.
+
+Commands that only read a record import no torch, which takes seconds.
+"""
 
 import hashlib
 import json
@@ -10,8 +13,6 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
 from models.config.training import TrainingConfig
@@ -38,6 +39,8 @@ def run_key(
 
     max_seconds is left out, so that a run that was cut goes on when it is given more time.
     """
+    import torch
+
     mined = {query: list(item_ids) for query, item_ids in negatives.items()} if negatives is not None else None
     parts = [asdict(config) | {"max_seconds": None}, stage, data, mined, start_from.name if start_from else None, torch.__version__]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -56,6 +59,8 @@ def git_commit() -> str | None:
 
 def hardware() -> dict[str, Any]:
     """Return the machine, its threads and its GPUs."""
+    import torch
+
     return {
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""A Lambda that drags torch along does not fit its bundle, and starts in seconds instead of milliseconds."""
+"""Lambdas and commands start without training libraries: torch takes seconds to import, and does not fit the bundle of a Lambda."""
 
 import subprocess
 import sys
@@ -7,11 +7,20 @@ import pytest
 
 FORBIDDEN = ("torch", "torchvision", "transformers", "faiss", "xgboost", "pandas", "pyarrow", "PIL", "matplotlib")
 
+SLOW = ("torch", "torchvision", "transformers", "faiss", "xgboost", "pandas", "matplotlib", "sklearn", "scipy", "boto3", "moto")
+
 
 @pytest.mark.parametrize("handler", ["lambdas.query_api.handler", "lambdas.bulk_indexer.handler"])
 def test_a_handler_import_pulls_no_training_or_embedded_library(handler: str) -> None:
     program = f"import sys, {handler}; print(*(m for m in {FORBIDDEN} if m in sys.modules))"
     imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PATH": ""})
+    assert imported.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", ["gavel.cli.main", "gavel.web.page_app", "benchmarks.cli.main"])
+def test_a_command_starts_without_a_library_that_only_few_commands_need(module: str) -> None:
+    program = f"import sys, {module}; print(*(m for m in {SLOW} if m in sys.modules))"
+    imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert imported.stdout.split() == []
 
 
