@@ -24,6 +24,9 @@ NODE_FOLDER = "GAVEL_TEST_NODE"  # variable: data folder of the node that all wo
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # pytest-xdist's mark of a worker
         os.environ[NODE_FOLDER] = tempfile.mkdtemp(prefix="gavel-node-")
+        if workers := config.getoption("numprocesses", None):
+            # inherited by workers and by the processes that tests start: threads of several torches on one core wait for each other
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
