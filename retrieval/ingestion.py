@@ -28,7 +28,8 @@ from retrieval.contracts.release import (
 )
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.files import replace_file
-from retrieval.index.port import Filter, IndexStore, VectorIndex
+from retrieval.index.filters import Filter
+from retrieval.index.port import IndexStore, VectorIndex
 from retrieval.index.ranking import SCORE_DECIMALS
 from retrieval.progress import Progress
 

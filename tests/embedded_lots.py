@@ -7,7 +7,7 @@ import numpy as np
 
 from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 D = 8
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

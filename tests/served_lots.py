@@ -13,7 +13,7 @@ from lambdas.query_api.app import create_app
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import utc_now
+from retrieval.index.filters import utc_now
 from retrieval.search.service import SearchLimits, SearchModels, SearchService
 
 KNOWN_BUYER = "b2a7c1d4"  # the example of the API's description

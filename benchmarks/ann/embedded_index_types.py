@@ -30,7 +30,7 @@ from retrieval.index.embedded.database import ItemDatabase
 from retrieval.index.embedded.index import LOTS_FILE
 from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 KS = (10, 50)
 WARM_UP = 50

@@ -18,7 +18,8 @@ from gavel.workspace.wiring import load_encoder, open_store
 from retrieval.config.settings import Settings
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
-from retrieval.index.port import Filter, VectorIndex
+from retrieval.index.filters import Filter
+from retrieval.index.port import VectorIndex
 
 K = 50
 

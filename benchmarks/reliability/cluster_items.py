@@ -12,7 +12,8 @@ from benchmarks.ann.clustered import clustered, clustered_queries
 from retrieval.contracts.documents import IndexedItem, Vector, document_of, vector_from_json, vector_to_json
 from retrieval.contracts.items import Item
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Candidate, Filter, VectorIndex
+from retrieval.index.filters import Filter
+from retrieval.index.port import Candidate, VectorIndex
 
 K = 10
 TOWER = "c1u57e4"

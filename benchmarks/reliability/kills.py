@@ -33,7 +33,7 @@ from retrieval.errors import GavelError
 from retrieval.index.embedded import keywords as lot_keywords
 from retrieval.index.embedded.segments import DEFAULT_INDEX, embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore, OpenIndex
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 DIMENSIONS, TOWER = 16, "killed"
 ITEMS = 3_000  # different ids that are added and deleted

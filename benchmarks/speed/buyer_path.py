@@ -28,7 +28,8 @@ from retrieval.buyers.vector import BuyerTower
 from retrieval.contracts.events import EVENT_TYPES
 from retrieval.errors import GavelError, TowerError
 from retrieval.index.embedded.segments import embedded_spec
-from retrieval.index.port import IndexStore, utc_now
+from retrieval.index.filters import utc_now
+from retrieval.index.port import IndexStore
 from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import MAX_INTERACTIONS, SearchLimits, SearchModels, SearchService
 

@@ -27,7 +27,7 @@ from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import GavelError
 from retrieval.index.embedded.index import EmbeddedIndex
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 K = 10
 WARM_UP, IDLE = 400, 2_000

@@ -18,7 +18,7 @@ from retrieval.contracts.items import query_text
 from retrieval.errors import GavelError
 from retrieval.index.embedded.index import EmbeddedIndex
 from retrieval.index.embedded.keywords import MERGE_SHARE, MIN_MERGE_ITEMS
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 K = 10
 WARM_UP, IDLE = 200, 1_000

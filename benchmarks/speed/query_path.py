@@ -18,7 +18,8 @@ from benchmarks.measurement import Measurement
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.documents import VECTOR_FIELD, Vector
 from retrieval.contracts.items import query_text
-from retrieval.index.port import Candidate, Filter, IndexStore
+from retrieval.index.filters import Filter
+from retrieval.index.port import Candidate, IndexStore
 from retrieval.progress import Progress, ProgressCounter
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker

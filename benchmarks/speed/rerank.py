@@ -32,7 +32,8 @@ from processing.reranker_endpoint.inference import BOOSTER_FILE
 from retrieval.contracts.documents import IndexedItem, Vector, document_of
 from retrieval.contracts.items import Item
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Candidate, Filter
+from retrieval.index.filters import Filter
+from retrieval.index.port import Candidate
 from retrieval.ranker.features import FEATURES, feature_matrix
 from retrieval.ranker.parameters import BoosterParameters
 from retrieval.ranker.port import Ranker

@@ -30,8 +30,8 @@ from gavel.workspace.entry import run_command, say
 from gavel.workspace.options import Json, QueryTower, Seed, print_json
 from retrieval.config.settings import Settings
 from retrieval.errors import GavelError
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
-from retrieval.index.port import Filter
 from retrieval.search.diversification import Diversity
 from retrieval.search.service import Mode, SearchRequest, SearchService
 
@@ -116,7 +116,9 @@ def search(
     service = search_service(replace(settings, tower_id=tower or settings.tower_id, query_tower=tower_kind))
 
     def run_query(text: str) -> None:
-        filters = Filter(category, brand, min_price, max_price, min_seller_rating)
+        filters = Filter(
+            category=category, brand=brand, min_price=min_price, max_price=max_price, min_seller_rating=min_seller_rating
+        )
         request = SearchRequest(text, k, mode, filters, rerank, fusion=fused, diversity=diversify)
         _answer(service, request, as_json, photo)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.index.port import Filter, VectorIndex
+from retrieval.index.filters import Filter
+from retrieval.index.port import VectorIndex
 
 MAX_SAMPLE, MIN_SAMPLE = 2_000, 100  # items; few where their texts are long
 SAMPLE_CHARS = 32_000_000  # of their texts, which are loaded with them

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from retrieval.contracts.events import EventType, Interaction
 from retrieval.contracts.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS, require_id
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
-from retrieval.index.port import Filter
 from retrieval.search.diversification import MAX_PER_LABEL, Diversity
 from retrieval.search.recommendations import Exclude
 from retrieval.search.service import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest

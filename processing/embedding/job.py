@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from processing.command_line import CONTAINER, run_job
-from processing.embedding.input import Rows, item_folders, scan_inputs
 from processing.embedding.parts import PartRecord
 from processing.embedding.photos import PhotoLoader, PhotoState
 from processing.embedding.pipeline import EmbeddingSteps, plan_parts
 from processing.embedding.plan import BATCH_SIZE, PART_ITEMS, EmbeddingRun
 from processing.embedding.prefetch import Stopwatch
+from processing.embedding.rows import Rows, item_folders, scan_inputs
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
 from retrieval.contracts.tower_card import TowerCard

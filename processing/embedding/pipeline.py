@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, tee
 from typing import TYPE_CHECKING
 
-from processing.embedding.input import Rows
 from processing.embedding.parts import LocatedItem, PartFolder, PartRecord
 from processing.embedding.photos import Decoded, PhotoLoader, PhotoState
 from processing.embedding.prefetch import Stopwatch, prefetch
+from processing.embedding.rows import Rows
 from retrieval.contracts.documents import IndexedItem, Vector, document_of
 from retrieval.contracts.items import item_text
 from retrieval.index.validation import batches

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from processing.embedding.input import input_files
 from processing.embedding.parts import PartFolder
+from processing.embedding.rows import input_files
 from retrieval.contracts.release import REJECTS_FILE
 from retrieval.errors import InvalidInput
 from retrieval.files import exclusive

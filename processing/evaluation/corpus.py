@@ -16,7 +16,8 @@ from retrieval.contracts.items import Item
 from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import load_release
 from retrieval.errors import ReleaseError
-from retrieval.index.port import IndexStore, utc_now
+from retrieval.index.filters import utc_now
+from retrieval.index.port import IndexStore
 
 
 @dataclass(frozen=True, slots=True)

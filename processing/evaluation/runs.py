@@ -12,7 +12,7 @@ from catalog.folder import CatalogFolder
 from processing.evaluation.corpus import catalog_moment, open_grades
 from retrieval.contracts.items import query_text
 from retrieval.evaluation.metrics import MEASURES, evaluate
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import Encoder, Mode, SearchRequest, SearchService, retrieve
 

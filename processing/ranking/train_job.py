@@ -38,7 +38,7 @@ from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput, InvalidQuery
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 from retrieval.ingestion import index_release
 from retrieval.progress import Progress
 from retrieval.ranker.features import feature_matrix

@@ -15,9 +15,10 @@ from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import MEASURES, RELEVANT_GRADE, Grades, evaluate_per_query
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, Scored, fuse
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
-from retrieval.index.port import Candidate, Filter
+from retrieval.index.port import Candidate
 from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import Encoder
 

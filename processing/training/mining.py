@@ -43,7 +43,8 @@ from retrieval.contracts.documents import Vector
 from retrieval.contracts.items import EPOCH
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import TowerMismatch
-from retrieval.index.port import Candidate, Filter, VectorIndex
+from retrieval.index.filters import Filter
+from retrieval.index.port import Candidate, VectorIndex
 from retrieval.index.ranking import cosines
 from retrieval.ingestion import index_release
 from retrieval.progress import Progress

@@ -15,7 +15,7 @@ from retrieval.buyers.history_store import MAX_PER_BUYER, interaction_key, momen
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
-from retrieval.index.port import utc_now
+from retrieval.index.filters import utc_now
 
 WRITES_PER_CALL = 25  # the most that BatchWriteItem takes
 ATTEMPTS = 5  # calls, until everything is written

@@ -11,7 +11,7 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeedbackUnavailable
 from retrieval.files import creating, shortage
-from retrieval.index.port import utc_now
+from retrieval.index.filters import utc_now
 
 BUSY_TIMEOUT_S = 5.0  # for other writers to commit; a search only reads and never waits
 SCHEMA = """

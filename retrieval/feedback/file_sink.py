@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from retrieval.errors import FeedbackUnavailable
 from retrieval.feedback.served_lists import MIN_KEY_BYTES, ServedLists, parse_keys
 from retrieval.files import creating
-from retrieval.index.port import utc_now
+from retrieval.index.filters import utc_now
 
 logger = logging.getLogger(__name__)
 

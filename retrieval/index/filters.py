@@ -1,13 +1,51 @@
-"""Filters on single items that were fetched by id or cached, with the same results as in the indexes."""
+"""Filters of a search, and their check of a single item that was fetched by id or cached."""
 
+import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from retrieval.contracts.items import epoch_ms
-from retrieval.index.port import Filter
 from retrieval.text.analysis import fold_label
+
+
+def utc_now() -> datetime:
+    """Return the current time in UTC; auctions with an earlier `ends_at` have ended."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Conditions on the items of an answer. An item whose auction has ended never matches.
+
+    Attributes:
+        category: only this category; case, Unicode composition, invisible characters and surrounding white space do not matter.
+        brand: only this brand, likewise.
+        min_price: only items with a known current price >= this.
+        max_price: only items with a known current price <= this.
+        min_seller_rating: only items with a known seller rating >= this.
+        now: compared with `ends_at`; None takes the time of the call. An item without `ends_at` never ends.
+    """
+
+    category: str | None = None
+    brand: str | None = None
+    min_price: float | None = None
+    max_price: float | None = None
+    min_seller_rating: float | None = None
+    now: datetime | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("category", "brand"):
+            if (value := getattr(self, name)) is not None:
+                value = unicodedata.normalize("NFC", value).strip()  # control characters stay: requests with one are refused
+                object.__setattr__(self, name, value)
+
+    def moment(self) -> datetime:
+        """Return `now`, or the current time if it is None."""
+        return utc_now() if self.now is None else self.now
 
 
 def has_ended(document: Mapping[str, Any], filters: Filter) -> bool:

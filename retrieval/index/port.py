@@ -1,15 +1,15 @@
 """The index port: the protocols of an index and of its store, and the values that they exchange."""
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
 
 TopField = Literal["bid_count", "listed_at"]  # numeric fields that a list can be ordered by
@@ -17,42 +17,6 @@ TopField = Literal["bid_count", "listed_at"]  # numeric fields that a list can b
 REBUILD = "build the index again with `gavel index --rebuild`"  # the remedy for damaged files and items
 Mask = NDArray[np.bool_]
 OVERFETCH = 10  # candidates beyond k that an engine fetches, so that ties at the cut are broken by item_id
-
-
-def utc_now() -> datetime:
-    """Return the current time in UTC; auctions with an earlier `ends_at` have ended."""
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Conditions on the items of an answer. An item whose auction has ended never matches.
-
-    Attributes:
-        category: only this category; case, Unicode composition, invisible characters and surrounding white space do not matter.
-        brand: only this brand, likewise.
-        min_price: only items with a known current price >= this.
-        max_price: only items with a known current price <= this.
-        min_seller_rating: only items with a known seller rating >= this.
-        now: compared with `ends_at`; None takes the time of the call. An item without `ends_at` never ends.
-    """
-
-    category: str | None = None
-    brand: str | None = None
-    min_price: float | None = None
-    max_price: float | None = None
-    min_seller_rating: float | None = None
-    now: datetime | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("category", "brand"):
-            if (value := getattr(self, name)) is not None:
-                value = unicodedata.normalize("NFC", value).strip()  # control characters stay: requests with one are refused
-                object.__setattr__(self, name, value)
-
-    def moment(self) -> datetime:
-        """Return `now`, or the current time if it is None."""
-        return utc_now() if self.now is None else self.now
 
 
 @dataclass(frozen=True, slots=True)

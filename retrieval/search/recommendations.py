@@ -10,7 +10,8 @@ from retrieval.buyers.history_store import BuyerStore, merge_interactions, parse
 from retrieval.contracts.documents import Vector, listed_fields
 from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable, InvalidQuery
-from retrieval.index.port import Candidate, Filter
+from retrieval.index.filters import Filter
+from retrieval.index.port import Candidate
 from retrieval.resilience import Circuit
 from retrieval.search.candidates import encode_interactions, fetch_items
 from retrieval.search.context import SearchContext

@@ -7,8 +7,8 @@ from retrieval.buyers.history_store import MAX_PER_BUYER, parse_buyer_id
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import MAX_PRICE, MAX_SELLER_RATING, parse_id, query_text
 from retrieval.errors import InvalidInput, InvalidQuery
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
-from retrieval.index.port import Filter
 from retrieval.search.diversification import Diversity
 from retrieval.text.analysis import check_request_text
 

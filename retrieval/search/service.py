@@ -13,8 +13,8 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import EPOCH, query_text, require_id
 from retrieval.deadline import uncounted
 from retrieval.errors import GavelError, InvalidQuery, TowerError, UnknownItem
-from retrieval.index.filters import has_ended
-from retrieval.index.port import Candidate, Filter, IndexStore
+from retrieval.index.filters import Filter, has_ended
+from retrieval.index.port import Candidate, IndexStore
 from retrieval.search.cache import CacheUse, LruCache
 from retrieval.search.candidates import encode_interactions, fetch_items, retrieve
 from retrieval.search.context import SearchContext, SearchLimits, new_circuits

@@ -25,7 +25,7 @@ from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, Indexe
 from retrieval.contracts.tower_card import CARD_FILE, TowerCard
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput, ReleaseError, TowerError
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 BUCKET = "embeddings"
 FOLDER = "embeddings/night 1+2/"  # a blank and a plus, which S3 encodes in event keys

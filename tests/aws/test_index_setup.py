@@ -12,9 +12,9 @@ from recording_server import recording_server
 
 from lambdas.index_setup.handler import apply, handler
 from retrieval.contracts.documents import VECTOR_FIELD
+from retrieval.index.filters import Filter
 from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, SLOW_SEARCH, pipeline_name, template_body
 from retrieval.index.opensearch.store import OpenSearchStore
-from retrieval.index.port import Filter
 
 
 @pytest.fixture

@@ -34,10 +34,10 @@ from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder
 from retrieval.encoders.tower_store import SERVING_FILES, SMALL_SERVING_FILES
 from retrieval.errors import IndexUnavailable
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
 from retrieval.index.opensearch import store as opensearch_client
-from retrieval.index.port import Filter
 from retrieval.ranker import sagemaker_ranker as sagemaker
 from retrieval.ranker.features import FEATURES
 from retrieval.search.service import SearchModels, SearchRequest, SearchService
@@ -455,7 +455,7 @@ def test_with_an_endpoint_lots_come_in_the_order_of_the_booster_in_process(
     imported, published, endpoint_named, model_dir, in_process, store, tower, monkeypatch, capsys
 ):
     moment = Filter().moment()
-    monkeypatch.setattr("retrieval.index.port.utc_now", lambda: moment)
+    monkeypatch.setattr("retrieval.index.filters.utc_now", lambda: moment)
     with ranker_server(model_dir) as url:
         endpoint_named(url)
         status, body = ask(imported())

@@ -6,7 +6,7 @@ from cloud import LADDER, TOWER, cloud_of, jobs_asked, release_of
 from infra.embedding_job import JobSize
 from infra.nightly_states import embed_day, find_day
 from infra.rebuild_states import rebuild
-from retrieval.index.port import utc_now
+from retrieval.index.filters import utc_now
 
 NEW = "fedcba987654"
 DAYS = ("2026-11-19", "2026-11-20")

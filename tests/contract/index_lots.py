@@ -8,7 +8,7 @@ import numpy as np
 
 from retrieval.contracts.documents import IndexedItem, Vector, document_of, vector_from_json, vector_to_json
 from retrieval.contracts.items import Item
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 TOWER_ID = "0123456789ab"
 DIMENSIONS = 16

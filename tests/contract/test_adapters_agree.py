@@ -10,10 +10,11 @@ from opensearch_stores import opensearch_store
 
 from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.opensearch.store import OpenSearchStore
-from retrieval.index.port import Candidate, Filter, VectorIndex
+from retrieval.index.port import Candidate, VectorIndex
 from retrieval.ranker.features import feature_matrix
 
 LOTS, QUERIES, K, WIDTH = 2_000, 200, 50, 64

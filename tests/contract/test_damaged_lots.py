@@ -11,7 +11,8 @@ from lots import TOWER_ID as RELEASE_TOWER_ID
 from lots import WordEncoder
 
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter, IndexStore, VectorIndex
+from retrieval.index.filters import Filter
+from retrieval.index.port import IndexStore, VectorIndex
 from retrieval.ingestion import index_release, rebuild_index
 
 WORDS = WordEncoder()

@@ -12,7 +12,8 @@ from opensearch_stores import opensearch_store
 
 from retrieval.contracts.documents import Deletion, IndexedItem
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.port import Filter, IndexStore, VectorIndex
+from retrieval.index.filters import Filter
+from retrieval.index.port import IndexStore, VectorIndex
 from retrieval.ingestion import MIN_RECALL, probe_index, recall_at_10
 
 D = 64

@@ -17,9 +17,10 @@ from catalog.emoji import read_emoji
 from retrieval.contracts.items import parse_item, query_text
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.filters import Filter
 from retrieval.index.opensearch.mapping import STEMMERS, index_body
 from retrieval.index.opensearch.store import OpenSearchStore
-from retrieval.index.port import Filter, IndexStore
+from retrieval.index.port import IndexStore
 from retrieval.text.analysis import words
 from retrieval.text.languages import IndexLanguage
 from retrieval.text.stemming import SNOWBALL, stem

@@ -9,8 +9,9 @@ import pytest
 from index_lots import DIMENSIONS, EVERYTHING, NOW, TOWER_ID, axis, clustered, lot, unit
 
 from retrieval.contracts.documents import Deletion, IndexedItem
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, fuse
-from retrieval.index.port import Candidate, Filter, IndexStore, VectorIndex
+from retrieval.index.port import Candidate, IndexStore, VectorIndex
 
 Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 

@@ -9,8 +9,8 @@ from lots import WordEncoder, lot, publish
 
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
-from retrieval.index.filters import matches
-from retrieval.index.port import Filter, IndexStore, utc_now
+from retrieval.index.filters import Filter, matches, utc_now
+from retrieval.index.port import IndexStore
 from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchRequest, SearchService
 
 NOW = utc_now()

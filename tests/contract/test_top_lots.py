@@ -8,7 +8,8 @@ import pytest
 from index_lots import EVERYTHING, NOW, lot
 
 from retrieval.contracts.documents import Deletion, IndexedItem
-from retrieval.index.port import Candidate, Filter, VectorIndex
+from retrieval.index.filters import Filter
+from retrieval.index.port import Candidate, VectorIndex
 
 Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 

@@ -10,7 +10,8 @@ from index_lots import DIMENSIONS, EVERYTHING, TOWER_ID, axis, lot
 
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport
 from retrieval.contracts.items import epoch_ms
-from retrieval.index.port import IndexStore, VectorIndex, utc_now
+from retrieval.index.filters import utc_now
+from retrieval.index.port import IndexStore, VectorIndex
 
 Fill = Callable[[Iterable[IndexedItem | Deletion]], VectorIndex]
 

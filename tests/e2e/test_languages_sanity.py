@@ -29,7 +29,8 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import item_text
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter, VectorIndex
+from retrieval.index.filters import Filter
+from retrieval.index.port import VectorIndex
 
 MODEL_VARIABLE = "GAVEL_MULTILINGUAL_MODEL"
 ALIKE, UNLIKE = 0.7, 0.3

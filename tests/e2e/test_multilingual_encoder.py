@@ -27,7 +27,7 @@ from retrieval.contracts.release import load_release
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer, tokenize
 from retrieval.errors import TowerError
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 PIECES, POSITIONS = 400, 34

@@ -11,11 +11,11 @@ from opensearchpy import OpenSearch
 from gavel.opensearch.node import free_port
 from retrieval.contracts.documents import Deletion, bulk_lines
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
 from retrieval.index.opensearch.mapping import fusion_pipeline, index_body
 from retrieval.index.opensearch.queries import hybrid_body
 from retrieval.index.opensearch.store import OpenSearchStore
-from retrieval.index.port import Filter
 
 WHERE = Filter()
 TITLES = (

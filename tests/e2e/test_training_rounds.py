@@ -19,7 +19,7 @@ from processing.training.rounds import RoundsReport, in_stages, train_rounds
 from retrieval.contracts.items import EPOCH
 from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 LOTS = 80
 STAGES = (

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from retrieval.contracts.items import epoch_ms
 from retrieval.index.embedded.database import ItemFields, RowId
-from retrieval.index.port import Filter, Mask, TopField
+from retrieval.index.filters import Filter
+from retrieval.index.port import Mask, TopField
 from retrieval.text.analysis import fold_label
 
 VectorIds = NDArray[np.int64]

@@ -16,9 +16,10 @@ from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.title_terms import TitleFollower, corrections
 from retrieval.index.embedded.top_k import Hit, Ranking, top_k, top_k_field, top_k_keyword, top_k_vectors
 from retrieval.index.embedded.vectors import VectorFollower, VectorView
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion, fuse
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.port import Candidate, Filter, TopField
+from retrieval.index.port import Candidate, TopField
 from retrieval.index.ranking import add_ranks, cosines_with, scores_of
 from retrieval.index.validation import batches, entry_chars
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language

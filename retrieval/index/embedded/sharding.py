@@ -26,9 +26,10 @@ from retrieval.files import seal_json, unseal_json
 from retrieval.index.embedded.database import damaged
 from retrieval.index.embedded.index import ENTRIES_PER_COMMIT, EmbeddedIndex
 from retrieval.index.embedded.title_terms import corrections
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
-from retrieval.index.port import Candidate, Filter, TopField
+from retrieval.index.port import Candidate, TopField
 from retrieval.index.ranking import add_ranks, fuse_candidates, sort_by_score
 from retrieval.index.validation import batches, entry_chars
 from retrieval.processes import end_with_parent

@@ -22,8 +22,9 @@ from retrieval.files import building_folder, replace_file
 from retrieval.index.embedded.database import damaged
 from retrieval.index.embedded.index import EXACT_BELOW, EmbeddedIndex
 from retrieval.index.embedded.sharding import ShardedIndex, is_sharded
+from retrieval.index.filters import utc_now
 from retrieval.index.hybrid_tuning import Tuning, untuned
-from retrieval.index.port import index_name, utc_now
+from retrieval.index.port import index_name
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 
 __all__ = ["EmbeddedIndex", "EmbeddedStore"]

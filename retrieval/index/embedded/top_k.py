@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from retrieval.index.embedded.database import RowId
 from retrieval.index.embedded.filter_columns import FilterColumns, RowIds, VectorIds
-from retrieval.index.port import Filter, TopField
+from retrieval.index.filters import Filter
+from retrieval.index.port import TopField
 
 FIRST_DEPTH = 1_000  # best documents of a keyword search that are filtered first; as many times more where too few of them pass
 

@@ -13,9 +13,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, bulk_lines, deletion_lines
 from retrieval.errors import IndexUnavailable
+from retrieval.index.filters import utc_now
 from retrieval.index.opensearch.client import opensearch_errors
 from retrieval.index.opensearch.mapping import DELETE_MEMORY
-from retrieval.index.port import utc_now
 from retrieval.index.validation import entry_fault
 
 CHUNK_ENTRIES = 500

@@ -18,6 +18,7 @@ from retrieval.contracts.documents import DELETED_FIELD, Deletion, IndexedItem, 
 from retrieval.contracts.items import epoch_ms
 from retrieval.deadline import Deadline
 from retrieval.errors import IndexUnavailable, InvalidInput
+from retrieval.index.filters import Filter, utc_now
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.opensearch.bulk import BulkWriter
@@ -37,7 +38,7 @@ from retrieval.index.opensearch.queries import (
     top_body,
 )
 from retrieval.index.opensearch.responses import check_answer, check_documents, check_refresh, check_searches, retry_read
-from retrieval.index.port import REBUILD, Candidate, Filter, TopField, utc_now
+from retrieval.index.port import REBUILD, Candidate, TopField
 from retrieval.index.ranking import add_ranks, fuse_candidates, rank_by_cosine, sort_by_score
 from retrieval.text.spelling import can_be_misspelt
 

@@ -6,9 +6,10 @@ from typing import Any
 from retrieval.config.settings import scoring_parameters
 from retrieval.contracts.documents import TEXT_FIELD, VECTOR_FIELD, Vector
 from retrieval.contracts.items import epoch_ms
+from retrieval.index.filters import Filter
 from retrieval.index.hybrid_tuning import FieldBoosts
 from retrieval.index.opensearch.mapping import SPELLING_FIELD, WORD_FIELDS
-from retrieval.index.port import OVERFETCH, Filter, TopField
+from retrieval.index.port import OVERFETCH, TopField
 from retrieval.text.spelling import MIN_LETTERS, max_edits
 
 DEFAULT_EF_SEARCH = 100  # if the scoring parameters leave it open

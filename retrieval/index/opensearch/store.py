@@ -9,12 +9,13 @@ from opensearchpy import OpenSearch, Urllib3AWSV4SignerAuth
 
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput, InvalidSettings
+from retrieval.index.filters import utc_now
 from retrieval.index.hybrid_tuning import Tuning, untuned
 from retrieval.index.opensearch.client import connect, opensearch_errors
 from retrieval.index.opensearch.index import OpenSearchIndex
 from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, Engine, index_body, pipeline_name
 from retrieval.index.opensearch.responses import retry_read
-from retrieval.index.port import index_name, utc_now
+from retrieval.index.port import index_name
 from retrieval.text.analysis import ANALYSIS
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 

@@ -26,7 +26,7 @@ from retrieval.index.embedded.index import LOTS_FILE
 from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.embedded.vectors import VectorView
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 N, MORE, D, K = 3_000, 1_100, 16, 10
 

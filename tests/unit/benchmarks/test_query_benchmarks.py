@@ -22,7 +22,7 @@ from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, InvalidInput
 from retrieval.index.embedded import keywords as lot_keywords
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 TITLES = ("red round vase", "blue old vase", "gold ring", "silver ring for two", "old luxury watch", "new lamp")
 

@@ -16,7 +16,7 @@ from retrieval.contracts.documents import Deletion
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter, utc_now
+from retrieval.index.filters import Filter, utc_now
 from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService
 
 

@@ -21,9 +21,10 @@ from retrieval.errors import InvalidSettings
 from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.bm25 import Bm25Index
 from retrieval.index.embedded.segments import embedded_spec
+from retrieval.index.filters import Filter
 from retrieval.index.opensearch.mapping import index_body
 from retrieval.index.opensearch.queries import semantic_body
-from retrieval.index.port import Candidate, Filter
+from retrieval.index.port import Candidate
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
 from retrieval.ranker.xgboost_ranker import fit_booster, fit_few_queries
 from retrieval.search.image_query import with_words

@@ -18,7 +18,7 @@ from retrieval.contracts.parts import read_part
 from retrieval.contracts.release import INDEX_REJECTS_FILE, IndexedPart, Manifest, Part
 from retrieval.errors import IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 from retrieval.ingestion import ensure_index, index_part, index_release, ingest_part, probe_index, publish_release, recall_at_10
 
 

@@ -21,7 +21,7 @@ from catalog.event_tables import read_event_table
 from gavel.workspace.console import console
 from gavel.workspace.entry import run_command
 from lambdas.query_api.app import create_app
-from processing.embedding.input import scan_inputs
+from processing.embedding.rows import scan_inputs
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import ALIASES, Item, Reject

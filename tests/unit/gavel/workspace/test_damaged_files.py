@@ -23,7 +23,7 @@ from retrieval.contracts.items import Item
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.index.embedded.database import ItemDatabase
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 from retrieval.ingestion import index_release
 
 LISTED = datetime(2026, 11, 20, tzinfo=UTC)

@@ -11,7 +11,7 @@ from lots import TOWER_ID, WORDS, WordEncoder, lot, publish
 from lambdas.query_api.app import create_app
 from retrieval.contracts.documents import IndexedItem
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import utc_now
+from retrieval.index.filters import utc_now
 from retrieval.ranker.features import FEATURES
 from retrieval.search.service import SearchModels, SearchService
 

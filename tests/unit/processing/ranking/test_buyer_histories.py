@@ -16,7 +16,7 @@ from processing.ranking.histories import BuyerHistories, BuyerQuery
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import Item
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.xgboost_ranker import RankingData
 from retrieval.search.service import MAX_INTERACTIONS, SearchModels, SearchRequest, SearchService

@@ -27,7 +27,7 @@ from processing.ranking.train_from_events import MAX_GAIN, MIN_HELD_OUT, MIN_TOU
 from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 from retrieval.ranker.xgboost_ranker import BoosterRanker
 from retrieval.search.service import SearchModels, SearchRequest, SearchService
 

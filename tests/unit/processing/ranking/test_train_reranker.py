@@ -16,7 +16,7 @@ from processing.ranking.train_job import Labels, train_reranker
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 from retrieval.ranker.xgboost_ranker import BoosterRanker
 from retrieval.search.service import SearchModels, SearchRequest, SearchService
 

@@ -9,9 +9,9 @@ from shortages import limited
 
 from retrieval.errors import InvalidInput, TowerError
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import TUNING_FILE, FieldBoosts, Tuning
-from retrieval.index.port import Filter
 
 TUNED = Tuning(Fusion("min_max", (0.3, 0.7)), FieldBoosts(brand=3))
 

@@ -21,7 +21,7 @@ from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable, InvalidQuery
 from retrieval.feedback.file_sink import EventLog
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import utc_now
+from retrieval.index.filters import utc_now
 from retrieval.ranker.features import FEATURES
 from retrieval.ranker.port import Ranker
 from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService

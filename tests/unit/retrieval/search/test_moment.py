@@ -8,7 +8,7 @@ from lots import WordEncoder, lot, publish
 
 from retrieval.contracts.events import Interaction
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter, utc_now
+from retrieval.index.filters import Filter, utc_now
 from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchRequest, SearchService
 
 NOW = utc_now()
@@ -22,7 +22,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("retrieval.index.port.utc_now", lambda: clock.now)
+    monkeypatch.setattr("retrieval.index.filters.utc_now", lambda: clock.now)
     return clock
 
 

@@ -10,7 +10,7 @@ from lots import TOWER_ID, WordEncoder, lot, publish
 
 from retrieval.errors import FeatureMismatch, IndexMissing, IndexUnavailable, InvalidQuery, RankerUnavailable, TowerMismatch
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.port import Filter, utc_now
+from retrieval.index.filters import Filter, utc_now
 from retrieval.ranker.port import Ranker
 from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchRequest, SearchService
 

@@ -10,8 +10,8 @@ from lots import WordEncoder, lot, publish
 
 from retrieval.errors import RankerUnavailable
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.index.filters import Filter, utc_now
 from retrieval.index.fusion import Fusion
-from retrieval.index.port import Filter, utc_now
 from retrieval.search.diversification import Diversity
 from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService
 

@@ -27,7 +27,7 @@ from retrieval.index.embedded.bm25 import Bm25Index, lucene_length
 from retrieval.index.embedded.database import CommitSeq
 from retrieval.index.embedded.keywords import KeywordFollower, KeywordView
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 from retrieval.text.analysis import words
 
 REPOSITORY = Path(__file__).parents[5]

@@ -28,8 +28,8 @@ from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.store import EmbeddedIndex, EmbeddedStore
 from retrieval.index.embedded.title_terms import TitleFollower
 from retrieval.index.embedded.vectors import VectorFollower
+from retrieval.index.filters import Filter
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
-from retrieval.index.port import Filter
 from retrieval.text.analysis import ANALYSIS
 from retrieval.text.stemming import stem
 

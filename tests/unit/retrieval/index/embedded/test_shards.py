@@ -20,7 +20,8 @@ from retrieval.contracts.documents import Deletion
 from retrieval.errors import IndexUnavailable
 from retrieval.index.embedded.sharding import SHARDS_FILE, ShardedIndex, shard_of
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.port import Filter, IndexStore, VectorIndex
+from retrieval.index.filters import Filter
+from retrieval.index.port import IndexStore, VectorIndex
 
 LOTS, SHARDS = 3_000, 3
 REPOSITORY = Path(__file__).parents[5]

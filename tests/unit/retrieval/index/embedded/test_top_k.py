@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from retrieval.index.embedded import top_k
 from retrieval.index.embedded.database import ItemFields
 from retrieval.index.embedded.filter_columns import DeletedItem, FilterColumns
-from retrieval.index.port import Filter
+from retrieval.index.filters import Filter
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
