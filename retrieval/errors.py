@@ -2,7 +2,7 @@
 
     GavelError
     ├── InvalidInput          the caller's data or flags break a contract
-    │   ├── InvalidQuery      a search request is out of its limits
+    │   ├── InvalidQuery      a value of a search request is not allowed
     │   │   ├── InvalidPhoto  a photo cannot be read, or must not be
     │   │   └── NoImageBranch the live tower reads no photos
     │   └── InvalidSettings   an environment variable or a settings file is wrong
@@ -36,7 +36,7 @@ class InvalidInput(GavelError):
 
 
 class InvalidQuery(InvalidInput):
-    """A search request is out of its limits."""
+    """A value of a search request is not allowed."""
 
 
 PhotoFault = Literal["unreadable", "format", "too_large", "outside"]

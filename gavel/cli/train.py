@@ -65,7 +65,7 @@ def train(
     ] = False,
     source_share: Annotated[
         float | None,
-        typer.Option(help="With --from-events: of the lists, the most that one session or network client may teach; .05."),
+        typer.Option(help="With --from-events: largest share of the lists from one session or network client; .05."),
     ] = None,
     seed: Seed = 7,
     as_json: Json = False,

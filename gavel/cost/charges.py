@@ -24,7 +24,7 @@ class Usage:
     Attributes:
         items_per_night: new lots, each with a photo.
         queries_per_month: requests to the API.
-        items_per_second: embedding rate of one instance; None takes the table's assumption for its type.
+        items_per_second: items that one instance embeds per second; None takes the price table's value for the instance type.
     """
 
     items_per_night: float

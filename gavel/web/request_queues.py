@@ -38,10 +38,11 @@ OTHER_SLOTS = {PHOTO_SEARCHES: 24, "photos": 24, "writes": 2, OTHERS: 8}
 def request_queues(settings: Settings, workers: int = 1) -> "dict[str, Queue]":
     """Create the queues of one process, one for each kind of request.
 
-    A process that does all the work itself runs few searches at a time: more would share the interpreter and all be late.
+    With a local index and re-ranker, a process runs max(2, CPU cores // workers) searches at a time, because more would compete
+    for its interpreter. If either is remote, it runs 40.
 
     Args:
-        settings: say if searches wait for another machine, and how long a request may wait for a slot.
+        settings: `index`, `ranker_endpoint` and `max_wait_s` (seconds) are read.
         workers: processes that share this machine.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -84,10 +84,10 @@ class TextEncoder(PartlyFrozen):
         self.train_only(spec.trainable)
 
     def train_only(self, trainable: str) -> None:
-        """Freeze the encoder but for "all", "none" or the "last-<n>" layers of it; embeddings are trained with "all" alone.
+        """Choose the layers to train: "all", "none" or the last n ("last-<n>"). Embeddings are trained only with "all".
 
         Raises:
-            InvalidInput: it has fewer layers.
+            InvalidInput: the encoder has fewer than n layers.
         """
         count = self.transformer.config.num_hidden_layers
         stacks = [m for m in self.transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
@@ -141,10 +141,10 @@ class ImageEncoder(PartlyFrozen):
         self.train_only(spec.trainable)
 
     def train_only(self, trainable: str) -> None:
-        """Freeze the encoder but for "all", "none" or the "last-<n>" stages of it; the stem is trained with "all" alone.
+        """Choose the stages to train: "all", "none" or the last n ("last-<n>"). The stem is trained only with "all".
 
         Raises:
-            InvalidInput: it has fewer stages.
+            InvalidInput: the encoder has fewer than n stages.
         """
         self._freeze(trainable, self.resnet, _stages(self.resnet, self._blocks), "stages")
 

@@ -72,7 +72,7 @@ class _End(Exception):
 
 
 def _produce(items: Iterator[T], waiting: "Queue[Callable[[], T]]", cancelled: Event) -> None:
-    """Queue every item, then the end or the error, as a function that returns or raises it."""
+    """Queue a function for each item that returns it, and a last one that raises _End or the error of `items`."""
     try:
         for item in items:
             if not _put(waiting, partial(_return, item), cancelled):

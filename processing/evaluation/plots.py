@@ -44,7 +44,7 @@ def plot_metrics(quality: Mapping[str, Mapping[str, float]], title: str, path: P
 
 
 def plot_recall_by_depth(quality: Mapping[str, Mapping[str, float]], title: str, path: Path) -> None:
-    """Draw recall over depth, one line a system.
+    """Draw recall over depth, one line per system.
 
     Args:
         quality: system -> measure -> mean; the measures called recall@<depth> are drawn.

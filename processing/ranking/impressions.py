@@ -46,11 +46,11 @@ class ShownQuery:
         return sum(click.item_id not in candidates for part in self.clicks.values() for click in part)
 
     def labelled(self, part: str, position_bias_exponent: float) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Return features (M, F) and gains (M,) of the candidates with impressions in a part, in first-stage order.
+        """Return features (M, F) and gains (M,) of the M candidates that were shown in a part, in first-stage order.
 
         Args:
-            part: of the data.
-            position_bias_exponent: of the propensity, see processing.ranking.labels.
+            part: "train", "val" or "held_out".
+            position_bias_exponent: the propensity is max(0.1, position ** -exponent); 0 corrects nothing.
 
         Returns:
             None if all have the same gain, which gives no order.

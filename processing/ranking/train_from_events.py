@@ -314,10 +314,15 @@ def run_training(
     trust_unsigned: Annotated[
         bool, typer.Option("--trust-unsigned", help="Learn from lists that no search is known to have served, too.")
     ] = False,
-    source_share: Annotated[float, typer.Option(help="Of the lists, the most that one session teaches.")] = SOURCE_SHARE,
+    source_share: Annotated[
+        float, typer.Option(help="Largest share of the lists from one session or network client, above 0 to 1.")
+    ] = SOURCE_SHARE,
     catalog: Annotated[Path | None, typer.Option(help="Catalogue whose val judgments the new booster must not lose on.")] = None,
 ) -> int:
-    """Train the re-ranker on recorded events; it replaces the current one if held-out sessions show that it is better."""
+    """Train a re-ranker on recorded events; it replaces the current one if held-out sessions rank better with it.
+
+    Judgments of `catalog` can veto it. --force overrides both.
+    """
     log = read_events([events], trust_unsigned=trust_unsigned)
     if before.is_file():
         output.parent.mkdir(parents=True, exist_ok=True)

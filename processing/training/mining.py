@@ -201,7 +201,7 @@ def _choices(
     rules: MiningRules,
     progress: Progress | None,
 ) -> Iterator[tuple[TrainingQuery, Choice | None]]:
-    """Yield each query with its choice, in order; a batch is encoded at once and searched by several threads."""
+    """Yield (query, choice) in the order of the queries; the choice is None if the index has no answer to the query."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(queries), QUERIES_PER_BATCH):
             batch = queries[start : start + QUERIES_PER_BATCH]

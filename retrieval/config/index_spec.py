@@ -46,18 +46,18 @@ class IndexSpec:
     """One kind of index with its parameters; parameters that its index type lacks stay at their defaults.
 
     Attributes:
-        index_type: flat; fp16 and sq8, numbers of 2 bytes and of 1; pq, product quantisation (Jegou et al., TPAMI 2011); ivf, lists
-            around centroids, with whole vectors or with codes; opq, rotated for its codes (Ge et al., CVPR 2013); hnsw, a graph
-            over whole vectors or over sq8 (Malkov and Yashunin, TPAMI 2020).
+        index_type: a name in INDEX_TYPES, made of these parts. flat: float32 vectors. fp16: 2 bytes per number. sq8: 1 byte per
+            number. pq: product quantisation (Jegou et al., TPAMI 2011). opq: a rotation before pq (Ge et al., CVPR 2013). ivf:
+            lists around centroids. hnsw: a graph (Malkov and Yashunin, TPAMI 2020). Plain ivf and hnsw store float32 vectors.
         m: links of a vector in the graph; twice as many in its lowest layer.
         ef_construction: candidates kept while a vector is linked.
         ef_search: candidates kept while the graph is searched; 0 takes as many as suit the number of vectors, see ef_search_for().
         nlist: lists; 0 takes as many as suit the number of vectors, see sized().
         nprobe: lists that a search reads.
-        pq_m: parts of a vector, each with a code of its own; divides the dimensions.
-        pq_bits: of a code.
+        pq_m: parts of a vector, each with its own code; must divide `pca`, or the dimensions if `pca` is 0.
+        pq_bits: bits of one code, 1 to 12.
         rescore: candidates fetched per requested one, to be scored again from full vectors.
-        pca: numbers that vectors are cut to before all else, along their principal axes; 0 for all of them.
+        pca: dimensions that PCA keeps before indexing; 0 skips PCA.
     """
 
     index_type: IndexType = "hnsw"

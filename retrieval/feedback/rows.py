@@ -91,7 +91,7 @@ def feedback_rows(feedback: Feedback, now: datetime, lists: ServedLists = UNSIGN
         time of the search's response instead of the one that the page sent.
 
     Raises:
-        InvalidQuery: a value is out of its limits; the message names it.
+        InvalidQuery: a value is not in its range; the message names it.
     """
     query_id, buyer_id = require_id("query_id", feedback.query_id), require_id("session_id", feedback.session_id)
     item_ids = [require_id("item_id", event.item_id) for event in feedback.events]

@@ -25,7 +25,7 @@ class Diversity:
         most_per_seller: the same of one seller. An item without brand or seller has no cap.
 
     Raises:
-        InvalidQuery: a value is out of its limits.
+        InvalidQuery: a value is not in its range.
     """
 
     strength: float = 0.0

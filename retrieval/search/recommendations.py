@@ -80,7 +80,7 @@ class BuyerSearch:
         """Forget a buyer; return the number of erased interactions.
 
         Raises:
-            InvalidQuery: this is no id.
+            InvalidQuery: buyer_id is not a valid id.
             FeedbackUnavailable: the store does not answer.
         """
         return self._store.erase(parse_buyer_id(buyer_id))  # even with an open circuit: a request to erase must be tried
@@ -89,7 +89,7 @@ class BuyerSearch:
         """Return the interactions of a buyer, the latest first, each with its item.
 
         Raises:
-            InvalidQuery: this is no id, or the limit is out of its limits.
+            InvalidQuery: buyer_id is not a valid id, or limit is not in 1 to MAX_INTERACTIONS.
             FeedbackUnavailable: the store does not answer.
             IndexUnavailable: the index does not answer.
         """

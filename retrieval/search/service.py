@@ -125,7 +125,7 @@ class SearchService:
         """Find the items for several queries, which are encoded together; return the answers in the order of the requests.
 
         Raises:
-            InvalidQuery: one of them is out of its limits; else as search().
+            InvalidQuery: a value of one request is not allowed; other errors as search().
         """
         for request in requests:
             check_request(request)
@@ -159,7 +159,7 @@ class SearchService:
         return answers
 
     def search_image(self, photo: bytes, request: SearchRequest) -> SearchAnswer:
-        """Find the items that look like a photo, or that photo and words describe together.
+        """Find the items whose vectors are nearest to a photo, or to a photo and words combined.
 
         Only vectors are searched, and nothing is re-ranked: the re-ranker was trained on words.
 
@@ -168,7 +168,7 @@ class SearchService:
             request: its query may be empty; its mode and rerank are ignored.
 
         Raises:
-            InvalidQuery: the request is out of its limits.
+            InvalidQuery: a value of the request is not allowed.
             InvalidPhoto: the photo cannot be read.
             NoImageBranch: the active tower has no image encoder.
             TowerError: photo or words cannot be encoded.
@@ -283,7 +283,7 @@ class SearchService:
         """Return the stored interactions of a buyer, the latest first, each with its item.
 
         Raises:
-            InvalidQuery: this is no id, or the limit is out of its limits.
+            InvalidQuery: buyer_id is not a valid id, or limit is not in 1 to MAX_INTERACTIONS.
             FeedbackUnavailable: the store does not answer.
             IndexUnavailable: the index does not answer.
         """

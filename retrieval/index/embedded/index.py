@@ -176,7 +176,7 @@ class EmbeddedIndex:
         return corrections(self.near_titles(words))
 
     def near_titles(self, words: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Return, for each of these words that no item has, the near terms of titles and the number of titles that have them."""
+        """Return word -> {similar title word: number of titles with it}, for the words that occur in no item."""
         with enough_memory(self.name):
             vectors = self._current_vectors()
             keywords = self._keywords.current(self._min_commit)
