@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -26,6 +27,7 @@ COPY_S = 1.0  # maximum age of a worker's copied counts
 INDEX_S = 1.0  # for the index to answer a scrape
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # upper bounds of buckets
 COMPONENTS = ("semantic", "keyword", "rerank", "buyer")  # that an answer may do without
+Metric = TypeVar("Metric", Counter, Histogram)
 CIRCUIT_STATES = ("closed", "half_open", "open")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # multiprocess files have no creation times
@@ -43,6 +45,7 @@ class ServerMetrics:
         """
         self._service, self._queues = service, queues
         self._own = CollectorRegistry()
+        self._children: dict[tuple[object, tuple[str, ...]], Counter | Histogram] = {}  # metric and labels -> metric with labels
         self._copied: dict[tuple[Counter, str], float] = {}  # metric and label -> count that was copied last
         self._requests = self._counter("http_requests", "Requests that were answered.", "method", "route", "status")
         self._request_seconds = self._histogram("http_request_seconds", "From a request's head to its answer's.", "route")
@@ -96,12 +99,12 @@ class ServerMetrics:
             status: of the answer.
             seconds: until the head of the answer.
         """
-        self._requests.labels(method, route, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        self._child(self._requests, method, route, str(status)).inc()
+        self._child(self._request_seconds, route).observe(seconds)
 
     def measure(self, answer: SearchAnswer) -> None:
         """Count a search and the seconds of its phases."""
-        self._searches.labels(answer.mode).inc()
+        self._child(self._searches, answer.mode).inc()
         if not answer.results:
             self._empty.labels(answer.mode).inc()
         if answer.cached:
@@ -109,7 +112,15 @@ class ServerMetrics:
         for component in answer.failed_components:
             self._failed.labels(component).inc()
         for phase, milliseconds in answer.timings_ms.items():
-            self._phase_seconds.labels(phase).observe(milliseconds / 1_000)
+            self._child(self._phase_seconds, phase).observe(milliseconds / 1_000)
+
+    def _child(self, metric: Metric, *labels: str) -> Metric:
+        """Return a metric with its labels; prometheus_client takes longer than this to look it up."""
+        key = metric, labels
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child  # type: ignore[return-value]
 
     def copy_counts(self) -> None:
         """Copy the counts of caches, circuits and queues; called in the event loop, which the queues belong to."""

@@ -5,9 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client.multiprocess import mark_process_dead
-
-FILES = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when a worker imports it
+FILES = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 
 
 @contextmanager
@@ -19,6 +17,8 @@ def shared_files() -> Iterator[Callable[[int], None]]:
     """
     with tempfile.TemporaryDirectory(prefix="gavel-metrics-") as folder:
         os.environ[FILES] = folder
+        from prometheus_client.multiprocess import mark_process_dead  # not before: what it imports reads the variable
+
         try:
             yield lambda process_id: mark_process_dead(process_id, folder)  # type: ignore[no-untyped-call]
         finally:

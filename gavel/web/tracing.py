@@ -114,7 +114,7 @@ class Tracing:
     @contextmanager
     def start_span(self, phase: str) -> Iterator[None]:
         """Start the span of a phase, a child of the current one; an error leaves its type."""
-        with self._tracer.start_as_current_span(f"gavel.{phase}", record_exception=False, set_status_on_exception=False) as span:
+        with self._tracer.start_as_current_span(f"search.{phase}", record_exception=False, set_status_on_exception=False) as span:
             try:
                 yield
             except Exception as error:

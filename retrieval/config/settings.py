@@ -49,8 +49,9 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def _address_text(text: str) -> str:
-    """Return an address after checking it."""
-    split_address(text)
+    """Return an address after checking it; empty is none."""
+    if text:
+        split_address(text)
     return text
 
 

@@ -138,7 +138,7 @@ def test_traces_are_sent_as_the_environment_says_and_whole_at_a_stop(home: Path,
         server.process.terminate()
         server.process.wait(20)
         output = server.output.read_text()
-    for name in ("GET /search", "gavel.encode", "gavel.answer", "gavel.retrieve"):
+    for name in ("GET /search", "search.encode", "search.answer", "search.retrieve"):
         assert output.count(f'"name": "{name}"') == 1
     assert '"service.name": "shop"' in output
     assert "secret" not in output

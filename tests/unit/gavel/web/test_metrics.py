@@ -1,6 +1,7 @@
 """`/metrics` of `gavel serve`, as Prometheus reads it, after real searches."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from urllib.request import Request, urlopen
 import pytest
 from lots import WordEncoder, lot, publish
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as text_string_to_families
 from starlette.middleware import Middleware
 
 from gavel.cli.serve import listen
@@ -257,3 +259,15 @@ def test_without_an_address_nothing_is_imported_or_counted() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout == "\n[] False\n"
+
+
+def test_queries_and_alerts_of_the_documentation_name_metrics_that_exist(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[4] / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = page.split("\n## Metrics and traces of gavel serve\n")[1].split("\n## ")[0]
+    named = set(re.findall(r"\bgavel_\w+", section))
+    with served(tmp_path) as shop, urlopen(f"{shop.metrics_url}/metrics", timeout=20) as answer:
+        families = {family.name: family.type for family in text_string_to_families(answer.read().decode())}
+    samples = {f"{name}_total" if kind == "counter" else name for name, kind in families.items()}
+    buckets = {f"{name}_bucket" for name, kind in families.items() if kind == "histogram"}
+    assert named - buckets == samples
+    assert buckets >= {name for name in named if name.endswith("_bucket")}

@@ -73,13 +73,13 @@ def test_the_phases_of_a_search_are_children_of_its_request(tmp_path: Path) -> N
         shop.get("/search?q=red+vace&diversity=0.5")
         assert shop.tree() == {
             ("GET /search", ""),
-            ("gavel.load", "GET /search"),
-            ("gavel.encode", "GET /search"),
-            ("gavel.answer", "GET /search"),
-            ("gavel.retrieve", "gavel.answer"),
-            ("gavel.rerank", "gavel.answer"),
-            ("gavel.diversify", "gavel.answer"),
-            ("gavel.spelling", "gavel.answer"),
+            ("search.load", "GET /search"),
+            ("search.encode", "GET /search"),
+            ("search.answer", "GET /search"),
+            ("search.retrieve", "search.answer"),
+            ("search.rerank", "search.answer"),
+            ("search.diversify", "search.answer"),
+            ("search.spelling", "search.answer"),
         }
         attributes = dict(shop.span("GET /search").attributes or {})
         assert attributes["http.route"] == "/search"
@@ -92,8 +92,8 @@ def test_a_trace_of_the_caller_goes_on_here(tmp_path: Path) -> None:
         shop.get("/items/v1/similar", traceparent=f"00-{PARENT}-b7ad6b7169203331-01")
         assert shop.tree() == {
             ("GET /items/{item_id}/similar", ""),
-            ("gavel.answer", "GET /items/{item_id}/similar"),
-            ("gavel.retrieve", "gavel.answer"),
+            ("search.answer", "GET /items/{item_id}/similar"),
+            ("search.retrieve", "search.answer"),
         }
         assert {f"{span.get_span_context().trace_id:032x}" for span in shop.spans()} == {PARENT}
 
@@ -110,7 +110,7 @@ def test_traces_hold_no_words_no_buyers_and_no_messages(tmp_path: Path, monkeypa
         for method in ("hybrid", "semantic", "keyword"):
             monkeypatch.setattr(EmbeddedIndex, method, fail)
         shop.get("/search?q=secret-words&k=3")
-        failed = next(span for span in shop.spans() if span.name == "gavel.retrieve" and not span.status.is_ok)
+        failed = next(span for span in shop.spans() if span.name == "search.retrieve" and not span.status.is_ok)
         assert dict(failed.attributes or {}) == {"error.type": "IndexUnavailable"}
         assert "secret" not in "".join(span.to_json() for span in shop.spans())
         assert "REDACTED" in shop.span("GET /buyers/{buyer_id}").to_json()
