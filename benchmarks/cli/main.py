@@ -210,7 +210,8 @@ def buyers(
         "POST /retrieve with the interactions": result.in_one,
         "bare vector search, plain faiss": result.bare,
     }
-    title = f"{result.lots:,} lots of {result.dimensions} dimensions, buyers with {result.mean_interactions} interactions on average, ms"
+    buyers = f"buyers with {result.mean_interactions} interactions on average"
+    title = f"{result.lots:,} lots of {result.dimensions} dimensions, {buyers}, ms"
     _show_latencies(title, latencies)
     console.print(f"{result.index}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
 

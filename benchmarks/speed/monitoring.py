@@ -1,8 +1,8 @@
-"""Cost of metrics for a search: the app of `gavel serve` with and without them, asked in turns in one process.
+"""Cost of metrics for a search: the app of the query API with and without them, asked in turns in one process.
 
-Both apps answer the same requests over the same index, each by a service of its own without caches. The metrics are those of
-several workers, which write files; a single process writes none and is quicker. Processor time is compared, which other programs
-disturb less than the clock.
+Both apps answer the same requests with one search service, which caches nothing. The metrics are those of several workers, which
+write files; a single process writes none and is quicker. Processor time is compared, which other programs disturb less than the
+clock. Metrics are written twice a second, between searches; that is timed apart.
 """
 
 import asyncio
@@ -16,17 +16,24 @@ from urllib.parse import urlencode
 
 import numpy as np
 from fastapi import FastAPI
+from numpy.typing import NDArray
+from starlette.middleware import Middleware
 
 from benchmarks.machine import describe_machine
 from benchmarks.measurement import Measurement
-from gavel.cli.serve import page_and_api
 from gavel.web.metrics_files import shared_files
+from gavel.web.monitoring import Monitoring
+from gavel.web.request_queues import QueueMiddleware, request_queues
+from gavel.workspace.wiring import search_service
+from lambdas.query_api.app import create_app
 from retrieval.config.settings import Settings
 from retrieval.errors import GavelError
 from retrieval.progress import Progress, ignore_progress
+from retrieval.search.service import SearchService
 
 WARM_UP = 50
 RESAMPLES = 1_000
+WRITE_S = 0.5  # between writes, as a server has it
 ADDRESS = "127.0.0.1:9464"  # nothing listens there; it switches the metrics on
 SERVER = ("127.0.0.1", 8000)
 
@@ -42,6 +49,7 @@ class MonitoringResult(Measurement):
         added: median over the pairs of the added share; 0.01 is 1 %.
         added_low: end of the 95 % interval of `added`, by the bootstrap over pairs.
         added_high: the other end.
+        written: processor time of the writes between searches, as a share of that of the searches that they write of.
     """
 
     searches: int
@@ -50,6 +58,7 @@ class MonitoringResult(Measurement):
     added: float
     added_low: float
     added_high: float
+    written: float
 
 
 def run_benchmark(
@@ -69,33 +78,56 @@ def run_benchmark(
     machine = describe_machine()
     settings = replace(Settings.from_env(), cached_answers_s=0.0, cached_queries=0, metrics_address="")
     with shared_files():
-        plain, _ = page_and_api(settings, [], "")
-        measured, _ = page_and_api(replace(settings, metrics_address=ADDRESS), [], "")
-        pairs = asyncio.run(_pairs(plain, measured, list(texts) * rounds, random.Random(seed), on_search))
+        service = search_service(settings)
+        plain, measured = _App(settings, service), _App(replace(settings, metrics_address=ADDRESS), service)
+        pairs, written_ms = asyncio.run(_search_both(plain, measured, list(texts) * rounds, random.Random(seed), on_search))
     shares = pairs[:, 1] / pairs[:, 0] - 1
     draws = np.random.default_rng(seed).integers(0, len(shares), (RESAMPLES, len(shares)))
     low, high = np.percentile(np.median(shares[draws], axis=1), (2.5, 97.5))
     without_ms, with_ms = (round(median(pairs[:, side]), 4) for side in (0, 1))
     added = round(float(np.median(shares)), 5)
-    return MonitoringResult(len(pairs), without_ms, with_ms, added, round(low, 5), round(high, 5), machine=machine)
+    written = round(written_ms / float(pairs[:, 1].sum()), 5)
+    return MonitoringResult(len(pairs), without_ms, with_ms, added, round(low, 5), round(high, 5), written, machine=machine)
 
 
-async def _pairs(
-    plain: FastAPI, measured: FastAPI, texts: Sequence[str], order: random.Random, on_search: Progress
-) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Return (N, 2) milliseconds of processor time: of a search without metrics, and of the same one with them."""
-    pairs = []
-    async with plain.router.lifespan_context(plain), measured.router.lifespan_context(measured):
-        for text in texts[:WARM_UP]:
-            await _search_ms(plain, text)
-            await _search_ms(measured, text)
-        for text in texts:
-            sides = [(0, plain), (1, measured)]
-            order.shuffle(sides)
-            times = {side: await _search_ms(app, text) for side, app in sides}
-            pairs.append((times[0], times[1]))
-            on_search(len(pairs), len(texts))
-    return np.array(pairs)
+class _App:
+    """The query API as `gavel serve` has it, without the page; its lifespan, which writes metrics, does not run."""
+
+    def __init__(self, settings: Settings, service: SearchService) -> None:
+        queues = request_queues(settings)
+        self.monitoring = Monitoring(settings, service, queues)
+        self.api = create_app(lambda: service, on_answer=self.monitoring.measure, telemetry=self.monitoring.telemetry)
+        self.api.user_middleware.append(Middleware(QueueMiddleware, queues=queues))
+        self.monitoring.watch(self.api, ())
+
+
+async def _search_both(
+    plain: _App, measured: _App, texts: Sequence[str], order: random.Random, on_search: Progress
+) -> tuple[NDArray[np.float64], float]:
+    """Search for each text in both apps.
+
+    Returns:
+        (N, 2) milliseconds of processor time of a search: without metrics, and with them. Milliseconds of all writes of metrics.
+    """
+    metrics, pairs, written_ms = measured.monitoring.metrics, [], 0.0
+    assert metrics is not None
+    for text in texts[:WARM_UP]:
+        await _search_ms(plain.api, text)
+        await _search_ms(measured.api, text)
+    metrics.write()
+    last_write = time.monotonic()
+    for number, text in enumerate(texts, 1):
+        sides = [(0, plain.api), (1, measured.api)]
+        order.shuffle(sides)
+        times = {side: await _search_ms(app, text) for side, app in sides}
+        pairs.append((times[0], times[1]))
+        if time.monotonic() - last_write > WRITE_S or number == len(texts):
+            started = time.process_time()
+            metrics.write()
+            written_ms += (time.process_time() - started) * 1_000
+            last_write = time.monotonic()
+        on_search(number, len(texts))
+    return np.array(pairs), written_ms
 
 
 async def _search_ms(app: FastAPI, text: str) -> float:

@@ -1,12 +1,15 @@
 """Metrics of `gavel serve` for Prometheus, right for all its worker processes together.
 
-Several workers write prometheus_client's multiprocess files, and the worker that is scraped reads those of all. Caches, circuits
-and queues have counts of their own, which each worker copies into its files every second. A parent that asked its workers at each
-scrape would lose the counts of a worker that has ended, and Prometheus would take the smaller sum for a restart.
+Several workers write prometheus_client's multiprocess files, and the worker that is scraped reads those of all. A parent that asked
+its workers at each scrape would lose the counts of a worker that has ended, and Prometheus would take the lower sum for a restart.
+
+A request only leaves its measurements; they are written twice a second, so that no search waits for that. Caches, circuits and
+queues have counts of their own, which are copied at the same time.
 """
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -23,7 +26,7 @@ from retrieval.index.port import Filter, created_at
 from retrieval.search.response import SearchAnswer
 from retrieval.search.service import MODES, SearchService
 
-COPY_S = 1.0  # maximum age of a worker's copied counts
+WRITE_S = 0.5  # maximum age of the metrics of a worker that is not scraped itself
 INDEX_S = 1.0  # for the index to answer a scrape
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # upper bounds of buckets
 COMPONENTS = ("semantic", "keyword", "rerank", "buyer")  # that an answer may do without
@@ -44,6 +47,7 @@ class ServerMetrics:
             queues: kind of request -> its queue.
         """
         self._service, self._queues = service, queues
+        self._new_requests, self._new_answers = deque[tuple[str, str, int, float]](), deque[SearchAnswer]()
         self._own = CollectorRegistry()
         self._children: dict[tuple[object, tuple[str, ...]], Counter | Histogram] = {}  # metric and labels -> metric with labels
         self._copied: dict[tuple[Counter, str], float] = {}  # metric and label -> count that was copied last
@@ -99,11 +103,23 @@ class ServerMetrics:
             status: of the answer.
             seconds: until the head of the answer.
         """
-        self._child(self._requests, method, route, str(status)).inc()
-        self._child(self._request_seconds, route).observe(seconds)
+        self._new_requests.append((method, route, status, seconds))
 
     def measure(self, answer: SearchAnswer) -> None:
-        """Count a search and the seconds of its phases."""
+        """Count a search and the seconds of its phases; any thread may call it."""
+        self._new_answers.append(answer)
+
+    def write(self) -> None:
+        """Write all that is new; called in the event loop, which the queues belong to."""
+        while self._new_requests:
+            method, route, status, seconds = self._new_requests.popleft()
+            self._child(self._requests, method, route, str(status)).inc()
+            self._child(self._request_seconds, route).observe(seconds)
+        while self._new_answers:
+            self._write_search(self._new_answers.popleft())
+        self._copy_counts()
+
+    def _write_search(self, answer: SearchAnswer) -> None:
         self._child(self._searches, answer.mode).inc()
         if not answer.results:
             self._empty.labels(answer.mode).inc()
@@ -122,8 +138,8 @@ class ServerMetrics:
             child = self._children[key] = metric.labels(*labels)
         return child  # type: ignore[return-value]
 
-    def copy_counts(self) -> None:
-        """Copy the counts of caches, circuits and queues; called in the event loop, which the queues belong to."""
+    def _copy_counts(self) -> None:
+        """Copy the counts of caches, circuits and queues."""
         for cache, use in self._service.caches().items():
             self._follow(self._hits, use.hits, cache)
             self._follow(self._misses, use.misses, cache)
@@ -177,13 +193,13 @@ class ServerMetrics:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Copy the counts every second, for scrapes that another worker answers."""
+        """Write often, for scrapes that another worker answers."""
 
-        async def copy_often() -> None:
+        async def write_often() -> None:
             while True:
-                self.copy_counts()
-                await asyncio.sleep(COPY_S)
+                self.write()
+                await asyncio.sleep(WRITE_S)
 
-        copying = asyncio.create_task(copy_often())
+        writing = asyncio.create_task(write_often())
         yield
-        copying.cancel()
+        writing.cancel()

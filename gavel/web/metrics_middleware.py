@@ -72,7 +72,7 @@ class MetricsMiddleware:
         elif scope["method"] not in ("GET", "HEAD"):
             answer = problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", "metrics are read by GET", {"Allow": "GET, HEAD"})
         else:
-            self._metrics.copy_counts()
+            self._metrics.write()
             body, content_type = await run_in_threadpool(self._metrics.expose, Headers(scope=scope).get("accept", ""))
             answer = Response(body, headers={"Content-Type": content_type})
         await answer(scope, receive, send)

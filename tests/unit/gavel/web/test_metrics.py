@@ -20,7 +20,9 @@ from lots import WordEncoder, lot, publish
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as text_string_to_families
 from starlette.middleware import Middleware
+from typer.testing import CliRunner
 
+from gavel.cli.main import app as command
 from gavel.cli.serve import listen
 from gavel.opensearch.node import free_port
 from gavel.web.http_server import served_in_thread
@@ -248,6 +250,15 @@ def test_an_address_without_host_or_port_is_refused(address: str) -> None:
 def test_addresses_of_both_families_are_read() -> None:
     assert split_address("127.0.0.1:9464") == ("127.0.0.1", 9464)
     assert split_address("[::1]:9464") == ("::1", 9464)
+
+
+@pytest.mark.parametrize(
+    ("address", "remedy"), [("9464", "such as 127.0.0.1:9464"), ("localhost:8000", "give --metrics another one")]
+)
+def test_the_command_refuses_an_address_that_cannot_serve_metrics(address: str, remedy: str) -> None:
+    run = CliRunner().invoke(command, ["serve", "--port", "8000", "--metrics", address])
+    assert isinstance(run.exception, InvalidInput)
+    assert remedy in str(run.exception)
 
 
 def test_without_an_address_nothing_is_imported_or_counted() -> None:

@@ -1,6 +1,7 @@
 """Traces of `gavel serve`: the phases of a search below the span of its request, without what buyers type."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +148,13 @@ def test_an_exporter_that_is_missing_is_a_warning_and_the_server_starts(caplog: 
     with caplog.at_level(logging.WARNING):
         assert tracer_provider(["zipkin"]) is None
     assert "exporter zipkin cannot be used, it is not installed; there are console, " in caplog.text
+
+
+def test_without_the_sdk_a_warning_names_the_extra(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with caplog.at_level(logging.WARNING):
+        assert tracer_provider(["otlp_proto_http"]) is None
+    assert "pip install 'gavel[otel]'" in caplog.text
 
 
 def test_the_service_has_the_name_of_the_environment_or_gavel(monkeypatch: pytest.MonkeyPatch) -> None:
