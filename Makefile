@@ -42,7 +42,7 @@ format: .venv/installed-dev            ## put the code in order
 
 requirements: .venv/installed            ## pin anew what pyproject.toml asks for
 	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header -o requirements.txt
-	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header --extra dev --extra deploy --extra aws -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header --extra dev --extra deploy --extra aws --extra otel -c requirements.txt -o requirements-dev.txt
 	$(BIN)/uv pip compile -q pyproject.toml --universal --upgrade --no-annotate --no-header --extra docs -c requirements.txt -c requirements-dev.txt -o requirements-docs.txt
 
 synth: .venv/installed-dev node_modules/.bin/cdk            ## CloudFormation templates of both stages into cdk.out; no account is asked

@@ -38,4 +38,4 @@ def make_app(broken: bool) -> tuple[FastAPI, str]:
 if __name__ == "__main__":
     with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as listener:
         make = partial(make_app, sys.argv[2:] == ["broken"])
-        run_command(lambda: serve_in_workers(2, make, listener, lambda line: print(line, flush=True)))
+        run_command(lambda: serve_in_workers(2, make, [listener], lambda line: print(line, flush=True)))

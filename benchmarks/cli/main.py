@@ -317,6 +317,23 @@ def load(
 
 
 @bench_app.command()
+def monitoring(
+    release: Annotated[Path | None, typer.Option(help="Release whose titles are searched for; the newest one by default.")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Different ones.")] = 500,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Time searches with and without metrics, in turns in one process; no cache."""
+    from benchmarks.speed.many_lots import questions
+    from benchmarks.speed.monitoring import run_benchmark
+
+    texts = questions(Workspace(Settings.from_env()).release(release), queries)
+    with progress("searches") as searched:
+        result = run_benchmark(texts, rounds=rounds, on_search=searched)
+    report(result.to_dict(), as_json)
+
+
+@bench_app.command()
 def start(
     query: Annotated[str | None, typer.Option(help="Search for it, in the OpenSearch of the settings.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Fresh interpreters.")] = 5,

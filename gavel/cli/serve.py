@@ -4,6 +4,7 @@ import os
 import re
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 from gavel.workspace.console import console
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import QueryTower
-from retrieval.config.settings import Settings
+from retrieval.config.settings import Settings, split_address
 from retrieval.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ REACHABLE = (
     "any buyer whose id it knows (/buyers).[/] Leave --host out, or put a proxy before the server that asks for a password. "
     "Requests are answered under loopback names and this address; --allow-host NAME adds the name under which others reach it."
 )
+METRICS_REACHABLE = "[yellow]Every machine that reaches the address of the metrics may read them.[/]"
 
 
 def serve(
@@ -44,6 +46,10 @@ def serve(
     workers: Annotated[
         int, typer.Option(min=1, max=64, help="Processes that answer, over the same files; one a core is enough.")
     ] = 1,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Answer /metrics for Prometheus there, such as 127.0.0.1:9464."),
+    ] = None,
 ) -> None:
     """A search page at /, the API beside it, described at /docs."""
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
@@ -51,7 +57,12 @@ def serve(
     for name in allow_host or []:
         if not re.fullmatch(r"\*|[\w.:\[\]-]+", name):
             raise InvalidInput(f"--allow-host is {name!r}; give a name or address without scheme and path, such as shop.example")
-    listener = listen(host, port)  # before loading, which takes seconds, and before the address is printed
+    settings = Settings.from_env()
+    settings = replace(
+        settings, query_tower=query_tower or settings.query_tower, metrics_address=metrics or settings.metrics_address
+    )
+    metrics_host, metrics_port = _metrics_place(settings, port)
+    listeners = [listen(host, port)]  # before loading, which takes seconds, and before the address is printed
     from gavel.web.http_server import serve_app, serve_in_workers
     from lambdas.query_api.callers import CallerLimits, is_loopback
 
@@ -61,19 +72,46 @@ def serve(
         if not is_loopback(host):
             console.print(REACHABLE, highlight=False)
         console.print(f"{line}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
+        if metrics_port:
+            console.print(f"metrics: http://{settings.metrics_address}/metrics", highlight=False, soft_wrap=True)
+            if not is_loopback(metrics_host):
+                console.print(METRICS_REACHABLE, highlight=False)
 
-    with listener:
-        settings = Settings.from_env()
-        settings = replace(settings, query_tower=query_tower or settings.query_tower)
+    with ExitStack() as stack:
+        stack.enter_context(listeners[0])
+        if metrics_port:
+            listeners.append(stack.enter_context(listen(metrics_host, metrics_port)))
         hosts = None if "*" in (allow_host or []) else [host, *(allow_host or [])]
         limits = CallerLimits(hosts, settings.writes_per_second, settings.searches_per_second)
         make_app = partial(page_and_api, settings, photos or [], currency.upper(), limits, workers)
         if workers > 1:
-            serve_in_workers(workers, make_app, listener, tell)
+            if metrics_port:
+                from gavel.web.metrics_files import shared_files
+
+                serve_in_workers(workers, make_app, listeners, tell, stack.enter_context(shared_files()))
+            else:
+                serve_in_workers(workers, make_app, listeners, tell)
             return
         app, line = make_app()
         tell(line)
-        serve_app(app, listener)
+        serve_app(app, *listeners)
+
+
+def _metrics_place(settings: Settings, page_port: int) -> tuple[str, int | None]:
+    """Return host and port of `/metrics`; no port if there are no metrics.
+
+    Raises:
+        InvalidInput: the address cannot be read, or the page has its port.
+    """
+    if not settings.metrics_address:
+        return "", None
+    try:
+        host, port = split_address(settings.metrics_address)
+    except InvalidInput as error:
+        raise InvalidInput(f"--metrics is {settings.metrics_address!r}; {error}") from error
+    if port == page_port:
+        raise InvalidInput(f"port {port} is the page's; give --metrics another one, such as 127.0.0.1:9464")
+    return host, port
 
 
 def page_and_api(
@@ -93,6 +131,7 @@ def page_and_api(
     """
     from starlette.middleware import Middleware
 
+    from gavel.web.monitoring import Monitoring
     from gavel.web.page_app import add_page
     from gavel.web.photo_files import PhotoFiles
     from gavel.web.request_queues import QueueMiddleware, request_queues
@@ -104,18 +143,23 @@ def page_and_api(
     workspace, service, lists = Workspace(settings), search_service(settings), signing_lists(settings)
     index = service.live().index
     queues = request_queues(settings, workers)
+    limits = limits or CallerLimits()
+    monitoring = Monitoring(settings, service, queues)
     app = create_app(
         lambda: service,
         settings.origins,
-        limits=limits or CallerLimits(),
+        monitoring.measure,
+        limits=limits,
         queries_per_request=settings.queries_per_request,
         queues=lambda: {kind: queue.metrics() for kind, queue in queues.items()},
         lists=lists,
+        telemetry=monitoring.telemetry,
     )
     # innermost: requests that other middleware refuses need no slot, and refusals of this one get its headers
     app.user_middleware.append(Middleware(QueueMiddleware, queues=queues))
     app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
     add_page(app, lambda: service, PhotoFiles(workspace, photos), currency)
+    monitoring.watch(app, limits.hosts)
     return app, f"index {index.name}, {index.count()} lots"
 
 
@@ -134,4 +178,4 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=address_family)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise InvalidInput(f"{host}:{port} cannot be listened on ({reason}); choose another with --port or --host") from error
+        raise InvalidInput(f"{host}:{port} cannot be listened on ({reason}); choose another address") from error

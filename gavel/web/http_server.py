@@ -166,19 +166,19 @@ class _Server(uvicorn.Server):
         os._exit(0)
 
 
-def serve_app(app: FastAPI, listener: socket.socket) -> None:
-    """Serve an app on a socket until Ctrl-C or SIGTERM.
+def serve_app(app: FastAPI, *listeners: socket.socket) -> None:
+    """Serve an app on one or several sockets until Ctrl-C or SIGTERM.
 
     Objects loaded before are frozen, so that the garbage collector does not scan them while buyers wait.
 
     Args:
         app: its endpoints run in threads.
-        listener: a listening socket.
+        listeners: listening sockets.
     """
     gc.collect()
     gc.freeze()
     _Connection.limit = connection_limit()
-    _Server(_config(app)).run(sockets=[listener])
+    _Server(_config(app)).run(sockets=list(listeners))
 
 
 def connection_limit() -> int:
@@ -197,17 +197,22 @@ def _config(app: FastAPI) -> uvicorn.Config:
 
 
 def serve_in_workers(
-    count: int, make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket, tell: Callable[[str], None]
+    count: int,
+    make_app: Callable[[], tuple[FastAPI, str]],
+    listeners: Sequence[socket.socket],
+    tell: Callable[[str], None],
+    on_end: Callable[[int], None] = lambda process_id: None,
 ) -> None:
-    """Serve an app in several processes that accept connections from one socket, until Ctrl-C or SIGTERM.
+    """Serve an app in several processes that accept connections from the same sockets, until Ctrl-C or SIGTERM.
 
     A worker that ends is replaced. Workers are fresh interpreters, because threads of the libraries do not survive a fork.
 
     Args:
         count: of processes, each with an app of its own over the same files.
         make_app: returns the app and a line about it; must be picklable.
-        listener: a listening socket.
+        listeners: listening sockets.
         tell: called with the line when the first worker is ready.
+        on_end: called with the id of a worker that has ended, before another one takes its place.
 
     Raises:
         GavelError: no worker could start, or they keep ending.
@@ -215,7 +220,7 @@ def serve_in_workers(
     stop, announced, ended = threading.Event(), False, deque[float](maxlen=MAX_ENDED)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda number, frame: stop.set())
-    workers = [_Worker(make_app, listener) for _ in range(count)]
+    workers = [_Worker(make_app, listeners) for _ in range(count)]
     try:
         while not stop.is_set():
             connection.wait([handle for worker in workers for handle in worker.handles()], timeout=0.5)
@@ -238,7 +243,9 @@ def serve_in_workers(
                         "mend what the lines above say, or start with --workers 1 to see it in one process"
                     )
                 logger.warning("worker %d ended with exit code %s; another one starts", worker.process.pid, code)
-                workers[number] = _Worker(make_app, listener)
+                if worker.process.pid is not None:
+                    on_end(worker.process.pid)
+                workers[number] = _Worker(make_app, listeners)
     finally:
         for worker in workers:
             worker.process.terminate()
@@ -251,11 +258,11 @@ def serve_in_workers(
 class _Worker:
     """A serving process. It reports once: a line when it is ready, or the error that prevented its start."""
 
-    def __init__(self, make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket) -> None:
+    def __init__(self, make_app: Callable[[], tuple[FastAPI, str]], listeners: Sequence[socket.socket]) -> None:
         context = multiprocessing.get_context("spawn")
         reports, theirs = context.Pipe(duplex=False)
         self._reports: connection.Connection | None = reports
-        self.process = context.Process(target=_work, args=(make_app, listener, theirs))
+        self.process = context.Process(target=_work, args=(make_app, listeners, theirs))
         self.process.start()
         theirs.close()
 
@@ -278,7 +285,9 @@ class _Worker:
 
 
 def _work(
-    make_app: Callable[[], tuple[FastAPI, str]], listener: socket.socket, reports: "connection.Connection[str | GavelError, None]"
+    make_app: Callable[[], tuple[FastAPI, str]],
+    listeners: Sequence[socket.socket],
+    reports: "connection.Connection[str | GavelError, None]",
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
@@ -290,16 +299,15 @@ def _work(
         raise SystemExit(1) from error
     reports.send(line)
     reports.close()
-    with listener:
-        serve_app(app, listener)
+    serve_app(app, *listeners)  # which closes them
 
 
 @contextmanager
-def served_in_thread(app: FastAPI) -> Iterator[str]:
-    """Serve an app on a free local port for the length of the block, and yield its URL."""
+def served_in_thread(app: FastAPI, *others: socket.socket) -> Iterator[str]:
+    """Serve an app on a free local port, and on other listening sockets, for the length of the block, and yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = _Server(_config(app))
-        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener, *others]}, daemon=True)
         serving.start()
         while not server.started:
             time.sleep(0.01)

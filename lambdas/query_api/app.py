@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
+from fastapi.telemetry import TelemetryConfig
 from starlette.routing import Match
 from starlette.types import Scope
 
@@ -34,6 +35,7 @@ __all__ = ["PROBLEM_TYPE", "create_app"]
 
 Service = Callable[[], SearchService]
 METHODS = ("GET", "POST", "DELETE")  # allowed to pages of other origins
+UNTRACED: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}  # FastAPI's spans hold what buyers type
 
 
 def create_app(
@@ -44,6 +46,7 @@ def create_app(
     queries_per_request: int = MAX_QUERIES,
     queues: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
     lists: ServedLists = UNSIGNED,
+    telemetry: TelemetryConfig = UNTRACED,
 ) -> FastAPI:
     """Build the app.
 
@@ -55,6 +58,7 @@ def create_app(
         queries_per_request: maximum number of searches in one `POST /search`, 1 to MAX_QUERIES; 1 if a quota counts requests.
         queues: kind of request -> the fields of its Queue, for /health.
         lists: signs the answers of searches in words.
+        telemetry: what FastAPI sends to OpenTelemetry.
     """
     app = FastAPI(
         title="Gavel",
@@ -63,6 +67,7 @@ def create_app(
         responses=PROBLEMS,
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere
         redoc_url=None,
+        telemetry=telemetry,
     )
     app.router.route_class = StrictRoute
     answer_problems(app)

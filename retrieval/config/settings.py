@@ -36,6 +36,25 @@ def _index_text(text: str) -> str:
     return text
 
 
+def split_address(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT`, such as `127.0.0.1:9464` or `[::1]:9464`.
+
+    Raises:
+        InvalidInput: it has no host or no port of 1 to 65535.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535) or (":" in host and host[0] != "["):
+        raise InvalidInput("give a host and a port of 1 to 65535, such as 127.0.0.1:9464")
+    return host.strip("[]"), int(port)
+
+
+def _address_text(text: str) -> str:
+    """Return an address after checking it; empty is none."""
+    if text:
+        split_address(text)
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of where a process runs; those that change results are in ScoringParameters.
@@ -73,6 +92,7 @@ class Settings:
         writes_per_second: events and erasures that `gavel serve` takes from one client address; 0 for no limit.
         searches_per_second: searches that it takes from one client address, each query of a POST counted; 0 for no limit.
         queries_per_request: queries that one POST /search may hold, 1 to 20; 1 where a quota counts requests.
+        metrics_address: where `gavel serve` answers /metrics for Prometheus, as HOST:PORT; empty measures nothing.
         stage: what measurements are filed under.
     """
 
@@ -111,6 +131,7 @@ class Settings:
     writes_per_second: float = limited(10.0, least=0)
     searches_per_second: float = limited(0.0, least=0)
     queries_per_request: int = limited(20, least=1, most=20)
+    metrics_address: str = field(default="", metadata={"read": _address_text, "words": "host:port"})
     stage: str = "local"
 
     @property

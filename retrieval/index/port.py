@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from retrieval.index.fusion import Fusion
 
 TopField = Literal["bid_count", "listed_at"]  # numeric fields that a list can be ordered by
 
+NAME_STAMP = "%Y%m%d%H%M%S%f"  # of the creation of an index, in its name
 REBUILD = "build the index again with `gavel index --rebuild`"  # the remedy for damaged files and items
 Mask = NDArray[np.bool_]
 OVERFETCH = 10  # candidates beyond k that an engine fetches, so that ties at the cut are broken by item_id
@@ -142,4 +143,12 @@ class IndexStore(Protocol):
 
 def index_name(alias: str, tower_id: str, moment: datetime) -> str:
     """Return the physical name of a new index: <alias>-<tower_id>-<UTC stamp>."""
-    return f"{alias}-{tower_id}-{moment:%Y%m%d%H%M%S%f}"
+    return f"{alias}-{tower_id}-{moment:{NAME_STAMP}}"
+
+
+def created_at(name: str) -> datetime | None:
+    """Return the moment in a name of index_name(); None if the index was named by somebody else."""
+    try:
+        return datetime.strptime(name.rpartition("-")[2], NAME_STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None

@@ -12,6 +12,7 @@ from retrieval.errors import FeedbackUnavailable, IndexUnavailable, RankerUnavai
 from retrieval.index.port import VectorIndex
 from retrieval.resilience import Circuit
 from retrieval.search.live_index import ActiveIndex
+from retrieval.spans import start_span
 
 Result = TypeVar("Result")
 INDEX_OPERATIONS = ("hybrid", "semantic", "keyword", "fetch", "spelling", "top")
@@ -116,11 +117,17 @@ class SearchContext:
             self.failed_components.append(component)
 
     @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """Add the duration of the block to the time of a step."""
+    def timed(self, step: str, span: str | None = None) -> Iterator[None]:
+        """Add the duration of the block to the time of a step, and trace it.
+
+        Args:
+            step: key of timings_ms.
+            span: name of the span; the step's name by default.
+        """
         started = time.perf_counter()
         try:
-            yield
+            with start_span(span or step):
+                yield
         finally:
             self.record(step, started)
 

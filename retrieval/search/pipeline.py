@@ -82,7 +82,7 @@ def answer_request(context: SearchContext, request: SearchRequest, vector: Vecto
     ranker = context.active.ranker if request.rerank else None
     diversity = request.diversity if request.diversity is not None and request.diversity.is_active else None
     end = request.offset + request.k
-    with context.timed("total"):
+    with context.timed("total", span="answer"):
         with context.timed("retrieve"):
             query = _personalised(context, request, vector)
             retrieved = _retrieved(context, query)

@@ -181,7 +181,7 @@ def nearest_items(
     Raises:
         IndexUnavailable: the index does not answer.
     """
-    with context.timed("total"), context.timed("retrieve"):
+    with context.timed("total", span="answer"), context.timed("retrieve"):
         nearest = context.ask("semantic", lambda index: index.semantic(vector, k + len(exclude_ids), filters))
     page = [(c, c.score) for c in nearest if c.item_id not in exclude_ids][:k]
     results = search_results(page, vector)
@@ -195,7 +195,7 @@ def popular_and_fresh(context: SearchContext, k: int, filters: Filter, exclude_i
 
     Arguments and errors as those of nearest_items(). A score is 1 / the rank in the list that the item comes from.
     """
-    with context.timed("total"), context.timed("retrieve"):
+    with context.timed("total", span="answer"), context.timed("retrieve"):
         depth = k + len(exclude_ids)
         popular = [c for c in context.ask("top", lambda index: index.top("bid_count", depth, filters)) if c.score > 0]
         fresh = context.ask("top", lambda index: index.top("listed_at", depth, filters))

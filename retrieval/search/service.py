@@ -37,6 +37,7 @@ from retrieval.search.request import (
     check_request,
 )
 from retrieval.search.response import Explanation, SearchAnswer, SearchResult
+from retrieval.spans import start_span
 
 __all__ = [
     "MAX_INTERACTIONS",
@@ -131,7 +132,8 @@ class SearchService:
             check_request(request)
         requests = [replace(request, filters=_at_this_moment(request.filters)) for request in requests]
         started = time.perf_counter()
-        context = self._context()
+        with start_span("load"):
+            context = self._context()
         context.record("load", started)
         missing_histories: set[str] = set()
         if any(request.buyer_id for request in requests):
@@ -178,9 +180,10 @@ class SearchService:
         request = replace(request, mode="semantic", rerank=False, filters=_at_this_moment(request.filters))
         text = query_text(request.query)
         started = time.perf_counter()
-        context = self._context()
-        with uncounted():
-            encoder = self._photos.encoder(context.active.index.tower_id)
+        with start_span("load"):
+            context = self._context()
+            with uncounted():
+                encoder = self._photos.encoder(context.active.index.tower_id)
         context.record("load", started)
         context = context.branch()  # its deadline starts when all is loaded
         context.deadline.limit(self._limits.deadline_s)

@@ -59,6 +59,7 @@ ELSEWHERE = {  # names of the standard library, of other packages, of AWS and of
     "dead_letter_queue",
     "dead_letters",
     "dead_timeout",
+    "mark_process_dead",
     "not_found",
     "timedelta",
 }
