@@ -25,6 +25,29 @@ def utc_now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockList:
+    """Items that never come back, by their ids and labels.
+
+    Attributes:
+        items: item ids.
+        sellers: sellers, letter by letter.
+        categories: categories; case, Unicode composition and invisible characters do not matter.
+        brands: brands, likewise.
+    """
+
+    items: frozenset[str] = frozenset()
+    sellers: frozenset[str] = frozenset()
+    categories: frozenset[str] = frozenset()
+    brands: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name in ("sellers", "categories", "brands"):
+            labels = (unicodedata.normalize("NFC", label).strip() for label in getattr(self, name))
+            object.__setattr__(self, name, frozenset(filter(None, labels)))
+        object.__setattr__(self, "items", frozenset(self.items))
+
+
+@dataclass(frozen=True, slots=True)
 class Filter:
     """Conditions on the items of an answer. An item whose auction has ended never matches.
 
@@ -35,6 +58,7 @@ class Filter:
         max_price: only items with a known current price <= this.
         min_seller_rating: only items with a known seller rating >= this.
         now: compared with `ends_at`; None takes the time of the call. An item without `ends_at` never ends.
+        blocked: items that do not match, whatever else holds.
     """
 
     category: str | None = None
@@ -43,6 +67,7 @@ class Filter:
     max_price: float | None = None
     min_seller_rating: float | None = None
     now: datetime | None = None
+    blocked: BlockList = BlockList()
 
     def __post_init__(self) -> None:
         for name in ("category", "brand"):
