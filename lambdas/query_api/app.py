@@ -162,7 +162,7 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
         Without a trained buyer tower it is the weighted average of the lots.
         """
         if not body.recent_interactions and not body.buyer_id:
-            raise InvalidQuery("send recent_interactions (the older name is events: at least one), or a buyer_id with a history")
+            raise InvalidQuery("send recent_interactions with at least one, or a buyer_id with a stored history")
         return EncodedBuyer.of(service().encode_buyer(to_interactions(body.recent_interactions), buyer_id=body.buyer_id or ""))
 
     def nearest(query: RetrieveQuery | RetrieveBody) -> RetrieveAnswer:
