@@ -1,6 +1,7 @@
 """HTTP requests, with the limits that the OpenAPI document shows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -59,7 +60,7 @@ BuyerId = Annotated[
 
 
 class Filters(BaseModel):
-    """Filters and block lists of the answer. Lots whose auction has ended are always left out."""
+    """Filters of the answer. Lots whose auction has ended are always left out."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,12 +69,6 @@ class Filters(BaseModel):
     min_price: Price | None = Field(None, description="Only lots with a current price from here on.")
     max_price: Price | None = Field(None, description="Only lots with a current price up to here.")
     min_seller_rating: float | None = Field(None, ge=0, le=MAX_SELLER_RATING, allow_inf_nan=False)
-    blocked_items: list[ItemId] = Field(default=[], max_length=MAX_BLOCKED, description="Ids of lots that never come back.")
-    blocked_sellers: list[Name] = Field(
-        default=[], max_length=MAX_BLOCKED, description="No lots of these sellers, written as in the lots."
-    )
-    blocked_categories: list[Name] = Field(default=[], max_length=MAX_BLOCKED, description="No lots of these categories.")
-    blocked_brands: list[Name] = Field(default=[], max_length=MAX_BLOCKED, description="No lots of these brands.")
 
     def to_filter(self) -> Filter:
         """Return the filters of the core."""
@@ -83,12 +78,6 @@ class Filters(BaseModel):
             min_price=self.min_price,
             max_price=self.max_price,
             min_seller_rating=self.min_seller_rating,
-            blocked=BlockList(
-                items=frozenset(self.blocked_items),
-                sellers=frozenset(self.blocked_sellers),
-                categories=frozenset(self.blocked_categories),
-                brands=frozenset(self.blocked_brands),
-            ),
         )
 
 
@@ -96,6 +85,27 @@ class Nearest(Filters):
     """Number of lots and filters of a search for the nearest lots."""
 
     k: int = Field(10, ge=1, le=MAX_K, description="How many lots to answer with.")
+
+
+class BlockLists(Filters):
+    """Filters with lists of what never comes back; of bodies alone, because an address has no room for lists."""
+
+    blocked_items: list[ItemId] = Field(default=[], max_length=MAX_BLOCKED, description="Ids of lots that never come back.")
+    blocked_sellers: list[Name] = Field(
+        default=[], max_length=MAX_BLOCKED, description="No lots of these sellers, written as in the lots."
+    )
+    blocked_categories: list[Name] = Field(default=[], max_length=MAX_BLOCKED, description="No lots of these categories.")
+    blocked_brands: list[Name] = Field(default=[], max_length=MAX_BLOCKED, description="No lots of these brands.")
+
+    def to_filter(self) -> Filter:
+        """Return the filters of the core."""
+        blocked = BlockList(
+            items=frozenset(self.blocked_items),
+            sellers=frozenset(self.blocked_sellers),
+            categories=frozenset(self.blocked_categories),
+            brands=frozenset(self.blocked_brands),
+        )
+        return replace(super().to_filter(), blocked=blocked)
 
 
 def _describe_product_id(schema: dict[str, Any]) -> None:
@@ -222,8 +232,8 @@ class SearchQuery(Nearest):
         )
 
 
-class SearchBody(SearchQuery):
-    """Body of `POST /search`: the parameters of `GET /search`, and recent interactions of the buyer."""
+class SearchBody(SearchQuery, BlockLists):
+    """Body of `POST /search`: the parameters of `GET /search`, block lists, and recent interactions of the buyer."""
 
     model_config = ConfigDict(strict=True, json_schema_extra={"example": EXAMPLE_SEARCH})
 
@@ -311,7 +321,7 @@ class RetrieveQuery(BuyerQuery):
         return to_interactions([BuyerInteraction(item_id=item_id, event_type="view", timestamp=None) for item_id in self.item_id])
 
 
-class RetrieveBody(BuyerQuery):
+class RetrieveBody(BuyerQuery, BlockLists):
     """Body of `POST /retrieve`: a vector, or a buyer by id, by interactions, or by both."""
 
     model_config = ConfigDict(strict=True, json_schema_extra={"example": EXAMPLE_BUYER})
