@@ -181,7 +181,7 @@ class QueryApi(Construct):
         add(health, "GET")
         for of_item in (item, similar):
             add(of_item, "GET", "path.item_id")
-        add(encode_buyer, "POST", body=("BuyerBody", _object("events")))
+        add(encode_buyer, "POST", body=("BuyerBody", _buyer_body()))
         add(retrieve, "GET")
         add(retrieve, "POST", body=("RetrieveBody", _object()))
         post_events = add(events, "POST", body=("EventsBody", _object("query_id", "session_id", "query", "shown_at", "events")))
@@ -300,6 +300,13 @@ def _search_body(queries_per_request: int) -> apigateway.JsonSchema:
     query = apigateway.JsonSchema(type=apigateway.JsonSchemaType.OBJECT, required=["q"], properties={"q": words})
     several = apigateway.JsonSchema(type=apigateway.JsonSchemaType.ARRAY, min_items=1, max_items=queries_per_request, items=query)
     return apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4, one_of=[query, several])
+
+
+def _buyer_body() -> apigateway.JsonSchema:
+    """Return the schema of a buyer by interactions, under either name, or by id."""
+    forms = [apigateway.JsonSchema(required=[name]) for name in ("recent_interactions", "events", "buyer_id")]
+    kind = apigateway.JsonSchemaType.OBJECT
+    return apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4, type=kind, any_of=forms)
 
 
 def _object(*required: str) -> apigateway.JsonSchema:

@@ -110,7 +110,7 @@ def run_benchmark(
     service = SearchService(
         store,
         SearchModels(_NoEncoder, load_buyer_tower=lambda _: buyer_tower),
-        SearchLimits(retrieve_timeout_s=60, deadline_s=120, cached_answers_s=0),
+        SearchLimits(retrieve_timeout_s=60, deadline_s=120, cached_queries=0, cached_answers_s=0),  # buyers come again
     )
     index = service.live().index
     plain: Any = faiss.read_index(str(folder / index.name / GRAPH_FILE))

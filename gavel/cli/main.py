@@ -103,6 +103,7 @@ def search(
     diversity: Annotated[float, typer.Option(help="How much the best lots shall differ, 0 to 1.")] = 0.0,
     most_per_brand: Annotated[int | None, typer.Option(help="Lots of one brand before the others.")] = None,
     most_per_seller: Annotated[int | None, typer.Option(help="Lots of one seller before the others.")] = None,
+    most_per_category: Annotated[int | None, typer.Option(help="Lots of one category before the others.")] = None,
     tower: Annotated[str, typer.Option(help="Insist on this tower_id.")] = "",
     query_tower: QueryTower = None,
     as_json: Json = False,
@@ -111,7 +112,7 @@ def search(
     from gavel.workspace.wiring import search_service
 
     settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
-    diversify = Diversity(diversity, most_per_brand, most_per_seller)
+    diversify = Diversity(diversity, most_per_brand, most_per_seller, most_per_category)
     tower_kind = query_tower or settings.query_tower
     service = search_service(replace(settings, tower_id=tower or settings.tower_id, query_tower=tower_kind))
 

@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-from retrieval.buyers.vector import BuyerVector
 from retrieval.contracts.events import EventType
 from retrieval.feedback.served_lists import ServedLists
 from retrieval.search.cache import CacheUse
-from retrieval.search.recommendations import PastInteraction
-from retrieval.search.response import AnswerMode, SearchAnswer, Source
+from retrieval.search.recommendations import BuyerEncoding, PastInteraction
+from retrieval.search.response import AnswerMode, RankBy, SearchAnswer, Source
 
 EXAMPLE_ITEM: dict[str, Any] = {
     "rank": 1,
@@ -100,7 +99,7 @@ class Answer(BaseModel):
     )
 
     @classmethod
-    def of(cls, answer: SearchAnswer) -> "Answer":
+    def of(cls, answer: SearchAnswer) -> Self:
         """Convert the answer of the core."""
         return cls.model_validate(answer, from_attributes=True)
 
@@ -111,6 +110,27 @@ class Answer(BaseModel):
         for item, proof in zip(self.results, proofs, strict=True):
             item.proof = proof
         return self
+
+
+class RetrieveAnswer(Answer):
+    """The lots for a buyer or a vector, also as two lists of their ids and scores."""
+
+    ranked_by: RankBy = Field(
+        description="`expected_value` where it was requested and the re-ranker gave the chances. Else `relevance`: score of the "
+        "re-ranker, nearness, or how popular or fresh a lot is."
+    )
+
+    @computed_field(description="The item_id of each result, best first.")  # type: ignore[prop-decorator]  # pydantic's own form
+    @property
+    def product_ids(self) -> list[str]:
+        """Return the ids of the results."""
+        return [item.item_id for item in self.results]
+
+    @computed_field(description="The score of each result.")  # type: ignore[prop-decorator]
+    @property
+    def scores(self) -> list[float]:
+        """Return the scores of the results."""
+        return [item.score for item in self.results]
 
 
 class ItemDetails(BaseModel):
@@ -130,17 +150,31 @@ class EncodedBuyer(BaseModel):
     tower_id: str
     known_items: list[str]
     unknown_items: list[str]
+    degraded: list[str] = Field(description="`buyer` if the stored history of the buyer_id could not be read.")
+
+    @computed_field(description="The numbers of `vector`.")  # type: ignore[prop-decorator]
+    @property
+    def buyer_embedding(self) -> list[float]:
+        """Return the vector."""
+        return self.vector
+
+    @computed_field(description="The number of `dimensions`.")  # type: ignore[prop-decorator]
+    @property
+    def dimension(self) -> int:
+        """Return the length of the vector."""
+        return self.dimensions
 
     @classmethod
-    def of(cls, tower_id: str, buyer: BuyerVector) -> "EncodedBuyer":
+    def of(cls, encoding: BuyerEncoding) -> Self:
         """Convert the buyer of the core."""
-        numbers = buyer.vector.tolist()
+        numbers = encoding.buyer.vector.tolist()
         return cls(
             vector=numbers,
             dimensions=len(numbers),
-            tower_id=tower_id,
-            known_items=list(buyer.known_items),
-            unknown_items=list(buyer.unknown_items),
+            tower_id=encoding.tower_id,
+            known_items=list(encoding.buyer.known_items),
+            unknown_items=list(encoding.buyer.unknown_items),
+            degraded=list(encoding.failed_components),
         )
 
 

@@ -10,7 +10,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.routing import Match
 from starlette.types import Scope
 
-from lambdas.query_api.answers import Answer, EncodedBuyer, Health, ItemDetails, Queue, cache_counts
+from lambdas.query_api.answers import Answer, EncodedBuyer, Health, ItemDetails, Queue, RetrieveAnswer, cache_counts
 from lambdas.query_api.buyers import add_buyers
 from lambdas.query_api.callers import NO_LIMITS, CallerCheck, CallerLimits, charge_searches
 from lambdas.query_api.image_search import add_image_search
@@ -24,6 +24,7 @@ from lambdas.query_api.questions import (
     SearchBody,
     Searches,
     SearchQuery,
+    to_interactions,
 )
 from lambdas.query_api.strict_route import StrictRoute
 from retrieval.contracts.items import MAX_ID_BYTES, require_id
@@ -161,28 +162,36 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
 
     @app.post("/encode_buyer", responses=BAD_BODY)
     def encode_buyer(body: BuyerEvents) -> EncodedBuyer:
-        """Encode interactions of a buyer as a vector: the weighted average of their lots."""
-        return EncodedBuyer.of(*service().encode_buyer([interaction.to_interaction() for interaction in body.events]))
+        """Encode a buyer as a vector, from recent interactions and the stored ones of the buyer_id, by the buyer tower.
 
-    def nearest(query: RetrieveQuery | RetrieveBody) -> Answer:
-        interactions = query.interactions()
+        Without a trained buyer tower it is the weighted average of the lots.
+        """
+        if not body.recent_interactions and not body.buyer_id:
+            raise InvalidQuery("send recent_interactions with at least one, or a buyer_id with a stored history")
+        return EncodedBuyer.of(service().encode_buyer(to_interactions(body.recent_interactions), buyer_id=body.buyer_id or ""))
+
+    def nearest(query: RetrieveQuery | RetrieveBody) -> RetrieveAnswer:
+        interactions, options = query.interactions(), query.to_options()
         of_buyer = bool(interactions or query.buyer_id)
         if of_buyer == bool(query.vector):
             raise InvalidQuery("send either a vector or a buyer, by buyer_id or by what they did, and not both")
         if of_buyer:
             filters, buyer_id = query.to_filter(), query.buyer_id or ""
-            answer = service().nearest_to_buyer(interactions, query.k, filters, buyer_id=buyer_id, exclude=query.exclude)
-            return Answer.of(answer)
-        return Answer.of(service().nearest(query.vector, query.k, query.to_filter()))
+            return RetrieveAnswer.of(
+                service().nearest_to_buyer(
+                    interactions, query.k, filters, buyer_id=buyer_id, exclude=query.exclude, options=options
+                )
+            )
+        return RetrieveAnswer.of(service().nearest(query.vector, query.k, query.to_filter(), options))
 
     @app.get("/retrieve")
-    def retrieve(query: Annotated[RetrieveQuery, Query()]) -> Answer:
-        """The lots nearest to a vector, or to a buyer; for a buyer_id without a history, popular and fresh ones."""
+    def retrieve(query: Annotated[RetrieveQuery, Query()]) -> RetrieveAnswer:
+        """The lots nearest to a vector, or to a buyer, re-ranked; for a buyer_id without a history, popular and fresh ones."""
         return nearest(query)
 
     @app.post("/retrieve", responses=BAD_BODY)
-    def retrieve_by_body(body: RetrieveBody) -> Answer:
-        """The lots nearest to a vector, or to a buyer; for a buyer_id without a history, popular and fresh ones."""
+    def retrieve_by_body(body: RetrieveBody) -> RetrieveAnswer:
+        """The lots nearest to a vector, or to a buyer, re-ranked; for a buyer_id without a history, popular and fresh ones."""
         return nearest(body)
 
 

@@ -1,23 +1,37 @@
 """HTTP requests, with the limits that the OpenAPI document shows."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+)
 
 from retrieval.contracts.events import EventType, Interaction
 from retrieval.contracts.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS, require_id
-from retrieval.index.filters import Filter
+from retrieval.index.filters import BlockList, Filter
 from retrieval.index.fusion import Fusion
 from retrieval.search.diversification import MAX_PER_LABEL, Diversity
-from retrieval.search.recommendations import Exclude
+from retrieval.search.recommendations import Exclude, RankingOptions
+from retrieval.search.request import MAX_BLOCKED
+from retrieval.search.response import RankBy
 from retrieval.search.service import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
 
 MAX_FUSION_CHARS = 64
 MAX_DIMENSIONS = 4_096  # of a vector in a body; each index has its own length
 MAX_DIMENSIONS_IN_ADDRESS = 1_024  # in a query string, because servers refuse addresses of more than 64 kB
+STEP = timedelta(milliseconds=1)  # between interactions without times, so that each counts and their order stays
 SINGLE, SEVERAL = "one query", "several queries"
 
 
@@ -73,22 +87,91 @@ class Nearest(Filters):
     k: int = Field(10, ge=1, le=MAX_K, description="How many lots to answer with.")
 
 
+class BlockLists(Filters):
+    """Filters with lists of what never comes back; of bodies alone, because an address has no room for lists."""
+
+    blocked_items: list[ItemId] = Field(default=[], max_length=MAX_BLOCKED, description="Ids of lots that never come back.")
+    blocked_sellers: list[Name] = Field(
+        default=[], max_length=MAX_BLOCKED, description="No lots of these sellers, written as in the lots."
+    )
+    blocked_categories: list[Name] = Field(default=[], max_length=MAX_BLOCKED, description="No lots of these categories.")
+    blocked_brands: list[Name] = Field(default=[], max_length=MAX_BLOCKED, description="No lots of these brands.")
+
+    def to_filter(self) -> Filter:
+        """Return the filters of the core."""
+        blocked = BlockList(
+            items=frozenset(self.blocked_items),
+            sellers=frozenset(self.blocked_sellers),
+            categories=frozenset(self.blocked_categories),
+            brands=frozenset(self.blocked_brands),
+        )
+        return replace(super().to_filter(), blocked=blocked)
+
+
+def _describe_product_id(schema: dict[str, Any]) -> None:
+    """Show in a schema that the id of the lot may be named product_id, too."""
+    schema["properties"]["product_id"] = {**schema["properties"]["item_id"], "title": "Product Id"}
+    schema["required"].remove("item_id")
+    schema["oneOf"] = [{"required": ["item_id"]}, {"required": ["product_id"]}]
+
+
 class BuyerInteraction(BaseModel):
     """One interaction of a buyer with a lot."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_describe_product_id)
 
-    item_id: ItemId
+    item_id: ItemId = Field(
+        validation_alias=AliasChoices("item_id", "product_id"),
+        description="Id of the lot, as `item_id` or as `product_id`. Ids that no lot has are in `unknown_items` of the answer.",
+    )
     event_type: EventType = Field(description="Weighs 1, 5, 7 or 10, from the first to the last.")
-    timestamp: Moment = Field(description="With a time zone.")
+    timestamp: Moment | None = Field(
+        None,
+        description="With a time zone. Lists are read oldest first: without a time, an interaction counts as of right after "
+        "the one before it, and a list without any times as of now.",
+    )
 
-    def to_interaction(self) -> Interaction:
-        """Return the interaction of the core; the buyer stays unnamed."""
-        return Interaction("", self.item_id, self.event_type, self.timestamp)
+
+def to_interactions(sent: Sequence[BuyerInteraction]) -> list[Interaction]:
+    """Return the interactions of the core, of an unnamed buyer.
+
+    Args:
+        sent: oldest first, as far as they have no times.
+
+    Returns:
+        Each in its place, with a time: without one, STEP after the interaction before it. Interactions before the first time of a
+        list end STEP before it; a list without any times ends now.
+    """
+    timed = next((n for n, one in enumerate(sent) if one.timestamp is not None), len(sent) - 1)
+    interactions: list[Interaction] = []
+    for n, one in enumerate(sent):
+        moment = one.timestamp
+        if moment is None and n <= timed:
+            moment = _shift(sent[timed].timestamp or datetime.now(UTC), n - timed)
+        elif moment is None:
+            moment = _shift(interactions[-1].timestamp, 1)
+        interactions.append(Interaction("", one.item_id, one.event_type, moment))
+    return interactions
 
 
-Interactions = Annotated[list[BuyerInteraction], Field(min_length=1, max_length=MAX_INTERACTIONS)]
+def _shift(moment: datetime, steps: int) -> datetime:
+    try:
+        return moment + steps * STEP
+    except OverflowError:  # in the year 1 or 9999
+        return moment
+
+
 EXAMPLE_INTERACTION: dict[str, Any] = {"item_id": "v1", "event_type": "view", "timestamp": "2026-11-21T20:00:00Z"}
+EXAMPLE_BUYER: dict[str, Any] = {
+    "buyer_id": "b2a7c1d4",
+    "recent_interactions": [
+        {"product_id": "v1", "event_type": "view"},
+        {"product_id": "w1", "event_type": "add_to_cart"},
+        {"product_id": "w1", "event_type": "purchase"},
+    ],
+    "k": 10,
+}
+DIVERSITY = "Weight of diversity among the best lots: 0 keeps the order of the scores, 1 ranks by dissimilarity alone."
 
 
 EXAMPLE_SEARCH: dict[str, Any] = {
@@ -124,10 +207,11 @@ class SearchQuery(Nearest):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="Weight of diversity among the best lots: 0 keeps the order of the scores, 1 ranks by dissimilarity alone.",
+        description=DIVERSITY,
     )
     most_per_brand: Cap | None = Field(None, description="Lots of one brand before the others among the best.")
     most_per_seller: Cap | None = Field(None, description="Lots of one seller before the others among the best.")
+    most_per_category: Cap | None = Field(None, description="Lots of one category before the others among the best.")
     buyer_id: BuyerId | None = Field(None, examples=["b2a7c1d4"])
 
     def to_request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
@@ -136,20 +220,20 @@ class SearchQuery(Nearest):
         Raises:
             InvalidQuery: there is no such fusion.
         """
-        caps = self.most_per_brand, self.most_per_seller
+        diversity = Diversity(self.diversity, self.most_per_brand, self.most_per_seller, self.most_per_category)
         return SearchRequest(
             *(self.q, self.k, self.mode, self.to_filter()),
             offset=self.offset,
             recent=tuple(recent),
             explain=self.explain,
             fusion=None if self.fusion is None else Fusion.parse(self.fusion),
-            diversity=Diversity(self.diversity, *caps) if self.diversity or any(caps) else None,
+            diversity=diversity if diversity.is_active else None,
             buyer_id=self.buyer_id or "",
         )
 
 
-class SearchBody(SearchQuery):
-    """Body of `POST /search`: the parameters of `GET /search`, and recent interactions of the buyer."""
+class SearchBody(SearchQuery, BlockLists):
+    """Body of `POST /search`: the parameters of `GET /search`, block lists, and recent interactions of the buyer."""
 
     model_config = ConfigDict(strict=True, json_schema_extra={"example": EXAMPLE_SEARCH})
 
@@ -162,7 +246,7 @@ class SearchBody(SearchQuery):
 
     def to_request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
         """Return the request of the core."""
-        return super().to_request([*recent, *(interaction.to_interaction() for interaction in self.recent_interactions)])
+        return super().to_request([*recent, *to_interactions(self.recent_interactions)])
 
 
 def _body_tag(body: Any) -> str:
@@ -176,21 +260,48 @@ Searches = Annotated[
 
 
 class BuyerEvents(BaseModel):
-    """Body of `POST /encode_buyer`."""
+    """Body of `POST /encode_buyer`: a buyer by interactions, by id, or by both."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"events": [EXAMPLE_INTERACTION]}})
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": EXAMPLE_BUYER})
 
-    events: Interactions
+    buyer_id: BuyerId | None = None
+    recent_interactions: list[BuyerInteraction] = Field(
+        default=[],
+        max_length=MAX_INTERACTIONS,
+        validation_alias=AliasChoices("recent_interactions", "events"),
+        description="What the buyer did, oldest first; `events` is the older name of this field.",
+    )
+    k: int | None = Field(None, ge=1, le=MAX_K, description="Of `/retrieve`, which takes the same body; without effect here.")
 
 
 class BuyerQuery(Nearest):
-    """The buyer to retrieve lots for, and the lots of their history to leave out."""
+    """The buyer to retrieve lots for, the lots of their history to leave out, and the order of the others."""
 
     buyer_id: BuyerId | None = Field(None, examples=["b2a7c1d4"])
     exclude: Exclude = Field(
         "acted",
         description="Lots to leave out: `acted`, all of the history and of this request; `purchased` ones alone; or `none`.",
     )
+    rerank: bool = Field(True, description="`false` keeps the order of nearness where there is a re-ranker.")
+    rank_by: RankBy = Field(
+        "relevance",
+        description="`expected_value` orders the re-ranked lots by chance × current price. The chance is the logistic function of "
+        "how far the score of the re-ranker is above the mean of the candidates: by its model, that the buyer prefers the lot to "
+        "an average candidate. It is no calibrated probability of a purchase. `ranked_by` of the answer says what applied.",
+    )
+    diversity: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description=DIVERSITY)
+    most_per_brand: Cap | None = Field(None, description="At most so many lots of one brand, even if fewer than k come back.")
+    most_per_seller: Cap | None = Field(None, description="At most so many lots of one seller, even if fewer than k come back.")
+    most_per_category: Cap | None = Field(None, description="At most so many lots of one category, even if fewer than k come back.")
+
+    def to_options(self) -> RankingOptions:
+        """Return the order of the lots.
+
+        Raises:
+            InvalidQuery: expected value without the re-ranker.
+        """
+        caps = self.most_per_brand, self.most_per_seller, self.most_per_category
+        return RankingOptions(self.rerank, self.rank_by, Diversity(self.diversity, *caps, drop_surplus=True))
 
 
 class RetrieveQuery(BuyerQuery):
@@ -202,24 +313,24 @@ class RetrieveQuery(BuyerQuery):
         description="The numbers of a vector, one parameter each, in their order; a longer one goes by POST.",
     )
     item_id: list[ItemId] = Field(
-        default=[], max_length=MAX_INTERACTIONS, description="Lots that the buyer viewed.", examples=[["v1"]]
+        default=[], max_length=MAX_INTERACTIONS, description="Lots that the buyer viewed, oldest first.", examples=[["v1"]]
     )
 
     def interactions(self) -> list[Interaction]:
         """Return a view of each item, now."""
-        return [Interaction("", item_id, "view", datetime.now(UTC)) for item_id in self.item_id]
+        return to_interactions([BuyerInteraction(item_id=item_id, event_type="view", timestamp=None) for item_id in self.item_id])
 
 
-class RetrieveBody(BuyerQuery):
+class RetrieveBody(BuyerQuery, BlockLists):
     """Body of `POST /retrieve`: a vector, or a buyer by id, by interactions, or by both."""
 
-    model_config = ConfigDict(
-        strict=True, json_schema_extra={"example": {"recent_interactions": [EXAMPLE_INTERACTION], "exclude": "purchased", "k": 10}}
-    )
+    model_config = ConfigDict(strict=True, json_schema_extra={"example": EXAMPLE_BUYER})
 
     vector: list[Number] = Field(default=[], max_length=MAX_DIMENSIONS, description="As `/encode_buyer` answers.")
-    recent_interactions: list[BuyerInteraction] = Field(default=[], max_length=MAX_INTERACTIONS)
+    recent_interactions: list[BuyerInteraction] = Field(
+        default=[], max_length=MAX_INTERACTIONS, description="What the buyer did, oldest first."
+    )
 
     def interactions(self) -> list[Interaction]:
         """Return the interactions of the core."""
-        return [interaction.to_interaction() for interaction in self.recent_interactions]
+        return to_interactions(self.recent_interactions)

@@ -80,9 +80,10 @@ class Settings:
         retrieve_timeout_s: seconds until one request of a search to the index is given up.
         deadline_s: seconds after which a search begins no further stage, and answers without it or not at all.
         max_wait_s: seconds that a request to `gavel serve` may wait for its turn; one that would wait longer is refused at once.
-        cached_queries: how many encoded queries a process keeps, >= 0.
+        cached_queries: how many encoded queries, and how many buyer vectors, a process keeps, >= 0.
         cached_answers_s: seconds for which an answer is kept; 0 keeps none.
-        cached_mb: megabytes that each cache of a process may take, >= 0: encoded queries, encoded photos, answers.
+        cached_mb: megabytes that each cache of a process may take, >= 0: encoded queries, encoded photos, buyer
+            vectors, answers.
         ranker_endpoint: name of the SageMaker endpoint that re-ranks; empty re-ranks in process, or not at all.
         ranker_timeout_s: seconds until the endpoint's answer is given up, and search answers in first-stage order.
         embeddings_bucket: bucket of releases, for a message to the bulk indexer that names a key alone.

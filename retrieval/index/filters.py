@@ -18,6 +18,29 @@ def utc_now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockList:
+    """Items that never come back, by their ids and labels.
+
+    Attributes:
+        items: item ids.
+        sellers: sellers, letter by letter.
+        categories: categories; case, Unicode composition and invisible characters do not matter.
+        brands: brands, likewise.
+    """
+
+    items: frozenset[str] = frozenset()
+    sellers: frozenset[str] = frozenset()
+    categories: frozenset[str] = frozenset()
+    brands: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name in ("sellers", "categories", "brands"):
+            labels = (unicodedata.normalize("NFC", label).strip() for label in getattr(self, name))
+            object.__setattr__(self, name, frozenset(filter(None, labels)))
+        object.__setattr__(self, "items", frozenset(self.items))
+
+
+@dataclass(frozen=True, slots=True)
 class Filter:
     """Conditions on the items of an answer. An item whose auction has ended never matches.
 
@@ -28,6 +51,7 @@ class Filter:
         max_price: only items with a known current price <= this.
         min_seller_rating: only items with a known seller rating >= this.
         now: compared with `ends_at`; None takes the time of the call. An item without `ends_at` never ends.
+        blocked: items that do not match, whatever else holds.
     """
 
     category: str | None = None
@@ -36,6 +60,7 @@ class Filter:
     max_price: float | None = None
     min_seller_rating: float | None = None
     now: datetime | None = None
+    blocked: BlockList = BlockList()
 
     def __post_init__(self) -> None:
         for name in ("category", "brand"):
@@ -61,12 +86,24 @@ def matches(filters: Filter, document: Mapping[str, Any]) -> bool:
     for name, value in (("category", filters.category), ("brand", filters.brand)):
         if value is not None and (name not in document or fold_label(document[name]) != fold_label(value)):
             return False
+    if _is_blocked(filters.blocked, document):
+        return False
     price, rating = _number(document, "current_price"), _number(document, "seller_rating")
     # a missing number is NaN, for which every comparison is false
     return (
         (filters.min_price is None or bool(price >= np.float32(filters.min_price)))
         and (filters.max_price is None or bool(price <= np.float32(filters.max_price)))
         and (filters.min_seller_rating is None or bool(rating >= np.float32(filters.min_seller_rating)))
+    )
+
+
+def _is_blocked(blocked: BlockList, document: Mapping[str, Any]) -> bool:
+    """True if an item with this document is on a block list."""
+    if document.get("item_id") in blocked.items or document.get("seller") in blocked.sellers:
+        return True
+    return any(
+        name in document and fold_label(document[name]) in map(fold_label, labels)
+        for name, labels in (("category", blocked.categories), ("brand", blocked.brands))
     )
 
 

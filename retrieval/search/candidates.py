@@ -90,5 +90,20 @@ def fetch_items(context: SearchContext, item_ids: Sequence[str]) -> list[Candida
 
 
 def encode_interactions(context: SearchContext, interactions: Sequence[Interaction]) -> BuyerVector:
-    """Encode a buyer from the stored vectors of the items of their interactions (buyers.buyer_vector)."""
-    return buyer_vector(interactions, partial(fetch_items, context), context.active.buyer_tower)
+    """Encode a buyer from the stored vectors of the items of their interactions (buyers.buyer_vector).
+
+    Equal interactions at equal distances in time give the same vector, so it is cached; unless an item is unknown, because it may
+    be indexed any moment.
+
+    Args:
+        context: of the request.
+        interactions: at least one.
+    """
+    latest = max(one.timestamp for one in interactions)
+    key = context.active.index.name, tuple((one.item_id, one.weight, latest - one.timestamp) for one in interactions)
+    vector = context.buyer_vectors.get(key)
+    if vector is None:
+        vector = buyer_vector(interactions, partial(fetch_items, context), context.active.buyer_tower)
+        if not vector.unknown_items:
+            context.buyer_vectors.put(key, vector)
+    return vector

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from retrieval.buyers.vector import BuyerVector
 from retrieval.config.settings import Settings
 from retrieval.deadline import ARRIVAL, Deadline
 from retrieval.errors import FeedbackUnavailable, IndexUnavailable, RankerUnavailable
 from retrieval.index.port import VectorIndex
 from retrieval.resilience import Circuit
+from retrieval.search.cache import LruCache
 from retrieval.search.live_index import ActiveIndex
 from retrieval.spans import start_span
 
@@ -27,9 +29,9 @@ class SearchLimits:
         retrieve_timeout_s: seconds until one request to the index is given up.
         deadline_s: seconds after which a search begins no further step, counted from the arrival of its request. The time to load
             a tower is not counted.
-        cached_queries: maximum number of stored query vectors.
+        cached_queries: maximum number of stored query vectors, and of stored buyer vectors.
         cached_answers_s: seconds that an answer is stored; 0 stores none.
-        cached_bytes: maximum size of each cache: of query vectors, of photo vectors, of answers.
+        cached_bytes: maximum size of each cache: of query vectors, of photo vectors, of buyer vectors, of answers.
     """
 
     rerank_candidates: int = 50
@@ -68,6 +70,7 @@ class SearchContext:
         active: the index and the models of its tower.
         limits: of the service.
         circuits: component -> circuit; threads share them.
+        buyer_vectors: cached vectors of buyers; threads share them.
         deadline: of the request.
         timings_ms: step -> milliseconds.
         failed_components: components that the answer does without, in the order of their failures.
@@ -78,6 +81,7 @@ class SearchContext:
         active: ActiveIndex,
         limits: SearchLimits,
         circuits: Mapping[str, Circuit],
+        buyer_vectors: LruCache[BuyerVector],
         timings_ms: Mapping[str, float] | None = None,
     ) -> None:
         """Start the clock of the request.
@@ -86,9 +90,10 @@ class SearchContext:
             active: what is searched.
             limits: of the service.
             circuits: as new_circuits() makes them.
+            buyer_vectors: cache of candidates.encode_interactions().
             timings_ms: of earlier steps.
         """
-        self.active, self.limits, self.circuits = active, limits, circuits
+        self.active, self.limits, self.circuits, self.buyer_vectors = active, limits, circuits, buyer_vectors
         self.deadline = Deadline(limits.deadline_s, ARRIVAL.get())
         self.timings_ms = dict(timings_ms or {})
         self.failed_components: list[str] = []
@@ -98,7 +103,7 @@ class SearchContext:
 
         The deadline starts now only if no server has set the arrival of the request.
         """
-        return SearchContext(self.active, self.limits, self.circuits, self.timings_ms)
+        return SearchContext(self.active, self.limits, self.circuits, self.buyer_vectors, self.timings_ms)
 
     def ask(self, operation: str, call: Callable[[VectorIndex], Result]) -> Result:
         """Call the index within its timeout and the time that is left.

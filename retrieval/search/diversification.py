@@ -1,4 +1,4 @@
-"""Diversify a list by maximal marginal relevance, with caps for each brand and seller."""
+"""Diversify a list by maximal marginal relevance, with caps for each brand, seller and category."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from retrieval.index.port import Candidate
 from retrieval.text.analysis import fold_label
 
 MAX_PER_LABEL = 100
-LABELS = ("brand", "seller")  # fields of a document that can be capped
+LABELS = ("brand", "seller", "category")  # fields of a document that can be capped
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,9 @@ class Diversity:
     Attributes:
         strength: 0 to 1. 0 leaves the order of the scores; 1 orders by dissimilarity alone, after the first item.
         most_per_brand: items of one brand before all items of the others, 1 to 100; None for no cap.
-        most_per_seller: the same of one seller. An item without brand or seller has no cap.
+        most_per_seller: the same of one seller.
+        most_per_category: the same of one category. An item without the label has no cap.
+        drop_surplus: True leaves items over a cap out, instead of placing them behind the others.
 
     Raises:
         InvalidQuery: a value is not in its range.
@@ -31,6 +33,8 @@ class Diversity:
     strength: float = 0.0
     most_per_brand: int | None = None
     most_per_seller: int | None = None
+    most_per_category: int | None = None
+    drop_surplus: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -42,30 +46,33 @@ class Diversity:
     @property
     def is_active(self) -> bool:
         """True if it changes any order."""
-        return self.strength > 0 or self.most_per_brand is not None or self.most_per_seller is not None
+        return self.strength > 0 or bool(self.caps)
 
     @property
     def caps(self) -> dict[str, int]:
         """Return field -> number of items with one label that come first."""
-        caps = zip(LABELS, (self.most_per_brand, self.most_per_seller), strict=True)
+        caps = zip(LABELS, (self.most_per_brand, self.most_per_seller, self.most_per_category), strict=True)
         return {label: cap for label, cap in caps if cap is not None}
 
 
-def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], diversity: Diversity) -> list[int]:
+def diversify(
+    candidates: Sequence[Candidate], scores: NDArray[np.float32], diversity: Diversity, k: int | None = None
+) -> list[int]:
     """Order candidates by maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998) under a cap a label.
 
     Each rank goes to the item with the highest (1 - strength) * relevance - strength * (cosine with the most similar item above).
     Relevance is the score, scaled to 0 to 1 over the candidates, because a re-ranker's scores have no scale of their own. An item
-    over a cap comes after all that are below theirs, and is not dropped: a short list helps nobody. The first ranks do not depend
-    on the number of candidates behind, so pages of one list fit together.
+    over a cap comes after all that are below theirs, unless diversity.drop_surplus leaves it out. The first ranks do not depend on
+    the number of candidates behind, so pages of one list fit together.
 
     Args:
         candidates: N candidates with vectors of unit length.
         scores: (N,) float32, higher is better; equal ones keep the candidates' order.
         diversity: how much they differ.
+        k: number of ranks to give; None gives all.
 
     Returns:
-        The indices 0 to N - 1 in the new order, the item with the best score first.
+        Indices in the new order, the item with the best score first: of all N, of k, or of those within the caps.
     """
     if not candidates:
         return []
@@ -74,12 +81,16 @@ def diversify(candidates: Sequence[Candidate], scores: NDArray[np.float32], dive
     labels = {field: [fold_label(str(c.document.get(field, ""))) for c in candidates] for field in diversity.caps}
     similarity = np.zeros(len(candidates))  # (N,) with the most similar item above; 0 before the first
     left, counts, order = np.ones(len(candidates), dtype=np.bool_), {field: Counter[str]() for field in labels}, list[int]()
-    for _ in candidates:
+    for _ in candidates[:k]:
         allowed = left.copy()
         for field, cap in diversity.caps.items():
             allowed &= ~_at_cap(labels[field], counts[field], cap)
+        if not allowed.any():
+            if diversity.drop_surplus:
+                break
+            allowed = left
         value = relevance - diversity.strength * similarity if order else scores
-        best = int(np.argmax(np.where(allowed if allowed.any() else left, value, -np.inf)))
+        best = int(np.argmax(np.where(allowed, value, -np.inf)))
         cosines = vectors @ vectors[best]  # (N, D) @ (D,) -> (N,)
         similarity = np.maximum(similarity, cosines) if order else cosines
         left[best] = False

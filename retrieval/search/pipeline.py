@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,22 +11,20 @@ from numpy.typing import NDArray
 from retrieval.buyers.vector import personalise
 from retrieval.contracts.documents import Vector, listed_fields
 from retrieval.contracts.items import query_text
-from retrieval.errors import IndexUnavailable, InvalidInput, InvalidQuery, RankerUnavailable
+from retrieval.errors import IndexUnavailable, InvalidInput, InvalidQuery
 from retrieval.index.filters import matches
 from retrieval.index.port import Candidate
 from retrieval.index.ranking import cosines
 from retrieval.ranker.features import feature_matrix
 from retrieval.search.candidates import encode_interactions, fetch_items, retrieve_candidates, retrieve_other_list
 from retrieval.search.context import SearchContext
-from retrieval.search.diversification import diversify
 from retrieval.search.explanation import explain_items
 from retrieval.search.request import MAX_OFFSET, MAX_REACH, SearchRequest
+from retrieval.search.reranking import Scored, rerank, spread
 from retrieval.search.response import Explanation, SearchAnswer, SearchResult
 from retrieval.text.spelling import corrected, doubtful_words
 
 logger = logging.getLogger(__name__)
-
-Scored = tuple[Candidate, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +85,9 @@ def answer_request(context: SearchContext, request: SearchRequest, vector: Vecto
         with context.timed("retrieve"):
             query = _personalised(context, request, vector)
             retrieved = _retrieved(context, query)
-        candidates, scores = retrieved.rerank_candidates, None
-        if ranker is not None and candidates:
-            with context.timed("rerank"):
-                try:
-                    if context.deadline.left() <= 0:
-                        raise RankerUnavailable("the time of this search was used up")
-                    with context.circuits["rerank"].guard():
-                        scores = ranker.score(_features(query, candidates))
-                except RankerUnavailable as error:
-                    logger.warning("answered without the re-ranker: %s", error)
-                    context.fail("rerank")
-        by_relevance: list[Scored] = [(c, c.score) for c in candidates]
-        if scores is not None:  # equal ones stay in the order of retrieval
-            by_relevance = [(candidates[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
-        ranking = by_relevance
-        if diversity is not None:
-            with context.timed("diversify"):
-                relevance = np.array([score for _, score in by_relevance], dtype=np.float32)  # (N,)
-                ranking = [by_relevance[i] for i in diversify([c for c, _ in by_relevance], relevance, diversity)]
+        candidates = retrieved.rerank_candidates
+        by_relevance, reranked = rerank(context, ranker, candidates, partial(_features, query))
+        ranking = by_relevance if diversity is None else spread(context, by_relevance, diversity)
         ranking = _with_exact_match_and_tail(ranking, retrieved)
         page = ranking[request.offset : end]
         did_you_mean = _did_you_mean(context, request, retrieved)
@@ -125,7 +108,7 @@ def answer_request(context: SearchContext, request: SearchRequest, vector: Vecto
         results=results,
         tower_id=context.active.index.tower_id,
         mode=request.mode,
-        reranked=scores is not None,
+        reranked=reranked,
         failed_components=context.failed_components,
         timings_ms=context.timings_ms,
         next_offset=end if end <= MAX_OFFSET and (len(ranking) > end or retrieved.has_more) else None,

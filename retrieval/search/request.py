@@ -1,6 +1,6 @@
 """A search request and its limits."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 from retrieval.buyers.history_store import MAX_PER_BUYER, parse_buyer_id
@@ -20,6 +20,7 @@ MAX_OFFSET = 400
 MAX_REACH = MAX_OFFSET + MAX_K  # items that can be paged through: the longest list of an index
 MAX_INTERACTIONS = MAX_PER_BUYER
 MAX_QUERIES = 20  # in one request
+MAX_BLOCKED = 1_000  # of each kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,12 @@ def check_filters(filters: Filter) -> None:
         bound = getattr(filters, name)
         if bound is not None and not 0 <= bound <= most:
             raise InvalidQuery(f"{name} is {bound}; allowed are numbers from 0 to {most:.15g}")
+    for kind in fields(filters.blocked):
+        blocked = getattr(filters.blocked, kind.name)
+        if len(blocked) > MAX_BLOCKED:
+            raise InvalidQuery(f"{len(blocked)} {kind.name} are blocked; allowed are {MAX_BLOCKED}")
+        for label in blocked:
+            check_request_text(label, f"blocked {kind.name}")
     if filters.min_price is not None and filters.max_price is not None and filters.min_price > filters.max_price:
         raise InvalidQuery(f"min_price {filters.min_price:g} is above max_price {filters.max_price:g}; swap them")
 

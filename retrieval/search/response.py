@@ -8,6 +8,7 @@ from retrieval.search.request import Mode
 
 AnswerMode = Mode | Literal["popular"]
 Source = Literal["history", "popular_and_fresh"]
+RankBy = Literal["relevance", "expected_value"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class SearchResult:
     Attributes:
         rank: from 1; a later page continues the ranks of the page before.
         item_id: its id.
-        score: of the re-ranker, or of retrieval; diversity moves items and leaves their scores.
+        score: of the re-ranker, or of retrieval, or the expected value; diversity moves items and leaves their scores.
         similarity: cosine of query and item in [-1, 1]; None if the query could not be encoded.
         fields: visible fields of the item; times in ms since 1970.
         explanation: of its place, if requested.
@@ -79,6 +80,7 @@ class SearchAnswer:
         unknown_items: item ids of the buyer's interactions that no item has.
         did_you_mean: the query with its misspelt words corrected, on the first page; None if there are none, or no correction. The
             query was searched for as typed.
+        ranked_by: "expected_value" if the scores are expected values; else "relevance".
         source: of recommendations to a buyer: their history, or popular and fresh items if nothing is known of it; None otherwise.
     """
 
@@ -93,6 +95,7 @@ class SearchAnswer:
     unknown_items: Sequence[str] = ()
     did_you_mean: str | None = None
     source: Source | None = None
+    ranked_by: RankBy = "relevance"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer for JSON. `failed_components` is named `degraded`, as in the HTTP API."""

@@ -16,12 +16,21 @@ from retrieval.errors import GavelError, InvalidQuery, TowerError, UnknownItem
 from retrieval.index.filters import Filter, has_ended
 from retrieval.index.port import Candidate, IndexStore
 from retrieval.search.cache import CacheUse, LruCache
-from retrieval.search.candidates import encode_interactions, fetch_items, retrieve
+from retrieval.search.candidates import fetch_items, retrieve
 from retrieval.search.context import SearchContext, SearchLimits, new_circuits
 from retrieval.search.image_query import PhotoQueries, with_words
 from retrieval.search.live_index import ActiveIndex, ActiveIndexCache, Encoder, SearchModels
 from retrieval.search.pipeline import answer_request
-from retrieval.search.recommendations import EXCLUDES, BuyerProfile, BuyerSearch, Exclude, PastInteraction, nearest_items
+from retrieval.search.recommendations import (
+    EXCLUDES,
+    BuyerEncoding,
+    BuyerProfile,
+    BuyerSearch,
+    Exclude,
+    PastInteraction,
+    RankingOptions,
+    nearest_items,
+)
 from retrieval.search.request import (
     MAX_INTERACTIONS,
     MAX_K,
@@ -50,6 +59,7 @@ __all__ = [
     "Encoder",
     "Explanation",
     "Mode",
+    "RankingOptions",
     "SearchAnswer",
     "SearchLimits",
     "SearchModels",
@@ -64,6 +74,7 @@ logger = logging.getLogger(__name__)
 
 CACHED_ANSWERS = 1_000
 CACHED_QUERIES_S = 3_600.0
+CACHED_BUYERS_S = 60.0  # maximum delay until the new vector of an item changes those of its buyers
 
 
 class SearchService:
@@ -95,6 +106,7 @@ class SearchService:
         self.buyers = BuyerSearch(buyer_store or NoBuyerStore(), self._circuits["buyers"])
         self._vectors: LruCache[Vector] = LruCache(limits.cached_queries, CACHED_QUERIES_S, limits.cached_bytes)
         self._answers: LruCache[SearchAnswer] = LruCache(CACHED_ANSWERS, limits.cached_answers_s, limits.cached_bytes)
+        self._buyer_vectors: LruCache[BuyerVector] = LruCache(limits.cached_queries, CACHED_BUYERS_S, limits.cached_bytes)
         self._photos = PhotoQueries(models.load_image_encoder, limits.cached_bytes)
 
     def live(self) -> ActiveIndex:
@@ -104,7 +116,12 @@ class SearchService:
 
     def caches(self) -> Mapping[str, CacheUse]:
         """Return cache -> its use."""
-        return {"embeddings": self._vectors.use(), "photos": self._photos.use(), "answers": self._answers.use()}
+        return {
+            "embeddings": self._vectors.use(),
+            "photos": self._photos.use(),
+            "buyers": self._buyer_vectors.use(),
+            "answers": self._answers.use(),
+        }
 
     def circuits(self) -> Mapping[str, str]:
         """Return component -> `closed`, `open` or `half_open`, the state of its circuit."""
@@ -217,10 +234,24 @@ class SearchService:
         item_id = require_id("item_id", item_id)
         context = self._context()
         vector = _fetch_item(context, item_id).vector
-        return nearest_items(context, vector, k, _checked_filters(k, filters), exclude_ids=[item_id])
+        filters = _checked_filters(k, filters)
+        filters = replace(filters, blocked=replace(filters.blocked, items=filters.blocked.items | {item_id}))
+        return nearest_items(context, vector, k, filters, RankingOptions(rerank=False))
 
-    def nearest(self, numbers: Sequence[float], k: int = 10, filters: Filter | None = None) -> SearchAnswer:
-        """Return the items nearest to a vector of any length above 0.
+    def nearest(
+        self,
+        numbers: Sequence[float],
+        k: int = 10,
+        filters: Filter | None = None,
+        options: RankingOptions = RankingOptions(),  # noqa: B008  # frozen
+    ) -> SearchAnswer:
+        """Return the items nearest to a vector, such as encode_buyer() returns.
+
+        Args:
+            numbers: (D,) of any length above 0.
+            k: how many.
+            filters: which items may come back.
+            options: how they are ordered.
 
         Raises:
             InvalidQuery: the vector has another number of dimensions than the active index, or no direction; k or filters are out
@@ -231,7 +262,7 @@ class SearchService:
         index = context.active.index
         if len(numbers) != index.dimensions:
             raise InvalidQuery(f"the vector has {len(numbers)} numbers; index {index.name} takes {index.dimensions}")
-        return nearest_items(context, unit_vector(numbers), k, _checked_filters(k, filters))
+        return nearest_items(context, unit_vector(numbers), k, _checked_filters(k, filters), options)
 
     def nearest_to_buyer(
         self,
@@ -241,6 +272,7 @@ class SearchService:
         *,
         buyer_id: str = "",
         exclude: Exclude = "acted",
+        options: RankingOptions = RankingOptions(),  # noqa: B008  # frozen
     ) -> SearchAnswer:
         """Return the items nearest to a buyer, by the interactions given and the stored ones.
 
@@ -251,6 +283,7 @@ class SearchService:
             buyer_id: whose stored interactions count, too; empty for nobody's. If no item of a buyer is known, the answer has
                 popular and fresh items, and its `source` says so.
             exclude: items to leave out: of any interaction, purchased ones, or none.
+            options: how the items are ordered.
 
         Raises:
             InvalidQuery: no item of the interactions is known, and there is no buyer_id; or interactions, id, k or filters are out
@@ -262,7 +295,7 @@ class SearchService:
         if exclude not in EXCLUDES:
             raise InvalidQuery(f"exclude is {exclude!r}; allowed are {', '.join(EXCLUDES)}")
         buyer = BuyerProfile(interactions, parse_buyer_id(buyer_id) if buyer_id else "", exclude)
-        return self.buyers.recommend(self._context(), buyer, k, filters)
+        return self.buyers.recommend(self._context(), buyer, k, filters, options)
 
     def record_interactions(self, interactions: Sequence[Interaction]) -> list[str]:
         """Add interactions to the histories of their buyers, except those with items that the active index does not have.
@@ -292,19 +325,22 @@ class SearchService:
         """
         return self.buyers.history(self._context(), buyer_id, limit)
 
-    def encode_buyer(self, interactions: Sequence[Interaction]) -> tuple[str, BuyerVector]:
-        """Return the tower of the active index, and the buyer's vector in its space.
+    def encode_buyer(self, interactions: Sequence[Interaction], *, buyer_id: str = "") -> BuyerEncoding:
+        """Return the vector of a buyer, by the interactions given and the stored ones.
+
+        Args:
+            interactions: as far as the caller knows them.
+            buyer_id: whose stored interactions count, too; empty for nobody's.
 
         Raises:
-            InvalidQuery: no item of the interactions is known, or there are too many of them.
+            InvalidQuery: no item of the interactions is known, there are none or too many of them, or this is no id.
             IndexUnavailable: the index does not answer.
         """
-        context = self._context()
         check_interactions(tuple(interactions))
-        return context.active.index.tower_id, encode_interactions(context, interactions)
+        return self.buyers.encode(self._context(), parse_buyer_id(buyer_id) if buyer_id else "", interactions)
 
     def _context(self) -> SearchContext:
-        return SearchContext(self.live(), self._limits, self._circuits)
+        return SearchContext(self.live(), self._limits, self._circuits, self._buyer_vectors)
 
     def _cached_answer(self, active: ActiveIndex, request: SearchRequest) -> SearchAnswer | None:
         """Return the cached answer of a request, unless one of its items has ended since."""

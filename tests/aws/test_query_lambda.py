@@ -327,6 +327,20 @@ def test_similar_lots_buyers_and_vectors_are_answered_too(imported, published):
     assert ask(module, path="/items/lot-99/similar", query=None)[0] == 404
 
 
+def test_a_buyer_without_times_is_answered_in_the_documented_fields(imported, published):
+    module = imported()
+    done = [{"product_id": "lot-00", "event_type": "view"}, {"product_id": "lot-01", "event_type": "add_to_cart"}]
+    body = {"buyer_id": "buyer-4711", "recent_interactions": done, "k": 3}
+    status, buyer = ask(module, method="POST", path="/encode_buyer", query=None, body=body)
+    assert (status, len(buyer["buyer_embedding"])) == (200, buyer["dimension"])
+    status, answer = ask(module, method="POST", path="/retrieve", query=None, body=body)
+    assert (status, answer["product_ids"], len(answer["scores"])) == (200, ids(answer), 3)
+    blocked = {"blocked_items": answer["product_ids"], "most_per_category": 1, "rank_by": "expected_value"}
+    status, other = ask(module, method="POST", path="/retrieve", query=None, body=body | blocked)
+    assert status == 200
+    assert not set(other["product_ids"]) & set(answer["product_ids"])
+
+
 def test_several_queries_in_a_body_are_measured_one_by_one(imported, published, capsys):
     module = imported()
     status, answers = ask(module, method="POST", query=None, body=[{"q": "red watch"}, {"q": "gold ring"}])

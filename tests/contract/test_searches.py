@@ -9,7 +9,7 @@ import pytest
 from index_lots import DIMENSIONS, EVERYTHING, NOW, TOWER_ID, axis, clustered, lot, unit
 
 from retrieval.contracts.documents import Deletion, IndexedItem
-from retrieval.index.filters import Filter
+from retrieval.index.filters import BlockList, Filter
 from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, fuse
 from retrieval.index.port import Candidate, IndexStore, VectorIndex
 
@@ -133,6 +133,41 @@ LOTS = {
 def test_filters_let_exactly_their_lots_through(filled: Fill, search: Search, filters: Filter, expected: str) -> None:
     index = filled([lot(item_id, title="watch", **fields) for item_id, fields in LOTS.items()])
     assert sorted(ids(search(index, 10, replace(filters, now=NOW)))) == expected.split()
+
+
+@every_search
+@pytest.mark.parametrize(
+    ("blocked", "expected"),
+    [
+        (BlockList(), "a b c d"),
+        (BlockList(items=frozenset({"a", "d", "gone"})), "b c"),
+        (BlockList(sellers=frozenset({"Ann", "nobody"})), "b c d"),
+        (BlockList(sellers=frozenset({"ann"})), "a b c d"),
+        (BlockList(categories=frozenset({"  WATCHES", "carts"})), "c d"),
+        (BlockList(brands=frozenset({"rolex"})), "b c d"),
+        (BlockList(frozenset({"c"}), frozenset({"Ann"}), frozenset({"rings"})), "b d"),
+    ],
+)
+def test_a_blocked_item_never_comes_back(filled: Fill, search: Search, blocked: BlockList, expected: str) -> None:
+    index = filled(
+        [
+            lot("a", title="watch", bid_count=1, seller="Ann", category="Watches", brand="Rolex"),
+            lot("b", title="watch", bid_count=1, seller="Bob", category="watches"),
+            lot("c", title="watch", bid_count=1, category="Rings"),
+            lot("d", title="watch", bid_count=1),
+        ]
+    )
+    assert sorted(ids(search(index, 10, Filter(now=NOW, blocked=blocked)))) == expected.split()
+    assert index.count(Filter(now=NOW, blocked=blocked)) == len(expected.split())
+
+
+def test_a_blocked_item_leaves_its_place_to_the_next(filled: Fill) -> None:
+    index = filled([lot(f"lot-{n:03}", axis(0, tilt=n / 100), seller="near" if n < 60 else "far") for n in range(70)])
+    assert ids(index.semantic(axis(0), 3, Filter(now=NOW, blocked=BlockList(sellers=frozenset({"near"}))))) == [
+        "lot-060",
+        "lot-061",
+        "lot-062",
+    ]
 
 
 def test_a_price_limit_includes_a_price_that_is_no_binary_fraction(filled: Fill) -> None:

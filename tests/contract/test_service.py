@@ -9,7 +9,7 @@ from lots import WordEncoder, lot, publish
 
 from retrieval.buyers.sqlite_history import BuyerEvents
 from retrieval.contracts.events import Interaction
-from retrieval.index.filters import Filter, matches, utc_now
+from retrieval.index.filters import BlockList, Filter, matches, utc_now
 from retrieval.index.port import IndexStore
 from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchRequest, SearchService
 
@@ -77,6 +77,8 @@ FILTERS = [
     Filter(min_price=0.1, now=NOW),
     Filter(max_price=0.1, now=NOW),
     Filter(min_seller_rating=4.1, now=NOW),
+    Filter(blocked=BlockList(frozenset({"plain"}), frozenset({"Ann"}), frozenset({"ΣΊΣΥΦΟΣ"})), now=NOW),
+    Filter(blocked=BlockList(brands=frozenset({"MEISSEN"})), now=NOW),
 ]
 
 
@@ -84,7 +86,7 @@ FILTERS = [
 def test_a_single_lot_passes_a_filter_where_the_index_lets_it_pass(filters: Filter, store: IndexStore) -> None:
     lots = [
         lot("plain", "red vase"),
-        lot("cheap", "red vase", current_price=0.1, category="vases"),
+        lot("cheap", "red vase", current_price=0.1, category="vases", seller="Ann"),
         lot("dear", "red vase", current_price=9e11, category="Σίσυφος"),
         lot("rated", "red vase", seller_rating=4.1, brand="Meissen"),
         lot("ended", "red vase", ends_at=NOW),

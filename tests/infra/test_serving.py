@@ -190,9 +190,10 @@ def test_a_search_without_words_is_refused_before_the_function(stage):
     assert validator["ValidateRequestParameters"]
 
 
-def test_a_buyer_without_events_is_refused_before_the_function(stage):
+def test_a_buyer_of_whom_nothing_is_said_is_refused_before_the_function(stage):
     asked = method(stage, "/encode_buyer", "POST")["RequestModels"]["application/json"]["Ref"]
-    assert stage.of_type("AWS::ApiGateway::Model")[asked]["Properties"]["Schema"]["required"] == ["events"]
+    forms = stage.of_type("AWS::ApiGateway::Model")[asked]["Properties"]["Schema"]["anyOf"]
+    assert forms == [{"required": ["recent_interactions"]}, {"required": ["events"]}, {"required": ["buyer_id"]}]
 
 
 def test_the_access_log_holds_no_words_of_buyers(stage):

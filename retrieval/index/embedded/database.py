@@ -55,7 +55,7 @@ CREATE TABLE tombstones (
 ADDED_COLUMNS = (("lots", "checksum INTEGER"), ("meta", "language TEXT"))
 # as blobs, because a damaged text cannot be handed to a function
 IS_SOUND = "is_sound(position, CAST(item_id AS BLOB), version, CAST(document AS BLOB), vector, checksum)"
-FIELDS = ("ends_at", "current_price", "seller_rating", "category", "brand", "bid_count", "listed_at")
+FIELDS = ("ends_at", "current_price", "seller_rating", "category", "brand", "bid_count", "listed_at", "seller")
 FIELD_COLUMNS = ", ".join(f"json_extract(document, '$.{name}')" for name in FIELDS)
 
 
@@ -82,6 +82,7 @@ class ItemFields:
     brand: str | None
     bid_count: float | None = None
     listed_at: int | None = None
+    seller: str | None = None
 
 
 class ItemDatabase:

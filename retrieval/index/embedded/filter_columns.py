@@ -20,7 +20,7 @@ RowIds = NDArray[np.int64]
 
 NEVER_ENDS = np.iinfo(np.int64).max
 GROWTH = 1.2  # of the space of a full column, so that an append seldom copies the columns
-NO_LABEL = -1  # code of a missing category or brand
+NO_LABEL = -1  # code of a missing category, brand or seller
 COLUMNS: Mapping[str, type[np.generic]] = {
     "row_id": np.int64,
     "ends_at": np.int64,
@@ -28,6 +28,7 @@ COLUMNS: Mapping[str, type[np.generic]] = {
     "seller_rating": np.float32,
     "category": np.int32,
     "brand": np.int32,
+    "seller": np.int32,
     "bid_count": np.float64,  # missing is NaN; float64 holds a count, and a time in ms, to the unit
     "listed_at": np.float64,
     "live": np.bool_,
@@ -54,6 +55,7 @@ class FilterColumns:
         self._columns = dict(self._space)  # the used part of each
         self._vector_ids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
+        self._sellers: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._columns["live"])
@@ -122,6 +124,20 @@ class FilterColumns:
             mask &= column("current_price") <= np.float32(filters.max_price)
         if filters.min_seller_rating is not None:
             mask &= column("seller_rating") >= np.float32(filters.min_seller_rating)
+        blocked = filters.blocked
+        blocked_codes = {
+            "seller": [self._sellers[name] for name in blocked.sellers if name in self._sellers],
+            "category": [self._codes[label] for label in map(fold_label, blocked.categories) if label in self._codes],
+            "brand": [self._codes[label] for label in map(fold_label, blocked.brands) if label in self._codes],
+        }
+        for name, codes in blocked_codes.items():
+            if codes:
+                mask &= ~np.isin(column(name), codes)
+        if blocked_ids := [self._vector_ids[item_id] for item_id in blocked.items if item_id in self._vector_ids]:
+            if vector_ids is None:
+                mask[blocked_ids] = False
+            else:
+                mask &= ~np.isin(vector_ids, blocked_ids)
         return mask
 
     def numbers(self, field: TopField) -> NDArray[np.float64]:
@@ -131,7 +147,7 @@ class FilterColumns:
 
     def _row(self, item: ItemFields | DeletedItem) -> tuple[int | float, ...]:
         if isinstance(item, DeletedItem):
-            return (item.row_id, NEVER_ENDS, np.nan, np.nan, NO_LABEL, NO_LABEL, np.nan, np.nan, False)
+            return (item.row_id, NEVER_ENDS, np.nan, np.nan, NO_LABEL, NO_LABEL, NO_LABEL, np.nan, np.nan, False)
         return (
             item.row_id,
             NEVER_ENDS if item.ends_at is None else int(item.ends_at),
@@ -139,6 +155,7 @@ class FilterColumns:
             np.nan if item.seller_rating is None else item.seller_rating,
             self._code(item.category),
             self._code(item.brand),
+            NO_LABEL if item.seller is None else self._sellers.setdefault(item.seller, len(self._sellers)),
             np.nan if item.bid_count is None else item.bid_count,
             np.nan if item.listed_at is None else item.listed_at,
             True,

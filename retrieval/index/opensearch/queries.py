@@ -38,7 +38,10 @@ def filter_query(filters: Filter) -> dict[str, Any]:
     if filters.min_seller_rating is not None:
         must.append({"range": {"seller_rating": {"gte": filters.min_seller_rating}}})
     ended = {"range": {"ends_at": {"lte": epoch_ms(filters.moment())}}}  # an item without ends_at is in no range
-    return {"bool": {"filter": must, "must_not": [ended]}}
+    blocked = filters.blocked
+    lists = {"item_id": blocked.items, "seller": blocked.sellers, "category": blocked.categories, "brand": blocked.brands}
+    blocks = [{"terms": {name: sorted(values)}} for name, values in lists.items() if values]
+    return {"bool": {"filter": must, "must_not": [ended, *blocks]}}
 
 
 def semantic_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
