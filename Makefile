@@ -5,7 +5,7 @@ WORKERS := --numprocesses auto --dist loadfile  # of pytest; a file's tests shar
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # many images set it; without bytecode each start compiles torch and transformers anew, for seconds
 
-.PHONY: help demo serve test check fuzz docs format requirements synth rehearse clean
+.PHONY: help demo serve test lint check fuzz docs format requirements synth rehearse clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,11 +20,13 @@ test: .venv/installed-dev            ## every test, against a real OpenSearch no
 	@$(PYTHON) gavel/prerequisites.py java
 	$(BIN)/pytest $(WORKERS)
 
-check: .venv/installed-dev            ## lint, types, import arrows, unit tests
+lint: .venv/installed-dev            ## style, types, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+check: lint            ## lint, and the unit tests
 	$(BIN)/pytest $(WORKERS) tests/unit tests/architecture
 
 fuzz: .venv/installed-dev            ## 5,000 requests made from the API's own description
