@@ -26,10 +26,10 @@ def run_job(job: Callable[..., int], arguments: Sequence[str] | None, name: str,
     """Run a job from its command line.
 
     Args:
-        job: takes the options that its annotations describe and returns the exit status.
+        job: function that takes the options described by its annotations and returns the exit status.
         arguments: the command line; None takes the process's own.
-        name: stands before an error message.
-        log_level: of the log on stderr; None sets up no log.
+        name: name of the job, printed before an error message.
+        log_level: level of the log on stderr; None sets up no log.
 
     Returns:
         The job's exit status; 2 if the input or an option cannot be used, after one line on stderr with the reason.
