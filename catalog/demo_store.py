@@ -66,8 +66,8 @@ def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
 
     Returns:
         The catalogue. Train queries are pairs with their source products. Queries whose source products are mostly of one style
-        are judged: 3 for products of that style with every word of the query, 2 for other products of that style, 1 for other
-        products of that category. Rows that break the item contract are in rejects.ndjson.
+        are judged. Products of that style get grade 3 if they have every word of the query, otherwise 2. Other products of the
+        category get grade 1. Rows that break the item contract are in rejects.ndjson.
 
     Raises:
         InvalidInput: the file is missing, or is no list of products.

@@ -144,8 +144,8 @@ def read_queries(path: Path, *, locale: str, version: Version) -> list[JudgedQue
 def split_queries(queries: Sequence[JudgedQuery], seed: int = 7) -> dict[str, list[JudgedQuery]]:
     """Assign queries to train, val and test.
 
-    Queries that differ only in case and spaces stay together: a train query that also occurs in test is left out and logged, and
-    the smallest query_id of a text decides between train and val.
+    Queries that differ only in case and spaces stay together. A train query that also occurs in test is left out and logged. The
+    smallest query_id of a text decides between train and val.
 
     Returns:
         split -> queries, in order.

@@ -1,7 +1,7 @@
 """Read event files as batches of columns: CSV, NDJSON and parquet, the first two plain or gzip.
 
-Arrow parses a block of CSV text only if the block has as many rows as lines and no broken row, because then the result equals
-that of Python's parser. Python parses the other blocks.
+Arrow parses a block of CSV text if the block has as many rows as lines and no broken row. Then the result equals that of
+Python's parser, which parses all other blocks.
 """
 
 import csv

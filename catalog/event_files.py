@@ -51,7 +51,7 @@ def read_events(places: Sequence[Path], progress: Progress | None = None, *, tru
     """Read event files, plain or gzip, whatever their names.
 
     An event on an item of one served list counts once, however often and by whomever it is sent. All rows of a list get buyer,
-    client and time of the list's first row, so that nobody can turn one served list into many.
+    client and time of the list's first row. So nobody can turn one served list into many.
 
     Args:
         places: files, or folders with their sub-folders; hidden files are ignored.

@@ -1,6 +1,6 @@
 """Read shops' event logs (`events.csv`) into one table, with the events of each buyer sorted by time.
 
-Buyers and items are stored as indices into lists of ids, and each id is parsed once, because ids repeat in ten million events.
+Buyers and items are stored as indices into lists of ids. Each id is parsed once, because ids repeat in ten million events.
 """
 
 from collections import Counter

@@ -14,7 +14,7 @@ from retrieval.contracts.items import Item
 
 COLOUR_MENTIONED = 0.15  # share of sellers who mention the colour
 NOUN_OMITTED = 0.10  # share of titles without the noun of the category
-PLAIN_WORDING = 0.6  # share of traits that are always written in their plain word
+PLAIN_WORDING = 0.6  # share of traits that are written in their plain word
 ENDED = 0.03
 NEVER_ENDS = 0.15
 UNRATED = 0.05
@@ -99,7 +99,7 @@ def _item(number: int, traits: dict[str, str], rng: Generator, now: datetime) ->
 
 
 def _listing(traits: dict[str, str], rng: Generator) -> tuple[str, str]:
-    """Return title and description. Each trait of WRITTEN is in one of them; of the other traits, sometimes the colour is."""
+    """Return title and description. Each trait of WRITTEN is in one of the two; sometimes the description names the colour."""
     noun = str(rng.choice(KINDS[traits["category"]].nouns))
     wording = {trait: word(trait, traits[trait], rng) for trait in WRITTEN}
     in_title = {trait for trait in wording if rng.random() < 0.55} or {"maker"}

@@ -23,7 +23,7 @@ def distinctive_words(name: str, coarse: str) -> list[str]:
         coarse: name of the coarse class in the same form, such as "Melon".
 
     Returns:
-        The remaining words in order; empty if the coarse class has all of them.
+        The remaining words in order; empty if the coarse class has all words.
     """
     common = {_stem(word) for word in _words(coarse)}
     return [word for word in _words(name) if _stem(word) not in common]

@@ -215,7 +215,7 @@ def _learn_families(listings: Sequence[Listing]) -> frozenset[tuple[str, str]]:
 
 
 def _draw(listing: Listing, lexicon: Lexicon, seed: int, per_item: int) -> Iterator[PseudoQuery]:
-    """Yield one query of every kind, in random order of kinds, then a second query of every kind, and so on up to `per_item`."""
+    """Yield up to `per_item` queries: first one of every kind, in random order of kinds, then a second of every kind, and so on."""
     possible = possible_queries(listing, lexicon)
     ranked = [
         (place, _random_key(seed, listing.item_id, kind), text, kind)

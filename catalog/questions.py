@@ -46,8 +46,8 @@ class Question:
 
     Attributes:
         text: query as typed.
-        grades: item_id -> grade: 1 if at least half of the traits match, 2 if all match, 3 if all match and the lot is attractive;
-            other lots have grade 0.
+        grades: item_id -> grade. 1: at least half of the traits match. 2: all match. 3: all match, and the lot is attractive. Other
+            lots have grade 0.
     """
 
     text: str

@@ -126,7 +126,7 @@ class PhotoTower(nn.Module):
     """The image encoder and the projection of an item tower; the missing inputs of a photo are constant.
 
     There is a learnt vector for a missing photo, but none for a missing text, because every item has a title. The text encoding
-    is zero, so the projection uses the photo alone. Features are those of an item with unknown values.
+    is zero, so the projection sees only photo and features. The features are encoded as unknown.
     """
 
     text: Tensor

@@ -171,7 +171,7 @@ class TrainingConfig:
         Args:
             name: CatalogFolder.name, such as "synthetic" or "grocery".
             preset: a name in PRESETS; all but compact take PRETRAINED_SCHEDULE, whatever the catalogue.
-            use_image: False trains on text alone.
+            use_image: False trains an item tower without an image encoder.
             seed: seed of the run.
 
         Raises:

@@ -74,7 +74,7 @@ def is_frozen(encoder: nn.Module) -> bool:
 def encode_text_table(
     encoder: TextEncoder, texts: TokenTable, cache: Path, device: torch.device, progress: Progress | None = None
 ) -> EncodingTable:
-    """Encode texts, or read them from the cache, which is valid until the encoder's weights or the tokens change.
+    """Encode texts, or read the encodings from the cache, which is valid until the encoder's weights or the tokens change.
 
     Args:
         encoder: text encoder, which is moved to the device; its mode does not change.
@@ -104,7 +104,7 @@ def encode_text_table(
 def encode_photo_table(
     encoder: ImageEncoder, photos: PhotoTable, config: TowerConfig, cache: Path, device: torch.device
 ) -> PhotoEncodings:
-    """Encode photos, or read them from the cache, which is valid until the encoder's weights or a pixel change.
+    """Encode photos, or read the encodings from the cache, which is valid until the encoder's weights or a pixel change.
 
     Args:
         encoder: image encoder, which is moved to the device; its mode does not change.

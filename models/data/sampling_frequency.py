@@ -16,11 +16,11 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 class StreamingFrequency:
     """Streaming estimate of log q, q being the probability that a batch holds an item (Yi et al., RecSys 2019, algorithms 2, 3).
 
-    Two arrays are addressed by a hash of the item id. Array A of the paper stores the last step with the item, array B a moving
-    average of the gaps between such steps. The item's sampling probability is 1 / gap. Memory does not grow with the items, and
-    the estimate follows a drifting stream. Among several hashes the largest gap counts, because a collision can only shorten a
-    gap. Unlike in the paper, the first 1 / alpha gaps of an item are averaged evenly, so that early estimates do not depend on
-    the arbitrary start value.
+    Two arrays are addressed by a hash of the item id. The paper's array A stores the last step with the item. Its array B stores
+    a moving average of the gaps between such steps. The item's sampling probability is 1 / gap. Memory does not grow with the
+    items, and the estimate follows a drifting stream. Among several hashes the largest gap counts, because a collision can only
+    shorten a gap. Unlike in the paper, the first 1 / alpha gaps of an item are averaged evenly. So early estimates do not depend
+    on the arbitrary start value.
     """
 
     def __init__(self, buckets: int = 1 << 18, alpha: float = 0.01, hashes: int = 2) -> None:

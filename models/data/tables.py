@@ -205,7 +205,7 @@ class PhotoTable:
 
     @classmethod
     def load(cls, photos: Sequence[Path | None], side: int, cache: Path) -> "PhotoTable":
-        """Decode photos, or read them from the cache, which is valid until a photo or the list of them changes.
+        """Decode photos, or read them from the cache, which is valid until a photo or the list of photos changes.
 
         Args:
             photos: N paths; has_image is False for None and for a missing or broken file.

@@ -77,7 +77,7 @@ class TowerConfig:
         text: the text encoder of both towers.
         image: the image encoder of the item tower.
         hidden: width of the layer between the encoders and the vector, 512 in the big preset. With 0 there is no such layer. If
-            dimensions then equals the text encoder's width, the vector is the text encoding, so an untrained tower equals the
+            dimensions then equals the text encoder's width, the vector is the text encoding. So an untrained tower equals the
             published encoder. Photo and features are added through one linear layer that starts at zero.
         dimensions: length of the vectors; 0 takes the text encoder's width.
         linear: True, with hidden 0, makes the vector a linear map of the text encoding. Each tower has its own map, which starts as
@@ -88,7 +88,7 @@ class TowerConfig:
         image_mean: RGB means subtracted from pixels in [0, 1].
         image_std: RGB deviations that the difference is divided by.
         use_image: False builds the item tower without an image encoder.
-        shared_text_encoder: True shares one encoder between both towers; each has its own projection.
+        shared_text_encoder: True shares one text encoder between both towers; each tower has its own projection.
         vocabulary: largest number of word pieces of a tokenizer trained on the catalogue; pretrained tokenizers do not change.
         matryoshka: shorter lengths, each below dimensions; a vector's prefixes of these lengths are trained to serve as vectors,
             too.

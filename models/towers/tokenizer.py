@@ -20,7 +20,7 @@ def make_tokenizer(config: TowerConfig, texts: Iterable[str]) -> Tokenizer:
     """Return the tokenizer of the configuration's text encoder.
 
     Args:
-        config: configuration; the tokenizer of a pretrained text encoder is loaded, that of a fresh one is trained.
+        config: configuration; a pretrained text encoder's tokenizer is loaded, a fresh text encoder's tokenizer is trained.
         texts: cleaned texts to train on.
 
     Raises:

@@ -104,7 +104,7 @@ def make_projection(text_width: int, other_width: int, config: TowerConfig) -> n
 
 
 class ItemTower(nn.Module):
-    """A tower that encodes an item from its text, its photo if there is an image encoder, and its features if configured."""
+    """A tower that encodes an item from text, photo and structured features; photo and features are optional parts."""
 
     def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
         super().__init__()
@@ -191,8 +191,8 @@ class TwoTowers(nn.Module):
     """Both towers and their temperature.
 
     Attributes:
-        config: configuration of the towers, resolved so that it rebuilds them without a hub. It has the text encoder's full
-            configuration instead of its hub name, no 0 in `dimensions`, and a max_length within the encoder's positions.
+        config: configuration of the towers, from which they can be rebuilt without a hub. The text encoder's full configuration
+            replaces its hub name, its width replaces 0 in `dimensions`, and its positions limit max_length.
     """
 
     def __init__(self, config: TowerConfig, temperature: float = 0.07) -> None:

@@ -1,8 +1,8 @@
 """Checkpoints from which a stopped training run resumes exactly.
 
-A checkpoint holds everything that the rest of a run depends on. For two towers, batches and dropout follow from the seed and
-the number of the step (models/data/batches.py), so no state of a random generator is stored. Other tasks store the state of
-theirs (TrainingTask.state_dict()).
+A checkpoint holds everything that the rest of a run depends on. TwoTowersTask stores no state of random generators, because its
+batches and dropout follow from the seed and the number of the step (models/data/batches.py). BuyerTask stores the state of its
+generators in state_dict().
 """
 
 import logging

@@ -22,8 +22,8 @@ def backward_in_chunks(
 ) -> Tensor:
     """Run the backward pass of `loss(*vectors)` with the graph of no more than one chunk in memory.
 
-    Gradients equal those of one pass up to rounding, dropout included. BatchNorm normalises each chunk by itself, as it
-    would any batch of that size.
+    Up to rounding, the gradients equal those of a single pass, also with dropout. BatchNorm normalises each chunk separately,
+    like a batch of that size.
 
     Args:
         groups: chunks of each argument of the loss, in the order of the rows. A chunk returns vectors; a second call must return

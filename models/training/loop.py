@@ -179,8 +179,8 @@ class TrainingLoop(Generic[M]):
         """Prepare the run, and read its checkpoint if there is one.
 
         Args:
-            task: task whose model has its initial weights. run() leaves the model on the CPU in eval mode, with the weights of the
-                best epoch, or of the last epoch if none was measured.
+            task: task whose model has its initial weights. run() leaves the model with the weights of the best epoch, or of the
+                last epoch if none was measured. The model is then on the CPU in eval mode.
             settings: length and rules of the run.
             checkpoints: checkpoints of this run; None writes none.
             accelerator: devices and processes; None for a task that needs no Accelerator.

@@ -1,9 +1,9 @@
 """Training of a static query encoder: a text's vector is the sum of vectors of its tokens and token pairs.
 
-It learns to reproduce the vectors of a full query tower, like static embeddings that are distilled from a sentence encoder
-(Model2Vec, Tulkens and van Dongen 2024; Gupta and Jaggi, ACL 2021). It has vectors of the tower's own tokens, and of pairs of
-neighbouring tokens as in fastText's classifier (Joulin et al., EACL 2017), because a "laptop bag" is not halfway between a
-laptop and a bag. The length of a token's vector is the token's weight.
+It learns to reproduce the vectors of a full query tower. Static embeddings are distilled from sentence encoders in the same way
+(Model2Vec, Tulkens and van Dongen 2024; Gupta and Jaggi, ACL 2021). The tokens are the tower's own. Pairs of neighbouring tokens
+have vectors, too, as in fastText's classifier (Joulin et al., EACL 2017), because a "laptop bag" is not halfway between a laptop
+and a bag. The length of a token's vector is the token's weight.
 """
 
 from collections import Counter

@@ -1,9 +1,9 @@
 """One training step of both towers, over one process or several: encode, gather, compare, compute gradients.
 
-Every process of a distributed run encodes a slice of the batch, and computes the same loss from the same gathered vectors. The
+Every process of a distributed run encodes a slice of the batch. All compute the same loss from the same gathered vectors. The
 gradient of a slice's vectors is multiplied by the number of processes. So the mean of the parameters' gradients over the
-processes equals the gradient of a single process that encodes the whole batch. The temperature's gradient is the whole
-gradient on every process, and so is its mean.
+processes equals the gradient of a single process with the whole batch. The temperature's gradient is complete on every process,
+and so is its mean.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -119,8 +119,8 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
     ) -> tuple[list[Chunk], NDArray[np.int64]]:
         """Return functions that encode one chunk of rows each, and the permutation that restores the order of the texts.
 
-        Texts of similar length are encoded together if that saves padding. Towers with an image encoder keep the order, because
-        similar texts have similar photos, and chunks of similar photos would bias the statistics of BatchNorm.
+        Texts of similar length are encoded together if that saves padding. Towers with an image encoder keep the order: similar
+        texts have similar photos, and chunks of similar photos would bias the statistics of BatchNorm.
         """
         rows = np.arange(len(lengths), dtype=np.int64)
         text_only = self._towers.item_tower.image_encoder is None
@@ -187,7 +187,7 @@ def _loss_at(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage:
 def in_batch_metrics(queries: Tensor, items: Tensor, is_relevant: Tensor) -> tuple[Tensor, Tensor]:
     """Return accuracy and recall@10 of the queries (Q, D) among the items (B, D) of their batch.
 
-    Items that is_relevant (Q, B) marks for a query, and items with the same score, do not count as ranked before its own item.
+    Two kinds of items do not count as ranked before a query's own item: those marked in is_relevant (Q, B), and ties.
     """
     cosines = queries @ items.T  # (Q, B)
     own = cosines.diagonal().unsqueeze(1)  # (Q, 1)

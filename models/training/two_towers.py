@@ -93,7 +93,7 @@ def train_towers(
     resume: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> TrainingReport:
-    """Train both towers on the train split for one stage, and select the epoch with the best metric on the val split.
+    """Train both towers for one stage on the train split, and select the epoch that is best on the val split.
 
     Under `accelerate launch` or torchrun every process calls this function. All sample the same batches, and each encodes its
     slice.
@@ -115,8 +115,8 @@ def train_towers(
         The report of the run, with the folder `out/<tower_id>` of the artefact.
 
     Raises:
-        InvalidInput: the catalogue has no usable pair, there is no such stage, the stage's hard negatives are missing, or the
-            start tower has another shape.
+        InvalidInput: the catalogue has no usable pair; there is no such stage; the stage's hard negatives are missing; the start
+            tower has another shape; or no part of the towers is trained.
         TowerError: a pretrained encoder is not available, or the start tower is damaged.
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
     """

@@ -1,11 +1,11 @@
 """The embedding job: from catalogue files and their photos to a release of embedding parts.
 
-It runs in a SageMaker Processing container, whose folders are the defaults, and on a laptop, where every folder is an option.
+It runs in a SageMaker Processing container, whose folders are the defaults. On a laptop every folder is an option.
 
 Several instances share one run. Every instance has all files (S3DataDistributionType=FullyReplicated). Instance i of n embeds
-every n-th file in the order of names, from file i on, and reads the other files only for their ids. So one rule holds over the
-whole run. A row is embedded if it is the first with its id, or newer (Item.version) than all earlier rows with its id; the order
-is that of file names, then of rows. In the index the newer row replaces the older one. A row that is not newer is rejected, and
+every n-th file in the order of names, from file i on. It reads the other files only for their ids. So one rule holds over the
+whole run: a row is embedded if it is the first with its id, or newer (Item.version) than all earlier rows with its id. Rows are
+ordered by file name, then by line. In the index the newer row replaces the older row. A row that is not newer is rejected, and
 the reason names the file and line of the row that counts.
 """
 

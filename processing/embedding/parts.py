@@ -73,7 +73,7 @@ class PartFolder:
         return f"part-{number * self._instances + self._instance:05}.ndjson.gz"
 
     def fingerprint(self, items: Sequence[LocatedItem]) -> str:
-        """Return a hash of the items, of size and modification time of their local photos, of the release_id and of the tower."""
+        """Return a hash of the items, the size and modification time of local photos, the release_id and the tower."""
         digest = hashlib.sha256(self._seed.encode())
         for located in items:
             digest.update(repr((located.item, _stamp(located.photo))).encode())

@@ -45,8 +45,8 @@ def split_items(catalog: CatalogFolder, split: str) -> Iterator[Item]:
 def catalog_moment(catalog: CatalogFolder) -> datetime:
     """Return a catalogue's own moment: the time of its newest listing, change or click, in UTC; the present if it has no times.
 
-    Searches for measurements and training happen at this moment. At the present time, the hours to the end of an auction would
-    differ from run to run, and results would not repeat.
+    Searches for measurements and training happen at this moment. Otherwise the hours to the end of an auction would differ from
+    run to run, and results would not repeat.
     """
     moments = [
         moment

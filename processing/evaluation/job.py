@@ -120,7 +120,7 @@ def evaluate_tower(plan: Plan, phases: PhaseProgress = ignore_phases) -> Evaluat
         phases: function from the label of a phase to its progress callback.
 
     Raises:
-        InvalidInput: the split has no query with a relevant item, the baseline or the split is unknown, or a number is below 1.
+        InvalidInput: the split has no query with a relevant item; baseline or split is unknown; or a number is below 1.
         ReleaseError: the release lacks items of the split.
         TowerError: the tower or the zero-shot encoder cannot be used, or the release is of another tower.
         FeatureMismatch: the re-ranker was trained on other features.

@@ -1,6 +1,6 @@
 """Impressions as training and test data of a re-ranker: each query of each day with its current candidates.
 
-Lists of one query and day are merged and searched at the moment of the first list, because auctions end within days and an item
+Lists of one query and day are merged and searched at the moment of the first list. The present would be wrong, because an item
 whose auction has ended since must still be a candidate.
 """
 
@@ -62,7 +62,7 @@ class ShownQuery:
 
 
 def source_of(click: Click) -> str:
-    """Return the source of an impression: its network client if known, else its session, which is easy to fake."""
+    """Return the source of an impression: its network client if known, otherwise its session, which is easier to fake."""
     return click.client or click.buyer_id
 
 

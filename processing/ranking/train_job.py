@@ -106,8 +106,8 @@ def train_reranker(
 
     The rows are the first stage's own candidates, as in serving. With clicks, candidates without an impression are left out,
     because nothing is known about them. With judgments, unjudged candidates count as wrong, as in nDCG. Lists of buyers with
-    earlier interactions are searched as by a shop that sends `recent_interactions`, so that `buyer_affinity` is filled as in
-    serving. These lists are trained on if that helps on the validation split. Searches happen at the catalogue's own moment
+    earlier interactions are searched as by a shop that sends `recent_interactions`. So `buyer_affinity` is filled as in serving.
+    These lists are trained on if that helps on the validation split. Searches happen at the catalogue's own moment
     (catalog_moment()), so that a training is reproducible.
 
     Args:
@@ -146,10 +146,10 @@ def train_reranker(
 
 
 def _fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
-    """Fit a booster on anonymous queries, or on these and the lists of known buyers; return it, and True for the latter.
+    """Fit a booster on anonymous queries and, if that helps, on lists of known buyers; return it, and True if it helped.
 
-    The lists of known buyers are used if they improve nDCG on the validation lists of known buyers and do not lower it on
-    anonymous queries.
+    Lists of known buyers help if they improve nDCG on validation lists of known buyers and do not lower nDCG on anonymous
+    validation queries.
     """
     train, val = data["train"], data["val"]
     booster = fit_booster(train, val, seed=seed, parameters=parameters)

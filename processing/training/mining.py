@@ -5,8 +5,8 @@ python -m processing.mine_negatives --catalog .gavel/catalogs/synthetic --tower 
 
 The selection rules are in processing/training/mining_rules.py.
 
-Items whose auction has ended are used, too, because nothing is shown to a buyer and a catalogue must not train worse after a
-month on disk. So the index is searched as of 1970, when no auction had ended.
+Items whose auction has ended are used, too: nothing is shown to a buyer, and a catalogue must not train worse after a month on
+disk. So the index is searched as of 1970, when no auction had ended.
 """
 
 import hashlib

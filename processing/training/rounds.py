@@ -4,8 +4,8 @@
     round 1…N   the second stage, on negatives mined from the index of the round before
     last        the third stage, from the best round so far, on negatives mined from that round's index
 
-After each round the items are embedded and indexed again, as Flat (exact) and HNSW, and the val queries are searched in both. Each
-round has its own folder. Finished steps are not repeated: an interrupted run continues where it stopped.
+After each round the items are embedded and indexed again, as Flat (exact) and HNSW. The val queries are searched in both indices.
+Each round has its own folder. Finished steps are not repeated: an interrupted run continues where it stopped.
 
 <run>/ledger.json           finished steps
 <run>/rounds.json           the report

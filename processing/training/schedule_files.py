@@ -19,7 +19,8 @@ LOSSES = get_args(get_type_hints(Stage)["loss"])
 def read_stages(path: Path) -> tuple[Stage, ...]:
     """Read a YAML or JSON list of stages, each a mapping with fields of Stage.
 
-    Each query brings `random_negatives` and `hard_negatives` items into its batch of B queries, besides the B items of the pairs.
+    A batch of B queries has B answers, B * random_negatives and B * hard_negatives items. Items of other queries are negatives,
+    too.
 
     Raises:
         InvalidInput: the file cannot be read, or a stage has an unknown field or value.
