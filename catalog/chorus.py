@@ -81,13 +81,13 @@ def prepare(data: Path, folder: Path, *, folds: int = FOLDS, fold: int | None = 
         data: the folder of the product archives and the judgments.
         folder: folder of the catalogue: new, empty, or with an older catalogue, which is replaced.
         folds: number of parts of the queries, >= 2; spellings of one query ("laptop", "laptops") stay together.
-        fold: number of the part for test, 0 to folds - 1. With None, all judged queries are test queries, no judgment is trained
-            on, and validation uses pseudo-queries that are judged by matching titles.
+        fold: number of the part for test, 0 to folds - 1. With None, all judged queries are test queries and no judgment is trained
+            on. Validation then uses pseudo-queries that are judged by matching titles.
         seed: seed that assigns the queries, selects val and draws pseudo-queries.
 
     Returns:
-        The catalogue. A judged query without a relevant item (grade >= 2) is in no qrels, because it measures nothing. If it is a
-        train query, its judgments of grade 1 are trained on.
+        The catalogue. A judged query without a relevant item (grade >= 2) measures nothing and is in no qrels. If it is a train
+        query, its judgments of grade 1 are trained on.
 
     Raises:
         InvalidInput: the shop is missing, a file is damaged, a judgment names no product, or the fold does not exist.
@@ -223,7 +223,7 @@ def _product(row: Mapping[str, Any]) -> Product:
 
 
 def _category(product_type: str) -> str:
-    """Return the product type; empty for one without letters, because some are numbers in this catalogue."""
+    """Return the product type; empty for a type without letters, because some types of this shop are only numbers."""
     return product_type if re.search("[A-Za-z]{2}", product_type) else ""
 
 

@@ -74,7 +74,7 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class ClassQuery:
-    """A query for the photos of one class, or of several whose names or descriptions coincide.
+    """A query for the photos of one class, or of several classes whose names or descriptions coincide.
 
     Attributes:
         query_id: id of the query, "name/…" or "phrase/…".

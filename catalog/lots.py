@@ -1,4 +1,4 @@
-"""Synthetic lots: random traits, a listing that mentions some of them, and price, bids and rating."""
+"""Synthetic lots: random traits, a listing that mentions some of the traits, and price, bids and rating."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -91,7 +91,7 @@ def read_invoices(data: Path) -> Invoices:
         data: the folder of online_retail.csv.gz, or the file itself.
 
     Raises:
-        InvalidInput: there is no such file, it is damaged, lacks a column, or holds no purchase.
+        InvalidInput: the file is missing or damaged, lacks a column, or holds no purchase.
     """
     path = data / INVOICES_FILE if data.is_dir() else data
     set_aside: Counter[str] = Counter()

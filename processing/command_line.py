@@ -17,8 +17,8 @@ CatalogOption = Annotated[Path, typer.Option("--catalog", help="The catalogue's 
 TowerOption = Annotated[Path, typer.Option("--tower", help="The tower artefact.")]
 ReleaseOption = Annotated[Path, typer.Option("--release", help="Release of that tower with the lots.")]
 BoosterOutputOption = Annotated[Path, typer.Option("--output", help="The booster's file.")]
-CandidatesOption = Annotated[int, typer.Option("--candidates", help="First-stage lots a query.")]
-DebiasOption = Annotated[bool, typer.Option("--debias/--no-debias", help="Free clicks of their positions.")]
+CandidatesOption = Annotated[int, typer.Option("--candidates", help="First-stage lots per query.")]
+DebiasOption = Annotated[bool, typer.Option("--debias/--no-debias", help="Correct clicks for position bias.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 

@@ -89,7 +89,7 @@ class Queries:
         """Group pairs by query; the weights of repeated pairs are added.
 
         Args:
-            pairs: training pairs; a pair is left out if `items` lacks its item or its weight is 0 or less.
+            pairs: training pairs; a pair is left out if its item is not in `items`, or its weight is 0 or less.
             items: the corpus.
             min_weight: minimum weight of a pair to train on; the item of a lighter pair is no negative of the query, either.
             judged: judgments; an item with a grade above 0 is no negative of the query.

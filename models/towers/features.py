@@ -1,6 +1,6 @@
 """A tower over structured features: categories as embeddings, numbers standardised.
 
-A recommender uses it as the whole tower of its users and items. The item tower uses only its encode(), before the projection.
+A recommender uses such a tower for users and another for items. The item tower uses only encode(), before its own projection.
 """
 
 import math

@@ -60,7 +60,7 @@ class ProjectedItems(nn.Module):
     def __init__(self, tower: ItemTower, encodings: NDArray[np.float32], features: Features | None, dimensions: int) -> None:
         super().__init__()
         tower.text_encoder.requires_grad_(False)
-        self.projection, self._tower = nn.ModuleList([tower.projection]), [tower]  # a list keeps it out of the state
+        self.projection, self._tower = nn.ModuleList([tower.projection]), [tower]  # a list keeps the encoder out of the state
         self.features_module = nn.ModuleList([tower.feature_encoder] if tower.feature_encoder else [])
         self.encodings, self.features = torch.from_numpy(np.array(encodings)), features
         self.count, self.dimensions = len(encodings), dimensions

@@ -124,7 +124,7 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class EpochRecord(Generic[M]):
-    """One epoch: means over its steps, and its validation metrics if it was measured.
+    """One epoch: means over its steps, and its validation metrics if the epoch was measured.
 
     Attributes:
         epoch: number of the epoch, from 1; 0 is the state before training.

@@ -28,8 +28,8 @@ class ValidationMetrics:
     """Means over the validation queries that have a relevant item, each in [0, 1].
 
     Attributes:
-        recall_at_10: share of a query's relevant items (grade >= 2) among its first 10.
-        recall_at_50: share of a query's relevant items among its first 50.
+        recall_at_10: share of a query's relevant items (grade >= 2) that are among its first 10 results.
+        recall_at_50: share of a query's relevant items that are among its first 50 results.
         ndcg_at_10: normalised discounted gain of the first 10, with the grade as gain (Järvelin and Kekäläinen 2002).
     """
 

@@ -252,18 +252,18 @@ def _log_tenths() -> Progress:
 def run_embedding(
     inputs: Annotated[list[Path] | None, typer.Option("--input", help="File or folder; may be repeated.")] = None,
     tower: Annotated[Path | None, typer.Option("--tower", help="The tower artefact.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Gets one folder a release.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder of the releases, each in its own folder.")] = None,
     photos: Annotated[
         list[Path] | None, typer.Option("--photos", help="Folder whose photos lots may name; may be repeated.")
     ] = None,
     release_id: Annotated[str | None, typer.Option(help="Name of the release; by default made of tower and input.")] = None,
     batch_size: Annotated[int, typer.Option(help="Lots that are encoded at once.")] = BATCH_SIZE,
-    part_items: Annotated[int, typer.Option(help="Lots of a part.")] = PART_ITEMS,
+    part_items: Annotated[int, typer.Option(help="Lots per part.")] = PART_ITEMS,
     workers: Annotated[int, typer.Option(help="Processes that decode photos, 0 for none.")] = (os.cpu_count() or 1) - 1,
     dimensions: Annotated[
         int | None, typer.Option(help="Length of the vectors, one that the tower serves; by default its own.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Make parts again that are there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write parts again that are on disk already.")] = False,
 ) -> int:
     """Embed catalogue files and their photos into a release of embedding parts.
 

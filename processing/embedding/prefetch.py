@@ -42,7 +42,7 @@ class Stopwatch:
 
 
 def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Compute items in a separate thread, so that the next one is computed while this one is used.
+    """Compute items in a separate thread, so that the next item is computed while the current item is used.
 
     Args:
         items: items to compute, iterated only in that thread.

@@ -288,10 +288,10 @@ def run_evaluation(
     tower: TowerOption = INPUT / "tower",
     booster: Annotated[Path | None, typer.Option(help="The re-ranker of the tower, to be measured too.")] = None,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = CONTAINER / "output",
-    split: Annotated[str, typer.Option(help="Whose queries are searched.")] = "test",
+    split: Annotated[str, typer.Option(help="Split whose queries are searched.")] = "test",
     zero_shot: Annotated[str, typer.Option(help="Preset, hub name or folder of a sentence encoder to compare with.")] = "",
     depth: Annotated[int, typer.Option(help="Ranks of every run.")] = DEPTH,
-    baseline: Annotated[str, typer.Option(help="What the others are tested against.")] = KEYWORD,
+    baseline: Annotated[str, typer.Option(help="System that the others are tested against.")] = KEYWORD,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw nothing.")] = False,
     seed: SeedOption = 0,
 ) -> int:

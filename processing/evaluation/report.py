@@ -119,7 +119,7 @@ class Evaluation:
 
 
 def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) -> Path:
-    """Write the folder of a report and replace the files of an older one.
+    """Write the folder of a report and replace the files of an older report.
 
     Args:
         evaluation: evaluation to report.

@@ -304,7 +304,7 @@ def _write_rejects(log: EventFiles, path: Path) -> Path | None:
 
 def run_training(
     events: Annotated[Path, typer.Option(help="A file of events, or a folder of them.")] = CONTAINER / "input/events",
-    before: Annotated[Path, typer.Option(help="The booster to be better than.")] = CONTAINER / "input/ranker/reranker.ubj",
+    before: Annotated[Path, typer.Option(help="The current booster, to be improved on.")] = CONTAINER / "input/ranker/reranker.ubj",
     tower: TowerOption = CONTAINER / "input/tower",
     release: ReleaseOption = CONTAINER / "input/release",
     output: BoosterOutputOption = CONTAINER / "output/reranker.ubj",

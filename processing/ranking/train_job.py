@@ -289,7 +289,7 @@ def run_training(
     output: BoosterOutputOption = CONTAINER / "output/reranker.ubj",
     candidates: CandidatesOption = CANDIDATES,
     seed: SeedOption = 7,
-    labels: Annotated[Labels | None, typer.Option(help="What to learn from; clicks where there are any.")] = None,
+    labels: Annotated[Labels | None, typer.Option(help="Source of the labels; clicks if there are any.")] = None,
     debias: DebiasOption = True,
 ) -> int:
     """Train the re-ranker on judgments or on buyers' interactions with search results."""

@@ -121,7 +121,7 @@ def mine_or_reuse(
     *,
     progress: Progress | None = None,
 ) -> tuple[HardNegatives, bool]:
-    """Mine into a file, unless it holds the result of the same tower, rules and catalogue.
+    """Mine into a file, unless the file holds the result of the same tower, rules and catalogue.
 
     Args:
         path: path of the file, see HardNegatives.save().
@@ -246,11 +246,11 @@ def run_mining(
     catalog: CatalogOption = CONTAINER / "input/catalog",
     tower: TowerOption = CONTAINER / "input/tower",
     release: ReleaseOption = CONTAINER / "input/release",
-    output: Annotated[Path, typer.Option(help="Used again if it fits.")] = CONTAINER / "output/negatives.parquet",
-    per_query: Annotated[int, typer.Option(help="Negatives a query.")] = DEFAULTS.per_query,
-    depth: Annotated[int, typer.Option(help="Lots looked at for each query.")] = DEFAULTS.depth,
-    skip: Annotated[int, typer.Option(help="First ranks that are left out.")] = DEFAULTS.skip,
-    margin: Annotated[float | None, typer.Option(help="Below the best answer's score.")] = DEFAULTS.margin,
+    output: Annotated[Path, typer.Option(help="File of negatives; reused if it fits.")] = CONTAINER / "output/negatives.parquet",
+    per_query: Annotated[int, typer.Option(help="Negatives per query.")] = DEFAULTS.per_query,
+    depth: Annotated[int, typer.Option(help="Search results per query.")] = DEFAULTS.depth,
+    skip: Annotated[int, typer.Option(help="First ranks whose unjudged lots are left out.")] = DEFAULTS.skip,
+    margin: Annotated[float | None, typer.Option(help="Distance of the ceiling below the best answer's score.")] = DEFAULTS.margin,
     absolute: Annotated[bool, typer.Option("--absolute", help="The margin is a difference, not a share.")] = False,
     no_margin: Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots whatever they score.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every lot.")] = False,

@@ -21,7 +21,7 @@ INDEX_TYPES = ("flat", "hnsw")
 
 
 def open_store(folder: Path, index_type: str) -> EmbeddedStore:
-    """Open the store of the index in a folder. Exact search never replaces its graph, however few items there are."""
+    """Open the store of the index in a folder. Exact search never replaces the graph, however few items there are."""
     return EmbeddedStore(folder, exact_below=0, spec=embedded_spec(index_type))
 
 

@@ -69,24 +69,24 @@ def run_training(
     text_only: Annotated[bool, typer.Option("--text-only", help="An item tower that does not look at photos.")] = False,
     text_model: Annotated[str | None, typer.Option(help="Hub name or local folder of a pretrained text encoder.")] = None,
     train_text: Annotated[
-        str | None, typer.Option(metavar="all|none|last-<n>", help="Which of its layers are trained; all by default.")
+        str | None, typer.Option(metavar="all|none|last-<n>", help="Layers of the text encoder to train; all by default.")
     ] = None,
     image_weights: Annotated[str | None, typer.Option(help="Name of torchvision weights, or path of a state dict.")] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Start every encoder from random weights; no download.")
     ] = False,
-    stage: Annotated[int, typer.Option(help="0 in-batch and random negatives, 1 mined ones, 2 weak positives.")] = 0,
-    start_from: Annotated[Path | None, typer.Option(help="Folder of the tower whose weights are gone on from.")] = None,
+    stage: Annotated[int, typer.Option(help="0: in-batch and random negatives, 1: mined ones, 2: weak positives.")] = 0,
+    start_from: Annotated[Path | None, typer.Option(help="Folder of the tower whose weights training starts from.")] = None,
     negatives: Annotated[Path | None, typer.Option(help="File that processing.mine_negatives wrote.")] = None,
     epochs: Annotated[int | None, typer.Option(help=f"Epochs; {BY_CATALOG}.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help=f"Pairs a batch; {BY_CATALOG}.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help=f"Pairs per batch; {BY_CATALOG}.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help=f"Highest learning rate; {BY_CATALOG}.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Shorten the schedule to end after so long.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Encode so many texts at once: large batches in little memory.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Time limit in seconds, to which the schedule is shortened.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Texts encoded at once: large batches in little memory.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients are added up for one step.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Measurements without a better one after which training stops.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Measurements without improvement after which training stops.")] = None,
     mixed_precision: Annotated[Precision | None, typer.Option(help=f"Number format; {BY_CATALOG}.")] = None,
-    log_q: Annotated[bool | None, typer.Option("--log-q", help="Correct for how often a lot is met.")] = None,
+    log_q: Annotated[bool | None, typer.Option("--log-q", help="Correct for how often a lot is sampled.")] = None,
 ) -> int:
     """Train both towers on a catalogue, on one process or several."""
     schedule = {
