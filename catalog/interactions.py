@@ -1,10 +1,10 @@
 """Synthetic users, items and purchases: the two-tower task of recommenders, with latent interests.
 
-Every user and every item has a vector of interests. One part of the vector follows from the tables: age group, region and favourite
+Every user and every item has a vector of interests. Part of a vector follows from the tables: age group, region and favourite
 categories of a user, category and brand of an item. The rest is individual and can be learned from interactions only. Prices match
 budgets to some degree, and a few items are popular with everybody. A user's interactions are drawn without replacement from the
-softmax of affinity, price and popularity. The time of an interaction is uniform over the part of the year from the item's listing
-on.
+softmax of affinity, price and popularity. The time of an interaction is uniform between the item's listing and the end of the
+year. So items that are listed late have few interactions in train.
 
 <folder>/users.parquet         buyer_id, age_group, region, favourite_category, second_category
 <folder>/items.parquet         item_id, category, brand, price, seller_rating, listed_at

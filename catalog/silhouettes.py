@@ -1,7 +1,6 @@
 """Silhouettes of each category and shape: lists of strokes, drawn in order, on a square from -1 to 1 with y pointing down.
 
-Tones: `body` has the lot's colour, `shade` is darker and `tint` lighter than it. `trim` is a random metal or wood, `dark` and
-    `pale`
+Tones: `body` has the lot's colour, `shade` is darker and `tint` lighter. `trim` is a random metal or wood, `dark` and `pale`
 are neutral, and `hole` lets the background show through.
 """
 

@@ -17,8 +17,8 @@ class BuyerTrainingConfig:
         rate: peak learning rate of AdamW; it rises over a tenth of the steps, then falls as a cosine.
         weight_decay: weight decay of AdamW.
         temperature: initial temperature; it is learned.
-        correct_popularity: True subtracts log q from the logits, the sampling frequency estimated from the batches (Yi et al.
-            2019).
+        correct_popularity: True subtracts the log of an item's sampling frequency from the item's logit. The frequency is estimated
+            from the batches (Yi et al. 2019).
         own_are_negatives: True counts items that the buyer acted on before as negatives, unless they are in the basket.
         seed: seed of weights, batches and draws.
     """

@@ -93,7 +93,7 @@ class TowerConfig:
         matryoshka: shorter lengths, each below dimensions; a vector's prefixes of these lengths are trained to serve as vectors,
             too.
         features: structured features that the item tower reads beside text and photo; None for a tower without.
-        hidden_text: share of the items with a photo whose text is hidden in training, in [0, 1). It teaches the tower to encode
+        hidden_text: share of the items with a photo whose text is hidden in training, in [0, 1). This teaches the tower to encode
             photos without text.
     """
 

@@ -51,8 +51,8 @@ class FeatureTrainingConfig:
         rate: peak learning rate of AdamW; it rises over a tenth of the steps, then falls as a cosine.
         weight_decay: weight decay of AdamW.
         temperature: initial temperature; it is learned.
-        correct_popularity: True subtracts log q from the logits, the sampling frequency estimated from the batches (Yi et al.
-            2019).
+        correct_popularity: True subtracts the log of an item's sampling frequency from the item's logit. The frequency is estimated
+            from the batches (Yi et al. 2019).
         hard: mined negatives per pair; used only if mined negatives are given.
         random: random negatives per pair; used only if mined negatives are given.
         mined_skip: top ranks that mining leaves out, because they often hold items that were only not bought yet.

@@ -67,8 +67,7 @@ class RerankerReport:
         rows: number of candidates of all these queries.
         position_bias: exponent, see processing.ranking.labels.position_bias(); None if clicks are not corrected.
         choice: result of cross-validation; None with clicks.
-        knows_buyers: True if lists of buyers with earlier interactions were trained on, too, because they improved the validation
-            split.
+        knows_buyers: True if lists of buyers with earlier interactions were trained on, too, because they improved validation.
     """
 
     path: Path

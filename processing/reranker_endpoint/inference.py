@@ -73,8 +73,7 @@ def input_fn(body: str | bytes | bytearray, content_type: str) -> Request:
 
     Args:
         body: CSV: a line of names, then one line per row, with an empty field for a missing value. Or JSON:
-            `{"features": [...], "rows": [[...], ...], "explain": true}`, with null for a missing value. Only JSON can set
-            `explain`.
+            `{"features": [...], "rows": [[...], ...], "explain": true}`, with null for a missing value. Only JSON has `explain`.
         content_type: text/csv or application/json.
 
     Raises:
